@@ -1,0 +1,36 @@
+//! Compiles the protos with `protox`, so that no `protoc` has to be installed.
+
+use std::{env, fs, path::PathBuf};
+
+use prost::Message;
+
+const SERVICE: [&str; 1] = ["aethyr/eventstore/v1/event_store_service.proto"];
+const STORAGE: [&str; 1] = ["aethyr/storage/v1/record.proto"];
+const IMMUDB: [&str; 1] = ["immudb/schema.proto"];
+
+fn main() -> Result<(), Box<dyn std::error::Error>> {
+    println!("cargo:rerun-if-changed=proto");
+    let out = PathBuf::from(env::var("OUT_DIR")?);
+
+    // Reflection hands out the service's descriptors with their comments.
+    let service = protox::Compiler::new(["proto"])?
+        .include_imports(true)
+        .include_source_info(true)
+        .open_files(SERVICE)?
+        .file_descriptor_set();
+    fs::write(out.join("eventstore.bin"), service.encode_to_vec())?;
+    tonic_build::configure().build_client(true).btree_map(".").bytes(".").compile_fds(service)?;
+
+    tonic_build::configure()
+        .build_server(false)
+        .build_client(false)
+        .btree_map(".")
+        .bytes(".")
+        .compile_fds(protox::compile(STORAGE, ["proto"])?)?;
+
+    tonic_build::configure()
+        .build_server(false)
+        .bytes(".")
+        .compile_fds(protox::compile(IMMUDB, ["proto"])?)?;
+    Ok(())
+}

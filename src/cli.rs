@@ -1,0 +1,239 @@
+//! The command line: what can be asked of the program, and what each command does.
+
+use std::{
+    future::Future,
+    path::{Path, PathBuf},
+    process::ExitCode,
+};
+
+use clap::{Parser, Subcommand};
+use tokio::{
+    net::TcpListener,
+    runtime::Runtime,
+    signal::unix::{Signal, SignalKind, signal},
+};
+use tracing::{error, info, warn};
+
+use crate::{
+    config::{Config, DEFAULT_FILE, Loaded},
+    server::{self, Options},
+    telemetry,
+};
+
+mod health;
+mod import;
+mod repair;
+mod resolve;
+
+/// Bad usage or configuration.
+const EXIT_USAGE: u8 = 64;
+
+/// The event store of a game world.
+#[derive(Debug, Parser)]
+#[command(name = "aethyr-event-store", version)]
+struct Arguments {
+    /// Configuration file; without it conf/server.yml, if that is there.
+    #[arg(long, global = true, value_name = "FILE")]
+    config: Option<PathBuf>,
+    #[command(subcommand)]
+    command: Option<Command>,
+}
+
+#[derive(Debug, Subcommand)]
+enum Command {
+    /// Serves (also without any command).
+    Serve {
+        /// Takes the ImmuDB database over from a writer that is gone for good. If it still lives, its
+        /// later events are lost to this history.
+        #[arg(long)]
+        take_over: bool,
+    },
+    /// Checks the configuration and prints what is in force, without secrets.
+    CheckConfig,
+    /// Asks a running service whether it serves; exit code 0 if it does.
+    Health {
+        /// What is asked about: the whole service, or `immudb`.
+        #[arg(long, default_value = "")]
+        service: String,
+    },
+    /// Takes over event files (a copy of storage/events) that continue the local log. The service must
+    /// be stopped. What ImmuDB has is copied first.
+    Import {
+        /// The folder, in the layout of storage/events.
+        folder: PathBuf,
+        /// Does not ask ImmuDB first: what only ImmuDB has can't be told from what is missing then.
+        #[arg(long)]
+        without_immudb: bool,
+        /// Takes the ImmuDB database over from a writer that is gone for good.
+        #[arg(long)]
+        take_over: bool,
+    },
+    /// Checks the whole local log, and mends what is damaged out of ImmuDB and the event files. The
+    /// service must be stopped. The damaged log is kept beside the mended one.
+    Repair {
+        /// Where nothing has the missing events any more: gives up everything from the damage on.
+        #[arg(long)]
+        discard_after_damage: bool,
+    },
+    /// Ends STATE_SUSPECT, after a person has found out why ImmuDB lacks what it had. The service must
+    /// be stopped.
+    Resolve {
+        /// Sends everything again that ImmuDB lacks.
+        #[arg(long, required = true)]
+        resend: bool,
+    },
+}
+
+/// Does what the arguments say.
+pub fn main() -> ExitCode {
+    let arguments = match Arguments::try_parse() {
+        Ok(arguments) => arguments,
+        Err(error) => {
+            let _ = error.print();
+            return if error.use_stderr() { ExitCode::from(EXIT_USAGE) } else { ExitCode::SUCCESS };
+        }
+    };
+    let loaded = match Config::load(arguments.config.as_deref(), environment()) {
+        Ok(loaded) => loaded,
+        Err(error) => {
+            let file = arguments.config.as_deref().unwrap_or(Path::new(DEFAULT_FILE)).display();
+            say(&format!("aethyr-event-store: configuration ({file} and the environment): {error}"));
+            return ExitCode::from(EXIT_USAGE);
+        }
+    };
+    match arguments.command.unwrap_or(Command::Serve { take_over: false }) {
+        Command::Serve { take_over } => serve(loaded, take_over),
+        Command::CheckConfig => check_config(&loaded),
+        Command::Health { service } => run(health::ask(loaded.config, service)),
+        Command::Import { folder, without_immudb, take_over } => {
+            let contact = if without_immudb { import::Contact::Skipped } else { import::Contact::First };
+            logged(&loaded, import::run(loaded.config.clone(), folder, contact, take_over))
+        }
+        Command::Repair { discard_after_damage } => {
+            let loss = if discard_after_damage { repair::Loss::Accepted } else { repair::Loss::Refused };
+            logged(&loaded, repair::run(loaded.config.clone(), loss))
+        }
+        Command::Resolve { resend: _ } => logged(&loaded, resolve::resend(loaded.config.clone())),
+    }
+}
+
+/// What of the environment is text; no key of ours is anything else.
+fn environment() -> impl Iterator<Item = (String, String)> {
+    std::env::vars_os()
+        .filter_map(|(name, value)| Some((name.into_string().ok()?, value.into_string().ok()?)))
+}
+
+/// A line on standard error, for those who typed the command.
+fn say(line: &str) {
+    use std::io::Write;
+    let _ = writeln!(std::io::stderr(), "{line}");
+}
+
+fn check_config(loaded: &Loaded) -> ExitCode {
+    use std::io::Write;
+    for warning in &loaded.warnings {
+        say(&format!("warning: {warning}"));
+    }
+    match write!(std::io::stdout(), "{}", loaded.config.to_yaml_redacted()) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(_) => ExitCode::FAILURE,
+    }
+}
+
+/// Runs a command that ends by itself and says on failure why.
+fn run(command: impl Future<Output = Result<(), String>>) -> ExitCode {
+    let result = match Runtime::new() {
+        Ok(runtime) => runtime.block_on(command),
+        Err(error) => Err(error.to_string()),
+    };
+    match result {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            say(&format!("aethyr-event-store: {error}"));
+            ExitCode::FAILURE
+        }
+    }
+}
+
+/// The same, for a command that writes to the storage: what it does stands in the log.
+fn logged(loaded: &Loaded, command: impl Future<Output = Result<(), String>>) -> ExitCode {
+    match telemetry::init(&loaded.config.logging) {
+        Ok(_guard) => run(command),
+        Err(error) => {
+            say(&format!("aethyr-event-store: {error}"));
+            ExitCode::from(EXIT_USAGE)
+        }
+    }
+}
+
+fn serve(loaded: Loaded, take_over: bool) -> ExitCode {
+    let _guard = match telemetry::init(&loaded.config.logging) {
+        Ok(guard) => guard,
+        Err(error) => {
+            say(&format!("aethyr-event-store: {error}"));
+            return ExitCode::from(EXIT_USAGE);
+        }
+    };
+    for warning in &loaded.warnings {
+        warn!("{warning}");
+    }
+    let runtime = match Runtime::new() {
+        Ok(runtime) => runtime,
+        Err(error) => {
+            error!(%error, "no runtime");
+            return ExitCode::FAILURE;
+        }
+    };
+    let options = Options { config_file: loaded.file, take_over };
+    let ended = runtime.block_on(serve_until_signalled(loaded.config, options));
+    // Whatever still runs after a second signal is left behind.
+    runtime.shutdown_background();
+    match ended {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            error!("{error}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+async fn serve_until_signalled(config: Config, options: Options) -> Result<(), String> {
+    let listen = config.server.listen;
+    let listener = TcpListener::bind(listen).await.map_err(|error| format!("{listen}: {error}"))?;
+    let mut signals = Signals::new().map_err(|error| error.to_string())?;
+    let (first, second) = tokio::sync::oneshot::channel::<()>();
+    let served = server::run(config, options, listener, async {
+        // Without a sender nobody can ask for the end, which is not meant.
+        if second.await.is_err() {
+            std::future::pending().await
+        }
+    });
+    tokio::pin!(served);
+    tokio::select! {
+        ended = &mut served => return ended.map_err(|error| error.to_string()),
+        () = signals.next() => info!("signal received"),
+    }
+    let _ = first.send(());
+    tokio::select! {
+        ended = &mut served => ended.map_err(|error| error.to_string()),
+        () = signals.next() => Err("left at once at a second signal".to_owned()),
+    }
+}
+
+struct Signals {
+    terminate: Signal,
+    interrupt: Signal,
+}
+
+impl Signals {
+    fn new() -> std::io::Result<Self> {
+        Ok(Self { terminate: signal(SignalKind::terminate())?, interrupt: signal(SignalKind::interrupt())? })
+    }
+
+    async fn next(&mut self) {
+        tokio::select! {
+            _ = self.terminate.recv() => {}
+            _ = self.interrupt.recv() => {}
+        }
+    }
+}

@@ -1,0 +1,48 @@
+//! `health`: asks a running service, for containers and scripts.
+
+use std::{
+    net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr},
+    time::Duration,
+};
+
+use tonic::transport::Endpoint;
+use tonic_health::{
+    ServingStatus,
+    pb::{HealthCheckRequest, health_client::HealthClient},
+};
+
+use crate::config::Config;
+
+const PATIENCE: Duration = Duration::from_secs(3);
+
+/// # Errors
+/// Says what the service answered, or that it did not.
+pub async fn ask(config: Config, service: String) -> Result<(), String> {
+    let address = reachable(config.server.listen);
+    let endpoint = Endpoint::from_shared(format!("http://{address}")).map_err(|error| error.to_string())?;
+    let unreachable = |error: String| format!("{address}: {error}");
+    let channel = endpoint
+        .connect_timeout(PATIENCE)
+        .timeout(PATIENCE)
+        .connect()
+        .await
+        .map_err(|error| unreachable(error.to_string()))?;
+    let answer = HealthClient::new(channel)
+        .check(HealthCheckRequest { service })
+        .await
+        .map_err(|status| unreachable(status.message().to_owned()))?;
+    match answer.into_inner().status {
+        status if status == ServingStatus::Serving as i32 => Ok(()),
+        status => Err(format!("{address}: not serving (status {status})")),
+    }
+}
+
+/// A service that listens on every address is asked on loopback.
+fn reachable(listen: SocketAddr) -> SocketAddr {
+    let ip = match listen.ip() {
+        IpAddr::V4(ip) if ip.is_unspecified() => Ipv4Addr::LOCALHOST.into(),
+        IpAddr::V6(ip) if ip.is_unspecified() => Ipv6Addr::LOCALHOST.into(),
+        ip => ip,
+    };
+    SocketAddr::new(ip, listen.port())
+}

@@ -1,0 +1,245 @@
+//! `import`: takes over event files that continue the local log, whole appends only, in the order of
+//! positions. What is there already is skipped; what does not fit is named and left alone.
+
+use std::path::{Path, PathBuf};
+
+use bytes::Bytes;
+use tracing::{info, warn};
+
+use crate::{
+    config::Config,
+    event::{Hash, Position, RecordedEvent, record},
+    event_files::{folder::Folder, format},
+    forwarder::State,
+    progress::Progress,
+    sequencer::{AdoptedTransaction, Sequencer},
+    server::{self, Options, Parts},
+    storage::Storage,
+};
+
+/// Whether ImmuDB is asked for what the log lacks before anything is imported.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Contact {
+    First,
+    Skipped,
+}
+
+/// # Errors
+/// The storage or the folder can't be used, ImmuDB can't be asked, or files did not fit.
+pub async fn run(
+    mut config: Config,
+    folder: PathBuf,
+    contact: Contact,
+    take_over: bool,
+) -> Result<(), String> {
+    let wants_immudb = contact == Contact::First && config.immudb.is_some();
+    if !wants_immudb {
+        config.immudb = None;
+    }
+    // The files are read here, and not to be written or cleared meanwhile.
+    config.event_sourcing.event_files = false;
+    let storage = Storage::open(&config.event_sourcing).map_err(|error| error.to_string())?;
+    let options = Options { take_over, ..Options::default() };
+    let parts = server::start(&config, &options, storage).map_err(|error| error.to_string())?;
+    let imported = match wants_immudb {
+        true => contacted(&parts).await,
+        false => Ok(()),
+    };
+    let imported = match imported {
+        Ok(()) => import(&parts, &folder).await,
+        Err(error) => Err(error),
+    };
+    server::stop(parts, config.server.shutdown_grace).await;
+    imported
+}
+
+/// Waits until everything was copied that ImmuDB has.
+async fn contacted(parts: &Parts) -> Result<(), String> {
+    let standing = parts.store.standing();
+    let mut state = standing.watch_state();
+    loop {
+        let now = *state.borrow_and_update();
+        match now {
+            State::Connected | State::Migrating | State::LocalOnly => return Ok(()),
+            State::Starting | State::Copying => {}
+            State::Fallback | State::Suspect | State::Fenced => {
+                let reason = standing.view().last_error;
+                return Err(format!("ImmuDB: {reason} (--without-immudb imports all the same)"));
+            }
+        }
+        state.changed().await.map_err(|error| error.to_string())?;
+    }
+}
+
+/// What became of the files.
+#[derive(Debug, Default)]
+struct Outcome {
+    imported: u64,
+    identical: u64,
+    snapshots: u64,
+    conflicts: u64,
+}
+
+async fn import(parts: &Parts, path: &Path) -> Result<(), String> {
+    let folder = Folder::new(path);
+    let mut files = stock(&folder)?;
+    let mut outcome = Outcome::default();
+    files.sort_unstable();
+    let mut progress = Progress::new("importing", "files", 0, files.len() as u64);
+    let tip = parts.store.sequencer().tip();
+    let mut appends = Appends {
+        sequencer: parts.store.sequencer(),
+        position: tip.position,
+        hash: tip.hash,
+        ready: Vec::new(),
+    };
+    let mut rest = files.as_slice();
+    let mut done = 0u64;
+    while let Some((first, _, _)) = rest.first() {
+        let count = rest.iter().take_while(|(append, _, _)| append == first).count();
+        let (group, behind) = rest.split_at(count);
+        rest = behind;
+        import_append(parts, &mut appends, group, &mut outcome).await?;
+        done = done.saturating_add(count as u64);
+        progress.reached(done);
+    }
+    appends.flush().await?;
+    drop(progress);
+    import_snapshots(parts, &folder, &mut outcome).await?;
+    let Outcome { imported, identical, snapshots, conflicts } = outcome;
+    info!(imported, identical, snapshots, conflicts, "import ended");
+    match conflicts {
+        0 => Ok(()),
+        _ => Err(format!("{conflicts} appends did not fit; the log names each")),
+    }
+}
+
+/// First position of the append, position, path: in this order they can be appended.
+type File = (Position, Position, PathBuf);
+
+fn stock(folder: &Folder) -> Result<Vec<File>, String> {
+    let mut files = Vec::new();
+    for path in folder.event_paths().map_err(|error| error.to_string())? {
+        match Folder::read_event(&path).map_err(|error| format!("{}: {error}", path.display()))? {
+            Some(event) => files.push((event.append.first, event.position, path)),
+            None => return Err(format!("{}: no event file", path.display())),
+        }
+    }
+    Ok(files)
+}
+
+async fn import_append(
+    parts: &Parts,
+    appends: &mut Appends<'_>,
+    files: &[File],
+    outcome: &mut Outcome,
+) -> Result<(), String> {
+    let mut events = Vec::with_capacity(files.len());
+    for (_, _, path) in files {
+        let event = Folder::read_event(path).map_err(|error| error.to_string())?;
+        events.push(event.ok_or_else(|| format!("{}: changed meanwhile", path.display()))?);
+    }
+    let problem = match known(parts, &events)? {
+        Known::AllIdentical => {
+            outcome.identical = outcome.identical.saturating_add(events.len() as u64);
+            return Ok(());
+        }
+        Known::Differs => "the log has another event in its place",
+        Known::No => match appends.add(&events) {
+            Ok(()) => {
+                outcome.imported = outcome.imported.saturating_add(events.len() as u64);
+                return appends.flush_if_full().await;
+            }
+            Err(problem) => problem,
+        },
+    };
+    outcome.conflicts = outcome.conflicts.saturating_add(1);
+    let path = files.first().map(|(_, _, path)| path.display().to_string());
+    warn!(file = path, problem, log_ends = appends.position.0, "an append does not fit");
+    Ok(())
+}
+
+enum Known {
+    AllIdentical,
+    Differs,
+    No,
+}
+
+fn known(parts: &Parts, events: &[RecordedEvent]) -> Result<Known, String> {
+    let history = parts.store.history();
+    let tip = parts.store.sequencer().tip();
+    for event in events {
+        if event.position > tip.position {
+            return Ok(Known::No);
+        }
+        let ours = history.event_at(event.position, tip).map_err(|error| error.to_string())?;
+        if ours.hash != event.hash || ours.event != event.event {
+            return Ok(Known::Differs);
+        }
+    }
+    Ok(Known::AllIdentical)
+}
+
+/// Appends that continue the log, until there are enough for one sync.
+struct Appends<'a> {
+    sequencer: &'a Sequencer,
+    position: Position,
+    hash: Hash,
+    ready: Vec<Vec<Bytes>>,
+}
+
+impl Appends<'_> {
+    const AT_ONCE: usize = 500;
+
+    fn add(&mut self, events: &[RecordedEvent]) -> Result<(), &'static str> {
+        let (mut position, mut hash) = (self.position, self.hash);
+        let mut records = Vec::with_capacity(events.len());
+        for event in events {
+            if event.position != position.next() {
+                return Err("it does not continue the log");
+            }
+            let record = record::encode_recorded(event.clone());
+            (position, hash) = (event.position, hash.chain(&record));
+            if hash != event.hash {
+                return Err("its hash does not continue the log's");
+            }
+            records.push(record);
+        }
+        if events.first().is_none_or(|event| event.append.event_count() != events.len() as u64) {
+            return Err("files of the same append are missing");
+        }
+        (self.position, self.hash) = (position, hash);
+        self.ready.push(records);
+        Ok(())
+    }
+
+    async fn flush_if_full(&mut self) -> Result<(), String> {
+        if self.ready.len() >= Self::AT_ONCE {
+            return self.flush().await;
+        }
+        Ok(())
+    }
+
+    async fn flush(&mut self) -> Result<(), String> {
+        let appends = std::mem::take(&mut self.ready);
+        if appends.is_empty() {
+            return Ok(());
+        }
+        let transaction = AdoptedTransaction { appends, ..AdoptedTransaction::default() };
+        self.sequencer.adopt(vec![transaction]).await.map(|_| ()).map_err(|error| error.to_string())
+    }
+}
+
+async fn import_snapshots(parts: &Parts, folder: &Folder, outcome: &mut Outcome) -> Result<(), String> {
+    for path in folder.snapshot_paths().map_err(|error| error.to_string())? {
+        let bytes = std::fs::read(&path).map_err(|error| format!("{}: {error}", path.display()))?;
+        let Some(snapshot) = format::read_snapshot(&bytes) else {
+            warn!(file = %path.display(), "no snapshot file");
+            continue;
+        };
+        let record = record::encode_snapshot(snapshot);
+        parts.store.sequencer().adopt_snapshot(record).await.map_err(|error| error.to_string())?;
+        outcome.snapshots = outcome.snapshots.saturating_add(1);
+    }
+    Ok(())
+}

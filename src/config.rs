@@ -1,0 +1,227 @@
+//! The configuration: `conf/server.yml`, then the environment, then the defaults.
+//!
+//! Every key has a default. An unknown key and a value out of its bounds are errors that name the
+//! key. No error shows a password: texts of the YAML library that can hold a value are replaced by
+//! our own. The only code that names `serde_yaml`.
+
+use std::collections::BTreeMap;
+use std::fmt;
+use std::fs::File;
+use std::io::{self, Read};
+use std::path::{Path, PathBuf};
+
+use serde::de::IgnoredAny;
+use serde::{Deserialize, Serialize};
+use serde_yaml::{Mapping, Value};
+
+mod environment;
+mod keys;
+mod sections;
+#[cfg(test)]
+mod tests;
+
+pub use sections::{EventSourcingConfig, ImmudbConfig, LimitsConfig, LoggingConfig, ServerConfig};
+
+pub const DEFAULT_FILE: &str = "conf/server.yml";
+const FILE_BYTES_MAX: u64 = 1 << 20;
+
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct Config {
+    pub server: ServerConfig,
+    pub event_sourcing: EventSourcingConfig,
+    /// Without it the events stay on this machine.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub immudb: Option<ImmudbConfig>,
+    pub limits: LimitsConfig,
+    pub logging: LoggingConfig,
+}
+
+#[derive(Debug)]
+pub struct Loaded {
+    pub config: Config,
+    /// The file that was read, or looked for where `Warning::DefaultFileMissing` says so.
+    pub file: PathBuf,
+    /// For the caller to log, who has no log before this.
+    pub warnings: Vec<Warning>,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Warning {
+    DefaultFileMissing { path: PathBuf },
+    EventSourcingDisabled,
+    NoImmudb { variable: String },
+}
+
+#[derive(Debug, thiserror::Error)]
+pub enum ConfigError {
+    #[error("{}: {source}", path.display())]
+    Unreadable { path: PathBuf, source: io::Error },
+    #[error("{}: more than {bytes_max} bytes", path.display())]
+    TooLarge { path: PathBuf, bytes_max: u64 },
+    #[error("{}: {problem}", path.display())]
+    NotYaml { path: PathBuf, problem: String },
+    #[error("{key}: no such key, there are {}", known.join(", "))]
+    UnknownKey { key: String, known: Vec<&'static str> },
+    #[error("{name}: names no key{}", hint(instead.as_deref()))]
+    UnknownVariable { name: String, instead: Option<String> },
+    #[error("{key}{}: {found}, where there should be {expected}", origin(variable.as_deref()))]
+    Invalid {
+        key: String,
+        /// The variable of the environment that the value came from.
+        variable: Option<String>,
+        found: String,
+        expected: String,
+    },
+    #[error("a value passed its check and fits no field, which is a fault of this program")]
+    Unfitting,
+}
+
+impl Config {
+    /// Reads `file`, which must then be there, or the default file, which may be missing.
+    pub fn load(
+        file: Option<&Path>,
+        environment: impl Iterator<Item = (String, String)>,
+    ) -> Result<Loaded, ConfigError> {
+        match file {
+            Some(path) => load(path, Absence::IsError, environment),
+            None => load(Path::new(DEFAULT_FILE), Absence::MeansDefaults, environment),
+        }
+    }
+
+    /// What is in force, as YAML, with stars for secrets. Nothing in a `Config` that was loaded can
+    /// fail to be written.
+    pub fn to_yaml_redacted(&self) -> String {
+        serde_yaml::to_string(self).unwrap_or_default()
+    }
+}
+
+#[derive(Clone, Copy)]
+enum Absence {
+    IsError,
+    MeansDefaults,
+}
+
+fn load(
+    path: &Path,
+    absence: Absence,
+    environment: impl Iterator<Item = (String, String)>,
+) -> Result<Loaded, ConfigError> {
+    let mut warnings = Vec::new();
+    let mut values = match (read(path), absence) {
+        (Ok(text), _) => parse(path, &text)?,
+        (Err(ConfigError::Unreadable { source, .. }), Absence::MeansDefaults)
+            if source.kind() == io::ErrorKind::NotFound =>
+        {
+            let path = path.to_owned();
+            warnings.push(Warning::DefaultFileMissing { path });
+            Mapping::new()
+        }
+        (Err(error), _) => return Err(error),
+    };
+    let overrides = environment::apply(&mut values, environment)?;
+    warnings.extend(overrides.warnings);
+
+    let config = keys::check(&values)
+        .and_then(|()| typed(values))
+        .map_err(|error| error.of_variable(&overrides.variables))?;
+    if !config.event_sourcing.enabled {
+        warnings.push(Warning::EventSourcingDisabled);
+    }
+    Ok(Loaded { config, file: path.to_owned(), warnings })
+}
+
+fn read(path: &Path) -> Result<String, ConfigError> {
+    let unreadable = |source| ConfigError::Unreadable { path: path.to_owned(), source };
+    let file = File::open(path).map_err(unreadable)?;
+    let mut bytes = Vec::new();
+    file.take(FILE_BYTES_MAX + 1).read_to_end(&mut bytes).map_err(unreadable)?;
+    if bytes.len() as u64 > FILE_BYTES_MAX {
+        return Err(ConfigError::TooLarge { path: path.to_owned(), bytes_max: FILE_BYTES_MAX });
+    }
+    String::from_utf8(bytes).map_err(|_| unreadable(io::ErrorKind::InvalidData.into()))
+}
+
+fn parse(path: &Path, text: &str) -> Result<Mapping, ConfigError> {
+    let not_yaml = |problem| ConfigError::NotYaml { path: path.to_owned(), problem };
+    let value = serde_yaml::from_str(text).map_err(|error| not_yaml(problem(text, &error)))?;
+    let mut values = match value {
+        Value::Mapping(values) => values,
+        Value::Null => Mapping::new(),
+        _ => return Err(not_yaml("not a list of sections with their keys".into())),
+    };
+    // A section whose keys are all left out is still named, which counts for `immudb`.
+    for section in values.values_mut().filter(|section| section.is_null()) {
+        *section = Mapping::new().into();
+    }
+    Ok(values)
+}
+
+/// What is wrong with a text that is no YAML, without a word of the text. Reading it once more and
+/// ignoring what it says tells faults of syntax, whose texts are fixed, from those that quote.
+fn problem(text: &str, error: &serde_yaml::Error) -> String {
+    if let Err(syntax) = serde_yaml::from_str::<IgnoredAny>(text) {
+        return syntax.to_string();
+    }
+    let problem = if error.to_string().contains("duplicate entry") {
+        "a key stands here twice"
+    } else {
+        "a value does not fit its tag"
+    };
+    match error.location() {
+        Some(at) => format!("{problem}, at line {} column {}", at.line(), at.column()),
+        None => problem.into(),
+    }
+}
+
+fn typed(values: Mapping) -> Result<Config, ConfigError> {
+    // The library's own text could show a value, and says nothing that the check left open.
+    let config: Config =
+        serde_yaml::from_value(Value::Mapping(values)).map_err(|_| ConfigError::Unfitting)?;
+    config.event_sourcing.check_folders()?;
+    if let Some(immudb) = &config.immudb {
+        immudb.check_retry_delays()?;
+    }
+    Ok(config)
+}
+
+impl ConfigError {
+    fn of_variable(mut self, variables: &BTreeMap<&'static str, String>) -> ConfigError {
+        if let ConfigError::Invalid { key, variable, .. } = &mut self {
+            // An entry of a map is named with its own name behind the path of the key.
+            let path = key.splitn(3, '.').take(2).collect::<Vec<_>>().join(".");
+            *variable = variables.get(path.as_str()).cloned();
+        }
+        self
+    }
+}
+
+fn origin(variable: Option<&str>) -> String {
+    match variable {
+        Some(variable) => format!(" (from {variable})"),
+        None => String::new(),
+    }
+}
+
+fn hint(instead: Option<&str>) -> String {
+    match instead {
+        Some(instead) => format!(", {instead} does"),
+        None => String::new(),
+    }
+}
+
+impl fmt::Display for Warning {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Warning::DefaultFileMissing { path } => {
+                write!(f, "{} is missing, the defaults are in force", path.display())
+            }
+            Warning::EventSourcingDisabled => {
+                f.write_str("event_sourcing.enabled is not true, writes are refused")
+            }
+            Warning::NoImmudb { variable } => {
+                write!(f, "{variable} is ignored, neither a section immudb nor IMMUDB_ADDRESS is there")
+            }
+        }
+    }
+}

@@ -1,0 +1,115 @@
+use std::path::Path;
+use std::time::Duration;
+
+use super::super::tests::{error_of, load_with};
+use super::*;
+use crate::config::ImmudbConfig;
+use crate::secret::Secret;
+
+#[test]
+fn environment_goes_before_the_file() {
+    let loaded = load_with(
+        "server: { listen: 127.0.0.1:1 }\nimmudb: { port: 1, password: file }\n",
+        &[
+            ("AETHYR_SERVER__LISTEN", "0.0.0.0:2"),
+            ("AETHYR_SERVER__SHUTDOWN_GRACE", "1.5"),
+            ("AETHYR_IMMUDB__RETRY_COUNT", "9"),
+            ("AETHYR_EVENT_SOURCING__ENABLED", "true"),
+            ("AETHYR_EVENT_SOURCING__SNAPSHOT_THRESHOLDS", "{ Room: 5, Exit: 6 }"),
+            ("AETHYR_LOGGING__PATH", "123"),
+            ("IMMUDB_PORT", "2"),
+            ("IMMUDB_USERNAME", "true"),
+            ("IMMUDB_PASSWORD", "{ 1: #"),
+            ("IMMUDB_DATABASE", "42"),
+            ("IMMUDB_LOG_DIR", "not ours"),
+            ("PATH", "/bin"),
+        ],
+    )
+    .unwrap();
+    let config = loaded.config;
+    assert_eq!(config.server.listen, "0.0.0.0:2".parse().unwrap());
+    assert_eq!(config.server.shutdown_grace, Duration::from_millis(1500));
+    assert!(config.event_sourcing.enabled);
+    assert_eq!(
+        config.event_sourcing.snapshot_thresholds,
+        BTreeMap::from([("Exit".to_owned(), 6), ("Room".to_owned(), 5)])
+    );
+    assert_eq!(config.logging.path, Path::new("123"));
+    let expected = ImmudbConfig {
+        port: 2,
+        username: "true".into(),
+        password: Secret::new("{ 1: #"),
+        database: "42".into(),
+        retry_count: 9,
+        ..ImmudbConfig::default()
+    };
+    assert_eq!(config.immudb, Some(expected));
+    assert_eq!(loaded.warnings, []);
+}
+
+#[test]
+fn only_an_address_makes_the_section_immudb() {
+    let others = [("IMMUDB_PORT", "7"), ("AETHYR_IMMUDB__RETRY_COUNT", "8")];
+    let loaded = load_with("", &others).unwrap();
+    assert_eq!(loaded.config.immudb, None);
+    let ignored = others.map(|(variable, _)| Warning::NoImmudb { variable: variable.into() });
+    assert_eq!(loaded.warnings[..2], ignored);
+
+    let with_address = [others[0], others[1], ("IMMUDB_ADDRESS", "db.example")];
+    let loaded = load_with("", &with_address).unwrap();
+    let expected =
+        ImmudbConfig { address: "db.example".into(), port: 7, retry_count: 8, ..ImmudbConfig::default() };
+    assert_eq!(loaded.config.immudb, Some(expected));
+    assert_eq!(loaded.warnings, [Warning::EventSourcingDisabled]);
+}
+
+#[test]
+fn empty_variables_of_immudb_count_as_unset() {
+    let environment = [("IMMUDB_PASSWORD", ""), ("IMMUDB_PORT", "")];
+    let loaded = load_with("immudb: { password: file, port: 5 }", &environment).unwrap();
+    let immudb = loaded.config.immudb.unwrap();
+    assert_eq!((immudb.password.expose(), immudb.port), ("file", 5));
+    assert_eq!(load_with("", &[("IMMUDB_ADDRESS", "")]).unwrap().config.immudb, None);
+}
+
+#[test]
+fn faults_of_the_environment_name_the_variable() {
+    for (variable, value, text) in [
+        ("AETHYR_SERVER__LISEN", "x", "AETHYR_SERVER__LISEN: names no key"),
+        ("AETHYR_SERVER_LISTEN", "127.0.0.1:1", "AETHYR_SERVER_LISTEN: names no key"),
+        ("AETHYR_SERVER", "{}", "AETHYR_SERVER: names no key"),
+        ("AETHYR_IMMUDB__PASSWORD", "x", "AETHYR_IMMUDB__PASSWORD: names no key, IMMUDB_PASSWORD does"),
+        (
+            "AETHYR_LIMITS__ID_BYTES_MAX",
+            "256",
+            "limits.id_bytes_max (from AETHYR_LIMITS__ID_BYTES_MAX): 256, where there should be bytes from 1 to 255",
+        ),
+        (
+            "AETHYR_LIMITS__ID_BYTES_MAX",
+            "",
+            "limits.id_bytes_max (from AETHYR_LIMITS__ID_BYTES_MAX): nothing, where there should be bytes from 1 to 255",
+        ),
+        (
+            "AETHYR_EVENT_SOURCING__SNAPSHOT_THRESHOLDS",
+            "{ Room: 0 }",
+            "event_sourcing.snapshot_thresholds.Room (from AETHYR_EVENT_SOURCING__SNAPSHOT_THRESHOLDS): 0, where there should be a whole number from 1 to 1000000000",
+        ),
+        (
+            "AETHYR_EVENT_SOURCING__SNAPSHOT_THRESHOLDS",
+            "{ Room",
+            "event_sourcing.snapshot_thresholds (from AETHYR_EVENT_SOURCING__SNAPSHOT_THRESHOLDS): \"{ Room\", where there should be names with numbers, as in { Room: 500 }",
+        ),
+        (
+            "AETHYR_IMMUDB__RETRY_DELAY",
+            "3",
+            "immudb.retry_delay (from AETHYR_IMMUDB__RETRY_DELAY): 3, where there should be at most immudb.retry_delay_max, 2",
+        ),
+        (
+            "IMMUDB_PORT",
+            "65536",
+            "immudb.port (from IMMUDB_PORT): 65536, where there should be a whole number from 1 to 65535",
+        ),
+    ] {
+        assert_eq!(error_of("immudb: {}", &[(variable, value)]), text);
+    }
+}

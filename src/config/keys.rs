@@ -1,0 +1,312 @@
+//! Every key with the values that it may have, and the check of a parsed file against them.
+//!
+//! The check works on the parsed YAML, before it becomes a `Config`: only there are the path and the
+//! value of a fault still known, and a value from the environment is held to the same rules as one
+//! from the file. What it lets pass fits into the sections.
+
+use std::fmt;
+use std::net::{Ipv6Addr, SocketAddr};
+
+use serde_yaml::{Mapping, Value};
+
+use super::ConfigError;
+use crate::telemetry;
+
+pub(super) struct Key {
+    /// Section and name, as in `server.listen`.
+    pub path: &'static str,
+    pub kind: Kind,
+}
+
+pub(super) enum Kind {
+    Flag,
+    Count { min: u64, max: u64 },
+    Bytes { min: u64, max: u64 },
+    Seconds { min: f64, max: f64 },
+    Thresholds,
+    Text,
+    Password,
+    Folder,
+    SocketAddress,
+    Host,
+    Database,
+    LogLevel,
+}
+
+const THRESHOLD_MAX: u64 = 1_000_000_000;
+const KIB: u64 = 1 << 10;
+const MIB: u64 = 1 << 20;
+const GIB: u64 = 1 << 30;
+const TIB: u64 = 1 << 40;
+
+pub(super) const KEYS: &[Key] = &[
+    key("server.listen", Kind::SocketAddress),
+    key("server.shutdown_grace", seconds(0.0, 3600.0)),
+    key("event_sourcing.enabled", Kind::Flag),
+    key("event_sourcing.snapshot_threshold", count(1, THRESHOLD_MAX)),
+    key("event_sourcing.snapshot_thresholds", Kind::Thresholds),
+    key("event_sourcing.snapshot_thresholds_by_id", Kind::Thresholds),
+    key("event_sourcing.storage_path", Kind::Folder),
+    key("event_sourcing.log_path", Kind::Folder),
+    key("event_sourcing.index_path", Kind::Folder),
+    key("event_sourcing.event_files", Kind::Flag),
+    key("event_sourcing.event_files_max", count(0, 10_000_000)),
+    key("event_sourcing.segment_bytes_max", bytes(MIB, GIB)),
+    key("immudb.address", Kind::Host),
+    key("immudb.port", count(1, 65_535)),
+    key("immudb.username", Kind::Text),
+    key("immudb.password", Kind::Password),
+    key("immudb.database", Kind::Database),
+    key("immudb.require_first_contact", Kind::Flag),
+    key("immudb.retry_count", count(1, 1000)),
+    key("immudb.retry_delay", seconds(0.001, 60.0)),
+    key("immudb.retry_delay_max", seconds(0.001, 3600.0)),
+    key("immudb.fallback_after", seconds(0.0, 60.0)),
+    key("immudb.connect_timeout", seconds(0.1, 60.0)),
+    key("immudb.request_timeout", seconds(0.1, 600.0)),
+    // ImmuDB ends a session that was silent for 100 seconds.
+    key("immudb.keep_alive", seconds(1.0, 99.0)),
+    // An event is two keys, and every transaction has the head besides.
+    key("immudb.batch_keys_max", count(3, 1000)),
+    key("immudb.batch_bytes_max", bytes(1, 16 * MIB)),
+    // ImmuDB's largest transaction, so that whatever is stored can be read back.
+    key("immudb.response_bytes_max", bytes(32 * MIB, GIB)),
+    key("limits.append_events_max", count(1, 500)),
+    key("limits.append_bytes_max", bytes(1, 8 * MIB)),
+    key("limits.event_bytes_max", bytes(1, 3 * MIB)),
+    key("limits.snapshot_bytes_max", bytes(1, 3 * MIB)),
+    key("limits.id_bytes_max", bytes(1, 255)),
+    key("limits.type_bytes_max", bytes(1, 255)),
+    key("limits.metadata_entries_max", count(0, 1000)),
+    key("limits.metadata_value_bytes_max", bytes(0, 64 * KIB)),
+    key("limits.expected_sequences_max", count(1, 100_000)),
+    key("limits.calls_waiting_max", count(1, 1_000_000)),
+    key("limits.calls_waiting_bytes_max", bytes(1, 16 * GIB)),
+    key("limits.pending_events_max", count(1, 1_000_000_000)),
+    key("limits.pending_bytes_max", bytes(1, TIB)),
+    key("limits.disk_free_min", bytes(0, 1024 * TIB)),
+    key("limits.streams_open_max", count(1, 100_000)),
+    key("limits.concurrent_calls_max", count(1, 1_000_000)),
+    key("limits.connections_max", count(1, 1_000_000)),
+    key("logging.path", Kind::Folder),
+    key("logging.level", Kind::LogLevel),
+    key("logging.file_bytes_max", bytes(4 * KIB, GIB)),
+    key("logging.files_max", count(1, 1000)),
+];
+
+const fn key(path: &'static str, kind: Kind) -> Key {
+    Key { path, kind }
+}
+
+const fn count(min: u64, max: u64) -> Kind {
+    Kind::Count { min, max }
+}
+
+const fn bytes(min: u64, max: u64) -> Kind {
+    Kind::Bytes { min, max }
+}
+
+const fn seconds(min: f64, max: f64) -> Kind {
+    Kind::Seconds { min, max }
+}
+
+/// Whether every key is known and every value one that its key may have.
+pub(super) fn check(file: &Mapping) -> Result<(), ConfigError> {
+    for (section, keys) in file {
+        check_section(section, keys)?;
+    }
+    Ok(())
+}
+
+fn check_section(section: &Value, keys: &Value) -> Result<(), ConfigError> {
+    let known = KEYS.iter().filter_map(|key| key.path.split_once('.'));
+    let Some(section) = section.as_str().filter(|name| known.clone().any(|(section, _)| section == *name))
+    else {
+        let mut sections: Vec<_> = known.map(|(section, _)| section).collect();
+        sections.dedup();
+        return Err(ConfigError::UnknownKey { key: shown_name(section), known: sections });
+    };
+    let Value::Mapping(keys) = keys else {
+        return Err(ConfigError::Invalid {
+            key: section.into(),
+            variable: None,
+            // A password that was moved to the left by mistake may stand here.
+            found: shape(keys).into(),
+            expected: "keys with their values".into(),
+        });
+    };
+    for (name, value) in keys {
+        let path = name.as_str().map(|name| format!("{section}.{name}"));
+        let Some(key) = KEYS.iter().find(|key| Some(key.path) == path.as_deref()) else {
+            return Err(ConfigError::UnknownKey {
+                key: shown_key(section, name, value),
+                known: known.filter(|(other, _)| *other == section).map(|(_, name)| name).collect(),
+            });
+        };
+        key.check(value)?;
+    }
+    Ok(())
+}
+
+impl Key {
+    fn check(&self, value: &Value) -> Result<(), ConfigError> {
+        if let (Kind::Thresholds, Value::Mapping(thresholds)) = (&self.kind, value) {
+            return self.check_thresholds(thresholds);
+        }
+        if self.kind.accepts(value) {
+            return Ok(());
+        }
+        Err(self.invalid(self.path.into(), value, self.kind.to_string()))
+    }
+
+    fn check_thresholds(&self, thresholds: &Mapping) -> Result<(), ConfigError> {
+        let kind = count(1, THRESHOLD_MAX);
+        for (name, threshold) in thresholds {
+            let Value::String(name) = name else {
+                let expected = "names, in quotes where they look like numbers".into();
+                return Err(self.invalid(self.path.into(), name, expected));
+            };
+            if !kind.accepts(threshold) {
+                let path = format!("{}.{name}", self.path);
+                return Err(self.invalid(path, threshold, kind.to_string()));
+            }
+        }
+        Ok(())
+    }
+
+    fn invalid(&self, key: String, value: &Value, expected: String) -> ConfigError {
+        let found = match self.kind {
+            Kind::Password => shape(value).into(),
+            _ => shown_value(value),
+        };
+        ConfigError::Invalid { key, variable: None, found, expected }
+    }
+}
+
+impl Kind {
+    /// Whether a value from the environment is the text itself, and not YAML.
+    pub(super) fn is_text(&self) -> bool {
+        match self {
+            Kind::Flag
+            | Kind::Count { .. }
+            | Kind::Bytes { .. }
+            | Kind::Seconds { .. }
+            | Kind::Thresholds => false,
+            Kind::Text
+            | Kind::Password
+            | Kind::Folder
+            | Kind::SocketAddress
+            | Kind::Host
+            | Kind::Database
+            | Kind::LogLevel => true,
+        }
+    }
+
+    fn accepts(&self, value: &Value) -> bool {
+        match (self, value) {
+            (Kind::Flag, Value::Bool(_)) => true,
+            (Kind::Count { min, max } | Kind::Bytes { min, max }, Value::Number(number)) => {
+                number.as_u64().is_some_and(|number| (*min..=*max).contains(&number))
+            }
+            (Kind::Seconds { min, max }, Value::Number(number)) => {
+                number.as_f64().is_some_and(|number| (*min..=*max).contains(&number))
+            }
+            (kind, Value::String(text)) => kind.accepts_text(text),
+            _ => false,
+        }
+    }
+
+    fn accepts_text(&self, text: &str) -> bool {
+        match self {
+            Kind::Text | Kind::Password | Kind::Folder => !text.is_empty(),
+            Kind::SocketAddress => text.parse::<SocketAddr>().is_ok(),
+            Kind::Host => is_host(text),
+            Kind::Database => is_database(text),
+            Kind::LogLevel => telemetry::filter(text).is_ok(),
+            Kind::Flag
+            | Kind::Count { .. }
+            | Kind::Bytes { .. }
+            | Kind::Seconds { .. }
+            | Kind::Thresholds => false,
+        }
+    }
+}
+
+impl fmt::Display for Kind {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Kind::Flag => f.write_str("true or false"),
+            Kind::Count { min, max } => write!(f, "a whole number from {min} to {max}"),
+            Kind::Bytes { min, max } => write!(f, "bytes from {min} to {max}"),
+            Kind::Seconds { min, max } => write!(f, "seconds from {min} to {max}"),
+            Kind::Thresholds => f.write_str("names with numbers, as in { Room: 500 }"),
+            Kind::Text | Kind::Password => f.write_str("text, in quotes where it looks like something else"),
+            Kind::Folder => f.write_str("the path of a folder"),
+            Kind::SocketAddress => f.write_str("an IP address and a port, as in 127.0.0.1:50051"),
+            Kind::Host => f.write_str("a host name or an IP address without a port"),
+            Kind::Database => {
+                f.write_str("1 to 128 lower-case letters, digits and underscores, not defaultdb or systemdb")
+            }
+            Kind::LogLevel => {
+                f.write_str("off, error, warn, info, debug or trace, or several as in info,tonic=warn")
+            }
+        }
+    }
+}
+
+fn is_host(text: &str) -> bool {
+    let is_name = |byte: u8| byte.is_ascii_alphanumeric() || b"-._".contains(&byte);
+    text.parse::<Ipv6Addr>().is_ok() || (1..=255).contains(&text.len()) && text.bytes().all(is_name)
+}
+
+fn is_database(text: &str) -> bool {
+    let is_name = |byte: u8| byte.is_ascii_lowercase() || byte.is_ascii_digit() || byte == b'_';
+    (1..=128).contains(&text.len()) && text.bytes().all(is_name) && !["defaultdb", "systemdb"].contains(&text)
+}
+
+/// The path of an unknown key. A password with a comma or a colon in it that stands without quotes
+/// is read as keys, so only what can't be a part of one is shown.
+fn shown_key(section: &str, name: &Value, value: &Value) -> String {
+    let holds_secrets = KEYS.iter().any(|key| {
+        matches!(key.kind, Kind::Password)
+            && key.path.split_once('.').map(|(section, _)| section) == Some(section)
+    });
+    match value {
+        Value::Null if holds_secrets => format!("{section}.***"),
+        _ => format!("{section}.{}", shown_name(name)),
+    }
+}
+
+fn shown_name(name: &Value) -> String {
+    let is_plain = |byte: u8| byte.is_ascii_alphanumeric() || b"-_".contains(&byte);
+    match name {
+        Value::String(name) if name.len() <= 64 && name.bytes().all(is_plain) => name.clone(),
+        _ => "***".into(),
+    }
+}
+
+/// A value for an error. An address may be a URL with a password in it, which an `@` gives away.
+fn shown_value(value: &Value) -> String {
+    match value {
+        Value::Bool(flag) => flag.to_string(),
+        Value::Number(number) => number.to_string(),
+        Value::String(text) if text.len() <= 100 && !text.contains('@') => format!("{text:?}"),
+        _ => shape(value).into(),
+    }
+}
+
+fn shape(value: &Value) -> &'static str {
+    match value {
+        Value::Null => "nothing",
+        Value::Bool(_) => "a flag",
+        Value::Number(_) => "a number",
+        Value::String(text) if text.is_empty() => "an empty text",
+        Value::String(_) => "a text",
+        Value::Sequence(_) => "a list",
+        Value::Mapping(_) => "keys with values",
+        Value::Tagged(_) => "a value with a tag",
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,233 @@
+//! The sections with their defaults. What each key means stands beside it in `conf/server.yml`;
+//! which values it may have stands in `keys`.
+
+use std::collections::BTreeMap;
+use std::net::{Ipv4Addr, SocketAddr};
+use std::path::{Component, Path, PathBuf};
+use std::time::Duration;
+
+use serde::{Deserialize, Serialize};
+
+use super::ConfigError;
+use crate::secret::Secret;
+
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct ServerConfig {
+    pub listen: SocketAddr,
+    #[serde(with = "seconds")]
+    pub shutdown_grace: Duration,
+}
+
+impl Default for ServerConfig {
+    fn default() -> ServerConfig {
+        ServerConfig {
+            listen: SocketAddr::from((Ipv4Addr::LOCALHOST, 50051)),
+            shutdown_grace: Duration::from_secs(10),
+        }
+    }
+}
+
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct EventSourcingConfig {
+    pub enabled: bool,
+    pub snapshot_threshold: u64,
+    pub snapshot_thresholds: BTreeMap<String, u64>,
+    pub snapshot_thresholds_by_id: BTreeMap<String, u64>,
+    pub storage_path: PathBuf,
+    pub log_path: PathBuf,
+    pub index_path: PathBuf,
+    pub event_files: bool,
+    pub event_files_max: u64,
+    pub segment_bytes_max: u64,
+}
+
+impl Default for EventSourcingConfig {
+    fn default() -> EventSourcingConfig {
+        EventSourcingConfig {
+            enabled: false,
+            snapshot_threshold: 100,
+            snapshot_thresholds: BTreeMap::new(),
+            snapshot_thresholds_by_id: BTreeMap::new(),
+            storage_path: "storage/events".into(),
+            log_path: "storage/log".into(),
+            index_path: "storage/index".into(),
+            event_files: true,
+            event_files_max: 100_000,
+            segment_bytes_max: 64 << 20,
+        }
+    }
+}
+
+impl EventSourcingConfig {
+    /// Files are deleted in one of these folders and another may be deleted whole, so none may lie
+    /// in another.
+    pub(super) fn check_folders(&self) -> Result<(), ConfigError> {
+        let folders = [
+            ("event_sourcing.storage_path", &self.storage_path),
+            ("event_sourcing.log_path", &self.log_path),
+            ("event_sourcing.index_path", &self.index_path),
+        ];
+        for (inner, inner_path) in folders {
+            for (outer, outer_path) in folders {
+                if inner != outer && plain(inner_path).starts_with(plain(outer_path)) {
+                    return Err(ConfigError::Invalid {
+                        key: inner.into(),
+                        variable: None,
+                        found: format!("{inner_path:?}"),
+                        expected: format!("a folder outside of {outer}"),
+                    });
+                }
+            }
+        }
+        Ok(())
+    }
+}
+
+/// Without `.`, which a path may begin with and stay the same.
+fn plain(path: &Path) -> PathBuf {
+    path.components().filter(|component| *component != Component::CurDir).collect()
+}
+
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct ImmudbConfig {
+    pub address: String,
+    pub port: u16,
+    pub username: String,
+    pub password: Secret,
+    pub database: String,
+    pub require_first_contact: bool,
+    pub retry_count: u32,
+    #[serde(with = "seconds")]
+    pub retry_delay: Duration,
+    #[serde(with = "seconds")]
+    pub retry_delay_max: Duration,
+    #[serde(with = "seconds")]
+    pub fallback_after: Duration,
+    #[serde(with = "seconds")]
+    pub connect_timeout: Duration,
+    #[serde(with = "seconds")]
+    pub request_timeout: Duration,
+    #[serde(with = "seconds")]
+    pub keep_alive: Duration,
+    pub batch_keys_max: usize,
+    pub batch_bytes_max: usize,
+    pub response_bytes_max: usize,
+}
+
+impl Default for ImmudbConfig {
+    fn default() -> ImmudbConfig {
+        ImmudbConfig {
+            address: "127.0.0.1".into(),
+            port: 3322,
+            username: "immudb".into(),
+            password: Secret::new("immudb"),
+            database: "aethyr".into(),
+            require_first_contact: false,
+            retry_count: 5,
+            retry_delay: Duration::from_millis(500),
+            retry_delay_max: Duration::from_secs(2),
+            fallback_after: Duration::from_secs(1),
+            connect_timeout: Duration::from_secs(2),
+            request_timeout: Duration::from_secs(10),
+            keep_alive: Duration::from_secs(30),
+            batch_keys_max: 512,
+            batch_bytes_max: 4 << 20,
+            response_bytes_max: 64 << 20,
+        }
+    }
+}
+
+impl ImmudbConfig {
+    pub(super) fn check_retry_delays(&self) -> Result<(), ConfigError> {
+        if self.retry_delay <= self.retry_delay_max {
+            return Ok(());
+        }
+        Err(ConfigError::Invalid {
+            key: "immudb.retry_delay".into(),
+            variable: None,
+            found: self.retry_delay.as_secs_f64().to_string(),
+            expected: format!("at most immudb.retry_delay_max, {}", self.retry_delay_max.as_secs_f64()),
+        })
+    }
+}
+
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct LimitsConfig {
+    pub append_events_max: usize,
+    pub append_bytes_max: usize,
+    pub event_bytes_max: usize,
+    pub snapshot_bytes_max: usize,
+    pub id_bytes_max: usize,
+    pub type_bytes_max: usize,
+    pub metadata_entries_max: usize,
+    pub metadata_value_bytes_max: usize,
+    pub expected_sequences_max: usize,
+    pub calls_waiting_max: usize,
+    pub calls_waiting_bytes_max: usize,
+    pub pending_events_max: u64,
+    pub pending_bytes_max: u64,
+    pub disk_free_min: u64,
+    pub streams_open_max: usize,
+    pub concurrent_calls_max: usize,
+    pub connections_max: usize,
+}
+
+impl Default for LimitsConfig {
+    fn default() -> LimitsConfig {
+        LimitsConfig {
+            append_events_max: 500,
+            append_bytes_max: 8 << 20,
+            event_bytes_max: 1_000_000,
+            snapshot_bytes_max: 1_000_000,
+            id_bytes_max: 255,
+            type_bytes_max: 255,
+            metadata_entries_max: 64,
+            metadata_value_bytes_max: 4096,
+            expected_sequences_max: 1000,
+            calls_waiting_max: 10_000,
+            calls_waiting_bytes_max: 256 << 20,
+            pending_events_max: 1_000_000,
+            pending_bytes_max: 4 << 30,
+            disk_free_min: 512 << 20,
+            streams_open_max: 1000,
+            concurrent_calls_max: 20_000,
+            connections_max: 10_000,
+        }
+    }
+}
+
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct LoggingConfig {
+    pub path: PathBuf,
+    pub level: String,
+    pub file_bytes_max: usize,
+    pub files_max: usize,
+}
+
+impl Default for LoggingConfig {
+    fn default() -> LoggingConfig {
+        LoggingConfig { path: "logs".into(), level: "info".into(), file_bytes_max: 10 << 20, files_max: 5 }
+    }
+}
+
+/// Seconds, fractions allowed, in the YAML and nowhere else.
+mod seconds {
+    use std::time::Duration;
+
+    use serde::de::Error;
+    use serde::{Deserialize, Deserializer, Serializer};
+
+    pub fn serialize<S: Serializer>(time: &Duration, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.serialize_f64(time.as_secs_f64())
+    }
+
+    pub fn deserialize<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Duration, D::Error> {
+        let seconds = f64::deserialize(deserializer)?;
+        Duration::try_from_secs_f64(seconds).map_err(D::Error::custom)
+    }
+}

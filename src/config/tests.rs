@@ -1,0 +1,230 @@
+//! A file and an environment in, a configuration or one named fault out.
+
+use std::fs;
+use std::time::Duration;
+
+use super::*;
+use crate::secret::Secret;
+
+pub(super) fn load_with(yaml: &str, environment: &[(&str, &str)]) -> Result<Loaded, ConfigError> {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("server.yml");
+    fs::write(&path, yaml).unwrap();
+    Config::load(Some(&path), variables(environment))
+}
+
+pub(super) fn config_of(yaml: &str) -> Config {
+    load_with(yaml, &[]).unwrap().config
+}
+
+pub(super) fn error_of(yaml: &str, environment: &[(&str, &str)]) -> String {
+    load_with(yaml, environment).unwrap_err().to_string()
+}
+
+fn variables(pairs: &[(&str, &str)]) -> impl Iterator<Item = (String, String)> {
+    let pairs: Vec<_> = pairs.iter().map(|(name, text)| (name.to_string(), text.to_string())).collect();
+    pairs.into_iter()
+}
+
+pub(super) fn with_immudb() -> Config {
+    Config { immudb: Some(ImmudbConfig::default()), ..Config::default() }
+}
+
+/// Path and value of every key, in order.
+pub(super) fn leaves(yaml: &str) -> Vec<(String, Value)> {
+    let sections: Mapping = serde_yaml::from_str(yaml).unwrap();
+    let mut leaves = Vec::new();
+    for (section, keys) in sections {
+        for (name, value) in keys.as_mapping().unwrap().clone() {
+            let path = format!("{}.{}", section.as_str().unwrap(), name.as_str().unwrap());
+            leaves.push((path, value));
+        }
+    }
+    leaves
+}
+
+const SHIPPED: &str = include_str!("../../conf/server.yml");
+
+#[test]
+fn shipped_file_has_every_key_with_its_default() {
+    let mut expected = leaves(&with_immudb().to_yaml_redacted());
+    for (path, value) in &mut expected {
+        match path.as_str() {
+            "event_sourcing.enabled" => *value = true.into(),
+            "immudb.password" => *value = ImmudbConfig::default().password.expose().into(),
+            _ => {}
+        }
+    }
+    let shipped = leaves(SHIPPED);
+    for (expected, shipped) in expected.iter().zip(&shipped) {
+        assert_eq!(expected, shipped);
+    }
+    assert_eq!(expected.len(), shipped.len());
+}
+
+#[test]
+fn shipped_file_explains_every_key() {
+    let keys = SHIPPED.lines().filter(|line| line.starts_with("  "));
+    for line in keys {
+        let (_, explanation) = line.split_once(" # ").unwrap_or_default();
+        assert!(!explanation.trim().is_empty(), "{line}");
+    }
+}
+
+#[test]
+fn shipped_file_is_the_defaults_with_event_sourcing_on() {
+    let mut expected = with_immudb();
+    expected.event_sourcing.enabled = true;
+    let loaded = load_with(SHIPPED, &[]).unwrap();
+    assert_eq!(loaded.config, expected);
+    assert_eq!(loaded.warnings, []);
+}
+
+#[test]
+fn empty_file_means_defaults() {
+    for yaml in ["", "# nothing\n", "{}", "server:\nlimits:\n", "server: {}"] {
+        assert_eq!(config_of(yaml), Config::default(), "{yaml:?}");
+    }
+}
+
+#[test]
+fn section_immudb_counts_as_soon_as_it_is_named() {
+    for yaml in ["immudb:\n", "immudb: {}", "immudb:\n  # port: 1\n"] {
+        assert_eq!(config_of(yaml), with_immudb(), "{yaml:?}");
+    }
+}
+
+#[test]
+fn values_of_the_file_are_read_in_their_units() {
+    let config = config_of(
+        "server: { listen: '[::1]:7', shutdown_grace: 3 }\n\
+         event_sourcing: { snapshot_thresholds: { Room: 500 }, log_path: /a }\n\
+         immudb: { retry_delay: 0.25, password: '12 3', address: '::1' }\n\
+         limits: { disk_free_min: 0 }\n\
+         logging: { level: 'info,tonic=warn' }\n",
+    );
+    let immudb = config.immudb.unwrap();
+    assert_eq!(config.server.listen, "[::1]:7".parse().unwrap());
+    assert_eq!(config.server.shutdown_grace, Duration::from_secs(3));
+    assert_eq!(config.event_sourcing.snapshot_thresholds, BTreeMap::from([("Room".to_owned(), 500)]));
+    assert_eq!(config.event_sourcing.log_path, Path::new("/a"));
+    assert_eq!(immudb.retry_delay, Duration::from_millis(250));
+    assert_eq!(immudb.password, Secret::new("12 3"));
+    assert_eq!(immudb.address, "::1");
+    assert_eq!(config.limits.disk_free_min, 0);
+    assert_eq!(config.logging.level, "info,tonic=warn");
+}
+
+#[test]
+fn no_error_shows_a_password() {
+    for yaml in [
+        "immudb:\n  password: \"xyzzy\n",
+        "immudb:\n  password: xyzzy: 1\n",
+        "immudb:\n  password: *xyzzy\n",
+        "immudb:\n  password: !!int xyzzy\n",
+        "immudb:\n  password: !xyzzy 1\n",
+        "immudb:\n  password: 'a\n  xyzzy'b\n",
+        "immudb:\n  password: \"\\xyzzy\"\n",
+        "immudb:\n  password: {xyzzy, xyzzy}\n",
+        "immudb:\n  password: {xyzzy: 1}\n",
+        "immudb:\n  password: [xyzzy]\n",
+        "immudb:\n  password: a\n  password: xyzzy\n",
+        "immudb:\n  password:xyzzy\n",
+        "immudb:\n  password:xyzzy:\n",
+        "immudb:\n  - password: xyzzy\n",
+        "immudb: xyzzy\n",
+        "immudb: { password: a,xyzzy }\n",
+        "immudb: { password:xyzzy }\n",
+        "immudb: { password: a, xyzzy: }\n",
+        "immudb: { address: 'immudb://immudb:xyzzy@localhost' }\n",
+        "immudb: { password: xyzzy, port: no }\n",
+        "immudb: { password: xyzzy, unknown: 1 }\n",
+        "immudb:\n password: xyzzy\n  port: 1\n",
+        "password: xyzzy\n",
+        "password:xyzzy\n",
+        "xyzzy\n",
+        "immudb: { password: xyzzy }\n---\n",
+        "immudb: { password: xyzzy }\nimmudb: { password: xyzzy }\n",
+        "immudb: { password: &xyzzy }\n",
+        "immudb: { <<: xyzzy }\n",
+        "immudb: { password: xyzzy\n",
+        "immudb: { password: xyzzy\0 }\n",
+    ] {
+        let error = load_with(yaml, &[]).expect_err(yaml);
+        assert!(!format!("{error} {error:?}").contains("xyzzy"), "{yaml} {error:?}");
+    }
+    let environment = [("IMMUDB_PASSWORD", "xyzzy"), ("IMMUDB_PORT", "no")];
+    let error = load_with("immudb: {}", &environment).unwrap_err();
+    assert!(!format!("{error} {error:?}").contains("xyzzy"), "{error:?}");
+}
+
+#[test]
+fn faults_of_syntax_say_where() {
+    for (yaml, text) in [
+        ("a: b: c", "mapping values are not allowed in this context at line 1 column 5"),
+        ("server: {}\nserver: {}\n", "a key stands here twice"),
+        ("server:\n  listen: !!int x\n", "a value does not fit its tag, at line 2"),
+        ("- 1", "not a list of sections with their keys"),
+    ] {
+        let error = error_of(yaml, &[]);
+        assert!(error.contains("server.yml: ") && error.contains(text), "{error}");
+    }
+}
+
+#[test]
+fn redacted_yaml_hides_secrets_and_can_be_read_again() {
+    let mut config = with_immudb();
+    config.server.shutdown_grace = Duration::from_millis(2500);
+    immudb_of(&mut config).password = Secret::new("xyzzy");
+    let yaml = config.to_yaml_redacted();
+    assert!(!format!("{yaml} {config:?}").contains("xyzzy"), "{yaml}");
+    assert!(yaml.contains("password: '***'"), "{yaml}");
+    assert!(yaml.contains("shutdown_grace: 2.5\n"), "{yaml}");
+
+    immudb_of(&mut config).password = Secret::new("***");
+    assert_eq!(config_of(&yaml), config);
+    assert!(!Config::default().to_yaml_redacted().contains("immudb"));
+}
+
+fn immudb_of(config: &mut Config) -> &mut ImmudbConfig {
+    config.immudb.as_mut().unwrap()
+}
+
+#[test]
+fn a_missing_default_file_means_defaults_and_a_warning() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("conf/server.yml");
+    let environment = variables(&[("AETHYR_LIMITS__ID_BYTES_MAX", "9")]);
+    let loaded = load(&path, Absence::MeansDefaults, environment).unwrap();
+    assert_eq!(loaded.config.limits.id_bytes_max, 9);
+    assert_eq!(loaded.file, path);
+    let missing = Warning::DefaultFileMissing { path };
+    assert_eq!(loaded.warnings, [missing, Warning::EventSourcingDisabled]);
+}
+
+#[test]
+fn a_named_file_that_is_missing_is_an_error_and_named() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("no.yml");
+    let error = Config::load(Some(&path), variables(&[])).unwrap_err();
+    assert!(matches!(error, ConfigError::Unreadable { .. }), "{error:?}");
+    assert!(error.to_string().contains("no.yml: "), "{error}");
+}
+
+#[test]
+fn a_file_that_cannot_be_one_is_refused() {
+    let folder = tempfile::tempdir().unwrap();
+    let error = load(folder.path(), Absence::MeansDefaults, variables(&[])).unwrap_err();
+    assert!(matches!(error, ConfigError::Unreadable { .. }), "{error:?}");
+
+    let path = folder.path().join("large.yml");
+    fs::write(&path, " ".repeat(FILE_BYTES_MAX as usize)).unwrap();
+    assert!(Config::load(Some(&path), variables(&[])).is_ok());
+    fs::write(&path, " ".repeat(FILE_BYTES_MAX as usize + 1)).unwrap();
+    let error = Config::load(Some(&path), variables(&[])).unwrap_err();
+    assert!(matches!(error, ConfigError::TooLarge { .. }), "{error:?}");
+
+    fs::write(&path, b"immudb: { password: '\xff' }").unwrap();
+    let error = Config::load(Some(&path), variables(&[])).unwrap_err();
+    assert!(matches!(error, ConfigError::Unreadable { .. }), "{error:?}");
+}

@@ -1,0 +1,394 @@
+//! The readable files under `storage/events`: every event and snapshot that ImmuDB does not have yet, for
+//! administrators to look into, copy and restore from.
+//!
+//! A printout of the log, written in the background by a thread of the lowest priority in every state but
+//! Connected, and cleared as ImmuDB takes the events over. It never holds up an append. A file whose event
+//! is not in the log is never touched.
+
+use std::{
+    collections::{HashMap, VecDeque},
+    io,
+    sync::{
+        Arc,
+        atomic::{AtomicU64, Ordering},
+    },
+    thread,
+};
+
+use tokio::{
+    runtime::Handle,
+    sync::{oneshot, watch},
+};
+use tokio_util::sync::CancellationToken;
+use tracing::{error, warn};
+
+use crate::{
+    config::EventSourcingConfig,
+    event::{AggregateId, Position, RecordedEvent, SequenceNumber, record, record::ForwardedMark},
+    forwarder::{Standing, State},
+    history::{History, HistoryError},
+    log::{Cursor, Frame, Tip},
+    storage::StorageError,
+};
+
+pub mod folder;
+pub mod format;
+
+use folder::Folder;
+
+/// What others see of the files.
+#[derive(Debug)]
+pub struct EventFiles {
+    files_max: u64,
+    standing: Arc<Standing>,
+    tip: watch::Receiver<Tip>,
+    /// There are files of the events behind this position …
+    cleared_to: AtomicU64,
+    /// … up to this one.
+    written_to: AtomicU64,
+    /// Files of snapshots that ImmuDB has, as of the last pass.
+    snapshots_over: AtomicU64,
+}
+
+/// Why a pass over the files ended early. The next one begins where it stopped.
+#[derive(Debug, thiserror::Error)]
+enum PassError {
+    #[error(transparent)]
+    Io(#[from] io::Error),
+    #[error(transparent)]
+    History(#[from] HistoryError),
+}
+
+impl EventFiles {
+    /// Files that are still to be written or cleared.
+    pub fn pending(&self) -> u64 {
+        let (cleared_to, written_to) =
+            (self.cleared_to.load(Ordering::Acquire), self.written_to.load(Ordering::Acquire));
+        let view = self.standing.view();
+        let forwarded = view.forwarded.position.0;
+        let to_clear = written_to.min(forwarded).saturating_sub(cleared_to);
+        let room = self.files_max.saturating_sub(written_to.saturating_sub(cleared_to));
+        let to_write = match wants_files(view.state) {
+            true => self.tip.borrow().position.0.saturating_sub(written_to.max(forwarded)).min(room),
+            false => 0,
+        };
+        self.snapshots_over.load(Ordering::Acquire).saturating_add(to_clear).saturating_add(to_write)
+    }
+
+    /// An empty log beside event files is a lost disk, or the wrong folder: nothing may be begun there.
+    ///
+    /// # Errors
+    /// It is so, or the folders can't be read.
+    pub fn refuse_without_log(config: &EventSourcingConfig) -> Result<(), StorageError> {
+        let path = config.storage_path.display().to_string();
+        let io_error = |source| StorageError::EventFiles { path: path.clone(), source };
+        let has_log = crate::log::has_segments(&config.log_path).map_err(io_error)?;
+        if !has_log && Folder::new(&config.storage_path).has_events().map_err(io_error)? {
+            return Err(StorageError::EventFilesWithoutLog { path });
+        }
+        Ok(())
+    }
+
+    /// Starts the thread. The future ends when it has ended, after `stopping`.
+    pub fn start(
+        config: &EventSourcingConfig,
+        history: History,
+        standing: Arc<Standing>,
+        tip: watch::Receiver<Tip>,
+        stopping: CancellationToken,
+    ) -> (Arc<Self>, impl Future<Output = ()> + use<>) {
+        let files = Arc::new(Self {
+            files_max: config.event_files_max,
+            standing: standing.clone(),
+            tip: tip.clone(),
+            cleared_to: AtomicU64::new(0),
+            written_to: AtomicU64::new(0),
+            snapshots_over: AtomicU64::new(0),
+        });
+        let writer = Writer {
+            folder: Folder::new(&config.storage_path),
+            files_max: config.event_files_max,
+            history,
+            standing,
+            shared: files.clone(),
+            cursor: None,
+            written_to: Position(0),
+            written: VecDeque::new(),
+            newest_of: HashMap::new(),
+        };
+        let (ended, end) = oneshot::channel::<()>();
+        let handle = Handle::current();
+        let thread = thread::Builder::new().name("event-files".into()).spawn(move || {
+            writer.run(&handle, tip, &stopping);
+            drop(ended);
+        });
+        if let Err(error) = thread {
+            error!(%error, "no thread for the event files; none are written");
+        }
+        (files, async move { _ = end.await })
+    }
+}
+
+/// A file that is there.
+#[derive(Debug)]
+enum Written {
+    Event { aggregate: AggregateId, sequence: SequenceNumber, position: Position },
+    Snapshot { aggregate: AggregateId, number: u64 },
+}
+
+/// The thread's own.
+struct Writer {
+    folder: Folder,
+    files_max: u64,
+    history: History,
+    standing: Arc<Standing>,
+    shared: Arc<EventFiles>,
+    /// Behind the last frame that was looked at; `None` where that has to be found again.
+    cursor: Option<Cursor>,
+    written_to: Position,
+    /// In the order of the log.
+    written: VecDeque<Written>,
+    /// The last file of an aggregate: with it, the aggregate's folder goes.
+    newest_of: HashMap<AggregateId, SequenceNumber>,
+}
+
+impl Writer {
+    /// So much is done before the thread looks whether it shall end.
+    const FILES_AT_ONCE: usize = 256;
+
+    fn run(mut self, handle: &Handle, mut tip: watch::Receiver<Tip>, stopping: &CancellationToken) {
+        lower_priority();
+        if let Err(error) = self.take_stock() {
+            warn!(%error, "the event files could not be looked through; those of an earlier run stay");
+        }
+        let mut forwarded = self.standing.watch_forwarded();
+        let mut state = self.standing.watch_state();
+        let mut warned = false;
+        while !stopping.is_cancelled() {
+            let now = *tip.borrow_and_update();
+            let (mark, present) = (*forwarded.borrow_and_update(), *state.borrow_and_update());
+            let more = match self.pass(now, mark, present) {
+                Ok(more) => {
+                    warned = false;
+                    more
+                }
+                Err(error) => {
+                    // The log has everything; the files are only a printout.
+                    if !warned {
+                        warn!(%error, "the event files are behind");
+                    }
+                    (warned, self.cursor) = (true, None);
+                    false
+                }
+            };
+            if more {
+                continue;
+            }
+            handle.block_on(async {
+                tokio::select! {
+                    _ = tip.changed() => {}
+                    _ = forwarded.changed() => {}
+                    _ = state.changed() => {}
+                    () = stopping.cancelled() => {}
+                }
+            });
+        }
+    }
+
+    /// Clears and writes some files. Says whether there is more to do at once.
+    fn pass(&mut self, tip: Tip, forwarded: ForwardedMark, state: State) -> Result<bool, PassError> {
+        let cleared = self.clear(forwarded)?;
+        let written = if wants_files(state) { self.write(tip, forwarded)? } else { 0 };
+        self.count(forwarded);
+        Ok(cleared == Self::FILES_AT_ONCE || written == Self::FILES_AT_ONCE)
+    }
+
+    fn count(&self, forwarded: ForwardedMark) {
+        let first = self.written.iter().find_map(|written| match written {
+            Written::Event { position, .. } => Some(position.0.saturating_sub(1)),
+            Written::Snapshot { .. } => None,
+        });
+        let is_over = |written: &&Written| written.is_over(forwarded);
+        let snapshots = self.written.iter().take_while(is_over).filter(|written| written.is_a_snapshot());
+        self.shared.snapshots_over.store(snapshots.count() as u64, Ordering::Release);
+        self.shared.cleared_to.store(first.unwrap_or(self.written_to.0), Ordering::Release);
+        self.shared.written_to.store(self.written_to.0, Ordering::Release);
+    }
+
+    /// Removes files whose contents ImmuDB has.
+    fn clear(&mut self, forwarded: ForwardedMark) -> io::Result<usize> {
+        let mut cleared = 0;
+        while cleared < Self::FILES_AT_ONCE
+            && self.written.front().is_some_and(|file| file.is_over(forwarded))
+        {
+            match self.written.front() {
+                Some(Written::Event { aggregate, sequence, .. }) => {
+                    self.folder.remove_event(aggregate, *sequence)?;
+                    if self.newest_of.get(aggregate) == Some(sequence) {
+                        self.folder.remove_aggregate(aggregate)?;
+                        self.newest_of.remove(aggregate);
+                    }
+                }
+                Some(Written::Snapshot { aggregate, number }) => {
+                    // A newer one may have taken the file's place.
+                    let newer =
+                        self.written.iter().skip(1).any(|file| file.is_snapshot_of(aggregate, *number));
+                    if !newer {
+                        self.folder.remove_snapshot(aggregate)?;
+                    }
+                }
+                None => {}
+            }
+            self.written.pop_front();
+            cleared += 1;
+        }
+        Ok(cleared)
+    }
+
+    /// Writes files for what ImmuDB does not have, as long as there is room.
+    fn write(&mut self, tip: Tip, forwarded: ForwardedMark) -> Result<usize, PassError> {
+        let mut done = 0;
+        if self.written_to < forwarded.position || self.cursor.is_none() {
+            let from = self.written_to.max(forwarded.position);
+            self.cursor = Some(self.history.cursor_before(from)?);
+        }
+        while done < Self::FILES_AT_ONCE && (self.written.len() as u64) < self.files_max {
+            let Some(cursor) = &mut self.cursor else { break };
+            let Some(read) = cursor.next(tip.end).map_err(HistoryError::from)? else { break };
+            match read.frame {
+                Frame::Mark(_) => {}
+                Frame::Snapshot { number, record: stored } => {
+                    done += usize::from(self.write_snapshot(number, &stored, forwarded)?);
+                }
+                Frame::Append { records, .. } => {
+                    for stored in records {
+                        let place = stored.place(read.start);
+                        let event = record::decode(stored.bytes, stored.hash)
+                            .map_err(|source| HistoryError::Record { place, source })?;
+                        if event.position > self.written_to.max(forwarded.position) {
+                            self.write_event(event)?;
+                            done += 1;
+                        }
+                    }
+                }
+            }
+        }
+        Ok(done.min(Self::FILES_AT_ONCE))
+    }
+
+    fn write_event(&mut self, event: RecordedEvent) -> io::Result<()> {
+        let (aggregate, sequence, position) =
+            (event.event.aggregate_id.clone(), event.sequence, event.position);
+        self.folder.write_event(event)?;
+        self.remember_event(aggregate, sequence, position);
+        Ok(())
+    }
+
+    fn remember_event(&mut self, aggregate: AggregateId, sequence: SequenceNumber, position: Position) {
+        self.newest_of.insert(aggregate.clone(), sequence);
+        self.written.push_back(Written::Event { aggregate, sequence, position });
+        self.written_to = position;
+    }
+
+    fn write_snapshot(
+        &mut self,
+        number: u64,
+        stored: &crate::log::StoredRecord,
+        forwarded: ForwardedMark,
+    ) -> Result<bool, PassError> {
+        let known = self.written.iter().any(|file| file.is_snapshot(number));
+        if number <= forwarded.snapshots || known {
+            return Ok(false);
+        }
+        let Ok(snapshot) = record::decode_snapshot(stored.bytes.clone()) else { return Ok(false) };
+        let aggregate = snapshot.aggregate_id.clone();
+        self.folder.write_snapshot(snapshot)?;
+        self.written.push_back(Written::Snapshot { aggregate, number });
+        Ok(true)
+    }
+
+    /// Looks at the files of an earlier run: those that ImmuDB has go, those that it lacks are kept, and
+    /// those whose event is not in the log are left alone.
+    fn take_stock(&mut self) -> Result<(), PassError> {
+        let forwarded = self.standing.view().forwarded;
+        let mut waiting = Vec::new();
+        let mut foreign = 0u64;
+        for path in self.folder.event_paths()? {
+            let Some(event) = Folder::read_event(&path)? else {
+                foreign += 1;
+                continue;
+            };
+            if !self.is_in_log(&event)? {
+                foreign += 1;
+                continue;
+            }
+            let (aggregate, sequence, position) = (event.event.aggregate_id, event.sequence, event.position);
+            waiting.push((position, aggregate, sequence));
+        }
+        if foreign > 0 {
+            warn!(files = foreign, "event files whose events are not in the log are left alone");
+        }
+        waiting.sort_unstable();
+        // Only an unbroken run from the forwarded position on saves writing; the rest is written again.
+        let mut next = forwarded.position.next();
+        for (position, aggregate, sequence) in waiting {
+            if position <= forwarded.position {
+                self.newest_of.insert(aggregate.clone(), sequence);
+                self.written.push_back(Written::Event { aggregate, sequence, position });
+            } else if position == next {
+                self.remember_event(aggregate, sequence, position);
+                next = position.next();
+            }
+        }
+        Ok(())
+    }
+
+    fn is_in_log(&self, event: &RecordedEvent) -> Result<bool, PassError> {
+        let place = self.history.index.event(event.event.id).map_err(HistoryError::from)?;
+        let Some(place) = place else { return Ok(false) };
+        let ours = self.history.event(place)?;
+        Ok(ours.hash == event.hash && ours.position == event.position)
+    }
+}
+
+impl Written {
+    /// ImmuDB has it.
+    fn is_over(&self, forwarded: ForwardedMark) -> bool {
+        match self {
+            Self::Event { position, .. } => *position <= forwarded.position,
+            Self::Snapshot { number, .. } => *number <= forwarded.snapshots,
+        }
+    }
+
+    fn is_a_snapshot(&self) -> bool {
+        matches!(self, Self::Snapshot { .. })
+    }
+
+    fn is_snapshot(&self, wanted: u64) -> bool {
+        matches!(self, Self::Snapshot { number, .. } if *number == wanted)
+    }
+
+    fn is_snapshot_of(&self, wanted: &AggregateId, behind: u64) -> bool {
+        matches!(self, Self::Snapshot { aggregate, number } if aggregate == wanted && *number > behind)
+    }
+}
+
+/// In these states events wait for ImmuDB for longer than a moment, or for ever.
+fn wants_files(state: State) -> bool {
+    match state {
+        State::Connected | State::Starting | State::Copying => false,
+        State::Fallback | State::Migrating | State::LocalOnly | State::Suspect | State::Fenced => true,
+    }
+}
+
+/// The thread gets what nobody else wants of the processor.
+fn lower_priority() {
+    const LOWEST: i32 = 19;
+    let thread = rustix::thread::gettid();
+    if let Err(error) = rustix::process::setpriority_process(Some(thread), LOWEST) {
+        warn!(%error, "the event files are written at ordinary priority");
+    }
+}
+
+#[cfg(test)]
+mod tests;

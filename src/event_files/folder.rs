@@ -1,0 +1,162 @@
+//! The folder of the event files: which file is called what.
+//!
+//! `{aggregate_id}/{sequence_number}.event`, `{aggregate_id}.sequence` and
+//! `snapshots/{aggregate_id}.snapshot`, with the id percent-encoded. A file appears whole or not at all;
+//! none is synced, for the log has everything.
+
+use std::{
+    fs, io,
+    path::{Path, PathBuf},
+};
+
+use super::format;
+use crate::event::{AggregateId, RecordedEvent, SequenceNumber, Snapshot};
+
+const EVENT: &str = "event";
+const SEQUENCE: &str = "sequence";
+const SNAPSHOT: &str = "snapshot";
+const SNAPSHOTS: &str = "snapshots";
+
+/// A folder in the documented layout.
+#[derive(Debug, Clone)]
+pub struct Folder {
+    path: PathBuf,
+}
+
+impl Folder {
+    pub fn new(path: &Path) -> Self {
+        Self { path: path.to_owned() }
+    }
+
+    /// Writes an event's file, and its number as the aggregate's last.
+    ///
+    /// # Errors
+    /// The disk is full, or the folder can't be written to.
+    pub fn write_event(&self, event: RecordedEvent) -> io::Result<()> {
+        let (aggregate, sequence) = (event.event.aggregate_id.clone(), event.sequence);
+        let path = self.event_path(&aggregate, sequence);
+        write_whole(&path, &format::write_event(event))?;
+        write_whole(&self.sequence_path(&aggregate), sequence.to_string().as_bytes())
+    }
+
+    /// Writes a snapshot's file over the one before.
+    ///
+    /// # Errors
+    /// As [`Folder::write_event`].
+    pub fn write_snapshot(&self, snapshot: Snapshot) -> io::Result<()> {
+        let path = self.snapshot_path(&snapshot.aggregate_id);
+        write_whole(&path, &format::write_snapshot(snapshot))
+    }
+
+    /// # Errors
+    /// The file is there and can't be removed.
+    pub fn remove_event(&self, aggregate: &AggregateId, sequence: SequenceNumber) -> io::Result<()> {
+        remove(&self.event_path(aggregate, sequence))
+    }
+
+    /// Removes what remains of an aggregate without event files.
+    ///
+    /// # Errors
+    /// A file is there and can't be removed.
+    pub fn remove_aggregate(&self, aggregate: &AggregateId) -> io::Result<()> {
+        remove(&self.sequence_path(aggregate))?;
+        // Somebody may have put a file of theirs there.
+        let _ = fs::remove_dir(self.aggregate_path(aggregate));
+        Ok(())
+    }
+
+    /// # Errors
+    /// The file is there and can't be removed.
+    pub fn remove_snapshot(&self, aggregate: &AggregateId) -> io::Result<()> {
+        remove(&self.snapshot_path(aggregate))?;
+        let _ = fs::remove_dir(self.path.join(SNAPSHOTS));
+        Ok(())
+    }
+
+    /// Whether there is any event file.
+    ///
+    /// # Errors
+    /// The folder can't be read.
+    pub fn has_events(&self) -> io::Result<bool> {
+        Ok(!self.event_paths()?.is_empty())
+    }
+
+    /// All event files, in no order.
+    ///
+    /// # Errors
+    /// A folder can't be read.
+    pub fn event_paths(&self) -> io::Result<Vec<PathBuf>> {
+        let mut paths = Vec::new();
+        for folder in entries(&self.path)? {
+            if folder.is_dir() {
+                paths.extend(entries(&folder)?.into_iter().filter(|path| has_extension(path, EVENT)));
+            }
+        }
+        Ok(paths)
+    }
+
+    /// All snapshot files, in no order.
+    ///
+    /// # Errors
+    /// The folder can't be read.
+    pub fn snapshot_paths(&self) -> io::Result<Vec<PathBuf>> {
+        let paths = entries(&self.path.join(SNAPSHOTS))?;
+        Ok(paths.into_iter().filter(|path| has_extension(path, SNAPSHOT)).collect())
+    }
+
+    /// The event of a file; `None` where it is none of ours.
+    ///
+    /// # Errors
+    /// The file can't be read.
+    pub fn read_event(path: &Path) -> io::Result<Option<RecordedEvent>> {
+        fs::read(path).map(|bytes| format::read_event(&bytes))
+    }
+
+    fn aggregate_path(&self, aggregate: &AggregateId) -> PathBuf {
+        self.path.join(aggregate.encoded())
+    }
+
+    fn event_path(&self, aggregate: &AggregateId, sequence: SequenceNumber) -> PathBuf {
+        self.aggregate_path(aggregate).join(format!("{sequence}.{EVENT}"))
+    }
+
+    fn sequence_path(&self, aggregate: &AggregateId) -> PathBuf {
+        self.path.join(format!("{}.{SEQUENCE}", aggregate.encoded()))
+    }
+
+    fn snapshot_path(&self, aggregate: &AggregateId) -> PathBuf {
+        self.path.join(SNAPSHOTS).join(format!("{}.{SNAPSHOT}", aggregate.encoded()))
+    }
+}
+
+/// A folder that is not there has no entries.
+fn entries(folder: &Path) -> io::Result<Vec<PathBuf>> {
+    match fs::read_dir(folder) {
+        Ok(entries) => entries.map(|entry| Ok(entry?.path())).collect(),
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(Vec::new()),
+        Err(error) => Err(error),
+    }
+}
+
+fn has_extension(path: &Path, extension: &str) -> bool {
+    path.extension().is_some_and(|found| found == extension)
+}
+
+fn write_whole(path: &Path, bytes: &[u8]) -> io::Result<()> {
+    let temporary = path.with_extension("new");
+    let written = match fs::write(&temporary, bytes) {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => {
+            path.parent().map_or(Ok(()), fs::create_dir_all)?;
+            fs::write(&temporary, bytes)
+        }
+        other => other,
+    };
+    written.and_then(|()| fs::rename(&temporary, path))
+}
+
+fn remove(path: &Path) -> io::Result<()> {
+    match fs::remove_file(path) {
+        Err(error) if error.kind() != io::ErrorKind::NotFound => Err(error),
+        Ok(()) | Err(_) => Ok(()),
+    }
+}

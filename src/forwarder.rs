@@ -1,0 +1,438 @@
+//! Carries the local log into ImmuDB, in order, one transaction at a time.
+//!
+//! One task owns the session with ImmuDB, the claim on its database and the state. It follows the log, so
+//! fallback is only an answer that waits for less, and migration is only this task catching up. After
+//! every failed write, whatever the error, `log:head` is read and decides what ImmuDB has: no outcome is
+//! ever guessed.
+
+use std::{path::PathBuf, sync::Arc, time::Duration};
+
+use bytes::Bytes;
+use tokio::time::{Instant, sleep, sleep_until};
+use tokio_util::sync::CancellationToken;
+use tracing::{debug, error, info, warn};
+use uuid::Uuid;
+
+use crate::{
+    event::{Hash, Position, Timestamp, record::ForwardedMark},
+    history::{History, HistoryError},
+    immudb::{self, ErrorKind, KeyValue, Precondition, Session, SetError, TxId},
+    retry::RetryDelays,
+    sequencer::Sequencer,
+};
+
+mod batch;
+mod claim;
+pub mod copy;
+pub mod decision;
+pub mod head;
+pub mod standing;
+pub mod state;
+
+pub use batch::BatchLimits;
+use batch::{Batch, Packer, Reached};
+use claim::{ClaimError, Claimed};
+pub use standing::{PendingLimits, Settled, Standing, View};
+pub use state::State;
+use state::{Failure, Happening, Machine, Rest};
+
+use head::Head;
+
+/// What the forwarder is told once.
+#[derive(Debug, Clone)]
+pub struct Settings {
+    pub immudb: immudb::Settings,
+    /// The folder of the local log, where the writer ids are kept.
+    pub folder: PathBuf,
+    pub take_over: bool,
+    pub retry_count: u32,
+    pub retry_delay: Duration,
+    pub retry_delay_max: Duration,
+    pub fallback_after: Duration,
+    pub keep_alive: Duration,
+    pub batch: BatchLimits,
+}
+
+/// The task's own.
+#[derive(Debug)]
+pub struct Forwarder {
+    settings: Settings,
+    standing: Arc<Standing>,
+    sequencer: Sequencer,
+    history: History,
+    machine: Machine,
+    delays: RetryDelays,
+    writer: Option<Writer>,
+    began: Instant,
+    shutdown: CancellationToken,
+}
+
+/// The id that this process claims with.
+#[derive(Debug, Clone, Copy)]
+struct Writer {
+    id: Uuid,
+    /// ImmuDB's head has named it.
+    confirmed: bool,
+}
+
+/// A session whose claim holds, and how far ImmuDB has the log.
+struct Link {
+    session: Session,
+    /// The transaction in which this session last saw the head.
+    head_tx: TxId,
+    reached: Reached,
+}
+
+/// Why following the log ended.
+enum End {
+    /// The write or the session failed: the head has to be read again, by the same session if it lives.
+    Failed {
+        error: immudb::Error,
+        session: Option<Session>,
+        pause: Pause,
+    },
+    Damaged(HistoryError),
+    ShutDown(Link),
+}
+
+/// Whether the next attempt waits.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Pause {
+    /// An earlier attempt of ours was in the way: the head tells at once.
+    None,
+    Delay,
+}
+
+impl Forwarder {
+    /// A person has to act: there is no use in asking more often.
+    const CONFIGURATION_DELAY: Duration = Duration::from_secs(10);
+
+    pub fn new(
+        settings: Settings,
+        standing: Arc<Standing>,
+        sequencer: Sequencer,
+        history: History,
+        shutdown: CancellationToken,
+    ) -> Self {
+        let machine = Machine::new(standing.state(), settings.retry_count);
+        let delays = RetryDelays::new(settings.retry_delay, settings.retry_delay_max);
+        let began = Instant::now();
+        Self { settings, standing, sequencer, history, machine, delays, writer: None, began, shutdown }
+    }
+
+    /// Runs until the shutdown; then releases the head if nothing is pending.
+    pub async fn run(mut self) {
+        let mut session = None;
+        while !self.shutdown.is_cancelled() {
+            let error = match self.contact(session.take()).await {
+                Ok(Some(link)) => match self.follow(link).await {
+                    End::ShutDown(link) => return self.release(link).await,
+                    End::Failed { error, session: alive, pause } => {
+                        session = alive;
+                        if pause == Pause::None {
+                            continue;
+                        }
+                        error
+                    }
+                    End::Damaged(error) => {
+                        return self.park(Happening::Failed(Failure::Definite), &error).await;
+                    }
+                },
+                Ok(None) => break,
+                Err(ClaimError::Immudb(error)) => error,
+                Err(ClaimError::Fenced(fence)) => return self.park(Happening::OtherWriter, &fence).await,
+                Err(ClaimError::FencedBy { head }) => {
+                    let error = decision::Fence::OtherWriter;
+                    warn!(writer = %head.writer, written_at = head.written_at, "the database has another writer");
+                    return self.park(Happening::OtherWriter, &error).await;
+                }
+                Err(ClaimError::Suspect(doubt)) => return self.park(Happening::HistoryMissing, &doubt).await,
+                Err(error @ (ClaimError::Diverged(_) | ClaimError::HeadUnreadable)) => {
+                    return self.park(Happening::OtherWriter, &error).await;
+                }
+                Err(error @ ClaimError::Local(_)) => {
+                    return self.park(Happening::Failed(Failure::Definite), &error).await;
+                }
+            };
+            self.failed(&error).await;
+        }
+    }
+
+    /// Opens a session if there is none, reads the head and claims. `None`: shutting down.
+    async fn contact(&mut self, session: Option<Session>) -> Result<Option<Link>, ClaimError> {
+        let session = match session {
+            Some(session) => session,
+            None => {
+                let settings = self.settings.immudb.clone();
+                let opening = Session::open(&settings);
+                let shutdown = self.shutdown.clone();
+                tokio::select! {
+                    opened = self.unless_overdue(opening) => opened?,
+                    () = shutdown.cancelled() => return Ok(None),
+                }
+            }
+        };
+        self.standing.answered();
+        let shutdown = self.shutdown.clone();
+        let claimed = tokio::select! {
+            claimed = self.claim(session) => claimed?,
+            () = shutdown.cancelled() => return Ok(None),
+        };
+        let Claimed { session, head_tx, reached } = claimed;
+        self.standing.contacted();
+        Ok(Some(Link { session, head_tx, reached }))
+    }
+
+    /// Carries the log over until something ends it.
+    async fn follow(&mut self, mut link: Link) -> End {
+        let mut packer = Packer::new(self.history.clone(), self.settings.batch, link.reached);
+        let mut tip = self.sequencer.watch_tip();
+        let mut keep_alive = Instant::now() + self.settings.keep_alive;
+        loop {
+            let now = *tip.borrow_and_update();
+            // Reads from the disk, and may wait for it.
+            let packed = tokio::task::spawn_blocking(move || {
+                let batch = packer.next(now);
+                (packer, batch)
+            });
+            let batch = match packed.await {
+                Ok((back, Ok(batch))) => {
+                    packer = back;
+                    batch
+                }
+                Ok((_, Err(error))) => return End::Damaged(error),
+                Err(_) => return End::ShutDown(link),
+            };
+            // Only a committed write ends the fallback, so there the head alone is written.
+            if !batch.entries.is_empty() || self.machine.state() != State::Connected {
+                link = match self.send(link, batch).await {
+                    Ok(link) => link,
+                    Err(end) => return end,
+                };
+                keep_alive = Instant::now() + self.settings.keep_alive;
+                continue;
+            }
+            self.reach(&link, batch.reached);
+            link.reached = batch.reached;
+            tokio::select! {
+                changed = tip.changed() => if changed.is_err() { return End::ShutDown(link) },
+                () = self.shutdown.cancelled() => return End::ShutDown(link),
+                () = sleep_until(keep_alive) => {
+                    let alive = self.unless_overdue(link.session.keep_alive()).await;
+                    if let Err(error) = alive {
+                        return failed(error, link.session, Pause::Delay);
+                    }
+                    keep_alive = Instant::now() + self.settings.keep_alive;
+                }
+            }
+        }
+    }
+
+    /// One transaction: the batch and the head, on the condition that the head is as we saw it.
+    async fn send(&mut self, link: Link, batch: Batch) -> Result<Link, End> {
+        let Link { session, head_tx, .. } = link;
+        let reached = batch.reached;
+        let mut entries = batch.entries;
+        entries.push(self.head_entry(reached, Released::No));
+        let result = {
+            let set = session.set(entries, unchanged_since(head_tx));
+            self.unless_overdue(set).await
+        };
+        match result {
+            Ok(header) => {
+                let link = Link { session, head_tx: header.id, reached };
+                self.committed(&link, batch.event_count);
+                Ok(link)
+            }
+            // An attempt that was given up came through, or another writer: the head tells at once.
+            Err(SetError::Conflict) => {
+                let (kind, operation) = (ErrorKind::Busy, "Set");
+                let error = immudb::Error { kind, operation, message: "the head has changed".to_owned() };
+                Err(End::Failed { error, session: Some(session), pause: Pause::None })
+            }
+            Err(SetError::NotWritten(error) | SetError::Unknown(error)) => {
+                Err(failed(error, session, Pause::Delay))
+            }
+        }
+    }
+
+    fn committed(&mut self, link: &Link, events: u64) {
+        self.delays.reset();
+        self.standing.recovered();
+        let tip = self.sequencer.tip();
+        let rest = tip.position.0.saturating_sub(link.reached.position.0);
+        // A lone event is two keys.
+        let fits = rest.saturating_mul(2) < self.settings.batch.keys_max as u64;
+        let mark = self.reach(link, link.reached);
+        if events > 0 {
+            self.sequencer.mark(mark);
+        }
+        self.happened(Happening::Committed(if fits { Rest::FitsOne } else { Rest::Backlog }));
+    }
+
+    /// ImmuDB has the log up to here.
+    fn reach(&self, link: &Link, reached: Reached) -> ForwardedMark {
+        let mark = ForwardedMark {
+            position: reached.position,
+            snapshots: reached.snapshots,
+            immudb_tx: link.head_tx.0,
+        };
+        self.standing.advance(mark, reached.place);
+        mark
+    }
+
+    fn happened(&mut self, happening: Happening) {
+        let before = self.machine.state();
+        let state = self.machine.on(happening);
+        self.standing.set_state(state);
+        if state != before {
+            let view = self.standing.view();
+            let pending = self.sequencer.tip().position.0.saturating_sub(view.forwarded.position.0);
+            let reason = Some(view.last_error).filter(|reason| !reason.is_empty());
+            info!(from = ?before, to = ?state, pending, reason, "state changed");
+        }
+    }
+
+    fn note_failure(&mut self, error: &immudb::Error) {
+        let failure = match error.kind {
+            ErrorKind::Refused | ErrorKind::Configuration => Failure::Definite,
+            ErrorKind::Unreachable
+            | ErrorKind::Busy
+            | ErrorKind::SessionExpired
+            | ErrorKind::Rejected
+            | ErrorKind::TooLarge
+            | ErrorKind::Corrupted => Failure::Passing,
+        };
+        let reachable = !matches!(error.kind, ErrorKind::Refused | ErrorKind::Unreachable);
+        self.standing.failed(reachable, error.to_string());
+        self.happened(Happening::Failed(failure));
+    }
+
+    /// Waits before the next attempt.
+    async fn failed(&mut self, error: &immudb::Error) {
+        let news = self.standing.view().last_error != error.to_string();
+        self.note_failure(error);
+        match error.kind {
+            ErrorKind::Configuration | ErrorKind::Corrupted | ErrorKind::Rejected if news => {
+                error!(%error, "ImmuDB refuses, and only a person can change that");
+            }
+            ErrorKind::Configuration
+            | ErrorKind::Corrupted
+            | ErrorKind::Rejected
+            | ErrorKind::Refused
+            | ErrorKind::Unreachable
+            | ErrorKind::Busy
+            | ErrorKind::SessionExpired
+            | ErrorKind::TooLarge => {
+                debug!(%error, "an attempt at ImmuDB failed");
+            }
+        }
+        self.standing.retried();
+        let delay = match error.kind {
+            ErrorKind::Configuration => Self::CONFIGURATION_DELAY,
+            // A new login settles it.
+            ErrorKind::SessionExpired => Duration::ZERO,
+            ErrorKind::Refused
+            | ErrorKind::Unreachable
+            | ErrorKind::Busy
+            | ErrorKind::Rejected
+            | ErrorKind::TooLarge
+            | ErrorKind::Corrupted => self.delays.next_delay(),
+        };
+        let shutdown = self.shutdown.clone();
+        tokio::select! {
+            () = self.unless_overdue(sleep(delay)) => {}
+            () = shutdown.cancelled() => {}
+        }
+    }
+
+    /// Does something that may take long; callers who have waited for `fallback_after` meanwhile are
+    /// answered from the local log.
+    async fn unless_overdue<T>(&mut self, work: impl Future<Output = T>) -> T {
+        tokio::pin!(work);
+        loop {
+            // Nobody may be waiting yet: look again in time for whoever comes next.
+            let overdue = self.waiting_since().unwrap_or_else(Instant::now) + self.settings.fallback_after;
+            tokio::select! {
+                done = &mut work => return done,
+                () = sleep_until(overdue) => {
+                    if self.waiting_since().is_some_and(|since| since.elapsed() >= self.settings.fallback_after) {
+                        self.happened(Happening::Overdue);
+                    }
+                }
+            }
+        }
+    }
+
+    /// Since when somebody waits for ImmuDB: at the start, everybody does.
+    fn waiting_since(&self) -> Option<Instant> {
+        match self.machine.state() {
+            State::Starting => Some(self.began),
+            State::Connected | State::Migrating => self.standing.waiting_since(),
+            State::Fallback | State::LocalOnly | State::Suspect | State::Fenced | State::Copying => None,
+        }
+    }
+
+    fn head_entry(&self, reached: Reached, released: Released) -> KeyValue {
+        let head = Head {
+            position: reached.position,
+            hash: reached.hash,
+            writer: self.writer.map(|writer| writer.id).unwrap_or_default(),
+            written_at: Timestamp::now().seconds(),
+            released: released == Released::Yes,
+        };
+        KeyValue { key: Bytes::from_static(head::KEY), value: head.encode() }
+    }
+
+    /// Nothing is forwarded any more until a person has acted and the service was restarted.
+    async fn park(mut self, happening: Happening, reason: &(dyn std::error::Error + Sync)) {
+        error!(%reason, "nothing is forwarded to ImmuDB until a person has decided");
+        self.standing.failed(true, reason.to_string());
+        self.happened(happening);
+        self.shutdown.cancelled().await;
+    }
+
+    /// Another service may take the database over at once, if it lacks nothing of ours.
+    async fn release(self, link: Link) {
+        let pending = self.sequencer.tip().position > link.reached.position;
+        if pending || self.machine.state() != State::Connected {
+            info!("events are pending: the head is not released");
+        } else {
+            let entries = vec![self.head_entry(link.reached, Released::Yes)];
+            match link.session.set(entries, unchanged_since(link.head_tx)).await {
+                Ok(_) => info!("the head is released"),
+                Err(error) => warn!(?error, "the head is not released"),
+            }
+        }
+        link.session.close().await;
+    }
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Released {
+    Yes,
+    No,
+}
+
+fn unchanged_since(tx: TxId) -> Vec<Precondition> {
+    let key = Bytes::from_static(head::KEY);
+    vec![Precondition::KeyMustExist(key.clone()), Precondition::KeyNotModifiedAfterTx { key, tx }]
+}
+
+/// A session lives on through an error that ImmuDB itself answered with.
+fn failed(error: immudb::Error, session: Session, pause: Pause) -> End {
+    let alive = match error.kind {
+        ErrorKind::Busy | ErrorKind::Rejected | ErrorKind::TooLarge | ErrorKind::Corrupted => Some(session),
+        ErrorKind::Refused
+        | ErrorKind::Unreachable
+        | ErrorKind::SessionExpired
+        | ErrorKind::Configuration => None,
+    };
+    End::Failed { error, session: alive, pause }
+}
+
+impl Reached {
+    /// Where nothing was forwarded yet.
+    const START: Self =
+        Self { place: crate::log::Place::START, position: Position(0), hash: Hash::START, snapshots: 0 };
+}

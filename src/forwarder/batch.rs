@@ -1,0 +1,183 @@
+//! One transaction for ImmuDB: whole appends out of the log, as many as fit.
+
+use std::{collections::BTreeMap, sync::Arc};
+
+use bytes::Bytes;
+
+use crate::{
+    event::{AggregateId, Hash, Position, SequenceNumber, record},
+    history::{History, HistoryError},
+    immudb::KeyValue,
+    log::{Cursor, Frame, Place, ReadFrame, Tip},
+};
+
+/// How much goes into one transaction. An append that is larger goes alone.
+#[derive(Debug, Clone, Copy)]
+pub struct BatchLimits {
+    pub keys_max: usize,
+    pub bytes_max: usize,
+}
+
+/// The contents of one transaction, but for the head.
+#[derive(Debug)]
+pub struct Batch {
+    pub entries: Vec<KeyValue>,
+    pub event_count: u64,
+    /// The log is in ImmuDB up to here once this is committed.
+    pub reached: Reached,
+}
+
+/// A point in the log between two frames.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Reached {
+    pub place: Place,
+    pub position: Position,
+    pub hash: Hash,
+    /// Snapshot frames before it.
+    pub snapshots: u64,
+}
+
+/// Reads the log and packs it.
+#[derive(Debug)]
+pub struct Packer {
+    history: History,
+    limits: BatchLimits,
+    cursor: Cursor,
+    /// A frame that did not fit into the transaction before.
+    held: Option<ReadFrame>,
+    reached: Reached,
+}
+
+impl Packer {
+    /// Starts behind everything that ImmuDB has.
+    pub fn new(history: History, limits: BatchLimits, reached: Reached) -> Self {
+        let segments = Arc::clone(&history.segments);
+        let cursor = Cursor::after(segments, reached.place, reached.position, reached.hash);
+        Self { history, limits, cursor, held: None, reached }
+    }
+
+    /// What the next transaction has to carry of the log up to `tip`. It may be empty, and still have
+    /// reached further than the one before.
+    ///
+    /// # Errors
+    /// The log is damaged.
+    pub fn next(&mut self, tip: Tip) -> Result<Batch, HistoryError> {
+        let mut contents = Contents::default();
+        loop {
+            let read = match self.held.take() {
+                Some(read) => read,
+                None => match self.cursor.next(tip.end)? {
+                    Some(read) => read,
+                    None => {
+                        self.reached.snapshots = tip.snapshots.max(self.reached.snapshots);
+                        self.reached.place = self.reached.place.max(tip.end);
+                        break;
+                    }
+                },
+            };
+            if !self.add(&mut contents, &read)? {
+                self.held = Some(read);
+                break;
+            }
+            self.reached.place = read.end;
+        }
+        Ok(Batch {
+            event_count: contents.event_count,
+            entries: contents.into_entries(),
+            reached: self.reached,
+        })
+    }
+
+    /// Adds a frame, unless the transaction would become too large by it.
+    fn add(&mut self, contents: &mut Contents, read: &ReadFrame) -> Result<bool, HistoryError> {
+        match &read.frame {
+            Frame::Mark(_) => Ok(true),
+            Frame::Snapshot { number, record: stored } => {
+                if !contents.has_room(self.limits, 1, stored.bytes.len()) {
+                    return Ok(false);
+                }
+                let snapshot = record::decode_snapshot(stored.bytes.clone())
+                    .map_err(|source| HistoryError::Record { place: stored.place(read.start), source })?;
+                // A lower number never replaces a higher: only the newest goes.
+                let newest = self.history.index.head(&snapshot.aggregate_id)?.and_then(|head| head.snapshot);
+                if newest.is_some_and(|newest| newest.place == stored.place(read.start)) {
+                    contents.snapshot(&snapshot.aggregate_id, stored.bytes.clone());
+                }
+                self.reached.snapshots = *number;
+                Ok(true)
+            }
+            Frame::Append { records, .. } => {
+                let bytes = records.iter().map(|stored| stored.bytes.len()).sum();
+                // At worst every event has an aggregate of its own.
+                let keys = records.len().saturating_mul(2);
+                if !contents.has_room(self.limits, keys, bytes) {
+                    return Ok(false);
+                }
+                for stored in records {
+                    let event = record::decode(stored.bytes.clone(), stored.hash)
+                        .map_err(|source| HistoryError::Record { place: stored.place(read.start), source })?;
+                    contents.event(&event.event.aggregate_id, event.sequence, stored.bytes.clone());
+                    self.reached.position = event.position;
+                    self.reached.hash = stored.hash;
+                }
+                Ok(true)
+            }
+        }
+    }
+}
+
+#[derive(Default)]
+struct Contents {
+    events: Vec<KeyValue>,
+    sequences: BTreeMap<AggregateId, SequenceNumber>,
+    snapshots: BTreeMap<AggregateId, Bytes>,
+    bytes: usize,
+    event_count: u64,
+}
+
+impl Contents {
+    fn has_room(&self, limits: BatchLimits, keys: usize, bytes: usize) -> bool {
+        let used =
+            self.events.len().saturating_add(self.sequences.len()).saturating_add(self.snapshots.len());
+        let head = 1;
+        used == 0
+            || used.saturating_add(keys).saturating_add(head) <= limits.keys_max
+                && self.bytes.saturating_add(bytes) <= limits.bytes_max
+    }
+
+    fn event(&mut self, aggregate: &AggregateId, sequence: SequenceNumber, record: Bytes) {
+        self.bytes = self.bytes.saturating_add(record.len());
+        self.event_count = self.event_count.saturating_add(1);
+        self.events.push(KeyValue { key: event_key(aggregate, sequence), value: record });
+        self.sequences.insert(aggregate.clone(), sequence);
+    }
+
+    fn snapshot(&mut self, aggregate: &AggregateId, record: Bytes) {
+        self.bytes = self.bytes.saturating_add(record.len());
+        self.snapshots.insert(aggregate.clone(), record);
+    }
+
+    fn into_entries(self) -> Vec<KeyValue> {
+        let mut entries = self.events;
+        for (aggregate, sequence) in self.sequences {
+            let key = Bytes::from(format!("sequence:{}", aggregate.encoded()));
+            entries.push(KeyValue { key, value: Bytes::from(sequence.to_string()) });
+        }
+        for (aggregate, record) in self.snapshots {
+            entries.push(KeyValue { key: snapshot_key(&aggregate), value: record });
+        }
+        entries
+    }
+}
+
+pub const EVENT_PREFIX: &str = "event:";
+pub const SNAPSHOT_PREFIX: &str = "snapshot:";
+
+/// The key of an event: the padding makes the order of keys that of sequence numbers.
+pub fn event_key(aggregate: &AggregateId, sequence: SequenceNumber) -> Bytes {
+    Bytes::from(format!("{EVENT_PREFIX}{}:{:020}", aggregate.encoded(), sequence.0))
+}
+
+fn snapshot_key(aggregate: &AggregateId) -> Bytes {
+    Bytes::from(format!("{SNAPSHOT_PREFIX}{}", aggregate.encoded()))
+}

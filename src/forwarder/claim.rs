@@ -1,0 +1,231 @@
+//! Becoming the writer: the head is read, decided on, claimed, and what our log lacks is copied.
+
+use bytes::Bytes;
+use tracing::info;
+
+use super::{
+    Forwarder, Reached, Released, Writer, batch,
+    copy::{self, Copy, CopyError, Unfinished},
+    decision::{self, Decision, Doubt, Fence, Ours, Serving},
+    head::{self, Head},
+    state::Happening,
+    unchanged_since,
+};
+use crate::{
+    event::record::ForwardedMark,
+    history::HistoryError,
+    immudb::{self, KeyValue, Precondition, Session, SetError, TransactionPages, TxId},
+    log::writer_ids,
+};
+
+/// A session that may write.
+pub(super) struct Claimed {
+    pub session: Session,
+    pub head_tx: TxId,
+    pub reached: Reached,
+}
+
+/// Why it may not.
+#[derive(Debug, thiserror::Error)]
+pub(super) enum ClaimError {
+    /// Try again.
+    #[error(transparent)]
+    Immudb(#[from] immudb::Error),
+    #[error(transparent)]
+    Fenced(Fence),
+    #[error("writer {} has the database", head.writer)]
+    FencedBy { head: Head },
+    #[error(transparent)]
+    Suspect(Doubt),
+    #[error("{0}")]
+    Diverged(String),
+    #[error("log:head holds something else than a head")]
+    HeadUnreadable,
+    /// The local log or its folder can't be used.
+    #[error("{0}")]
+    Local(String),
+}
+
+impl From<HistoryError> for ClaimError {
+    fn from(error: HistoryError) -> Self {
+        Self::Local(error.to_string())
+    }
+}
+
+impl From<CopyError> for ClaimError {
+    fn from(error: CopyError) -> Self {
+        match error {
+            CopyError::Immudb(error) => Self::Immudb(error),
+            CopyError::Diverged(what) => Self::Diverged(what),
+            CopyError::History(error) => error.into(),
+            CopyError::Adopt(error) => Self::Local(error.to_string()),
+        }
+    }
+}
+
+impl Forwarder {
+    /// Reads the head until it names us, or says that it may not.
+    pub(super) async fn claim(&mut self, session: Session) -> Result<Claimed, ClaimError> {
+        loop {
+            let entry = self.unless_overdue(session.get(head::KEY)).await?;
+            let head = match &entry {
+                None => None,
+                Some(entry) => Some(Head::decode(&entry.value).ok_or(ClaimError::HeadUnreadable)?),
+            };
+            let seen = entry.map_or(TxId(0), |entry| entry.tx);
+            if let (Some(writer), Some(head)) = (&mut self.writer, &head) {
+                writer.confirmed |= writer.id == head.writer;
+            }
+            match (self.decide(&session, head.as_ref()).await?, head) {
+                (Decision::Resume, Some(head)) => {
+                    self.learn(&session, &head, seen).await?;
+                    let reached = self.after(&head)?;
+                    return Ok(Claimed { session, head_tx: seen, reached });
+                }
+                (Decision::Claim, Some(head)) => {
+                    self.learn(&session, &head, seen).await?;
+                    self.take(&session, &head, seen).await?;
+                }
+                (Decision::ClaimAndCopy, Some(head)) => self.take_and_copy(&session, &head, seen).await?,
+                (Decision::ClaimEmpty | Decision::Resume | Decision::Claim | Decision::ClaimAndCopy, _) => {
+                    self.take_empty(&session).await?;
+                }
+                (Decision::Fenced(Fence::OtherWriter), Some(head)) => {
+                    return Err(ClaimError::FencedBy { head });
+                }
+                (Decision::Fenced(fence), _) => return Err(ClaimError::Fenced(fence)),
+                (Decision::Suspect(doubt), _) => return Err(ClaimError::Suspect(doubt)),
+            }
+        }
+    }
+
+    async fn decide(&mut self, session: &Session, head: Option<&Head>) -> Result<Decision, ClaimError> {
+        let ids =
+            writer_ids::load(&self.settings.folder).map_err(|error| ClaimError::Local(error.to_string()))?;
+        let tip = self.sequencer.tip();
+        let hash_at_head = match head.filter(|head| head.position <= tip.position) {
+            Some(head) => Some(self.history.locate(head.position, tip)?.hash),
+            None => None,
+        };
+        let has_events = match head {
+            Some(_) => true,
+            None => {
+                let found = self.unless_overdue(session.scan_keys(batch::EVENT_PREFIX.as_bytes(), 1)).await?;
+                !found.is_empty()
+            }
+        };
+        let serving = if self.standing.is_serving() { Serving::Began } else { Serving::NotYet };
+        let ours = Ours {
+            ids: &ids,
+            current: self.writer.filter(|writer| writer.confirmed).map(|writer| writer.id),
+            last: tip.position,
+            forwarded: self.standing.view().forwarded.position,
+            hash_at_head,
+            serving,
+            take_over: self.settings.take_over,
+        };
+        Ok(decision::decide(head, has_events, &ours))
+    }
+
+    /// A new writer id, kept before it is claimed with.
+    fn new_writer(&mut self) -> Result<(), ClaimError> {
+        if self.writer.is_none() {
+            let id = writer_ids::add(&self.settings.folder)
+                .map_err(|error| ClaimError::Local(error.to_string()))?;
+            self.writer = Some(Writer { id, confirmed: false });
+        }
+        Ok(())
+    }
+
+    async fn take_empty(&mut self, session: &Session) -> Result<(), ClaimError> {
+        self.new_writer()?;
+        let entry = self.head_entry(Reached::START, Released::No);
+        let condition = Precondition::KeyMustNotExist(Bytes::from_static(head::KEY));
+        self.write_head(session, entry, vec![condition]).await
+    }
+
+    async fn take(&mut self, session: &Session, head: &Head, seen: TxId) -> Result<(), ClaimError> {
+        self.new_writer()?;
+        let place = Reached { position: head.position, hash: head.hash, ..Reached::START };
+        let entry = self.head_entry(place, Released::No);
+        self.write_head(session, entry, unchanged_since(seen)).await
+    }
+
+    async fn take_and_copy(&mut self, session: &Session, head: &Head, seen: TxId) -> Result<(), ClaimError> {
+        self.happened(Happening::CopyBegan);
+        let (sequencer, history) = (self.sequencer.clone(), self.history.clone());
+        let unfinished = Unfinished::new(&self.settings.folder);
+        let copy = Copy { session, sequencer: &sequencer, history: &history, unfinished: &unfinished, head };
+        let first = copy.check_fit().await?;
+        if self.writer.is_none_or(|writer| writer.id != head.writer) {
+            self.take(session, head, seen).await?;
+        }
+        copy.run(first).await?;
+        Ok(())
+    }
+
+    /// Whatever comes out of it, the head is read next, and says what it was.
+    async fn write_head(
+        &mut self,
+        session: &Session,
+        entry: KeyValue,
+        conditions: Vec<Precondition>,
+    ) -> Result<(), ClaimError> {
+        match self.unless_overdue(session.set(vec![entry], conditions)).await {
+            Ok(_) => {
+                if let Some(writer) = &mut self.writer {
+                    writer.confirmed = true;
+                    info!(writer = %writer.id, "claimed the database");
+                }
+                Ok(())
+            }
+            Err(SetError::Conflict) => Ok(()),
+            Err(SetError::NotWritten(error) | SetError::Unknown(error)) => Err(error.into()),
+        }
+    }
+
+    /// Notes which transactions took the events between the forwarded position and the head's: those whose
+    /// commit was not answered, or whose note was lost in a crash.
+    async fn learn(&mut self, session: &Session, head: &Head, seen: TxId) -> Result<(), ClaimError> {
+        let known = self.standing.view().forwarded;
+        if head.position <= known.position {
+            return Ok(());
+        }
+        let mut marks = Vec::new();
+        if self.writer.is_none() {
+            let tip = self.sequencer.tip();
+            let first = self.history.event_at(known.position.next(), tip)?;
+            let key = batch::event_key(&first.event.aggregate_id, first.sequence);
+            let entry = self.unless_overdue(session.get(&key)).await?;
+            let mut pages = TransactionPages::from(entry.map_or(seen, |entry| entry.tx));
+            loop {
+                let page = self.unless_overdue(pages.next(session)).await?;
+                let heads = page.iter().filter_map(|tx| Some((tx.header.id, copy::head_in(tx)?)));
+                marks.extend(heads.map(|(tx, head)| (head.position, tx)));
+                if page.is_empty() || marks.last().is_some_and(|(position, _)| *position >= head.position) {
+                    break;
+                }
+            }
+        }
+        marks.retain(|(position, _)| *position > known.position && *position < head.position);
+        // Of the rest, one transaction at most was under way, and the head was last written by it.
+        marks.push((head.position, seen));
+        marks.dedup_by_key(|(position, _)| *position);
+        let place = self.history.locate(head.position, self.sequencer.tip())?.append_end;
+        for (position, tx) in marks {
+            let mark = ForwardedMark { position, snapshots: known.snapshots, immudb_tx: tx.0 };
+            self.sequencer.mark(mark);
+            if position == head.position {
+                self.standing.advance(mark, place);
+            }
+        }
+        Ok(())
+    }
+
+    /// Where to go on behind the head's position.
+    fn after(&self, head: &Head) -> Result<Reached, ClaimError> {
+        let located = self.history.locate(head.position, self.sequencer.tip())?;
+        let snapshots = self.standing.view().forwarded.snapshots;
+        Ok(Reached { place: located.append_end, position: head.position, hash: head.hash, snapshots })
+    }
+}

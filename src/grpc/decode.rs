@@ -1,0 +1,366 @@
+//! Requests from the wire: everything is checked here, once, and all that is wrong is named together.
+
+use std::{collections::BTreeMap, sync::Arc};
+
+use bytes::Bytes;
+
+use super::wire;
+use crate::{
+    config::LimitsConfig,
+    event::{
+        AggregateId, Content, ContentDigest, EventId, Hash, NameError, NewEvent, Position, SequenceNumber,
+        Snapshot, Timestamp, check_name,
+    },
+    index::Direction,
+    sequencer::Append,
+    store::{Filter, LoadRequest, OrderStart},
+};
+
+/// What is wrong with a request: field and problem.
+#[derive(Debug, Default, PartialEq, Eq)]
+pub struct Violations(pub Vec<(String, String)>);
+
+impl Violations {
+    /// No more are named than a person reads.
+    const NAMED_MAX: usize = 20;
+
+    fn add(&mut self, field: impl Into<String>, problem: impl Into<String>) {
+        if self.0.len() < Self::NAMED_MAX {
+            self.0.push((field.into(), problem.into()));
+        }
+    }
+
+    fn none_or<T>(self, value: Option<T>) -> Result<T, Self> {
+        match value {
+            Some(value) if self.0.is_empty() => Ok(value),
+            _ => Err(self),
+        }
+    }
+}
+
+/// Checks requests against the configured limits.
+#[derive(Debug)]
+pub struct Decoder {
+    pub limits: LimitsConfig,
+}
+
+impl Decoder {
+    /// # Errors
+    /// Names every field that is wrong.
+    pub fn append(&self, request: wire::AppendEventsRequest) -> Result<Append, Violations> {
+        let mut wrong = Violations::default();
+        let count = request.events.len();
+        if count == 0 {
+            wrong.add("events", "must not be empty");
+        }
+        if count > self.limits.append_events_max {
+            wrong.add("events", format!("has {count}, {} are allowed", self.limits.append_events_max));
+            return Err(wrong);
+        }
+        let bytes: usize = request.events.iter().map(prost::Message::encoded_len).sum();
+        if bytes > self.limits.append_bytes_max {
+            wrong.add(
+                "events",
+                format!("have {bytes} bytes together, {} are allowed", self.limits.append_bytes_max),
+            );
+            return Err(wrong);
+        }
+        let mut events = Vec::with_capacity(count);
+        let mut ids = std::collections::HashSet::with_capacity(count);
+        for (index, event) in request.events.into_iter().enumerate() {
+            let Some(event) = self.event(&format!("events[{index}]"), event, &mut wrong) else { continue };
+            if !ids.insert(event.id) {
+                wrong.add(format!("events[{index}].event_id"), "stands twice in this call");
+            }
+            let digest = ContentDigest::of(&event);
+            events.push((event, digest));
+        }
+        let expected = self.expectations(request.expected_sequences, &mut wrong);
+        wrong.none_or(Some(Append { events, expected }))
+    }
+
+    fn expectations(
+        &self,
+        expected: BTreeMap<String, u64>,
+        wrong: &mut Violations,
+    ) -> Vec<(AggregateId, SequenceNumber)> {
+        let max = self.limits.expected_sequences_max;
+        if expected.len() > max {
+            wrong.add("expected_sequences", format!("has {}, {max} are allowed", expected.len()));
+            return Vec::new();
+        }
+        let mut checked = Vec::with_capacity(expected.len());
+        for (id, sequence) in expected {
+            let id = self.aggregate_id("expected_sequences", &id, wrong);
+            checked.extend(id.map(|id| (id, SequenceNumber(sequence))));
+        }
+        checked
+    }
+
+    fn event(&self, at: &str, event: wire::NewEvent, wrong: &mut Violations) -> Option<NewEvent> {
+        let id = match event.event_id.as_str() {
+            "" => Some(EventId::random()),
+            text => EventId::parse(text).or_else(|| {
+                wrong.add(format!("{at}.event_id"), "is no UUID");
+                None
+            }),
+        };
+        let aggregate_id = self.aggregate_id(&format!("{at}.aggregate_id"), &event.aggregate_id, wrong);
+        let types_max = self.limits.type_bytes_max;
+        if !event.aggregate_type.is_empty() {
+            name(&format!("{at}.aggregate_type"), &event.aggregate_type, types_max, wrong);
+        }
+        name(&format!("{at}.event_type"), &event.event_type, types_max, wrong);
+        for (field, text) in
+            [("correlation_id", &event.correlation_id), ("causation_id", &event.causation_id)]
+        {
+            if !text.is_empty() {
+                name(&format!("{at}.{field}"), text, self.limits.id_bytes_max, wrong);
+            }
+        }
+        self.metadata(&format!("{at}.metadata"), &event.metadata, wrong);
+        let occurred_at = timestamp(&format!("{at}.occurred_at"), event.occurred_at, wrong);
+        let content = match event.data {
+            None => Content::Absent,
+            Some(wire::new_event::Data::Json(text)) => Content::Json(text),
+            Some(wire::new_event::Data::Binary(bytes)) => Content::Binary(bytes),
+        };
+        content_ok(at, &content, self.limits.event_bytes_max, wrong);
+        Some(NewEvent {
+            id: id?,
+            aggregate_id: aggregate_id?,
+            aggregate_type: Arc::from(event.aggregate_type),
+            event_type: Arc::from(event.event_type),
+            content,
+            correlation_id: event.correlation_id,
+            causation_id: event.causation_id,
+            metadata: event.metadata,
+            occurred_at,
+        })
+    }
+
+    fn aggregate_id(&self, field: &str, text: &str, wrong: &mut Violations) -> Option<AggregateId> {
+        let max = self.limits.id_bytes_max;
+        let checked = match text.len() > max {
+            true => Err(NameError::TooLong { bytes: text.len(), max }),
+            false => AggregateId::new(text),
+        };
+        checked.map_err(|error| wrong.add(field, error.to_string())).ok()
+    }
+
+    fn metadata(&self, field: &str, metadata: &BTreeMap<String, String>, wrong: &mut Violations) {
+        let (entries_max, value_max) =
+            (self.limits.metadata_entries_max, self.limits.metadata_value_bytes_max);
+        if metadata.len() > entries_max {
+            wrong.add(field, format!("has {} entries, {entries_max} are allowed", metadata.len()));
+        }
+        for (key, value) in metadata {
+            if let Err(error) = check_name(key) {
+                wrong.add(field, format!("a key {error}"));
+            }
+            if value.len() > value_max {
+                wrong.add(field, format!("a value has {} bytes, {value_max} are allowed", value.len()));
+            }
+        }
+    }
+
+    /// # Errors
+    /// Names every field that is wrong.
+    pub fn snapshot(&self, request: wire::SaveSnapshotRequest) -> Result<Snapshot, Violations> {
+        let mut wrong = Violations::default();
+        let id = self.aggregate_id("aggregate_id", &request.aggregate_id, &mut wrong);
+        if request.sequence_number == 0 {
+            wrong.add("sequence_number", "must be 1 or more");
+        }
+        let content = match request.data {
+            None => Content::Absent,
+            Some(wire::save_snapshot_request::Data::Json(text)) => Content::Json(text),
+            Some(wire::save_snapshot_request::Data::Binary(bytes)) => Content::Binary(bytes),
+        };
+        content_ok("", &content, self.limits.snapshot_bytes_max, &mut wrong);
+        self.metadata("metadata", &request.metadata, &mut wrong);
+        let snapshot = id.map(|aggregate_id| Snapshot {
+            aggregate_id,
+            sequence: SequenceNumber(request.sequence_number),
+            content,
+            schema_version: request.schema_version,
+            metadata: request.metadata,
+            // Both are the sequencer's to say.
+            recorded_at: Timestamp::default(),
+            event_hash: Hash::START,
+        });
+        wrong.none_or(snapshot)
+    }
+
+    /// # Errors
+    /// Names every field that is wrong.
+    pub fn load(&self, request: &wire::LoadEventsRequest) -> Result<LoadRequest, Violations> {
+        let mut wrong = Violations::default();
+        let id = self.aggregate_id("aggregate_id", &request.aggregate_id, &mut wrong);
+        if request.from_snapshot && request.backwards {
+            wrong.add("from_snapshot", "does not go together with backwards");
+        }
+        let recorded_until = timestamp("recorded_until", request.recorded_until, &mut wrong);
+        let load = id.map(|aggregate_id| LoadRequest {
+            aggregate_id,
+            from: SequenceNumber(request.from_sequence),
+            to: SequenceNumber(request.to_sequence),
+            recorded_until,
+            snapshot_schema: request.from_snapshot.then_some(request.snapshot_schema_version),
+            direction: if request.backwards { Direction::Backwards } else { Direction::Forwards },
+            limit: request.limit,
+        });
+        wrong.none_or(load)
+    }
+
+    /// # Errors
+    /// Names the field that is wrong.
+    pub fn id(&self, text: &str) -> Result<AggregateId, Violations> {
+        let mut wrong = Violations::default();
+        let id = self.aggregate_id("aggregate_id", text, &mut wrong);
+        wrong.none_or(id)
+    }
+
+    /// # Errors
+    /// Names every field that is wrong.
+    pub fn list(&self, request: &wire::ListAggregatesRequest) -> Result<ListRequest, Violations> {
+        const PAGE_MAX: u32 = 1000;
+        const PAGE_DEFAULT: u32 = 100;
+        let mut wrong = Violations::default();
+        if request.page_size > PAGE_MAX {
+            wrong.add("page_size", format!("is {}, {PAGE_MAX} is allowed", request.page_size));
+        }
+        for (field, text) in [
+            ("aggregate_type", &request.aggregate_type),
+            ("aggregate_id_prefix", &request.aggregate_id_prefix),
+        ] {
+            if !text.is_empty() {
+                name(field, text, self.limits.id_bytes_max, &mut wrong);
+            }
+        }
+        let after = match request.page_token.as_str() {
+            "" => None,
+            token => match token_id(token) {
+                Some(id) => Some(id),
+                None => {
+                    wrong.add("page_token", "is none of ours");
+                    None
+                }
+            },
+        };
+        let count = if request.page_size == 0 { PAGE_DEFAULT } else { request.page_size };
+        wrong.none_or(Some(ListRequest { after, count: count as usize }))
+    }
+
+    /// # Errors
+    /// Names every field that is wrong.
+    pub fn filter(&self, filter: Option<wire::Filter>) -> Result<Filter, Violations> {
+        const TYPES_MAX: usize = 100;
+        let mut wrong = Violations::default();
+        let filter = filter.unwrap_or_default();
+        for (field, types) in
+            [("filter.aggregate_types", &filter.aggregate_types), ("filter.event_types", &filter.event_types)]
+        {
+            if types.len() > TYPES_MAX {
+                wrong.add(field, format!("has {}, {TYPES_MAX} are allowed", types.len()));
+            }
+            for one in types {
+                name(field, one, self.limits.type_bytes_max, &mut wrong);
+            }
+        }
+        for (field, text) in [
+            ("filter.aggregate_id_prefix", &filter.aggregate_id_prefix),
+            ("filter.correlation_id", &filter.correlation_id),
+        ] {
+            if !text.is_empty() {
+                name(field, text, self.limits.id_bytes_max, &mut wrong);
+            }
+        }
+        let recorded_from = timestamp("filter.recorded_from", filter.recorded_from, &mut wrong);
+        let recorded_until = timestamp("filter.recorded_until", filter.recorded_until, &mut wrong);
+        wrong.none_or(Some(Filter {
+            aggregate_types: filter.aggregate_types.into_iter().collect(),
+            event_types: filter.event_types.into_iter().collect(),
+            aggregate_id_prefix: filter.aggregate_id_prefix,
+            correlation_id: filter.correlation_id,
+            recorded_from,
+            recorded_until,
+        }))
+    }
+
+    /// # Errors
+    /// Names the field that is wrong.
+    pub fn checkpoint(&self, checkpoint: Option<wire::Checkpoint>) -> Result<OrderStart, Violations> {
+        let Some(checkpoint) = checkpoint else { return Ok(OrderStart::After(Position(0), None)) };
+        let hash = match checkpoint.hash.as_ref() {
+            [] => None,
+            bytes => Some(Hash::from_slice(bytes).ok_or_else(|| {
+                Violations(vec![("after.hash".to_owned(), "must have 32 bytes, or none".to_owned())])
+            })?),
+        };
+        Ok(OrderStart::After(Position(checkpoint.position), hash))
+    }
+}
+
+/// What a page is asked for by, beside its filter.
+#[derive(Debug)]
+pub struct ListRequest {
+    pub after: Option<AggregateId>,
+    pub count: usize,
+}
+
+/// The token of the page behind `id`. Opaque to callers.
+pub fn page_token(id: &AggregateId) -> String {
+    hex::encode(id.as_str())
+}
+
+fn token_id(token: &str) -> Option<AggregateId> {
+    let text = String::from_utf8(hex::decode(token).ok()?).ok()?;
+    AggregateId::new(&text).ok()
+}
+
+fn name(field: &str, text: &str, bytes_max: usize, wrong: &mut Violations) {
+    let checked = match text.len() > bytes_max {
+        true => Err(NameError::TooLong { bytes: text.len(), max: bytes_max }),
+        false => check_name(text),
+    };
+    if let Err(error) = checked {
+        wrong.add(field, error.to_string());
+    }
+}
+
+fn timestamp(field: &str, at: Option<prost_types::Timestamp>, wrong: &mut Violations) -> Option<Timestamp> {
+    let at = at?;
+    let checked = Timestamp::new(at.seconds, at.nanos);
+    if checked.is_none() {
+        wrong.add(field, "is no time between the years 1 and 9999");
+    }
+    checked
+}
+
+fn content_ok(at: &str, content: &Content, bytes_max: usize, wrong: &mut Violations) {
+    let field = |name: &str| if at.is_empty() { name.to_owned() } else { format!("{at}.{name}") };
+    let bytes = content.byte_count();
+    match content {
+        Content::Absent => {}
+        Content::Json(_) if bytes > bytes_max => {
+            wrong.add(field("json"), format!("has {bytes} bytes, {bytes_max} are allowed"));
+        }
+        Content::Binary(_) if bytes > bytes_max => {
+            wrong.add(field("binary"), format!("has {bytes} bytes, {bytes_max} are allowed"));
+        }
+        Content::Binary(_) => {}
+        // The parser's own message may quote the text: line and column are enough.
+        Content::Json(text) => {
+            if let Err(error) = serde_json::from_str::<serde::de::IgnoredAny>(text) {
+                let place = format!("is no JSON (line {}, column {})", error.line(), error.column());
+                wrong.add(field("json"), place);
+            }
+        }
+    }
+}
+
+/// Bytes as the wire has them.
+pub fn hash_bytes(hash: Hash) -> Bytes {
+    Bytes::copy_from_slice(&hash.0)
+}

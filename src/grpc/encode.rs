@@ -1,0 +1,170 @@
+//! Answers for the wire.
+
+use super::{decode::hash_bytes, wire};
+use crate::{
+    event::{AggregateId, Content, RecordedEvent, Snapshot, Timestamp},
+    forwarder::State,
+    index::Head,
+    store::{Appended, Figures, StoredIn},
+};
+
+pub fn timestamp(at: Timestamp) -> prost_types::Timestamp {
+    prost_types::Timestamp { seconds: at.seconds(), nanos: at.nanos() }
+}
+
+pub fn stored_in(stored_in: StoredIn) -> wire::StoredIn {
+    match stored_in {
+        StoredIn::LocalLog => wire::StoredIn::LocalLog,
+        StoredIn::Immudb(_) => wire::StoredIn::Immudb,
+    }
+}
+
+pub fn appended(appended: Appended) -> wire::AppendEventsResponse {
+    let Appended { stored, stored_in: place } = appended;
+    let aggregates = stored.aggregates.into_iter().map(|aggregate| wire::AppendedAggregate {
+        aggregate_id: aggregate.id.as_str().to_owned(),
+        first_sequence: aggregate.first.0,
+        last_sequence: aggregate.last.0,
+        snapshot_due: aggregate.snapshot_due,
+    });
+    wire::AppendEventsResponse {
+        aggregates: aggregates.collect(),
+        event_ids: stored.event_ids.iter().map(ToString::to_string).collect(),
+        first_position: stored.bounds.first.0,
+        last_position: stored.bounds.last.0,
+        stored_in: stored_in(place).into(),
+        immudb_tx: match place {
+            StoredIn::Immudb(tx) => tx,
+            StoredIn::LocalLog => 0,
+        },
+        already_stored: stored.already,
+    }
+}
+
+pub fn event(recorded: RecordedEvent) -> wire::RecordedEvent {
+    let event = recorded.event;
+    wire::RecordedEvent {
+        event_id: event.id.to_string(),
+        aggregate_id: event.aggregate_id.as_str().to_owned(),
+        aggregate_type: event.aggregate_type.as_ref().to_owned(),
+        event_type: event.event_type.as_ref().to_owned(),
+        data: match event.content {
+            Content::Absent => None,
+            Content::Json(text) => Some(wire::recorded_event::Data::Json(text)),
+            Content::Binary(bytes) => Some(wire::recorded_event::Data::Binary(bytes)),
+        },
+        correlation_id: event.correlation_id,
+        causation_id: event.causation_id,
+        metadata: event.metadata,
+        occurred_at: event.occurred_at.map(timestamp),
+        sequence_number: recorded.sequence.0,
+        position: recorded.position.0,
+        recorded_at: Some(timestamp(recorded.recorded_at)),
+        hash: hash_bytes(recorded.hash),
+    }
+}
+
+pub fn snapshot(snapshot: Snapshot) -> wire::Snapshot {
+    wire::Snapshot {
+        aggregate_id: snapshot.aggregate_id.as_str().to_owned(),
+        sequence_number: snapshot.sequence.0,
+        data: match snapshot.content {
+            Content::Absent => None,
+            Content::Json(text) => Some(wire::snapshot::Data::Json(text)),
+            Content::Binary(bytes) => Some(wire::snapshot::Data::Binary(bytes)),
+        },
+        schema_version: snapshot.schema_version,
+        metadata: snapshot.metadata,
+        recorded_at: Some(timestamp(snapshot.recorded_at)),
+    }
+}
+
+pub fn aggregate((id, head): (AggregateId, Head)) -> wire::Aggregate {
+    wire::Aggregate {
+        aggregate_id: id.as_str().to_owned(),
+        aggregate_type: head.aggregate_type.as_ref().to_owned(),
+        last_sequence: head.last.0,
+        snapshot_sequence: head.snapshot.map_or(0, |snapshot| snapshot.sequence.0),
+    }
+}
+
+fn state(state: State) -> wire::State {
+    match state {
+        State::Connected => wire::State::Connected,
+        State::Fallback => wire::State::Fallback,
+        State::Migrating => wire::State::Migrating,
+        State::LocalOnly => wire::State::LocalOnly,
+        State::Suspect => wire::State::Suspect,
+        State::Fenced => wire::State::Fenced,
+        // As long as it starts, it can't know yet that there is nothing to copy.
+        State::Starting | State::Copying => wire::State::Copying,
+    }
+}
+
+/// The most frequent types, and the rest under `other`.
+fn most_frequent(
+    totals: std::collections::HashMap<std::sync::Arc<str>, u64>,
+) -> std::collections::BTreeMap<String, u64> {
+    const NAMED_MAX: usize = 1000;
+    let mut all: Vec<_> = totals.into_iter().collect();
+    all.sort_unstable_by(|(name, count), (other_name, other)| other.cmp(count).then(name.cmp(other_name)));
+    let rest: u64 = all.iter().skip(NAMED_MAX).map(|(_, count)| count).sum();
+    all.truncate(NAMED_MAX);
+    let mut named: std::collections::BTreeMap<_, _> =
+        all.into_iter().map(|(name, count)| (name.as_ref().to_owned(), count)).collect();
+    if rest > 0 {
+        *named.entry("other".to_owned()).or_default() += rest;
+    }
+    named
+}
+
+/// What the store can't know of itself.
+#[derive(Debug, Clone)]
+pub struct Surroundings {
+    /// Host, port and database of ImmuDB, where one is configured.
+    pub immudb: Option<(String, String)>,
+    pub event_files_pending: u64,
+}
+
+pub fn stats(
+    figures: Figures,
+    counters: &crate::stats::Counters,
+    started_at: Timestamp,
+    surroundings: Surroundings,
+) -> wire::StatsResponse {
+    let Figures { complete, totals, view, pending_events, pending_snapshots } = figures;
+    let configured = surroundings.immudb.is_some();
+    let (address, database) = surroundings.immudb.unwrap_or_default();
+    wire::StatsResponse {
+        state: state(view.state).into(),
+        event_count: complete.tip.position.0,
+        aggregate_count: complete.aggregates,
+        snapshot_count: complete.snapshots,
+        event_types: most_frequent(totals.event_types),
+        aggregate_types: most_frequent(totals.aggregate_types),
+        last_position: complete.tip.position.0,
+        forwarded_position: view.forwarded.position.0,
+        pending_events,
+        pending_snapshots,
+        event_files_pending: surroundings.event_files_pending,
+        events_stored: counters.events_stored.get(),
+        events_loaded: counters.events_loaded.get(),
+        snapshots_stored: counters.snapshots_stored.get(),
+        snapshots_loaded: counters.snapshots_loaded.get(),
+        store_failures: counters.store_failures.get(),
+        load_failures: counters.load_failures.get(),
+        retries: view.retries,
+        fallbacks: view.fallbacks,
+        migrated_events: view.migrated_events,
+        immudb: Some(wire::ImmudbStats {
+            configured,
+            reachable: view.reachable,
+            address,
+            database,
+            last_tx: view.last_tx,
+            last_error: view.last_error,
+        }),
+        started_at: Some(timestamp(started_at)),
+        version: env!("CARGO_PKG_VERSION").to_owned(),
+    }
+}

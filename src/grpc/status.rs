@@ -1,0 +1,172 @@
+//! The one place where errors become statuses. The message says it for people, the details for programs.
+
+use std::{collections::HashMap, time::Duration};
+
+use tonic::{Code, Status};
+use tonic_types::{ErrorDetails, FieldViolation, StatusExt};
+
+use super::decode::Violations;
+use crate::store::{Conflict, Limit, Precondition, StoreError, Unavailable};
+
+const DOMAIN: &str = "aethyr.eventstore";
+
+/// How long a caller is told to wait for a service that comes or goes.
+const UNAVAILABLE_RETRY: Duration = Duration::from_secs(1);
+
+pub fn of_violations(violations: Violations) -> Status {
+    let message: Vec<String> =
+        violations.0.iter().map(|(field, problem)| format!("{field}: {problem}")).collect();
+    let fields = violations.0.into_iter().map(|(field, problem)| FieldViolation::new(field, problem));
+    let details = ErrorDetails::with_bad_request(fields.collect::<Vec<_>>());
+    Status::with_error_details(Code::InvalidArgument, message.join("; "), details)
+}
+
+pub fn of_error(error: StoreError) -> Status {
+    let message = error.to_string();
+    match error {
+        StoreError::Invalid { field, problem } => of_violations(Violations(vec![(field, problem)])),
+        StoreError::Conflict(conflict) => of_conflict(conflict, message),
+        StoreError::NoSnapshot(_) => with_reason(Code::NotFound, message, "NO_SNAPSHOT", []),
+        StoreError::Precondition(precondition) => of_precondition(&precondition, message),
+        StoreError::Full { limit, max, retry_after } => full(limit, max, retry_after, message),
+        StoreError::Unavailable(why) => unavailable(why, message),
+        StoreError::OutcomeUnknown => with_reason(Code::Unknown, message, "OUTCOME_UNKNOWN", []),
+        StoreError::Damaged(_) => with_reason(Code::DataLoss, message, "DAMAGED", []),
+    }
+}
+
+pub fn deadline_exceeded() -> Status {
+    Status::deadline_exceeded("the caller's deadline is over; an append that has begun goes on")
+}
+
+/// A task of the service ended without an answer.
+pub fn internal(what: &'static str) -> Status {
+    Status::internal(what)
+}
+
+fn of_conflict(conflict: Conflict, message: String) -> Status {
+    match conflict {
+        Conflict::WrongExpectedSequence { aggregate, expected, actual } => with_reason(
+            Code::Aborted,
+            message,
+            "WRONG_EXPECTED_SEQUENCE",
+            [
+                ("aggregate_id", aggregate.to_string()),
+                ("expected", expected.to_string()),
+                ("actual", actual.to_string()),
+            ],
+        ),
+        Conflict::EventIdReused(id) => {
+            with_reason(Code::AlreadyExists, message, "EVENT_ID_REUSED", [("event_id", id.to_string())])
+        }
+    }
+}
+
+fn of_precondition(precondition: &Precondition, message: String) -> Status {
+    let reason = match precondition {
+        Precondition::SnapshotAhead { .. } => "SNAPSHOT_AHEAD",
+        Precondition::EventSourcingDisabled { .. } => "EVENT_SOURCING_DISABLED",
+        Precondition::Fenced => "FENCED",
+        Precondition::LocalLogFailed => "LOCAL_LOG_FAILED",
+        Precondition::HistoryChanged(_) => "HISTORY_CHANGED",
+    };
+    let facts = match precondition {
+        Precondition::SnapshotAhead { aggregate, snapshot, last } => vec![
+            ("aggregate_id", aggregate.to_string()),
+            ("sequence_number", snapshot.to_string()),
+            ("last_sequence", last.to_string()),
+        ],
+        Precondition::EventSourcingDisabled { file } => {
+            vec![("file", file.clone()), ("key", "event_sourcing.enabled".to_owned())]
+        }
+        Precondition::Fenced | Precondition::LocalLogFailed | Precondition::HistoryChanged(_) => Vec::new(),
+    };
+    with_reason(Code::FailedPrecondition, message, reason, facts)
+}
+
+fn full(limit: Limit, max: u64, retry_after: Duration, message: String) -> Status {
+    let facts = HashMap::from([("limit".to_owned(), limit.to_string()), ("max".to_owned(), max.to_string())]);
+    let mut details = ErrorDetails::with_error_info(limit.reason(), DOMAIN, facts);
+    details.set_retry_info(Some(retry_after));
+    Status::with_error_details(Code::ResourceExhausted, message, details)
+}
+
+fn unavailable(why: Unavailable, message: String) -> Status {
+    let mut details = ErrorDetails::with_error_info(why.reason(), DOMAIN, HashMap::new());
+    details.set_retry_info(Some(UNAVAILABLE_RETRY));
+    Status::with_error_details(Code::Unavailable, message, details)
+}
+
+fn with_reason(
+    code: Code,
+    message: String,
+    reason: &str,
+    facts: impl IntoIterator<Item = (&'static str, String)>,
+) -> Status {
+    let facts: HashMap<String, String> =
+        facts.into_iter().map(|(key, value)| (key.to_owned(), value)).collect();
+    Status::with_error_details(code, message, ErrorDetails::with_error_info(reason, DOMAIN, facts))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::event::{AggregateId, EventId, SequenceNumber};
+
+    #[test]
+    fn every_error_has_the_code_and_the_reason_of_the_contract() {
+        let room = AggregateId::new("room-1").unwrap();
+        let (one, two) = (SequenceNumber(1), SequenceNumber(2));
+        let full = |limit| StoreError::Full { limit, max: 1, retry_after: Duration::from_secs(1) };
+        let conflict =
+            Conflict::WrongExpectedSequence { aggregate: room.clone(), expected: one, actual: two };
+        let ahead = Precondition::SnapshotAhead { aggregate: room.clone(), snapshot: two, last: one };
+        let disabled = Precondition::EventSourcingDisabled { file: "conf/server.yml".into() };
+        let table: Vec<(StoreError, Code, &str)> = vec![
+            (conflict.into(), Code::Aborted, "WRONG_EXPECTED_SEQUENCE"),
+            (Conflict::EventIdReused(EventId::random()).into(), Code::AlreadyExists, "EVENT_ID_REUSED"),
+            (StoreError::NoSnapshot(room), Code::NotFound, "NO_SNAPSHOT"),
+            (ahead.into(), Code::FailedPrecondition, "SNAPSHOT_AHEAD"),
+            (disabled.into(), Code::FailedPrecondition, "EVENT_SOURCING_DISABLED"),
+            (Precondition::Fenced.into(), Code::FailedPrecondition, "FENCED"),
+            (Precondition::LocalLogFailed.into(), Code::FailedPrecondition, "LOCAL_LOG_FAILED"),
+            (Precondition::HistoryChanged("x").into(), Code::FailedPrecondition, "HISTORY_CHANGED"),
+            (full(Limit::CallsWaiting), Code::ResourceExhausted, "CALLS_WAITING"),
+            (full(Limit::PendingEvents), Code::ResourceExhausted, "PENDING_EVENTS"),
+            (full(Limit::PendingBytes), Code::ResourceExhausted, "PENDING_BYTES"),
+            (full(Limit::DiskFull), Code::ResourceExhausted, "DISK_FULL"),
+            (full(Limit::StreamsOpen), Code::ResourceExhausted, "STREAMS_OPEN"),
+            (full(Limit::ConcurrentCalls), Code::ResourceExhausted, "CONCURRENT_CALLS"),
+            (StoreError::Unavailable(Unavailable::Starting), Code::Unavailable, "STARTING"),
+            (StoreError::Unavailable(Unavailable::ShuttingDown), Code::Unavailable, "SHUTTING_DOWN"),
+            (StoreError::Unavailable(Unavailable::FirstContact), Code::Unavailable, "FIRST_CONTACT"),
+            (StoreError::OutcomeUnknown, Code::Unknown, "OUTCOME_UNKNOWN"),
+            (StoreError::Damaged("segment 1".into()), Code::DataLoss, "DAMAGED"),
+        ];
+        for (error, code, reason) in table {
+            let status = of_error(error);
+            assert_eq!(status.code(), code, "{reason}");
+            let details = status.get_error_details();
+            let info = details.error_info().unwrap_or_else(|| panic!("{reason}: no ErrorInfo"));
+            assert_eq!((info.reason.as_str(), info.domain.as_str()), (reason, DOMAIN));
+            let waits = matches!(code, Code::ResourceExhausted | Code::Unavailable);
+            assert_eq!(details.retry_info().is_some(), waits, "{reason}");
+        }
+    }
+
+    #[test]
+    fn a_conflict_says_what_it_missed() {
+        let aggregate = AggregateId::new("room-1").unwrap();
+        let (expected, actual) = (SequenceNumber(0), SequenceNumber(1));
+        let status = of_error(Conflict::WrongExpectedSequence { aggregate, expected, actual }.into());
+        assert_eq!(status.message(), "room-1: expected sequence 0, actual 1");
+    }
+
+    #[test]
+    fn violations_name_field_and_problem() {
+        let status = of_violations(Violations(vec![("events".into(), "must not be empty".into())]));
+        assert_eq!((status.code(), status.message()), (Code::InvalidArgument, "events: must not be empty"));
+        let details = status.get_error_details();
+        assert_eq!(details.bad_request().unwrap().field_violations[0].field, "events");
+    }
+}

@@ -1,0 +1,237 @@
+//! Long answers in messages of a bounded size. A stream reads the next piece only when the one before was
+//! taken, so a caller that does not read costs a little memory and no more.
+
+use std::{pin::Pin, sync::Arc, time::Duration};
+
+use futures_util::{Stream, StreamExt, stream};
+use tokio::{
+    sync::{OwnedSemaphorePermit, watch},
+    time::Instant,
+};
+use tokio_util::sync::CancellationToken;
+use tonic::Status;
+
+use super::{decode::hash_bytes, encode, status, wire};
+use crate::{
+    event::{Hash, Position},
+    log::Tip,
+    store::{AggregateReader, EventStore, OrderChunk, OrderReader, StoreError, Unavailable},
+};
+
+/// A stream's place among those that may be open.
+pub type Permit = OwnedSemaphorePermit;
+
+pub type Boxed<T> = Pin<Box<dyn Stream<Item = Result<T, Status>> + Send>>;
+
+/// Records in one message: with what surrounds them it stays below 1 MiB, unless a single event is larger.
+const MESSAGE_BYTES: usize = 900 * 1024;
+
+/// The events of one aggregate.
+pub fn load(
+    store: Arc<EventStore>,
+    reader: AggregateReader,
+    deadline: Option<Duration>,
+    permit: Permit,
+) -> Boxed<wire::LoadEventsResponse> {
+    let last_sequence = reader.last_sequence().0;
+    let start = (reader, First::Yes);
+    let messages = stream::try_unfold(start, move |(mut reader, first)| {
+        let store = store.clone();
+        async move {
+            let snapshot = reader.take_snapshot();
+            if snapshot.is_some() {
+                store.counters.snapshots_loaded.add(1);
+            }
+            let (back, read) = blocking(reader, |reader| reader.next(MESSAGE_BYTES)).await?;
+            let events = counted(&store, read)?;
+            if events.is_empty() && first == First::No {
+                return Ok(None);
+            }
+            store.counters.events_loaded.add(events.len() as u64);
+            let events = events.into_iter().map(encode::event).collect();
+            let snapshot = snapshot.map(encode::snapshot);
+            let message = wire::LoadEventsResponse { snapshot, events, last_sequence };
+            Ok(Some((message, (back, First::No))))
+        }
+    });
+    bounded(messages, deadline, permit)
+}
+
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum First {
+    Yes,
+    No,
+}
+
+/// The whole order up to its end at the moment of the call.
+pub fn read_all(
+    store: Arc<EventStore>,
+    reader: OrderReader,
+    limit: u64,
+    deadline: Option<Duration>,
+    permit: Permit,
+) -> Boxed<wire::ReadAllResponse> {
+    let tip = store.sequencer().tip();
+    let left = if limit == 0 { u64::MAX } else { limit };
+    let messages = stream::try_unfold(Some((reader, left, First::Yes)), move |state| {
+        let store = store.clone();
+        async move {
+            let Some((reader, left, first)) = state else { return Ok(None) };
+            let (reader, read) = blocking(reader, move |reader| reader.next(tip, MESSAGE_BYTES)).await?;
+            let OrderChunk { mut events, at_end, .. } = counted(&store, read)?;
+            events.truncate(usize::try_from(left).unwrap_or(usize::MAX));
+            let left = left.saturating_sub(events.len() as u64);
+            store.counters.events_loaded.add(events.len() as u64);
+            let ended = at_end || left == 0;
+            if ended && events.is_empty() && first == First::No {
+                return Ok(None);
+            }
+            let events = events.into_iter().map(encode::event).collect();
+            let message = wire::ReadAllResponse { events, last_position: tip.position.0 };
+            Ok(Some((message, (!ended).then_some((reader, left, First::No)))))
+        }
+    });
+    bounded(messages, deadline, permit)
+}
+
+/// What a subscription is at between two messages.
+struct Subscription {
+    store: Arc<EventStore>,
+    reader: OrderReader,
+    tip: watch::Receiver<Tip>,
+    shutdown: CancellationToken,
+    /// The reader has been told that it saw everything.
+    caught_up: bool,
+    /// The last position that the reader was told.
+    told: Position,
+}
+
+/// The whole order, and then what comes.
+pub fn subscribe(
+    store: Arc<EventStore>,
+    reader: OrderReader,
+    shutdown: CancellationToken,
+    deadline: Option<Duration>,
+    permit: Permit,
+) -> Boxed<wire::SubscribeResponse> {
+    let tip = store.sequencer().watch_tip();
+    let told = reader.reached();
+    let start = Subscription { store, reader, tip, shutdown, caught_up: false, told };
+    bounded(stream::try_unfold(start, Subscription::next), deadline, permit)
+}
+
+impl Subscription {
+    async fn next(mut self) -> Result<Option<(wire::SubscribeResponse, Self)>, Status> {
+        use wire::subscribe_response::Content;
+        loop {
+            if self.shutdown.is_cancelled() {
+                return Err(status::of_error(StoreError::Unavailable(Unavailable::ShuttingDown)));
+            }
+            let tip = *self.tip.borrow_and_update();
+            let (reader, read) = blocking(self.reader, move |reader| reader.next(tip, MESSAGE_BYTES)).await?;
+            self.reader = reader;
+            let OrderChunk { events, reached, hash, at_end } = counted(&self.store, read)?;
+            let content = if !events.is_empty() {
+                self.store.counters.events_loaded.add(events.len() as u64);
+                let events = events.into_iter().map(encode::event).collect();
+                Content::Events(wire::EventBatch { events })
+            } else if at_end && !self.caught_up {
+                self.caught_up = true;
+                Content::CaughtUp(wire::CaughtUp { checkpoint: Some(checkpoint(reached, hash)) })
+            } else if reached.0.saturating_sub(self.told.0) >= CHECKPOINT_EVERY
+                || (at_end && self.wait(reached).await? == Woken::ByNothing)
+            {
+                Content::Checkpoint(checkpoint(reached, hash))
+            } else {
+                continue;
+            };
+            // Far behind again: the end is worth another word when it is reached.
+            self.caught_up &= at_end || tip.position.0.saturating_sub(reached.0) < FAR_BEHIND;
+            self.told = reached;
+            let message = wire::SubscribeResponse { content: Some(content) };
+            return Ok(Some((message, self)));
+        }
+    }
+
+    /// Waits for the order to grow; where the reader was not told yet how far it is, only for so long.
+    async fn wait(&mut self, reached: Position) -> Result<Woken, Status> {
+        let patience = async {
+            match reached == self.told {
+                true => std::future::pending().await,
+                false => tokio::time::sleep(CHECKPOINT_AFTER).await,
+            }
+        };
+        tokio::select! {
+            changed = self.tip.changed() => match changed {
+                Ok(()) => Ok(Woken::ByGrowth),
+                Err(_) => Err(status::of_error(StoreError::Unavailable(Unavailable::ShuttingDown))),
+            },
+            () = self.shutdown.cancelled() => Ok(Woken::ByGrowth),
+            () = patience => Ok(Woken::ByNothing),
+        }
+    }
+}
+
+/// Why a subscription looks again.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Woken {
+    ByGrowth,
+    ByNothing,
+}
+
+/// A reader whose filter lets nothing through is told how far it is after so many events, or so long.
+const CHECKPOINT_EVERY: u64 = 1000;
+const CHECKPOINT_AFTER: Duration = Duration::from_secs(1);
+
+/// A subscriber that lacks so many events does not follow live.
+const FAR_BEHIND: u64 = 1000;
+
+fn checkpoint(position: Position, hash: Hash) -> wire::Checkpoint {
+    wire::Checkpoint { position: position.0, hash: hash_bytes(hash) }
+}
+
+/// Reads where waiting for the disk holds nobody up.
+async fn blocking<R: Send + 'static, T: Send + 'static>(
+    mut reader: R,
+    read: impl FnOnce(&mut R) -> T + Send + 'static,
+) -> Result<(R, T), Status> {
+    let work = move || {
+        let read = read(&mut reader);
+        (reader, read)
+    };
+    tokio::task::spawn_blocking(work).await.map_err(|_| status::internal("a read was aborted"))
+}
+
+fn counted<T>(store: &EventStore, read: Result<T, StoreError>) -> Result<T, Status> {
+    read.map_err(|error| {
+        store.counters.load_failures.add(1);
+        status::of_error(error)
+    })
+}
+
+/// Ends the stream at the caller's deadline; the permit goes with it.
+fn bounded<T: Send + 'static>(
+    messages: impl Stream<Item = Result<T, Status>> + Send + 'static,
+    deadline: Option<Duration>,
+    permit: Permit,
+) -> Boxed<T> {
+    let messages = messages.inspect(move |_| _ = &permit);
+    let Some(deadline) = deadline else { return Box::pin(messages) };
+    let until = Instant::now() + deadline;
+    let over = stream::once(async move {
+        tokio::time::sleep_until(until).await;
+        Err(status::deadline_exceeded())
+    });
+    // Whatever comes first; an error ends the stream.
+    let mut ended = false;
+    let merged = stream::select(messages.map(Some).chain(stream::once(async { None })), over.map(Some));
+    Box::pin(
+        merged
+            .take_while(move |item| {
+                let go_on = !ended && item.is_some();
+                ended |= matches!(item, None | Some(Err(_)));
+                std::future::ready(go_on)
+            })
+            .filter_map(std::future::ready),
+    )
+}

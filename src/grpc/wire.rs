@@ -1,0 +1,7 @@
+//! The generated types. Only `grpc` sees them.
+#![allow(clippy::all, missing_docs, reason = "generated")]
+
+tonic::include_proto!("aethyr.eventstore.v1");
+
+/// The service's own descriptors, with comments, for server reflection.
+pub const DESCRIPTORS: &[u8] = include_bytes!(concat!(env!("OUT_DIR"), "/eventstore.bin"));

@@ -1,0 +1,142 @@
+//! Reading what is stored: by aggregate, by position, from a position on.
+//!
+//! Everything that is read is checked: each record against the hash stored with it, the numbers of an
+//! aggregate for gaps, and along the whole order the hash chain. It never depends on the network.
+
+use std::{ops::RangeInclusive, sync::Arc};
+
+use crate::{
+    event::{AggregateId, Hash, Position, RecordedEvent, SequenceNumber, Snapshot, record},
+    index::{Direction, Head, Index, IndexError},
+    log::{Cursor, Frame, Place, ReadError, RecordPlace, Segments, StoredRecord, Tip},
+};
+
+/// What is stored can't be read back.
+#[derive(Debug, thiserror::Error)]
+pub enum HistoryError {
+    #[error(transparent)]
+    Index(#[from] IndexError),
+    #[error(transparent)]
+    Log(#[from] ReadError),
+    #[error("{aggregate}: event {sequence} is missing or not what the index says")]
+    Gap { aggregate: AggregateId, sequence: SequenceNumber },
+    #[error("position {0} can't be found")]
+    Position(Position),
+    #[error("at {place:?}: {source}")]
+    Record { place: RecordPlace, source: record::RecordError },
+}
+
+/// The log and its index, for reading. Cheap to clone.
+#[derive(Debug, Clone)]
+pub struct History {
+    pub index: Arc<Index>,
+    pub segments: Arc<Segments>,
+}
+
+/// An event of the whole order and the place behind its append.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Located {
+    pub hash: Hash,
+    pub append_end: Place,
+}
+
+impl History {
+    /// Events of an aggregate from one end of `range` on: as many as fit into `bytes_max`, and at least one.
+    ///
+    /// # Errors
+    /// One of them is missing or damaged.
+    pub fn events(
+        &self,
+        aggregate: &AggregateId,
+        head: &Head,
+        range: RangeInclusive<u64>,
+        direction: Direction,
+        bytes_max: usize,
+    ) -> Result<Vec<RecordedEvent>, HistoryError> {
+        const EVENTS_MAX: u64 = 1024;
+        let wanted = range.end().saturating_sub(*range.start()).saturating_add(1).min(EVENTS_MAX);
+        let count = usize::try_from(wanted).unwrap_or(usize::MAX);
+        let places = self.index.events(head.number, range.clone(), direction, count)?;
+        let mut events = Vec::with_capacity(places.len());
+        let mut bytes = 0usize;
+        for step in 0..wanted {
+            let sequence = SequenceNumber(match direction {
+                Direction::Forwards => range.start().saturating_add(step),
+                Direction::Backwards => range.end().saturating_sub(step),
+            });
+            let gap = || HistoryError::Gap { aggregate: aggregate.clone(), sequence };
+            let place = usize::try_from(step).ok().and_then(|step| places.get(step)).ok_or_else(gap)?;
+            bytes = bytes.saturating_add(place.length as usize);
+            if bytes > bytes_max && !events.is_empty() {
+                break;
+            }
+            let event = self.event(*place)?;
+            if event.sequence != sequence || event.event.aggregate_id != *aggregate {
+                return Err(gap());
+            }
+            events.push(event);
+        }
+        Ok(events)
+    }
+
+    /// One event.
+    ///
+    /// # Errors
+    /// It is damaged.
+    pub fn event(&self, place: RecordPlace) -> Result<RecordedEvent, HistoryError> {
+        let checked = self.segments.read(place)?;
+        record::decode(checked.bytes, checked.hash).map_err(|source| HistoryError::Record { place, source })
+    }
+
+    /// One snapshot.
+    ///
+    /// # Errors
+    /// It is damaged.
+    pub fn snapshot(&self, place: RecordPlace) -> Result<Snapshot, HistoryError> {
+        let checked = self.segments.read(place)?;
+        record::decode_snapshot(checked.bytes).map_err(|source| HistoryError::Record { place, source })
+    }
+
+    /// A cursor at or before the append that holds `position`.
+    ///
+    /// # Errors
+    /// The index is unusable.
+    pub fn cursor_before(&self, position: Position) -> Result<Cursor, HistoryError> {
+        Ok(Cursor::new(self.segments.clone(), self.index.frame_before(position)?))
+    }
+
+    /// Where the append of the event at `position` ends, and the event's hash; 0 is the start of everything.
+    ///
+    /// # Errors
+    /// There is none up to `tip`, or it is damaged.
+    pub fn locate(&self, position: Position, tip: Tip) -> Result<Located, HistoryError> {
+        if position == Position(0) {
+            return Ok(Located { hash: Hash::START, append_end: Place::START });
+        }
+        let (stored, append_end) = self.find(position, tip)?;
+        Ok(Located { hash: stored.hash, append_end })
+    }
+
+    /// The event at `position`.
+    ///
+    /// # Errors
+    /// There is none up to `tip`, or it is damaged.
+    pub fn event_at(&self, position: Position, tip: Tip) -> Result<RecordedEvent, HistoryError> {
+        let (stored, _) = self.find(position, tip)?;
+        record::decode(stored.bytes, stored.hash).map_err(|_| HistoryError::Position(position))
+    }
+
+    fn find(&self, position: Position, tip: Tip) -> Result<(StoredRecord, Place), HistoryError> {
+        let mut cursor = self.cursor_before(position)?;
+        while let Some(read) = cursor.next(tip.end)? {
+            let end = read.end;
+            let Frame::Append { first, mut records, .. } = read.frame else { continue };
+            let Some(index) = position.0.checked_sub(first.0) else { break };
+            let index = usize::try_from(index).unwrap_or(usize::MAX);
+            if index < records.len() {
+                return Ok((records.swap_remove(index), end));
+            }
+        }
+        Err(HistoryError::Position(position))
+    }
+}

@@ -1,0 +1,284 @@
+//! What a failure means to the caller: who has to act, and whether a write may still happen.
+//!
+//! ImmuDB answers most failures with the code UNKNOWN and a text, so the judgement has to read
+//! texts. It is one pure function over what the server said. What it does not know counts as
+//! passing trouble with an unknown outcome: that is the answer that never loses or doubles a write.
+
+use std::{error::Error as StdError, io, time::Duration};
+
+use prost::Message;
+use tonic::{Code, Status};
+
+use super::schema::ErrorInfo;
+
+/// Longer messages are cut: they end in logs and in the statistics.
+const MESSAGE_CHARS_MAX: usize = 500;
+
+/// ImmuDB's message with the name of the call; never a key's value or a password.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("{operation}: {message}")]
+pub struct Error {
+    pub kind: ErrorKind,
+    /// The call as ImmuDB names it.
+    pub operation: &'static str,
+    pub message: String,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum ErrorKind {
+    /// The connection was refused: nobody is there.
+    Refused,
+    /// The network, or no answer within the deadline. The session may be of no more use.
+    Unreachable,
+    /// The server can't just now: one of its limits, a full disk, or a failure without a name here.
+    Busy,
+    /// The server does not know the session (any more): open another.
+    SessionExpired,
+    /// A person must look: a wrong password, no permission, a replica, a database that can't be made.
+    Configuration,
+    /// The request will never be taken.
+    Rejected,
+    /// The answer is larger than `response_bytes_max`: ask for less.
+    TooLarge,
+    /// Alarm: what ImmuDB holds, or its answer, is damaged.
+    Corrupted,
+}
+
+/// Why a write was not answered with its transaction.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum SetError {
+    /// A precondition did not hold, so nothing was written. Which one, ImmuDB does not say.
+    #[error("a precondition did not hold")]
+    Conflict,
+    /// Certainly not written, now or later.
+    #[error("not written: {0}")]
+    NotWritten(Error),
+    /// It may be written, may become written later, or never.
+    #[error("outcome unknown: {0}")]
+    Unknown(Error),
+}
+
+/// A call that failed, before it is known what the caller makes of it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) struct Failure {
+    pub verdict: Verdict,
+    operation: &'static str,
+    message: String,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Verdict {
+    /// A missing key or transaction: often a normal answer.
+    NotFound,
+    Conflict,
+    Failed(ErrorKind, Write),
+}
+
+/// Whether a write that failed so may have an effect.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Write {
+    /// The failure provably precedes the commit.
+    Excluded,
+    Possible,
+}
+
+use ErrorKind::{Busy, Configuration, Corrupted, Refused, Rejected, SessionExpired, TooLarge, Unreachable};
+use Verdict::{Conflict, Failed, NotFound};
+use Write::{Excluded, Possible};
+
+/// Texts by which ImmuDB's errors of the codes UNKNOWN and INTERNAL are told apart; the first that
+/// occurs decides. Whatever stands below as `Excluded` is checked by ImmuDB before it writes.
+const TEXTS: [(&str, Verdict); 31] = [
+    ("corrupt", Failed(Corrupted, Possible)),
+    ("possible tampering", Failed(Corrupted, Possible)),
+    ("internal inconsistency", Failed(Corrupted, Possible)),
+    ("precondition failed", Conflict),
+    ("invalid user name or password", Failed(Configuration, Excluded)),
+    ("key not found", NotFound),
+    ("tx not found", NotFound),
+    ("session not found", Failed(SessionExpired, Excluded)),
+    ("no session found", Failed(SessionExpired, Excluded)),
+    ("no sessionID provided", Failed(SessionExpired, Excluded)),
+    ("not logged in", Failed(SessionExpired, Excluded)),
+    ("invalid token", Failed(SessionExpired, Excluded)),
+    ("token has expired", Failed(SessionExpired, Excluded)),
+    ("please select a database first", Failed(SessionExpired, Excluded)),
+    ("user is not active", Failed(Configuration, Excluded)),
+    ("authentication disabled", Failed(Configuration, Excluded)),
+    ("not have permission", Failed(Configuration, Excluded)),
+    ("database does not exist", Failed(Configuration, Excluded)),
+    ("because it's a replica", Failed(Configuration, Excluded)),
+    ("maintenance mode", Failed(Configuration, Excluded)),
+    ("database is reserved", Failed(Configuration, Excluded)),
+    ("in database name", Failed(Configuration, Excluded)),
+    ("database name length", Failed(Configuration, Excluded)),
+    ("max key length exceeded", Failed(Rejected, Excluded)),
+    ("max value length exceeded", Failed(Rejected, Excluded)),
+    ("max number of entries per tx exceeded", Failed(Rejected, Excluded)),
+    ("no entries provided", Failed(Rejected, Excluded)),
+    ("invalid precondition", Failed(Rejected, Excluded)),
+    ("illegal arguments", Failed(Rejected, Possible)),
+    ("result size limit exceeded", Failed(Rejected, Possible)),
+    ("invalid key revision number", Failed(Rejected, Possible)),
+];
+
+/// What the server's answer means. `code` and `message` are the status', `info` came in its details.
+pub(super) fn judge(code: Code, message: &str, info: &ErrorInfo) -> Verdict {
+    match code {
+        Code::Unavailable | Code::DeadlineExceeded | Code::Cancelled => Failed(Unreachable, Possible),
+        Code::FailedPrecondition if is_conflict(message, info) => Conflict,
+        Code::PermissionDenied | Code::Unauthenticated => {
+            by_text(message).unwrap_or(Failed(Configuration, Excluded))
+        }
+        Code::InvalidArgument if message.contains("illegal state") => Failed(Corrupted, Possible),
+        Code::InvalidArgument => match by_text(message) {
+            Some(Failed(kind, _)) => Failed(kind, Excluded),
+            _ => Failed(Rejected, Excluded),
+        },
+        Code::ResourceExhausted if message.contains("larger than max") => Failed(Rejected, Excluded),
+        Code::OutOfRange => Failed(TooLarge, Possible),
+        Code::Unimplemented => Failed(Rejected, Excluded),
+        Code::NotFound => Failed(Configuration, Excluded),
+        Code::DataLoss => Failed(Corrupted, Possible),
+        Code::Ok
+        | Code::Unknown
+        | Code::AlreadyExists
+        | Code::ResourceExhausted
+        | Code::FailedPrecondition
+        | Code::Aborted
+        | Code::Internal => by_text_or_cause(message, info),
+    }
+}
+
+fn is_conflict(message: &str, info: &ErrorInfo) -> bool {
+    info.code == "23000" || message.starts_with("precondition failed")
+}
+
+fn by_text(message: &str) -> Option<Verdict> {
+    let known = TEXTS.iter().find(|(text, _)| message.contains(text));
+    known.map(|(_, verdict)| *verdict)
+}
+
+fn by_text_or_cause(message: &str, info: &ErrorInfo) -> Verdict {
+    // The same answer is given when the users can't be looked up; the cause tells.
+    let login_refused =
+        info.cause.is_empty() || info.cause.contains("bcrypt") || info.cause.contains("key not found");
+    if info.code == "08004" && !login_refused {
+        return Failed(Busy, Excluded);
+    }
+    // Alone it is about the user; in a longer text it is the server's own trouble with a file.
+    if message == "permission denied" {
+        return Failed(Configuration, Excluded);
+    }
+    // A value that was cut away from behind ImmuDB's transaction log.
+    if message == "EOF" {
+        return Failed(Corrupted, Possible);
+    }
+    if message.contains("context deadline exceeded") || message.contains("context canceled") {
+        return Failed(Unreachable, Possible);
+    }
+    by_text(message).unwrap_or(Failed(Busy, Possible))
+}
+
+impl Failure {
+    pub fn from_status(operation: &'static str, status: &Status) -> Failure {
+        // Only a failure on this side has a source; what the server says arrives without one.
+        let (verdict, message) = match status.source() {
+            Some(source) => (judge_transport(source), chain(source)),
+            None if status.message().starts_with("Unexpected EOF decoding stream") => {
+                (Failed(Unreachable, Possible), status.message().to_owned())
+            }
+            None => {
+                let info = error_info(status);
+                (judge(status.code(), status.message(), &info), status.message().to_owned())
+            }
+        };
+        Failure { verdict, operation, message: shortened(message) }
+    }
+
+    pub fn from_transport(error: &tonic::transport::Error) -> Failure {
+        Failure { verdict: judge_transport(error), operation: "connect", message: shortened(chain(error)) }
+    }
+
+    pub fn timed_out(operation: &'static str, after: Duration) -> Failure {
+        Failure {
+            verdict: Failed(Unreachable, Possible),
+            operation,
+            message: format!("no answer within {after:?}"),
+        }
+    }
+
+    /// A request that is not even sent.
+    pub fn rejected(operation: &'static str, message: String) -> Failure {
+        Failure { verdict: Failed(Rejected, Excluded), operation, message }
+    }
+}
+
+impl From<Failure> for Error {
+    fn from(failure: Failure) -> Error {
+        let kind = match failure.verdict {
+            Failed(kind, _) => kind,
+            NotFound | Conflict => Rejected,
+        };
+        Error { kind, operation: failure.operation, message: failure.message }
+    }
+}
+
+impl From<Failure> for SetError {
+    fn from(failure: Failure) -> SetError {
+        match failure.verdict {
+            Conflict => SetError::Conflict,
+            Failed(_, Excluded) => SetError::NotWritten(failure.into()),
+            Failed(_, Possible) | NotFound => SetError::Unknown(failure.into()),
+        }
+    }
+}
+
+impl Error {
+    pub(super) fn corrupted(operation: &'static str, message: String) -> Error {
+        Error { kind: Corrupted, operation, message }
+    }
+}
+
+/// Only a refused connection proves that the request was never sent.
+fn judge_transport(error: &(dyn StdError + 'static)) -> Verdict {
+    let refused = sources(error)
+        .filter_map(|source| source.downcast_ref::<io::Error>())
+        .any(|error| error.kind() == io::ErrorKind::ConnectionRefused);
+    if refused { Failed(Refused, Excluded) } else { Failed(Unreachable, Possible) }
+}
+
+fn sources<'a>(error: &'a (dyn StdError + 'static)) -> impl Iterator<Item = &'a (dyn StdError + 'static)> {
+    std::iter::successors(Some(error), |&error| error.source())
+}
+
+/// The texts of an error and of its sources, without repeats.
+fn chain(error: &(dyn StdError + 'static)) -> String {
+    let mut texts: Vec<String> = Vec::new();
+    for text in sources(error).map(ToString::to_string) {
+        if !texts.iter().any(|earlier| earlier.contains(&text)) {
+            texts.push(text);
+        }
+    }
+    texts.join(": ")
+}
+
+fn shortened(message: String) -> String {
+    match message.char_indices().nth(MESSAGE_CHARS_MAX) {
+        Some((end, _)) => format!("{}…", message.get(..end).unwrap_or_default()),
+        None => message,
+    }
+}
+
+/// ImmuDB's own code for the error and its cause; empty where it sent none.
+fn error_info(status: &Status) -> ErrorInfo {
+    let details = tonic_types::pb::Status::decode(status.details()).unwrap_or_default().details;
+    details
+        .into_iter()
+        .find(|detail| detail.type_url.ends_with("/immudb.schema.ErrorInfo"))
+        .and_then(|detail| ErrorInfo::decode(detail.value.as_slice()).ok())
+        .unwrap_or_default()
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,320 @@
+//! One login into one database, and the calls that it allows.
+
+use std::{fmt, time::Duration};
+
+use bytes::Bytes;
+use prost::Message;
+use tonic::{
+    Request, Response, Status,
+    metadata::{Ascii, MetadataValue},
+    transport::{Channel, Endpoint},
+};
+
+use super::{
+    ENTRIES_MAX, Entry, Error, ErrorKind, KEY_BYTES_MAX, KeyValue, PAGE_LIMIT_MAX, Precondition,
+    REQUEST_BYTES_MAX, SetError, Transaction, TxHeader, TxId,
+    error::{Failure, Verdict},
+    schema::{self, immu_service_client::ImmuServiceClient, precondition},
+};
+use crate::secret::Secret;
+
+/// The database that every server has: a session there can make others.
+const DEFAULT_DATABASE: &str = "defaultdb";
+
+/// The server's silence is found by deadlines; this only clears connections that nobody uses.
+/// HTTP/2 pings are left out: ImmuDB answers them with the end of the connection.
+const TCP_KEEPALIVE: Duration = Duration::from_secs(30);
+
+/// How much of an answer may be under way; the default of 64 KiB makes large pages slow.
+const STREAM_WINDOW_BYTES: u32 = 4 * 1024 * 1024;
+const CONNECTION_WINDOW_BYTES: u32 = 8 * 1024 * 1024;
+
+#[derive(Debug, Clone)]
+pub struct Settings {
+    /// A name or an IP address, IPv6 without brackets.
+    pub address: String,
+    pub port: u16,
+    pub username: String,
+    pub password: Secret,
+    /// Made when it does not exist, if the user may do that.
+    pub database: String,
+    pub connect_timeout: Duration,
+    /// The deadline of each call.
+    pub request_timeout: Duration,
+    /// Larger answers are [`ErrorKind::TooLarge`].
+    pub response_bytes_max: usize,
+}
+
+/// An idle session ends after two minutes: call [`Session::keep_alive`] more often than that. May
+/// be used by many at once.
+///
+/// The connection under it comes back by itself after it broke; the session then goes on if the
+/// server still knows it, and is [`ErrorKind::SessionExpired`] otherwise.
+#[derive(Clone)]
+pub struct Session {
+    client: ImmuServiceClient<Channel>,
+    id: MetadataValue<Ascii>,
+    server_uuid: String,
+    request_timeout: Duration,
+    response_bytes_max: usize,
+}
+
+impl Session {
+    /// Connects and logs in. A missing database is made, with settings fit for events.
+    pub async fn open(settings: &Settings) -> Result<Session, Error> {
+        let client = connect(settings).await?;
+        match Session::log_in(&client, settings, &settings.database).await {
+            Err(error) if is_database_missing(&error) => {
+                let helper = Session::log_in(&client, settings, DEFAULT_DATABASE).await?;
+                let created = helper.create_database(&settings.database).await;
+                helper.close().await;
+                created?;
+                Session::log_in(&client, settings, &settings.database).await
+            }
+            outcome => outcome,
+        }
+    }
+
+    /// Names the server's data: another one after a restore, or on another server.
+    pub fn server_uuid(&self) -> &str {
+        &self.server_uuid
+    }
+
+    /// The newest value of a key, as of the last commit.
+    pub async fn get(&self, key: &[u8]) -> Result<Option<Entry>, Error> {
+        let request = self.request(schema::KeyRequest { key: Bytes::copy_from_slice(key) });
+        match self.answer("Get", self.client.clone().get(request)).await {
+            Ok(entry) => Ok(Some(Entry { value: entry.value, tx: TxId(entry.tx) })),
+            Err(failure) if failure.verdict == Verdict::NotFound => Ok(None),
+            Err(failure) => Err(failure.into()),
+        }
+    }
+
+    /// Writes all entries in one transaction if all preconditions hold. Answers when they are
+    /// committed and can be read. No key may occur twice.
+    pub async fn set(
+        &self,
+        entries: Vec<KeyValue>,
+        preconditions: Vec<Precondition>,
+    ) -> Result<TxHeader, SetError> {
+        let message = schema::SetRequest {
+            k_vs: entries.into_iter().map(schema::KeyValue::from).collect(),
+            no_wait: false,
+            preconditions: preconditions.into_iter().map(schema::Precondition::from).collect(),
+        };
+        let bytes = message.encoded_len();
+        if bytes > REQUEST_BYTES_MAX {
+            let text = format!("a request of {bytes} bytes, more than {REQUEST_BYTES_MAX}");
+            return Err(Failure::rejected("Set", text).into());
+        }
+        let request = self.request(message);
+        let header = self.answer("Set", self.client.clone().set(request)).await?;
+        // It was committed, but what was said about it can't be trusted.
+        TxHeader::try_from(header).map_err(SetError::Unknown)
+    }
+
+    /// Keys that begin with `prefix`, in bytewise order: the first `limit` of them, of at most
+    /// [`PAGE_LIMIT_MAX`]. ImmuDB sends the values along, so a small limit is a kindness.
+    pub async fn scan_keys(&self, prefix: &[u8], limit: u64) -> Result<Vec<Bytes>, Error> {
+        within_page_limit("Scan", limit)?;
+        let prefix = Bytes::copy_from_slice(prefix);
+        let request = self.request(schema::ScanRequest { prefix, limit });
+        let page = self.answer("Scan", self.client.clone().scan(request)).await?;
+        Ok(page.entries.into_iter().map(|entry| entry.key).collect())
+    }
+
+    /// At most `limit` transactions from `first` on, of at most [`PAGE_LIMIT_MAX`]. None beyond the
+    /// last one. One transaction may have many megabytes: see [`super::TransactionPages`].
+    pub async fn scan_transactions(&self, first: TxId, limit: u32) -> Result<Vec<Transaction>, Error> {
+        within_page_limit("TxScan", limit.into())?;
+        let raw = schema::EntryTypeSpec { action: schema::EntryTypeAction::RawValue.into() };
+        let request = self.request(schema::TxScanRequest {
+            initial_tx: first.0,
+            limit,
+            entries_spec: Some(schema::EntriesSpec { kv_entries_spec: Some(raw) }),
+            // Raw values come without the index, so an old one does, and no flush is provoked.
+            since_tx: 1,
+        });
+        match self.answer("TxScan", self.client.clone().tx_scan(request)).await {
+            Ok(page) => page.txs.into_iter().map(Transaction::try_from).collect(),
+            Err(failure) => {
+                let error = Error::from(failure);
+                // Where nothing was ever written, `since_tx` itself is refused.
+                if error.kind == ErrorKind::Rejected && self.current_tx().await? == TxId(0) {
+                    return Ok(Vec::new());
+                }
+                Err(error)
+            }
+        }
+    }
+
+    /// The last committed transaction; 0 if there is none.
+    pub async fn current_tx(&self) -> Result<TxId, Error> {
+        let request = self.request(());
+        let state = self.answer("CurrentState", self.client.clone().current_state(request)).await?;
+        Ok(TxId(state.tx_id))
+    }
+
+    pub async fn keep_alive(&self) -> Result<(), Error> {
+        let request = self.request(());
+        Ok(self.answer("KeepAlive", self.client.clone().keep_alive(request)).await?)
+    }
+
+    /// Frees the session's place on the server, if that can be reached.
+    pub async fn close(self) {
+        let request = self.request(());
+        if let Err(failure) = self.answer("CloseSession", self.client.clone().close_session(request)).await {
+            tracing::debug!(error = %Error::from(failure), "session not closed");
+        }
+    }
+
+    pub(super) fn response_bytes_max(&self) -> usize {
+        self.response_bytes_max
+    }
+
+    async fn log_in(
+        client: &ImmuServiceClient<Channel>,
+        settings: &Settings,
+        database: &str,
+    ) -> Result<Session, Error> {
+        const OPERATION: &str = "OpenSession";
+        let mut request = Request::new(schema::OpenSessionRequest {
+            username: Bytes::copy_from_slice(settings.username.as_bytes()),
+            password: Bytes::copy_from_slice(settings.password.expose().as_bytes()),
+            database_name: database.to_owned(),
+        });
+        request.set_timeout(settings.request_timeout);
+        let mut client = client.clone();
+        let call = client.open_session(request);
+        let opened = within(OPERATION, settings.request_timeout, call).await?;
+        let mut id = MetadataValue::try_from(opened.session_id)
+            .map_err(|_| Error::corrupted(OPERATION, "a session id that can't be sent".into()))?;
+        id.set_sensitive(true);
+        Ok(Session {
+            client,
+            id,
+            server_uuid: opened.server_uuid,
+            request_timeout: settings.request_timeout,
+            response_bytes_max: settings.response_bytes_max,
+        })
+    }
+
+    async fn create_database(&self, name: &str) -> Result<(), Error> {
+        let request = self.request(schema::CreateDatabaseRequest {
+            name: name.to_owned(),
+            settings: Some(database_settings()),
+            if_not_exists: true,
+        });
+        self.answer("CreateDatabaseV2", self.client.clone().create_database_v2(request)).await?;
+        Ok(())
+    }
+
+    fn request<T>(&self, message: T) -> Request<T> {
+        let mut request = Request::new(message);
+        request.set_timeout(self.request_timeout);
+        request.metadata_mut().insert("sessionid", self.id.clone());
+        request
+    }
+
+    async fn answer<T>(
+        &self,
+        operation: &'static str,
+        call: impl Future<Output = Result<Response<T>, Status>>,
+    ) -> Result<T, Failure> {
+        within(operation, self.request_timeout, call).await
+    }
+}
+
+impl fmt::Debug for Session {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Session").field("server_uuid", &self.server_uuid).finish_non_exhaustive()
+    }
+}
+
+async fn connect(settings: &Settings) -> Result<ImmuServiceClient<Channel>, Error> {
+    let host = match settings.address.contains(':') {
+        true => format!("[{}]", settings.address),
+        false => settings.address.clone(),
+    };
+    let endpoint = Endpoint::from_shared(format!("http://{host}:{}", settings.port))
+        .map_err(|error| Error {
+            kind: ErrorKind::Configuration,
+            operation: "connect",
+            message: format!("{host}: {error}"),
+        })?
+        .connect_timeout(settings.connect_timeout)
+        .tcp_keepalive(Some(TCP_KEEPALIVE))
+        .tcp_nodelay(true)
+        .initial_stream_window_size(STREAM_WINDOW_BYTES)
+        .initial_connection_window_size(CONNECTION_WINDOW_BYTES);
+    // Once more around all of it: the endpoint's own timeout leaves out the look-up of the name.
+    let channel = tokio::time::timeout(settings.connect_timeout, endpoint.connect())
+        .await
+        .map_err(|_| Failure::timed_out("connect", settings.connect_timeout))?
+        .map_err(|error| Failure::from_transport(&error))?;
+    Ok(ImmuServiceClient::new(channel)
+        .max_encoding_message_size(REQUEST_BYTES_MAX)
+        .max_decoding_message_size(settings.response_bytes_max))
+}
+
+/// The deadline also holds for the body of the answer, which `grpc-timeout` on this side does not.
+async fn within<T>(
+    operation: &'static str,
+    timeout: Duration,
+    call: impl Future<Output = Result<Response<T>, Status>>,
+) -> Result<T, Failure> {
+    match tokio::time::timeout(timeout, call).await {
+        Ok(Ok(response)) => Ok(response.into_inner()),
+        Ok(Err(status)) => Err(Failure::from_status(operation, &status)),
+        Err(_) => Err(Failure::timed_out(operation, timeout)),
+    }
+}
+
+fn within_page_limit(operation: &'static str, limit: u64) -> Result<(), Failure> {
+    if (1..=u64::from(PAGE_LIMIT_MAX)).contains(&limit) {
+        return Ok(());
+    }
+    Err(Failure::rejected(operation, format!("a limit of {limit}, not 1 to {PAGE_LIMIT_MAX}")))
+}
+
+fn is_database_missing(error: &Error) -> bool {
+    error.kind == ErrorKind::Configuration && error.message.contains("does not exist")
+}
+
+/// Many small transactions, one after the other: a commit that waits for no other, transactions
+/// large enough for an append, and an index that gives its garbage back.
+fn database_settings() -> schema::DatabaseNullableSettings {
+    schema::DatabaseNullableSettings {
+        max_key_len: Some(schema::NullableUint32 { value: KEY_BYTES_MAX + 1 }),
+        max_tx_entries: Some(schema::NullableUint32 { value: ENTRIES_MAX }),
+        max_concurrency: Some(schema::NullableUint32 { value: 100 }),
+        index_settings: Some(schema::IndexNullableSettings {
+            cleanup_percentage: Some(schema::NullableFloat { value: 5.0 }),
+        }),
+        autoload: Some(schema::NullableBool { value: true }),
+        sync_frequency: Some(schema::NullableMilliseconds { value: 1 }),
+    }
+}
+
+impl From<KeyValue> for schema::KeyValue {
+    fn from(KeyValue { key, value }: KeyValue) -> schema::KeyValue {
+        schema::KeyValue { key, value }
+    }
+}
+
+impl From<Precondition> for schema::Precondition {
+    fn from(condition: Precondition) -> schema::Precondition {
+        use precondition::{
+            KeyMustExistPrecondition, KeyMustNotExistPrecondition, KeyNotModifiedAfterTxPrecondition,
+            Precondition as Wire,
+        };
+        let wire = match condition {
+            Precondition::KeyMustExist(key) => Wire::KeyMustExist(KeyMustExistPrecondition { key }),
+            Precondition::KeyMustNotExist(key) => Wire::KeyMustNotExist(KeyMustNotExistPrecondition { key }),
+            Precondition::KeyNotModifiedAfterTx { key, tx } => {
+                Wire::KeyNotModifiedAfterTx(KeyNotModifiedAfterTxPrecondition { key, tx_id: tx.0 })
+            }
+        };
+        schema::Precondition { precondition: Some(wire) }
+    }
+}

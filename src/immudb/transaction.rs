@@ -1,0 +1,195 @@
+//! Transactions as ImmuDB hands them out. Whoever reads the history back reads these.
+
+use std::fmt;
+
+use bytes::Bytes;
+
+use super::{error::Error, schema};
+
+/// What ImmuDB puts before a key or a value of the plain kind.
+const PLAIN: u8 = 0;
+
+/// SHA-256.
+pub type Hash = [u8; 32];
+
+/// Transactions are counted 1, 2, 3 … without a gap, in the order of commits.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct TxId(pub u64);
+
+impl TxId {
+    pub fn next(self) -> TxId {
+        TxId(self.0.saturating_add(1))
+    }
+}
+
+impl fmt::Display for TxId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.0.fmt(f)
+    }
+}
+
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Transaction {
+    pub header: TxHeader,
+    /// Key and value of each plain entry, in the order of the write.
+    pub entries: Vec<(Bytes, Bytes)>,
+}
+
+impl Transaction {
+    /// How many entries are not in `entries`, since they are no plain values: deletions, entries that expire or are in no
+    /// index, references, sorted sets, SQL rows. This service writes none of them.
+    pub fn foreign_entries(&self) -> usize {
+        (self.header.entry_count as usize).saturating_sub(self.entries.len())
+    }
+}
+
+/// What ImmuDB vouches for with a commit: enough to compute the chain of hashes again.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct TxHeader {
+    pub id: TxId,
+    /// Accumulated hash of the transaction before.
+    pub previous_hash: Hash,
+    /// By ImmuDB's clock, in whole seconds since 1970.
+    pub timestamp_seconds: i64,
+    pub entry_count: u32,
+    /// Root of the hash tree over the entries.
+    pub entries_hash: Hash,
+    /// The last transaction in the hash tree over transactions, and the root of that tree.
+    pub tree_tx: TxId,
+    pub tree_root: Hash,
+    pub version: u16,
+    pub metadata: Option<TxMetadata>,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct TxMetadata {
+    /// Values before this transaction were deleted: never in a database of ours.
+    pub truncated_tx: Option<TxId>,
+    pub extra: Bytes,
+}
+
+impl TryFrom<schema::TxHeader> for TxHeader {
+    type Error = Error;
+
+    fn try_from(wire: schema::TxHeader) -> Result<TxHeader, Error> {
+        let field = |name| {
+            move || Error::corrupted("TxHeader", format!("transaction {}: {name} is malformed", wire.id))
+        };
+        let hash = |bytes: &Bytes| Hash::try_from(bytes.as_ref()).ok();
+        Ok(TxHeader {
+            id: TxId(wire.id),
+            previous_hash: hash(&wire.prev_alh).ok_or_else(field("prevAlh"))?,
+            timestamp_seconds: wire.ts,
+            entry_count: u32::try_from(wire.nentries).ok().ok_or_else(field("nentries"))?,
+            entries_hash: hash(&wire.e_h).ok_or_else(field("eH"))?,
+            tree_tx: TxId(wire.bl_tx_id),
+            tree_root: hash(&wire.bl_root).ok_or_else(field("blRoot"))?,
+            version: u16::try_from(wire.version).ok().ok_or_else(field("version"))?,
+            metadata: wire.metadata.filter(is_told).map(TxMetadata::from),
+        })
+    }
+}
+
+/// ImmuDB sends empty metadata where there is none.
+fn is_told(metadata: &schema::TxMetadata) -> bool {
+    *metadata != schema::TxMetadata::default()
+}
+
+impl From<schema::TxMetadata> for TxMetadata {
+    fn from(wire: schema::TxMetadata) -> TxMetadata {
+        TxMetadata {
+            truncated_tx: (wire.truncated_tx_id > 0).then_some(TxId(wire.truncated_tx_id)),
+            extra: wire.extra,
+        }
+    }
+}
+
+impl TryFrom<schema::Tx> for Transaction {
+    type Error = Error;
+
+    fn try_from(wire: schema::Tx) -> Result<Transaction, Error> {
+        let header = wire
+            .header
+            .ok_or_else(|| Error::corrupted("TxScan", "a transaction without its header".into()))?;
+        Ok(Transaction {
+            header: header.try_into()?,
+            entries: wire.entries.into_iter().filter_map(plain).collect(),
+        })
+    }
+}
+
+/// Key and value without the bytes that tell the kind; nothing where the entry is of another kind.
+fn plain(entry: schema::TxEntry) -> Option<(Bytes, Bytes)> {
+    if entry.metadata.is_some_and(|metadata| metadata != schema::KvMetadata::default()) {
+        return None;
+    }
+    Some((stripped(entry.key)?, stripped(entry.value)?))
+}
+
+fn stripped(mut bytes: Bytes) -> Option<Bytes> {
+    if bytes.first() != Some(&PLAIN) {
+        return None;
+    }
+    Some(bytes.split_off(1))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn entry(
+        key: &'static [u8],
+        value: &'static [u8],
+        metadata: Option<schema::KvMetadata>,
+    ) -> schema::TxEntry {
+        schema::TxEntry {
+            key: Bytes::from_static(key),
+            value: Bytes::from_static(value),
+            metadata,
+            ..Default::default()
+        }
+    }
+
+    fn header() -> schema::TxHeader {
+        let hash = Bytes::from_static(&[7; 32]);
+        schema::TxHeader {
+            id: 9,
+            nentries: 5,
+            version: 1,
+            prev_alh: hash.clone(),
+            e_h: hash.clone(),
+            bl_root: hash,
+            ..Default::default()
+        }
+    }
+
+    #[test]
+    fn only_plain_entries_are_handed_out_and_the_others_are_counted() {
+        let expiring = schema::KvMetadata {
+            expiration: Some(schema::Expiration { expires_at: 1 }),
+            ..Default::default()
+        };
+        let deleted = schema::KvMetadata { deleted: true, ..Default::default() };
+        let wire = schema::Tx {
+            header: Some(header()),
+            entries: vec![
+                entry(b"\0key", b"\0value", None),
+                entry(b"\0reference", b"\x01target", None),
+                entry(b"\x02row", b"\0row", None),
+                entry(b"\0gone", b"", Some(deleted)),
+                entry(b"\0soon gone", b"\0value", Some(expiring)),
+            ],
+        };
+        let transaction = Transaction::try_from(wire).unwrap();
+        assert_eq!(transaction.entries, [(Bytes::from("key"), Bytes::from("value"))]);
+        assert_eq!(transaction.foreign_entries(), 4);
+    }
+
+    #[test]
+    fn a_hash_of_another_length_is_corruption() {
+        let wire = schema::TxHeader { e_h: Bytes::from_static(b"short"), ..header() };
+        let error = TxHeader::try_from(wire).unwrap_err();
+        assert_eq!(error.kind, super::super::ErrorKind::Corrupted);
+        assert!(error.to_string().contains("eH"), "{error}");
+    }
+}

@@ -1,0 +1,268 @@
+//! What can be looked up: derived from the log, and rebuilt from it whenever it is missing or damaged.
+//!
+//! It owns the folder `storage/index` (a `fjall` database, never synced for an answer) and the totals.
+//! It knows up to where in the log it is complete; frames are applied in order, each batch atomically with
+//! that place, so after a crash it is merely behind, and is brought up from there. Nothing is ever
+//! decided from it that the log could contradict.
+
+use std::{
+    collections::HashMap,
+    path::Path,
+    sync::{Arc, PoisonError, RwLock},
+};
+
+use fjall::{Database, Keyspace, KeyspaceCreateOptions};
+
+use crate::{
+    event::{AggregateId, EventId, Position, SequenceNumber},
+    log::{Place, RecordPlace},
+};
+
+mod codec;
+mod entries;
+pub mod rebuild;
+
+pub use codec::Complete;
+pub use entries::{Entries, IndexedEvent, IndexedSnapshot};
+
+/// The database or what it holds is unusable. Deleting `storage/index` while the service is stopped mends it.
+#[derive(Debug, thiserror::Error)]
+pub enum IndexError {
+    #[error("index: {0}")]
+    Database(#[from] fjall::Error),
+    #[error("index: an entry of {0} makes no sense")]
+    Entry(&'static str),
+}
+
+/// What is known of an aggregate without reading its events.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Head {
+    /// Number of the aggregate in the index, in the order of first events.
+    pub number: u64,
+    pub last: SequenceNumber,
+    pub aggregate_type: Arc<str>,
+    pub snapshot: Option<SnapshotHead>,
+}
+
+/// The newest snapshot of an aggregate.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct SnapshotHead {
+    pub sequence: SequenceNumber,
+    pub place: RecordPlace,
+}
+
+/// True totals, by type.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Totals {
+    pub event_types: HashMap<Arc<str>, u64>,
+    pub aggregate_types: HashMap<Arc<str>, u64>,
+}
+
+/// The index. Cheap lookups from any thread; one thread applies.
+pub struct Index {
+    database: Database,
+    /// aggregate id -> [`Head`]
+    aggregates: Keyspace,
+    /// number of the aggregate, sequence number -> place of the record
+    events: Keyspace,
+    /// event id -> place of the record
+    event_ids: Keyspace,
+    /// position -> place of a frame that begins with it; not for every frame
+    positions: Keyspace,
+    /// last position in a transaction of ImmuDB -> the transaction
+    transactions: Keyspace,
+    /// kind and name of a type -> total
+    totals_kept: Keyspace,
+    meta: Keyspace,
+    totals: RwLock<Totals>,
+    complete: RwLock<Complete>,
+}
+
+impl std::fmt::Debug for Index {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Index").field("complete", &self.complete()).finish_non_exhaustive()
+    }
+}
+
+const META_COMPLETE: &[u8] = b"complete";
+const FORMAT: &[u8] = b"format";
+const FORMAT_VERSION: &[u8] = b"1";
+
+impl Index {
+    /// Opens what is in `folder`, or begins an empty index.
+    ///
+    /// # Errors
+    /// What is there is unusable; the caller may remove it and rebuild.
+    pub fn open(folder: &Path) -> Result<Self, IndexError> {
+        const CACHE_BYTES: u64 = 64 * 1024 * 1024;
+        // Read again at every start: the least that fjall allows.
+        const JOURNAL_BYTES: u64 = 64 * 1024 * 1024;
+        let database =
+            Database::builder(folder).cache_size(CACHE_BYTES).max_journaling_size(JOURNAL_BYTES).open()?;
+        let keyspace = |name, memtable_mib: u64| {
+            database.keyspace(name, || {
+                KeyspaceCreateOptions::default().max_memtable_size(memtable_mib * 1024 * 1024)
+            })
+        };
+        let meta = keyspace("meta", 1)?;
+        match meta.get(FORMAT)? {
+            None => meta.insert(FORMAT, FORMAT_VERSION)?,
+            Some(version) if version == FORMAT_VERSION => {}
+            Some(_) => return Err(IndexError::Entry("format")),
+        }
+        let complete = match meta.get(META_COMPLETE)? {
+            None => Complete::default(),
+            Some(bytes) => Complete::decode(&bytes).ok_or(IndexError::Entry("meta"))?,
+        };
+        let index = Self {
+            aggregates: keyspace("aggregates", 16)?,
+            events: keyspace("events", 16)?,
+            event_ids: keyspace("event_ids", 16)?,
+            positions: keyspace("positions", 2)?,
+            transactions: keyspace("transactions", 2)?,
+            totals_kept: keyspace("totals", 2)?,
+            meta,
+            totals: RwLock::default(),
+            complete: RwLock::new(complete),
+            database,
+        };
+        *index.totals.write().unwrap_or_else(PoisonError::into_inner) = index.load_totals()?;
+        Ok(index)
+    }
+
+    /// How far in the log everything is known.
+    pub fn complete(&self) -> Complete {
+        *self.complete.read().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// # Errors
+    /// The index is unusable.
+    pub fn head(&self, id: &AggregateId) -> Result<Option<Head>, IndexError> {
+        self.aggregates.get(id.as_str())?.map(|bytes| codec::decode_head(&bytes)).transpose()
+    }
+
+    /// Where the event with this id lies.
+    ///
+    /// # Errors
+    /// The index is unusable.
+    pub fn event(&self, id: EventId) -> Result<Option<RecordPlace>, IndexError> {
+        self.event_ids.get(id.as_bytes())?.map(|bytes| codec::decode_place(&bytes)).transpose()
+    }
+
+    /// Places of the records `first` to `last` of an aggregate, at most `count`, in either direction.
+    ///
+    /// # Errors
+    /// The index is unusable, or has a gap there.
+    pub fn events(
+        &self,
+        aggregate: u64,
+        range: std::ops::RangeInclusive<u64>,
+        direction: Direction,
+        count: usize,
+    ) -> Result<Vec<RecordPlace>, IndexError> {
+        let keys = codec::event_key(aggregate, *range.start())..=codec::event_key(aggregate, *range.end());
+        let mut entries = self.events.range(keys);
+        let mut places = Vec::new();
+        while places.len() < count {
+            let entry = match direction {
+                Direction::Forwards => entries.next(),
+                Direction::Backwards => entries.next_back(),
+            };
+            let Some(entry) = entry else { break };
+            places.push(codec::decode_place(&entry.value()?)?);
+        }
+        Ok(places)
+    }
+
+    /// A frame at or before the one that holds `position`, to read on from.
+    ///
+    /// # Errors
+    /// The index is unusable.
+    pub fn frame_before(&self, position: Position) -> Result<Place, IndexError> {
+        match self.positions.range(..=position.0.to_be_bytes()).next_back() {
+            None => Ok(Place::START),
+            Some(entry) => codec::decode_frame_place(&entry.value()?),
+        }
+    }
+
+    /// The transaction in which ImmuDB took the event at `position`; `None` while that is not known.
+    ///
+    /// # Errors
+    /// The index is unusable.
+    pub fn transaction(&self, position: Position) -> Result<Option<u64>, IndexError> {
+        match self.transactions.range(position.0.to_be_bytes()..).next() {
+            None => Ok(None),
+            Some(entry) => codec::decode_u64(&entry.value()?).map(Some),
+        }
+    }
+
+    /// At most `count` aggregates behind the id `after` whose id starts with `prefix`, by id.
+    ///
+    /// # Errors
+    /// The index is unusable.
+    pub fn aggregates(
+        &self,
+        prefix: &str,
+        after: Option<&str>,
+        count: usize,
+    ) -> Result<Vec<(AggregateId, Head)>, IndexError> {
+        use std::ops::Bound;
+        let start = match after.filter(|after| *after >= prefix) {
+            Some(after) => Bound::Excluded(after.as_bytes().to_vec()),
+            None => Bound::Included(prefix.as_bytes().to_vec()),
+        };
+        let mut found = Vec::new();
+        for entry in self.aggregates.range((start, Bound::Unbounded)).take(count) {
+            let (key, value) = entry.into_inner()?;
+            if !key.starts_with(prefix.as_bytes()) {
+                break;
+            }
+            let id = std::str::from_utf8(&key).ok().and_then(|id| AggregateId::new(id).ok());
+            found.push((id.ok_or(IndexError::Entry("aggregates"))?, codec::decode_head(&value)?));
+        }
+        Ok(found)
+    }
+
+    pub fn totals(&self) -> Totals {
+        self.totals.read().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    /// Makes everything of `entries` findable, in one step.
+    ///
+    /// # Errors
+    /// The index is unusable; it has all of it or nothing.
+    pub fn apply(&self, entries: Entries) -> Result<(), IndexError> {
+        let mut batch = self.database.batch();
+        let mut totals = self.totals.write().unwrap_or_else(PoisonError::into_inner);
+        entries.write(self, &mut batch, &mut totals);
+        drop(totals);
+        batch.insert(&self.meta, META_COMPLETE, entries.complete.encode());
+        batch.commit()?;
+        *self.complete.write().unwrap_or_else(PoisonError::into_inner) = entries.complete;
+        Ok(())
+    }
+
+    fn load_totals(&self) -> Result<Totals, IndexError> {
+        let mut totals = Totals::default();
+        for entry in self.totals_kept.iter() {
+            let (key, value) = entry.into_inner()?;
+            let (kind, name) = codec::decode_total_key(&key).ok_or(IndexError::Entry("totals"))?;
+            let by_type = match kind {
+                codec::TotalKind::EventType => &mut totals.event_types,
+                codec::TotalKind::AggregateType => &mut totals.aggregate_types,
+            };
+            by_type.insert(name.into(), codec::decode_u64(&value)?);
+        }
+        Ok(totals)
+    }
+}
+
+/// Which end of a range comes first.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Direction {
+    Forwards,
+    Backwards,
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,244 @@
+//! What one group of frames adds to the index, put together before the frames are written: until then it
+//! is also where the sequencer sees what the appends before in the same group did.
+
+use std::{collections::HashMap, sync::Arc};
+
+use fjall::OwnedWriteBatch;
+
+use super::{
+    Complete, Head, Index, IndexError, SnapshotHead, Totals,
+    codec::{self, TotalKind},
+};
+use crate::{
+    event::{
+        AggregateId, AppendBounds, EventId, Position, RecordedEvent, SequenceNumber, Timestamp,
+        record::ForwardedMark,
+    },
+    log::{Place, RecordPlace, Tip},
+};
+
+/// A frame is made findable by its position when so many bytes lie between it and the last such frame.
+const FINDABLE_EVERY_BYTES: u64 = 64 * 1024;
+
+/// Additions to the index, and how far in the log they reach.
+#[derive(Debug)]
+pub struct Entries {
+    heads: HashMap<AggregateId, KnownHead>,
+    events: Vec<(u64, SequenceNumber, EventId, RecordPlace)>,
+    findable: Vec<(Position, Place)>,
+    transactions: Vec<(Position, u64)>,
+    event_types: HashMap<Arc<str>, u64>,
+    aggregate_types: HashMap<Arc<str>, u64>,
+    pub(super) complete: Complete,
+}
+
+/// An aggregate's head, looked up once.
+#[derive(Debug)]
+struct KnownHead {
+    head: Option<Head>,
+    changed: bool,
+}
+
+/// An event of an append, as far as the index is concerned.
+#[derive(Debug, Clone)]
+pub struct IndexedEvent {
+    pub id: EventId,
+    pub aggregate_id: AggregateId,
+    pub aggregate_type: Arc<str>,
+    pub event_type: Arc<str>,
+    pub sequence: SequenceNumber,
+    pub position: Position,
+    pub recorded_at: Timestamp,
+    pub place: RecordPlace,
+}
+
+impl IndexedEvent {
+    pub fn new(recorded: &RecordedEvent, place: RecordPlace) -> Self {
+        Self {
+            id: recorded.event.id,
+            aggregate_id: recorded.event.aggregate_id.clone(),
+            aggregate_type: recorded.event.aggregate_type.clone(),
+            event_type: recorded.event.event_type.clone(),
+            sequence: recorded.sequence,
+            position: recorded.position,
+            recorded_at: recorded.recorded_at,
+            place,
+        }
+    }
+}
+
+/// A snapshot, as far as the index is concerned.
+#[derive(Debug, Clone)]
+pub struct IndexedSnapshot {
+    pub aggregate_id: AggregateId,
+    pub sequence: SequenceNumber,
+    pub place: RecordPlace,
+}
+
+impl Entries {
+    /// Nothing yet, on top of what the index has.
+    pub fn new(index: &Index) -> Self {
+        Self {
+            heads: HashMap::new(),
+            events: Vec::new(),
+            findable: Vec::new(),
+            transactions: Vec::new(),
+            event_types: HashMap::new(),
+            aggregate_types: HashMap::new(),
+            complete: index.complete(),
+        }
+    }
+
+    pub fn event_count(&self) -> usize {
+        self.events.len()
+    }
+
+    pub fn complete(&self) -> Complete {
+        self.complete
+    }
+
+    /// The aggregate's head after what was added so far.
+    ///
+    /// # Errors
+    /// The index is unusable.
+    pub fn head(&mut self, index: &Index, id: &AggregateId) -> Result<Option<Head>, IndexError> {
+        if let Some(known) = self.heads.get(id) {
+            return Ok(known.head.clone());
+        }
+        let head = index.head(id)?;
+        self.heads.insert(id.clone(), KnownHead { head: head.clone(), changed: false });
+        Ok(head)
+    }
+
+    fn set_head(&mut self, id: AggregateId, head: Head) {
+        self.heads.insert(id, KnownHead { head: Some(head), changed: true });
+    }
+
+    /// Whether these events, one whole append, are just those that come next: whole, with positions and
+    /// sequence numbers that go on without a gap.
+    ///
+    /// # Errors
+    /// The index is unusable.
+    pub fn continued_by(&mut self, index: &Index, events: &[RecordedEvent]) -> Result<bool, IndexError> {
+        let mut last_of: HashMap<&AggregateId, SequenceNumber> = HashMap::new();
+        let mut position = self.complete.tip.position;
+        let bounds = AppendBounds {
+            first: position.next(),
+            last: Position(position.0.saturating_add(events.len() as u64)),
+        };
+        for recorded in events {
+            let id = &recorded.event.aggregate_id;
+            let last = match last_of.get(id) {
+                Some(last) => *last,
+                None => self.head(index, id)?.map_or(SequenceNumber(0), |head| head.last),
+            };
+            if recorded.append != bounds
+                || recorded.position != position.next()
+                || recorded.sequence != last.next()
+            {
+                return Ok(false);
+            }
+            position = recorded.position;
+            last_of.insert(id, recorded.sequence);
+        }
+        Ok(true)
+    }
+
+    /// Adds the events of one append; `frame` is where its frame begins.
+    ///
+    /// # Errors
+    /// The index is unusable.
+    pub fn add_append(
+        &mut self,
+        index: &Index,
+        frame: Place,
+        events: Vec<IndexedEvent>,
+    ) -> Result<(), IndexError> {
+        let Some(first) = events.first() else { return Ok(()) };
+        self.make_findable(first.position, frame);
+        for event in events {
+            let known = self.head(index, &event.aggregate_id)?;
+            let head = known.unwrap_or_else(|| self.first_of(&event));
+            self.events.push((head.number, event.sequence, event.id, event.place));
+            *self.event_types.entry(event.event_type).or_default() += 1;
+            self.complete.recorded_at = event.recorded_at;
+            self.set_head(event.aggregate_id, Head { last: event.sequence, ..head });
+        }
+        Ok(())
+    }
+
+    /// Adds a snapshot, unless a newer one is there.
+    ///
+    /// # Errors
+    /// The index is unusable.
+    pub fn add_snapshot(&mut self, index: &Index, snapshot: IndexedSnapshot) -> Result<(), IndexError> {
+        let Some(mut head) = self.head(index, &snapshot.aggregate_id)? else { return Ok(()) };
+        match head.snapshot {
+            Some(newer) if newer.sequence > snapshot.sequence => return Ok(()),
+            Some(_) => {}
+            None => self.complete.snapshots = self.complete.snapshots.saturating_add(1),
+        }
+        head.snapshot = Some(SnapshotHead { sequence: snapshot.sequence, place: snapshot.place });
+        self.set_head(snapshot.aggregate_id, head);
+        Ok(())
+    }
+
+    pub fn add_mark(&mut self, mark: ForwardedMark) {
+        if mark.immudb_tx > 0 && mark.position > self.complete.forwarded.position {
+            self.transactions.push((mark.position, mark.immudb_tx));
+        }
+        self.complete.forwarded = mark;
+    }
+
+    /// Everything up to here was added.
+    pub fn reach(&mut self, tip: Tip) {
+        self.complete.tip = tip;
+    }
+
+    fn first_of(&mut self, event: &IndexedEvent) -> Head {
+        self.complete.aggregates = self.complete.aggregates.saturating_add(1);
+        *self.aggregate_types.entry(event.aggregate_type.clone()).or_default() += 1;
+        Head {
+            number: self.complete.aggregates,
+            last: SequenceNumber(0),
+            aggregate_type: event.aggregate_type.clone(),
+            snapshot: None,
+        }
+    }
+
+    fn make_findable(&mut self, position: Position, frame: Place) {
+        let last = self.complete.last_findable;
+        if frame.segment != last.segment || frame.offset >= last.offset.saturating_add(FINDABLE_EVERY_BYTES) {
+            self.findable.push((position, frame));
+            self.complete.last_findable = frame;
+        }
+    }
+
+    /// Puts everything into `batch`, and the totals that result into `totals`.
+    pub(super) fn write(&self, index: &Index, batch: &mut OwnedWriteBatch, totals: &mut Totals) {
+        for (aggregate, sequence, id, place) in &self.events {
+            let place = codec::encode_place(*place);
+            batch.insert(&index.events, codec::event_key(*aggregate, sequence.0), place.clone());
+            batch.insert(&index.event_ids, *id.as_bytes(), place);
+        }
+        let changed = self.heads.iter().filter(|(_, known)| known.changed);
+        for (id, head) in changed.filter_map(|(id, known)| Some((id, known.head.as_ref()?))) {
+            batch.insert(&index.aggregates, id.as_str(), codec::encode_head(head));
+        }
+        for (position, place) in &self.findable {
+            batch.insert(&index.positions, position.0.to_be_bytes(), codec::encode_frame_place(*place));
+        }
+        for (position, tx) in &self.transactions {
+            batch.insert(&index.transactions, position.0.to_be_bytes(), tx.to_be_bytes());
+        }
+        let mut add = |kind, added: &HashMap<Arc<str>, u64>, total: &mut HashMap<Arc<str>, u64>| {
+            for (name, count) in added {
+                let total = total.entry(name.clone()).or_default();
+                *total = total.saturating_add(*count);
+                batch.insert(&index.totals_kept, codec::total_key(kind, name), total.to_be_bytes());
+            }
+        };
+        add(TotalKind::EventType, &self.event_types, &mut totals.event_types);
+        add(TotalKind::AggregateType, &self.aggregate_types, &mut totals.aggregate_types);
+    }
+}

@@ -1,0 +1,145 @@
+use std::path::PathBuf;
+
+use bytes::Bytes;
+use tempfile::{TempDir, tempdir};
+
+use super::*;
+use crate::{
+    event::{
+        AppendBounds, Content, ContentDigest, NewEvent, Snapshot, Timestamp,
+        record::{self, ForwardedMark, Numbers},
+    },
+    log::{Log, Tip, recover},
+};
+
+/// A log of `appends` appends of three events over three of seven aggregates, with snapshots and marks.
+struct Written {
+    _folder: TempDir,
+    path: PathBuf,
+    log: Log,
+    ids: Vec<EventId>,
+    last_of: HashMap<AggregateId, u64>,
+}
+
+fn id(number: u64) -> AggregateId {
+    AggregateId::new(&format!("room-{}", number % 7)).unwrap()
+}
+
+impl Written {
+    fn new() -> Self {
+        let folder = tempdir().unwrap();
+        let path = folder.path().join("log");
+        let log = Log::new(recover(&path, None).unwrap(), Tip::START, 20_000);
+        Self { _folder: folder, path, log, ids: Vec::new(), last_of: HashMap::new() }
+    }
+
+    fn append(&mut self, number: u64) {
+        let first = self.log.tip().position.0 + 1;
+        let append = AppendBounds { first: Position(first), last: Position(first + 2) };
+        let records: Vec<Bytes> = (0..3)
+            .map(|offset| {
+                let event = NewEvent {
+                    id: EventId::random(),
+                    aggregate_id: id(number + offset),
+                    aggregate_type: if number.is_multiple_of(2) { "Room".into() } else { "Player".into() },
+                    event_type: format!("Type{}", number % 5).as_str().into(),
+                    content: Content::Binary(vec![1; 50].into()),
+                    correlation_id: String::new(),
+                    causation_id: String::new(),
+                    metadata: Default::default(),
+                    occurred_at: None,
+                };
+                self.ids.push(event.id);
+                let last = self.last_of.entry(event.aggregate_id.clone()).or_default();
+                *last += 1;
+                let numbers = Numbers {
+                    sequence: SequenceNumber(*last),
+                    position: Position(first + offset),
+                    recorded_at: Timestamp::new(1_700_000_000 + first as i64, 0).unwrap(),
+                    append,
+                };
+                let digest = ContentDigest::of(&event);
+                record::encode(event, numbers, digest)
+            })
+            .collect();
+        let mut group = self.log.begin().unwrap();
+        group.append(&records);
+        if number % 4 == 3 {
+            let aggregate_id = id(number);
+            let snapshot = Snapshot {
+                sequence: SequenceNumber(self.last_of[&aggregate_id]),
+                aggregate_id,
+                content: Content::Absent,
+                schema_version: 1,
+                metadata: Default::default(),
+                recorded_at: Timestamp::new(1_700_000_000, 0).unwrap(),
+                event_hash: crate::event::Hash::START,
+            };
+            group.snapshot(&record::encode_snapshot(snapshot));
+        }
+        if number % 5 == 4 {
+            let mark = ForwardedMark { position: append.last, snapshots: 0, immudb_tx: 100 + number };
+            group.mark(&record::encode_mark(mark));
+        }
+        self.log.write(group).unwrap();
+    }
+
+    fn bring_up(&self, index: &Index) {
+        rebuild::bring_up(index, self.log.segments(), self.log.tip().end, |_| {}).unwrap();
+    }
+
+    /// Everything that can be asked.
+    fn answers(&self, index: &Index) -> impl PartialEq + std::fmt::Debug + use<> {
+        let complete = index.complete();
+        let aggregates = index.aggregates("", None, 1000).unwrap();
+        let events: Vec<_> = aggregates
+            .iter()
+            .map(|(_, head)| index.events(head.number, 0..=u64::MAX, Direction::Backwards, 1000).unwrap())
+            .collect();
+        let by_id: Vec<_> = self.ids.iter().map(|id| index.event(*id).unwrap().unwrap()).collect();
+        let transactions: Vec<_> = (1..=complete.tip.position.0)
+            .map(|position| index.transaction(Position(position)).unwrap())
+            .collect();
+        let totals = index.totals();
+        (aggregates, events, by_id, transactions, totals, complete)
+    }
+}
+
+#[test]
+fn an_index_made_at_once_is_the_one_that_followed() {
+    let folder = tempdir().unwrap();
+    let mut written = Written::new();
+    let mut following = Index::open(&folder.path().join("following")).unwrap();
+    for number in 0..200 {
+        written.append(number);
+        if number % 3 == 0 {
+            written.bring_up(&following);
+        }
+        if number % 50 == 49 {
+            drop(following);
+            following = Index::open(&folder.path().join("following")).unwrap();
+        }
+    }
+    written.bring_up(&following);
+    let at_once = Index::open(&folder.path().join("at-once")).unwrap();
+    written.bring_up(&at_once);
+    assert_eq!(written.answers(&following), written.answers(&at_once));
+    let complete = at_once.complete();
+    assert_eq!((complete.tip, complete.aggregates), (written.log.tip(), 7));
+    let totals = at_once.totals();
+    assert_eq!(totals.event_types.values().sum::<u64>(), 600);
+    assert_eq!(totals.aggregate_types.values().sum::<u64>(), 7);
+    for (id, last) in &written.last_of {
+        assert_eq!(at_once.head(id).unwrap().unwrap().last.0, *last);
+    }
+    assert!(written.path.join("0000000002.segment").exists(), "one segment proves less");
+}
+
+#[test]
+fn an_index_of_another_format_is_refused() {
+    let folder = tempdir().unwrap();
+    let index = Index::open(folder.path()).unwrap();
+    index.meta.insert(FORMAT, b"0").unwrap();
+    drop(index);
+    assert!(Index::open(folder.path()).is_err());
+}

@@ -1,0 +1,57 @@
+//! The event store that game servers trust with their world.
+//!
+//! ```text
+//! game server --gRPC--> grpc --> store --> sequencer --> log --> answer (Fallback, Migrating, LocalOnly, Suspect)
+//!                                  ^                     |  |
+//!                                  |                     |  +--> index (what can be looked up)
+//!                                  +-- loads, reads -----+
+//!                                                        v
+//!                                                    forwarder --Set--> ImmuDB --> answer (Connected)
+//! ```
+//!
+//! There is one way through, in every state: fallback is an answer that waits for less, and migration is
+//! the forwarder catching up. The modules, in the order of that way:
+//!
+//! - [`server`] puts the parts together, runs them and takes them down; [`cli`] is the command line,
+//!   [`config`] and [`telemetry`] what it reads and writes.
+//! - [`grpc`] turns requests into values of [`event`] and answers into messages.
+//! - [`store`] says what each call means; [`stats`] counts; [`history`] reads what is stored.
+//! - [`sequencer`] judges, numbers and stores appends in groups.
+//! - [`log`] keeps them; [`index`] finds them again; [`storage`] opens both.
+//! - [`forwarder`] carries the log into ImmuDB, over [`immudb`], with the delays of [`retry`].
+//! - [`event_files`] prints out what ImmuDB does not have yet.
+//!
+//! The promises of the README, and the tests (under `tests/it`, unless it is said otherwise) that hold them:
+//!
+//! | promise | held by |
+//! |---|---|
+//! | 1 never lost | `outage`, `crash`, `copy`, `mending`, `log::tests` |
+//! | 2 exactly once | `appending`, `resend`, `lost_answer`, `sequencer::tests` |
+//! | 3 numbers without gap | `appending`, `crash`, `sequencer::tests` |
+//! | 4 all or nothing | `appending`, `crash`, `sequencer::tests` |
+//! | 5 expectations that can't be raced | `appending`, `sequencer::tests` |
+//! | 6 one order | `following`, `copy`, `index::tests` |
+//! | 7 reads go on | `outage`, `loading` |
+//! | 8 an outage costs no failed call | `outage`, `lost_answer` |
+//! | 9 tampering shows | `doubt` (rolled back, emptied, another writer); proofs come later |
+//! | 10 everything has a limit | `bad_input`, `operating` |
+
+pub mod cli;
+pub mod config;
+pub mod event;
+pub mod event_files;
+pub mod forwarder;
+pub mod grpc;
+pub mod history;
+pub mod immudb;
+pub mod index;
+pub mod log;
+pub mod progress;
+pub mod retry;
+pub mod secret;
+pub mod sequencer;
+pub mod server;
+pub mod stats;
+pub mod storage;
+pub mod store;
+pub mod telemetry;

@@ -1,0 +1,118 @@
+//! Reads the log frame by frame, in order, and checks every byte of it on the way.
+
+use std::sync::Arc;
+
+use bytes::Bytes;
+
+use super::{
+    Place, ReadError, Segments,
+    frame::{self, Frame, HEADER_BYTES, Header},
+    segment,
+};
+use crate::event::{Hash, Position};
+
+/// How much is read at once.
+const CHUNK_BYTES: usize = 256 * 1024;
+
+/// A reader of the whole log. It goes no further than it is told.
+#[derive(Debug)]
+pub struct Cursor {
+    segments: Arc<Segments>,
+    place: Place,
+    /// Bytes of the present segment from `place` on.
+    buffer: Bytes,
+    /// What the next append must continue, once an append was seen.
+    expected: Option<(Position, Hash)>,
+}
+
+/// A frame, and where it lies.
+#[derive(Debug)]
+pub struct ReadFrame {
+    pub frame: Frame,
+    pub start: Place,
+    pub end: Place,
+}
+
+impl ReadFrame {
+    /// Position of the last event of an append; `None` for the other kinds.
+    pub fn last_position(&self) -> Option<Position> {
+        match &self.frame {
+            Frame::Append { first, records, .. } => {
+                Some(Position(first.0.saturating_add(records.len() as u64).saturating_sub(1)))
+            }
+            Frame::Snapshot { .. } | Frame::Mark(_) => None,
+        }
+    }
+}
+
+impl Cursor {
+    /// A cursor at the start of a frame.
+    pub fn new(segments: Arc<Segments>, place: Place) -> Self {
+        Self { segments, place, buffer: Bytes::new(), expected: None }
+    }
+
+    /// The same, where it is known what the next append continues.
+    pub fn after(segments: Arc<Segments>, place: Place, last: Position, hash: Hash) -> Self {
+        Self { expected: Some((last.next(), hash)), ..Self::new(segments, place) }
+    }
+
+    pub fn place(&self) -> Place {
+        self.place
+    }
+
+    /// The next frame before `end`; `None` when there is none.
+    ///
+    /// # Errors
+    /// The frame is damaged, does not continue the one before, or can't be read.
+    pub fn next(&mut self, end: Place) -> Result<Option<ReadFrame>, ReadError> {
+        while self.place < end {
+            let file = self.file()?;
+            let length = file.length().map_err(|source| file.io_error(source))?;
+            if self.place.segment < end.segment && self.place.offset >= length {
+                self.place =
+                    Place { segment: self.place.segment.saturating_add(1), offset: segment::HEADER_BYTES };
+                self.buffer = Bytes::new();
+                continue;
+            }
+            return self.read(&file).map(Some);
+        }
+        Ok(None)
+    }
+
+    fn read(&mut self, file: &segment::File) -> Result<ReadFrame, ReadError> {
+        let damage = |what| file.damage(self.place.offset, what);
+        let start = self.place;
+        if self.buffer.len() < HEADER_BYTES {
+            self.buffer = fill(file, start.offset, CHUNK_BYTES)?;
+        }
+        let wanted = Header::parse(&self.buffer).map_err(damage)?.frame_bytes();
+        if self.buffer.len() < wanted {
+            self.buffer = fill(file, start.offset, wanted.max(CHUNK_BYTES))?;
+        }
+        let (header, frame) = frame::parse(file.salt(), start.offset, &self.buffer).map_err(damage)?;
+        if let Frame::Append { first, previous, records } = &frame {
+            if self.expected.is_some_and(|expected| expected != (*first, *previous)) {
+                return Err(damage("the append does not continue the one before").into());
+            }
+            let next = Position(first.0.saturating_add(records.len() as u64));
+            self.expected = records.last().map(|record| (next, record.hash));
+        }
+        self.buffer = self.buffer.slice(header.frame_bytes()..);
+        self.place.offset = start.offset.saturating_add(header.frame_bytes() as u64);
+        Ok(ReadFrame { frame, start, end: self.place })
+    }
+
+    fn file(&self) -> Result<Arc<segment::File>, ReadError> {
+        let segment = self.place.segment;
+        self.segments
+            .file(segment)
+            .map_err(|source| ReadError::Io { file: format!("segment {segment}"), source })
+    }
+}
+
+fn fill(file: &segment::File, offset: u64, bytes: usize) -> Result<Bytes, ReadError> {
+    let mut buffer = vec![0; bytes];
+    let read = file.read_at(&mut buffer, offset).map_err(|source| file.io_error(source))?;
+    buffer.truncate(read);
+    Ok(Bytes::from(buffer))
+}

@@ -1,0 +1,243 @@
+//! The format of a frame. All numbers are little-endian.
+//!
+//! ```text
+//! 0   magic "AELF"
+//! 4   CRC-32C of: the segment's salt, the frame's offset (u64), bytes 8..24, the payload
+//! 8   length of the payload, u32
+//! 12  kind: 1 append, 2 snapshot, 3 forwarded mark
+//! 13  version: 1
+//! 14  zero, u16
+//! 16  offset in the segment at which the frame's group begins, u64
+//! 24  the payload
+//! ```
+//!
+//! An append's payload is the position of its first event (u64), the number of records (u32), the hash
+//! before them (32 bytes), and for each record its length (u32), its bytes and the hash after it
+//! (32 bytes). So a single record can be read and checked without the rest of its frame: the hash before
+//! it always stands in the 32 bytes before its length. A snapshot's payload has the number of the
+//! snapshot (u64), 32 zero bytes, and one such entry; a mark's is the mark.
+//!
+//! Salt and offset are under the checksum, so no bytes that a caller hands in can pass for a frame.
+
+use bytes::{Buf, Bytes};
+
+use super::{Place, RecordPlace};
+use crate::event::{Hash, Position};
+
+pub(super) const HEADER_BYTES: usize = 24;
+const MAGIC: &[u8; 4] = b"AELF";
+const VERSION: u8 = 1;
+const KIND_APPEND: u8 = 1;
+const KIND_SNAPSHOT: u8 = 2;
+const KIND_MARK: u8 = 3;
+const LENGTH_BYTES: usize = 4;
+pub(super) const HASH_BYTES: usize = 32;
+
+/// No frame is larger: an append has at most 8 MiB and 500 events, and some room for their frames.
+pub(super) const PAYLOAD_BYTES_MAX: usize = 16 * 1024 * 1024;
+
+/// What one frame holds.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Frame {
+    /// All events of one append.
+    Append { first: Position, previous: Hash, records: Vec<StoredRecord> },
+    /// A snapshot, with its number among the log's snapshots.
+    Snapshot { number: u64, record: StoredRecord },
+    /// How far ImmuDB has the log.
+    Mark(Bytes),
+}
+
+/// A record in a frame.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct StoredRecord {
+    pub bytes: Bytes,
+    /// Hash of the history up to here.
+    pub hash: Hash,
+    /// Of the record's entry, from the start of the frame.
+    pub offset: u64,
+}
+
+impl StoredRecord {
+    /// Where the record lies, in a frame that begins at `frame`.
+    pub fn place(&self, frame: Place) -> RecordPlace {
+        RecordPlace {
+            segment: frame.segment,
+            offset: frame.offset.saturating_add(self.offset),
+            length: u32::try_from(self.bytes.len()).unwrap_or(u32::MAX),
+        }
+    }
+}
+
+/// Bytes that a record takes up in a frame.
+pub(super) fn entry_bytes(length: u32) -> u64 {
+    u64::from(length) + (LENGTH_BYTES + HASH_BYTES) as u64
+}
+
+/// A segment's own random bytes, part of every checksum in it.
+pub(super) type Salt = [u8; 16];
+
+/// Writes one frame behind `out`; `payload` writes what it holds.
+pub(super) fn write(
+    out: &mut Vec<u8>,
+    salt: &Salt,
+    place: FramePlace,
+    kind: Kind,
+    payload: impl FnOnce(&mut Vec<u8>),
+) {
+    let start = out.len();
+    out.extend_from_slice(MAGIC);
+    out.extend_from_slice(&[0; HEADER_BYTES - 4]);
+    payload(out);
+    let (_, frame) = out.split_at_mut(start);
+    let Some((header, payload)) = frame.split_at_mut_checked(HEADER_BYTES) else { return };
+    let fields = Header {
+        length: u32::try_from(payload.len()).unwrap_or(u32::MAX),
+        kind: kind as u8,
+        group_offset: place.group_offset,
+    };
+    fields.put(header);
+    let crc = checksum(salt, place.offset, header, payload);
+    if let Some(slot) = header.get_mut(4..8) {
+        slot.copy_from_slice(&crc.to_le_bytes());
+    }
+}
+
+/// Where a frame lies in its segment, and where its group began.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct FramePlace {
+    pub offset: u64,
+    pub group_offset: u64,
+}
+
+#[derive(Debug, Clone, Copy)]
+pub(super) enum Kind {
+    Append = KIND_APPEND as isize,
+    Snapshot = KIND_SNAPSHOT as isize,
+    Mark = KIND_MARK as isize,
+}
+
+/// Writes a record's entry: length, bytes, and the hash after it, which is returned.
+pub(super) fn put_entry(out: &mut Vec<u8>, previous: Hash, record: &[u8]) -> Hash {
+    let hash = previous.chain(record);
+    out.extend_from_slice(&u32::try_from(record.len()).unwrap_or(u32::MAX).to_le_bytes());
+    out.extend_from_slice(record);
+    out.extend_from_slice(&hash.0);
+    hash
+}
+
+/// The fixed part of a frame, as far as a reader needs it before the payload.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct Header {
+    pub length: u32,
+    pub kind: u8,
+    pub group_offset: u64,
+}
+
+impl Header {
+    fn put(self, header: &mut [u8]) {
+        let mut fields = Vec::with_capacity(16);
+        fields.extend_from_slice(&self.length.to_le_bytes());
+        fields.extend_from_slice(&[self.kind, VERSION, 0, 0]);
+        fields.extend_from_slice(&self.group_offset.to_le_bytes());
+        if let Some(slot) = header.get_mut(8..HEADER_BYTES) {
+            slot.copy_from_slice(&fields);
+        }
+    }
+
+    /// What the first bytes of a frame say; nothing is checked against the checksum yet.
+    pub(super) fn parse(bytes: &[u8]) -> Result<Self, &'static str> {
+        let Some(mut header) = bytes.get(..HEADER_BYTES) else { return Err("the frame is cut off") };
+        if !header.starts_with(MAGIC) {
+            return Err("no frame begins here");
+        }
+        header.advance(8);
+        let length = header.get_u32_le();
+        let kind = header.get_u8();
+        let version = header.get_u8();
+        let _zero = header.get_u16_le();
+        let group_offset = header.get_u64_le();
+        if version != VERSION {
+            return Err("a frame of an unknown version");
+        }
+        if length as usize > PAYLOAD_BYTES_MAX {
+            return Err("the frame's length is impossible");
+        }
+        Ok(Self { length, kind, group_offset })
+    }
+
+    pub(super) fn frame_bytes(self) -> usize {
+        HEADER_BYTES.saturating_add(self.length as usize)
+    }
+}
+
+/// Checks a whole frame (header and payload) and takes it apart. `bytes` begins with it.
+pub(super) fn parse(salt: &Salt, offset: u64, bytes: &Bytes) -> Result<(Header, Frame), &'static str> {
+    let header = Header::parse(bytes)?;
+    if bytes.len() < header.frame_bytes() {
+        return Err("the frame is cut off");
+    }
+    let (head, payload) = (bytes.slice(..HEADER_BYTES), bytes.slice(HEADER_BYTES..header.frame_bytes()));
+    let stored = head.get(4..8).map(|mut crc| crc.get_u32_le());
+    if stored != Some(checksum(salt, offset, &head, &payload)) {
+        return Err("the frame's checksum is wrong");
+    }
+    let frame = match header.kind {
+        KIND_APPEND => parse_append(payload),
+        KIND_SNAPSHOT => parse_snapshot(payload),
+        KIND_MARK => Some(Frame::Mark(payload)),
+        _ => return Err("a frame of an unknown kind"),
+    };
+    frame.map(|frame| (header, frame)).ok_or("the frame's contents don't add up")
+}
+
+fn parse_append(mut payload: Bytes) -> Option<Frame> {
+    let total = payload.len();
+    let first = Position(payload.try_get_u64_le().ok()?);
+    let count = payload.try_get_u32_le().ok()?;
+    let previous = take_hash(&mut payload)?;
+    let mut records = Vec::new();
+    let mut hash = previous;
+    for _ in 0..count {
+        let offset = (HEADER_BYTES + total - payload.len()) as u64;
+        let record = take_entry(&mut payload, hash, offset)?;
+        hash = record.hash;
+        records.push(record);
+    }
+    (payload.is_empty() && !records.is_empty()).then_some(Frame::Append { first, previous, records })
+}
+
+fn parse_snapshot(mut payload: Bytes) -> Option<Frame> {
+    let number = payload.try_get_u64_le().ok()?;
+    let start = take_hash(&mut payload)?;
+    let record = take_entry(&mut payload, start, (HEADER_BYTES + 8 + HASH_BYTES) as u64)?;
+    payload.is_empty().then_some(Frame::Snapshot { number, record })
+}
+
+fn take_hash(payload: &mut Bytes) -> Option<Hash> {
+    (payload.len() >= HASH_BYTES)
+        .then(|| payload.split_to(HASH_BYTES))
+        .and_then(|hash| Hash::from_slice(&hash))
+}
+
+fn take_entry(payload: &mut Bytes, previous: Hash, offset: u64) -> Option<StoredRecord> {
+    let length = payload.try_get_u32_le().ok()? as usize;
+    if payload.len() < length {
+        return None;
+    }
+    let bytes = payload.split_to(length);
+    let hash = take_hash(payload)?;
+    (previous.chain(&bytes) == hash).then_some(StoredRecord { bytes, hash, offset })
+}
+
+/// Takes one entry apart that was read by itself, with the 32 bytes before it.
+pub(super) fn parse_entry(mut bytes: Bytes) -> Option<(Bytes, Hash)> {
+    let previous = take_hash(&mut bytes)?;
+    take_entry(&mut bytes, previous, 0).map(|record| (record.bytes, record.hash))
+}
+
+fn checksum(salt: &Salt, offset: u64, header: &[u8], payload: &[u8]) -> u32 {
+    let crc = crc32c::crc32c(salt);
+    let crc = crc32c::crc32c_append(crc, &offset.to_le_bytes());
+    let crc = crc32c::crc32c_append(crc, header.get(8..).unwrap_or_default());
+    crc32c::crc32c_append(crc, payload)
+}

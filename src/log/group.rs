@@ -1,0 +1,117 @@
+//! The frames that one sync makes durable, as they are put together.
+
+use bytes::Bytes;
+
+use super::{
+    Place, RecordPlace, Tip,
+    frame::{self, FramePlace, Kind, Salt},
+};
+use crate::event::{Hash, Position};
+
+/// Frames for the end of the log, built in memory and written at once.
+#[derive(Debug)]
+pub struct Group {
+    bytes: Vec<u8>,
+    start: Place,
+    group_offset: u64,
+    salt: Salt,
+    tip: Tip,
+}
+
+/// Where a record came to lie, and the hash of the history up to it.
+#[derive(Debug, Clone, Copy)]
+pub struct StoredAt {
+    pub place: RecordPlace,
+    pub hash: Hash,
+}
+
+impl Group {
+    pub(super) fn new(tip: Tip, unsynced_from: Option<u64>, salt: Salt) -> Self {
+        Self {
+            bytes: Vec::new(),
+            start: tip.end,
+            group_offset: unsynced_from.unwrap_or(tip.end.offset),
+            salt,
+            tip,
+        }
+    }
+
+    /// Where the log ends once this group is written.
+    pub fn tip(&self) -> Tip {
+        self.tip
+    }
+
+    pub fn is_empty(&self) -> bool {
+        self.bytes.is_empty()
+    }
+
+    pub fn byte_count(&self) -> usize {
+        self.bytes.len()
+    }
+
+    pub(super) fn bytes(&self) -> &[u8] {
+        &self.bytes
+    }
+
+    /// Adds all records of one append, whose first has the position after the tip's.
+    pub fn append(&mut self, records: &[Bytes]) -> Vec<StoredAt> {
+        let (first, mut hash) = (self.tip.position.next(), self.tip.hash);
+        let mut stored = Vec::with_capacity(records.len());
+        let segment = self.start.segment;
+        let start = self.start.offset;
+        let base = self.bytes.len();
+        let place = self.frame_place();
+        frame::write(&mut self.bytes, &self.salt, place, Kind::Append, |out| {
+            out.extend_from_slice(&first.0.to_le_bytes());
+            out.extend_from_slice(&u32::try_from(records.len()).unwrap_or(u32::MAX).to_le_bytes());
+            out.extend_from_slice(&hash.0);
+            for record in records {
+                let offset = start.saturating_add(out.len() as u64);
+                hash = frame::put_entry(out, hash, record);
+                let length = u32::try_from(record.len()).unwrap_or(u32::MAX);
+                stored.push(StoredAt { place: RecordPlace { segment, offset, length }, hash });
+            }
+        });
+        self.tip.position = Position(self.tip.position.0.saturating_add(records.len() as u64));
+        self.tip.hash = hash;
+        self.grow(base);
+        stored
+    }
+
+    /// Adds a snapshot and gives it the next number.
+    pub fn snapshot(&mut self, record: &[u8]) -> StoredAt {
+        let number = self.tip.snapshots.saturating_add(1);
+        let base = self.bytes.len();
+        let start = self.start.offset;
+        let place = self.frame_place();
+        let mut entry = (0, Hash::START);
+        frame::write(&mut self.bytes, &self.salt, place, Kind::Snapshot, |out| {
+            out.extend_from_slice(&number.to_le_bytes());
+            out.extend_from_slice(&Hash::START.0);
+            let offset = start.saturating_add(out.len() as u64);
+            entry = (offset, frame::put_entry(out, Hash::START, record));
+        });
+        self.tip.snapshots = number;
+        self.grow(base);
+        let length = u32::try_from(record.len()).unwrap_or(u32::MAX);
+        let place = RecordPlace { segment: self.start.segment, offset: entry.0, length };
+        StoredAt { place, hash: entry.1 }
+    }
+
+    /// Adds a note of how far ImmuDB has the log.
+    pub fn mark(&mut self, mark: &[u8]) {
+        let base = self.bytes.len();
+        let place = self.frame_place();
+        frame::write(&mut self.bytes, &self.salt, place, Kind::Mark, |out| out.extend_from_slice(mark));
+        self.grow(base);
+    }
+
+    fn frame_place(&self) -> FramePlace {
+        FramePlace { offset: self.tip.end.offset, group_offset: self.group_offset }
+    }
+
+    fn grow(&mut self, base: usize) {
+        let added = self.bytes.len().saturating_sub(base) as u64;
+        self.tip.end.offset = self.tip.end.offset.saturating_add(added);
+    }
+}

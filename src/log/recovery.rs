@@ -1,0 +1,122 @@
+//! Opening a log after anything may have happened to it.
+//!
+//! Only the group that was being written when the machine stopped may be torn: every group before it was
+//! synced before the next began. So bytes that are no whole frame are the torn end if no later group
+//! follows them, and are cut back to the last whole frame; if one follows, or if the index had seen frames
+//! there, they are damage, and nothing is touched.
+
+use std::{
+    fs,
+    path::{Path, PathBuf},
+    sync::Arc,
+};
+
+use bytes::Bytes;
+use tracing::warn;
+
+use super::{
+    OpenError, Place, ReadError, Segments,
+    frame::{self, Header},
+    segment,
+};
+
+/// An opened log whose end is known and durable.
+#[derive(Debug)]
+pub struct Recovered {
+    pub(super) folder: PathBuf,
+    pub(super) segments: Arc<Segments>,
+    pub end: Place,
+}
+
+impl Recovered {
+    pub fn segments(&self) -> &Arc<Segments> {
+        &self.segments
+    }
+}
+
+/// Opens the log in `folder`, or begins one. `seen` is how far the index had it: it was synced up to there.
+///
+/// # Errors
+/// The log is damaged (nothing is changed then), or a file can't be read or written.
+pub fn recover(folder: &Path, seen: Option<Place>) -> Result<Recovered, OpenError> {
+    let segments = Segments::open(folder)?;
+    let recovered =
+        |segments, end| Recovered { folder: folder.to_owned(), segments: Arc::new(segments), end };
+    let io_error = |source| OpenError::Io { path: folder.display().to_string(), source };
+    let Some(last) = segments.last_number() else {
+        if let Some(seen) = seen.filter(|seen| *seen > Place::START) {
+            return Err(missing(folder, seen));
+        }
+        segments.create(folder, Place::START.segment).map_err(io_error)?;
+        return Ok(recovered(segments, Place::START));
+    };
+    let file = segments.file(last).map_err(io_error)?;
+    let bytes = read_whole(&file)?;
+    let end = find_end(&file, &bytes);
+    let seen_here = seen.filter(|seen| seen.segment >= last);
+    if let Some(seen) = seen_here.filter(|seen| *seen > (Place { segment: last, offset: end })) {
+        if seen.segment > last {
+            return Err(missing(folder, seen));
+        }
+        return Err(file.damage(end, "frames that were there are gone or damaged").into());
+    }
+    if end < bytes.len() as u64 {
+        if later_group(&file, &bytes, end) {
+            return Err(file.damage(end, "a frame is damaged, and later groups follow it").into());
+        }
+        cut(&file, &bytes, end)?;
+    }
+    // What a crash left unsynced is taken over here, so it has to be durable before anything relies on it.
+    file.sync_data().map_err(|source| OpenError::from(file.io_error(source)))?;
+    Ok(recovered(segments, Place { segment: last, offset: end }))
+}
+
+fn missing(folder: &Path, seen: Place) -> OpenError {
+    let file = folder.join(format!("{:010}.segment", seen.segment)).display().to_string();
+    super::Damage { file, offset: 0, what: "the segment is missing" }.into()
+}
+
+fn read_whole(file: &segment::File) -> Result<Bytes, ReadError> {
+    let length = file.length().map_err(|source| file.io_error(source))?;
+    let mut bytes = vec![0; usize::try_from(length).unwrap_or(usize::MAX)];
+    let read = file.read_at(&mut bytes, 0).map_err(|source| file.io_error(source))?;
+    bytes.truncate(read);
+    Ok(Bytes::from(bytes))
+}
+
+/// Where the last whole frame ends that all frames before lead to.
+fn find_end(file: &segment::File, bytes: &Bytes) -> u64 {
+    let mut offset = segment::HEADER_BYTES;
+    while let Some(header) = whole_frame(file, bytes, offset) {
+        offset = offset.saturating_add(header.frame_bytes() as u64);
+    }
+    offset
+}
+
+fn whole_frame(file: &segment::File, bytes: &Bytes, offset: u64) -> Option<Header> {
+    let start = usize::try_from(offset).ok().filter(|start| *start <= bytes.len())?;
+    frame::parse(file.salt(), offset, &bytes.slice(start..)).ok().map(|(header, _)| header)
+}
+
+/// Whether a frame follows whose group began after `damaged`: then what lies at `damaged` was synced.
+fn later_group(file: &segment::File, bytes: &Bytes, damaged: u64) -> bool {
+    let could_be = |offset: &u64| {
+        // Cheap, so that no contents, however made, have every checksum in them computed.
+        let rest = usize::try_from(*offset).ok().and_then(|offset| bytes.get(offset..)).unwrap_or_default();
+        Header::parse(rest)
+            .is_ok_and(|header| header.group_offset > damaged && header.group_offset <= *offset)
+    };
+    (damaged.saturating_add(1)..bytes.len() as u64)
+        .filter(could_be)
+        .any(|offset| whole_frame(file, bytes, offset).is_some())
+}
+
+/// Cuts the torn end off. The bytes are kept beside the segment: a person may want to look at them.
+fn cut(file: &segment::File, bytes: &Bytes, end: u64) -> Result<(), OpenError> {
+    let torn = bytes.get(usize::try_from(end).unwrap_or(usize::MAX)..).unwrap_or_default();
+    warn!(file = %file.path().display(), offset = end, bytes = torn.len(), "torn end of the local log cut off");
+    let kept = file.path().with_extension(format!("torn-{end}"));
+    let io_error = |source| OpenError::Io { path: kept.display().to_string(), source };
+    fs::write(&kept, torn).map_err(io_error)?;
+    file.set_len(end).map_err(|source| OpenError::from(file.io_error(source)))
+}

@@ -1,0 +1,56 @@
+//! Reading whatever is whole in a damaged log.
+
+use std::{fs, io, path::Path};
+
+use bytes::Bytes;
+
+use super::{
+    Place, ReadFrame, frame,
+    segment::{self, File},
+};
+
+/// All whole frames of one segment, whatever lies between them.
+#[derive(Debug)]
+pub struct Salvage {
+    salt: frame::Salt,
+    bytes: Bytes,
+    place: Place,
+    /// Bytes that were no whole frame, so far.
+    pub skipped: u64,
+}
+
+impl Salvage {
+    /// `Ok(None)`: the segment's header is damaged, and with it the key to all checksums.
+    ///
+    /// # Errors
+    /// The file can't be read.
+    pub fn open(folder: &Path, number: u32) -> io::Result<Option<Self>> {
+        let bytes = Bytes::from(fs::read(segment::path(folder, number))?);
+        let place = Place { segment: number, offset: segment::HEADER_BYTES };
+        Ok(File::salt_of(&bytes, number).map(|salt| Self { salt, bytes, place, skipped: 0 }))
+    }
+
+    fn frame_here(&self) -> Option<ReadFrame> {
+        let offset = usize::try_from(self.place.offset).ok().filter(|offset| *offset < self.bytes.len())?;
+        let (header, frame) =
+            frame::parse(&self.salt, self.place.offset, &self.bytes.slice(offset..)).ok()?;
+        let end = self.place.offset.saturating_add(header.frame_bytes() as u64);
+        Some(ReadFrame { frame, start: self.place, end: Place { offset: end, ..self.place } })
+    }
+}
+
+impl Iterator for Salvage {
+    type Item = ReadFrame;
+
+    fn next(&mut self) -> Option<ReadFrame> {
+        while self.place.offset < self.bytes.len() as u64 {
+            if let Some(read) = self.frame_here() {
+                self.place = read.end;
+                return Some(read);
+            }
+            self.place.offset = self.place.offset.saturating_add(1);
+            self.skipped = self.skipped.saturating_add(1);
+        }
+        None
+    }
+}

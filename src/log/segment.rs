@@ -1,0 +1,269 @@
+//! Segment files: their names, their headers, and the open handles that readers share.
+//!
+//! A segment is `{number, 10 digits}.segment`, numbered from 1 without a gap. Its first 64 bytes are
+//! the magic `AETHYRLG`, the format version (u32), the number (u32), a random salt (16 bytes), the CRC-32C
+//! of these (u32), and zeros.
+
+use std::{
+    collections::BTreeMap,
+    fs, io,
+    os::unix::fs::FileExt,
+    path::{Path, PathBuf},
+    sync::{Arc, PoisonError, RwLock},
+};
+
+use bytes::{Buf, Bytes};
+use uuid::Uuid;
+
+use super::{
+    CheckedRecord, Damage, Place, ReadError, RecordPlace,
+    frame::{self, HASH_BYTES, Salt},
+};
+
+pub(super) const HEADER_BYTES: u64 = 64;
+const MAGIC: &[u8; 8] = b"AETHYRLG";
+const VERSION: u32 = 1;
+const CHECKED_BYTES: usize = 32;
+
+/// An open segment.
+#[derive(Debug)]
+pub(super) struct File {
+    file: fs::File,
+    path: PathBuf,
+    salt: Salt,
+}
+
+impl File {
+    pub(super) fn write_all_at(&self, bytes: &[u8], offset: u64) -> io::Result<()> {
+        self.file.write_all_at(bytes, offset)
+    }
+
+    pub(super) fn sync_data(&self) -> io::Result<()> {
+        self.file.sync_data()
+    }
+
+    pub(super) fn set_len(&self, length: u64) -> io::Result<()> {
+        self.file.set_len(length)
+    }
+
+    pub(super) fn length(&self) -> io::Result<u64> {
+        self.file.metadata().map(|metadata| metadata.len())
+    }
+
+    pub(super) fn salt(&self) -> &Salt {
+        &self.salt
+    }
+
+    pub(super) fn path(&self) -> &Path {
+        &self.path
+    }
+
+    /// Fills as much of `buffer` from `offset` on as the file has.
+    pub(super) fn read_at(&self, buffer: &mut [u8], offset: u64) -> io::Result<usize> {
+        let mut filled = 0;
+        while let Some(rest) = buffer.get_mut(filled..).filter(|rest| !rest.is_empty()) {
+            match self.file.read_at(rest, offset.saturating_add(filled as u64)) {
+                Ok(0) => break,
+                Ok(read) => filled = filled.saturating_add(read),
+                Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+                Err(error) => return Err(error),
+            }
+        }
+        Ok(filled)
+    }
+
+    pub(super) fn damage(&self, offset: u64, what: &'static str) -> Damage {
+        Damage { file: self.path.display().to_string(), offset, what }
+    }
+
+    pub(super) fn io_error(&self, source: io::Error) -> ReadError {
+        ReadError::Io { file: self.path.display().to_string(), source }
+    }
+
+    /// The salt of a whole segment in memory, if its header is whole.
+    pub(super) fn salt_of(bytes: &[u8], number: u32) -> Option<Salt> {
+        parse_header(bytes.get(..HEADER_BYTES as usize)?, number).ok()
+    }
+
+    fn create(path: PathBuf, number: u32) -> io::Result<Self> {
+        let salt = *Uuid::new_v4().as_bytes();
+        let file = fs::File::options().read(true).write(true).create(true).truncate(true).open(&path)?;
+        file.write_all_at(&header(number, &salt), 0)?;
+        file.sync_all()?;
+        sync_folder(&path)?;
+        Ok(Self { file, path, salt })
+    }
+
+    /// `Ok(None)`: the file ends within the header, as a crash while it was made leaves it.
+    fn open(path: PathBuf, number: u32) -> Result<Option<Self>, ReadError> {
+        let io_error = |source| ReadError::Io { file: path.display().to_string(), source };
+        let file = fs::File::options().read(true).write(true).open(&path).map_err(io_error)?;
+        let mut opened = Self { file, path: path.clone(), salt: [0; 16] };
+        let mut bytes = [0; HEADER_BYTES as usize];
+        let read = opened.read_at(&mut bytes, 0).map_err(io_error)?;
+        if read < bytes.len() || bytes.iter().all(|byte| *byte == 0) {
+            return Ok(None);
+        }
+        opened.salt = parse_header(&bytes, number).map_err(|what| opened.damage(0, what))?;
+        Ok(Some(opened))
+    }
+}
+
+fn header(number: u32, salt: &Salt) -> Vec<u8> {
+    let mut bytes = Vec::with_capacity(HEADER_BYTES as usize);
+    bytes.extend_from_slice(MAGIC);
+    bytes.extend_from_slice(&VERSION.to_le_bytes());
+    bytes.extend_from_slice(&number.to_le_bytes());
+    bytes.extend_from_slice(salt);
+    bytes.extend_from_slice(&crc32c::crc32c(&bytes).to_le_bytes());
+    bytes.resize(HEADER_BYTES as usize, 0);
+    bytes
+}
+
+fn parse_header(bytes: &[u8], number: u32) -> Result<Salt, &'static str> {
+    let Some((checked, mut rest)) = bytes.split_at_checked(CHECKED_BYTES) else { return Err("no header") };
+    if rest.get_u32_le() != crc32c::crc32c(checked) {
+        return Err("the header's checksum is wrong");
+    }
+    let mut fields = checked.strip_prefix(MAGIC).ok_or("no segment of a local log")?;
+    if fields.get_u32_le() != VERSION {
+        return Err("a segment of an unknown version");
+    }
+    if fields.get_u32_le() != number {
+        return Err("the segment has another number than its name says");
+    }
+    fields.try_into().map_err(|_| "no header")
+}
+
+/// A file's name becomes durable with its folder.
+fn sync_folder(path: &Path) -> io::Result<()> {
+    path.parent().map_or(Ok(()), sync_entries)
+}
+
+/// Makes durable what a folder contains; the empty path is the working directory.
+fn sync_entries(folder: &Path) -> io::Result<()> {
+    let folder = if folder.as_os_str().is_empty() { Path::new(".") } else { folder };
+    fs::File::open(folder)?.sync_all()
+}
+
+/// All segments of the log, open for any number of readers.
+#[derive(Debug, Default)]
+pub struct Segments {
+    files: RwLock<BTreeMap<u32, Arc<File>>>,
+}
+
+impl Segments {
+    /// Opens what is in the folder, which is made if it is missing. The last segment may be one that
+    /// a crash kept from being made whole: it never held a frame, and is removed.
+    pub(super) fn open(folder: &Path) -> Result<Self, ReadError> {
+        let io_error = |source| ReadError::Io { file: folder.display().to_string(), source };
+        fs::create_dir_all(folder).map_err(io_error)?;
+        let numbers = numbers(folder).map_err(io_error)?;
+        if numbers.is_empty() {
+            // The folder itself may be new, and those above it.
+            folder.ancestors().take(3).try_for_each(sync_entries).map_err(io_error)?;
+        }
+        let mut files = BTreeMap::new();
+        for (expected, number) in (1..).zip(&numbers) {
+            let path = path(folder, *number);
+            if expected != *number {
+                let what = "a segment before this one is missing";
+                return Err(Damage { file: path.display().to_string(), offset: 0, what }.into());
+            }
+            match File::open(path.clone(), *number)? {
+                Some(file) => _ = files.insert(*number, Arc::new(file)),
+                None if *number as usize == numbers.len() => fs::remove_file(&path).map_err(io_error)?,
+                None => {
+                    let what = "the segment ends in its header";
+                    return Err(Damage { file: path.display().to_string(), offset: 0, what }.into());
+                }
+            }
+        }
+        Ok(Self { files: RwLock::new(files) })
+    }
+
+    pub(super) fn create(&self, folder: &Path, number: u32) -> io::Result<()> {
+        let file = File::create(path(folder, number), number)?;
+        self.files.write().unwrap_or_else(PoisonError::into_inner).insert(number, Arc::new(file));
+        Ok(())
+    }
+
+    pub(super) fn last_number(&self) -> Option<u32> {
+        self.files.read().unwrap_or_else(PoisonError::into_inner).keys().next_back().copied()
+    }
+
+    pub(super) fn file(&self, number: u32) -> io::Result<Arc<File>> {
+        let files = self.files.read().unwrap_or_else(PoisonError::into_inner);
+        let missing =
+            || io::Error::new(io::ErrorKind::NotFound, format!("segment {number} of the local log"));
+        files.get(&number).cloned().ok_or_else(missing)
+    }
+
+    pub(super) fn salt(&self, number: u32) -> io::Result<Salt> {
+        self.file(number).map(|file| file.salt)
+    }
+
+    /// Bytes of the segments up to the last.
+    ///
+    /// # Errors
+    /// A file can't be asked.
+    pub fn byte_count(&self) -> io::Result<u64> {
+        let files = self.files.read().unwrap_or_else(PoisonError::into_inner);
+        files.values().map(|file| file.length()).sum()
+    }
+
+    /// Bytes of the log that lie before a place.
+    ///
+    /// # Errors
+    /// A file can't be asked.
+    pub fn bytes_before(&self, place: Place) -> io::Result<u64> {
+        let files = self.files.read().unwrap_or_else(PoisonError::into_inner);
+        let whole: u64 =
+            files.range(..place.segment).map(|(_, file)| file.length()).sum::<io::Result<_>>()?;
+        Ok(whole.saturating_add(place.offset))
+    }
+
+    /// Reads one record and checks it against the hash that was stored with it.
+    ///
+    /// # Errors
+    /// It is damaged, or can't be read.
+    pub fn read(&self, place: RecordPlace) -> Result<CheckedRecord, ReadError> {
+        let file = self
+            .file(place.segment)
+            .map_err(|source| ReadError::Io { file: format!("segment {}", place.segment), source })?;
+        let start = place.offset.saturating_sub(HASH_BYTES as u64);
+        let mut buffer = vec![0; HASH_BYTES.saturating_add(frame::entry_bytes(place.length) as usize)];
+        let read = file.read_at(&mut buffer, start).map_err(|source| file.io_error(source))?;
+        buffer.truncate(read);
+        let (bytes, hash) = frame::parse_entry(Bytes::from(buffer))
+            .ok_or_else(|| file.damage(place.offset, "the record does not match its hash"))?;
+        Ok(CheckedRecord { bytes, hash })
+    }
+}
+
+pub(super) fn path(folder: &Path, number: u32) -> PathBuf {
+    folder.join(format!("{number:010}.segment"))
+}
+
+/// Whether a log was ever begun in a folder, which may be missing.
+///
+/// # Errors
+/// The folder can't be read.
+pub fn has_segments(folder: &Path) -> io::Result<bool> {
+    Ok(folder.exists() && !numbers(folder)?.is_empty())
+}
+
+/// The numbers of the segments in a folder, in order.
+///
+/// # Errors
+/// The folder can't be read.
+pub fn numbers(folder: &Path) -> io::Result<Vec<u32>> {
+    let mut numbers = Vec::new();
+    for entry in fs::read_dir(folder)? {
+        let name = entry?.file_name();
+        let number = name.to_str().and_then(|name| name.strip_suffix(".segment"));
+        numbers.extend(number.and_then(|number| number.parse::<u32>().ok()));
+    }
+    numbers.sort_unstable();
+    Ok(numbers)
+}

@@ -1,0 +1,321 @@
+use std::fs;
+
+use bytes::Bytes;
+use proptest::prelude::*;
+use tempfile::{TempDir, tempdir};
+
+use super::{
+    frame::{FramePlace, HEADER_BYTES, Kind},
+    *,
+};
+
+/// What is written between two syncs.
+#[derive(Debug, Clone)]
+enum Piece {
+    Append(Vec<Vec<u8>>),
+    Snapshot(Vec<u8>),
+    Mark(Vec<u8>),
+}
+
+fn open(folder: &Path) -> Result<Recovered, OpenError> {
+    recover(folder, None)
+}
+
+fn new_log(folder: &Path, segment_bytes_max: u64) -> Log {
+    Log::new(open(folder).unwrap(), Tip::START, segment_bytes_max)
+}
+
+fn write(log: &mut Log, pieces: &[Piece]) {
+    let mut group = log.begin().unwrap();
+    for piece in pieces {
+        match piece {
+            Piece::Append(records) => {
+                let records: Vec<Bytes> = records.iter().cloned().map(Bytes::from).collect();
+                group.append(&records);
+            }
+            Piece::Snapshot(record) => _ = group.snapshot(record),
+            Piece::Mark(mark) => group.mark(mark),
+        }
+    }
+    log.write(group).unwrap();
+}
+
+/// All frames up to the end.
+fn frames(recovered: &Recovered) -> Result<Vec<Frame>, ReadError> {
+    let mut cursor =
+        Cursor::after(recovered.segments().clone(), Place::START, Position(0), crate::event::Hash::START);
+    let mut frames = Vec::new();
+    while let Some(read) = cursor.next(recovered.end)? {
+        frames.push(read.frame);
+    }
+    Ok(frames)
+}
+
+fn appends(count: u8) -> Vec<Piece> {
+    (0..count).map(|number| Piece::Append(vec![vec![number; 20]; 2])).collect()
+}
+
+/// Three groups of three frames each; gives back the place behind each group.
+fn three_groups() -> (TempDir, Vec<Place>) {
+    let folder = tempdir().unwrap();
+    let mut log = new_log(folder.path(), u64::MAX);
+    let mut ends = Vec::new();
+    for _ in 0..3 {
+        let mut pieces = appends(2);
+        pieces.push(Piece::Snapshot(b"a snapshot".to_vec()));
+        write(&mut log, &pieces);
+        ends.push(log.tip().end);
+    }
+    (folder, ends)
+}
+
+fn segment_path(folder: &TempDir) -> PathBuf {
+    segment::path(folder.path(), 1)
+}
+
+/// The same segment in a folder of its own, changed.
+fn changed(folder: &TempDir, change: impl FnOnce(&mut Vec<u8>)) -> TempDir {
+    let copy = tempdir().unwrap();
+    let mut bytes = fs::read(segment_path(folder)).unwrap();
+    change(&mut bytes);
+    fs::write(segment_path(&copy), bytes).unwrap();
+    copy
+}
+
+fn pieces() -> impl Strategy<Value = Vec<Vec<Piece>>> {
+    let bytes = || prop::collection::vec(any::<u8>(), 0..200);
+    let piece = prop_oneof![
+        4 => prop::collection::vec(bytes(), 1..5).prop_map(Piece::Append),
+        1 => bytes().prop_map(Piece::Snapshot),
+        1 => bytes().prop_map(Piece::Mark),
+    ];
+    prop::collection::vec(prop::collection::vec(piece, 1..5), 1..12)
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig { cases: 64, failure_persistence: None, ..ProptestConfig::default() })]
+    #[test]
+    fn what_was_written_is_read_over_any_number_of_segments(groups in pieces(), max in 65..3000u64) {
+        let folder = tempdir().unwrap();
+        let mut log = new_log(folder.path(), max);
+        for group in &groups {
+            write(&mut log, group);
+        }
+        let tip = log.tip();
+        drop(log);
+        let recovered = recover(folder.path(), Some(tip.end)).unwrap();
+        prop_assert_eq!(recovered.end, tip.end);
+        let read: Vec<Vec<Vec<u8>>> = frames(&recovered)
+            .unwrap()
+            .into_iter()
+            .map(|frame| match frame {
+                Frame::Append { records, .. } => {
+                    records.into_iter().map(|stored| stored.bytes.to_vec()).collect()
+                }
+                Frame::Snapshot { record, .. } => vec![record.bytes.to_vec()],
+                Frame::Mark(bytes) => vec![bytes.to_vec()],
+            })
+            .collect();
+        let written: Vec<Vec<Vec<u8>>> = groups
+            .into_iter()
+            .flatten()
+            .map(|piece| match piece {
+                Piece::Append(records) => records,
+                Piece::Snapshot(bytes) | Piece::Mark(bytes) => vec![bytes],
+            })
+            .collect();
+        prop_assert_eq!(read, written);
+    }
+}
+
+#[test]
+fn each_flipped_byte_is_noticed_or_was_never_synced() {
+    let (folder, ends) = three_groups();
+    let whole = frames(&open(folder.path()).unwrap()).unwrap();
+    let length = fs::metadata(segment_path(&folder)).unwrap().len();
+    // In the header everything behind the checksum is unused.
+    let unused = 36..segment::HEADER_BYTES;
+    for at in 0..length {
+        for bit in [0, 7] {
+            let copy = changed(&folder, |bytes| bytes[at as usize] ^= 1 << bit);
+            let seen = recover(copy.path(), Some(ends[2]));
+            if unused.contains(&at) {
+                assert_eq!(frames(&seen.unwrap()).unwrap(), whole, "byte {at}");
+                continue;
+            }
+            assert!(matches!(seen, Err(OpenError::Damage(_))), "byte {at}: {seen:?}");
+            let unchanged = changed(&folder, |bytes| bytes[at as usize] ^= 1 << bit);
+            let same = fs::read(segment_path(&unchanged)).unwrap() == fs::read(segment_path(&copy)).unwrap();
+            assert!(same, "byte {at}: a damaged log was touched");
+            // Without a witness only the last group may be taken for torn.
+            match open(copy.path()) {
+                Err(error) => {
+                    assert!(matches!(error, OpenError::Damage(_)), "byte {at}: {error}");
+                    assert!(at < ends[1].offset, "byte {at} belongs to the last group");
+                }
+                Ok(recovered) => {
+                    assert!(at >= ends[1].offset && recovered.end.offset <= at, "byte {at}");
+                    let left = frames(&recovered).unwrap();
+                    assert_eq!(left, whole[..left.len()], "byte {at}");
+                    assert!(left.len() >= 6, "byte {at}: a synced group was lost");
+                }
+            }
+        }
+    }
+}
+
+#[test]
+fn each_cut_is_noticed_or_was_never_synced() {
+    let (folder, ends) = three_groups();
+    let whole = frames(&open(folder.path()).unwrap()).unwrap();
+    let length = fs::metadata(segment_path(&folder)).unwrap().len();
+    for cut in 0..length {
+        let copy = changed(&folder, |bytes| bytes.truncate(cut as usize));
+        let seen = recover(copy.path(), Some(ends[2]));
+        assert!(matches!(seen, Err(OpenError::Damage(_))), "cut at {cut}: {seen:?}");
+        let copy = changed(&folder, |bytes| bytes.truncate(cut as usize));
+        let recovered = open(copy.path()).unwrap();
+        let left = frames(&recovered).unwrap();
+        assert_eq!(left, whole[..left.len()], "cut at {cut}");
+        assert!(recovered.end.offset <= cut.max(segment::HEADER_BYTES), "cut at {cut}");
+        // What was cut off is gone for good: the log goes on from there.
+        assert_eq!(frames(&open(copy.path()).unwrap()).unwrap(), left, "cut at {cut}");
+    }
+}
+
+#[test]
+fn a_last_group_with_holes_is_cut_back_to_before_its_first_hole() {
+    let (folder, ends) = three_groups();
+    let whole = frames(&open(folder.path()).unwrap()).unwrap();
+    // A power cut may keep later pages and lose earlier ones.
+    for hole in (ends[1].offset..ends[2].offset - 3).step_by(7) {
+        let copy = changed(&folder, |bytes| bytes[hole as usize..][..3].fill(0xee));
+        let recovered = open(copy.path()).unwrap();
+        let left = frames(&recovered).unwrap();
+        assert!(left.len() >= 6 && left.len() < 9, "hole at {hole}");
+        assert_eq!(left, whole[..left.len()]);
+        let mut log = Log::new(recovered, tip_of(&left), u64::MAX);
+        write(&mut log, &appends(1));
+        let end = log.tip().end;
+        drop(log);
+        let again = frames(&recover(copy.path(), Some(end)).unwrap()).unwrap();
+        assert_eq!(again.len(), left.len() + 1, "hole at {hole}");
+    }
+}
+
+/// The tip of a log in one segment that holds just these frames.
+fn tip_of(frames: &[Frame]) -> Tip {
+    let mut tip = Tip::START;
+    for frame in frames {
+        let entries = match frame {
+            Frame::Append { first, records, .. } => {
+                tip.position = Position(first.0 + records.len() as u64 - 1);
+                tip.hash = records.last().unwrap().hash;
+                records.iter().map(|stored| frame::entry_bytes(stored.bytes.len() as u32)).sum::<u64>() + 44
+            }
+            Frame::Snapshot { number, record } => {
+                tip.snapshots = *number;
+                frame::entry_bytes(record.bytes.len() as u32) + 40
+            }
+            Frame::Mark(bytes) => bytes.len() as u64,
+        };
+        tip.end.offset += HEADER_BYTES as u64 + entries;
+    }
+    tip
+}
+
+#[test]
+fn events_that_hold_frames_are_no_frames() {
+    let folder = tempdir().unwrap();
+    let mut log = new_log(folder.path(), u64::MAX);
+    write(&mut log, &appends(2));
+    let before = log.tip().end;
+    // Whoever writes events does not know the salt; this one guesses, and knows the rest exactly.
+    let mut hostile = Vec::new();
+    for offset in before.offset..before.offset + 300 {
+        let place = FramePlace { offset, group_offset: offset };
+        frame::write(&mut hostile, &[0; 16], place, Kind::Mark, |out| out.extend_from_slice(b"!"));
+    }
+    write(&mut log, &[Piece::Append(vec![hostile])]);
+    drop(log);
+    let copy = changed(&folder, |bytes| bytes[before.offset as usize] ^= 1);
+    // The torn frame is cut off: nothing in it is taken for a later group, which would be damage.
+    let recovered = open(copy.path()).unwrap();
+    assert_eq!(recovered.end, before);
+    assert_eq!(frames(&recovered).unwrap().len(), 2);
+}
+
+#[test]
+fn unsynced_frames_are_one_group_with_what_follows() {
+    let folder = tempdir().unwrap();
+    let mut log = new_log(folder.path(), u64::MAX);
+    write(&mut log, &appends(1));
+    let synced = log.tip().end;
+    let mut group = log.begin().unwrap();
+    group.append(&[Bytes::from_static(b"not synced")]);
+    log.write_unsynced(group).unwrap();
+    write(&mut log, &appends(1));
+    drop(log);
+    // The first of the two may be lost although the second is there, as long as none of them was synced.
+    let copy = changed(&folder, |bytes| bytes[synced.offset as usize + 30] ^= 1);
+    assert_eq!(open(copy.path()).unwrap().end, synced);
+}
+
+#[test]
+fn a_segment_that_was_never_made_whole_is_made_again() {
+    for left in [0, 1, 40, 63] {
+        let folder = tempdir().unwrap();
+        let mut log = new_log(folder.path(), 65);
+        write(&mut log, &appends(1));
+        let tip = log.tip();
+        drop(log);
+        fs::write(segment::path(folder.path(), 2), vec![0; left]).unwrap();
+        let recovered = recover(folder.path(), Some(tip.end)).unwrap();
+        assert_eq!(recovered.end, tip.end, "{left} bytes");
+        let mut log = Log::new(recovered, tip, 65);
+        write(&mut log, &appends(1));
+        assert_eq!(log.tip().end.segment, 2);
+        drop(log);
+        assert_eq!(frames(&open(folder.path()).unwrap()).unwrap().len(), 2);
+    }
+}
+
+#[test]
+fn a_missing_segment_is_damage() {
+    let folder = tempdir().unwrap();
+    let mut log = new_log(folder.path(), 65);
+    for _ in 0..4 {
+        write(&mut log, &appends(1));
+    }
+    let end = log.tip().end;
+    assert_eq!(end.segment, 4);
+    drop(log);
+    for missing in 1..=4 {
+        let path = segment::path(folder.path(), missing);
+        let kept = fs::read(&path).unwrap();
+        fs::remove_file(&path).unwrap();
+        let opened = recover(folder.path(), Some(end));
+        assert!(matches!(opened, Err(OpenError::Damage(_))), "without {missing}: {opened:?}");
+        fs::write(&path, kept).unwrap();
+    }
+    assert_eq!(frames(&open(folder.path()).unwrap()).unwrap().len(), 4);
+}
+
+#[test]
+fn a_log_that_failed_takes_nothing() {
+    let folder = tempdir().unwrap();
+    let mut log = new_log(folder.path(), u64::MAX);
+    write(&mut log, &appends(1));
+    log.fail();
+    assert!(matches!(log.begin(), Err(WriteError::Failed)));
+    assert_eq!(frames(&open(folder.path()).unwrap()).unwrap().len(), 1);
+}
+
+#[test]
+fn one_process_has_the_log() {
+    let folder = tempdir().unwrap();
+    let lock = Lock::take(folder.path()).unwrap();
+    assert!(matches!(Lock::take(folder.path()), Err(OpenError::Locked(_))));
+    drop(lock);
+    Lock::take(folder.path()).unwrap();
+}

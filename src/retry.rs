@@ -1,0 +1,58 @@
+//! How long to wait before the next attempt. The only file that names `backoff`.
+
+use std::time::Duration;
+
+use backoff::{ExponentialBackoff, backoff::Backoff};
+
+/// Delays that double each time, with jitter, up to a bound, and without an end.
+#[derive(Debug)]
+pub struct RetryDelays {
+    backoff: ExponentialBackoff,
+}
+
+impl RetryDelays {
+    const JITTER: f64 = 0.2;
+
+    pub fn new(first: Duration, delay_max: Duration) -> Self {
+        let backoff = ExponentialBackoff {
+            current_interval: first,
+            initial_interval: first,
+            randomization_factor: Self::JITTER,
+            multiplier: 2.0,
+            max_interval: delay_max,
+            // The library's default gives up after 15 minutes.
+            max_elapsed_time: None,
+            ..ExponentialBackoff::default()
+        };
+        Self { backoff }
+    }
+
+    /// The delay before the next attempt.
+    pub fn next_delay(&mut self) -> Duration {
+        self.backoff.next_backoff().unwrap_or(self.backoff.max_interval)
+    }
+
+    /// An attempt succeeded: the next failure begins with the first delay again.
+    pub fn reset(&mut self) {
+        self.backoff.reset();
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn delays_double_up_to_the_bound_and_never_end() {
+        let mut delays = RetryDelays::new(Duration::from_millis(500), Duration::from_secs(2));
+        for middle in [0.5, 1.0, 2.0, 2.0, 2.0] {
+            let delay = delays.next_delay().as_secs_f64();
+            assert!((middle * 0.8..=middle * 1.2).contains(&delay), "{delay} is not around {middle}");
+        }
+        for _ in 0..10_000 {
+            assert!(delays.next_delay() >= Duration::from_millis(1_600));
+        }
+        delays.reset();
+        assert!(delays.next_delay() <= Duration::from_millis(600));
+    }
+}

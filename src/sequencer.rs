@@ -1,0 +1,436 @@
+//! One thread that gives every event its numbers.
+//!
+//! It takes what is waiting as one group, judges each append against everything before it (event ids,
+//! then expectations), writes the group into the local log with one sync, makes it findable, and only
+//! then answers: no answer, a refusal included, leaves before the sync that it was judged on. It owns the
+//! writing end of the log; what ImmuDB has to say comes later, and from the forwarder.
+
+use std::{
+    path::PathBuf,
+    sync::{
+        Arc, Mutex, PoisonError,
+        atomic::{AtomicU64, Ordering},
+        mpsc::{Receiver, RecvTimeoutError, SyncSender, TrySendError, sync_channel},
+    },
+    thread,
+    time::Duration,
+};
+
+use bytes::Bytes;
+use tokio::sync::{oneshot, watch};
+use tracing::error;
+
+use crate::{
+    event::{
+        AggregateId, AppendBounds, ContentDigest, EventId, NewEvent, SequenceNumber, Snapshot,
+        record::ForwardedMark,
+    },
+    index::Index,
+    log::{Log, Place, Tip},
+    store::{Limit, Precondition, StoreError, Unavailable},
+};
+
+mod adopt;
+mod group;
+mod judge;
+
+pub use adopt::{AdoptError, AdoptedTransaction};
+
+/// What an append asks for, checked as far as that goes without knowing what is stored.
+#[derive(Debug)]
+pub struct Append {
+    pub events: Vec<(NewEvent, ContentDigest)>,
+    pub expected: Vec<(AggregateId, SequenceNumber)>,
+}
+
+impl Append {
+    fn byte_count(&self) -> u64 {
+        self.events.iter().map(|(event, _)| event.content.byte_count() as u64 + 1024).sum()
+    }
+}
+
+/// An append that is durable here.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Stored {
+    pub aggregates: Vec<StoredAggregate>,
+    pub event_ids: Vec<EventId>,
+    pub bounds: AppendBounds,
+    /// Whoever has the log up to here has these events.
+    pub end: Place,
+    /// They were stored by an earlier call.
+    pub already: bool,
+}
+
+/// One aggregate's share of an append.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct StoredAggregate {
+    pub id: AggregateId,
+    pub first: SequenceNumber,
+    pub last: SequenceNumber,
+    pub snapshot_due: bool,
+}
+
+/// A snapshot that is durable here: whoever has the log up to `end` has it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct SnapshotStored {
+    pub end: Place,
+    /// A newer one was there, and this one was dropped.
+    pub dropped: bool,
+}
+
+type Reply<T, E = StoreError> = oneshot::Sender<Result<T, E>>;
+
+enum Call {
+    Append {
+        append: Append,
+        reply: Reply<Stored>,
+    },
+    Snapshot {
+        snapshot: Snapshot,
+        reply: Reply<SnapshotStored>,
+    },
+    Adopt {
+        transactions: Vec<AdoptedTransaction>,
+        reply: Reply<Tip, AdoptError>,
+    },
+    AdoptSnapshot {
+        record: Bytes,
+        reply: Reply<(), AdoptError>,
+    },
+    /// Nothing wakes the thread but a call: there are notes in `Marks`.
+    MarksWaiting,
+    Stop,
+}
+
+/// Notes of how far ImmuDB has the log, for the next group. None is ever dropped: the index finds
+/// transactions by them.
+type Marks = Arc<Mutex<Vec<ForwardedMark>>>;
+
+/// When an aggregate is due for a snapshot, in events since the last.
+#[derive(Debug, Clone, Default)]
+pub struct SnapshotThresholds {
+    pub default: u64,
+    pub by_type: std::collections::BTreeMap<String, u64>,
+    pub by_id: std::collections::BTreeMap<String, u64>,
+}
+
+impl SnapshotThresholds {
+    fn of(&self, id: &AggregateId, aggregate_type: &str) -> u64 {
+        let own = self.by_id.get(id.as_str()).or_else(|| self.by_type.get(aggregate_type));
+        own.copied().unwrap_or(self.default)
+    }
+}
+
+/// What the sequencer is told once.
+#[derive(Debug, Clone)]
+pub struct Settings {
+    pub folder: PathBuf,
+    pub thresholds: SnapshotThresholds,
+    pub calls_waiting_max: usize,
+    pub calls_waiting_bytes_max: u64,
+    pub disk_free_min: u64,
+}
+
+/// Says whether writes are taken at this moment; asked again just before an append is judged.
+pub type Admission = dyn Fn(Tip) -> Result<(), StoreError> + Send + Sync;
+
+/// The way to the sequencer. Cheap to clone.
+#[derive(Debug, Clone)]
+pub struct Sequencer {
+    calls: SyncSender<Call>,
+    waiting_bytes: Arc<AtomicU64>,
+    marks: Marks,
+    settings: Arc<Settings>,
+    tip: watch::Receiver<Tip>,
+}
+
+/// The running thread; joined at shutdown.
+#[derive(Debug)]
+pub struct Running {
+    thread: thread::JoinHandle<Log>,
+}
+
+impl Running {
+    /// Waits for the thread's end, after [`Sequencer::stop`].
+    pub fn join(self) {
+        if self.thread.join().is_err() {
+            error!("the sequencer panicked");
+        }
+    }
+}
+
+impl std::fmt::Debug for Call {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("Call")
+    }
+}
+
+impl Sequencer {
+    /// Starts the thread. `tip` hears how far the log goes, once that is durable and can be found.
+    ///
+    /// # Errors
+    /// No thread can be started.
+    pub fn start(
+        log: Log,
+        index: Arc<Index>,
+        settings: Settings,
+        admission: Arc<Admission>,
+    ) -> std::io::Result<(Self, Running)> {
+        let (calls, waiting) = sync_channel(settings.calls_waiting_max);
+        let waiting_bytes = Arc::new(AtomicU64::new(0));
+        let marks = Marks::default();
+        let settings = Arc::new(settings);
+        let (published, tip) = watch::channel(log.tip());
+        let worker = Worker {
+            log,
+            index,
+            settings: settings.clone(),
+            admission,
+            waiting_bytes: waiting_bytes.clone(),
+            published,
+            marks: marks.clone(),
+        };
+        let thread = thread::Builder::new().name("sequencer".into()).spawn(move || worker.run(&waiting))?;
+        Ok((Self { calls, waiting_bytes, marks, settings, tip }, Running { thread }))
+    }
+
+    /// How far the log goes: durable and findable up to here.
+    pub fn tip(&self) -> Tip {
+        *self.tip.borrow()
+    }
+
+    /// The same, to be told of every change.
+    pub fn watch_tip(&self) -> watch::Receiver<Tip> {
+        self.tip.clone()
+    }
+
+    /// Resolves when the thread is gone: nothing is stored any more.
+    pub async fn ended(&self) {
+        let mut tip = self.tip.clone();
+        while tip.changed().await.is_ok() {}
+    }
+
+    /// Stores the events durably here, all or none.
+    ///
+    /// # Errors
+    /// See [`StoreError`].
+    pub async fn append(&self, append: Append) -> Result<Stored, StoreError> {
+        let bytes = append.byte_count();
+        let max = self.settings.calls_waiting_bytes_max;
+        if self.waiting_bytes.fetch_add(bytes, Ordering::Relaxed).saturating_add(bytes) > max {
+            self.waiting_bytes.fetch_sub(bytes, Ordering::Relaxed);
+            let (limit, retry_after) = (Limit::CallsWaitingBytes, Duration::from_millis(100));
+            return Err(StoreError::Full { limit, max, retry_after });
+        }
+        let (reply, answer) = oneshot::channel();
+        if let Err(error) = self.send(Call::Append { append, reply }) {
+            self.waiting_bytes.fetch_sub(bytes, Ordering::Relaxed);
+            return Err(error);
+        }
+        answer.await.unwrap_or(Err(StoreError::OutcomeUnknown))
+    }
+
+    /// Stores a snapshot durably here; its hash and time are set by the sequencer.
+    ///
+    /// # Errors
+    /// See [`StoreError`].
+    pub async fn snapshot(&self, snapshot: Snapshot) -> Result<SnapshotStored, StoreError> {
+        let (reply, answer) = oneshot::channel();
+        self.send(Call::Snapshot { snapshot, reply })?;
+        answer.await.unwrap_or(Err(StoreError::OutcomeUnknown))
+    }
+
+    /// Takes whole appends over as they are, from ImmuDB or from event files. They must continue the log.
+    ///
+    /// # Errors
+    /// They don't, or the log can't be written.
+    pub async fn adopt(&self, transactions: Vec<AdoptedTransaction>) -> Result<Tip, AdoptError> {
+        let (reply, answer) = oneshot::channel();
+        self.send_patiently(Call::Adopt { transactions, reply }).await?;
+        answer.await.unwrap_or(Err(AdoptError::Stopped))
+    }
+
+    /// Takes a snapshot over as it is.
+    ///
+    /// # Errors
+    /// The log can't be written.
+    pub async fn adopt_snapshot(&self, record: Bytes) -> Result<(), AdoptError> {
+        let (reply, answer) = oneshot::channel();
+        self.send_patiently(Call::AdoptSnapshot { record, reply }).await?;
+        answer.await.unwrap_or(Err(AdoptError::Stopped))
+    }
+
+    /// Has a note written, with the next group, of how far ImmuDB has the log. It may be lost in a crash:
+    /// ImmuDB's own head says the same.
+    pub fn mark(&self, mark: ForwardedMark) {
+        self.marks.lock().unwrap_or_else(PoisonError::into_inner).push(mark);
+        // A full queue means that a group is about to be made, which takes the note along.
+        let _ = self.calls.try_send(Call::MarksWaiting);
+    }
+
+    /// Has the thread end once it has answered everything that is waiting.
+    pub async fn stop(&self) {
+        let _ = self.send_patiently(Call::Stop).await;
+    }
+
+    fn send(&self, call: Call) -> Result<(), StoreError> {
+        self.calls.try_send(call).map_err(|error| match error {
+            TrySendError::Full(_) => self.queue_full(),
+            TrySendError::Disconnected(_) => StoreError::Unavailable(Unavailable::ShuttingDown),
+        })
+    }
+
+    async fn send_patiently(&self, mut call: Call) -> Result<(), AdoptError> {
+        const PAUSE: Duration = Duration::from_millis(1);
+        loop {
+            match self.calls.try_send(call) {
+                Ok(()) => return Ok(()),
+                Err(TrySendError::Disconnected(_)) => return Err(AdoptError::Stopped),
+                Err(TrySendError::Full(back)) => call = back,
+            }
+            tokio::time::sleep(PAUSE).await;
+        }
+    }
+
+    fn queue_full(&self) -> StoreError {
+        StoreError::Full {
+            limit: Limit::CallsWaiting,
+            max: self.settings.calls_waiting_max as u64,
+            retry_after: Duration::from_millis(100),
+        }
+    }
+}
+
+/// The thread's own.
+struct Worker {
+    log: Log,
+    index: Arc<Index>,
+    settings: Arc<Settings>,
+    admission: Arc<Admission>,
+    waiting_bytes: Arc<AtomicU64>,
+    published: watch::Sender<Tip>,
+    marks: Marks,
+}
+
+impl Worker {
+    /// A group is closed at this size; what waits beyond it makes the next.
+    const GROUP_BYTES_MAX: usize = 8 * 1024 * 1024;
+    /// Notes that no append takes along are written after this time.
+    const MARK_DELAY: Duration = Duration::from_secs(1);
+
+    fn run(mut self, waiting: &Receiver<Call>) -> Log {
+        let mut next = None;
+        loop {
+            let call = match next.take() {
+                Some(call) => call,
+                None => match self.wait(waiting) {
+                    Some(call) => call,
+                    None => break,
+                },
+            };
+            match call {
+                Call::MarksWaiting => {}
+                Call::Stop => break,
+                call => next = self.group(call, waiting),
+            }
+        }
+        self.write_marks();
+        if let Err(error) = self.log.sync() {
+            error!(%error, "the local log could not be synced at the end");
+        }
+        self.log
+    }
+
+    /// The next call; `None` at the end.
+    fn wait(&mut self, waiting: &Receiver<Call>) -> Option<Call> {
+        if self.has_marks() {
+            match waiting.recv_timeout(Self::MARK_DELAY) {
+                Ok(call) => return Some(call),
+                Err(RecvTimeoutError::Disconnected) => return None,
+                Err(RecvTimeoutError::Timeout) => self.write_marks(),
+            }
+        }
+        waiting.recv().ok()
+    }
+
+    fn has_marks(&self) -> bool {
+        !self.marks.lock().unwrap_or_else(PoisonError::into_inner).is_empty()
+    }
+
+    /// Makes one group out of `first` and what is waiting. Returns a call that has to come after it.
+    fn group(&mut self, first: Call, waiting: &Receiver<Call>) -> Option<Call> {
+        let mut group = match self.begin() {
+            Ok(group) => group,
+            Err(error) => {
+                self.refuse(first, &error);
+                return None;
+            }
+        };
+        let mut next = Some(first);
+        let mut left = None;
+        while let Some(call) = next.take() {
+            left = group.take(self, call);
+            if left.is_some() || group.frames.byte_count() >= Self::GROUP_BYTES_MAX {
+                break;
+            }
+            next = waiting.try_recv().ok();
+        }
+        self.finish(group);
+        left
+    }
+
+    fn admit(&self, tip: Tip) -> Result<(), StoreError> {
+        (self.admission)(tip)?;
+        let free = rustix::fs::statvfs(&self.settings.folder)
+            .map(|stat| stat.f_bavail.saturating_mul(stat.f_frsize))
+            .unwrap_or(u64::MAX);
+        if free < self.settings.disk_free_min {
+            return Err(disk_full(self.settings.disk_free_min));
+        }
+        Ok(())
+    }
+
+    fn refuse(&self, call: Call, error: &GroupError) {
+        match call {
+            Call::Append { append, reply } => {
+                self.waiting_bytes.fetch_sub(append.byte_count(), Ordering::Relaxed);
+                let _ = reply.send(Err(error.for_caller(&self.settings)));
+            }
+            Call::Snapshot { reply, .. } => _ = reply.send(Err(error.for_caller(&self.settings))),
+            Call::Adopt { reply, .. } => _ = reply.send(Err(AdoptError::NotWritten(error.to_string()))),
+            Call::AdoptSnapshot { reply, .. } => {
+                _ = reply.send(Err(AdoptError::NotWritten(error.to_string())))
+            }
+            Call::MarksWaiting | Call::Stop => {}
+        }
+    }
+}
+
+fn disk_full(max: u64) -> StoreError {
+    StoreError::Full { limit: Limit::DiskFull, max, retry_after: Duration::from_secs(5) }
+}
+
+/// Why a whole group came to nothing.
+#[derive(Debug, thiserror::Error)]
+enum GroupError {
+    #[error(transparent)]
+    Write(#[from] crate::log::WriteError),
+    #[error(transparent)]
+    Index(#[from] crate::index::IndexError),
+    #[error("the index failed while the group was put together; nothing of it was written")]
+    Broken,
+}
+
+impl GroupError {
+    fn for_caller(&self, settings: &Settings) -> StoreError {
+        use crate::log::WriteError;
+        match self {
+            Self::Write(WriteError::NotWritten(_)) => disk_full(settings.disk_free_min),
+            Self::Write(WriteError::Unknown(_)) | Self::Index(_) | Self::Broken => StoreError::OutcomeUnknown,
+            Self::Write(WriteError::Failed) => Precondition::LocalLogFailed.into(),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests;

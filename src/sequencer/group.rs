@@ -1,0 +1,155 @@
+//! One group: the frames, what they add to the index, and the answers that wait for its sync.
+
+use std::{
+    collections::HashMap,
+    sync::{PoisonError, atomic::Ordering},
+};
+
+use tracing::{debug, error};
+
+use super::{AdoptError, Call, GroupError, Reply, SnapshotStored, Stored, Worker, judge::Known};
+use crate::{
+    event::{EventId, Timestamp, record},
+    index::Entries,
+    log::{Group, Tip, WriteError},
+    store::StoreError,
+};
+
+/// A group while it is put together.
+pub(super) struct OpenGroup {
+    pub frames: Group,
+    pub entries: Entries,
+    /// The time of everything in the group.
+    pub now: Timestamp,
+    /// Events of this group, which can't be looked up in the log yet.
+    pub events: HashMap<EventId, Known>,
+    /// What was laid out can't be found any more, so nothing of it may be written.
+    pub broken: bool,
+    answers: Vec<Answer>,
+}
+
+enum Answer {
+    Append(Reply<Stored>, Result<Stored, StoreError>),
+    Snapshot(Reply<SnapshotStored>, Result<SnapshotStored, StoreError>),
+    Adopt(Reply<Tip, AdoptError>, Result<Tip, AdoptError>),
+    AdoptSnapshot(Reply<(), AdoptError>, Result<(), AdoptError>),
+}
+
+impl OpenGroup {
+    /// Judges a call and adds what it stores. A call that needs this group to be written first comes back.
+    pub fn take(&mut self, worker: &mut Worker, call: Call) -> Option<Call> {
+        match call {
+            Call::Append { append, reply } => {
+                worker.waiting_bytes.fetch_sub(append.byte_count(), Ordering::Relaxed);
+                let result = worker.admit(self.frames.tip()).and_then(|()| self.append(worker, append));
+                self.answers.push(Answer::Append(reply, result));
+            }
+            Call::Snapshot { snapshot, reply } => {
+                if !self.events.is_empty() {
+                    return Some(Call::Snapshot { snapshot, reply });
+                }
+                let result = worker.admit(self.frames.tip()).and_then(|()| self.snapshot(worker, snapshot));
+                self.answers.push(Answer::Snapshot(reply, result));
+            }
+            Call::Adopt { transactions, reply } => {
+                let result = self.adopt(worker, transactions);
+                self.answers.push(Answer::Adopt(reply, result));
+            }
+            Call::AdoptSnapshot { record, reply } => {
+                if !self.events.is_empty() {
+                    return Some(Call::AdoptSnapshot { record, reply });
+                }
+                let result = self.adopt_snapshot(worker, &record);
+                self.answers.push(Answer::AdoptSnapshot(reply, result));
+            }
+            Call::MarksWaiting => {}
+            Call::Stop => return Some(Call::Stop),
+        }
+        None
+    }
+}
+
+impl Worker {
+    /// A new group, which takes along the notes that wait.
+    pub(super) fn begin(&mut self) -> Result<OpenGroup, GroupError> {
+        let frames = self.log.begin()?;
+        let entries = Entries::new(&self.index);
+        // The clock may be set back; recorded times never run backwards.
+        let now = Timestamp::now().max(entries.complete().recorded_at);
+        let mut group =
+            OpenGroup { frames, entries, now, events: HashMap::new(), broken: false, answers: Vec::new() };
+        let marks = std::mem::take(&mut *self.marks.lock().unwrap_or_else(PoisonError::into_inner));
+        for mark in marks {
+            group.frames.mark(&record::encode_mark(mark));
+            group.entries.add_mark(mark);
+        }
+        Ok(group)
+    }
+
+    /// Writes the group, makes it findable, tells everybody, and answers.
+    pub(super) fn finish(&mut self, group: OpenGroup) {
+        let OpenGroup { frames, mut entries, answers, broken, .. } = group;
+        let tip = frames.tip();
+        entries.reach(tip);
+        let written = match frames.is_empty() {
+            _ if broken => Err(GroupError::Broken),
+            true => Ok(()),
+            false => self.log.write(frames).map_err(GroupError::from),
+        };
+        let written = written.and_then(|()| Ok(self.index.apply(entries)?));
+        match &written {
+            Ok(()) => {
+                _ = self.published.send_if_modified(|published| std::mem::replace(published, tip) != tip)
+            }
+            Err(error) => {
+                error!(%error, "a group could not be stored");
+                if matches!(error, GroupError::Index(_) | GroupError::Broken) {
+                    // The log has what the index lacks: only a restart brings them together.
+                    self.log.fail();
+                }
+            }
+        }
+        for answer in answers {
+            answer.send(written.as_ref().err(), self);
+        }
+    }
+
+    /// Writes the notes that wait; a crash may lose them.
+    pub(super) fn write_marks(&mut self) {
+        if !self.has_marks() {
+            return;
+        }
+        let Ok(mut group) = self.begin() else { return };
+        let tip = group.frames.tip();
+        group.entries.reach(tip);
+        let written = self.log.write(group.frames).map_err(GroupError::from);
+        match written.and_then(|()| Ok(self.index.apply(group.entries)?)) {
+            Ok(()) => {
+                _ = self.published.send_if_modified(|published| std::mem::replace(published, tip) != tip)
+            }
+            Err(error) => debug!(%error, "a note of the forwarded position was not written"),
+        }
+    }
+}
+
+impl Answer {
+    /// Sends the answer; if the group failed, nobody learns what was judged on it.
+    fn send(self, failed: Option<&GroupError>, worker: &Worker) {
+        let for_caller = || failed.map(|error| error.for_caller(&worker.settings));
+        let for_adopter = || {
+            failed.map(|error| match error {
+                GroupError::Write(WriteError::NotWritten(_)) => AdoptError::NotWritten(error.to_string()),
+                GroupError::Write(_) | GroupError::Index(_) | GroupError::Broken => {
+                    AdoptError::Failed(error.to_string())
+                }
+            })
+        };
+        // A caller that is gone needs no answer; what it sent is stored all the same.
+        match self {
+            Self::Append(reply, result) => _ = reply.send(for_caller().map_or(result, Err)),
+            Self::Snapshot(reply, result) => _ = reply.send(for_caller().map_or(result, Err)),
+            Self::Adopt(reply, result) => _ = reply.send(for_adopter().map_or(result, Err)),
+            Self::AdoptSnapshot(reply, result) => _ = reply.send(for_adopter().map_or(result, Err)),
+        }
+    }
+}

@@ -1,0 +1,336 @@
+//! The whole service: put together, run, and taken down again in order.
+
+use std::{path::PathBuf, sync::Arc, time::Duration};
+
+use tokio::net::TcpListener;
+use tokio_util::{sync::CancellationToken, task::TaskTracker};
+use tonic::transport::Server;
+use tonic_health::{ServingStatus, server::HealthReporter};
+use tracing::{info, warn};
+
+use crate::{
+    config::{Config, ImmudbConfig},
+    event_files::EventFiles,
+    forwarder::{BatchLimits, Forwarder, PendingLimits, Settings, Standing, State, copy::Unfinished},
+    grpc::{
+        Service,
+        wire::{self, event_store_service_server::EventStoreServiceServer},
+    },
+    history::History,
+    immudb,
+    log::Tip,
+    sequencer::{self, Sequencer, SnapshotThresholds},
+    storage::{Storage, StorageError},
+    store::{EventSourcing, EventStore},
+};
+
+mod connections;
+
+/// What the command line adds to the configuration.
+#[derive(Debug, Clone, Default)]
+pub struct Options {
+    /// The file that errors name.
+    pub config_file: PathBuf,
+    pub take_over: bool,
+}
+
+/// Why the service can't run.
+#[derive(Debug, thiserror::Error)]
+pub enum ServerError {
+    #[error(transparent)]
+    Storage(#[from] StorageError),
+    #[error("{what}: {source}")]
+    Io { what: &'static str, source: std::io::Error },
+    #[error("server: {0}")]
+    Transport(#[from] tonic::transport::Error),
+    #[error("server reflection: {0}")]
+    Reflection(#[from] tonic_reflection::server::Error),
+    #[error("{0} panicked")]
+    Panicked(&'static str),
+}
+
+/// The parts that run.
+pub struct Parts {
+    pub store: Arc<EventStore>,
+    event_files: Option<Arc<EventFiles>>,
+    sequencer_thread: sequencer::Running,
+    forwarder: Option<tokio::task::JoinHandle<()>>,
+    tasks: TaskTracker,
+    /// Ends subscriptions and the health reports.
+    closing: CancellationToken,
+    /// Ends the forwarder and the event files.
+    stopping: CancellationToken,
+    /// Held to the very end.
+    _lock: crate::log::Lock,
+}
+
+/// Serves on `listener` until `shutdown` resolves.
+///
+/// # Errors
+/// The storage can't be opened, or the server fails.
+pub async fn run(
+    config: Config,
+    options: Options,
+    listener: TcpListener,
+    shutdown: impl Future<Output = ()>,
+) -> Result<(), ServerError> {
+    let storage_config = config.event_sourcing.clone();
+    let opened = tokio::task::spawn_blocking(move || {
+        EventFiles::refuse_without_log(&storage_config)?;
+        Storage::open(&storage_config)
+    });
+    let storage = opened.await.map_err(|_| ServerError::Panicked("opening the storage"))??;
+    let mut parts = start(&config, &options, storage)?;
+    let broken = broken(&mut parts);
+    let grace = config.server.shutdown_grace;
+    let health = serve_health(&parts).await;
+    let served = tokio::select! {
+        served = serve(&config, &parts, health.1, listener, shutdown, &health.0, grace) => served,
+        error = broken => Err(error),
+    };
+    stop(parts, grace).await;
+    served
+}
+
+/// Resolves when a part without which nothing works has panicked: better no service than half of one.
+fn broken(parts: &mut Parts) -> impl Future<Output = ServerError> + use<> {
+    let (sequencer, forwarder) = (parts.store.sequencer().clone(), parts.forwarder.take());
+    async move {
+        let forwarder = async {
+            let panicked = match forwarder {
+                Some(task) => task.await.is_err(),
+                None => false,
+            };
+            if !panicked {
+                std::future::pending::<()>().await;
+            }
+        };
+        tokio::select! {
+            () = sequencer.ended() => ServerError::Panicked("the sequencer"),
+            () = forwarder => ServerError::Panicked("the forwarder"),
+        }
+    }
+}
+
+/// Starts everything but the server on the network.
+///
+/// # Errors
+/// A thread can't be started.
+pub fn start(config: &Config, options: &Options, storage: Storage) -> Result<Parts, ServerError> {
+    let history = storage.history();
+    let standing = Arc::new(standing(config, &storage));
+    let Storage { lock, log, index } = storage;
+    let admission = {
+        let standing = standing.clone();
+        Arc::new(move |tip: Tip| standing.admit_write(tip))
+    };
+    let (sequencer, sequencer_thread) = Sequencer::start(log, index, sequencer_settings(config), admission)
+        .map_err(|source| ServerError::Io { what: "no thread", source })?;
+    let (tasks, closing, stopping) = (TaskTracker::new(), CancellationToken::new(), CancellationToken::new());
+    let forwarder = config.immudb.as_ref().map(|immudb| {
+        let settings = forwarder_settings(config, immudb, options);
+        let (standing, sequencer, history) = (standing.clone(), sequencer.clone(), history.clone());
+        tasks.spawn(Forwarder::new(settings, standing, sequencer, history, stopping.clone()).run())
+    });
+    let event_files = start_event_files(config, &standing, &sequencer, &history, &tasks, &stopping);
+    let event_sourcing = match config.event_sourcing.enabled {
+        true => EventSourcing::Enabled,
+        false => EventSourcing::Disabled { file: options.config_file.display().to_string() },
+    };
+    let store = Arc::new(EventStore::new(sequencer, standing, history, event_sourcing));
+    Ok(Parts { store, event_files, sequencer_thread, forwarder, tasks, closing, stopping, _lock: lock })
+}
+
+fn start_event_files(
+    config: &Config,
+    standing: &Arc<Standing>,
+    sequencer: &Sequencer,
+    history: &History,
+    tasks: &TaskTracker,
+    stopping: &CancellationToken,
+) -> Option<Arc<EventFiles>> {
+    if !config.event_sourcing.event_files {
+        return None;
+    }
+    let tip = sequencer.watch_tip();
+    let (files, ended) =
+        EventFiles::start(&config.event_sourcing, history.clone(), standing.clone(), tip, stopping.clone());
+    tasks.spawn(ended);
+    Some(files)
+}
+
+fn standing(config: &Config, storage: &Storage) -> Standing {
+    let complete = storage.index.complete();
+    let limits = PendingLimits {
+        events_max: config.limits.pending_events_max,
+        bytes_max: config.limits.pending_bytes_max,
+        segment_bytes_max: config.event_sourcing.segment_bytes_max,
+    };
+    let unfinished = Unfinished::new(&config.event_sourcing.log_path).exists();
+    let state = match (&config.immudb, unfinished) {
+        (None, _) => State::LocalOnly,
+        (Some(_), true) => State::Copying,
+        (Some(_), false) => State::Starting,
+    };
+    let is_empty = complete.tip.position.0 == 0;
+    let contact_missing =
+        is_empty && config.immudb.as_ref().is_some_and(|immudb| immudb.require_first_contact);
+    Standing::new(state, complete.forwarded, contact_missing, limits)
+}
+
+fn sequencer_settings(config: &Config) -> sequencer::Settings {
+    let events = &config.event_sourcing;
+    sequencer::Settings {
+        folder: events.log_path.clone(),
+        thresholds: SnapshotThresholds {
+            default: events.snapshot_threshold,
+            by_type: events.snapshot_thresholds.clone(),
+            by_id: events.snapshot_thresholds_by_id.clone(),
+        },
+        calls_waiting_max: config.limits.calls_waiting_max,
+        calls_waiting_bytes_max: config.limits.calls_waiting_bytes_max as u64,
+        disk_free_min: config.limits.disk_free_min,
+    }
+}
+
+/// How ImmuDB is reached; the command line's own tools use it too.
+pub fn immudb_settings(immudb: &ImmudbConfig) -> immudb::Settings {
+    immudb::Settings {
+        address: immudb.address.clone(),
+        port: immudb.port,
+        username: immudb.username.clone(),
+        password: immudb.password.clone(),
+        database: immudb.database.clone(),
+        connect_timeout: immudb.connect_timeout,
+        request_timeout: immudb.request_timeout,
+        response_bytes_max: immudb.response_bytes_max,
+    }
+}
+
+fn forwarder_settings(config: &Config, immudb: &ImmudbConfig, options: &Options) -> Settings {
+    Settings {
+        immudb: immudb_settings(immudb),
+        folder: config.event_sourcing.log_path.clone(),
+        take_over: options.take_over,
+        retry_count: immudb.retry_count,
+        retry_delay: immudb.retry_delay,
+        retry_delay_max: immudb.retry_delay_max,
+        fallback_after: immudb.fallback_after,
+        keep_alive: immudb.keep_alive,
+        batch: BatchLimits { keys_max: immudb.batch_keys_max, bytes_max: immudb.batch_bytes_max },
+    }
+}
+
+const SERVICE: &str = "aethyr.eventstore.v1.EventStoreService";
+
+/// `""` and the service itself: whether anything is served. `immudb`: whether it answers.
+async fn serve_health(
+    parts: &Parts,
+) -> (
+    HealthReporter,
+    tonic_health::pb::health_server::HealthServer<impl tonic_health::pb::health_server::Health>,
+) {
+    let (reporter, service) = tonic_health::server::health_reporter();
+    let standing = parts.store.standing().clone();
+    let (mut state, mut reachable) = (standing.watch_state(), standing.watch_reachable());
+    report(&reporter, &standing).await;
+    let (reporting, closing) = (reporter.clone(), parts.closing.clone());
+    parts.tasks.spawn(async move {
+        loop {
+            tokio::select! {
+                () = closing.cancelled() => return,
+                Ok(()) = state.changed() => {}
+                Ok(()) = reachable.changed() => {}
+                else => return,
+            }
+            report(&reporting, &standing).await;
+        }
+    });
+    (reporter, service)
+}
+
+async fn report(reporter: &HealthReporter, standing: &Standing) {
+    let status = |good: bool| if good { ServingStatus::Serving } else { ServingStatus::NotServing };
+    let serving = status(standing.admit_read().is_ok());
+    reporter.set_service_status("", serving).await;
+    reporter.set_service_status(SERVICE, serving).await;
+    reporter.set_service_status("immudb", status(standing.view().reachable)).await;
+}
+
+async fn serve(
+    config: &Config,
+    parts: &Parts,
+    health: tonic_health::pb::health_server::HealthServer<impl tonic_health::pb::health_server::Health>,
+    listener: TcpListener,
+    shutdown: impl Future<Output = ()>,
+    reporter: &HealthReporter,
+    grace: Duration,
+) -> Result<(), ServerError> {
+    const MESSAGE_OVERHEAD_BYTES: usize = 1024 * 1024;
+    const STREAMS_PER_CONNECTION_MAX: u32 = 4096;
+    const KEEP_ALIVE: Duration = Duration::from_secs(30);
+    let limits = &config.limits;
+    let message_bytes_max = limits.append_bytes_max.max(limits.snapshot_bytes_max) + MESSAGE_OVERHEAD_BYTES;
+    let immudb = config.immudb.as_ref();
+    let named = immudb.map(|immudb| (format!("{}:{}", immudb.address, immudb.port), immudb.database.clone()));
+    let service = Service::new(
+        parts.store.clone(),
+        limits.clone(),
+        named,
+        parts.event_files.clone(),
+        parts.closing.clone(),
+    );
+    let descriptors = || {
+        tonic_reflection::server::Builder::configure()
+            .register_encoded_file_descriptor_set(wire::DESCRIPTORS)
+            .register_encoded_file_descriptor_set(tonic_types::pb::FILE_DESCRIPTOR_SET)
+            .register_encoded_file_descriptor_set(tonic_health::pb::FILE_DESCRIPTOR_SET)
+    };
+    let closing = parts.closing.clone();
+    info!(address = ?listener.local_addr().ok(), "listening");
+    let server = Server::builder()
+        .max_concurrent_streams(STREAMS_PER_CONNECTION_MAX)
+        .http2_keepalive_interval(Some(KEEP_ALIVE))
+        .add_service(health)
+        .add_service(descriptors().build_v1()?)
+        .add_service(descriptors().build_v1alpha()?)
+        .add_service(EventStoreServiceServer::new(service).max_decoding_message_size(message_bytes_max))
+        .serve_with_incoming_shutdown(connections::incoming(listener, limits.connections_max), async move {
+            closing.cancelled().await;
+        });
+    tokio::pin!(server);
+    tokio::select! {
+        ended = &mut server => return Ok(ended?),
+        () = shutdown => {}
+    }
+    info!("shutting down");
+    for service in ["", SERVICE, "immudb"] {
+        reporter.set_service_status(service, ServingStatus::NotServing).await;
+    }
+    parts.closing.cancel();
+    match tokio::time::timeout(grace, server).await {
+        Ok(ended) => Ok(ended?),
+        Err(_) => {
+            warn!("calls were still running at the end of server.shutdown_grace");
+            Ok(())
+        }
+    }
+}
+
+/// The forwarder ends after its transaction and releases the head; then the log is closed.
+pub async fn stop(parts: Parts, grace: Duration) {
+    let Parts { store, sequencer_thread, tasks, closing, stopping, .. } = parts;
+    store.standing().shut_down();
+    closing.cancel();
+    stopping.cancel();
+    tasks.close();
+    if tokio::time::timeout(grace, tasks.wait()).await.is_err() {
+        warn!("ImmuDB did not answer before the end of server.shutdown_grace");
+    }
+    store.sequencer().stop().await;
+    let joined = tokio::task::spawn_blocking(move || sequencer_thread.join());
+    if joined.await.is_err() {
+        warn!("the sequencer could not be joined");
+    }
+    info!("stopped");
+}

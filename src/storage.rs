@@ -1,0 +1,127 @@
+//! What lies on this machine, opened in the right order: the lock, the index, the log, and the index
+//! brought up to the log's end.
+
+use std::{fs, sync::Arc};
+
+use tracing::{info, warn};
+
+use crate::{
+    config::EventSourcingConfig,
+    history::History,
+    index::{
+        Index, IndexError,
+        rebuild::{self, RebuildError},
+    },
+    log::{Lock, Log, OpenError, Place, Recovered, recover},
+    progress::Progress,
+};
+
+/// The opened log and index. Nobody else can open them meanwhile.
+#[derive(Debug)]
+pub struct Storage {
+    pub lock: Lock,
+    pub log: Log,
+    pub index: Arc<Index>,
+}
+
+/// Why they can't be opened.
+#[derive(Debug, thiserror::Error)]
+pub enum StorageError {
+    #[error(transparent)]
+    Log(#[from] OpenError),
+    #[error("{0} (it may be deleted: it is rebuilt from the log)")]
+    Index(#[from] IndexError),
+    #[error(
+        "the local log is empty, but {path} holds event files; \
+         `aethyr-event-store import {path}` takes them over, or move them away"
+    )]
+    EventFilesWithoutLog { path: String },
+    #[error("{path}: {source}")]
+    EventFiles { path: String, source: std::io::Error },
+}
+
+impl Storage {
+    /// Opens the log and the index, and repairs what a crash may leave.
+    ///
+    /// # Errors
+    /// Another process has them, the log is damaged, or a file can't be read or written.
+    pub fn open(config: &EventSourcingConfig) -> Result<Self, StorageError> {
+        let lock = Lock::take(&config.log_path)?;
+        let index = open_index(config)?;
+        let recovered = recover(&config.log_path, seen(&index))?;
+        let index = match fits(&index, &recovered) {
+            true => index,
+            false => {
+                warn!("the index belongs to another log; it is rebuilt");
+                drop(index);
+                renew_index(config)?
+            }
+        };
+        bring_up(&index, &recovered)?;
+        let tip = index.complete().tip;
+        info!(position = tip.position.0, aggregates = index.complete().aggregates, "local log opened");
+        let log = Log::new(recovered, tip, config.segment_bytes_max);
+        Ok(Self { lock, log, index: Arc::new(index) })
+    }
+
+    pub fn history(&self) -> History {
+        History { index: self.index.clone(), segments: self.log.segments().clone() }
+    }
+}
+
+/// How far the index had the log, if it had anything.
+fn seen(index: &Index) -> Option<Place> {
+    Some(index.complete().tip.end).filter(|end| *end > Place::START)
+}
+
+fn open_index(config: &EventSourcingConfig) -> Result<Index, StorageError> {
+    match Index::open(&config.index_path) {
+        Ok(index) => Ok(index),
+        Err(error) => {
+            warn!(%error, "the index can't be opened; it is rebuilt");
+            renew_index(config)
+        }
+    }
+}
+
+fn renew_index(config: &EventSourcingConfig) -> Result<Index, StorageError> {
+    fs::remove_dir_all(&config.index_path).map_err(|source| {
+        StorageError::Log(OpenError::Io { path: config.index_path.display().to_string(), source })
+    })?;
+    Ok(Index::open(&config.index_path)?)
+}
+
+/// The log has at the index's end what the index says.
+fn fits(index: &Index, recovered: &Recovered) -> bool {
+    let tip = index.complete().tip;
+    let segments = recovered.segments().clone();
+    let found = index.frame_before(tip.position).map(|place| {
+        let mut cursor = crate::log::Cursor::new(segments, place);
+        let mut last = None;
+        while let Ok(Some(read)) = cursor.next(tip.end) {
+            if let crate::log::Frame::Append { records, .. } = read.frame {
+                last = records.last().map(|stored| stored.hash);
+            }
+        }
+        last.unwrap_or(crate::event::Hash::START)
+    });
+    found.is_ok_and(|hash| hash == tip.hash)
+}
+
+fn bring_up(index: &Index, recovered: &Recovered) -> Result<(), StorageError> {
+    let segments = recovered.segments();
+    let from = index.complete().tip.end;
+    if from == recovered.end {
+        return Ok(());
+    }
+    let whole = segments.byte_count().unwrap_or(0);
+    let mut progress = Progress::new("bringing up the index", "bytes", 0, whole);
+    let done = rebuild::bring_up(index, segments, recovered.end, |place| {
+        progress.reached(segments.bytes_before(place).unwrap_or(0));
+    });
+    match done {
+        Ok(()) => Ok(()),
+        Err(RebuildError::Log(error)) => Err(StorageError::Log(error.into())),
+        Err(RebuildError::Index(error)) => Err(StorageError::Index(error)),
+    }
+}

@@ -1,0 +1,276 @@
+//! What each call means: append, load, snapshot, list, read, subscribe, figures.
+//!
+//! It asks whether the service takes or serves anything just now, has the sequencer store, waits for as
+//! long as the state asks for, and reads from the local log. It knows nothing of the wire.
+
+use std::sync::Arc;
+
+use crate::{
+    event::{AggregateId, Snapshot, Timestamp},
+    forwarder::{Settled, Standing, View},
+    history::{History, HistoryError},
+    index::{Complete, Head, Totals},
+    sequencer::{Append, Sequencer, Stored},
+    stats::Counters,
+};
+
+mod aggregate_reader;
+mod error;
+mod order_reader;
+
+pub use aggregate_reader::{AggregateReader, LoadRequest};
+pub use error::{Conflict, Limit, Precondition, StoreError, Unavailable};
+pub use order_reader::{Filter, OrderChunk, OrderReader, OrderStart};
+
+/// Where a write lies when its answer leaves.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum StoredIn {
+    LocalLog,
+    /// With the transaction, where that is known.
+    Immudb(u64),
+}
+
+/// The answer to an append.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Appended {
+    pub stored: Stored,
+    pub stored_in: StoredIn,
+}
+
+/// A page of aggregates.
+#[derive(Debug)]
+pub struct AggregatePage {
+    pub aggregates: Vec<(AggregateId, Head)>,
+    /// Go on behind this id; `None` at the end.
+    pub next: Option<AggregateId>,
+}
+
+/// All figures at one moment.
+#[derive(Debug)]
+pub struct Figures {
+    pub complete: Complete,
+    pub totals: Totals,
+    pub view: View,
+    pub pending_events: u64,
+    pub pending_snapshots: u64,
+}
+
+/// Whether writes are allowed at all.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum EventSourcing {
+    Enabled,
+    /// With the file that says so.
+    Disabled {
+        file: String,
+    },
+}
+
+/// The event store. Shared by all calls.
+#[derive(Debug)]
+pub struct EventStore {
+    pub(crate) sequencer: Sequencer,
+    pub(crate) standing: Arc<Standing>,
+    pub(crate) history: History,
+    pub counters: Counters,
+    pub event_sourcing: EventSourcing,
+    pub started_at: Timestamp,
+}
+
+impl EventStore {
+    pub fn new(
+        sequencer: Sequencer,
+        standing: Arc<Standing>,
+        history: History,
+        event_sourcing: EventSourcing,
+    ) -> Self {
+        Self {
+            sequencer,
+            standing,
+            history,
+            counters: Counters::default(),
+            event_sourcing,
+            started_at: Timestamp::now(),
+        }
+    }
+
+    /// Stores events, all or none.
+    ///
+    /// # Errors
+    /// See [`StoreError`].
+    pub async fn append(&self, append: Append) -> Result<Appended, StoreError> {
+        self.counted_write(async {
+            self.admit_write()?;
+            let stored = self.sequencer.append(append).await?;
+            let last = Some(stored.bounds.last);
+            let settled = self.standing.settle(stored.end, last, self.sequencer.tip()).await;
+            let stored_in = match settled {
+                Settled::Local => StoredIn::LocalLog,
+                Settled::Unknown => return Err(StoreError::OutcomeUnknown),
+                Settled::Immudb => StoredIn::Immudb(self.transaction(&stored)?),
+            };
+            if !stored.already {
+                self.counters.events_stored.add(stored.bounds.event_count());
+            }
+            Ok(Appended { stored, stored_in })
+        })
+        .await
+    }
+
+    fn transaction(&self, stored: &Stored) -> Result<u64, StoreError> {
+        let position = stored.bounds.last;
+        let tx = match self.history.index.transaction(position)? {
+            Some(tx) => Some(tx),
+            None => self.standing.recent_transaction(position),
+        };
+        Ok(tx.unwrap_or(0))
+    }
+
+    /// Keeps a snapshot, unless a newer one is there. Says where it lies.
+    ///
+    /// # Errors
+    /// See [`StoreError`].
+    pub async fn save_snapshot(&self, snapshot: Snapshot) -> Result<StoredIn, StoreError> {
+        self.counted_write(async {
+            self.admit_write()?;
+            let stored = self.sequencer.snapshot(snapshot).await?;
+            if !stored.dropped {
+                self.counters.snapshots_stored.add(1);
+            }
+            match self.standing.settle(stored.end, None, self.sequencer.tip()).await {
+                Settled::Local => Ok(StoredIn::LocalLog),
+                Settled::Immudb => Ok(StoredIn::Immudb(0)),
+                Settled::Unknown => Err(StoreError::OutcomeUnknown),
+            }
+        })
+        .await
+    }
+
+    async fn counted_write<T>(
+        &self,
+        write: impl Future<Output = Result<T, StoreError>>,
+    ) -> Result<T, StoreError> {
+        let result = write.await;
+        if result.as_ref().is_err_and(StoreError::is_failure) {
+            self.counters.store_failures.add(1);
+        }
+        result
+    }
+
+    fn admit_write(&self) -> Result<(), StoreError> {
+        if let EventSourcing::Disabled { file } = &self.event_sourcing {
+            return Err(Precondition::EventSourcingDisabled { file: file.clone() }.into());
+        }
+        self.standing.admit_write(self.sequencer.tip())
+    }
+
+    /// Starts reading an aggregate's events.
+    ///
+    /// # Errors
+    /// See [`StoreError`].
+    pub fn load(&self, request: LoadRequest) -> Result<AggregateReader, StoreError> {
+        self.counted_load(|| {
+            self.standing.admit_read()?;
+            AggregateReader::open(self.history.clone(), request)
+        })
+    }
+
+    /// The newest snapshot of an aggregate.
+    ///
+    /// # Errors
+    /// There is none, or it is damaged.
+    pub fn load_snapshot(&self, id: &AggregateId) -> Result<Snapshot, StoreError> {
+        self.counted_load(|| {
+            self.standing.admit_read()?;
+            let head = self.history.index.head(id)?.and_then(|head| head.snapshot);
+            let head = head.ok_or_else(|| StoreError::NoSnapshot(id.clone()))?;
+            let snapshot = self.history.snapshot(head.place)?;
+            self.counters.snapshots_loaded.add(1);
+            Ok(snapshot)
+        })
+    }
+
+    /// Starts reading the whole order.
+    ///
+    /// # Errors
+    /// The checkpoint belongs to another history; see [`StoreError`].
+    pub fn read(&self, start: OrderStart, filter: Filter) -> Result<OrderReader, StoreError> {
+        self.counted_load(|| {
+            self.standing.admit_read()?;
+            OrderReader::open(self.history.clone(), self.sequencer.tip(), start, filter)
+        })
+    }
+
+    fn counted_load<T>(&self, load: impl FnOnce() -> Result<T, StoreError>) -> Result<T, StoreError> {
+        let result = load();
+        if result.as_ref().is_err_and(StoreError::is_failure) {
+            self.counters.load_failures.add(1);
+        }
+        result
+    }
+
+    /// At most `count` aggregates of a type (empty: all) behind the id `after`. Where few match, a page may
+    /// be short and still have a successor: a call looks at no more than so many.
+    ///
+    /// # Errors
+    /// See [`StoreError`].
+    pub fn aggregates(
+        &self,
+        aggregate_type: &str,
+        prefix: &str,
+        after: Option<&AggregateId>,
+        count: usize,
+    ) -> Result<AggregatePage, StoreError> {
+        const LOOKED_AT_MAX: usize = 10_000;
+        self.standing.admit_read()?;
+        let looked_at = if aggregate_type.is_empty() { count } else { LOOKED_AT_MAX };
+        // One more tells whether there is a next page.
+        let mut found = self.history.index.aggregates(
+            prefix,
+            after.map(AggregateId::as_str),
+            looked_at.saturating_add(1),
+        )?;
+        let more = found.len() > looked_at;
+        found.truncate(looked_at);
+        let last_looked_at = found.last().map(|(id, _)| id.clone());
+        let mut matching = found
+            .into_iter()
+            .filter(|(_, head)| aggregate_type.is_empty() || *head.aggregate_type == *aggregate_type);
+        let aggregates: Vec<_> = matching.by_ref().take(count).collect();
+        let next = match matching.next() {
+            Some(_) => aggregates.last().map(|(id, _)| id.clone()),
+            None => last_looked_at.filter(|_| more),
+        };
+        Ok(AggregatePage { aggregates, next })
+    }
+
+    pub fn figures(&self) -> Figures {
+        let complete = self.history.index.complete();
+        let view = self.standing.view();
+        let (pending_events, pending_snapshots) = match view.state {
+            crate::forwarder::State::LocalOnly => (0, 0),
+            _ => (
+                complete.tip.position.0.saturating_sub(view.forwarded.position.0),
+                complete.tip.snapshots.saturating_sub(view.forwarded.snapshots),
+            ),
+        };
+        Figures { complete, totals: self.history.index.totals(), view, pending_events, pending_snapshots }
+    }
+
+    pub fn history(&self) -> &History {
+        &self.history
+    }
+
+    pub fn sequencer(&self) -> &Sequencer {
+        &self.sequencer
+    }
+
+    pub fn standing(&self) -> &Arc<Standing> {
+        &self.standing
+    }
+}
+
+impl From<HistoryError> for StoreError {
+    fn from(error: HistoryError) -> Self {
+        Self::Damaged(error.to_string())
+    }
+}

@@ -1,0 +1,202 @@
+//! Where log lines go: standard error and `system.log`, which is put aside when it is full.
+//!
+//! An append never waits for a log line. Both outputs are written by threads of their own; where
+//! one can't keep up, or its disk is full, lines are lost and counted. Nothing here decides what is
+//! worth a line.
+
+use std::fs::{self, OpenOptions};
+use std::io::{self, IsTerminal, Write};
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+
+use file_rotate::compression::Compression;
+use file_rotate::suffix::AppendCount;
+use file_rotate::{ContentLimit, FileRotate};
+use tracing::level_filters::LevelFilter;
+use tracing::{Subscriber, warn};
+use tracing_appender::non_blocking::{ErrorCounter, NonBlocking, NonBlockingBuilder, WorkerGuard};
+use tracing_subscriber::EnvFilter;
+use tracing_subscriber::field::RecordFields;
+use tracing_subscriber::fmt::format::{DefaultFields, FormatFields, Writer};
+use tracing_subscriber::fmt::{self, MakeWriter};
+use tracing_subscriber::layer::SubscriberExt;
+use tracing_subscriber::util::SubscriberInitExt;
+
+use crate::config::LoggingConfig;
+
+const FILE_NAME: &str = "system.log";
+const LINES_WAITING_MAX: usize = 16_384;
+
+/// Writes out what waits when it is dropped, so it is kept until the very end of the program.
+#[must_use]
+pub struct Guard {
+    outputs: Vec<Output>,
+}
+
+#[derive(Debug, thiserror::Error)]
+pub enum TelemetryError {
+    #[error("{level:?} is no log level")]
+    Level { level: String },
+    #[error("there is a log already")]
+    AlreadyInitialised,
+}
+
+/// Sends log lines where the configuration says, from now on and for the whole program. Where the
+/// folder can't be written to, they go to standard error alone.
+pub fn init(config: &LoggingConfig) -> Result<Guard, TelemetryError> {
+    let filter = filter(&config.level)?;
+    let ansi = io::stderr().is_terminal();
+    let (to_stderr, stderr) = Output::new("log-stderr", io::stderr());
+    let (to_file, file) = match open(config) {
+        Ok(file) => {
+            let (writer, output) = Output::new("log-file", file);
+            (Some(writer), Ok(output))
+        }
+        Err(error) => (None, Err(error)),
+    };
+    subscriber(filter, to_stderr, ansi, to_file)
+        .try_init()
+        .map_err(|_| TelemetryError::AlreadyInitialised)?;
+
+    let mut outputs = vec![stderr];
+    match file {
+        Ok(output) => outputs.push(output),
+        Err(error) => warn!(path = %config.path.display(), %error, "log folder is not writable"),
+    }
+    Ok(Guard { outputs })
+}
+
+/// A filter in the syntax of `tracing`'s env filter, narrowed: what stands alone must be a level,
+/// for otherwise a misspelt level would be taken for a module and silence all others.
+pub fn filter(level: &str) -> Result<EnvFilter, TelemetryError> {
+    let no_level = || TelemetryError::Level { level: level.to_owned() };
+    let is_directive =
+        |part: &str| part.contains(['=', '[', '{', '}', ']']) || part.trim().parse::<LevelFilter>().is_ok();
+    if level.trim().is_empty() || !level.split(',').all(is_directive) {
+        return Err(no_level());
+    }
+    // What a library says of its daily work is of no use to an administrator, unless it is asked for.
+    let quiet =
+        ["fjall", "lsm_tree", "h2", "hyper", "tower"].into_iter().filter(|library| !level.contains(library));
+    let all: Vec<String> =
+        std::iter::once(level.to_owned()).chain(quiet.map(|library| format!("{library}=warn"))).collect();
+    EnvFilter::try_new(all.join(",")).map_err(|_| no_level())
+}
+
+impl Guard {
+    /// How many lines were lost since the start, over all outputs.
+    pub fn lines_lost(&self) -> usize {
+        self.outputs.iter().map(Output::lines_lost).sum()
+    }
+}
+
+impl Drop for Guard {
+    fn drop(&mut self) {
+        let lines = self.lines_lost();
+        if lines > 0 {
+            warn!(lines, "log lines were lost");
+        }
+    }
+}
+
+/// A writer with a thread and a queue of its own.
+struct Output {
+    dropped: ErrorCounter,
+    failed: Arc<AtomicUsize>,
+    _worker: WorkerGuard,
+}
+
+impl Output {
+    fn new(thread: &str, writer: impl Write + Send + 'static) -> (NonBlocking, Output) {
+        let failed = Arc::new(AtomicUsize::new(0));
+        let counting = Counting { writer, failed: failed.clone() };
+        let (sender, worker) = NonBlockingBuilder::default()
+            .lossy(true)
+            .buffered_lines_limit(LINES_WAITING_MAX)
+            .thread_name(thread)
+            .finish(counting);
+        let output = Output { dropped: sender.error_counter(), failed, _worker: worker };
+        (sender, output)
+    }
+
+    fn lines_lost(&self) -> usize {
+        self.dropped.dropped_lines() + self.failed.load(Ordering::Relaxed)
+    }
+}
+
+/// Counts what can't be written, which the thread that writes passes over in silence.
+struct Counting<W> {
+    writer: W,
+    failed: Arc<AtomicUsize>,
+}
+
+impl<W: Write> Write for Counting<W> {
+    fn write(&mut self, line: &[u8]) -> io::Result<usize> {
+        self.writer.write(line)
+    }
+
+    fn write_all(&mut self, line: &[u8]) -> io::Result<()> {
+        self.writer.write_all(line).inspect_err(|_| {
+            self.failed.fetch_add(1, Ordering::Relaxed);
+        })
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        self.writer.flush()
+    }
+}
+
+/// Tries the folder first, because `FileRotate` panics or keeps silent where it can't write.
+fn open(config: &LoggingConfig) -> io::Result<FileRotate<AppendCount>> {
+    let folder = writable(&config.path)?;
+    let files_aside = config.files_max.saturating_sub(1);
+    Ok(FileRotate::new(
+        folder.join(FILE_NAME),
+        AppendCount::new(files_aside),
+        ContentLimit::BytesSurpassed(config.file_bytes_max.max(1)),
+        Compression::None,
+        None,
+    ))
+}
+
+fn writable(folder: &Path) -> io::Result<PathBuf> {
+    let folder = std::path::absolute(folder)?;
+    fs::create_dir_all(&folder)?;
+    fs::read_dir(&folder)?;
+    OpenOptions::new().read(true).append(true).create(true).open(folder.join(FILE_NAME))?;
+    Ok(folder)
+}
+
+fn subscriber<W>(
+    filter: EnvFilter,
+    to_stderr: W,
+    ansi: bool,
+    to_file: Option<NonBlocking>,
+) -> impl Subscriber + Send + Sync
+where
+    W: for<'a> MakeWriter<'a> + Send + Sync + 'static,
+{
+    let file = to_file.map(|writer| {
+        fmt::layer()
+            .compact()
+            .with_ansi(false)
+            .fmt_fields(FileFields(DefaultFields::new()))
+            .with_writer(writer)
+    });
+    let stderr = fmt::layer().compact().with_ansi(ansi).with_writer(to_stderr);
+    tracing_subscriber::registry().with(filter).with(stderr).with(file)
+}
+
+/// A span's fields are formatted once for each type of formatter: with the terminal's own type its
+/// colours would stand in the file.
+struct FileFields(DefaultFields);
+
+impl<'writer> FormatFields<'writer> for FileFields {
+    fn format_fields<R: RecordFields>(&self, writer: Writer<'writer>, fields: R) -> std::fmt::Result {
+        self.0.format_fields(writer, fields)
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,117 @@
+use std::fs;
+use std::sync::Mutex;
+use std::sync::mpsc;
+
+use tracing::{info, info_span};
+
+use super::*;
+
+fn config_in(folder: &Path) -> LoggingConfig {
+    LoggingConfig { path: folder.to_owned(), ..LoggingConfig::default() }
+}
+
+#[test]
+fn misspelt_levels_are_refused() {
+    for level in ["info", "WARN", "off", "info,tonic=warn", "debug,[append{id=1}]=trace"] {
+        assert!(filter(level).is_ok(), "{level}");
+    }
+    for level in ["", " ", "inof", "info,tonic", "tonic=wran"] {
+        assert!(filter(level).is_err(), "{level}");
+    }
+}
+
+#[test]
+fn file_has_whole_plain_lines_and_none_below_the_level() {
+    let folder = tempfile::tempdir().unwrap();
+    let (writer, output) = Output::new("test", open(&config_in(folder.path())).unwrap());
+    let level = filter("info").unwrap();
+    let coloured = subscriber(level, io::sink, true, Some(writer));
+    tracing::subscriber::with_default(coloured, || {
+        let _span = info_span!("append", aggregate = "room-1").entered();
+        info!(position = 7, "stored");
+        tracing::debug!("not written");
+    });
+    drop(output);
+
+    let text = fs::read_to_string(folder.path().join(FILE_NAME)).unwrap();
+    assert_eq!(text.lines().count(), 1, "{text}");
+    assert!(text.contains("stored"), "{text}");
+    assert!(text.contains("position=7"), "{text}");
+    assert!(text.contains("aggregate=\"room-1\""), "{text}");
+    assert!(!text.contains('\x1b'), "{text:?}");
+}
+
+#[test]
+fn files_are_bounded_in_size_and_number() {
+    let folder = tempfile::tempdir().unwrap();
+    let config = LoggingConfig { file_bytes_max: 100, files_max: 3, ..config_in(folder.path()) };
+    let line = [b'x'; 40];
+    for _ in 0..2 {
+        let mut file = open(&config).unwrap();
+        for _ in 0..50 {
+            file.write_all(&line).unwrap();
+        }
+    }
+
+    let mut names = Vec::new();
+    for entry in fs::read_dir(folder.path()).unwrap() {
+        let entry = entry.unwrap();
+        let bytes = entry.metadata().unwrap().len() as usize;
+        assert!(bytes <= config.file_bytes_max + line.len(), "{bytes}");
+        names.push(entry.file_name().into_string().unwrap());
+    }
+    names.sort();
+    assert_eq!(names, ["system.log", "system.log.1", "system.log.2"]);
+}
+
+#[test]
+fn a_folder_that_cannot_be_written_to_leaves_standard_error() {
+    let folder = tempfile::tempdir().unwrap();
+    let file = folder.path().join("file");
+    fs::write(&file, "").unwrap();
+    assert!(open(&config_in(&file.join("logs"))).is_err());
+
+    fs::create_dir(folder.path().join(FILE_NAME)).unwrap();
+    let guard = init(&config_in(folder.path())).unwrap();
+    assert_eq!(guard.outputs.len(), 1);
+    let again = init(&config_in(folder.path()));
+    assert!(matches!(again, Err(TelemetryError::AlreadyInitialised)));
+}
+
+#[test]
+fn a_writer_that_hangs_costs_lines_and_no_waiting() {
+    let (release, released) = mpsc::channel::<()>();
+    let hanging = Hanging(Mutex::new(released));
+    let (mut writer, output) = Output::new("test", hanging);
+    for _ in 0..LINES_WAITING_MAX + 100 {
+        writer.write_all(b"line\n").unwrap();
+    }
+    // The thread may have taken one line out of the queue to hang on.
+    assert!([99, 100].contains(&output.lines_lost()));
+    drop(release);
+}
+
+#[test]
+fn lines_that_cannot_be_written_are_counted() {
+    let (release, released) = mpsc::channel::<()>();
+    drop(release);
+    let (mut writer, output) = Output::new("test", Hanging(Mutex::new(released)));
+    let failed = output.failed.clone();
+    writer.write_all(b"line\n").unwrap();
+    drop(output);
+    assert_eq!(failed.load(Ordering::Relaxed), 1);
+}
+
+/// Waits for leave to write, and fails when nobody is left to give it.
+struct Hanging(Mutex<mpsc::Receiver<()>>);
+
+impl Write for Hanging {
+    fn write(&mut self, line: &[u8]) -> io::Result<usize> {
+        let leave = self.0.lock().unwrap().recv();
+        leave.map(|()| line.len()).map_err(io::Error::other)
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        Ok(())
+    }
+}

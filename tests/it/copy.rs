@@ -1,0 +1,209 @@
+//! The local disk is lost: the history comes back out of ImmuDB.
+
+use std::{fs, path::Path, process::Command, time::Duration};
+
+use aethyr_event_store::grpc::wire::{
+    AppendEventsRequest, LoadSnapshotRequest, NewEvent, SaveSnapshotRequest, State, StatsResponse, StoredIn,
+    save_snapshot_request,
+};
+use tempfile::tempdir;
+use tonic::Code;
+
+use crate::{
+    outage::assert_in_immudb,
+    support::{
+        events::{append, append_to, event, expecting, request, whole_order},
+        immudb::ImmuDb,
+        service::{Client, Service, Setup},
+    },
+};
+
+/// A little of everything; gives back an append for a resend.
+async fn history(client: &mut Client) -> AppendEventsRequest {
+    append_to(client, "room-1", 5).await;
+    let sent = expecting(vec![event("room-1"), event("room-2"), event("room-1")], &[("room-2", 0)]);
+    client.append_events(sent.clone()).await.unwrap();
+    let player = NewEvent { aggregate_type: "Player".into(), event_type: "PlayerMoved".into(), ..event("p") };
+    append(client, vec![player]).await;
+    for sequence_number in [3, 6] {
+        let snapshot = SaveSnapshotRequest {
+            aggregate_id: "room-1".into(),
+            sequence_number,
+            data: Some(save_snapshot_request::Data::Json(format!("{{\"after\":{sequence_number}}}"))),
+            schema_version: 4,
+            ..Default::default()
+        };
+        client.save_snapshot(snapshot).await.unwrap();
+    }
+    append_to(client, "room-1", 2).await;
+    sent
+}
+
+/// What the counters say about what is stored.
+fn totals(stats: StatsResponse) -> StatsResponse {
+    StatsResponse {
+        event_count: stats.event_count,
+        aggregate_count: stats.aggregate_count,
+        snapshot_count: stats.snapshot_count,
+        event_types: stats.event_types,
+        aggregate_types: stats.aggregate_types,
+        last_position: stats.last_position,
+        forwarded_position: stats.forwarded_position,
+        ..StatsResponse::default()
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_lost_disk_comes_back_whole() {
+    let dir = tempdir().unwrap();
+    let immudb = ImmuDb::start(dir.path()).await;
+    let mut service = Service::start(Setup::with_immudb(immudb.port())).await;
+    let sent = history(&mut service.client()).await;
+    let order = whole_order(&mut service.client()).await;
+    let first = service.client().append_events(sent.clone()).await.unwrap().into_inner();
+    let before = totals(service.wait_until_forwarded().await);
+    let ask = LoadSnapshotRequest { aggregate_id: "room-1".into() };
+    let snapshot = service.client().load_snapshot(ask.clone()).await.unwrap().into_inner();
+    // After a clean stop nobody else has the database.
+    assert!(service.stop().success());
+    fs::remove_dir_all(service.storage()).unwrap();
+    service.restart().await;
+    let mut client = service.client();
+    assert_eq!(whole_order(&mut client).await, order);
+    assert_eq!(client.load_snapshot(ask).await.unwrap().into_inner(), snapshot);
+    assert_eq!(totals(service.stats().await), before);
+    assert_eq!(client.append_events(sent).await.unwrap().into_inner(), first);
+    append_to(&mut client, "room-1", 3).await;
+    service.wait_until_forwarded().await;
+    assert_in_immudb(&immudb, &whole_order(&mut client).await);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn after_a_crash_that_took_the_disk_a_person_says_that_the_writer_is_gone() {
+    let dir = tempdir().unwrap();
+    let immudb = ImmuDb::start(dir.path()).await;
+    let setup = Setup::with_immudb(immudb.port());
+    let mut service = Service::start(setup.clone()).await;
+    history(&mut service.client()).await;
+    service.wait_until_forwarded().await;
+    let order = whole_order(&mut service.client()).await;
+    service.kill();
+    fs::remove_dir_all(service.storage()).unwrap();
+    service.launch();
+    service.wait_for_state(State::Fenced).await;
+    assert!(service.stats().await.immudb.unwrap().last_error.contains("another writer"));
+    assert!(service.log().contains("--take-over") || service.log().contains("another writer"));
+    service.kill();
+    service.reconfigure(setup.arguments(&["serve", "--take-over"]));
+    service.restart().await;
+    assert_eq!(whole_order(&mut service.client()).await, order);
+    assert_eq!(append(&mut service.client(), vec![event("room-1")]).await.stored_in(), StoredIn::Immudb);
+    assert_in_immudb(&immudb, &whole_order(&mut service.client()).await);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_copy_that_is_killed_again_and_again_ends_whole() {
+    const EVENTS: usize = 60_000;
+    let dir = tempdir().unwrap();
+    let immudb = ImmuDb::start(dir.path()).await;
+    let mut service = Service::start(Setup::with_immudb(immudb.port())).await;
+    for first in (0..EVENTS).step_by(500) {
+        let events = (first..first + 500).map(|number| event(&format!("room-{}", number % 100)));
+        append(&mut service.client(), events.collect()).await;
+    }
+    service.wait_until_forwarded().await;
+    let order = whole_order(&mut service.client()).await;
+    assert!(service.stop().success());
+    fs::remove_dir_all(service.storage()).unwrap();
+    let mut in_the_middle = 0;
+    for attempt in 0..10 {
+        service.launch();
+        tokio::time::sleep(Duration::from_millis(20 + 40 * attempt)).await;
+        service.kill();
+        in_the_middle += usize::from(service.storage().join("log/copying").exists());
+    }
+    assert!(in_the_middle > 0, "no kill met the copy: the test tested nothing");
+    service.restart().await;
+    assert_eq!(whole_order(&mut service.client()).await, order);
+    append_to(&mut service.client(), "room-1", 1).await;
+    service.wait_until_forwarded().await;
+    assert_in_immudb(&immudb, &whole_order(&mut service.client()).await);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn nothing_is_served_before_the_copy_is_whole() {
+    let dir = tempdir().unwrap();
+    let mut immudb = ImmuDb::start(dir.path()).await;
+    let mut service = Service::start(Setup::with_immudb(immudb.port())).await;
+    for _ in 0..60 {
+        append(&mut service.client(), (0..500).map(|_| event("room-1")).collect()).await;
+    }
+    service.wait_until_forwarded().await;
+    let order = whole_order(&mut service.client()).await;
+    assert!(service.stop().success());
+    // A copy that was begun, and can't go on.
+    for attempt in 0.. {
+        assert!(attempt < 20, "no kill met the copy");
+        let _ = fs::remove_dir_all(service.storage());
+        service.launch();
+        service.wait_for_log("copying the history out of ImmuDB").await;
+        service.kill();
+        if service.storage().join("log/copying").exists() {
+            break;
+        }
+    }
+    immudb.kill();
+    service.launch();
+    service.wait_for_state(State::Copying).await;
+    assert_eq!(service.health("").await, Some(false));
+    let mut client = service.client();
+    let refused = client.append_events(request(vec![event("room-1")])).await.unwrap_err();
+    assert_eq!(refused.code(), Code::Unavailable, "{refused:?}");
+    let refused =
+        client.load_snapshot(LoadSnapshotRequest { aggregate_id: "room-1".into() }).await.unwrap_err();
+    assert_eq!(refused.code(), Code::Unavailable, "{refused:?}");
+    immudb.restart().await;
+    service.wait_for_health("", true).await;
+    assert_eq!(whole_order(&mut service.client()).await, order);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn transactions_of_others_are_skipped_and_reported() {
+    let dir = tempdir().unwrap();
+    let immudb = ImmuDb::start(dir.path()).await;
+    let mut service = Service::start(Setup::with_immudb(immudb.port())).await;
+    append_to(&mut service.client(), "room-1", 3).await;
+    immudb.reader(&["--database", "aethyr", "set", "note", "by somebody else"]);
+    append_to(&mut service.client(), "room-1", 3).await;
+    let order = whole_order(&mut service.client()).await;
+    service.wait_until_forwarded().await;
+    assert!(service.stop().success());
+    fs::remove_dir_all(service.storage()).unwrap();
+    service.restart().await;
+    assert_eq!(whole_order(&mut service.client()).await, order);
+    assert!(service.log().contains("transactions that are none of ours were skipped"));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_storage_folder_can_be_moved_to_another_server() {
+    let dir = tempdir().unwrap();
+    let mut immudb = ImmuDb::start(dir.path()).await;
+    let setup = Setup::with_immudb(immudb.port());
+    let mut service = Service::start(setup.clone()).await;
+    history(&mut service.client()).await;
+    immudb.kill();
+    append_to(&mut service.client(), "room-1", 3).await;
+    let order = whole_order(&mut service.client()).await;
+    service.stop();
+    let mut other = Service::new(setup);
+    copy_folder(&service.storage(), other.dir());
+    immudb.restart().await;
+    other.restart().await;
+    other.wait_until_forwarded().await;
+    assert_eq!(whole_order(&mut other.client()).await, order);
+    assert_in_immudb(&immudb, &order);
+}
+
+fn copy_folder(from: &Path, into: &Path) {
+    assert!(Command::new("cp").arg("-r").arg(from).arg(into).status().unwrap().success());
+}

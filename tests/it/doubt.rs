@@ -1,0 +1,228 @@
+//! Somebody else writes to the database, or it is not what it was: nothing goes into a wrong history.
+
+use std::{path::Path, process::Command};
+
+use aethyr_event_store::grpc::wire::{RecordedEvent, State, StoredIn};
+use tempfile::tempdir;
+use tonic::Code;
+
+use crate::{
+    outage::assert_in_immudb,
+    support::{
+        events::{append, append_to, event, load, reason, request, whole_order},
+        immudb::ImmuDb,
+        service::{Service, Setup},
+    },
+};
+
+async fn assert_fenced(service: &Service) {
+    service.wait_for_state(State::Fenced).await;
+    let before = service.stats().await.event_count;
+    let refused = service.client().append_events(request(vec![event("room-1")])).await.unwrap_err();
+    assert_eq!((refused.code(), reason(&refused).as_str()), (Code::FailedPrecondition, "FENCED"));
+    assert_eq!(service.health("").await, Some(true));
+    assert_eq!(service.stats().await.event_count, before);
+}
+
+/// Events are taken, and ImmuDB stays as it is.
+async fn assert_suspect(service: &Service, immudb: &ImmuDb) {
+    service.wait_for_state(State::Suspect).await;
+    let before = immudb.reader(&["--database", "aethyr", "txscan"]).len();
+    let answers = append_to(&mut service.client(), "room-1", 3).await;
+    assert!(answers.iter().all(|answer| answer.stored_in() == StoredIn::LocalLog));
+    assert_eq!(service.stats().await.state(), State::Suspect);
+    assert_eq!(immudb.reader(&["--database", "aethyr", "txscan"]).len(), before);
+}
+
+fn run(service: &Service, arguments: &[&str]) -> (bool, String) {
+    let output = service.command(arguments).output().unwrap();
+    (output.status.success(), String::from_utf8_lossy(&output.stderr).into_owned())
+}
+
+fn copy(from: &Path, to: &Path) {
+    assert!(Command::new("cp").arg("-r").arg(from).arg(to).status().unwrap().success());
+}
+
+async fn resolved(service: &mut Service, immudb: &ImmuDb) -> Vec<RecordedEvent> {
+    let order = whole_order(&mut service.client()).await;
+    service.stop();
+    let (done, said) = run(service, &["resolve", "--resend"]);
+    assert!(done, "{said}");
+    service.restart().await;
+    service.wait_until_forwarded().await;
+    assert_eq!(whole_order(&mut service.client()).await, order);
+    assert_in_immudb(immudb, &order);
+    order
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_second_service_on_the_same_database_is_fenced() {
+    let dir = tempdir().unwrap();
+    let immudb = ImmuDb::start(dir.path()).await;
+    let service = Service::start(Setup::with_immudb(immudb.port())).await;
+    append_to(&mut service.client(), "room-1", 3).await;
+    let second = Service::start(Setup::with_immudb(immudb.port())).await;
+    assert_fenced(&second).await;
+    assert!(load(&mut second.client(), "room-1").await.is_empty());
+    append_to(&mut service.client(), "room-1", 3).await;
+    let stats = service.wait_until_forwarded().await;
+    assert_eq!((stats.event_count, stats.fallbacks), (6, 0));
+    assert_in_immudb(&immudb, &whole_order(&mut service.client()).await);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_deposed_writer_writes_nothing_any_more() {
+    let dir = tempdir().unwrap();
+    let immudb = ImmuDb::start(dir.path()).await;
+    let setup = Setup::with_immudb(immudb.port());
+    let mut deposed = Service::start(setup.clone()).await;
+    append_to(&mut deposed.client(), "room-1", 3).await;
+    let second = Service::start(setup.arguments(&["serve", "--take-over"])).await;
+    assert_eq!(load(&mut second.client(), "room-1").await.len(), 3);
+    append_to(&mut second.client(), "room-1", 2).await;
+    let order = whole_order(&mut second.client()).await;
+
+    // Whoever learns of it by its own write can't know what became of that.
+    let status = deposed.client().append_events(request(vec![event("room-1")])).await.unwrap_err();
+    assert_eq!((status.code(), reason(&status).as_str()), (Code::Unknown, "OUTCOME_UNKNOWN"));
+    assert_fenced(&deposed).await;
+    assert_eq!(load(&mut deposed.client(), "room-1").await.len(), 4);
+    assert_eq!(deposed.stats().await.pending_events, 1);
+    deposed.kill();
+    deposed.launch();
+    assert_fenced(&deposed).await;
+    // Its events stay where they are, listed as pending, and can't be forced into the other history.
+    assert_eq!(deposed.stats().await.pending_events, 1);
+    deposed.stop();
+    let (done, said) = run(&deposed, &["resolve", "--resend"]);
+    assert!(!done, "{said}");
+    deposed.launch();
+    assert_fenced(&deposed).await;
+    assert_in_immudb(&immudb, &order);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn taking_over_with_events_that_do_not_fit_is_refused() {
+    let dir = tempdir().unwrap();
+    let mut immudb = ImmuDb::start(dir.path()).await;
+    let setup = Setup::with_immudb(immudb.port());
+    let mut apart = Service::start(setup.clone()).await;
+    append_to(&mut apart.client(), "room-1", 3).await;
+    apart.wait_until_forwarded().await;
+    immudb.kill();
+    append_to(&mut apart.client(), "room-1", 2).await;
+    apart.kill();
+    immudb.restart().await;
+    let second = Service::start(setup.clone().arguments(&["serve", "--take-over"])).await;
+    append_to(&mut second.client(), "room-1", 1).await;
+    let order = whole_order(&mut second.client()).await;
+    apart.reconfigure(setup.arguments(&["serve", "--take-over"]));
+    apart.launch();
+    assert_fenced(&apart).await;
+    assert_eq!(load(&mut apart.client(), "room-1").await.len(), 5);
+    assert_in_immudb(&immudb, &order);
+    append_to(&mut second.client(), "room-1", 1).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_clean_stop_releases_the_database_but_not_while_events_are_pending() {
+    let dir = tempdir().unwrap();
+    let mut immudb = ImmuDb::start(dir.path()).await;
+    let setup = Setup::with_immudb(immudb.port());
+    let mut service = Service::start(setup.clone()).await;
+    append_to(&mut service.client(), "room-1", 2).await;
+    service.wait_until_forwarded().await;
+    immudb.kill();
+    append_to(&mut service.client(), "room-1", 1).await;
+    assert!(service.stop().success());
+    immudb.restart().await;
+    let mut second = Service::start(setup.clone()).await;
+    assert_fenced(&second).await;
+    second.stop();
+    service.restart().await;
+    service.wait_until_forwarded().await;
+    assert!(service.stop().success());
+    assert!(service.log().contains("the head is released"));
+    second.restart().await;
+    assert_eq!(second.wait_until_forwarded().await.event_count, 3);
+    append_to(&mut second.client(), "room-1", 1).await;
+    // The first one comes back: the head names another.
+    service.launch();
+    assert_fenced(&service).await;
+    assert_in_immudb(&immudb, &whole_order(&mut second.client()).await);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_immudb_that_was_put_back_gets_nothing_until_a_person_says_so() {
+    let dir = tempdir().unwrap();
+    let mut immudb = ImmuDb::start(dir.path()).await;
+    let mut service = Service::start(Setup::with_immudb(immudb.port())).await;
+    append_to(&mut service.client(), "room-1", 3).await;
+    immudb.stop().await;
+    copy(&dir.path().join("data"), &dir.path().join("backup"));
+    immudb.restart().await;
+    append_to(&mut service.client(), "room-1", 3).await;
+    service.wait_until_forwarded().await;
+    immudb.stop().await;
+    std::fs::remove_dir_all(dir.path().join("data")).unwrap();
+    std::fs::rename(dir.path().join("backup"), dir.path().join("data")).unwrap();
+    immudb.restart().await;
+    append_to(&mut service.client(), "room-1", 1).await;
+    assert_suspect(&service, &immudb).await;
+    // A restart changes nothing about that.
+    service.kill();
+    service.restart().await;
+    assert_suspect(&service, &immudb).await;
+    assert_eq!(resolved(&mut service, &immudb).await.len(), 13);
+    // Nothing is in doubt any more.
+    service.stop();
+    assert!(!run(&service, &["resolve", "--resend"]).0);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_emptied_immudb_gets_nothing_until_a_person_says_so() {
+    let dir = tempdir().unwrap();
+    let mut immudb = ImmuDb::start(dir.path()).await;
+    let mut service = Service::start(Setup::with_immudb(immudb.port())).await;
+    append_to(&mut service.client(), "room-1", 3).await;
+    service.wait_until_forwarded().await;
+    immudb.kill();
+    std::fs::remove_dir_all(dir.path().join("data")).unwrap();
+    immudb.restart().await;
+    append_to(&mut service.client(), "room-1", 1).await;
+    assert_suspect(&service, &immudb).await;
+    resolved(&mut service, &immudb).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_head_that_vanished_or_was_overwritten_stops_the_forwarder() {
+    let dir = tempdir().unwrap();
+    let immudb = ImmuDb::start(dir.path()).await;
+    let service = Service::start(Setup::with_immudb(immudb.port())).await;
+    append_to(&mut service.client(), "room-1", 3).await;
+    immudb.reader(&["--database", "aethyr", "delete", "log:head"]);
+    append_to(&mut service.client(), "room-1", 1).await;
+    assert_suspect(&service, &immudb).await;
+    immudb.reader(&["--database", "aethyr", "set", "log:head", "nonsense"]);
+    let mut service = service;
+    service.kill();
+    service.restart().await;
+    let before = immudb.reader(&["--database", "aethyr", "txscan"]).len();
+    service.wait_for("an end of the start", |stats| stats.state() != State::Unspecified).await;
+    let answer = service.client().append_events(request(vec![event("room-1")])).await;
+    assert!(answer.is_err() || answer.unwrap().into_inner().stored_in() == StoredIn::LocalLog);
+    assert_eq!(immudb.reader(&["--database", "aethyr", "txscan"]).len(), before);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_database_with_events_of_unknown_origin_is_not_claimed() {
+    let dir = tempdir().unwrap();
+    let immudb = ImmuDb::start(dir.path()).await;
+    let mut service = Service::start(Setup::with_immudb(immudb.port())).await;
+    append(&mut service.client(), vec![event("room-1")]).await;
+    assert!(service.stop().success());
+    immudb.reader(&["--database", "aethyr", "delete", "log:head"]);
+    std::fs::remove_dir_all(service.storage()).unwrap();
+    service.restart().await;
+    assert_suspect(&service, &immudb).await;
+}

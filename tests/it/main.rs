@@ -1,0 +1,26 @@
+//! Stories about the service and its parts, one module a story. They need Go once, to build a real
+//! ImmuDB, unless one of the right version is in the PATH.
+
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::panic,
+    clippy::indexing_slicing,
+    reason = "a test fails by panicking"
+)]
+
+mod appending;
+mod bad_input;
+mod copy;
+mod crash;
+mod doubt;
+mod following;
+mod immudb_client;
+mod loading;
+mod lost_answer;
+mod mending;
+mod operating;
+mod outage;
+mod resend;
+mod support;
+mod tidy;

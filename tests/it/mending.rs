@@ -1,0 +1,347 @@
+//! Files that were damaged, deleted or copied elsewhere: what is whole is served, the rest is named, and the
+//! commands for it work.
+
+use std::{
+    fs,
+    path::{Path, PathBuf},
+};
+
+use aethyr_event_store::grpc::wire::{
+    LoadEventsRequest, NewEvent, ReadAllRequest, RecordedEvent, SaveSnapshotRequest, new_event::Data,
+};
+use tempfile::tempdir;
+use tonic::{Code, Status};
+
+use crate::{
+    outage::assert_in_immudb,
+    support::{
+        events::{append, append_to, event, load, load_pieces, request, whole_order},
+        immudb::ImmuDb,
+        service::{Service, Setup},
+    },
+};
+
+fn run(service: &Service, arguments: &[&str]) -> (bool, String) {
+    let output = service.command(arguments).output().unwrap();
+    (output.status.success(), String::from_utf8_lossy(&output.stderr).into_owned())
+}
+
+fn with_files() -> Setup {
+    Setup::local().set("event_sourcing", "event_files: true")
+}
+
+/// Events of 300 kB, three in a segment; each has its number in its type.
+async fn large_history(service: &Service) -> Vec<RecordedEvent> {
+    for number in 1..=8 {
+        let data = Data::Binary(vec![number; 300_000].into());
+        let event_type = format!("Large{number}");
+        append(&mut service.client(), vec![NewEvent { data: Some(data), event_type, ..event("room-1") }])
+            .await;
+    }
+    whole_order(&mut service.client()).await
+}
+
+fn segments(service: &Service) -> Vec<PathBuf> {
+    let mut found: Vec<PathBuf> = fs::read_dir(service.storage().join("log"))
+        .unwrap()
+        .map(|entry| entry.unwrap().path())
+        .filter(|path| path.extension().is_some_and(|extension| extension == "segment"))
+        .collect();
+    found.sort();
+    found
+}
+
+/// Flips a bit in the first place where a file holds `text`.
+fn flip_at(paths: &[PathBuf], text: &str) -> PathBuf {
+    for path in paths {
+        let mut bytes = fs::read(path).unwrap();
+        if let Some(at) = bytes.windows(text.len()).position(|window| window == text.as_bytes()) {
+            bytes[at] ^= 1;
+            fs::write(path, bytes).unwrap();
+            return path.clone();
+        }
+    }
+    panic!("{text} is nowhere");
+}
+
+fn assert_damage(status: &Status, file: &Path) {
+    assert_eq!(status.code(), Code::DataLoss, "{status:?}");
+    let name = file.file_name().unwrap().to_str().unwrap();
+    assert!(status.message().contains(name) && status.message().contains("repair"), "{}", status.message());
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn damage_is_never_served_and_is_mended_out_of_immudb() {
+    let dir = tempdir().unwrap();
+    let immudb = ImmuDb::start(dir.path()).await;
+    let setup = Setup::with_immudb(immudb.port()).set("event_sourcing", "segment_bytes_max: 1048576");
+    let mut service = Service::start(setup).await;
+    let order = large_history(&service).await;
+    let snapshot =
+        SaveSnapshotRequest { aggregate_id: "room-1".into(), sequence_number: 8, ..Default::default() };
+    service.client().save_snapshot(snapshot).await.unwrap();
+    service.wait_until_forwarded().await;
+    let damaged = flip_at(&segments(&service), "Large2");
+    let whole = LoadEventsRequest { aggregate_id: "room-1".into(), ..Default::default() };
+    assert_damage(&load_pieces(&mut service.client(), whole.clone()).await.unwrap_err(), &damaged);
+    let mut stream = service.client().read_all(ReadAllRequest::default()).await.unwrap().into_inner();
+    let status = loop {
+        match stream.message().await {
+            Ok(Some(piece)) => assert!(piece.events.iter().all(|event| event.position < 2)),
+            Ok(None) => panic!("damage was skipped"),
+            Err(status) => break status,
+        }
+    };
+    assert_damage(&status, &damaged);
+    // What does not touch it is served as before.
+    let behind = LoadEventsRequest { from_sequence: 3, ..whole };
+    let pieces = load_pieces(&mut service.client(), behind).await.unwrap();
+    assert_eq!(pieces.iter().map(|piece| piece.events.len()).sum::<usize>(), 6);
+    assert!(service.stats().await.load_failures >= 2);
+
+    service.stop();
+    let (done, said) = run(&service, &["repair"]);
+    assert!(done && said.contains("mended"), "{said}");
+    assert!(service.storage().join("log.damaged-1").join(damaged.file_name().unwrap()).exists());
+    service.restart().await;
+    assert_eq!(whole_order(&mut service.client()).await, order);
+    assert_eq!(service.stats().await.snapshot_count, 1);
+    append_to(&mut service.client(), "room-1", 1).await;
+    service.wait_until_forwarded().await;
+    assert_in_immudb(&immudb, &whole_order(&mut service.client()).await);
+    service.stop();
+    let (done, said) = run(&service, &["repair"]);
+    assert!(done && said.contains("nothing was changed"), "{said}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn damage_is_mended_out_of_the_event_files_or_given_up_when_a_person_says_so() {
+    let setup = with_files().set("event_sourcing", "segment_bytes_max: 1048576");
+    let mut service = Service::start(setup).await;
+    let order = large_history(&service).await;
+    service.wait_for("the event files", |stats| stats.event_files_pending == 0).await;
+    assert!(service.storage().join("events/room-1/8.event").exists());
+    service.stop();
+    flip_at(&segments(&service), "Large3");
+    flip_at(&segments(&service), "Large6");
+    assert!(run(&service, &["repair"]).0);
+    service.restart().await;
+    assert_eq!(whole_order(&mut service.client()).await, order);
+
+    service.stop();
+    flip_at(&segments(&service), "Large5");
+    fs::remove_file(service.storage().join("events/room-1/5.event")).unwrap();
+    let (done, said) = run(&service, &["repair"]);
+    assert!(!done && said.contains("--discard-after-damage"), "{said}");
+    let (done, said) = run(&service, &["repair", "--discard-after-damage"]);
+    assert!(done, "{said}");
+    service.restart().await;
+    assert_eq!(whole_order(&mut service.client()).await, order[..4]);
+    append_to(&mut service.client(), "room-1", 1).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_log_whose_end_is_gone_is_not_taken_for_a_shorter_one() {
+    let dir = tempdir().unwrap();
+    let immudb = ImmuDb::start(dir.path()).await;
+    let mut service = Service::start(Setup::with_immudb(immudb.port())).await;
+    append_to(&mut service.client(), "room-1", 20).await;
+    service.wait_until_forwarded().await;
+    let order = whole_order(&mut service.client()).await;
+    service.stop();
+    let path = segments(&service).pop().unwrap();
+    let length = fs::metadata(&path).unwrap().len();
+    fs::File::options().write(true).open(&path).unwrap().set_len(length / 2).unwrap();
+    let (served, said) = run(&service, &["serve"]);
+    assert!(!served && said.contains("gone or damaged") && said.contains("repair"), "{said}");
+    let (done, said) = run(&service, &["repair"]);
+    assert!(done, "{said}");
+    service.restart().await;
+    assert_eq!(whole_order(&mut service.client()).await, order);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_torn_end_that_nobody_saw_is_cut_off_and_kept() {
+    let mut service = Service::start(Setup::local()).await;
+    append_to(&mut service.client(), "room-1", 5).await;
+    let order = whole_order(&mut service.client()).await;
+    service.kill();
+    // What a crash leaves of a group that was never acknowledged.
+    let path = segments(&service).pop().unwrap();
+    let mut bytes = fs::read(&path).unwrap();
+    let whole = bytes.len();
+    bytes.extend_from_within(whole / 2..whole - 3);
+    fs::write(&path, &bytes).unwrap();
+    service.restart().await;
+    assert!(service.log().contains("torn end of the local log cut off"));
+    assert_eq!(whole_order(&mut service.client()).await, order);
+    assert_eq!(fs::read(path.with_extension(format!("torn-{whole}"))).unwrap(), bytes[whole..]);
+    append_to(&mut service.client(), "room-1", 2).await;
+    service.kill();
+    service.restart().await;
+    assert_eq!(load(&mut service.client(), "room-1").await.len(), 7);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_index_that_is_gone_damaged_or_foreign_is_made_again() {
+    let mut service = Service::start(Setup::local()).await;
+    for number in 0..20 {
+        append_to(&mut service.client(), &format!("room-{number}"), 3).await;
+    }
+    let order = whole_order(&mut service.client()).await;
+    let stats = service.stats().await;
+    let mut other = Service::start(Setup::local()).await;
+    append_to(&mut other.client(), "elsewhere", 30).await;
+    other.stop();
+    let index = service.storage().join("index");
+    for how in ["gone", "foreign", "damaged"] {
+        service.stop();
+        match how {
+            "gone" => fs::remove_dir_all(&index).unwrap(),
+            "foreign" => {
+                fs::remove_dir_all(&index).unwrap();
+                let copied = std::process::Command::new("cp")
+                    .arg("-r")
+                    .arg(other.storage().join("index"))
+                    .arg(&index)
+                    .status();
+                assert!(copied.unwrap().success());
+            }
+            _ => flip_every_file(&index),
+        }
+        service.restart().await;
+        assert_eq!(whole_order(&mut service.client()).await, order, "{how}");
+        let now = service.stats().await;
+        assert_eq!((now.event_count, &now.event_types), (stats.event_count, &stats.event_types), "{how}");
+        assert_eq!(load(&mut service.client(), "room-7").await.len(), 3, "{how}");
+    }
+}
+
+/// Flips a bit in the middle of every file under a folder.
+fn flip_every_file(folder: &Path) {
+    for entry in fs::read_dir(folder).unwrap() {
+        let path = entry.unwrap().path();
+        if path.is_dir() {
+            flip_every_file(&path);
+            continue;
+        }
+        let mut bytes = fs::read(&path).unwrap();
+        let middle = bytes.len() / 2;
+        if let Some(byte) = bytes.get_mut(middle) {
+            *byte ^= 1;
+            fs::write(&path, bytes).unwrap();
+        }
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_empty_log_beside_event_files_is_refused_until_they_are_imported() {
+    let mut service = Service::start(with_files()).await;
+    let mut client = service.client();
+    append_to(&mut client, "room-1", 5).await;
+    append(&mut client, vec![event("a/b"), event("room-1"), event("../x")]).await;
+    let snapshot =
+        SaveSnapshotRequest { aggregate_id: "room-1".into(), sequence_number: 4, ..Default::default() };
+    client.save_snapshot(snapshot).await.unwrap();
+    let order = whole_order(&mut client).await;
+    service.wait_for("the event files", |stats| stats.event_files_pending == 0).await;
+    let events = service.storage().join("events");
+    assert_eq!(fs::read_to_string(events.join("room-1.sequence")).unwrap().trim(), "6");
+    assert!(events.join("snapshots/room-1.snapshot").exists() && events.join("a%2Fb/1.event").exists());
+    service.stop();
+    fs::remove_dir_all(service.storage().join("log")).unwrap();
+    fs::remove_dir_all(service.storage().join("index")).unwrap();
+    let (served, said) = run(&service, &["serve"]);
+    assert!(!served && said.contains("import"), "{said}");
+    assert!(events.join("room-1/1.event").exists());
+
+    let (done, said) = run(&service, &["import", "storage/events"]);
+    assert!(done, "{said}");
+    service.restart().await;
+    assert_eq!(whole_order(&mut service.client()).await, order);
+    assert_eq!(service.stats().await.snapshot_count, 1);
+    // A second time there is nothing to do.
+    service.stop();
+    let (done, said) = run(&service, &["import", "storage/events"]);
+    assert!(done && said.contains("imported=0 identical=8"), "{said}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn files_that_do_not_continue_the_log_are_named_and_left_alone() {
+    let mut service = Service::start(with_files()).await;
+    append_to(&mut service.client(), "room-1", 3).await;
+    service.wait_for("the event files", |stats| stats.event_files_pending == 0).await;
+    service.stop();
+    let mut other = Service::start(Setup::local()).await;
+    append_to(&mut other.client(), "room-1", 2).await;
+    let order = whole_order(&mut other.client()).await;
+    other.stop();
+    let files = service.storage().join("events");
+    let (done, said) = run(&other, &["import", files.to_str().unwrap()]);
+    assert!(!done && said.contains("an append does not fit") && said.contains("1.event"), "{said}");
+    // A file that was changed by hand fits nowhere.
+    let path = files.join("room-1/2.event");
+    fs::write(&path, fs::read_to_string(&path).unwrap().replace("Forest", "Desert")).unwrap();
+    let third = Service::new(Setup::local());
+    let (done, said) = run(&third, &["import", files.to_str().unwrap()]);
+    assert!(!done && said.contains("2.event"), "{said}");
+    assert!(path.exists());
+    other.restart().await;
+    assert_eq!(whole_order(&mut other.client()).await, order);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn event_files_are_there_in_an_outage_and_cleared_after_it() {
+    let dir = tempdir().unwrap();
+    let mut immudb = ImmuDb::start(dir.path()).await;
+    let setup = Setup::with_immudb(immudb.port()).set("event_sourcing", "event_files: true");
+    let mut service = Service::start(setup).await;
+    append_to(&mut service.client(), "room-1", 2).await;
+    immudb.kill();
+    append_to(&mut service.client(), "room-1", 2).await;
+    let files = service.storage().join("events");
+    service.wait_for("the event files", |stats| stats.event_files_pending == 0).await;
+    assert!(files.join("room-1/3.event").exists() && files.join("room-1/4.event").exists());
+    assert!(!files.join("room-1/2.event").exists());
+    // Of somebody else, and therefore none of ours to delete.
+    fs::write(files.join("room-1/99.event"), "{}").unwrap();
+    service.kill();
+    fs::remove_file(files.join("room-1/3.event")).unwrap();
+    service.restart().await;
+    service.wait_for("the event files", |stats| stats.event_files_pending == 0).await;
+    assert!(files.join("room-1/3.event").exists(), "not written again");
+    immudb.restart().await;
+    service.wait_until_forwarded().await;
+    service.wait_for("no event files", |stats| stats.event_files_pending == 0).await;
+    assert!(!files.join("room-1/3.event").exists() && !files.join("room-1/4.event").exists());
+    assert!(!files.join("room-1.sequence").exists());
+    assert!(files.join("room-1/99.event").exists());
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_import_copies_first_what_immudb_has() {
+    let dir = tempdir().unwrap();
+    let mut immudb = ImmuDb::start(dir.path()).await;
+    let setup = Setup::with_immudb(immudb.port()).set("event_sourcing", "event_files: true");
+    let mut service = Service::start(setup).await;
+    append_to(&mut service.client(), "room-1", 4).await;
+    service.wait_until_forwarded().await;
+    immudb.kill();
+    append_to(&mut service.client(), "room-1", 3).await;
+    service.wait_for("the event files", |stats| stats.event_files_pending == 0).await;
+    let order = whole_order(&mut service.client()).await;
+    service.kill();
+    fs::rename(service.storage().join("events"), service.dir().join("rescued")).unwrap();
+    fs::remove_dir_all(service.storage()).unwrap();
+    let (done, said) = run(&service, &["import", "rescued"]);
+    assert!(!done && said.contains("--without-immudb"), "{said}");
+    immudb.restart().await;
+    let (done, said) = run(&service, &["import", "rescued", "--take-over"]);
+    assert!(done && said.contains("imported=3"), "{said}");
+    service.restart().await;
+    service.wait_until_forwarded().await;
+    assert_eq!(whole_order(&mut service.client()).await, order);
+    let refused = service.client().append_events(request(vec![])).await.unwrap_err();
+    assert_eq!(refused.code(), Code::InvalidArgument);
+    assert_in_immudb(&immudb, &order);
+}

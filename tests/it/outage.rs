@@ -1,0 +1,242 @@
+//! ImmuDB goes away and comes back, in every way that it can.
+
+use std::{collections::BTreeMap, io::Write, time::Duration};
+
+use aethyr_event_store::{
+    event::{Hash, record},
+    grpc::wire::{NewEvent, RecordedEvent, State, StoredIn, new_event::Data},
+};
+use base64::{Engine, engine::general_purpose::STANDARD};
+use rustix::process::Signal;
+use tempfile::tempdir;
+
+use crate::support::{
+    events::{append, append_to, event, load, reason, request, whole_order},
+    immudb::ImmuDb,
+    load::{Load, acknowledged, assert_all_there},
+    service::{Service, Setup},
+};
+
+/// ImmuDB holds just these events, under the documented keys, each once, and nothing else of ours.
+pub fn assert_in_immudb(immudb: &ImmuDb, order: &[RecordedEvent]) {
+    let found = immudb.reader(&["--database", "aethyr", "scan", "event:"]);
+    assert_eq!(found.len(), order.len(), "events in ImmuDB");
+    let mut by_position = BTreeMap::new();
+    for entry in &found {
+        let value = STANDARD.decode(entry["value_base64"].as_str().unwrap()).unwrap();
+        let stored = record::decode(value.clone().into(), Hash::START).unwrap();
+        let id = stored.event.aggregate_id.encoded();
+        let key = format!("event:{id}:{:020}", stored.sequence.0);
+        assert_eq!(entry["key"].as_str(), Some(key.as_str()));
+        by_position.insert(stored.position.0, (entry["tx"].as_u64().unwrap(), value));
+    }
+    let (mut hash, mut tx_before) = (Hash::START, 0);
+    for (event, (position, (tx, value))) in order.iter().zip(&by_position) {
+        assert_eq!(event.position, *position);
+        hash = hash.chain(value);
+        assert_eq!(event.hash.as_ref(), hash.0, "position {position}");
+        assert!(*tx >= tx_before, "position {position} came into ImmuDB before one that precedes it");
+        tx_before = *tx;
+    }
+    let sequences = immudb.reader(&["--database", "aethyr", "scan", "sequence:"]);
+    let mut last_of = BTreeMap::new();
+    for event in order {
+        last_of.insert(event.aggregate_id.clone(), event.sequence_number);
+    }
+    assert_eq!(sequences.len(), last_of.len());
+    for entry in sequences {
+        let id = entry["key"].as_str().unwrap().trim_start_matches("sequence:").to_owned();
+        let value = STANDARD.decode(entry["value_base64"].as_str().unwrap()).unwrap();
+        assert_eq!(String::from_utf8(value).unwrap(), last_of[&id].to_string(), "{id}");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn killing_immudb_under_load_costs_no_call_and_no_event() {
+    let dir = tempdir().unwrap();
+    let mut immudb = ImmuDb::start(dir.path()).await;
+    let service = Service::start(Setup::with_immudb(immudb.port())).await;
+    let calls = Load::start(&service.client(), 64, 1);
+    service.wait_for("a good start", |stats| stats.event_count > 500).await;
+    immudb.kill();
+    let gone = service.wait_for_state(State::Fallback).await;
+    service.wait_for("going on", |stats| stats.event_count > gone.event_count + 500).await;
+    immudb.restart().await;
+    let back = service.wait_for("coming back", |stats| stats.migrated_events > 0).await;
+    service.wait_for("going on", |stats| stats.event_count > back.event_count + 500).await;
+    let calls = calls.end().await;
+    service.wait_until_forwarded().await;
+
+    let failed = calls.iter().find(|call| call.answer.is_err());
+    assert!(failed.is_none(), "{failed:?}");
+    let longest = calls.iter().map(|call| call.took).max().unwrap();
+    assert!(longest < Duration::from_secs(3), "a call took {longest:?}");
+    let order = whole_order(&mut service.client()).await;
+    assert_all_there(&calls, &order);
+    assert_eq!(order.len(), acknowledged(&calls));
+    assert_in_immudb(&immudb, &order);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_immudb_that_hangs_is_waited_for_once() {
+    let dir = tempdir().unwrap();
+    let immudb = ImmuDb::start(dir.path()).await;
+    let service = Service::start(Setup::with_immudb(immudb.port())).await;
+    let mut client = service.client();
+    append_to(&mut client, "room-1", 3).await;
+    immudb.pause();
+    let answer = append(&mut client, vec![event("room-1")]).await;
+    assert_eq!(answer.stored_in(), StoredIn::LocalLog);
+    assert_eq!(service.stats().await.state(), State::Fallback);
+    let answers = append_to(&mut client, "room-1", 20).await;
+    assert!(answers.iter().all(|answer| answer.stored_in() == StoredIn::LocalLog));
+    assert_eq!(load(&mut client, "room-1").await.len(), 24);
+    immudb.resume();
+    service.wait_until_forwarded().await;
+    assert_in_immudb(&immudb, &whole_order(&mut client).await);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_hundred_thousand_events_migrate_in_order_while_appends_go_on() {
+    let dir = tempdir().unwrap();
+    let mut immudb = ImmuDb::start(dir.path()).await;
+    immudb.stop().await;
+    let service = Service::start(Setup::with_immudb(immudb.port())).await;
+    assert_eq!(service.stats().await.state(), State::Fallback);
+    let outage = Load::start(&service.client(), 64, 50);
+    service.wait_for("a large backlog", |stats| stats.pending_events >= 100_000).await;
+    let mut calls = outage.end().await;
+    let going_on = Load::start(&service.client(), 8, 1);
+    immudb.restart().await;
+    let stats = service.wait_until_forwarded().await;
+    assert!(stats.migrated_events >= 100_000, "{}", stats.migrated_events);
+    calls.extend(going_on.end().await);
+    service.wait_until_forwarded().await;
+    assert!(calls.iter().all(|call| call.answer.is_ok()));
+    let order = whole_order(&mut service.client()).await;
+    assert_all_there(&calls[..1000], &order);
+    assert_in_immudb(&immudb, &order);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn five_hundred_events_over_five_hundred_aggregates_migrate() {
+    let dir = tempdir().unwrap();
+    let mut immudb = ImmuDb::start(dir.path()).await;
+    let service = Service::start(Setup::with_immudb(immudb.port())).await;
+    let mut client = service.client();
+    let many = || (0..500).map(|number| event(&format!("room-{number}"))).collect::<Vec<_>>();
+    assert_eq!(append(&mut client, many()).await.stored_in(), StoredIn::Immudb);
+    immudb.kill();
+    let answer = append(&mut client, many()).await;
+    assert_eq!((answer.stored_in(), answer.aggregates.len()), (StoredIn::LocalLog, 500));
+    immudb.restart().await;
+    service.wait_until_forwarded().await;
+    let order = whole_order(&mut client).await;
+    assert_eq!(order.len(), 1000);
+    assert_in_immudb(&immudb, &order);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn sessions_that_are_gone_or_expired_cost_nothing() {
+    let dir = tempdir().unwrap();
+    let flags = ["--session-timeout=1s", "--sessions-guard-check-interval=100ms"];
+    let mut immudb = ImmuDb::start_with(dir.path(), &flags).await;
+    let service = Service::start(Setup::with_immudb(immudb.port())).await;
+    let mut client = service.client();
+    append_to(&mut client, "room-1", 2).await;
+    // Restarted without a call in between: the service finds its session gone when it writes.
+    immudb.stop().await;
+    immudb.restart().await;
+    append_to(&mut client, "room-1", 2).await;
+    service.wait_until_forwarded().await;
+    // Idle for longer than a session lives; what is waited for is the time itself.
+    tokio::time::sleep(Duration::from_secs(3)).await;
+    append_to(&mut client, "room-1", 2).await;
+    let stats = service.wait_until_forwarded().await;
+    assert_eq!((stats.event_count, stats.store_failures), (6, 0));
+    assert_in_immudb(&immudb, &whole_order(&mut client).await);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_wrong_password_is_shown_and_not_tried_hotly() {
+    let dir = tempdir().unwrap();
+    let immudb = ImmuDb::start(dir.path()).await;
+    let setup = Setup::with_immudb(immudb.port()).set("immudb", "password: \"open sesame\"");
+    let service = Service::start(setup).await;
+    let stats = service.wait_for_state(State::Fallback).await;
+    let said = stats.immudb.unwrap().last_error;
+    assert!(said.contains("invalid user name or password"), "{said}");
+    let mut client = service.client();
+    let answers = append_to(&mut client, "room-1", 200).await;
+    assert!(answers.iter().all(|answer| answer.stored_in() == StoredIn::LocalLog));
+    assert!(service.stats().await.retries < 5);
+    assert!(!service.log().contains("open sesame"));
+    assert!(service.log().contains("only a person can change that"));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_empty_log_takes_nothing_before_immudb_was_seen_if_it_is_told_so() {
+    let dir = tempdir().unwrap();
+    let mut immudb = ImmuDb::start(dir.path()).await;
+    immudb.stop().await;
+    let setup = Setup::with_immudb(immudb.port()).set("immudb", "require_first_contact: true");
+    let mut service = Service::new(setup);
+    service.launch();
+    service.wait_for_state(State::Fallback).await;
+    let mut client = service.client();
+    let refused = client.append_events(request(vec![event("room-1")])).await.unwrap_err();
+    assert_eq!((refused.code(), reason(&refused).as_str()), (tonic::Code::Unavailable, "FIRST_CONTACT"));
+    assert_eq!(service.stats().await.event_count, 0);
+    immudb.restart().await;
+    service.wait_for_health("", true).await;
+    assert_eq!(append(&mut client, vec![event("room-1")]).await.stored_in(), StoredIn::Immudb);
+    // With a log of its own the next outage is an ordinary one, also over a restart.
+    immudb.kill();
+    service.stop();
+    service.restart().await;
+    append_to(&mut service.client(), "room-1", 1).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_service_that_is_paused_itself_loses_nothing() {
+    let dir = tempdir().unwrap();
+    let immudb = ImmuDb::start(dir.path()).await;
+    let service = Service::start(Setup::with_immudb(immudb.port())).await;
+    let calls = Load::start(&service.client(), 16, 1);
+    service.wait_for("a good start", |stats| stats.event_count > 200).await;
+    service.signal(Signal::STOP);
+    tokio::time::sleep(Duration::from_secs(2)).await;
+    service.signal(Signal::CONT);
+    let now = service.stats().await.event_count;
+    service.wait_for("going on", |stats| stats.event_count > now + 200).await;
+    let calls = calls.end().await;
+    assert!(calls.iter().all(|call| call.answer.is_ok()));
+    service.wait_until_forwarded().await;
+    let order = whole_order(&mut service.client()).await;
+    assert_all_there(&calls, &order);
+    assert_in_immudb(&immudb, &order);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_immudb_whose_disk_is_full_counts_as_gone_although_it_answers_reads() {
+    let dir = tempdir().unwrap();
+    let Some(immudb) = ImmuDb::start_on_disk(dir.path(), 64).await else {
+        let _ = writeln!(std::io::stderr(), "not tested: this machine mounts no file system for a test");
+        return;
+    };
+    let service = Service::start(Setup::with_immudb(immudb.port())).await;
+    append_to(&mut service.client(), "room-1", 5).await;
+    let filler = immudb.fill_disk();
+    let large = |_| NewEvent { data: Some(Data::Binary(vec![7; 500_000].into())), ..event("room-1") };
+    let answer = append(&mut service.client(), (0..4).map(large).collect()).await;
+    assert_eq!(answer.stored_in(), StoredIn::LocalLog);
+    append_to(&mut service.client(), "room-1", 20).await;
+    // Reads are answered: that alone must not end the fallback.
+    assert_eq!(immudb.reader(&["--database", "aethyr", "get", "sequence:room-1"]).len(), 1);
+    let retries = service.stats().await.retries;
+    let stats = service.wait_for("more attempts", |stats| stats.retries > retries + 1).await;
+    assert_eq!((stats.state(), stats.event_count, stats.fallbacks), (State::Fallback, 29, 1));
+    std::fs::remove_file(filler).unwrap();
+    service.wait_until_forwarded().await;
+    assert_in_immudb(&immudb, &whole_order(&mut service.client()).await);
+}

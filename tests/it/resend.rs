@@ -1,0 +1,142 @@
+//! The same event ids again, in every state: the first answer again, and nothing stored.
+
+use aethyr_event_store::grpc::wire::{AppendEventsRequest, AppendEventsResponse, NewEvent, State, StoredIn};
+use tempfile::tempdir;
+use tonic::Code;
+
+use crate::{
+    outage::assert_in_immudb,
+    support::{
+        events::{append_to, event, expecting, reason, request, whole_order},
+        immudb::ImmuDb,
+        service::{Service, Setup},
+    },
+};
+
+/// An append, and what came of it the first time.
+struct Sent {
+    request: AppendEventsRequest,
+    first: AppendEventsResponse,
+}
+
+impl Sent {
+    async fn to(service: &Service, aggregate: &str) -> Self {
+        let other = format!("{aggregate}-other");
+        let events = vec![event(aggregate), event(&other), event(aggregate)];
+        let request = expecting(events, &[(aggregate, 0), (&other, 0)]);
+        let first = service.client().append_events(request.clone()).await.unwrap().into_inner();
+        Self { request, first }
+    }
+
+    /// Whole: the same answer. In part, in another order, with company or changed: refused. Nothing stored.
+    async fn again(&self, service: &Service, stored_in: StoredIn) {
+        let before = service.stats().await.event_count;
+        let racers = (0..2).map(|_| {
+            let (mut client, request) = (service.client(), self.request.clone());
+            tokio::spawn(async move { client.append_events(request).await.unwrap().into_inner() })
+        });
+        for racer in racers.collect::<Vec<_>>() {
+            let again = racer.await.unwrap();
+            assert!(again.already_stored);
+            assert_eq!(again.event_ids, self.first.event_ids);
+            assert_eq!(again.aggregates, self.first.aggregates);
+            let positions = |answer: &AppendEventsResponse| (answer.first_position, answer.last_position);
+            assert_eq!(positions(&again), positions(&self.first));
+            assert_eq!(again.stored_in(), stored_in);
+            assert_eq!(again.immudb_tx > 0, stored_in == StoredIn::Immudb);
+        }
+        let events = &self.request.events;
+        let mut reversed = events.clone();
+        reversed.reverse();
+        let mut joined = events.clone();
+        joined.push(event("somebody-else"));
+        let mut changed = events.clone();
+        changed[1].event_type = "RoomDestroyed".into();
+        for wrong in [events[..2].to_vec(), reversed, joined, changed] {
+            assert_reused(service, wrong).await;
+        }
+        assert_eq!(service.stats().await.event_count, before);
+    }
+}
+
+async fn assert_reused(service: &Service, events: Vec<NewEvent>) {
+    let status = service.client().append_events(request(events)).await.unwrap_err();
+    assert_eq!((status.code(), reason(&status).as_str()), (Code::AlreadyExists, "EVENT_ID_REUSED"));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn in_every_state_and_after_restarts() {
+    let dir = tempdir().unwrap();
+    let mut immudb = ImmuDb::start(dir.path()).await;
+    // Small transactions, so that the migration can be met while it runs.
+    let setup = Setup::with_immudb(immudb.port()).set("immudb", "batch_keys_max: 3");
+    let mut service = Service::start(setup).await;
+    let connected = Sent::to(&service, "connected").await;
+    connected.again(&service, StoredIn::Immudb).await;
+
+    immudb.kill();
+    append_to(&mut service.client(), "room-1", 1).await;
+    service.wait_for_state(State::Fallback).await;
+    let fallback = Sent::to(&service, "fallback").await;
+    fallback.again(&service, StoredIn::LocalLog).await;
+    connected.again(&service, StoredIn::Immudb).await;
+    service.kill();
+    service.restart().await;
+    fallback.again(&service, StoredIn::LocalLog).await;
+    connected.again(&service, StoredIn::Immudb).await;
+
+    // One append a transaction: this takes ImmuDB some seconds.
+    for _ in 0..20 {
+        let callers = (0..100).map(|caller| {
+            let mut client = service.client();
+            tokio::spawn(async move { append_to(&mut client, &format!("room-{caller}"), 1).await })
+        });
+        for caller in callers.collect::<Vec<_>>() {
+            caller.await.unwrap();
+        }
+    }
+    immudb.restart().await;
+    service.wait_for_state(State::Migrating).await;
+    let migrating = Sent::to(&service, "migrating").await;
+    migrating.again(&service, StoredIn::LocalLog).await;
+    connected.again(&service, StoredIn::Immudb).await;
+    assert_eq!(service.stats().await.state(), State::Migrating, "the migration was too fast for this test");
+    service.wait_until_forwarded().await;
+    for sent in [&connected, &fallback, &migrating] {
+        sent.again(&service, StoredIn::Immudb).await;
+    }
+    service.kill();
+    service.restart().await;
+    service.wait_until_forwarded().await;
+    for sent in [&connected, &fallback, &migrating] {
+        sent.again(&service, StoredIn::Immudb).await;
+    }
+    assert_in_immudb(&immudb, &whole_order(&mut service.client()).await);
+
+    immudb.reader(&["--database", "aethyr", "delete", "log:head"]);
+    append_to(&mut service.client(), "room-1", 1).await;
+    service.wait_for_state(State::Suspect).await;
+    let suspect = Sent::to(&service, "suspect").await;
+    suspect.again(&service, StoredIn::LocalLog).await;
+    // What ImmuDB has is in doubt.
+    connected.again(&service, StoredIn::LocalLog).await;
+    whole_order(&mut service.client()).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn local_only_and_then_with_immudb() {
+    let mut service = Service::start(Setup::local()).await;
+    let sent = Sent::to(&service, "room-1").await;
+    sent.again(&service, StoredIn::LocalLog).await;
+    assert!(service.stop().success());
+    service.restart().await;
+    sent.again(&service, StoredIn::LocalLog).await;
+    service.stop();
+    let dir = tempdir().unwrap();
+    let immudb = ImmuDb::start(dir.path()).await;
+    service.reconfigure(Setup::with_immudb(immudb.port()));
+    service.restart().await;
+    service.wait_until_forwarded().await;
+    sent.again(&service, StoredIn::Immudb).await;
+    assert_in_immudb(&immudb, &whole_order(&mut service.client()).await);
+}

@@ -1,0 +1,7 @@
+//! What the stories share.
+
+pub mod events;
+pub mod immudb;
+pub mod load;
+pub mod proxy;
+pub mod service;

@@ -1,0 +1,274 @@
+//! A real ImmuDB for one test: a process of its own on a port and in a folder of its own.
+//!
+//! It can be killed, stopped, paused and started again with the same data on the same port. Its
+//! output is in `immudb.log` in the folder. It ends with the value, at the latest.
+
+mod programs;
+
+use std::{
+    env,
+    fs::{self, File},
+    net::{Ipv4Addr, TcpListener},
+    path::{Path, PathBuf},
+    process::{self, Child, Command, ExitStatus, Stdio},
+    sync::atomic::{AtomicU16, Ordering},
+    time::{Duration, Instant},
+};
+
+use aethyr_event_store::{
+    immudb::{ErrorKind, Session, Settings},
+    secret::Secret,
+};
+use rustix::process::{Pid, Signal, kill_process};
+
+/// Generous: tests share two cores with each other.
+const READY_TIMEOUT: Duration = Duration::from_secs(60);
+const STOP_TIMEOUT: Duration = Duration::from_secs(30);
+const POLL: Duration = Duration::from_millis(20);
+
+pub struct ImmuDb {
+    dir: PathBuf,
+    port: u16,
+    flags: Vec<String>,
+    /// Mebibytes of a file system of its own, in `dir`.
+    disk: Option<u32>,
+    process: Option<Child>,
+}
+
+impl ImmuDb {
+    /// The server's program, built at the first use.
+    pub fn binary() -> &'static Path {
+        programs::server()
+    }
+
+    /// Starts a server that keeps its data in `dir`, and waits until it answers.
+    pub async fn start(dir: &Path) -> ImmuDb {
+        ImmuDb::start_with(dir, &[]).await
+    }
+
+    /// With more flags of ImmuDB's, such as `--session-timeout=1s` together with
+    /// `--sessions-guard-check-interval=100ms`.
+    pub async fn start_with(dir: &Path, flags: &[&str]) -> ImmuDb {
+        let flags = flags.iter().map(ToString::to_string).collect();
+        ImmuDb { dir: dir.to_owned(), port: 0, flags, disk: None, process: None }.start_somewhere().await
+    }
+
+    /// On a file system of its own in `dir`, of so many mebibytes, which ends with the process. `None`
+    /// where the machine does not let us make one.
+    pub async fn start_on_disk(dir: &Path, mebibytes: u32) -> Option<ImmuDb> {
+        let allowed =
+            Command::new("unshare").args(["-rm", "mount", "-t", "tmpfs", "tmpfs"]).arg(dir).status();
+        if !allowed.is_ok_and(|status| status.success()) {
+            return None;
+        }
+        let disk = Some(mebibytes);
+        let immudb = ImmuDb { dir: dir.to_owned(), port: 0, flags: Vec::new(), disk, process: None };
+        Some(immudb.start_somewhere().await)
+    }
+
+    async fn start_somewhere(mut self) -> ImmuDb {
+        let immudb = &mut self;
+        // Somebody else may take the port before the server does.
+        for _ in 0..3 {
+            immudb.port = free_port();
+            immudb.spawn();
+            if immudb.ready().await {
+                return self;
+            }
+        }
+        panic!("ImmuDB ends at once:\n{}", immudb.log());
+    }
+
+    #[allow(dead_code, reason = "for stories about the whole service")]
+    pub fn port(&self) -> u16 {
+        self.port
+    }
+
+    /// For a client of the administrator's, with deadlines that fit a test.
+    pub fn settings(&self, database: &str) -> Settings {
+        Settings {
+            address: Ipv4Addr::LOCALHOST.to_string(),
+            port: self.port,
+            username: "immudb".into(),
+            password: Secret::new("immudb"),
+            database: database.into(),
+            connect_timeout: Duration::from_secs(5),
+            request_timeout: Duration::from_secs(20),
+            response_bytes_max: 64 * 1024 * 1024,
+        }
+    }
+
+    /// `kill -9`: nothing is finished or flushed.
+    pub fn kill(&mut self) {
+        if let Some(mut process) = self.process.take() {
+            process.kill().expect("ImmuDB can be killed");
+            process.wait().expect("ImmuDB ends");
+        }
+    }
+
+    /// Asks the server to end and waits until it has.
+    pub async fn stop(&mut self) {
+        self.signal(Signal::TERM);
+        let mut process = self.process.take().expect("ImmuDB runs");
+        if ended(&mut process, STOP_TIMEOUT).await.is_none() {
+            process.kill().expect("ImmuDB can be killed");
+            process.wait().expect("ImmuDB ends");
+            panic!("ImmuDB does not stop:\n{}", self.log());
+        }
+    }
+
+    /// Starts it again on its data and its port, after [`ImmuDb::kill`] or [`ImmuDb::stop`] or
+    /// instead of the latter.
+    pub async fn restart(&mut self) {
+        if self.process.is_some() {
+            self.stop().await;
+        }
+        self.spawn();
+        assert!(self.ready().await, "ImmuDB ends at once:\n{}", self.log());
+    }
+
+    /// The server hangs: its connections stay, new ones are still accepted by the kernel, and
+    /// nothing is answered.
+    pub fn pause(&self) {
+        self.signal(Signal::STOP);
+    }
+
+    pub fn resume(&self) {
+        self.signal(Signal::CONT);
+    }
+
+    /// Leaves no byte free on the disk of its own; gives back the file that takes it all.
+    pub fn fill_disk(&self) -> PathBuf {
+        let process = self.process.as_ref().expect("ImmuDB runs");
+        let root = PathBuf::from(format!("/proc/{}/root", process.id()));
+        let path = root.join(self.dir.strip_prefix("/").expect("an absolute folder")).join("filler");
+        let mut filler = File::create(&path).unwrap();
+        while std::io::Write::write(&mut filler, &[0; 4096]).is_ok() {}
+        path
+    }
+
+    /// What ImmuDB's own client sees: a JSON object for each line that `tests/immudb/reader` prints,
+    /// such as for `["--database", "aethyr", "scan", "event:"]`.
+    pub fn reader(&self, arguments: &[&str]) -> Vec<serde_json::Value> {
+        let output = Command::new(programs::reader())
+            .args(["--port", &self.port.to_string()])
+            .args(arguments)
+            .output()
+            .expect("the reader can be started");
+        let errors = String::from_utf8_lossy(&output.stderr);
+        assert!(output.status.success(), "reader {arguments:?}: {errors}");
+        let lines = String::from_utf8(output.stdout).expect("the reader prints UTF-8");
+        lines.lines().map(|line| serde_json::from_str(line).expect("JSON")).collect()
+    }
+
+    fn spawn(&mut self) {
+        fs::create_dir_all(&self.dir).expect("a folder for ImmuDB");
+        let log = File::options().create(true).append(true).open(self.log_path()).unwrap();
+        let mut command = match self.disk {
+            None => Command::new(ImmuDb::binary()),
+            Some(mebibytes) => {
+                let mut command = Command::new("unshare");
+                let script = "mount -t tmpfs -o size=$1m tmpfs \"$2\" && shift 2 && exec \"$@\"";
+                command.args(["-rm", "sh", "-c", script, "sh", &mebibytes.to_string()]);
+                command.arg(&self.dir).arg(ImmuDb::binary());
+                command
+            }
+        };
+        for (name, _) in env::vars_os().filter(|(name, _)| is_immudb_setting(name)) {
+            command.env_remove(name);
+        }
+        command
+            .current_dir(&self.dir)
+            .arg("--dir")
+            .arg(self.dir.join("data"))
+            .args(["--address", "127.0.0.1", "--port", &self.port.to_string()])
+            .args(["--pgsql-server=false", "--web-server=false", "--metrics-server=false"])
+            .args(&self.flags)
+            .stdin(Stdio::null())
+            .stdout(log.try_clone().unwrap())
+            .stderr(log);
+        self.process = Some(command.spawn().expect("ImmuDB can be started"));
+    }
+
+    /// Waits until it answers a login; false if it ends before.
+    async fn ready(&mut self) -> bool {
+        let settings = Settings {
+            connect_timeout: Duration::from_secs(1),
+            request_timeout: Duration::from_secs(5),
+            ..self.settings("defaultdb")
+        };
+        let deadline = Instant::now() + READY_TIMEOUT;
+        while Instant::now() < deadline {
+            let process = self.process.as_mut().expect("ImmuDB was started");
+            if process.try_wait().unwrap().is_some() {
+                self.process = None;
+                return false;
+            }
+            match Session::open(&settings).await {
+                Ok(session) => {
+                    session.close().await;
+                    return true;
+                }
+                // It answers, though not what it would without its extra flags.
+                Err(error) if error.kind == ErrorKind::Configuration => return true,
+                Err(_) => {}
+            }
+            tokio::time::sleep(POLL).await;
+        }
+        panic!("ImmuDB does not answer:\n{}", self.log());
+    }
+
+    fn signal(&self, signal: Signal) {
+        let process = self.process.as_ref().expect("ImmuDB runs");
+        kill_process(Pid::from_child(process), signal).expect("ImmuDB takes a signal");
+    }
+
+    fn log_path(&self) -> PathBuf {
+        self.dir.join("immudb.log")
+    }
+
+    fn log(&self) -> String {
+        fs::read_to_string(self.log_path()).unwrap_or_default()
+    }
+}
+
+impl Drop for ImmuDb {
+    fn drop(&mut self) {
+        if let Some(process) = &mut self.process {
+            let _ = process.kill();
+            let _ = process.wait();
+        }
+    }
+}
+
+fn is_immudb_setting(name: &std::ffi::OsStr) -> bool {
+    name.to_string_lossy().starts_with("IMMUDB_")
+}
+
+async fn ended(process: &mut Child, timeout: Duration) -> Option<ExitStatus> {
+    let deadline = Instant::now() + timeout;
+    while Instant::now() < deadline {
+        if let Some(status) = process.try_wait().unwrap() {
+            return Some(status);
+        }
+        tokio::time::sleep(POLL).await;
+    }
+    None
+}
+
+/// Below the range from which the kernel takes the ports of outgoing connections: there a client
+/// that keeps knocking while its server is down may end up connected to itself.
+fn free_port() -> u16 {
+    const FIRST: u16 = 12_000;
+    const COUNT: u16 = 20_000;
+    static NEXT: AtomicU16 = AtomicU16::new(0);
+    let start = (process::id().wrapping_mul(97) % u32::from(COUNT)) as u16;
+    for _ in 0..COUNT {
+        let offset = start.wrapping_add(NEXT.fetch_add(1, Ordering::Relaxed)) % COUNT;
+        let port = FIRST + offset;
+        if TcpListener::bind((Ipv4Addr::LOCALHOST, port)).is_ok() {
+            return port;
+        }
+    }
+    panic!("no free port");
+}

@@ -1,0 +1,209 @@
+//! A proxy between the service and ImmuDB that loses, keeps or breaks what passes.
+
+use std::{
+    net::Ipv4Addr,
+    sync::{
+        Arc, Mutex,
+        atomic::{AtomicUsize, Ordering},
+    },
+};
+
+use tokio::{
+    io::{AsyncReadExt, AsyncWriteExt},
+    net::{
+        TcpListener, TcpStream,
+        tcp::{OwnedReadHalf, OwnedWriteHalf},
+    },
+    sync::watch,
+    task::JoinHandle,
+};
+use tokio_util::sync::CancellationToken;
+
+/// What happens to the bytes of connections.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Mode {
+    Pass,
+    /// Requests reach ImmuDB, its answers reach nobody.
+    DropAnswers,
+    /// Requests wait in the proxy, even after their caller has gone, until the mode changes.
+    KeepRequests,
+    /// As before; and new connections are closed at once.
+    KeepRequestsAndRefuse,
+    /// What waited goes on; new connections are closed at once.
+    PassAndRefuse,
+}
+
+impl Mode {
+    fn keeps(self) -> bool {
+        matches!(self, Self::KeepRequests | Self::KeepRequestsAndRefuse)
+    }
+
+    fn refuses(self) -> bool {
+        matches!(self, Self::PassAndRefuse | Self::KeepRequestsAndRefuse)
+    }
+}
+
+pub struct Proxy {
+    port: u16,
+    shared: Arc<Shared>,
+    accepting: JoinHandle<()>,
+}
+
+struct Shared {
+    /// The connections that are there, and those that come.
+    connections: Mutex<Connections>,
+    kept: AtomicUsize,
+}
+
+/// What a number of connections has in common.
+#[derive(Clone)]
+struct Connections {
+    mode: watch::Sender<Mode>,
+    cut: CancellationToken,
+    /// Requests that are not through yet.
+    open: Arc<AtomicUsize>,
+}
+
+impl Connections {
+    fn new(mode: Mode) -> Self {
+        Self { mode: watch::Sender::new(mode), cut: CancellationToken::new(), open: Arc::default() }
+    }
+}
+
+/// Connections that have been cut off on the service's side, and whose requests are still kept.
+pub struct Late(Connections);
+
+impl Late {
+    pub fn deliver(&self) {
+        self.0.mode.send_replace(Mode::Pass);
+    }
+
+    /// ImmuDB has got and answered everything.
+    pub fn is_through(&self) -> bool {
+        self.0.open.load(Ordering::SeqCst) == 0
+    }
+}
+
+impl Proxy {
+    pub async fn start(immudb_port: u16) -> Self {
+        let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).await.unwrap();
+        let port = listener.local_addr().unwrap().port();
+        let connections = Mutex::new(Connections::new(Mode::Pass));
+        let shared = Arc::new(Shared { connections, kept: AtomicUsize::new(0) });
+        let of_proxy = shared.clone();
+        let accepting = tokio::spawn(async move {
+            loop {
+                let Ok((client, _)) = listener.accept().await else { return };
+                let connections = of_proxy.connections.lock().unwrap().clone();
+                if connections.mode.borrow().refuses() {
+                    continue;
+                }
+                let Ok(server) = TcpStream::connect((Ipv4Addr::LOCALHOST, immudb_port)).await else {
+                    continue;
+                };
+                tokio::spawn(carry(client, server, connections, of_proxy.clone()));
+            }
+        });
+        Self { port, shared, accepting }
+    }
+
+    pub fn port(&self) -> u16 {
+        self.port
+    }
+
+    pub fn set(&self, mode: Mode) {
+        self.shared.connections.lock().unwrap().mode.send_replace(mode);
+    }
+
+    /// Breaks all connections with the service. What ImmuDB was sent, or will be, is not undone.
+    pub fn cut(&self) {
+        let mut connections = self.shared.connections.lock().unwrap();
+        std::mem::replace(&mut connections.cut, CancellationToken::new()).cancel();
+    }
+
+    /// Breaks all connections with the service; those that come pass, and what these kept stays kept.
+    pub fn cut_and_keep(&self) -> Late {
+        let mut connections = self.shared.connections.lock().unwrap();
+        let late = std::mem::replace(&mut *connections, Connections::new(Mode::Pass));
+        late.cut.cancel();
+        Late(late)
+    }
+
+    /// Bytes of requests that were kept so far.
+    pub fn kept(&self) -> usize {
+        self.shared.kept.load(Ordering::SeqCst)
+    }
+}
+
+impl Drop for Proxy {
+    fn drop(&mut self) {
+        self.accepting.abort();
+    }
+}
+
+async fn carry(client: TcpStream, server: TcpStream, connections: Connections, proxy: Arc<Shared>) {
+    let ((from_client, to_client), (from_server, to_server)) = (client.into_split(), server.into_split());
+    let Connections { mode, cut, open } = connections;
+    open.fetch_add(1, Ordering::SeqCst);
+    let requests = requests(from_client, to_server, mode.subscribe(), cut.clone(), &proxy.kept);
+    tokio::join!(requests, answers(from_server, to_client, mode.subscribe(), cut));
+    open.fetch_sub(1, Ordering::SeqCst);
+}
+
+async fn requests(
+    mut from: OwnedReadHalf,
+    mut to: OwnedWriteHalf,
+    mut mode: watch::Receiver<Mode>,
+    cut: CancellationToken,
+    kept: &AtomicUsize,
+) {
+    let mut buffer = vec![0; 64 * 1024];
+    let mut waiting = Vec::new();
+    let mut ended = false;
+    while !ended || !waiting.is_empty() {
+        if !mode.borrow_and_update().keeps() && !waiting.is_empty() {
+            if to.write_all(&waiting).await.is_err() {
+                break;
+            }
+            waiting.clear();
+            continue;
+        }
+        let read = tokio::select! {
+            read = from.read(&mut buffer), if !ended => read.unwrap_or(0),
+            () = cut.cancelled(), if !ended => 0,
+            changed = mode.changed() => match changed {
+                Ok(()) => continue,
+                Err(_) => break,
+            },
+        };
+        ended |= read == 0;
+        if mode.borrow().keeps() {
+            kept.fetch_add(read, Ordering::SeqCst);
+        }
+        waiting.extend_from_slice(&buffer[..read]);
+    }
+    let _ = to.shutdown().await;
+}
+
+async fn answers(
+    mut from: OwnedReadHalf,
+    mut to: OwnedWriteHalf,
+    mode: watch::Receiver<Mode>,
+    cut: CancellationToken,
+) {
+    let mut buffer = vec![0; 64 * 1024];
+    loop {
+        let read = tokio::select! {
+            read = from.read(&mut buffer) => read.unwrap_or(0),
+            () = cut.cancelled() => break,
+        };
+        let drops = *mode.borrow() == Mode::DropAnswers;
+        if read == 0 || (!drops && to.write_all(&buffer[..read]).await.is_err()) {
+            break;
+        }
+    }
+    let _ = to.shutdown().await;
+    drop(to);
+    // ImmuDB may go on with what it was sent, and says so to nobody.
+    while from.read(&mut buffer).await.is_ok_and(|read| read > 0) {}
+}

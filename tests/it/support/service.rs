@@ -1,0 +1,281 @@
+//! The real program for one test: a process of its own, in a folder of its own, on a port of its own.
+//!
+//! It can be killed, stopped, paused and started again on the same storage. What it logs is in
+//! `service.log` in the folder. It ends with the value, at the latest.
+
+use std::{
+    fs::{self, File},
+    io::Write,
+    path::{Path, PathBuf},
+    process::{Child, Command, ExitStatus, Stdio},
+    time::{Duration, Instant},
+};
+
+use aethyr_event_store::grpc::wire::{
+    State, StatsRequest, StatsResponse, event_store_service_client::EventStoreServiceClient,
+};
+use rustix::process::{Pid, Signal, kill_process};
+use tempfile::TempDir;
+use tonic::transport::{Channel, Endpoint};
+use tonic_health::pb::{HealthCheckRequest, health_client::HealthClient};
+
+/// Generous: tests share two cores with each other.
+pub const PATIENCE: Duration = Duration::from_secs(60);
+const POLL: Duration = Duration::from_millis(20);
+
+pub type Client = EventStoreServiceClient<Channel>;
+
+/// How a service is configured, beside the defaults.
+#[derive(Clone, Debug, Default)]
+pub struct Setup {
+    immudb_port: Option<u16>,
+    /// Lines of YAML: section, key and value.
+    keys: Vec<(String, String)>,
+    arguments: Vec<String>,
+}
+
+impl Setup {
+    pub fn local() -> Self {
+        Self::default().set("event_sourcing", "event_files: false")
+    }
+
+    pub fn with_immudb(port: u16) -> Self {
+        Self { immudb_port: Some(port), ..Self::local() }
+    }
+
+    /// A key of a section, as the YAML has it; a later one goes before an earlier.
+    #[must_use]
+    pub fn set(mut self, section: &str, line: &str) -> Self {
+        self.keys.push((section.to_owned(), line.to_owned()));
+        self
+    }
+
+    #[must_use]
+    pub fn arguments(mut self, arguments: &[&str]) -> Self {
+        self.arguments = arguments.iter().map(ToString::to_string).collect();
+        self
+    }
+
+    fn yaml(&self) -> String {
+        let mut keys = vec![
+            ("server".to_owned(), "listen: 127.0.0.1:0".to_owned()),
+            ("event_sourcing".to_owned(), "enabled: true".to_owned()),
+            ("limits".to_owned(), "disk_free_min: 1048576".to_owned()),
+        ];
+        keys.extend(self.immudb_port.map(|port| ("immudb".to_owned(), format!("port: {port}"))));
+        keys.extend(self.keys.clone());
+        let mut yaml = String::new();
+        for section in ["server", "event_sourcing", "immudb", "limits", "logging"] {
+            let lines: Vec<&String> =
+                keys.iter().filter(|(name, _)| name == section).map(|(_, line)| line).collect();
+            let name = |line: &str| line.split(':').next().map(str::to_owned);
+            let last = |line: &&&String| lines.iter().rfind(|other| name(other) == name(line)) == Some(*line);
+            let kept: Vec<String> = lines.iter().filter(last).map(|line| format!("  {line}\n")).collect();
+            if !kept.is_empty() {
+                yaml.push_str(&format!("{section}:\n{}", kept.concat()));
+            }
+        }
+        yaml
+    }
+}
+
+pub struct Service {
+    dir: TempDir,
+    setup: Setup,
+    port: u16,
+    process: Option<Child>,
+}
+
+impl Service {
+    /// Starts in a new folder and waits until it serves.
+    pub async fn start(setup: Setup) -> Self {
+        let mut service = Self::new(setup);
+        service.restart().await;
+        service
+    }
+
+    /// The folder and the configuration alone; nothing runs yet.
+    pub fn new(setup: Setup) -> Self {
+        Self { dir: tempfile::tempdir().unwrap(), setup, port: 0, process: None }
+    }
+
+    /// Starts on what is in the folder and waits until it serves.
+    pub async fn restart(&mut self) {
+        self.launch();
+        self.wait_for_health("", true).await;
+    }
+
+    /// Starts and waits only until it listens.
+    pub fn launch(&mut self) {
+        assert!(self.process.is_none(), "it runs already");
+        self.configure();
+        let log = File::create(self.dir.path().join("service.log")).unwrap();
+        let mut command = self.command(&[]);
+        if self.setup.arguments.is_empty() {
+            command.arg("serve");
+        }
+        command.args(&self.setup.arguments).stdout(Stdio::null()).stderr(log);
+        self.process = Some(command.spawn().unwrap());
+        self.port = self.listening();
+    }
+
+    pub fn reconfigure(&mut self, setup: Setup) {
+        self.setup = setup;
+    }
+
+    fn configure(&self) {
+        fs::create_dir_all(self.dir.path().join("conf")).unwrap();
+        fs::write(self.dir.path().join("conf/server.yml"), self.setup.yaml()).unwrap();
+    }
+
+    /// The program with these arguments, in the folder.
+    pub fn command(&self, arguments: &[&str]) -> Command {
+        self.configure();
+        let mut command = Command::new(env!("CARGO_BIN_EXE_aethyr-event-store"));
+        for (name, _) in std::env::vars() {
+            if name.starts_with("AETHYR_") || name.starts_with("IMMUDB_") {
+                command.env_remove(name);
+            }
+        }
+        command.current_dir(self.dir.path()).args(arguments).stdin(Stdio::null());
+        command
+    }
+
+    /// The port out of the log line that says where it listens.
+    fn listening(&mut self) -> u16 {
+        let until = Instant::now() + PATIENCE;
+        loop {
+            let log = self.log();
+            let line = log.lines().find(|line| line.contains("listening address="));
+            if let Some(port) =
+                line.and_then(|line| line.rsplit(':').next()?.trim_end_matches(')').parse().ok())
+            {
+                return port;
+            }
+            let ended = self.process.as_mut().and_then(|process| process.try_wait().unwrap());
+            assert!(ended.is_none(), "the service ended with {ended:?}:\n{log}");
+            assert!(Instant::now() < until, "the service does not listen:\n{log}");
+            std::thread::sleep(POLL);
+        }
+    }
+
+    pub fn port(&self) -> u16 {
+        self.port
+    }
+
+    pub fn dir(&self) -> &Path {
+        self.dir.path()
+    }
+
+    pub fn storage(&self) -> PathBuf {
+        self.dir.path().join("storage")
+    }
+
+    pub fn log(&self) -> String {
+        fs::read_to_string(self.dir.path().join("service.log")).unwrap_or_default()
+    }
+
+    /// Waits until it has logged something.
+    pub async fn wait_for_log(&self, text: &str) {
+        let until = Instant::now() + PATIENCE;
+        while !self.log().contains(text) {
+            assert!(Instant::now() < until, "{text:?} is not in the log:\n{}", self.log());
+            tokio::time::sleep(POLL / 10).await;
+        }
+    }
+
+    pub fn channel(&self) -> Channel {
+        Endpoint::from_shared(format!("http://127.0.0.1:{}", self.port)).unwrap().connect_lazy()
+    }
+
+    pub fn client(&self) -> Client {
+        EventStoreServiceClient::new(self.channel())
+    }
+
+    pub async fn stats(&self) -> StatsResponse {
+        self.client().stats(StatsRequest {}).await.unwrap().into_inner()
+    }
+
+    /// Waits until the figures are as wanted.
+    pub async fn wait_for(&self, what: &str, wanted: impl Fn(&StatsResponse) -> bool) -> StatsResponse {
+        let until = Instant::now() + PATIENCE;
+        loop {
+            let stats = self.stats().await;
+            if wanted(&stats) {
+                return stats;
+            }
+            assert!(Instant::now() < until, "{what} did not come true: {stats:#?}\n{}", self.log());
+            tokio::time::sleep(POLL).await;
+        }
+    }
+
+    pub async fn wait_for_state(&self, state: State) -> StatsResponse {
+        self.wait_for(state.as_str_name(), |stats| stats.state() == state).await
+    }
+
+    /// Waits until ImmuDB has everything.
+    pub async fn wait_until_forwarded(&self) -> StatsResponse {
+        self.wait_for("everything is in ImmuDB", |stats| {
+            stats.state() == State::Connected && stats.pending_events == 0 && stats.pending_snapshots == 0
+        })
+        .await
+    }
+
+    pub async fn health(&self, service: &str) -> Option<bool> {
+        let request = HealthCheckRequest { service: service.to_owned() };
+        let answer = HealthClient::new(self.channel()).check(request).await.ok()?;
+        Some(answer.into_inner().status == tonic_health::ServingStatus::Serving as i32)
+    }
+
+    pub async fn wait_for_health(&self, service: &str, serving: bool) {
+        let until = Instant::now() + PATIENCE;
+        while self.health(service).await != Some(serving) {
+            assert!(Instant::now() < until, "health of {service:?} is not {serving}:\n{}", self.log());
+            tokio::time::sleep(POLL).await;
+        }
+    }
+
+    /// `kill -9`.
+    pub fn kill(&mut self) {
+        if let Some(mut process) = self.process.take() {
+            process.kill().unwrap();
+            process.wait().unwrap();
+        }
+    }
+
+    /// SIGTERM, and waits for the end.
+    pub fn stop(&mut self) -> ExitStatus {
+        self.signal(Signal::TERM);
+        self.wait()
+    }
+
+    /// Waits until it has ended by itself.
+    pub fn wait(&mut self) -> ExitStatus {
+        let mut process = self.process.take().unwrap();
+        let until = Instant::now() + PATIENCE;
+        loop {
+            if let Some(status) = process.try_wait().unwrap() {
+                return status;
+            }
+            if Instant::now() > until {
+                process.kill().unwrap();
+                panic!("the service does not end:\n{}", self.log());
+            }
+            std::thread::sleep(POLL);
+        }
+    }
+
+    pub fn signal(&self, signal: Signal) {
+        let process = self.process.as_ref().unwrap();
+        kill_process(Pid::from_child(process), signal).unwrap();
+    }
+}
+
+impl Drop for Service {
+    fn drop(&mut self) {
+        if std::thread::panicking() {
+            let _ = writeln!(std::io::stderr(), "the service's log:\n{}", self.log());
+        }
+        self.kill();
+    }
+}

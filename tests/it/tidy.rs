@@ -1,0 +1,101 @@
+//! The walls between the modules, and the bounds of a file.
+
+use std::{
+    fs,
+    path::{Path, PathBuf},
+};
+
+const LINES_MAX: usize = 500;
+
+fn sources(folder: &str) -> Vec<(String, String)> {
+    let root = Path::new(env!("CARGO_MANIFEST_DIR"));
+    let mut folders = vec![root.join(folder)];
+    let mut found = Vec::new();
+    while let Some(folder) = folders.pop() {
+        let entries: Vec<PathBuf> =
+            fs::read_dir(folder).unwrap().map(|entry| entry.unwrap().path()).collect();
+        for path in entries {
+            if path.is_dir() {
+                folders.push(path);
+            } else if path.extension().is_some_and(|extension| extension == "rs") {
+                let name = path.strip_prefix(root).unwrap().display().to_string();
+                found.push((name, fs::read_to_string(path).unwrap()));
+            }
+        }
+    }
+    assert!(found.len() > 5, "no sources in {folder}");
+    found
+}
+
+/// The files outside of `rooms` whose text, without comments, has `word`.
+fn outside(rooms: &[&str], word: &str) -> Vec<String> {
+    let has =
+        |text: &str| text.lines().any(|line| !line.trim_start().starts_with("//") && line.contains(word));
+    sources("src")
+        .into_iter()
+        .filter(|(name, text)| !rooms.iter().any(|room| name.starts_with(room)) && has(text))
+        .map(|(name, _)| name)
+        .collect()
+}
+
+#[test]
+fn no_file_outgrows_its_reader() {
+    for folder in ["src", "tests"] {
+        for (name, text) in sources(folder) {
+            assert!(text.lines().count() <= LINES_MAX, "{name} has {} lines", text.lines().count());
+        }
+    }
+}
+
+#[test]
+fn each_wire_stays_in_its_room() {
+    let nobody: [&str; 0] = [];
+    // The server hands generated services to tonic, and stops there; the record has messages of its own.
+    assert_eq!(outside(&["src/grpc", "src/server.rs", "src/event/record.rs"], "wire::"), nobody);
+    assert_eq!(outside(&["src/immudb"], "schema::"), nobody);
+    assert_eq!(outside(&["src/grpc", "src/immudb"], "tonic::Status"), nobody);
+    assert_eq!(outside(&["src/grpc/status.rs"], "ErrorDetails"), nobody);
+}
+
+#[test]
+fn each_library_that_may_be_exchanged_has_one_user() {
+    let nobody: [&str; 0] = [];
+    assert_eq!(outside(&["src/retry.rs"], "backoff::"), nobody);
+    assert_eq!(outside(&["src/config"], "serde_yaml"), nobody);
+    assert_eq!(outside(&["src/index"], "fjall::"), nobody);
+    assert_eq!(outside(&["src/progress.rs"], "indicatif::"), nobody);
+}
+
+#[test]
+fn the_log_knows_nothing_of_the_network() {
+    for (name, text) in sources("src") {
+        if name.starts_with("src/log") || name.starts_with("src/index") || name.starts_with("src/event.rs") {
+            for stranger in ["tonic", "crate::grpc", "crate::immudb", "crate::forwarder"] {
+                assert!(!text.contains(stranger), "{name} knows {stranger}");
+            }
+        }
+        if name.starts_with("src/immudb") {
+            for stranger in ["crate::event", "crate::log", "crate::forwarder", "crate::store"] {
+                assert!(!text.contains(stranger), "{name} knows {stranger}");
+            }
+        }
+    }
+}
+
+#[test]
+fn the_map_names_tests_that_exist() {
+    let root = Path::new(env!("CARGO_MANIFEST_DIR"));
+    let map = fs::read_to_string(root.join("src/lib.rs")).unwrap();
+    let held: Vec<&str> = map.lines().filter(|line| line.starts_with("//! | ")).collect();
+    assert!(held.len() >= 11, "the table of promises is gone");
+    for line in held.iter().skip(1).filter(|line| !line.contains("---")) {
+        let names = line.rsplit('|').nth(1).unwrap().split('`').skip(1).step_by(2);
+        for name in names {
+            let path = match name.strip_suffix("::tests") {
+                Some(module) => root.join("src").join(module).join("tests.rs"),
+                None => root.join("tests/it").join(name).with_extension("rs"),
+            };
+            assert!(path.exists(), "{name} is named by src/lib.rs, and does not exist");
+        }
+    }
+}
