@@ -19,6 +19,10 @@ use tokio::{
 };
 use tokio_util::sync::CancellationToken;
 
+mod open_requests;
+
+use open_requests::{Frames, OpenRequests};
+
 /// What happens to the bytes of connections.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Mode {
@@ -129,7 +133,7 @@ impl Proxy {
         Late(late)
     }
 
-    /// Bytes of requests that were kept so far.
+    /// Whole requests that were kept so far.
     pub fn kept(&self) -> usize {
         self.shared.kept.load(Ordering::SeqCst)
     }
@@ -144,66 +148,83 @@ impl Drop for Proxy {
 async fn carry(client: TcpStream, server: TcpStream, connections: Connections, proxy: Arc<Shared>) {
     let ((from_client, to_client), (from_server, to_server)) = (client.into_split(), server.into_split());
     let Connections { mode, cut, open } = connections;
+    let unanswered = OpenRequests::new();
     open.fetch_add(1, Ordering::SeqCst);
-    let requests = requests(from_client, to_server, mode.subscribe(), cut.clone(), &proxy.kept);
-    tokio::join!(requests, answers(from_server, to_client, mode.subscribe(), cut));
+    let requests = Requests { mode: mode.subscribe(), cut: cut.clone(), unanswered: unanswered.clone() };
+    let answers = Answers { mode: mode.subscribe(), cut, unanswered };
+    tokio::join!(requests.carry(from_client, to_server, &proxy.kept), answers.carry(from_server, to_client));
     open.fetch_sub(1, Ordering::SeqCst);
 }
 
-async fn requests(
-    mut from: OwnedReadHalf,
-    mut to: OwnedWriteHalf,
-    mut mode: watch::Receiver<Mode>,
-    cut: CancellationToken,
-    kept: &AtomicUsize,
-) {
-    let mut buffer = vec![0; 64 * 1024];
-    let mut waiting = Vec::new();
-    let mut ended = false;
-    while !ended || !waiting.is_empty() {
-        if !mode.borrow_and_update().keeps() && !waiting.is_empty() {
-            if to.write_all(&waiting).await.is_err() {
-                break;
-            }
-            waiting.clear();
-            continue;
-        }
-        let read = tokio::select! {
-            read = from.read(&mut buffer), if !ended => read.unwrap_or(0),
-            () = cut.cancelled(), if !ended => 0,
-            changed = mode.changed() => match changed {
-                Ok(()) => continue,
-                Err(_) => break,
-            },
-        };
-        ended |= read == 0;
-        if mode.borrow().keeps() {
-            kept.fetch_add(read, Ordering::SeqCst);
-        }
-        waiting.extend_from_slice(&buffer[..read]);
-    }
-    let _ = to.shutdown().await;
-}
-
-async fn answers(
-    mut from: OwnedReadHalf,
-    mut to: OwnedWriteHalf,
+struct Requests {
     mode: watch::Receiver<Mode>,
     cut: CancellationToken,
-) {
-    let mut buffer = vec![0; 64 * 1024];
-    loop {
-        let read = tokio::select! {
-            read = from.read(&mut buffer) => read.unwrap_or(0),
-            () = cut.cancelled() => break,
-        };
-        let drops = *mode.borrow() == Mode::DropAnswers;
-        if read == 0 || (!drops && to.write_all(&buffer[..read]).await.is_err()) {
-            break;
+    unanswered: OpenRequests,
+}
+
+impl Requests {
+    async fn carry(mut self, mut from: OwnedReadHalf, mut to: OwnedWriteHalf, kept: &AtomicUsize) {
+        let mut buffer = vec![0; 64 * 1024];
+        let mut frames = Frames::of_client();
+        let mut waiting = Vec::new();
+        let mut ended = false;
+        while !ended || !waiting.is_empty() {
+            if !self.mode.borrow_and_update().keeps() && !waiting.is_empty() {
+                if to.write_all(&waiting).await.is_err() {
+                    break;
+                }
+                waiting.clear();
+                continue;
+            }
+            let read = tokio::select! {
+                read = from.read(&mut buffer), if !ended => read.unwrap_or(0),
+                () = self.cut.cancelled(), if !ended => 0,
+                changed = self.mode.changed() => match changed {
+                    Ok(()) => continue,
+                    Err(_) => break,
+                },
+            };
+            ended |= read == 0;
+            let asked = self.unanswered.asked(&mut frames, &buffer[..read]);
+            if self.mode.borrow().keeps() {
+                kept.fetch_add(asked, Ordering::SeqCst);
+            }
+            waiting.extend_from_slice(&buffer[..read]);
         }
+        // ImmuDB gives up what a closed connection asked for: like a network that just went silent, this
+        // one stays open until it has answered.
+        self.unanswered.none_left().await;
+        let _ = to.shutdown().await;
     }
-    let _ = to.shutdown().await;
-    drop(to);
-    // ImmuDB may go on with what it was sent, and says so to nobody.
-    while from.read(&mut buffer).await.is_ok_and(|read| read > 0) {}
+}
+
+struct Answers {
+    mode: watch::Receiver<Mode>,
+    cut: CancellationToken,
+    unanswered: OpenRequests,
+}
+
+impl Answers {
+    async fn carry(self, mut from: OwnedReadHalf, mut to: OwnedWriteHalf) {
+        let mut buffer = vec![0; 64 * 1024];
+        let mut frames = Frames::of_server();
+        loop {
+            let read = tokio::select! {
+                read = from.read(&mut buffer) => read.unwrap_or(0),
+                () = self.cut.cancelled() => break,
+            };
+            self.unanswered.answered(&mut frames, &buffer[..read]);
+            let drops = *self.mode.borrow() == Mode::DropAnswers;
+            if read == 0 || (!drops && to.write_all(&buffer[..read]).await.is_err()) {
+                break;
+            }
+        }
+        let _ = to.shutdown().await;
+        drop(to);
+        // ImmuDB may go on with what it was sent, and says so to nobody.
+        while let Ok(read @ 1..) = from.read(&mut buffer).await {
+            self.unanswered.answered(&mut frames, &buffer[..read]);
+        }
+        self.unanswered.give_up();
+    }
 }
