@@ -117,10 +117,11 @@ pub fn main() -> ExitCode {
     }
 }
 
-/// What of the environment is text; no key of ours is anything else.
+/// What of the environment is text. A value of ours that is none would be ignored silently, so it goes on
+/// with a sign in it that no key lets pass.
 fn environment() -> impl Iterator<Item = (String, String)> {
     std::env::vars_os()
-        .filter_map(|(name, value)| Some((name.into_string().ok()?, value.into_string().ok()?)))
+        .filter_map(|(name, value)| Some((name.into_string().ok()?, value.to_string_lossy().into_owned())))
 }
 
 /// A line on standard error, for those who typed the command.

@@ -15,6 +15,7 @@ use serde::{Deserialize, Serialize};
 use serde_yaml::{Mapping, Value};
 
 mod environment;
+mod folders;
 mod keys;
 mod sections;
 #[cfg(test)]
@@ -178,7 +179,8 @@ fn typed(values: Mapping) -> Result<Config, ConfigError> {
     // The library's own text could show a value, and says nothing that the check left open.
     let config: Config =
         serde_yaml::from_value(Value::Mapping(values)).map_err(|_| ConfigError::Unfitting)?;
-    config.event_sourcing.check_folders()?;
+    folders::check(&config)?;
+    config.limits.check_message()?;
     if let Some(immudb) = &config.immudb {
         immudb.check_retry_delays()?;
     }

@@ -27,6 +27,7 @@ use crate::{
     event::{AggregateId, Position, RecordedEvent, SequenceNumber, record, record::ForwardedMark},
     forwarder::{Standing, State},
     history::{History, HistoryError},
+    index::Direction,
     log::{Cursor, Frame, Tip},
     storage::StorageError,
 };
@@ -46,6 +47,8 @@ pub struct EventFiles {
     cleared_to: AtomicU64,
     /// … up to this one.
     written_to: AtomicU64,
+    /// Files that are there, of events and snapshots.
+    files: AtomicU64,
     /// Files of snapshots that ImmuDB has, as of the last pass.
     snapshots_over: AtomicU64,
 }
@@ -67,7 +70,7 @@ impl EventFiles {
         let view = self.standing.view();
         let forwarded = view.forwarded.position.0;
         let to_clear = written_to.min(forwarded).saturating_sub(cleared_to);
-        let room = self.files_max.saturating_sub(written_to.saturating_sub(cleared_to));
+        let room = self.files_max.saturating_sub(self.files.load(Ordering::Acquire));
         let to_write = match wants_files(view.state) {
             true => self.tip.borrow().position.0.saturating_sub(written_to.max(forwarded)).min(room),
             false => 0,
@@ -78,12 +81,11 @@ impl EventFiles {
     /// An empty log beside event files is a lost disk, or the wrong folder: nothing may be begun there.
     ///
     /// # Errors
-    /// It is so, or the folders can't be read.
-    pub fn refuse_without_log(config: &EventSourcingConfig) -> Result<(), StorageError> {
+    /// It is so, or the folder can't be read.
+    pub fn refuse_without_log(config: &EventSourcingConfig, log_ends: Position) -> Result<(), StorageError> {
         let path = config.storage_path.display().to_string();
         let io_error = |source| StorageError::EventFiles { path: path.clone(), source };
-        let has_log = crate::log::has_segments(&config.log_path).map_err(io_error)?;
-        if !has_log && Folder::new(&config.storage_path).has_events().map_err(io_error)? {
+        if log_ends == Position(0) && Folder::new(&config.storage_path).has_events().map_err(io_error)? {
             return Err(StorageError::EventFilesWithoutLog { path });
         }
         Ok(())
@@ -103,6 +105,7 @@ impl EventFiles {
             tip: tip.clone(),
             cleared_to: AtomicU64::new(0),
             written_to: AtomicU64::new(0),
+            files: AtomicU64::new(0),
             snapshots_over: AtomicU64::new(0),
         });
         let writer = Writer {
@@ -213,6 +216,7 @@ impl Writer {
         self.shared.snapshots_over.store(snapshots.count() as u64, Ordering::Release);
         self.shared.cleared_to.store(first.unwrap_or(self.written_to.0), Ordering::Release);
         self.shared.written_to.store(self.written_to.0, Ordering::Release);
+        self.shared.files.store(self.written.len() as u64, Ordering::Release);
     }
 
     /// Removes files whose contents ImmuDB has.
@@ -279,6 +283,17 @@ impl Writer {
     fn write_event(&mut self, event: RecordedEvent) -> io::Result<()> {
         let (aggregate, sequence, position) =
             (event.event.aggregate_id.clone(), event.sequence, event.position);
+        match self.folder.event_bytes(&aggregate, sequence)? {
+            Some(bytes)
+                if is_foreign(&bytes, |bytes| {
+                    format::read_event(bytes).is_some_and(|found| found.hash == event.hash)
+                }) =>
+            {
+                let kept = self.folder.set_event_aside(&aggregate, sequence)?;
+                warn!(file = %kept.display(), "set aside: an event file whose event is not in the log");
+            }
+            Some(_) | None => {}
+        }
         self.folder.write_event(event)?;
         self.remember_event(aggregate, sequence, position);
         Ok(())
@@ -302,7 +317,15 @@ impl Writer {
         }
         let Ok(snapshot) = record::decode_snapshot(stored.bytes.clone()) else { return Ok(false) };
         let aggregate = snapshot.aggregate_id.clone();
+        if let Some(bytes) = self.folder.snapshot_bytes(&aggregate)?
+            && is_foreign(&bytes, |bytes| self.is_snapshot_of_ours(bytes))
+        {
+            let kept = self.folder.set_snapshot_aside(&aggregate)?;
+            warn!(file = %kept.display(), "set aside: a snapshot file of another history");
+        }
         self.folder.write_snapshot(snapshot)?;
+        // It has taken the place of the one before.
+        self.written.retain(|file| !file.is_snapshot_of(&aggregate, 0));
         self.written.push_back(Written::Snapshot { aggregate, number });
         Ok(true)
     }
@@ -314,14 +337,11 @@ impl Writer {
         let mut waiting = Vec::new();
         let mut foreign = 0u64;
         for path in self.folder.event_paths()? {
-            let Some(event) = Folder::read_event(&path)? else {
+            let found = Folder::read_event(&path).ok().flatten();
+            let Some(event) = found.filter(|event| self.is_in_log(event).unwrap_or(false)) else {
                 foreign += 1;
                 continue;
             };
-            if !self.is_in_log(&event)? {
-                foreign += 1;
-                continue;
-            }
             let (aggregate, sequence, position) = (event.event.aggregate_id, event.sequence, event.position);
             waiting.push((position, aggregate, sequence));
         }
@@ -340,7 +360,30 @@ impl Writer {
                 next = position.next();
             }
         }
+        self.take_stock_of_snapshots()
+    }
+
+    /// Which number a file's snapshot had is not known: it goes when ImmuDB has all that there are now.
+    fn take_stock_of_snapshots(&mut self) -> Result<(), PassError> {
+        let number = self.history.index.complete().tip.snapshots;
+        for path in self.folder.snapshot_paths()? {
+            let snapshot = std::fs::read(&path).ok().filter(|bytes| self.is_snapshot_of_ours(bytes));
+            if let Some(snapshot) = snapshot.and_then(|bytes| format::read_snapshot(&bytes)) {
+                self.written.push_back(Written::Snapshot { aggregate: snapshot.aggregate_id, number });
+            }
+        }
         Ok(())
+    }
+
+    /// It was made from this history.
+    fn is_snapshot_of_ours(&self, bytes: &[u8]) -> bool {
+        let Some(snapshot) = format::read_snapshot(bytes) else { return false };
+        let index = &self.history.index;
+        let Ok(Some(head)) = index.head(&snapshot.aggregate_id) else { return false };
+        let range = snapshot.sequence.0..=snapshot.sequence.0;
+        let places = index.events(head.number, range, Direction::Forwards, 1).unwrap_or_default();
+        let event = places.first().and_then(|place| self.history.event(*place).ok());
+        event.is_some_and(|event| event.hash == snapshot.event_hash)
     }
 
     fn is_in_log(&self, event: &RecordedEvent) -> Result<bool, PassError> {
@@ -371,6 +414,12 @@ impl Written {
     fn is_snapshot_of(&self, wanted: &AggregateId, behind: u64) -> bool {
         matches!(self, Self::Snapshot { aggregate, number } if aggregate == wanted && *number > behind)
     }
+}
+
+/// There is something at a file's place that was not written for it. An empty file is what a power cut may
+/// leave of one of ours.
+fn is_foreign(bytes: &[u8], is_ours: impl FnOnce(&[u8]) -> bool) -> bool {
+    !bytes.is_empty() && !is_ours(bytes)
 }
 
 /// In these states events wait for ImmuDB for longer than a moment, or for ever.

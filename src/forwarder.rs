@@ -8,9 +8,9 @@
 use std::{path::PathBuf, sync::Arc, time::Duration};
 
 use bytes::Bytes;
-use tokio::time::{Instant, sleep, sleep_until};
+use tokio::time::{Instant, sleep_until};
 use tokio_util::sync::CancellationToken;
-use tracing::{debug, error, info, warn};
+use tracing::{info, warn};
 use uuid::Uuid;
 
 use crate::{
@@ -25,6 +25,7 @@ mod batch;
 mod claim;
 pub mod copy;
 pub mod decision;
+mod failures;
 pub mod head;
 pub mod standing;
 pub mod state;
@@ -34,7 +35,7 @@ use batch::{Batch, Packer, Reached};
 use claim::{ClaimError, Claimed};
 pub use standing::{PendingLimits, Settled, Standing, View};
 pub use state::State;
-use state::{Failure, Happening, Machine, Rest};
+use state::{Happening, Machine, Rest};
 
 use head::Head;
 
@@ -64,6 +65,10 @@ pub struct Forwarder {
     delays: RetryDelays,
     writer: Option<Writer>,
     began: Instant,
+    /// ImmuDB has opened a session, and nothing failed since.
+    in_contact: bool,
+    /// The last session ended unasked, and no transaction was committed since.
+    session_expired: bool,
     shutdown: CancellationToken,
 }
 
@@ -81,6 +86,8 @@ struct Link {
     /// The transaction in which this session last saw the head.
     head_tx: TxId,
     reached: Reached,
+    /// The key of the last event that ImmuDB has: an ImmuDB that was put back lacks it.
+    last_event: Option<Bytes>,
 }
 
 /// Why following the log ended.
@@ -91,7 +98,10 @@ enum End {
         session: Option<Session>,
         pause: Pause,
     },
-    Damaged(HistoryError),
+    /// The local log can't be read.
+    Unreadable(HistoryError),
+    /// ImmuDB has less than it had.
+    Suspect,
     ShutDown(Link),
 }
 
@@ -104,9 +114,6 @@ enum Pause {
 }
 
 impl Forwarder {
-    /// A person has to act: there is no use in asking more often.
-    const CONFIGURATION_DELAY: Duration = Duration::from_secs(10);
-
     pub fn new(
         settings: Settings,
         standing: Arc<Standing>,
@@ -116,8 +123,19 @@ impl Forwarder {
     ) -> Self {
         let machine = Machine::new(standing.state(), settings.retry_count);
         let delays = RetryDelays::new(settings.retry_delay, settings.retry_delay_max);
-        let began = Instant::now();
-        Self { settings, standing, sequencer, history, machine, delays, writer: None, began, shutdown }
+        Self {
+            settings,
+            standing,
+            sequencer,
+            history,
+            machine,
+            delays,
+            writer: None,
+            began: Instant::now(),
+            in_contact: false,
+            session_expired: false,
+            shutdown,
+        }
     }
 
     /// Runs until the shutdown; then releases the head if nothing is pending.
@@ -134,8 +152,12 @@ impl Forwarder {
                         }
                         error
                     }
-                    End::Damaged(error) => {
-                        return self.park(Happening::Failed(Failure::Definite), &error).await;
+                    End::Unreadable(error) => {
+                        self.failed_here(&error.to_string()).await;
+                        continue;
+                    }
+                    End::Suspect => {
+                        return self.park(Happening::HistoryMissing, &decision::Doubt::RolledBack).await;
                     }
                 },
                 Ok(None) => break,
@@ -150,8 +172,9 @@ impl Forwarder {
                 Err(error @ (ClaimError::Diverged(_) | ClaimError::HeadUnreadable)) => {
                     return self.park(Happening::OtherWriter, &error).await;
                 }
-                Err(error @ ClaimError::Local(_)) => {
-                    return self.park(Happening::Failed(Failure::Definite), &error).await;
+                Err(ClaimError::Local(error)) => {
+                    self.failed_here(&error).await;
+                    continue;
                 }
             };
             self.failed(&error).await;
@@ -172,15 +195,16 @@ impl Forwarder {
                 }
             }
         };
+        self.in_contact = true;
         self.standing.answered();
         let shutdown = self.shutdown.clone();
         let claimed = tokio::select! {
             claimed = self.claim(session) => claimed?,
             () = shutdown.cancelled() => return Ok(None),
         };
-        let Claimed { session, head_tx, reached } = claimed;
+        let Claimed { session, head_tx, reached, last_event } = claimed;
         self.standing.contacted();
-        Ok(Some(Link { session, head_tx, reached }))
+        Ok(Some(Link { session, head_tx, reached, last_event }))
     }
 
     /// Carries the log over until something ends it.
@@ -200,9 +224,15 @@ impl Forwarder {
                     packer = back;
                     batch
                 }
-                Ok((_, Err(error))) => return End::Damaged(error),
-                Err(_) => return End::ShutDown(link),
+                Ok((_, Err(error))) => return End::Unreadable(error),
+                Err(error) => match error.try_into_panic() {
+                    Ok(panic) => std::panic::resume_unwind(panic),
+                    Err(_) => return End::ShutDown(link),
+                },
             };
+            if self.shutdown.is_cancelled() {
+                return End::ShutDown(link);
+            }
             // Only a committed write ends the fallback, so there the head alone is written.
             if !batch.entries.is_empty() || self.machine.state() != State::Connected {
                 link = match self.send(link, batch).await {
@@ -230,17 +260,21 @@ impl Forwarder {
 
     /// One transaction: the batch and the head, on the condition that the head is as we saw it.
     async fn send(&mut self, link: Link, batch: Batch) -> Result<Link, End> {
-        let Link { session, head_tx, .. } = link;
-        let reached = batch.reached;
+        let Link { session, head_tx, last_event, .. } = link;
+        let (reached, next_event) = (batch.reached, batch.last_event.or_else(|| last_event.clone()));
         let mut entries = batch.entries;
         entries.push(self.head_entry(reached, Released::No));
         let result = {
-            let set = session.set(entries, unchanged_since(head_tx));
+            let mut conditions = unchanged_since(head_tx);
+            // That alone would pass on an ImmuDB that was put back below this session.
+            conditions.extend(last_event.map(Precondition::KeyMustExist));
+            let set = session.set(entries, conditions);
             self.unless_overdue(set).await
         };
         match result {
+            Ok(header) if header.id <= head_tx => Err(End::Suspect),
             Ok(header) => {
-                let link = Link { session, head_tx: header.id, reached };
+                let link = Link { session, head_tx: header.id, reached, last_event: next_event };
                 self.committed(&link, batch.event_count);
                 Ok(link)
             }
@@ -256,15 +290,20 @@ impl Forwarder {
         }
     }
 
-    fn committed(&mut self, link: &Link, events: u64) {
+    fn committed(&mut self, link: &Link, event_count: u64) {
         self.delays.reset();
+        self.session_expired = false;
         self.standing.recovered();
         let tip = self.sequencer.tip();
-        let rest = tip.position.0.saturating_sub(link.reached.position.0);
+        let events = tip.position.0.saturating_sub(link.reached.position.0);
+        let snapshots = tip.snapshots.saturating_sub(link.reached.snapshots);
         // A lone event is two keys.
-        let fits = rest.saturating_mul(2) < self.settings.batch.keys_max as u64;
+        let keys = events.saturating_mul(2).saturating_add(snapshots);
+        let bytes = self.standing.distance(link.reached.place, tip.end);
+        let BatchLimits { keys_max, bytes_max } = self.settings.batch;
+        let fits = keys < keys_max as u64 && bytes <= bytes_max as u64;
         let mark = self.reach(link, link.reached);
-        if events > 0 {
+        if event_count > 0 {
             self.sequencer.mark(mark);
         }
         self.happened(Happening::Committed(if fits { Rest::FitsOne } else { Rest::Backlog }));
@@ -283,6 +322,11 @@ impl Forwarder {
 
     fn happened(&mut self, happening: Happening) {
         let before = self.machine.state();
+        let gives_up = matches!(happening, Happening::Failed(_) | Happening::Overdue);
+        if self.settings.take_over && before == State::Starting && gives_up {
+            // Events that are taken before ImmuDB has decided may fit nowhere.
+            return;
+        }
         let state = self.machine.on(happening);
         self.standing.set_state(state);
         if state != before {
@@ -290,59 +334,6 @@ impl Forwarder {
             let pending = self.sequencer.tip().position.0.saturating_sub(view.forwarded.position.0);
             let reason = Some(view.last_error).filter(|reason| !reason.is_empty());
             info!(from = ?before, to = ?state, pending, reason, "state changed");
-        }
-    }
-
-    fn note_failure(&mut self, error: &immudb::Error) {
-        let failure = match error.kind {
-            ErrorKind::Refused | ErrorKind::Configuration => Failure::Definite,
-            ErrorKind::Unreachable
-            | ErrorKind::Busy
-            | ErrorKind::SessionExpired
-            | ErrorKind::Rejected
-            | ErrorKind::TooLarge
-            | ErrorKind::Corrupted => Failure::Passing,
-        };
-        let reachable = !matches!(error.kind, ErrorKind::Refused | ErrorKind::Unreachable);
-        self.standing.failed(reachable, error.to_string());
-        self.happened(Happening::Failed(failure));
-    }
-
-    /// Waits before the next attempt.
-    async fn failed(&mut self, error: &immudb::Error) {
-        let news = self.standing.view().last_error != error.to_string();
-        self.note_failure(error);
-        match error.kind {
-            ErrorKind::Configuration | ErrorKind::Corrupted | ErrorKind::Rejected if news => {
-                error!(%error, "ImmuDB refuses, and only a person can change that");
-            }
-            ErrorKind::Configuration
-            | ErrorKind::Corrupted
-            | ErrorKind::Rejected
-            | ErrorKind::Refused
-            | ErrorKind::Unreachable
-            | ErrorKind::Busy
-            | ErrorKind::SessionExpired
-            | ErrorKind::TooLarge => {
-                debug!(%error, "an attempt at ImmuDB failed");
-            }
-        }
-        self.standing.retried();
-        let delay = match error.kind {
-            ErrorKind::Configuration => Self::CONFIGURATION_DELAY,
-            // A new login settles it.
-            ErrorKind::SessionExpired => Duration::ZERO,
-            ErrorKind::Refused
-            | ErrorKind::Unreachable
-            | ErrorKind::Busy
-            | ErrorKind::Rejected
-            | ErrorKind::TooLarge
-            | ErrorKind::Corrupted => self.delays.next_delay(),
-        };
-        let shutdown = self.shutdown.clone();
-        tokio::select! {
-            () = self.unless_overdue(sleep(delay)) => {}
-            () = shutdown.cancelled() => {}
         }
     }
 
@@ -367,7 +358,8 @@ impl Forwarder {
     /// Since when somebody waits for ImmuDB: at the start, everybody does.
     fn waiting_since(&self) -> Option<Instant> {
         match self.machine.state() {
-            State::Starting => Some(self.began),
+            // What ImmuDB says decides how it begins, if it says anything.
+            State::Starting => Some(self.began).filter(|_| !self.in_contact),
             State::Connected | State::Migrating => self.standing.waiting_since(),
             State::Fallback | State::LocalOnly | State::Suspect | State::Fenced | State::Copying => None,
         }
@@ -384,17 +376,14 @@ impl Forwarder {
         KeyValue { key: Bytes::from_static(head::KEY), value: head.encode() }
     }
 
-    /// Nothing is forwarded any more until a person has acted and the service was restarted.
-    async fn park(mut self, happening: Happening, reason: &(dyn std::error::Error + Sync)) {
-        error!(%reason, "nothing is forwarded to ImmuDB until a person has decided");
-        self.standing.failed(true, reason.to_string());
-        self.happened(happening);
-        self.shutdown.cancelled().await;
-    }
-
     /// Another service may take the database over at once, if it lacks nothing of ours.
     async fn release(self, link: Link) {
-        let pending = self.sequencer.tip().position > link.reached.position;
+        if !self.shutdown.is_cancelled() {
+            // The sequencer is gone, and with it who knows what is pending.
+            return;
+        }
+        let tip = self.sequencer.tip();
+        let pending = tip.position > link.reached.position || tip.snapshots > link.reached.snapshots;
         if pending || self.machine.state() != State::Connected {
             info!("events are pending: the head is not released");
         } else {

@@ -1,9 +1,9 @@
 //! From the wire to the store and back: the only code that sees generated types.
 //!
-//! Every call passes the same gate: a bound on concurrent calls, the caller's deadline, then a check of
-//! every field. What the store answers is turned into messages, what it refuses into statuses.
+//! Every call passes the same gate: a bound on concurrent calls and the caller's deadline; then every field
+//! is checked. What the store answers is turned into messages, what it refuses into statuses.
 
-use std::{sync::Arc, time::Duration};
+use std::sync::Arc;
 
 use tokio::sync::Semaphore;
 use tokio_util::sync::CancellationToken;
@@ -17,12 +17,15 @@ use crate::{
 
 mod decode;
 mod encode;
+mod gate;
 mod status;
 mod streams;
 pub mod wire;
 
 use decode::Decoder;
-use streams::{Boxed, Permit};
+pub use gate::Gate;
+use gate::{Admitted, permit};
+use streams::{Boxed, Open};
 use wire::event_store_service_server::EventStoreService;
 
 /// The service as tonic calls it.
@@ -30,7 +33,6 @@ use wire::event_store_service_server::EventStoreService;
 pub struct Service {
     store: Arc<EventStore>,
     decoder: Decoder,
-    calls: Arc<Semaphore>,
     streams: Arc<Semaphore>,
     /// Host and port, and database of ImmuDB.
     immudb: Option<(String, String)>,
@@ -48,7 +50,6 @@ impl Service {
     ) -> Self {
         Self {
             store,
-            calls: Arc::new(Semaphore::new(limits.concurrent_calls_max)),
             streams: Arc::new(Semaphore::new(limits.streams_open_max)),
             decoder: Decoder { limits },
             immudb,
@@ -57,17 +58,15 @@ impl Service {
         }
     }
 
-    /// Does a single call within the caller's deadline and the bound on concurrent calls.
+    /// Does a single call within the caller's deadline.
     async fn call<T>(
         &self,
-        deadline: Option<Duration>,
+        admitted: Admitted,
         work: impl Future<Output = Result<T, Status>>,
     ) -> Result<Response<T>, Status> {
-        let _permit =
-            self.permit(&self.calls, Limit::ConcurrentCalls, self.decoder.limits.concurrent_calls_max)?;
-        let done = match deadline {
+        let done = match admitted.deadline {
             None => work.await,
-            Some(deadline) => match tokio::time::timeout(deadline, work).await {
+            Some(deadline) => match tokio::time::timeout_at(deadline, work).await {
                 Ok(done) => done,
                 Err(_) => Err(status::deadline_exceeded()),
             },
@@ -75,14 +74,10 @@ impl Service {
         done.map(Response::new)
     }
 
-    fn stream_permit(&self) -> Result<Permit, Status> {
-        self.permit(&self.streams, Limit::StreamsOpen, self.decoder.limits.streams_open_max)
-    }
-
-    fn permit(&self, semaphore: &Arc<Semaphore>, limit: Limit, max: usize) -> Result<Permit, Status> {
-        semaphore.clone().try_acquire_owned().map_err(|_| {
-            status::of_error(StoreError::Full { limit, max: max as u64, retry_after: Duration::from_secs(1) })
-        })
+    /// A place among the open streams.
+    fn open<T>(&self, request: &Request<T>) -> Result<Open, Status> {
+        let place = permit(&self.streams, Limit::StreamsOpen, self.decoder.limits.streams_open_max)?;
+        Ok(Open { admitted: Admitted::of(request), _place: place })
     }
 
     /// Work that may wait for the disk.
@@ -98,36 +93,13 @@ impl Service {
     }
 }
 
-/// What is left of the caller's time. tonic enforces the same deadline, but answers CANCELLED: ours has to
-/// come first.
-fn deadline<T>(request: &Request<T>) -> Option<Duration> {
-    const AHEAD: Duration = Duration::from_millis(5);
-    let text = request.metadata().get("grpc-timeout")?.to_str().ok()?;
-    let (digits, unit) = text.split_at_checked(text.len().checked_sub(1)?)?;
-    // The protocol allows eight digits; more would not fit into the clock.
-    if digits.len() > 8 {
-        return None;
-    }
-    let count: u64 = digits.parse().ok()?;
-    let timeout = match unit {
-        "H" => Duration::from_secs(count.saturating_mul(3600)),
-        "M" => Duration::from_secs(count.saturating_mul(60)),
-        "S" => Duration::from_secs(count),
-        "m" => Duration::from_millis(count),
-        "u" => Duration::from_micros(count),
-        "n" => Duration::from_nanos(count),
-        _ => return None,
-    };
-    Some(timeout.saturating_sub(AHEAD))
-}
-
 #[tonic::async_trait]
 impl EventStoreService for Service {
     async fn append_events(
         &self,
         request: Request<wire::AppendEventsRequest>,
     ) -> Result<Response<wire::AppendEventsResponse>, Status> {
-        self.call(deadline(&request), async {
+        self.call(Admitted::of(&request), async {
             let append = self.decoder.append(request.into_inner()).map_err(status::of_violations)?;
             self.store.append(append).await.map(encode::appended).map_err(status::of_error)
         })
@@ -140,17 +112,17 @@ impl EventStoreService for Service {
         &self,
         request: Request<wire::LoadEventsRequest>,
     ) -> Result<Response<Self::LoadEventsStream>, Status> {
-        let permit = self.stream_permit()?;
+        let open = self.open(&request)?;
         let load = self.decoder.load(request.get_ref()).map_err(status::of_violations)?;
         let reader = self.blocking(move |store| store.load(load)).await?;
-        Ok(Response::new(streams::load(self.store.clone(), reader, deadline(&request), permit)))
+        Ok(Response::new(streams::load(self.store.clone(), reader, open)))
     }
 
     async fn save_snapshot(
         &self,
         request: Request<wire::SaveSnapshotRequest>,
     ) -> Result<Response<wire::SaveSnapshotResponse>, Status> {
-        self.call(deadline(&request), async {
+        self.call(Admitted::of(&request), async {
             let snapshot = self.decoder.snapshot(request.into_inner()).map_err(status::of_violations)?;
             let stored_in = self.store.save_snapshot(snapshot).await.map_err(status::of_error)?;
             Ok(wire::SaveSnapshotResponse { stored_in: encode::stored_in(stored_in).into() })
@@ -162,7 +134,7 @@ impl EventStoreService for Service {
         &self,
         request: Request<wire::LoadSnapshotRequest>,
     ) -> Result<Response<wire::LoadSnapshotResponse>, Status> {
-        self.call(deadline(&request), async {
+        self.call(Admitted::of(&request), async {
             let id = self.decoder.id(&request.get_ref().aggregate_id).map_err(status::of_violations)?;
             let snapshot = self.blocking(move |store| store.load_snapshot(&id)).await?;
             Ok(wire::LoadSnapshotResponse { snapshot: Some(encode::snapshot(snapshot)) })
@@ -174,7 +146,7 @@ impl EventStoreService for Service {
         &self,
         request: Request<wire::ListAggregatesRequest>,
     ) -> Result<Response<wire::ListAggregatesResponse>, Status> {
-        self.call(deadline(&request), async {
+        self.call(Admitted::of(&request), async {
             let request = request.into_inner();
             let decode::ListRequest { after, count } =
                 self.decoder.list(&request).map_err(status::of_violations)?;
@@ -196,13 +168,12 @@ impl EventStoreService for Service {
         &self,
         request: Request<wire::ReadAllRequest>,
     ) -> Result<Response<Self::ReadAllStream>, Status> {
-        let permit = self.stream_permit()?;
-        let deadline = deadline(&request);
+        let open = self.open(&request)?;
         let request = request.into_inner();
         let filter = self.decoder.filter(request.filter).map_err(status::of_violations)?;
         let start = crate::store::OrderStart::At(crate::event::Position(request.from_position));
         let reader = self.blocking(move |store| store.read(start, filter)).await?;
-        Ok(Response::new(streams::read_all(self.store.clone(), reader, request.limit, deadline, permit)))
+        Ok(Response::new(streams::read_all(self.store.clone(), reader, request.limit, open)))
     }
 
     type SubscribeStream = Boxed<wire::SubscribeResponse>;
@@ -211,21 +182,20 @@ impl EventStoreService for Service {
         &self,
         request: Request<wire::SubscribeRequest>,
     ) -> Result<Response<Self::SubscribeStream>, Status> {
-        let permit = self.stream_permit()?;
-        let deadline = deadline(&request);
+        let open = self.open(&request)?;
         let request = request.into_inner();
         let filter = self.decoder.filter(request.filter).map_err(status::of_violations)?;
         let start = self.decoder.checkpoint(request.after).map_err(status::of_violations)?;
         let reader = self.blocking(move |store| store.read(start, filter)).await?;
         let shutdown = self.shutdown.clone();
-        Ok(Response::new(streams::subscribe(self.store.clone(), reader, shutdown, deadline, permit)))
+        Ok(Response::new(streams::subscribe(self.store.clone(), reader, shutdown, open)))
     }
 
     async fn stats(
         &self,
         request: Request<wire::StatsRequest>,
     ) -> Result<Response<wire::StatsResponse>, Status> {
-        self.call(deadline(&request), async {
+        self.call(Admitted::of(&request), async {
             let surroundings = encode::Surroundings {
                 immudb: self.immudb.clone(),
                 event_files_pending: self.event_files.as_ref().map_or(0, |files| files.pending()),
@@ -236,6 +206,3 @@ impl EventStoreService for Service {
         .await
     }
 }
-
-#[cfg(test)]
-mod tests;

@@ -8,7 +8,7 @@
 use std::{
     collections::HashMap,
     path::Path,
-    sync::{Arc, PoisonError, RwLock},
+    sync::{Arc, PoisonError, RwLock, RwLockReadGuard},
 };
 
 use fjall::{Database, Keyspace, KeyspaceCreateOptions};
@@ -141,6 +141,14 @@ impl Index {
         self.aggregates.get(id.as_str())?.map(|bytes| codec::decode_head(&bytes)).transpose()
     }
 
+    /// Whether an aggregate has an event with this number.
+    ///
+    /// # Errors
+    /// The index is unusable.
+    pub fn has_event(&self, aggregate: u64, sequence: SequenceNumber) -> Result<bool, IndexError> {
+        Ok(self.events.contains_key(codec::event_key(aggregate, sequence.0))?)
+    }
+
     /// Where the event with this id lies.
     ///
     /// # Errors
@@ -224,7 +232,12 @@ impl Index {
     }
 
     pub fn totals(&self) -> Totals {
-        self.totals.read().unwrap_or_else(PoisonError::into_inner).clone()
+        self.totals_held().clone()
+    }
+
+    /// The totals without a copy; nothing is applied while they are held.
+    fn totals_held(&self) -> RwLockReadGuard<'_, Totals> {
+        self.totals.read().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Makes everything of `entries` findable, in one step.
@@ -234,7 +247,7 @@ impl Index {
     pub fn apply(&self, entries: Entries) -> Result<(), IndexError> {
         let mut batch = self.database.batch();
         let mut totals = self.totals.write().unwrap_or_else(PoisonError::into_inner);
-        entries.write(self, &mut batch, &mut totals);
+        entries.write(self, &mut batch, &mut totals)?;
         drop(totals);
         batch.insert(&self.meta, META_COMPLETE, entries.complete.encode());
         batch.commit()?;

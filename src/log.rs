@@ -33,7 +33,7 @@ pub use frame::{Frame, StoredRecord};
 pub use group::{Group, StoredAt};
 pub use recovery::{Recovered, recover};
 pub use salvage::Salvage;
-pub use segment::{Segments, has_segments, numbers as segment_numbers};
+pub use segment::{Segments, numbers as segment_numbers};
 
 /// A byte in the log: where a frame begins or ends.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
@@ -273,7 +273,11 @@ impl Log {
     fn roll(&mut self) -> Result<(), WriteError> {
         self.sync()?;
         let next = self.tip.end.segment.saturating_add(1);
-        self.segments.create(&self.folder, next).map_err(WriteError::NotWritten)?;
+        let file = self.segments.create(&self.folder, next).map_err(WriteError::NotWritten)?;
+        if let Err(error) = file.make_durable() {
+            self.failed = true;
+            return Err(WriteError::Unknown(error));
+        }
         self.tip.end = Place { segment: next, offset: segment::HEADER_BYTES };
         Ok(())
     }

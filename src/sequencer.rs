@@ -6,6 +6,7 @@
 //! writing end of the log; what ImmuDB has to say comes later, and from the forwarder.
 
 use std::{
+    collections::BTreeMap,
     path::PathBuf,
     sync::{
         Arc, Mutex, PoisonError,
@@ -22,11 +23,12 @@ use tracing::error;
 
 use crate::{
     event::{
-        AggregateId, AppendBounds, ContentDigest, EventId, NewEvent, SequenceNumber, Snapshot,
+        AggregateId, AppendBounds, Content, ContentDigest, EventId, NewEvent, SequenceNumber, Snapshot,
         record::ForwardedMark,
     },
     index::Index,
     log::{Log, Place, Tip},
+    stats::Counters,
     store::{Limit, Precondition, StoreError, Unavailable},
 };
 
@@ -45,8 +47,16 @@ pub struct Append {
 
 impl Append {
     fn byte_count(&self) -> u64 {
-        self.events.iter().map(|(event, _)| event.content.byte_count() as u64 + 1024).sum()
+        self.events.iter().map(|(event, _)| byte_count(&event.content, &event.metadata)).sum()
     }
+}
+
+/// About as much memory as an event or a snapshot takes.
+fn byte_count(content: &Content, metadata: &BTreeMap<String, String>) -> u64 {
+    const OVERHEAD: usize = 1024;
+    const ENTRY_OVERHEAD: usize = 64;
+    let entries = metadata.iter().map(|(key, value)| key.len() + value.len() + ENTRY_OVERHEAD);
+    (content.byte_count() + entries.sum::<usize>() + OVERHEAD) as u64
 }
 
 /// An append that is durable here.
@@ -83,10 +93,12 @@ type Reply<T, E = StoreError> = oneshot::Sender<Result<T, E>>;
 enum Call {
     Append {
         append: Append,
+        weight: Weight,
         reply: Reply<Stored>,
     },
     Snapshot {
         snapshot: Snapshot,
+        weight: Weight,
         reply: Reply<SnapshotStored>,
     },
     Adopt {
@@ -102,6 +114,18 @@ enum Call {
     Stop,
 }
 
+/// What a call adds to the bytes that wait, until it is taken.
+struct Weight {
+    bytes: u64,
+    waiting: Arc<AtomicU64>,
+}
+
+impl Drop for Weight {
+    fn drop(&mut self) {
+        self.waiting.fetch_sub(self.bytes, Ordering::Relaxed);
+    }
+}
+
 /// Notes of how far ImmuDB has the log, for the next group. None is ever dropped: the index finds
 /// transactions by them.
 type Marks = Arc<Mutex<Vec<ForwardedMark>>>;
@@ -110,8 +134,8 @@ type Marks = Arc<Mutex<Vec<ForwardedMark>>>;
 #[derive(Debug, Clone, Default)]
 pub struct SnapshotThresholds {
     pub default: u64,
-    pub by_type: std::collections::BTreeMap<String, u64>,
-    pub by_id: std::collections::BTreeMap<String, u64>,
+    pub by_type: BTreeMap<String, u64>,
+    pub by_id: BTreeMap<String, u64>,
 }
 
 impl SnapshotThresholds {
@@ -124,11 +148,14 @@ impl SnapshotThresholds {
 /// What the sequencer is told once.
 #[derive(Debug, Clone)]
 pub struct Settings {
-    pub folder: PathBuf,
+    /// Those of the log and the index, whose disks must not become full.
+    pub folders: [PathBuf; 2],
     pub thresholds: SnapshotThresholds,
     pub calls_waiting_max: usize,
     pub calls_waiting_bytes_max: u64,
     pub disk_free_min: u64,
+    /// Distinct event types, and distinct aggregate types.
+    pub types_max: u64,
 }
 
 /// Says whether writes are taken at this moment; asked again just before an append is judged.
@@ -175,6 +202,7 @@ impl Sequencer {
         index: Arc<Index>,
         settings: Settings,
         admission: Arc<Admission>,
+        counters: Arc<Counters>,
     ) -> std::io::Result<(Self, Running)> {
         let (calls, waiting) = sync_channel(settings.calls_waiting_max);
         let waiting_bytes = Arc::new(AtomicU64::new(0));
@@ -186,7 +214,7 @@ impl Sequencer {
             index,
             settings: settings.clone(),
             admission,
-            waiting_bytes: waiting_bytes.clone(),
+            counters,
             published,
             marks: marks.clone(),
         };
@@ -215,18 +243,9 @@ impl Sequencer {
     /// # Errors
     /// See [`StoreError`].
     pub async fn append(&self, append: Append) -> Result<Stored, StoreError> {
-        let bytes = append.byte_count();
-        let max = self.settings.calls_waiting_bytes_max;
-        if self.waiting_bytes.fetch_add(bytes, Ordering::Relaxed).saturating_add(bytes) > max {
-            self.waiting_bytes.fetch_sub(bytes, Ordering::Relaxed);
-            let (limit, retry_after) = (Limit::CallsWaitingBytes, Duration::from_millis(100));
-            return Err(StoreError::Full { limit, max, retry_after });
-        }
+        let weight = self.weigh(append.byte_count())?;
         let (reply, answer) = oneshot::channel();
-        if let Err(error) = self.send(Call::Append { append, reply }) {
-            self.waiting_bytes.fetch_sub(bytes, Ordering::Relaxed);
-            return Err(error);
-        }
+        self.send(Call::Append { append, weight, reply })?;
         answer.await.unwrap_or(Err(StoreError::OutcomeUnknown))
     }
 
@@ -235,9 +254,22 @@ impl Sequencer {
     /// # Errors
     /// See [`StoreError`].
     pub async fn snapshot(&self, snapshot: Snapshot) -> Result<SnapshotStored, StoreError> {
+        let weight = self.weigh(byte_count(&snapshot.content, &snapshot.metadata))?;
         let (reply, answer) = oneshot::channel();
-        self.send(Call::Snapshot { snapshot, reply })?;
+        self.send(Call::Snapshot { snapshot, weight, reply })?;
         answer.await.unwrap_or(Err(StoreError::OutcomeUnknown))
+    }
+
+    fn weigh(&self, bytes: u64) -> Result<Weight, StoreError> {
+        let max = self.settings.calls_waiting_bytes_max;
+        let before = self.waiting_bytes.fetch_add(bytes, Ordering::Relaxed);
+        let weight = Weight { bytes, waiting: self.waiting_bytes.clone() };
+        // A call that is larger than the limit passes when it is alone.
+        if before > 0 && before.saturating_add(bytes) > max {
+            let (limit, retry_after) = (Limit::CallsWaitingBytes, Duration::from_millis(100));
+            return Err(StoreError::Full { limit, max, retry_after });
+        }
+        Ok(weight)
     }
 
     /// Takes whole appends over as they are, from ImmuDB or from event files. They must continue the log.
@@ -266,6 +298,11 @@ impl Sequencer {
         self.marks.lock().unwrap_or_else(PoisonError::into_inner).push(mark);
         // A full queue means that a group is about to be made, which takes the note along.
         let _ = self.calls.try_send(Call::MarksWaiting);
+    }
+
+    /// Resolves when all calls are answered that were made before.
+    pub async fn drain(&self) {
+        let _ = self.adopt(Vec::new()).await;
     }
 
     /// Has the thread end once it has answered everything that is waiting.
@@ -307,7 +344,7 @@ struct Worker {
     index: Arc<Index>,
     settings: Arc<Settings>,
     admission: Arc<Admission>,
-    waiting_bytes: Arc<AtomicU64>,
+    counters: Arc<Counters>,
     published: watch::Sender<Tip>,
     marks: Marks,
 }
@@ -379,23 +416,18 @@ impl Worker {
         left
     }
 
-    fn admit(&self, tip: Tip) -> Result<(), StoreError> {
-        (self.admission)(tip)?;
-        let free = rustix::fs::statvfs(&self.settings.folder)
-            .map(|stat| stat.f_bavail.saturating_mul(stat.f_frsize))
-            .unwrap_or(u64::MAX);
-        if free < self.settings.disk_free_min {
-            return Err(disk_full(self.settings.disk_free_min));
-        }
-        Ok(())
+    fn disk_is_full(&self) -> bool {
+        let free_in = |folder: &PathBuf| {
+            let stat = rustix::fs::statvfs(folder);
+            stat.map_or(u64::MAX, |stat| stat.f_bavail.saturating_mul(stat.f_frsize))
+        };
+        let free = self.settings.folders.iter().map(free_in).min().unwrap_or(u64::MAX);
+        free < self.settings.disk_free_min
     }
 
     fn refuse(&self, call: Call, error: &GroupError) {
         match call {
-            Call::Append { append, reply } => {
-                self.waiting_bytes.fetch_sub(append.byte_count(), Ordering::Relaxed);
-                let _ = reply.send(Err(error.for_caller(&self.settings)));
-            }
+            Call::Append { reply, .. } => _ = reply.send(Err(error.for_caller(&self.settings))),
             Call::Snapshot { reply, .. } => _ = reply.send(Err(error.for_caller(&self.settings))),
             Call::Adopt { reply, .. } => _ = reply.send(Err(AdoptError::NotWritten(error.to_string()))),
             Call::AdoptSnapshot { reply, .. } => {
@@ -424,8 +456,12 @@ enum GroupError {
 impl GroupError {
     fn for_caller(&self, settings: &Settings) -> StoreError {
         use crate::log::WriteError;
+        use std::io::ErrorKind;
         match self {
-            Self::Write(WriteError::NotWritten(_)) => disk_full(settings.disk_free_min),
+            Self::Write(WriteError::NotWritten(error)) => match error.kind() {
+                ErrorKind::StorageFull | ErrorKind::QuotaExceeded => disk_full(settings.disk_free_min),
+                _ => StoreError::Unavailable(Unavailable::NotWritten),
+            },
             Self::Write(WriteError::Unknown(_)) | Self::Index(_) | Self::Broken => StoreError::OutcomeUnknown,
             Self::Write(WriteError::Failed) => Precondition::LocalLogFailed.into(),
         }

@@ -4,7 +4,7 @@ use std::{path::PathBuf, sync::Arc, time::Duration};
 
 use tokio::net::TcpListener;
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
-use tonic::transport::Server;
+use tonic::{service::InterceptorLayer, transport::Server};
 use tonic_health::{ServingStatus, server::HealthReporter};
 use tracing::{info, warn};
 
@@ -13,13 +13,14 @@ use crate::{
     event_files::EventFiles,
     forwarder::{BatchLimits, Forwarder, PendingLimits, Settings, Standing, State, copy::Unfinished},
     grpc::{
-        Service,
+        Gate, Service,
         wire::{self, event_store_service_server::EventStoreServiceServer},
     },
-    history::History,
+    history::{History, HistoryError},
     immudb,
     log::Tip,
     sequencer::{self, Sequencer, SnapshotThresholds},
+    stats::Counters,
     storage::{Storage, StorageError},
     store::{EventSourcing, EventStore},
 };
@@ -45,6 +46,12 @@ pub enum ServerError {
     Transport(#[from] tonic::transport::Error),
     #[error("server reflection: {0}")]
     Reflection(#[from] tonic_reflection::server::Error),
+    #[error(
+        "the local log is an unfinished copy of what ImmuDB has, and the configuration has no section immudb"
+    )]
+    UnfinishedCopy,
+    #[error(transparent)]
+    History(#[from] HistoryError),
     #[error("{0} panicked")]
     Panicked(&'static str),
 }
@@ -76,8 +83,9 @@ pub async fn run(
 ) -> Result<(), ServerError> {
     let storage_config = config.event_sourcing.clone();
     let opened = tokio::task::spawn_blocking(move || {
-        EventFiles::refuse_without_log(&storage_config)?;
-        Storage::open(&storage_config)
+        let storage = Storage::open(&storage_config)?;
+        EventFiles::refuse_without_log(&storage_config, storage.log.tip().position)?;
+        Ok::<_, ServerError>(storage)
     });
     let storage = opened.await.map_err(|_| ServerError::Panicked("opening the storage"))??;
     let mut parts = start(&config, &options, storage)?;
@@ -118,14 +126,16 @@ fn broken(parts: &mut Parts) -> impl Future<Output = ServerError> + use<> {
 /// A thread can't be started.
 pub fn start(config: &Config, options: &Options, storage: Storage) -> Result<Parts, ServerError> {
     let history = storage.history();
-    let standing = Arc::new(standing(config, &storage));
+    let standing = Arc::new(standing(config, &storage)?);
     let Storage { lock, log, index } = storage;
     let admission = {
         let standing = standing.clone();
         Arc::new(move |tip: Tip| standing.admit_write(tip))
     };
-    let (sequencer, sequencer_thread) = Sequencer::start(log, index, sequencer_settings(config), admission)
-        .map_err(|source| ServerError::Io { what: "no thread", source })?;
+    let counters = Arc::new(Counters::default());
+    let (sequencer, sequencer_thread) =
+        Sequencer::start(log, index, sequencer_settings(config), admission, counters.clone())
+            .map_err(|source| ServerError::Io { what: "no thread", source })?;
     let (tasks, closing, stopping) = (TaskTracker::new(), CancellationToken::new(), CancellationToken::new());
     let forwarder = config.immudb.as_ref().map(|immudb| {
         let settings = forwarder_settings(config, immudb, options);
@@ -137,7 +147,7 @@ pub fn start(config: &Config, options: &Options, storage: Storage) -> Result<Par
         true => EventSourcing::Enabled,
         false => EventSourcing::Disabled { file: options.config_file.display().to_string() },
     };
-    let store = Arc::new(EventStore::new(sequencer, standing, history, event_sourcing));
+    let store = Arc::new(EventStore::new(sequencer, standing, history, counters, event_sourcing));
     Ok(Parts { store, event_files, sequencer_thread, forwarder, tasks, closing, stopping, _lock: lock })
 }
 
@@ -159,7 +169,7 @@ fn start_event_files(
     Some(files)
 }
 
-fn standing(config: &Config, storage: &Storage) -> Standing {
+fn standing(config: &Config, storage: &Storage) -> Result<Standing, ServerError> {
     let complete = storage.index.complete();
     let limits = PendingLimits {
         events_max: config.limits.pending_events_max,
@@ -168,20 +178,23 @@ fn standing(config: &Config, storage: &Storage) -> Standing {
     };
     let unfinished = Unfinished::new(&config.event_sourcing.log_path).exists();
     let state = match (&config.immudb, unfinished) {
-        (None, _) => State::LocalOnly,
+        (None, true) => return Err(ServerError::UnfinishedCopy),
+        (None, false) => State::LocalOnly,
         (Some(_), true) => State::Copying,
         (Some(_), false) => State::Starting,
     };
     let is_empty = complete.tip.position.0 == 0;
     let contact_missing =
         is_empty && config.immudb.as_ref().is_some_and(|immudb| immudb.require_first_contact);
-    Standing::new(state, complete.forwarded, contact_missing, limits)
+    let forwarded = complete.forwarded.position.min(complete.tip.position);
+    let place = storage.history().locate(forwarded, complete.tip)?.append_end;
+    Ok(Standing::new(state, complete.forwarded, place, contact_missing, limits))
 }
 
 fn sequencer_settings(config: &Config) -> sequencer::Settings {
     let events = &config.event_sourcing;
     sequencer::Settings {
-        folder: events.log_path.clone(),
+        folders: [events.log_path.clone(), events.index_path.clone()],
         thresholds: SnapshotThresholds {
             default: events.snapshot_threshold,
             by_type: events.snapshot_thresholds.clone(),
@@ -190,6 +203,7 @@ fn sequencer_settings(config: &Config) -> sequencer::Settings {
         calls_waiting_max: config.limits.calls_waiting_max,
         calls_waiting_bytes_max: config.limits.calls_waiting_bytes_max as u64,
         disk_free_min: config.limits.disk_free_min,
+        types_max: config.limits.types_max,
     }
 }
 
@@ -267,10 +281,13 @@ async fn serve(
     grace: Duration,
 ) -> Result<(), ServerError> {
     const MESSAGE_OVERHEAD_BYTES: usize = 1024 * 1024;
+    const EXPECTATION_BYTES_MAX: usize = 280;
     const STREAMS_PER_CONNECTION_MAX: u32 = 4096;
     const KEEP_ALIVE: Duration = Duration::from_secs(30);
     let limits = &config.limits;
-    let message_bytes_max = limits.append_bytes_max.max(limits.snapshot_bytes_max) + MESSAGE_OVERHEAD_BYTES;
+    let message_bytes_max = limits.append_bytes_max.max(limits.snapshot_bytes_max)
+        + limits.expected_sequences_max * EXPECTATION_BYTES_MAX
+        + MESSAGE_OVERHEAD_BYTES;
     let immudb = config.immudb.as_ref();
     let named = immudb.map(|immudb| (format!("{}:{}", immudb.address, immudb.port), immudb.database.clone()));
     let service = Service::new(
@@ -287,10 +304,12 @@ async fn serve(
             .register_encoded_file_descriptor_set(tonic_health::pb::FILE_DESCRIPTOR_SET)
     };
     let closing = parts.closing.clone();
+    connections::make_room(limits.connections_max);
     info!(address = ?listener.local_addr().ok(), "listening");
     let server = Server::builder()
         .max_concurrent_streams(STREAMS_PER_CONNECTION_MAX)
         .http2_keepalive_interval(Some(KEEP_ALIVE))
+        .layer(InterceptorLayer::new(Gate::new(limits.concurrent_calls_max)))
         .add_service(health)
         .add_service(descriptors().build_v1()?)
         .add_service(descriptors().build_v1alpha()?)
@@ -322,6 +341,8 @@ pub async fn stop(parts: Parts, grace: Duration) {
     let Parts { store, sequencer_thread, tasks, closing, stopping, .. } = parts;
     store.standing().shut_down();
     closing.cancel();
+    // Whatever was still admitted is durable before the head is released, or counts as pending.
+    store.sequencer().drain().await;
     stopping.cancel();
     tasks.close();
     if tokio::time::timeout(grace, tasks.wait()).await.is_err() {

@@ -7,12 +7,13 @@ use tracing::{info, warn};
 
 use crate::{
     config::EventSourcingConfig,
+    event::{Hash, record},
     history::History,
     index::{
-        Index, IndexError,
+        Direction, Index, IndexError,
         rebuild::{self, RebuildError},
     },
-    log::{Lock, Log, OpenError, Place, Recovered, recover},
+    log::{Cursor, Frame, Lock, Log, OpenError, Place, Recovered, StoredRecord, recover},
     progress::Progress,
 };
 
@@ -52,7 +53,7 @@ impl Storage {
         let index = match fits(&index, &recovered) {
             true => index,
             false => {
-                warn!("the index belongs to another log; it is rebuilt");
+                warn!("the index is damaged, or belongs to another log; it is rebuilt");
                 drop(index);
                 renew_index(config)?
             }
@@ -91,21 +92,30 @@ fn renew_index(config: &EventSourcingConfig) -> Result<Index, StorageError> {
     Ok(Index::open(&config.index_path)?)
 }
 
-/// The log has at the index's end what the index says.
+/// The log has at the index's end what the index says, and the index finds it. Its parts reach the disk at
+/// different times, so damage to it may leave the place up to which it is complete, and take entries away.
 fn fits(index: &Index, recovered: &Recovered) -> bool {
     let tip = index.complete().tip;
-    let segments = recovered.segments().clone();
-    let found = index.frame_before(tip.position).map(|place| {
-        let mut cursor = crate::log::Cursor::new(segments, place);
-        let mut last = None;
-        while let Ok(Some(read)) = cursor.next(tip.end) {
-            if let crate::log::Frame::Append { records, .. } = read.frame {
-                last = records.last().map(|stored| stored.hash);
-            }
+    let Ok(place) = index.frame_before(tip.position) else { return false };
+    let mut cursor = Cursor::new(recovered.segments().clone(), place);
+    let mut last = None;
+    while let Ok(Some(read)) = cursor.next(tip.end) {
+        if let Frame::Append { records, .. } = read.frame {
+            last = Some((read.start, records));
         }
-        last.unwrap_or(crate::event::Hash::START)
-    });
-    found.is_ok_and(|hash| hash == tip.hash)
+    }
+    let Some((start, records)) = last else { return tip.hash == Hash::START };
+    records.last().is_some_and(|stored| stored.hash == tip.hash)
+        && records.into_iter().all(|stored| finds(index, start, stored).unwrap_or(false))
+}
+
+fn finds(index: &Index, frame: Place, stored: StoredRecord) -> Result<bool, IndexError> {
+    let place = stored.place(frame);
+    let Ok(event) = record::decode(stored.bytes, stored.hash) else { return Ok(false) };
+    let Some(head) = index.head(&event.event.aggregate_id)? else { return Ok(false) };
+    let range = event.sequence.0..=event.sequence.0;
+    let found = index.events(head.number, range, Direction::Forwards, 1)?;
+    Ok(head.last >= event.sequence && found == [place] && index.event(event.event.id)? == Some(place))
 }
 
 fn bring_up(index: &Index, recovered: &Recovered) -> Result<(), StorageError> {

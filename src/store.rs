@@ -71,7 +71,7 @@ pub struct EventStore {
     pub(crate) sequencer: Sequencer,
     pub(crate) standing: Arc<Standing>,
     pub(crate) history: History,
-    pub counters: Counters,
+    pub counters: Arc<Counters>,
     pub event_sourcing: EventSourcing,
     pub started_at: Timestamp,
 }
@@ -81,16 +81,10 @@ impl EventStore {
         sequencer: Sequencer,
         standing: Arc<Standing>,
         history: History,
+        counters: Arc<Counters>,
         event_sourcing: EventSourcing,
     ) -> Self {
-        Self {
-            sequencer,
-            standing,
-            history,
-            counters: Counters::default(),
-            event_sourcing,
-            started_at: Timestamp::now(),
-        }
+        Self { sequencer, standing, history, counters, event_sourcing, started_at: Timestamp::now() }
     }
 
     /// Stores events, all or none.
@@ -108,9 +102,6 @@ impl EventStore {
                 Settled::Unknown => return Err(StoreError::OutcomeUnknown),
                 Settled::Immudb => StoredIn::Immudb(self.transaction(&stored)?),
             };
-            if !stored.already {
-                self.counters.events_stored.add(stored.bounds.event_count());
-            }
             Ok(Appended { stored, stored_in })
         })
         .await
@@ -133,9 +124,6 @@ impl EventStore {
         self.counted_write(async {
             self.admit_write()?;
             let stored = self.sequencer.snapshot(snapshot).await?;
-            if !stored.dropped {
-                self.counters.snapshots_stored.add(1);
-            }
             match self.standing.settle(stored.end, None, self.sequencer.tip()).await {
                 Settled::Local => Ok(StoredIn::LocalLog),
                 Settled::Immudb => Ok(StoredIn::Immudb(0)),
@@ -221,14 +209,13 @@ impl EventStore {
         count: usize,
     ) -> Result<AggregatePage, StoreError> {
         const LOOKED_AT_MAX: usize = 10_000;
-        self.standing.admit_read()?;
         let looked_at = if aggregate_type.is_empty() { count } else { LOOKED_AT_MAX };
         // One more tells whether there is a next page.
-        let mut found = self.history.index.aggregates(
-            prefix,
-            after.map(AggregateId::as_str),
-            looked_at.saturating_add(1),
-        )?;
+        let mut found = self.counted_load(|| {
+            self.standing.admit_read()?;
+            let (after, count) = (after.map(AggregateId::as_str), looked_at.saturating_add(1));
+            Ok(self.history.index.aggregates(prefix, after, count)?)
+        })?;
         let more = found.len() > looked_at;
         found.truncate(looked_at);
         let last_looked_at = found.last().map(|(id, _)| id.clone());

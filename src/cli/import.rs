@@ -1,7 +1,10 @@
 //! `import`: takes over event files that continue the local log, whole appends only, in the order of
 //! positions. What is there already is skipped; what does not fit is named and left alone.
 
-use std::path::{Path, PathBuf};
+use std::{
+    path::{Path, PathBuf},
+    time::Duration,
+};
 
 use bytes::Bytes;
 use tracing::{info, warn};
@@ -55,19 +58,27 @@ pub async fn run(
 
 /// Waits until everything was copied that ImmuDB has.
 async fn contacted(parts: &Parts) -> Result<(), String> {
+    const RETRIES_MAX: u64 = 3;
+    const LOOK_EVERY: Duration = Duration::from_millis(200);
     let standing = parts.store.standing();
     let mut state = standing.watch_state();
     loop {
         let now = *state.borrow_and_update();
         match now {
             State::Connected | State::Migrating | State::LocalOnly => return Ok(()),
+            // With --take-over nothing begins without ImmuDB.
+            State::Starting if standing.view().retries > RETRIES_MAX => {
+                let reason = standing.view().last_error;
+                return Err(format!("ImmuDB: {reason} (--without-immudb imports all the same)"));
+            }
             State::Starting | State::Copying => {}
             State::Fallback | State::Suspect | State::Fenced => {
                 let reason = standing.view().last_error;
                 return Err(format!("ImmuDB: {reason} (--without-immudb imports all the same)"));
             }
         }
-        state.changed().await.map_err(|error| error.to_string())?;
+        // Retries don't change the state.
+        let _ = tokio::time::timeout(LOOK_EVERY, state.changed()).await;
     }
 }
 
@@ -78,12 +89,13 @@ struct Outcome {
     identical: u64,
     snapshots: u64,
     conflicts: u64,
+    unreadable: u64,
 }
 
 async fn import(parts: &Parts, path: &Path) -> Result<(), String> {
     let folder = Folder::new(path);
-    let mut files = stock(&folder)?;
     let mut outcome = Outcome::default();
+    let mut files = stock(&folder, &mut outcome)?;
     files.sort_unstable();
     let mut progress = Progress::new("importing", "files", 0, files.len() as u64);
     let tip = parts.store.sequencer().tip();
@@ -92,6 +104,7 @@ async fn import(parts: &Parts, path: &Path) -> Result<(), String> {
         position: tip.position,
         hash: tip.hash,
         ready: Vec::new(),
+        ready_bytes: 0,
     };
     let mut rest = files.as_slice();
     let mut done = 0u64;
@@ -106,23 +119,33 @@ async fn import(parts: &Parts, path: &Path) -> Result<(), String> {
     appends.flush().await?;
     drop(progress);
     import_snapshots(parts, &folder, &mut outcome).await?;
-    let Outcome { imported, identical, snapshots, conflicts } = outcome;
-    info!(imported, identical, snapshots, conflicts, "import ended");
-    match conflicts {
-        0 => Ok(()),
-        _ => Err(format!("{conflicts} appends did not fit; the log names each")),
+    let Outcome { imported, identical, snapshots, conflicts, unreadable } = outcome;
+    info!(imported, identical, snapshots, conflicts, unreadable, "import ended");
+    match (conflicts, unreadable) {
+        (0, 0) => Ok(()),
+        _ => Err(format!(
+            "{conflicts} appends did not fit and {unreadable} files could not be read; the log names each"
+        )),
     }
 }
 
 /// First position of the append, position, path: in this order they can be appended.
 type File = (Position, Position, PathBuf);
 
-fn stock(folder: &Folder) -> Result<Vec<File>, String> {
+/// A file that can't be read, as a power cut may leave one, does not stand in the way of the others.
+fn stock(folder: &Folder, outcome: &mut Outcome) -> Result<Vec<File>, String> {
     let mut files = Vec::new();
     for path in folder.event_paths().map_err(|error| error.to_string())? {
-        match Folder::read_event(&path).map_err(|error| format!("{}: {error}", path.display()))? {
-            Some(event) => files.push((event.append.first, event.position, path)),
-            None => return Err(format!("{}: no event file", path.display())),
+        match Folder::read_event(&path) {
+            Ok(Some(event)) => files.push((event.append.first, event.position, path)),
+            Ok(None) => {
+                warn!(file = %path.display(), "no event file");
+                outcome.unreadable = outcome.unreadable.saturating_add(1);
+            }
+            Err(error) => {
+                warn!(file = %path.display(), %error, "can't be read");
+                outcome.unreadable = outcome.unreadable.saturating_add(1);
+            }
         }
     }
     Ok(files)
@@ -186,10 +209,11 @@ struct Appends<'a> {
     position: Position,
     hash: Hash,
     ready: Vec<Vec<Bytes>>,
+    ready_bytes: usize,
 }
 
 impl Appends<'_> {
-    const AT_ONCE: usize = 500;
+    const AT_ONCE_BYTES: usize = 8 * 1024 * 1024;
 
     fn add(&mut self, events: &[RecordedEvent]) -> Result<(), &'static str> {
         let (mut position, mut hash) = (self.position, self.hash);
@@ -209,12 +233,13 @@ impl Appends<'_> {
             return Err("files of the same append are missing");
         }
         (self.position, self.hash) = (position, hash);
+        self.ready_bytes += records.iter().map(Bytes::len).sum::<usize>();
         self.ready.push(records);
         Ok(())
     }
 
     async fn flush_if_full(&mut self) -> Result<(), String> {
-        if self.ready.len() >= Self::AT_ONCE {
+        if self.ready_bytes >= Self::AT_ONCE_BYTES {
             return self.flush().await;
         }
         Ok(())
@@ -222,6 +247,7 @@ impl Appends<'_> {
 
     async fn flush(&mut self) -> Result<(), String> {
         let appends = std::mem::take(&mut self.ready);
+        self.ready_bytes = 0;
         if appends.is_empty() {
             return Ok(());
         }

@@ -1,28 +1,30 @@
 //! `repair`: checks the whole local log, and writes it anew where it is damaged.
 //!
 //! Every frame that is whole and continues the history before it is taken as it is. A gap is filled from
-//! ImmuDB, or from the event files, if what they have leads to just the hash that the next whole frame
-//! continues. The damaged log is kept.
+//! ImmuDB and the event files, if what they have leads to just the hash that the next whole frame
+//! continues. Nothing that was stored is given up unless a person says so. The damaged log is kept.
 
 use std::{
-    collections::BTreeMap,
     fs,
     path::{Path, PathBuf},
 };
 
 use bytes::Bytes;
+use rustix::fs::{CWD, RenameFlags, renameat_with};
 use tracing::{info, warn};
 
 use crate::{
     config::Config,
     event::{Hash, Position, record},
-    event_files::folder::Folder,
-    forwarder::copy::records_between,
-    immudb::Session,
     index::Index,
-    log::{Frame, Lock, Log, Salvage, Tip, recover, segment_numbers, writer_ids},
-    server::immudb_settings,
+    log::{Frame, Lock, Log, Place, Salvage, Tip, recover, segment_numbers, writer_ids},
 };
+
+mod run;
+mod sources;
+
+use run::{Numbers, Run};
+use sources::Sources;
 
 /// What happens where the missing events are nowhere.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -35,18 +37,28 @@ pub enum Loss {
 /// The log can't be read, or what it lacks is nowhere.
 pub async fn run(config: Config, loss: Loss) -> Result<(), String> {
     let folder = config.event_sourcing.log_path.clone();
-    let lock = Lock::take(&folder).map_err(|error| error.to_string())?;
-    let mended = folder.with_extension("mended");
+    let _lock = Lock::take(&folder).map_err(|error| error.to_string())?;
+    let known = known_end(&config);
+    if recover(&folder, Some(known.end).filter(|end| *end > Place::START)).is_ok() {
+        info!("what a start would cut off is cut off");
+    }
+    let (draft, mended) = (folder.with_extension("draft"), folder.with_extension("mended"));
+    if draft.exists() {
+        fs::remove_dir_all(&draft).map_err(|error| format!("{}: {error}", draft.display()))?;
+    }
     if mended.exists() {
-        fs::remove_dir_all(&mended).map_err(|error| format!("{}: {error}", mended.display()))?;
+        // Of a run that ended between two steps: the damaged log, or a mended one.
+        keep(&folder, &mended)?;
     }
     let mut repair = Repair {
-        log: new_log(&mended, config.event_sourcing.segment_bytes_max)?,
-        config: &config,
+        log: new_log(&draft, config.event_sourcing.segment_bytes_max)?,
+        numbers: Numbers::new(),
+        sources: Sources::new(&config),
         loss,
+        marks: Vec::new(),
+        doubt: None,
         damages: 0,
         filled: 0,
-        files: None,
     };
     let numbers = segment_numbers(&folder).map_err(|error| error.to_string())?;
     let last = numbers.last().copied().unwrap_or(0);
@@ -57,19 +69,18 @@ pub async fn run(config: Config, loss: Loss) -> Result<(), String> {
         }
     }
     if flow == Flow::GoesOn {
-        repair.end(known_end(&config)).await?;
+        repair.end(known).await?;
     }
-    repair.log.sync().map_err(|error| error.to_string())?;
-    let Repair { damages, filled, log, .. } = repair;
+    let Repair { damages, filled, mut log, .. } = repair;
+    log.sync().map_err(|error| error.to_string())?;
     let position = log.tip().position.0;
     drop(log);
     if damages == 0 {
-        fs::remove_dir_all(&mended).map_err(|error| error.to_string())?;
+        fs::remove_dir_all(&draft).map_err(|error| error.to_string())?;
         info!(position, segments = last, "the local log is whole; nothing was changed");
         return Ok(());
     }
-    let kept = swap(&folder, &mended, &config.event_sourcing.index_path)?;
-    drop(lock);
+    let kept = swap(&folder, &draft, &mended, &config.event_sourcing.index_path)?;
     info!(position, filled, kept = %kept.display(), "the local log was mended; the damaged one is kept");
     Ok(())
 }
@@ -98,12 +109,15 @@ enum Flow {
 
 struct Repair<'a> {
     log: Log,
-    config: &'a Config,
+    numbers: Numbers,
+    sources: Sources<'a>,
     loss: Loss,
+    /// Notes of positions that the log does not reach yet.
+    marks: Vec<(Position, Bytes)>,
+    /// Damage to what was synced once, that no later append explains: events may have been there.
+    doubt: Option<Place>,
     damages: u64,
     filled: u64,
-    /// The event files, once they were needed.
-    files: Option<BTreeMap<Position, Bytes>>,
 }
 
 impl Repair<'_> {
@@ -117,18 +131,27 @@ impl Repair<'_> {
         let Some(mut salvage) = salvage else {
             warn!(segment = number, "the segment is missing, or its header is damaged");
             self.damages += 1;
+            self.doubt.get_or_insert(Place { segment: number, offset: 0 });
             return Ok(Flow::GoesOn);
         };
-        for read in salvage.by_ref() {
+        while let Some(read) = salvage.next() {
+            if let Some(damaged) = salvage.take_synced_damage() {
+                self.doubt.get_or_insert(damaged);
+            }
             let offset = read.start.offset;
             match read.frame {
-                Frame::Mark(bytes) => self.write(|group| group.mark(&bytes))?,
+                Frame::Mark(bytes) => {
+                    let mark = record::decode_mark(bytes.clone()).map_err(|error| error.to_string())?;
+                    self.marks.push((mark.position, bytes));
+                    self.write_marks()?;
+                }
                 Frame::Snapshot { record, .. } => {
                     self.write(|group| _ = group.snapshot(&record.bytes))?;
                 }
                 Frame::Append { first, previous, records } => {
                     let records: Vec<Bytes> = records.into_iter().map(|stored| stored.bytes).collect();
-                    if self.take(number, offset, first, previous, &records).await? == Flow::Ended {
+                    let here = format!("segment {number}, byte {offset}");
+                    if self.take(&here, first, previous, &records).await? == Flow::Ended {
                         return Ok(Flow::Ended);
                     }
                 }
@@ -144,45 +167,84 @@ impl Repair<'_> {
     /// Takes over a whole append, after what is missing before it.
     async fn take(
         &mut self,
-        segment: u32,
-        offset: u64,
+        here: &str,
         first: Position,
         previous: Hash,
         records: &[Bytes],
     ) -> Result<Flow, String> {
-        let tip = self.log.tip();
-        if first <= tip.position {
-            return Err(format!("segment {segment}, byte {offset}: position {first} stands there twice"));
+        let position = self.numbers.position();
+        if first <= position {
+            return Err(format!("{here}: position {first} stands there twice"));
         }
-        if first > tip.position.next() && self.fill_or_give_up(first).await? == Flow::Ended {
+        if first > position.next() && self.fill_or_give_up(first, Some(previous)).await? == Flow::Ended {
             return Ok(Flow::Ended);
         }
-        if self.log.tip().hash != previous {
-            return Err(format!("segment {segment}, byte {offset}: the history before it is another one"));
+        if self.numbers.hash() != previous {
+            return Err(format!("{here}: the history before it is another one"));
         }
-        self.write(|group| _ = group.append(records))?;
+        self.append(records).map_err(|problem| format!("{here}: {problem}"))?;
+        self.doubt = None;
         Ok(Flow::GoesOn)
     }
 
-    /// What the index had seen behind the last whole frame.
+    fn append(&mut self, records: &[Bytes]) -> Result<(), String> {
+        self.numbers.go_on(records, None)?;
+        self.write(|group| _ = group.append(records))?;
+        self.write_marks()
+    }
+
+    /// What lies behind the last whole append: as much as the index or a note has seen, and whatever else
+    /// the damage may have hit.
     async fn end(&mut self, known: Tip) -> Result<(), String> {
-        if known.position <= self.log.tip().position {
+        let marked = self.marks.iter().map(|(position, _)| *position).max().unwrap_or(Position(0));
+        let last = marked.max(known.position);
+        let hash = (last == known.position).then_some(known.hash);
+        if last > self.numbers.position() && self.fill_or_give_up(last.next(), hash).await? == Flow::Ended {
             return Ok(());
         }
-        let flow = self.fill_or_give_up(known.position.next()).await?;
-        if flow == Flow::GoesOn && self.log.tip().hash != known.hash {
-            return Err("what could be had of the end is another history".to_owned());
+        if let Some(damaged) = self.doubt.filter(|damaged| known.end <= *damaged) {
+            return self.go_beyond(damaged).await;
         }
         Ok(())
     }
 
-    async fn fill_or_give_up(&mut self, until: Position) -> Result<Flow, String> {
-        let missing =
-            format!("positions {} to {}", self.log.tip().position.next(), until.0.saturating_sub(1));
+    /// Nobody knows how many events the damaged end had: takes what can be had, and a person's word.
+    async fn go_beyond(&mut self, damaged: Place) -> Result<(), String> {
         self.damages += 1;
-        let Err(why) = self.fill(until).await else { return Ok(Flow::GoesOn) };
+        let before = self.numbers.position();
+        let run = self.search(Position(u64::MAX)).await;
+        self.take_run(run)?;
+        let (found, Place { segment, offset }) = (self.numbers.position(), damaged);
         if self.loss == Loss::Accepted {
-            warn!(%missing, %why, "given up, with everything behind them");
+            warn!(segment, offset, position = found.0, "whatever else was at the end is given up");
+            return Ok(());
+        }
+        Err(format!(
+            "the end of the log is damaged from segment {segment}, byte {offset} on; behind position {before} \
+             ImmuDB and the event files have events up to {found}, and nothing tells whether there were more. \
+             With --discard-after-damage the log is mended with these, and ends there"
+        ))
+    }
+
+    async fn fill_or_give_up(&mut self, until: Position, leads_to: Option<Hash>) -> Result<Flow, String> {
+        let first = self.numbers.position().next();
+        let missing = format!("positions {first} to {}", until.0.saturating_sub(1));
+        self.damages += 1;
+        let run = self.search(until).await;
+        let found = run.numbers.position();
+        let why = match leads_to {
+            _ if found.next() != until => format!("found only up to position {found}"),
+            Some(hash) if hash != run.numbers.hash() => "what was found is another history".to_owned(),
+            Some(_) | None => {
+                self.take_run(run)?;
+                return Ok(Flow::GoesOn);
+            }
+        };
+        if self.loss == Loss::Accepted {
+            warn!(%missing, %why, "given up, with everything behind what was found");
+            if found.next() != until {
+                self.take_run(run)?;
+            }
             return Ok(Flow::Ended);
         }
         Err(format!(
@@ -191,53 +253,35 @@ impl Repair<'_> {
         ))
     }
 
-    /// Fills the gap before `until` from ImmuDB or the event files.
-    async fn fill(&mut self, until: Position) -> Result<(), String> {
-        let from = self.log.tip().position;
-        let records = match self.ask_immudb(from, until).await {
-            Ok(records) => records,
-            Err(why) => {
-                warn!(%why, "ImmuDB can't help; the event files are asked");
-                self.ask_files(from, until)?
-            }
-        };
-        let mut append: Vec<Bytes> = Vec::new();
-        for bytes in records {
-            let event = record::decode(bytes.clone(), Hash::START).map_err(|error| error.to_string())?;
-            append.push(bytes);
-            if event.position == event.append.last {
-                let whole = std::mem::take(&mut append);
-                self.filled = self.filled.saturating_add(whole.len() as u64);
-                self.write(|group| _ = group.append(&whole))?;
-            }
-        }
-        match self.log.tip().position.next() == until {
-            true => Ok(()),
-            false => Err(format!("found only up to position {}", self.log.tip().position)),
-        }
+    /// What ImmuDB and the event files have of the history from here on, without a gap.
+    async fn search(&mut self, until: Position) -> Run {
+        let mut run = Run::behind(&self.numbers);
+        let records = self.sources.in_immudb(run.numbers.position(), until).await;
+        run.extend(records.into_iter().map(|bytes| (bytes, None)));
+        let from = run.numbers.position();
+        run.extend(self.sources.in_files(from, until));
+        run
     }
 
-    async fn ask_immudb(&self, from: Position, until: Position) -> Result<Vec<Bytes>, String> {
-        let immudb = self.config.immudb.as_ref().ok_or("no ImmuDB is configured")?;
-        let session = Session::open(&immudb_settings(immudb)).await.map_err(|error| error.to_string())?;
-        let records = records_between(&session, from, until).await;
-        session.close().await;
-        records.map_err(|error| error.to_string())
+    fn take_run(&mut self, run: Run) -> Result<(), String> {
+        for append in run.appends {
+            self.filled = self.filled.saturating_add(append.len() as u64);
+            self.append(&append)?;
+        }
+        Ok(())
     }
 
-    fn ask_files(&mut self, from: Position, until: Position) -> Result<Vec<Bytes>, String> {
-        if self.files.is_none() {
-            let folder = Folder::new(&self.config.event_sourcing.storage_path);
-            let mut files = BTreeMap::new();
-            for path in folder.event_paths().map_err(|error| error.to_string())? {
-                if let Some(event) = Folder::read_event(&path).map_err(|error| error.to_string())? {
-                    files.insert(event.position, record::encode_recorded(event));
-                }
-            }
-            self.files = Some(files);
+    /// A note of a position is written once the log reaches that.
+    fn write_marks(&mut self) -> Result<(), String> {
+        let reached = self.numbers.position();
+        let (ready, waiting) =
+            std::mem::take(&mut self.marks).into_iter().partition(|(at, _)| *at <= reached);
+        self.marks = waiting;
+        let ready: Vec<(Position, Bytes)> = ready;
+        for (_, bytes) in ready {
+            self.write(|group| group.mark(&bytes))?;
         }
-        let files = self.files.iter().flatten();
-        Ok(files.filter(|(at, _)| **at > from && **at < until).map(|(_, bytes)| bytes.clone()).collect())
+        Ok(())
     }
 
     fn write(&mut self, add: impl FnOnce(&mut crate::log::Group)) -> Result<(), String> {
@@ -247,21 +291,36 @@ impl Repair<'_> {
     }
 }
 
-/// Puts the mended log in the place of the damaged one, which is kept, and removes the index.
-fn swap(folder: &Path, mended: &Path, index: &Path) -> Result<PathBuf, String> {
+/// Puts the mended log in the place of the damaged one, in one step: at no time is there no log, or an index
+/// of another one beside it that would be believed. The damaged one is kept.
+fn swap(folder: &Path, draft: &Path, mended: &Path, index: &Path) -> Result<PathBuf, String> {
     let problem = |error: std::io::Error| error.to_string();
-    writer_ids::copy(folder, mended).map_err(problem)?;
+    writer_ids::copy(folder, draft).map_err(problem)?;
+    fs::rename(draft, mended).map_err(problem)?;
+    sync_parent(folder)?;
+    renameat_with(CWD, mended, CWD, folder, RenameFlags::EXCHANGE).map_err(|error| {
+        format!("{} and {} can't change places: {error}", mended.display(), folder.display())
+    })?;
+    sync_parent(folder)?;
+    // Whatever ends the process before this: an index that had seen more stays in the way of the start.
+    if index.exists() {
+        fs::remove_dir_all(index).map_err(problem)?;
+    }
+    keep(folder, mended)
+}
+
+/// Gives a log that is not in use any more a name under which nobody touches it.
+fn keep(folder: &Path, log: &Path) -> Result<PathBuf, String> {
     let kept = (1u32..)
         .map(|number| folder.with_extension(format!("damaged-{number}")))
         .find(|path| !path.exists())
         .ok_or("no name is left for the damaged log")?;
-    if index.exists() {
-        fs::remove_dir_all(index).map_err(problem)?;
-    }
-    fs::rename(folder, &kept).map_err(problem)?;
-    fs::rename(mended, folder).map_err(problem)?;
-    if let Some(parent) = folder.parent().filter(|parent| !parent.as_os_str().is_empty()) {
-        fs::File::open(parent).and_then(|parent| parent.sync_all()).map_err(problem)?;
-    }
+    fs::rename(log, &kept).map_err(|error| error.to_string())?;
+    sync_parent(folder)?;
     Ok(kept)
+}
+
+fn sync_parent(folder: &Path) -> Result<(), String> {
+    let parent = folder.parent().filter(|parent| !parent.as_os_str().is_empty()).unwrap_or(Path::new("."));
+    fs::File::open(parent).and_then(|parent| parent.sync_all()).map_err(|error| error.to_string())
 }

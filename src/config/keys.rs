@@ -61,7 +61,7 @@ pub(super) const KEYS: &[Key] = &[
     key("immudb.retry_count", count(1, 1000)),
     key("immudb.retry_delay", seconds(0.001, 60.0)),
     key("immudb.retry_delay_max", seconds(0.001, 3600.0)),
-    key("immudb.fallback_after", seconds(0.0, 60.0)),
+    key("immudb.fallback_after", seconds(0.05, 60.0)),
     key("immudb.connect_timeout", seconds(0.1, 60.0)),
     key("immudb.request_timeout", seconds(0.1, 600.0)),
     // ImmuDB ends a session that was silent for 100 seconds.
@@ -77,9 +77,10 @@ pub(super) const KEYS: &[Key] = &[
     key("limits.snapshot_bytes_max", bytes(1, 3 * MIB)),
     key("limits.id_bytes_max", bytes(1, 255)),
     key("limits.type_bytes_max", bytes(1, 255)),
-    key("limits.metadata_entries_max", count(0, 1000)),
-    key("limits.metadata_value_bytes_max", bytes(0, 64 * KIB)),
+    key("limits.metadata_entries_max", count(0, 500)),
+    key("limits.metadata_value_bytes_max", bytes(0, 32 * KIB)),
     key("limits.expected_sequences_max", count(1, 100_000)),
+    key("limits.types_max", count(1, 1_000_000)),
     key("limits.calls_waiting_max", count(1, 1_000_000)),
     key("limits.calls_waiting_bytes_max", bytes(1, 16 * GIB)),
     key("limits.pending_events_max", count(1, 1_000_000_000)),
@@ -217,6 +218,10 @@ impl Kind {
     }
 
     fn accepts_text(&self, text: &str) -> bool {
+        // What was no UTF-8 in the environment.
+        if text.contains(char::REPLACEMENT_CHARACTER) {
+            return false;
+        }
         match self {
             Kind::Text | Kind::Password | Kind::Folder => !text.is_empty(),
             Kind::SocketAddress => text.parse::<SocketAddr>().is_ok(),

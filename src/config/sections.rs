@@ -3,13 +3,13 @@
 
 use std::collections::BTreeMap;
 use std::net::{Ipv4Addr, SocketAddr};
-use std::path::{Component, Path, PathBuf};
+use std::path::PathBuf;
 use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
 use super::ConfigError;
-use crate::secret::Secret;
+use crate::{event::NAME_BYTES_MAX, secret::Secret};
 
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
@@ -58,36 +58,6 @@ impl Default for EventSourcingConfig {
             segment_bytes_max: 64 << 20,
         }
     }
-}
-
-impl EventSourcingConfig {
-    /// Files are deleted in one of these folders and another may be deleted whole, so none may lie
-    /// in another.
-    pub(super) fn check_folders(&self) -> Result<(), ConfigError> {
-        let folders = [
-            ("event_sourcing.storage_path", &self.storage_path),
-            ("event_sourcing.log_path", &self.log_path),
-            ("event_sourcing.index_path", &self.index_path),
-        ];
-        for (inner, inner_path) in folders {
-            for (outer, outer_path) in folders {
-                if inner != outer && plain(inner_path).starts_with(plain(outer_path)) {
-                    return Err(ConfigError::Invalid {
-                        key: inner.into(),
-                        variable: None,
-                        found: format!("{inner_path:?}"),
-                        expected: format!("a folder outside of {outer}"),
-                    });
-                }
-            }
-        }
-        Ok(())
-    }
-}
-
-/// Without `.`, which a path may begin with and stay the same.
-fn plain(path: &Path) -> PathBuf {
-    path.components().filter(|component| *component != Component::CurDir).collect()
 }
 
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -166,6 +136,7 @@ pub struct LimitsConfig {
     pub metadata_entries_max: usize,
     pub metadata_value_bytes_max: usize,
     pub expected_sequences_max: usize,
+    pub types_max: u64,
     pub calls_waiting_max: usize,
     pub calls_waiting_bytes_max: usize,
     pub pending_events_max: u64,
@@ -188,6 +159,7 @@ impl Default for LimitsConfig {
             metadata_entries_max: 64,
             metadata_value_bytes_max: 4096,
             expected_sequences_max: 1000,
+            types_max: 10_000,
             calls_waiting_max: 10_000,
             calls_waiting_bytes_max: 256 << 20,
             pending_events_max: 1_000_000,
@@ -197,6 +169,32 @@ impl Default for LimitsConfig {
             concurrent_calls_max: 20_000,
             connections_max: 10_000,
         }
+    }
+}
+
+impl LimitsConfig {
+    /// One event or snapshot has to fit into a message that callers take by default, 4 MiB, with its
+    /// ids, types and metadata.
+    pub(super) fn check_message(&self) -> Result<(), ConfigError> {
+        const MESSAGE_BYTES_MAX: usize = 4_000_000;
+        const OWN_BYTES: usize = 4096;
+        const KEY_BYTES: usize = NAME_BYTES_MAX + 16;
+        let metadata = self.metadata_entries_max * (self.metadata_value_bytes_max + KEY_BYTES);
+        let largest = self.event_bytes_max.max(self.snapshot_bytes_max) + metadata + OWN_BYTES;
+        if largest <= MESSAGE_BYTES_MAX {
+            return Ok(());
+        }
+        Err(ConfigError::Invalid {
+            key: "limits.metadata_value_bytes_max".into(),
+            variable: None,
+            found: format!(
+                "{} and metadata_entries_max {}",
+                self.metadata_value_bytes_max, self.metadata_entries_max
+            ),
+            expected: format!(
+                "so little that an event or a snapshot of {largest} bytes becomes one of at most {MESSAGE_BYTES_MAX}"
+            ),
+        })
     }
 }
 

@@ -39,6 +39,42 @@ impl Folder {
         write_whole(&self.sequence_path(&aggregate), sequence.to_string().as_bytes())
     }
 
+    /// The bytes at the place of an event's file, if there is one.
+    ///
+    /// # Errors
+    /// It can't be read.
+    pub fn event_bytes(
+        &self,
+        aggregate: &AggregateId,
+        sequence: SequenceNumber,
+    ) -> io::Result<Option<Vec<u8>>> {
+        read_if_there(&self.event_path(aggregate, sequence))
+    }
+
+    /// The bytes at the place of a snapshot's file, if there is one.
+    ///
+    /// # Errors
+    /// It can't be read.
+    pub fn snapshot_bytes(&self, aggregate: &AggregateId) -> io::Result<Option<Vec<u8>>> {
+        read_if_there(&self.snapshot_path(aggregate))
+    }
+
+    /// Gives the file at the place of an event's another name, so that it is kept.
+    ///
+    /// # Errors
+    /// It can't be renamed.
+    pub fn set_event_aside(&self, aggregate: &AggregateId, sequence: SequenceNumber) -> io::Result<PathBuf> {
+        set_aside(&self.event_path(aggregate, sequence))
+    }
+
+    /// The same for a snapshot's.
+    ///
+    /// # Errors
+    /// It can't be renamed.
+    pub fn set_snapshot_aside(&self, aggregate: &AggregateId) -> io::Result<PathBuf> {
+        set_aside(&self.snapshot_path(aggregate))
+    }
+
     /// Writes a snapshot's file over the one before.
     ///
     /// # Errors
@@ -152,6 +188,27 @@ fn write_whole(path: &Path, bytes: &[u8]) -> io::Result<()> {
         other => other,
     };
     written.and_then(|()| fs::rename(&temporary, path))
+}
+
+fn read_if_there(path: &Path) -> io::Result<Option<Vec<u8>>> {
+    match fs::read(path) {
+        Ok(bytes) => Ok(Some(bytes)),
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
+        Err(error) => Err(error),
+    }
+}
+
+fn set_aside(path: &Path) -> io::Result<PathBuf> {
+    let mut number = 1u32;
+    loop {
+        let mut name = path.as_os_str().to_owned();
+        name.push(format!(".foreign-{number}"));
+        let aside = PathBuf::from(name);
+        if !aside.exists() {
+            return fs::rename(path, &aside).map(|()| aside);
+        }
+        number = number.saturating_add(1);
+    }
 }
 
 fn remove(path: &Path) -> io::Result<()> {

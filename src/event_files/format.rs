@@ -61,14 +61,16 @@ struct SnapshotFile {
 }
 
 /// At most one of the three. JSON stands in the file as it is; where that would not keep it to the letter
-/// (white space around it), it stands there as a text.
+/// (white space around it, or `null`, which reads as no JSON at all), it stands there as a text.
 type ContentFields = (Option<Box<RawValue>>, Option<String>, Option<String>);
 
 fn to_fields(content: Content) -> ContentFields {
     match content {
         Content::Absent => (None, None, None),
         Content::Binary(bytes) => (None, None, Some(STANDARD.encode(&bytes))),
-        Content::Json(text) if text.trim_ascii().len() != text.len() => (None, Some(text), None),
+        Content::Json(text) if text.trim_ascii().len() != text.len() || text == "null" => {
+            (None, Some(text), None)
+        }
         Content::Json(text) => match RawValue::from_string(text.clone()) {
             Ok(json) => (Some(json), None, None),
             Err(_) => (None, Some(text), None),

@@ -23,6 +23,8 @@ pub struct BatchLimits {
 pub struct Batch {
     pub entries: Vec<KeyValue>,
     pub event_count: u64,
+    /// The key of its last event, if it has one.
+    pub last_event: Option<Bytes>,
     /// The log is in ImmuDB up to here once this is committed.
     pub reached: Reached,
 }
@@ -75,7 +77,7 @@ impl Packer {
                     }
                 },
             };
-            if !self.add(&mut contents, &read)? {
+            if !self.add(&mut contents, &read, tip)? {
                 self.held = Some(read);
                 break;
             }
@@ -83,13 +85,14 @@ impl Packer {
         }
         Ok(Batch {
             event_count: contents.event_count,
+            last_event: contents.events.last().map(|entry| entry.key.clone()),
             entries: contents.into_entries(),
             reached: self.reached,
         })
     }
 
     /// Adds a frame, unless the transaction would become too large by it.
-    fn add(&mut self, contents: &mut Contents, read: &ReadFrame) -> Result<bool, HistoryError> {
+    fn add(&mut self, contents: &mut Contents, read: &ReadFrame, tip: Tip) -> Result<bool, HistoryError> {
         match &read.frame {
             Frame::Mark(_) => Ok(true),
             Frame::Snapshot { number, record: stored } => {
@@ -98,9 +101,11 @@ impl Packer {
                 }
                 let snapshot = record::decode_snapshot(stored.bytes.clone())
                     .map_err(|source| HistoryError::Record { place: stored.place(read.start), source })?;
-                // A lower number never replaces a higher: only the newest goes.
+                // A lower number never replaces a higher: only the newest goes, of those up to the tip. What
+                // came since may be there already, and goes with its own transaction.
                 let newest = self.history.index.head(&snapshot.aggregate_id)?.and_then(|head| head.snapshot);
-                if newest.is_some_and(|newest| newest.place == stored.place(read.start)) {
+                let place = stored.place(read.start);
+                if newest.is_some_and(|newest| newest.place == place || newest.place.end() > tip.end) {
                     contents.snapshot(&snapshot.aggregate_id, stored.bytes.clone());
                 }
                 self.reached.snapshots = *number;
@@ -180,4 +185,76 @@ pub fn event_key(aggregate: &AggregateId, sequence: SequenceNumber) -> Bytes {
 
 fn snapshot_key(aggregate: &AggregateId) -> Bytes {
     Bytes::from(format!("{SNAPSHOT_PREFIX}{}", aggregate.encoded()))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::{
+        config::EventSourcingConfig,
+        event::{Content, Snapshot, Timestamp},
+        index::IndexedSnapshot,
+        storage::Storage,
+    };
+
+    #[test]
+    fn a_snapshot_goes_although_the_next_one_is_there_already() {
+        let dir = tempfile::tempdir().unwrap();
+        let config = EventSourcingConfig {
+            log_path: dir.path().join("log"),
+            index_path: dir.path().join("index"),
+            ..EventSourcingConfig::default()
+        };
+        let mut storage = Storage::open(&config).unwrap();
+        let aggregate = AggregateId::new("room-1").unwrap();
+        let mut tips = Vec::new();
+        let mut entries = crate::index::Entries::new(&storage.index);
+        entries.add_append(&storage.index, Place::START, vec![indexed_event(&aggregate)]).unwrap();
+        storage.index.apply(entries).unwrap();
+        for sequence in 1..=3 {
+            let record = record::encode_snapshot(Snapshot {
+                aggregate_id: aggregate.clone(),
+                sequence: SequenceNumber(sequence),
+                content: Content::Absent,
+                schema_version: 0,
+                metadata: BTreeMap::new(),
+                recorded_at: Timestamp::default(),
+                event_hash: Hash::START,
+            });
+            let mut group = storage.log.begin().unwrap();
+            let place = group.snapshot(&record).place;
+            storage.log.write(group).unwrap();
+            let mut entries = crate::index::Entries::new(&storage.index);
+            let (aggregate_id, sequence) = (aggregate.clone(), SequenceNumber(sequence));
+            entries.add_snapshot(&storage.index, IndexedSnapshot { aggregate_id, sequence, place }).unwrap();
+            storage.index.apply(entries).unwrap();
+            tips.push(storage.log.tip());
+        }
+        let limits = BatchLimits { keys_max: 100, bytes_max: 1 << 20 };
+        let mut packer = Packer::new(storage.history(), limits, Reached::START);
+        let sent = |batch: &Batch| -> Vec<u64> {
+            let sequence =
+                |entry: &KeyValue| record::decode_snapshot(entry.value.clone()).unwrap().sequence.0;
+            batch.entries.iter().map(sequence).collect()
+        };
+        // The third is in the index already, and behind the tip that the packer knows.
+        assert_eq!(sent(&packer.next(tips[1]).unwrap()), [2]);
+        assert_eq!(sent(&packer.next(tips[2]).unwrap()), [3]);
+        // From the start again, as after a doubt: only the newest.
+        let mut packer = Packer::new(storage.history(), limits, Reached::START);
+        assert_eq!(sent(&packer.next(tips[2]).unwrap()), [3]);
+    }
+
+    fn indexed_event(aggregate: &AggregateId) -> crate::index::IndexedEvent {
+        crate::index::IndexedEvent {
+            id: crate::event::EventId::random(),
+            aggregate_id: aggregate.clone(),
+            aggregate_type: "Room".into(),
+            event_type: "RoomCreated".into(),
+            sequence: SequenceNumber(1),
+            position: Position(1),
+            recorded_at: Timestamp::default(),
+            place: crate::log::RecordPlace { segment: 1, offset: 0, length: 0 },
+        }
+    }
 }

@@ -1,7 +1,7 @@
 //! Becoming the writer: the head is read, decided on, claimed, and what our log lacks is copied.
 
 use bytes::Bytes;
-use tracing::info;
+use tracing::{info, warn};
 
 use super::{
     Forwarder, Reached, Released, Writer, batch,
@@ -12,10 +12,11 @@ use super::{
     unchanged_since,
 };
 use crate::{
-    event::record::ForwardedMark,
+    event::{Position, record::ForwardedMark},
     history::HistoryError,
     immudb::{self, KeyValue, Precondition, Session, SetError, TransactionPages, TxId},
     log::writer_ids,
+    sequencer::AdoptError,
 };
 
 /// A session that may write.
@@ -23,6 +24,8 @@ pub(super) struct Claimed {
     pub session: Session,
     pub head_tx: TxId,
     pub reached: Reached,
+    /// The key of the last event that ImmuDB has.
+    pub last_event: Option<Bytes>,
 }
 
 /// Why it may not.
@@ -41,7 +44,7 @@ pub(super) enum ClaimError {
     Diverged(String),
     #[error("log:head holds something else than a head")]
     HeadUnreadable,
-    /// The local log or its folder can't be used.
+    /// The local log or its folder can't be used just now.
     #[error("{0}")]
     Local(String),
 }
@@ -58,6 +61,7 @@ impl From<CopyError> for ClaimError {
             CopyError::Immudb(error) => Self::Immudb(error),
             CopyError::Diverged(what) => Self::Diverged(what),
             CopyError::History(error) => error.into(),
+            CopyError::Adopt(error @ AdoptError::DoesNotContinue(_)) => Self::Diverged(error.to_string()),
             CopyError::Adopt(error) => Self::Local(error.to_string()),
         }
     }
@@ -76,11 +80,17 @@ impl Forwarder {
             if let (Some(writer), Some(head)) = (&mut self.writer, &head) {
                 writer.confirmed |= writer.id == head.writer;
             }
-            match (self.decide(&session, head.as_ref()).await?, head) {
+            let decision = self.decide(&session, head.as_ref()).await?;
+            let decision = match decision {
+                // Its end, the snapshots behind the last event, is still to be copied.
+                Decision::Claim | Decision::Resume if self.unfinished().exists() => Decision::ClaimAndCopy,
+                other => other,
+            };
+            match (decision, head) {
                 (Decision::Resume, Some(head)) => {
                     self.learn(&session, &head, seen).await?;
-                    let reached = self.after(&head)?;
-                    return Ok(Claimed { session, head_tx: seen, reached });
+                    let (reached, last_event) = self.after(&head)?;
+                    return Ok(Claimed { session, head_tx: seen, reached, last_event });
                 }
                 (Decision::Claim, Some(head)) => {
                     self.learn(&session, &head, seen).await?;
@@ -91,6 +101,7 @@ impl Forwarder {
                     self.take_empty(&session).await?;
                 }
                 (Decision::Fenced(Fence::OtherWriter), Some(head)) => {
+                    self.note_common(&session, &head, seen).await;
                     return Err(ClaimError::FencedBy { head });
                 }
                 (Decision::Fenced(fence), _) => return Err(ClaimError::Fenced(fence)),
@@ -154,9 +165,10 @@ impl Forwarder {
     async fn take_and_copy(&mut self, session: &Session, head: &Head, seen: TxId) -> Result<(), ClaimError> {
         self.happened(Happening::CopyBegan);
         let (sequencer, history) = (self.sequencer.clone(), self.history.clone());
-        let unfinished = Unfinished::new(&self.settings.folder);
+        let unfinished = self.unfinished();
         let copy = Copy { session, sequencer: &sequencer, history: &history, unfinished: &unfinished, head };
         let first = copy.check_fit().await?;
+        unfinished.begin().map_err(|error| ClaimError::Local(error.to_string()))?;
         if self.writer.is_none_or(|writer| writer.id != head.writer) {
             self.take(session, head, seen).await?;
         }
@@ -192,7 +204,8 @@ impl Forwarder {
             return Ok(());
         }
         let mut marks = Vec::new();
-        if self.writer.is_none() {
+        // Of this process, one transaction at most was under way.
+        if self.writer.is_none_or(|writer| writer.id != head.writer) {
             let tip = self.sequencer.tip();
             let first = self.history.event_at(known.position.next(), tip)?;
             let key = batch::event_key(&first.event.aggregate_id, first.sequence);
@@ -207,10 +220,13 @@ impl Forwarder {
                 }
             }
         }
-        marks.retain(|(position, _)| *position > known.position && *position < head.position);
-        // Of the rest, one transaction at most was under way, and the head was last written by it.
-        marks.push((head.position, seen));
+        marks.retain(|(position, _)| *position > known.position && *position <= head.position);
+        // Later ones with the same position are claims, or carry snapshots only.
         marks.dedup_by_key(|(position, _)| *position);
+        // Where none was looked for, the one that was under way wrote the head.
+        if marks.last().is_none_or(|(position, _)| *position < head.position) {
+            marks.push((head.position, seen));
+        }
         let place = self.history.locate(head.position, self.sequencer.tip())?.append_end;
         for (position, tx) in marks {
             let mark = ForwardedMark { position, snapshots: known.snapshots, immudb_tx: tx.0 };
@@ -222,10 +238,48 @@ impl Forwarder {
         Ok(())
     }
 
-    /// Where to go on behind the head's position.
-    fn after(&self, head: &Head) -> Result<Reached, ClaimError> {
-        let located = self.history.locate(head.position, self.sequencer.tip())?;
+    /// Another writer has the database: what its history and ours have in common is in ImmuDB all the same.
+    async fn note_common(&mut self, session: &Session, head: &Head, seen: TxId) {
+        let tip = self.sequencer.tip();
+        let noted = if head.position > tip.position {
+            let (sequencer, history) = (self.sequencer.clone(), self.history.clone());
+            let unfinished = self.unfinished();
+            let copy =
+                Copy { session, sequencer: &sequencer, history: &history, unfinished: &unfinished, head };
+            match copy.check_fit().await {
+                Ok(_) => self.learn(session, &Head { position: tip.position, ..head.clone() }, seen).await,
+                Err(error) => Err(error.into()),
+            }
+        } else {
+            match self.history.locate(head.position, tip) {
+                Ok(located) if located.hash == head.hash => self.learn(session, head, seen).await,
+                Ok(_) => Ok(()),
+                Err(error) => Err(error.into()),
+            }
+        };
+        if let Err(error) = noted {
+            warn!(%error, "what the other writer's history has in common with ours is not known");
+        }
+    }
+
+    fn unfinished(&self) -> Unfinished {
+        Unfinished::new(&self.settings.folder)
+    }
+
+    /// Where to go on behind the head's position, and the key of the event there.
+    fn after(&self, head: &Head) -> Result<(Reached, Option<Bytes>), ClaimError> {
+        let tip = self.sequencer.tip();
+        let located = self.history.locate(head.position, tip)?;
         let snapshots = self.standing.view().forwarded.snapshots;
-        Ok(Reached { place: located.append_end, position: head.position, hash: head.hash, snapshots })
+        let last_event = match head.position {
+            Position(0) => None,
+            position => {
+                let event = self.history.event_at(position, tip)?;
+                Some(batch::event_key(&event.event.aggregate_id, event.sequence))
+            }
+        };
+        let reached =
+            Reached { place: located.append_end, position: head.position, hash: head.hash, snapshots };
+        Ok((reached, last_event))
     }
 }

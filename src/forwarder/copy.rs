@@ -58,7 +58,7 @@ impl Unfinished {
         self.path.exists()
     }
 
-    fn begin(&self) -> io::Result<()> {
+    pub(super) fn begin(&self) -> io::Result<()> {
         fs::write(&self.path, "The history is being copied out of ImmuDB.\n")?;
         self.sync()
     }
@@ -113,16 +113,15 @@ impl Copy<'_> {
         if head.position < tip.position {
             return Err(diverged("our last event lies beyond the head that came with it"));
         }
-        Ok(entry.tx)
+        // An earlier copy may have ended within a page, before the snapshots of its transactions.
+        Ok(TxId(entry.tx.0.saturating_sub(TransactionPages::LIMIT_MAX.into()).max(1)))
     }
 
-    /// Copies everything up to the head.
+    /// Copies everything up to the last transaction: behind the last event there may be snapshots.
     ///
     /// # Errors
     /// ImmuDB is gone (begin again), or what it holds does not fit.
     pub async fn run(&self, first: TxId) -> Result<(), CopyError> {
-        let not_written = |error: io::Error| AdoptError::NotWritten(error.to_string());
-        self.unfinished.begin().map_err(not_written)?;
         let tip = self.sequencer.tip();
         let mut checked = Checked { position: tip.position, hash: tip.hash };
         info!(from = tip.position.0, until = self.head.position.0, "copying the history out of ImmuDB");
@@ -130,13 +129,16 @@ impl Copy<'_> {
             Progress::new("copying out of ImmuDB", "events", tip.position.0, self.head.position.0);
         let mut pages = TransactionPages::from(first);
         let mut foreign = 0u64;
-        while checked.position < self.head.position {
+        loop {
             let page = pages.next(self.session).await?;
             if page.is_empty() {
-                return Err(CopyError::Diverged(format!("it ends at position {}", checked.position)));
+                break;
             }
             foreign = foreign.saturating_add(self.copy_page(&page, &mut checked).await?);
             progress.reached(checked.position.0);
+        }
+        if checked.position < self.head.position {
+            return Err(CopyError::Diverged(format!("it ends at position {}", checked.position)));
         }
         if checked.hash != self.head.hash {
             return Err(CopyError::Diverged("the hash chain does not lead to the head".to_owned()));
@@ -144,7 +146,7 @@ impl Copy<'_> {
         if foreign > 0 {
             warn!(transactions = foreign, "transactions that are none of ours were skipped");
         }
-        self.unfinished.end().map_err(not_written)?;
+        self.unfinished.end().map_err(|error| AdoptError::NotWritten(error.to_string()))?;
         info!(position = checked.position.0, "copied out of ImmuDB");
         Ok(())
     }
@@ -190,7 +192,8 @@ pub async fn records_between(
     let mut pages = TransactionPages::from(TxId(1));
     loop {
         let page = pages.next(session).await?;
-        for (key, value) in page.iter().flat_map(|transaction| &transaction.entries) {
+        let ours = page.iter().filter(|transaction| head_in(transaction).is_some());
+        for (key, value) in ours.flat_map(|transaction| &transaction.entries) {
             if !key.starts_with(batch::EVENT_PREFIX.as_bytes()) {
                 continue;
             }

@@ -94,8 +94,18 @@ enum Until {
     NextCommit,
 }
 
+/// No caller waits for longer to keep the pace.
+const PACE_MAX: Duration = Duration::from_secs(1);
+
 impl Standing {
-    pub fn new(state: State, forwarded: ForwardedMark, contact_missing: bool, limits: PendingLimits) -> Self {
+    /// `place` is where the log goes on behind what ImmuDB has.
+    pub fn new(
+        state: State,
+        forwarded: ForwardedMark,
+        place: Place,
+        contact_missing: bool,
+        limits: PendingLimits,
+    ) -> Self {
         let view = View {
             state,
             forwarded,
@@ -109,7 +119,7 @@ impl Standing {
         Self {
             inner: Mutex::new(Inner {
                 view,
-                place: Place::START,
+                place,
                 contact_missing,
                 shutting_down: false,
                 waiting: BTreeMap::new(),
@@ -201,7 +211,7 @@ impl Standing {
     /// Waits as long as the state asks for before a write that lies before `end` is answered. Of an append
     /// the position of its last event tells, too, that ImmuDB has it, already before the first contact.
     pub async fn settle(&self, end: Place, last: Option<Position>, tip: Tip) -> Settled {
-        let answer = {
+        let (until, answer) = {
             let mut inner = self.lock();
             let until = match inner.view.state {
                 State::Fenced => return Settled::Unknown,
@@ -223,14 +233,22 @@ impl Standing {
             inner.waiting_count = inner.waiting_count.wrapping_add(1);
             let key = (end, inner.waiting_count);
             inner.waiting.insert(key, Waiting { since: Instant::now(), until, answer: sender });
-            answer
+            (until, answer)
         };
-        answer.await.unwrap_or(Settled::Local)
+        match until {
+            Until::Committed => answer.await.unwrap_or(Settled::Local),
+            Until::NextCommit => match tokio::time::timeout(PACE_MAX, answer).await {
+                Ok(Ok(settled)) => settled,
+                Ok(Err(_)) | Err(_) => Settled::Local,
+            },
+        }
     }
 
-    /// When the caller that has waited longest began to.
+    /// When the caller that has waited longest for ImmuDB began to.
     pub fn waiting_since(&self) -> Option<Instant> {
-        self.lock().waiting.values().map(|waiting| waiting.since).min()
+        let inner = self.lock();
+        let committed = inner.waiting.values().filter(|waiting| waiting.until == Until::Committed);
+        committed.map(|waiting| waiting.since).min()
     }
 
     /// Of the transactions since the start that the index may not know yet, the one that took the event at
@@ -271,9 +289,9 @@ impl Standing {
     pub(super) fn advance(&self, mark: ForwardedMark, place: Place) {
         const RECENT_MAX: usize = 4096;
         let mut inner = self.lock();
-        if mark.position > inner.view.forwarded.position && mark.immudb_tx > 0 {
+        let moved = mark.position.0.saturating_sub(inner.view.forwarded.position.0);
+        if moved > 0 && mark.immudb_tx > 0 {
             if matches!(inner.view.state, State::Migrating | State::Fallback) {
-                let moved = mark.position.0.saturating_sub(inner.view.forwarded.position.0);
                 inner.view.migrated_events = inner.view.migrated_events.saturating_add(moved);
             }
             inner.recent.push_back((mark.position, mark.immudb_tx));
@@ -288,11 +306,14 @@ impl Standing {
         for (_, waiting) in std::mem::replace(&mut inner.waiting, behind) {
             let _ = waiting.answer.send(Settled::Immudb);
         }
+        // Fewer than ImmuDB took, so that the backlog shrinks.
+        let room = usize::try_from(moved / 2).unwrap_or(usize::MAX);
         let paced: Vec<_> = inner
             .waiting
             .iter()
             .filter(|(_, one)| one.until == Until::NextCommit)
             .map(|(key, _)| *key)
+            .take(room)
             .collect();
         for key in paced {
             if let Some(waiting) = inner.waiting.remove(&key) {
@@ -339,7 +360,7 @@ impl Standing {
     }
 
     /// Bytes of the log between two places, as far as full segments tell.
-    fn distance(&self, from: Place, to: Place) -> u64 {
+    pub(super) fn distance(&self, from: Place, to: Place) -> u64 {
         let segments = u64::from(to.segment.saturating_sub(from.segment));
         segments
             .saturating_mul(self.limits.segment_bytes_max)
@@ -355,5 +376,40 @@ impl Standing {
 impl Inner {
     fn pending_events(&self, tip: Tip) -> u64 {
         tip.position.0.saturating_sub(self.view.forwarded.position.0)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Arc;
+
+    use super::*;
+
+    fn place(offset: u64) -> Place {
+        Place { segment: 1, offset }
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn the_pace_of_a_large_backlog_is_half_of_what_immudb_takes() {
+        let limits = PendingLimits { events_max: 100, bytes_max: u64::MAX, segment_bytes_max: 1 << 20 };
+        let start = ForwardedMark::default();
+        let standing = Arc::new(Standing::new(State::Migrating, start, Place::START, false, limits));
+        let tip = Tip { position: Position(60), end: place(9000), ..Tip::START };
+        let callers: Vec<_> = (0..10)
+            .map(|caller| {
+                let standing = standing.clone();
+                tokio::spawn(async move { standing.settle(place(5000 + caller), None, tip).await })
+            })
+            .collect();
+        tokio::task::yield_now().await;
+        assert!(callers.iter().all(|caller| !caller.is_finished()));
+        assert_eq!(standing.waiting_since(), None, "to keep the pace is no wait for ImmuDB");
+        standing.advance(ForwardedMark { position: Position(6), immudb_tx: 7, ..start }, place(100));
+        tokio::task::yield_now().await;
+        assert_eq!(callers.iter().filter(|caller| caller.is_finished()).count(), 3);
+        tokio::time::advance(PACE_MAX).await;
+        for caller in callers {
+            assert_eq!(caller.await.unwrap(), Settled::Local);
+        }
     }
 }

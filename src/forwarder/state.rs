@@ -98,13 +98,11 @@ impl Machine {
                 self.committed(rest)
             }
             Happening::HistoryMissing => match self.state {
-                State::Fenced | State::LocalOnly => self.state,
-                State::Starting
-                | State::Connected
-                | State::Fallback
-                | State::Migrating
-                | State::Suspect
-                | State::Copying => State::Suspect,
+                // A log whose end is still in an ImmuDB that can't be trusted must not take events.
+                State::Fenced | State::LocalOnly | State::Copying => self.state,
+                State::Starting | State::Connected | State::Fallback | State::Migrating | State::Suspect => {
+                    State::Suspect
+                }
             },
             Happening::OtherWriter => match self.state {
                 State::LocalOnly => self.state,
@@ -174,7 +172,7 @@ mod tests {
                 Committed(Backlog),
                 [Migrating, Connected, Migrating, Migrating, LocalOnly, Suspect, Fenced, Migrating],
             ),
-            (HistoryMissing, [Suspect, Suspect, Suspect, Suspect, LocalOnly, Suspect, Fenced, Suspect]),
+            (HistoryMissing, [Suspect, Suspect, Suspect, Suspect, LocalOnly, Suspect, Fenced, Copying]),
             (OtherWriter, [Fenced, Fenced, Fenced, Fenced, LocalOnly, Fenced, Fenced, Fenced]),
         ];
         for (happening, expected) in table {

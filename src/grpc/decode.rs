@@ -90,8 +90,8 @@ impl Decoder {
             return Vec::new();
         }
         let mut checked = Vec::with_capacity(expected.len());
-        for (id, sequence) in expected {
-            let id = self.aggregate_id("expected_sequences", &id, wrong);
+        for (index, (id, sequence)) in expected.into_iter().enumerate() {
+            let id = self.aggregate_id(&format!("expected_sequences[{index}]"), &id, wrong);
             checked.extend(id.map(|id| (id, SequenceNumber(sequence))));
         }
         checked
@@ -139,13 +139,14 @@ impl Decoder {
         })
     }
 
+    /// Of an aggregate that may be new: what is only read may be longer, from before the limit was lowered.
     fn aggregate_id(&self, field: &str, text: &str, wrong: &mut Violations) -> Option<AggregateId> {
         let max = self.limits.id_bytes_max;
-        let checked = match text.len() > max {
-            true => Err(NameError::TooLong { bytes: text.len(), max }),
-            false => AggregateId::new(text),
-        };
-        checked.map_err(|error| wrong.add(field, error.to_string())).ok()
+        if text.len() > max {
+            wrong.add(field, NameError::TooLong { bytes: text.len(), max }.to_string());
+            return None;
+        }
+        stored_id(field, text, wrong)
     }
 
     fn metadata(&self, field: &str, metadata: &BTreeMap<String, String>, wrong: &mut Violations) {
@@ -196,7 +197,7 @@ impl Decoder {
     /// Names every field that is wrong.
     pub fn load(&self, request: &wire::LoadEventsRequest) -> Result<LoadRequest, Violations> {
         let mut wrong = Violations::default();
-        let id = self.aggregate_id("aggregate_id", &request.aggregate_id, &mut wrong);
+        let id = stored_id("aggregate_id", &request.aggregate_id, &mut wrong);
         if request.from_snapshot && request.backwards {
             wrong.add("from_snapshot", "does not go together with backwards");
         }
@@ -217,7 +218,7 @@ impl Decoder {
     /// Names the field that is wrong.
     pub fn id(&self, text: &str) -> Result<AggregateId, Violations> {
         let mut wrong = Violations::default();
-        let id = self.aggregate_id("aggregate_id", text, &mut wrong);
+        let id = stored_id("aggregate_id", text, &mut wrong);
         wrong.none_or(id)
     }
 
@@ -230,23 +231,19 @@ impl Decoder {
         if request.page_size > PAGE_MAX {
             wrong.add("page_size", format!("is {}, {PAGE_MAX} is allowed", request.page_size));
         }
-        for (field, text) in [
-            ("aggregate_type", &request.aggregate_type),
-            ("aggregate_id_prefix", &request.aggregate_id_prefix),
-        ] {
-            if !text.is_empty() {
-                name(field, text, self.limits.id_bytes_max, &mut wrong);
-            }
-        }
+        optional_name("aggregate_type", &request.aggregate_type, &mut wrong);
+        optional_name("aggregate_id_prefix", &request.aggregate_id_prefix, &mut wrong);
         let after = match request.page_token.as_str() {
             "" => None,
-            token => match token_id(token) {
-                Some(id) => Some(id),
-                None => {
-                    wrong.add("page_token", "is none of ours");
-                    None
+            token => {
+                let id = token_id(token);
+                // Of another listing, it would lead behind the end of this one.
+                let after = id.filter(|id| id.as_str().starts_with(&request.aggregate_id_prefix));
+                if after.is_none() {
+                    wrong.add("page_token", "is none of this listing");
                 }
-            },
+                after
+            }
         };
         let count = if request.page_size == 0 { PAGE_DEFAULT } else { request.page_size };
         wrong.none_or(Some(ListRequest { after, count: count as usize }))
@@ -265,19 +262,18 @@ impl Decoder {
                 wrong.add(field, format!("has {}, {TYPES_MAX} are allowed", types.len()));
             }
             for one in types {
-                name(field, one, self.limits.type_bytes_max, &mut wrong);
+                stored_name(field, one, &mut wrong);
             }
         }
-        for (field, text) in [
-            ("filter.aggregate_id_prefix", &filter.aggregate_id_prefix),
-            ("filter.correlation_id", &filter.correlation_id),
-        ] {
-            if !text.is_empty() {
-                name(field, text, self.limits.id_bytes_max, &mut wrong);
-            }
-        }
+        optional_name("filter.aggregate_id_prefix", &filter.aggregate_id_prefix, &mut wrong);
+        optional_name("filter.correlation_id", &filter.correlation_id, &mut wrong);
         let recorded_from = timestamp("filter.recorded_from", filter.recorded_from, &mut wrong);
         let recorded_until = timestamp("filter.recorded_until", filter.recorded_until, &mut wrong);
+        if let (Some(from), Some(until)) = (recorded_from, recorded_until)
+            && from > until
+        {
+            wrong.add("filter.recorded_from", "is later than filter.recorded_until");
+        }
         wrong.none_or(Some(Filter {
             aggregate_types: filter.aggregate_types.into_iter().collect(),
             event_types: filter.event_types.into_iter().collect(),
@@ -326,6 +322,24 @@ fn name(field: &str, text: &str, bytes_max: usize, wrong: &mut Violations) {
     };
     if let Err(error) = checked {
         wrong.add(field, error.to_string());
+    }
+}
+
+/// What is only looked for is not held to a configured limit: it may have been stored before that was
+/// lowered.
+fn stored_id(field: &str, text: &str, wrong: &mut Violations) -> Option<AggregateId> {
+    AggregateId::new(text).map_err(|error| wrong.add(field, error.to_string())).ok()
+}
+
+fn stored_name(field: &str, text: &str, wrong: &mut Violations) {
+    if let Err(error) = check_name(text) {
+        wrong.add(field, error.to_string());
+    }
+}
+
+fn optional_name(field: &str, text: &str, wrong: &mut Violations) {
+    if !text.is_empty() {
+        stored_name(field, text, wrong);
     }
 }
 

@@ -11,15 +11,19 @@ use tokio::{
 use tokio_util::sync::CancellationToken;
 use tonic::Status;
 
-use super::{decode::hash_bytes, encode, status, wire};
+use super::{decode::hash_bytes, encode, gate::Admitted, status, wire};
 use crate::{
     event::{Hash, Position},
     log::Tip,
     store::{AggregateReader, EventStore, OrderChunk, OrderReader, StoreError, Unavailable},
 };
 
-/// A stream's place among those that may be open.
-pub type Permit = OwnedSemaphorePermit;
+/// What an open stream holds until its end.
+pub struct Open {
+    pub admitted: Admitted,
+    /// Its place among those that may be open.
+    pub _place: OwnedSemaphorePermit,
+}
 
 pub type Boxed<T> = Pin<Box<dyn Stream<Item = Result<T, Status>> + Send>>;
 
@@ -27,20 +31,18 @@ pub type Boxed<T> = Pin<Box<dyn Stream<Item = Result<T, Status>> + Send>>;
 const MESSAGE_BYTES: usize = 900 * 1024;
 
 /// The events of one aggregate.
-pub fn load(
-    store: Arc<EventStore>,
-    reader: AggregateReader,
-    deadline: Option<Duration>,
-    permit: Permit,
-) -> Boxed<wire::LoadEventsResponse> {
+pub fn load(store: Arc<EventStore>, reader: AggregateReader, open: Open) -> Boxed<wire::LoadEventsResponse> {
     let last_sequence = reader.last_sequence().0;
     let start = (reader, First::Yes);
     let messages = stream::try_unfold(start, move |(mut reader, first)| {
         let store = store.clone();
         async move {
-            let snapshot = reader.take_snapshot();
-            if snapshot.is_some() {
+            // In a message of its own: together with events it could outgrow what a caller takes.
+            if let Some(snapshot) = reader.take_snapshot() {
                 store.counters.snapshots_loaded.add(1);
+                let snapshot = Some(encode::snapshot(snapshot));
+                let message = wire::LoadEventsResponse { snapshot, events: Vec::new(), last_sequence };
+                return Ok(Some((message, (reader, First::No))));
             }
             let (back, read) = blocking(reader, |reader| reader.next(MESSAGE_BYTES)).await?;
             let events = counted(&store, read)?;
@@ -49,12 +51,11 @@ pub fn load(
             }
             store.counters.events_loaded.add(events.len() as u64);
             let events = events.into_iter().map(encode::event).collect();
-            let snapshot = snapshot.map(encode::snapshot);
-            let message = wire::LoadEventsResponse { snapshot, events, last_sequence };
+            let message = wire::LoadEventsResponse { snapshot: None, events, last_sequence };
             Ok(Some((message, (back, First::No))))
         }
     });
-    bounded(messages, deadline, permit)
+    bounded(messages, open)
 }
 
 #[derive(Clone, Copy, PartialEq, Eq)]
@@ -68,8 +69,7 @@ pub fn read_all(
     store: Arc<EventStore>,
     reader: OrderReader,
     limit: u64,
-    deadline: Option<Duration>,
-    permit: Permit,
+    open: Open,
 ) -> Boxed<wire::ReadAllResponse> {
     let tip = store.sequencer().tip();
     let left = if limit == 0 { u64::MAX } else { limit };
@@ -91,7 +91,7 @@ pub fn read_all(
             Ok(Some((message, (!ended).then_some((reader, left, First::No)))))
         }
     });
-    bounded(messages, deadline, permit)
+    bounded(messages, open)
 }
 
 /// What a subscription is at between two messages.
@@ -102,8 +102,9 @@ struct Subscription {
     shutdown: CancellationToken,
     /// The reader has been told that it saw everything.
     caught_up: bool,
-    /// The last position that the reader was told.
+    /// The last position that the reader was told, and when.
     told: Position,
+    told_at: Instant,
 }
 
 /// The whole order, and then what comes.
@@ -111,13 +112,13 @@ pub fn subscribe(
     store: Arc<EventStore>,
     reader: OrderReader,
     shutdown: CancellationToken,
-    deadline: Option<Duration>,
-    permit: Permit,
+    open: Open,
 ) -> Boxed<wire::SubscribeResponse> {
     let tip = store.sequencer().watch_tip();
     let told = reader.reached();
-    let start = Subscription { store, reader, tip, shutdown, caught_up: false, told };
-    bounded(stream::try_unfold(start, Subscription::next), deadline, permit)
+    let start =
+        Subscription { store, reader, tip, shutdown, caught_up: false, told, told_at: Instant::now() };
+    bounded(stream::try_unfold(start, Subscription::next), open)
 }
 
 impl Subscription {
@@ -148,6 +149,7 @@ impl Subscription {
             // Far behind again: the end is worth another word when it is reached.
             self.caught_up &= at_end || tip.position.0.saturating_sub(reached.0) < FAR_BEHIND;
             self.told = reached;
+            self.told_at = Instant::now();
             let message = wire::SubscribeResponse { content: Some(content) };
             return Ok(Some((message, self)));
         }
@@ -158,16 +160,18 @@ impl Subscription {
         let patience = async {
             match reached == self.told {
                 true => std::future::pending().await,
-                false => tokio::time::sleep(CHECKPOINT_AFTER).await,
+                false => tokio::time::sleep_until(self.told_at + CHECKPOINT_AFTER).await,
             }
         };
         tokio::select! {
+            biased;
+            () = self.shutdown.cancelled() => Ok(Woken::ByGrowth),
+            // First, so that it comes although the order grows without a pause.
+            () = patience => Ok(Woken::ByNothing),
             changed = self.tip.changed() => match changed {
                 Ok(()) => Ok(Woken::ByGrowth),
                 Err(_) => Err(status::of_error(StoreError::Unavailable(Unavailable::ShuttingDown))),
             },
-            () = self.shutdown.cancelled() => Ok(Woken::ByGrowth),
-            () = patience => Ok(Woken::ByNothing),
         }
     }
 }
@@ -209,15 +213,14 @@ fn counted<T>(store: &EventStore, read: Result<T, StoreError>) -> Result<T, Stat
     })
 }
 
-/// Ends the stream at the caller's deadline; the permit goes with it.
+/// Ends the stream at the caller's deadline; what it holds goes with it.
 fn bounded<T: Send + 'static>(
     messages: impl Stream<Item = Result<T, Status>> + Send + 'static,
-    deadline: Option<Duration>,
-    permit: Permit,
+    open: Open,
 ) -> Boxed<T> {
-    let messages = messages.inspect(move |_| _ = &permit);
-    let Some(deadline) = deadline else { return Box::pin(messages) };
-    let until = Instant::now() + deadline;
+    let deadline = open.admitted.deadline;
+    let messages = messages.inspect(move |_| _ = &open);
+    let Some(until) = deadline else { return Box::pin(messages) };
     let over = stream::once(async move {
         tokio::time::sleep_until(until).await;
         Err(status::deadline_exceeded())

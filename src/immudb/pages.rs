@@ -8,10 +8,6 @@ use super::{Error, ErrorKind, Session, Transaction, TxId};
 
 const LIMIT_FIRST: u32 = 32;
 
-/// Where small transactions are followed by large ones, the server gathers the whole page in memory
-/// before it turns out too large.
-const LIMIT_MAX: u32 = 64;
-
 /// Walks over all transactions once. To follow new ones, go on with another from
 /// [`TransactionPages::position`].
 #[derive(Debug, Clone)]
@@ -21,6 +17,10 @@ pub struct TransactionPages {
 }
 
 impl TransactionPages {
+    /// No page has more transactions. Where small ones are followed by large ones, the server gathers the
+    /// whole page in memory before it turns out too large.
+    pub const LIMIT_MAX: u32 = 64;
+
     pub fn from(first: TxId) -> TransactionPages {
         TransactionPages { next: first, limit: LIMIT_FIRST }
     }
@@ -70,5 +70,5 @@ fn grown(limit: u32, page: &[Transaction], bytes_max: usize) -> u32 {
         .flat_map(|transaction| &transaction.entries)
         .map(|(key, value)| key.len() + value.len())
         .sum();
-    if bytes < bytes_max / 4 { (limit * 2).min(LIMIT_MAX) } else { limit }
+    if bytes < bytes_max / 4 { (limit * 2).min(TransactionPages::LIMIT_MAX) } else { limit }
 }

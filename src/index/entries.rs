@@ -1,7 +1,10 @@
 //! What one group of frames adds to the index, put together before the frames are written: until then it
 //! is also where the sequencer sees what the appends before in the same group did.
 
-use std::{collections::HashMap, sync::Arc};
+use std::{
+    collections::{HashMap, HashSet},
+    sync::Arc,
+};
 
 use fjall::OwnedWriteBatch;
 
@@ -27,6 +30,8 @@ pub struct Entries {
     events: Vec<(u64, SequenceNumber, EventId, RecordPlace)>,
     findable: Vec<(Position, Place)>,
     transactions: Vec<(Position, u64)>,
+    /// ImmuDB lost the transactions behind this position.
+    transactions_lost: Option<Position>,
     event_types: HashMap<Arc<str>, u64>,
     aggregate_types: HashMap<Arc<str>, u64>,
     pub(super) complete: Complete,
@@ -83,6 +88,7 @@ impl Entries {
             events: Vec::new(),
             findable: Vec::new(),
             transactions: Vec::new(),
+            transactions_lost: None,
             event_types: HashMap::new(),
             aggregate_types: HashMap::new(),
             complete: index.complete(),
@@ -108,6 +114,19 @@ impl Entries {
         let head = index.head(id)?;
         self.heads.insert(id.clone(), KnownHead { head: head.clone(), changed: false });
         Ok(head)
+    }
+
+    /// Whether events of these types leave no more than `types_max` types of each kind.
+    pub fn has_room_for_types<'t>(
+        &self,
+        index: &Index,
+        types_max: u64,
+        event_types: impl Iterator<Item = &'t Arc<str>>,
+        aggregate_types: impl Iterator<Item = &'t Arc<str>>,
+    ) -> bool {
+        let totals = index.totals_held();
+        types_after(&totals.event_types, &self.event_types, event_types) <= types_max
+            && types_after(&totals.aggregate_types, &self.aggregate_types, aggregate_types) <= types_max
     }
 
     fn set_head(&mut self, id: AggregateId, head: Head) {
@@ -184,6 +203,10 @@ impl Entries {
     }
 
     pub fn add_mark(&mut self, mark: ForwardedMark) {
+        if mark.position < self.complete.forwarded.position {
+            self.transactions.retain(|(position, _)| *position <= mark.position);
+            self.transactions_lost = Some(mark.position.min(self.transactions_lost.unwrap_or(mark.position)));
+        }
         if mark.immudb_tx > 0 && mark.position > self.complete.forwarded.position {
             self.transactions.push((mark.position, mark.immudb_tx));
         }
@@ -215,7 +238,24 @@ impl Entries {
     }
 
     /// Puts everything into `batch`, and the totals that result into `totals`.
-    pub(super) fn write(&self, index: &Index, batch: &mut OwnedWriteBatch, totals: &mut Totals) {
+    ///
+    /// # Errors
+    /// The index is unusable.
+    pub(super) fn write(
+        &self,
+        index: &Index,
+        batch: &mut OwnedWriteBatch,
+        totals: &mut Totals,
+    ) -> Result<(), IndexError> {
+        if let Some(last) = self.transactions_lost {
+            for entry in index.transactions.range(last.next().0.to_be_bytes()..) {
+                let key = entry.key()?;
+                // One batch must not name a key twice.
+                if !self.transactions.iter().any(|(position, _)| position.0.to_be_bytes() == *key) {
+                    batch.remove(&index.transactions, key);
+                }
+            }
+        }
         for (aggregate, sequence, id, place) in &self.events {
             let place = codec::encode_place(*place);
             batch.insert(&index.events, codec::event_key(*aggregate, sequence.0), place.clone());
@@ -240,5 +280,21 @@ impl Entries {
         };
         add(TotalKind::EventType, &self.event_types, &mut totals.event_types);
         add(TotalKind::AggregateType, &self.aggregate_types, &mut totals.aggregate_types);
+        Ok(())
     }
+}
+
+/// How many types there are with these; 0 if none of them is new.
+fn types_after<'t>(
+    stored: &HashMap<Arc<str>, u64>,
+    added: &HashMap<Arc<str>, u64>,
+    types: impl Iterator<Item = &'t Arc<str>>,
+) -> u64 {
+    let is_new = |name: &&str| !stored.contains_key(*name);
+    let mut new: HashSet<&str> = types.map(|name| &**name).filter(is_new).collect();
+    if new.is_empty() {
+        return 0;
+    }
+    new.extend(added.keys().map(|name| &**name).filter(is_new));
+    (stored.len() + new.len()) as u64
 }

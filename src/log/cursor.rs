@@ -74,20 +74,22 @@ impl Cursor {
                 self.buffer = Bytes::new();
                 continue;
             }
-            return self.read(&file).map(Some);
+            // What lies behind `end` is being written, and may be taken back: it is not even buffered.
+            let limit = if self.place.segment == end.segment { end.offset } else { length };
+            return self.read(&file, limit).map(Some);
         }
         Ok(None)
     }
 
-    fn read(&mut self, file: &segment::File) -> Result<ReadFrame, ReadError> {
+    fn read(&mut self, file: &segment::File, limit: u64) -> Result<ReadFrame, ReadError> {
         let damage = |what| file.damage(self.place.offset, what);
         let start = self.place;
         if self.buffer.len() < HEADER_BYTES {
-            self.buffer = fill(file, start.offset, CHUNK_BYTES)?;
+            self.buffer = fill(file, start.offset, CHUNK_BYTES, limit)?;
         }
         let wanted = Header::parse(&self.buffer).map_err(damage)?.frame_bytes();
         if self.buffer.len() < wanted {
-            self.buffer = fill(file, start.offset, wanted.max(CHUNK_BYTES))?;
+            self.buffer = fill(file, start.offset, wanted.max(CHUNK_BYTES), limit)?;
         }
         let (header, frame) = frame::parse(file.salt(), start.offset, &self.buffer).map_err(damage)?;
         if let Frame::Append { first, previous, records } = &frame {
@@ -110,8 +112,10 @@ impl Cursor {
     }
 }
 
-fn fill(file: &segment::File, offset: u64, bytes: usize) -> Result<Bytes, ReadError> {
-    let mut buffer = vec![0; bytes];
+/// At most so many bytes, and none from `limit` on.
+fn fill(file: &segment::File, offset: u64, bytes: usize, limit: u64) -> Result<Bytes, ReadError> {
+    let bytes = limit.saturating_sub(offset).min(bytes as u64);
+    let mut buffer = vec![0; usize::try_from(bytes).unwrap_or(usize::MAX)];
     let read = file.read_at(&mut buffer, offset).map_err(|source| file.io_error(source))?;
     buffer.truncate(read);
     Ok(Bytes::from(buffer))

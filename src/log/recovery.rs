@@ -47,12 +47,13 @@ pub fn recover(folder: &Path, seen: Option<Place>) -> Result<Recovered, OpenErro
         if let Some(seen) = seen.filter(|seen| *seen > Place::START) {
             return Err(missing(folder, seen));
         }
-        segments.create(folder, Place::START.segment).map_err(io_error)?;
+        let first = segments.create(folder, Place::START.segment).map_err(io_error)?;
+        first.make_durable().map_err(io_error)?;
         return Ok(recovered(segments, Place::START));
     };
     let file = segments.file(last).map_err(io_error)?;
     let bytes = read_whole(&file)?;
-    let end = find_end(&file, &bytes);
+    let Ended { end, last_group } = find_end(&file, &bytes);
     let seen_here = seen.filter(|seen| seen.segment >= last);
     if let Some(seen) = seen_here.filter(|seen| *seen > (Place { segment: last, offset: end })) {
         if seen.segment > last {
@@ -67,7 +68,11 @@ pub fn recover(folder: &Path, seen: Option<Place>) -> Result<Recovered, OpenErro
         cut(&file, &bytes, end)?;
     }
     // What a crash left unsynced is taken over here, so it has to be durable before anything relies on it.
-    file.sync_data().map_err(|source| OpenError::from(file.io_error(source)))?;
+    // It is written once more: after a sync that failed, the system may take it for written already.
+    let group = bytes.get(offset(last_group)..offset(end)).unwrap_or_default();
+    file.write_all_at(group, last_group)
+        .and_then(|()| file.make_durable())
+        .map_err(|source| OpenError::from(file.io_error(source)))?;
     Ok(recovered(segments, Place { segment: last, offset: end }))
 }
 
@@ -84,13 +89,25 @@ fn read_whole(file: &segment::File) -> Result<Bytes, ReadError> {
     Ok(Bytes::from(bytes))
 }
 
-/// Where the last whole frame ends that all frames before lead to.
-fn find_end(file: &segment::File, bytes: &Bytes) -> u64 {
-    let mut offset = segment::HEADER_BYTES;
-    while let Some(header) = whole_frame(file, bytes, offset) {
-        offset = offset.saturating_add(header.frame_bytes() as u64);
+/// What is whole of a segment.
+struct Ended {
+    /// Where the last whole frame ends that all frames before lead to.
+    end: u64,
+    /// Where the group of that frame begins.
+    last_group: u64,
+}
+
+fn find_end(file: &segment::File, bytes: &Bytes) -> Ended {
+    let mut ended = Ended { end: segment::HEADER_BYTES, last_group: segment::HEADER_BYTES };
+    while let Some(header) = whole_frame(file, bytes, ended.end) {
+        ended.last_group = header.group_offset.min(ended.end);
+        ended.end = ended.end.saturating_add(header.frame_bytes() as u64);
     }
-    offset
+    ended
+}
+
+fn offset(offset: u64) -> usize {
+    usize::try_from(offset).unwrap_or(usize::MAX)
 }
 
 fn whole_frame(file: &segment::File, bytes: &Bytes, offset: u64) -> Option<Header> {

@@ -17,6 +17,9 @@ pub struct Salvage {
     place: Place,
     /// Bytes that were no whole frame, so far.
     pub skipped: u64,
+    /// Where the last of them began, until it is known whether they were synced.
+    damaged: Option<u64>,
+    synced_damage: Option<Place>,
 }
 
 impl Salvage {
@@ -27,15 +30,29 @@ impl Salvage {
     pub fn open(folder: &Path, number: u32) -> io::Result<Option<Self>> {
         let bytes = Bytes::from(fs::read(segment::path(folder, number))?);
         let place = Place { segment: number, offset: segment::HEADER_BYTES };
-        Ok(File::salt_of(&bytes, number).map(|salt| Self { salt, bytes, place, skipped: 0 }))
+        Ok(File::salt_of(&bytes, number).map(|salt| Self {
+            salt,
+            bytes,
+            place,
+            skipped: 0,
+            damaged: None,
+            synced_damage: None,
+        }))
     }
 
-    fn frame_here(&self) -> Option<ReadFrame> {
+    /// Damage before the frame that was read last, which a later group than the damaged one shows to have
+    /// been synced once.
+    pub fn take_synced_damage(&mut self) -> Option<Place> {
+        self.synced_damage.take()
+    }
+
+    fn frame_here(&self) -> Option<(ReadFrame, u64)> {
         let offset = usize::try_from(self.place.offset).ok().filter(|offset| *offset < self.bytes.len())?;
         let (header, frame) =
             frame::parse(&self.salt, self.place.offset, &self.bytes.slice(offset..)).ok()?;
         let end = self.place.offset.saturating_add(header.frame_bytes() as u64);
-        Some(ReadFrame { frame, start: self.place, end: Place { offset: end, ..self.place } })
+        let read = ReadFrame { frame, start: self.place, end: Place { offset: end, ..self.place } };
+        Some((read, header.group_offset))
     }
 }
 
@@ -44,10 +61,15 @@ impl Iterator for Salvage {
 
     fn next(&mut self) -> Option<ReadFrame> {
         while self.place.offset < self.bytes.len() as u64 {
-            if let Some(read) = self.frame_here() {
+            if let Some((read, group)) = self.frame_here() {
                 self.place = read.end;
+                if let Some(offset) = self.damaged.filter(|damaged| group > *damaged) {
+                    self.damaged = None;
+                    self.synced_damage = Some(Place { offset, ..read.start });
+                }
                 return Some(read);
             }
+            self.damaged.get_or_insert(self.place.offset);
             self.place.offset = self.place.offset.saturating_add(1);
             self.skipped = self.skipped.saturating_add(1);
         }

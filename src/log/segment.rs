@@ -89,9 +89,13 @@ impl File {
         let salt = *Uuid::new_v4().as_bytes();
         let file = fs::File::options().read(true).write(true).create(true).truncate(true).open(&path)?;
         file.write_all_at(&header(number, &salt), 0)?;
-        file.sync_all()?;
-        sync_folder(&path)?;
         Ok(Self { file, path, salt })
+    }
+
+    /// The file, its length and its name.
+    pub(super) fn make_durable(&self) -> io::Result<()> {
+        self.file.sync_all()?;
+        sync_folder(&self.path)
     }
 
     /// `Ok(None)`: the file ends within the header, as a crash while it was made leaves it.
@@ -101,7 +105,9 @@ impl File {
         let mut opened = Self { file, path: path.clone(), salt: [0; 16] };
         let mut bytes = [0; HEADER_BYTES as usize];
         let read = opened.read_at(&mut bytes, 0).map_err(io_error)?;
-        if read < bytes.len() || bytes.iter().all(|byte| *byte == 0) {
+        // The header was durable before anything was written behind it.
+        let ends_here = opened.length().map_err(io_error)? <= HEADER_BYTES;
+        if read < bytes.len() || (ends_here && bytes.iter().all(|byte| *byte == 0)) {
             return Ok(None);
         }
         opened.salt = parse_header(&bytes, number).map_err(|what| opened.damage(0, what))?;
@@ -182,10 +188,11 @@ impl Segments {
         Ok(Self { files: RwLock::new(files) })
     }
 
-    pub(super) fn create(&self, folder: &Path, number: u32) -> io::Result<()> {
-        let file = File::create(path(folder, number), number)?;
-        self.files.write().unwrap_or_else(PoisonError::into_inner).insert(number, Arc::new(file));
-        Ok(())
+    /// Makes a segment. It may only be written to once it was made durable.
+    pub(super) fn create(&self, folder: &Path, number: u32) -> io::Result<Arc<File>> {
+        let file = Arc::new(File::create(path(folder, number), number)?);
+        self.files.write().unwrap_or_else(PoisonError::into_inner).insert(number, file.clone());
+        Ok(file)
     }
 
     pub(super) fn last_number(&self) -> Option<u32> {
@@ -243,14 +250,6 @@ impl Segments {
 
 pub(super) fn path(folder: &Path, number: u32) -> PathBuf {
     folder.join(format!("{number:010}.segment"))
-}
-
-/// Whether a log was ever begun in a folder, which may be missing.
-///
-/// # Errors
-/// The folder can't be read.
-pub fn has_segments(folder: &Path) -> io::Result<bool> {
-    Ok(folder.exists() && !numbers(folder)?.is_empty())
 }
 
 /// The numbers of the segments in a folder, in order.

@@ -319,3 +319,36 @@ fn one_process_has_the_log() {
     drop(lock);
     Lock::take(folder.path()).unwrap();
 }
+
+#[test]
+fn what_was_taken_back_is_never_read() {
+    let folder = tempdir().unwrap();
+    let mut log = new_log(folder.path(), u64::MAX);
+    write(&mut log, &appends(1));
+    let published = log.tip();
+    let mut cursor = Cursor::new(log.segments().clone(), Place::START);
+    // A group under way lies behind the end that readers know of.
+    let mut group = log.begin().unwrap();
+    group.append(&[Bytes::from_static(b"refused")]);
+    log.write_unsynced(group).unwrap();
+    assert!(cursor.next(published.end).unwrap().is_some());
+    assert!(cursor.next(published.end).unwrap().is_none());
+    // It fails, is taken back, and another takes its place.
+    let file = log.segments().file(1).unwrap();
+    log.take_back(&file, published.end, io::Error::other("a full disk"));
+    log.tip = published;
+    write(&mut log, &[Piece::Append(vec![b"taken".to_vec()])]);
+    let Some(ReadFrame { frame: Frame::Append { records, .. }, .. }) = cursor.next(log.tip().end).unwrap()
+    else {
+        panic!("no append")
+    };
+    assert_eq!(records[0].bytes.as_ref(), b"taken");
+}
+
+#[test]
+fn a_segment_with_frames_is_never_taken_for_one_that_was_not_made_whole() {
+    let (folder, _) = three_groups();
+    let copy = changed(&folder, |bytes| bytes[..64].fill(0));
+    assert!(matches!(open(copy.path()), Err(OpenError::Damage(_))));
+    assert!(segment_path(&copy).exists());
+}

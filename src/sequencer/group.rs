@@ -1,15 +1,15 @@
 //! One group: the frames, what they add to the index, and the answers that wait for its sync.
 
-use std::{
-    collections::HashMap,
-    sync::{PoisonError, atomic::Ordering},
-};
+use std::{collections::HashMap, sync::PoisonError};
 
 use tracing::{debug, error};
 
-use super::{AdoptError, Call, GroupError, Reply, SnapshotStored, Stored, Worker, judge::Known};
+use super::{AdoptError, Call, GroupError, Reply, SnapshotStored, Stored, Worker, disk_full, judge::Known};
 use crate::{
-    event::{EventId, Timestamp, record},
+    event::{
+        EventId, Timestamp,
+        record::{self, ForwardedMark},
+    },
     index::Entries,
     log::{Group, Tip, WriteError},
     store::StoreError,
@@ -25,6 +25,10 @@ pub(super) struct OpenGroup {
     pub events: HashMap<EventId, Known>,
     /// What was laid out can't be found any more, so nothing of it may be written.
     pub broken: bool,
+    /// Asked once for all of it.
+    disk_is_full: bool,
+    /// The notes that it takes along.
+    marks: Vec<ForwardedMark>,
     answers: Vec<Answer>,
 }
 
@@ -39,20 +43,23 @@ impl OpenGroup {
     /// Judges a call and adds what it stores. A call that needs this group to be written first comes back.
     pub fn take(&mut self, worker: &mut Worker, call: Call) -> Option<Call> {
         match call {
-            Call::Append { append, reply } => {
-                worker.waiting_bytes.fetch_sub(append.byte_count(), Ordering::Relaxed);
-                let result = worker.admit(self.frames.tip()).and_then(|()| self.append(worker, append));
+            Call::Append { append, weight, reply } => {
+                drop(weight);
+                let result = self.admit(worker).and_then(|()| self.append(worker, append));
                 self.answers.push(Answer::Append(reply, result));
             }
-            Call::Snapshot { snapshot, reply } => {
+            Call::Snapshot { snapshot, weight, reply } => {
                 if !self.events.is_empty() {
-                    return Some(Call::Snapshot { snapshot, reply });
+                    return Some(Call::Snapshot { snapshot, weight, reply });
                 }
-                let result = worker.admit(self.frames.tip()).and_then(|()| self.snapshot(worker, snapshot));
+                let result = self.admit(worker).and_then(|()| self.snapshot(worker, snapshot));
                 self.answers.push(Answer::Snapshot(reply, result));
             }
             Call::Adopt { transactions, reply } => {
-                let result = self.adopt(worker, transactions);
+                let result = match self.disk_is_full && !transactions.is_empty() {
+                    true => Err(AdoptError::NotWritten("limits.disk_free_min is reached".to_owned())),
+                    false => self.adopt(worker, transactions),
+                };
                 self.answers.push(Answer::Adopt(reply, result));
             }
             Call::AdoptSnapshot { record, reply } => {
@@ -67,6 +74,14 @@ impl OpenGroup {
         }
         None
     }
+
+    fn admit(&self, worker: &Worker) -> Result<(), StoreError> {
+        (worker.admission)(self.frames.tip())?;
+        match self.disk_is_full {
+            true => Err(disk_full(worker.settings.disk_free_min)),
+            false => Ok(()),
+        }
+    }
 }
 
 impl Worker {
@@ -76,19 +91,27 @@ impl Worker {
         let entries = Entries::new(&self.index);
         // The clock may be set back; recorded times never run backwards.
         let now = Timestamp::now().max(entries.complete().recorded_at);
-        let mut group =
-            OpenGroup { frames, entries, now, events: HashMap::new(), broken: false, answers: Vec::new() };
         let marks = std::mem::take(&mut *self.marks.lock().unwrap_or_else(PoisonError::into_inner));
-        for mark in marks {
-            group.frames.mark(&record::encode_mark(mark));
-            group.entries.add_mark(mark);
+        let (events, answers) = (HashMap::new(), Vec::new());
+        let disk_is_full = self.disk_is_full();
+        let mut group =
+            OpenGroup { frames, entries, now, events, broken: false, disk_is_full, marks, answers };
+        for mark in &group.marks {
+            group.frames.mark(&record::encode_mark(*mark));
+            group.entries.add_mark(*mark);
         }
         Ok(group)
     }
 
+    /// Of a group that was not written: the next one takes the notes along.
+    fn keep_marks(&self, marks: Vec<ForwardedMark>) {
+        let mut waiting = self.marks.lock().unwrap_or_else(PoisonError::into_inner);
+        waiting.splice(..0, marks);
+    }
+
     /// Writes the group, makes it findable, tells everybody, and answers.
     pub(super) fn finish(&mut self, group: OpenGroup) {
-        let OpenGroup { frames, mut entries, answers, broken, .. } = group;
+        let OpenGroup { frames, mut entries, answers, broken, marks, .. } = group;
         let tip = frames.tip();
         entries.reach(tip);
         let written = match frames.is_empty() {
@@ -103,6 +126,7 @@ impl Worker {
             }
             Err(error) => {
                 error!(%error, "a group could not be stored");
+                self.keep_marks(marks);
                 if matches!(error, GroupError::Index(_) | GroupError::Broken) {
                     // The log has what the index lacks: only a restart brings them together.
                     self.log.fail();
@@ -127,7 +151,10 @@ impl Worker {
             Ok(()) => {
                 _ = self.published.send_if_modified(|published| std::mem::replace(published, tip) != tip)
             }
-            Err(error) => debug!(%error, "a note of the forwarded position was not written"),
+            Err(error) => {
+                debug!(%error, "a note of the forwarded position was not written");
+                self.keep_marks(group.marks);
+            }
         }
     }
 }
@@ -146,8 +173,22 @@ impl Answer {
         };
         // A caller that is gone needs no answer; what it sent is stored all the same.
         match self {
-            Self::Append(reply, result) => _ = reply.send(for_caller().map_or(result, Err)),
-            Self::Snapshot(reply, result) => _ = reply.send(for_caller().map_or(result, Err)),
+            Self::Append(reply, result) => {
+                let result = for_caller().map_or(result, Err);
+                if let Ok(stored) = result.as_ref()
+                    && !stored.already
+                {
+                    worker.counters.events_stored.add(stored.bounds.event_count());
+                }
+                _ = reply.send(result);
+            }
+            Self::Snapshot(reply, result) => {
+                let result = for_caller().map_or(result, Err);
+                if result.as_ref().is_ok_and(|stored| !stored.dropped) {
+                    worker.counters.snapshots_stored.add(1);
+                }
+                _ = reply.send(result);
+            }
             Self::Adopt(reply, result) => _ = reply.send(for_adopter().map_or(result, Err)),
             Self::AdoptSnapshot(reply, result) => _ = reply.send(for_adopter().map_or(result, Err)),
         }

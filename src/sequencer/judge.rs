@@ -1,6 +1,6 @@
 //! Whether an append or a snapshot may be stored, and what it becomes.
 
-use std::collections::HashMap;
+use std::{collections::HashMap, time::Duration};
 
 use super::{Append, SnapshotStored, Stored, StoredAggregate, Worker, group::OpenGroup};
 use crate::{
@@ -9,9 +9,9 @@ use crate::{
         Snapshot,
         record::{self, Numbers},
     },
-    index::{Direction, Head, IndexedEvent, IndexedSnapshot},
+    index::{Direction, Head, IndexError, IndexedEvent, IndexedSnapshot},
     log::{Place, RecordPlace},
-    store::{Conflict, Precondition, StoreError},
+    store::{Conflict, Limit, Precondition, StoreError},
 };
 
 /// An event that is stored already, or will be with this group.
@@ -108,6 +108,7 @@ impl OpenGroup {
 
     fn store(&mut self, worker: &Worker, append: Append) -> Result<Stored, StoreError> {
         let heads = self.heads(worker, &append)?;
+        self.check_types(worker, &append, &heads)?;
         let before = self.frames.tip();
         let bounds = AppendBounds {
             first: before.position.next(),
@@ -167,6 +168,17 @@ impl OpenGroup {
         Ok(Stored { aggregates: aggregates.list, event_ids, bounds, end, already: false })
     }
 
+    /// Types have names that people chose, and are few: a caller that makes them up would fill the memory.
+    fn check_types(&self, worker: &Worker, append: &Append, heads: &Heads) -> Result<(), StoreError> {
+        let max = worker.settings.types_max;
+        let event_types = append.events.iter().map(|(event, _)| &event.event_type);
+        let aggregate_types = heads.values().map(|(_, aggregate_type)| aggregate_type);
+        if self.entries.has_room_for_types(&worker.index, max, event_types, aggregate_types) {
+            return Ok(());
+        }
+        Err(StoreError::Full { limit: Limit::Types, max, retry_after: TYPES_RETRY })
+    }
+
     /// The last number and the type of every aggregate of the append; its type must be known by its first
     /// event and never changes.
     fn heads(&mut self, worker: &Worker, append: &Append) -> Result<Heads, StoreError> {
@@ -178,6 +190,11 @@ impl OpenGroup {
                 Some(head) => Some(head.clone()),
                 None => {
                     let head = self.entries.head(&worker.index, &event.aggregate_id)?;
+                    if let Some(head) = &head
+                        && worker.index.has_event(head.number, head.last.next())?
+                    {
+                        return Err(IndexError::Entry("an aggregate's head").into());
+                    }
                     head.map(|head| (head.last, head.aggregate_type))
                 }
             };
@@ -222,6 +239,9 @@ impl OpenGroup {
         Ok(SnapshotStored { end: self.frames.tip().end, dropped: false })
     }
 }
+
+/// Only a person changes it.
+const TYPES_RETRY: Duration = Duration::from_secs(60);
 
 type Heads = HashMap<AggregateId, (SequenceNumber, std::sync::Arc<str>)>;
 

@@ -197,14 +197,16 @@ fn start(config: &EventSourcingConfig) -> Running {
     let storage = Storage::open(config).unwrap();
     let history = storage.history();
     let settings = Settings {
-        folder: config.log_path.clone(),
+        folders: [config.log_path.clone(), config.index_path.clone()],
         thresholds: SnapshotThresholds { default: 100, ..Default::default() },
         calls_waiting_max: 1000,
         calls_waiting_bytes_max: u64::MAX,
         disk_free_min: 0,
+        types_max: 1000,
     };
     let Storage { lock, log, index } = storage;
-    let (sequencer, thread) = Sequencer::start(log, index, settings, Arc::new(|_| Ok(()))).unwrap();
+    let (sequencer, thread) =
+        Sequencer::start(log, index, settings, Arc::new(|_| Ok(())), Arc::default()).unwrap();
     Running { sequencer, thread, history, _lock: lock }
 }
 

@@ -6,6 +6,7 @@ use std::{
     pin::Pin,
     sync::Arc,
     task::{Context, Poll},
+    time::Duration,
 };
 
 use futures_util::{Stream, stream};
@@ -24,14 +25,37 @@ pub struct Connection {
     _permit: OwnedSemaphorePermit,
 }
 
+/// Raises the bound on open files, as far as it may be, so that it leaves room for `connections_max`.
+pub fn make_room(connections_max: usize) {
+    use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
+    /// The log, the index and the connection with ImmuDB.
+    const OWN: u64 = 1000;
+    let limit = getrlimit(Resource::Nofile);
+    let wanted = (connections_max as u64).saturating_add(OWN);
+    if limit.current.is_none_or(|current| current >= wanted) {
+        return;
+    }
+    let current = limit.maximum.map_or(wanted, |maximum| maximum.min(wanted));
+    let raised = setrlimit(Resource::Nofile, Rlimit { current: Some(current), ..limit });
+    if raised.is_err() || current < wanted {
+        warn!(open_files_max = current, wanted, "limits.connections_max is more than this process may open");
+    }
+}
+
 /// The connections of `listener`, at most `max` at a time.
 pub fn incoming(listener: TcpListener, max: usize) -> impl Stream<Item = io::Result<Connection>> {
+    const PAUSE: Duration = Duration::from_millis(100);
     let places = Arc::new(Semaphore::new(max));
     stream::unfold((listener, places), |(listener, places)| async move {
         loop {
             let stream = match listener.accept().await {
                 Ok((stream, _)) => stream,
-                Err(error) => return Some((Err(error), (listener, places))),
+                Err(error) => {
+                    // Too many open files, or a caller that is gone: neither gets better at once.
+                    warn!(%error, "a connection could not be accepted");
+                    tokio::time::sleep(PAUSE).await;
+                    continue;
+                }
             };
             let Ok(permit) = places.clone().try_acquire_owned() else {
                 warn!("limits.connections_max is reached; a connection was closed");

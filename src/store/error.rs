@@ -69,18 +69,21 @@ pub enum Limit {
     DiskFull,
     StreamsOpen,
     ConcurrentCalls,
+    Types,
 }
 
 impl Limit {
     /// The reason in `ErrorInfo`.
     pub fn reason(self) -> &'static str {
         match self {
-            Self::CallsWaiting | Self::CallsWaitingBytes => "CALLS_WAITING",
+            Self::CallsWaiting => "CALLS_WAITING",
+            Self::CallsWaitingBytes => "CALLS_WAITING_BYTES",
             Self::PendingEvents => "PENDING_EVENTS",
             Self::PendingBytes => "PENDING_BYTES",
             Self::DiskFull => "DISK_FULL",
             Self::StreamsOpen => "STREAMS_OPEN",
             Self::ConcurrentCalls => "CONCURRENT_CALLS",
+            Self::Types => "TYPES",
         }
     }
 }
@@ -95,6 +98,7 @@ impl std::fmt::Display for Limit {
             Self::DiskFull => "limits.disk_free_min",
             Self::StreamsOpen => "limits.streams_open_max",
             Self::ConcurrentCalls => "limits.concurrent_calls_max",
+            Self::Types => "limits.types_max",
         })
     }
 }
@@ -105,6 +109,8 @@ pub enum Unavailable {
     Starting,
     ShuttingDown,
     FirstContact,
+    /// The local disk refused the write, and nothing of it is left.
+    NotWritten,
 }
 
 impl Unavailable {
@@ -114,6 +120,7 @@ impl Unavailable {
             Self::Starting => "STARTING",
             Self::ShuttingDown => "SHUTTING_DOWN",
             Self::FirstContact => "FIRST_CONTACT",
+            Self::NotWritten => "NOT_WRITTEN",
         }
     }
 
@@ -121,6 +128,7 @@ impl Unavailable {
         match self {
             Self::Starting => "the service is starting; nothing was written",
             Self::ShuttingDown => "the service is shutting down; nothing was written",
+            Self::NotWritten => "the local log could not be written; nothing was written",
             Self::FirstContact => {
                 "the local log is empty and ImmuDB was not seen yet (immudb.require_first_contact); nothing was written"
             }

@@ -3,15 +3,15 @@
 # the event store's own disk away: what was acknowledged is there every time.
 #
 #     tests/docker/compose.sh
-#     AETHYR_TEST_BASE_IMAGES=make tests/docker/compose.sh     without an image registry, as root
-#     AETHYR_PORT=50052 tests/docker/compose.sh                when 50051 is taken
+#     EVENT_STORE_TEST_BASE_IMAGES=make tests/docker/compose.sh     without an image registry, as root
+#     EVENT_STORE_PORT=50052 tests/docker/compose.sh                when 50051 is taken
 #
 # Needs docker, its compose, and grpcurl. What it makes has names of its own and is removed again;
 # base images and Docker's build cache stay.
 set -euo pipefail
 cd "$(dirname "$0")/../.."
 
-export AETHYR_PORT=${AETHYR_PORT:-50051}
+export EVENT_STORE_PORT=${EVENT_STORE_PORT:-50051}
 IMMUDB_PASSWORD=$(od -An -N12 -tx1 /dev/urandom | tr -d ' \n')
 export IMMUDB_PASSWORD
 project=aethyr-compose-test-$$
@@ -29,7 +29,7 @@ else
 fi
 command -v grpcurl >/dev/null || { echo "FAIL: grpcurl is not here" >&2; exit 1; }
 compose+=(--project-directory "$PWD" -p "$project" -f docker-compose.yml)
-if [[ ${AETHYR_TEST_BASE_IMAGES:-} == make ]]; then
+if [[ ${EVENT_STORE_TEST_BASE_IMAGES:-} == make ]]; then
     tests/docker/base-images.sh
     # Crates are fetched while the image is built; where there is no registry for images, only
     # this machine's own network may lead to one for crates.
@@ -72,7 +72,7 @@ fail() {
 
 # call METHOD JSON: the answer as JSON, fields with their default value included.
 call() {
-    grpcurl -plaintext -emit-defaults -max-time 30 -d "$2" "127.0.0.1:$AETHYR_PORT" \
+    grpcurl -plaintext -emit-defaults -max-time 30 -d "$2" "127.0.0.1:$EVENT_STORE_PORT" \
         "aethyr.eventstore.v1.EventStoreService/$1"
 }
 

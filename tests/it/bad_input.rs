@@ -58,7 +58,7 @@ fn bad_appends() -> Vec<(AppendEventsRequest, &'static str)> {
         (with(&|e| e.occurred_at = time(0, -1)), "events[1].occurred_at"),
         (with(&|e| e.occurred_at = time(0, 1_000_000_000)), "events[1].occurred_at"),
         (with(&|e| e.occurred_at = time(i64::MAX, 0)), "events[1].occurred_at"),
-        (expecting(vec![event("room-1")], &[("", 0)]), "expected_sequences"),
+        (expecting(vec![event("room-1")], &[("", 0)]), "expected_sequences[0]"),
         (expecting(vec![event("room-1")], &expected), "expected_sequences"),
     ]
 }
@@ -74,6 +74,9 @@ async fn every_bad_field_of_an_append_is_named_and_nothing_is_stored() {
     let large = Some(Data::Binary(vec![0; 999_000].into()));
     let nine = (0..9).map(|_| NewEvent { data: large.clone(), ..event("room-1") }).collect();
     assert_names(&client.append_events(request(nine)).await.unwrap_err(), "events");
+    // Beyond what is decoded at all, the transport refuses, and has no field to name.
+    let huge = NewEvent { data: Some(Data::Binary(vec![0; 20_000_000].into())), ..event("room-1") };
+    assert_eq!(client.append_events(request(vec![huge])).await.unwrap_err().code(), Code::OutOfRange);
     let stats = service.stats().await;
     assert_eq!((stats.event_count, stats.last_position, stats.store_failures), (1, 1, 0));
     assert!(!service.log().contains("xxxxxxxx"));
@@ -120,13 +123,39 @@ async fn every_bad_field_of_the_other_calls_is_named() {
     for (request, field) in [
         (ListAggregatesRequest { page_size: 1001, ..Default::default() }, "page_size"),
         (ListAggregatesRequest { page_token: "zz".into(), ..Default::default() }, "page_token"),
+        // A token of ours, but of the listing of another prefix.
+        (
+            ListAggregatesRequest {
+                aggregate_id_prefix: "room".into(),
+                page_token: "7a".into(),
+                ..Default::default()
+            },
+            "page_token",
+        ),
+        (ListAggregatesRequest { page_token: "0a".into(), ..Default::default() }, "page_token"),
         (ListAggregatesRequest { aggregate_type: "a\n".into(), ..Default::default() }, "aggregate_type"),
+        (
+            ListAggregatesRequest { aggregate_id_prefix: "x".repeat(256), ..Default::default() },
+            "aggregate_id_prefix",
+        ),
     ] {
         assert_names(&client.list_aggregates(request).await.unwrap_err(), field);
     }
-    let filter = Filter { event_types: vec![String::new()], ..Default::default() };
-    let read = ReadAllRequest { filter: Some(filter), ..Default::default() };
-    assert_names(&client.read_all(read).await.unwrap_err(), "filter.event_types");
+    let time = |seconds, nanos| Some(Timestamp { seconds, nanos });
+    for (filter, field) in [
+        (Filter { event_types: vec![String::new()], ..Default::default() }, "filter.event_types"),
+        (Filter { aggregate_id_prefix: "\u{7}".into(), ..Default::default() }, "filter.aggregate_id_prefix"),
+        (Filter { correlation_id: "x".repeat(256), ..Default::default() }, "filter.correlation_id"),
+        (Filter { recorded_from: time(0, -1), ..Default::default() }, "filter.recorded_from"),
+        (Filter { recorded_until: time(i64::MIN, 0), ..Default::default() }, "filter.recorded_until"),
+        (
+            Filter { recorded_from: time(2, 0), recorded_until: time(1, 0), ..Default::default() },
+            "filter.recorded_from",
+        ),
+    ] {
+        let read = ReadAllRequest { filter: Some(filter), ..Default::default() };
+        assert_names(&client.read_all(read).await.unwrap_err(), field);
+    }
     let filter = Filter { aggregate_types: vec!["Room".into(); 101], ..Default::default() };
     let subscribe = SubscribeRequest { filter: Some(filter), ..Default::default() };
     assert_names(&client.subscribe(subscribe).await.unwrap_err(), "filter.aggregate_types");

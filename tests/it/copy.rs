@@ -2,10 +2,14 @@
 
 use std::{fs, path::Path, process::Command, time::Duration};
 
-use aethyr_event_store::grpc::wire::{
-    AppendEventsRequest, LoadSnapshotRequest, NewEvent, SaveSnapshotRequest, State, StatsResponse, StoredIn,
-    save_snapshot_request,
+use aethyr_event_store::{
+    event::record,
+    grpc::wire::{
+        AppendEventsRequest, LoadSnapshotRequest, NewEvent, SaveSnapshotRequest, State, StatsResponse,
+        StoredIn, save_snapshot_request,
+    },
 };
+use base64::{Engine, engine::general_purpose::STANDARD};
 use tempfile::tempdir;
 use tonic::Code;
 
@@ -14,6 +18,7 @@ use crate::{
     support::{
         events::{append, append_to, event, expecting, request, whole_order},
         immudb::ImmuDb,
+        proxy::{Mode, Proxy},
         service::{Client, Service, Setup},
     },
 };
@@ -206,4 +211,114 @@ async fn the_storage_folder_can_be_moved_to_another_server() {
 
 fn copy_folder(from: &Path, into: &Path) {
     assert!(Command::new("cp").arg("-r").arg(from).arg(into).status().unwrap().success());
+}
+
+fn snapshot(aggregate: &str, sequence_number: u64) -> SaveSnapshotRequest {
+    SaveSnapshotRequest { aggregate_id: aggregate.to_owned(), sequence_number, ..Default::default() }
+}
+
+/// The numbers of the snapshots that the service has, and that ImmuDB has.
+async fn snapshots_of(service: &Service, immudb: &ImmuDb, aggregates: &[&str]) -> Vec<(u64, u64)> {
+    let mut numbers = Vec::new();
+    for aggregate in aggregates {
+        let ask = LoadSnapshotRequest { aggregate_id: (*aggregate).to_owned() };
+        let ours = service.client().load_snapshot(ask).await.unwrap().into_inner().snapshot.unwrap();
+        let entry = &immudb.reader(&["--database", "aethyr", "get", &format!("snapshot:{aggregate}")])[0];
+        let value = STANDARD.decode(entry["value_base64"].as_str().unwrap()).unwrap();
+        let theirs = record::decode_snapshot(value.into()).unwrap();
+        numbers.push((ours.sequence_number, theirs.sequence.0));
+    }
+    numbers
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn snapshots_behind_the_last_event_come_back_too() {
+    let dir = tempdir().unwrap();
+    let immudb = ImmuDb::start(dir.path()).await;
+    let mut service = Service::start(Setup::with_immudb(immudb.port())).await;
+    let mut client = service.client();
+    for aggregate in ["room-1", "room-2"] {
+        append_to(&mut client, aggregate, 100).await;
+    }
+    // More transactions than fit into a page, and no event among them.
+    for sequence in 1..=100 {
+        client.save_snapshot(snapshot("room-1", sequence)).await.unwrap();
+    }
+    client.save_snapshot(snapshot("room-2", 7)).await.unwrap();
+    service.wait_until_forwarded().await;
+    assert!(service.stop().success());
+    fs::remove_dir_all(service.storage()).unwrap();
+    service.restart().await;
+    service.wait_until_forwarded().await;
+    let found = snapshots_of(&service, &immudb, &["room-1", "room-2"]).await;
+    assert_eq!(found, [(100, 100), (7, 7)]);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_copy_that_lacked_nothing_but_its_last_snapshots_is_ended() {
+    let dir = tempdir().unwrap();
+    let mut immudb = ImmuDb::start(dir.path()).await;
+    let setup = Setup::with_immudb(immudb.port());
+    let mut service = Service::start(setup.clone()).await;
+    append_to(&mut service.client(), "room-1", 10).await;
+    service.wait_until_forwarded().await;
+    assert!(service.stop().success());
+    // As a crash behind the last event leaves it.
+    let note = service.storage().join("log/copying");
+    fs::write(&note, "").unwrap();
+    service.reconfigure(Setup::local());
+    let (served, said) = service.run(&["serve"]);
+    assert!(!served && said.contains("unfinished copy"), "{said}");
+    service.reconfigure(setup);
+    service.restart().await;
+    service.wait_until_forwarded().await;
+    assert!(!note.exists());
+    service.kill();
+    immudb.kill();
+    service.restart().await;
+    assert_eq!(append(&mut service.client(), vec![event("room-1")]).await.first_position, 11);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_unfinished_copy_takes_nothing_although_immudb_was_emptied() {
+    let dir = tempdir().unwrap();
+    let mut immudb = ImmuDb::start(dir.path()).await;
+    let mut service = Service::start(Setup::with_immudb(immudb.port())).await;
+    append_to(&mut service.client(), "room-1", 10).await;
+    service.wait_until_forwarded().await;
+    service.kill();
+    fs::write(service.storage().join("log/copying"), "").unwrap();
+    immudb.kill();
+    fs::remove_dir_all(dir.path().join("data")).unwrap();
+    immudb.restart().await;
+    service.launch();
+    service
+        .wait_for("the doubt", |stats| stats.immudb.as_ref().unwrap().last_error.contains("log:head"))
+        .await;
+    assert_eq!(service.stats().await.state(), State::Copying);
+    let refused = service.client().append_events(request(vec![event("room-1")])).await.unwrap_err();
+    assert_eq!(refused.code(), Code::Unavailable, "{refused:?}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn taking_over_waits_for_an_immudb_that_is_slow() {
+    let dir = tempdir().unwrap();
+    let immudb = ImmuDb::start(dir.path()).await;
+    let proxy = Proxy::start(immudb.port()).await;
+    let setup = Setup::with_immudb(proxy.port()).set("immudb", "fallback_after: 0.2");
+    let mut service = Service::start(setup.clone()).await;
+    append_to(&mut service.client(), "room-1", 10).await;
+    service.wait_until_forwarded().await;
+    service.kill();
+    fs::remove_dir_all(service.storage()).unwrap();
+    proxy.set(Mode::KeepRequests);
+    service.reconfigure(setup.arguments(&["serve", "--take-over"]));
+    service.launch();
+    tokio::time::sleep(Duration::from_millis(600)).await;
+    let refused = service.client().append_events(request(vec![event("room-1")])).await.unwrap_err();
+    assert_eq!(refused.code(), Code::Unavailable, "{refused:?}");
+    proxy.set(Mode::Pass);
+    service.wait_for_health("", true).await;
+    assert_eq!(append(&mut service.client(), vec![event("room-1")]).await.first_position, 11);
+    service.wait_until_forwarded().await;
 }

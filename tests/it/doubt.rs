@@ -11,6 +11,7 @@ use crate::{
     support::{
         events::{append, append_to, event, load, reason, request, whole_order},
         immudb::ImmuDb,
+        proxy::{Mode, Proxy},
         service::{Service, Setup},
     },
 };
@@ -34,11 +35,6 @@ async fn assert_suspect(service: &Service, immudb: &ImmuDb) {
     assert_eq!(immudb.reader(&["--database", "aethyr", "txscan"]).len(), before);
 }
 
-fn run(service: &Service, arguments: &[&str]) -> (bool, String) {
-    let output = service.command(arguments).output().unwrap();
-    (output.status.success(), String::from_utf8_lossy(&output.stderr).into_owned())
-}
-
 fn copy(from: &Path, to: &Path) {
     assert!(Command::new("cp").arg("-r").arg(from).arg(to).status().unwrap().success());
 }
@@ -46,7 +42,7 @@ fn copy(from: &Path, to: &Path) {
 async fn resolved(service: &mut Service, immudb: &ImmuDb) -> Vec<RecordedEvent> {
     let order = whole_order(&mut service.client()).await;
     service.stop();
-    let (done, said) = run(service, &["resolve", "--resend"]);
+    let (done, said) = service.run(&["resolve", "--resend"]);
     assert!(done, "{said}");
     service.restart().await;
     service.wait_until_forwarded().await;
@@ -94,7 +90,7 @@ async fn a_deposed_writer_writes_nothing_any_more() {
     // Its events stay where they are, listed as pending, and can't be forced into the other history.
     assert_eq!(deposed.stats().await.pending_events, 1);
     deposed.stop();
-    let (done, said) = run(&deposed, &["resolve", "--resend"]);
+    let (done, said) = deposed.run(&["resolve", "--resend"]);
     assert!(!done, "{said}");
     deposed.launch();
     assert_fenced(&deposed).await;
@@ -176,7 +172,7 @@ async fn an_immudb_that_was_put_back_gets_nothing_until_a_person_says_so() {
     assert_eq!(resolved(&mut service, &immudb).await.len(), 13);
     // Nothing is in doubt any more.
     service.stop();
-    assert!(!run(&service, &["resolve", "--resend"]).0);
+    assert!(!service.run(&["resolve", "--resend"]).0);
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -225,4 +221,83 @@ async fn a_database_with_events_of_unknown_origin_is_not_claimed() {
     std::fs::remove_dir_all(service.storage()).unwrap();
     service.restart().await;
     assert_suspect(&service, &immudb).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_immudb_that_was_put_back_below_a_living_session_is_noticed() {
+    let dir = tempdir().unwrap();
+    let immudb = ImmuDb::start(dir.path()).await;
+    let mut service = Service::start(Setup::with_immudb(immudb.port())).await;
+    let (data, backup) = (dir.path().join("data/aethyr"), dir.path().join("backup"));
+    append_to(&mut service.client(), "room-1", 3).await;
+    service.wait_until_forwarded().await;
+    immudb.reader(&["--database", "aethyr", "unload-database"]);
+    copy(&data, &backup);
+    immudb.reader(&["--database", "aethyr", "load-database"]);
+    append_to(&mut service.client(), "room-1", 3).await;
+    let retries = service.wait_until_forwarded().await.retries;
+    immudb.reader(&["--database", "aethyr", "unload-database"]);
+    std::fs::remove_dir_all(&data).unwrap();
+    std::fs::rename(&backup, &data).unwrap();
+    immudb.reader(&["--database", "aethyr", "load-database"]);
+    // The session has noticed nothing.
+    assert_eq!(service.stats().await.retries, retries);
+    let answer = append(&mut service.client(), vec![event("room-1")]).await;
+    assert_eq!(answer.stored_in(), StoredIn::LocalLog);
+    assert_suspect(&service, &immudb).await;
+    resolved(&mut service, &immudb).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_transaction_that_immudb_lost_is_named_no_more() {
+    let dir = tempdir().unwrap();
+    let mut immudb = ImmuDb::start(dir.path()).await;
+    let mut service = Service::start(Setup::with_immudb(immudb.port())).await;
+    append_to(&mut service.client(), "room-1", 20).await;
+    let sent = request(vec![event("room-1"), event("room-2")]);
+    service.client().append_events(sent.clone()).await.unwrap();
+    service.wait_until_forwarded().await;
+    immudb.kill();
+    std::fs::remove_dir_all(dir.path().join("data")).unwrap();
+    immudb.restart().await;
+    append_to(&mut service.client(), "room-1", 1).await;
+    service.wait_for_state(State::Suspect).await;
+    resolved(&mut service, &immudb).await;
+    let key = "event:room-2:00000000000000000001";
+    let truth = immudb.reader(&["--database", "aethyr", "get", key])[0]["tx"].as_u64().unwrap();
+    for _ in 0..2 {
+        let answer = service.client().append_events(sent.clone()).await.unwrap().into_inner();
+        assert!(answer.already_stored);
+        assert_eq!((answer.stored_in(), answer.immudb_tx), (StoredIn::Immudb, truth));
+        std::fs::remove_dir_all(service.storage().join("index")).ok();
+        service.kill();
+        service.restart().await;
+        service.wait_until_forwarded().await;
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_a_fenced_writer_has_in_common_with_the_other_counts_as_forwarded() {
+    let dir = tempdir().unwrap();
+    let immudb = ImmuDb::start(dir.path()).await;
+    let proxy = Proxy::start(immudb.port()).await;
+    let setup = Setup::with_immudb(proxy.port()).set("immudb", "fallback_after: 30.0");
+    let service = Service::start(setup).await;
+    append_to(&mut service.client(), "room-1", 3).await;
+    // ImmuDB takes it, and the answer is lost.
+    proxy.set(Mode::DropAnswers);
+    let mut client = service.client();
+    let appending = tokio::spawn(async move { append(&mut client, vec![event("room-1")]).await });
+    service.wait_for("the event", |stats| stats.event_count == 4).await;
+    let in_immudb = || immudb.reader(&["--database", "aethyr", "scan", "event:"]).len();
+    while in_immudb() < 4 {}
+    let taken = Setup::with_immudb(immudb.port()).arguments(&["serve", "--take-over"]);
+    let other = Service::start(taken).await;
+    append_to(&mut other.client(), "room-1", 2).await;
+    proxy.set(Mode::Pass);
+    proxy.cut();
+    assert_eq!(appending.await.unwrap().stored_in(), StoredIn::Immudb);
+    assert_fenced(&service).await;
+    let stats = service.stats().await;
+    assert_eq!((stats.pending_events, stats.forwarded_position), (0, 4));
 }

@@ -209,3 +209,28 @@ async fn nobody_who_follows_the_order_skips_an_event() {
         assert_eq!(followed, order[..followed.len()]);
     }
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_filter_that_lets_nothing_through_does_not_starve_of_checkpoints() {
+    let service = Service::start(Setup::local()).await;
+    let filter = Filter { event_types: vec!["Never".into()], ..Filter::default() };
+    let ask = SubscribeRequest { filter: Some(filter), ..SubscribeRequest::default() };
+    let mut stream = service.client().subscribe(ask).await.unwrap().into_inner();
+    let mut client = service.client();
+    // Fewer than call for one by their number, and never a pause that does.
+    let trickle = tokio::spawn(async move {
+        loop {
+            append_to(&mut client, "room-1", 1).await;
+            tokio::time::sleep(std::time::Duration::from_millis(100)).await;
+        }
+    });
+    let told = loop {
+        match stream.message().await.unwrap().unwrap().content.unwrap() {
+            Content::Checkpoint(checkpoint) => break checkpoint.position,
+            Content::CaughtUp(_) => {}
+            Content::Events(_) => panic!("an event passed"),
+        }
+    };
+    trickle.abort();
+    assert!((1..500).contains(&told), "{told}");
+}

@@ -253,3 +253,26 @@ async fn events_that_are_read_are_counted() {
     read_all(&mut client, ReadAllRequest { limit: 3, ..Default::default() }).await;
     assert_eq!(service.stats().await.events_loaded, 7);
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_large_snapshot_comes_in_a_message_of_its_own() {
+    let service = Service::start(Setup::local()).await;
+    let mut client = service.client();
+    for number in 1..=9 {
+        let data = Some(new_event::Data::Binary(vec![number; 300_000].into()));
+        append(&mut client, vec![NewEvent { data, ..event("room-1") }]).await;
+    }
+    let large = SaveSnapshotRequest {
+        aggregate_id: "room-1".into(),
+        sequence_number: 1,
+        data: Some(save_snapshot_request::Data::Binary(vec![9; 1_000_000].into())),
+        ..Default::default()
+    };
+    client.save_snapshot(large).await.unwrap();
+    let ask = LoadEventsRequest { aggregate_id: "room-1".into(), from_snapshot: true, ..Default::default() };
+    let pieces = load_pieces(&mut client, ask).await.unwrap();
+    assert!(pieces[0].snapshot.is_some() && pieces[0].events.is_empty());
+    assert!(pieces[1..].iter().all(|piece| piece.snapshot.is_none()));
+    assert_eq!(pieces.iter().map(|piece| piece.events.len()).sum::<usize>(), 8);
+    assert!(pieces.iter().all(|piece| piece.encoded_len() < 1_100_000));
+}

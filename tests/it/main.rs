@@ -21,6 +21,7 @@ mod lost_answer;
 mod mending;
 mod operating;
 mod outage;
+mod repairing;
 mod resend;
 mod support;
 mod tidy;

@@ -21,11 +21,6 @@ use crate::{
     },
 };
 
-fn run(service: &Service, arguments: &[&str]) -> (bool, String) {
-    let output = service.command(arguments).output().unwrap();
-    (output.status.success(), String::from_utf8_lossy(&output.stderr).into_owned())
-}
-
 fn with_files() -> Setup {
     Setup::local().set("event_sourcing", "event_files: true")
 }
@@ -39,16 +34,6 @@ async fn large_history(service: &Service) -> Vec<RecordedEvent> {
             .await;
     }
     whole_order(&mut service.client()).await
-}
-
-fn segments(service: &Service) -> Vec<PathBuf> {
-    let mut found: Vec<PathBuf> = fs::read_dir(service.storage().join("log"))
-        .unwrap()
-        .map(|entry| entry.unwrap().path())
-        .filter(|path| path.extension().is_some_and(|extension| extension == "segment"))
-        .collect();
-    found.sort();
-    found
 }
 
 /// Flips a bit in the first place where a file holds `text`.
@@ -81,7 +66,7 @@ async fn damage_is_never_served_and_is_mended_out_of_immudb() {
         SaveSnapshotRequest { aggregate_id: "room-1".into(), sequence_number: 8, ..Default::default() };
     service.client().save_snapshot(snapshot).await.unwrap();
     service.wait_until_forwarded().await;
-    let damaged = flip_at(&segments(&service), "Large2");
+    let damaged = flip_at(&service.segments(), "Large2");
     let whole = LoadEventsRequest { aggregate_id: "room-1".into(), ..Default::default() };
     assert_damage(&load_pieces(&mut service.client(), whole.clone()).await.unwrap_err(), &damaged);
     let mut stream = service.client().read_all(ReadAllRequest::default()).await.unwrap().into_inner();
@@ -100,7 +85,7 @@ async fn damage_is_never_served_and_is_mended_out_of_immudb() {
     assert!(service.stats().await.load_failures >= 2);
 
     service.stop();
-    let (done, said) = run(&service, &["repair"]);
+    let (done, said) = service.run(&["repair"]);
     assert!(done && said.contains("mended"), "{said}");
     assert!(service.storage().join("log.damaged-1").join(damaged.file_name().unwrap()).exists());
     service.restart().await;
@@ -110,7 +95,7 @@ async fn damage_is_never_served_and_is_mended_out_of_immudb() {
     service.wait_until_forwarded().await;
     assert_in_immudb(&immudb, &whole_order(&mut service.client()).await);
     service.stop();
-    let (done, said) = run(&service, &["repair"]);
+    let (done, said) = service.run(&["repair"]);
     assert!(done && said.contains("nothing was changed"), "{said}");
 }
 
@@ -122,18 +107,18 @@ async fn damage_is_mended_out_of_the_event_files_or_given_up_when_a_person_says_
     service.wait_for("the event files", |stats| stats.event_files_pending == 0).await;
     assert!(service.storage().join("events/room-1/8.event").exists());
     service.stop();
-    flip_at(&segments(&service), "Large3");
-    flip_at(&segments(&service), "Large6");
-    assert!(run(&service, &["repair"]).0);
+    flip_at(&service.segments(), "Large3");
+    flip_at(&service.segments(), "Large6");
+    assert!(service.run(&["repair"]).0);
     service.restart().await;
     assert_eq!(whole_order(&mut service.client()).await, order);
 
     service.stop();
-    flip_at(&segments(&service), "Large5");
+    flip_at(&service.segments(), "Large5");
     fs::remove_file(service.storage().join("events/room-1/5.event")).unwrap();
-    let (done, said) = run(&service, &["repair"]);
+    let (done, said) = service.run(&["repair"]);
     assert!(!done && said.contains("--discard-after-damage"), "{said}");
-    let (done, said) = run(&service, &["repair", "--discard-after-damage"]);
+    let (done, said) = service.run(&["repair", "--discard-after-damage"]);
     assert!(done, "{said}");
     service.restart().await;
     assert_eq!(whole_order(&mut service.client()).await, order[..4]);
@@ -149,12 +134,12 @@ async fn a_log_whose_end_is_gone_is_not_taken_for_a_shorter_one() {
     service.wait_until_forwarded().await;
     let order = whole_order(&mut service.client()).await;
     service.stop();
-    let path = segments(&service).pop().unwrap();
+    let path = service.segments().pop().unwrap();
     let length = fs::metadata(&path).unwrap().len();
     fs::File::options().write(true).open(&path).unwrap().set_len(length / 2).unwrap();
-    let (served, said) = run(&service, &["serve"]);
+    let (served, said) = service.run(&["serve"]);
     assert!(!served && said.contains("gone or damaged") && said.contains("repair"), "{said}");
-    let (done, said) = run(&service, &["repair"]);
+    let (done, said) = service.run(&["repair"]);
     assert!(done, "{said}");
     service.restart().await;
     assert_eq!(whole_order(&mut service.client()).await, order);
@@ -167,7 +152,7 @@ async fn a_torn_end_that_nobody_saw_is_cut_off_and_kept() {
     let order = whole_order(&mut service.client()).await;
     service.kill();
     // What a crash leaves of a group that was never acknowledged.
-    let path = segments(&service).pop().unwrap();
+    let path = service.segments().pop().unwrap();
     let mut bytes = fs::read(&path).unwrap();
     let whole = bytes.len();
     bytes.extend_from_within(whole / 2..whole - 3);
@@ -251,18 +236,18 @@ async fn an_empty_log_beside_event_files_is_refused_until_they_are_imported() {
     service.stop();
     fs::remove_dir_all(service.storage().join("log")).unwrap();
     fs::remove_dir_all(service.storage().join("index")).unwrap();
-    let (served, said) = run(&service, &["serve"]);
+    let (served, said) = service.run(&["serve"]);
     assert!(!served && said.contains("import"), "{said}");
     assert!(events.join("room-1/1.event").exists());
 
-    let (done, said) = run(&service, &["import", "storage/events"]);
+    let (done, said) = service.run(&["import", "storage/events"]);
     assert!(done, "{said}");
     service.restart().await;
     assert_eq!(whole_order(&mut service.client()).await, order);
     assert_eq!(service.stats().await.snapshot_count, 1);
     // A second time there is nothing to do.
     service.stop();
-    let (done, said) = run(&service, &["import", "storage/events"]);
+    let (done, said) = service.run(&["import", "storage/events"]);
     assert!(done && said.contains("imported=0 identical=8"), "{said}");
 }
 
@@ -277,13 +262,13 @@ async fn files_that_do_not_continue_the_log_are_named_and_left_alone() {
     let order = whole_order(&mut other.client()).await;
     other.stop();
     let files = service.storage().join("events");
-    let (done, said) = run(&other, &["import", files.to_str().unwrap()]);
+    let (done, said) = other.run(&["import", files.to_str().unwrap()]);
     assert!(!done && said.contains("an append does not fit") && said.contains("1.event"), "{said}");
     // A file that was changed by hand fits nowhere.
     let path = files.join("room-1/2.event");
     fs::write(&path, fs::read_to_string(&path).unwrap().replace("Forest", "Desert")).unwrap();
     let third = Service::new(Setup::local());
-    let (done, said) = run(&third, &["import", files.to_str().unwrap()]);
+    let (done, said) = third.run(&["import", files.to_str().unwrap()]);
     assert!(!done && said.contains("2.event"), "{said}");
     assert!(path.exists());
     other.restart().await;
@@ -333,10 +318,10 @@ async fn an_import_copies_first_what_immudb_has() {
     service.kill();
     fs::rename(service.storage().join("events"), service.dir().join("rescued")).unwrap();
     fs::remove_dir_all(service.storage()).unwrap();
-    let (done, said) = run(&service, &["import", "rescued"]);
+    let (done, said) = service.run(&["import", "rescued"]);
     assert!(!done && said.contains("--without-immudb"), "{said}");
     immudb.restart().await;
-    let (done, said) = run(&service, &["import", "rescued", "--take-over"]);
+    let (done, said) = service.run(&["import", "rescued", "--take-over"]);
     assert!(done && said.contains("imported=3"), "{said}");
     service.restart().await;
     service.wait_until_forwarded().await;
@@ -344,4 +329,65 @@ async fn an_import_copies_first_what_immudb_has() {
     let refused = service.client().append_events(request(vec![])).await.unwrap_err();
     assert_eq!(refused.code(), Code::InvalidArgument);
     assert_in_immudb(&immudb, &order);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_import_that_failed_leaves_the_guard_in_place() {
+    let mut service = Service::start(with_files()).await;
+    append_to(&mut service.client(), "room-1", 3).await;
+    service.wait_for("the event files", |stats| stats.event_files_pending == 0).await;
+    let order = whole_order(&mut service.client()).await;
+    service.stop();
+    let events = service.storage().join("events");
+    fs::remove_dir_all(service.storage().join("log")).unwrap();
+    fs::remove_dir_all(service.storage().join("index")).unwrap();
+    // What a power cut may leave of a file that was never synced.
+    let first = fs::read(events.join("room-1/1.event")).unwrap();
+    fs::write(events.join("room-1/1.event"), "").unwrap();
+    let (done, said) = service.run(&["import", "storage/events"]);
+    assert!(!done && said.contains("1.event"), "{said}");
+    let (served, said) = service.run(&["serve"]);
+    assert!(!served && said.contains("import"), "{said}");
+    fs::write(events.join("room-1/1.event"), first).unwrap();
+    assert!(service.run(&["import", "storage/events"]).0);
+    service.restart().await;
+    assert_eq!(whole_order(&mut service.client()).await, order);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_event_file_of_another_history_is_set_aside_and_not_overwritten() {
+    let mut service = Service::start(with_files()).await;
+    append_to(&mut service.client(), "room-1", 2).await;
+    service.wait_for("the event files", |stats| stats.event_files_pending == 0).await;
+    service.stop();
+    let other = Service::start(with_files()).await;
+    append_to(&mut other.client(), "room-1", 4).await;
+    other.wait_for("the event files", |stats| stats.event_files_pending == 0).await;
+    let (foreign, ours) = (other.storage().join("events/room-1"), service.storage().join("events/room-1"));
+    for name in ["3.event", "4.event"] {
+        fs::copy(foreign.join(name), ours.join(name)).unwrap();
+    }
+    service.restart().await;
+    append_to(&mut service.client(), "room-1", 1).await;
+    service.wait_for("the event files", |stats| stats.event_files_pending == 0).await;
+    let same = |a: PathBuf, b: PathBuf| fs::read(a).unwrap() == fs::read(b).unwrap();
+    assert!(same(ours.join("3.event.foreign-1"), foreign.join("3.event")));
+    assert!(same(ours.join("4.event"), foreign.join("4.event")));
+    assert!(!same(ours.join("3.event"), foreign.join("3.event")));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_json_null_is_kept_through_event_files() {
+    let mut service = Service::start(with_files()).await;
+    let null = NewEvent { data: Some(Data::Json("null".into())), ..event("room-1") };
+    append(&mut service.client(), vec![null, event("room-1")]).await;
+    service.wait_for("the event files", |stats| stats.event_files_pending == 0).await;
+    let order = whole_order(&mut service.client()).await;
+    service.stop();
+    fs::remove_dir_all(service.storage().join("log")).unwrap();
+    fs::remove_dir_all(service.storage().join("index")).unwrap();
+    let (done, said) = service.run(&["import", "storage/events"]);
+    assert!(done, "{said}");
+    service.restart().await;
+    assert_eq!(whole_order(&mut service.client()).await, order);
 }

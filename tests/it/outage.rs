@@ -240,3 +240,45 @@ async fn an_immudb_whose_disk_is_full_counts_as_gone_although_it_answers_reads()
     service.wait_until_forwarded().await;
     assert_in_immudb(&immudb, &whole_order(&mut service.client()).await);
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_restart_in_an_outage_takes_events_however_long_the_log_is() {
+    let dir = tempdir().unwrap();
+    let mut immudb = ImmuDb::start(dir.path()).await;
+    let setup = Setup::with_immudb(immudb.port()).set("limits", "pending_bytes_max: 1048576");
+    let mut service = Service::start(setup).await;
+    for _ in 0..20 {
+        let data = Some(Data::Binary(vec![7; 100_000].into()));
+        append(&mut service.client(), vec![NewEvent { data, ..event("room-1") }]).await;
+    }
+    service.wait_until_forwarded().await;
+    immudb.kill();
+    service.kill();
+    service.restart().await;
+    // The newest notes of what ImmuDB has may be lost with the kill.
+    assert!(service.stats().await.pending_events < 5);
+    let answer = append(&mut service.client(), vec![event("room-1")]).await;
+    assert_eq!((answer.stored_in(), answer.first_position), (StoredIn::LocalLog, 21));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_backlog_of_large_events_or_of_snapshots_costs_one_wait() {
+    let dir = tempdir().unwrap();
+    let mut immudb = ImmuDb::start(dir.path()).await;
+    let service = Service::start(Setup::with_immudb(immudb.port())).await;
+    append_to(&mut service.client(), "room-1", 1).await;
+    immudb.kill();
+    let large = Data::Binary(vec![7; 900_000].into());
+    for _ in 0..60 {
+        let one = NewEvent { data: Some(large.clone()), ..event("large") };
+        append(&mut service.client(), vec![one]).await;
+    }
+    let load = Load::start(&service.client(), 4, 1);
+    immudb.restart().await;
+    let stats = service.wait_until_forwarded().await;
+    let calls = load.end().await;
+    assert!(calls.iter().all(|call| call.answer.is_ok()));
+    assert_eq!(stats.fallbacks, 1, "{stats:?}");
+    service.wait_until_forwarded().await;
+    assert_in_immudb(&immudb, &whole_order(&mut service.client()).await);
+}

@@ -27,7 +27,9 @@ const (
   delete KEY
   settings         of the database
   make-replica     the database takes no writes any more
-  drop-database    the name can be used again after a restart`
+  drop-database    the name can be used again after a restart
+  unload-database  its files can be exchanged
+  load-database`
 
 	// Small pages, since a value may have many megabytes.
 	keysPerPage         = 200
@@ -81,7 +83,7 @@ func run() error {
 	immudb := client.NewClient().WithOptions(options).WithLogger(logger.NewMemoryLogger())
 
 	in := *database
-	if flag.Arg(0) == "drop-database" {
+	if strings.HasSuffix(flag.Arg(0), "-database") {
 		in = "defaultdb"
 	}
 	if err := immudb.OpenSession(ctx, []byte(*user), []byte(*password), in); err != nil {
@@ -142,6 +144,12 @@ func (r *reader) do(ctx context.Context, args []string, database string) error {
 			return err
 		}
 		_, err := r.client.DeleteDatabase(ctx, &schema.DeleteDatabaseRequest{Database: database})
+		return err
+	case command == "unload-database" && len(args) == 1:
+		_, err := r.client.UnloadDatabase(ctx, &schema.UnloadDatabaseRequest{Database: database})
+		return err
+	case command == "load-database" && len(args) == 1:
+		_, err := r.client.LoadDatabase(ctx, &schema.LoadDatabaseRequest{Database: database})
 		return err
 	default:
 		return errors.New("what?\n" + usage)

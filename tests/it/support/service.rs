@@ -141,6 +141,16 @@ impl Service {
         command
     }
 
+    /// Runs a command that ends by itself: whether it succeeded, and what it said.
+    pub fn run(&self, arguments: &[&str]) -> (bool, String) {
+        let path = self.dir.path().join("command.log");
+        let mut process = self.command(arguments).stderr(File::create(&path).unwrap()).spawn().unwrap();
+        let said = || fs::read_to_string(&path).unwrap();
+        let status =
+            wait_for_end(&mut process).unwrap_or_else(|| panic!("{arguments:?} does not end:\n{}", said()));
+        (status.success(), said())
+    }
+
     /// The port out of the log line that says where it listens.
     fn listening(&mut self) -> u16 {
         let until = Instant::now() + PATIENCE;
@@ -169,6 +179,16 @@ impl Service {
 
     pub fn storage(&self) -> PathBuf {
         self.dir.path().join("storage")
+    }
+
+    /// The segments of the local log, in order.
+    pub fn segments(&self) -> Vec<PathBuf> {
+        let entries = fs::read_dir(self.storage().join("log")).unwrap();
+        let paths = entries.map(|entry| entry.unwrap().path());
+        let is_segment = |path: &PathBuf| path.extension().is_some_and(|extension| extension == "segment");
+        let mut found: Vec<PathBuf> = paths.filter(is_segment).collect();
+        found.sort();
+        found
     }
 
     pub fn log(&self) -> String {
@@ -252,23 +272,27 @@ impl Service {
     /// Waits until it has ended by itself.
     pub fn wait(&mut self) -> ExitStatus {
         let mut process = self.process.take().unwrap();
-        let until = Instant::now() + PATIENCE;
-        loop {
-            if let Some(status) = process.try_wait().unwrap() {
-                return status;
-            }
-            if Instant::now() > until {
-                process.kill().unwrap();
-                panic!("the service does not end:\n{}", self.log());
-            }
-            std::thread::sleep(POLL);
-        }
+        wait_for_end(&mut process).unwrap_or_else(|| panic!("the service does not end:\n{}", self.log()))
     }
 
     pub fn signal(&self, signal: Signal) {
         let process = self.process.as_ref().unwrap();
         kill_process(Pid::from_child(process), signal).unwrap();
     }
+}
+
+/// `None`: it had to be killed.
+fn wait_for_end(process: &mut Child) -> Option<ExitStatus> {
+    let until = Instant::now() + PATIENCE;
+    while Instant::now() < until {
+        if let Some(status) = process.try_wait().unwrap() {
+            return Some(status);
+        }
+        std::thread::sleep(POLL);
+    }
+    process.kill().unwrap();
+    process.wait().unwrap();
+    None
 }
 
 impl Drop for Service {

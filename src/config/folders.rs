@@ -1,0 +1,65 @@
+//! Files are deleted in some of the configured folders, and others are deleted or renamed whole: none may
+//! lie in another.
+
+use std::{
+    fs,
+    path::{Component, Path, PathBuf},
+};
+
+use super::{Config, ConfigError};
+
+pub(super) fn check(config: &Config) -> Result<(), ConfigError> {
+    let events = &config.event_sourcing;
+    let folders = [
+        ("event_sourcing.storage_path", &events.storage_path),
+        ("event_sourcing.log_path", &events.log_path),
+        ("event_sourcing.index_path", &events.index_path),
+        ("logging.path", &config.logging.path),
+    ];
+    for (inner, inner_path) in folders {
+        for (outer, outer_path) in folders {
+            if inner != outer && real(inner_path).starts_with(real(outer_path)) {
+                return Err(ConfigError::Invalid {
+                    key: inner.into(),
+                    variable: None,
+                    found: format!("{inner_path:?}"),
+                    expected: format!("a folder outside of {outer}"),
+                });
+            }
+        }
+    }
+    Ok(())
+}
+
+/// The folder itself, whatever way leads to it; it need not be there yet.
+fn real(path: &Path) -> PathBuf {
+    let path = std::path::absolute(path).unwrap_or_else(|_| path.to_owned());
+    if let Ok(real) = fs::canonicalize(&path) {
+        return real;
+    }
+    match (path.parent(), path.components().next_back()) {
+        (Some(parent), Some(Component::ParentDir)) => {
+            let mut above = real(parent);
+            above.pop();
+            above
+        }
+        (Some(parent), Some(Component::Normal(name))) => real(parent).join(name),
+        _ => path,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_folder_is_the_same_by_whatever_way() {
+        let dir = tempfile::tempdir().unwrap();
+        let inside = dir.path().join("a");
+        std::os::unix::fs::symlink(dir.path(), dir.path().join("link")).unwrap();
+        for way in ["a", "./a", "b/../a", "link/a", "link/b/../a"] {
+            assert_eq!(real(&dir.path().join(way)), real(&inside), "{way}");
+        }
+        assert_ne!(real(&dir.path().join("b")), real(&inside));
+    }
+}

@@ -1,0 +1,153 @@
+//! `repair` gives up nothing that was stored unless a person says so, and leaves a log that can be started.
+
+use std::{
+    fs,
+    io::{Seek, SeekFrom, Write},
+    path::Path,
+};
+
+use aethyr_event_store::grpc::wire::{NewEvent, RecordedEvent, new_event::Data};
+use tempfile::tempdir;
+
+use crate::{
+    outage::assert_in_immudb,
+    support::{
+        events::{append, append_to, event, whole_order},
+        immudb::ImmuDb,
+        service::{Service, Setup},
+    },
+};
+
+/// Small enough that a history of a few events has several segments.
+fn small_segments(setup: Setup) -> Setup {
+    setup.set("event_sourcing", "segment_bytes_max: 1048576").set("event_sourcing", "event_files: true")
+}
+
+/// Events of 300 kB, each in a call of its own and with its number in its type.
+async fn large_events(service: &Service, numbers: std::ops::RangeInclusive<u8>) -> Vec<RecordedEvent> {
+    for number in numbers {
+        let data = Some(Data::Binary(vec![number; 300_000].into()));
+        let event_type = format!("Large{number:03}");
+        append(&mut service.client(), vec![NewEvent { data, event_type, ..event("room-1") }]).await;
+    }
+    whole_order(&mut service.client()).await
+}
+
+fn damage(service: &Service, number: u8) {
+    let text = format!("Large{number:03}");
+    for path in service.segments() {
+        let mut bytes = fs::read(&path).unwrap();
+        if let Some(at) = bytes.windows(text.len()).position(|window| window == text.as_bytes()) {
+            bytes[at] ^= 1;
+            fs::write(path, bytes).unwrap();
+            return;
+        }
+    }
+    panic!("{text} is nowhere");
+}
+
+fn overwrite(path: &Path, offset: u64, bytes: &[u8]) {
+    let mut file = fs::File::options().write(true).open(path).unwrap();
+    file.seek(SeekFrom::Start(offset)).unwrap();
+    file.write_all(bytes).unwrap();
+}
+
+fn forget_index(service: &Service) {
+    fs::remove_dir_all(service.storage().join("index")).unwrap();
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_gap_that_lies_half_in_immudb_and_half_in_files_is_filled() {
+    let dir = tempdir().unwrap();
+    let mut immudb = ImmuDb::start(dir.path()).await;
+    let mut service = Service::start(small_segments(Setup::with_immudb(immudb.port()))).await;
+    large_events(&service, 1..=4).await;
+    service.wait_until_forwarded().await;
+    immudb.kill();
+    let order = large_events(&service, 5..=8).await;
+    service.wait_for("the event files", |stats| stats.event_files_pending == 0).await;
+    service.kill();
+    immudb.restart().await;
+    for number in 4..=6 {
+        damage(&service, number);
+    }
+    let (done, said) = service.run(&["repair"]);
+    assert!(done && said.contains("filled=3"), "{said}");
+    service.restart().await;
+    assert_eq!(whole_order(&mut service.client()).await, order);
+    service.wait_until_forwarded().await;
+    assert_in_immudb(&immudb, &order);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_does_not_go_on_from_the_log_is_not_filled_in() {
+    let mut service = Service::start(small_segments(Setup::local())).await;
+    let order = large_events(&service, 1..=8).await;
+    service.wait_for("the event files", |stats| stats.event_files_pending == 0).await;
+    service.stop();
+    for number in 4..=6 {
+        damage(&service, number);
+    }
+    // Of the gap only its end is left.
+    fs::remove_file(service.storage().join("events/room-1/4.event")).unwrap();
+    let (done, said) = service.run(&["repair"]);
+    assert!(!done && said.contains("--discard-after-damage"), "{said}");
+    let (done, said) = service.run(&["repair", "--discard-after-damage"]);
+    assert!(done, "{said}");
+    service.restart().await;
+    assert_eq!(whole_order(&mut service.client()).await, order[..3]);
+    append_to(&mut service.client(), "room-1", 2).await;
+    service.stop();
+    let (done, said) = service.run(&["repair"]);
+    assert!(done && said.contains("nothing was changed"), "{said}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_damaged_end_is_not_given_up_silently_although_the_index_is_gone() {
+    let mut service = Service::start(small_segments(Setup::local())).await;
+    // The last of them do not fill their segment.
+    let order = large_events(&service, 1..=7).await;
+    service.wait_for("the event files", |stats| stats.event_files_pending == 0).await;
+    service.stop();
+    forget_index(&service);
+    let events = service.storage().join("events");
+    let kept = service.dir().join("kept");
+    fs::rename(&events, &kept).unwrap();
+    let last = service.segments().pop().unwrap();
+    for header in [vec![0xff; 64], vec![0; 64]] {
+        overwrite(&last, 0, &header);
+        let (served, said) = service.run(&["serve"]);
+        assert!(!served && said.contains("repair"), "{said}");
+        assert!(last.exists(), "a segment full of events was removed");
+        let (done, said) = service.run(&["repair"]);
+        assert!(!done && said.contains("--discard-after-damage"), "{said}");
+    }
+    // With the event files nothing is lost, and a person still has to say that this was all.
+    fs::rename(&kept, &events).unwrap();
+    let (done, said) = service.run(&["repair"]);
+    assert!(!done && said.contains("up to 7"), "{said}");
+    let (done, said) = service.run(&["repair", "--discard-after-damage"]);
+    assert!(done, "{said}");
+    service.restart().await;
+    assert_eq!(whole_order(&mut service.client()).await, order);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_repair_that_ended_between_two_steps_is_begun_anew() {
+    let mut service = Service::start(small_segments(Setup::local())).await;
+    let order = large_events(&service, 1..=8).await;
+    service.wait_for("the event files", |stats| stats.event_files_pending == 0).await;
+    service.stop();
+    damage(&service, 5);
+    // A draft that was not ended, and a log that was not put away.
+    fs::create_dir(service.storage().join("log.draft")).unwrap();
+    fs::write(service.storage().join("log.draft/0000000001.segment"), "half").unwrap();
+    fs::create_dir(service.storage().join("log.mended")).unwrap();
+    fs::write(service.storage().join("log.mended/writers"), "kept").unwrap();
+    let (done, said) = service.run(&["repair"]);
+    assert!(done, "{said}");
+    assert_eq!(fs::read_to_string(service.storage().join("log.damaged-1/writers")).unwrap(), "kept");
+    assert!(service.storage().join("log.damaged-2/0000000001.segment").exists());
+    service.restart().await;
+    assert_eq!(whole_order(&mut service.client()).await, order);
+}
