@@ -258,6 +258,7 @@ impl EventStore {
 
 impl From<HistoryError> for StoreError {
     fn from(error: HistoryError) -> Self {
+        tracing::error!(%error, "what is stored can't be read");
         Self::Damaged(error.to_string())
     }
 }

@@ -158,12 +158,14 @@ impl StoreError {
 
 impl From<ReadError> for StoreError {
     fn from(error: ReadError) -> Self {
+        tracing::error!(%error, "what is stored can't be read");
         Self::Damaged(error.to_string())
     }
 }
 
 impl From<IndexError> for StoreError {
     fn from(error: IndexError) -> Self {
+        tracing::error!(%error, "the index can't be read");
         Self::Damaged(error.to_string())
     }
 }
