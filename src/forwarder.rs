@@ -14,6 +14,7 @@ use tracing::{info, warn};
 use uuid::Uuid;
 
 use crate::{
+    crash_point::CrashPoint,
     event::{Hash, Position, Timestamp, record::ForwardedMark},
     history::{History, HistoryError},
     immudb::{self, ErrorKind, KeyValue, Precondition, Session, SetError, TxId},
@@ -268,12 +269,14 @@ impl Forwarder {
             let mut conditions = unchanged_since(head_tx);
             // That alone would pass on an ImmuDB that was put back below this session.
             conditions.extend(last_event.map(Precondition::KeyMustExist));
+            CrashPoint::BeforeSet.reached();
             let set = session.set(entries, conditions);
             self.unless_overdue(set).await
         };
         match result {
             Ok(header) if header.id <= head_tx => Err(End::Suspect),
             Ok(header) => {
+                CrashPoint::AfterSet.reached();
                 let link = Link { session, head_tx: header.id, reached, last_event: next_event };
                 self.committed(&link, batch.event_count);
                 Ok(link)
@@ -302,8 +305,9 @@ impl Forwarder {
         let bytes = self.standing.distance(link.reached.place, tip.end);
         let BatchLimits { keys_max, bytes_max } = self.settings.batch;
         let fits = keys < keys_max as u64 && bytes <= bytes_max as u64;
+        let snapshots_before = self.standing.view().forwarded.snapshots;
         let mark = self.reach(link, link.reached);
-        if event_count > 0 {
+        if event_count > 0 || mark.snapshots > snapshots_before {
             self.sequencer.mark(mark);
         }
         self.happened(Happening::Committed(if fits { Rest::FitsOne } else { Rest::Backlog }));
@@ -387,9 +391,13 @@ impl Forwarder {
         if pending || self.machine.state() != State::Connected {
             info!("events are pending: the head is not released");
         } else {
+            CrashPoint::BeforeRelease.reached();
             let entries = vec![self.head_entry(link.reached, Released::Yes)];
             match link.session.set(entries, unchanged_since(link.head_tx)).await {
-                Ok(_) => info!("the head is released"),
+                Ok(_) => {
+                    CrashPoint::AfterRelease.reached();
+                    info!("the head is released");
+                }
                 Err(error) => warn!(?error, "the head is not released"),
             }
         }

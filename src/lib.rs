@@ -20,12 +20,13 @@
 //! - [`log`] keeps them; [`index`] finds them again; [`storage`] opens both.
 //! - [`forwarder`] carries the log into ImmuDB, over [`immudb`], with the delays of [`retry`].
 //! - [`event_files`] prints out what ImmuDB does not have yet.
+//! - [`crash_point`] names places at which a test can have the process die.
 //!
 //! The promises of the README, and the tests (under `tests/it`, unless it is said otherwise) that hold them:
 //!
 //! | promise | held by |
 //! |---|---|
-//! | 1 never lost | `outage`, `crash`, `copy`, `mending`, `log::tests` |
+//! | 1 never lost | `outage`, `crash`, `crash_points`, `copy`, `mending`, `log::tests` |
 //! | 2 exactly once | `appending`, `resend`, `lost_answer`, `sequencer::tests` |
 //! | 3 numbers without gap | `appending`, `crash`, `sequencer::tests` |
 //! | 4 all or nothing | `appending`, `crash`, `sequencer::tests` |
@@ -38,6 +39,7 @@
 
 pub mod cli;
 pub mod config;
+pub mod crash_point;
 pub mod event;
 pub mod event_files;
 pub mod forwarder;

@@ -18,7 +18,10 @@ use std::{
 
 use bytes::Bytes;
 
-use crate::event::{Hash, Position};
+use crate::{
+    crash_point::CrashPoint,
+    event::{Hash, Position},
+};
 
 mod cursor;
 mod frame;
@@ -242,6 +245,7 @@ impl Log {
         if self.unsynced_from.is_none() {
             return Ok(());
         }
+        CrashPoint::BeforeLocalSync.reached();
         let synced = self.segments.file(self.tip.end.segment).and_then(|file| file.sync_data());
         match synced {
             Ok(()) => {
@@ -274,10 +278,12 @@ impl Log {
         self.sync()?;
         let next = self.tip.end.segment.saturating_add(1);
         let file = self.segments.create(&self.folder, next).map_err(WriteError::NotWritten)?;
+        CrashPoint::SegmentCreated.reached();
         if let Err(error) = file.make_durable() {
             self.failed = true;
             return Err(WriteError::Unknown(error));
         }
+        CrashPoint::SegmentDurable.reached();
         self.tip.end = Place { segment: next, offset: segment::HEADER_BYTES };
         Ok(())
     }

@@ -10,7 +10,10 @@ use std::{
 };
 
 use super::format;
-use crate::event::{AggregateId, RecordedEvent, SequenceNumber, Snapshot};
+use crate::{
+    crash_point::CrashPoint,
+    event::{AggregateId, RecordedEvent, SequenceNumber, Snapshot},
+};
 
 const EVENT: &str = "event";
 const SEQUENCE: &str = "sequence";
@@ -87,7 +90,9 @@ impl Folder {
     /// # Errors
     /// The file is there and can't be removed.
     pub fn remove_event(&self, aggregate: &AggregateId, sequence: SequenceNumber) -> io::Result<()> {
-        remove(&self.event_path(aggregate, sequence))
+        remove(&self.event_path(aggregate, sequence))?;
+        CrashPoint::EventFileCleared.reached();
+        Ok(())
     }
 
     /// Removes what remains of an aggregate without event files.
@@ -187,7 +192,9 @@ fn write_whole(path: &Path, bytes: &[u8]) -> io::Result<()> {
         }
         other => other,
     };
-    written.and_then(|()| fs::rename(&temporary, path))
+    written?;
+    CrashPoint::EventFileWritten.reached();
+    fs::rename(&temporary, path)
 }
 
 fn read_if_there(path: &Path) -> io::Result<Option<Vec<u8>>> {

@@ -12,6 +12,7 @@ use super::{
     unchanged_since,
 };
 use crate::{
+    crash_point::CrashPoint,
     event::{Position, record::ForwardedMark},
     history::HistoryError,
     immudb::{self, KeyValue, Precondition, Session, SetError, TransactionPages, TxId},
@@ -143,6 +144,7 @@ impl Forwarder {
         if self.writer.is_none() {
             let id = writer_ids::add(&self.settings.folder)
                 .map_err(|error| ClaimError::Local(error.to_string()))?;
+            CrashPoint::WriterKept.reached();
             self.writer = Some(Writer { id, confirmed: false });
         }
         Ok(())
@@ -185,6 +187,7 @@ impl Forwarder {
     ) -> Result<(), ClaimError> {
         match self.unless_overdue(session.set(vec![entry], conditions)).await {
             Ok(_) => {
+                CrashPoint::HeadClaimed.reached();
                 if let Some(writer) = &mut self.writer {
                     writer.confirmed = true;
                     info!(writer = %writer.id, "claimed the database");

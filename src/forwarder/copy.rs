@@ -17,6 +17,7 @@ use super::{
     head::{self, Head},
 };
 use crate::{
+    crash_point::CrashPoint,
     event::{
         Hash, Position,
         record::{self, ForwardedMark},
@@ -136,6 +137,7 @@ impl Copy<'_> {
             }
             foreign = foreign.saturating_add(self.copy_page(&page, &mut checked).await?);
             progress.reached(checked.position.0);
+            CrashPoint::PageCopied.reached();
         }
         if checked.position < self.head.position {
             return Err(CopyError::Diverged(format!("it ends at position {}", checked.position)));
@@ -146,6 +148,7 @@ impl Copy<'_> {
         if foreign > 0 {
             warn!(transactions = foreign, "transactions that are none of ours were skipped");
         }
+        CrashPoint::CopyEnding.reached();
         self.unfinished.end().map_err(|error| AdoptError::NotWritten(error.to_string()))?;
         info!(position = checked.position.0, "copied out of ImmuDB");
         Ok(())

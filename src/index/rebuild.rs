@@ -5,6 +5,7 @@ use std::sync::Arc;
 
 use super::{Entries, Index, IndexError, IndexedEvent, IndexedSnapshot};
 use crate::{
+    crash_point::CrashPoint,
     event::record,
     log::{Cursor, Damage, Frame, Place, ReadError, ReadFrame, Segments, Tip},
 };
@@ -44,6 +45,7 @@ pub fn bring_up(
             entries = Entries::new(index);
             frames = 0;
             progress(cursor.place());
+            CrashPoint::IndexMidway.reached();
         }
     }
     let tip = Tip { end, ..entries.complete().tip };

@@ -19,6 +19,7 @@ use super::{
     frame::{self, Header},
     segment,
 };
+use crate::crash_point::CrashPoint;
 
 /// An opened log whose end is known and durable.
 #[derive(Debug)]
@@ -135,5 +136,8 @@ fn cut(file: &segment::File, bytes: &Bytes, end: u64) -> Result<(), OpenError> {
     let kept = file.path().with_extension(format!("torn-{end}"));
     let io_error = |source| OpenError::Io { path: kept.display().to_string(), source };
     fs::write(&kept, torn).map_err(io_error)?;
-    file.set_len(end).map_err(|source| OpenError::from(file.io_error(source)))
+    CrashPoint::TornEndKept.reached();
+    file.set_len(end).map_err(|source| OpenError::from(file.io_error(source)))?;
+    CrashPoint::TornEndCut.reached();
+    Ok(())
 }

@@ -6,6 +6,7 @@ use tracing::{debug, error};
 
 use super::{AdoptError, Call, GroupError, Reply, SnapshotStored, Stored, Worker, disk_full, judge::Known};
 use crate::{
+    crash_point::CrashPoint,
     event::{
         EventId, Timestamp,
         record::{self, ForwardedMark},
@@ -119,7 +120,11 @@ impl Worker {
             true => Ok(()),
             false => self.log.write(frames).map_err(GroupError::from),
         };
+        CrashPoint::AfterLocalSync.reached();
         let written = written.and_then(|()| Ok(self.index.apply(entries)?));
+        if !answers.is_empty() {
+            CrashPoint::BeforeAnswer.reached();
+        }
         match &written {
             Ok(()) => {
                 _ = self.published.send_if_modified(|published| std::mem::replace(published, tip) != tip)

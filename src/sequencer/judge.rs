@@ -4,6 +4,7 @@ use std::{collections::HashMap, time::Duration};
 
 use super::{Append, SnapshotStored, Stored, StoredAggregate, Worker, group::OpenGroup};
 use crate::{
+    crash_point::CrashPoint,
     event::{
         AggregateId, AppendBounds, ContentDigest, EventId, Hash, NewEvent, Position, SequenceNumber,
         Snapshot,
@@ -234,6 +235,7 @@ impl OpenGroup {
         let event_hash = event_hash(worker, &head, sequence)?;
         let record = record::encode_snapshot(Snapshot { event_hash, recorded_at: self.now, ..snapshot });
         let stored = self.frames.snapshot(&record);
+        CrashPoint::SnapshotLaidOut.reached();
         let indexed = IndexedSnapshot { aggregate_id: aggregate, sequence, place: stored.place };
         self.entries.add_snapshot(&worker.index, indexed)?;
         Ok(SnapshotStored { end: self.frames.tip().end, dropped: false })

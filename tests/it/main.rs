@@ -13,6 +13,7 @@ mod appending;
 mod bad_input;
 mod copy;
 mod crash;
+mod crash_points;
 mod doubt;
 mod following;
 mod immudb_client;
@@ -23,5 +24,6 @@ mod operating;
 mod outage;
 mod repairing;
 mod resend;
+#[path = "../support/mod.rs"]
 mod support;
 mod tidy;

@@ -1,55 +1,18 @@
 //! ImmuDB goes away and comes back, in every way that it can.
 
-use std::{collections::BTreeMap, io::Write, time::Duration};
+use std::{io::Write, time::Duration};
 
-use aethyr_event_store::{
-    event::{Hash, record},
-    grpc::wire::{NewEvent, RecordedEvent, State, StoredIn, new_event::Data},
-};
-use base64::{Engine, engine::general_purpose::STANDARD};
+use aethyr_event_store::grpc::wire::{NewEvent, State, StoredIn, new_event::Data};
 use rustix::process::Signal;
 use tempfile::tempdir;
 
+pub use crate::support::stored::assert_in_immudb;
 use crate::support::{
     events::{append, append_to, event, load, reason, request, whole_order},
     immudb::ImmuDb,
     load::{Load, acknowledged, assert_all_there},
     service::{Service, Setup},
 };
-
-/// ImmuDB holds just these events, under the documented keys, each once, and nothing else of ours.
-pub fn assert_in_immudb(immudb: &ImmuDb, order: &[RecordedEvent]) {
-    let found = immudb.reader(&["--database", "aethyr", "scan", "event:"]);
-    assert_eq!(found.len(), order.len(), "events in ImmuDB");
-    let mut by_position = BTreeMap::new();
-    for entry in &found {
-        let value = STANDARD.decode(entry["value_base64"].as_str().unwrap()).unwrap();
-        let stored = record::decode(value.clone().into(), Hash::START).unwrap();
-        let id = stored.event.aggregate_id.encoded();
-        let key = format!("event:{id}:{:020}", stored.sequence.0);
-        assert_eq!(entry["key"].as_str(), Some(key.as_str()));
-        by_position.insert(stored.position.0, (entry["tx"].as_u64().unwrap(), value));
-    }
-    let (mut hash, mut tx_before) = (Hash::START, 0);
-    for (event, (position, (tx, value))) in order.iter().zip(&by_position) {
-        assert_eq!(event.position, *position);
-        hash = hash.chain(value);
-        assert_eq!(event.hash.as_ref(), hash.0, "position {position}");
-        assert!(*tx >= tx_before, "position {position} came into ImmuDB before one that precedes it");
-        tx_before = *tx;
-    }
-    let sequences = immudb.reader(&["--database", "aethyr", "scan", "sequence:"]);
-    let mut last_of = BTreeMap::new();
-    for event in order {
-        last_of.insert(event.aggregate_id.clone(), event.sequence_number);
-    }
-    assert_eq!(sequences.len(), last_of.len());
-    for entry in sequences {
-        let id = entry["key"].as_str().unwrap().trim_start_matches("sequence:").to_owned();
-        let value = STANDARD.decode(entry["value_base64"].as_str().unwrap()).unwrap();
-        assert_eq!(String::from_utf8(value).unwrap(), last_of[&id].to_string(), "{id}");
-    }
-}
 
 #[tokio::test(flavor = "multi_thread")]
 async fn killing_immudb_under_load_costs_no_call_and_no_event() {

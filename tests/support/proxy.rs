@@ -6,6 +6,7 @@ use std::{
         Arc, Mutex,
         atomic::{AtomicUsize, Ordering},
     },
+    time::Duration,
 };
 
 use tokio::{
@@ -35,7 +36,11 @@ pub enum Mode {
     KeepRequestsAndRefuse,
     /// What waited goes on; new connections are closed at once.
     PassAndRefuse,
+    /// Requests are held up for a while.
+    Slow,
 }
+
+const SLOW_BY: Duration = Duration::from_millis(100);
 
 impl Mode {
     fn keeps(self) -> bool {
@@ -184,6 +189,9 @@ impl Requests {
                     Err(_) => break,
                 },
             };
+            if *self.mode.borrow() == Mode::Slow {
+                tokio::time::sleep(SLOW_BY).await;
+            }
             ended |= read == 0;
             let asked = self.unanswered.asked(&mut frames, &buffer[..read]);
             if self.mode.borrow().keeps() {

@@ -5,3 +5,4 @@ pub mod immudb;
 pub mod load;
 pub mod proxy;
 pub mod service;
+pub mod stored;

@@ -11,8 +11,9 @@ use std::{
     time::{Duration, Instant},
 };
 
-use aethyr_event_store::grpc::wire::{
-    State, StatsRequest, StatsResponse, event_store_service_client::EventStoreServiceClient,
+use aethyr_event_store::{
+    crash_point::CrashPoint,
+    grpc::wire::{State, StatsRequest, StatsResponse, event_store_service_client::EventStoreServiceClient},
 };
 use rustix::process::{Pid, Signal, kill_process};
 use tempfile::TempDir;
@@ -32,6 +33,7 @@ pub struct Setup {
     /// Lines of YAML: section, key and value.
     keys: Vec<(String, String)>,
     arguments: Vec<String>,
+    environment: Vec<(String, String)>,
 }
 
 impl Setup {
@@ -53,6 +55,18 @@ impl Setup {
     #[must_use]
     pub fn arguments(mut self, arguments: &[&str]) -> Self {
         self.arguments = arguments.iter().map(ToString::to_string).collect();
+        self
+    }
+
+    /// The process dies there.
+    #[must_use]
+    pub fn crash_at(self, point: CrashPoint) -> Self {
+        self.environment(CrashPoint::VARIABLE, point.name())
+    }
+
+    #[must_use]
+    pub fn environment(mut self, name: &str, value: &str) -> Self {
+        self.environment.push((name.to_owned(), value.to_owned()));
         self
     }
 
@@ -119,6 +133,14 @@ impl Service {
         self.port = self.listening();
     }
 
+    /// Starts, and waits for the end that it comes to by itself, before or after it listens.
+    pub fn launch_and_crash(&mut self) -> ExitStatus {
+        self.configure();
+        let log = File::create(self.dir.path().join("service.log")).unwrap();
+        self.process = Some(self.command(&["serve"]).stderr(log).spawn().unwrap());
+        self.wait()
+    }
+
     pub fn reconfigure(&mut self, setup: Setup) {
         self.setup = setup;
     }
@@ -138,6 +160,7 @@ impl Service {
             }
         }
         command.current_dir(self.dir.path()).args(arguments).stdin(Stdio::null());
+        command.envs(self.setup.environment.clone());
         command
     }
 

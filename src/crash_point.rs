@@ -1,0 +1,137 @@
+//! Named places at which a debug build can be told to die, as if the machine had stopped just there.
+//!
+//! `EVENT_STORE_CRASH_AT=after_local_sync` aborts the process where that point is reached for the first
+//! time, `after_local_sync:3` the third time. Nothing is flushed or unwound. A release build has none of
+//! this. `tests/it/crash_points.rs` crashes at each of them and checks what is promised.
+
+/// Every place, in the order of the way of an event.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum CrashPoint {
+    /// A segment was made and is not durable.
+    SegmentCreated,
+    /// A segment is durable, and has no frame.
+    SegmentDurable,
+    /// A group was written and not synced.
+    BeforeLocalSync,
+    /// A group is durable and can't be found.
+    AfterLocalSync,
+    /// A group can be found, and nobody was told.
+    BeforeAnswer,
+    /// A snapshot was laid out in a group.
+    SnapshotLaidOut,
+    /// The torn end of the log was kept, and not cut off.
+    TornEndKept,
+    /// The torn end was cut off, and that is not durable.
+    TornEndCut,
+    /// The index was brought up to somewhere within the log.
+    IndexMidway,
+    /// A transaction is about to be sent to ImmuDB.
+    BeforeSet,
+    /// ImmuDB has committed, and nobody was told.
+    AfterSet,
+    /// The id of a new writer is kept, and was not claimed with.
+    WriterKept,
+    /// The head names us, and we have not seen it.
+    HeadClaimed,
+    /// A page of ImmuDB's history was copied.
+    PageCopied,
+    /// All of it was copied, and the note says otherwise.
+    CopyEnding,
+    /// Everything is ended but the release of the head.
+    BeforeRelease,
+    /// The head is released.
+    AfterRelease,
+    /// An event file has its contents, and not its name.
+    EventFileWritten,
+    /// An event file was removed, and its aggregate's last number was not.
+    EventFileCleared,
+}
+
+impl CrashPoint {
+    pub const ALL: [Self; 19] = [
+        Self::SegmentCreated,
+        Self::SegmentDurable,
+        Self::BeforeLocalSync,
+        Self::AfterLocalSync,
+        Self::BeforeAnswer,
+        Self::SnapshotLaidOut,
+        Self::TornEndKept,
+        Self::TornEndCut,
+        Self::IndexMidway,
+        Self::BeforeSet,
+        Self::AfterSet,
+        Self::WriterKept,
+        Self::HeadClaimed,
+        Self::PageCopied,
+        Self::CopyEnding,
+        Self::BeforeRelease,
+        Self::AfterRelease,
+        Self::EventFileWritten,
+        Self::EventFileCleared,
+    ];
+
+    /// The environment's variable for it.
+    pub const VARIABLE: &str = "EVENT_STORE_CRASH_AT";
+
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::SegmentCreated => "segment_created",
+            Self::SegmentDurable => "segment_durable",
+            Self::BeforeLocalSync => "before_local_sync",
+            Self::AfterLocalSync => "after_local_sync",
+            Self::BeforeAnswer => "before_answer",
+            Self::SnapshotLaidOut => "snapshot_laid_out",
+            Self::TornEndKept => "torn_end_kept",
+            Self::TornEndCut => "torn_end_cut",
+            Self::IndexMidway => "index_midway",
+            Self::BeforeSet => "before_set",
+            Self::AfterSet => "after_set",
+            Self::WriterKept => "writer_kept",
+            Self::HeadClaimed => "head_claimed",
+            Self::PageCopied => "page_copied",
+            Self::CopyEnding => "copy_ending",
+            Self::BeforeRelease => "before_release",
+            Self::AfterRelease => "after_release",
+            Self::EventFileWritten => "event_file_written",
+            Self::EventFileCleared => "event_file_cleared",
+        }
+    }
+
+    /// The process ends here, if it was told to.
+    #[inline]
+    pub fn reached(self) {
+        #[cfg(debug_assertions)]
+        armed::reached(self);
+    }
+}
+
+#[cfg(debug_assertions)]
+mod armed {
+    use std::sync::{
+        OnceLock,
+        atomic::{AtomicU64, Ordering},
+    };
+
+    use super::CrashPoint;
+
+    struct Armed {
+        name: String,
+        /// How often it has to be reached yet.
+        left: AtomicU64,
+    }
+
+    static ARMED: OnceLock<Option<Armed>> = OnceLock::new();
+
+    fn from_environment() -> Option<Armed> {
+        let text = std::env::var(CrashPoint::VARIABLE).ok()?;
+        let (name, count) = text.split_once(':').unwrap_or((&text, "1"));
+        Some(Armed { name: name.to_owned(), left: AtomicU64::new(count.parse().ok()?) })
+    }
+
+    pub fn reached(point: CrashPoint) {
+        let Some(armed) = ARMED.get_or_init(from_environment) else { return };
+        if armed.name == point.name() && armed.left.fetch_sub(1, Ordering::SeqCst) == 1 {
+            std::process::abort();
+        }
+    }
+}

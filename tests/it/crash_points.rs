@@ -1,0 +1,235 @@
+//! The process dies at each named place, and after its restart everything holds that was promised.
+
+use std::{fs, os::unix::process::ExitStatusExt, process::ExitStatus};
+
+use aethyr_event_store::{
+    crash_point::CrashPoint,
+    grpc::wire::{AppendEventsRequest, NewEvent, SaveSnapshotRequest, State, new_event::Data},
+};
+use rustix::process::Signal;
+use tempfile::{TempDir, tempdir};
+
+use crate::{
+    outage::assert_in_immudb,
+    support::{
+        events::{append, event, request, whole_order},
+        immudb::ImmuDb,
+        load::{Call, Load, assert_all_there},
+        service::{Service, Setup},
+    },
+};
+
+/// How the service comes to a point.
+#[derive(Debug, Clone, Copy)]
+enum Way {
+    /// By appending and saving snapshots, with ImmuDB beside it.
+    Load,
+    /// By a start on what was prepared.
+    Start(Prepared),
+    /// By being told to stop.
+    Stop,
+    /// By appending while ImmuDB is gone.
+    Outage,
+    /// By the end of an outage.
+    OutageEnds,
+}
+
+#[derive(Debug, Clone, Copy)]
+enum Prepared {
+    Nothing,
+    TornEnd,
+    NoIndex,
+    NoDisk,
+}
+
+fn way_to(point: CrashPoint) -> Way {
+    match point {
+        CrashPoint::SegmentCreated
+        | CrashPoint::SegmentDurable
+        | CrashPoint::BeforeLocalSync
+        | CrashPoint::AfterLocalSync
+        | CrashPoint::BeforeAnswer
+        | CrashPoint::SnapshotLaidOut => Way::Load,
+        // The head alone is written at the start.
+        CrashPoint::BeforeSet | CrashPoint::AfterSet | CrashPoint::WriterKept | CrashPoint::HeadClaimed => {
+            Way::Start(Prepared::Nothing)
+        }
+        CrashPoint::TornEndKept | CrashPoint::TornEndCut => Way::Start(Prepared::TornEnd),
+        CrashPoint::IndexMidway => Way::Start(Prepared::NoIndex),
+        CrashPoint::PageCopied | CrashPoint::CopyEnding => Way::Start(Prepared::NoDisk),
+        CrashPoint::BeforeRelease | CrashPoint::AfterRelease => Way::Stop,
+        CrashPoint::EventFileWritten => Way::Outage,
+        CrashPoint::EventFileCleared => Way::OutageEnds,
+    }
+}
+
+struct Story {
+    point: CrashPoint,
+    dir: TempDir,
+    immudb: ImmuDb,
+    service: Service,
+    setup: Setup,
+    /// What was sent before the crash, and what came of it.
+    calls: Vec<Call>,
+}
+
+impl Story {
+    /// A history of all kinds, so long that the index is brought up in several steps.
+    async fn begin(point: CrashPoint) -> Self {
+        let dir = tempdir().unwrap();
+        let immudb = ImmuDb::start(dir.path()).await;
+        let setup = Setup::with_immudb(immudb.port())
+            .set("event_sourcing", "segment_bytes_max: 1048576")
+            .set("event_sourcing", "event_files: true");
+        let service = Service::start(setup.clone()).await;
+        let mut client = service.client();
+        for number in 0..24 {
+            append(&mut client, (0..500).map(|_| event(&format!("room-{number}"))).collect()).await;
+        }
+        client.save_snapshot(snapshot("room-1", 100)).await.unwrap();
+        service.wait_until_forwarded().await;
+        Self { point, dir, immudb, service, setup, calls: Vec::new() }
+    }
+
+    /// Has the process die at the point.
+    async fn crash(&mut self) -> ExitStatus {
+        let armed = self.setup.clone().crash_at(self.point);
+        match way_to(self.point) {
+            Way::Load => {
+                assert!(self.service.stop().success());
+                self.service.reconfigure(armed);
+                self.service.restart().await;
+                self.load_until_the_end().await
+            }
+            Way::Start(prepared) => {
+                assert!(self.service.stop().success());
+                self.prepare(prepared);
+                self.service.reconfigure(armed);
+                self.service.launch_and_crash()
+            }
+            Way::Stop => {
+                assert!(self.service.stop().success());
+                self.service.reconfigure(armed);
+                self.service.restart().await;
+                self.service.wait_for_state(State::Connected).await;
+                self.service.stop()
+            }
+            Way::Outage => {
+                assert!(self.service.stop().success());
+                self.immudb.kill();
+                self.service.reconfigure(armed);
+                self.service.launch();
+                self.load_until_the_end().await
+            }
+            Way::OutageEnds => {
+                assert!(self.service.stop().success());
+                self.immudb.kill();
+                self.service.reconfigure(armed);
+                self.service.restart().await;
+                append(&mut self.service.client(), vec![event("room-1"), event("room-x")]).await;
+                self.service.wait_for("event files", |stats| stats.event_files_pending == 0).await;
+                self.immudb.restart().await;
+                self.service.wait()
+            }
+        }
+    }
+
+    async fn load_until_the_end(&mut self) -> ExitStatus {
+        let load = Load::start(&self.service.client(), 8, 2);
+        let mut client = self.service.client();
+        // Large events, so that segments become full; and snapshots.
+        let extras = tokio::spawn(async move {
+            for sequence in 1.. {
+                let data = Some(Data::Binary(vec![7; 200_000].into()));
+                let large = NewEvent { data, ..event("large") };
+                if client.append_events(request(vec![large])).await.is_err()
+                    || client.save_snapshot(snapshot("large", sequence)).await.is_err()
+                {
+                    break;
+                }
+            }
+        });
+        let ended = self.service.wait();
+        extras.await.unwrap();
+        self.calls = load.end().await;
+        ended
+    }
+
+    fn prepare(&self, prepared: Prepared) {
+        let storage = self.service.storage();
+        match prepared {
+            Prepared::Nothing => {}
+            Prepared::TornEnd => {
+                let path = self.service.segments().pop().unwrap();
+                let mut bytes = fs::read(&path).unwrap();
+                bytes.extend_from_slice(b"AELF, and no more");
+                fs::write(path, bytes).unwrap();
+            }
+            Prepared::NoIndex => fs::remove_dir_all(storage.join("index")).unwrap(),
+            Prepared::NoDisk => fs::remove_dir_all(storage).unwrap(),
+        }
+    }
+
+    /// Starts again, unarmed, and checks everything.
+    async fn check(mut self) {
+        let lost_disk = matches!(way_to(self.point), Way::Start(Prepared::NoDisk));
+        // Whoever claimed on a disk that is lost was another writer.
+        let arguments: &[&str] = if lost_disk { &["serve", "--take-over"] } else { &["serve"] };
+        self.service.reconfigure(self.setup.clone().arguments(arguments));
+        if matches!(way_to(self.point), Way::Outage) {
+            self.immudb.restart().await;
+        }
+        self.service.restart().await;
+        let mut client = self.service.client();
+        let before = whole_order(&mut client).await;
+        assert_all_there(&self.calls, &before);
+        // What was not answered is settled by sending it again; what was stored is stored once.
+        for call in &self.calls {
+            let sent = AppendEventsRequest { events: call.events.clone(), ..Default::default() };
+            let again = client.append_events(sent).await.unwrap().into_inner();
+            if let Ok(first) = &call.answer {
+                assert!(again.already_stored);
+                assert_eq!(again.first_position, first.first_position);
+            }
+        }
+        append(&mut client, vec![event("room-1"), event("room-2")]).await;
+        self.service.wait_until_forwarded().await;
+        self.service.wait_for("no event files", |stats| stats.event_files_pending == 0).await;
+        let order = whole_order(&mut client).await;
+        assert_eq!(order[..before.len()], before);
+        assert_in_immudb(&self.immudb, &order);
+        let stats = self.service.stats().await;
+        assert_eq!(stats.event_count, order.len() as u64);
+        assert!(stats.snapshot_count >= 1);
+        let files = self.service.storage().join("events");
+        assert!(!files.join("room-x").exists() && !files.join("caller-0").exists());
+        assert!(self.service.stop().success());
+        let (whole, said) = self.service.run(&["repair"]);
+        assert!(whole && said.contains("nothing was changed"), "{said}");
+        drop(self.dir);
+    }
+}
+
+fn snapshot(aggregate: &str, sequence_number: u64) -> SaveSnapshotRequest {
+    SaveSnapshotRequest { aggregate_id: aggregate.to_owned(), sequence_number, ..Default::default() }
+}
+
+async fn crash_and_check(points: &[CrashPoint]) {
+    for point in points {
+        let mut story = Story::begin(*point).await;
+        let ended = story.crash().await;
+        assert_eq!(ended.signal(), Some(Signal::ABORT.as_raw()), "{} was not reached", point.name());
+        story.check().await;
+    }
+}
+
+// Two tests, so that both cores have something to do.
+#[tokio::test(flavor = "multi_thread")]
+async fn each_point_up_to_the_transaction_is_reached_and_loses_nothing() {
+    crash_and_check(&CrashPoint::ALL[..10]).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn each_point_from_the_transaction_on_is_reached_and_loses_nothing() {
+    crash_and_check(&CrashPoint::ALL[10..]).await;
+}

@@ -1,0 +1,45 @@
+//! What ImmuDB holds, held against what the service says.
+
+use std::collections::BTreeMap;
+
+use aethyr_event_store::{
+    event::{Hash, record},
+    grpc::wire::RecordedEvent,
+};
+use base64::{Engine, engine::general_purpose::STANDARD};
+
+use super::immudb::ImmuDb;
+
+/// ImmuDB holds just these events, under the documented keys, each once, and nothing else of ours.
+pub fn assert_in_immudb(immudb: &ImmuDb, order: &[RecordedEvent]) {
+    let found = immudb.reader(&["--database", "aethyr", "scan", "event:"]);
+    assert_eq!(found.len(), order.len(), "events in ImmuDB");
+    let mut by_position = BTreeMap::new();
+    for entry in &found {
+        let value = STANDARD.decode(entry["value_base64"].as_str().unwrap()).unwrap();
+        let stored = record::decode(value.clone().into(), Hash::START).unwrap();
+        let id = stored.event.aggregate_id.encoded();
+        let key = format!("event:{id}:{:020}", stored.sequence.0);
+        assert_eq!(entry["key"].as_str(), Some(key.as_str()));
+        by_position.insert(stored.position.0, (entry["tx"].as_u64().unwrap(), value));
+    }
+    let (mut hash, mut tx_before) = (Hash::START, 0);
+    for (event, (position, (tx, value))) in order.iter().zip(&by_position) {
+        assert_eq!(event.position, *position);
+        hash = hash.chain(value);
+        assert_eq!(event.hash.as_ref(), hash.0, "position {position}");
+        assert!(*tx >= tx_before, "position {position} came into ImmuDB before one that precedes it");
+        tx_before = *tx;
+    }
+    let sequences = immudb.reader(&["--database", "aethyr", "scan", "sequence:"]);
+    let mut last_of = BTreeMap::new();
+    for event in order {
+        last_of.insert(event.aggregate_id.clone(), event.sequence_number);
+    }
+    assert_eq!(sequences.len(), last_of.len());
+    for entry in sequences {
+        let id = entry["key"].as_str().unwrap().trim_start_matches("sequence:").to_owned();
+        let value = STANDARD.decode(entry["value_base64"].as_str().unwrap()).unwrap();
+        assert_eq!(String::from_utf8(value).unwrap(), last_of[&id].to_string(), "{id}");
+    }
+}

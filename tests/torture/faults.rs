@@ -1,0 +1,235 @@
+//! What goes wrong, and when: one series of faults for each part, drawn from the seed, side by side.
+
+use std::{
+    collections::BTreeMap,
+    time::{Duration, Instant},
+};
+
+use aethyr_event_store::grpc::wire::State;
+use fastrand::Rng;
+use rustix::process::Signal;
+
+use crate::{
+    history::At,
+    power::{self, Survives},
+    support::proxy::Mode,
+    world::{Control, World},
+};
+
+/// What was done, and what bears on how long a call may take.
+#[derive(Debug, Default)]
+pub struct Faults {
+    pub counts: BTreeMap<&'static str, u64>,
+    /// When the service itself could not answer.
+    pub service_gone: Vec<(At, At)>,
+    pub violations: Vec<String>,
+}
+
+/// One part's series.
+struct Series<'a> {
+    world: &'a World,
+    random: Rng,
+    end: Instant,
+    faults: Faults,
+}
+
+impl Faults {
+    pub async fn run(world: &World, seed: u64, length: Duration) -> Self {
+        let series = |part: u64| Series {
+            world,
+            random: Rng::with_seed(seed.wrapping_mul(31).wrapping_add(part)),
+            end: Instant::now() + length,
+            faults: Self::default(),
+        };
+        let (mut service, mut immudb, mut network, mut clock, mut intruder) =
+            (series(1), series(2), series(3), series(4), series(5));
+        tokio::join!(
+            service.service(),
+            immudb.immudb(),
+            network.network(),
+            clock.clock(),
+            intruder.intruder()
+        );
+        let mut all = Self::default();
+        for series in [service, immudb, network, clock, intruder] {
+            for (fault, count) in series.faults.counts {
+                *all.counts.entry(fault).or_default() += count;
+            }
+            all.service_gone.extend(series.faults.service_gone);
+            all.violations.extend(series.faults.violations);
+        }
+        all
+    }
+}
+
+impl Series<'_> {
+    /// A time without a fault; `false` at the end.
+    async fn pause(&mut self, least: u64, most: u64) -> bool {
+        let length = self.random.u64(least..most);
+        tokio::time::sleep(Duration::from_millis(length)).await;
+        Instant::now() < self.end
+    }
+
+    async fn for_a_while(&mut self, least: u64, most: u64) {
+        let length = self.random.u64(least..most);
+        tokio::time::sleep(Duration::from_millis(length)).await;
+    }
+
+    fn count(&mut self, fault: &'static str) {
+        *self.faults.counts.entry(fault).or_default() += 1;
+    }
+
+    async fn service(&mut self) {
+        while self.pause(200, 2000).await {
+            let from = self.world.now();
+            match self.random.u8(..10) {
+                0 | 1 => self.kill_service("service killed", |_, _| {}).await,
+                2..=4 => {
+                    let world = self.world;
+                    self.kill_service("power cut", |random, _| {
+                        let survives = if random.bool() { Survives::Nothing } else { Survives::SomePages };
+                        power::cut(&world.undo(), survives, random);
+                    })
+                    .await;
+                }
+                5 => {
+                    self.kill_service("garbage behind the log", |random, segments| {
+                        let garbage: Vec<u8> = (0..random.usize(1..9000)).map(|_| random.u8(..)).collect();
+                        let mut bytes = std::fs::read(segments).unwrap();
+                        bytes.extend(garbage);
+                        std::fs::write(segments, bytes).unwrap();
+                    })
+                    .await;
+                }
+                6 | 7 => {
+                    self.count("service stopped for a while");
+                    self.world.service.lock().await.signal(Signal::STOP);
+                    self.for_a_while(50, 1500).await;
+                    self.world.service.lock().await.signal(Signal::CONT);
+                }
+                8 => {
+                    self.count("disk full");
+                    self.world.control(Control::DiskFull, 1);
+                    self.for_a_while(50, 1000).await;
+                    self.world.control(Control::DiskFull, 0);
+                    // What could not be written to the index stops the log until a restart.
+                    self.kill_service("service killed", |_, _| {}).await;
+                }
+                _ => {
+                    self.count("sync fails");
+                    self.world.control(Control::SyncFails, 1);
+                    self.for_a_while(50, 500).await;
+                    self.world.control(Control::SyncFails, 0);
+                    self.kill_service("service killed", |_, _| {}).await;
+                }
+            }
+            let until = self.world.now();
+            self.faults.service_gone.push((from, until));
+        }
+    }
+
+    /// `meanwhile` gets the path of the last segment.
+    async fn kill_service(
+        &mut self,
+        fault: &'static str,
+        meanwhile: impl FnOnce(&mut Rng, &std::path::Path),
+    ) {
+        self.count(fault);
+        let mut service = self.world.service.lock().await;
+        service.kill();
+        let last = service.segments().pop();
+        if let Some(last) = last {
+            meanwhile(&mut self.random, &last);
+        }
+        power::forget(&self.world.undo());
+        let down = self.random.u64(0..300);
+        tokio::time::sleep(Duration::from_millis(down)).await;
+        service.restart().await;
+    }
+
+    async fn immudb(&mut self) {
+        while self.pause(300, 3000).await {
+            let mut immudb = self.world.immudb.lock().await;
+            match self.random.u8(..4) {
+                0 | 1 => {
+                    immudb.kill();
+                    self.count("ImmuDB killed");
+                    self.for_a_while(0, 1500).await;
+                    immudb.restart().await;
+                }
+                2 => {
+                    immudb.pause();
+                    self.count("ImmuDB stopped for a while");
+                    self.for_a_while(100, 3000).await;
+                    immudb.resume();
+                }
+                _ => {
+                    immudb.stop().await;
+                    self.count("ImmuDB restarted, sessions gone");
+                    immudb.restart().await;
+                }
+            }
+        }
+    }
+
+    async fn network(&mut self) {
+        let proxy = &self.world.proxy;
+        while self.pause(100, 1500).await {
+            let (fault, mode) = match self.random.u8(..6) {
+                0 => ("connections cut", None),
+                1 => ("connections refused", Some(Mode::PassAndRefuse)),
+                2 => ("answers lost", Some(Mode::DropAnswers)),
+                3 => ("half-open connection", Some(Mode::KeepRequests)),
+                4 => ("slow network", Some(Mode::Slow)),
+                _ => {
+                    // What was under way comes late, when another session has gone on.
+                    self.count("requests delivered late");
+                    proxy.set(Mode::KeepRequests);
+                    self.for_a_while(20, 300).await;
+                    let late = proxy.cut_and_keep();
+                    self.for_a_while(0, 2000).await;
+                    late.deliver();
+                    continue;
+                }
+            };
+            self.count(fault);
+            if let Some(mode) = mode {
+                proxy.set(mode);
+                self.for_a_while(50, 2500).await;
+            }
+            proxy.set(Mode::Pass);
+            if self.random.bool() {
+                proxy.cut();
+            }
+        }
+    }
+
+    async fn clock(&mut self) {
+        while self.pause(500, 4000).await {
+            self.count("clock set");
+            let seconds = self.random.i64(-100_000..100_000);
+            self.world.control(Control::ClockSeconds, seconds);
+        }
+    }
+
+    async fn intruder(&mut self) {
+        while self.pause(5000, 15_000).await {
+            self.count("second writer");
+            let port = self.world.immudb.lock().await.port();
+            let mut intruder = self.world.intruder(port);
+            intruder.launch();
+            let end = Instant::now() + Duration::from_secs(2);
+            while Instant::now() < end {
+                let state = intruder.stats().await.state();
+                if matches!(state, State::Connected | State::Migrating | State::Suspect) {
+                    self.faults.violations.push(format!("a second writer came to {state:?}"));
+                }
+                if state == State::Fenced {
+                    break;
+                }
+                tokio::time::sleep(Duration::from_millis(50)).await;
+            }
+            intruder.kill();
+        }
+    }
+}

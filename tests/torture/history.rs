@@ -1,0 +1,91 @@
+//! What was called, when, and what came of it.
+
+use std::time::Duration;
+
+use uuid::Uuid;
+
+/// Since the beginning of the run.
+pub type At = Duration;
+
+/// One append, from its first attempt to the answer that settled it, or to nobody's knowing.
+#[derive(Debug, Clone)]
+pub struct Append {
+    pub began: At,
+    pub ended: At,
+    /// Event id and aggregate, in order.
+    pub events: Vec<(Uuid, u16)>,
+    /// Aggregate and the number that it was expected to have.
+    pub expected: Option<(u16, u64)>,
+    pub attempts: u32,
+    pub outcome: Outcome,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Outcome {
+    Stored(Stored),
+    /// The aggregate had another number.
+    Conflict {
+        actual: u64,
+    },
+    /// Refused for certain: nothing may be stored.
+    Refused,
+    Unknown,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Stored {
+    pub first_position: u64,
+    /// Aggregate, its first and last number in this append.
+    pub aggregates: Vec<(u16, u64, u64)>,
+    pub already: bool,
+}
+
+/// One load of an aggregate.
+#[derive(Debug, Clone)]
+pub struct Load {
+    pub began: At,
+    pub ended: At,
+    pub aggregate: u16,
+    pub ids: Vec<Uuid>,
+    pub last_sequence: u64,
+}
+
+/// One call that was answered, whatever the answer.
+#[derive(Debug, Clone, Copy)]
+pub struct Took {
+    pub began: At,
+    pub ended: At,
+}
+
+#[derive(Debug, Default)]
+pub struct History {
+    pub appends: Vec<Append>,
+    pub loads: Vec<Load>,
+    pub took: Vec<Took>,
+    /// What a subscription was sent: position and event id.
+    pub followed: Vec<(u64, Uuid)>,
+    /// What should not have been answered at all.
+    pub violations: Vec<String>,
+    pub calls: u64,
+}
+
+impl History {
+    pub fn add(&mut self, other: Self) {
+        self.appends.extend(other.appends);
+        self.loads.extend(other.loads);
+        self.took.extend(other.took);
+        self.violations.extend(other.violations);
+        self.calls += other.calls;
+        if !other.followed.is_empty() {
+            self.followed = other.followed;
+        }
+    }
+}
+
+pub fn aggregate_id(aggregate: u16) -> String {
+    format!("room-{aggregate}")
+}
+
+pub fn aggregate_of(id: &str) -> Option<u16> {
+    id.strip_prefix("room-")?.parse().ok()
+}

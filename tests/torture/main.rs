@@ -1,0 +1,152 @@
+//! The torture test: the real program and a real ImmuDB, callers that do everything, and faults that overlap.
+//! Every call and answer goes into a history, and a checker proves from it what is promised.
+//!
+//!     cargo test --test torture -- --seed 7 --seconds 60
+//!
+//! The same seed gives the same faults. A run that fails keeps its folder and says where.
+
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::panic,
+    clippy::indexing_slicing,
+    clippy::print_stdout,
+    reason = "a test fails by panicking, and says what it did"
+)]
+#![allow(dead_code, reason = "some of what the other tests share is not needed here")]
+
+mod callers;
+mod checker;
+mod faults;
+mod history;
+mod power;
+#[path = "../support/mod.rs"]
+mod support;
+mod world;
+
+use std::{
+    process::ExitCode,
+    time::{Duration, Instant},
+};
+
+use callers::Callers;
+use faults::Faults;
+use world::World;
+
+/// What `cargo test` runs when nobody says otherwise.
+const SEED: u64 = 1;
+const SECONDS: u64 = 60;
+
+#[derive(Debug)]
+struct Arguments {
+    seed: u64,
+    seconds: u64,
+    /// So many seeds, one after the other.
+    runs: u64,
+}
+
+fn arguments() -> Result<Arguments, String> {
+    let mut arguments = Arguments { seed: SEED, seconds: SECONDS, runs: 1 };
+    let mut words = std::env::args().skip(1);
+    while let Some(word) = words.next() {
+        let place = match word.as_str() {
+            "--seed" => &mut arguments.seed,
+            "--seconds" => &mut arguments.seconds,
+            "--runs" => &mut arguments.runs,
+            // What cargo hands to every test program.
+            "--quiet" | "--nocapture" | "--include-ignored" => continue,
+            // A filter for the tests of other programs.
+            other if !other.starts_with('-') => return Err(format!("{other} is for other tests")),
+            other => return Err(format!("{other}: --seed N --seconds S --runs R are known")),
+        };
+        let value = words.next().and_then(|value| value.parse().ok());
+        *place = value.ok_or(format!("{word} wants a number"))?;
+    }
+    Ok(arguments)
+}
+
+fn main() -> ExitCode {
+    let arguments = match arguments() {
+        Ok(arguments) => arguments,
+        Err(why) => {
+            println!("torture: nothing to do: {why}");
+            return ExitCode::SUCCESS;
+        }
+    };
+    let runtime = tokio::runtime::Runtime::new().unwrap();
+    let mut totals = Totals::default();
+    for seed in arguments.seed..arguments.seed + arguments.runs {
+        let outcome = runtime.block_on(run(seed, Duration::from_secs(arguments.seconds)));
+        if let Err(problems) = outcome.as_ref() {
+            println!("torture: seed {seed} FAILED\n{problems}");
+            return ExitCode::FAILURE;
+        }
+        totals.add(&outcome.unwrap());
+    }
+    println!("torture: {} seeds, {totals}", arguments.runs);
+    // For those who count tests by their last line.
+    println!("torture: {} passed, 0 failed", arguments.runs);
+    ExitCode::SUCCESS
+}
+
+/// What was seen in one run, or in all.
+#[derive(Debug, Default)]
+struct Totals {
+    faults: std::collections::BTreeMap<&'static str, u64>,
+    calls: u64,
+    acknowledged: u64,
+    unknown: u64,
+    conflicts: u64,
+    longest_wait: Duration,
+}
+
+impl Totals {
+    fn add(&mut self, other: &Self) {
+        for (fault, count) in &other.faults {
+            *self.faults.entry(fault).or_default() += count;
+        }
+        self.calls += other.calls;
+        self.acknowledged += other.acknowledged;
+        self.unknown += other.unknown;
+        self.conflicts += other.conflicts;
+        self.longest_wait = self.longest_wait.max(other.longest_wait);
+    }
+}
+
+impl std::fmt::Display for Totals {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        let faults: u64 = self.faults.values().sum();
+        write!(
+            f,
+            "{faults} faults {:?}, {} calls, {} events acknowledged, {} appends of unknown outcome, \
+             {} conflicts, longest wait in an outage of ImmuDB {:.2} s",
+            self.faults,
+            self.calls,
+            self.acknowledged,
+            self.unknown,
+            self.conflicts,
+            self.longest_wait.as_secs_f64()
+        )
+    }
+}
+
+async fn run(seed: u64, length: Duration) -> Result<Totals, String> {
+    let began = Instant::now();
+    let world = World::build(seed).await;
+    let callers = Callers::start(&world, seed);
+    let faults = Faults::run(&world, seed, length).await;
+    world.heal().await;
+    let history = callers.end().await;
+    let verdict = checker::check(&world, &history, &faults).await;
+    world.end(verdict.is_err()).await;
+    let totals = verdict.map_err(|problems| {
+        let folder = world.folder().display();
+        format!(
+            "{}\nthe folder {folder} is kept; again: --seed {seed} --seconds {}",
+            problems.join("\n"),
+            length.as_secs()
+        )
+    })?;
+    println!("torture: seed {seed}: {totals}, no violation, {:.0} s", began.elapsed().as_secs_f64());
+    Ok(totals)
+}

@@ -1,0 +1,169 @@
+//! The service, its ImmuDB and what lies between them, all in one folder.
+
+use std::{
+    fs,
+    os::unix::fs::FileExt,
+    path::{Path, PathBuf},
+    process::Command,
+    sync::OnceLock,
+    time::{Duration, Instant},
+};
+
+use tokio::sync::Mutex;
+
+use crate::{
+    history::At,
+    power,
+    support::{
+        immudb::ImmuDb,
+        proxy::{Mode, Proxy},
+        service::{Client, Service, Setup},
+    },
+};
+
+pub struct World {
+    folder: PathBuf,
+    began: Instant,
+    port: u16,
+    setup: Setup,
+    pub service: Mutex<Service>,
+    pub immudb: Mutex<ImmuDb>,
+    pub proxy: Proxy,
+    control: fs::File,
+}
+
+/// What the shim is told, by the place of its number.
+#[derive(Debug, Clone, Copy)]
+pub enum Control {
+    DiskFull = 0,
+    SyncFails = 1,
+    ClockSeconds = 2,
+}
+
+impl World {
+    pub async fn build(seed: u64) -> Self {
+        let folder = tempfile::Builder::new().prefix(&format!("torture-{seed}-")).tempdir().unwrap().keep();
+        let immudb = ImmuDb::start(&folder.join("immudb")).await;
+        let proxy = Proxy::start(immudb.port()).await;
+        let port = std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
+        fs::create_dir(folder.join("undo")).unwrap();
+        let path = folder.join("control");
+        fs::write(&path, [0; 24]).unwrap();
+        let control = fs::File::options().write(true).open(&path).unwrap();
+        let setup = Setup::with_immudb(proxy.port())
+            .set("server", &format!("listen: 127.0.0.1:{port}"))
+            .set("event_sourcing", "segment_bytes_max: 1048576")
+            .set("event_sourcing", "event_files: true")
+            .set("event_sourcing", "event_files_max: 200")
+            .set("immudb", "connect_timeout: 1.0")
+            .set("immudb", "request_timeout: 2.0")
+            .set("immudb", "retry_delay: 0.05")
+            .set("immudb", "retry_delay_max: 0.5")
+            .environment("LD_PRELOAD", shim().to_str().unwrap())
+            .environment("TORTURE_CONTROL", path.to_str().unwrap())
+            .environment("TORTURE_UNDO", folder.join("undo").to_str().unwrap());
+        let service = Service::new(setup.clone());
+        let watch = service.storage();
+        let setup = setup.environment("TORTURE_WATCH", watch.to_str().unwrap());
+        let world = Self {
+            folder,
+            began: Instant::now(),
+            port,
+            setup: setup.clone(),
+            service: Mutex::new(service),
+            immudb: Mutex::new(immudb),
+            proxy,
+            control,
+        };
+        let mut service = world.service.lock().await;
+        service.reconfigure(setup);
+        service.restart().await;
+        drop(service);
+        world
+    }
+
+    pub fn folder(&self) -> &Path {
+        &self.folder
+    }
+
+    pub fn undo(&self) -> PathBuf {
+        self.folder.join("undo")
+    }
+
+    pub fn now(&self) -> At {
+        self.began.elapsed()
+    }
+
+    pub fn client(&self) -> Client {
+        let endpoint = tonic::transport::Endpoint::from_shared(format!("http://127.0.0.1:{}", self.port));
+        Client::new(endpoint.unwrap().connect_lazy()).max_decoding_message_size(64 << 20)
+    }
+
+    pub fn control(&self, what: Control, number: i64) {
+        self.control.write_all_at(&number.to_le_bytes(), what as u64 * 8).unwrap();
+    }
+
+    /// A second service, which has no business with this database.
+    pub fn intruder(&self, immudb_port: u16) -> Service {
+        Service::new(Setup::with_immudb(immudb_port))
+    }
+
+    /// Ends all faults, and waits until ImmuDB has everything.
+    pub async fn heal(&self) {
+        self.proxy.set(Mode::Pass);
+        self.proxy.cut();
+        for what in [Control::DiskFull, Control::SyncFails, Control::ClockSeconds] {
+            self.control(what, 0);
+        }
+        let mut service = self.service.lock().await;
+        service.kill();
+        power::forget(&self.undo());
+        service.restart().await;
+        drop(service);
+    }
+
+    pub async fn settled(&self) -> Result<(), String> {
+        let end = Instant::now() + Duration::from_secs(120);
+        loop {
+            let stats = self.service.lock().await.stats().await;
+            if stats.pending_events == 0 && stats.pending_snapshots == 0 {
+                return Ok(());
+            }
+            if Instant::now() > end {
+                return Err(format!("not everything came into ImmuDB: {stats:?}"));
+            }
+            tokio::time::sleep(Duration::from_millis(50)).await;
+        }
+    }
+
+    /// Keeps the folder for a person, or removes it.
+    pub async fn end(&self, keep: bool) {
+        let mut service = self.service.lock().await;
+        service.kill();
+        self.immudb.lock().await.kill();
+        if keep {
+            let copied =
+                Command::new("cp").arg("-r").arg(service.dir()).arg(self.folder.join("service")).status();
+            assert!(copied.unwrap().success());
+        } else {
+            fs::remove_dir_all(&self.folder).unwrap();
+        }
+    }
+}
+
+/// The shim, built once by the C compiler that Rust's linker needs anyway.
+fn shim() -> &'static Path {
+    static SHIM: OnceLock<PathBuf> = OnceLock::new();
+    SHIM.get_or_init(|| {
+        let source = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/torture/shim.c");
+        let folder = tempfile::Builder::new().prefix("torture-shim-").tempdir().unwrap().keep();
+        let library = folder.join("shim.so");
+        let built = Command::new("cc")
+            .args(["-O1", "-shared", "-fPIC", "-o"])
+            .args([&library, &source])
+            .args(["-ldl", "-lpthread"])
+            .status();
+        assert!(built.expect("a C compiler").success(), "the shim does not compile");
+        library
+    })
+}
