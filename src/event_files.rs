@@ -47,6 +47,8 @@ pub struct EventFiles {
     cleared_to: AtomicU64,
     /// … up to this one.
     written_to: AtomicU64,
+    /// Snapshots up to this number were looked at.
+    snapshots_seen: AtomicU64,
     /// Files that are there, of events and snapshots.
     files: AtomicU64,
     /// Files of snapshots that ImmuDB has, as of the last pass.
@@ -71,8 +73,11 @@ impl EventFiles {
         let forwarded = view.forwarded.position.0;
         let to_clear = written_to.min(forwarded).saturating_sub(cleared_to);
         let room = self.files_max.saturating_sub(self.files.load(Ordering::Acquire));
+        let tip = *self.tip.borrow();
+        let snapshots_seen = self.snapshots_seen.load(Ordering::Acquire).max(view.forwarded.snapshots);
+        let unwritten = tip.position.0.saturating_sub(written_to.max(forwarded));
         let to_write = match wants_files(view.state) {
-            true => self.tip.borrow().position.0.saturating_sub(written_to.max(forwarded)).min(room),
+            true => unwritten.saturating_add(tip.snapshots.saturating_sub(snapshots_seen)).min(room),
             false => 0,
         };
         self.snapshots_over.load(Ordering::Acquire).saturating_add(to_clear).saturating_add(to_write)
@@ -105,8 +110,10 @@ impl EventFiles {
             tip: tip.clone(),
             cleared_to: AtomicU64::new(0),
             written_to: AtomicU64::new(0),
+            snapshots_seen: AtomicU64::new(0),
             files: AtomicU64::new(0),
-            snapshots_over: AtomicU64::new(0),
+            // What an earlier run left is not known before the first pass.
+            snapshots_over: AtomicU64::new(1),
         });
         let writer = Writer {
             folder: Folder::new(&config.storage_path),
@@ -258,7 +265,10 @@ impl Writer {
         }
         while done < Self::FILES_AT_ONCE && (self.written.len() as u64) < self.files_max {
             let Some(cursor) = &mut self.cursor else { break };
-            let Some(read) = cursor.next(tip.end).map_err(HistoryError::from)? else { break };
+            let Some(read) = cursor.next(tip.end).map_err(HistoryError::from)? else {
+                self.shared.snapshots_seen.store(tip.snapshots, Ordering::Release);
+                break;
+            };
             match read.frame {
                 Frame::Mark(_) => {}
                 Frame::Snapshot { number, record: stored } => {
@@ -333,6 +343,7 @@ impl Writer {
     /// Looks at the files of an earlier run: those that ImmuDB has go, those that it lacks are kept, and
     /// those whose event is not in the log are left alone.
     fn take_stock(&mut self) -> Result<(), PassError> {
+        self.folder.sweep()?;
         let forwarded = self.standing.view().forwarded;
         let mut waiting = Vec::new();
         let mut foreign = 0u64;
@@ -353,11 +364,14 @@ impl Writer {
         let mut next = forwarded.position.next();
         for (position, aggregate, sequence) in waiting {
             if position <= forwarded.position {
-                self.newest_of.insert(aggregate.clone(), sequence);
-                self.written.push_back(Written::Event { aggregate, sequence, position });
+                self.remember_event(aggregate, sequence, position);
             } else if position == next {
                 self.remember_event(aggregate, sequence, position);
                 next = position.next();
+            } else {
+                // Not to be written again, unless in its turn; but to be cleared.
+                self.newest_of.insert(aggregate.clone(), sequence);
+                self.written.push_back(Written::Event { aggregate, sequence, position });
             }
         }
         self.take_stock_of_snapshots()

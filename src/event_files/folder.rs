@@ -19,6 +19,8 @@ const EVENT: &str = "event";
 const SEQUENCE: &str = "sequence";
 const SNAPSHOT: &str = "snapshot";
 const SNAPSHOTS: &str = "snapshots";
+/// Instead of the last part of a file's name, until it has its contents.
+const PARTIAL: &str = "partial";
 
 /// A folder in the documented layout.
 #[derive(Debug, Clone)]
@@ -114,6 +116,29 @@ impl Folder {
         Ok(())
     }
 
+    /// Removes what a crash may leave: files without a name of their own yet, and the last numbers of
+    /// aggregates whose event files are gone.
+    ///
+    /// # Errors
+    /// A folder can't be read, or a file can't be removed.
+    pub fn sweep(&self) -> io::Result<()> {
+        remove_partial(&self.path)?;
+        for folder in entries(&self.path)? {
+            if !folder.is_dir() {
+                continue;
+            }
+            remove_partial(&folder)?;
+            if !entries(&folder)?.iter().any(|path| has_extension(path, EVENT)) {
+                // Files of somebody else keep it.
+                let _ = fs::remove_dir(&folder);
+                let mut sequence = folder.into_os_string();
+                sequence.push(format!(".{SEQUENCE}"));
+                remove(Path::new(&sequence))?;
+            }
+        }
+        Ok(())
+    }
+
     /// Whether there is any event file.
     ///
     /// # Errors
@@ -179,12 +204,16 @@ fn entries(folder: &Path) -> io::Result<Vec<PathBuf>> {
     }
 }
 
+fn remove_partial(folder: &Path) -> io::Result<()> {
+    entries(folder)?.iter().filter(|path| has_extension(path, PARTIAL)).try_for_each(|path| remove(path))
+}
+
 fn has_extension(path: &Path, extension: &str) -> bool {
     path.extension().is_some_and(|found| found == extension)
 }
 
 fn write_whole(path: &Path, bytes: &[u8]) -> io::Result<()> {
-    let temporary = path.with_extension("new");
+    let temporary = path.with_extension(PARTIAL);
     let written = match fs::write(&temporary, bytes) {
         Err(error) if error.kind() == io::ErrorKind::NotFound => {
             path.parent().map_or(Ok(()), fs::create_dir_all)?;
