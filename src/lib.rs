@@ -41,6 +41,8 @@ pub mod config;
 pub mod event;
 pub mod event_files;
 pub mod forwarder;
+#[doc(hidden)]
+pub mod fuzzing;
 pub mod grpc;
 pub mod history;
 pub mod immudb;

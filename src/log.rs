@@ -22,6 +22,7 @@ use crate::event::{Hash, Position};
 
 mod cursor;
 mod frame;
+pub(crate) mod fuzzing;
 mod group;
 mod recovery;
 mod salvage;
