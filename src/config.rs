@@ -16,6 +16,7 @@ use serde_yaml::{Mapping, Value};
 
 mod environment;
 mod folders;
+pub(crate) mod fuzzing;
 mod keys;
 mod sections;
 #[cfg(test)]
@@ -109,7 +110,7 @@ fn load(
     environment: impl Iterator<Item = (String, String)>,
 ) -> Result<Loaded, ConfigError> {
     let mut warnings = Vec::new();
-    let mut values = match (read(path), absence) {
+    let values = match (read(path), absence) {
         (Ok(text), _) => parse(path, &text)?,
         (Err(ConfigError::Unreadable { source, .. }), Absence::MeansDefaults)
             if source.kind() == io::ErrorKind::NotFound =>
@@ -120,6 +121,15 @@ fn load(
         }
         (Err(error), _) => return Err(error),
     };
+    resolve(path, values, warnings, environment)
+}
+
+fn resolve(
+    path: &Path,
+    mut values: Mapping,
+    mut warnings: Vec<Warning>,
+    environment: impl Iterator<Item = (String, String)>,
+) -> Result<Loaded, ConfigError> {
     let overrides = environment::apply(&mut values, environment)?;
     warnings.extend(overrides.warnings);
 

@@ -17,6 +17,7 @@ use crate::{
 
 mod decode;
 mod encode;
+pub(crate) mod fuzzing;
 mod gate;
 mod status;
 mod streams;

@@ -5,6 +5,7 @@
 //! a deadline. Whether a failed write may still happen is told by [`SetError`], and nothing here retries.
 
 mod error;
+pub(crate) mod fuzzing;
 mod pages;
 mod session;
 mod transaction;

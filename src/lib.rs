@@ -43,6 +43,8 @@ pub mod crash_point;
 pub mod event;
 pub mod event_files;
 pub mod forwarder;
+#[doc(hidden)]
+pub mod fuzzing;
 pub mod grpc;
 pub mod history;
 pub mod immudb;

@@ -25,6 +25,7 @@ use crate::{
 
 mod cursor;
 mod frame;
+pub(crate) mod fuzzing;
 mod group;
 mod recovery;
 mod salvage;

@@ -34,6 +34,8 @@ pub(super) enum Kind {
 }
 
 const THRESHOLD_MAX: u64 = 1_000_000_000;
+/// As long as a path may be on Linux, where it ends in a NUL.
+const FOLDER_BYTES_MAX: usize = 4095;
 const KIB: u64 = 1 << 10;
 const MIB: u64 = 1 << 20;
 const GIB: u64 = 1 << 30;
@@ -223,7 +225,8 @@ impl Kind {
             return false;
         }
         match self {
-            Kind::Text | Kind::Password | Kind::Folder => !text.is_empty(),
+            Kind::Text | Kind::Password => !text.is_empty(),
+            Kind::Folder => (1..=FOLDER_BYTES_MAX).contains(&text.len()) && !text.contains('\0'),
             Kind::SocketAddress => text.parse::<SocketAddr>().is_ok(),
             Kind::Host => is_host(text),
             Kind::Database => is_database(text),
@@ -246,7 +249,7 @@ impl fmt::Display for Kind {
             Kind::Seconds { min, max } => write!(f, "seconds from {min} to {max}"),
             Kind::Thresholds => f.write_str("names with numbers, as in { Room: 500 }"),
             Kind::Text | Kind::Password => f.write_str("text, in quotes where it looks like something else"),
-            Kind::Folder => f.write_str("the path of a folder"),
+            Kind::Folder => write!(f, "the path of a folder, of at most {FOLDER_BYTES_MAX} bytes"),
             Kind::SocketAddress => f.write_str("an IP address and a port, as in 127.0.0.1:50051"),
             Kind::Host => f.write_str("a host name or an IP address without a port"),
             Kind::Database => {

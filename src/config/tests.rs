@@ -228,3 +228,14 @@ fn a_file_that_cannot_be_one_is_refused() {
     let error = Config::load(Some(&path), variables(&[])).unwrap_err();
     assert!(matches!(error, ConfigError::Unreadable { .. }), "{error:?}");
 }
+
+#[test]
+fn a_folder_has_a_path_that_the_system_takes() {
+    let deep = "a/".repeat(300_000);
+    let yaml = format!("event_sourcing: {{ log_path: {deep} }}");
+    let expected =
+        "event_sourcing.log_path: a text, where there should be the path of a folder, of at most 4095 bytes";
+    assert_eq!(error_of(&yaml, &[]), expected);
+    let error = error_of("logging: { path: \"a\\0b\" }", &[]);
+    assert!(error.starts_with("logging.path: "), "{error}");
+}

@@ -87,9 +87,9 @@ pub struct Copy<'a> {
 
 /// How far the chain was checked.
 #[derive(Debug, Clone, Copy)]
-struct Checked {
-    position: Position,
-    hash: Hash,
+pub(crate) struct Checked {
+    pub position: Position,
+    pub hash: Hash,
 }
 
 impl Copy<'_> {
@@ -224,7 +224,10 @@ fn snapshots_in(transaction: &Transaction) -> impl Iterator<Item = Bytes> {
 }
 
 /// The appends of a transaction behind what was checked, which moves on with them.
-fn take_apart(transaction: &Transaction, checked: &mut Checked) -> Result<Vec<Vec<Bytes>>, CopyError> {
+pub(crate) fn take_apart(
+    transaction: &Transaction,
+    checked: &mut Checked,
+) -> Result<Vec<Vec<Bytes>>, CopyError> {
     let id = transaction.header.id.0;
     let diverged = |what: &str| CopyError::Diverged(format!("transaction {id}: {what}"));
     let mut appends: Vec<Vec<Bytes>> = Vec::new();

@@ -12,7 +12,7 @@ use tonic::{Code, Status};
 use super::schema::ErrorInfo;
 
 /// Longer messages are cut: they end in logs and in the statistics.
-const MESSAGE_CHARS_MAX: usize = 500;
+pub(super) const MESSAGE_CHARS_MAX: usize = 500;
 
 /// ImmuDB's message with the name of the call; never a key's value or a password.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -189,11 +189,16 @@ impl Failure {
                 (Failed(Unreachable, Possible), status.message().to_owned())
             }
             None => {
-                let info = error_info(status);
-                (judge(status.code(), status.message(), &info), status.message().to_owned())
+                return Failure::from_answer(operation, status.code(), status.message(), status.details());
             }
         };
         Failure { verdict, operation, message: shortened(message) }
+    }
+
+    /// What the server itself said.
+    pub fn from_answer(operation: &'static str, code: Code, message: &str, details: &[u8]) -> Failure {
+        let verdict = judge(code, message, &error_info(details));
+        Failure { verdict, operation, message: shortened(message.to_owned()) }
     }
 
     pub fn from_transport(error: &tonic::transport::Error) -> Failure {
@@ -271,8 +276,8 @@ fn shortened(message: String) -> String {
 }
 
 /// ImmuDB's own code for the error and its cause; empty where it sent none.
-fn error_info(status: &Status) -> ErrorInfo {
-    let details = tonic_types::pb::Status::decode(status.details()).unwrap_or_default().details;
+fn error_info(details: &[u8]) -> ErrorInfo {
+    let details = tonic_types::pb::Status::decode(details).unwrap_or_default().details;
     details
         .into_iter()
         .find(|detail| detail.type_url.ends_with("/immudb.schema.ErrorInfo"))

@@ -49,7 +49,7 @@ impl TransactionPages {
     }
 
     /// Holds ImmuDB to its promise of transactions without a gap: a hole would be lost history.
-    fn advance(&mut self, page: &[Transaction]) -> Result<(), Error> {
+    pub(super) fn advance(&mut self, page: &[Transaction]) -> Result<(), Error> {
         let mut next = self.next;
         for transaction in page {
             if transaction.header.id != next {

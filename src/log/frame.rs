@@ -235,7 +235,7 @@ pub(super) fn parse_entry(mut bytes: Bytes) -> Option<(Bytes, Hash)> {
     take_entry(&mut bytes, previous, 0).map(|record| (record.bytes, record.hash))
 }
 
-fn checksum(salt: &Salt, offset: u64, header: &[u8], payload: &[u8]) -> u32 {
+pub(super) fn checksum(salt: &Salt, offset: u64, header: &[u8], payload: &[u8]) -> u32 {
     let crc = crc32c::crc32c(salt);
     let crc = crc32c::crc32c_append(crc, &offset.to_le_bytes());
     let crc = crc32c::crc32c_append(crc, header.get(8..).unwrap_or_default());

@@ -115,7 +115,7 @@ impl File {
     }
 }
 
-fn header(number: u32, salt: &Salt) -> Vec<u8> {
+pub(super) fn header(number: u32, salt: &Salt) -> Vec<u8> {
     let mut bytes = Vec::with_capacity(HEADER_BYTES as usize);
     bytes.extend_from_slice(MAGIC);
     bytes.extend_from_slice(&VERSION.to_le_bytes());

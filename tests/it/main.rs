@@ -12,6 +12,7 @@
 mod appending;
 mod bad_input;
 mod copy;
+mod corpus;
 mod crash;
 mod crash_points;
 mod doubt;

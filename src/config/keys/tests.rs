@@ -73,7 +73,7 @@ const INVALID: &[(&str, &str)] = &[
     ),
     (
         "event_sourcing: { log_path: '' }",
-        "event_sourcing.log_path: \"\", where there should be the path of a folder",
+        "event_sourcing.log_path: \"\", where there should be the path of a folder, of at most 4095 bytes",
     ),
     (
         "event_sourcing: { log_path: storage/events/log }",

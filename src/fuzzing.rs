@@ -1,0 +1,94 @@
+//! What the fuzz targets in `fuzz/` and the test `corpus` call: bytes from outside, however made, through the
+//! code that reads them.
+//!
+//! Each function panics where a promise of that code is broken; bytes that are refused are fine. What needs
+//! the private parts of a module stands in that module. Nothing else in the program calls these.
+#![expect(clippy::expect_used, reason = "a broken promise has to end the run")]
+
+use bytes::Bytes;
+
+pub use crate::{
+    config::fuzzing::configuration,
+    grpc::fuzzing::requests,
+    log::fuzzing::{damage, frames, segments},
+};
+use crate::{
+    event::{Hash, Position, RecordedEvent, Snapshot, record},
+    event_files::format,
+    forwarder::{
+        copy::{self, Checked},
+        head::Head,
+    },
+    immudb::{self, Transaction},
+};
+
+/// Records as they stand in the log and in ImmuDB.
+pub fn records(bytes: &[u8]) {
+    let bytes = Bytes::copy_from_slice(bytes);
+    if let Ok(event) = record::decode(bytes.clone(), Hash::START) {
+        let encoded = record::encode_recorded(event.clone());
+        assert_eq!(record::decode(encoded, Hash::START), Ok(event), "an event");
+    }
+    if let Ok(snapshot) = record::decode_snapshot(bytes.clone()) {
+        let encoded = record::encode_snapshot(snapshot.clone());
+        assert_eq!(record::decode_snapshot(encoded), Ok(snapshot), "a snapshot");
+    }
+    if let Ok(mark) = record::decode_mark(bytes) {
+        assert_eq!(record::decode_mark(record::encode_mark(mark)), Ok(mark), "a mark");
+    }
+}
+
+/// Event files, from a file's text and from a record.
+pub fn event_files(bytes: &[u8]) {
+    let record = Bytes::copy_from_slice(bytes);
+    let events = [format::read_event(bytes), record::decode(record.clone(), Hash::START).ok()];
+    events.into_iter().flatten().for_each(event_file);
+    let snapshots = [format::read_snapshot(bytes), record::decode_snapshot(record).ok()];
+    snapshots.into_iter().flatten().for_each(snapshot_file);
+}
+
+fn event_file(event: RecordedEvent) {
+    let written = format::write_event(event.clone());
+    let back = format::read_event(&written).expect("a file that was written can be read");
+    assert_eq!(back, event);
+    assert_eq!(record::encode_recorded(back), record::encode_recorded(event), "or its hash fits no more");
+}
+
+fn snapshot_file(snapshot: Snapshot) {
+    let written = format::write_snapshot(snapshot.clone());
+    assert_eq!(format::read_snapshot(&written), Some(snapshot));
+}
+
+/// What ImmuDB answers: errors, heads, transactions.
+pub fn immudb(bytes: &[u8]) {
+    immudb::fuzzing::errors(bytes);
+    if let Some(head) = Head::decode(bytes) {
+        assert_eq!(Head::decode(&head.encode()), Some(head));
+    }
+    for transaction in immudb::fuzzing::transactions(bytes) {
+        copied(&transaction, Checked { position: Position(0), hash: Hash::START });
+        // The same, where the log ends just before the first event.
+        let first = transaction.entries.iter().find_map(|(_, value)| event_of(value));
+        if let Some(before) = first.and_then(|event| event.position.0.checked_sub(1)) {
+            copied(&transaction, Checked { position: Position(before), hash: Hash::START });
+        }
+    }
+}
+
+fn event_of(value: &Bytes) -> Option<RecordedEvent> {
+    record::decode(value.clone(), Hash::START).ok()
+}
+
+/// What a copy takes out of a transaction continues what was checked before, event by event.
+fn copied(transaction: &Transaction, before: Checked) {
+    let mut checked = before;
+    let Ok(appends) = copy::take_apart(transaction, &mut checked) else { return };
+    assert!(appends.iter().all(|append| !append.is_empty()), "an append without an event");
+    let (mut position, mut hash) = (before.position, before.hash);
+    for value in appends.iter().flatten() {
+        position = position.next();
+        hash = hash.chain(value);
+        assert_eq!(event_of(value).map(|event| event.position), Some(position));
+    }
+    assert_eq!((checked.position, checked.hash), (position, hash));
+}

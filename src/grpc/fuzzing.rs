@@ -1,0 +1,160 @@
+//! Requests as the fuzz targets hand them in. See [`crate::fuzzing`].
+#![expect(clippy::expect_used, reason = "a broken promise has to end the run")]
+
+use std::collections::HashSet;
+
+use prost::Message;
+
+use super::{
+    decode::{self, Decoder, Violations},
+    wire,
+};
+use crate::{
+    config::LimitsConfig,
+    event::{
+        AppendBounds, Content, ContentDigest, Hash, NewEvent, Position, RecordedEvent, SequenceNumber,
+        Snapshot, Timestamp, record,
+    },
+    store::OrderStart,
+};
+
+/// Every kind of request, under the limits that stand in the configuration and under such as short bytes reach.
+pub fn requests(bytes: &[u8]) {
+    for limits in [LimitsConfig::default(), tight()] {
+        let decoder = Decoder { limits };
+        if let Ok(request) = wire::AppendEventsRequest::decode(bytes) {
+            append(&decoder, request);
+        }
+        if let Ok(request) = wire::SaveSnapshotRequest::decode(bytes)
+            && let Some(snapshot) = accepted(decoder.snapshot(request))
+        {
+            save_snapshot(&decoder.limits, snapshot);
+        }
+        if let Ok(request) = wire::LoadEventsRequest::decode(bytes)
+            && let Some(load) = accepted(decoder.load(&request))
+        {
+            assert_eq!(load.aggregate_id.as_str(), request.aggregate_id);
+        }
+        if let Ok(request) = wire::ListAggregatesRequest::decode(bytes) {
+            list(&decoder, &request);
+        }
+        if let Ok(request) = wire::ReadAllRequest::decode(bytes) {
+            filter(&decoder, request.filter);
+        }
+        if let Ok(request) = wire::SubscribeRequest::decode(bytes) {
+            filter(&decoder, request.filter);
+            checkpoint(&decoder, request.after);
+        }
+    }
+}
+
+fn tight() -> LimitsConfig {
+    LimitsConfig {
+        append_events_max: 3,
+        append_bytes_max: 200,
+        event_bytes_max: 20,
+        snapshot_bytes_max: 20,
+        id_bytes_max: 8,
+        type_bytes_max: 6,
+        metadata_entries_max: 2,
+        metadata_value_bytes_max: 8,
+        expected_sequences_max: 3,
+        ..LimitsConfig::default()
+    }
+}
+
+/// A refusal names something, and not much; never the text that was sent.
+fn accepted<T>(decoded: Result<T, Violations>) -> Option<T> {
+    match decoded {
+        Ok(value) => Some(value),
+        Err(Violations(wrong)) => {
+            assert!((1..=20).contains(&wrong.len()), "{} violations", wrong.len());
+            for (field, problem) in wrong {
+                assert!(field.len() <= 60 && problem.len() <= 100, "{field}: {problem}");
+            }
+            None
+        }
+    }
+}
+
+fn append(decoder: &Decoder, request: wire::AppendEventsRequest) {
+    let limits = &decoder.limits;
+    let Some(append) = accepted(decoder.append(request)) else { return };
+    assert!((1..=limits.append_events_max).contains(&append.events.len()));
+    assert!(append.expected.len() <= limits.expected_sequences_max);
+    assert!(append.expected.iter().all(|(id, _)| id.as_str().len() <= limits.id_bytes_max));
+    let ids: HashSet<_> = append.events.iter().map(|(event, _)| event.id).collect();
+    assert_eq!(ids.len(), append.events.len(), "an id twice");
+    let records = append.events.into_iter().map(|(event, digest)| stored(limits, event, digest));
+    // With its fields' frames the append has to fit into a frame of the log.
+    let bytes: usize = records.sum();
+    assert!(bytes <= limits.append_bytes_max.saturating_mul(2).max(100_000), "{bytes} bytes of records");
+}
+
+/// What was let through holds the limits, and is read back from its record as it was. Gives the record's size.
+fn stored(limits: &LimitsConfig, event: NewEvent, digest: ContentDigest) -> usize {
+    assert_eq!(ContentDigest::of(&event), digest);
+    assert!(event.aggregate_id.as_str().len() <= limits.id_bytes_max);
+    assert!(event.aggregate_type.len() <= limits.type_bytes_max);
+    assert!((1..=limits.type_bytes_max).contains(&event.event_type.len()));
+    assert!(event.correlation_id.len() <= limits.id_bytes_max);
+    assert!(event.causation_id.len() <= limits.id_bytes_max);
+    assert!(event.metadata.len() <= limits.metadata_entries_max);
+    assert!(event.metadata.values().all(|value| value.len() <= limits.metadata_value_bytes_max));
+    content(&event.content, limits.event_bytes_max);
+    let recorded = RecordedEvent {
+        event,
+        sequence: SequenceNumber(1),
+        position: Position(1),
+        recorded_at: Timestamp::default(),
+        append: AppendBounds { first: Position(1), last: Position(1) },
+        digest,
+        hash: Hash::START,
+    };
+    let bytes = record::encode_recorded(recorded.clone());
+    let length = bytes.len();
+    assert_eq!(record::decode(bytes, Hash::START), Ok(recorded));
+    length
+}
+
+fn content(content: &Content, bytes_max: usize) {
+    assert!(content.byte_count() <= bytes_max);
+    if let Content::Json(text) = content {
+        serde_json::from_str::<Box<serde_json::value::RawValue>>(text).expect("JSON");
+    }
+}
+
+fn save_snapshot(limits: &LimitsConfig, snapshot: Snapshot) {
+    assert!(snapshot.aggregate_id.as_str().len() <= limits.id_bytes_max);
+    assert!(snapshot.sequence.0 > 0);
+    assert!(snapshot.metadata.len() <= limits.metadata_entries_max);
+    content(&snapshot.content, limits.snapshot_bytes_max);
+    assert_eq!(record::decode_snapshot(record::encode_snapshot(snapshot.clone())), Ok(snapshot));
+}
+
+fn list(decoder: &Decoder, request: &wire::ListAggregatesRequest) {
+    let Some(page) = accepted(decoder.list(request)) else { return };
+    assert!((1..=1000).contains(&page.count));
+    let Some(after) = page.after else { return };
+    assert!(after.as_str().starts_with(&request.aggregate_id_prefix));
+    let again = wire::ListAggregatesRequest { page_token: decode::page_token(&after), ..request.clone() };
+    let again = accepted(decoder.list(&again)).expect("a token of ours");
+    assert_eq!(again.after, Some(after));
+}
+
+fn filter(decoder: &Decoder, filter: Option<wire::Filter>) {
+    let Some(filter) = accepted(decoder.filter(filter)) else { return };
+    assert!(filter.aggregate_types.len() <= 100 && filter.event_types.len() <= 100);
+    if let (Some(from), Some(until)) = (filter.recorded_from, filter.recorded_until) {
+        assert!(from <= until);
+    }
+}
+
+fn checkpoint(decoder: &Decoder, checkpoint: Option<wire::Checkpoint>) {
+    let position = checkpoint.as_ref().map_or(0, |checkpoint| checkpoint.position);
+    match accepted(decoder.checkpoint(checkpoint)) {
+        None => {}
+        Some(OrderStart::After(after, _)) => assert_eq!(after, Position(position)),
+        Some(OrderStart::At(_)) => unreachable!("a checkpoint is what was seen"),
+    }
+}

@@ -1,0 +1,57 @@
+//! Answers of ImmuDB as the fuzz targets hand them in. See [`crate::fuzzing`].
+
+use prost::Message;
+use tonic::Code;
+
+use super::{
+    Error, SetError, Transaction, TransactionPages, TxId,
+    error::{Failure, MESSAGE_CHARS_MAX},
+    schema,
+};
+
+/// A `google.rpc.Status`, which is what the details of an answer hold too.
+pub fn errors(bytes: &[u8]) {
+    let Ok(answer) = tonic_types::pb::Status::decode(bytes) else { return };
+    let code = Code::from_i32(answer.code);
+    let failure = Failure::from_answer("Set", code, &answer.message, bytes);
+    let error = Error::from(failure.clone());
+    // One more for the sign that it was cut.
+    assert!(error.message.chars().count() <= MESSAGE_CHARS_MAX + 1);
+    match SetError::from(failure) {
+        SetError::Unknown(of_write) => assert_eq!(of_write, error),
+        SetError::Conflict => assert!(!may_be_written(code), "a conflict by {code}"),
+        SetError::NotWritten(of_write) => {
+            assert!(!may_be_written(code), "not written by {code}");
+            assert_eq!(of_write, error);
+        }
+    }
+}
+
+/// Whatever text comes with these codes, it is no proof of anything.
+fn may_be_written(code: Code) -> bool {
+    matches!(
+        code,
+        Code::Unavailable | Code::DeadlineExceeded | Code::Cancelled | Code::OutOfRange | Code::DataLoss
+    )
+}
+
+/// A page of transactions: those before the first that is malformed.
+pub fn transactions(bytes: &[u8]) -> Vec<Transaction> {
+    let Ok(page) = schema::TxList::decode(bytes) else { return Vec::new() };
+    let mut transactions = Vec::new();
+    for sent in page.txs {
+        let count = sent.entries.len();
+        let Ok(transaction) = Transaction::try_from(sent) else { break };
+        assert!(transaction.entries.len() <= count);
+        assert!(transaction.foreign_entries() <= transaction.header.entry_count as usize);
+        transactions.push(transaction);
+    }
+    let first = transactions.first().map_or(TxId(1), |transaction| transaction.header.id);
+    let mut pages = TransactionPages::from(first);
+    let without_gap = transactions
+        .iter()
+        .zip(first.0..)
+        .all(|(transaction, expected)| transaction.header.id == TxId(expected));
+    assert_eq!(pages.advance(&transactions).is_ok(), without_gap);
+    transactions
+}

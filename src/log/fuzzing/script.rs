@@ -1,0 +1,161 @@
+//! A log written and damaged as a script of bytes says, and what recovery and salvage must make of it.
+
+use std::{fs, path::Path};
+
+use bytes::Bytes;
+
+use super::{from_start, read_up_to, salvaged};
+use crate::log::{Frame, Group, Log, OpenError, Place, Tip, recover, segment};
+
+/// More would only be slow.
+const STEPS_MAX: usize = 40;
+
+/// A frame as it was written.
+struct Written {
+    start: u64,
+    end: u64,
+    /// Where the frames begin that one sync made durable together.
+    group: u64,
+}
+
+/// Writes a log into an empty folder, damages it, and opens it.
+pub fn damage(folder: &Path, script: &[u8]) {
+    let mut script = Script(script);
+    let (written, tip) = write(folder, &mut script);
+    let path = segment::path(folder, 1);
+    let whole = fs::read(&path).expect("the segment");
+    let frames = salvaged(folder);
+    let starts: Vec<u64> = frames.iter().map(|(start, _)| start.offset).collect();
+    assert_eq!(starts, written.iter().map(|frame| frame.start).collect::<Vec<_>>());
+
+    let damaged = script.damage(&whole);
+    fs::write(&path, &damaged).expect("written");
+    let is_whole = |frame: &Written| {
+        let range = usize::try_from(frame.start).expect("so")..usize::try_from(frame.end).expect("so");
+        damaged.get(range.clone()) == whole.get(range)
+    };
+    let left: Vec<bool> = written.iter().map(is_whole).collect();
+    let salvageable: Vec<_> =
+        left.iter().zip(&frames).filter(|(left, _)| **left).map(|(_, frame)| frame).collect();
+    assert_eq!(salvaged(folder).iter().collect::<Vec<_>>(), salvageable, "salvage");
+
+    let first_bad = left.iter().position(|left| !left);
+    if first_bad.is_some() {
+        // The index saw all of it: nothing of that may be taken for a torn end.
+        refused(folder, &damaged, Some(tip.end));
+    }
+    let synced = first_bad.is_some_and(|bad| {
+        let later = |(frame, left): (&Written, &bool)| *left && frame.group > written[bad].start;
+        written.iter().zip(&left).skip(bad).any(later)
+    });
+    match synced {
+        true => refused(folder, &damaged, None),
+        false => taken(
+            folder,
+            &damaged,
+            &frames[..first_bad.unwrap_or(frames.len())],
+            first_bad.map_or(tip.end.offset, |bad| written[bad].start),
+        ),
+    }
+}
+
+fn refused(folder: &Path, damaged: &[u8], seen: Option<Place>) {
+    let refusal = recover(folder, seen).expect_err("damage of what was synced");
+    assert!(matches!(refusal, OpenError::Damage(_)), "{refusal}");
+    assert_eq!(fs::read(segment::path(folder, 1)).expect("the segment"), damaged, "damage was touched");
+}
+
+/// All before the damage is there, and what lay behind is kept beside the segment.
+fn taken(folder: &Path, damaged: &[u8], frames: &[(Place, Frame)], end: u64) {
+    for _ in 0..2 {
+        let recovered = recover(folder, None).expect("a torn end is no damage");
+        assert_eq!(recovered.end, Place { segment: 1, offset: end });
+        let (read, damage) = read_up_to(&recovered, from_start(&recovered));
+        assert_eq!((read.as_slice(), damage), (frames, None));
+    }
+    let path = segment::path(folder, 1);
+    let mut kept = fs::read(&path).expect("the segment");
+    kept.extend(fs::read(path.with_extension(format!("torn-{end}"))).unwrap_or_default());
+    assert_eq!(kept, damaged);
+}
+
+fn write(folder: &Path, script: &mut Script) -> (Vec<Written>, Tip) {
+    let mut log = Log::new(recover(folder, None).expect("an empty folder"), Tip::START, u64::MAX);
+    let mut written = Vec::new();
+    let mut group_start = log.tip().end.offset;
+    let mut group = log.begin().expect("a group");
+    for _ in 0..STEPS_MAX {
+        let start = group.tip().end.offset;
+        match script.byte() % 8 {
+            0 | 1 => _ = group.append(&script.records()),
+            2 => _ = group.snapshot(script.bytes()),
+            3 => group.mark(script.bytes()),
+            // A record that is a copy of frames must never be taken for them.
+            4 => _ = group.append(&[copied(folder, &group)]),
+            5 => {
+                log.write(group).expect("written");
+                group_start = start;
+                group = log.begin().expect("a group");
+                continue;
+            }
+            6 => {
+                log.write_unsynced(group).expect("written");
+                group = log.begin().expect("a group");
+                continue;
+            }
+            _ => break,
+        }
+        written.push(Written { start, end: group.tip().end.offset, group: group_start });
+    }
+    log.write(group).expect("written");
+    (written, log.tip())
+}
+
+fn copied(folder: &Path, group: &Group) -> Bytes {
+    let mut bytes = fs::read(segment::path(folder, 1)).expect("the segment");
+    bytes.extend_from_slice(group.bytes());
+    bytes.truncate(4096);
+    Bytes::from(bytes)
+}
+
+/// Bytes that decide; once they are used up, no more is written.
+struct Script<'a>(&'a [u8]);
+
+impl<'a> Script<'a> {
+    fn byte(&mut self) -> u8 {
+        let Some((first, rest)) = self.0.split_first() else { return 7 };
+        self.0 = rest;
+        *first
+    }
+
+    fn bytes(&mut self) -> &'a [u8] {
+        let length = usize::from(self.byte()).min(self.0.len());
+        let (bytes, rest) = self.0.split_at(length);
+        self.0 = rest;
+        bytes
+    }
+
+    fn records(&mut self) -> Vec<Bytes> {
+        let count = 1 + self.byte() % 3;
+        (0..count).map(|_| Bytes::copy_from_slice(self.bytes())).collect()
+    }
+
+    /// The rest of the script: places behind the header, each with what is done to the byte there. Zero cuts.
+    fn damage(&mut self, whole: &[u8]) -> Vec<u8> {
+        const HEADER_BYTES: usize = segment::HEADER_BYTES as usize;
+        let mut damaged = whole.to_vec();
+        while let [low, high, change, rest @ ..] = self.0 {
+            self.0 = rest;
+            let room = damaged.len() - HEADER_BYTES;
+            if room == 0 {
+                break;
+            }
+            let at = HEADER_BYTES + usize::from(u16::from_le_bytes([*low, *high])) % room;
+            match change {
+                0 => damaged.truncate(at),
+                change => damaged[at] ^= change,
+            }
+        }
+        damaged
+    }
+}
