@@ -81,12 +81,20 @@ enum Command {
         #[command(subcommand)]
         what: PendingCommand,
     },
-    /// Ends STATE_SUSPECT, after a person has found out why ImmuDB lacks what it had. The service must
-    /// be stopped.
+    /// Ends STATE_SUSPECT or STATE_FENCED, after a person has found out what happened. The service must be
+    /// stopped.
+    #[command(group(clap::ArgGroup::new("choice").required(true)))]
     Resolve {
-        /// Sends everything again that ImmuDB lacks.
-        #[arg(long, required = true)]
+        /// ImmuDB lacks what it had: sends everything again that it lacks.
+        #[arg(long, group = "choice")]
         resend: bool,
+        /// ImmuDB has another history: gives the local events up that don't fit it, after they were
+        /// exported, and puts the local log aside. A start can then take the other history over.
+        #[arg(long, group = "choice", requires = "export")]
+        give_up_pending: bool,
+        /// A new or empty folder for the events that are given up.
+        #[arg(long, value_name = "DIR", requires = "give_up_pending", conflicts_with = "resend")]
+        export: Option<PathBuf>,
     },
 }
 
@@ -139,7 +147,10 @@ pub fn main() -> ExitCode {
             logged(&loaded, repair::run(loaded.config.clone(), loss))
         }
         Command::Pending { what } => pending(&loaded, what),
-        Command::Resolve { resend: _ } => logged(&loaded, resolve::resend(loaded.config.clone())),
+        Command::Resolve { give_up_pending: true, export: Some(folder), .. } => {
+            logged(&loaded, resolve::give_up(loaded.config.clone(), &folder))
+        }
+        Command::Resolve { .. } => logged(&loaded, resolve::resend(loaded.config.clone())),
     }
 }
 
