@@ -13,6 +13,7 @@ mod appending;
 mod bad_input;
 mod copy;
 mod crash;
+mod divergence;
 mod doubt;
 mod following;
 mod immudb_client;
