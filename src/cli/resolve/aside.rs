@@ -62,3 +62,56 @@ fn rename(folder: &Path) -> Result<PathBuf, String> {
     }
     Err(problem(&"no name is left for it"))
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn storage(root: &Path) -> EventSourcingConfig {
+        let config = EventSourcingConfig {
+            storage_path: root.join("events"),
+            log_path: root.join("log"),
+            index_path: root.join("index"),
+            ..EventSourcingConfig::default()
+        };
+        for folder in [&config.storage_path, &config.log_path, &config.index_path] {
+            fs::create_dir(folder).unwrap();
+            fs::write(folder.join("contents"), "").unwrap();
+        }
+        config
+    }
+
+    #[test]
+    fn the_log_keeps_its_name_until_everything_else_is_done() {
+        let dir = tempfile::tempdir().unwrap();
+        let config = storage(dir.path());
+        // No folder, so it is not removed as one.
+        fs::remove_dir_all(&config.index_path).unwrap();
+        fs::write(&config.index_path, "").unwrap();
+        assert!(put(&config).is_err());
+        assert!(config.log_path.join("contents").exists());
+        fs::remove_file(&config.index_path).unwrap();
+        assert_eq!(put(&config), Ok(dir.path().join("log.given-up-1")));
+        assert!(dir.path().join("log.given-up-1/contents").exists() && !config.log_path.exists());
+    }
+
+    #[test]
+    fn a_log_that_cannot_be_renamed_is_left_beside_no_index() {
+        let dir = tempfile::tempdir().unwrap();
+        let config = storage(dir.path());
+        fs::remove_dir_all(&config.log_path).unwrap();
+        assert!(put(&config).is_err());
+        assert!(!config.index_path.exists());
+        assert!(dir.path().join("events.given-up-1/contents").exists());
+    }
+
+    #[test]
+    fn a_path_may_end_in_a_slash_and_names_that_are_taken_stay() {
+        let dir = tempfile::tempdir().unwrap();
+        let mut config = storage(dir.path());
+        config.log_path.push("");
+        fs::create_dir(dir.path().join("log.given-up-1")).unwrap();
+        assert_eq!(put(&config), Ok(dir.path().join("log.given-up-2")));
+        assert_eq!(fs::read_dir(dir.path().join("log.given-up-1")).unwrap().count(), 0);
+    }
+}
