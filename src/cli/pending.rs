@@ -144,7 +144,8 @@ fn head_line(head: Option<&Head>, ours: &[uuid::Uuid]) -> String {
 
 fn fit_line(Comparison { common, fit, .. }: &Comparison) -> String {
     let then = match fit {
-        Fit::Empty | Fit::HeadMissing => "nothing says what follows",
+        Fit::Empty => "it is empty",
+        Fit::HeadMissing => "it has events, and nothing says whose",
         Fit::Behind => "it can take what follows",
         Fit::Whole => "that is all",
         Fit::Diverged => "it has other events behind that",

@@ -310,7 +310,7 @@ async fn what_an_emptied_immudb_lacks_is_listed_and_sent_again() {
     let order = whole_order(&mut service.client()).await;
     service.stop();
     let list = printed(&service, &["pending", "list"]);
-    assert!(list.contains("log:head is missing"), "{list}");
+    assert!(list.contains("log:head is missing") && list.contains("it is empty"), "{list}");
     assert!(list.ends_with("behind position 0: events 4, aggregates 1, appends 4, snapshots 1\n"), "{list}");
     let (done, said) = service.run(&["resolve", "--give-up-pending", "--export", "rescued"]);
     assert!(!done && said.contains("`resolve --resend`"), "{said}");
@@ -321,4 +321,33 @@ async fn what_an_emptied_immudb_lacks_is_listed_and_sent_again() {
     service.restart().await;
     service.wait_until_forwarded().await;
     assert_in_immudb(&immudb, &order);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn where_the_head_was_deleted_a_new_database_takes_everything() {
+    let dir = tempdir().unwrap();
+    let immudb = ImmuDb::start(dir.path()).await;
+    let setup = Setup::with_immudb(immudb.port());
+    let mut service = Service::start(setup.clone()).await;
+    append_to(&mut service.client(), "room-1", 3).await;
+    service.wait_until_forwarded().await;
+    immudb.reader(&["--database", "aethyr", "delete", "log:head"]);
+    append_to(&mut service.client(), "room-1", 1).await;
+    service.wait_for_state(State::Suspect).await;
+    service.stop();
+    let list = printed(&service, &["pending", "list"]);
+    assert!(list.contains("up to position 3; it has events, and nothing says whose"), "{list}");
+    for choice in [&["--resend"][..], &["--give-up-pending", "--export", "rescued"]] {
+        let (done, said) = service.run(&[&["resolve"], choice].concat());
+        assert!(!done && said.contains("use a new database name"), "{said}");
+    }
+    service.reconfigure(setup.set("immudb", "database: second"));
+    service.launch();
+    service.wait_for_state(State::Suspect).await;
+    service.stop();
+    let (done, said) = service.run(&["resolve", "--resend"]);
+    assert!(done && said.contains("from=1 to=4"), "{said}");
+    service.restart().await;
+    assert_eq!(service.wait_until_forwarded().await.forwarded_position, 4);
+    assert_eq!(immudb.reader(&["--database", "second", "scan", "event:"]).len(), 4);
 }
