@@ -25,7 +25,7 @@
 //!
 //! | promise | held by |
 //! |---|---|
-//! | 1 never lost | `outage`, `crash`, `copy`, `mending`, `log::tests` |
+//! | 1 never lost | `outage`, `crash`, `copy`, `mending`, `divergence`, `log::tests` |
 //! | 2 exactly once | `appending`, `resend`, `lost_answer`, `sequencer::tests` |
 //! | 3 numbers without gap | `appending`, `crash`, `sequencer::tests` |
 //! | 4 all or nothing | `appending`, `crash`, `sequencer::tests` |
