@@ -22,6 +22,7 @@ use crate::{
 
 mod health;
 mod import;
+mod pending;
 mod repair;
 mod resolve;
 
@@ -75,12 +76,44 @@ enum Command {
         #[arg(long)]
         discard_after_damage: bool,
     },
-    /// Ends STATE_SUSPECT, after a person has found out why ImmuDB lacks what it had. The service must
-    /// be stopped.
+    /// Shows the local events that ImmuDB does not have. The service must be stopped.
+    Pending {
+        #[command(subcommand)]
+        what: PendingCommand,
+    },
+    /// Ends STATE_SUSPECT or STATE_FENCED, after a person has found out what happened. The service must be
+    /// stopped.
+    #[command(group(clap::ArgGroup::new("choice").required(true)))]
     Resolve {
-        /// Sends everything again that ImmuDB lacks.
-        #[arg(long, required = true)]
+        /// ImmuDB lacks what it had: sends everything again that it lacks.
+        #[arg(long, group = "choice")]
         resend: bool,
+        /// ImmuDB has another history: gives the local events up that don't fit it, after they were
+        /// exported, and puts the local log aside. A start can then take the other history over.
+        #[arg(long, group = "choice", requires = "export")]
+        give_up_pending: bool,
+        /// A new or empty folder for the events that are given up.
+        #[arg(long, value_name = "DIR", requires = "give_up_pending", conflicts_with = "resend")]
+        export: Option<PathBuf>,
+    },
+}
+
+#[derive(Debug, Subcommand)]
+enum PendingCommand {
+    /// Prints position, aggregate, sequence number, type, time and id of each, with tabs between, then
+    /// what ImmuDB says, and counts.
+    List {
+        /// Does not ask ImmuDB: what it has is taken from the local log's notes.
+        #[arg(long)]
+        offline: bool,
+    },
+    /// Writes them as event files, in the layout of storage/events.
+    Export {
+        /// A new or empty folder.
+        folder: PathBuf,
+        /// Does not ask ImmuDB: what it has is taken from the local log's notes.
+        #[arg(long)]
+        offline: bool,
     },
 }
 
@@ -113,7 +146,22 @@ pub fn main() -> ExitCode {
             let loss = if discard_after_damage { repair::Loss::Accepted } else { repair::Loss::Refused };
             logged(&loaded, repair::run(loaded.config.clone(), loss))
         }
-        Command::Resolve { resend: _ } => logged(&loaded, resolve::resend(loaded.config.clone())),
+        Command::Pending { what } => pending(&loaded, what),
+        Command::Resolve { give_up_pending: true, export: Some(folder), .. } => {
+            logged(&loaded, resolve::give_up(loaded.config.clone(), &folder))
+        }
+        Command::Resolve { .. } => logged(&loaded, resolve::resend(loaded.config.clone())),
+    }
+}
+
+fn pending(loaded: &Loaded, what: PendingCommand) -> ExitCode {
+    let contact = |offline| if offline { pending::Contact::Offline } else { pending::Contact::Wanted };
+    let config = loaded.config.clone();
+    match what {
+        PendingCommand::List { offline } => logged(loaded, pending::list(config, contact(offline))),
+        PendingCommand::Export { folder, offline } => {
+            logged(loaded, pending::export(config, contact(offline), &folder))
+        }
     }
 }
 

@@ -24,6 +24,7 @@ use crate::{
 
 mod batch;
 mod claim;
+pub mod comparison;
 pub mod copy;
 pub mod decision;
 mod failures;

@@ -122,8 +122,16 @@ impl History {
     /// # Errors
     /// There is none up to `tip`, or it is damaged.
     pub fn event_at(&self, position: Position, tip: Tip) -> Result<RecordedEvent, HistoryError> {
-        let (stored, _) = self.find(position, tip)?;
+        let stored = self.record_at(position, tip)?;
         record::decode(stored.bytes, stored.hash).map_err(|_| HistoryError::Position(position))
+    }
+
+    /// The record at `position`, as it is stored.
+    ///
+    /// # Errors
+    /// As [`History::event_at`].
+    pub fn record_at(&self, position: Position, tip: Tip) -> Result<StoredRecord, HistoryError> {
+        self.find(position, tip).map(|(stored, _)| stored)
     }
 
     fn find(&self, position: Position, tip: Tip) -> Result<(StoredRecord, Place), HistoryError> {

@@ -320,7 +320,7 @@ fn keep(folder: &Path, log: &Path) -> Result<PathBuf, String> {
     Ok(kept)
 }
 
-fn sync_parent(folder: &Path) -> Result<(), String> {
+pub(super) fn sync_parent(folder: &Path) -> Result<(), String> {
     let parent = folder.parent().filter(|parent| !parent.as_os_str().is_empty()).unwrap_or(Path::new("."));
     fs::File::open(parent).and_then(|parent| parent.sync_all()).map_err(|error| error.to_string())
 }

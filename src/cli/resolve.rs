@@ -1,50 +1,47 @@
-//! `resolve`: what a person decides where the service must not.
+//! `resolve`: what a person decides where the service must not. One choice a call, each logged, and each
+//! with nothing to do when it is asked for again.
+
+use std::path::Path;
 
 use tracing::info;
 
+use super::pending::{self, Pending};
 use crate::{
     config::Config,
     event::{
         Position,
         record::{self, ForwardedMark},
     },
-    forwarder::head::{self, Head},
-    immudb::Session,
-    server::immudb_settings,
+    forwarder::comparison::{Comparison, Fit},
     storage::Storage,
 };
+
+mod aside;
 
 /// Notes that ImmuDB has only what its head says. The next start sends it the rest again.
 ///
 /// # Errors
 /// ImmuDB can't be asked, has another history, or lacks nothing; or the storage can't be used.
 pub async fn resend(config: Config) -> Result<(), String> {
-    let immudb = config.immudb.as_ref().ok_or("the configuration has no section immudb")?;
     let mut storage = Storage::open(&config.event_sourcing).map_err(|error| error.to_string())?;
-    let session = Session::open(&immudb_settings(immudb)).await.map_err(|error| error.to_string())?;
-    let entry = session.get(head::KEY).await.map_err(|error| error.to_string())?;
-    let tip = storage.log.tip();
+    let Comparison { common: position, fit, .. } = compare(&config, &storage).await?;
+    match fit {
+        Fit::Empty | Fit::Behind | Fit::Whole => {}
+        Fit::HeadMissing => return Err(HEAD_MISSING.to_owned()),
+        Fit::Diverged => {
+            return Err(format!(
+                "the database has another history than the local log behind position {position}; \
+                 --give-up-pending --export DIR gives the local events behind it up"
+            ));
+        }
+    }
     let known = storage.index.complete().forwarded;
-    let position = match entry {
-        None => {
-            let left = session.scan_keys(b"event:", 1).await.map_err(|error| error.to_string())?;
-            if !left.is_empty() {
-                return Err("the database has events, but no log:head: use a new database name".to_owned());
-            }
-            Position(0)
-        }
-        Some(entry) => {
-            let head = Head::decode(&entry.value).ok_or("log:head holds something else than a head")?;
-            let ours = storage.history().locate(head.position, tip).map_err(|error| error.to_string())?;
-            if ours.hash != head.hash {
-                return Err("the database has another history than the local log".to_owned());
-            }
-            head.position
-        }
-    };
-    session.close().await;
+    let tip = storage.log.tip();
     if position >= known.position {
-        return Err(format!("ImmuDB lacks nothing that it had (position {})", known.position));
+        return Err(format!(
+            "there is nothing to do: ImmuDB lacks nothing that it had (position {})",
+            known.position
+        ));
     }
     let mark = ForwardedMark { position, snapshots: 0, immudb_tx: 0 };
     let mut group = storage.log.begin().map_err(|error| error.to_string())?;
@@ -52,4 +49,67 @@ pub async fn resend(config: Config) -> Result<(), String> {
     storage.log.write(group).map_err(|error| error.to_string())?;
     info!(from = position.next().0, to = tip.position.0, "will be sent again at the next start");
     Ok(())
+}
+
+async fn compare(config: &Config, storage: &Storage) -> Result<Comparison, String> {
+    pending::compare(config, storage).await.map_err(|why| format!("ImmuDB has to be asked first: {why}"))
+}
+
+const HEAD_MISSING: &str = "the database has events, but no log:head: use a new database name";
+
+/// Exports the local events that don't fit ImmuDB's history, and puts the local log aside. The next start
+/// that may write copies that history.
+///
+/// Whatever ends it halfway, the log is there until the export is durable, and every state in between can
+/// be started, or be gone on from by the same call.
+///
+/// # Errors
+/// ImmuDB can't be asked, the local events fit, or there are none; or a folder can't be used.
+pub async fn give_up(config: Config, export: &Path) -> Result<(), String> {
+    let storage = Storage::open(&config.event_sourcing).map_err(|error| error.to_string())?;
+    let last = storage.log.tip().position;
+    if last == Position(0) {
+        return Err("there is nothing to do: the local log is empty".to_owned());
+    }
+    let comparison = compare(&config, &storage).await?;
+    if let Some(why) = refusal(&comparison, storage.index.complete().forwarded.position) {
+        return Err(why);
+    }
+    let pending = Pending::of(&storage, Some(&comparison));
+    let counts = pending::write(&config, &pending, export)?;
+    drop(pending);
+    let Storage { lock, log, index } = storage;
+    drop((log, index));
+    let kept = aside::put(&config.event_sourcing)?;
+    // It went with the log, which nobody else could open before it had its new name.
+    drop(lock);
+    info!(
+        common = comparison.common.0,
+        given_up = counts.events,
+        export = %export.display(),
+        kept = %kept.display(),
+        "the local log is put aside; the next start copies ImmuDB's history"
+    );
+    Ok(())
+}
+
+/// Why nothing has to be given up.
+fn refusal(comparison: &Comparison, forwarded: Position) -> Option<String> {
+    let common = comparison.common;
+    match comparison.fit {
+        Fit::Diverged => None,
+        Fit::HeadMissing => Some(HEAD_MISSING.to_owned()),
+        Fit::Whole => {
+            Some(format!("there is nothing to do: ImmuDB has all local events (position {common})"))
+        }
+        Fit::Empty | Fit::Behind if common < forwarded => Some(format!(
+            "nothing has to be given up: ImmuDB lacks events that it had (behind position {common}), and can \
+             take them again: `resolve --resend`"
+        )),
+        Fit::Empty | Fit::Behind => Some(format!(
+            "nothing has to be given up: the local events fit ImmuDB's history (behind position {common}); \
+             the service forwards them once it may write: `serve`, or `serve --take-over` if another writer \
+             has the database and is gone for good"
+        )),
+    }
 }

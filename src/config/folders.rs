@@ -8,14 +8,26 @@ use std::{
 
 use super::{Config, ConfigError};
 
-pub(super) fn check(config: &Config) -> Result<(), ConfigError> {
+impl Config {
+    /// The key of the configured folder in which `path` lies, if it lies in one.
+    pub fn folder_around(&self, path: &Path) -> Option<&'static str> {
+        let around = |(_, folder): &(&str, &PathBuf)| real(path).starts_with(real(folder));
+        folders(self).into_iter().find(around).map(|(key, _)| key)
+    }
+}
+
+fn folders(config: &Config) -> [(&'static str, &PathBuf); 4] {
     let events = &config.event_sourcing;
-    let folders = [
+    [
         ("event_sourcing.storage_path", &events.storage_path),
         ("event_sourcing.log_path", &events.log_path),
         ("event_sourcing.index_path", &events.index_path),
         ("logging.path", &config.logging.path),
-    ];
+    ]
+}
+
+pub(super) fn check(config: &Config) -> Result<(), ConfigError> {
+    let folders = folders(config);
     for (inner, inner_path) in folders {
         for (outer, outer_path) in folders {
             if inner != outer && real(inner_path).starts_with(real(outer_path)) {

@@ -2,7 +2,7 @@
 //!
 //! `{aggregate_id}/{sequence_number}.event`, `{aggregate_id}.sequence` and
 //! `snapshots/{aggregate_id}.snapshot`, with the id percent-encoded. A file appears whole or not at all;
-//! none is synced, for the log has everything.
+//! none is synced unless it is asked for: usually the log has everything.
 
 use std::{
     fs, io,
@@ -168,6 +168,22 @@ impl Folder {
     pub fn snapshot_paths(&self) -> io::Result<Vec<PathBuf>> {
         let paths = entries(&self.path.join(SNAPSHOTS))?;
         Ok(paths.into_iter().filter(|path| has_extension(path, SNAPSHOT)).collect())
+    }
+
+    /// Syncs every file, and the folders that name them.
+    ///
+    /// # Errors
+    /// One of them can't be read or synced.
+    pub fn make_durable(&self) -> io::Result<()> {
+        for path in entries(&self.path)? {
+            if path.is_dir() {
+                for inner in entries(&path)? {
+                    fs::File::open(inner)?.sync_all()?;
+                }
+            }
+            fs::File::open(path)?.sync_all()?;
+        }
+        fs::File::open(&self.path)?.sync_all()
     }
 
     /// The event of a file; `None` where it is none of ours.

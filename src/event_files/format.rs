@@ -185,7 +185,7 @@ fn to_lines(file: &impl Serialize) -> Vec<u8> {
 }
 
 /// RFC 3339.
-fn write_time(at: Timestamp) -> String {
+pub fn write_time(at: Timestamp) -> String {
     prost_types::Timestamp { seconds: at.seconds(), nanos: at.nanos() }.to_string()
 }
 

@@ -15,6 +15,7 @@ mod copy;
 mod corpus;
 mod crash;
 mod crash_points;
+mod divergence;
 mod doubt;
 mod following;
 mod immudb_client;

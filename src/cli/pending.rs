@@ -1,0 +1,250 @@
+//! `pending`: the local events that ImmuDB does not have, listed or written out as event files.
+//!
+//! Changes nothing but the folder that it is told to write to. Where ImmuDB can be asked, pending is what
+//! it lacks; where it can't, what lies behind the forwarded position. Event data is never printed.
+
+use std::{collections::HashSet, io::Write, path::Path};
+
+use bytes::Bytes;
+use tracing::{info, warn};
+
+use crate::{
+    config::Config,
+    event::{AggregateId, Position, RecordedEvent, Snapshot, Timestamp, record},
+    event_files::format::write_time,
+    forwarder::{
+        comparison::{Comparison, Fit},
+        head::Head,
+    },
+    history::{History, HistoryError},
+    immudb::Session,
+    log::{Cursor, Frame, Place, ReadFrame, StoredRecord, Tip, writer_ids},
+    server::immudb_settings,
+    storage::Storage,
+};
+
+mod export;
+
+pub(super) use export::write;
+
+/// Whether ImmuDB is asked what it has.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Contact {
+    Wanted,
+    Offline,
+}
+
+/// # Errors
+/// The storage can't be used, or standard output is closed.
+pub async fn list(config: Config, contact: Contact) -> Result<(), String> {
+    let storage = Storage::open(&config.event_sourcing).map_err(|error| error.to_string())?;
+    let answer = ask(&config, contact, &storage).await;
+    let pending = Pending::of(&storage, answer.comparison());
+    let mut lines = std::io::BufWriter::new(std::io::stdout().lock());
+    let closed = |error: std::io::Error| format!("standard output: {error}");
+    let counts = pending.walk(|found| match found {
+        Found::Event { event, .. } => write_line(&mut lines, &event).map_err(closed),
+        Found::Snapshot { .. } => Ok(()),
+    })?;
+    let ids = writer_ids::load(&config.event_sourcing.log_path).map_err(|error| error.to_string())?;
+    for line in answer.lines(&ids) {
+        writeln!(lines, "{line}").map_err(closed)?;
+    }
+    let Counts { events, aggregates, appends, snapshots } = counts;
+    writeln!(
+        lines,
+        "pending behind position {}: events {events}, aggregates {aggregates}, appends {appends}, \
+         snapshots {snapshots}",
+        pending.behind
+    )
+    .and_then(|()| lines.flush())
+    .map_err(closed)
+}
+
+/// # Errors
+/// The storage can't be used, or the folder holds something else.
+pub async fn export(config: Config, contact: Contact, folder: &Path) -> Result<(), String> {
+    let storage = Storage::open(&config.event_sourcing).map_err(|error| error.to_string())?;
+    let answer = ask(&config, contact, &storage).await;
+    if let Answer::Failed(why) = &answer {
+        warn!(%why, "ImmuDB can't say what it has; exported is what lies behind the forwarded position");
+    }
+    let pending = Pending::of(&storage, answer.comparison());
+    if pending.is_empty()? {
+        info!(behind = pending.behind.0, "nothing is pending");
+        return Ok(());
+    }
+    write(&config, &pending, folder).map(|_| ())
+}
+
+/// Tabs between the fields, for no name can have one.
+fn write_line(lines: &mut impl Write, event: &RecordedEvent) -> std::io::Result<()> {
+    let RecordedEvent { event: new, sequence, position, recorded_at, .. } = event;
+    let (aggregate, event_type, at) = (&new.aggregate_id, &new.event_type, write_time(*recorded_at));
+    writeln!(lines, "{position}\t{aggregate}\t{sequence}\t{event_type}\t{at}\t{}", new.id)
+}
+
+/// What ImmuDB has of the local log, if it answers.
+pub(super) async fn compare(config: &Config, storage: &Storage) -> Result<Comparison, String> {
+    let immudb = config.immudb.as_ref().ok_or("the configuration has no section immudb")?;
+    let session = Session::open(&immudb_settings(immudb)).await.map_err(|error| error.to_string())?;
+    let compared = Comparison::ask(&session, &storage.history(), storage.log.tip()).await;
+    session.close().await;
+    compared.map_err(|error| error.to_string())
+}
+
+/// What came of asking ImmuDB.
+enum Answer {
+    NotConfigured,
+    NotAsked,
+    Failed(String),
+    Compared(Comparison),
+}
+
+async fn ask(config: &Config, contact: Contact, storage: &Storage) -> Answer {
+    match (&config.immudb, contact) {
+        (None, _) => Answer::NotConfigured,
+        (Some(_), Contact::Offline) => Answer::NotAsked,
+        (Some(_), Contact::Wanted) => match compare(config, storage).await {
+            Ok(comparison) => Answer::Compared(comparison),
+            Err(why) => Answer::Failed(why),
+        },
+    }
+}
+
+impl Answer {
+    fn comparison(&self) -> Option<&Comparison> {
+        match self {
+            Self::Compared(comparison) => Some(comparison),
+            Self::NotConfigured | Self::NotAsked | Self::Failed(_) => None,
+        }
+    }
+
+    fn lines(&self, ours: &[uuid::Uuid]) -> Vec<String> {
+        match self {
+            Self::NotConfigured => vec!["ImmuDB: not configured".to_owned()],
+            Self::NotAsked => vec!["ImmuDB: not asked".to_owned()],
+            Self::Failed(why) => vec![format!("ImmuDB: not known: {why}")],
+            Self::Compared(comparison) => {
+                vec![head_line(comparison.head.as_ref(), ours), fit_line(comparison)]
+            }
+        }
+    }
+}
+
+fn head_line(head: Option<&Head>, ours: &[uuid::Uuid]) -> String {
+    let Some(Head { position, writer, written_at, released, .. }) = head else {
+        return "ImmuDB: log:head is missing".to_owned();
+    };
+    let whose = if ours.contains(writer) { "this log" } else { "another log" };
+    let at = Timestamp::new(*written_at, 0).map_or_else(|| written_at.to_string(), write_time);
+    let released = if *released { "released" } else { "not released" };
+    format!("ImmuDB: log:head is at position {position}, writer {writer} ({whose}), {at}, {released}")
+}
+
+fn fit_line(Comparison { common, fit, .. }: &Comparison) -> String {
+    let then = match fit {
+        Fit::Empty => "it is empty",
+        Fit::HeadMissing => "it has events, and nothing says whose",
+        Fit::Behind => "it can take what follows",
+        Fit::Whole => "that is all",
+        Fit::Diverged => "it has other events behind that",
+    };
+    format!("ImmuDB: has the local events up to position {common}; {then}")
+}
+
+/// The local events and snapshots that ImmuDB does not have.
+pub(super) struct Pending {
+    history: History,
+    tip: Tip,
+    /// ImmuDB has the events up to here.
+    pub behind: Position,
+    /// It has the snapshots up to this one.
+    snapshots: u64,
+    /// It has the events up to here, according to the log's own notes.
+    forwarded: Position,
+}
+
+/// How many there are.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub(super) struct Counts {
+    pub events: u64,
+    pub aggregates: u64,
+    pub appends: u64,
+    pub snapshots: u64,
+}
+
+/// One of them, and its bytes as they are stored.
+pub(super) enum Found {
+    Event { event: RecordedEvent, record: Bytes },
+    Snapshot { snapshot: Snapshot, record: Bytes },
+}
+
+impl Pending {
+    /// An ImmuDB that was put back lacks what the notes say that it has, and with the events the snapshots.
+    pub fn of(storage: &Storage, comparison: Option<&Comparison>) -> Self {
+        let known = storage.index.complete().forwarded;
+        let tip = storage.log.tip();
+        let forwarded = known.position.min(tip.position);
+        let behind = comparison.map_or(forwarded, |comparison| comparison.common);
+        let snapshots = if behind < forwarded { 0 } else { known.snapshots };
+        Self { history: storage.history(), tip, behind, snapshots, forwarded }
+    }
+
+    pub fn is_empty(&self) -> Result<bool, String> {
+        Ok(self.walk(|_| Ok(()))? == Counts::default())
+    }
+
+    /// Everything that is pending, in the order of the log; of an aggregate's snapshots only the newest.
+    pub fn walk(&self, mut each: impl FnMut(Found) -> Result<(), String>) -> Result<Counts, String> {
+        let (mut counts, mut aggregates) = (Counts::default(), HashSet::<AggregateId>::new());
+        let mut cursor =
+            Cursor::new(self.history.segments.clone(), self.start().map_err(|error| error.to_string())?);
+        while let Some(read) = cursor.next(self.tip.end).map_err(|error| error.to_string())? {
+            let mut appended = 0;
+            for found in self.in_frame(read).map_err(|error| error.to_string())? {
+                match &found {
+                    Found::Event { event, .. } => {
+                        appended = 1;
+                        counts.events = counts.events.saturating_add(1);
+                        aggregates.insert(event.event.aggregate_id.clone());
+                    }
+                    Found::Snapshot { .. } => counts.snapshots = counts.snapshots.saturating_add(1),
+                }
+                each(found)?;
+            }
+            counts.appends = counts.appends.saturating_add(appended);
+        }
+        Ok(Counts { aggregates: aggregates.len() as u64, ..counts })
+    }
+
+    /// Snapshots that ImmuDB may lack can lie before an event that it is known to have only by now.
+    fn start(&self) -> Result<Place, HistoryError> {
+        Ok(self.history.locate(self.behind.min(self.forwarded), self.tip)?.append_end)
+    }
+
+    fn in_frame(&self, read: ReadFrame) -> Result<Vec<Found>, HistoryError> {
+        let start = read.start;
+        let decoded = |stored: StoredRecord| {
+            let (place, record) = (stored.place(start), stored.bytes.clone());
+            let event = record::decode(stored.bytes, stored.hash)
+                .map_err(|source| HistoryError::Record { place, source })?;
+            Ok(Found::Event { event, record })
+        };
+        match read.frame {
+            Frame::Mark(_) => Ok(Vec::new()),
+            Frame::Append { first, records, .. } => {
+                let had = usize::try_from(self.behind.next().0.saturating_sub(first.0)).unwrap_or(usize::MAX);
+                records.into_iter().skip(had).map(decoded).collect()
+            }
+            Frame::Snapshot { number, record: stored } => {
+                let place = stored.place(start);
+                let snapshot = record::decode_snapshot(stored.bytes.clone())
+                    .map_err(|source| HistoryError::Record { place, source })?;
+                let newest = self.history.index.head(&snapshot.aggregate_id)?.and_then(|head| head.snapshot);
+                let wanted = number > self.snapshots && newest.is_some_and(|newest| newest.place == place);
+                Ok(Vec::from_iter(wanted.then_some(Found::Snapshot { snapshot, record: stored.bytes })))
+            }
+        }
+    }
+}
