@@ -335,7 +335,8 @@ impl Caller {
             .await;
         match answer {
             Some(Ok(positions)) => {
-                if !(from_position..).zip(&positions).all(|(expected, found)| expected == *found) {
+                let in_order = (from_position..).zip(&positions).all(|(expected, found)| expected == *found);
+                if !in_order {
                     self.history.violations.push(format!("read {positions:?} from {from_position} on"));
                 }
             }
