@@ -13,6 +13,7 @@ use crate::{
         load::{Load, acknowledged, assert_all_there},
         proxy::{Mode, Proxy},
         service::{PATIENCE, Service, Setup},
+        stored::assert_written_once,
     },
 };
 
@@ -137,6 +138,7 @@ async fn connections_that_break_under_load_cost_no_call() {
     assert_all_there(&calls, &order);
     assert_eq!(order.len(), acknowledged(&calls));
     assert_in_immudb(&immudb, &order);
+    assert_written_once(&immudb, &order);
 }
 
 #[tokio::test(flavor = "multi_thread")]

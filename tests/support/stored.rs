@@ -10,6 +10,13 @@ use base64::{Engine, engine::general_purpose::STANDARD};
 
 use super::immudb::ImmuDb;
 
+/// No transaction wrote an event that another had written.
+pub fn assert_written_once(immudb: &ImmuDb, order: &[RecordedEvent]) {
+    let entries = immudb.reader(&["--database", "aethyr", "txscan"]);
+    let is_event = |entry: &&serde_json::Value| entry["key"].as_str().unwrap().starts_with("event:");
+    assert_eq!(entries.iter().filter(is_event).count(), order.len(), "writes of events in ImmuDB");
+}
+
 /// ImmuDB holds just these events, under the documented keys, each once, and nothing else of ours.
 pub fn assert_in_immudb(immudb: &ImmuDb, order: &[RecordedEvent]) {
     let found = immudb.reader(&["--database", "aethyr", "scan", "event:"]);

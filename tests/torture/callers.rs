@@ -141,6 +141,12 @@ impl Caller {
         let request = AppendEventsRequest { events, expected_sequences };
         let began = self.clock.now();
         let (mut attempts, mut doubtful) = (0u32, false);
+        if self.random.u8(..12) == 0 {
+            // Somebody sends the same at the same time, and waits for no answer.
+            let (mut client, request) = (self.client.clone(), request.clone());
+            tokio::spawn(async move { client.append_events(request).await });
+            doubtful = true;
+        }
         let outcome = loop {
             attempts += 1;
             match self.attempt(&request, expected, doubtful).await {

@@ -16,7 +16,10 @@ use crate::{
     Totals,
     faults::Faults,
     history::{Append, At, History, Outcome, aggregate_of},
-    support::{events::read_all, stored::assert_in_immudb},
+    support::{
+        events::read_all,
+        stored::{assert_in_immudb, assert_written_once},
+    },
     world::World,
 };
 
@@ -69,7 +72,11 @@ pub async fn check(world: &World, history: &History, faults: &Faults) -> Result<
         problems.add("made up", || format!("{id} was never sent"));
     }
     let immudb = world.immudb.lock().await;
-    if catch_unwind(AssertUnwindSafe(|| assert_in_immudb(&immudb, &events))).is_err() {
+    let hold_it_against = || {
+        assert_in_immudb(&immudb, &events);
+        assert_written_once(&immudb, &events);
+    };
+    if catch_unwind(AssertUnwindSafe(hold_it_against)).is_err() {
         problems.add("ImmuDB", || "it holds something else (see above)".to_owned());
     }
     if problems.0.is_empty() { Ok(totals(history, faults)) } else { Err(problems.0) }
