@@ -70,6 +70,19 @@ pub struct History {
 }
 
 impl History {
+    /// One line for each append and load, for a person to search.
+    pub fn text(&self) -> String {
+        use std::fmt::Write;
+        let mut text = String::new();
+        for append in &self.appends {
+            writeln!(text, "{append:?}").unwrap();
+        }
+        for load in &self.loads {
+            writeln!(text, "{load:?}").unwrap();
+        }
+        text
+    }
+
     pub fn add(&mut self, other: Self) {
         self.appends.extend(other.appends);
         self.loads.extend(other.loads);

@@ -3,7 +3,8 @@
 //!
 //!     cargo test --test torture -- --seed 7 --seconds 60
 //!
-//! The same seed gives the same faults. A run that fails keeps its folder and says where.
+//! The same seed gives the same faults. A run that fails keeps its folder, with the history of all calls, and
+//! says where.
 
 #![allow(
     clippy::unwrap_used,
@@ -138,6 +139,9 @@ async fn run(seed: u64, length: Duration) -> Result<Totals, String> {
     world.heal().await;
     let history = callers.end().await;
     let verdict = checker::check(&world, &history, &faults).await;
+    if verdict.is_err() {
+        std::fs::write(world.folder().join("history"), history.text()).unwrap();
+    }
     world.end(verdict.is_err()).await;
     let totals = verdict.map_err(|problems| {
         let folder = world.folder().display();
