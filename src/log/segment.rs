@@ -105,9 +105,9 @@ impl File {
         let mut opened = Self { file, path: path.clone(), salt: [0; 16] };
         let mut bytes = [0; HEADER_BYTES as usize];
         let read = opened.read_at(&mut bytes, 0).map_err(io_error)?;
-        // The header was durable before anything was written behind it.
+        // The header was durable before anything was written behind it: where nothing is, it may be anything.
         let ends_here = opened.length().map_err(io_error)? <= HEADER_BYTES;
-        if read < bytes.len() || (ends_here && bytes.iter().all(|byte| *byte == 0)) {
+        if read < bytes.len() || (ends_here && !is_whole(&bytes)) {
             return Ok(None);
         }
         opened.salt = parse_header(&bytes, number).map_err(|what| opened.damage(0, what))?;
@@ -126,9 +126,15 @@ pub(super) fn header(number: u32, salt: &Salt) -> Vec<u8> {
     bytes
 }
 
+fn is_whole(header: &[u8]) -> bool {
+    header
+        .split_at_checked(CHECKED_BYTES)
+        .is_some_and(|(checked, mut rest)| rest.try_get_u32_le() == Ok(crc32c::crc32c(checked)))
+}
+
 fn parse_header(bytes: &[u8], number: u32) -> Result<Salt, &'static str> {
-    let Some((checked, mut rest)) = bytes.split_at_checked(CHECKED_BYTES) else { return Err("no header") };
-    if rest.get_u32_le() != crc32c::crc32c(checked) {
+    let Some((checked, _)) = bytes.split_at_checked(CHECKED_BYTES) else { return Err("no header") };
+    if !is_whole(bytes) {
         return Err("the header's checksum is wrong");
     }
     let mut fields = checked.strip_prefix(MAGIC).ok_or("no segment of a local log")?;

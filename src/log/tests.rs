@@ -263,15 +263,15 @@ fn unsynced_frames_are_one_group_with_what_follows() {
 
 #[test]
 fn a_segment_that_was_never_made_whole_is_made_again() {
-    for left in [0, 1, 40, 63] {
+    for (left, byte) in [(0, 0), (1, 0), (40, 0), (63, 0), (64, 0), (40, 7), (64, 7)] {
         let folder = tempdir().unwrap();
         let mut log = new_log(folder.path(), 65);
         write(&mut log, &appends(1));
         let tip = log.tip();
         drop(log);
-        fs::write(segment::path(folder.path(), 2), vec![0; left]).unwrap();
+        fs::write(segment::path(folder.path(), 2), vec![byte; left]).unwrap();
         let recovered = recover(folder.path(), Some(tip.end)).unwrap();
-        assert_eq!(recovered.end, tip.end, "{left} bytes");
+        assert_eq!(recovered.end, tip.end, "{left} bytes of {byte}");
         let mut log = Log::new(recovered, tip, 65);
         write(&mut log, &appends(1));
         assert_eq!(log.tip().end.segment, 2);

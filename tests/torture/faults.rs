@@ -25,6 +25,9 @@ pub struct Faults {
     pub violations: Vec<String>,
 }
 
+/// Of a segment of the log.
+const HEADER_BYTES: usize = 64;
+
 /// One part's series.
 struct Series<'a> {
     world: &'a World,
@@ -96,8 +99,11 @@ impl Series<'_> {
                     self.kill_service("garbage behind the log", |random, segments| {
                         let garbage: Vec<u8> = (0..random.usize(1..9000)).map(|_| random.u8(..)).collect();
                         let mut bytes = std::fs::read(segments).unwrap();
-                        bytes.extend(garbage);
-                        std::fs::write(segments, bytes).unwrap();
+                        // A segment without its header is made anew, not written behind.
+                        if bytes.len() >= HEADER_BYTES {
+                            bytes.extend(garbage);
+                            std::fs::write(segments, bytes).unwrap();
+                        }
                     })
                     .await;
                 }
