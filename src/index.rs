@@ -7,6 +7,7 @@
 
 use std::{
     collections::HashMap,
+    panic::{AssertUnwindSafe, catch_unwind},
     path::Path,
     sync::{Arc, PoisonError, RwLock, RwLockReadGuard},
 };
@@ -32,6 +33,8 @@ pub enum IndexError {
     Database(#[from] fjall::Error),
     #[error("index: an entry of {0} makes no sense")]
     Entry(&'static str),
+    #[error("index: the database panicked over what it holds")]
+    Panicked,
 }
 
 /// What is known of an aggregate without reading its events.
@@ -94,6 +97,12 @@ impl Index {
     /// # Errors
     /// What is there is unusable; the caller may remove it and rebuild.
     pub fn open(folder: &Path) -> Result<Self, IndexError> {
+        // A power cut may leave a journal that fjall does not expect, and answers with a panic.
+        let opened = catch_unwind(AssertUnwindSafe(|| Self::open_as_it_is(folder)));
+        opened.unwrap_or(Err(IndexError::Panicked))
+    }
+
+    fn open_as_it_is(folder: &Path) -> Result<Self, IndexError> {
         const CACHE_BYTES: u64 = 64 * 1024 * 1024;
         // Read again at every start: the least that fjall allows.
         const JOURNAL_BYTES: u64 = 64 * 1024 * 1024;

@@ -143,3 +143,32 @@ fn an_index_of_another_format_is_refused() {
     drop(index);
     assert!(Index::open(folder.path()).is_err());
 }
+
+#[test]
+fn a_journal_with_anything_in_it_is_an_error_and_no_panic() {
+    let mut written = Written::new();
+    for number in 0..5 {
+        written.append(number);
+    }
+    let folder = tempdir().unwrap();
+    let index = Index::open(folder.path()).unwrap();
+    written.bring_up(&index);
+    drop(index);
+    let journal = |folder: &Path| {
+        let entries = std::fs::read_dir(folder).unwrap().map(|entry| entry.unwrap().path());
+        { entries }.find(|path| path.extension().is_some_and(|extension| extension == "jnl")).unwrap()
+    };
+    let bytes = std::fs::read(journal(folder.path())).unwrap();
+    let used = bytes.iter().rposition(|byte| *byte != 0).unwrap();
+    for at in (0..used.min(300)).step_by(5) {
+        let copy = tempdir().unwrap();
+        let copied = std::process::Command::new("cp").arg("-r").arg(folder.path()).arg(copy.path()).status();
+        assert!(copied.unwrap().success());
+        let path = copy.path().join(folder.path().file_name().unwrap());
+        let mut torn = bytes.clone();
+        torn[at..at + 4].fill(0);
+        std::fs::write(journal(&path), torn).unwrap();
+        // Whatever it says, it comes back and says it.
+        let _ = Index::open(&path);
+    }
+}

@@ -149,13 +149,17 @@ impl Caller {
         }
         let outcome = loop {
             attempts += 1;
-            match self.attempt(&request, expected, doubtful).await {
+            // Some give up, sooner where nothing is stored for certain: then nothing may ever be.
+            let patience = match self.attempt(&request, expected, doubtful).await {
                 Attempt::Settled(outcome) => break outcome,
-                Attempt::NotNow => {}
-                Attempt::Unknown => doubtful = true,
-            }
-            // Some give up; at the end everybody does, and healing shows what became of it.
-            let gives_up = self.random.u8(..50) == 0 || (ending.load(Ordering::SeqCst) && attempts > 40);
+                Attempt::NotNow => 6,
+                Attempt::Unknown => {
+                    doubtful = true;
+                    50
+                }
+            };
+            let gives_up =
+                self.random.u8(..patience) == 0 || (ending.load(Ordering::SeqCst) && attempts > 40);
             if gives_up {
                 break if doubtful { Outcome::Unknown } else { Outcome::Refused };
             }

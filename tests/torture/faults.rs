@@ -85,7 +85,7 @@ impl Series<'_> {
     async fn service(&mut self) {
         while self.pause(200, 2000).await {
             let from = self.world.now();
-            match self.random.u8(..10) {
+            match self.random.u8(..11) {
                 0 | 1 => self.kill_service("service killed", |_, _| {}).await,
                 2..=4 => {
                     let world = self.world;
@@ -181,7 +181,7 @@ impl Series<'_> {
     async fn network(&mut self) {
         let proxy = &self.world.proxy;
         while self.pause(100, 1500).await {
-            let (fault, mode) = match self.random.u8(..6) {
+            let (fault, mode) = match self.random.u8(..8) {
                 0 => ("connections cut", None),
                 1 => ("connections refused", Some(Mode::PassAndRefuse)),
                 2 => ("answers lost", Some(Mode::DropAnswers)),
