@@ -71,6 +71,8 @@ pub struct Forwarder {
     in_contact: bool,
     /// The last session ended unasked, and no transaction was committed since.
     session_expired: bool,
+    /// A condition of the last transaction did not hold, and none was committed since.
+    conflicted: bool,
     shutdown: CancellationToken,
 }
 
@@ -136,6 +138,7 @@ impl Forwarder {
             began: Instant::now(),
             in_contact: false,
             session_expired: false,
+            conflicted: false,
             shutdown,
         }
     }
@@ -286,7 +289,11 @@ impl Forwarder {
             Err(SetError::Conflict) => {
                 let (kind, operation) = (ErrorKind::Busy, "Set");
                 let error = immudb::Error { kind, operation, message: "the head has changed".to_owned() };
-                Err(End::Failed { error, session: Some(session), pause: Pause::None })
+                let pause = match std::mem::replace(&mut self.conflicted, true) {
+                    false => Pause::None,
+                    true => Pause::Delay,
+                };
+                Err(End::Failed { error, session: Some(session), pause })
             }
             Err(SetError::NotWritten(error) | SetError::Unknown(error)) => {
                 Err(failed(error, session, Pause::Delay))
@@ -297,6 +304,7 @@ impl Forwarder {
     fn committed(&mut self, link: &Link, event_count: u64) {
         self.delays.reset();
         self.session_expired = false;
+        self.conflicted = false;
         self.standing.recovered();
         let tip = self.sequencer.tip();
         let events = tip.position.0.saturating_sub(link.reached.position.0);
@@ -328,7 +336,8 @@ impl Forwarder {
     fn happened(&mut self, happening: Happening) {
         let before = self.machine.state();
         let gives_up = matches!(happening, Happening::Failed(_) | Happening::Overdue);
-        if self.settings.take_over && before == State::Starting && gives_up {
+        let decided = self.writer.is_some_and(|writer| writer.confirmed);
+        if self.settings.take_over && before == State::Starting && gives_up && !decided {
             // Events that are taken before ImmuDB has decided may fit nowhere.
             return;
         }

@@ -82,15 +82,28 @@ impl Forwarder {
                 writer.confirmed |= writer.id == head.writer;
             }
             let decision = self.decide(&session, head.as_ref()).await?;
-            let decision = match decision {
+            let is_unfinished =
+                matches!(decision, Decision::Claim | Decision::Resume) && self.unfinished().exists();
+            let lacks_events = |head: &Head| head.position < self.sequencer.tip().position;
+            let decision = match (is_unfinished, &head) {
+                // ImmuDB was put back, and a person has said so: there is nothing left to copy.
+                (true, Some(head)) if lacks_events(head) => {
+                    self.unfinished().end().map_err(|error| ClaimError::Local(error.to_string()))?;
+                    decision
+                }
                 // Its end, the snapshots behind the last event, is still to be copied.
-                Decision::Claim | Decision::Resume if self.unfinished().exists() => Decision::ClaimAndCopy,
-                other => other,
+                (true, _) => Decision::ClaimAndCopy,
+                (false, _) => decision,
             };
             match (decision, head) {
                 (Decision::Resume, Some(head)) => {
                     self.learn(&session, &head, seen).await?;
                     let (reached, last_event) = self.after(&head)?;
+                    if let Some(key) = &last_event
+                        && self.unless_overdue(session.get(key)).await?.is_none()
+                    {
+                        return Err(ClaimError::Suspect(Doubt::EventMissing));
+                    }
                     return Ok(Claimed { session, head_tx: seen, reached, last_event });
                 }
                 (Decision::Claim, Some(head)) => {

@@ -66,6 +66,8 @@ pub enum Doubt {
     RolledBack,
     #[error("the database has events of ours, but no log:head")]
     HeadMissing,
+    #[error("ImmuDB lacks the event that log:head is at")]
+    EventMissing,
 }
 
 /// `has_events`: the database has keys of ours, whatever the head says.

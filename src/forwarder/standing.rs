@@ -311,7 +311,7 @@ impl Standing {
         let paced: Vec<_> = inner
             .waiting
             .iter()
-            .filter(|(_, one)| one.until == Until::NextCommit)
+            .filter(|(_, one)| one.until == Until::NextCommit && !one.answer.is_closed())
             .map(|(key, _)| *key)
             .take(room)
             .collect();

@@ -301,3 +301,19 @@ async fn what_a_fenced_writer_has_in_common_with_the_other_counts_as_forwarded()
     let stats = service.stats().await;
     assert_eq!((stats.pending_events, stats.forwarded_position), (0, 4));
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_event_that_was_deleted_below_the_head_is_noticed() {
+    let dir = tempdir().unwrap();
+    let immudb = ImmuDb::start(dir.path()).await;
+    let mut service = Service::start(Setup::with_immudb(immudb.port())).await;
+    append_to(&mut service.client(), "room-1", 3).await;
+    service.wait_until_forwarded().await;
+    immudb.reader(&["--database", "aethyr", "delete", "event:room-1:00000000000000000003"]);
+    append_to(&mut service.client(), "room-1", 1).await;
+    assert_suspect(&service, &immudb).await;
+    assert!(service.stats().await.immudb.unwrap().last_error.contains("lacks the event"));
+    service.kill();
+    service.restart().await;
+    assert_suspect(&service, &immudb).await;
+}
