@@ -20,6 +20,7 @@ mod callers;
 mod checker;
 mod faults;
 mod history;
+mod names;
 mod power;
 #[path = "../support/mod.rs"]
 mod support;

@@ -1,4 +1,4 @@
-//! A power cut: what was written and not synced is taken away again, wholly or page by page.
+//! A power cut: what was written and not synced is taken away again, wholly or page by page, and so are names.
 //!
 //! The journals are those of `shim.c`, which describes them.
 
@@ -7,6 +7,8 @@ use std::{
     os::unix::fs::MetadataExt,
     path::{Path, PathBuf},
 };
+
+use crate::names;
 
 const PAGE_BYTES: usize = 4096;
 const NUMBERS: usize = 5;
@@ -25,15 +27,18 @@ struct Record {
     bytes_before: Vec<u8>,
 }
 
-/// Takes the power away from a process that was killed. Says how many files had something to lose.
-pub fn cut(undo: &Path, survives: Survives, random: &mut fastrand::Rng) -> usize {
-    let mut files = 0;
-    let mut journals: Vec<PathBuf> = fs::read_dir(undo).unwrap().map(|entry| entry.unwrap().path()).collect();
+/// Takes the power away from a process that was killed.
+pub fn cut(undo: &Path, survives: Survives, random: &mut fastrand::Rng) {
+    let paths = fs::read_dir(undo).unwrap().map(|entry| entry.unwrap().path());
+    let is_of_contents = |path: &PathBuf| {
+        let name = path.file_name().unwrap().to_str().unwrap();
+        name != names::JOURNAL && !name.starts_with(names::KEPT)
+    };
+    let mut journals: Vec<PathBuf> = paths.filter(is_of_contents).collect();
     // In the same order for the same seed.
     journals.sort();
     for journal in journals {
         if let Some((path, records)) = read(&journal) {
-            files += 1;
             let now = fs::read(&path).unwrap();
             let before = undone(&now, &records);
             let after = match survives {
@@ -43,9 +48,10 @@ pub fn cut(undo: &Path, survives: Survives, random: &mut fastrand::Rng) -> usize
             // In place: the file stays the one that others may have open.
             fs::write(&path, after).unwrap();
         }
-        fs::remove_file(&journal).unwrap();
     }
-    files
+    // The contents were found by the names of now.
+    names::cut(undo, survives, random);
+    forget(undo);
 }
 
 /// Forgets what could be undone, where the power stays.

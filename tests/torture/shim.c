@@ -6,12 +6,18 @@
  *
  * A journal per file, named by its inode, in TORTURE_UNDO: the path and a line feed, then records of
  * five numbers of 64 bits (kind, offset, length, size before, bytes that follow) and what was there before. A
- * sync empties it. Metadata (names, new files) is taken for durable at once. */
+ * sync empties it.
+ *
+ * What becomes of names is in one more journal, `names`: a line for each file and folder that is made, renamed
+ * or removed, and for each sync of a folder, which makes what happened to its names durable. A file that is
+ * removed or replaced stays there under another name. Calls that go past the C library are not seen. */
 #define _GNU_SOURCE
 #include <dlfcn.h>
 #include <errno.h>
 #include <fcntl.h>
+#include <limits.h>
 #include <pthread.h>
+#include <stdarg.h>
 #include <stdint.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -36,6 +42,9 @@ static pthread_mutex_t lock = PTHREAD_MUTEX_INITIALIZER;
 static ssize_t (*real_write)(int, const void *, size_t);
 static ssize_t (*real_pwrite)(int, const void *, size_t, off_t);
 static ssize_t (*real_writev)(int, const struct iovec *, int);
+static int (*real_open)(const char *, int, ...);
+static int (*real_openat)(int, const char *, int, ...);
+static int (*real_mkdir)(const char *, mode_t);
 static int (*real_ftruncate)(int, off_t);
 static int (*real_fsync)(int);
 static int (*real_fdatasync)(int);
@@ -47,6 +56,9 @@ __attribute__((constructor)) static void begin(void) {
     real_write = dlsym(RTLD_NEXT, "write");
     real_pwrite = dlsym(RTLD_NEXT, "pwrite64");
     real_writev = dlsym(RTLD_NEXT, "writev");
+    real_open = dlsym(RTLD_NEXT, "open64");
+    real_openat = dlsym(RTLD_NEXT, "openat64");
+    real_mkdir = dlsym(RTLD_NEXT, "mkdir");
     real_ftruncate = dlsym(RTLD_NEXT, "ftruncate64");
     real_fsync = dlsym(RTLD_NEXT, "fsync");
     real_fdatasync = dlsym(RTLD_NEXT, "fdatasync");
@@ -56,7 +68,7 @@ __attribute__((constructor)) static void begin(void) {
     watch = getenv("TORTURE_WATCH");
     undo = getenv("TORTURE_UNDO");
     const char *path = getenv("TORTURE_CONTROL");
-    int fd = path ? open(path, O_RDWR) : -1;
+    int fd = path ? real_open(path, O_RDWR) : -1;
     if (fd >= 0) {
         void *mapped = mmap(NULL, sizeof(struct control), PROT_READ, MAP_SHARED, fd, 0);
         if (mapped != MAP_FAILED) control = mapped;
@@ -64,21 +76,24 @@ __attribute__((constructor)) static void begin(void) {
     }
 }
 
-/* The path of a regular file below the watched folder; 0 for all others. */
-static int watched(int fd, struct stat *stat, char *path, size_t size) {
+static int path_of(int fd, char *path) {
     char link[64];
-    if (!watch || !undo || fstat(fd, stat) != 0 || !S_ISREG(stat->st_mode)) return 0;
     snprintf(link, sizeof link, "/proc/self/fd/%d", fd);
-    ssize_t length = readlink(link, path, size - 1);
+    ssize_t length = readlink(link, path, PATH_MAX - 1);
     if (length < 0) return 0;
     path[length] = 0;
     return strncmp(path, watch, strlen(watch)) == 0;
 }
 
+/* The path of a regular file below the watched folder; 0 for all others. */
+static int watched(int fd, struct stat *stat, char *path) {
+    return watch && undo && fstat(fd, stat) == 0 && S_ISREG(stat->st_mode) && path_of(fd, path);
+}
+
 static int journal(const struct stat *stat, const char *path) {
-    char name[4096];
+    char name[PATH_MAX];
     snprintf(name, sizeof name, "%s/%llu", undo, (unsigned long long)stat->st_ino);
-    int fd = open(name, O_RDWR | O_CREAT | O_APPEND | O_CLOEXEC, 0600);
+    int fd = real_open(name, O_RDWR | O_CREAT | O_APPEND | O_CLOEXEC, 0600);
     if (fd >= 0 && lseek(fd, 0, SEEK_END) == 0) {
         real_write(fd, path, strlen(path));
         real_write(fd, "\n", 1);
@@ -92,7 +107,7 @@ static void note(int fd, int64_t kind, off_t offset, size_t length, const struct
     size_t before = end > offset ? (size_t)(end - offset) : 0;
     int64_t record[5] = {kind, offset, (int64_t)length, stat->st_size, (int64_t)before};
     char *bytes = malloc(sizeof record + before);
-    int reader = open(path, O_RDONLY | O_CLOEXEC);
+    int reader = real_open(path, O_RDONLY | O_CLOEXEC);
     if (!bytes || reader < 0) abort();
     memcpy(bytes, record, sizeof record);
     if (before && pread(reader, bytes + sizeof record, before, offset) != (ssize_t)before) abort();
@@ -106,8 +121,8 @@ static void note(int fd, int64_t kind, off_t offset, size_t length, const struct
 
 static ssize_t write_watched(int fd, const void *bytes, size_t length, off_t offset, int moves) {
     struct stat stat;
-    char path[4096];
-    if (!watched(fd, &stat, path, sizeof path))
+    char path[PATH_MAX];
+    if (!watched(fd, &stat, path))
         return moves ? real_write(fd, bytes, length) : real_pwrite(fd, bytes, length, offset);
     pthread_mutex_lock(&lock);
     fstat(fd, &stat);
@@ -137,8 +152,8 @@ ssize_t pwrite(int fd, const void *bytes, size_t length, off_t offset) {
 
 ssize_t writev(int fd, const struct iovec *parts, int count) {
     struct stat stat;
-    char path[4096];
-    if (!watched(fd, &stat, path, sizeof path)) return real_writev(fd, parts, count);
+    char path[PATH_MAX];
+    if (!watched(fd, &stat, path)) return real_writev(fd, parts, count);
     /* A short write is allowed: the caller goes on with the rest. */
     for (int part = 0; part < count; part++)
         if (parts[part].iov_len > 0) return write(fd, parts[part].iov_base, parts[part].iov_len);
@@ -147,8 +162,8 @@ ssize_t writev(int fd, const struct iovec *parts, int count) {
 
 int ftruncate64(int fd, off_t size) {
     struct stat stat;
-    char path[4096];
-    if (!watched(fd, &stat, path, sizeof path)) return real_ftruncate(fd, size);
+    char path[PATH_MAX];
+    if (!watched(fd, &stat, path)) return real_ftruncate(fd, size);
     pthread_mutex_lock(&lock);
     fstat(fd, &stat);
     size_t cut = stat.st_size > size ? (size_t)(stat.st_size - size) : 0;
@@ -160,37 +175,90 @@ int ftruncate64(int fd, off_t size) {
 
 int ftruncate(int fd, off_t size) { return ftruncate64(fd, size); }
 
-static int sync_watched(int fd, int (*sync)(int)) {
-    struct stat stat;
-    char path[4096];
-    if (!watched(fd, &stat, path, sizeof path)) return sync(fd);
-    if (control->sync_fails) {
-        errno = EIO;
-        return -1;
+/* The whole path of a name below the watched folder; 0 for all others. */
+static int named(int folder, const char *name, char *path) {
+    char base[PATH_MAX];
+    if (!watch || !undo) return 0;
+    if (name[0] == '/') {
+        base[0] = 0;
+    } else if (folder == AT_FDCWD) {
+        if (!getcwd(base, sizeof base)) return 0;
+    } else if (!path_of(folder, base)) {
+        return 0;
     }
-    pthread_mutex_lock(&lock);
-    /* The disk need not do it: whoever takes the power away is this test. */
-    char name[4096];
-    snprintf(name, sizeof name, "%s/%llu", undo, (unsigned long long)stat.st_ino);
-    real_unlinkat(AT_FDCWD, name, 0);
-    pthread_mutex_unlock(&lock);
-    return 0;
+    while (strncmp(name, "./", 2) == 0) name += 2;
+    if (snprintf(path, PATH_MAX, "%s%s%s", base, base[0] ? "/" : "", name) >= PATH_MAX) return 0;
+    return strncmp(path, watch, strlen(watch)) == 0;
 }
 
-/* A file that goes leaves its inode to another. */
-static void forget(const struct stat *stat) {
-    char name[4096];
+/* A line of the journal of names. */
+static void note_name(const char *kind, const char *path, const char *other, const char *kept) {
+    char name[PATH_MAX], line[4 * PATH_MAX];
+    snprintf(name, sizeof name, "%s/names", undo);
+    int length = snprintf(line, sizeof line, "%s\t%s\t%s\t%s\n", kind, path, other, kept);
+    int fd = real_open(name, O_WRONLY | O_CREAT | O_APPEND | O_CLOEXEC, 0600);
+    if (fd < 0 || real_write(fd, line, (size_t)length) != length) abort();
+    close(fd);
+}
+
+/* Gives a file that is about to go another name, so that it can come back; what was not synced of it counts
+ * as durable then. */
+static void keep(const char *path, const struct stat *stat, char *kept) {
+    static unsigned long count;
+    char name[PATH_MAX];
+    snprintf(kept, PATH_MAX, "%s/kept-%d-%lu", undo, (int)getpid(), count++);
+    if (linkat(AT_FDCWD, path, AT_FDCWD, kept, 0) != 0) abort();
     snprintf(name, sizeof name, "%s/%llu", undo, (unsigned long long)stat->st_ino);
     real_unlinkat(AT_FDCWD, name, 0);
 }
 
-int unlinkat(int folder, const char *path, int flags) {
-    struct stat stat;
-    int is_file = undo && !(flags & AT_REMOVEDIR) && fstatat(folder, path, &stat, AT_SYMLINK_NOFOLLOW) == 0;
+static int is_file(const char *path, struct stat *found) {
+    return lstat(path, found) == 0 && S_ISREG(found->st_mode);
+}
+
+static int open_named(int folder, const char *name, int flags, mode_t mode) {
+    char path[PATH_MAX];
+    if (!(flags & O_CREAT) || !named(folder, name, path)) return real_openat(folder, name, flags, mode);
+    struct stat found;
     pthread_mutex_lock(&lock);
-    int done = real_unlinkat(folder, path, flags);
+    int is_new = !is_file(path, &found);
+    int fd = real_openat(folder, name, flags, mode);
     int failed = errno;
-    if (done == 0 && is_file) forget(&stat);
+    if (fd >= 0 && is_new) note_name("create", path, "", "");
+    pthread_mutex_unlock(&lock);
+    errno = failed;
+    return fd;
+}
+
+static mode_t mode_of(int flags, va_list *rest) {
+    return flags & O_CREAT ? (mode_t)va_arg(*rest, int) : 0;
+}
+
+#define OPEN(folder)                             \
+    va_list rest;                                \
+    va_start(rest, flags);                       \
+    mode_t mode = mode_of(flags, &rest);         \
+    va_end(rest);                                \
+    return open_named(folder, path, flags, mode)
+
+int open(const char *path, int flags, ...) { OPEN(AT_FDCWD); }
+
+int open64(const char *path, int flags, ...) { OPEN(AT_FDCWD); }
+
+int openat(int folder, const char *path, int flags, ...) { OPEN(folder); }
+
+int openat64(int folder, const char *path, int flags, ...) { OPEN(folder); }
+
+int unlinkat(int folder, const char *name, int flags) {
+    char path[PATH_MAX], kept[PATH_MAX] = "";
+    struct stat found;
+    if (!named(folder, name, path)) return real_unlinkat(folder, name, flags);
+    pthread_mutex_lock(&lock);
+    int file = !(flags & AT_REMOVEDIR) && is_file(path, &found);
+    if (file) keep(path, &found, kept);
+    int done = real_unlinkat(folder, name, flags);
+    int failed = errno;
+    if (done == 0) note_name(flags & AT_REMOVEDIR ? "rmdir" : "remove", path, "", kept);
     pthread_mutex_unlock(&lock);
     errno = failed;
     return done;
@@ -198,16 +266,56 @@ int unlinkat(int folder, const char *path, int flags) {
 
 int unlink(const char *path) { return unlinkat(AT_FDCWD, path, 0); }
 
-int rename(const char *from, const char *to) {
-    struct stat replaced;
-    int is_there = undo && stat(to, &replaced) == 0 && S_ISREG(replaced.st_mode);
+int rmdir(const char *path) { return unlinkat(AT_FDCWD, path, AT_REMOVEDIR); }
+
+int mkdir(const char *name, mode_t mode) {
+    char path[PATH_MAX];
+    if (!named(AT_FDCWD, name, path)) return real_mkdir(name, mode);
     pthread_mutex_lock(&lock);
-    int done = real_rename(from, to);
+    int done = real_mkdir(name, mode);
     int failed = errno;
-    if (done == 0 && is_there) forget(&replaced);
+    if (done == 0) note_name("mkdir", path, "", "");
     pthread_mutex_unlock(&lock);
     errno = failed;
     return done;
+}
+
+int rename(const char *from, const char *to) {
+    char path[PATH_MAX], other[PATH_MAX], kept[PATH_MAX] = "";
+    struct stat found;
+    if (!named(AT_FDCWD, from, path) || !named(AT_FDCWD, to, other)) return real_rename(from, to);
+    pthread_mutex_lock(&lock);
+    if (is_file(other, &found)) keep(other, &found, kept);
+    int done = real_rename(from, to);
+    int failed = errno;
+    if (done == 0) note_name("rename", path, other, kept);
+    pthread_mutex_unlock(&lock);
+    errno = failed;
+    return done;
+}
+
+static int sync_watched(int fd, int (*sync)(int)) {
+    struct stat stat;
+    char path[PATH_MAX];
+    if (!watch || !undo || fstat(fd, &stat) != 0) return sync(fd);
+    /* The watched folder's own name is in the folder above. */
+    int is_below = path_of(fd, path);
+    if (!is_below && (!S_ISDIR(stat.st_mode) || strncmp(path, watch, strlen(path)) != 0)) return sync(fd);
+    if (control->sync_fails) {
+        errno = EIO;
+        return -1;
+    }
+    pthread_mutex_lock(&lock);
+    /* The disk need not do it: whoever takes the power away is this test. */
+    if (S_ISDIR(stat.st_mode)) {
+        note_name("sync", path, "", "");
+    } else {
+        char name[PATH_MAX];
+        snprintf(name, sizeof name, "%s/%llu", undo, (unsigned long long)stat.st_ino);
+        real_unlinkat(AT_FDCWD, name, 0);
+    }
+    pthread_mutex_unlock(&lock);
+    return 0;
 }
 
 int fsync(int fd) { return sync_watched(fd, real_fsync); }
