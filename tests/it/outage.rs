@@ -138,6 +138,26 @@ async fn a_wrong_password_is_shown_and_not_tried_hotly() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_password_that_was_changed_and_is_changed_back_is_an_outage_that_ends_by_itself() {
+    let dir = tempdir().unwrap();
+    let mut immudb = ImmuDb::start(dir.path()).await;
+    immudb.change_password("Xyzzy-1-plugh");
+    let setup = Setup::with_immudb(immudb.port()).set("immudb", "password: Xyzzy-1-plugh");
+    let service = Service::start(setup).await;
+    append_to(&mut service.client(), "room-1", 2).await;
+    service.wait_until_forwarded().await;
+    immudb.change_password("Plugh-2-xyzzy");
+    // Its sessions end with it.
+    immudb.restart().await;
+    append_to(&mut service.client(), "room-1", 2).await;
+    let stats = service.wait_for_state(State::Fallback).await;
+    assert!(stats.immudb.unwrap().last_error.contains("password"));
+    immudb.change_password("Xyzzy-1-plugh");
+    assert_eq!(service.wait_until_forwarded().await.event_count, 4);
+    assert_in_immudb(&immudb, &whole_order(&mut service.client()).await);
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn an_empty_log_takes_nothing_before_immudb_was_seen_if_it_is_told_so() {
     let dir = tempdir().unwrap();
     let mut immudb = ImmuDb::start(dir.path()).await;
@@ -187,9 +207,12 @@ async fn an_immudb_whose_disk_is_full_counts_as_gone_although_it_answers_reads()
         let _ = writeln!(std::io::stderr(), "not tested: this machine mounts no file system for a test");
         return;
     };
-    let service = Service::start(Setup::with_immudb(immudb.port())).await;
+    let setup = Setup::with_immudb(immudb.port())
+        .set("immudb", "request_timeout: 2.0")
+        .set("immudb", "retry_delay_max: 0.5");
+    let service = Service::start(setup).await;
     append_to(&mut service.client(), "room-1", 5).await;
-    let filler = immudb.fill_disk();
+    immudb.disk().unwrap().fill();
     let large = |_| NewEvent { data: Some(Data::Binary(vec![7; 500_000].into())), ..event("room-1") };
     let answer = append(&mut service.client(), (0..4).map(large).collect()).await;
     assert_eq!(answer.stored_in(), StoredIn::LocalLog);
@@ -199,7 +222,7 @@ async fn an_immudb_whose_disk_is_full_counts_as_gone_although_it_answers_reads()
     let retries = service.stats().await.retries;
     let stats = service.wait_for("more attempts", |stats| stats.retries > retries + 1).await;
     assert_eq!((stats.state(), stats.event_count, stats.fallbacks), (State::Fallback, 29, 1));
-    std::fs::remove_file(filler).unwrap();
+    immudb.disk().unwrap().free();
     service.wait_until_forwarded().await;
     assert_in_immudb(&immudb, &whole_order(&mut service.client()).await);
 }

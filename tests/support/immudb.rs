@@ -3,6 +3,7 @@
 //! It can be killed, stopped, paused and started again with the same data on the same port. Its
 //! output is in `immudb.log` in the folder. It ends with the value, at the latest.
 
+mod disk;
 mod programs;
 
 use std::{
@@ -19,6 +20,7 @@ use aethyr_event_store::{
     immudb::{ErrorKind, Session, Settings},
     secret::Secret,
 };
+use disk::Disk;
 use rustix::process::{Pid, Signal, kill_process};
 
 /// Generous: tests share two cores with each other.
@@ -30,8 +32,9 @@ pub struct ImmuDb {
     dir: PathBuf,
     port: u16,
     flags: Vec<String>,
-    /// Mebibytes of a file system of its own, in `dir`.
-    disk: Option<u32>,
+    password: String,
+    /// A file system of its own, mounted on `dir`.
+    disk: Option<Disk>,
     process: Option<Child>,
 }
 
@@ -50,20 +53,23 @@ impl ImmuDb {
     /// `--sessions-guard-check-interval=100ms`.
     pub async fn start_with(dir: &Path, flags: &[&str]) -> ImmuDb {
         let flags = flags.iter().map(ToString::to_string).collect();
-        ImmuDb { dir: dir.to_owned(), port: 0, flags, disk: None, process: None }.start_somewhere().await
+        let mut immudb = ImmuDb::new(dir);
+        immudb.flags = flags;
+        immudb.start_somewhere().await
     }
 
-    /// On a file system of its own in `dir`, of so many mebibytes, which ends with the process. `None`
-    /// where the machine does not let us make one.
+    /// On a file system of its own in `dir`, of so many mebibytes, which goes with the value. `None` where
+    /// the machine does not let us make one.
     pub async fn start_on_disk(dir: &Path, mebibytes: u32) -> Option<ImmuDb> {
-        let allowed =
-            Command::new("unshare").args(["-rm", "mount", "-t", "tmpfs", "tmpfs"]).arg(dir).status();
-        if !allowed.is_ok_and(|status| status.success()) {
-            return None;
-        }
-        let disk = Some(mebibytes);
-        let immudb = ImmuDb { dir: dir.to_owned(), port: 0, flags: Vec::new(), disk, process: None };
+        fs::create_dir_all(dir).expect("a folder for ImmuDB");
+        let mut immudb = ImmuDb::new(dir);
+        immudb.disk = Some(Disk::mount(dir, mebibytes)?);
         Some(immudb.start_somewhere().await)
+    }
+
+    fn new(dir: &Path) -> ImmuDb {
+        let password = "immudb".to_owned();
+        ImmuDb { dir: dir.to_owned(), port: 0, flags: Vec::new(), password, disk: None, process: None }
     }
 
     async fn start_somewhere(mut self) -> ImmuDb {
@@ -90,7 +96,7 @@ impl ImmuDb {
             address: Ipv4Addr::LOCALHOST.to_string(),
             port: self.port,
             username: "immudb".into(),
-            password: Secret::new("immudb"),
+            password: Secret::new(self.password.clone()),
             database: database.into(),
             connect_timeout: Duration::from_secs(5),
             request_timeout: Duration::from_secs(20),
@@ -137,21 +143,22 @@ impl ImmuDb {
         self.signal(Signal::CONT);
     }
 
-    /// Leaves no byte free on the disk of its own; gives back the file that takes it all.
-    pub fn fill_disk(&self) -> PathBuf {
-        let process = self.process.as_ref().expect("ImmuDB runs");
-        let root = PathBuf::from(format!("/proc/{}/root", process.id()));
-        let path = root.join(self.dir.strip_prefix("/").expect("an absolute folder")).join("filler");
-        let mut filler = File::create(&path).unwrap();
-        while std::io::Write::write(&mut filler, &[0; 4096]).is_ok() {}
-        path
+    /// The disk of its own, if it has one.
+    pub fn disk(&self) -> Option<&Disk> {
+        self.disk.as_ref()
+    }
+
+    /// The administrator's; sessions that are open stay.
+    pub fn change_password(&mut self, password: &str) {
+        self.reader(&["change-password", password]);
+        password.clone_into(&mut self.password);
     }
 
     /// What ImmuDB's own client sees: a JSON object for each line that `tests/immudb/reader` prints,
     /// such as for `["--database", "aethyr", "scan", "event:"]`.
     pub fn reader(&self, arguments: &[&str]) -> Vec<serde_json::Value> {
         let output = Command::new(programs::reader())
-            .args(["--port", &self.port.to_string()])
+            .args(["--port", &self.port.to_string(), "--password", &self.password])
             .args(arguments)
             .output()
             .expect("the reader can be started");
@@ -164,15 +171,9 @@ impl ImmuDb {
     fn spawn(&mut self) {
         fs::create_dir_all(&self.dir).expect("a folder for ImmuDB");
         let log = File::options().create(true).append(true).open(self.log_path()).unwrap();
-        let mut command = match self.disk {
+        let mut command = match &self.disk {
             None => Command::new(ImmuDb::binary()),
-            Some(mebibytes) => {
-                let mut command = Command::new("unshare");
-                let script = "mount -t tmpfs -o size=$1m tmpfs \"$2\" && shift 2 && exec \"$@\"";
-                command.args(["-rm", "sh", "-c", script, "sh", &mebibytes.to_string()]);
-                command.arg(&self.dir).arg(ImmuDb::binary());
-                command
-            }
+            Some(disk) => disk.command(ImmuDb::binary()),
         };
         for (name, _) in env::vars_os().filter(|(name, _)| is_immudb_setting(name)) {
             command.env_remove(name);

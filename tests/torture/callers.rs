@@ -211,7 +211,8 @@ impl Caller {
                 }
             }
             (Code::ResourceExhausted | Code::Unavailable, reason) if !reason.is_empty() => Attempt::NotNow,
-            (Code::FailedPrecondition, "LOCAL_LOG_FAILED") => Attempt::NotNow,
+            // Fenced while a usurper has the database; the checker demands that it is had back at the end.
+            (Code::FailedPrecondition, "LOCAL_LOG_FAILED" | "FENCED") => Attempt::NotNow,
             (
                 Code::Unknown | Code::Unavailable | Code::Cancelled | Code::Internal,
                 "" | "OUTCOME_UNKNOWN",

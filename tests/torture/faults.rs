@@ -5,15 +5,19 @@ use std::{
     time::{Duration, Instant},
 };
 
-use aethyr_event_store::grpc::wire::State;
+use aethyr_event_store::grpc::wire::{AppendEventsResponse, State, StatsRequest, StoredIn};
 use fastrand::Rng;
 use rustix::process::Signal;
 
 use crate::{
     history::At,
     power::{self, Survives},
-    support::proxy::Mode,
-    world::{Control, World},
+    support::{
+        events::{event, request},
+        proxy::Mode,
+        service::Service,
+    },
+    world::{Control, PASSWORD, World},
 };
 
 /// What was done, and what bears on how long a call may take.
@@ -44,17 +48,17 @@ impl Faults {
             end: Instant::now() + length,
             faults: Self::default(),
         };
-        let (mut service, mut immudb, mut network, mut clock, mut intruder) =
+        let (mut service, mut immudb, mut network, mut clock, mut others) =
             (series(1), series(2), series(3), series(4), series(5));
         tokio::join!(
             service.service(),
             immudb.immudb(),
             network.network(),
             clock.clock(),
-            intruder.intruder()
+            others.second_writers()
         );
         let mut all = Self::default();
-        for series in [service, immudb, network, clock, intruder] {
+        for series in [service, immudb, network, clock, others] {
             for (fault, count) in series.faults.counts {
                 *all.counts.entry(fault).or_default() += count;
             }
@@ -156,18 +160,39 @@ impl Series<'_> {
     async fn immudb(&mut self) {
         while self.pause(300, 3000).await {
             let mut immudb = self.world.immudb.lock().await;
-            match self.random.u8(..4) {
-                0 | 1 => {
+            match self.random.u8(..10) {
+                0..4 => {
                     immudb.kill();
                     self.count("ImmuDB killed");
                     self.for_a_while(0, 1500).await;
                     immudb.restart().await;
                 }
-                2 => {
+                4 | 5 => {
                     immudb.pause();
                     self.count("ImmuDB stopped for a while");
                     self.for_a_while(100, 3000).await;
                     immudb.resume();
+                }
+                6 => {
+                    if let Some(disk) = immudb.disk() {
+                        self.count("ImmuDB's disk full");
+                        disk.fill();
+                        self.for_a_while(100, 3000).await;
+                        disk.free();
+                    }
+                    // Whoever makes room restarts it, and may have to do it the hard way.
+                    immudb.kill();
+                    immudb.restart().await;
+                }
+                7 => {
+                    self.count("ImmuDB's password changed and back");
+                    immudb.change_password("Plugh-2-xyzzy");
+                    // Without the restart its sessions go on.
+                    if self.random.bool() {
+                        immudb.restart().await;
+                    }
+                    self.for_a_while(100, 2000).await;
+                    immudb.change_password(PASSWORD);
                 }
                 _ => {
                     immudb.stop().await;
@@ -218,24 +243,76 @@ impl Series<'_> {
         }
     }
 
-    async fn intruder(&mut self) {
-        while self.pause(5000, 15_000).await {
-            self.count("second writer");
-            let port = self.world.immudb.lock().await.port();
-            let mut intruder = self.world.intruder(port);
-            intruder.launch();
-            let end = Instant::now() + Duration::from_secs(2);
-            while Instant::now() < end {
-                let state = intruder.stats().await.state();
-                if matches!(state, State::Connected | State::Migrating | State::Suspect) {
-                    self.faults.violations.push(format!("a second writer came to {state:?}"));
-                }
-                if state == State::Fenced {
-                    break;
-                }
-                tokio::time::sleep(Duration::from_millis(50)).await;
+    async fn second_writers(&mut self) {
+        while self.pause(4000, 12_000).await {
+            if self.random.u8(..3) == 0 {
+                self.usurper().await;
+            } else {
+                self.intruder().await;
             }
-            intruder.kill();
         }
     }
+
+    /// A second service that asks whose the database is, and gets nothing.
+    async fn intruder(&mut self) {
+        self.count("second writer");
+        let port = self.world.immudb.lock().await.port();
+        let mut intruder = self.world.intruder(port);
+        intruder.launch();
+        let claimed = |state| matches!(state, State::Connected | State::Migrating | State::Suspect);
+        let state =
+            state_within(&intruder, Duration::from_secs(2), |state| claimed(state) || state == State::Fenced);
+        if let Some(state) = state.await.filter(|state| claimed(*state)) {
+            self.faults.violations.push(format!("a second writer came to {state:?}"));
+        }
+        intruder.kill();
+    }
+
+    /// A second service that takes the database, sleeps while the first takes it back, wakes up, and believes
+    /// that it still has it. Nothing that it takes may come into ImmuDB.
+    async fn usurper(&mut self) {
+        let port = self.world.immudb.lock().await.port();
+        let mut usurper = self.world.usurper(port);
+        let from = self.world.now();
+        usurper.launch();
+        let has_it = |state| state == State::Connected;
+        let took = state_within(&usurper, Duration::from_secs(10), has_it).await.is_some_and(has_it);
+        usurper.signal(Signal::STOP);
+        self.world.take_back().await;
+        self.faults.service_gone.push((from, self.world.now()));
+        usurper.signal(Signal::CONT);
+        if took {
+            self.count("deposed writer");
+            let answer = append_as_usurper(&usurper).await;
+            if answer.is_some_and(|answer| answer.stored_in() == StoredIn::Immudb) {
+                self.faults.violations.push("a deposed writer wrote into ImmuDB".to_owned());
+            }
+        }
+        usurper.kill();
+    }
+}
+
+/// The state once it is as wanted, or the last one that was seen; `None` where it does not answer.
+async fn state_within(service: &Service, time: Duration, wanted: impl Fn(State) -> bool) -> Option<State> {
+    let end = Instant::now() + time;
+    let mut client = service.client();
+    let mut last = None;
+    while Instant::now() < end {
+        let answer = tokio::time::timeout(Duration::from_secs(1), client.stats(StatsRequest {})).await;
+        if let Ok(Ok(answer)) = answer {
+            last = Some(answer.into_inner().state());
+        }
+        if last.is_some_and(&wanted) {
+            return last;
+        }
+        tokio::time::sleep(Duration::from_millis(50)).await;
+    }
+    last
+}
+
+async fn append_as_usurper(usurper: &Service) -> Option<AppendEventsResponse> {
+    let mut client = usurper.client();
+    let append = client.append_events(request(vec![event("room-0"), event("room-1")]));
+    let answer = tokio::time::timeout(Duration::from_secs(3), append).await.ok()?;
+    answer.ok().map(tonic::Response::into_inner)
 }

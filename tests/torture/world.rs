@@ -32,6 +32,12 @@ pub struct World {
     control: fs::File,
 }
 
+/// Of ImmuDB's administrator: one that may be changed back.
+pub const PASSWORD: &str = "Xyzzy-1-plugh";
+const TAKE_OVER: [&str; 2] = ["serve", "--take-over"];
+/// More than a run writes. It lies in memory.
+const DISK_MEBIBYTES: u32 = 12 << 10;
+
 /// What the shim is told, by the place of its number.
 #[derive(Debug, Clone, Copy)]
 pub enum Control {
@@ -43,7 +49,7 @@ pub enum Control {
 impl World {
     pub async fn build(seed: u64) -> Self {
         let folder = tempfile::Builder::new().prefix(&format!("torture-{seed}-")).tempdir().unwrap().keep();
-        let immudb = ImmuDb::start(&folder.join("immudb")).await;
+        let immudb = start_immudb(&folder.join("immudb")).await;
         let proxy = Proxy::start(immudb.port()).await;
         let port = std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
         fs::create_dir(folder.join("undo")).unwrap();
@@ -55,6 +61,7 @@ impl World {
             .set("event_sourcing", "segment_bytes_max: 1048576")
             .set("event_sourcing", "event_files: true")
             .set("event_sourcing", "event_files_max: 200")
+            .set("immudb", &format!("password: {PASSWORD}"))
             .set("immudb", "connect_timeout: 1.0")
             .set("immudb", "request_timeout: 2.0")
             .set("immudb", "retry_delay: 0.05")
@@ -105,7 +112,23 @@ impl World {
 
     /// A second service, which has no business with this database.
     pub fn intruder(&self, immudb_port: u16) -> Service {
-        Service::new(Setup::with_immudb(immudb_port))
+        Service::new(setup_of_second(immudb_port))
+    }
+
+    /// As [`World::intruder`], and it does not ask whose the database is.
+    pub fn usurper(&self, immudb_port: u16) -> Service {
+        Service::new(setup_of_second(immudb_port).arguments(&TAKE_OVER))
+    }
+
+    /// An administrator gives the database back to the service, which was fenced. What it took meanwhile fits,
+    /// for nobody else has taken anything.
+    pub async fn take_back(&self) {
+        let mut service = self.service.lock().await;
+        service.kill();
+        power::forget(&self.undo());
+        service.reconfigure(self.setup.clone().arguments(&TAKE_OVER));
+        service.restart().await;
+        service.reconfigure(self.setup.clone());
     }
 
     /// Ends all faults, and waits until ImmuDB has everything.
@@ -149,6 +172,20 @@ impl World {
             fs::remove_dir_all(&self.folder).unwrap();
         }
     }
+}
+
+/// On a disk of its own where the machine allows it, for then it can be full.
+async fn start_immudb(dir: &Path) -> ImmuDb {
+    let mut immudb = match ImmuDb::start_on_disk(dir, DISK_MEBIBYTES).await {
+        Some(immudb) => immudb,
+        None => ImmuDb::start(dir).await,
+    };
+    immudb.change_password(PASSWORD);
+    immudb
+}
+
+fn setup_of_second(immudb_port: u16) -> Setup {
+    Setup::with_immudb(immudb_port).set("immudb", &format!("password: {PASSWORD}"))
 }
 
 /// The shim, built once by the C compiler that Rust's linker needs anyway.

@@ -29,7 +29,8 @@ const (
   make-replica     the database takes no writes any more
   drop-database    the name can be used again after a restart
   unload-database  its files can be exchanged
-  load-database`
+  load-database
+  change-password NEW  of the user, for the logins to come`
 
 	// Small pages, since a value may have many megabytes.
 	keysPerPage         = 200
@@ -47,8 +48,9 @@ type entry struct {
 }
 
 type reader struct {
-	client client.ImmuClient
-	out    *json.Encoder
+	client         client.ImmuClient
+	out            *json.Encoder
+	user, password string
 }
 
 func main() {
@@ -83,7 +85,7 @@ func run() error {
 	immudb := client.NewClient().WithOptions(options).WithLogger(logger.NewMemoryLogger())
 
 	in := *database
-	if strings.HasSuffix(flag.Arg(0), "-database") {
+	if strings.HasSuffix(flag.Arg(0), "-database") || flag.Arg(0) == "change-password" {
 		in = "defaultdb"
 	}
 	if err := immudb.OpenSession(ctx, []byte(*user), []byte(*password), in); err != nil {
@@ -92,7 +94,7 @@ func run() error {
 	defer immudb.CloseSession(ctx)
 
 	out := bufio.NewWriter(os.Stdout)
-	if err := (&reader{immudb, json.NewEncoder(out)}).do(ctx, flag.Args(), *database); err != nil {
+	if err := (&reader{immudb, json.NewEncoder(out), *user, *password}).do(ctx, flag.Args(), *database); err != nil {
 		return err
 	}
 	return out.Flush()
@@ -151,6 +153,8 @@ func (r *reader) do(ctx context.Context, args []string, database string) error {
 	case command == "load-database" && len(args) == 1:
 		_, err := r.client.LoadDatabase(ctx, &schema.LoadDatabaseRequest{Database: database})
 		return err
+	case command == "change-password" && len(args) == 2:
+		return r.client.ChangePassword(ctx, []byte(r.user), []byte(r.password), []byte(args[1]))
 	default:
 		return errors.New("what?\n" + usage)
 	}
