@@ -23,6 +23,7 @@ use crate::{
     stats::Counters,
     storage::{Storage, StorageError},
     store::{EventSourcing, EventStore},
+    telemetry,
 };
 
 mod connections;
@@ -89,6 +90,8 @@ pub async fn run(
     });
     let storage = opened.await.map_err(|_| ServerError::Panicked("opening the storage"))??;
     let mut parts = start(&config, &options, storage)?;
+    let closing = parts.closing.clone();
+    parts.tasks.spawn(async move { closing.run_until_cancelled(telemetry::report_runtime()).await });
     let broken = broken(&mut parts);
     let grace = config.server.shutdown_grace;
     let health = serve_health(&parts).await;

@@ -9,12 +9,13 @@ use std::io::{self, IsTerminal, Write};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
+use std::time::Duration;
 
 use file_rotate::compression::Compression;
 use file_rotate::suffix::AppendCount;
 use file_rotate::{ContentLimit, FileRotate};
 use tracing::level_filters::LevelFilter;
-use tracing::{Subscriber, warn};
+use tracing::{Level, Subscriber, debug, warn};
 use tracing_appender::non_blocking::{ErrorCounter, NonBlocking, NonBlockingBuilder, WorkerGuard};
 use tracing_subscriber::EnvFilter;
 use tracing_subscriber::field::RecordFields;
@@ -65,6 +66,16 @@ pub fn init(config: &LoggingConfig) -> Result<Guard, TelemetryError> {
         Err(error) => warn!(path = %config.path.display(), %error, "log folder is not writable"),
     }
     Ok(Guard { outputs })
+}
+
+/// Says now and then how many tasks there are, for those who look for a leak; the level is DEBUG.
+pub async fn report_runtime() {
+    const EVERY: Duration = Duration::from_secs(5);
+    let runtime = tokio::runtime::Handle::current().metrics();
+    while tracing::enabled!(Level::DEBUG) {
+        debug!(tasks = runtime.num_alive_tasks(), "runtime");
+        tokio::time::sleep(EVERY).await;
+    }
 }
 
 /// A filter in the syntax of `tracing`'s env filter, narrowed: what stands alone must be a level,

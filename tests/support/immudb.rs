@@ -9,6 +9,7 @@ mod programs;
 use std::{
     env,
     fs::{self, File},
+    io::{BufRead, BufReader},
     net::{Ipv4Addr, TcpListener},
     path::{Path, PathBuf},
     process::{self, Child, Command, ExitStatus, Stdio},
@@ -157,15 +158,26 @@ impl ImmuDb {
     /// What ImmuDB's own client sees: a JSON object for each line that `tests/immudb/reader` prints,
     /// such as for `["--database", "aethyr", "scan", "event:"]`.
     pub fn reader(&self, arguments: &[&str]) -> Vec<serde_json::Value> {
-        let output = Command::new(programs::reader())
+        let mut objects = Vec::new();
+        self.read(arguments, |object| objects.push(object));
+        objects
+    }
+
+    /// As [`ImmuDb::reader`], for more than should lie in memory.
+    pub fn read(&self, arguments: &[&str], mut each: impl FnMut(serde_json::Value)) {
+        let mut reader = Command::new(programs::reader())
             .args(["--port", &self.port.to_string(), "--password", &self.password])
             .args(arguments)
-            .output()
+            .stdout(Stdio::piped())
+            .stderr(Stdio::piped())
+            .spawn()
             .expect("the reader can be started");
+        for line in BufReader::new(reader.stdout.take().expect("a pipe")).lines() {
+            each(serde_json::from_str(&line.expect("the reader prints UTF-8")).expect("JSON"));
+        }
+        let output = reader.wait_with_output().expect("the reader ends");
         let errors = String::from_utf8_lossy(&output.stderr);
         assert!(output.status.success(), "reader {arguments:?}: {errors}");
-        let lines = String::from_utf8(output.stdout).expect("the reader prints UTF-8");
-        lines.lines().map(|line| serde_json::from_str(line).expect("JSON")).collect()
     }
 
     fn spawn(&mut self) {

@@ -192,6 +192,12 @@ impl Service {
         }
     }
 
+    /// Its id.
+    #[allow(dead_code, reason = "for those who watch it from outside")]
+    pub fn process(&self) -> u32 {
+        self.process.as_ref().unwrap().id()
+    }
+
     pub fn port(&self) -> u16 {
         self.port
     }

@@ -12,24 +12,26 @@ use super::immudb::ImmuDb;
 
 /// No transaction wrote an event that another had written.
 pub fn assert_written_once(immudb: &ImmuDb, order: &[RecordedEvent]) {
-    let entries = immudb.reader(&["--database", "aethyr", "txscan"]);
-    let is_event = |entry: &&serde_json::Value| entry["key"].as_str().unwrap().starts_with("event:");
-    assert_eq!(entries.iter().filter(is_event).count(), order.len(), "writes of events in ImmuDB");
+    let mut written = 0;
+    immudb.read(&["--database", "aethyr", "txscan"], |entry| {
+        written += usize::from(entry["key"].as_str().unwrap().starts_with("event:"));
+    });
+    assert_eq!(written, order.len(), "writes of events in ImmuDB");
 }
 
 /// ImmuDB holds just these events, under the documented keys, each once, and nothing else of ours.
 pub fn assert_in_immudb(immudb: &ImmuDb, order: &[RecordedEvent]) {
-    let found = immudb.reader(&["--database", "aethyr", "scan", "event:"]);
-    assert_eq!(found.len(), order.len(), "events in ImmuDB");
-    let mut by_position = BTreeMap::new();
-    for entry in &found {
+    let (mut found, mut by_position) = (0, BTreeMap::new());
+    immudb.read(&["--database", "aethyr", "scan", "event:"], |entry| {
+        found += 1;
         let value = STANDARD.decode(entry["value_base64"].as_str().unwrap()).unwrap();
         let stored = record::decode(value.clone().into(), Hash::START).unwrap();
         let id = stored.event.aggregate_id.encoded();
         let key = format!("event:{id}:{:020}", stored.sequence.0);
         assert_eq!(entry["key"].as_str(), Some(key.as_str()));
         by_position.insert(stored.position.0, (entry["tx"].as_u64().unwrap(), value));
-    }
+    });
+    assert_eq!(found, order.len(), "events in ImmuDB");
     let (mut hash, mut tx_before) = (Hash::START, 0);
     for (event, (position, (tx, value))) in order.iter().zip(&by_position) {
         assert_eq!(event.position, *position);

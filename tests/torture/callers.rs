@@ -1,6 +1,7 @@
 //! Callers that do everything a game server does, note what came of it, and send again what was not answered.
 
 use std::{
+    collections::HashMap,
     sync::{
         Arc,
         atomic::{AtomicBool, Ordering},
@@ -24,8 +25,10 @@ use crate::{
     world::World,
 };
 
-const CALLERS: u64 = 16;
+/// At a time. Every so often others come, and the earlier are rarely touched again, so that loads stay short
+/// however long the run is.
 const AGGREGATES: u16 = 40;
+const AGGREGATES_CHANGE: Duration = Duration::from_secs(20);
 /// No call of ours waits for longer: what became of it is not known then.
 const PATIENCE: Duration = Duration::from_secs(20);
 
@@ -36,15 +39,16 @@ pub struct Callers {
 }
 
 impl Callers {
-    pub fn start(world: &World, seed: u64) -> Self {
+    pub fn start(world: &World, seed: u64, count: u64) -> Self {
         let ending = Arc::new(AtomicBool::new(false));
         let clock = Clock(std::time::Instant::now() - world.now());
-        let callers = (0..CALLERS).map(|number| {
+        let callers = (0..count).map(|number| {
             let caller = Caller {
                 client: world.client(),
                 random: Rng::with_seed(seed.wrapping_mul(1009).wrapping_add(number)),
                 clock,
-                known: vec![0; AGGREGATES.into()],
+                known: HashMap::new(),
+                last_position: 0,
                 earlier: Vec::new(),
                 history: History::default(),
             };
@@ -81,7 +85,8 @@ struct Caller {
     random: Rng,
     clock: Clock,
     /// The last number of each aggregate that this caller has seen.
-    known: Vec<u64>,
+    known: HashMap<u16, u64>,
+    last_position: u64,
     /// Appends that were stored, to be sent once more.
     earlier: Vec<(AppendEventsRequest, Stored)>,
     history: History,
@@ -110,9 +115,23 @@ impl Caller {
         self.history
     }
 
+    fn aggregate(&mut self) -> u16 {
+        let latest = (self.clock.now().as_secs() / AGGREGATES_CHANGE.as_secs()) as u16;
+        let age = if self.random.u8(..10) == 0 { self.random.u16(..=latest) } else { 0 };
+        (latest - age) * AGGREGATES + self.random.u16(..AGGREGATES)
+    }
+
+    fn known(&self, aggregate: u16) -> u64 {
+        self.known.get(&aggregate).copied().unwrap_or(0)
+    }
+
+    fn learn(&mut self, aggregate: u16, number: u64) {
+        let known = self.known.entry(aggregate).or_default();
+        *known = (*known).max(number);
+    }
+
     async fn append(&mut self, ending: &AtomicBool) {
-        let aggregates: Vec<u16> =
-            (0..self.random.u8(1..=3)).map(|_| self.random.u16(..AGGREGATES)).collect();
+        let aggregates: Vec<u16> = (0..self.random.u8(1..=3)).map(|_| self.aggregate()).collect();
         let count =
             if self.random.u8(..4) == 0 { self.random.usize(20..60) } else { self.random.usize(1..12) };
         let mut events = Vec::with_capacity(count);
@@ -134,7 +153,7 @@ impl Caller {
             let aggregate = aggregates[0];
             // Now and then a number that does not exist yet.
             let ahead = u64::from(self.random.u8(..10) == 0);
-            (aggregate, self.known[usize::from(aggregate)] + ahead)
+            (aggregate, self.known(aggregate) + ahead)
         });
         let expected_sequences =
             expected.iter().map(|(aggregate, number)| (aggregate_id(*aggregate), *number)).collect();
@@ -167,9 +186,9 @@ impl Caller {
         };
         if let Outcome::Stored(stored) = &outcome {
             for (aggregate, _, last) in &stored.aggregates {
-                let known = &mut self.known[usize::from(*aggregate)];
-                *known = (*known).max(*last);
+                self.learn(*aggregate, *last);
             }
+            self.last_position = self.last_position.max(stored.first_position);
             if self.earlier.len() < 30 {
                 self.earlier.push((request, stored.clone()));
             } else {
@@ -178,8 +197,7 @@ impl Caller {
             }
         }
         if let (Outcome::Conflict { actual }, Some((aggregate, _))) = (&outcome, expected) {
-            let known = &mut self.known[usize::from(aggregate)];
-            *known = (*known).max(*actual);
+            self.learn(aggregate, *actual);
         }
         let ended = self.clock.now();
         self.history.appends.push(Append { began, ended, events: noted, expected, attempts, outcome });
@@ -283,8 +301,8 @@ impl Caller {
     }
 
     async fn save_snapshot(&mut self) {
-        let aggregate = self.random.u16(..AGGREGATES);
-        let sequence_number = self.known[usize::from(aggregate)];
+        let aggregate = self.aggregate();
+        let sequence_number = self.known(aggregate);
         if sequence_number == 0 {
             return;
         }
@@ -302,7 +320,7 @@ impl Caller {
     }
 
     async fn load(&mut self) {
-        let aggregate = self.random.u16(..AGGREGATES);
+        let aggregate = self.aggregate();
         let began = self.clock.now();
         let request =
             LoadEventsRequest { aggregate_id: aggregate_id(aggregate), ..LoadEventsRequest::default() };
@@ -320,8 +338,7 @@ impl Caller {
             .await;
         match answer {
             Some(Ok((ids, last_sequence))) => {
-                let known = &mut self.known[usize::from(aggregate)];
-                *known = (*known).max(last_sequence);
+                self.learn(aggregate, last_sequence);
                 let ended = self.clock.now();
                 self.history.loads.push(Load { began, ended, aggregate, ids, last_sequence });
             }
@@ -331,7 +348,7 @@ impl Caller {
     }
 
     async fn read_order(&mut self) {
-        let from_position = self.random.u64(1..2000);
+        let from_position = self.random.u64(..=self.last_position) + 1;
         let request = ReadAllRequest { from_position, limit: 500, ..ReadAllRequest::default() };
         let mut client = self.client.clone();
         let answer = self

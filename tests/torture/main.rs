@@ -2,9 +2,10 @@
 //! Every call and answer goes into a history, and a checker proves from it what is promised.
 //!
 //!     cargo test --test torture -- --seed 7 --seconds 60
+//!     cargo test --test torture -- --load --seconds 1800
 //!
 //! The same seed gives the same faults. A run that fails keeps its folder, with the history of all calls, and
-//! says where.
+//! says where. `--load` is without faults, and looks at what the service takes of the machine.
 
 #![allow(
     clippy::unwrap_used,
@@ -19,11 +20,13 @@
 mod callers;
 mod checker;
 mod faults;
+mod full_load;
 mod history;
 mod names;
 mod power;
 #[path = "../support/mod.rs"]
 mod support;
+mod watch;
 mod world;
 
 use std::{
@@ -33,11 +36,15 @@ use std::{
 
 use callers::Callers;
 use faults::Faults;
+use watch::Watch;
 use world::World;
 
 /// What `cargo test` runs when nobody says otherwise.
 const SEED: u64 = 1;
 const SECONDS: u64 = 60;
+const CALLERS: u64 = 16;
+/// A run of so many seconds says what became of memory and the like.
+const LONG_RUN: u64 = 300;
 
 #[derive(Debug)]
 struct Arguments {
@@ -45,21 +52,31 @@ struct Arguments {
     seconds: u64,
     /// So many seeds, one after the other.
     runs: u64,
+    callers: u64,
+    /// Without faults.
+    load: bool,
 }
 
 fn arguments() -> Result<Arguments, String> {
-    let mut arguments = Arguments { seed: SEED, seconds: SECONDS, runs: 1 };
+    let mut arguments = Arguments { seed: SEED, seconds: SECONDS, runs: 1, callers: CALLERS, load: false };
     let mut words = std::env::args().skip(1);
     while let Some(word) = words.next() {
         let place = match word.as_str() {
             "--seed" => &mut arguments.seed,
             "--seconds" => &mut arguments.seconds,
             "--runs" => &mut arguments.runs,
+            "--callers" => &mut arguments.callers,
+            "--load" => {
+                arguments.load = true;
+                continue;
+            }
             // What cargo hands to every test program.
             "--quiet" | "--nocapture" | "--include-ignored" => continue,
             // A filter for the tests of other programs.
             other if !other.starts_with('-') => return Err(format!("{other} is for other tests")),
-            other => return Err(format!("{other}: --seed N --seconds S --runs R are known")),
+            other => {
+                return Err(format!("{other}: --seed N --seconds S --runs R --callers C --load are known"));
+            }
         };
         let value = words.next().and_then(|value| value.parse().ok());
         *place = value.ok_or(format!("{word} wants a number"))?;
@@ -76,9 +93,19 @@ fn main() -> ExitCode {
         }
     };
     let runtime = tokio::runtime::Runtime::new().unwrap();
+    if arguments.load {
+        let length = Duration::from_secs(arguments.seconds);
+        return match runtime.block_on(full_load::run(arguments.seed, length, arguments.callers)) {
+            Ok(()) => ExitCode::SUCCESS,
+            Err(problem) => {
+                println!("torture: full load FAILED\n{problem}");
+                ExitCode::FAILURE
+            }
+        };
+    }
     let mut totals = Totals::default();
     for seed in arguments.seed..arguments.seed + arguments.runs {
-        let outcome = runtime.block_on(run(seed, Duration::from_secs(arguments.seconds)));
+        let outcome = runtime.block_on(run(seed, &arguments));
         if let Err(problems) = outcome.as_ref() {
             println!("torture: seed {seed} FAILED\n{problems}");
             return ExitCode::FAILURE;
@@ -132,11 +159,15 @@ impl std::fmt::Display for Totals {
     }
 }
 
-async fn run(seed: u64, length: Duration) -> Result<Totals, String> {
+async fn run(seed: u64, arguments: &Arguments) -> Result<Totals, String> {
     let began = Instant::now();
     let world = World::build(seed).await;
-    let callers = Callers::start(&world, seed);
-    let faults = Faults::run(&world, seed, length).await;
+    let callers = Callers::start(&world, seed, arguments.callers);
+    let mut watch = Watch::new();
+    let faults = tokio::select! {
+        faults = Faults::run(&world, seed, Duration::from_secs(arguments.seconds)) => faults,
+        () = world.watch(&mut watch) => unreachable!("it watches for ever"),
+    };
     world.heal().await;
     let history = callers.end().await;
     let verdict = checker::check(&world, &history, &faults).await;
@@ -149,9 +180,12 @@ async fn run(seed: u64, length: Duration) -> Result<Totals, String> {
         format!(
             "{}\nthe folder {folder} is kept; again: --seed {seed} --seconds {}",
             problems.join("\n"),
-            length.as_secs()
+            arguments.seconds
         )
     })?;
     println!("torture: seed {seed}: {totals}, no violation, {:.0} s", began.elapsed().as_secs_f64());
+    if arguments.seconds >= LONG_RUN {
+        println!("{watch}");
+    }
     Ok(totals)
 }

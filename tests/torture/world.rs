@@ -19,6 +19,7 @@ use crate::{
         proxy::{Mode, Proxy},
         service::{Client, Service, Setup},
     },
+    watch::Watch,
 };
 
 pub struct World {
@@ -108,6 +109,15 @@ impl World {
 
     pub fn control(&self, what: Control, number: i64) {
         self.control.write_all_at(&number.to_le_bytes(), what as u64 * 8).unwrap();
+    }
+
+    /// Notes without an end what the service takes of the machine.
+    pub async fn watch(&self, watch: &mut Watch) {
+        loop {
+            tokio::time::sleep(Watch::EVERY).await;
+            let process = self.service.lock().await.process();
+            watch.look(process, None, None);
+        }
     }
 
     /// A second service, which has no business with this database.
