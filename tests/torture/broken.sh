@@ -42,15 +42,23 @@ take_a_failed_sync_for_not_written() {
     change src/sequencer.rs 's.replace("Self::Write(WriteError::Unknown(_)) | Self::Index(_) | Self::Broken => StoreError::OutcomeUnknown,", "Self::Write(WriteError::Unknown(_)) | Self::Index(_) | Self::Broken => StoreError::Unavailable(Unavailable::NotWritten),")'
 }
 
+take_a_time_out_for_not_written() {
+    change src/grpc.rs 's.replace("Err(_) => Err(status::deadline_exceeded()),", "Err(_) => Err(status::of_error(StoreError::Unavailable(crate::store::Unavailable::NotWritten))),")'
+}
+
+leave_a_segment_without_a_durable_name() {
+    change src/log/segment.rs 's.replace("path.parent().map_or(Ok(()), sync_entries)", "path.parent().map_or(Ok(()), |_| Ok(()))")'
+}
+
 leave_out_a_precondition() {
     change src/forwarder.rs 's.replace("vec![Precondition::KeyMustExist(key.clone()), Precondition::KeyNotModifiedAfterTx { key, tx }]", "let _ = tx;\n    vec![Precondition::KeyMustExist(key)]")'
 }
 
-
 ways=("$@")
 if ((${#ways[@]} == 0)); then
     ways=(acknowledge_before_the_sync forget_the_forwarded_position
-        skip_the_duplicate_check_inside_a_group take_a_failed_sync_for_not_written
+        skip_the_duplicate_check_inside_a_group take_a_time_out_for_not_written
+        take_a_failed_sync_for_not_written leave_a_segment_without_a_durable_name
         leave_out_a_precondition)
 fi
 export CARGO_TARGET_DIR=${CARGO_TARGET_DIR:-$work/target}

@@ -15,7 +15,7 @@ use aethyr_event_store::grpc::wire::{
 };
 use fastrand::Rng;
 use tokio::task::JoinHandle;
-use tonic::{Code, Status};
+use tonic::{Code, Request, Status};
 use tonic_types::StatusExt;
 use uuid::Uuid;
 
@@ -210,9 +210,12 @@ impl Caller {
         doubtful: bool,
     ) -> Attempt {
         let mut client = self.client.clone();
-        let answer = self
-            .call(async { client.append_events(request.clone()).await.map(tonic::Response::into_inner) })
-            .await;
+        let mut sent = Request::new(request.clone());
+        if self.random.u8(..6) == 0 {
+            sent.set_timeout(Duration::from_millis(self.random.u64(5..400)));
+        }
+        let answer =
+            self.call(async { client.append_events(sent).await.map(tonic::Response::into_inner) }).await;
         let status = match answer {
             Some(Ok(answer)) => return Attempt::Settled(Outcome::Stored(stored(&answer))),
             Some(Err(status)) => status,
@@ -232,7 +235,7 @@ impl Caller {
             // Fenced while a usurper has the database; the checker demands that it is had back at the end.
             (Code::FailedPrecondition, "LOCAL_LOG_FAILED" | "FENCED") => Attempt::NotNow,
             (
-                Code::Unknown | Code::Unavailable | Code::Cancelled | Code::Internal,
+                Code::Unknown | Code::Unavailable | Code::Cancelled | Code::Internal | Code::DeadlineExceeded,
                 "" | "OUTCOME_UNKNOWN",
             ) => Attempt::Unknown,
             _ => {
