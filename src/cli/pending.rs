@@ -87,7 +87,8 @@ fn write_line(lines: &mut impl Write, event: &RecordedEvent) -> std::io::Result<
 /// What ImmuDB has of the local log, if it answers.
 pub(super) async fn compare(config: &Config, storage: &Storage) -> Result<Comparison, String> {
     let immudb = config.immudb.as_ref().ok_or("the configuration has no section immudb")?;
-    let session = Session::open(&immudb_settings(immudb)).await.map_err(|error| error.to_string())?;
+    let settings = immudb_settings(immudb);
+    let session = Session::open_existing(&settings).await.map_err(|error| error.to_string())?;
     let compared = Comparison::ask(&session, &storage.history(), storage.log.tip()).await;
     session.close().await;
     compared.map_err(|error| error.to_string())

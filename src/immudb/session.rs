@@ -75,6 +75,12 @@ impl Session {
         }
     }
 
+    /// As [`Session::open`], for those who only look: a missing database is an error.
+    pub async fn open_existing(settings: &Settings) -> Result<Session, Error> {
+        let client = connect(settings).await?;
+        Session::log_in(&client, settings, &settings.database).await
+    }
+
     /// Names the server's data: another one after a restore, or on another server.
     pub fn server_uuid(&self) -> &str {
         &self.server_uuid

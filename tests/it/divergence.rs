@@ -164,6 +164,16 @@ async fn pending_events_are_listed_without_their_data_and_exported_byte_by_byte(
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn commands_that_only_look_make_no_database() {
+    let Divergence { immudb, mut deposed, .. } = diverged().await;
+    deposed.reconfigure(Setup::with_immudb(immudb.port()).set("immudb", "database: mistyped"));
+    for _ in 0..2 {
+        let list = printed(&deposed, &["pending", "list"]);
+        assert!(list.contains("database does not exist"), "{list}");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn an_export_never_mixes_with_what_is_there_and_stays_out_of_the_storage() {
     let mut service = Service::start(Setup::local()).await;
     append_to(&mut service.client(), "room-1", 3).await;

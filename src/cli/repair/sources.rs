@@ -35,7 +35,8 @@ impl<'a> Sources<'a> {
 
     async fn ask_immudb(&self, from: Position, until: Position) -> Result<Vec<Bytes>, String> {
         let immudb = self.config.immudb.as_ref().ok_or("no ImmuDB is configured")?;
-        let session = Session::open(&immudb_settings(immudb)).await.map_err(|error| error.to_string())?;
+        let settings = immudb_settings(immudb);
+        let session = Session::open_existing(&settings).await.map_err(|error| error.to_string())?;
         let records = records_between(&session, from, until).await;
         session.close().await;
         records.map_err(|error| error.to_string())
