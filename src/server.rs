@@ -9,11 +9,11 @@ use tonic_health::{ServingStatus, server::HealthReporter};
 use tracing::{info, warn};
 
 use crate::{
-    config::{Config, ImmudbConfig},
+    config::{Config, ImmudbConfig, ServerConfig},
     event_files::EventFiles,
     forwarder::{BatchLimits, Forwarder, PendingLimits, Settings, Standing, State, copy::Unfinished},
     grpc::{
-        Gate, Service,
+        Bodies, Gate, Service,
         wire::{self, event_store_service_server::EventStoreServiceServer},
     },
     history::{History, HistoryError},
@@ -26,6 +26,8 @@ use crate::{
 };
 
 mod connections;
+
+use connections::Patience;
 
 /// What the command line adds to the configuration.
 #[derive(Debug, Clone, Default)]
@@ -283,7 +285,9 @@ async fn serve(
     const MESSAGE_OVERHEAD_BYTES: usize = 1024 * 1024;
     const EXPECTATION_BYTES_MAX: usize = 280;
     const STREAMS_PER_CONNECTION_MAX: u32 = 4096;
+    const HEADER_LIST_BYTES_MAX: u32 = 16 * 1024;
     const KEEP_ALIVE: Duration = Duration::from_secs(30);
+    const KEEP_ALIVE_ANSWER_MAX: Duration = Duration::from_secs(20);
     let limits = &config.limits;
     let message_bytes_max = limits.append_bytes_max.max(limits.snapshot_bytes_max)
         + limits.expected_sequences_max * EXPECTATION_BYTES_MAX
@@ -306,15 +310,21 @@ async fn serve(
     let closing = parts.closing.clone();
     connections::make_room(limits.connections_max);
     info!(address = ?listener.local_addr().ok(), "listening");
+    let ServerConfig { first_call_max, unread_max, .. } = config.server;
+    let incoming =
+        connections::incoming(listener, limits.connections_max, Patience { first_call_max, unread_max });
     let server = Server::builder()
         .max_concurrent_streams(STREAMS_PER_CONNECTION_MAX)
+        .http2_max_header_list_size(HEADER_LIST_BYTES_MAX)
         .http2_keepalive_interval(Some(KEEP_ALIVE))
+        .http2_keepalive_timeout(Some(KEEP_ALIVE_ANSWER_MAX))
         .layer(InterceptorLayer::new(Gate::new(limits.concurrent_calls_max)))
+        .layer(Bodies::new(limits.receiving_bytes_max, config.server.request_max))
         .add_service(health)
         .add_service(descriptors().build_v1()?)
         .add_service(descriptors().build_v1alpha()?)
         .add_service(EventStoreServiceServer::new(service).max_decoding_message_size(message_bytes_max))
-        .serve_with_incoming_shutdown(connections::incoming(listener, limits.connections_max), async move {
+        .serve_with_incoming_shutdown(incoming, async move {
             closing.cancelled().await;
         });
     tokio::pin!(server);

@@ -69,6 +69,7 @@ pub enum Limit {
     DiskFull,
     StreamsOpen,
     ConcurrentCalls,
+    ReceivingBytes,
     Types,
 }
 
@@ -83,6 +84,7 @@ impl Limit {
             Self::DiskFull => "DISK_FULL",
             Self::StreamsOpen => "STREAMS_OPEN",
             Self::ConcurrentCalls => "CONCURRENT_CALLS",
+            Self::ReceivingBytes => "RECEIVING_BYTES",
             Self::Types => "TYPES",
         }
     }
@@ -98,6 +100,7 @@ impl std::fmt::Display for Limit {
             Self::DiskFull => "limits.disk_free_min",
             Self::StreamsOpen => "limits.streams_open_max",
             Self::ConcurrentCalls => "limits.concurrent_calls_max",
+            Self::ReceivingBytes => "limits.receiving_bytes_max",
             Self::Types => "limits.types_max",
         })
     }
