@@ -192,6 +192,11 @@ impl Service {
         }
     }
 
+    /// The number of the process that runs.
+    pub fn process_id(&self) -> u32 {
+        self.process.as_ref().unwrap().id()
+    }
+
     pub fn port(&self) -> u16 {
         self.port
     }
