@@ -319,7 +319,7 @@ async fn serve(
         .http2_keepalive_interval(Some(KEEP_ALIVE))
         .http2_keepalive_timeout(Some(KEEP_ALIVE_ANSWER_MAX))
         .layer(InterceptorLayer::new(Gate::new(limits.concurrent_calls_max)))
-        .layer(Bodies::new(limits.receiving_bytes_max, config.server.request_max))
+        .layer(Bodies::new(limits, config.server.request_max))
         .add_service(health)
         .add_service(descriptors().build_v1()?)
         .add_service(descriptors().build_v1alpha()?)

@@ -95,6 +95,7 @@ pub(super) const KEYS: &[Key] = &[
     key("limits.concurrent_calls_max", count(1, 1_000_000)),
     // One request of the largest size has to fit.
     key("limits.receiving_bytes_max", bytes(64 * MIB, 16 * GIB)),
+    key("limits.unread_bytes_max", bytes(64 * MIB, 16 * GIB)),
     key("limits.connections_max", count(1, 1_000_000)),
     key("logging.path", Kind::Folder),
     key("logging.level", Kind::LogLevel),

@@ -154,6 +154,7 @@ pub struct LimitsConfig {
     pub streams_open_max: usize,
     pub concurrent_calls_max: usize,
     pub receiving_bytes_max: usize,
+    pub unread_bytes_max: usize,
     pub connections_max: usize,
 }
 
@@ -178,6 +179,7 @@ impl Default for LimitsConfig {
             streams_open_max: 1000,
             concurrent_calls_max: 20_000,
             receiving_bytes_max: 256 << 20,
+            unread_bytes_max: 256 << 20,
             connections_max: 10_000,
         }
     }

@@ -1,5 +1,5 @@
 //! The bounds on what travels: how long a request may take to arrive, how many bytes of unfinished
-//! requests there may be, and that a call keeps its place until its answer was read.
+//! requests and unread answers there may be, and that a call keeps its place until its answer was read.
 //!
 //! tonic collects a whole message before it calls the service, so without this layer many callers who each
 //! send most of a large one would hold memory that nobody counts, for as long as they like.
@@ -10,7 +10,7 @@ use std::{
         Arc,
         atomic::{AtomicUsize, Ordering},
     },
-    task::{Context, Poll},
+    task::{Context, Poll, ready},
     time::Duration,
 };
 
@@ -26,7 +26,10 @@ use super::{
     peer::{Answer, Peer},
     status,
 };
-use crate::store::{Limit, StoreError};
+use crate::{
+    config::LimitsConfig,
+    store::{Limit, StoreError},
+};
 
 /// What every request may bring without a share of the bytes that all have together: callers with small
 /// requests are not kept out by those with large ones.
@@ -35,21 +38,64 @@ const OWN_BYTES: usize = 16 * 1024;
 /// Bounds requests and answers, of all services on the port.
 #[derive(Debug, Clone)]
 pub struct Bodies {
-    receiving: Arc<Receiving>,
+    receiving: Arc<Shared>,
+    unread: Arc<Shared>,
     request_max: Duration,
 }
 
-/// The bytes of requests that are not complete yet, beyond the first ones of each.
+/// Bytes that all calls have together, beyond the first ones of each.
 #[derive(Debug)]
-struct Receiving {
+struct Shared {
     bytes: AtomicUsize,
     bytes_max: usize,
+    limit: Limit,
+}
+
+/// What one call holds of them.
+#[derive(Debug)]
+struct Share {
+    of: Arc<Shared>,
+    bytes: usize,
 }
 
 impl Bodies {
-    pub fn new(receiving_bytes_max: usize, request_max: Duration) -> Self {
-        let receiving = Receiving { bytes: AtomicUsize::new(0), bytes_max: receiving_bytes_max };
-        Self { receiving: Arc::new(receiving), request_max }
+    pub fn new(limits: &LimitsConfig, request_max: Duration) -> Self {
+        let shared = |bytes_max, limit| Arc::new(Shared { bytes: AtomicUsize::new(0), bytes_max, limit });
+        Self {
+            receiving: shared(limits.receiving_bytes_max, Limit::ReceivingBytes),
+            unread: shared(limits.unread_bytes_max, Limit::UnreadBytes),
+            request_max,
+        }
+    }
+}
+
+impl Share {
+    fn of(shared: &Arc<Shared>) -> Self {
+        Self { of: shared.clone(), bytes: 0 }
+    }
+
+    /// Makes it the share of a call that has `bytes` bytes altogether.
+    fn resize(&mut self, bytes: usize) -> Result<(), Status> {
+        const RETRY_AFTER: Duration = Duration::from_secs(1);
+        let wanted = bytes.saturating_sub(OWN_BYTES);
+        if wanted <= self.bytes {
+            self.of.bytes.fetch_sub(self.bytes - wanted, Ordering::Relaxed);
+        } else {
+            let (more, max) = (wanted - self.bytes, self.of.bytes_max);
+            let fits = |held: usize| held.checked_add(more).filter(|sum| *sum <= max);
+            if self.of.bytes.fetch_update(Ordering::Relaxed, Ordering::Relaxed, fits).is_err() {
+                let (limit, max) = (self.of.limit, max as u64);
+                return Err(status::of_error(StoreError::Full { limit, max, retry_after: RETRY_AFTER }));
+            }
+        }
+        self.bytes = wanted;
+        Ok(())
+    }
+}
+
+impl Drop for Share {
+    fn drop(&mut self) {
+        self.of.bytes.fetch_sub(self.bytes, Ordering::Relaxed);
     }
 }
 
@@ -90,10 +136,11 @@ where
         }
         let admitted = request.extensions().get::<Admitted>().cloned();
         let request = request.map(|body| Body::new(Incoming::new(body, &self.bodies)));
-        let answered = self.inner.call(request);
+        let (answered, unread) = (self.inner.call(request), Share::of(&self.bodies.unread));
         Box::pin(async move {
-            let answer = answered.await?;
-            Ok(answer.map(|body| Body::new(Outgoing { body, answer: peer.answer(), _admitted: admitted })))
+            let outgoing =
+                |body| Outgoing { body, answer: peer.answer(), unread, over: false, _admitted: admitted };
+            Ok(answered.await?.map(|body| Body::new(outgoing(body))))
         })
     }
 }
@@ -116,10 +163,8 @@ fn not_grpc() -> Response<Body> {
 /// A request on its way in.
 struct Incoming {
     body: Body,
-    receiving: Arc<Receiving>,
     bytes: usize,
-    /// What it holds of the bytes that all have together.
-    shared: usize,
+    share: Share,
     until: Instant,
     /// Made only for a request that has to be waited for.
     alarm: Option<Pin<Box<Sleep>>>,
@@ -127,22 +172,13 @@ struct Incoming {
 
 impl Incoming {
     fn new(body: Body, bodies: &Bodies) -> Self {
-        let (receiving, until) = (bodies.receiving.clone(), Instant::now() + bodies.request_max);
-        Self { body, receiving, bytes: 0, shared: 0, until, alarm: None }
+        let (share, until) = (Share::of(&bodies.receiving), Instant::now() + bodies.request_max);
+        Self { body, bytes: 0, share, until, alarm: None }
     }
 
     fn take(&mut self, bytes: usize) -> Result<(), Status> {
-        const RETRY_AFTER: Duration = Duration::from_secs(1);
         self.bytes += bytes;
-        let more = self.bytes.saturating_sub(OWN_BYTES) - self.shared;
-        let max = self.receiving.bytes_max;
-        let fits = |held: usize| held.checked_add(more).filter(|sum| *sum <= max);
-        if self.receiving.bytes.fetch_update(Ordering::Relaxed, Ordering::Relaxed, fits).is_err() {
-            let (limit, max) = (Limit::ReceivingBytes, max as u64);
-            return Err(status::of_error(StoreError::Full { limit, max, retry_after: RETRY_AFTER }));
-        }
-        self.shared += more;
-        Ok(())
+        self.share.resize(self.bytes)
     }
 
     fn poll_over(&mut self, cx: &mut Context<'_>) -> Poll<()> {
@@ -180,17 +216,14 @@ impl http_body::Body for Incoming {
     }
 }
 
-impl Drop for Incoming {
-    fn drop(&mut self) {
-        self.receiving.bytes.fetch_sub(self.shared, Ordering::Relaxed);
-    }
-}
-
 /// An answer on its way out. The call has its place until the last of it was taken: an answer that is not
 /// read is memory, too.
 struct Outgoing {
     body: Body,
     answer: Answer,
+    /// Its last piece, until the next is asked for.
+    unread: Share,
+    over: bool,
     _admitted: Option<Admitted>,
 }
 
@@ -202,16 +235,22 @@ impl http_body::Body for Outgoing {
         mut self: Pin<&mut Self>,
         cx: &mut Context<'_>,
     ) -> Poll<Option<Result<Frame<Bytes>, Status>>> {
-        self.answer.asked_for();
-        let frame = Pin::new(&mut self.body).poll_frame(cx);
-        if matches!(frame, Poll::Ready(Some(_))) {
-            self.answer.handed_out();
+        if self.over {
+            return Poll::Ready(None);
         }
-        frame
+        self.answer.asked_for();
+        let frame = ready!(Pin::new(&mut self.body).poll_frame(cx));
+        let Some(Ok(piece)) = &frame else { return Poll::Ready(frame) };
+        self.answer.handed_out();
+        let bytes = piece.data_ref().map_or(0, Bytes::len);
+        let Err(full) = self.unread.resize(bytes) else { return Poll::Ready(frame) };
+        self.over = true;
+        let mut trailers = http::HeaderMap::new();
+        Poll::Ready(Some(full.add_header(&mut trailers).map(|()| Frame::trailers(trailers))))
     }
 
     fn is_end_stream(&self) -> bool {
-        self.body.is_end_stream()
+        self.over || self.body.is_end_stream()
     }
 
     fn size_hint(&self) -> SizeHint {

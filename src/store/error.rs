@@ -70,6 +70,7 @@ pub enum Limit {
     StreamsOpen,
     ConcurrentCalls,
     ReceivingBytes,
+    UnreadBytes,
     Types,
 }
 
@@ -85,6 +86,7 @@ impl Limit {
             Self::StreamsOpen => "STREAMS_OPEN",
             Self::ConcurrentCalls => "CONCURRENT_CALLS",
             Self::ReceivingBytes => "RECEIVING_BYTES",
+            Self::UnreadBytes => "UNREAD_BYTES",
             Self::Types => "TYPES",
         }
     }
@@ -101,6 +103,7 @@ impl std::fmt::Display for Limit {
             Self::StreamsOpen => "limits.streams_open_max",
             Self::ConcurrentCalls => "limits.concurrent_calls_max",
             Self::ReceivingBytes => "limits.receiving_bytes_max",
+            Self::UnreadBytes => "limits.unread_bytes_max",
             Self::Types => "limits.types_max",
         })
     }

@@ -64,7 +64,7 @@ impl Target {
         self.connections * 2
     }
 
-    pub fn receiving_bytes_max(&self) -> usize {
+    pub fn shared_bytes_max(&self) -> usize {
         if self.connections < FULL { 64 << 20 } else { 256 << 20 }
     }
 
@@ -82,12 +82,13 @@ impl Target {
             .set("limits", &format!("connections_max: {}", self.connections))
             .set("limits", &format!("concurrent_calls_max: {}", self.calls_max()))
             .set("limits", &format!("streams_open_max: {}", self.streams_max()))
-            .set("limits", &format!("receiving_bytes_max: {}", self.receiving_bytes_max()))
+            .set("limits", &format!("receiving_bytes_max: {}", self.shared_bytes_max()))
+            .set("limits", &format!("unread_bytes_max: {}", self.shared_bytes_max()))
     }
 }
 
 fn target() -> Result<Target, String> {
-    let patience = Duration::from_secs(3);
+    let patience = Duration::from_millis(1500);
     let mut target = Target { port: 0, seed: SEED, requests: REQUESTS, connections: CONNECTIONS, patience };
     let mut words = std::env::args().skip(1);
     while let Some(word) = words.next() {

@@ -193,6 +193,7 @@ impl Service {
     }
 
     /// The number of the process that runs.
+    #[allow(dead_code, reason = "not every test program looks at the process")]
     pub fn process_id(&self) -> u32 {
         self.process.as_ref().unwrap().id()
     }
