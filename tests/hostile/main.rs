@@ -68,6 +68,14 @@ impl Target {
         if self.connections < FULL { 64 << 20 } else { 256 << 20 }
     }
 
+    /// The most that the service may ever hold: itself and what the allocator keeps; each of the two shares
+    /// twice, since what is counted once may be in two buffers; and a little for every connection.
+    pub fn resident_max(&self) -> u64 {
+        const OWN: u64 = 256 << 20;
+        const CONNECTION: u64 = 32 << 10;
+        OWN + 4 * self.shared_bytes_max() as u64 + self.connections * CONNECTION
+    }
+
     pub fn streams_max(&self) -> u64 {
         self.connections / 10
     }
@@ -133,7 +141,7 @@ async fn run(mut target: Target) -> u64 {
     use Allowed::{Nothing, Refusals};
     let service = Service::start(target.setup()).await;
     target.port = service.port();
-    let mut report = Report::begin(service).await;
+    let mut report = Report::begin(service, target.resident_max()).await;
     report.attack("bytes that are no HTTP/2", Nothing, raw::run(&target)).await;
     report.attack("calls that are no gRPC", Nothing, calls::run(&target)).await;
     report.attack("messages of 64 MiB", Nothing, calls::oversized(&target)).await;

@@ -3,8 +3,10 @@
 use std::time::Duration;
 
 use bytes::Bytes;
+use h2::client::SendRequest;
 use tokio::{
     io::{AsyncReadExt, AsyncWriteExt},
+    net::TcpStream,
     task::JoinSet,
 };
 use tonic::Code;
@@ -22,17 +24,22 @@ const BYTE_EVERY: Duration = Duration::from_millis(100);
 pub async fn run(target: &Target) -> Tally {
     let mut all = JoinSet::new();
     for number in 0..target.connections / 2 {
-        let target = target.clone();
-        all.spawn(async move {
-            match number % 3 {
-                0 => ("in the preface", trickle(&target, &[], PREFACE).await),
-                1 => {
-                    let head = frame_of(16_000, HEADERS, END_HEADERS, 1, &header("x", "y").repeat(500));
-                    ("in the headers", trickle(&target, &hello(&[]), &head).await)
-                }
-                _ => ("in the message", trickle_a_message(&target).await),
+        // One after the other: what the kernel does with a storm at the door is not the service's.
+        match number % 3 {
+            0 => {
+                let stream = frames::connect(target).await;
+                all.spawn(async { ("in the preface", trickle(stream, Vec::new(), PREFACE.to_vec()).await) });
             }
-        });
+            1 => {
+                let stream = frames::connect(target).await;
+                let head = frame_of(16_000, HEADERS, END_HEADERS, 1, &header("x", "y").repeat(500));
+                all.spawn(async { ("in the headers", trickle(stream, hello(&[]), head).await) });
+            }
+            _ => {
+                let sender = calls::connect(target).await;
+                all.spawn(async { ("in the message", trickle_a_message(sender).await) });
+            }
+        }
     }
     let mut tally = Tally::default();
     while let Some(ended) = all.join_next().await {
@@ -45,9 +52,8 @@ pub async fn run(target: &Target) -> Tally {
 }
 
 /// Sends the start at once and the rest by the byte, until the service has had enough of it.
-async fn trickle(target: &Target, start: &[u8], rest: &[u8]) -> Result<String, String> {
-    let mut stream = frames::connect(target).await;
-    stream.write_all(start).await.map_err(|error| format!("closed before it began: {error}"))?;
+async fn trickle(mut stream: TcpStream, start: Vec<u8>, rest: Vec<u8>) -> Result<String, String> {
+    stream.write_all(&start).await.map_err(|error| format!("closed before it began: {error}"))?;
     let until_told = async {
         // The last byte is never sent.
         let mut bytes = rest[..rest.len() - 1].iter();
@@ -69,8 +75,8 @@ async fn trickle(target: &Target, start: &[u8], rest: &[u8]) -> Result<String, S
 }
 
 /// A message by the byte, each in a frame of its own: HTTP/2 goes on, only the message does not end.
-async fn trickle_a_message(target: &Target) -> Result<String, String> {
-    let mut sender = calls::connect(target).await.ready().await.map_err(|error| error.to_string())?;
+async fn trickle_a_message(sender: SendRequest<Bytes>) -> Result<String, String> {
+    let mut sender = sender.ready().await.map_err(|error| error.to_string())?;
     let call = messages::oversized(100_000);
     let (answer, mut body) = sender.send_request(calls::http_request(&call), false).unwrap();
     let bytes = Bytes::from(call.body);

@@ -155,9 +155,8 @@ pub async fn sockets(target: &Target) -> Tally {
     let count = target.streams_max() / 2;
     let mut sockets = JoinSet::new();
     for _ in 0..count {
-        let target = target.clone();
+        let mut stream = frames::connect(target).await;
         sockets.spawn(async move {
-            let mut stream = frames::connect(&target).await;
             let bytes = [
                 hello(&[(4, WINDOW)]),
                 frame(WINDOW_UPDATE, 0, 0, &(WINDOW - 65_535).to_be_bytes()),
