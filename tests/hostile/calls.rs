@@ -28,21 +28,23 @@ const ANSWER_BYTES_MAX: usize = 1 << 20;
 /// Two thirds of the requests.
 pub async fn run(target: &Target) -> Tally {
     let count = target.requests - target.requests / 3;
-    attack(target, count, Arc::new(messages::any)).await
+    attack(target, count, WORKERS, Arc::new(|rng: &mut Rng| Arc::new(messages::any(rng)))).await
 }
 
 pub async fn oversized(target: &Target) -> Tally {
     const BYTES: usize = 64 << 20;
     let count = (target.requests / 10_000).max(4);
-    attack(target, count, Arc::new(|_: &mut Rng| messages::oversized(BYTES))).await
+    // Made once, and sent by a few: this process has honest callers, too.
+    let call = Arc::new(messages::oversized(BYTES));
+    attack(target, count, 8, Arc::new(move |_: &mut Rng| call.clone())).await
 }
 
-type Make = Arc<dyn Fn(&mut Rng) -> Call + Send + Sync>;
+type Make = Arc<dyn Fn(&mut Rng) -> Arc<Call> + Send + Sync>;
 
-async fn attack(target: &Target, count: u64, make: Make) -> Tally {
+async fn attack(target: &Target, count: u64, workers_max: u64, make: Make) -> Tally {
     let next = Arc::new(AtomicU64::new(0));
     let mut workers = JoinSet::new();
-    for worker in 0..WORKERS.min(count) {
+    for worker in 0..workers_max.min(count) {
         let (target, next, make) = (target.clone(), next.clone(), make.clone());
         workers.spawn(async move {
             let mut rng = Rng::with_seed(!target.seed << 32 | worker);
