@@ -273,6 +273,16 @@ async fn report(reporter: &HealthReporter, standing: &Standing) {
     reporter.set_service_status("immudb", status(standing.view().reachable)).await;
 }
 
+/// What a message may have beside its events or its snapshot.
+const MESSAGE_OVERHEAD_BYTES: usize = 1024 * 1024;
+const EXPECTATION_BYTES_MAX: usize = 280;
+/// Of one connection, at a time.
+const STREAMS_PER_CONNECTION_MAX: u32 = 4096;
+const HEADER_LIST_BYTES_MAX: u32 = 16 * 1024;
+/// A silent connection is asked for a sign of life, and has so long to give it.
+const KEEP_ALIVE: Duration = Duration::from_secs(30);
+const KEEP_ALIVE_ANSWER_MAX: Duration = Duration::from_secs(20);
+
 async fn serve(
     config: &Config,
     parts: &Parts,
@@ -282,12 +292,6 @@ async fn serve(
     reporter: &HealthReporter,
     grace: Duration,
 ) -> Result<(), ServerError> {
-    const MESSAGE_OVERHEAD_BYTES: usize = 1024 * 1024;
-    const EXPECTATION_BYTES_MAX: usize = 280;
-    const STREAMS_PER_CONNECTION_MAX: u32 = 4096;
-    const HEADER_LIST_BYTES_MAX: u32 = 16 * 1024;
-    const KEEP_ALIVE: Duration = Duration::from_secs(30);
-    const KEEP_ALIVE_ANSWER_MAX: Duration = Duration::from_secs(20);
     let limits = &config.limits;
     let message_bytes_max = limits.append_bytes_max.max(limits.snapshot_bytes_max)
         + limits.expected_sequences_max * EXPECTATION_BYTES_MAX

@@ -257,3 +257,26 @@ impl http_body::Body for Outgoing {
         self.body.size_hint()
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_share_is_what_goes_beyond_a_calls_own_bytes_and_comes_back() {
+        let limits = LimitsConfig { receiving_bytes_max: 100, ..LimitsConfig::default() };
+        let shared = Bodies::new(&limits, Duration::ZERO).receiving;
+        let (mut one, mut other) = (Share::of(&shared), Share::of(&shared));
+        one.resize(OWN_BYTES + 60).unwrap();
+        other.resize(OWN_BYTES).unwrap();
+        let refused = other.resize(OWN_BYTES + 41).unwrap_err();
+        assert_eq!(refused.code(), tonic::Code::ResourceExhausted);
+        assert!(refused.message().contains("limits.receiving_bytes_max"), "{refused:?}");
+        one.resize(OWN_BYTES + 59).unwrap();
+        other.resize(OWN_BYTES + 41).unwrap();
+        drop(one);
+        other.resize(OWN_BYTES + 100).unwrap();
+        drop(other);
+        assert_eq!(shared.bytes.load(Ordering::Relaxed), 0);
+    }
+}
