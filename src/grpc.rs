@@ -15,17 +15,21 @@ use crate::{
     store::{EventStore, Limit, StoreError},
 };
 
+mod bodies;
 mod decode;
 mod encode;
 pub(crate) mod fuzzing;
 mod gate;
+mod peer;
 mod status;
 mod streams;
 pub mod wire;
 
+pub use bodies::Bodies;
 use decode::Decoder;
 pub use gate::Gate;
 use gate::{Admitted, permit};
+pub use peer::Peer;
 use streams::{Boxed, Open};
 use wire::event_store_service_server::EventStoreService;
 

@@ -9,11 +9,11 @@ use tonic_health::{ServingStatus, server::HealthReporter};
 use tracing::{info, warn};
 
 use crate::{
-    config::{Config, ImmudbConfig},
+    config::{Config, ImmudbConfig, ServerConfig},
     event_files::EventFiles,
     forwarder::{BatchLimits, Forwarder, PendingLimits, Settings, Standing, State, copy::Unfinished},
     grpc::{
-        Gate, Service,
+        Bodies, Gate, Service,
         wire::{self, event_store_service_server::EventStoreServiceServer},
     },
     history::{History, HistoryError},
@@ -27,6 +27,8 @@ use crate::{
 };
 
 mod connections;
+
+use connections::Patience;
 
 /// What the command line adds to the configuration.
 #[derive(Debug, Clone, Default)]
@@ -274,6 +276,16 @@ async fn report(reporter: &HealthReporter, standing: &Standing) {
     reporter.set_service_status("immudb", status(standing.view().reachable)).await;
 }
 
+/// What a message may have beside its events or its snapshot.
+const MESSAGE_OVERHEAD_BYTES: usize = 1024 * 1024;
+const EXPECTATION_BYTES_MAX: usize = 280;
+/// Of one connection, at a time.
+const STREAMS_PER_CONNECTION_MAX: u32 = 4096;
+const HEADER_LIST_BYTES_MAX: u32 = 16 * 1024;
+/// A silent connection is asked for a sign of life, and has so long to give it.
+const KEEP_ALIVE: Duration = Duration::from_secs(30);
+const KEEP_ALIVE_ANSWER_MAX: Duration = Duration::from_secs(20);
+
 async fn serve(
     config: &Config,
     parts: &Parts,
@@ -283,10 +295,6 @@ async fn serve(
     reporter: &HealthReporter,
     grace: Duration,
 ) -> Result<(), ServerError> {
-    const MESSAGE_OVERHEAD_BYTES: usize = 1024 * 1024;
-    const EXPECTATION_BYTES_MAX: usize = 280;
-    const STREAMS_PER_CONNECTION_MAX: u32 = 4096;
-    const KEEP_ALIVE: Duration = Duration::from_secs(30);
     let limits = &config.limits;
     let message_bytes_max = limits.append_bytes_max.max(limits.snapshot_bytes_max)
         + limits.expected_sequences_max * EXPECTATION_BYTES_MAX
@@ -309,15 +317,21 @@ async fn serve(
     let closing = parts.closing.clone();
     connections::make_room(limits.connections_max);
     info!(address = ?listener.local_addr().ok(), "listening");
+    let ServerConfig { first_call_max, unread_max, .. } = config.server;
+    let incoming =
+        connections::incoming(listener, limits.connections_max, Patience { first_call_max, unread_max });
     let server = Server::builder()
         .max_concurrent_streams(STREAMS_PER_CONNECTION_MAX)
+        .http2_max_header_list_size(HEADER_LIST_BYTES_MAX)
         .http2_keepalive_interval(Some(KEEP_ALIVE))
+        .http2_keepalive_timeout(Some(KEEP_ALIVE_ANSWER_MAX))
         .layer(InterceptorLayer::new(Gate::new(limits.concurrent_calls_max)))
+        .layer(Bodies::new(limits, config.server.request_max))
         .add_service(health)
         .add_service(descriptors().build_v1()?)
         .add_service(descriptors().build_v1alpha()?)
         .add_service(EventStoreServiceServer::new(service).max_decoding_message_size(message_bytes_max))
-        .serve_with_incoming_shutdown(connections::incoming(listener, limits.connections_max), async move {
+        .serve_with_incoming_shutdown(incoming, async move {
             closing.cancelled().await;
         });
     tokio::pin!(server);

@@ -87,11 +87,12 @@ pub fn filter(level: &str) -> Result<EnvFilter, TelemetryError> {
     if level.trim().is_empty() || !level.split(',').all(is_directive) {
         return Err(no_level());
     }
-    // What a library says of its daily work is of no use to an administrator, unless it is asked for.
-    let quiet =
-        ["fjall", "lsm_tree", "h2", "hyper", "tower"].into_iter().filter(|library| !level.contains(library));
-    let all: Vec<String> =
-        std::iter::once(level.to_owned()).chain(quiet.map(|library| format!("{library}=warn"))).collect();
+    // What a library says of its daily work is of no use to an administrator, unless it is asked for. And
+    // h2 warns of frames, so that a caller who sends rubbish could fill the log with it.
+    let quiet = ["fjall=warn", "lsm_tree=warn", "h2=error", "hyper=warn", "tower=warn"];
+    let unasked =
+        quiet.into_iter().filter(|rule| !rule.split('=').take(1).any(|library| level.contains(library)));
+    let all: Vec<&str> = std::iter::once(level).chain(unasked).collect();
     EnvFilter::try_new(all.join(",")).map_err(|_| no_level())
 }
 

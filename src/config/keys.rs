@@ -44,6 +44,9 @@ const TIB: u64 = 1 << 40;
 pub(super) const KEYS: &[Key] = &[
     key("server.listen", Kind::SocketAddress),
     key("server.shutdown_grace", seconds(0.0, 3600.0)),
+    key("server.first_call_max", seconds(0.5, 3600.0)),
+    key("server.request_max", seconds(0.5, 3600.0)),
+    key("server.unread_max", seconds(0.5, 86_400.0)),
     key("event_sourcing.enabled", Kind::Flag),
     key("event_sourcing.snapshot_threshold", count(1, THRESHOLD_MAX)),
     key("event_sourcing.snapshot_thresholds", Kind::Thresholds),
@@ -90,6 +93,9 @@ pub(super) const KEYS: &[Key] = &[
     key("limits.disk_free_min", bytes(0, 1024 * TIB)),
     key("limits.streams_open_max", count(1, 100_000)),
     key("limits.concurrent_calls_max", count(1, 1_000_000)),
+    // One request of the largest size has to fit.
+    key("limits.receiving_bytes_max", bytes(64 * MIB, 16 * GIB)),
+    key("limits.unread_bytes_max", bytes(64 * MIB, 16 * GIB)),
     key("limits.connections_max", count(1, 1_000_000)),
     key("logging.path", Kind::Folder),
     key("logging.level", Kind::LogLevel),

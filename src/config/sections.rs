@@ -17,6 +17,12 @@ pub struct ServerConfig {
     pub listen: SocketAddr,
     #[serde(with = "seconds")]
     pub shutdown_grace: Duration,
+    #[serde(with = "seconds")]
+    pub first_call_max: Duration,
+    #[serde(with = "seconds")]
+    pub request_max: Duration,
+    #[serde(with = "seconds")]
+    pub unread_max: Duration,
 }
 
 impl Default for ServerConfig {
@@ -24,6 +30,9 @@ impl Default for ServerConfig {
         ServerConfig {
             listen: SocketAddr::from((Ipv4Addr::LOCALHOST, 50051)),
             shutdown_grace: Duration::from_secs(10),
+            first_call_max: Duration::from_secs(30),
+            request_max: Duration::from_secs(60),
+            unread_max: Duration::from_secs(300),
         }
     }
 }
@@ -144,6 +153,8 @@ pub struct LimitsConfig {
     pub disk_free_min: u64,
     pub streams_open_max: usize,
     pub concurrent_calls_max: usize,
+    pub receiving_bytes_max: usize,
+    pub unread_bytes_max: usize,
     pub connections_max: usize,
 }
 
@@ -167,6 +178,8 @@ impl Default for LimitsConfig {
             disk_free_min: 512 << 20,
             streams_open_max: 1000,
             concurrent_calls_max: 20_000,
+            receiving_bytes_max: 256 << 20,
+            unread_bytes_max: 256 << 20,
             connections_max: 10_000,
         }
     }

@@ -39,6 +39,10 @@ pub fn deadline_exceeded() -> Status {
     Status::deadline_exceeded("the caller's deadline is over; an append that has begun goes on")
 }
 
+pub fn request_too_slow() -> Status {
+    Status::deadline_exceeded("the request did not arrive within server.request_max; nothing was done")
+}
+
 /// A task of the service ended without an answer.
 pub fn internal(what: &'static str) -> Status {
     Status::internal(what)
@@ -138,6 +142,8 @@ mod tests {
             (full(Limit::DiskFull), Code::ResourceExhausted, "DISK_FULL"),
             (full(Limit::StreamsOpen), Code::ResourceExhausted, "STREAMS_OPEN"),
             (full(Limit::ConcurrentCalls), Code::ResourceExhausted, "CONCURRENT_CALLS"),
+            (full(Limit::ReceivingBytes), Code::ResourceExhausted, "RECEIVING_BYTES"),
+            (full(Limit::UnreadBytes), Code::ResourceExhausted, "UNREAD_BYTES"),
             (full(Limit::Types), Code::ResourceExhausted, "TYPES"),
             (StoreError::Unavailable(Unavailable::Starting), Code::Unavailable, "STARTING"),
             (StoreError::Unavailable(Unavailable::ShuttingDown), Code::Unavailable, "SHUTTING_DOWN"),

@@ -27,8 +27,9 @@ pub struct Open {
 
 pub type Boxed<T> = Pin<Box<dyn Stream<Item = Result<T, Status>> + Send>>;
 
-/// Records in one message: with what surrounds them it stays below 1 MiB, unless a single event is larger.
-const MESSAGE_BYTES: usize = 900 * 1024;
+/// Records in one message, unless a single event is larger. Each of many streams may have one decoded, one
+/// encoded and one waiting for its reader, so a message of 1 MiB would cost all of them gigabytes.
+const MESSAGE_BYTES: usize = 128 * 1024;
 
 /// The events of one aggregate.
 pub fn load(store: Arc<EventStore>, reader: AggregateReader, open: Open) -> Boxed<wire::LoadEventsResponse> {

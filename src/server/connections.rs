@@ -1,5 +1,6 @@
 //! Accepting connections, up to a bound. One beyond it is closed at once: the caller sees UNAVAILABLE and
-//! comes back, instead of hanging in a queue that nobody looks at.
+//! comes back, instead of hanging in a queue that nobody looks at. And one that is not worth its place is
+//! closed: it has not called in time, or does not read what it asked for.
 
 use std::{
     io,
@@ -14,15 +15,70 @@ use tokio::{
     io::{AsyncRead, AsyncWrite, ReadBuf},
     net::{TcpListener, TcpStream},
     sync::{OwnedSemaphorePermit, Semaphore},
+    time::{Instant, Sleep},
 };
-use tonic::transport::server::{Connected, TcpConnectInfo};
-use tracing::warn;
+use tonic::transport::server::Connected;
+use tracing::{debug, warn};
+
+use crate::grpc::Peer;
+
+/// How long a connection has its place for nothing.
+#[derive(Debug, Clone, Copy)]
+pub struct Patience {
+    /// Until its first call.
+    pub first_call_max: Duration,
+    /// While an answer, or whatever else it was sent, is not read.
+    pub unread_max: Duration,
+}
 
 /// A connection that counts until it is closed.
 #[derive(Debug)]
 pub struct Connection {
     stream: TcpStream,
+    peer: Peer,
+    accepted: Instant,
+    /// Since when nothing more could be written.
+    blocked: Option<Instant>,
+    patience: Patience,
+    look: Pin<Box<Sleep>>,
+    overdue: bool,
     _permit: OwnedSemaphorePermit,
+}
+
+impl Connection {
+    fn new(stream: TcpStream, patience: Patience, permit: OwnedSemaphorePermit) -> Self {
+        let (peer, accepted) = (Peer::default(), Instant::now());
+        let look = Box::pin(tokio::time::sleep(patience.look_every()));
+        Self { stream, peer, accepted, blocked: None, patience, look, overdue: false, _permit: permit }
+    }
+
+    /// Looks now and then whether the connection is worth its place. An error ends it, and all its calls.
+    fn look(&mut self, cx: &mut Context<'_>) -> io::Result<()> {
+        while !self.overdue && self.look.as_mut().poll(cx).is_ready() {
+            let now = Instant::now();
+            if let Some(why) = self.fault(now) {
+                debug!(why, "a connection is closed");
+                self.overdue = true;
+            }
+            self.look.as_mut().reset(now + self.patience.look_every());
+        }
+        if self.overdue { Err(io::ErrorKind::TimedOut.into()) } else { Ok(()) }
+    }
+
+    fn fault(&self, now: Instant) -> Option<&'static str> {
+        let over = |since: Instant, max: Duration| now.duration_since(since) >= max;
+        if !self.peer.has_called() && over(self.accepted, self.patience.first_call_max) {
+            return Some("no call within server.first_call_max");
+        }
+        let unread = [self.blocked, self.peer.unread_since()].into_iter().flatten().min();
+        unread.filter(|since| over(*since, self.patience.unread_max)).map(|_| "unread for server.unread_max")
+    }
+}
+
+impl Patience {
+    fn look_every(self) -> Duration {
+        self.first_call_max.min(self.unread_max) / 4
+    }
 }
 
 /// Raises the bound on open files, as far as it may be, so that it leaves room for `connections_max`.
@@ -43,10 +99,14 @@ pub fn make_room(connections_max: usize) {
 }
 
 /// The connections of `listener`, at most `max` at a time.
-pub fn incoming(listener: TcpListener, max: usize) -> impl Stream<Item = io::Result<Connection>> {
+pub fn incoming(
+    listener: TcpListener,
+    max: usize,
+    patience: Patience,
+) -> impl Stream<Item = io::Result<Connection>> {
     const PAUSE: Duration = Duration::from_millis(100);
-    let places = Arc::new(Semaphore::new(max));
-    stream::unfold((listener, places), |(listener, places)| async move {
+    let start = (listener, Arc::new(Semaphore::new(max)), Refused::default());
+    stream::unfold(start, move |(listener, places, mut refused)| async move {
         loop {
             let stream = match listener.accept().await {
                 Ok((stream, _)) => stream,
@@ -58,23 +118,52 @@ pub fn incoming(listener: TcpListener, max: usize) -> impl Stream<Item = io::Res
                 }
             };
             let Ok(permit) = places.clone().try_acquire_owned() else {
-                warn!("limits.connections_max is reached; a connection was closed");
+                refused.one_more();
                 continue;
             };
             if let Err(error) = stream.set_nodelay(true) {
                 warn!(%error, "a connection is gone already");
                 continue;
             }
-            return Some((Ok(Connection { stream, _permit: permit }), (listener, places)));
+            let connection = Connection::new(stream, patience, permit);
+            return Some((Ok(connection), (listener, places, refused)));
         }
     })
 }
 
+/// Connections that found no place. A crowd at the door must not fill the log.
+#[derive(Debug, Default)]
+struct Refused {
+    count: u64,
+    told: Option<Instant>,
+}
+
+impl Refused {
+    fn one_more(&mut self) {
+        const TELL_EVERY: Duration = Duration::from_secs(1);
+        self.count += 1;
+        if self.told.is_none_or(|told| told.elapsed() >= TELL_EVERY) {
+            warn!(closed = self.count, "limits.connections_max is reached; connections were closed");
+            *self = Self { count: 0, told: Some(Instant::now()) };
+        }
+    }
+}
+
+impl Connection {
+    fn note<T>(&mut self, written: Poll<T>) -> Poll<T> {
+        match written {
+            Poll::Pending => _ = self.blocked.get_or_insert_with(Instant::now),
+            Poll::Ready(_) => self.blocked = None,
+        }
+        written
+    }
+}
+
 impl Connected for Connection {
-    type ConnectInfo = TcpConnectInfo;
+    type ConnectInfo = Peer;
 
     fn connect_info(&self) -> Self::ConnectInfo {
-        self.stream.connect_info()
+        self.peer.clone()
     }
 }
 
@@ -84,13 +173,16 @@ impl AsyncRead for Connection {
         cx: &mut Context<'_>,
         buf: &mut ReadBuf<'_>,
     ) -> Poll<io::Result<()>> {
+        self.look(cx)?;
         Pin::new(&mut self.stream).poll_read(cx, buf)
     }
 }
 
 impl AsyncWrite for Connection {
     fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
-        Pin::new(&mut self.stream).poll_write(cx, bytes)
+        self.look(cx)?;
+        let written = Pin::new(&mut self.stream).poll_write(cx, bytes);
+        self.note(written)
     }
 
     fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
@@ -106,7 +198,9 @@ impl AsyncWrite for Connection {
         cx: &mut Context<'_>,
         bytes: &[io::IoSlice<'_>],
     ) -> Poll<io::Result<usize>> {
-        Pin::new(&mut self.stream).poll_write_vectored(cx, bytes)
+        self.look(cx)?;
+        let written = Pin::new(&mut self.stream).poll_write_vectored(cx, bytes);
+        self.note(written)
     }
 
     fn is_write_vectored(&self) -> bool {

@@ -69,6 +69,8 @@ pub enum Limit {
     DiskFull,
     StreamsOpen,
     ConcurrentCalls,
+    ReceivingBytes,
+    UnreadBytes,
     Types,
 }
 
@@ -83,6 +85,8 @@ impl Limit {
             Self::DiskFull => "DISK_FULL",
             Self::StreamsOpen => "STREAMS_OPEN",
             Self::ConcurrentCalls => "CONCURRENT_CALLS",
+            Self::ReceivingBytes => "RECEIVING_BYTES",
+            Self::UnreadBytes => "UNREAD_BYTES",
             Self::Types => "TYPES",
         }
     }
@@ -98,6 +102,8 @@ impl std::fmt::Display for Limit {
             Self::DiskFull => "limits.disk_free_min",
             Self::StreamsOpen => "limits.streams_open_max",
             Self::ConcurrentCalls => "limits.concurrent_calls_max",
+            Self::ReceivingBytes => "limits.receiving_bytes_max",
+            Self::UnreadBytes => "limits.unread_bytes_max",
             Self::Types => "limits.types_max",
         })
     }

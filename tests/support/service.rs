@@ -192,9 +192,9 @@ impl Service {
         }
     }
 
-    /// Its id.
-    #[allow(dead_code, reason = "for those who watch it from outside")]
-    pub fn process(&self) -> u32 {
+    /// The number of the process that runs.
+    #[allow(dead_code, reason = "not every test program looks at the process")]
+    pub fn process_id(&self) -> u32 {
         self.process.as_ref().unwrap().id()
     }
 

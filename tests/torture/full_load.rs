@@ -100,7 +100,7 @@ async fn watch(service: &Service, seen: &Seen, length: Duration) -> Watch {
         let log = service.log();
         let tasks =
             log.rsplit_once("tasks=").and_then(|(_, rest)| rest.split_whitespace().next()?.parse().ok());
-        watch.look(service.process(), tasks, Some(seen.acknowledged.load(Ordering::Relaxed)));
+        watch.look(service.process_id(), tasks, Some(seen.acknowledged.load(Ordering::Relaxed)));
     }
     watch
 }

@@ -115,7 +115,7 @@ impl World {
     pub async fn watch(&self, watch: &mut Watch) {
         loop {
             tokio::time::sleep(Watch::EVERY).await;
-            let process = self.service.lock().await.process();
+            let process = self.service.lock().await.process_id();
             watch.look(process, None, None);
         }
     }

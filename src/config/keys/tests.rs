@@ -12,7 +12,10 @@ fn table_of_keys_is_the_keys_of_the_sections() {
 fn unknown_keys_are_named_with_their_path() {
     for (yaml, named) in [
         ("servers: {}", "servers: no such key, there are server, event_sourcing, immudb, limits, logging"),
-        ("server: { lisen: x }", "server.lisen: no such key, there are listen, shutdown_grace"),
+        (
+            "server: { lisen: x }",
+            "server.lisen: no such key, there are listen, shutdown_grace, first_call_max, request_max, unread_max",
+        ),
         ("server:\n  lisen:\n", "server.lisen: no such key"),
         ("immudb: { enabled: true }", "immudb.enabled: no such key, there are address, "),
         ("limits: { Append_events_max: 1 }", "limits.Append_events_max: no such key"),

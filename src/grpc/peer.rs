@@ -1,0 +1,99 @@
+//! What the calls of one connection tell about its peer: whether it has called at all, and which of its
+//! answers lie unread. The connection itself looks here to see whether it is worth its place.
+
+use std::{
+    collections::HashMap,
+    sync::{
+        Arc, Mutex, PoisonError,
+        atomic::{AtomicBool, AtomicU64, Ordering},
+    },
+};
+
+use tokio::time::Instant;
+
+/// The other end of one connection.
+#[derive(Debug, Clone, Default)]
+pub struct Peer(Arc<Seen>);
+
+#[derive(Debug, Default)]
+struct Seen {
+    called: AtomicBool,
+    answers: AtomicU64,
+    /// Answers of which a piece was handed out and the next not asked for, by number, and since when.
+    unread: Mutex<HashMap<u64, Instant>>,
+}
+
+/// One answer on its way to the peer.
+#[derive(Debug)]
+pub struct Answer {
+    peer: Peer,
+    number: u64,
+}
+
+impl Peer {
+    pub fn note_call(&self) {
+        self.0.called.store(true, Ordering::Relaxed);
+    }
+
+    pub fn has_called(&self) -> bool {
+        self.0.called.load(Ordering::Relaxed)
+    }
+
+    /// Since when the answer lies that has lain longest.
+    pub fn unread_since(&self) -> Option<Instant> {
+        self.unread().values().min().copied()
+    }
+
+    /// An answer begins; nobody has asked for any of it yet.
+    pub fn answer(&self) -> Answer {
+        let number = self.0.answers.fetch_add(1, Ordering::Relaxed);
+        let answer = Answer { peer: self.clone(), number };
+        answer.handed_out();
+        answer
+    }
+
+    fn unread(&self) -> std::sync::MutexGuard<'_, HashMap<u64, Instant>> {
+        self.0.unread.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Answer {
+    /// The peer has to take this piece before it is asked for the next.
+    pub fn handed_out(&self) {
+        self.peer.unread().insert(self.number, Instant::now());
+    }
+
+    pub fn asked_for(&self) {
+        self.peer.unread().remove(&self.number);
+    }
+}
+
+impl Drop for Answer {
+    fn drop(&mut self) {
+        self.asked_for();
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use super::*;
+
+    #[tokio::test(start_paused = true)]
+    async fn an_answer_lies_unread_until_the_next_piece_is_asked_for() {
+        let peer = Peer::default();
+        let (began, first) = (Instant::now(), peer.answer());
+        tokio::time::advance(Duration::from_secs(5)).await;
+        let second = peer.answer();
+        assert_eq!(peer.unread_since(), Some(began));
+        first.asked_for();
+        assert_eq!(peer.unread_since(), Some(began + Duration::from_secs(5)));
+        tokio::time::advance(Duration::from_secs(5)).await;
+        first.handed_out();
+        drop(second);
+        assert_eq!(peer.unread_since(), Some(began + Duration::from_secs(10)));
+        drop(first);
+        assert_eq!(peer.unread_since(), None);
+    }
+}

@@ -1,0 +1,169 @@
+//! Hostile callers on the wire: the real program, and attackers that send what no honest caller would, or
+//! never finish, or never read, or come in crowds. Honest callers are served all the while.
+//!
+//!     cargo test --test hostile -- --requests 1000000 --connections 10000 --seed 1
+//!
+//! Decided is what must hold, not how fast it goes: deadlines only find what hangs.
+
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::panic,
+    clippy::indexing_slicing,
+    clippy::print_stdout,
+    reason = "a test fails by panicking, and says what it did"
+)]
+#![allow(dead_code, reason = "some of what the other tests share is not needed here")]
+
+mod calls;
+mod crowd;
+mod floods;
+mod frames;
+mod honest;
+mod messages;
+mod raw;
+mod report;
+mod slow;
+#[path = "../support/mod.rs"]
+mod support;
+mod unread;
+
+use std::{process::ExitCode, time::Duration};
+
+use report::Report;
+use support::service::{Service, Setup};
+
+/// What `cargo test` runs when nobody says otherwise.
+const SEED: u64 = 1;
+const REQUESTS: u64 = 20_000;
+const CONNECTIONS: u64 = 1000;
+
+/// From here on the limits are the defaults, where they are not larger.
+const FULL: u64 = 5000;
+
+/// Longer than anything here may take, and shorter than the patience of who runs the test.
+pub const HANG: Duration = Duration::from_secs(120);
+
+/// Who is attacked, and with how much.
+#[derive(Debug, Clone)]
+pub struct Target {
+    pub port: u16,
+    pub seed: u64,
+    pub requests: u64,
+    pub connections: u64,
+    /// `server.first_call_max`, `request_max` and `unread_max` alike.
+    pub patience: Duration,
+}
+
+impl Target {
+    pub fn address(&self) -> (&'static str, u16) {
+        ("127.0.0.1", self.port)
+    }
+
+    pub fn calls_max(&self) -> u64 {
+        self.connections * 2
+    }
+
+    pub fn shared_bytes_max(&self) -> usize {
+        if self.connections < FULL { 64 << 20 } else { 256 << 20 }
+    }
+
+    /// The most that the service may ever hold: itself and what the allocator keeps; each of the two shares
+    /// twice, since what is counted once may be in two buffers; and a little for every connection.
+    pub fn resident_max(&self) -> u64 {
+        const OWN: u64 = 256 << 20;
+        const CONNECTION: u64 = 32 << 10;
+        OWN + 4 * self.shared_bytes_max() as u64 + self.connections * CONNECTION
+    }
+
+    pub fn streams_max(&self) -> u64 {
+        self.connections / 10
+    }
+
+    /// The limits in the proportions of the defaults, which 10 000 connections give to the letter.
+    fn setup(&self) -> Setup {
+        let seconds = self.patience.as_secs_f64();
+        Setup::local()
+            .set("server", &format!("first_call_max: {seconds}"))
+            .set("server", &format!("request_max: {seconds}"))
+            .set("server", &format!("unread_max: {seconds}"))
+            .set("limits", &format!("connections_max: {}", self.connections))
+            .set("limits", &format!("concurrent_calls_max: {}", self.calls_max()))
+            .set("limits", &format!("streams_open_max: {}", self.streams_max()))
+            .set("limits", &format!("receiving_bytes_max: {}", self.shared_bytes_max()))
+            .set("limits", &format!("unread_bytes_max: {}", self.shared_bytes_max()))
+    }
+}
+
+fn target() -> Result<Target, String> {
+    let patience = Duration::from_millis(1500);
+    let mut target = Target { port: 0, seed: SEED, requests: REQUESTS, connections: CONNECTIONS, patience };
+    let mut words = std::env::args().skip(1);
+    while let Some(word) = words.next() {
+        let place = match word.as_str() {
+            "--seed" => &mut target.seed,
+            "--requests" => &mut target.requests,
+            "--connections" => &mut target.connections,
+            // What cargo hands to every test program.
+            "--quiet" | "--nocapture" | "--include-ignored" => continue,
+            // A filter for the tests of other programs.
+            other if !other.starts_with('-') => return Err(format!("{other} is for other tests")),
+            other => return Err(format!("{other}: --requests N --connections C --seed S are known")),
+        };
+        let value = words.next().and_then(|value| value.parse().ok());
+        *place = value.ok_or(format!("{word} wants a number"))?;
+    }
+    target.connections = target.connections.max(100);
+    // A crowd takes longer to gather.
+    if target.connections >= FULL {
+        target.patience = Duration::from_secs(10);
+    }
+    Ok(target)
+}
+
+fn main() -> ExitCode {
+    let target = match target() {
+        Ok(target) => target,
+        Err(why) => {
+            println!("hostile: nothing to do: {why}");
+            return ExitCode::SUCCESS;
+        }
+    };
+    crowd::make_room(target.connections);
+    let runtime = tokio::runtime::Runtime::new().unwrap();
+    let attacks = runtime.block_on(run(target));
+    // For those who count tests by their last line.
+    println!("hostile: {attacks} passed, 0 failed");
+    ExitCode::SUCCESS
+}
+
+async fn run(mut target: Target) -> u64 {
+    use Allowed::{Nothing, Refusals};
+    let service = Service::start(target.setup()).await;
+    target.port = service.port();
+    let mut report = Report::begin(service, target.resident_max()).await;
+    report.attack("bytes that are no HTTP/2", Nothing, raw::run(&target)).await;
+    report.attack("calls that are no gRPC", Nothing, calls::run(&target)).await;
+    report.attack("messages of 64 MiB", Nothing, calls::oversized(&target)).await;
+    report.attack("connections that say nothing", Nothing, crowd::silent(&target)).await;
+    report.attack("connections that never call", Nothing, crowd::idle(&target)).await;
+    report.attack("a byte at a time", Nothing, slow::run(&target)).await;
+    report.attack("large requests half sent", Nothing, floods::half_sent(&target)).await;
+    report.attack("appends over the limits", Nothing, floods::appends(&target)).await;
+    report.attack("more streams than a connection has", Refusals, floods::streams(&target)).await;
+    report.attack("more calls than may run", Refusals, floods::calls(&target)).await;
+    report.fill_for_readers().await;
+    report.attack("more subscriptions than may be open", Refusals, unread::subscriptions(&target)).await;
+    report.attack("answers unread, windows shut", Refusals, unread::shut(&target)).await;
+    report.attack("answers unread, windows open a little", Refusals, unread::narrow(&target)).await;
+    report.attack("sockets unread", Refusals, unread::sockets(&target)).await;
+    report.end().await
+}
+
+/// What may happen to honest callers during an attack.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Allowed {
+    Nothing,
+    /// The attack takes up a limit that all share: the answer names it.
+    Refusals,
+}

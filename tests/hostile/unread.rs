@@ -1,0 +1,189 @@
+//! Callers who ask for much and read nothing of it. They answer pings, so nothing but the answer itself says
+//! that they are no readers.
+
+use std::time::Duration;
+
+use aethyr_event_store::grpc::wire::{
+    Checkpoint, ReadAllRequest, StatsRequest, SubscribeRequest,
+    event_store_service_client::EventStoreServiceClient,
+};
+use bytes::Bytes;
+use h2::client::SendRequest;
+use prost::Message;
+use tokio::{io::AsyncWriteExt, task::JoinSet};
+use tonic::Code;
+
+use crate::{
+    HANG, Target,
+    calls::{self, connect_with},
+    frames::{self, *},
+    messages::Call,
+    report::Tally,
+};
+
+const STREAMS_PER_CONNECTION: u64 = 50;
+
+/// Not one byte may be sent.
+pub async fn shut(target: &Target) -> Tally {
+    read_nothing(target, 0).await
+}
+
+/// Some may, and no more after that.
+pub async fn narrow(target: &Target) -> Tally {
+    read_nothing(target, 1000).await
+}
+
+/// A tenth more streams than may be open. All come to an end, although nobody reads.
+async fn read_nothing(target: &Target, window: u32) -> Tally {
+    let count = target.streams_max() + target.streams_max() / 10;
+    let call = Call {
+        method: "POST",
+        path: "/aethyr.eventstore.v1.EventStoreService/ReadAll".to_owned(),
+        content_type: Some("application/grpc"),
+        headers: Vec::new(),
+        body: message(&ReadAllRequest::default().encode_to_vec()),
+        whole: true,
+        malformed: false,
+    };
+    let mut builder = h2::client::Builder::new();
+    builder.initial_window_size(window);
+    let tally = open_many(target, &builder, count, &call, |answer| async move {
+        let mut body = answer.into_body();
+        // What came is kept: the window stays as it is.
+        while let Some(piece) = body.data().await {
+            piece?;
+        }
+        Ok(())
+    });
+    tally.await
+}
+
+/// Subscribers who read, and are too many.
+pub async fn subscriptions(target: &Target) -> Tally {
+    let count = target.streams_max() * 2;
+    let mut client =
+        EventStoreServiceClient::connect(format!("http://127.0.0.1:{}", target.port)).await.unwrap();
+    let position = client.stats(StatsRequest {}).await.unwrap().into_inner().last_position;
+    let after = Some(Checkpoint { position, hash: Bytes::new() });
+    let call = Call {
+        method: "POST",
+        path: "/aethyr.eventstore.v1.EventStoreService/Subscribe".to_owned(),
+        content_type: Some("application/grpc"),
+        headers: Vec::new(),
+        body: message(&SubscribeRequest { after, filter: None }.encode_to_vec()),
+        whole: true,
+        malformed: false,
+    };
+    let until = tokio::time::Instant::now() + target.patience;
+    let read = move |answer: http::Response<h2::RecvStream>| async move {
+        let mut body = answer.into_body();
+        while let Ok(Some(piece)) = tokio::time::timeout_at(until, body.data()).await {
+            let piece = piece?;
+            body.flow_control().release_capacity(piece.len())?;
+        }
+        Ok(())
+    };
+    let mut tally = open_many(target, &h2::client::Builder::new(), count, &call, read).await;
+    let refused = tally.outcomes.get("ResourceExhausted").copied().unwrap_or_default();
+    if refused < count - target.streams_max() {
+        tally.wrong(format!("{refused} of {count} subscriptions were refused"));
+    }
+    tally
+}
+
+/// Makes the same call many times, over some connections, and does with each answer as told.
+async fn open_many<R>(
+    target: &Target,
+    builder: &h2::client::Builder,
+    count: u64,
+    call: &Call,
+    take: impl Fn(http::Response<h2::RecvStream>) -> R + Clone + Send + 'static,
+) -> Tally
+where
+    R: Future<Output = Result<(), h2::Error>> + Send + 'static,
+{
+    let mut streams = JoinSet::new();
+    let mut connection = connect_with(target, builder).await;
+    for number in 0..count {
+        if number % STREAMS_PER_CONNECTION == 0 {
+            connection = connect_with(target, builder).await;
+        }
+        let (sender, call, take) = (connection.clone(), call.clone(), take.clone());
+        streams.spawn(tokio::time::timeout(HANG, open(sender, call, take)));
+    }
+    drop(connection);
+    let mut tally = Tally::default();
+    while let Some(ended) = streams.join_next().await {
+        match ended.unwrap() {
+            Ok(outcome) => tally.note(outcome),
+            Err(_) => tally.wrong(format!("a stream that nobody reads is open after {HANG:?}")),
+        }
+    }
+    tally
+}
+
+async fn open<R>(
+    sender: SendRequest<Bytes>,
+    call: Call,
+    take: impl Fn(http::Response<h2::RecvStream>) -> R,
+) -> String
+where
+    R: Future<Output = Result<(), h2::Error>>,
+{
+    let opened = async {
+        let mut sender = sender.ready().await?;
+        let (answer, mut body) = sender.send_request(calls::http_request(&call), false)?;
+        body.send_data(call.body.into(), true)?;
+        answer.await
+    };
+    let answer = match opened.await {
+        Ok(answer) => answer,
+        Err(error) => return calls::reset(&error),
+    };
+    if let Some(status) = answer.headers().get("grpc-status") {
+        return format!("{:?}", Code::from_bytes(status.as_bytes()));
+    }
+    match take(answer).await {
+        Ok(()) => "served".to_owned(),
+        Err(error) => format!("open, then {}", calls::reset(&error)),
+    }
+}
+
+/// The windows are as wide as they get, and the socket is not read at all.
+pub async fn sockets(target: &Target) -> Tally {
+    const WINDOW: u32 = 0x7fff_ffff;
+    let count = target.streams_max() / 2;
+    let mut sockets = JoinSet::new();
+    for _ in 0..count {
+        let mut stream = frames::connect(target).await;
+        sockets.spawn(async move {
+            let bytes = [
+                hello(&[(4, WINDOW)]),
+                frame(WINDOW_UPDATE, 0, 0, &(WINDOW - 65_535).to_be_bytes()),
+                frame(HEADERS, END_HEADERS, 1, &call("ReadAll")),
+                frame(DATA, END_STREAM, 1, &message(&[])),
+            ];
+            stream.write_all(&bytes.concat()).await.unwrap();
+            wait_for_the_end(&mut stream).await
+        });
+    }
+    let mut tally = Tally::default();
+    while let Some(ended) = sockets.join_next().await {
+        match ended.unwrap() {
+            Ok(()) => tally.note("closed"),
+            Err(why) => tally.wrong(why),
+        }
+    }
+    tally
+}
+
+/// Without reading: a socket whose other end is closed can't be written to for long.
+async fn wait_for_the_end(stream: &mut tokio::net::TcpStream) -> Result<(), String> {
+    const EVERY: Duration = Duration::from_millis(100);
+    let writes = async {
+        while stream.write_all(&frame(PING, 1, 0, &[0; 8])).await.is_ok() {
+            tokio::time::sleep(EVERY).await;
+        }
+    };
+    tokio::time::timeout(HANG, writes).await.map_err(|_| format!("an unread socket is open after {HANG:?}"))
+}
