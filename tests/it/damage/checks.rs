@@ -25,8 +25,6 @@ use aethyr_event_store::{
 };
 use tokio::runtime::Runtime;
 
-use super::image::Damage;
-
 /// Longer than anything here takes on a busy machine.
 const PATIENCE: Duration = Duration::from_secs(60);
 
@@ -137,6 +135,13 @@ pub enum Hit {
     Index,
 }
 
+/// Whether anything is left of the log's end.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum End {
+    There,
+    Gone,
+}
+
 /// Opens a folder and holds everything that it says against the world.
 ///
 /// # Errors
@@ -160,7 +165,7 @@ pub fn judge(world: &Arc<World>, storage: &Path, hit: Hit) -> Result<Outcome, St
 }
 
 /// What a start serves that has only the log: the end may be missing where it may be a torn one.
-pub fn judge_without_index(world: &Arc<World>, storage: &Path, damage: Damage) -> Result<Outcome, String> {
+pub fn judge_without_index(world: &Arc<World>, storage: &Path, end: End) -> Result<Outcome, String> {
     let (world, storage) = (world.clone(), storage.to_owned());
     held(move || {
         let read = served(&storage, |store, _| {
@@ -176,10 +181,10 @@ pub fn judge_without_index(world: &Arc<World>, storage: &Path, damage: Damage) -
                 let wanted = world.order.get(..read).unwrap_or_default();
                 let ends_whole = wanted.last().is_none_or(|last| last.append.last == last.position);
                 let last_append = world.order.last().unwrap().append;
-                // Without a witness a log that was cut between two frames is just a shorter one.
-                let lost = match damage {
-                    Damage::Cut(_) | Damage::Remove => u64::MAX,
-                    Damage::Flip { .. } | Damage::Zero { .. } | Damage::Extend => last_append.event_count(),
+                // Without a witness a log whose end is gone is just a shorter one.
+                let lost = match end {
+                    End::Gone => u64::MAX,
+                    End::There => last_append.event_count(),
                 };
                 let missing = (world.order.len() - wanted.len()) as u64;
                 match wanted == chunk.events && ends_whole && missing <= lost {

@@ -43,6 +43,15 @@ impl Damage {
         write(path, &bytes, length);
     }
 
+    /// It leaves nothing behind it that could tell of what was there.
+    pub fn takes_the_end(self, file: &File) -> bool {
+        match self {
+            Self::Cut(_) | Self::Remove => true,
+            Self::Zero { page } => page + PAGE >= file.used.len(),
+            Self::Flip { .. } | Self::Extend => false,
+        }
+    }
+
     pub fn kind(self) -> &'static str {
         match self {
             Self::Flip { .. } => "flips",
