@@ -102,7 +102,8 @@ impl History {
     /// # Errors
     /// The index is unusable.
     pub fn cursor_before(&self, position: Position) -> Result<Cursor, HistoryError> {
-        Ok(Cursor::new(self.segments.clone(), self.index.frame_before(position)?))
+        let (first, place) = self.index.frame_before(position)?;
+        Ok(Cursor::at(self.segments.clone(), place, first))
     }
 
     /// Where the append of the event at `position` ends, and the event's hash; 0 is the start of everything.

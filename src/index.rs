@@ -7,9 +7,11 @@
 
 use std::{
     collections::HashMap,
+    fs,
     panic::{AssertUnwindSafe, catch_unwind},
     path::Path,
     sync::{Arc, PoisonError, RwLock, RwLockReadGuard},
+    thread,
 };
 
 use fjall::{Database, Keyspace, KeyspaceCreateOptions};
@@ -20,10 +22,13 @@ use crate::{
 };
 
 mod codec;
+mod digest;
 mod entries;
+mod files;
 pub mod rebuild;
 
 pub use codec::Complete;
+use digest::{Digest, Part};
 pub use entries::{Entries, IndexedEvent, IndexedSnapshot};
 
 /// The database or what it holds is unusable. Deleting `storage/index` while the service is stopped mends it.
@@ -35,6 +40,19 @@ pub enum IndexError {
     Entry(&'static str),
     #[error("index: the database panicked over what it holds")]
     Panicked,
+    #[error("index: {0} is damaged")]
+    File(String),
+    #[error("index: {path}: {source}")]
+    Io { path: String, source: std::io::Error },
+    #[error("index: entries are missing, or are not those that were written")]
+    Lacking,
+    #[error("index: the process ended while it was opened")]
+    NotOpened,
+}
+
+/// What is damaged may make the database panic: that ends a call, and not the service.
+fn guarded<T>(call: impl FnOnce() -> Result<T, IndexError>) -> Result<T, IndexError> {
+    catch_unwind(AssertUnwindSafe(call)).unwrap_or(Err(IndexError::Panicked))
 }
 
 /// What is known of an aggregate without reading its events.
@@ -89,7 +107,7 @@ impl std::fmt::Debug for Index {
 
 const META_COMPLETE: &[u8] = b"complete";
 const FORMAT: &[u8] = b"format";
-const FORMAT_VERSION: &[u8] = b"1";
+const FORMAT_VERSION: &[u8] = b"2";
 
 impl Index {
     /// Opens what is in `folder`, or begins an empty index.
@@ -97,9 +115,18 @@ impl Index {
     /// # Errors
     /// What is there is unusable; the caller may remove it and rebuild.
     pub fn open(folder: &Path) -> Result<Self, IndexError> {
-        // A power cut may leave a journal that fjall does not expect, and answers with a panic.
-        let opened = catch_unwind(AssertUnwindSafe(|| Self::open_as_it_is(folder)));
-        opened.unwrap_or(Err(IndexError::Panicked))
+        // Damage can also end the process here, at every start again. The note tells the next one.
+        let note = folder.with_extension("opening");
+        let io_error = |source| IndexError::Io { path: note.display().to_string(), source };
+        if note.exists() {
+            fs::remove_file(&note).map_err(io_error)?;
+            return Err(IndexError::NotOpened);
+        }
+        folder.parent().map_or(Ok(()), fs::create_dir_all).map_err(io_error)?;
+        fs::write(&note, "").map_err(io_error)?;
+        let opened = files::check(folder).and_then(|()| guarded(|| Self::open_as_it_is(folder)));
+        fs::remove_file(&note).map_err(io_error)?;
+        opened
     }
 
     fn open_as_it_is(folder: &Path) -> Result<Self, IndexError> {
@@ -147,7 +174,7 @@ impl Index {
     /// # Errors
     /// The index is unusable.
     pub fn head(&self, id: &AggregateId) -> Result<Option<Head>, IndexError> {
-        self.aggregates.get(id.as_str())?.map(|bytes| codec::decode_head(&bytes)).transpose()
+        guarded(|| self.aggregates.get(id.as_str())?.map(|bytes| codec::decode_head(&bytes)).transpose())
     }
 
     /// Whether an aggregate has an event with this number.
@@ -155,7 +182,7 @@ impl Index {
     /// # Errors
     /// The index is unusable.
     pub fn has_event(&self, aggregate: u64, sequence: SequenceNumber) -> Result<bool, IndexError> {
-        Ok(self.events.contains_key(codec::event_key(aggregate, sequence.0))?)
+        guarded(|| Ok(self.events.contains_key(codec::event_key(aggregate, sequence.0))?))
     }
 
     /// Where the event with this id lies.
@@ -163,7 +190,7 @@ impl Index {
     /// # Errors
     /// The index is unusable.
     pub fn event(&self, id: EventId) -> Result<Option<RecordPlace>, IndexError> {
-        self.event_ids.get(id.as_bytes())?.map(|bytes| codec::decode_place(&bytes)).transpose()
+        guarded(|| self.event_ids.get(id.as_bytes())?.map(|bytes| codec::decode_place(&bytes)).transpose())
     }
 
     /// Places of the records `first` to `last` of an aggregate, at most `count`, in either direction.
@@ -178,28 +205,35 @@ impl Index {
         count: usize,
     ) -> Result<Vec<RecordPlace>, IndexError> {
         let keys = codec::event_key(aggregate, *range.start())..=codec::event_key(aggregate, *range.end());
-        let mut entries = self.events.range(keys);
-        let mut places = Vec::new();
-        while places.len() < count {
-            let entry = match direction {
-                Direction::Forwards => entries.next(),
-                Direction::Backwards => entries.next_back(),
-            };
-            let Some(entry) = entry else { break };
-            places.push(codec::decode_place(&entry.value()?)?);
-        }
-        Ok(places)
+        guarded(|| {
+            let mut entries = self.events.range(keys);
+            let mut places = Vec::new();
+            while places.len() < count {
+                let entry = match direction {
+                    Direction::Forwards => entries.next(),
+                    Direction::Backwards => entries.next_back(),
+                };
+                let Some(entry) = entry else { break };
+                places.push(codec::decode_place(&entry.value()?)?);
+            }
+            Ok(places)
+        })
     }
 
-    /// A frame at or before the one that holds `position`, to read on from.
+    /// A frame at or before the one that holds `position`, to read on from, and the position that it begins
+    /// with.
     ///
     /// # Errors
     /// The index is unusable.
-    pub fn frame_before(&self, position: Position) -> Result<Place, IndexError> {
-        match self.positions.range(..=position.0.to_be_bytes()).next_back() {
-            None => Ok(Place::START),
-            Some(entry) => codec::decode_frame_place(&entry.value()?),
-        }
+    pub fn frame_before(&self, position: Position) -> Result<(Position, Place), IndexError> {
+        guarded(|| match self.positions.range(..=position.0.to_be_bytes()).next_back() {
+            None => Ok((Position(1), Place::START)),
+            Some(entry) => {
+                let (key, value) = entry.into_inner()?;
+                let first = codec::decode_u64(&key).map_err(|_| IndexError::Entry("positions"))?;
+                Ok((Position(first), codec::decode_frame_place(&value)?))
+            }
+        })
     }
 
     /// The transaction in which ImmuDB took the event at `position`; `None` while that is not known.
@@ -207,10 +241,10 @@ impl Index {
     /// # Errors
     /// The index is unusable.
     pub fn transaction(&self, position: Position) -> Result<Option<u64>, IndexError> {
-        match self.transactions.range(position.0.to_be_bytes()..).next() {
+        guarded(|| match self.transactions.range(position.0.to_be_bytes()..).next() {
             None => Ok(None),
             Some(entry) => codec::decode_u64(&entry.value()?).map(Some),
-        }
+        })
     }
 
     /// At most `count` aggregates behind the id `after` whose id starts with `prefix`, by id.
@@ -228,16 +262,18 @@ impl Index {
             Some(after) => Bound::Excluded(after.as_bytes().to_vec()),
             None => Bound::Included(prefix.as_bytes().to_vec()),
         };
-        let mut found = Vec::new();
-        for entry in self.aggregates.range((start, Bound::Unbounded)).take(count) {
-            let (key, value) = entry.into_inner()?;
-            if !key.starts_with(prefix.as_bytes()) {
-                break;
+        guarded(|| {
+            let mut found = Vec::new();
+            for entry in self.aggregates.range((start, Bound::Unbounded)).take(count) {
+                let (key, value) = entry.into_inner()?;
+                if !key.starts_with(prefix.as_bytes()) {
+                    break;
+                }
+                let id = std::str::from_utf8(&key).ok().and_then(|id| AggregateId::new(id).ok());
+                found.push((id.ok_or(IndexError::Entry("aggregates"))?, codec::decode_head(&value)?));
             }
-            let id = std::str::from_utf8(&key).ok().and_then(|id| AggregateId::new(id).ok());
-            found.push((id.ok_or(IndexError::Entry("aggregates"))?, codec::decode_head(&value)?));
-        }
-        Ok(found)
+            Ok(found)
+        })
     }
 
     pub fn totals(&self) -> Totals {
@@ -256,12 +292,41 @@ impl Index {
     pub fn apply(&self, entries: Entries) -> Result<(), IndexError> {
         let mut batch = self.database.batch();
         let mut totals = self.totals.write().unwrap_or_else(PoisonError::into_inner);
-        entries.write(self, &mut batch, &mut totals)?;
+        let digest = guarded(|| entries.write(self, &mut batch, &mut totals))?;
         drop(totals);
-        batch.insert(&self.meta, META_COMPLETE, entries.complete.encode());
-        batch.commit()?;
-        *self.complete.write().unwrap_or_else(PoisonError::into_inner) = entries.complete;
+        let complete = Complete { digest, ..entries.complete };
+        batch.insert(&self.meta, META_COMPLETE, complete.encode());
+        guarded(|| Ok(batch.commit()?))?;
+        *self.complete.write().unwrap_or_else(PoisonError::into_inner) = complete;
         Ok(())
+    }
+
+    /// Reads everything: no entry is missing, and none is other than it was written.
+    ///
+    /// # Errors
+    /// The index is unusable, or one is.
+    pub fn check(&self) -> Result<(), IndexError> {
+        let parts = [
+            (Part::Events, &self.events),
+            (Part::EventIds, &self.event_ids),
+            (Part::Aggregates, &self.aggregates),
+            (Part::Positions, &self.positions),
+            (Part::Transactions, &self.transactions),
+            (Part::Totals, &self.totals_kept),
+        ];
+        let found = thread::scope(|scope| {
+            // Of these the last value is known already; but what can't be read would stop the database later.
+            let meta = scope.spawn(|| self.meta.iter().try_for_each(|entry| entry.into_inner().map(drop)));
+            let reading = parts.map(|(part, keyspace)| scope.spawn(move || Digest::of(part, keyspace)));
+            meta.join().map_err(|_| IndexError::Panicked)??;
+            reading.into_iter().try_fold(Digest::default(), |sum, part| {
+                Ok::<_, IndexError>(sum.join(part.join().unwrap_or(Err(IndexError::Panicked))?))
+            })
+        })?;
+        match found == self.complete().digest {
+            true => Ok(()),
+            false => Err(IndexError::Lacking),
+        }
     }
 
     fn load_totals(&self) -> Result<Totals, IndexError> {

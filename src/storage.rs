@@ -50,10 +50,12 @@ impl Storage {
         let lock = Lock::take(&config.log_path)?;
         let index = open_index(config)?;
         let recovered = recover(&config.log_path, seen(&index))?;
-        let index = match fits(&index, &recovered) {
+        let checked = index.check();
+        let index = match fits(&index, &recovered) && checked.is_ok() {
             true => index,
             false => {
-                warn!("the index is damaged, or belongs to another log; it is rebuilt");
+                let why = checked.err().map(|error| error.to_string());
+                warn!(?why, "the index is damaged, or belongs to another log; it is rebuilt");
                 drop(index);
                 renew_index(config)?
             }
@@ -96,8 +98,8 @@ fn renew_index(config: &EventSourcingConfig) -> Result<Index, StorageError> {
 /// different times, so damage to it may leave the place up to which it is complete, and take entries away.
 fn fits(index: &Index, recovered: &Recovered) -> bool {
     let tip = index.complete().tip;
-    let Ok(place) = index.frame_before(tip.position) else { return false };
-    let mut cursor = Cursor::new(recovered.segments().clone(), place);
+    let Ok((first, place)) = index.frame_before(tip.position) else { return false };
+    let mut cursor = Cursor::at(recovered.segments().clone(), place, first);
     let mut last = None;
     while let Ok(Some(read)) = cursor.next(tip.end) {
         if let Frame::Append { records, .. } = read.frame {

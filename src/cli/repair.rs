@@ -21,9 +21,11 @@ use crate::{
 };
 
 mod run;
+mod snapshots;
 mod sources;
 
 use run::{Numbers, Run};
+use snapshots::Snapshots;
 use sources::Sources;
 
 /// What happens where the missing events are nowhere.
@@ -54,6 +56,7 @@ pub async fn run(config: Config, loss: Loss) -> Result<(), String> {
         log: new_log(&draft, config.event_sourcing.segment_bytes_max)?,
         numbers: Numbers::new(),
         sources: Sources::new(&config),
+        snapshots: Snapshots::new(&config),
         loss,
         marks: Vec::new(),
         doubt: None,
@@ -70,6 +73,9 @@ pub async fn run(config: Config, loss: Loss) -> Result<(), String> {
     }
     if flow == Flow::GoesOn {
         repair.end(known).await?;
+    }
+    if repair.damages > 0 {
+        repair.write_lost_snapshots()?;
     }
     let Repair { damages, filled, mut log, .. } = repair;
     log.sync().map_err(|error| error.to_string())?;
@@ -111,6 +117,7 @@ struct Repair<'a> {
     log: Log,
     numbers: Numbers,
     sources: Sources<'a>,
+    snapshots: Snapshots,
     loss: Loss,
     /// Notes of positions that the log does not reach yet.
     marks: Vec<(Position, Bytes)>,
@@ -146,6 +153,7 @@ impl Repair<'_> {
                     self.write_marks()?;
                 }
                 Frame::Snapshot { record, .. } => {
+                    self.snapshots.is_whole(&record.bytes);
                     self.write(|group| _ = group.snapshot(&record.bytes))?;
                 }
                 Frame::Append { first, previous, records } => {
@@ -188,7 +196,9 @@ impl Repair<'_> {
     }
 
     fn append(&mut self, records: &[Bytes]) -> Result<(), String> {
+        let before = self.numbers.hash();
         self.numbers.go_on(records, None)?;
+        self.snapshots.pass(records, before);
         self.write(|group| _ = group.append(records))?;
         self.write_marks()
     }
@@ -267,6 +277,13 @@ impl Repair<'_> {
         for append in run.appends {
             self.filled = self.filled.saturating_add(append.len() as u64);
             self.append(&append)?;
+        }
+        Ok(())
+    }
+
+    fn write_lost_snapshots(&mut self) -> Result<(), String> {
+        for bytes in std::mem::take(&mut self.snapshots).lost() {
+            self.write(|group| _ = group.snapshot(&bytes))?;
         }
         Ok(())
     }

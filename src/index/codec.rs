@@ -2,7 +2,7 @@
 
 use bytes::{Buf, BufMut};
 
-use super::{Head, IndexError, SnapshotHead};
+use super::{Head, IndexError, SnapshotHead, digest::Digest};
 use crate::{
     event::{Hash, Position, SequenceNumber, Timestamp, record::ForwardedMark},
     log::{Place, RecordPlace, Tip},
@@ -20,6 +20,8 @@ pub struct Complete {
     pub forwarded: ForwardedMark,
     /// The last frame that can be found by its position.
     pub(super) last_findable: Place,
+    /// Of all entries.
+    pub(super) digest: Digest,
 }
 
 impl Default for Complete {
@@ -31,13 +33,14 @@ impl Default for Complete {
             snapshots: 0,
             forwarded: ForwardedMark::default(),
             last_findable: Place { segment: 0, offset: 0 },
+            digest: Digest::default(),
         }
     }
 }
 
 impl Complete {
     pub(super) fn encode(&self) -> Vec<u8> {
-        let mut out = Vec::with_capacity(160);
+        let mut out = Vec::with_capacity(176);
         put_frame_place(&mut out, self.tip.end);
         out.put_u64(self.tip.position.0);
         out.put_slice(&self.tip.hash.0);
@@ -50,6 +53,8 @@ impl Complete {
         out.put_u64(self.forwarded.snapshots);
         out.put_u64(self.forwarded.immudb_tx);
         put_frame_place(&mut out, self.last_findable);
+        out.put_u64(self.digest.entries);
+        out.put_u64(self.digest.sum);
         out
     }
 
@@ -71,6 +76,7 @@ impl Complete {
                 immudb_tx: bytes.try_get_u64().ok()?,
             },
             last_findable: take_frame_place(bytes)?,
+            digest: Digest { entries: bytes.try_get_u64().ok()?, sum: bytes.try_get_u64().ok()? },
         })
     }
 }

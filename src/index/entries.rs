@@ -11,6 +11,7 @@ use fjall::OwnedWriteBatch;
 use super::{
     Complete, Head, Index, IndexError, SnapshotHead, Totals,
     codec::{self, TotalKind},
+    digest::{Digest, Part},
 };
 use crate::{
     event::{
@@ -40,6 +41,8 @@ pub struct Entries {
 /// An aggregate's head, looked up once.
 #[derive(Debug)]
 struct KnownHead {
+    /// As the index has it.
+    before: Option<Head>,
     head: Option<Head>,
     changed: bool,
 }
@@ -112,7 +115,8 @@ impl Entries {
             return Ok(known.head.clone());
         }
         let head = index.head(id)?;
-        self.heads.insert(id.clone(), KnownHead { head: head.clone(), changed: false });
+        let known = KnownHead { before: head.clone(), head: head.clone(), changed: false };
+        self.heads.insert(id.clone(), known);
         Ok(head)
     }
 
@@ -130,7 +134,8 @@ impl Entries {
     }
 
     fn set_head(&mut self, id: AggregateId, head: Head) {
-        self.heads.insert(id, KnownHead { head: Some(head), changed: true });
+        let known = self.heads.entry(id).or_insert(KnownHead { before: None, head: None, changed: true });
+        (known.head, known.changed) = (Some(head), true);
     }
 
     /// Whether these events, one whole append, are just those that come next: whole, with positions and
@@ -237,7 +242,8 @@ impl Entries {
         }
     }
 
-    /// Puts everything into `batch`, and the totals that result into `totals`.
+    /// Puts everything into `batch`, and the totals that result into `totals`. Gives back the sum of all
+    /// entries with these.
     ///
     /// # Errors
     /// The index is unusable.
@@ -246,40 +252,68 @@ impl Entries {
         index: &Index,
         batch: &mut OwnedWriteBatch,
         totals: &mut Totals,
+    ) -> Result<Digest, IndexError> {
+        let mut digest = self.complete.digest;
+        self.write_transactions(index, batch, &mut digest)?;
+        for (aggregate, sequence, id, place) in &self.events {
+            let (key, place) = (codec::event_key(*aggregate, sequence.0), codec::encode_place(*place));
+            digest.add(Part::Events, &key, &place);
+            digest.add(Part::EventIds, id.as_bytes(), &place);
+            batch.insert(&index.events, key, place.clone());
+            batch.insert(&index.event_ids, *id.as_bytes(), place);
+        }
+        for (id, known) in self.heads.iter().filter(|(_, known)| known.changed) {
+            let Some(head) = &known.head else { continue };
+            let (key, value) = (id.as_str().as_bytes(), codec::encode_head(head));
+            if let Some(before) = &known.before {
+                digest.remove(Part::Aggregates, key, &codec::encode_head(before));
+            }
+            digest.add(Part::Aggregates, key, &value);
+            batch.insert(&index.aggregates, key, value);
+        }
+        for (position, place) in &self.findable {
+            let (key, place) = (position.0.to_be_bytes(), codec::encode_frame_place(*place));
+            digest.add(Part::Positions, &key, &place);
+            batch.insert(&index.positions, key, place);
+        }
+        let mut add = |kind, added: &HashMap<Arc<str>, u64>, totals: &mut HashMap<Arc<str>, u64>| {
+            for (name, count) in added {
+                let key = codec::total_key(kind, name);
+                if let Some(before) = totals.get(name) {
+                    digest.remove(Part::Totals, &key, &before.to_be_bytes());
+                }
+                let total = totals.entry(name.clone()).or_default();
+                *total = total.saturating_add(*count);
+                digest.add(Part::Totals, &key, &total.to_be_bytes());
+                batch.insert(&index.totals_kept, key, total.to_be_bytes());
+            }
+        };
+        add(TotalKind::EventType, &self.event_types, &mut totals.event_types);
+        add(TotalKind::AggregateType, &self.aggregate_types, &mut totals.aggregate_types);
+        Ok(digest)
+    }
+
+    fn write_transactions(
+        &self,
+        index: &Index,
+        batch: &mut OwnedWriteBatch,
+        digest: &mut Digest,
     ) -> Result<(), IndexError> {
         if let Some(last) = self.transactions_lost {
             for entry in index.transactions.range(last.next().0.to_be_bytes()..) {
-                let key = entry.key()?;
+                let (key, value) = entry.into_inner()?;
+                digest.remove(Part::Transactions, &key, &value);
                 // One batch must not name a key twice.
                 if !self.transactions.iter().any(|(position, _)| position.0.to_be_bytes() == *key) {
                     batch.remove(&index.transactions, key);
                 }
             }
         }
-        for (aggregate, sequence, id, place) in &self.events {
-            let place = codec::encode_place(*place);
-            batch.insert(&index.events, codec::event_key(*aggregate, sequence.0), place.clone());
-            batch.insert(&index.event_ids, *id.as_bytes(), place);
-        }
-        let changed = self.heads.iter().filter(|(_, known)| known.changed);
-        for (id, head) in changed.filter_map(|(id, known)| Some((id, known.head.as_ref()?))) {
-            batch.insert(&index.aggregates, id.as_str(), codec::encode_head(head));
-        }
-        for (position, place) in &self.findable {
-            batch.insert(&index.positions, position.0.to_be_bytes(), codec::encode_frame_place(*place));
-        }
         for (position, tx) in &self.transactions {
-            batch.insert(&index.transactions, position.0.to_be_bytes(), tx.to_be_bytes());
+            let (key, value) = (position.0.to_be_bytes(), tx.to_be_bytes());
+            digest.add(Part::Transactions, &key, &value);
+            batch.insert(&index.transactions, key, value);
         }
-        let mut add = |kind, added: &HashMap<Arc<str>, u64>, total: &mut HashMap<Arc<str>, u64>| {
-            for (name, count) in added {
-                let total = total.entry(name.clone()).or_default();
-                *total = total.saturating_add(*count);
-                batch.insert(&index.totals_kept, codec::total_key(kind, name), total.to_be_bytes());
-            }
-        };
-        add(TotalKind::EventType, &self.event_types, &mut totals.event_types);
-        add(TotalKind::AggregateType, &self.aggregate_types, &mut totals.aggregate_types);
         Ok(())
     }
 }

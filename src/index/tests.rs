@@ -172,3 +172,45 @@ fn a_journal_with_anything_in_it_is_an_error_and_no_panic() {
         let _ = Index::open(&path);
     }
 }
+
+#[test]
+fn an_index_that_lacks_an_entry_or_has_another_is_noticed() {
+    let mut written = Written::new();
+    for number in 0..20 {
+        written.append(number);
+    }
+    let folder = tempdir().unwrap();
+    let index = Index::open(folder.path()).unwrap();
+    written.bring_up(&index);
+    index.check().unwrap();
+    let keyspaces = [
+        &index.aggregates,
+        &index.events,
+        &index.event_ids,
+        &index.positions,
+        &index.transactions,
+        &index.totals_kept,
+    ];
+    for keyspace in keyspaces {
+        let (key, value) = keyspace.iter().next().unwrap().into_inner().unwrap();
+        keyspace.remove(&key[..]).unwrap();
+        assert!(matches!(index.check(), Err(IndexError::Lacking)), "without an entry of {}", keyspace.name());
+        let mut other = value.to_vec();
+        *other.last_mut().unwrap() ^= 1;
+        keyspace.insert(&key[..], other).unwrap();
+        assert!(matches!(index.check(), Err(IndexError::Lacking)), "another entry of {}", keyspace.name());
+        keyspace.insert(&key[..], &value[..]).unwrap();
+        index.check().unwrap();
+    }
+}
+
+#[test]
+fn an_index_over_which_the_process_ended_is_not_opened_again() {
+    let folder = tempdir().unwrap();
+    let path = folder.path().join("index");
+    drop(Index::open(&path).unwrap());
+    std::fs::write(folder.path().join("index.opening"), "").unwrap();
+    assert!(matches!(Index::open(&path), Err(IndexError::NotOpened)));
+    // Whoever removed it, or means to try again, may.
+    Index::open(&path).unwrap();
+}

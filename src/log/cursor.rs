@@ -14,6 +14,8 @@ use crate::event::{Hash, Position};
 /// How much is read at once.
 const CHUNK_BYTES: usize = 256 * 1024;
 
+const CUT: &str = "the segment ends too early";
+
 /// A reader of the whole log. It goes no further than it is told.
 #[derive(Debug)]
 pub struct Cursor {
@@ -21,8 +23,10 @@ pub struct Cursor {
     place: Place,
     /// Bytes of the present segment from `place` on.
     buffer: Bytes,
-    /// What the next append must continue, once an append was seen.
-    expected: Option<(Position, Hash)>,
+    /// Position of the next append's first event, and the hash before it if that is known.
+    expected: Option<(Position, Option<Hash>)>,
+    /// The segment before this one and its length, until a frame of this one was read.
+    behind: Option<(Arc<segment::File>, u64)>,
 }
 
 /// A frame, and where it lies.
@@ -48,12 +52,17 @@ impl ReadFrame {
 impl Cursor {
     /// A cursor at the start of a frame.
     pub fn new(segments: Arc<Segments>, place: Place) -> Self {
-        Self { segments, place, buffer: Bytes::new(), expected: None }
+        Self { segments, place, buffer: Bytes::new(), expected: None, behind: None }
+    }
+
+    /// The same, where it is known with which position the next append begins.
+    pub fn at(segments: Arc<Segments>, place: Place, first: Position) -> Self {
+        Self { expected: Some((first, None)), ..Self::new(segments, place) }
     }
 
     /// The same, where it is known what the next append continues.
     pub fn after(segments: Arc<Segments>, place: Place, last: Position, hash: Hash) -> Self {
-        Self { expected: Some((last.next(), hash)), ..Self::new(segments, place) }
+        Self { expected: Some((last.next(), Some(hash))), ..Self::new(segments, place) }
     }
 
     pub fn place(&self) -> Place {
@@ -69,6 +78,10 @@ impl Cursor {
             let file = self.file()?;
             let length = file.length().map_err(|source| file.io_error(source))?;
             if self.place.segment < end.segment && self.place.offset >= length {
+                if self.place.offset > length {
+                    return Err(file.damage(length, CUT).into());
+                }
+                self.behind = Some((file, length));
                 self.place =
                     Place { segment: self.place.segment.saturating_add(1), offset: segment::HEADER_BYTES };
                 self.buffer = Bytes::new();
@@ -93,15 +106,25 @@ impl Cursor {
         }
         let (header, frame) = frame::parse(file.salt(), start.offset, &self.buffer).map_err(damage)?;
         if let Frame::Append { first, previous, records } = &frame {
-            if self.expected.is_some_and(|expected| expected != (*first, *previous)) {
-                return Err(damage("the append does not continue the one before").into());
+            if !self.continued_by(*first, *previous) {
+                // Whole frames may be cut off a segment: then nothing is wrong but its end.
+                return Err(match &self.behind {
+                    Some((file, length)) => file.damage(*length, CUT).into(),
+                    None => damage("the append does not continue the one before").into(),
+                });
             }
+            self.behind = None;
             let next = Position(first.0.saturating_add(records.len() as u64));
-            self.expected = records.last().map(|record| (next, record.hash));
+            self.expected = records.last().map(|record| (next, Some(record.hash)));
         }
         self.buffer = self.buffer.slice(header.frame_bytes()..);
         self.place.offset = start.offset.saturating_add(header.frame_bytes() as u64);
         Ok(ReadFrame { frame, start, end: self.place })
+    }
+
+    fn continued_by(&self, first: Position, previous: Hash) -> bool {
+        self.expected
+            .is_none_or(|(position, hash)| position == first && hash.is_none_or(|hash| hash == previous))
     }
 
     fn file(&self) -> Result<Arc<segment::File>, ReadError> {

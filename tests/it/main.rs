@@ -15,6 +15,7 @@ mod copy;
 mod corpus;
 mod crash;
 mod crash_points;
+mod damage;
 mod divergence;
 mod doubt;
 mod following;

@@ -1,0 +1,291 @@
+//! Every file of the local log and of the index, flipped, cut, zeroed, extended and removed: what is whole is
+//! served, what is not is named, and `repair` brings it back. No panic, no hang, and no wrong event.
+//!
+//! A run takes a part of all damages. `DAMAGE_CASES=0` takes every one, and prints the figures that
+//! `docs/reliability.md` shows.
+
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    fs,
+    io::Write,
+    path::Path,
+    sync::{Arc, Mutex, Once},
+};
+
+use aethyr_event_store::{
+    grpc::wire::{NewEvent, SaveSnapshotRequest, new_event::Data, save_snapshot_request},
+    index::{Index, rebuild},
+    log::{Cursor, Place, recover},
+};
+
+use crate::support::{
+    events::{append, event, whole_order},
+    service::{Service, Setup},
+};
+
+mod checks;
+mod image;
+
+use checks::{End, Hit, Outcome, World, judge, judge_without_index, mend};
+use image::{Damage, File, Image};
+
+/// A storage folder with everything in it that can be damaged, and what was stored.
+struct Prepared {
+    image: Image,
+    world: Arc<World>,
+    /// Holds the event files.
+    service: Service,
+}
+
+fn with_files() -> Setup {
+    Setup::local()
+        .set("event_sourcing", "event_files: true")
+        .set("event_sourcing", "segment_bytes_max: 1048576")
+}
+
+/// Three segments, of which two are filled by one large event each, with small ones over nine aggregates,
+/// appends over several of them, and snapshots.
+async fn fill(service: &Service) {
+    let mut client = service.client();
+    for round in 0..12u8 {
+        let of = |name: u8| {
+            let data = Some(Data::Binary(vec![round; 2500].into()));
+            let event_type = format!("Type{}", round % 5);
+            NewEvent { data, event_type, ..event(&format!("room-{}", name % 9)) }
+        };
+        if round % 6 == 2 {
+            append(
+                &mut client,
+                vec![NewEvent { data: Some(Data::Binary(vec![round; 990_000].into())), ..of(round) }],
+            )
+            .await;
+        }
+        append(&mut client, vec![of(round), of(round + 1), of(round), of(round + 5)]).await;
+        append(&mut client, vec![of(round)]).await;
+        append(&mut client, vec![of(round + 2)]).await;
+        if round % 3 == 1 {
+            let request = SaveSnapshotRequest {
+                aggregate_id: format!("room-{}", round % 9),
+                sequence_number: 1 + u64::from(round) / 3,
+                data: Some(save_snapshot_request::Data::Json("{}".into())),
+                ..Default::default()
+            };
+            client.save_snapshot(request).await.unwrap();
+        }
+    }
+}
+
+fn prepare() -> Prepared {
+    let runtime = tokio::runtime::Runtime::new().unwrap();
+    let (service, order) = runtime.block_on(async {
+        let mut service = Service::start(with_files()).await;
+        fill(&service).await;
+        let order = whole_order(&mut service.client()).await;
+        service.wait_for("the event files", |stats| stats.event_files_pending == 0).await;
+        service.stop();
+        (service, order)
+    });
+    assert!(service.segments().len() >= 3);
+    spread_index(&service.storage());
+    let image = Image::take(&service.storage());
+    let copy = image.copy(None, false);
+    Index::open(&copy.path().join("index")).unwrap().check().unwrap();
+    let world = World::read(copy.path());
+    assert_eq!(world.order.len(), order.len());
+    assert!(world.snapshots.len() >= 2);
+    Prepared { image, world, service }
+}
+
+/// Makes the index anew in three steps, as a long life would have left it: the first third in tables, the
+/// second in a sealed journal of which only the mark is in a table, the last in the journal in use.
+fn spread_index(storage: &Path) {
+    let (log, folder) = (storage.join("log"), storage.join("index"));
+    fs::remove_dir_all(&folder).unwrap();
+    let recovered = recover(&log, None).unwrap();
+    let mut cursor = Cursor::new(recovered.segments().clone(), Place::START);
+    let mut ends = Vec::new();
+    while let Some(read) = cursor.next(recovered.end).unwrap() {
+        ends.push(read.end);
+    }
+    let (first, rest) = ends.split_at(ends.len() / 3);
+    let (second, third) = rest.split_at(rest.len() / 2);
+    let reach = |index: &Index, ends: &[Place]| {
+        for end in ends {
+            rebuild::bring_up(index, recovered.segments(), *end, |_| {}).unwrap();
+        }
+    };
+    let index = Index::open(&folder).unwrap();
+    reach(&index, first);
+    drop(index);
+    flush(&folder);
+    let index = Index::open(&folder).unwrap();
+    reach(&index, second);
+    let journals = || {
+        let entries = fs::read_dir(&folder).unwrap().map(|entry| entry.unwrap().path());
+        entries.filter(|path| path.extension().is_some_and(|extension| extension == "jnl")).count()
+    };
+    // The mark is written again and again, until its table is full, as it becomes in a long life.
+    let end = *second.last().unwrap();
+    let before = journals();
+    while journals() == before {
+        reach(&index, &[end; 50]);
+    }
+    reach(&index, third);
+    assert_eq!(index.complete().tip.end, recovered.end);
+    drop(index);
+    assert!(journals() > before);
+}
+
+/// Has the database write everything into tables.
+fn flush(folder: &Path) {
+    let database = fjall::Database::builder(folder).open().unwrap();
+    for name in database.list_keyspace_names() {
+        let keyspace = database.keyspace(&name, fjall::KeyspaceCreateOptions::default).unwrap();
+        keyspace.rotate_memtable_and_wait().unwrap();
+    }
+}
+
+/// So many damages at most of the ends of files, and as many within them; `None`: all.
+fn cases_max(default: usize) -> Option<usize> {
+    match std::env::var("DAMAGE_CASES").ok().and_then(|number| number.parse().ok()) {
+        Some(0) => None,
+        Some(number) => Some(number),
+        None => Some(default),
+    }
+}
+
+fn cases<'a>(files: impl Iterator<Item = &'a File>, max: Option<usize>) -> Vec<(&'a File, Damage)> {
+    let (mut ends, mut within) = (Vec::new(), Vec::new());
+    for file in files {
+        let (of_ends, others) = file.damages();
+        ends.extend(of_ends.into_iter().map(|damage| (file, damage)));
+        within.extend(others.into_iter().map(|damage| (file, damage)));
+    }
+    let some = |all: Vec<(&'a File, Damage)>| {
+        let step = max.map_or(1, |max| all.len().div_ceil(max));
+        // Not always the same of what is repeated in even distances.
+        let chosen = all.chunks(step.max(1)).enumerate().map(|(number, few)| few[(number * 7) % few.len()]);
+        chosen.collect::<Vec<_>>()
+    };
+    [some(ends), some(within)].concat()
+}
+
+/// How the damages came out, by the kind of file and of damage.
+#[derive(Default)]
+struct Figures {
+    counts: BTreeMap<(&'static str, &'static str, Outcome), usize>,
+    files: BTreeSet<String>,
+    wrong: Vec<String>,
+}
+
+impl Figures {
+    fn add(&mut self, file: &File, damage: Damage, outcome: Result<Outcome, String>) {
+        self.files.insert(file.name());
+        match outcome {
+            Ok(outcome) => *self.counts.entry((file.kind(), damage.kind(), outcome)).or_default() += 1,
+            Err(wrong) => {
+                let wrong = format!("{} {damage:?}: {wrong}", file.name());
+                self.wrong.push(wrong);
+            }
+        }
+    }
+
+    fn end(self, what: &str) {
+        let total: usize = self.counts.values().sum();
+        let mut said =
+            format!("{what}: {} files, {total} damages, {} wrong\n", self.files.len(), self.wrong.len());
+        for ((file, damage, outcome), count) in &self.counts {
+            said.push_str(&format!("  {file}, {damage}: {count} {outcome:?}\n"));
+        }
+        let _ = std::io::stderr().write_all(said.as_bytes());
+        assert!(
+            self.wrong.is_empty(),
+            "{} of {total}: {:#?}",
+            self.wrong.len(),
+            &self.wrong[..self.wrong.len().min(40)]
+        );
+    }
+}
+
+/// The database's own complaints would drown everything else that a failed test prints.
+fn silence_the_database() {
+    static ONCE: Once = Once::new();
+    ONCE.call_once(|| {
+        let before = std::panic::take_hook();
+        std::panic::set_hook(Box::new(move |panic| {
+            let file = panic.location().map_or("", |location| location.file());
+            if !file.contains("lsm-tree") && !file.contains("fjall") {
+                before(panic);
+            }
+        }));
+    });
+}
+
+/// Two at a time: most of a case is waiting for threads to end.
+fn sweep(
+    cases: &[(&File, Damage)],
+    judged: impl Fn(&File, Damage) -> Result<Outcome, String> + Sync,
+) -> Figures {
+    silence_the_database();
+    let figures = Mutex::new(Figures::default());
+    let waiting = Mutex::new(cases.iter());
+    std::thread::scope(|scope| {
+        for _ in 0..3 {
+            scope.spawn(|| {
+                loop {
+                    let Some((file, damage)) = waiting.lock().unwrap().next().copied() else { break };
+                    let outcome = judged(file, damage);
+                    figures.lock().unwrap().add(file, damage, outcome);
+                }
+            });
+        }
+    });
+    figures.into_inner().unwrap()
+}
+
+#[test]
+fn a_damaged_index_changes_no_answer() {
+    let Prepared { image, world, service } = prepare();
+    let cases = cases(image.files.iter().filter(|file| !file.is_log()), cases_max(20));
+    let figures = sweep(&cases, |file, damage| {
+        let copy = image.copy(Some((file, damage)), false);
+        judge(&world, copy.path(), Hit::Index)
+    });
+    figures.end("index");
+    drop(service);
+}
+
+#[test]
+fn a_damaged_log_is_refused_or_named_and_mended() {
+    let Prepared { image, world, service } = prepare();
+    let cases = cases(image.files.iter().filter(|file| file.is_log()), cases_max(5));
+    let figures = sweep(&cases, |file, damage| {
+        let copy = image.copy(Some((file, damage)), false);
+        let outcome = judge(&world, copy.path(), Hit::Log)?;
+        if outcome != Outcome::Whole {
+            // Judging has appended; what is mended is the same damage again.
+            let copy = image.copy(Some((file, damage)), false);
+            mend(copy.path())?;
+            let mended = judge(&world, copy.path(), Hit::Log)?;
+            if mended != Outcome::Whole {
+                return Err(format!("after repair: {mended:?}"));
+            }
+        }
+        Ok(outcome)
+    });
+    figures.end("log");
+    drop(service);
+}
+
+#[test]
+fn without_an_index_nothing_but_the_end_is_cut_off() {
+    let Prepared { image, world, service } = prepare();
+    let cases = cases(image.files.iter().filter(|file| file.is_log()), cases_max(20));
+    let figures = sweep(&cases, |file, damage| {
+        let copy = image.copy(Some((file, damage)), true);
+        let end = if damage.takes_the_end(file) { End::Gone } else { End::There };
+        judge_without_index(&world, copy.path(), end)
+    });
+    figures.end("log without index");
+    drop(service);
+}

@@ -1,0 +1,410 @@
+//! Opens a damaged storage folder the way `serve` does, asks everything that can be asked, and says what came
+//! of it.
+
+use std::{
+    collections::BTreeMap,
+    fs::{self, File},
+    panic::{AssertUnwindSafe, catch_unwind},
+    path::Path,
+    process::{Command, Stdio},
+    sync::{Arc, mpsc},
+    time::Duration,
+};
+
+use aethyr_event_store::{
+    config::Config,
+    event::{
+        AggregateId, Content, ContentDigest, EventId, NewEvent, Position, RecordedEvent, SequenceNumber,
+        Snapshot,
+    },
+    index::Direction,
+    sequencer::Append,
+    server::{self, Options},
+    storage::Storage,
+    store::{Conflict, EventStore, Filter, LoadRequest, OrderStart, StoreError},
+};
+use tokio::runtime::Runtime;
+
+/// Longer than anything here takes on a busy machine.
+const PATIENCE: Duration = Duration::from_secs(60);
+
+/// How a damaged folder was met.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Outcome {
+    /// Everything was served as it was written.
+    Whole,
+    /// What was damaged was named by the reads that met it, and by them alone.
+    Named,
+    /// Nothing was served; file, place and command were named.
+    Refused,
+}
+
+/// What was stored before the damage.
+#[derive(Debug, Default)]
+pub struct World {
+    pub order: Vec<RecordedEvent>,
+    pub snapshots: BTreeMap<AggregateId, Snapshot>,
+}
+
+impl World {
+    /// Reads a folder that is not damaged.
+    pub fn read(folder: &Path) -> Arc<Self> {
+        let mut world = Self::default();
+        served(folder, |store, _| {
+            let mut reader = store.read(OrderStart::At(Position(1)), Filter::default()).unwrap();
+            let tip = store.sequencer().tip();
+            world.order = reader.next(tip, usize::MAX).unwrap().events;
+            for aggregate in world.last_of().into_keys() {
+                if let Ok(snapshot) = store.load_snapshot(&aggregate) {
+                    world.snapshots.insert(aggregate, snapshot);
+                }
+            }
+            Ok(())
+        })
+        .unwrap()
+        .unwrap();
+        Arc::new(world)
+    }
+
+    fn last_of(&self) -> BTreeMap<AggregateId, SequenceNumber> {
+        self.order.iter().map(|event| (event.event.aggregate_id.clone(), event.sequence)).collect()
+    }
+
+    fn of(&self, aggregate: &AggregateId) -> Vec<RecordedEvent> {
+        let is_its = |event: &&RecordedEvent| event.event.aggregate_id == *aggregate;
+        self.order.iter().filter(is_its).cloned().collect()
+    }
+
+    fn appends(&self) -> impl Iterator<Item = &[RecordedEvent]> {
+        self.order.chunk_by(|one, other| one.append == other.append)
+    }
+}
+
+pub fn config(storage: &Path) -> Config {
+    let mut config = Config::default();
+    let events = &mut config.event_sourcing;
+    events.enabled = true;
+    events.event_files = false;
+    events.storage_path = storage.join("events");
+    events.log_path = storage.join("log");
+    events.index_path = storage.join("index");
+    events.segment_bytes_max = 1 << 20;
+    config.limits.disk_free_min = 1 << 20;
+    config
+}
+
+/// Serves a folder without the network for as long as `asked` takes. The outer error is a refusal to start.
+fn served<T>(
+    storage: &Path,
+    asked: impl FnOnce(&EventStore, &Runtime) -> Result<T, String>,
+) -> Result<Result<T, String>, String> {
+    let config = config(storage);
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+    let opened = Storage::open(&config.event_sourcing).map_err(|error| error.to_string())?;
+    let parts = {
+        let _entered = runtime.enter();
+        server::start(&config, &Options::default(), opened).map_err(|error| error.to_string())?
+    };
+    let store = parts.store.clone();
+    let asked = asked(&store, &runtime);
+    drop(store);
+    runtime.block_on(server::stop(parts, Duration::from_secs(10)));
+    Ok(asked)
+}
+
+/// Runs something that may panic or hang, and must do neither.
+fn held<T: Send + 'static>(work: impl FnOnce() -> T + Send + 'static) -> Result<T, String> {
+    let (done, waiting) = mpsc::channel();
+    std::thread::spawn(move || {
+        let result = catch_unwind(AssertUnwindSafe(work));
+        let _ = done.send(result.map_err(|panic| {
+            let text = panic.downcast_ref::<String>().map(String::as_str);
+            format!("a panic: {}", text.or(panic.downcast_ref::<&str>().copied()).unwrap_or("?"))
+        }));
+    });
+    match waiting.recv_timeout(PATIENCE) {
+        Ok(result) => result,
+        Err(_) => Err("it hangs".to_owned()),
+    }
+}
+
+/// Whether the log may answer that something is damaged.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Hit {
+    Log,
+    Index,
+}
+
+/// Whether anything is left of the log's end.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum End {
+    There,
+    Gone,
+}
+
+/// Opens a folder and holds everything that it says against the world.
+///
+/// # Errors
+/// What it did that it must never do.
+pub fn judge(world: &Arc<World>, storage: &Path, hit: Hit) -> Result<Outcome, String> {
+    let (world, storage) = (world.clone(), storage.to_owned());
+    held(move || {
+        let asked = served(&storage, |store, runtime| {
+            let mut asked = Asked { world: &world, store, runtime, hit, named: false };
+            asked.everything()?;
+            Ok(asked.named)
+        });
+        match asked {
+            Err(refusal) if hit == Hit::Log && names_damage(&refusal) => Ok(Outcome::Refused),
+            Err(refusal) => Err(format!("refused to start: {refusal}")),
+            Ok(Err(wrong)) => Err(wrong),
+            Ok(Ok(true)) => Ok(Outcome::Named),
+            Ok(Ok(false)) => Ok(Outcome::Whole),
+        }
+    })?
+}
+
+/// What a start serves that has only the log: the end may be missing where it may be a torn one.
+pub fn judge_without_index(world: &Arc<World>, storage: &Path, end: End) -> Result<Outcome, String> {
+    let (world, storage) = (world.clone(), storage.to_owned());
+    held(move || {
+        let read = served(&storage, |store, _| {
+            let mut reader = store.read(OrderStart::At(Position(1)), Filter::default()).map_err(text)?;
+            reader.next(store.sequencer().tip(), usize::MAX).map_err(text)
+        });
+        match read {
+            Err(refusal) if names_damage(&refusal) => Ok(Outcome::Refused),
+            Err(refusal) => Err(format!("refused to start: {refusal}")),
+            Ok(Err(error)) => Err(format!("started, and then: {error}")),
+            Ok(Ok(chunk)) => {
+                let read = chunk.events.len();
+                let wanted = world.order.get(..read).unwrap_or_default();
+                let ends_whole = wanted.last().is_none_or(|last| last.append.last == last.position);
+                let last_append = world.order.last().unwrap().append;
+                // Without a witness a log whose end is gone is just a shorter one.
+                let lost = match end {
+                    End::Gone => u64::MAX,
+                    End::There => last_append.event_count(),
+                };
+                let missing = (world.order.len() - wanted.len()) as u64;
+                match wanted == chunk.events && ends_whole && missing <= lost {
+                    true => Ok(Outcome::Whole),
+                    false => Err(format!("{read} events, or others")),
+                }
+            }
+        }
+    })?
+}
+
+/// `repair` with the event files at hand.
+pub fn mend(storage: &Path) -> Result<(), String> {
+    let said = storage.join("repair.log");
+    let ended = Command::new(env!("CARGO_BIN_EXE_aethyr-event-store"))
+        .arg("repair")
+        .current_dir(storage)
+        .env("AETHYR_EVENT_SOURCING__STORAGE_PATH", storage.join("events"))
+        .env("AETHYR_EVENT_SOURCING__LOG_PATH", storage.join("log"))
+        .env("AETHYR_EVENT_SOURCING__INDEX_PATH", storage.join("index"))
+        .stdin(Stdio::null())
+        .stderr(File::create(&said).unwrap())
+        .status()
+        .unwrap();
+    match ended.success() {
+        true => Ok(()),
+        false => Err(format!("repair: {}", fs::read_to_string(said).unwrap())),
+    }
+}
+
+fn text(error: StoreError) -> String {
+    error.to_string()
+}
+
+fn names_damage(text: &str) -> bool {
+    text.contains(".segment")
+        && text.contains("damaged at byte")
+        && text.contains("aethyr-event-store repair")
+}
+
+struct Asked<'a> {
+    world: &'a World,
+    store: &'a EventStore,
+    runtime: &'a Runtime,
+    hit: Hit,
+    named: bool,
+}
+
+impl Asked<'_> {
+    fn everything(&mut self) -> Result<(), String> {
+        self.heads()?;
+        self.order()?;
+        self.loads()?;
+        self.snapshots()?;
+        self.resends()?;
+        self.appends()
+    }
+
+    /// `None`: it is damaged, and says so.
+    fn answer<T>(&mut self, what: &str, answer: Result<T, StoreError>) -> Result<Option<T>, String> {
+        match answer {
+            Ok(answer) => Ok(Some(answer)),
+            Err(StoreError::Damaged(text)) if self.hit == Hit::Log && names_damage(&text) => {
+                self.named = true;
+                Ok(None)
+            }
+            Err(error) => Err(format!("{what}: {error:?}")),
+        }
+    }
+
+    fn heads(&self) -> Result<(), String> {
+        let page = self.store.aggregates("", "", None, 1000).map_err(text)?;
+        let heads: BTreeMap<_, _> =
+            page.aggregates.iter().map(|(id, head)| (id.clone(), head.last)).collect();
+        same("the last numbers", &heads, &self.world.last_of())?;
+        let figures = self.store.figures();
+        same("events", &figures.complete.tip.position.0, &(self.world.order.len() as u64))?;
+        same("aggregates", &figures.complete.aggregates, &(heads.len() as u64))?;
+        same("snapshots", &figures.complete.snapshots, &(self.world.snapshots.len() as u64))?;
+        let mut types = BTreeMap::new();
+        for event in &self.world.order {
+            *types.entry(event.event.event_type.clone()).or_insert(0u64) += 1;
+        }
+        same("totals by type", &figures.totals.event_types.into_iter().collect(), &types)
+    }
+
+    /// From many positions on: the next event, or the word that it is damaged.
+    fn order(&mut self) -> Result<(), String> {
+        let tip = self.store.sequencer().tip();
+        let starts = (1..=self.world.order.len()).step_by(if self.hit == Hit::Log { 2 } else { 9 });
+        for start in starts {
+            let place = OrderStart::At(Position(start as u64));
+            let chunk = self.store.read(place, Filter::default()).and_then(|mut reader| reader.next(tip, 1));
+            let Some(chunk) = self.answer("the order", chunk)? else { continue };
+            let first = chunk.events.first();
+            if first != self.world.order.get(start - 1) {
+                let got = first.map(|event| event.position);
+                return Err(format!("asked for position {start}, and got {got:?}"));
+            }
+        }
+        let reader = self.store.read(OrderStart::At(Position(1)), Filter::default());
+        let Some(mut reader) = self.answer("the order", reader)? else { return Ok(()) };
+        let mut read = Vec::new();
+        loop {
+            let Some(chunk) = self.answer("the order", reader.next(tip, 1 << 20))? else { break };
+            read.extend(chunk.events);
+            if chunk.at_end {
+                same("events in the order", &read.len(), &self.world.order.len())?;
+                break;
+            }
+        }
+        match self.world.order.starts_with(&read) {
+            true => Ok(()),
+            false => Err("the order has other events".to_owned()),
+        }
+    }
+
+    fn loads(&mut self) -> Result<(), String> {
+        for (aggregate, last) in self.world.last_of() {
+            let wanted = self.world.of(&aggregate);
+            for direction in [Direction::Forwards, Direction::Backwards] {
+                let request = LoadRequest {
+                    aggregate_id: aggregate.clone(),
+                    from: SequenceNumber(0),
+                    to: SequenceNumber(0),
+                    recorded_until: None,
+                    snapshot_schema: None,
+                    direction,
+                    limit: 0,
+                };
+                let Some(mut reader) = self.answer("a load", self.store.load(request))? else { continue };
+                same("the last number", &reader.last_sequence(), &last)?;
+                let Some(mut events) = self.answer("a load", reader.next(usize::MAX))? else { continue };
+                if direction == Direction::Backwards {
+                    events.reverse();
+                }
+                if events != wanted {
+                    return Err(format!("{aggregate}: {} events, or others", events.len()));
+                }
+            }
+        }
+        Ok(())
+    }
+
+    fn snapshots(&mut self) -> Result<(), String> {
+        for aggregate in self.world.last_of().into_keys() {
+            let wanted = self.world.snapshots.get(&aggregate);
+            match self.store.load_snapshot(&aggregate) {
+                Err(StoreError::NoSnapshot(_)) if wanted.is_none() => {}
+                other => {
+                    let Some(found) = self.answer("a snapshot", other)? else { continue };
+                    if Some(&found) != wanted {
+                        return Err(format!("{aggregate}: another snapshot"));
+                    }
+                }
+            }
+        }
+        Ok(())
+    }
+
+    fn append(&self, append: Append) -> Result<aethyr_event_store::store::Appended, StoreError> {
+        self.runtime.block_on(self.store.append(append))
+    }
+
+    fn resends(&mut self) -> Result<(), String> {
+        for events in self.world.appends() {
+            let sent = events.iter().map(|event| (event.event.clone(), event.digest)).collect();
+            let again = self.append(Append { events: sent, expected: Vec::new() });
+            let Some(again) = self.answer("a resend", again)? else { continue };
+            same("stored already", &again.stored.already, &true)?;
+            same("the first answer's positions", &again.stored.bounds, &events[0].append)?;
+        }
+        Ok(())
+    }
+
+    fn appends(&mut self) -> Result<(), String> {
+        let mut position = self.world.order.len() as u64;
+        for (aggregate, last) in self.world.last_of() {
+            for wrong in [SequenceNumber(last.0 - 1), last.next()] {
+                let append = Append {
+                    events: vec![new_event(&aggregate)],
+                    expected: vec![(aggregate.clone(), wrong)],
+                };
+                match self.append(append) {
+                    Err(StoreError::Conflict(Conflict::WrongExpectedSequence { actual, .. })) => {
+                        same("the number that was missed", &actual, &last)?;
+                    }
+                    other => return Err(format!("a wrong expectation: {other:?}")),
+                }
+            }
+            let append =
+                Append { events: vec![new_event(&aggregate)], expected: vec![(aggregate.clone(), last)] };
+            let stored = self.append(append).map_err(text)?.stored;
+            position += 1;
+            same("a new event's number", &stored.aggregates[0].last, &last.next())?;
+            same("a new event's position", &stored.bounds.first, &Position(position))?;
+        }
+        Ok(())
+    }
+}
+
+fn same<T: PartialEq + std::fmt::Debug>(what: &str, found: &T, wanted: &T) -> Result<(), String> {
+    match found == wanted {
+        true => Ok(()),
+        false => Err(format!("{what}: {found:?} instead of {wanted:?}")),
+    }
+}
+
+fn new_event(aggregate: &AggregateId) -> (NewEvent, ContentDigest) {
+    let event = NewEvent {
+        id: EventId::random(),
+        aggregate_id: aggregate.clone(),
+        aggregate_type: "Room".into(),
+        event_type: "Later".into(),
+        content: Content::Absent,
+        correlation_id: String::new(),
+        causation_id: String::new(),
+        metadata: BTreeMap::new(),
+        occurred_at: None,
+    };
+    let digest = ContentDigest::of(&event);
+    (event, digest)
+}

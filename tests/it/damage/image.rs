@@ -1,0 +1,201 @@
+//! A storage folder kept in memory, the ways to damage one of its files, and copies with one of them done.
+
+use std::{
+    fs,
+    path::{Path, PathBuf},
+};
+
+use tempfile::TempDir;
+
+/// What can happen to a file.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub enum Damage {
+    Flip { at: usize, mask: u8 },
+    Cut(usize),
+    Zero { page: usize },
+    Extend,
+    Remove,
+}
+
+const PAGE: usize = 4096;
+
+impl Damage {
+    fn apply(self, path: &Path, file: &File) {
+        let mut bytes = file.used.clone();
+        let mut length = file.length;
+        match self {
+            Self::Flip { at, mask } => bytes[at] ^= mask,
+            Self::Cut(to) => {
+                bytes.truncate(to);
+                length = to as u64;
+            }
+            Self::Zero { page } => {
+                let end = (page + PAGE).min(bytes.len());
+                bytes[page..end].fill(0);
+            }
+            Self::Extend => {
+                let rubbish: Vec<u8> = (0..200u8).map(|byte| byte.wrapping_mul(167) ^ 0x5a).collect();
+                bytes.extend_from_slice(&rubbish);
+                length = length.max(bytes.len() as u64);
+            }
+            Self::Remove => return fs::remove_file(path).unwrap(),
+        }
+        write(path, &bytes, length);
+    }
+
+    /// It leaves nothing behind it that could tell of what was there.
+    pub fn takes_the_end(self, file: &File) -> bool {
+        match self {
+            Self::Cut(_) | Self::Remove => true,
+            Self::Zero { page } => page + PAGE >= file.used.len(),
+            Self::Flip { .. } | Self::Extend => false,
+        }
+    }
+
+    pub fn kind(self) -> &'static str {
+        match self {
+            Self::Flip { .. } => "flips",
+            Self::Cut(_) => "cuts",
+            Self::Zero { .. } => "zeroed pages",
+            Self::Extend => "rubbish behind",
+            Self::Remove => "removed",
+        }
+    }
+}
+
+/// A file up to its last byte that is not zero, which is all that is used of a preallocated one.
+#[derive(Debug, Clone)]
+pub struct File {
+    pub path: PathBuf,
+    pub used: Vec<u8>,
+    length: u64,
+}
+
+fn write(path: &Path, bytes: &[u8], length: u64) {
+    let _ = fs::remove_file(path);
+    fs::write(path, bytes).unwrap();
+    fs::File::options().write(true).open(path).unwrap().set_len(length).unwrap();
+}
+
+/// Every file of a folder.
+#[derive(Debug)]
+pub struct Image {
+    pub files: Vec<File>,
+    folders: Vec<PathBuf>,
+    /// Event files are only read by those who look at a copy, so all copies share them.
+    events: PathBuf,
+}
+
+impl Image {
+    /// Takes `log` and `index` of a storage folder.
+    pub fn take(storage: &Path) -> Self {
+        let mut image = Self { files: Vec::new(), folders: Vec::new(), events: storage.join("events") };
+        for part in ["log", "index"] {
+            image.read_folder(storage, Path::new(part));
+        }
+        image.files.sort_by(|one, other| one.path.cmp(&other.path));
+        image
+    }
+
+    fn read_folder(&mut self, storage: &Path, folder: &Path) {
+        self.folders.push(folder.to_owned());
+        for entry in fs::read_dir(storage.join(folder)).unwrap() {
+            let entry = entry.unwrap();
+            let path = folder.join(entry.file_name());
+            if entry.file_type().unwrap().is_dir() {
+                self.read_folder(storage, &path);
+                continue;
+            }
+            let mut used = fs::read(entry.path()).unwrap();
+            let length = used.len() as u64;
+            if path.extension().is_some_and(|extension| extension == "jnl") {
+                used.truncate(used.iter().rposition(|byte| *byte != 0).map_or(0, |last| last + 1));
+            }
+            self.files.push(File { path, used, length });
+        }
+    }
+
+    /// A new storage folder with one file damaged; in memory, where a sync costs nothing.
+    pub fn copy(&self, damaged: Option<(&File, Damage)>, without_index: bool) -> TempDir {
+        let memory = Path::new("/dev/shm");
+        let copy = match memory.is_dir() {
+            true => tempfile::tempdir_in(memory).unwrap(),
+            false => tempfile::tempdir().unwrap(),
+        };
+        let wanted = |path: &Path| !without_index || !path.starts_with("index");
+        for folder in self.folders.iter().filter(|path| wanted(path)) {
+            fs::create_dir_all(copy.path().join(folder)).unwrap();
+        }
+        for file in self.files.iter().filter(|file| wanted(&file.path)) {
+            let path = copy.path().join(&file.path);
+            write(&path, &file.used, file.length);
+            if let Some((damaged, damage)) = damaged
+                && damaged.path == file.path
+            {
+                damage.apply(&path, file);
+            }
+        }
+        std::os::unix::fs::symlink(&self.events, copy.path().join("events")).unwrap();
+        copy
+    }
+}
+
+impl File {
+    pub fn name(&self) -> String {
+        self.path.display().to_string()
+    }
+
+    pub fn is_log(&self) -> bool {
+        self.path.starts_with("log")
+    }
+
+    /// What kind of file it is, for the figures.
+    pub fn kind(&self) -> &'static str {
+        let name = self.path.file_name().unwrap().to_str().unwrap();
+        match name {
+            _ if name.ends_with(".segment") => "segments",
+            _ if name.ends_with(".jnl") => "journals",
+            "current" => "`current`",
+            _ if name.starts_with('v') && name[1..].parse::<u64>().is_ok() => "manifests",
+            _ if self.path.components().any(|part| part.as_os_str() == "tables") => "tables",
+            _ => "others (locks, markers, writer ids)",
+        }
+    }
+
+    /// Damages to a file as a whole and to its ends, and those within it.
+    pub fn damages(&self) -> (Vec<Damage>, Vec<Damage>) {
+        let length = self.used.len();
+        let mut ends = vec![Damage::Remove, Damage::Extend];
+        if length > 0 {
+            ends.extend([Damage::Cut(0), Damage::Cut(length - 1)]);
+        }
+        let mut marked = vec![false; length];
+        // Every byte of what is small, of both ends, and of what stands before contents; some of the rest.
+        let step = (length / 400).max(1);
+        (0..length).step_by(step).for_each(|at| marked[at] = true);
+        (0..length.min(128)).for_each(|at| marked[at] = true);
+        (length.saturating_sub(128)..length).for_each(|at| marked[at] = true);
+        for frame in self.frames() {
+            (frame..(frame + 72).min(length)).for_each(|at| marked[at] = true);
+            ends.push(Damage::Cut(frame));
+        }
+        let mut within = Vec::new();
+        for at in (0..length).filter(|at| marked[*at]) {
+            within.push(Damage::Flip { at, mask: [0x01, 0x80, 0xff][at % 3] });
+        }
+        let cuts = (length / 100).max(1);
+        within.extend((1..length).step_by(cuts).map(Damage::Cut));
+        let pages = (0..length).step_by(PAGE);
+        within.extend(pages.map(|page| Damage::Zero { page }));
+        (ends, within)
+    }
+
+    /// Where frames begin, of a segment.
+    pub fn frames(&self) -> Vec<usize> {
+        if self.kind() != "segments" {
+            return Vec::new();
+        }
+        let starts = self.used.windows(4).enumerate().filter(|(_, window)| *window == b"AELF");
+        starts.map(|(at, _)| at).collect()
+    }
+}
