@@ -9,9 +9,8 @@ use std::{
     collections::HashMap,
     fs,
     panic::{AssertUnwindSafe, catch_unwind},
-    path::Path,
+    path::{Path, PathBuf},
     sync::{Arc, PoisonError, RwLock, RwLockReadGuard},
-    thread,
 };
 
 use fjall::{Database, Keyspace, KeyspaceCreateOptions};
@@ -24,12 +23,14 @@ use crate::{
 mod codec;
 mod digest;
 mod entries;
+mod examination;
 mod files;
 pub mod rebuild;
 
 pub use codec::Complete;
-use digest::{Digest, Part};
+use digest::Part;
 pub use entries::{Entries, IndexedEvent, IndexedSnapshot};
+pub use examination::{Examination, Examined};
 
 /// The database or what it holds is unusable. Deleting `storage/index` while the service is stopped mends it.
 #[derive(Debug, thiserror::Error)]
@@ -46,7 +47,7 @@ pub enum IndexError {
     Io { path: String, source: std::io::Error },
     #[error("index: entries are missing, or are not those that were written")]
     Lacking,
-    #[error("index: the process ended while it was opened")]
+    #[error("index: the process ended while it was opened, or found it damaged")]
     NotOpened,
 }
 
@@ -109,6 +110,11 @@ const META_COMPLETE: &[u8] = b"complete";
 const FORMAT: &[u8] = b"format";
 const FORMAT_VERSION: &[u8] = b"2";
 
+/// It is there while the index is opened, or once it is known to be damaged.
+fn note(folder: &Path) -> PathBuf {
+    folder.with_extension("opening")
+}
+
 impl Index {
     /// Opens what is in `folder`, or begins an empty index.
     ///
@@ -116,7 +122,7 @@ impl Index {
     /// What is there is unusable; the caller may remove it and rebuild.
     pub fn open(folder: &Path) -> Result<Self, IndexError> {
         // Damage can also end the process here, at every start again. The note tells the next one.
-        let note = folder.with_extension("opening");
+        let note = note(folder);
         let io_error = |source| IndexError::Io { path: note.display().to_string(), source };
         if note.exists() {
             fs::remove_file(&note).map_err(io_error)?;
@@ -127,6 +133,15 @@ impl Index {
         let opened = files::check(folder).and_then(|()| guarded(|| Self::open_as_it_is(folder)));
         fs::remove_file(&note).map_err(io_error)?;
         opened
+    }
+
+    /// The next start does not open it.
+    ///
+    /// # Errors
+    /// The note can't be written.
+    pub fn distrust(folder: &Path) -> Result<(), IndexError> {
+        let note = note(folder);
+        fs::write(&note, "").map_err(|source| IndexError::Io { path: note.display().to_string(), source })
     }
 
     fn open_as_it_is(folder: &Path) -> Result<Self, IndexError> {
@@ -301,11 +316,8 @@ impl Index {
         Ok(())
     }
 
-    /// Reads everything: no entry is missing, and none is other than it was written.
-    ///
-    /// # Errors
-    /// The index is unusable, or one is.
-    pub fn check(&self) -> Result<(), IndexError> {
+    /// Of everything that it holds now.
+    pub fn examination(&self) -> Examination {
         let parts = [
             (Part::Events, &self.events),
             (Part::EventIds, &self.event_ids),
@@ -314,18 +326,11 @@ impl Index {
             (Part::Transactions, &self.transactions),
             (Part::Totals, &self.totals_kept),
         ];
-        let found = thread::scope(|scope| {
-            // Of these the last value is known already; but what can't be read would stop the database later.
-            let meta = scope.spawn(|| self.meta.iter().try_for_each(|entry| entry.into_inner().map(drop)));
-            let reading = parts.map(|(part, keyspace)| scope.spawn(move || Digest::of(part, keyspace)));
-            meta.join().map_err(|_| IndexError::Panicked)??;
-            reading.into_iter().try_fold(Digest::default(), |sum, part| {
-                Ok::<_, IndexError>(sum.join(part.join().unwrap_or(Err(IndexError::Panicked))?))
-            })
-        })?;
-        match found == self.complete().digest {
-            true => Ok(()),
-            false => Err(IndexError::Lacking),
+        Examination {
+            snapshot: self.database.snapshot(),
+            parts: parts.map(|(part, keyspace)| (part, keyspace.clone())).into(),
+            meta: self.meta.clone(),
+            expected: self.complete().digest,
         }
     }
 

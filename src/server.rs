@@ -2,11 +2,11 @@
 
 use std::{path::PathBuf, sync::Arc, time::Duration};
 
-use tokio::net::TcpListener;
+use tokio::{net::TcpListener, sync::oneshot};
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 use tonic::{service::InterceptorLayer, transport::Server};
 use tonic_health::{ServingStatus, server::HealthReporter};
-use tracing::{info, warn};
+use tracing::{error, info, warn};
 
 use crate::{
     config::{Config, ImmudbConfig, ServerConfig},
@@ -18,6 +18,7 @@ use crate::{
     },
     history::{History, HistoryError},
     immudb,
+    index::{Index, IndexError},
     log::Tip,
     sequencer::{self, Sequencer, SnapshotThresholds},
     stats::Counters,
@@ -45,6 +46,8 @@ pub enum ServerError {
     Storage(#[from] StorageError),
     #[error("{what}: {source}")]
     Io { what: &'static str, source: std::io::Error },
+    #[error("{0}; the next start rebuilds it")]
+    IndexDamaged(IndexError),
     #[error("server: {0}")]
     Transport(#[from] tonic::transport::Error),
     #[error("server reflection: {0}")]
@@ -65,6 +68,8 @@ pub struct Parts {
     event_files: Option<Arc<EventFiles>>,
     sequencer_thread: sequencer::Running,
     forwarder: Option<tokio::task::JoinHandle<()>>,
+    /// What comes of examining the index, where that takes long.
+    examined: Option<oneshot::Receiver<Result<(), IndexError>>>,
     tasks: TaskTracker,
     /// Ends subscriptions and the health reports.
     closing: CancellationToken,
@@ -94,7 +99,7 @@ pub async fn run(
     let mut parts = start(&config, &options, storage)?;
     let closing = parts.closing.clone();
     parts.tasks.spawn(async move { closing.run_until_cancelled(telemetry::report_runtime()).await });
-    let broken = broken(&mut parts);
+    let broken = broken(&mut parts, config.event_sourcing.index_path.clone());
     let grace = config.server.shutdown_grace;
     let health = serve_health(&parts).await;
     let served = tokio::select! {
@@ -105,9 +110,11 @@ pub async fn run(
     served
 }
 
-/// Resolves when a part without which nothing works has panicked: better no service than half of one.
-fn broken(parts: &mut Parts) -> impl Future<Output = ServerError> + use<> {
+/// Resolves when a part without which nothing works has panicked, or the index is found damaged: better no
+/// service than half of one, or one that leaves something out.
+fn broken(parts: &mut Parts, index_path: PathBuf) -> impl Future<Output = ServerError> + use<> {
     let (sequencer, forwarder) = (parts.store.sequencer().clone(), parts.forwarder.take());
+    let examined = parts.examined.take();
     async move {
         let forwarder = async {
             let panicked = match forwarder {
@@ -118,7 +125,22 @@ fn broken(parts: &mut Parts) -> impl Future<Output = ServerError> + use<> {
                 std::future::pending::<()>().await;
             }
         };
+        let damaged = async {
+            match examined {
+                Some(examined) => match examined.await {
+                    Ok(Err(error)) => error,
+                    Ok(Ok(())) | Err(_) => std::future::pending().await,
+                },
+                None => std::future::pending().await,
+            }
+        };
         tokio::select! {
+            damage = damaged => {
+                if let Err(error) = Index::distrust(&index_path) {
+                    error!(%error, "delete the index, or the next start trusts it again");
+                }
+                ServerError::IndexDamaged(damage)
+            }
             () = sequencer.ended() => ServerError::Panicked("the sequencer"),
             () = forwarder => ServerError::Panicked("the forwarder"),
         }
@@ -132,7 +154,7 @@ fn broken(parts: &mut Parts) -> impl Future<Output = ServerError> + use<> {
 pub fn start(config: &Config, options: &Options, storage: Storage) -> Result<Parts, ServerError> {
     let history = storage.history();
     let standing = Arc::new(standing(config, &storage)?);
-    let Storage { lock, log, index } = storage;
+    let Storage { lock, log, index, examined } = storage;
     let admission = {
         let standing = standing.clone();
         Arc::new(move |tip: Tip| standing.admit_write(tip))
@@ -153,7 +175,17 @@ pub fn start(config: &Config, options: &Options, storage: Storage) -> Result<Par
         false => EventSourcing::Disabled { file: options.config_file.display().to_string() },
     };
     let store = Arc::new(EventStore::new(sequencer, standing, history, counters, event_sourcing));
-    Ok(Parts { store, event_files, sequencer_thread, forwarder, tasks, closing, stopping, _lock: lock })
+    Ok(Parts {
+        store,
+        event_files,
+        sequencer_thread,
+        forwarder,
+        examined,
+        tasks,
+        closing,
+        stopping,
+        _lock: lock,
+    })
 }
 
 fn start_event_files(

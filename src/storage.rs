@@ -1,8 +1,9 @@
 //! What lies on this machine, opened in the right order: the lock, the index, the log, and the index
 //! brought up to the log's end.
 
-use std::{fs, sync::Arc};
+use std::{fs, sync::Arc, time::Duration};
 
+use tokio::sync::oneshot;
 use tracing::{info, warn};
 
 use crate::{
@@ -10,7 +11,7 @@ use crate::{
     event::{Hash, record},
     history::History,
     index::{
-        Direction, Index, IndexError,
+        Direction, Examined, Index, IndexError,
         rebuild::{self, RebuildError},
     },
     log::{Cursor, Frame, Lock, Log, OpenError, Place, Recovered, StoredRecord, recover},
@@ -23,6 +24,8 @@ pub struct Storage {
     pub lock: Lock,
     pub log: Log,
     pub index: Arc<Index>,
+    /// What comes of examining an index that is large.
+    pub examined: Option<oneshot::Receiver<Result<(), IndexError>>>,
 }
 
 /// Why they can't be opened.
@@ -50,25 +53,39 @@ impl Storage {
         let lock = Lock::take(&config.log_path)?;
         let index = open_index(config)?;
         let recovered = recover(&config.log_path, seen(&index))?;
-        let checked = index.check();
-        let index = match fits(&index, &recovered) && checked.is_ok() {
-            true => index,
-            false => {
-                let why = checked.err().map(|error| error.to_string());
-                warn!(?why, "the index is damaged, or belongs to another log; it is rebuilt");
+        let (index, examined) = match examine(&index, &recovered) {
+            Ok(examined) => (index, examined),
+            Err(why) => {
+                warn!(%why, "the index is rebuilt");
                 drop(index);
-                renew_index(config)?
+                (renew_index(config)?, None)
             }
         };
         bring_up(&index, &recovered)?;
         let tip = index.complete().tip;
         info!(position = tip.position.0, aggregates = index.complete().aggregates, "local log opened");
         let log = Log::new(recovered, tip, config.segment_bytes_max);
-        Ok(Self { lock, log, index: Arc::new(index) })
+        Ok(Self { lock, log, index: Arc::new(index), examined })
     }
 
     pub fn history(&self) -> History {
         History { index: self.index.clone(), segments: self.log.segments().clone() }
+    }
+}
+
+/// Whether the index is whole and belongs to the log; the error says why it has to be rebuilt.
+fn examine(
+    index: &Index,
+    recovered: &Recovered,
+) -> Result<Option<oneshot::Receiver<Result<(), IndexError>>>, String> {
+    /// A start takes a little longer at most; the rest is examined beside the service.
+    const EXAMINATION_MAX: Duration = Duration::from_secs(1);
+    if !fits(index, recovered) {
+        return Err("it is damaged, or belongs to another log".to_owned());
+    }
+    match index.examination().run_within(EXAMINATION_MAX) {
+        Examined::Done(result) => result.map(|()| None).map_err(|error| error.to_string()),
+        Examined::Later(examined) => Ok(Some(examined)),
     }
 }
 

@@ -78,7 +78,7 @@ pub async fn give_up(config: Config, export: &Path) -> Result<(), String> {
     let pending = Pending::of(&storage, Some(&comparison));
     let counts = pending::write(&config, &pending, export)?;
     drop(pending);
-    let Storage { lock, log, index } = storage;
+    let Storage { lock, log, index, .. } = storage;
     drop((log, index));
     let kept = aside::put(&config.event_sourcing)?;
     // It went with the log, which nobody else could open before it had its new name.

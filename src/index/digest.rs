@@ -3,7 +3,7 @@
 //! The database drops what it can't read of a journal, and a keyspace whose marker is gone, without a word. An
 //! index that lacks entries has another sum than it should, whichever they are and for whatever reason.
 
-use fjall::Keyspace;
+use fjall::{Keyspace, Readable, Snapshot};
 use xxhash_rust::xxh3::xxh3_64_with_seed;
 
 use super::IndexError;
@@ -41,13 +41,13 @@ impl Digest {
         Self { entries: self.entries.wrapping_add(other.entries), sum: self.sum.wrapping_add(other.sum) }
     }
 
-    /// Of what a keyspace holds just now.
-    pub(super) fn of(part: Part, keyspace: &Keyspace) -> Result<Self, IndexError> {
+    /// Of what a keyspace held then.
+    pub(super) fn of(part: Part, keyspace: &Keyspace, then: &Snapshot) -> Result<Self, IndexError> {
         let mut digest = Self::default();
-        for entry in keyspace.iter() {
+        for entry in then.iter(keyspace) {
             let (key, value) = entry.into_inner()?;
             // What is overwritten may be looked up in another place than where it is iterated.
-            if part == Part::Aggregates && keyspace.get(&key)?.as_ref() != Some(&value) {
+            if part == Part::Aggregates && then.get(keyspace, &key)?.as_ref() != Some(&value) {
                 return Err(IndexError::Entry("aggregates"));
             }
             digest.add(part, &key, &value);

@@ -1,4 +1,5 @@
 use std::path::PathBuf;
+use std::time::Duration;
 
 use bytes::Bytes;
 use tempfile::{TempDir, tempdir};
@@ -182,7 +183,7 @@ fn an_index_that_lacks_an_entry_or_has_another_is_noticed() {
     let folder = tempdir().unwrap();
     let index = Index::open(folder.path()).unwrap();
     written.bring_up(&index);
-    index.check().unwrap();
+    index.examination().run().unwrap();
     let keyspaces = [
         &index.aggregates,
         &index.events,
@@ -194,14 +195,49 @@ fn an_index_that_lacks_an_entry_or_has_another_is_noticed() {
     for keyspace in keyspaces {
         let (key, value) = keyspace.iter().next().unwrap().into_inner().unwrap();
         keyspace.remove(&key[..]).unwrap();
-        assert!(matches!(index.check(), Err(IndexError::Lacking)), "without an entry of {}", keyspace.name());
+        assert!(
+            matches!(index.examination().run(), Err(IndexError::Lacking)),
+            "without an entry of {}",
+            keyspace.name()
+        );
         let mut other = value.to_vec();
         *other.last_mut().unwrap() ^= 1;
         keyspace.insert(&key[..], other).unwrap();
-        assert!(matches!(index.check(), Err(IndexError::Lacking)), "another entry of {}", keyspace.name());
+        assert!(
+            matches!(index.examination().run(), Err(IndexError::Lacking)),
+            "another entry of {}",
+            keyspace.name()
+        );
         keyspace.insert(&key[..], &value[..]).unwrap();
-        index.check().unwrap();
+        index.examination().run().unwrap();
     }
+}
+
+#[tokio::test]
+async fn an_examination_that_is_not_waited_for_tells_later() {
+    let mut written = Written::new();
+    written.append(0);
+    let folder = tempdir().unwrap();
+    let index = Index::open(folder.path()).unwrap();
+    written.bring_up(&index);
+    // Without waiting; it may be that fast all the same.
+    let examine = || {
+        let examined = index.examination().run_within(Duration::ZERO);
+        async {
+            match examined {
+                Examined::Later(result) => result.await.unwrap(),
+                Examined::Done(result) => result,
+            }
+        }
+    };
+    let whole = examine();
+    // What comes meanwhile does not matter.
+    written.append(1);
+    written.bring_up(&index);
+    whole.await.unwrap();
+    let (key, _) = index.events.iter().next().unwrap().into_inner().unwrap();
+    index.events.remove(&key[..]).unwrap();
+    assert!(matches!(examine().await, Err(IndexError::Lacking)));
 }
 
 #[test]

@@ -204,7 +204,7 @@ fn start(config: &EventSourcingConfig) -> Running {
         disk_free_min: 0,
         types_max: 1000,
     };
-    let Storage { lock, log, index } = storage;
+    let Storage { lock, log, index, .. } = storage;
     let (sequencer, thread) =
         Sequencer::start(log, index, settings, Arc::new(|_| Ok(())), Arc::default()).unwrap();
     Running { sequencer, thread, history, _lock: lock }

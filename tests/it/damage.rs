@@ -89,7 +89,7 @@ fn prepare() -> Prepared {
     spread_index(&service.storage());
     let image = Image::take(&service.storage());
     let copy = image.copy(None, false);
-    Index::open(&copy.path().join("index")).unwrap().check().unwrap();
+    Index::open(&copy.path().join("index")).unwrap().examination().run().unwrap();
     let world = World::read(copy.path());
     assert_eq!(world.order.len(), order.len());
     assert!(world.snapshots.len() >= 2);
