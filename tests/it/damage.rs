@@ -13,13 +13,15 @@ use std::{
 };
 
 use aethyr_event_store::{
-    grpc::wire::{NewEvent, SaveSnapshotRequest, new_event::Data, save_snapshot_request},
+    grpc::wire::{NewEvent, ReadAllRequest, SaveSnapshotRequest, new_event::Data, save_snapshot_request},
     index::{Index, rebuild},
     log::{Cursor, Place, recover},
 };
 
+use tonic::Code;
+
 use crate::support::{
-    events::{append, event, whole_order},
+    events::{append, event, load, whole_order},
     service::{Service, Setup},
 };
 
@@ -288,4 +290,71 @@ fn without_an_index_nothing_but_the_end_is_cut_off() {
     });
     figures.end("log without index");
     drop(service);
+}
+
+/// The program itself, on one damage of each kind of file of the index, and after a kill.
+#[test]
+fn the_program_starts_over_a_damaged_index() {
+    let Prepared { image, world, mut service } = prepare();
+    let runtime = tokio::runtime::Runtime::new().unwrap();
+    let mut kinds = BTreeSet::new();
+    for file in image.files.iter().filter(|file| !file.is_log() && file.used.len() > 30) {
+        if !kinds.insert(file.kind()) {
+            continue;
+        }
+        for part in ["log", "index"] {
+            fs::remove_dir_all(service.storage().join(part)).unwrap();
+        }
+        let damage = Damage::Flip { at: file.used.len() / 2, mask: 0x10 };
+        image.place(&service.storage(), Some((file, damage)), false);
+        runtime.block_on(async {
+            service.restart().await;
+            assert!(
+                service.log().contains("rebuilt") || service.log().contains("cut off"),
+                "{}",
+                file.name()
+            );
+            let order = whole_order(&mut service.client()).await;
+            assert_eq!(order.len(), world.order.len(), "{}", file.name());
+            for aggregate in 0..9 {
+                let id = format!("room-{aggregate}");
+                let wanted =
+                    order.iter().filter(|event| event.aggregate_id == id).cloned().collect::<Vec<_>>();
+                assert_eq!(load(&mut service.client(), &id).await, wanted, "{}", file.name());
+            }
+            assert_eq!(service.stats().await.event_count, order.len() as u64);
+            append(&mut service.client(), vec![event("room-3")]).await;
+            service.kill();
+            service.restart().await;
+            assert_eq!(whole_order(&mut service.client()).await.len(), order.len() + 1);
+            service.stop();
+        });
+    }
+    assert!(kinds.len() >= 3, "{kinds:?}");
+}
+
+/// A segment that was cut between two frames is the one damage that no checksum shows.
+#[test]
+fn the_program_names_a_segment_that_was_cut_between_two_frames() {
+    let Prepared { image, world, mut service } = prepare();
+    let runtime = tokio::runtime::Runtime::new().unwrap();
+    let first = image.files.iter().find(|file| file.kind() == "segments").unwrap();
+    for part in ["log", "index"] {
+        fs::remove_dir_all(service.storage().join(part)).unwrap();
+    }
+    image.place(&service.storage(), Some((first, Damage::Cut(64))), false);
+    runtime.block_on(async {
+        service.restart().await;
+        let mut stream = service.client().read_all(ReadAllRequest::default()).await.unwrap().into_inner();
+        let status = stream.message().await.unwrap_err();
+        assert_eq!(status.code(), Code::DataLoss);
+        assert!(status.message().contains("0000000001.segment: damaged at byte 64"), "{}", status.message());
+        assert!(status.message().contains("repair"), "{}", status.message());
+        service.stop();
+        assert!(service.run(&["repair"]).0);
+        service.restart().await;
+        assert_eq!(whole_order(&mut service.client()).await.len(), world.order.len());
+        assert_eq!(service.stats().await.snapshot_count, world.snapshots.len() as u64);
+        service.stop();
+    });
 }

@@ -158,8 +158,15 @@ pub fn judge(world: &Arc<World>, storage: &Path, hit: Hit) -> Result<Outcome, St
             Err(refusal) if hit == Hit::Log && names_damage(&refusal) => Ok(Outcome::Refused),
             Err(refusal) => Err(format!("refused to start: {refusal}")),
             Ok(Err(wrong)) => Err(wrong),
-            Ok(Ok(true)) => Ok(Outcome::Named),
-            Ok(Ok(false)) => Ok(Outcome::Whole),
+            Ok(Ok(named)) => {
+                // What was mended, and what was appended since, is there at the next start too.
+                let again =
+                    Storage::open(&config(&storage).event_sourcing).map_err(|error| error.to_string())?;
+                let last = (world.order.len() + world.last_of().len()) as u64;
+                same("events after a restart", &again.log.tip().position.0, &last)?;
+                again.index.check().map_err(|error| format!("after a restart: {error}"))?;
+                Ok(if named { Outcome::Named } else { Outcome::Whole })
+            }
         }
     })?
 }

@@ -122,12 +122,19 @@ impl Image {
             true => tempfile::tempdir_in(memory).unwrap(),
             false => tempfile::tempdir().unwrap(),
         };
+        self.place(copy.path(), damaged, without_index);
+        std::os::unix::fs::symlink(&self.events, copy.path().join("events")).unwrap();
+        copy
+    }
+
+    /// Puts the files into a storage folder that has no log and no index.
+    pub fn place(&self, storage: &Path, damaged: Option<(&File, Damage)>, without_index: bool) {
         let wanted = |path: &Path| !without_index || !path.starts_with("index");
         for folder in self.folders.iter().filter(|path| wanted(path)) {
-            fs::create_dir_all(copy.path().join(folder)).unwrap();
+            fs::create_dir_all(storage.join(folder)).unwrap();
         }
         for file in self.files.iter().filter(|file| wanted(&file.path)) {
-            let path = copy.path().join(&file.path);
+            let path = storage.join(&file.path);
             write(&path, &file.used, file.length);
             if let Some((damaged, damage)) = damaged
                 && damaged.path == file.path
@@ -135,8 +142,6 @@ impl Image {
                 damage.apply(&path, file);
             }
         }
-        std::os::unix::fs::symlink(&self.events, copy.path().join("events")).unwrap();
-        copy
     }
 }
 
