@@ -164,7 +164,7 @@ pub fn judge(world: &Arc<World>, storage: &Path, hit: Hit) -> Result<Outcome, St
                     Storage::open(&config(&storage).event_sourcing).map_err(|error| error.to_string())?;
                 let last = (world.order.len() + world.last_of().len()) as u64;
                 same("events after a restart", &again.log.tip().position.0, &last)?;
-                again.index.check().map_err(|error| format!("after a restart: {error}"))?;
+                again.index.examination().run().map_err(|error| format!("after a restart: {error}"))?;
                 Ok(if named { Outcome::Named } else { Outcome::Whole })
             }
         }
