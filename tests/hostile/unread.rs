@@ -4,7 +4,7 @@
 use std::time::Duration;
 
 use aethyr_event_store::grpc::wire::{
-    Checkpoint, Filter, ReadAllRequest, StatsRequest, SubscribeRequest,
+    Checkpoint, LoadEventsRequest, StatsRequest, SubscribeRequest,
     event_store_service_client::EventStoreServiceClient,
 };
 use bytes::Bytes;
@@ -37,11 +37,10 @@ pub async fn narrow(target: &Target) -> Tally {
 async fn read_nothing(target: &Target, window: u32) -> Tally {
     let count = target.streams_max() + target.streams_max() / 10;
     // Each message is one large event.
-    let filter = Some(Filter { aggregate_id_prefix: LARGE.to_owned(), ..Filter::default() });
-    let request = ReadAllRequest { filter, ..ReadAllRequest::default() };
+    let request = LoadEventsRequest { aggregate_id: LARGE.to_owned(), ..LoadEventsRequest::default() };
     let call = Call {
         method: "POST",
-        path: "/aethyr.eventstore.v1.EventStoreService/ReadAll".to_owned(),
+        path: "/aethyr.eventstore.v1.EventStoreService/LoadEvents".to_owned(),
         content_type: Some("application/grpc"),
         headers: Vec::new(),
         body: message(&request.encode_to_vec()),
