@@ -149,9 +149,7 @@ impl Report {
         self.stored += tally.stored;
         self.attacks += 1;
         self.settle(name).await;
-        // Whatever was refused during the attack is not any more.
-        self.honest.begin(Allowed::Nothing);
-        self.honest.wait_until_all_are_served().await;
+        self.honest.wait_until_all_are_served(allowed).await;
     }
 
     /// The attackers have left: what they held is free again.
