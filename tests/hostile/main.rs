@@ -71,7 +71,7 @@ impl Target {
     /// The most that the service may ever hold: itself and what the allocator keeps; each of the two shares
     /// twice, since what is counted once may be in two buffers; and a little for every connection.
     pub fn resident_max(&self) -> u64 {
-        const OWN: u64 = 256 << 20;
+        const OWN: u64 = 512 << 20;
         const CONNECTION: u64 = 32 << 10;
         OWN + 4 * self.shared_bytes_max() as u64 + self.connections * CONNECTION
     }

@@ -24,6 +24,9 @@ const FILES_MORE_MAX: usize = 12;
 /// An attack must not fill the log: so many lines, and one a second.
 const LINES_MAX: u64 = 20;
 
+/// The aggregate of the large events.
+pub const LARGE: &str = "large";
+
 /// What an attack sent and what it was told.
 #[derive(Debug, Default)]
 pub struct Tally {
@@ -146,9 +149,7 @@ impl Report {
         self.stored += tally.stored;
         self.attacks += 1;
         self.settle(name).await;
-        // Whatever was refused during the attack is not any more.
-        self.honest.begin(Allowed::Nothing);
-        self.honest.wait_until_all_are_served().await;
+        self.honest.wait_until_all_are_served(allowed).await;
     }
 
     /// The attackers have left: what they held is free again.
@@ -169,7 +170,7 @@ impl Report {
         let mut client = self.service.client();
         for _ in 0..EVENTS {
             let data = Some(Data::Binary(vec![7; BYTES].into()));
-            append(&mut client, vec![NewEvent { data, ..event("large") }]).await;
+            append(&mut client, vec![NewEvent { data, ..event(LARGE) }]).await;
         }
         self.stored += EVENTS as u64;
     }

@@ -4,7 +4,7 @@
 use std::time::Duration;
 
 use aethyr_event_store::grpc::wire::{
-    Checkpoint, ReadAllRequest, StatsRequest, SubscribeRequest,
+    Checkpoint, LoadEventsRequest, StatsRequest, SubscribeRequest,
     event_store_service_client::EventStoreServiceClient,
 };
 use bytes::Bytes;
@@ -18,7 +18,7 @@ use crate::{
     calls::{self, connect_with},
     frames::{self, *},
     messages::Call,
-    report::Tally,
+    report::{LARGE, Tally},
 };
 
 const STREAMS_PER_CONNECTION: u64 = 50;
@@ -36,12 +36,14 @@ pub async fn narrow(target: &Target) -> Tally {
 /// A tenth more streams than may be open. All come to an end, although nobody reads.
 async fn read_nothing(target: &Target, window: u32) -> Tally {
     let count = target.streams_max() + target.streams_max() / 10;
+    // Each message is one large event.
+    let request = LoadEventsRequest { aggregate_id: LARGE.to_owned(), ..LoadEventsRequest::default() };
     let call = Call {
         method: "POST",
-        path: "/aethyr.eventstore.v1.EventStoreService/ReadAll".to_owned(),
+        path: "/aethyr.eventstore.v1.EventStoreService/LoadEvents".to_owned(),
         content_type: Some("application/grpc"),
         headers: Vec::new(),
-        body: message(&ReadAllRequest::default().encode_to_vec()),
+        body: message(&request.encode_to_vec()),
         whole: true,
         malformed: false,
     };
@@ -53,9 +55,17 @@ async fn read_nothing(target: &Target, window: u32) -> Tally {
         while let Some(piece) = body.data().await {
             piece?;
         }
-        Ok(())
+        // More was waiting for readers than all of them together may leave waiting.
+        let trailers = body.trailers().await?.unwrap_or_default();
+        let status =
+            trailers.get("grpc-status").map_or(Code::Ok, |status| Code::from_bytes(status.as_bytes()));
+        Ok(format!("open, then {status:?}"))
     });
-    tally.await
+    let mut tally = tally.await;
+    if !tally.outcomes.contains_key("open, then ResourceExhausted") {
+        tally.wrong(format!("limits.unread_bytes_max was not reached: {:?}", tally.outcomes));
+    }
+    tally
 }
 
 /// Subscribers who read, and are too many.
@@ -81,7 +91,7 @@ pub async fn subscriptions(target: &Target) -> Tally {
             let piece = piece?;
             body.flow_control().release_capacity(piece.len())?;
         }
-        Ok(())
+        Ok("served".to_owned())
     };
     let mut tally = open_many(target, &h2::client::Builder::new(), count, &call, read).await;
     let refused = tally.outcomes.get("ResourceExhausted").copied().unwrap_or_default();
@@ -100,7 +110,7 @@ async fn open_many<R>(
     take: impl Fn(http::Response<h2::RecvStream>) -> R + Clone + Send + 'static,
 ) -> Tally
 where
-    R: Future<Output = Result<(), h2::Error>> + Send + 'static,
+    R: Future<Output = Result<String, h2::Error>> + Send + 'static,
 {
     let mut streams = JoinSet::new();
     let mut connection = connect_with(target, builder).await;
@@ -128,7 +138,7 @@ async fn open<R>(
     take: impl Fn(http::Response<h2::RecvStream>) -> R,
 ) -> String
 where
-    R: Future<Output = Result<(), h2::Error>>,
+    R: Future<Output = Result<String, h2::Error>>,
 {
     let opened = async {
         let mut sender = sender.ready().await?;
@@ -144,7 +154,7 @@ where
         return format!("{:?}", Code::from_bytes(status.as_bytes()));
     }
     match take(answer).await {
-        Ok(()) => "served".to_owned(),
+        Ok(outcome) => outcome,
         Err(error) => format!("open, then {}", calls::reset(&error)),
     }
 }
