@@ -49,6 +49,8 @@ pub struct EventFiles {
     written_to: AtomicU64,
     /// Snapshots up to this number were looked at.
     snapshots_seen: AtomicU64,
+    /// The first file behind a gap that a crash left, which is not counted above; `u64::MAX`: there is none.
+    behind_from: AtomicU64,
     /// Files that are there, of events and snapshots.
     files: AtomicU64,
     /// Files of snapshots that ImmuDB has, as of the last pass.
@@ -71,7 +73,8 @@ impl EventFiles {
             (self.cleared_to.load(Ordering::Acquire), self.written_to.load(Ordering::Acquire));
         let view = self.standing.view();
         let forwarded = view.forwarded.position.0;
-        let to_clear = written_to.min(forwarded).saturating_sub(cleared_to);
+        let behind = u64::from(self.behind_from.load(Ordering::Acquire) <= forwarded);
+        let to_clear = written_to.min(forwarded).saturating_sub(cleared_to).saturating_add(behind);
         let room = self.files_max.saturating_sub(self.files.load(Ordering::Acquire));
         let tip = *self.tip.borrow();
         let snapshots_seen = self.snapshots_seen.load(Ordering::Acquire).max(view.forwarded.snapshots);
@@ -111,6 +114,7 @@ impl EventFiles {
             cleared_to: AtomicU64::new(0),
             written_to: AtomicU64::new(0),
             snapshots_seen: AtomicU64::new(0),
+            behind_from: AtomicU64::new(u64::MAX),
             files: AtomicU64::new(0),
             // What an earlier run left is not known before the first pass.
             snapshots_over: AtomicU64::new(1),
@@ -124,6 +128,7 @@ impl EventFiles {
             cursor: None,
             written_to: Position(0),
             written: VecDeque::new(),
+            behind: VecDeque::new(),
             newest_of: HashMap::new(),
         };
         let (ended, end) = oneshot::channel::<()>();
@@ -158,6 +163,8 @@ struct Writer {
     written_to: Position,
     /// In the order of the log.
     written: VecDeque<Written>,
+    /// Event files behind a gap, by position: those that a crash left, until the gap is closed.
+    behind: VecDeque<(Position, AggregateId, SequenceNumber)>,
     /// The last file of an aggregate: with it, the aggregate's folder goes.
     newest_of: HashMap<AggregateId, SequenceNumber>,
 }
@@ -223,11 +230,18 @@ impl Writer {
         self.shared.snapshots_over.store(snapshots.count() as u64, Ordering::Release);
         self.shared.cleared_to.store(first.unwrap_or(self.written_to.0), Ordering::Release);
         self.shared.written_to.store(self.written_to.0, Ordering::Release);
-        self.shared.files.store(self.written.len() as u64, Ordering::Release);
+        let behind = self.behind.front().map_or(u64::MAX, |(position, ..)| position.0);
+        self.shared.behind_from.store(behind, Ordering::Release);
+        self.shared.files.store(self.file_count(), Ordering::Release);
+    }
+
+    fn file_count(&self) -> u64 {
+        self.written.len().saturating_add(self.behind.len()) as u64
     }
 
     /// Removes files whose contents ImmuDB has.
     fn clear(&mut self, forwarded: ForwardedMark) -> io::Result<usize> {
+        self.close_gap(forwarded.position);
         let mut cleared = 0;
         while cleared < Self::FILES_AT_ONCE
             && self.written.front().is_some_and(|file| file.is_over(forwarded))
@@ -263,7 +277,7 @@ impl Writer {
             let from = self.written_to.max(forwarded.position);
             self.cursor = Some(self.history.cursor_before(from)?);
         }
-        while done < Self::FILES_AT_ONCE && (self.written.len() as u64) < self.files_max {
+        while done < Self::FILES_AT_ONCE && self.file_count() < self.files_max {
             let Some(cursor) = &mut self.cursor else { break };
             let Some(read) = cursor.next(tip.end).map_err(HistoryError::from)? else {
                 self.shared.snapshots_seen.store(tip.snapshots, Ordering::Release);
@@ -306,13 +320,33 @@ impl Writer {
         }
         self.folder.write_event(event)?;
         self.remember_event(aggregate, sequence, position);
+        self.close_gap(Position(0));
         Ok(())
     }
 
+    /// Files behind a gap take their turn: those that come next, and those that ImmuDB has.
+    fn close_gap(&mut self, forwarded: Position) {
+        while let Some((position, aggregate, sequence)) = self.behind.pop_front() {
+            if position > self.written_to.next().max(forwarded) {
+                self.behind.push_front((position, aggregate, sequence));
+                return;
+            }
+            // What was written again meanwhile is known already.
+            if position > self.written_to {
+                self.remember_event(aggregate, sequence, position);
+            }
+        }
+    }
+
     fn remember_event(&mut self, aggregate: AggregateId, sequence: SequenceNumber, position: Position) {
-        self.newest_of.insert(aggregate.clone(), sequence);
+        self.will_be_newest(&aggregate, sequence);
         self.written.push_back(Written::Event { aggregate, sequence, position });
         self.written_to = position;
+    }
+
+    fn will_be_newest(&mut self, aggregate: &AggregateId, sequence: SequenceNumber) {
+        let newest = self.newest_of.entry(aggregate.clone()).or_insert(sequence);
+        *newest = sequence.max(*newest);
     }
 
     fn write_snapshot(
@@ -360,24 +394,28 @@ impl Writer {
             warn!(files = foreign, "event files whose events are not in the log are left alone");
         }
         waiting.sort_unstable();
-        // Only an unbroken run from the forwarded position on saves writing; the rest is written again.
-        let mut next = forwarded.position.next();
-        for (position, aggregate, sequence) in waiting {
-            if position <= forwarded.position {
-                self.remember_event(aggregate, sequence, position);
-            } else if position == next {
-                self.remember_event(aggregate, sequence, position);
-                next = position.next();
-            } else {
-                // Not to be written again, unless in its turn; but to be cleared.
-                self.newest_of.insert(aggregate.clone(), sequence);
-                self.written.push_back(Written::Event { aggregate, sequence, position });
-            }
-        }
+        self.take_up(waiting.into(), forwarded.position);
         self.take_stock_of_snapshots()
     }
 
     /// Which number a file's snapshot had is not known: it goes when ImmuDB has all that there are now.
+    /// Only an unbroken run from the forwarded position on saves writing; the rest waits for its turn.
+    fn take_up(
+        &mut self,
+        mut waiting: VecDeque<(Position, AggregateId, SequenceNumber)>,
+        forwarded: Position,
+    ) {
+        for (_, aggregate, sequence) in &waiting {
+            self.will_be_newest(aggregate, *sequence);
+        }
+        let over = waiting.partition_point(|(position, ..)| *position <= forwarded);
+        for (position, aggregate, sequence) in waiting.drain(..over) {
+            self.written.push_back(Written::Event { aggregate, sequence, position });
+        }
+        (self.written_to, self.behind) = (forwarded, waiting);
+        self.close_gap(Position(0));
+    }
+
     fn take_stock_of_snapshots(&mut self) -> Result<(), PassError> {
         let number = self.history.index.complete().tip.snapshots;
         for path in self.folder.snapshot_paths()? {

@@ -2,10 +2,12 @@ use std::collections::BTreeMap;
 
 use proptest::prelude::*;
 
-use super::format;
-use crate::event::{
-    AggregateId, AppendBounds, Content, ContentDigest, EventId, Hash, NewEvent, Position, RecordedEvent,
-    SequenceNumber, Snapshot, Timestamp, record,
+use super::*;
+use crate::{
+    event::{AppendBounds, Content, ContentDigest, EventId, Hash, NewEvent, Snapshot, Timestamp},
+    forwarder::PendingLimits,
+    log::Place,
+    storage::Storage,
 };
 
 fn recorded(content: Content) -> RecordedEvent {
@@ -79,4 +81,90 @@ proptest! {
         assert_kept_to_the_byte(Content::Json(serde_json::to_string(&text).unwrap()));
         assert_kept_to_the_byte(Content::Binary(bytes.into()));
     }
+}
+
+/// A writer over an empty folder, and what Stats asks; ImmuDB has the log up to `forwarded`.
+fn writer(dir: &std::path::Path, forwarded: u64) -> (Writer, Arc<EventFiles>) {
+    let config = EventSourcingConfig {
+        log_path: dir.join("log"),
+        index_path: dir.join("index"),
+        storage_path: dir.join("events"),
+        ..EventSourcingConfig::default()
+    };
+    let limits = PendingLimits { events_max: 100, bytes_max: 100, segment_bytes_max: 100 };
+    let standing = Arc::new(Standing::new(State::Connected, mark(forwarded), Place::START, false, limits));
+    let shared = Arc::new(EventFiles {
+        files_max: 100,
+        standing: standing.clone(),
+        tip: watch::channel(Tip { position: Position(forwarded), ..Tip::START }).1,
+        cleared_to: AtomicU64::new(0),
+        written_to: AtomicU64::new(0),
+        snapshots_seen: AtomicU64::new(0),
+        behind_from: AtomicU64::new(u64::MAX),
+        files: AtomicU64::new(0),
+        snapshots_over: AtomicU64::new(0),
+    });
+    let writer = Writer {
+        folder: Folder::new(&config.storage_path),
+        files_max: 100,
+        history: Storage::open(&config).unwrap().history(),
+        standing,
+        shared: shared.clone(),
+        cursor: None,
+        written_to: Position(0),
+        written: VecDeque::new(),
+        behind: VecDeque::new(),
+        newest_of: HashMap::new(),
+    };
+    (writer, shared)
+}
+
+fn mark(position: u64) -> ForwardedMark {
+    ForwardedMark { position: Position(position), ..ForwardedMark::default() }
+}
+
+/// The event at a position; the aggregate's only ones.
+fn numbered(position: u64) -> RecordedEvent {
+    let event = recorded(Content::Absent);
+    RecordedEvent { sequence: SequenceNumber(position), position: Position(position), ..event }
+}
+
+/// Files as a crash leaves them, found again at a start with nothing in ImmuDB.
+fn found(writer: &mut Writer, positions: &[u64]) {
+    let mut waiting = VecDeque::new();
+    for event in positions.iter().map(|position| numbered(*position)) {
+        waiting.push_back((event.position, event.event.aggregate_id.clone(), event.sequence));
+        writer.folder.write_event(event).unwrap();
+    }
+    writer.take_up(waiting, Position(0));
+    writer.count(mark(0));
+}
+
+#[test]
+fn files_behind_a_gap_hold_up_none_before_them() {
+    let dir = tempfile::tempdir().unwrap();
+    let (mut writer, _) = writer(dir.path(), 0);
+    found(&mut writer, &[1, 2, 4, 5, 7]);
+    writer.write_event(numbered(3)).unwrap();
+    // The fifth need not be written again, and the sixth is what comes next.
+    assert_eq!(writer.written_to, Position(5));
+    assert_eq!(writer.clear(mark(3)).unwrap(), 3);
+    let left = |writer: &Writer| writer.folder.event_paths().unwrap().len();
+    assert_eq!(left(&writer), 3);
+    // ImmuDB has taken the sixth without a file.
+    assert_eq!(writer.clear(mark(7)).unwrap(), 3);
+    assert_eq!(left(&writer), 0);
+    assert!(writer.newest_of.is_empty());
+}
+
+#[test]
+fn files_behind_a_gap_are_pending_once_immudb_has_their_events() {
+    let dir = tempfile::tempdir().unwrap();
+    let (mut writer, shared) = writer(dir.path(), 5);
+    found(&mut writer, &[4, 5]);
+    assert!(shared.pending() > 0);
+    writer.clear(mark(5)).unwrap();
+    writer.count(mark(5));
+    assert_eq!(shared.pending(), 0);
+    assert!(writer.folder.event_paths().unwrap().is_empty());
 }
