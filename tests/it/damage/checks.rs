@@ -8,7 +8,7 @@ use std::{
     path::Path,
     process::{Command, Stdio},
     sync::{Arc, mpsc},
-    time::Duration,
+    time::{Duration, Instant},
 };
 
 use aethyr_event_store::{
@@ -18,15 +18,17 @@ use aethyr_event_store::{
         Snapshot,
     },
     index::Direction,
+    log::OpenError,
     sequencer::Append,
     server::{self, Options},
-    storage::Storage,
+    storage::{Storage, StorageError},
     store::{Conflict, EventStore, Filter, LoadRequest, OrderStart, StoreError},
 };
 use tokio::runtime::Runtime;
 
 /// Longer than anything here takes on a busy machine.
 const PATIENCE: Duration = Duration::from_secs(60);
+const POLL: Duration = Duration::from_millis(5);
 
 /// How a damaged folder was met.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
@@ -100,7 +102,7 @@ fn served<T>(
 ) -> Result<Result<T, String>, String> {
     let config = config(storage);
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
-    let opened = Storage::open(&config.event_sourcing).map_err(|error| error.to_string())?;
+    let opened = open(&config)?;
     let parts = {
         let _entered = runtime.enter();
         server::start(&config, &Options::default(), opened).map_err(|error| error.to_string())?
@@ -110,6 +112,17 @@ fn served<T>(
     drop(store);
     runtime.block_on(server::stop(parts, Duration::from_secs(10)));
     Ok(asked)
+}
+
+/// A process that another test is just starting has our lock too, until it becomes another program.
+fn open(config: &Config) -> Result<Storage, String> {
+    let end = Instant::now() + PATIENCE;
+    loop {
+        match Storage::open(&config.event_sourcing) {
+            Err(StorageError::Log(OpenError::Locked(_))) if Instant::now() < end => std::thread::sleep(POLL),
+            opened => return opened.map_err(|error| error.to_string()),
+        }
+    }
 }
 
 /// Runs something that may panic or hang, and must do neither.
@@ -160,8 +173,7 @@ pub fn judge(world: &Arc<World>, storage: &Path, hit: Hit) -> Result<Outcome, St
             Ok(Err(wrong)) => Err(wrong),
             Ok(Ok(named)) => {
                 // What was mended, and what was appended since, is there at the next start too.
-                let again =
-                    Storage::open(&config(&storage).event_sourcing).map_err(|error| error.to_string())?;
+                let again = open(&config(&storage))?;
                 let last = (world.order.len() + world.last_of().len()) as u64;
                 same("events after a restart", &again.log.tip().position.0, &last)?;
                 again.index.examination().run().map_err(|error| format!("after a restart: {error}"))?;
@@ -205,6 +217,17 @@ pub fn judge_without_index(world: &Arc<World>, storage: &Path, end: End) -> Resu
 
 /// `repair` with the event files at hand.
 pub fn mend(storage: &Path) -> Result<(), String> {
+    // The lock may still be that of a child of ours, as above.
+    let end = Instant::now() + PATIENCE;
+    loop {
+        match repair(storage) {
+            Err(said) if said.contains("in use") && Instant::now() < end => std::thread::sleep(POLL),
+            done => return done,
+        }
+    }
+}
+
+fn repair(storage: &Path) -> Result<(), String> {
     let said = storage.join("repair.log");
     let ended = Command::new(env!("CARGO_BIN_EXE_aethyr-event-store"))
         .arg("repair")
