@@ -400,8 +400,8 @@ async fn types_and_connections_and_what_waits_are_bounded() {
             Err(status) => break status,
         }
     };
-    // Which of the two depends on how far the client was.
-    assert!(matches!(refused.code(), Code::Unavailable | Code::Unknown), "{refused:?}");
+    // Which of them depends on how far the client was.
+    assert!(matches!(refused.code(), Code::Unavailable | Code::Unknown | Code::Cancelled), "{refused:?}");
     assert!(connections.len() <= 2);
     drop(connections);
 
