@@ -8,7 +8,7 @@ use std::{
     path::Path,
     process::{Command, Stdio},
     sync::{Arc, mpsc},
-    time::Duration,
+    time::{Duration, Instant},
 };
 
 use aethyr_event_store::{
@@ -18,9 +18,10 @@ use aethyr_event_store::{
         Snapshot,
     },
     index::Direction,
+    log::OpenError,
     sequencer::Append,
     server::{self, Options},
-    storage::Storage,
+    storage::{Storage, StorageError},
     store::{Conflict, EventStore, Filter, LoadRequest, OrderStart, StoreError},
 };
 use tokio::runtime::Runtime;
@@ -160,8 +161,7 @@ pub fn judge(world: &Arc<World>, storage: &Path, hit: Hit) -> Result<Outcome, St
             Ok(Err(wrong)) => Err(wrong),
             Ok(Ok(named)) => {
                 // What was mended, and what was appended since, is there at the next start too.
-                let again =
-                    Storage::open(&config(&storage).event_sourcing).map_err(|error| error.to_string())?;
+                let again = open_again(&storage)?;
                 let last = (world.order.len() + world.last_of().len()) as u64;
                 same("events after a restart", &again.log.tip().position.0, &last)?;
                 again.index.check().map_err(|error| format!("after a restart: {error}"))?;
@@ -169,6 +169,19 @@ pub fn judge(world: &Arc<World>, storage: &Path, hit: Hit) -> Result<Outcome, St
             }
         }
     })?
+}
+
+/// Another test may be starting a process just now, which holds whatever was open for a moment longer.
+fn open_again(storage: &Path) -> Result<Storage, String> {
+    let until = Instant::now() + PATIENCE;
+    loop {
+        match Storage::open(&config(storage).event_sourcing) {
+            Err(StorageError::Log(OpenError::Locked(_))) if Instant::now() < until => {
+                std::thread::yield_now()
+            }
+            opened => return opened.map_err(|error| error.to_string()),
+        }
+    }
 }
 
 /// What a start serves that has only the log: the end may be missing where it may be a torn one.
