@@ -3,6 +3,7 @@
 
 use std::{fs, io, io::Write, path::Path};
 
+use tracing::warn;
 use uuid::Uuid;
 
 const FILE: &str = "writers";
@@ -10,19 +11,27 @@ const FILE: &str = "writers";
 /// There while the log is copied out of ImmuDB, and lacks events.
 pub const UNFINISHED_COPY: &str = "copying";
 
-/// The ids so far, the oldest first.
+/// The ids so far, the oldest first. A damaged one is passed over: without it ImmuDB's head may name a writer
+/// that nobody knows here, and then a person decides, as with any other writer.
 ///
 /// # Errors
-/// The file can't be read, or holds something else.
+/// The file can't be read.
 pub fn load(folder: &Path) -> io::Result<Vec<Uuid>> {
-    let text = match fs::read_to_string(folder.join(FILE)) {
-        Ok(text) => text,
+    let path = folder.join(FILE);
+    let bytes = match fs::read(&path) {
+        Ok(bytes) => bytes,
         Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Vec::new()),
         Err(error) => return Err(error),
     };
-    let parse =
-        |line| Uuid::try_parse(line).map_err(|error| io::Error::new(io::ErrorKind::InvalidData, error));
-    text.lines().map(parse).collect()
+    let text = String::from_utf8_lossy(&bytes);
+    let parse = |(number, line): (u32, &str)| {
+        let id = Uuid::try_parse(line).ok();
+        if id.is_none() {
+            warn!(file = %path.display(), line = number, "no writer id; it is passed over");
+        }
+        id
+    };
+    Ok((1..).zip(text.lines()).filter_map(parse).collect())
 }
 
 /// Makes a new id durable; only then may it be claimed with.

@@ -13,15 +13,18 @@ use std::{
 };
 
 use aethyr_event_store::{
-    grpc::wire::{NewEvent, ReadAllRequest, SaveSnapshotRequest, new_event::Data, save_snapshot_request},
+    grpc::wire::{
+        NewEvent, ReadAllRequest, SaveSnapshotRequest, State, new_event::Data, save_snapshot_request,
+    },
     index::{Index, rebuild},
     log::{Cursor, Place, recover},
 };
-
+use tempfile::tempdir;
 use tonic::Code;
 
 use crate::support::{
     events::{append, event, load, whole_order},
+    immudb::ImmuDb,
     service::{Service, Setup},
 };
 
@@ -357,4 +360,41 @@ fn the_program_names_a_segment_that_was_cut_between_two_frames() {
         assert_eq!(service.stats().await.snapshot_count, world.snapshots.len() as u64);
         service.stop();
     });
+}
+
+/// Without its id a service is a stranger to its own database, which a person can say it is not.
+#[tokio::test(flavor = "multi_thread")]
+async fn damaged_writer_ids_cost_no_event() {
+    let dir = tempdir().unwrap();
+    let immudb = ImmuDb::start(dir.path()).await;
+    let setup = Setup::with_immudb(immudb.port());
+    let mut service = Service::start(setup.clone()).await;
+    let path = service.storage().join("log/writers");
+    for how in ["flipped", "cut", "rubbish", "removed"] {
+        append(&mut service.client(), vec![event("room-1")]).await;
+        service.wait_until_forwarded().await;
+        let order = whole_order(&mut service.client()).await;
+        service.kill();
+        let mut ids = fs::read(&path).unwrap();
+        let last = ids.len() - 10;
+        match how {
+            "flipped" => ids[last] = if ids[last] == b'0' { b'1' } else { b'0' },
+            "cut" => ids.truncate(last),
+            "rubbish" => ids.iter_mut().for_each(|byte| *byte |= 0x80),
+            _ => ids.clear(),
+        }
+        match how {
+            "removed" => fs::remove_file(&path).unwrap(),
+            _ => fs::write(&path, &ids).unwrap(),
+        }
+        service.restart().await;
+        service.wait_for_state(State::Fenced).await;
+        assert_eq!(whole_order(&mut service.client()).await, order, "{how}");
+        service.stop();
+        service.reconfigure(setup.clone().arguments(&["serve", "--take-over"]));
+        service.restart().await;
+        service.wait_until_forwarded().await;
+        assert_eq!(whole_order(&mut service.client()).await, order, "{how}");
+        service.reconfigure(setup.clone());
+    }
 }
