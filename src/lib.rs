@@ -26,7 +26,7 @@
 //!
 //! | promise | held by |
 //! |---|---|
-//! | 1 never lost | `outage`, `crash`, `crash_points`, `copy`, `mending`, `repairing`, `divergence`, `log::tests` |
+//! | 1 never lost | `outage`, `crash`, `crash_points`, `copy`, `mending`, `repairing`, `damage`, `divergence`, `log::tests` |
 //! | 2 exactly once | `appending`, `resend`, `lost_answer`, `sequencer::tests` |
 //! | 3 numbers without gap | `appending`, `crash`, `sequencer::tests` |
 //! | 4 all or nothing | `appending`, `crash`, `sequencer::tests` |

@@ -251,7 +251,7 @@ fn sweep(
 #[test]
 fn a_damaged_index_changes_no_answer() {
     let Prepared { image, world, service } = prepare();
-    let cases = cases(image.files.iter().filter(|file| !file.is_log()), cases_max(20));
+    let cases = cases(image.files.iter().filter(|file| !file.is_log()), cases_max(12));
     let figures = sweep(&cases, |file, damage| {
         let copy = image.copy(Some((file, damage)), false);
         judge(&world, copy.path(), Hit::Index)
@@ -263,7 +263,7 @@ fn a_damaged_index_changes_no_answer() {
 #[test]
 fn a_damaged_log_is_refused_or_named_and_mended() {
     let Prepared { image, world, service } = prepare();
-    let cases = cases(image.files.iter().filter(|file| file.is_log()), cases_max(5));
+    let cases = cases(image.files.iter().filter(|file| file.is_log()), cases_max(4));
     let figures = sweep(&cases, |file, damage| {
         let copy = image.copy(Some((file, damage)), false);
         let outcome = judge(&world, copy.path(), Hit::Log)?;
@@ -285,7 +285,7 @@ fn a_damaged_log_is_refused_or_named_and_mended() {
 #[test]
 fn without_an_index_nothing_but_the_end_is_cut_off() {
     let Prepared { image, world, service } = prepare();
-    let cases = cases(image.files.iter().filter(|file| file.is_log()), cases_max(20));
+    let cases = cases(image.files.iter().filter(|file| file.is_log()), cases_max(12));
     let figures = sweep(&cases, |file, damage| {
         let copy = image.copy(Some((file, damage)), true);
         let end = if damage.takes_the_end(file) { End::Gone } else { End::There };
