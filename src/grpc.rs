@@ -27,8 +27,8 @@ pub mod wire;
 
 pub use bodies::Bodies;
 use decode::Decoder;
-pub use gate::Gate;
 use gate::{Admitted, permit};
+pub use gate::{Gate, mark_health_check};
 pub use peer::Peer;
 use streams::{Boxed, Open};
 use wire::event_store_service_server::EventStoreService;

@@ -110,9 +110,17 @@ const META_COMPLETE: &[u8] = b"complete";
 const FORMAT: &[u8] = b"format";
 const FORMAT_VERSION: &[u8] = b"2";
 
-/// It is there while the index is opened, or once it is known to be damaged.
+/// So often the process may end while the index is opened: once may be a person's doing.
+const ATTEMPTS_MAX: u64 = 2;
+
+/// It is there while the index is opened, or once it is known to be damaged; a byte for each attempt.
 fn note(folder: &Path) -> PathBuf {
     folder.with_extension("opening")
+}
+
+fn note_attempts(note: &Path, attempts: u64) -> Result<(), IndexError> {
+    let text = ".".repeat(usize::try_from(attempts).unwrap_or(1));
+    fs::write(note, text).map_err(|source| IndexError::Io { path: note.display().to_string(), source })
 }
 
 impl Index {
@@ -121,15 +129,16 @@ impl Index {
     /// # Errors
     /// What is there is unusable; the caller may remove it and rebuild.
     pub fn open(folder: &Path) -> Result<Self, IndexError> {
-        // Damage can also end the process here, at every start again. The note tells the next one.
+        // Damage can also end the process here, at every start again. The note tells the next ones.
         let note = note(folder);
         let io_error = |source| IndexError::Io { path: note.display().to_string(), source };
-        if note.exists() {
+        let attempts = fs::metadata(&note).map_or(0, |found| found.len());
+        if attempts >= ATTEMPTS_MAX {
             fs::remove_file(&note).map_err(io_error)?;
             return Err(IndexError::NotOpened);
         }
         folder.parent().map_or(Ok(()), fs::create_dir_all).map_err(io_error)?;
-        fs::write(&note, "").map_err(io_error)?;
+        note_attempts(&note, attempts + 1)?;
         let opened = files::check(folder).and_then(|()| guarded(|| Self::open_as_it_is(folder)));
         fs::remove_file(&note).map_err(io_error)?;
         opened
@@ -140,8 +149,7 @@ impl Index {
     /// # Errors
     /// The note can't be written.
     pub fn distrust(folder: &Path) -> Result<(), IndexError> {
-        let note = note(folder);
-        fs::write(&note, "").map_err(|source| IndexError::Io { path: note.display().to_string(), source })
+        note_attempts(&note(folder), ATTEMPTS_MAX)
     }
 
     fn open_as_it_is(folder: &Path) -> Result<Self, IndexError> {

@@ -4,8 +4,9 @@ use std::{path::PathBuf, sync::Arc, time::Duration};
 
 use tokio::{net::TcpListener, sync::oneshot};
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
-use tonic::{service::InterceptorLayer, transport::Server};
+use tonic::{body::Body, service::InterceptorLayer, transport::Server};
 use tonic_health::{ServingStatus, server::HealthReporter};
+use tower::util::MapRequestLayer;
 use tracing::{error, info, warn};
 
 use crate::{
@@ -13,7 +14,7 @@ use crate::{
     event_files::EventFiles,
     forwarder::{BatchLimits, Forwarder, PendingLimits, Settings, Standing, State, copy::Unfinished},
     grpc::{
-        Bodies, Gate, Service,
+        Bodies, Gate, Service, mark_health_check,
         wire::{self, event_store_service_server::EventStoreServiceServer},
     },
     history::{History, HistoryError},
@@ -357,6 +358,7 @@ async fn serve(
         .http2_max_header_list_size(HEADER_LIST_BYTES_MAX)
         .http2_keepalive_interval(Some(KEEP_ALIVE))
         .http2_keepalive_timeout(Some(KEEP_ALIVE_ANSWER_MAX))
+        .layer(MapRequestLayer::new(mark_health_check::<Body>))
         .layer(InterceptorLayer::new(Gate::new(limits.concurrent_calls_max)))
         .layer(Bodies::new(limits, config.server.request_max))
         .add_service(health)

@@ -245,7 +245,14 @@ fn an_index_over_which_the_process_ended_is_not_opened_again() {
     let folder = tempdir().unwrap();
     let path = folder.path().join("index");
     drop(Index::open(&path).unwrap());
-    std::fs::write(folder.path().join("index.opening"), "").unwrap();
+    let note = folder.path().join("index.opening");
+    // Once may have been a kill.
+    std::fs::write(&note, ".").unwrap();
+    drop(Index::open(&path).unwrap());
+    assert!(!note.exists());
+    std::fs::write(&note, "..").unwrap();
+    assert!(matches!(Index::open(&path), Err(IndexError::NotOpened)));
+    Index::distrust(&path).unwrap();
     assert!(matches!(Index::open(&path), Err(IndexError::NotOpened)));
     // Whoever removed it, or means to try again, may.
     Index::open(&path).unwrap();

@@ -307,6 +307,7 @@ async fn at_a_limit_the_error_names_it_and_says_when_to_come_back() {
         }
     };
     assert_full(&status, "CONCURRENT_CALLS");
+    assert_eq!(service.health("").await, Some(true), "a busy service is not a dead one");
     immudb.resume();
     let taken = {
         let mut taken = 0;
