@@ -398,7 +398,6 @@ impl Writer {
         self.take_stock_of_snapshots()
     }
 
-    /// Which number a file's snapshot had is not known: it goes when ImmuDB has all that there are now.
     /// Only an unbroken run from the forwarded position on saves writing; the rest waits for its turn.
     fn take_up(
         &mut self,
@@ -416,6 +415,7 @@ impl Writer {
         self.close_gap(Position(0));
     }
 
+    /// Which number a file's snapshot had is not known: it goes when ImmuDB has all that there are now.
     fn take_stock_of_snapshots(&mut self) -> Result<(), PassError> {
         let number = self.history.index.complete().tip.snapshots;
         for path in self.folder.snapshot_paths()? {

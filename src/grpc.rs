@@ -28,7 +28,7 @@ pub mod wire;
 pub use bodies::Bodies;
 use decode::Decoder;
 use gate::{Admitted, permit};
-pub use gate::{Gate, mark_health_check};
+pub use gate::{Gate, note_arrival};
 pub use peer::Peer;
 use streams::{Boxed, Open};
 use wire::event_store_service_server::EventStoreService;

@@ -7,13 +7,15 @@
 
 use std::{
     collections::HashMap,
-    fs,
+    fs, io,
     panic::{AssertUnwindSafe, catch_unwind},
     path::{Path, PathBuf},
     sync::{Arc, PoisonError, RwLock, RwLockReadGuard},
 };
 
 use fjall::{Database, Keyspace, KeyspaceCreateOptions};
+use rustix::io::Errno;
+use tracing::warn;
 
 use crate::{
     event::{AggregateId, EventId, Position, SequenceNumber},
@@ -49,6 +51,29 @@ pub enum IndexError {
     Lacking,
     #[error("index: the process ended while it was opened, or found it damaged")]
     NotOpened,
+}
+
+impl IndexError {
+    /// The machine does not let us read or write; the index may be as good as ever.
+    pub fn is_of_the_machine(&self) -> bool {
+        use io::ErrorKind::{PermissionDenied, QuotaExceeded, ReadOnlyFilesystem, StorageFull};
+        let source = match self {
+            Self::Io { source, .. } => source,
+            Self::Database(fjall::Error::Io(source)) => source,
+            // Storage(Io(source)): the database's own source of an error is two steps away.
+            Self::Database(error) => {
+                let within = std::error::Error::source(error).and_then(std::error::Error::source);
+                match within.and_then(|source| source.downcast_ref::<io::Error>()) {
+                    Some(source) => source,
+                    None => return false,
+                }
+            }
+            _ => return false,
+        };
+        let too_many_files = [Errno::MFILE, Errno::NFILE].map(|errno| Some(errno.raw_os_error()));
+        matches!(source.kind(), PermissionDenied | QuotaExceeded | ReadOnlyFilesystem | StorageFull)
+            || too_many_files.contains(&source.raw_os_error())
+    }
 }
 
 /// What is damaged may make the database panic: that ends a call, and not the service.
@@ -115,12 +140,26 @@ const ATTEMPTS_MAX: u64 = 2;
 
 /// It is there while the index is opened, or once it is known to be damaged; a byte for each attempt.
 fn note(folder: &Path) -> PathBuf {
-    folder.with_extension("opening")
+    let mut name = folder.as_os_str().to_owned();
+    name.push(".opening");
+    name.into()
 }
 
 fn note_attempts(note: &Path, attempts: u64) -> Result<(), IndexError> {
     let text = ".".repeat(usize::try_from(attempts).unwrap_or(1));
-    fs::write(note, text).map_err(|source| IndexError::Io { path: note.display().to_string(), source })
+    let parent = note.parent().map_or(Ok(()), fs::create_dir_all);
+    parent.and_then(|()| fs::write(note, text)).map_err(|source| {
+        let path = note.display().to_string();
+        IndexError::Io { path, source }
+    })
+}
+
+fn forget_attempts(note: &Path) {
+    if let Err(error) = fs::remove_file(note)
+        && error.kind() != io::ErrorKind::NotFound
+    {
+        warn!(note = %note.display(), %error, "delete it, or a later start rebuilds the index");
+    }
 }
 
 impl Index {
@@ -129,19 +168,36 @@ impl Index {
     /// # Errors
     /// What is there is unusable; the caller may remove it and rebuild.
     pub fn open(folder: &Path) -> Result<Self, IndexError> {
+        files::check(folder)?;
         // Damage can also end the process here, at every start again. The note tells the next ones.
         let note = note(folder);
-        let io_error = |source| IndexError::Io { path: note.display().to_string(), source };
         let attempts = fs::metadata(&note).map_or(0, |found| found.len());
         if attempts >= ATTEMPTS_MAX {
-            fs::remove_file(&note).map_err(io_error)?;
             return Err(IndexError::NotOpened);
         }
-        folder.parent().map_or(Ok(()), fs::create_dir_all).map_err(io_error)?;
-        note_attempts(&note, attempts + 1)?;
-        let opened = files::check(folder).and_then(|()| guarded(|| Self::open_as_it_is(folder)));
-        fs::remove_file(&note).map_err(io_error)?;
+        if let Err(error) = note_attempts(&note, attempts + 1) {
+            warn!(%error, "a start that dies over the index can't be told to the next");
+        }
+        let opened = guarded(|| Self::open_as_it_is(folder));
+        forget_attempts(&note);
         opened
+    }
+
+    /// Removes what is in `folder`, and begins an empty index.
+    ///
+    /// # Errors
+    /// It can't be removed or begun.
+    pub fn renew(folder: &Path) -> Result<Self, IndexError> {
+        match fs::remove_dir_all(folder) {
+            Err(error) if error.kind() != io::ErrorKind::NotFound => {
+                let path = folder.display().to_string();
+                return Err(IndexError::Io { path, source: error });
+            }
+            Ok(()) | Err(_) => {}
+        }
+        // Not before: whoever ends in between must not trust what is left.
+        forget_attempts(&note(folder));
+        Self::open(folder)
     }
 
     /// The next start does not open it.
@@ -322,6 +378,16 @@ impl Index {
         guarded(|| Ok(batch.commit()?))?;
         *self.complete.write().unwrap_or_else(PoisonError::into_inner) = complete;
         Ok(())
+    }
+
+    /// Whether it has as many entries as it should, as far as that is known without reading them. Of events it
+    /// is, for they are never written twice.
+    pub fn has_enough(&self) -> bool {
+        let Complete { tip, aggregates, .. } = self.complete();
+        let has = |keyspace: &Keyspace, count: u64| keyspace.approximate_len() as u64 >= count;
+        has(&self.events, tip.position.0)
+            && has(&self.event_ids, tip.position.0)
+            && has(&self.aggregates, aggregates)
     }
 
     /// Of everything that it holds now.

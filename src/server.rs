@@ -14,7 +14,7 @@ use crate::{
     event_files::EventFiles,
     forwarder::{BatchLimits, Forwarder, PendingLimits, Settings, Standing, State, copy::Unfinished},
     grpc::{
-        Bodies, Gate, Service, mark_health_check,
+        Bodies, Gate, Service, note_arrival,
         wire::{self, event_store_service_server::EventStoreServiceServer},
     },
     history::{History, HistoryError},
@@ -129,7 +129,11 @@ fn broken(parts: &mut Parts, index_path: PathBuf) -> impl Future<Output = Server
         let damaged = async {
             match examined {
                 Some(examined) => match examined.await {
-                    Ok(Err(error)) => error,
+                    Ok(Err(error)) if !error.is_of_the_machine() => error,
+                    Ok(Err(error)) => {
+                        warn!(%error, "the index could not be examined");
+                        std::future::pending().await
+                    }
                     Ok(Ok(())) | Err(_) => std::future::pending().await,
                 },
                 None => std::future::pending().await,
@@ -358,7 +362,7 @@ async fn serve(
         .http2_max_header_list_size(HEADER_LIST_BYTES_MAX)
         .http2_keepalive_interval(Some(KEEP_ALIVE))
         .http2_keepalive_timeout(Some(KEEP_ALIVE_ANSWER_MAX))
-        .layer(MapRequestLayer::new(mark_health_check::<Body>))
+        .layer(MapRequestLayer::new(note_arrival::<Body>))
         .layer(InterceptorLayer::new(Gate::new(limits.concurrent_calls_max)))
         .layer(Bodies::new(limits, config.server.request_max))
         .add_service(health)

@@ -1,7 +1,7 @@
 //! What lies on this machine, opened in the right order: the lock, the index, the log, and the index
 //! brought up to the log's end.
 
-use std::{fs, sync::Arc, time::Duration};
+use std::{sync::Arc, time::Duration};
 
 use tokio::sync::oneshot;
 use tracing::{info, warn};
@@ -25,7 +25,7 @@ pub struct Storage {
     pub log: Log,
     pub index: Arc<Index>,
     /// What comes of examining an index that is large.
-    pub examined: Option<oneshot::Receiver<Result<(), IndexError>>>,
+    pub examined: Option<LaterExamined>,
 }
 
 /// Why they can't be opened.
@@ -51,17 +51,30 @@ impl Storage {
     /// Another process has them, the log is damaged, or a file can't be read or written.
     pub fn open(config: &EventSourcingConfig) -> Result<Self, StorageError> {
         let lock = Lock::take(&config.log_path)?;
-        let index = open_index(config)?;
-        let recovered = recover(&config.log_path, seen(&index))?;
-        let (index, examined) = match examine(&index, &recovered) {
-            Ok(examined) => (index, examined),
+        let opened = match Index::open(&config.index_path) {
+            Ok(index) => Some(index),
+            Err(error) if error.is_of_the_machine() => return Err(error.into()),
             Err(why) => {
-                warn!(%why, "the index is rebuilt");
-                drop(index);
-                (renew_index(config)?, None)
+                warn!(%why, "the index can't be opened; it is rebuilt");
+                None
             }
         };
-        bring_up(&index, &recovered)?;
+        let recovered = recover(&config.log_path, opened.as_ref().and_then(seen))?;
+        let usable = opened.and_then(|index| match examine_and_bring_up(&index, &recovered) {
+            Ok(examined) => Some((index, examined)),
+            Err(why) => {
+                warn!(%why, "the index is rebuilt");
+                None
+            }
+        });
+        let (index, examined) = match usable {
+            Some(usable) => usable,
+            None => {
+                let index = Index::renew(&config.index_path)?;
+                bring_up(&index, &recovered)?;
+                (index, None)
+            }
+        };
         let tip = index.complete().tip;
         info!(position = tip.position.0, aggregates = index.complete().aggregates, "local log opened");
         let log = Log::new(recovered, tip, config.segment_bytes_max);
@@ -73,42 +86,28 @@ impl Storage {
     }
 }
 
-/// Whether the index is whole and belongs to the log; the error says why it has to be rebuilt.
-fn examine(
-    index: &Index,
-    recovered: &Recovered,
-) -> Result<Option<oneshot::Receiver<Result<(), IndexError>>>, String> {
+type LaterExamined = oneshot::Receiver<Result<(), IndexError>>;
+
+/// Whether the index is whole and belongs to the log, to whose end it is brought up; the error says why it has
+/// to be rebuilt.
+fn examine_and_bring_up(index: &Index, recovered: &Recovered) -> Result<Option<LaterExamined>, String> {
     /// A start takes a little longer at most; the rest is examined beside the service.
     const EXAMINATION_MAX: Duration = Duration::from_secs(1);
-    if !fits(index, recovered) {
+    if !index.has_enough() || !fits(index, recovered) {
         return Err("it is damaged, or belongs to another log".to_owned());
     }
-    match index.examination().run_within(EXAMINATION_MAX) {
-        Examined::Done(result) => result.map(|()| None).map_err(|error| error.to_string()),
-        Examined::Later(examined) => Ok(Some(examined)),
-    }
+    let examined = match index.examination().run_within(EXAMINATION_MAX) {
+        Examined::Done(result) => result.map(|()| None).map_err(|error| error.to_string())?,
+        Examined::Later(examined) => Some(examined),
+    };
+    // What does not go on from the index may be the index's fault.
+    bring_up(index, recovered).map_err(|error| error.to_string())?;
+    Ok(examined)
 }
 
 /// How far the index had the log, if it had anything.
 fn seen(index: &Index) -> Option<Place> {
     Some(index.complete().tip.end).filter(|end| *end > Place::START)
-}
-
-fn open_index(config: &EventSourcingConfig) -> Result<Index, StorageError> {
-    match Index::open(&config.index_path) {
-        Ok(index) => Ok(index),
-        Err(error) => {
-            warn!(%error, "the index can't be opened; it is rebuilt");
-            renew_index(config)
-        }
-    }
-}
-
-fn renew_index(config: &EventSourcingConfig) -> Result<Index, StorageError> {
-    fs::remove_dir_all(&config.index_path).map_err(|source| {
-        StorageError::Log(OpenError::Io { path: config.index_path.display().to_string(), source })
-    })?;
-    Ok(Index::open(&config.index_path)?)
 }
 
 /// The log has at the index's end what the index says, and the index finds it. Its parts reach the disk at

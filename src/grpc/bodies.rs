@@ -35,6 +35,15 @@ use crate::{
 /// requests are not kept out by those with large ones.
 const OWN_BYTES: usize = 16 * 1024;
 
+/// No more than a frame of HTTP/2.
+const SLICE_BYTES: usize = 16 * 1024;
+
+/// Calls after whose answer something is stored.
+const WRITES: [&str; 2] = [
+    "/aethyr.eventstore.v1.EventStoreService/AppendEvents",
+    "/aethyr.eventstore.v1.EventStoreService/SaveSnapshot",
+];
+
 /// Bounds requests and answers, of all services on the port.
 #[derive(Debug, Clone)]
 pub struct Bodies {
@@ -130,16 +139,23 @@ where
 
     fn call(&mut self, request: Request<Body>) -> Self::Future {
         let peer = request.extensions().get::<Peer>().cloned().unwrap_or_default();
-        peer.note_call();
         if !is_grpc(&request) {
             return Box::pin(std::future::ready(Ok(not_grpc())));
         }
         let admitted = request.extensions().get::<Admitted>().cloned();
+        let settled = WRITES.contains(&request.uri().path());
         let request = request.map(|body| Body::new(Incoming::new(body, &self.bodies)));
         let (answered, unread) = (self.inner.call(request), Share::of(&self.bodies.unread));
         Box::pin(async move {
-            let outgoing =
-                |body| Outgoing { body, answer: peer.answer(), unread, over: false, _admitted: admitted };
+            let outgoing = |body| Outgoing {
+                body,
+                rest: Bytes::new(),
+                answer: peer.answer(),
+                unread,
+                settled,
+                over: false,
+                _admitted: admitted,
+            };
             Ok(answered.await?.map(|body| Body::new(outgoing(body))))
         })
     }
@@ -218,11 +234,18 @@ impl http_body::Body for Incoming {
 
 /// An answer on its way out. The call has its place until the last of it was taken: an answer that is not
 /// read is memory, too.
+///
+/// It is handed out in slices. What is below takes a whole piece as soon as its caller has room for a byte, and
+/// may then keep it for ever without a word to us.
 struct Outgoing {
     body: Body,
+    /// Of the piece that is being handed out.
+    rest: Bytes,
     answer: Answer,
-    /// Its last piece, until the next is asked for.
+    /// The present piece, until the next is asked for.
     unread: Share,
+    /// What was asked for is done, and the answer small: it must not be withheld.
+    settled: bool,
     over: bool,
     _admitted: Option<Admitted>,
 }
@@ -239,18 +262,31 @@ impl http_body::Body for Outgoing {
             return Poll::Ready(None);
         }
         self.answer.asked_for();
-        let frame = ready!(Pin::new(&mut self.body).poll_frame(cx));
-        let Some(Ok(piece)) = &frame else { return Poll::Ready(frame) };
+        if self.rest.is_empty() {
+            let frame = match ready!(Pin::new(&mut self.body).poll_frame(cx)) {
+                Some(Ok(frame)) => frame,
+                other => return Poll::Ready(other),
+            };
+            self.answer.handed_out();
+            let piece = match frame.into_data() {
+                Ok(piece) => piece,
+                Err(trailers) => return Poll::Ready(Some(Ok(trailers))),
+            };
+            let bytes = if self.settled { 0 } else { piece.len() };
+            if let Err(full) = self.unread.resize(bytes) {
+                self.over = true;
+                let mut trailers = http::HeaderMap::new();
+                return Poll::Ready(Some(full.add_header(&mut trailers).map(|()| Frame::trailers(trailers))));
+            }
+            self.rest = piece;
+        }
         self.answer.handed_out();
-        let bytes = piece.data_ref().map_or(0, Bytes::len);
-        let Err(full) = self.unread.resize(bytes) else { return Poll::Ready(frame) };
-        self.over = true;
-        let mut trailers = http::HeaderMap::new();
-        Poll::Ready(Some(full.add_header(&mut trailers).map(|()| Frame::trailers(trailers))))
+        let slice = self.rest.len().min(SLICE_BYTES);
+        Poll::Ready(Some(Ok(Frame::data(self.rest.split_to(slice)))))
     }
 
     fn is_end_stream(&self) -> bool {
-        self.over || self.body.is_end_stream()
+        self.over || (self.rest.is_empty() && self.body.is_end_stream())
     }
 
     fn size_hint(&self) -> SizeHint {
@@ -260,6 +296,8 @@ impl http_body::Body for Outgoing {
 
 #[cfg(test)]
 mod tests {
+    use http_body_util::{BodyExt, Full};
+
     use super::*;
 
     #[test]
@@ -278,5 +316,44 @@ mod tests {
         other.resize(OWN_BYTES + 100).unwrap();
         drop(other);
         assert_eq!(shared.bytes.load(Ordering::Relaxed), 0);
+    }
+    fn outgoing(piece: &[u8], unread: &Arc<Shared>, settled: bool) -> Outgoing {
+        Outgoing {
+            body: Body::new(Full::new(Bytes::copy_from_slice(piece)).map_err(|never| match never {})),
+            rest: Bytes::new(),
+            answer: Peer::default().answer(),
+            unread: Share::of(unread),
+            settled,
+            over: false,
+            _admitted: None,
+        }
+    }
+
+    fn unread(bytes_max: usize) -> Arc<Shared> {
+        Arc::new(Shared { bytes: AtomicUsize::new(0), bytes_max, limit: Limit::UnreadBytes })
+    }
+
+    #[tokio::test]
+    async fn a_piece_counts_until_its_last_slice_was_taken() {
+        let (unread, piece) = (unread(1 << 20), vec![7; 40_000]);
+        let mut body = outgoing(&piece, &unread, false);
+        let mut slices = Vec::new();
+        while let Some(frame) = body.frame().await {
+            slices.push(frame.unwrap().into_data().unwrap().len());
+            assert_eq!(unread.bytes.load(Ordering::Relaxed), piece.len() - OWN_BYTES);
+        }
+        assert_eq!(slices, [SLICE_BYTES, SLICE_BYTES, 40_000 - 2 * SLICE_BYTES]);
+        drop(body);
+        assert_eq!(unread.bytes.load(Ordering::Relaxed), 0);
+    }
+
+    #[tokio::test]
+    async fn at_the_limit_a_read_is_refused_and_the_answer_to_a_write_is_not() {
+        let (unread, piece) = (unread(0), vec![7; 20_000]);
+        let refused = outgoing(&piece, &unread, false).collect().await.unwrap();
+        assert_eq!(refused.trailers().unwrap()["grpc-status"], "8");
+        assert!(refused.to_bytes().is_empty());
+        let answered = outgoing(&piece, &unread, true).collect().await.unwrap();
+        assert_eq!(answered.to_bytes(), piece);
     }
 }

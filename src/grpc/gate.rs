@@ -8,7 +8,7 @@ use tokio::{
 };
 use tonic::{Request, Status, metadata::MetadataMap, service::Interceptor};
 
-use super::status;
+use super::{peer::Peer, status};
 use crate::store::{Limit, StoreError};
 
 /// Lets calls in, of all services on the port.
@@ -37,8 +37,11 @@ impl Gate {
 #[derive(Debug, Clone, Copy)]
 struct HealthCheck;
 
-/// Comes before the gate, which sees no path.
-pub fn mark_health_check<B>(mut request: http::Request<B>) -> http::Request<B> {
+/// Comes before the gate, which sees neither path nor peer. A call that is refused is a call, too.
+pub fn note_arrival<B>(mut request: http::Request<B>) -> http::Request<B> {
+    if let Some(peer) = request.extensions().get::<Peer>() {
+        peer.note_call();
+    }
     if request.uri().path() == "/grpc.health.v1.Health/Check" {
         request.extensions_mut().insert(HealthCheck);
     }

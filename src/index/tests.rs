@@ -241,6 +241,35 @@ async fn an_examination_that_is_not_waited_for_tells_later() {
 }
 
 #[test]
+fn an_index_with_too_few_entries_is_known_without_reading_them() {
+    let mut written = Written::new();
+    for number in 0..20 {
+        written.append(number);
+    }
+    let folder = tempdir().unwrap();
+    let index = Index::open(folder.path()).unwrap();
+    written.bring_up(&index);
+    assert!(index.has_enough());
+    let complete = index.complete();
+    let with = |events: u64, aggregates: u64| {
+        let tip = Tip { position: Position(complete.tip.position.0 + events), ..complete.tip };
+        let aggregates = complete.aggregates + aggregates;
+        *index.complete.write().unwrap() = Complete { tip, aggregates, ..complete };
+        index.has_enough()
+    };
+    assert!(!with(1, 0) && !with(0, 1) && with(0, 0));
+}
+
+#[test]
+fn what_the_machine_refuses_is_no_damage() {
+    let io = |kind: io::ErrorKind| IndexError::Io { path: String::new(), source: kind.into() };
+    assert!(io(io::ErrorKind::StorageFull).is_of_the_machine());
+    assert!(IndexError::Database(fjall::Error::Io(Errno::MFILE.into())).is_of_the_machine());
+    assert!(!io(io::ErrorKind::NotFound).is_of_the_machine());
+    assert!(!IndexError::Lacking.is_of_the_machine());
+}
+
+#[test]
 fn an_index_over_which_the_process_ended_is_not_opened_again() {
     let folder = tempdir().unwrap();
     let path = folder.path().join("index");
@@ -250,10 +279,15 @@ fn an_index_over_which_the_process_ended_is_not_opened_again() {
     std::fs::write(&note, ".").unwrap();
     drop(Index::open(&path).unwrap());
     assert!(!note.exists());
-    std::fs::write(&note, "..").unwrap();
-    assert!(matches!(Index::open(&path), Err(IndexError::NotOpened)));
     Index::distrust(&path).unwrap();
-    assert!(matches!(Index::open(&path), Err(IndexError::NotOpened)));
-    // Whoever removed it, or means to try again, may.
+    // Whoever only looks does not use the note up.
+    for _ in 0..2 {
+        assert!(matches!(Index::open(&path), Err(IndexError::NotOpened)));
+    }
+    std::fs::remove_dir_all(&path).unwrap();
+    drop(Index::renew(&path).unwrap());
+    assert!(!note.exists());
+    Index::distrust(&folder.path().join("index.of-another")).unwrap();
+    // Another's note is not ours.
     Index::open(&path).unwrap();
 }

@@ -155,6 +155,7 @@ async fn an_append_goes_on_after_its_callers_deadline() {
     let service = Service::start(setup).await;
     let mut client = service.client();
     append_to(&mut client, "room-1", 1).await;
+    service.wait_until_forwarded().await;
     immudb.pause();
     let mut late = Request::new(request(vec![event("room-1")]));
     late.set_timeout(Duration::from_millis(300));

@@ -3,6 +3,7 @@
 use std::{
     collections::{HashMap, HashSet},
     fs,
+    path::{Path, PathBuf},
 };
 
 use bytes::Bytes;
@@ -17,11 +18,18 @@ use crate::{
 /// The newest snapshots by their files, held against the history as it is put together.
 #[derive(Default)]
 pub(super) struct Snapshots {
-    in_files: HashMap<AggregateId, Snapshot>,
+    in_files: HashMap<AggregateId, InFile>,
     /// Those that were made from this history.
     fitting: HashSet<AggregateId>,
     /// Those that are whole in the log.
     whole: HashMap<AggregateId, SequenceNumber>,
+}
+
+/// What is known of a snapshot in a file; all of them together may be larger than the memory.
+struct InFile {
+    path: PathBuf,
+    sequence: SequenceNumber,
+    event_hash: Hash,
 }
 
 impl Snapshots {
@@ -30,9 +38,11 @@ impl Snapshots {
             warn!(%why, "the snapshot files can't help");
             Vec::new()
         });
-        let read = |path| format::read_snapshot(&fs::read(path).ok()?);
-        let in_files =
-            paths.iter().filter_map(read).map(|snapshot| (snapshot.aggregate_id.clone(), snapshot)).collect();
+        let look = |path: PathBuf| {
+            let Snapshot { aggregate_id, sequence, event_hash, .. } = read(&path)?;
+            Some((aggregate_id, InFile { path, sequence, event_hash }))
+        };
+        let in_files = paths.into_iter().filter_map(look).collect();
         Self { in_files, fitting: HashSet::new(), whole: HashMap::new() }
     }
 
@@ -61,11 +71,15 @@ impl Snapshots {
     }
 
     /// What the log lacks and the files have.
-    pub fn lost(mut self) -> Vec<Bytes> {
+    pub fn lost(mut self) -> impl Iterator<Item = Bytes> {
         let (fitting, whole) = (self.fitting, self.whole);
         self.in_files.retain(|aggregate, snapshot| {
             fitting.contains(aggregate) && whole.get(aggregate).is_none_or(|whole| *whole < snapshot.sequence)
         });
-        self.in_files.into_values().map(record::encode_snapshot).collect()
+        self.in_files.into_values().filter_map(|found| Some(record::encode_snapshot(read(&found.path)?)))
     }
+}
+
+fn read(path: &Path) -> Option<Snapshot> {
+    format::read_snapshot(&fs::read(path).ok()?)
 }
