@@ -244,13 +244,25 @@ impl Series<'_> {
     }
 
     async fn second_writers(&mut self) {
+        let mut claimed = false;
         while self.pause(4000, 12_000).await {
+            // An empty database belongs to whoever comes first.
+            claimed = claimed || self.has_forwarded().await;
+            if !claimed {
+                continue;
+            }
             if self.random.u8(..3) == 0 {
                 self.usurper().await;
             } else {
                 self.intruder().await;
             }
         }
+    }
+
+    async fn has_forwarded(&self) -> bool {
+        let mut client = self.world.client();
+        let answer = tokio::time::timeout(Duration::from_secs(1), client.stats(StatsRequest {})).await;
+        answer.is_ok_and(|answer| answer.is_ok_and(|stats| stats.into_inner().forwarded_position > 0))
     }
 
     /// A second service that asks whose the database is, and gets nothing.
