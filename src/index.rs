@@ -47,7 +47,7 @@ pub enum IndexError {
     File(String),
     #[error("index: {path}: {source}")]
     Io { path: String, source: std::io::Error },
-    #[error("index: entries are missing, or are not those that were written")]
+    #[error("index: entries are missing, are not those that were written, or belong to another log")]
     Lacking,
     #[error("index: the process ended while it was opened, or found it damaged")]
     NotOpened,

@@ -60,16 +60,14 @@ impl Storage {
             }
         };
         let recovered = recover(&config.log_path, opened.as_ref().and_then(seen))?;
-        let usable = opened.and_then(|index| match examine_and_bring_up(&index, &recovered) {
-            Ok(examined) => Some((index, examined)),
-            Err(why) => {
-                warn!(%why, "the index is rebuilt");
-                None
-            }
-        });
+        let usable = opened.map(|index| examine_and_bring_up(&index, &recovered).map(|later| (index, later)));
         let (index, examined) = match usable {
-            Some(usable) => usable,
-            None => {
+            Some(Ok(usable)) => usable,
+            Some(Err(error)) if !error.may_be_of_the_index() => return Err(error),
+            other => {
+                if let Some(Err(why)) = other {
+                    warn!(%why, "the index is rebuilt");
+                }
                 let index = Index::renew(&config.index_path)?;
                 bring_up(&index, &recovered)?;
                 (index, None)
@@ -86,22 +84,34 @@ impl Storage {
     }
 }
 
+impl StorageError {
+    /// A new index may do better: what does not go on from an index that lacks something looks like damage to
+    /// the log.
+    fn may_be_of_the_index(&self) -> bool {
+        match self {
+            Self::Index(error) => !error.is_of_the_machine(),
+            Self::Log(OpenError::Damage(_)) => true,
+            Self::Log(OpenError::Io { .. } | OpenError::Locked(_))
+            | Self::EventFilesWithoutLog { .. }
+            | Self::EventFiles { .. } => false,
+        }
+    }
+}
+
 type LaterExamined = oneshot::Receiver<Result<(), IndexError>>;
 
-/// Whether the index is whole and belongs to the log, to whose end it is brought up; the error says why it has
-/// to be rebuilt.
-fn examine_and_bring_up(index: &Index, recovered: &Recovered) -> Result<Option<LaterExamined>, String> {
+/// Whether the index is whole and belongs to the log, to whose end it is brought up.
+fn examine_and_bring_up(index: &Index, recovered: &Recovered) -> Result<Option<LaterExamined>, StorageError> {
     /// A start takes a little longer at most; the rest is examined beside the service.
     const EXAMINATION_MAX: Duration = Duration::from_secs(1);
     if !index.has_enough() || !fits(index, recovered) {
-        return Err("it is damaged, or belongs to another log".to_owned());
+        return Err(IndexError::Lacking.into());
     }
     let examined = match index.examination().run_within(EXAMINATION_MAX) {
-        Examined::Done(result) => result.map(|()| None).map_err(|error| error.to_string())?,
+        Examined::Done(result) => result.map(|()| None)?,
         Examined::Later(examined) => Some(examined),
     };
-    // What does not go on from the index may be the index's fault.
-    bring_up(index, recovered).map_err(|error| error.to_string())?;
+    bring_up(index, recovered)?;
     Ok(examined)
 }
 

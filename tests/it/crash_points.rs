@@ -1,6 +1,11 @@
 //! The process dies at each named place, and after its restart everything holds that was promised.
 
-use std::{fs, os::unix::process::ExitStatusExt, process::ExitStatus};
+use std::{
+    fs,
+    os::unix::process::ExitStatusExt,
+    process::ExitStatus,
+    time::{Duration, Instant},
+};
 
 use aethyr_event_store::{
     crash_point::CrashPoint,
@@ -15,7 +20,7 @@ use crate::{
         events::{append, event, request, whole_order},
         immudb::ImmuDb,
         load::{Call, Load, assert_all_there},
-        service::{Service, Setup},
+        service::{PATIENCE, Service, Setup},
     },
 };
 
@@ -202,8 +207,16 @@ impl Story {
         assert_eq!(stats.event_count, order.len() as u64);
         assert!(stats.snapshot_count >= 1);
         let files = self.service.storage().join("events");
-        let left = std::process::Command::new("find").arg(&files).args(["-type", "f"]).output().unwrap();
-        assert_eq!(String::from_utf8_lossy(&left.stdout), "", "{} left files", self.point.name());
+        let left = || {
+            let found = std::process::Command::new("find").arg(&files).args(["-type", "f"]).output().unwrap();
+            String::from_utf8(found.stdout).unwrap()
+        };
+        // They are cleared by a thread that gives way to everything else.
+        let until = Instant::now() + PATIENCE;
+        while !left().is_empty() && Instant::now() < until {
+            tokio::time::sleep(Duration::from_millis(50)).await;
+        }
+        assert_eq!(left(), "", "{} left files", self.point.name());
         assert!(self.service.stop().success());
         let (whole, said) = self.service.run(&["repair"]);
         assert!(whole && said.contains("nothing was changed"), "{said}");
