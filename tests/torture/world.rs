@@ -135,6 +135,9 @@ impl World {
     pub async fn take_back(&self) {
         let mut service = self.service.lock().await;
         service.kill();
+        // On a full disk it would not start.
+        self.control(Control::DiskFull, 0);
+        self.control(Control::SyncFails, 0);
         power::forget(&self.undo());
         service.reconfigure(self.setup.clone().arguments(&TAKE_OVER));
         service.restart().await;
