@@ -107,12 +107,12 @@ fn examine_and_bring_up(index: &Index, recovered: &Recovered) -> Result<Option<L
     if !index.has_enough() || !fits(index, recovered) {
         return Err(IndexError::Lacking.into());
     }
-    let examined = match index.examination().run_within(EXAMINATION_MAX) {
-        Examined::Done(result) => result.map(|()| None)?,
-        Examined::Later(examined) => Some(examined),
-    };
+    // Before the examination, which may go on: nothing must read an index that is about to be removed.
     bring_up(index, recovered)?;
-    Ok(examined)
+    match index.examination().run_within(EXAMINATION_MAX) {
+        Examined::Done(result) => Ok(result.map(|()| None)?),
+        Examined::Later(examined) => Ok(Some(examined)),
+    }
 }
 
 /// How far the index had the log, if it had anything.

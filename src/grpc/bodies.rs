@@ -38,7 +38,7 @@ const OWN_BYTES: usize = 16 * 1024;
 /// No more than a frame of HTTP/2.
 const SLICE_BYTES: usize = 16 * 1024;
 
-/// Calls after whose answer something is stored.
+/// Calls that have stored something when they are answered.
 const WRITES: [&str; 2] = [
     "/aethyr.eventstore.v1.EventStoreService/AppendEvents",
     "/aethyr.eventstore.v1.EventStoreService/SaveSnapshot",
@@ -317,6 +317,7 @@ mod tests {
         drop(other);
         assert_eq!(shared.bytes.load(Ordering::Relaxed), 0);
     }
+
     fn outgoing(piece: &[u8], unread: &Arc<Shared>, settled: bool) -> Outgoing {
         Outgoing {
             body: Body::new(Full::new(Bytes::copy_from_slice(piece)).map_err(|never| match never {})),
