@@ -5,6 +5,7 @@ use std::{env, fs, path::PathBuf};
 use prost::Message;
 
 const SERVICE: [&str; 1] = ["aethyr/eventstore/v1/event_store_service.proto"];
+const STREAMED: [&str; 3] = ["LoadEventsResponse", "ReadAllResponse", "SubscribeResponse"];
 const STORAGE: [&str; 1] = ["aethyr/storage/v1/record.proto"];
 const IMMUDB: [&str; 1] = ["immudb/schema.proto"];
 
@@ -19,7 +20,20 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
         .open_files(SERVICE)?
         .file_descriptor_set();
     fs::write(out.join("eventstore.bin"), service.encode_to_vec())?;
-    tonic_build::configure().build_client(true).btree_map(".").bytes(".").compile_fds(service)?;
+    let types = tonic_build::configure().build_server(false).btree_map(".").bytes(".");
+    types.compile_fds(service.clone())?;
+
+    // The server sends stored bytes as they are: its streams have messages of our own.
+    let server = out.join("server");
+    fs::create_dir_all(&server)?;
+    STREAMED
+        .iter()
+        .fold(tonic_build::configure().build_client(false).out_dir(server), |server, name| {
+            server
+                .extern_path(format!(".aethyr.eventstore.v1.{name}"), format!("crate::grpc::answers::{name}"))
+        })
+        .extern_path(".aethyr.eventstore.v1", "crate::grpc::wire")
+        .compile_fds(service)?;
 
     tonic_build::configure()
         .build_server(false)

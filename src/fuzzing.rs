@@ -13,7 +13,10 @@ pub use crate::{
     log::fuzzing::{damage, frames, segments},
 };
 use crate::{
-    event::{Hash, Position, RecordedEvent, Snapshot, record},
+    event::{
+        Hash, Position, RecordedEvent, Snapshot,
+        record::{self, StoredEvent},
+    },
     event_files::format,
     forwarder::{
         copy::{self, Checked},
@@ -27,7 +30,19 @@ pub fn records(bytes: &[u8]) {
     let bytes = Bytes::copy_from_slice(bytes);
     if let Ok(event) = record::decode(bytes.clone(), Hash::START) {
         let encoded = record::encode_recorded(event.clone());
+        let stored = StoredEvent::new(encoded.clone(), Hash::START).expect("a record of ours");
+        assert_eq!(stored.aggregate_id(), event.event.aggregate_id.as_str().as_bytes());
+        assert_eq!(stored.aggregate_type(), event.event.aggregate_type.as_bytes());
+        assert_eq!(stored.event_type(), event.event.event_type.as_bytes());
+        assert_eq!(stored.correlation_id(), event.event.correlation_id.as_bytes());
+        assert_eq!((stored.sequence, stored.position), (event.sequence, event.position));
+        assert_eq!(stored.recorded_at, event.recorded_at);
         assert_eq!(record::decode(encoded, Hash::START), Ok(event), "an event");
+    }
+    if let Ok(stored) = StoredEvent::new(bytes.clone(), Hash::START) {
+        let mut sent = Vec::new();
+        stored.put_recorded(&mut sent);
+        assert_eq!(sent.len(), stored.recorded_bytes());
     }
     if let Ok(snapshot) = record::decode_snapshot(bytes.clone()) {
         let encoded = record::encode_snapshot(snapshot.clone());

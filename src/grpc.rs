@@ -15,6 +15,7 @@ use crate::{
     store::{EventStore, Limit, StoreError},
 };
 
+mod answers;
 mod bodies;
 mod decode;
 mod encode;
@@ -31,7 +32,7 @@ use gate::{Admitted, permit};
 pub use gate::{Gate, note_arrival};
 pub use peer::Peer;
 use streams::{Boxed, Open};
-use wire::event_store_service_server::EventStoreService;
+use wire::server::event_store_service_server::EventStoreService;
 
 /// The service as tonic calls it.
 #[derive(Debug)]
@@ -111,7 +112,7 @@ impl EventStoreService for Service {
         .await
     }
 
-    type LoadEventsStream = Boxed<wire::LoadEventsResponse>;
+    type LoadEventsStream = Boxed<answers::LoadEventsResponse>;
 
     async fn load_events(
         &self,
@@ -167,7 +168,7 @@ impl EventStoreService for Service {
         .await
     }
 
-    type ReadAllStream = Boxed<wire::ReadAllResponse>;
+    type ReadAllStream = Boxed<answers::ReadAllResponse>;
 
     async fn read_all(
         &self,
@@ -181,7 +182,7 @@ impl EventStoreService for Service {
         Ok(Response::new(streams::read_all(self.store.clone(), reader, request.limit, open)))
     }
 
-    type SubscribeStream = Boxed<wire::SubscribeResponse>;
+    type SubscribeStream = Boxed<answers::SubscribeResponse>;
 
     async fn subscribe(
         &self,

@@ -6,7 +6,10 @@
 use std::{ops::RangeInclusive, sync::Arc};
 
 use crate::{
-    event::{AggregateId, Hash, Position, RecordedEvent, SequenceNumber, Snapshot, record},
+    event::{
+        AggregateId, Hash, Position, RecordedEvent, SequenceNumber, Snapshot,
+        record::{self, StoredEvent},
+    },
     index::{Direction, Head, Index, IndexError},
     log::{Cursor, Frame, Place, ReadError, RecordPlace, Segments, StoredRecord, Tip},
 };
@@ -52,31 +55,41 @@ impl History {
         range: RangeInclusive<u64>,
         direction: Direction,
         bytes_max: usize,
-    ) -> Result<Vec<RecordedEvent>, HistoryError> {
-        const EVENTS_MAX: u64 = 1024;
+    ) -> Result<Vec<StoredEvent>, HistoryError> {
+        const EVENTS_MAX: u64 = 512;
         let wanted = range.end().saturating_sub(*range.start()).saturating_add(1).min(EVENTS_MAX);
         let count = usize::try_from(wanted).unwrap_or(usize::MAX);
-        let places = self.index.events(head.number, range.clone(), direction, count)?;
-        let mut events = Vec::with_capacity(places.len());
+        let mut places = self.index.events(head.number, range.clone(), direction, count)?;
+        let whole = places.len() == count;
         let mut bytes = 0usize;
-        for step in 0..wanted {
-            let sequence = SequenceNumber(match direction {
-                Direction::Forwards => range.start().saturating_add(step),
-                Direction::Backwards => range.end().saturating_sub(step),
-            });
-            let gap = || HistoryError::Gap { aggregate: aggregate.clone(), sequence };
-            let place = usize::try_from(step).ok().and_then(|step| places.get(step)).ok_or_else(gap)?;
+        let fits = |place: &&RecordPlace| {
             bytes = bytes.saturating_add(place.length as usize);
-            if bytes > bytes_max && !events.is_empty() {
-                break;
-            }
-            let event = self.event(*place)?;
-            if event.sequence != sequence || event.event.aggregate_id != *aggregate {
-                return Err(gap());
+            bytes <= bytes_max
+        };
+        let fitting = places.iter().take_while(fits).count().max(1);
+        let all_fit = fitting >= places.len();
+        places.truncate(fitting);
+        let mut events = Vec::with_capacity(places.len());
+        let gap = |sequence| HistoryError::Gap { aggregate: aggregate.clone(), sequence };
+        let sequence_at = |step: usize| {
+            SequenceNumber(match direction {
+                Direction::Forwards => range.start().saturating_add(step as u64),
+                Direction::Backwards => range.end().saturating_sub(step as u64),
+            })
+        };
+        for (place, checked) in places.iter().zip(self.segments.read_each(&places)?) {
+            let event = StoredEvent::new(checked.bytes, checked.hash)
+                .map_err(|source| HistoryError::Record { place: *place, source })?;
+            let sequence = sequence_at(events.len());
+            if event.sequence != sequence || event.aggregate_id() != aggregate.as_str().as_bytes() {
+                return Err(gap(sequence));
             }
             events.push(event);
         }
-        Ok(events)
+        match all_fit && !whole {
+            true => Err(gap(sequence_at(events.len()))),
+            false => Ok(events),
+        }
     }
 
     /// One event.

@@ -14,6 +14,7 @@ use std::{
 };
 
 use fjall::{Database, Keyspace, KeyspaceCreateOptions};
+use quick_cache::sync::Cache;
 use rustix::io::Errno;
 use tracing::warn;
 
@@ -123,6 +124,9 @@ pub struct Index {
     meta: Keyspace,
     totals: RwLock<Totals>,
     complete: RwLock<Complete>,
+    /// Heads of aggregates that were lately changed. Only the thread that applies puts any in: a reader might
+    /// put back one that is older.
+    heads: Cache<AggregateId, Head>,
 }
 
 impl std::fmt::Debug for Index {
@@ -134,6 +138,9 @@ impl std::fmt::Debug for Index {
 const META_COMPLETE: &[u8] = b"complete";
 const FORMAT: &[u8] = b"format";
 const FORMAT_VERSION: &[u8] = b"2";
+
+/// Heads that are remembered: about 20 MiB.
+const HEADS_MAX: usize = 64 * 1024;
 
 /// So often the process may end while the index is opened: once may be a person's doing.
 const ATTEMPTS_MAX: u64 = 2;
@@ -239,6 +246,7 @@ impl Index {
             meta,
             totals: RwLock::default(),
             complete: RwLock::new(complete),
+            heads: Cache::new(HEADS_MAX),
             database,
         };
         *index.totals.write().unwrap_or_else(PoisonError::into_inner) = index.load_totals()?;
@@ -253,15 +261,29 @@ impl Index {
     /// # Errors
     /// The index is unusable.
     pub fn head(&self, id: &AggregateId) -> Result<Option<Head>, IndexError> {
+        match self.heads.get(id) {
+            Some(head) => Ok(Some(head)),
+            None => self.stored_head(id),
+        }
+    }
+
+    fn stored_head(&self, id: &AggregateId) -> Result<Option<Head>, IndexError> {
         guarded(|| self.aggregates.get(id.as_str())?.map(|bytes| codec::decode_head(&bytes)).transpose())
     }
 
-    /// Whether an aggregate has an event with this number.
-    ///
-    /// # Errors
-    /// The index is unusable.
-    pub fn has_event(&self, aggregate: u64, sequence: SequenceNumber) -> Result<bool, IndexError> {
-        guarded(|| Ok(self.events.contains_key(codec::event_key(aggregate, sequence.0))?))
+    /// The same for the thread that applies, which is about to build on it.
+    fn head_to_change(&self, id: &AggregateId) -> Result<Option<Head>, IndexError> {
+        if let Some(head) = self.heads.get(id) {
+            return Ok(Some(head));
+        }
+        let Some(head) = self.stored_head(id)? else { return Ok(None) };
+        // A head that went back would give a number away twice.
+        let next = codec::event_key(head.number, head.last.next().0);
+        if guarded(|| Ok(self.events.contains_key(next)?))? {
+            return Err(IndexError::Entry("an aggregate's head"));
+        }
+        self.heads.insert(id.clone(), head.clone());
+        Ok(Some(head))
     }
 
     /// Where the event with this id lies.
@@ -376,6 +398,9 @@ impl Index {
         let complete = Complete { digest, ..entries.complete };
         batch.insert(&self.meta, META_COMPLETE, complete.encode());
         guarded(|| Ok(batch.commit()?))?;
+        for (id, head) in entries.into_changed_heads() {
+            self.heads.insert(id, head);
+        }
         *self.complete.write().unwrap_or_else(PoisonError::into_inner) = complete;
         Ok(())
     }

@@ -15,7 +15,7 @@ use crate::{
     forwarder::{BatchLimits, Forwarder, PendingLimits, Settings, Standing, State, copy::Unfinished},
     grpc::{
         Bodies, Gate, Service, note_arrival,
-        wire::{self, event_store_service_server::EventStoreServiceServer},
+        wire::{self, server::event_store_service_server::EventStoreServiceServer},
     },
     history::{History, HistoryError},
     immudb,

@@ -109,9 +109,9 @@ impl EventStore {
 
     fn transaction(&self, stored: &Stored) -> Result<u64, StoreError> {
         let position = stored.bounds.last;
-        let tx = match self.history.index.transaction(position)? {
+        let tx = match self.standing.recent_transaction(position) {
             Some(tx) => Some(tx),
-            None => self.standing.recent_transaction(position),
+            None => self.history.index.transaction(position)?,
         };
         Ok(tx.unwrap_or(0))
     }

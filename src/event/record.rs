@@ -9,6 +9,10 @@ use super::{
     SequenceNumber, Snapshot, Timestamp, check_name,
 };
 
+mod stored;
+
+pub use stored::StoredEvent;
+
 mod wire {
     #![allow(clippy::all, reason = "generated")]
     tonic::include_proto!("aethyr.storage.v1");

@@ -5,7 +5,10 @@ use std::{collections::BTreeMap, sync::Arc};
 use bytes::Bytes;
 
 use crate::{
-    event::{AggregateId, Hash, Position, SequenceNumber, record},
+    event::{
+        AggregateId, Hash, Position, SequenceNumber,
+        record::{self, StoredEvent},
+    },
     history::{History, HistoryError},
     immudb::KeyValue,
     log::{Cursor, Frame, Place, ReadFrame, Tip},
@@ -119,9 +122,10 @@ impl Packer {
                     return Ok(false);
                 }
                 for stored in records {
-                    let event = record::decode(stored.bytes.clone(), stored.hash)
-                        .map_err(|source| HistoryError::Record { place: stored.place(read.start), source })?;
-                    contents.event(&event.event.aggregate_id, event.sequence, stored.bytes.clone());
+                    let source = |source| HistoryError::Record { place: stored.place(read.start), source };
+                    let event = StoredEvent::new(stored.bytes.clone(), stored.hash).map_err(source)?;
+                    let aggregate = event.aggregate().map_err(source)?;
+                    contents.event(&aggregate, event.sequence, stored.bytes.clone());
                     self.reached.position = event.position;
                     self.reached.hash = stored.hash;
                 }

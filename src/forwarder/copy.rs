@@ -130,14 +130,14 @@ impl Copy<'_> {
             Progress::new("copying out of ImmuDB", "events", tip.position.0, self.head.position.0);
         let mut pages = TransactionPages::from(first);
         let mut foreign = 0u64;
-        loop {
-            let page = pages.next(self.session).await?;
-            if page.is_empty() {
-                break;
-            }
-            foreign = foreign.saturating_add(self.copy_page(&page, &mut checked).await?);
+        let mut page = pages.next(self.session).await?;
+        while !page.is_empty() {
+            // ImmuDB gathers the next one meanwhile.
+            let (next, skipped) = tokio::join!(pages.next(self.session), self.copy_page(&page, &mut checked));
+            foreign = foreign.saturating_add(skipped?);
             progress.reached(checked.position.0);
             CrashPoint::PageCopied.reached();
+            page = next?;
         }
         if checked.position < self.head.position {
             return Err(CopyError::Diverged(format!("it ends at position {}", checked.position)));

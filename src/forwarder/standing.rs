@@ -74,8 +74,16 @@ struct Inner {
     shutting_down: bool,
     waiting: BTreeMap<(Place, u64), Waiting>,
     waiting_count: u64,
-    /// Transactions that the index may not know yet.
-    recent: VecDeque<(Position, u64)>,
+    /// The last transactions; the index may not know them yet.
+    recent: VecDeque<Transaction>,
+}
+
+/// A transaction that took the events behind `after` up to `last`.
+#[derive(Debug, Clone, Copy)]
+struct Transaction {
+    after: Position,
+    last: Position,
+    tx: u64,
 }
 
 #[derive(Debug)]
@@ -251,12 +259,11 @@ impl Standing {
         committed.map(|waiting| waiting.since).min()
     }
 
-    /// Of the transactions since the start that the index may not know yet, the one that took the event at
-    /// `position`. Ask the index first: it alone knows the older ones.
+    /// The transaction that took the event at `position`, if it is one of the last; the index knows the older.
     pub fn recent_transaction(&self, position: Position) -> Option<u64> {
         let inner = self.lock();
-        let index = inner.recent.partition_point(|(last, _)| *last < position);
-        inner.recent.get(index).map(|(_, tx)| *tx)
+        let index = inner.recent.partition_point(|known| known.last < position);
+        inner.recent.get(index).filter(|known| known.after < position).map(|known| known.tx)
     }
 
     pub(super) fn set_state(&self, state: State) {
@@ -289,12 +296,13 @@ impl Standing {
     pub(super) fn advance(&self, mark: ForwardedMark, place: Place) {
         const RECENT_MAX: usize = 4096;
         let mut inner = self.lock();
-        let moved = mark.position.0.saturating_sub(inner.view.forwarded.position.0);
+        let after = inner.view.forwarded.position;
+        let moved = mark.position.0.saturating_sub(after.0);
         if moved > 0 && mark.immudb_tx > 0 {
             if matches!(inner.view.state, State::Migrating | State::Fallback) {
                 inner.view.migrated_events = inner.view.migrated_events.saturating_add(moved);
             }
-            inner.recent.push_back((mark.position, mark.immudb_tx));
+            inner.recent.push_back(Transaction { after, last: mark.position, tx: mark.immudb_tx });
             if inner.recent.len() > RECENT_MAX {
                 inner.recent.pop_front();
             }

@@ -275,8 +275,8 @@ impl Decoder {
             wrong.add("filter.recorded_from", "is later than filter.recorded_until");
         }
         wrong.none_or(Some(Filter {
-            aggregate_types: filter.aggregate_types.into_iter().collect(),
-            event_types: filter.event_types.into_iter().collect(),
+            aggregate_types: filter.aggregate_types.into_iter().map(String::into_bytes).collect(),
+            event_types: filter.event_types.into_iter().map(String::into_bytes).collect(),
             aggregate_id_prefix: filter.aggregate_id_prefix,
             correlation_id: filter.correlation_id,
             recorded_from,

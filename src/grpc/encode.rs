@@ -1,8 +1,8 @@
 //! Answers for the wire.
 
-use super::{decode::hash_bytes, wire};
+use super::wire;
 use crate::{
-    event::{AggregateId, Content, RecordedEvent, Snapshot, Timestamp},
+    event::{AggregateId, Content, Snapshot, Timestamp},
     forwarder::State,
     index::Head,
     store::{Appended, Figures, StoredIn},
@@ -38,29 +38,6 @@ pub fn appended(appended: Appended) -> wire::AppendEventsResponse {
             StoredIn::LocalLog => 0,
         },
         already_stored: stored.already,
-    }
-}
-
-pub fn event(recorded: RecordedEvent) -> wire::RecordedEvent {
-    let event = recorded.event;
-    wire::RecordedEvent {
-        event_id: event.id.to_string(),
-        aggregate_id: event.aggregate_id.as_str().to_owned(),
-        aggregate_type: event.aggregate_type.as_ref().to_owned(),
-        event_type: event.event_type.as_ref().to_owned(),
-        data: match event.content {
-            Content::Absent => None,
-            Content::Json(text) => Some(wire::recorded_event::Data::Json(text)),
-            Content::Binary(bytes) => Some(wire::recorded_event::Data::Binary(bytes)),
-        },
-        correlation_id: event.correlation_id,
-        causation_id: event.causation_id,
-        metadata: event.metadata,
-        occurred_at: event.occurred_at.map(timestamp),
-        sequence_number: recorded.sequence.0,
-        position: recorded.position.0,
-        recorded_at: Some(timestamp(recorded.recorded_at)),
-        hash: hash_bytes(recorded.hash),
     }
 }
 

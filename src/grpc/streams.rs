@@ -11,7 +11,7 @@ use tokio::{
 use tokio_util::sync::CancellationToken;
 use tonic::Status;
 
-use super::{decode::hash_bytes, encode, gate::Admitted, status, wire};
+use super::{answers, decode::hash_bytes, encode, gate::Admitted, status, wire};
 use crate::{
     event::{Hash, Position},
     log::Tip,
@@ -32,7 +32,11 @@ pub type Boxed<T> = Pin<Box<dyn Stream<Item = Result<T, Status>> + Send>>;
 const MESSAGE_BYTES: usize = 128 * 1024;
 
 /// The events of one aggregate.
-pub fn load(store: Arc<EventStore>, reader: AggregateReader, open: Open) -> Boxed<wire::LoadEventsResponse> {
+pub fn load(
+    store: Arc<EventStore>,
+    reader: AggregateReader,
+    open: Open,
+) -> Boxed<answers::LoadEventsResponse> {
     let last_sequence = reader.last_sequence().0;
     let start = (reader, First::Yes);
     let messages = stream::try_unfold(start, move |(mut reader, first)| {
@@ -42,7 +46,7 @@ pub fn load(store: Arc<EventStore>, reader: AggregateReader, open: Open) -> Boxe
             if let Some(snapshot) = reader.take_snapshot() {
                 store.counters.snapshots_loaded.add(1);
                 let snapshot = Some(encode::snapshot(snapshot));
-                let message = wire::LoadEventsResponse { snapshot, events: Vec::new(), last_sequence };
+                let message = answers::LoadEventsResponse { snapshot, events: Vec::new(), last_sequence };
                 return Ok(Some((message, (reader, First::No))));
             }
             let (back, read) = blocking(reader, |reader| reader.next(MESSAGE_BYTES)).await?;
@@ -51,8 +55,8 @@ pub fn load(store: Arc<EventStore>, reader: AggregateReader, open: Open) -> Boxe
                 return Ok(None);
             }
             store.counters.events_loaded.add(events.len() as u64);
-            let events = events.into_iter().map(encode::event).collect();
-            let message = wire::LoadEventsResponse { snapshot: None, events, last_sequence };
+            let events = answers::events(&events);
+            let message = answers::LoadEventsResponse { snapshot: None, events, last_sequence };
             Ok(Some((message, (back, First::No))))
         }
     });
@@ -71,7 +75,7 @@ pub fn read_all(
     reader: OrderReader,
     limit: u64,
     open: Open,
-) -> Boxed<wire::ReadAllResponse> {
+) -> Boxed<answers::ReadAllResponse> {
     let tip = store.sequencer().tip();
     let left = if limit == 0 { u64::MAX } else { limit };
     let messages = stream::try_unfold(Some((reader, left, First::Yes)), move |state| {
@@ -87,8 +91,8 @@ pub fn read_all(
             if ended && events.is_empty() && first == First::No {
                 return Ok(None);
             }
-            let events = events.into_iter().map(encode::event).collect();
-            let message = wire::ReadAllResponse { events, last_position: tip.position.0 };
+            let events = answers::events(&events);
+            let message = answers::ReadAllResponse { events, last_position: tip.position.0 };
             Ok(Some((message, (!ended).then_some((reader, left, First::No)))))
         }
     });
@@ -114,7 +118,7 @@ pub fn subscribe(
     reader: OrderReader,
     shutdown: CancellationToken,
     open: Open,
-) -> Boxed<wire::SubscribeResponse> {
+) -> Boxed<answers::SubscribeResponse> {
     let tip = store.sequencer().watch_tip();
     let told = reader.reached();
     let start =
@@ -123,8 +127,8 @@ pub fn subscribe(
 }
 
 impl Subscription {
-    async fn next(mut self) -> Result<Option<(wire::SubscribeResponse, Self)>, Status> {
-        use wire::subscribe_response::Content;
+    async fn next(mut self) -> Result<Option<(answers::SubscribeResponse, Self)>, Status> {
+        use answers::Content;
         loop {
             if self.shutdown.is_cancelled() {
                 return Err(status::of_error(StoreError::Unavailable(Unavailable::ShuttingDown)));
@@ -135,8 +139,7 @@ impl Subscription {
             let OrderChunk { events, reached, hash, at_end } = counted(&self.store, read)?;
             let content = if !events.is_empty() {
                 self.store.counters.events_loaded.add(events.len() as u64);
-                let events = events.into_iter().map(encode::event).collect();
-                Content::Events(wire::EventBatch { events })
+                Content::Events(answers::EventBatch { events: answers::events(&events) })
             } else if at_end && !self.caught_up {
                 self.caught_up = true;
                 Content::CaughtUp(wire::CaughtUp { checkpoint: Some(checkpoint(reached, hash)) })
@@ -151,7 +154,7 @@ impl Subscription {
             self.caught_up &= at_end || tip.position.0.saturating_sub(reached.0) < FAR_BEHIND;
             self.told = reached;
             self.told_at = Instant::now();
-            let message = wire::SubscribeResponse { content: Some(content) };
+            let message = answers::SubscribeResponse { content: Some(content) };
             return Ok(Some((message, self)));
         }
     }

@@ -3,5 +3,10 @@
 
 tonic::include_proto!("aethyr.eventstore.v1");
 
+/// What tonic calls.
+pub mod server {
+    include!(concat!(env!("OUT_DIR"), "/server/aethyr.eventstore.v1.rs"));
+}
+
 /// The service's own descriptors, with comments, for server reflection.
 pub const DESCRIPTORS: &[u8] = include_bytes!(concat!(env!("OUT_DIR"), "/eventstore.bin"));

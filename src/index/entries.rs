@@ -114,7 +114,7 @@ impl Entries {
         if let Some(known) = self.heads.get(id) {
             return Ok(known.head.clone());
         }
-        let head = index.head(id)?;
+        let head = index.head_to_change(id)?;
         let known = KnownHead { before: head.clone(), head: head.clone(), changed: false };
         self.heads.insert(id.clone(), known);
         Ok(head)
@@ -240,6 +240,11 @@ impl Entries {
             self.findable.push((position, frame));
             self.complete.last_findable = frame;
         }
+    }
+
+    pub(super) fn into_changed_heads(self) -> impl Iterator<Item = (AggregateId, Head)> {
+        let changed = self.heads.into_iter().filter(|(_, known)| known.changed);
+        changed.filter_map(|(id, known)| known.head.map(|head| (id, head)))
     }
 
     /// Puts everything into `batch`, and the totals that result into `totals`. Gives back the sum of all

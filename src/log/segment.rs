@@ -7,6 +7,7 @@
 use std::{
     collections::BTreeMap,
     fs, io,
+    ops::Range,
     os::unix::fs::FileExt,
     path::{Path, PathBuf},
     sync::{Arc, PoisonError, RwLock},
@@ -241,15 +242,86 @@ impl Segments {
     /// # Errors
     /// It is damaged, or can't be read.
     pub fn read(&self, place: RecordPlace) -> Result<CheckedRecord, ReadError> {
+        let run = Run { segment: place.segment, bytes: entry_range(place) };
+        self.read_run(run.segment, run.bytes)?.record(place)
+    }
+
+    /// Reads records and checks each against the hash that was stored with it. Neighbours are read at once.
+    ///
+    /// # Errors
+    /// One of them is damaged, or can't be read.
+    pub fn read_each(&self, places: &[RecordPlace]) -> Result<Vec<CheckedRecord>, ReadError> {
+        let mut records = Vec::with_capacity(places.len());
+        let mut rest = places;
+        while let Some(first) = rest.first() {
+            let mut run = Run { segment: first.segment, bytes: entry_range(*first) };
+            let length =
+                rest.iter().skip(1).take_while(|place| run.extend(**place)).count().saturating_add(1);
+            let (together, behind) = rest.split_at(length);
+            let read = self.read_run(run.segment, run.bytes)?;
+            for place in together {
+                records.push(read.record(*place)?);
+            }
+            rest = behind;
+        }
+        Ok(records)
+    }
+
+    fn read_run(&self, segment: u32, range: Range<u64>) -> Result<ReadRun, ReadError> {
         let file = self
-            .file(place.segment)
-            .map_err(|source| ReadError::Io { file: format!("segment {}", place.segment), source })?;
-        let start = place.offset.saturating_sub(HASH_BYTES as u64);
-        let mut buffer = vec![0; HASH_BYTES.saturating_add(frame::entry_bytes(place.length) as usize)];
-        let read = file.read_at(&mut buffer, start).map_err(|source| file.io_error(source))?;
+            .file(segment)
+            .map_err(|source| ReadError::Io { file: format!("segment {segment}"), source })?;
+        let length = usize::try_from(range.end.saturating_sub(range.start)).unwrap_or(usize::MAX);
+        let mut buffer = vec![0; length];
+        let read = file.read_at(&mut buffer, range.start).map_err(|source| file.io_error(source))?;
         buffer.truncate(read);
-        let (bytes, hash) = frame::parse_entry(Bytes::from(buffer))
-            .ok_or_else(|| file.damage(place.offset, "the record does not match its hash"))?;
+        Ok(ReadRun { file, start: range.start, bytes: Bytes::from(buffer) })
+    }
+}
+
+/// Where a record's entry lies, with the hash before it.
+fn entry_range(place: RecordPlace) -> Range<u64> {
+    place.offset.saturating_sub(HASH_BYTES as u64)..place.end().offset
+}
+
+/// A part of a segment that is read at once.
+struct Run {
+    segment: u32,
+    bytes: Range<u64>,
+}
+
+impl Run {
+    /// Takes in an entry that begins close behind the end, or would be read twice.
+    fn extend(&mut self, place: RecordPlace) -> bool {
+        const GAP_BYTES_MAX: u64 = 4 * 1024;
+        const BYTES_MAX: u64 = 256 * 1024;
+        let entry = entry_range(place);
+        let near = self.bytes.start <= entry.start
+            && entry.start <= self.bytes.end.saturating_add(GAP_BYTES_MAX)
+            && entry.end.saturating_sub(self.bytes.start) <= BYTES_MAX;
+        if place.segment != self.segment || !near {
+            return false;
+        }
+        self.bytes.end = self.bytes.end.max(entry.end);
+        true
+    }
+}
+
+struct ReadRun {
+    file: Arc<File>,
+    start: u64,
+    bytes: Bytes,
+}
+
+impl ReadRun {
+    fn record(&self, place: RecordPlace) -> Result<CheckedRecord, ReadError> {
+        let entry = entry_range(place);
+        let at = |offset: u64| usize::try_from(offset.saturating_sub(self.start)).unwrap_or(usize::MAX);
+        let whole =
+            (at(entry.end) <= self.bytes.len()).then(|| self.bytes.slice(at(entry.start)..at(entry.end)));
+        let (bytes, hash) = whole
+            .and_then(frame::parse_entry)
+            .ok_or_else(|| self.file.damage(place.offset, "the record does not match its hash"))?;
         Ok(CheckedRecord { bytes, hash })
     }
 }

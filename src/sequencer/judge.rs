@@ -10,7 +10,7 @@ use crate::{
         Snapshot,
         record::{self, Numbers},
     },
-    index::{Direction, Head, IndexError, IndexedEvent, IndexedSnapshot},
+    index::{Direction, Head, IndexedEvent, IndexedSnapshot},
     log::{Place, RecordPlace},
     store::{Conflict, Limit, Precondition, StoreError},
 };
@@ -191,11 +191,6 @@ impl OpenGroup {
                 Some(head) => Some(head.clone()),
                 None => {
                     let head = self.entries.head(&worker.index, &event.aggregate_id)?;
-                    if let Some(head) = &head
-                        && worker.index.has_event(head.number, head.last.next())?
-                    {
-                        return Err(IndexError::Entry("an aggregate's head").into());
-                    }
                     head.map(|head| (head.last, head.aggregate_type))
                 }
             };

@@ -5,7 +5,7 @@ use std::ops::RangeInclusive;
 use tracing::warn;
 
 use crate::{
-    event::{AggregateId, RecordedEvent, SequenceNumber, Snapshot, Timestamp},
+    event::{AggregateId, SequenceNumber, Snapshot, Timestamp, record::StoredEvent},
     history::History,
     index::{Direction, Head},
     store::StoreError,
@@ -93,7 +93,7 @@ impl AggregateReader {
     ///
     /// # Errors
     /// One of them is damaged or missing.
-    pub fn next(&mut self, bytes_max: usize) -> Result<Vec<RecordedEvent>, StoreError> {
+    pub fn next(&mut self, bytes_max: usize) -> Result<Vec<StoredEvent>, StoreError> {
         let Some(head) = self.head.as_ref().filter(|_| !self.left.is_empty()) else { return Ok(Vec::new()) };
         let events =
             self.history.events(&self.aggregate_id, head, self.left.clone(), self.direction, bytes_max)?;

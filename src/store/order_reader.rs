@@ -3,7 +3,7 @@
 use std::collections::{HashSet, VecDeque};
 
 use crate::{
-    event::{Hash, Position, RecordedEvent, Timestamp, record},
+    event::{Hash, Position, Timestamp, record::StoredEvent},
     history::{History, HistoryError},
     log::{Cursor, Frame, Tip},
     store::{Precondition, StoreError},
@@ -12,8 +12,8 @@ use crate::{
 /// Which events are wanted; what is empty lets everything through.
 #[derive(Debug, Clone, Default)]
 pub struct Filter {
-    pub aggregate_types: HashSet<String>,
-    pub event_types: HashSet<String>,
+    pub aggregate_types: HashSet<Vec<u8>>,
+    pub event_types: HashSet<Vec<u8>>,
     pub aggregate_id_prefix: String,
     pub correlation_id: String,
     pub recorded_from: Option<Timestamp>,
@@ -21,14 +21,13 @@ pub struct Filter {
 }
 
 impl Filter {
-    fn lets_through(&self, recorded: &RecordedEvent) -> bool {
-        let event = &recorded.event;
-        (self.aggregate_types.is_empty() || self.aggregate_types.contains(&*event.aggregate_type))
-            && (self.event_types.is_empty() || self.event_types.contains(&*event.event_type))
-            && event.aggregate_id.as_str().starts_with(&self.aggregate_id_prefix)
-            && (self.correlation_id.is_empty() || event.correlation_id == self.correlation_id)
-            && self.recorded_from.is_none_or(|from| recorded.recorded_at >= from)
-            && self.recorded_until.is_none_or(|until| recorded.recorded_at <= until)
+    fn lets_through(&self, event: &StoredEvent) -> bool {
+        (self.aggregate_types.is_empty() || self.aggregate_types.contains(event.aggregate_type()))
+            && (self.event_types.is_empty() || self.event_types.contains(event.event_type()))
+            && event.aggregate_id().starts_with(self.aggregate_id_prefix.as_bytes())
+            && (self.correlation_id.is_empty() || event.correlation_id() == self.correlation_id.as_bytes())
+            && self.recorded_from.is_none_or(|from| event.recorded_at >= from)
+            && self.recorded_until.is_none_or(|until| event.recorded_at <= until)
     }
 }
 
@@ -45,7 +44,7 @@ pub enum OrderStart {
 #[derive(Debug)]
 pub struct OrderChunk {
     /// Those that match.
-    pub events: Vec<RecordedEvent>,
+    pub events: Vec<StoredEvent>,
     /// Everything up to here was looked at.
     pub reached: Position,
     pub hash: Hash,
@@ -63,14 +62,7 @@ pub struct OrderReader {
     reached: Position,
     hash: Hash,
     /// Read, but not handed out yet.
-    left: VecDeque<Read>,
-}
-
-#[derive(Debug)]
-struct Read {
-    recorded: RecordedEvent,
-    /// Size of the record.
-    bytes: usize,
+    left: VecDeque<StoredEvent>,
 }
 
 impl OrderReader {
@@ -111,7 +103,7 @@ impl OrderReader {
         let (mut events, mut bytes, mut looked_at) = (Vec::new(), 0usize, 0usize);
         let mut at_end = false;
         while bytes < bytes_max && looked_at < LOOKED_AT_BYTES {
-            let Some(read) = self.left.pop_front() else {
+            let Some(event) = self.left.pop_front() else {
                 match self.read(tip)? {
                     Some(read) => looked_at = looked_at.saturating_add(read),
                     None => {
@@ -121,15 +113,16 @@ impl OrderReader {
                 }
                 continue;
             };
-            let matches = self.filter.lets_through(&read.recorded);
-            if matches && !events.is_empty() && bytes.saturating_add(read.bytes) > bytes_max {
-                self.left.push_front(read);
+            let matches = self.filter.lets_through(&event);
+            let bytes_with = bytes.saturating_add(event.recorded_bytes());
+            if matches && !events.is_empty() && bytes_with > bytes_max {
+                self.left.push_front(event);
                 break;
             }
-            (self.reached, self.hash) = (read.recorded.position, read.recorded.hash);
+            (self.reached, self.hash) = (event.position, event.hash);
             if matches {
-                bytes = bytes.saturating_add(read.bytes);
-                events.push(read.recorded);
+                bytes = bytes_with;
+                events.push(event);
             }
         }
         Ok(OrderChunk { events, reached: self.reached, hash: self.hash, at_end })
@@ -141,11 +134,11 @@ impl OrderReader {
         let bytes = usize::try_from(read.end.offset.saturating_sub(read.start.offset)).unwrap_or(usize::MAX);
         if let Frame::Append { records, .. } = read.frame {
             for stored in records {
-                let (place, bytes) = (stored.place(read.start), stored.bytes.len());
-                let recorded = record::decode(stored.bytes, stored.hash)
+                let place = stored.place(read.start);
+                let event = StoredEvent::new(stored.bytes, stored.hash)
                     .map_err(|source| HistoryError::Record { place, source })?;
-                if recorded.position >= self.from {
-                    self.left.push_back(Read { recorded, bytes });
+                if event.position >= self.from {
+                    self.left.push_back(event);
                 }
             }
         }

@@ -1,0 +1,182 @@
+//! An event as it is stored, for readers: its fields are found in the record's bytes, but not taken apart. What
+//! a caller gets is a piece of these bytes.
+
+use std::ops::Range;
+
+use bytes::{Buf, BufMut, Bytes};
+
+use super::{RecordError, not};
+use crate::event::{AggregateId, Hash, Position, SequenceNumber, Timestamp};
+
+/// Fields of `Record` from this number on are not for callers, and come last.
+const INTERNAL_FROM: u64 = 100;
+
+/// The field `hash` of `RecordedEvent`: its number and kind, and the length of a hash.
+const HASH_FIELD: [u8; 2] = [14 << 3 | LENGTH_DELIMITED as u8, 32];
+
+const VARINT: u64 = 0;
+const LENGTH_DELIMITED: u64 = 2;
+
+/// One event. Cheap to clone.
+#[derive(Debug, Clone)]
+pub struct StoredEvent {
+    record: Bytes,
+    /// The part of the record that callers see.
+    visible: usize,
+    pub hash: Hash,
+    pub sequence: SequenceNumber,
+    pub position: Position,
+    pub recorded_at: Timestamp,
+    aggregate_id: Range<usize>,
+    aggregate_type: Range<usize>,
+    event_type: Range<usize>,
+    correlation_id: Range<usize>,
+}
+
+impl StoredEvent {
+    /// Finds the fields of a record that was checked against its hash.
+    ///
+    /// # Errors
+    /// The bytes are no record.
+    pub fn new(record: Bytes, hash: Hash) -> Result<Self, RecordError> {
+        let mut event = Self {
+            visible: record.len(),
+            record: Bytes::new(),
+            hash,
+            sequence: SequenceNumber(0),
+            position: Position(0),
+            recorded_at: Timestamp::default(),
+            aggregate_id: 0..0,
+            aggregate_type: 0..0,
+            event_type: 0..0,
+            correlation_id: 0..0,
+        };
+        let mut fields = Fields { bytes: &record, at: 0 };
+        loop {
+            let start = fields.at;
+            let Some(field) = fields.next()? else { break };
+            match (field.number, field.value) {
+                (2, Value::Bytes(range)) => event.aggregate_id = range,
+                (3, Value::Bytes(range)) => event.aggregate_type = range,
+                (4, Value::Bytes(range)) => event.event_type = range,
+                (7, Value::Bytes(range)) => event.correlation_id = range,
+                (11, Value::Number(number)) => event.sequence = SequenceNumber(number),
+                (12, Value::Number(number)) => event.position = Position(number),
+                (13, Value::Bytes(range)) => event.recorded_at = timestamp(slice(&record, &range))?,
+                (INTERNAL_FROM.., _) => event.visible = event.visible.min(start),
+                (..INTERNAL_FROM, _) if event.visible < start => return Err(not("order of fields")),
+                (..INTERNAL_FROM, _) => {}
+            }
+        }
+        if event.sequence.0 == 0 || event.position.0 == 0 {
+            return Err(not("numbers"));
+        }
+        event.record = record;
+        Ok(event)
+    }
+
+    pub fn aggregate_id(&self) -> &[u8] {
+        slice(&self.record, &self.aggregate_id)
+    }
+
+    /// # Errors
+    /// It is no id.
+    pub fn aggregate(&self) -> Result<AggregateId, RecordError> {
+        let id = std::str::from_utf8(self.aggregate_id()).ok().and_then(|id| AggregateId::new(id).ok());
+        id.ok_or(not("aggregate id"))
+    }
+
+    pub fn aggregate_type(&self) -> &[u8] {
+        slice(&self.record, &self.aggregate_type)
+    }
+
+    pub fn event_type(&self) -> &[u8] {
+        slice(&self.record, &self.event_type)
+    }
+
+    pub fn correlation_id(&self) -> &[u8] {
+        slice(&self.record, &self.correlation_id)
+    }
+
+    /// How many bytes [`StoredEvent::put_recorded`] writes.
+    pub fn recorded_bytes(&self) -> usize {
+        self.visible.saturating_add(HASH_FIELD.len()).saturating_add(self.hash.0.len())
+    }
+
+    /// Writes the event as a `RecordedEvent`, without the length before it: fields 1 to 13 are the same.
+    pub fn put_recorded(&self, out: &mut impl BufMut) {
+        out.put_slice(slice(&self.record, &(0..self.visible)));
+        out.put_slice(&HASH_FIELD);
+        out.put_slice(&self.hash.0);
+    }
+}
+
+fn slice<'b>(bytes: &'b [u8], range: &Range<usize>) -> &'b [u8] {
+    bytes.get(range.clone()).unwrap_or_default()
+}
+
+/// A `google.protobuf.Timestamp`.
+fn timestamp(bytes: &[u8]) -> Result<Timestamp, RecordError> {
+    let (mut seconds, mut nanos) = (0, 0);
+    let mut fields = Fields { bytes, at: 0 };
+    while let Some(field) = fields.next()? {
+        match (field.number, field.value) {
+            (1, Value::Number(number)) => seconds = number.cast_signed(),
+            (2, Value::Number(number)) => nanos = i32::try_from(number).map_err(|_| not("time"))?,
+            _ => {}
+        }
+    }
+    Timestamp::new(seconds, nanos).ok_or(not("time"))
+}
+
+struct Field {
+    number: u64,
+    value: Value,
+}
+
+/// The two kinds that a record uses.
+enum Value {
+    Number(u64),
+    Bytes(Range<usize>),
+}
+
+/// The fields of a protobuf message, one after the other.
+struct Fields<'b> {
+    bytes: &'b [u8],
+    at: usize,
+}
+
+impl Fields<'_> {
+    fn next(&mut self) -> Result<Option<Field>, RecordError> {
+        if self.at >= self.bytes.len() {
+            return Ok(None);
+        }
+        let key = self.varint()?;
+        let value = match key & 7 {
+            VARINT => Value::Number(self.varint()?),
+            LENGTH_DELIMITED => {
+                let length = usize::try_from(self.varint()?).map_err(|_| not("length"))?;
+                let end = self.at.checked_add(length).filter(|end| *end <= self.bytes.len());
+                let range = self.at..end.ok_or(not("length"))?;
+                self.at = range.end;
+                Value::Bytes(range)
+            }
+            _ => return Err(not("kind of a field")),
+        };
+        Ok(Some(Field { number: key >> 3, value }))
+    }
+
+    fn varint(&mut self) -> Result<u64, RecordError> {
+        let mut rest = self.bytes.get(self.at..).unwrap_or_default();
+        let mut value = 0u64;
+        for shift in (0..64).step_by(7) {
+            let byte = rest.try_get_u8().map_err(|_| not("end"))?;
+            self.at = self.at.saturating_add(1);
+            value |= u64::from(byte & 0x7f) << shift;
+            if byte < 0x80 {
+                return Ok(value);
+            }
+        }
+        Err(not("number"))
+    }
+}
