@@ -6,11 +6,11 @@
 //! decided from it that the log could contradict.
 
 use std::{
-    collections::HashMap,
+    collections::{BTreeMap, HashMap},
     fs, io,
     panic::{AssertUnwindSafe, catch_unwind},
     path::{Path, PathBuf},
-    sync::{Arc, PoisonError, RwLock, RwLockReadGuard},
+    sync::{Arc, Mutex, PoisonError, RwLock, RwLockReadGuard},
 };
 
 use fjall::{Database, Keyspace, KeyspaceCreateOptions};
@@ -29,11 +29,14 @@ mod entries;
 mod examination;
 mod files;
 pub mod rebuild;
+mod recent;
 
 pub use codec::Complete;
-use digest::Part;
+use digest::{Digest, Part};
 pub use entries::{Entries, IndexedEvent, IndexedSnapshot};
 pub use examination::{Examination, Examined};
+pub use recent::Carrier;
+use recent::Memory;
 
 /// The database or what it holds is unusable. Deleting `storage/index` while the service is stopped mends it.
 #[derive(Debug, thiserror::Error)]
@@ -50,6 +53,8 @@ pub enum IndexError {
     Io { path: String, source: std::io::Error },
     #[error("index: entries are missing, are not those that were written, or belong to another log")]
     Lacking,
+    #[error("index: it takes no entries any more; a restart is needed")]
+    NotTaken,
     #[error("index: the process ended while it was opened, or found it damaged")]
     NotOpened,
 }
@@ -127,6 +132,15 @@ pub struct Index {
     /// Heads of aggregates that were lately changed. Only the thread that applies puts any in: a reader might
     /// put back one that is older.
     heads: Cache<AggregateId, Head>,
+    memory: Memory,
+    /// What the database has; in `totals` and `complete` is what can be found.
+    stored: Mutex<Stored>,
+}
+
+#[derive(Debug, Default)]
+struct Stored {
+    totals: Totals,
+    digest: Digest,
 }
 
 impl std::fmt::Debug for Index {
@@ -247,9 +261,14 @@ impl Index {
             totals: RwLock::default(),
             complete: RwLock::new(complete),
             heads: Cache::new(HEADS_MAX),
+            memory: Memory::default(),
+            stored: Mutex::default(),
             database,
         };
-        *index.totals.write().unwrap_or_else(PoisonError::into_inner) = index.load_totals()?;
+        let totals = index.load_totals()?;
+        *index.totals.write().unwrap_or_else(PoisonError::into_inner) = totals.clone();
+        *index.stored.lock().unwrap_or_else(PoisonError::into_inner) =
+            Stored { totals, digest: complete.digest };
         Ok(index)
     }
 
@@ -261,7 +280,7 @@ impl Index {
     /// # Errors
     /// The index is unusable.
     pub fn head(&self, id: &AggregateId) -> Result<Option<Head>, IndexError> {
-        match self.heads.get(id) {
+        match self.heads.get(id).or_else(|| self.memory.head(id)) {
             Some(head) => Ok(Some(head)),
             None => self.stored_head(id),
         }
@@ -273,7 +292,7 @@ impl Index {
 
     /// The same for the thread that applies, which is about to build on it.
     fn head_to_change(&self, id: &AggregateId) -> Result<Option<Head>, IndexError> {
-        if let Some(head) = self.heads.get(id) {
+        if let Some(head) = self.heads.get(id).or_else(|| self.memory.head(id)) {
             return Ok(Some(head));
         }
         let Some(head) = self.stored_head(id)? else { return Ok(None) };
@@ -291,6 +310,9 @@ impl Index {
     /// # Errors
     /// The index is unusable.
     pub fn event(&self, id: EventId) -> Result<Option<RecordPlace>, IndexError> {
+        if let Some(place) = self.memory.event(id) {
+            return Ok(Some(place));
+        }
         guarded(|| self.event_ids.get(id.as_bytes())?.map(|bytes| codec::decode_place(&bytes)).transpose())
     }
 
@@ -305,10 +327,21 @@ impl Index {
         direction: Direction,
         count: usize,
     ) -> Result<Vec<RecordPlace>, IndexError> {
-        let keys = codec::event_key(aggregate, *range.start())..=codec::event_key(aggregate, *range.end());
+        let (first_recent, recent) =
+            self.memory.events(aggregate, range.clone(), direction, count).unwrap_or((u64::MAX, Vec::new()));
+        let (before, mut places) = match direction {
+            Direction::Forwards => (recent, Vec::new()),
+            Direction::Backwards => (Vec::new(), recent),
+        };
+        // What is in memory may be in the database as well by now.
+        let last = (*range.end()).min(first_recent.saturating_sub(1));
+        if last < *range.start() {
+            places.extend(before);
+            return Ok(places);
+        }
+        let keys = codec::event_key(aggregate, *range.start())..=codec::event_key(aggregate, last);
         guarded(|| {
             let mut entries = self.events.range(keys);
-            let mut places = Vec::new();
             while places.len() < count {
                 let entry = match direction {
                     Direction::Forwards => entries.next(),
@@ -317,6 +350,7 @@ impl Index {
                 let Some(entry) = entry else { break };
                 places.push(codec::decode_place(&entry.value()?)?);
             }
+            places.extend(before.into_iter().take(count.saturating_sub(places.len())));
             Ok(places)
         })
     }
@@ -327,6 +361,9 @@ impl Index {
     /// # Errors
     /// The index is unusable.
     pub fn frame_before(&self, position: Position) -> Result<(Position, Place), IndexError> {
+        if let Some(found) = self.memory.frame_before(position) {
+            return Ok(found);
+        }
         guarded(|| match self.positions.range(..=position.0.to_be_bytes()).next_back() {
             None => Ok((Position(1), Place::START)),
             Some(entry) => {
@@ -342,9 +379,16 @@ impl Index {
     /// # Errors
     /// The index is unusable.
     pub fn transaction(&self, position: Position) -> Result<Option<u64>, IndexError> {
-        guarded(|| match self.transactions.range(position.0.to_be_bytes()..).next() {
-            None => Ok(None),
-            Some(entry) => codec::decode_u64(&entry.value()?).map(Some),
+        let (recent, lost) = self.memory.transaction(position);
+        let holds = |last: u64| lost.is_none_or(|lost| last <= lost.0);
+        guarded(|| {
+            if let Some(entry) = self.transactions.range(position.0.to_be_bytes()..).next() {
+                let (last, tx) = entry.into_inner()?;
+                if holds(codec::decode_u64(&last)?) {
+                    return codec::decode_u64(&tx).map(Some);
+                }
+            }
+            Ok(recent.map(|(_, tx)| tx))
         })
     }
 
@@ -363,18 +407,22 @@ impl Index {
             Some(after) => Bound::Excluded(after.as_bytes().to_vec()),
             None => Bound::Included(prefix.as_bytes().to_vec()),
         };
-        guarded(|| {
-            let mut found = Vec::new();
+        let recent = self.memory.heads(prefix, after);
+        let stored = guarded(|| {
+            let mut found = BTreeMap::new();
             for entry in self.aggregates.range((start, Bound::Unbounded)).take(count) {
                 let (key, value) = entry.into_inner()?;
                 if !key.starts_with(prefix.as_bytes()) {
                     break;
                 }
                 let id = std::str::from_utf8(&key).ok().and_then(|id| AggregateId::new(id).ok());
-                found.push((id.ok_or(IndexError::Entry("aggregates"))?, codec::decode_head(&value)?));
+                found.insert(id.ok_or(IndexError::Entry("aggregates"))?, codec::decode_head(&value)?);
             }
             Ok(found)
-        })
+        })?;
+        let mut found = stored;
+        found.extend(recent);
+        Ok(found.into_iter().take(count).collect())
     }
 
     pub fn totals(&self) -> Totals {
@@ -386,23 +434,51 @@ impl Index {
         self.totals.read().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Makes everything of `entries` findable, in one step.
+    /// Makes everything of `entries` findable and stores it, in one step. Not beside [`Index::add`].
     ///
     /// # Errors
     /// The index is unusable; it has all of it or nothing.
     pub fn apply(&self, entries: Entries) -> Result<(), IndexError> {
-        let mut batch = self.database.batch();
-        let mut totals = self.totals.write().unwrap_or_else(PoisonError::into_inner);
-        let digest = guarded(|| entries.write(self, &mut batch, &mut totals))?;
-        drop(totals);
-        let complete = Complete { digest, ..entries.complete };
-        batch.insert(&self.meta, META_COMPLETE, complete.encode());
-        guarded(|| Ok(batch.commit()?))?;
-        for (id, head) in entries.into_changed_heads() {
+        self.store(&entries)?;
+        self.count(&entries);
+        let complete = entries.complete;
+        self.reach(complete, entries.into_changed_heads());
+        Ok(())
+    }
+
+    /// Makes everything of `entries` findable, in one step. A [`Carrier`] stores it later.
+    ///
+    /// # Errors
+    /// The index is unusable.
+    pub fn add(&self, entries: Entries) -> Result<(), IndexError> {
+        let complete = entries.complete;
+        let heads: Vec<_> = entries.changed_heads().map(|(id, head)| (id.clone(), head.clone())).collect();
+        self.count(&entries);
+        // The events before the heads: whoever knows of an event finds it.
+        self.memory.add(self, entries)?;
+        self.reach(complete, heads);
+        Ok(())
+    }
+
+    fn count(&self, entries: &Entries) {
+        entries.count(&mut self.totals.write().unwrap_or_else(PoisonError::into_inner));
+    }
+
+    fn reach(&self, complete: Complete, heads: impl IntoIterator<Item = (AggregateId, Head)>) {
+        for (id, head) in heads {
             self.heads.insert(id, head);
         }
         *self.complete.write().unwrap_or_else(PoisonError::into_inner) = complete;
-        Ok(())
+    }
+
+    fn store(&self, entries: &Entries) -> Result<(), IndexError> {
+        let mut batch = self.database.batch();
+        let mut stored = self.stored.lock().unwrap_or_else(PoisonError::into_inner);
+        let Stored { totals, digest } = &mut *stored;
+        *digest = guarded(|| entries.write(self, &mut batch, totals, *digest))?;
+        let complete = Complete { digest: *digest, ..entries.complete };
+        batch.insert(&self.meta, META_COMPLETE, complete.encode());
+        guarded(|| Ok(batch.commit()?))
     }
 
     /// Whether it has as many entries as it should, as far as that is known without reading them. Of events it
@@ -429,7 +505,7 @@ impl Index {
             snapshot: self.database.snapshot(),
             parts: parts.map(|(part, keyspace)| (part, keyspace.clone())).into(),
             meta: self.meta.clone(),
-            expected: self.complete().digest,
+            expected: self.stored.lock().unwrap_or_else(PoisonError::into_inner).digest,
         }
     }
 

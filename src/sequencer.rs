@@ -26,7 +26,7 @@ use crate::{
         AggregateId, AppendBounds, Content, ContentDigest, EventId, NewEvent, SequenceNumber, Snapshot,
         record::ForwardedMark,
     },
-    index::Index,
+    index::{Carrier, Index},
     log::{Log, Place, Tip},
     stats::Counters,
     store::{Limit, Precondition, StoreError, Unavailable},
@@ -209,8 +209,10 @@ impl Sequencer {
         let marks = Marks::default();
         let settings = Arc::new(settings);
         let (published, tip) = watch::channel(log.tip());
+        let carrier = Carrier::start(index.clone())?;
         let worker = Worker {
             log,
+            _carrier: carrier,
             index,
             settings: settings.clone(),
             admission,
@@ -347,6 +349,8 @@ struct Worker {
     counters: Arc<Counters>,
     published: watch::Sender<Tip>,
     marks: Marks,
+    /// Has all of the index stored when the thread ends.
+    _carrier: Carrier,
 }
 
 impl Worker {

@@ -2,7 +2,7 @@
 //! is also where the sequencer sees what the appends before in the same group did.
 
 use std::{
-    collections::{HashMap, HashSet},
+    collections::{HashMap, HashSet, hash_map::Entry},
     sync::Arc,
 };
 
@@ -242,13 +242,78 @@ impl Entries {
         }
     }
 
+    /// Takes in what was added on top of these.
+    pub(super) fn join(&mut self, added: Self) {
+        for (id, known) in added.heads.into_iter().filter(|(_, known)| known.changed) {
+            match self.heads.entry(id) {
+                Entry::Occupied(mut ours) => ours.get_mut().head = known.head,
+                Entry::Vacant(free) => _ = free.insert(known),
+            }
+        }
+        self.events.extend(added.events);
+        self.findable.extend(added.findable);
+        if let Some(lost) = added.transactions_lost {
+            self.transactions.retain(|(position, _)| *position <= lost);
+            self.transactions_lost = Some(lost.min(self.transactions_lost.unwrap_or(lost)));
+        }
+        self.transactions.extend(added.transactions);
+        for (name, count) in added.event_types {
+            *self.event_types.entry(name).or_default() += count;
+        }
+        for (name, count) in added.aggregate_types {
+            *self.aggregate_types.entry(name).or_default() += count;
+        }
+        self.complete = added.complete;
+    }
+
+    pub(super) fn events(&self) -> &[(u64, SequenceNumber, EventId, RecordPlace)] {
+        &self.events
+    }
+
+    pub(super) fn changed_head(&self, id: &AggregateId) -> Option<Head> {
+        self.heads.get(id).filter(|known| known.changed).and_then(|known| known.head.clone())
+    }
+
     pub(super) fn into_changed_heads(self) -> impl Iterator<Item = (AggregateId, Head)> {
         let changed = self.heads.into_iter().filter(|(_, known)| known.changed);
         changed.filter_map(|(id, known)| known.head.map(|head| (id, head)))
     }
 
-    /// Puts everything into `batch`, and the totals that result into `totals`. Gives back the sum of all
-    /// entries with these.
+    pub(super) fn changed_heads(&self) -> impl Iterator<Item = (&AggregateId, &Head)> {
+        let changed = self.heads.iter().filter(|(_, known)| known.changed);
+        changed.filter_map(|(id, known)| known.head.as_ref().map(|head| (id, head)))
+    }
+
+    /// The last frame up to `position` that can be found by its own.
+    pub(super) fn frame_before(&self, position: Position) -> Option<(Position, Place)> {
+        let behind = self.findable.partition_point(|(first, _)| *first <= position);
+        behind.checked_sub(1).and_then(|last| self.findable.get(last)).copied()
+    }
+
+    /// The first transaction that ends at or behind `position`.
+    pub(super) fn transaction(&self, position: Position) -> Option<(Position, u64)> {
+        let index = self.transactions.partition_point(|(last, _)| *last < position);
+        self.transactions.get(index).copied()
+    }
+
+    pub(super) fn transactions_lost(&self) -> Option<Position> {
+        self.transactions_lost
+    }
+
+    /// Adds to the totals what these events do.
+    pub(super) fn count(&self, totals: &mut Totals) {
+        let add = |added: &HashMap<Arc<str>, u64>, totals: &mut HashMap<Arc<str>, u64>| {
+            for (name, count) in added {
+                let total = totals.entry(name.clone()).or_default();
+                *total = total.saturating_add(*count);
+            }
+        };
+        add(&self.event_types, &mut totals.event_types);
+        add(&self.aggregate_types, &mut totals.aggregate_types);
+    }
+
+    /// Puts everything into `batch`, and the totals that result into `totals`. `digest` is of what the database
+    /// has; gives back the sum of all entries with these.
     ///
     /// # Errors
     /// The index is unusable.
@@ -257,8 +322,8 @@ impl Entries {
         index: &Index,
         batch: &mut OwnedWriteBatch,
         totals: &mut Totals,
+        mut digest: Digest,
     ) -> Result<Digest, IndexError> {
-        let mut digest = self.complete.digest;
         self.write_transactions(index, batch, &mut digest)?;
         for (aggregate, sequence, id, place) in &self.events {
             let (key, place) = (codec::event_key(*aggregate, sequence.0), codec::encode_place(*place));

@@ -121,7 +121,7 @@ impl Worker {
             false => self.log.write(frames).map_err(GroupError::from),
         };
         CrashPoint::AfterLocalSync.reached();
-        let written = written.and_then(|()| Ok(self.index.apply(entries)?));
+        let written = written.and_then(|()| Ok(self.index.add(entries)?));
         if !answers.is_empty() {
             CrashPoint::BeforeAnswer.reached();
         }
@@ -152,7 +152,7 @@ impl Worker {
         let tip = group.frames.tip();
         group.entries.reach(tip);
         let written = self.log.write(group.frames).map_err(GroupError::from);
-        match written.and_then(|()| Ok(self.index.apply(group.entries)?)) {
+        match written.and_then(|()| Ok(self.index.add(group.entries)?)) {
             Ok(()) => {
                 _ = self.published.send_if_modified(|published| std::mem::replace(published, tip) != tip)
             }
