@@ -28,6 +28,7 @@ mod digest;
 mod entries;
 mod examination;
 mod files;
+mod id_filter;
 pub mod rebuild;
 mod recent;
 
@@ -35,6 +36,7 @@ pub use codec::Complete;
 use digest::{Digest, Part};
 pub use entries::{Entries, IndexedEvent, IndexedSnapshot};
 pub use examination::{Examination, Examined};
+use id_filter::IdFilter;
 pub use recent::Carrier;
 use recent::Memory;
 
@@ -133,6 +135,7 @@ pub struct Index {
     /// put back one that is older.
     heads: Cache<AggregateId, Head>,
     memory: Memory,
+    ids: Arc<IdFilter>,
     /// What the database has; in `totals` and `complete` is what can be found.
     stored: Mutex<Stored>,
 }
@@ -262,6 +265,7 @@ impl Index {
             complete: RwLock::new(complete),
             heads: Cache::new(HEADS_MAX),
             memory: Memory::default(),
+            ids: Arc::new(IdFilter::new(complete.tip.position.0)),
             stored: Mutex::default(),
             database,
         };
@@ -310,6 +314,9 @@ impl Index {
     /// # Errors
     /// The index is unusable.
     pub fn event(&self, id: EventId) -> Result<Option<RecordPlace>, IndexError> {
+        if !self.ids.may_have(id) {
+            return Ok(None);
+        }
         if let Some(place) = self.memory.event(id) {
             return Ok(Some(place));
         }
@@ -441,6 +448,7 @@ impl Index {
     pub fn apply(&self, entries: Entries) -> Result<(), IndexError> {
         self.store(&entries)?;
         self.count(&entries);
+        entries.events().iter().for_each(|(_, _, id, _)| self.ids.insert(id.as_bytes()));
         let complete = entries.complete;
         self.reach(complete, entries.into_changed_heads());
         Ok(())
@@ -454,6 +462,7 @@ impl Index {
         let complete = entries.complete;
         let heads: Vec<_> = entries.changed_heads().map(|(id, head)| (id.clone(), head.clone())).collect();
         self.count(&entries);
+        entries.events().iter().for_each(|(_, _, id, _)| self.ids.insert(id.as_bytes()));
         // The events before the heads: whoever knows of an event finds it.
         self.memory.add(self, entries)?;
         self.reach(complete, heads);
@@ -505,6 +514,7 @@ impl Index {
             snapshot: self.database.snapshot(),
             parts: parts.map(|(part, keyspace)| (part, keyspace.clone())).into(),
             meta: self.meta.clone(),
+            ids: self.ids.clone(),
             expected: self.stored.lock().unwrap_or_else(PoisonError::into_inner).digest,
         }
     }

@@ -41,8 +41,13 @@ impl Digest {
         Self { entries: self.entries.wrapping_add(other.entries), sum: self.sum.wrapping_add(other.sum) }
     }
 
-    /// Of what a keyspace held then.
-    pub(super) fn of(part: Part, keyspace: &Keyspace, then: &Snapshot) -> Result<Self, IndexError> {
+    /// Of what a keyspace held then; `seen` hears each key.
+    pub(super) fn of(
+        part: Part,
+        keyspace: &Keyspace,
+        then: &Snapshot,
+        mut seen: impl FnMut(&[u8]),
+    ) -> Result<Self, IndexError> {
         let mut digest = Self::default();
         for entry in then.iter(keyspace) {
             let (key, value) = entry.into_inner()?;
@@ -50,6 +55,7 @@ impl Digest {
             if part == Part::Aggregates && then.get(keyspace, &key)?.as_ref() != Some(&value) {
                 return Err(IndexError::Entry("aggregates"));
             }
+            seen(&key);
             digest.add(part, &key, &value);
         }
         Ok(digest)

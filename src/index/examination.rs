@@ -4,7 +4,10 @@
 //! on what the index held at the start.
 
 use std::{
-    sync::mpsc::{self, RecvTimeoutError},
+    sync::{
+        Arc,
+        mpsc::{self, RecvTimeoutError},
+    },
     thread,
     time::Duration,
 };
@@ -15,6 +18,7 @@ use tokio::sync::oneshot;
 use super::{
     IndexError,
     digest::{Digest, Part},
+    id_filter::IdFilter,
 };
 
 /// What is to be read, as of one moment.
@@ -23,6 +27,8 @@ pub struct Examination {
     pub(super) parts: Vec<(Part, Keyspace)>,
     /// Of its entries the last value is known already; but what can't be read would stop the database later.
     pub(super) meta: Keyspace,
+    /// Is filled on the way.
+    pub(super) ids: Arc<IdFilter>,
     pub(super) expected: Digest,
 }
 
@@ -38,10 +44,17 @@ impl Examination {
     /// # Errors
     /// The index is unusable, or an entry is.
     pub fn run(self) -> Result<(), IndexError> {
+        let seen = |part, key: &[u8]| {
+            if let (Part::EventIds, Ok(id)) = (part, key.try_into()) {
+                self.ids.insert(id);
+            }
+        };
+        let seen = &seen;
         let found = thread::scope(|scope| {
             let meta =
                 scope.spawn(|| self.snapshot.iter(&self.meta).try_for_each(|entry| entry.key().map(drop)));
-            let read = |(part, keyspace)| Digest::of(part, keyspace, &self.snapshot);
+            let read =
+                |(part, keyspace)| Digest::of(part, keyspace, &self.snapshot, move |key| seen(part, key));
             let reading: Vec<_> = self
                 .parts
                 .iter()
@@ -53,7 +66,10 @@ impl Examination {
             })
         })?;
         match found == self.expected {
-            true => Ok(()),
+            true => {
+                self.ids.complete();
+                Ok(())
+            }
             false => Err(IndexError::Lacking),
         }
     }
