@@ -274,9 +274,11 @@ impl Forwarder {
             // That alone would pass on an ImmuDB that was put back below this session.
             conditions.extend(last_event.map(Precondition::KeyMustExist));
             CrashPoint::BeforeSet.reached();
+            self.sequencer.unhurried(self.machine.state() == State::Connected);
             let set = session.set(entries, conditions);
             self.unless_overdue(set).await
         };
+        self.sequencer.unhurried(false);
         match result {
             Ok(header) if header.id <= head_tx => Err(End::Suspect),
             Ok(header) => {
@@ -342,6 +344,9 @@ impl Forwarder {
             return;
         }
         let state = self.machine.on(happening);
+        if state != State::Connected {
+            self.sequencer.unhurried(false);
+        }
         self.standing.set_state(state);
         if state != before {
             let view = self.standing.view();

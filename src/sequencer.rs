@@ -10,11 +10,11 @@ use std::{
     path::PathBuf,
     sync::{
         Arc, Mutex, PoisonError,
-        atomic::{AtomicU64, Ordering},
+        atomic::{AtomicBool, AtomicU64, Ordering},
         mpsc::{Receiver, RecvTimeoutError, SyncSender, TrySendError, sync_channel},
     },
     thread,
-    time::Duration,
+    time::{Duration, Instant},
 };
 
 use bytes::Bytes;
@@ -167,6 +167,8 @@ pub struct Sequencer {
     calls: SyncSender<Call>,
     waiting_bytes: Arc<AtomicU64>,
     marks: Marks,
+    unhurried: Arc<AtomicBool>,
+    thread: thread::Thread,
     settings: Arc<Settings>,
     tip: watch::Receiver<Tip>,
 }
@@ -207,6 +209,7 @@ impl Sequencer {
         let (calls, waiting) = sync_channel(settings.calls_waiting_max);
         let waiting_bytes = Arc::new(AtomicU64::new(0));
         let marks = Marks::default();
+        let unhurried = Arc::new(AtomicBool::new(false));
         let settings = Arc::new(settings);
         let (published, tip) = watch::channel(log.tip());
         let carrier = Carrier::start(index.clone())?;
@@ -219,9 +222,12 @@ impl Sequencer {
             counters,
             published,
             marks: marks.clone(),
+            unhurried: unhurried.clone(),
         };
         let thread = thread::Builder::new().name("sequencer".into()).spawn(move || worker.run(&waiting))?;
-        Ok((Self { calls, waiting_bytes, marks, settings, tip }, Running { thread }))
+        let sequencer =
+            Self { calls, waiting_bytes, marks, unhurried, thread: thread.thread().clone(), settings, tip };
+        Ok((sequencer, Running { thread }))
     }
 
     /// How far the log goes: durable and findable up to here.
@@ -302,6 +308,15 @@ impl Sequencer {
         let _ = self.calls.try_send(Call::MarksWaiting);
     }
 
+    /// Callers wait for something else after their sync. While that is under way there is time to gather many
+    /// of them into one group.
+    pub fn unhurried(&self, unhurried: bool) {
+        self.unhurried.store(unhurried, Ordering::Release);
+        if !unhurried {
+            self.thread.unpark();
+        }
+    }
+
     /// Resolves when all calls are answered that were made before.
     pub async fn drain(&self) {
         let _ = self.adopt(Vec::new()).await;
@@ -349,6 +364,7 @@ struct Worker {
     counters: Arc<Counters>,
     published: watch::Sender<Tip>,
     marks: Marks,
+    unhurried: Arc<AtomicBool>,
     /// Has all of the index stored when the thread ends.
     _carrier: Carrier,
 }
@@ -358,6 +374,8 @@ impl Worker {
     const GROUP_BYTES_MAX: usize = 8 * 1024 * 1024;
     /// Notes that no append takes along are written after this time.
     const MARK_DELAY: Duration = Duration::from_secs(1);
+    /// A group waits no longer for company.
+    const GATHERING_MAX: Duration = Duration::from_millis(1);
 
     fn run(mut self, waiting: &Receiver<Call>) -> Log {
         let mut next = None;
@@ -372,7 +390,10 @@ impl Worker {
             match call {
                 Call::MarksWaiting => {}
                 Call::Stop => break,
-                call => next = self.group(call, waiting),
+                call => {
+                    self.gather();
+                    next = self.group(call, waiting);
+                }
             }
         }
         self.write_marks();
@@ -380,6 +401,18 @@ impl Worker {
             error!(%error, "the local log could not be synced at the end");
         }
         self.log
+    }
+
+    /// Lets more calls come, where nobody waits for this group alone.
+    fn gather(&self) {
+        let until = Instant::now() + Self::GATHERING_MAX;
+        while self.unhurried.load(Ordering::Acquire) {
+            let left = until.saturating_duration_since(Instant::now());
+            if left.is_zero() {
+                return;
+            }
+            thread::park_timeout(left);
+        }
     }
 
     /// The next call; `None` at the end.
