@@ -18,6 +18,7 @@ use crate::{
     event::{Hash, Position, Timestamp, record::ForwardedMark},
     history::{History, HistoryError},
     immudb::{self, ErrorKind, KeyValue, Precondition, Session, SetError, TxId},
+    log::Tip,
     retry::RetryDelays,
     sequencer::Sequencer,
 };
@@ -219,21 +220,14 @@ impl Forwarder {
         let mut keep_alive = Instant::now() + self.settings.keep_alive;
         loop {
             let now = *tip.borrow_and_update();
-            // Reads from the disk, and may wait for it.
-            let packed = tokio::task::spawn_blocking(move || {
-                let batch = packer.next(now);
-                (packer, batch)
-            });
-            let batch = match packed.await {
-                Ok((back, Ok(batch))) => {
+            let lag_bytes = self.standing.distance(link.reached.place, now.end);
+            let batch = match pack(packer, now, lag_bytes).await {
+                Some((back, Ok(batch))) => {
                     packer = back;
                     batch
                 }
-                Ok((_, Err(error))) => return End::Unreadable(error),
-                Err(error) => match error.try_into_panic() {
-                    Ok(panic) => std::panic::resume_unwind(panic),
-                    Err(_) => return End::ShutDown(link),
-                },
+                Some((_, Err(error))) => return End::Unreadable(error),
+                None => return End::ShutDown(link),
             };
             if self.shutdown.is_cancelled() {
                 return End::ShutDown(link);
@@ -432,6 +426,27 @@ fn unchanged_since(tx: TxId) -> Vec<Precondition> {
 }
 
 /// A session lives on through an error that ImmuDB itself answered with.
+/// The next transaction's contents. `None`: the runtime is going down.
+async fn pack(mut packer: Packer, tip: Tip, lag_bytes: u64) -> Option<(Packer, Result<Batch, HistoryError>)> {
+    /// What was written just now is in memory, and need not be waited for elsewhere.
+    const FRESH_BYTES_MAX: u64 = 256 * 1024;
+    if lag_bytes <= FRESH_BYTES_MAX {
+        let batch = packer.next(tip);
+        return Some((packer, batch));
+    }
+    let packed = tokio::task::spawn_blocking(move || {
+        let batch = packer.next(tip);
+        (packer, batch)
+    });
+    match packed.await {
+        Ok(packed) => Some(packed),
+        Err(error) => match error.try_into_panic() {
+            Ok(panic) => std::panic::resume_unwind(panic),
+            Err(_) => None,
+        },
+    }
+}
+
 fn failed(error: immudb::Error, session: Session, pause: Pause) -> End {
     let alive = match error.kind {
         ErrorKind::Busy | ErrorKind::Rejected | ErrorKind::TooLarge | ErrorKind::Corrupted => Some(session),

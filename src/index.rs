@@ -7,16 +7,14 @@
 
 use std::{
     collections::{BTreeMap, HashMap},
-    fs, io,
+    io,
     panic::{AssertUnwindSafe, catch_unwind},
-    path::{Path, PathBuf},
     sync::{Arc, Mutex, PoisonError, RwLock, RwLockReadGuard},
 };
 
-use fjall::{Database, Keyspace, KeyspaceCreateOptions};
+use fjall::{Database, Keyspace};
 use quick_cache::sync::Cache;
 use rustix::io::Errno;
-use tracing::warn;
 
 use crate::{
     event::{AggregateId, EventId, Position, SequenceNumber},
@@ -29,6 +27,7 @@ mod entries;
 mod examination;
 mod files;
 mod id_filter;
+mod opening;
 pub mod rebuild;
 mod recent;
 
@@ -153,129 +152,8 @@ impl std::fmt::Debug for Index {
 }
 
 const META_COMPLETE: &[u8] = b"complete";
-const FORMAT: &[u8] = b"format";
-const FORMAT_VERSION: &[u8] = b"2";
-
-/// Heads that are remembered: about 20 MiB.
-const HEADS_MAX: usize = 64 * 1024;
-
-/// So often the process may end while the index is opened: once may be a person's doing.
-const ATTEMPTS_MAX: u64 = 2;
-
-/// It is there while the index is opened, or once it is known to be damaged; a byte for each attempt.
-fn note(folder: &Path) -> PathBuf {
-    let mut name = folder.as_os_str().to_owned();
-    name.push(".opening");
-    name.into()
-}
-
-fn note_attempts(note: &Path, attempts: u64) -> Result<(), IndexError> {
-    let text = ".".repeat(usize::try_from(attempts).unwrap_or(1));
-    let parent = note.parent().map_or(Ok(()), fs::create_dir_all);
-    parent.and_then(|()| fs::write(note, text)).map_err(|source| {
-        let path = note.display().to_string();
-        IndexError::Io { path, source }
-    })
-}
-
-fn forget_attempts(note: &Path) {
-    if let Err(error) = fs::remove_file(note)
-        && error.kind() != io::ErrorKind::NotFound
-    {
-        warn!(note = %note.display(), %error, "delete it, or a later start rebuilds the index");
-    }
-}
 
 impl Index {
-    /// Opens what is in `folder`, or begins an empty index.
-    ///
-    /// # Errors
-    /// What is there is unusable; the caller may remove it and rebuild.
-    pub fn open(folder: &Path) -> Result<Self, IndexError> {
-        files::check(folder)?;
-        // Damage can also end the process here, at every start again. The note tells the next ones.
-        let note = note(folder);
-        let attempts = fs::metadata(&note).map_or(0, |found| found.len());
-        if attempts >= ATTEMPTS_MAX {
-            return Err(IndexError::NotOpened);
-        }
-        if let Err(error) = note_attempts(&note, attempts + 1) {
-            warn!(%error, "a start that dies over the index can't be told to the next");
-        }
-        let opened = guarded(|| Self::open_as_it_is(folder));
-        forget_attempts(&note);
-        opened
-    }
-
-    /// Removes what is in `folder`, and begins an empty index.
-    ///
-    /// # Errors
-    /// It can't be removed or begun.
-    pub fn renew(folder: &Path) -> Result<Self, IndexError> {
-        match fs::remove_dir_all(folder) {
-            Err(error) if error.kind() != io::ErrorKind::NotFound => {
-                let path = folder.display().to_string();
-                return Err(IndexError::Io { path, source: error });
-            }
-            Ok(()) | Err(_) => {}
-        }
-        // Not before: whoever ends in between must not trust what is left.
-        forget_attempts(&note(folder));
-        Self::open(folder)
-    }
-
-    /// The next start does not open it.
-    ///
-    /// # Errors
-    /// The note can't be written.
-    pub fn distrust(folder: &Path) -> Result<(), IndexError> {
-        note_attempts(&note(folder), ATTEMPTS_MAX)
-    }
-
-    fn open_as_it_is(folder: &Path) -> Result<Self, IndexError> {
-        const CACHE_BYTES: u64 = 64 * 1024 * 1024;
-        // Read again at every start: the least that fjall allows.
-        const JOURNAL_BYTES: u64 = 64 * 1024 * 1024;
-        let database =
-            Database::builder(folder).cache_size(CACHE_BYTES).max_journaling_size(JOURNAL_BYTES).open()?;
-        let keyspace = |name, memtable_mib: u64| {
-            database.keyspace(name, || {
-                KeyspaceCreateOptions::default().max_memtable_size(memtable_mib * 1024 * 1024)
-            })
-        };
-        let meta = keyspace("meta", 1)?;
-        match meta.get(FORMAT)? {
-            None => meta.insert(FORMAT, FORMAT_VERSION)?,
-            Some(version) if version == FORMAT_VERSION => {}
-            Some(_) => return Err(IndexError::Entry("format")),
-        }
-        let complete = match meta.get(META_COMPLETE)? {
-            None => Complete::default(),
-            Some(bytes) => Complete::decode(&bytes).ok_or(IndexError::Entry("meta"))?,
-        };
-        let index = Self {
-            aggregates: keyspace("aggregates", 16)?,
-            events: keyspace("events", 16)?,
-            event_ids: keyspace("event_ids", 16)?,
-            positions: keyspace("positions", 2)?,
-            transactions: keyspace("transactions", 2)?,
-            totals_kept: keyspace("totals", 2)?,
-            meta,
-            totals: RwLock::default(),
-            complete: RwLock::new(complete),
-            heads: Cache::new(HEADS_MAX),
-            memory: Memory::default(),
-            ids: Arc::new(IdFilter::new(complete.tip.position.0)),
-            stored: Mutex::default(),
-            database,
-        };
-        let totals = index.load_totals()?;
-        *index.totals.write().unwrap_or_else(PoisonError::into_inner) = totals.clone();
-        *index.stored.lock().unwrap_or_else(PoisonError::into_inner) =
-            Stored { totals, digest: complete.digest };
-        Ok(index)
-    }
-
     /// How far in the log everything is known.
     pub fn complete(&self) -> Complete {
         *self.complete.read().unwrap_or_else(PoisonError::into_inner)
@@ -446,10 +324,10 @@ impl Index {
     /// # Errors
     /// The index is unusable; it has all of it or nothing.
     pub fn apply(&self, entries: Entries) -> Result<(), IndexError> {
-        self.store(&entries)?;
+        let digest = self.store(&entries)?;
         self.count(&entries);
         entries.events().iter().for_each(|(_, _, id, _)| self.ids.insert(id.as_bytes()));
-        let complete = entries.complete;
+        let complete = Complete { digest, ..entries.complete };
         self.reach(complete, entries.into_changed_heads());
         Ok(())
     }
@@ -480,14 +358,15 @@ impl Index {
         *self.complete.write().unwrap_or_else(PoisonError::into_inner) = complete;
     }
 
-    fn store(&self, entries: &Entries) -> Result<(), IndexError> {
+    fn store(&self, entries: &Entries) -> Result<Digest, IndexError> {
         let mut batch = self.database.batch();
         let mut stored = self.stored.lock().unwrap_or_else(PoisonError::into_inner);
         let Stored { totals, digest } = &mut *stored;
         *digest = guarded(|| entries.write(self, &mut batch, totals, *digest))?;
         let complete = Complete { digest: *digest, ..entries.complete };
         batch.insert(&self.meta, META_COMPLETE, complete.encode());
-        guarded(|| Ok(batch.commit()?))
+        guarded(|| Ok(batch.commit()?))?;
+        Ok(*digest)
     }
 
     /// Whether it has as many entries as it should, as far as that is known without reading them. Of events it

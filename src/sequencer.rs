@@ -11,10 +11,10 @@ use std::{
     sync::{
         Arc, Mutex, PoisonError,
         atomic::{AtomicBool, AtomicU64, Ordering},
-        mpsc::{Receiver, RecvTimeoutError, SyncSender, TrySendError, sync_channel},
+        mpsc::{SyncSender, TrySendError, sync_channel},
     },
     thread,
-    time::{Duration, Instant},
+    time::Duration,
 };
 
 use bytes::Bytes;
@@ -35,8 +35,10 @@ use crate::{
 mod adopt;
 mod group;
 mod judge;
+mod worker;
 
 pub use adopt::{AdoptError, AdoptedTransaction};
+use worker::Worker;
 
 /// What an append asks for, checked as far as that goes without knowing what is stored.
 #[derive(Debug)]
@@ -351,126 +353,6 @@ impl Sequencer {
             limit: Limit::CallsWaiting,
             max: self.settings.calls_waiting_max as u64,
             retry_after: Duration::from_millis(100),
-        }
-    }
-}
-
-/// The thread's own.
-struct Worker {
-    log: Log,
-    index: Arc<Index>,
-    settings: Arc<Settings>,
-    admission: Arc<Admission>,
-    counters: Arc<Counters>,
-    published: watch::Sender<Tip>,
-    marks: Marks,
-    unhurried: Arc<AtomicBool>,
-    /// Has all of the index stored when the thread ends.
-    _carrier: Carrier,
-}
-
-impl Worker {
-    /// A group is closed at this size; what waits beyond it makes the next.
-    const GROUP_BYTES_MAX: usize = 8 * 1024 * 1024;
-    /// Notes that no append takes along are written after this time.
-    const MARK_DELAY: Duration = Duration::from_secs(1);
-    /// A group waits no longer for company.
-    const GATHERING_MAX: Duration = Duration::from_millis(1);
-
-    fn run(mut self, waiting: &Receiver<Call>) -> Log {
-        let mut next = None;
-        loop {
-            let call = match next.take() {
-                Some(call) => call,
-                None => match self.wait(waiting) {
-                    Some(call) => call,
-                    None => break,
-                },
-            };
-            match call {
-                Call::MarksWaiting => {}
-                Call::Stop => break,
-                call => {
-                    self.gather();
-                    next = self.group(call, waiting);
-                }
-            }
-        }
-        self.write_marks();
-        if let Err(error) = self.log.sync() {
-            error!(%error, "the local log could not be synced at the end");
-        }
-        self.log
-    }
-
-    /// Lets more calls come, where nobody waits for this group alone.
-    fn gather(&self) {
-        let until = Instant::now() + Self::GATHERING_MAX;
-        while self.unhurried.load(Ordering::Acquire) {
-            let left = until.saturating_duration_since(Instant::now());
-            if left.is_zero() {
-                return;
-            }
-            thread::park_timeout(left);
-        }
-    }
-
-    /// The next call; `None` at the end.
-    fn wait(&mut self, waiting: &Receiver<Call>) -> Option<Call> {
-        if self.has_marks() {
-            match waiting.recv_timeout(Self::MARK_DELAY) {
-                Ok(call) => return Some(call),
-                Err(RecvTimeoutError::Disconnected) => return None,
-                Err(RecvTimeoutError::Timeout) => self.write_marks(),
-            }
-        }
-        waiting.recv().ok()
-    }
-
-    fn has_marks(&self) -> bool {
-        !self.marks.lock().unwrap_or_else(PoisonError::into_inner).is_empty()
-    }
-
-    /// Makes one group out of `first` and what is waiting. Returns a call that has to come after it.
-    fn group(&mut self, first: Call, waiting: &Receiver<Call>) -> Option<Call> {
-        let mut group = match self.begin() {
-            Ok(group) => group,
-            Err(error) => {
-                self.refuse(first, &error);
-                return None;
-            }
-        };
-        let mut next = Some(first);
-        let mut left = None;
-        while let Some(call) = next.take() {
-            left = group.take(self, call);
-            if left.is_some() || group.frames.byte_count() >= Self::GROUP_BYTES_MAX {
-                break;
-            }
-            next = waiting.try_recv().ok();
-        }
-        self.finish(group);
-        left
-    }
-
-    fn disk_is_full(&self) -> bool {
-        let free_in = |folder: &PathBuf| {
-            let stat = rustix::fs::statvfs(folder);
-            stat.map_or(u64::MAX, |stat| stat.f_bavail.saturating_mul(stat.f_frsize))
-        };
-        let free = self.settings.folders.iter().map(free_in).min().unwrap_or(u64::MAX);
-        free < self.settings.disk_free_min
-    }
-
-    fn refuse(&self, call: Call, error: &GroupError) {
-        match call {
-            Call::Append { reply, .. } => _ = reply.send(Err(error.for_caller(&self.settings))),
-            Call::Snapshot { reply, .. } => _ = reply.send(Err(error.for_caller(&self.settings))),
-            Call::Adopt { reply, .. } => _ = reply.send(Err(AdoptError::NotWritten(error.to_string()))),
-            Call::AdoptSnapshot { reply, .. } => {
-                _ = reply.send(Err(AdoptError::NotWritten(error.to_string())))
-            }
-            Call::MarksWaiting | Call::Stop => {}
         }
     }
 }

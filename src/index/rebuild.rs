@@ -54,7 +54,7 @@ pub fn bring_up(
     Ok(())
 }
 
-fn add_frame(index: &Index, entries: &mut Entries, read: ReadFrame) -> Result<(), RebuildError> {
+pub(super) fn add_frame(index: &Index, entries: &mut Entries, read: ReadFrame) -> Result<(), RebuildError> {
     let start = read.start;
     let damage = |what| {
         ReadError::Damage(Damage { file: format!("segment {}", start.segment), offset: start.offset, what })

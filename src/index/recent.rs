@@ -204,18 +204,22 @@ impl Memory {
         let idle = |progress: &mut Progress| !progress.waiting && !progress.stop;
         let progress = self.changed.wait_while(progress, idle).unwrap_or_else(PoisonError::into_inner);
         let few = |progress: &mut Progress| progress.events < EVENTS_MAX && !progress.stop;
-        let (mut progress, _) =
-            self.changed.wait_timeout_while(progress, DELAY, few).unwrap_or_else(PoisonError::into_inner);
-        if !progress.waiting || progress.failed {
-            return None;
-        }
+        let waited = self.changed.wait_timeout_while(progress, DELAY, few);
+        drop(waited.unwrap_or_else(PoisonError::into_inner));
+        self.take()
+    }
+
+    /// What is here is about to be carried over.
+    pub fn take(&self) -> Option<Arc<Recent>> {
+        let mut progress = self.progress.lock().unwrap_or_else(PoisonError::into_inner);
         let mut layers = self.layers.write().unwrap_or_else(PoisonError::into_inner);
         layers.writing = layers.recent.take().map(Arc::new);
         (progress.waiting, progress.events) = (false, 0);
         layers.writing.clone()
     }
 
-    fn done(&self, result: Result<(), IndexError>) {
+    /// It was.
+    pub fn done(&self, result: Result<(), IndexError>) {
         let mut progress = self.progress.lock().unwrap_or_else(PoisonError::into_inner);
         match result {
             Ok(()) => self.layers.write().unwrap_or_else(PoisonError::into_inner).writing = None,
@@ -242,7 +246,7 @@ impl Carrier {
         let own = index.clone();
         let run = move || {
             while let Some(recent) = own.memory.next() {
-                let result = own.store(&recent.entries);
+                let result = own.store(&recent.entries).map(drop);
                 let failed = result.is_err();
                 own.memory.done(result);
                 if failed {

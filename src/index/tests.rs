@@ -1,16 +1,16 @@
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use bytes::Bytes;
 use tempfile::{TempDir, tempdir};
 
-use super::*;
+use super::{opening::FORMAT, *};
 use crate::{
     event::{
         AppendBounds, Content, ContentDigest, NewEvent, Snapshot, Timestamp,
         record::{self, ForwardedMark, Numbers},
     },
-    log::{Log, Tip, recover},
+    log::{Cursor, Log, Tip, recover},
 };
 
 /// A log of `appends` appends of three events over three of seven aggregates, with snapshots and marks.
@@ -102,7 +102,12 @@ impl Written {
             .map(|position| index.transaction(Position(position)).unwrap())
             .collect();
         let totals = index.totals();
-        (aggregates, events, by_id, transactions, totals, complete)
+        let places: Vec<_> = (1..=complete.tip.position.0)
+            .map(|position| index.frame_before(Position(position)).unwrap())
+            .collect();
+        // Of what the database has, and not of what is found.
+        let complete = Complete { digest: Digest::default(), ..complete };
+        (aggregates, events, by_id, transactions, totals, places, complete)
     }
 }
 
@@ -125,6 +130,7 @@ fn an_index_made_at_once_is_the_one_that_followed() {
     let at_once = Index::open(&folder.path().join("at-once")).unwrap();
     written.bring_up(&at_once);
     assert_eq!(written.answers(&following), written.answers(&at_once));
+    assert_eq!(following.complete(), at_once.complete());
     let complete = at_once.complete();
     assert_eq!((complete.tip, complete.aggregates), (written.log.tip(), 7));
     let totals = at_once.totals();
@@ -134,6 +140,68 @@ fn an_index_made_at_once_is_the_one_that_followed() {
         assert_eq!(at_once.head(id).unwrap().unwrap().last.0, *last);
     }
     assert!(written.path.join("0000000002.segment").exists(), "one segment proves less");
+}
+
+#[test]
+fn what_was_added_is_found_wherever_it_is_on_its_way_into_the_database() {
+    let folder = tempdir().unwrap();
+    let mut written = Written::new();
+    let layered = Index::open(&folder.path().join("layered")).unwrap();
+    let plain = Index::open(&folder.path().join("plain")).unwrap();
+    let mut carried = None;
+    let mut chance = fastrand::Rng::with_seed(7);
+    for number in 0..300 {
+        let tip = written.log.tip();
+        written.append(number);
+        let mut cursor = Cursor::after(written.log.segments().clone(), tip.end, tip.position, tip.hash);
+        let mut entries = Entries::new(&layered);
+        while let Some(read) = cursor.next(written.log.tip().end).unwrap() {
+            rebuild::add_frame(&layered, &mut entries, read).unwrap();
+        }
+        entries.reach(written.log.tip());
+        layered.add(entries).unwrap();
+        match carried.take() {
+            None if chance.u8(..3) == 0 => carried = layered.memory.take(),
+            None => {}
+            // Already in the database, and in memory still.
+            Some(recent) if chance.bool() => {
+                layered.store(&recent.entries).unwrap();
+                if number % 10 == 0 {
+                    written.bring_up(&plain);
+                    assert_eq!(written.answers(&layered), written.answers(&plain), "stored at {number}");
+                }
+                layered.memory.done(Ok(()));
+            }
+            waiting => carried = waiting,
+        }
+        if number % 7 == 0 {
+            written.bring_up(&plain);
+            assert_eq!(written.answers(&layered), written.answers(&plain), "after {number}");
+        }
+        let page = |index: &Index| index.aggregates("room-", Some("room-2"), 2).unwrap();
+        if number % 7 == 0 {
+            assert_eq!(page(&layered), page(&plain));
+        }
+    }
+}
+
+#[test]
+fn a_carrier_leaves_nothing_in_memory() {
+    let folder = tempdir().unwrap();
+    let mut written = Written::new();
+    let index = Arc::new(Index::open(folder.path()).unwrap());
+    let carrier = Carrier::start(index.clone()).unwrap();
+    written.append(0);
+    let mut cursor = Cursor::new(written.log.segments().clone(), Place::START);
+    let mut entries = Entries::new(&index);
+    rebuild::add_frame(&index, &mut entries, cursor.next(written.log.tip().end).unwrap().unwrap()).unwrap();
+    index.add(entries).unwrap();
+    let found = written.answers(&index);
+    drop(carrier);
+    drop(index);
+    let index = Index::open(folder.path()).unwrap();
+    assert_eq!(written.answers(&index), found);
+    index.examination().run().unwrap();
 }
 
 #[test]

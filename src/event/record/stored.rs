@@ -6,7 +6,7 @@ use std::ops::Range;
 use bytes::{Buf, BufMut, Bytes};
 
 use super::{RecordError, not};
-use crate::event::{AggregateId, Hash, Position, SequenceNumber, Timestamp};
+use crate::event::{AggregateId, Hash, Position, RecordedEvent, SequenceNumber, Timestamp};
 
 /// Fields of `Record` from this number on are not for callers, and come last.
 const INTERNAL_FROM: u64 = 100;
@@ -18,7 +18,7 @@ const VARINT: u64 = 0;
 const LENGTH_DELIMITED: u64 = 2;
 
 /// One event. Cheap to clone.
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub struct StoredEvent {
     record: Bytes,
     /// The part of the record that callers see.
@@ -77,6 +77,14 @@ impl StoredEvent {
 
     pub fn aggregate_id(&self) -> &[u8] {
         slice(&self.record, &self.aggregate_id)
+    }
+
+    /// The event, taken apart.
+    ///
+    /// # Errors
+    /// The record breaks the rules of its fields.
+    pub fn decode(&self) -> Result<RecordedEvent, RecordError> {
+        super::decode(self.record.clone(), self.hash)
     }
 
     /// # Errors

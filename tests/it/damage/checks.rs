@@ -15,7 +15,7 @@ use aethyr_event_store::{
     config::Config,
     event::{
         AggregateId, Content, ContentDigest, EventId, NewEvent, Position, RecordedEvent, SequenceNumber,
-        Snapshot,
+        Snapshot, record::StoredEvent,
     },
     index::Direction,
     log::OpenError,
@@ -55,7 +55,7 @@ impl World {
         served(folder, |store, _| {
             let mut reader = store.read(OrderStart::At(Position(1)), Filter::default()).unwrap();
             let tip = store.sequencer().tip();
-            world.order = reader.next(tip, usize::MAX).unwrap().events;
+            world.order = decoded(reader.next(tip, usize::MAX).unwrap().events);
             for aggregate in world.last_of().into_keys() {
                 if let Ok(snapshot) = store.load_snapshot(&aggregate) {
                     world.snapshots.insert(aggregate, snapshot);
@@ -80,6 +80,10 @@ impl World {
     fn appends(&self) -> impl Iterator<Item = &[RecordedEvent]> {
         self.order.chunk_by(|one, other| one.append == other.append)
     }
+}
+
+fn decoded(events: Vec<StoredEvent>) -> Vec<RecordedEvent> {
+    events.iter().map(|event| event.decode().expect("an event")).collect()
 }
 
 pub fn config(storage: &Path) -> Config {
@@ -196,7 +200,8 @@ pub fn judge_without_index(world: &Arc<World>, storage: &Path, end: End) -> Resu
             Err(refusal) => Err(format!("refused to start: {refusal}")),
             Ok(Err(error)) => Err(format!("started, and then: {error}")),
             Ok(Ok(chunk)) => {
-                let read = chunk.events.len();
+                let events = decoded(chunk.events);
+                let read = events.len();
                 let wanted = world.order.get(..read).unwrap_or_default();
                 let ends_whole = wanted.last().is_none_or(|last| last.append.last == last.position);
                 let last_append = world.order.last().unwrap().append;
@@ -206,7 +211,7 @@ pub fn judge_without_index(world: &Arc<World>, storage: &Path, end: End) -> Resu
                     End::There => last_append.event_count(),
                 };
                 let missing = (world.order.len() - wanted.len()) as u64;
-                match wanted == chunk.events && ends_whole && missing <= lost {
+                match wanted == events && ends_whole && missing <= lost {
                     true => Ok(Outcome::Whole),
                     false => Err(format!("{read} events, or others")),
                 }
@@ -309,7 +314,8 @@ impl Asked<'_> {
             let place = OrderStart::At(Position(start as u64));
             let chunk = self.store.read(place, Filter::default()).and_then(|mut reader| reader.next(tip, 1));
             let Some(chunk) = self.answer("the order", chunk)? else { continue };
-            let first = chunk.events.first();
+            let events = decoded(chunk.events);
+            let first = events.first();
             if first != self.world.order.get(start - 1) {
                 let got = first.map(|event| event.position);
                 return Err(format!("asked for position {start}, and got {got:?}"));
@@ -320,7 +326,7 @@ impl Asked<'_> {
         let mut read = Vec::new();
         loop {
             let Some(chunk) = self.answer("the order", reader.next(tip, 1 << 20))? else { break };
-            read.extend(chunk.events);
+            read.extend(decoded(chunk.events));
             if chunk.at_end {
                 same("events in the order", &read.len(), &self.world.order.len())?;
                 break;
@@ -347,7 +353,8 @@ impl Asked<'_> {
                 };
                 let Some(mut reader) = self.answer("a load", self.store.load(request))? else { continue };
                 same("the last number", &reader.last_sequence(), &last)?;
-                let Some(mut events) = self.answer("a load", reader.next(usize::MAX))? else { continue };
+                let Some(events) = self.answer("a load", reader.next(usize::MAX))? else { continue };
+                let mut events = decoded(events);
                 if direction == Direction::Backwards {
                     events.reverse();
                 }
