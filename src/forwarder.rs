@@ -36,6 +36,7 @@ pub mod state;
 pub use batch::BatchLimits;
 use batch::{Batch, Packer, Reached};
 use claim::{ClaimError, Claimed};
+use standing::Learned;
 pub use standing::{PendingLimits, Settled, Standing, View};
 pub use state::State;
 use state::{Happening, Machine, Rest};
@@ -241,7 +242,7 @@ impl Forwarder {
                 keep_alive = Instant::now() + self.settings.keep_alive;
                 continue;
             }
-            self.reach(&link, batch.reached);
+            self.reach(&link, batch.reached, Learned::ByHead);
             link.reached = batch.reached;
             tokio::select! {
                 changed = tip.changed() => if changed.is_err() { return End::ShutDown(link) },
@@ -311,7 +312,7 @@ impl Forwarder {
         let BatchLimits { keys_max, bytes_max } = self.settings.batch;
         let fits = keys < keys_max as u64 && bytes <= bytes_max as u64;
         let snapshots_before = self.standing.view().forwarded.snapshots;
-        let mark = self.reach(link, link.reached);
+        let mark = self.reach(link, link.reached, Learned::ByCommit);
         if event_count > 0 || mark.snapshots > snapshots_before {
             self.sequencer.mark(mark);
         }
@@ -319,13 +320,13 @@ impl Forwarder {
     }
 
     /// ImmuDB has the log up to here.
-    fn reach(&self, link: &Link, reached: Reached) -> ForwardedMark {
+    fn reach(&self, link: &Link, reached: Reached, learned: Learned) -> ForwardedMark {
         let mark = ForwardedMark {
             position: reached.position,
             snapshots: reached.snapshots,
             immudb_tx: link.head_tx.0,
         };
-        self.standing.advance(mark, reached.place);
+        self.standing.advance(mark, reached.place, learned);
         mark
     }
 

@@ -109,11 +109,11 @@ impl EventStore {
 
     fn transaction(&self, stored: &Stored) -> Result<u64, StoreError> {
         let position = stored.bounds.last;
-        let tx = match self.standing.recent_transaction(position) {
-            Some(tx) => Some(tx),
-            None => self.history.index.transaction(position)?,
-        };
-        Ok(tx.unwrap_or(0))
+        if let Some(tx) = self.standing.committed_transaction(position) {
+            return Ok(tx);
+        }
+        let tx = self.history.index.transaction(position)?;
+        Ok(tx.or_else(|| self.standing.supposed_transaction(position)).unwrap_or(0))
     }
 
     /// Keeps a snapshot, unless a newer one is there. Says where it lies.

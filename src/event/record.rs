@@ -83,7 +83,10 @@ pub fn decode(bytes: Bytes, hash: Hash) -> Result<RecordedEvent, RecordError> {
         first: Position(record.append_first_position),
         last: Position(record.append_last_position),
     };
-    if record.sequence_number == 0 || !(append.first.0..=append.last.0).contains(&record.position) {
+    if record.sequence_number == 0
+        || record.position == 0
+        || !(append.first.0..=append.last.0).contains(&record.position)
+    {
         return Err(not("numbers"));
     }
     check_name(&record.event_type).map_err(|_| not("event type"))?;

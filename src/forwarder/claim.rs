@@ -4,7 +4,7 @@ use bytes::Bytes;
 use tracing::{info, warn};
 
 use super::{
-    Forwarder, Reached, Released, Writer, batch,
+    Forwarder, Learned, Reached, Released, Writer, batch,
     copy::{self, Copy, CopyError, Unfinished},
     decision::{self, Decision, Doubt, Fence, Ours, Serving},
     head::{self, Head},
@@ -248,7 +248,7 @@ impl Forwarder {
             let mark = ForwardedMark { position, snapshots: known.snapshots, immudb_tx: tx.0 };
             self.sequencer.mark(mark);
             if position == head.position {
-                self.standing.advance(mark, place);
+                self.standing.advance(mark, place, Learned::ByHead);
             }
         }
         Ok(())

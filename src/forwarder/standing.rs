@@ -84,6 +84,16 @@ struct Transaction {
     after: Position,
     last: Position,
     tx: u64,
+    learned: Learned,
+}
+
+/// How it is known that ImmuDB has the log up to somewhere.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Learned {
+    /// A transaction with all of it was committed.
+    ByCommit,
+    /// From ImmuDB's head. What lies before may have come with other transactions.
+    ByHead,
 }
 
 #[derive(Debug)]
@@ -259,11 +269,22 @@ impl Standing {
         committed.map(|waiting| waiting.since).min()
     }
 
-    /// The transaction that took the event at `position`, if it is one of the last; the index knows the older.
-    pub fn recent_transaction(&self, position: Position) -> Option<u64> {
+    /// The transaction that took the event at `position`, if it is one of the last that were committed.
+    pub fn committed_transaction(&self, position: Position) -> Option<u64> {
+        self.recent_transaction(position)
+            .filter(|known| known.learned == Learned::ByCommit)
+            .map(|known| known.tx)
+    }
+
+    /// The same as far as it is known without the index, which may know better.
+    pub fn supposed_transaction(&self, position: Position) -> Option<u64> {
+        self.recent_transaction(position).map(|known| known.tx)
+    }
+
+    fn recent_transaction(&self, position: Position) -> Option<Transaction> {
         let inner = self.lock();
         let index = inner.recent.partition_point(|known| known.last < position);
-        inner.recent.get(index).filter(|known| known.after < position).map(|known| known.tx)
+        inner.recent.get(index).filter(|known| known.after < position).copied()
     }
 
     pub(super) fn set_state(&self, state: State) {
@@ -293,7 +314,7 @@ impl Standing {
     }
 
     /// ImmuDB has the log up to `place`, the last of it by this transaction.
-    pub(super) fn advance(&self, mark: ForwardedMark, place: Place) {
+    pub(super) fn advance(&self, mark: ForwardedMark, place: Place, learned: Learned) {
         const RECENT_MAX: usize = 4096;
         let mut inner = self.lock();
         let after = inner.view.forwarded.position;
@@ -302,7 +323,7 @@ impl Standing {
             if matches!(inner.view.state, State::Migrating | State::Fallback) {
                 inner.view.migrated_events = inner.view.migrated_events.saturating_add(moved);
             }
-            inner.recent.push_back(Transaction { after, last: mark.position, tx: mark.immudb_tx });
+            inner.recent.push_back(Transaction { after, last: mark.position, tx: mark.immudb_tx, learned });
             if inner.recent.len() > RECENT_MAX {
                 inner.recent.pop_front();
             }
@@ -412,7 +433,11 @@ mod tests {
         tokio::task::yield_now().await;
         assert!(callers.iter().all(|caller| !caller.is_finished()));
         assert_eq!(standing.waiting_since(), None, "to keep the pace is no wait for ImmuDB");
-        standing.advance(ForwardedMark { position: Position(6), immudb_tx: 7, ..start }, place(100));
+        standing.advance(
+            ForwardedMark { position: Position(6), immudb_tx: 7, ..start },
+            place(100),
+            Learned::ByCommit,
+        );
         tokio::task::yield_now().await;
         assert_eq!(callers.iter().filter(|caller| caller.is_finished()).count(), 3);
         tokio::time::advance(PACE_MAX).await;
