@@ -1,8 +1,13 @@
 //! The whole service: put together, run, and taken down again in order.
 
-use std::{path::PathBuf, sync::Arc, time::Duration};
+use std::{path::PathBuf, sync::Arc, thread, time::Duration};
 
-use tokio::{net::TcpListener, sync::oneshot};
+use tokio::{
+    net::TcpListener,
+    runtime,
+    sync::oneshot::{self, error::RecvError},
+    task::JoinHandle,
+};
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 use tonic::{body::Body, service::InterceptorLayer, transport::Server};
 use tonic_health::{ServingStatus, server::HealthReporter};
@@ -68,7 +73,7 @@ pub struct Parts {
     pub store: Arc<EventStore>,
     event_files: Option<Arc<EventFiles>>,
     sequencer_thread: sequencer::Running,
-    forwarder: Option<tokio::task::JoinHandle<()>>,
+    forwarder: Option<JoinHandle<Result<(), RecvError>>>,
     /// What comes of examining the index, where that takes long.
     examined: Option<oneshot::Receiver<Result<(), IndexError>>>,
     tasks: TaskTracker,
@@ -119,7 +124,7 @@ fn broken(parts: &mut Parts, index_path: PathBuf) -> impl Future<Output = Server
     async move {
         let forwarder = async {
             let panicked = match forwarder {
-                Some(task) => task.await.is_err(),
+                Some(task) => !matches!(task.await, Ok(Ok(()))),
                 None => false,
             };
             if !panicked {
@@ -172,8 +177,10 @@ pub fn start(config: &Config, options: &Options, storage: Storage) -> Result<Par
     let forwarder = config.immudb.as_ref().map(|immudb| {
         let settings = forwarder_settings(config, immudb, options);
         let (standing, sequencer, history) = (standing.clone(), sequencer.clone(), history.clone());
-        tasks.spawn(Forwarder::new(settings, standing, sequencer, history, stopping.clone()).run())
+        let forwarder = Forwarder::new(settings, standing, sequencer, history, stopping.clone());
+        start_forwarder(forwarder, &tasks).map_err(|source| ServerError::Io { what: "no thread", source })
     });
+    let forwarder = forwarder.transpose()?;
     let event_files = start_event_files(config, &standing, &sequencer, &history, &tasks, &stopping);
     let event_sourcing = match config.event_sourcing.enabled {
         true => EventSourcing::Enabled,
@@ -191,6 +198,27 @@ pub fn start(config: &Config, options: &Options, storage: Storage) -> Result<Par
         stopping,
         _lock: lock,
     })
+}
+
+/// Runs the forwarder on a thread of its own: the next transaction must not queue behind the answers to those whose
+/// events the last one had.
+fn start_forwarder(
+    forwarder: Forwarder,
+    tasks: &TaskTracker,
+) -> std::io::Result<JoinHandle<Result<(), RecvError>>> {
+    let runtime = runtime::Builder::new_current_thread().enable_all().build()?;
+    let (ended, end) = oneshot::channel();
+    let abandoned = CancellationToken::new();
+    let kept = abandoned.clone().drop_guard();
+    thread::Builder::new().name("forwarder".into()).spawn(move || {
+        runtime.block_on(abandoned.run_until_cancelled(forwarder.run()));
+        _ = ended.send(());
+    })?;
+    // A panic drops the sender.
+    Ok(tasks.spawn(async move {
+        let _kept = kept;
+        end.await
+    }))
 }
 
 fn start_event_files(

@@ -287,8 +287,9 @@ fn is_database_missing(error: &Error) -> bool {
     error.kind == ErrorKind::Configuration && error.message.contains("does not exist")
 }
 
-/// Many small transactions, one after the other: a commit that waits for no other, transactions
-/// large enough for an append, and an index that gives its garbage back.
+/// Many small transactions, one after the other: a commit that waits for no other (with any `syncFrequency`
+/// but 0 the server sleeps before it syncs), transactions large enough for an append, and an index that gives
+/// its garbage back.
 fn database_settings() -> schema::DatabaseNullableSettings {
     schema::DatabaseNullableSettings {
         max_key_len: Some(schema::NullableUint32 { value: KEY_BYTES_MAX + 1 }),
@@ -298,7 +299,7 @@ fn database_settings() -> schema::DatabaseNullableSettings {
             cleanup_percentage: Some(schema::NullableFloat { value: 5.0 }),
         }),
         autoload: Some(schema::NullableBool { value: true }),
-        sync_frequency: Some(schema::NullableMilliseconds { value: 1 }),
+        sync_frequency: Some(schema::NullableMilliseconds { value: 0 }),
     }
 }
 
