@@ -103,7 +103,7 @@ async fn a_missing_database_is_made_with_settings_fit_for_events() {
     let (_dir, immudb) = immudb().await;
     let session = Session::open(&immudb.settings("aethyr")).await.unwrap();
     let settings = &immudb.reader(&["--database", "aethyr", "settings"])[0];
-    assert_eq!(settings["syncFrequency"]["value"], 1, "{settings:#}");
+    assert_eq!(settings["syncFrequency"]["value"], 0, "{settings:#}");
     assert_eq!(settings["maxTxEntries"]["value"], 1024);
     assert_eq!(settings["maxKeyLen"]["value"], 1024);
     assert_eq!(settings["maxConcurrency"]["value"], 100);
