@@ -1,0 +1,106 @@
+//! Instructions of the hot paths, counted by Valgrind: the same on every run, so a change that costs shows.
+//!
+//! `cargo bench --manifest-path benches/instructions/Cargo.toml`; needs `valgrind`, and `gungraun-runner` in the
+//! version of `gungraun` (`cargo install gungraun-runner --version 0.20.0`). Each counts a hundred events of
+//! 256 bytes, and compares with the run before.
+
+use std::hint::black_box;
+
+use aethyr_event_store::{
+    event::{
+        AggregateId, Hash, Position, RecordedEvent,
+        record::{self, StoredEvent},
+    },
+    index::{Direction, Entries},
+    log::{Cursor, Group, Place},
+};
+use aethyr_event_store_instructions::{Store, append, encoded, numbers};
+use bytes::Bytes;
+use gungraun::prelude::*;
+
+fn events() -> Vec<RecordedEvent> {
+    append(1)
+}
+
+#[library_benchmark]
+#[bench::hundred(events())]
+fn encode_records(events: Vec<RecordedEvent>) -> Vec<Bytes> {
+    let encode = |recorded: RecordedEvent| {
+        let (numbers, digest) = (numbers(&recorded), recorded.digest);
+        record::encode(recorded.event, numbers, digest)
+    };
+    black_box(events.into_iter().map(encode).collect())
+}
+
+fn group() -> (Store, Group, Vec<Bytes>) {
+    let mut store = Store::with(0);
+    let group = store.storage.log.begin().expect("a group");
+    (store, group, encoded(&append(1)))
+}
+
+#[library_benchmark]
+#[bench::hundred(group())]
+fn lay_out_frame((store, mut group, records): (Store, Group, Vec<Bytes>)) -> (Store, Group) {
+    black_box(group.append(&records));
+    (store, group)
+}
+
+fn indexed() -> (Store, Entries) {
+    let store = Store::with(20);
+    let events = append(2001);
+    let mut group = Store::with(0).storage.log.begin().expect("a group");
+    let places = group.append(&encoded(&events)).iter().map(|at| at.place).collect();
+    let entries = store.entries(Place::START, &events, places);
+    (store, entries)
+}
+
+#[library_benchmark]
+#[bench::hundred(indexed())]
+fn make_findable((store, entries): (Store, Entries)) -> Store {
+    store.storage.index.add(entries).expect("added");
+    store
+}
+
+#[library_benchmark]
+#[bench::hundred(Store::with(10))]
+fn load_aggregate(store: Store) -> (Store, Vec<StoredEvent>) {
+    let aggregate = AggregateId::new("room-1").expect("an id");
+    let history = store.history();
+    let head = history.index.head(&aggregate).expect("found").expect("there");
+    let events = history.events(&aggregate, &head, 1..=100, Direction::Forwards, usize::MAX).expect("read");
+    assert_eq!(events.len(), 100);
+    (store, black_box(events))
+}
+
+#[library_benchmark]
+#[bench::hundred(Store::with(1))]
+fn read_order(store: Store) -> (Store, Cursor) {
+    let log = &store.storage.log;
+    let mut cursor = Cursor::after(log.segments().clone(), Place::START, Position(0), Hash::START);
+    let frame = cursor.next(log.tip().end).expect("read").expect("there");
+    assert_eq!(frame.last_position(), Some(Position(100)));
+    (store, cursor)
+}
+
+fn stored() -> Vec<StoredEvent> {
+    let stored = |record| StoredEvent::new(record, Hash::START).expect("a record");
+    encoded(&append(1)).into_iter().map(stored).collect()
+}
+
+#[library_benchmark]
+#[bench::hundred(stored())]
+fn answer_with_stored_events(events: Vec<StoredEvent>) -> Vec<u8> {
+    let mut out = Vec::with_capacity(100_000);
+    events.iter().for_each(|event| event.put_recorded(&mut out));
+    black_box(out)
+}
+
+library_benchmark_group!(
+    name = append_path,
+    benchmarks = [encode_records, lay_out_frame, make_findable]
+);
+library_benchmark_group!(
+    name = read_path,
+    benchmarks = [load_aggregate, read_order, answer_with_stored_events]
+);
+main!(library_benchmark_groups = append_path, read_path);
