@@ -1,0 +1,3 @@
+//! What is measured, each by a module of its own.
+
+pub mod appends;

@@ -1,0 +1,97 @@
+//! What is done with each row, and for how long.
+
+use std::{fmt, time::Duration};
+
+use serde::{Deserialize, Serialize};
+
+/// Which aggregates are appended to, and what the appends say of them.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+pub enum Spread {
+    /// Over many aggregates, each append with an expectation.
+    Conditional,
+    /// Over many aggregates, without.
+    Unconditional,
+    /// All to one aggregate, without.
+    OneAggregate,
+}
+
+impl Spread {
+    const ALL: [Self; 3] = [Self::Conditional, Self::Unconditional, Self::OneAggregate];
+
+    fn key(self) -> &'static str {
+        match self {
+            Self::Conditional => "conditional",
+            Self::Unconditional => "unconditional",
+            Self::OneAggregate => "one-aggregate",
+        }
+    }
+}
+
+/// Appends by so many callers, with so many events in each.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+pub struct Work {
+    pub spread: Spread,
+    pub callers: usize,
+    pub events: usize,
+}
+
+impl Work {
+    /// As it is printed: `conditional-64`, or `conditional-64x100` with 100 events a call.
+    pub fn parse(key: &str) -> Option<Self> {
+        let (spread, rest) = key.rsplit_once('-')?;
+        let (callers, events) = rest.split_once('x').unwrap_or((rest, "1"));
+        let spread = Spread::ALL.into_iter().find(|known| known.key() == spread)?;
+        let bounded = |word: &str| word.parse().ok().filter(|number| (1..=1000).contains(number));
+        Some(Self { spread, callers: bounded(callers)?, events: bounded(events)? })
+    }
+}
+
+impl fmt::Display for Work {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}-{}", self.spread.key(), self.callers)?;
+        if self.events != 1 {
+            write!(f, "x{}", self.events)?;
+        }
+        Ok(())
+    }
+}
+
+/// How long each thing is done.
+#[derive(Clone, Debug)]
+pub struct Plan {
+    pub works: Vec<Work>,
+    pub warm_up: Duration,
+    pub round: Duration,
+    pub rounds: usize,
+}
+
+impl Plan {
+    pub fn full() -> Self {
+        let mut works = Vec::new();
+        for events in [1, 100] {
+            for callers in [1, 8, 64, 256] {
+                works.push(Work { spread: Spread::Conditional, callers, events });
+            }
+        }
+        for spread in [Spread::Unconditional, Spread::OneAggregate] {
+            for (callers, events) in [(1, 1), (8, 1), (64, 1), (256, 1), (64, 100)] {
+                works.push(Work { spread, callers, events });
+            }
+        }
+        Self { works, warm_up: Duration::from_secs(1), round: Duration::from_secs(2), rounds: 3 }
+    }
+
+    pub fn quick() -> Self {
+        let full = Self::full();
+        let wanted = |work: &Work| match work.spread {
+            Spread::Conditional => work.events == 1 || work.callers == 64,
+            Spread::Unconditional | Spread::OneAggregate => work.callers == 64 && work.events == 1,
+        };
+        Self {
+            works: full.works.into_iter().filter(wanted).collect(),
+            warm_up: Duration::from_millis(500),
+            round: Duration::from_secs(1),
+            rounds: 1,
+        }
+    }
+}
