@@ -15,6 +15,7 @@
     clippy::print_stdout,
     reason = "a benchmark fails as a whole, and says what it did"
 )]
+#![allow(dead_code, reason = "not all that the tests share is needed here")]
 
 mod load;
 mod measure;
@@ -23,6 +24,8 @@ mod peers;
 mod plan;
 mod process;
 mod rows;
+#[path = "../../tests/support/mod.rs"]
+mod support;
 
 use std::{
     path::{Path, PathBuf},

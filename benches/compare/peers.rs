@@ -6,9 +6,12 @@ use std::{
     process::Command,
 };
 
-use crate::load::Outcome;
+use crate::{load::Outcome, rows::message_db::Programs};
 
 pub const UMADB_VERSION: &str = "0.7.8";
+pub const MESSAGE_DB_VERSION: &str = "1.3.1";
+/// As `nats-server/go.mod` has it.
+pub const NATS_VERSION: &str = "2.15.2";
 
 /// Where the programs are, or how to get them.
 pub struct Peers {
@@ -33,6 +36,47 @@ impl Peers {
         }
         Ok(program)
     }
+
+    /// What builds ImmuDB and NATS.
+    pub fn go(&self) -> Outcome<()> {
+        run(Command::new("go").arg("version")).map(drop).map_err(|error| format!("Go is needed: {error}"))
+    }
+
+    /// Built from the module proxy's source.
+    pub fn nats(&self) -> Outcome<PathBuf> {
+        let program = self.folder.join(format!("nats-server-{NATS_VERSION}"));
+        if !program.exists() {
+            self.go()?;
+            let module = Path::new(env!("CARGO_MANIFEST_DIR")).join("benches/compare/nats-server");
+            let unfinished = program.with_extension("unfinished");
+            let mut build = Command::new("go");
+            build.current_dir(module).args(["build", "-buildvcs=false", "-o"]).arg(&unfinished);
+            run(build.arg("github.com/nats-io/nats-server/v2"))?;
+            fs::rename(&unfinished, &program).map_err(|error| error.to_string())?;
+        }
+        Ok(program)
+    }
+
+    /// The scripts from npm, and a PostgreSQL that the system has.
+    pub fn message_db(&self) -> Outcome<Programs> {
+        let postgres = postgres().ok_or("PostgreSQL is needed: apt-get install postgresql")?;
+        let folder = self.folder.join(format!("message-db-{MESSAGE_DB_VERSION}"));
+        let scripts = folder.join("package/database");
+        if !scripts.exists() {
+            make_folder(&folder)?;
+            let package = format!("@eventide/message-db@{MESSAGE_DB_VERSION}");
+            let archive = run(Command::new("npm").current_dir(&folder).args(["pack", "--silent", &package]))?;
+            run(Command::new("tar").current_dir(&folder).args(["xzf", &archive]))?;
+        }
+        Ok(Programs { postgres, scripts })
+    }
+}
+
+/// Where Debian keeps the newest one.
+fn postgres() -> Option<PathBuf> {
+    let versions = fs::read_dir("/usr/lib/postgresql").ok()?.filter_map(Result::ok);
+    let folders = versions.map(|version| version.path().join("bin"));
+    folders.filter(|folder| folder.join("initdb").exists() && folder.join("postgres").exists()).max()
 }
 
 /// Runs a command that ends by itself.

@@ -151,6 +151,16 @@ pub fn disk_bytes(folder: &Path) -> u64 {
     entries.filter_map(Result::ok).map(size).sum()
 }
 
+/// Makes an empty folder of it.
+pub fn clear_folder(folder: &Path) -> Outcome<()> {
+    let problem = |error| format!("{}: {error}", folder.display());
+    match fs::remove_dir_all(folder) {
+        Err(error) if error.kind() != std::io::ErrorKind::NotFound => return Err(problem(error)),
+        _ => {}
+    }
+    fs::create_dir_all(folder).map_err(problem)
+}
+
 /// A port that was free a moment ago.
 pub fn free_port() -> Outcome<u16> {
     let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).map_err(|error| error.to_string())?;

@@ -7,11 +7,13 @@ use std::{
     process::Command,
 };
 
+use bytes::Bytes;
+
 use crate::{
     load::{
         Draft, Expectation, Outcome,
-        grpc::{Call, Connection, frame},
-        wire::{Value, find, put_bytes, put_message, put_number},
+        grpc::{Call, Connection, Messages, frame},
+        wire::{Fields, Value, count, find, put_bytes, put_message, put_number},
     },
     process::{Process, free_port},
 };
@@ -39,8 +41,15 @@ impl Server {
 
     pub async fn clients(&self, count: usize) -> Outcome<Vec<Client>> {
         let connections = Connection::for_callers(self.port, count).await?;
-        let append = Call::new("/umadb.v1.DCB/Append");
-        Ok(connections.into_iter().map(|connection| Client { connection, append: append.clone() }).collect())
+        let methods = Methods {
+            append: Call::new("/umadb.v1.DCB/Append"),
+            read: Call::new("/umadb.v1.DCB/Read"),
+            subscribe: Call::new("/umadb.v1.DCB/Subscribe"),
+        };
+        Ok(connections
+            .into_iter()
+            .map(|connection| Client { connection, methods: methods.clone() })
+            .collect())
     }
 
     pub fn folder(&self) -> &Path {
@@ -48,10 +57,17 @@ impl Server {
     }
 }
 
+#[derive(Clone)]
+struct Methods {
+    append: Call,
+    read: Call,
+    subscribe: Call,
+}
+
 /// One caller's.
 pub struct Client {
     connection: Connection,
-    append: Call,
+    methods: Methods,
 }
 
 impl Client {
@@ -68,8 +84,51 @@ impl Client {
                 });
             }
         });
-        let answer = self.connection.ask(&self.append, request).await?;
+        let answer = self.connection.ask(&self.methods.append, request).await?;
         Ok(find(&answer, 1).map(Value::number).unwrap_or_default())
+    }
+
+    /// A read by the aggregate's tag.
+    pub async fn load(&mut self, aggregate: &str) -> Outcome<u64> {
+        let request = frame(|out| put_message(out, 1, |query| put_tag_query(query, aggregate)));
+        self.read(request).await
+    }
+
+    pub async fn read_all(&mut self) -> Outcome<u64> {
+        self.read(frame(|_| ())).await
+    }
+
+    /// In the server's own batches, since no size is asked for.
+    async fn read(&mut self, request: Bytes) -> Outcome<u64> {
+        let mut messages = self.connection.stream(&self.methods.read, request).await?;
+        let mut events = 0;
+        while let Some(message) = messages.next().await? {
+            events += count(&message, 1);
+        }
+        Ok(events)
+    }
+
+    pub async fn follow(&mut self) -> Outcome<Following> {
+        let messages = self.connection.stream(&self.methods.subscribe, frame(|_| ())).await?;
+        Ok(Following { messages, connection: self.connection.clone() })
+    }
+}
+
+/// Events as they come, from the first one on.
+pub struct Following {
+    messages: Messages,
+    #[expect(dead_code, reason = "the stream ends with its connection")]
+    connection: Connection,
+}
+
+impl Following {
+    pub async fn next(&mut self, mut each: impl FnMut(&[u8])) -> Outcome<()> {
+        let message = self.messages.next().await?.ok_or("the subscription ended")?;
+        for (_, sequenced) in Fields(&message).filter(|(field, _)| *field == 1) {
+            let event = find(sequenced.bytes(), 2).map(Value::bytes).unwrap_or_default();
+            each(find(event, 3).map(Value::bytes).unwrap_or_default());
+        }
+        Ok(())
     }
 }
 
