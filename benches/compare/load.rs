@@ -2,7 +2,9 @@
 //! for all rows, on one thread, and its own CPU is reported beside theirs.
 
 pub mod closed;
+pub mod fill;
 pub mod grpc;
+pub mod paced;
 pub mod wire;
 
 use std::{cell::RefCell, rc::Rc};
@@ -132,6 +134,10 @@ impl Caller {
         let supplies = Supply::many(seed, clients.len());
         let all = clients.into_iter().zip(shares).zip(supplies);
         all.map(|((client, share), supply)| Self { client, share, supply, expecting, events }).collect()
+    }
+
+    pub fn into_share(self) -> Share {
+        self.share
     }
 
     /// Appends to the next of its aggregates.

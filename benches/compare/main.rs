@@ -17,12 +17,16 @@
 )]
 #![allow(dead_code, reason = "not all that the tests share is needed here")]
 
+mod comparison;
 mod load;
+mod machine;
 mod measure;
 mod options;
 mod peers;
 mod plan;
 mod process;
+mod report;
+mod results;
 mod rows;
 #[path = "../../tests/support/mod.rs"]
 mod support;
@@ -30,15 +34,12 @@ mod support;
 use std::{
     path::{Path, PathBuf},
     process::ExitCode,
-    time::Duration,
 };
 
+use comparison::Comparison;
 use load::Outcome;
-use measure::appends::{self, Appends};
 use options::Options;
-use peers::Peers;
-use plan::Plan;
-use rows::{Row, System};
+use results::Results;
 use tokio::signal::unix::{SignalKind, signal};
 
 fn main() -> ExitCode {
@@ -77,41 +78,18 @@ fn folder() -> PathBuf {
 }
 
 async fn run(options: &Options) -> Outcome<()> {
-    let mut plan = if options.quick { Plan::quick() } else { Plan::full() };
-    if let Some(seconds) = options.seconds {
-        plan.round = Duration::from_secs_f64(seconds);
-    }
-    if let Some(rounds) = options.rounds {
-        plan.rounds = rounds;
-    }
-    if !options.work.is_empty() {
-        plan.works.clone_from(&options.work);
-    }
-    let rows = if options.only.is_empty() { Row::ALL.to_vec() } else { options.only.clone() };
     let folder = folder();
     peers::make_folder(&folder)?;
-    let built = || PathBuf::from(env!("CARGO_BIN_EXE_aethyr-event-store"));
-    let peers = Peers::new(options.server.clone().unwrap_or_else(built), folder.clone());
-    let mut systems = Vec::new();
-    for row in rows {
-        systems.push((row, System::start(row, &peers, &folder.join("data").join(row.key())).await?));
+    let saved = folder.join("results.json");
+    if options.report {
+        return report::write(&Results::read(&saved)?);
     }
-    for work in plan.works {
-        let mut prepared = Vec::new();
-        for (row, system) in &systems {
-            let mut appends = Appends::prepare(system, work).await?;
-            appends.turn(system, plan.warm_up).await?;
-            prepared.push((*row, system, appends));
-        }
-        for _ in 0..plan.rounds {
-            for (row, system, appends) in &mut prepared {
-                let turn = appends.turn(system, plan.round).await?;
-                println!("{}", appends::describe(*row, work, &turn));
-            }
-        }
+    machine::refuse_ram_disk(&folder)?;
+    let results = Comparison::new(options, &folder)?.run().await?;
+    if options.partial() {
+        println!("compare: a part alone was measured, so nothing was written");
+        return Ok(());
     }
-    for (row, system) in &systems {
-        println!("{:<20} {} bytes on disk", row.key(), system.disk_bytes());
-    }
-    Ok(())
+    results.write(&saved)?;
+    report::write(&results)
 }

@@ -6,8 +6,14 @@ use std::{
     process::Command,
 };
 
-use crate::{load::Outcome, rows::message_db::Programs};
+use crate::{
+    load::Outcome,
+    rows::{Row, message_db::Programs},
+    support::immudb::ImmuDb,
+};
 
+/// As the tests have it.
+pub const IMMUDB_VERSION: &str = "1.11.1";
 pub const UMADB_VERSION: &str = "0.7.8";
 pub const MESSAGE_DB_VERSION: &str = "1.3.1";
 /// As `nats-server/go.mod` has it.
@@ -40,6 +46,37 @@ impl Peers {
     /// What builds ImmuDB and NATS.
     pub fn go(&self) -> Outcome<()> {
         run(Command::new("go").arg("version")).map(drop).map_err(|error| format!("Go is needed: {error}"))
+    }
+
+    /// The server that the tests build too, and the program that puts load on it.
+    pub async fn immudb(&self) -> Outcome<()> {
+        self.go()?;
+        let build = || {
+            ImmuDb::binary();
+            ImmuDb::load_program();
+        };
+        tokio::task::spawn_blocking(build).await.map_err(|_| "ImmuDB could not be built".to_owned())
+    }
+
+    /// What it is, for the report.
+    pub fn version(&self, row: Row) -> String {
+        match row {
+            Row::AethyrLocal | Row::AethyrEventFiles => env!("CARGO_PKG_VERSION").to_owned(),
+            Row::AethyrImmudb => format!("{}, ImmuDB {IMMUDB_VERSION}", env!("CARGO_PKG_VERSION")),
+            Row::ImmudbConditional | Row::ImmudbConditionalOurs | Row::ImmudbSet | Row::ImmudbSetOurs => {
+                IMMUDB_VERSION.to_owned()
+            }
+            Row::Umadb => UMADB_VERSION.to_owned(),
+            Row::Nats => NATS_VERSION.to_owned(),
+            Row::MessageDb => {
+                let postgres = postgres()
+                    .and_then(|folder| run(Command::new(folder.join("postgres")).arg("--version")).ok());
+                format!(
+                    "{MESSAGE_DB_VERSION}, {}",
+                    postgres.unwrap_or_default().replace("postgres (PostgreSQL) ", "PostgreSQL ")
+                )
+            }
+        }
     }
 
     /// Built from the module proxy's source.

@@ -4,6 +4,8 @@ use std::{fmt, time::Duration};
 
 use serde::{Deserialize, Serialize};
 
+use crate::measure::outage::Lengths;
+
 /// Which aggregates are appended to, and what the appends say of them.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 pub enum Spread {
@@ -56,13 +58,48 @@ impl fmt::Display for Work {
     }
 }
 
-/// How long each thing is done.
+/// What is measured beside the appends' rates.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Part {
+    Appends,
+    Latency,
+    Loads,
+    Followers,
+    Growth,
+    Outage,
+}
+
+impl Part {
+    pub const ALL: [Self; 6] =
+        [Self::Appends, Self::Latency, Self::Loads, Self::Followers, Self::Growth, Self::Outage];
+
+    pub fn key(self) -> &'static str {
+        match self {
+            Self::Appends => "appends",
+            Self::Latency => "latency",
+            Self::Loads => "loads",
+            Self::Followers => "followers",
+            Self::Growth => "growth",
+            Self::Outage => "outage",
+        }
+    }
+}
+
+/// What is done, and how long each thing.
 #[derive(Clone, Debug)]
 pub struct Plan {
+    pub parts: Vec<Part>,
     pub works: Vec<Work>,
     pub warm_up: Duration,
     pub round: Duration,
     pub rounds: usize,
+    /// Of a paced run.
+    pub paced: Duration,
+    /// Events of a store that is loaded from.
+    pub loaded_events: usize,
+    /// Events of the stages of growth.
+    pub stages: Vec<u64>,
+    pub outage: Lengths,
 }
 
 impl Plan {
@@ -78,7 +115,18 @@ impl Plan {
                 works.push(Work { spread, callers, events });
             }
         }
-        Self { works, warm_up: Duration::from_secs(1), round: Duration::from_secs(2), rounds: 3 }
+        let seconds = Duration::from_secs;
+        Self {
+            parts: Part::ALL.to_vec(),
+            works,
+            warm_up: seconds(1),
+            round: seconds(2),
+            rounds: 3,
+            paced: seconds(5),
+            loaded_events: 1_000_000,
+            stages: vec![10_000, 1_000_000, 10_000_000],
+            outage: Lengths { before: seconds(2), outage: seconds(8), paced: seconds(5) },
+        }
     }
 
     pub fn quick() -> Self {
@@ -88,10 +136,15 @@ impl Plan {
             Spread::Unconditional | Spread::OneAggregate => work.callers == 64 && work.events == 1,
         };
         Self {
-            works: full.works.into_iter().filter(wanted).collect(),
+            works: full.works.iter().copied().filter(wanted).collect(),
             warm_up: Duration::from_millis(500),
             round: Duration::from_secs(1),
             rounds: 1,
+            paced: Duration::from_secs(2),
+            loaded_events: 300_000,
+            stages: vec![10_000, 1_000_000],
+            outage: Lengths { outage: Duration::from_secs(4), paced: Duration::from_secs(3), ..full.outage },
+            ..full
         }
     }
 }

@@ -104,7 +104,7 @@ impl System {
         use immudb::Database::{Default, Ours};
         process::clear_folder(folder)?;
         let plain = async |database, conditional| {
-            peers.go()?;
+            peers.immudb().await?;
             Ok(Self::Immudb(immudb::Server::start(folder, database, conditional).await?))
         };
         match row {

@@ -61,7 +61,7 @@ impl Service {
     pub async fn start_row(row: Row, peers: &Peers, folder: &Path) -> Outcome<Self> {
         let mut immudb = None;
         if row == Row::AethyrImmudb {
-            peers.go()?;
+            peers.immudb().await?;
             immudb = Some(ImmuDb::start(&folder.join("immudb")).await);
         }
         let setup = Setup {

@@ -23,7 +23,7 @@ const CONFIGURATION: &str = "jetstream {
   sync_interval: always
   max_memory_store: 64MB
   max_file_store: 100GB
-  limits { max_batch_inflight_per_stream: 1000 }
+  limits { batch { max_inflight_per_stream: 1000 } }
 }
 ";
 const STREAM: &str = r#"{"name":"EVENTS","subjects":["event.>"],"storage":"file","num_replicas":1,
