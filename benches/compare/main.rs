@@ -32,6 +32,7 @@ mod rows;
 mod support;
 
 use std::{
+    fs::File,
     path::{Path, PathBuf},
     process::ExitCode,
 };
@@ -85,6 +86,9 @@ async fn run(options: &Options) -> Outcome<()> {
         return report::write(&Results::read(&saved)?);
     }
     machine::refuse_ram_disk(&folder)?;
+    // Two at once would take each other's stores away, and the machine besides.
+    let lock = File::create(folder.join("lock")).map_err(|error| error.to_string())?;
+    lock.try_lock().map_err(|_| "another run is going on in this target folder".to_owned())?;
     let results = Comparison::new(options, &folder)?.run().await?;
     if options.partial() {
         println!("compare: a part alone was measured, so nothing was written");

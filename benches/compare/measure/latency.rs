@@ -52,6 +52,7 @@ async fn callers(
     length: Duration,
 ) -> Outcome<Latency> {
     let callers = appends::callers(system, work, "latency").await?;
+    let (callers, _, _) = closed::append(callers, warm_up).await?;
     let (callers, tally, elapsed) = closed::append(callers, warm_up).await?;
     let calls_per_second = pace_for(tally.events() as f64 / elapsed.as_secs_f64());
     let from = Instant::now() + warm_up;

@@ -71,6 +71,9 @@ pub async fn fill_up(system: &System, filler: usize) -> Outcome<u64> {
         return Ok(filled);
     }
     let filled = fill(system, 7, chunks(filler)).await?;
+    if let System::MessageDb(server) = system {
+        server.analyze().await?;
+    }
     if let Client::Aethyr(client) = &mut system.clients(1).await?[0] {
         for size in SIZES {
             for number in 0..size.aggregates {

@@ -219,7 +219,7 @@ async fn copy(system: System, folder: &Path) -> Outcome<Copy> {
         pace: 0.0,
     };
     let keys = drive(&immudb, DATABASE, false, "count-keys", &order).await?.events;
-    fs::remove_dir_all(folder.join("storage")).map_err(|error| error.to_string())?;
+    fs::remove_dir_all(folder.join("storage")).map_err(|error| format!("storage: {error}"))?;
     let began = Instant::now();
     let service = Service::launch(setup).await?;
     let copied = serving(&service).await?;

@@ -107,6 +107,14 @@ impl Server {
         Ok(clients)
     }
 
+    /// What PostgreSQL does by itself some minutes after much was written: its plans rest on it.
+    pub async fn analyze(&self) -> Outcome<()> {
+        let mut connection = Connection::open(&self.socket, USER, DATABASE).await?;
+        connection.prepare("analyze", "ANALYZE message_store.messages").await?;
+        connection.execute("analyze", &[]);
+        connection.sync().await.map(drop)
+    }
+
     pub fn folder(&self) -> &Path {
         &self.folder
     }

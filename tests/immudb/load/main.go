@@ -55,6 +55,7 @@ type load struct {
 	permits chan struct{}
 	events  atomic.Uint64
 	payload []byte
+	lastTx  uint64
 }
 
 func main() {
@@ -105,6 +106,11 @@ func run() error {
 	case "append":
 		r, err = l.run(ctx, l.append)
 	case "load":
+		state, stateErr := immudb.CurrentState(ctx)
+		if stateErr != nil {
+			return stateErr
+		}
+		l.lastTx = state.TxId
 		r, err = l.run(ctx, l.loadAggregate)
 	case "fill":
 		r, err = l.fill(ctx)
@@ -260,8 +266,8 @@ func (l *load) loadAggregate(ctx context.Context, c *caller) (int, error) {
 	aggregate := fmt.Sprintf("%s-%06d", l.prefix, (c.number+c.next*l.callers)%l.aggregates)
 	c.next++
 	found := 0
-	// An older snapshot of the index than the newest would do, and provokes no flush.
-	request := &schema.ScanRequest{Prefix: []byte("event:" + aggregate + ":"), Limit: page, SinceTx: 1}
+	// Nothing is written meanwhile: a snapshot of the index as of the last transaction is taken once.
+	request := &schema.ScanRequest{Prefix: []byte("event:" + aggregate + ":"), Limit: page, SinceTx: l.lastTx}
 	for {
 		entries, err := l.client.Scan(ctx, request)
 		if err != nil {
