@@ -133,7 +133,8 @@ impl Plan {
         let full = Self::full();
         let wanted = |work: &Work| match work.spread {
             Spread::Conditional => work.events == 1 || work.callers == 64,
-            Spread::Unconditional | Spread::OneAggregate => work.callers == 64 && work.events == 1,
+            Spread::Unconditional => [1, 64].contains(&work.callers) && work.events == 1,
+            Spread::OneAggregate => work.callers == 64 && work.events == 1,
         };
         Self {
             works: full.works.iter().copied().filter(wanted).collect(),

@@ -71,7 +71,7 @@ impl Growth {
         let stored = stats(&system).await?;
         let began = Instant::now();
         let wanted = events.saturating_sub(stored);
-        let chunks = chunks(stored == 0, next_filler, wanted as usize / CHUNK);
+        let chunks = chunks(stored == 0, next_filler, (wanted as usize).div_ceil(CHUNK));
         let filled = fill(&system, next_filler as u64, chunks).await?;
         let fill_events_per_second = filled as f64 / began.elapsed().as_secs_f64();
 
@@ -86,6 +86,7 @@ impl Growth {
         let (stats_mean_ms, stats_max_ms) = time_stats(&service).await?;
         system = System::Aethyr(service);
 
+        quiet(&system).await;
         let (load, encoded_bytes) = loads(&system).await?;
         let mut rates = Vec::new();
         let clients = system.clients(CALLERS).await?;
@@ -112,6 +113,20 @@ impl Growth {
         };
         let System::Aethyr(service) = system else { return Err("not ours".to_owned()) };
         Ok((Self { service, shares, next_filler: next_filler + filled as usize / CHUNK }, stage))
+    }
+}
+
+/// Waits until what the filling left behind is worked off: no store of this size was filled in a minute.
+async fn quiet(system: &System) {
+    const LOOK: Duration = Duration::from_millis(500);
+    const IDLE: f64 = 0.05;
+    const LOOKS_MAX: usize = 60;
+    for _ in 0..LOOKS_MAX {
+        let before = system.cpu_seconds();
+        tokio::time::sleep(LOOK).await;
+        if system.cpu_seconds() - before < IDLE * LOOK.as_secs_f64() {
+            return;
+        }
     }
 }
 

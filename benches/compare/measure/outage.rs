@@ -58,9 +58,11 @@ impl Backlog {
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub struct Outage {
     pub backlog: Backlog,
+    /// Medians of slices of 250 ms.
     pub rate_before: f64,
-    /// The median of slices of 250 ms.
     pub rate_in_outage: f64,
+    pub slices_before: Vec<f64>,
+    pub slices_in_outage: Vec<f64>,
     pub longest_wait_ms: f64,
     pub migrated_events: u64,
     pub migration_seconds: f64,
@@ -70,6 +72,17 @@ pub struct Outage {
     pub copied_events: u64,
     pub copied_keys: u64,
     pub copy_seconds: f64,
+}
+
+impl Outage {
+    pub fn migration_rate(&self) -> f64 {
+        self.migrated_events as f64 / self.migration_seconds
+    }
+
+    /// Keys of ImmuDB a second.
+    pub fn copy_rate(&self) -> f64 {
+        self.copied_keys as f64 / self.copy_seconds
+    }
 }
 
 /// How long each part goes.
@@ -90,13 +103,10 @@ pub async fn measure(peers: &Peers, folder: &Path, backlog: Backlog, lengths: Le
     let progress = Rc::new(Progress::default());
     let mut running = start(callers, progress.clone());
     tokio::time::sleep(lengths.before).await;
-    let before = Instant::now();
-    let count = progress.count.get();
-    tokio::time::sleep(lengths.before).await;
-    let rate_before = (progress.count.get() - count) as f64 / before.elapsed().as_secs_f64();
+    let slices_before = slices(&progress, lengths.before).await;
     immudb(&mut system)?.kill();
     progress.longest.set(Duration::ZERO);
-    let mut slices = slices(&progress, lengths.outage).await;
+    let slices_in_outage = slices(&progress, lengths.outage).await;
     progress.ending.set(true);
     let callers = ended(&mut running).await?;
     let longest_wait_ms = progress.longest.get().as_secs_f64() * 1e3;
@@ -105,8 +115,10 @@ pub async fn measure(peers: &Peers, folder: &Path, backlog: Backlog, lengths: Le
     let copy = copy(system, folder).await?;
     Ok(Outage {
         backlog,
-        rate_before,
-        rate_in_outage: median(&mut slices),
+        rate_before: median(&mut slices_before.clone()),
+        rate_in_outage: median(&mut slices_in_outage.clone()),
+        slices_before,
+        slices_in_outage,
         longest_wait_ms,
         migrated_events,
         migration_seconds: migration.seconds,
