@@ -49,7 +49,7 @@ impl Comparison {
         };
         let style = ProgressStyle::with_template("{spinner} {elapsed_precise} {msg}");
         let progress = ProgressBar::new_spinner().with_style(style.map_err(|error| error.to_string())?);
-        let (plan, rows, data) = (options.plan(), options.rows(), folder.join("data"));
+        let (plan, rows, data) = (options.plan(), options.rows(), folder.join("stores"));
         Ok(Self { plan, rows, peers, data, results, progress })
     }
 
