@@ -19,7 +19,7 @@ use crate::{
         outage::{self, Backlog},
     },
     options::Options,
-    peers::Peers,
+    peers::{self, Peers},
     plan::{Part, Plan, Work},
     process,
     results::{About, Appended, Disk, Results},
@@ -43,6 +43,7 @@ impl Comparison {
         let now = prost_types::Timestamp::from(SystemTime::now()).to_string();
         let results = Results {
             date: now.split('T').next().unwrap_or_default().to_owned(),
+            commit: peers::commit(),
             quick: options.quick,
             machine: Machine::look(folder)?,
             ..Results::default()

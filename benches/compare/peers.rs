@@ -116,6 +116,13 @@ fn postgres() -> Option<PathBuf> {
     folders.filter(|folder| folder.join("initdb").exists() && folder.join("postgres").exists()).max()
 }
 
+/// What is measured of the repository; nothing where git does not know.
+pub fn commit() -> String {
+    let mut git = Command::new("git");
+    git.current_dir(env!("CARGO_MANIFEST_DIR")).args(["describe", "--always", "--dirty", "--exclude=*"]);
+    run(&mut git).unwrap_or_default()
+}
+
 /// Runs a command that ends by itself.
 pub fn run(command: &mut Command) -> Outcome<String> {
     let name = Path::new(command.get_program()).file_name().unwrap_or_default().display().to_string();

@@ -23,6 +23,8 @@ use crate::{
 #[derive(Clone, Debug, Default, Serialize, Deserialize)]
 pub struct Results {
     pub date: String,
+    /// Of the repository, if it is known.
+    pub commit: String,
     pub quick: bool,
     pub machine: Machine,
     pub rows: Vec<About>,

@@ -10,10 +10,11 @@ pub fn machine(results: &Results) -> String {
     let machine = &results.machine;
     let kind = if results.quick { "A quick run (`--quick`)" } else { "A full run" };
     format!(
-        "{kind} of {}, version {} of the service. {}, {} cores, {:.0} GiB of memory, Linux {}, {}. A record of 4 KiB is \
+        "{kind} of {}, version {} of the service{}. {}, {} cores, {:.0} GiB of memory, Linux {}, {}. A record of 4 KiB is \
          written and synced to that disk {} times a second by one thread. The load runs on the same cores.\n",
         results.date,
         env!("CARGO_PKG_VERSION"),
+        if results.commit.is_empty() { String::new() } else { format!(" (commit `{}`)", results.commit) },
         machine.processor,
         machine.cores,
         machine.memory_gib,
@@ -81,7 +82,7 @@ fn settings(row: Row) -> String {
                 .to_owned()
         }
         Row::MessageDb => {
-            "`max_connections` 300, else defaults; one connection a caller over a Unix socket; `write_message` with \
+            "`max_connections` 300, else defaults; one connection a caller; `write_message` with \
              `expected_version`; one category, whose writes message-db puts one after the other; the payload is \
              base64 in JSON, of the same length"
                 .to_owned()

@@ -45,21 +45,17 @@ pub struct Programs {
 
 pub struct Server {
     pub process: Process,
-    socket: PathBuf,
+    port: u16,
     folder: PathBuf,
 }
 
 impl Server {
     pub async fn start(programs: &Programs, folder: &Path) -> Outcome<Self> {
         fs::create_dir_all(folder).map_err(|error| error.to_string())?;
-        // PostgreSQL refuses to run as root, and its sockets want a short path.
+        // PostgreSQL refuses to run as root.
         let user = ordinary_user()?;
-        let sockets = std::env::temp_dir().join(format!("compare-{}", std::process::id()));
-        fs::create_dir_all(&sockets).map_err(|error| error.to_string())?;
         if let Some((uid, gid)) = user {
-            for owned in [folder, sockets.as_path()] {
-                chown(owned, Some(uid), Some(gid)).map_err(|error| error.to_string())?;
-            }
+            chown(folder, Some(uid), Some(gid)).map_err(|error| error.to_string())?;
         }
         let command = |program: &str| {
             let mut command = Command::new(programs.postgres.join(program));
@@ -82,23 +78,22 @@ impl Server {
         ]))?;
         let port = free_port()?;
         let mut server = command("postgres");
-        server.args(["-D", "data", "-p", &port.to_string(), "-k"]).arg(&sockets);
-        server.args(["-c", "listen_addresses=", "-c", &format!("max_connections={CONNECTIONS_MAX}")]);
-        let mut process =
-            Process::start("postgres", &mut server, &folder.join("postgres.log"))?.ended_by(Signal::INT);
-        let socket = sockets.join(format!(".s.PGSQL.{port}"));
-        process.ready(async |_| Connection::open(&socket, USER, "postgres").await.ok()).await?;
+        server.args(["-D", "data", "-p", &port.to_string(), "-c", "listen_addresses=127.0.0.1"]);
+        server.args(["-c", "unix_socket_directories=", "-c", &format!("max_connections={CONNECTIONS_MAX}")]);
+        let log = folder.join("postgres.log");
+        let mut process = Process::start("postgres", &mut server, &log)?.ended_by(Signal::INT);
+        process.ready(async |_| Connection::open(port, USER, "postgres").await.ok()).await?;
         let mut install = Command::new(programs.scripts.join("install.sh"));
-        install.current_dir(&programs.scripts).env("PGHOST", &sockets).env("PGPORT", port.to_string());
+        install.current_dir(&programs.scripts).env("PGHOST", "127.0.0.1").env("PGPORT", port.to_string());
         install.env("PGUSER", USER).env("DATABASE_NAME", DATABASE);
         run(&mut install)?;
-        Ok(Self { process, socket, folder: folder.to_owned() })
+        Ok(Self { process, port, folder: folder.to_owned() })
     }
 
     pub async fn clients(&self, count: usize) -> Outcome<Vec<Client>> {
         let mut clients = Vec::new();
         for _ in 0..count {
-            let mut connection = Connection::open(&self.socket, USER, DATABASE).await?;
+            let mut connection = Connection::open(self.port, USER, DATABASE).await?;
             for (name, statement) in [("write", WRITE), ("any", WRITE_ANY), ("load", LOAD), ("read", READ)] {
                 connection.prepare(name, statement).await?;
             }
@@ -109,7 +104,7 @@ impl Server {
 
     /// What PostgreSQL does by itself some minutes after much was written: its plans rest on it.
     pub async fn analyze(&self) -> Outcome<()> {
-        let mut connection = Connection::open(&self.socket, USER, DATABASE).await?;
+        let mut connection = Connection::open(self.port, USER, DATABASE).await?;
         connection.prepare("analyze", "ANALYZE message_store.messages").await?;
         connection.execute("analyze", &[]);
         connection.sync().await.map(drop)
@@ -117,15 +112,6 @@ impl Server {
 
     pub fn folder(&self) -> &Path {
         &self.folder
-    }
-}
-
-impl Drop for Server {
-    fn drop(&mut self) {
-        // Empty once the server has ended; if not, the system clears it some day.
-        if let Some(folder) = self.socket.parent() {
-            _ = fs::remove_dir(folder);
-        }
     }
 }
 

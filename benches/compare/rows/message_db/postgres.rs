@@ -1,12 +1,12 @@
-//! As much of PostgreSQL's protocol as the benchmark needs: log in without a password over a local socket, prepare a
-//! statement, execute it, count its rows.
+//! As much of PostgreSQL's protocol as the benchmark needs: log in without a password, prepare a statement, execute
+//! it, count its rows.
 
-use std::path::Path;
+use std::net::Ipv4Addr;
 
 use bytes::{Buf, Bytes, BytesMut};
 use tokio::{
     io::{AsyncReadExt, AsyncWriteExt},
-    net::UnixStream,
+    net::TcpStream,
 };
 
 use crate::load::Outcome;
@@ -15,7 +15,7 @@ const READ_BYTES: usize = 64 * 1024;
 const PROTOCOL: u32 = 3 << 16;
 
 pub struct Connection {
-    socket: UnixStream,
+    socket: TcpStream,
     incoming: BytesMut,
     outgoing: Vec<u8>,
 }
@@ -29,8 +29,10 @@ pub struct Answer {
 }
 
 impl Connection {
-    pub async fn open(socket: &Path, user: &str, database: &str) -> Outcome<Self> {
-        let socket = UnixStream::connect(socket).await.map_err(|error| error.to_string())?;
+    pub async fn open(port: u16, user: &str, database: &str) -> Outcome<Self> {
+        let socket =
+            TcpStream::connect((Ipv4Addr::LOCALHOST, port)).await.map_err(|error| error.to_string())?;
+        socket.set_nodelay(true).map_err(|error| error.to_string())?;
         let mut connection = Self { socket, incoming: BytesMut::new(), outgoing: Vec::new() };
         let mut hello = PROTOCOL.to_be_bytes().to_vec();
         let settings = "search_path=message_store,public";
