@@ -45,6 +45,12 @@ impl ImmuDb {
         programs::server()
     }
 
+    /// The program that puts load on it by ImmuDB's own client, built at the first use.
+    #[allow(dead_code, reason = "for the benchmark")]
+    pub fn load_program() -> &'static Path {
+        programs::load()
+    }
+
     /// Starts a server that keeps its data in `dir`, and waits until it answers.
     pub async fn start(dir: &Path) -> ImmuDb {
         ImmuDb::start_with(dir, &[]).await
@@ -84,6 +90,12 @@ impl ImmuDb {
             }
         }
         panic!("ImmuDB ends at once:\n{}", immudb.log());
+    }
+
+    /// The number of the process, while it runs.
+    #[allow(dead_code, reason = "for the benchmark")]
+    pub fn process_id(&self) -> Option<u32> {
+        self.process.as_ref().map(Child::id)
     }
 
     #[allow(dead_code, reason = "for stories about the whole service")]

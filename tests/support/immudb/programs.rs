@@ -27,6 +27,12 @@ pub fn reader() -> &'static Path {
     READER.get_or_init(|| build("reader", "./reader", &["go.mod", "reader/main.go"]))
 }
 
+#[allow(dead_code, reason = "for the benchmark")]
+pub fn load() -> &'static Path {
+    static LOAD: OnceLock<PathBuf> = OnceLock::new();
+    LOAD.get_or_init(|| build("load", "./load", &["go.mod", "load/main.go"]))
+}
+
 /// Builds `package` as `name`, unless that is newer than all of its `sources`.
 fn build(name: &str, package: &str, sources: &[&str]) -> PathBuf {
     let module = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/immudb");

@@ -1,0 +1,182 @@
+//! The load generator: the events, who appends them to what, and how calls follow each other. It is the same
+//! for all rows, on one thread, and its own CPU is reported beside theirs.
+
+pub mod closed;
+pub mod fill;
+pub mod grpc;
+pub mod paced;
+pub mod wire;
+
+use std::{cell::RefCell, rc::Rc};
+
+use hdrhistogram::Histogram;
+
+use crate::rows::Client;
+
+/// What went wrong, in words: every problem ends the run.
+pub type Outcome<T> = Result<T, String>;
+
+pub const PAYLOAD_BYTES: usize = 256;
+pub const AGGREGATES: usize = 10_000;
+const SEED: u64 = 1;
+
+/// Latencies in nanoseconds.
+pub type Latencies = Histogram<u64>;
+
+pub fn latencies() -> Latencies {
+    Histogram::new_with_bounds(1, 600_000_000_000, 3).expect("bounds that fit")
+}
+
+/// Random bytes and ids from a fixed seed.
+pub struct Supply {
+    random: fastrand::Rng,
+    bytes: Rc<[u8]>,
+}
+
+impl Supply {
+    /// One for each of so many callers; the bytes are shared.
+    pub fn many(seed: u64, count: usize) -> Vec<Self> {
+        const SHARED_BYTES: usize = 1 << 20;
+        let mut random = fastrand::Rng::with_seed(SEED);
+        let bytes: Rc<[u8]> = (0..SHARED_BYTES).map(|_| random.u8(..)).collect();
+        let own = |caller| fastrand::Rng::with_seed(SEED ^ seed.rotate_left(32) ^ (caller as u64 + 1));
+        (0..count).map(|caller| Self { random: own(caller), bytes: bytes.clone() }).collect()
+    }
+
+    pub fn payload(&mut self) -> [u8; PAYLOAD_BYTES] {
+        let start = self.random.usize(..self.bytes.len() - PAYLOAD_BYTES);
+        let mut payload = [0; PAYLOAD_BYTES];
+        payload.copy_from_slice(&self.bytes[start..start + PAYLOAD_BYTES]);
+        payload
+    }
+
+    /// A UUID, version 4, as text.
+    pub fn id(&mut self) -> [u8; 36] {
+        let id = uuid::Builder::from_random_bytes(self.random.u128(..).to_le_bytes()).into_uuid();
+        let mut text = [0; 36];
+        id.hyphenated().encode_lower(&mut text);
+        text
+    }
+}
+
+/// What a call says of the aggregate's state before it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Expectation {
+    None,
+    /// The version that the last append to it was answered with, as the row counts versions; 0: new.
+    Version(u64),
+}
+
+/// One append that is to be made.
+pub struct Draft<'a> {
+    pub aggregate: &'a str,
+    pub expectation: Expectation,
+    pub events: usize,
+    /// Goes into the first bytes of the first payload, for those who look for it at the other end.
+    pub stamp: Option<u64>,
+    pub supply: &'a mut Supply,
+}
+
+impl Draft<'_> {
+    pub fn payload(&mut self) -> [u8; PAYLOAD_BYTES] {
+        let mut payload = self.supply.payload();
+        if let Some(stamp) = self.stamp.take() {
+            payload[..8].copy_from_slice(&stamp.to_be_bytes());
+        }
+        payload
+    }
+}
+
+/// The aggregates that one caller appends to, and their versions.
+#[derive(Debug)]
+pub struct Share {
+    names: Vec<String>,
+    versions: Vec<u64>,
+    next: usize,
+}
+
+impl Share {
+    /// For each of so many callers an own part of `aggregates`, which begin with `prefix`; where there are
+    /// fewer aggregates than callers, they have the same ones.
+    pub fn many(prefix: &str, aggregates: usize, callers: usize) -> Vec<Self> {
+        let own = |caller: usize| {
+            let step = callers.min(aggregates);
+            let names: Vec<_> =
+                (caller % aggregates..aggregates).step_by(step).map(|n| name(prefix, n)).collect();
+            Self { versions: vec![0; names.len()], names, next: 0 }
+        };
+        (0..callers).map(own).collect()
+    }
+}
+
+/// An aggregate of those that begin with `prefix`.
+pub fn name(prefix: &str, number: usize) -> String {
+    format!("{prefix}-{number:06}")
+}
+
+/// One of those who call at the same time.
+pub struct Caller {
+    pub client: Client,
+    share: Share,
+    supply: Supply,
+    expecting: bool,
+    events: usize,
+}
+
+impl Caller {
+    pub fn many(
+        clients: Vec<Client>,
+        shares: Vec<Share>,
+        seed: u64,
+        expecting: bool,
+        events: usize,
+    ) -> Vec<Self> {
+        let supplies = Supply::many(seed, clients.len());
+        let all = clients.into_iter().zip(shares).zip(supplies);
+        all.map(|((client, share), supply)| Self { client, share, supply, expecting, events }).collect()
+    }
+
+    pub fn into_share(self) -> Share {
+        self.share
+    }
+
+    /// Appends to the next of its aggregates.
+    pub async fn append(&mut self, stamp: Option<u64>) -> Outcome<()> {
+        let at = self.share.next;
+        self.share.next = (at + 1) % self.share.names.len();
+        let expectation = match self.expecting {
+            true => Expectation::Version(self.share.versions[at]),
+            false => Expectation::None,
+        };
+        let aggregate = &self.share.names[at];
+        let draft = Draft { aggregate, expectation, events: self.events, stamp, supply: &mut self.supply };
+        self.share.versions[at] = self.client.append(draft).await?;
+        Ok(())
+    }
+}
+
+/// What callers found, together.
+#[derive(Clone, Debug)]
+pub struct Tally {
+    inner: Rc<RefCell<(u64, Latencies)>>,
+}
+
+impl Tally {
+    fn new() -> Self {
+        Self { inner: Rc::new(RefCell::new((0, latencies()))) }
+    }
+
+    fn add(&self, events: usize, took: std::time::Duration) {
+        let (count, latencies) = &mut *self.inner.borrow_mut();
+        *count += events as u64;
+        latencies.saturating_record(took.as_nanos() as u64);
+    }
+
+    pub fn events(&self) -> u64 {
+        self.inner.borrow().0
+    }
+
+    pub fn latencies(&self) -> Latencies {
+        self.inner.borrow().1.clone()
+    }
+}

@@ -1,0 +1,40 @@
+//! A closed loop: each caller makes its next call when the one before is answered. Good for rates; for
+//! latencies see [`super::paced`].
+
+use std::time::{Duration, Instant};
+
+use tokio::task::JoinSet;
+
+use super::{Caller, Outcome, Tally};
+
+/// Has all callers append for so long, and gives them back with what they found and how long it took until the
+/// last of them was answered.
+pub async fn append(callers: Vec<Caller>, length: Duration) -> Outcome<(Vec<Caller>, Tally, Duration)> {
+    let tally = Tally::new();
+    let began = Instant::now();
+    let mut running = JoinSet::new();
+    for mut caller in callers {
+        let tally = tally.clone();
+        running.spawn_local(async move {
+            loop {
+                let called = Instant::now();
+                if called - began >= length {
+                    return Ok(caller);
+                }
+                caller.append(None).await?;
+                tally.add(caller.events, called.elapsed());
+            }
+        });
+    }
+    let callers = gather(running).await?;
+    Ok((callers, tally, began.elapsed()))
+}
+
+/// All that ended well, or the first problem.
+pub async fn gather<T: 'static>(mut running: JoinSet<Outcome<T>>) -> Outcome<Vec<T>> {
+    let mut ended = Vec::new();
+    while let Some(outcome) = running.join_next().await {
+        ended.push(outcome.map_err(|error| error.to_string())??);
+    }
+    Ok(ended)
+}

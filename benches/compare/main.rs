@@ -1,0 +1,99 @@
+//! The comparison: Aethyr Event Store beside what others use, with the same work on the same disk, and from one
+//! run the report in `docs/benchmarks.md`.
+//!
+//!     cargo bench --bench compare
+//!     cargo bench --bench compare -- --quick
+//!     cargo bench --bench compare -- --only aethyr-local,umadb --work conditional-64 --seconds 10
+//!
+//! What is compared with is installed below the target folder at the first run, and so is all data kept there.
+
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::panic,
+    clippy::indexing_slicing,
+    clippy::print_stdout,
+    reason = "a benchmark fails as a whole, and says what it did"
+)]
+#![allow(dead_code, reason = "not all that the tests share is needed here")]
+
+mod comparison;
+mod load;
+mod machine;
+mod measure;
+mod options;
+mod peers;
+mod plan;
+mod process;
+mod report;
+mod results;
+mod rows;
+#[path = "../../tests/support/mod.rs"]
+mod support;
+
+use std::{
+    fs::File,
+    path::{Path, PathBuf},
+    process::ExitCode,
+};
+
+use comparison::Comparison;
+use load::Outcome;
+use options::Options;
+use results::Results;
+use tokio::signal::unix::{SignalKind, signal};
+
+fn main() -> ExitCode {
+    let options = match Options::read(std::env::args().skip(1)) {
+        Ok(options) => options,
+        Err(why) => {
+            println!("compare: {why}");
+            return ExitCode::from(64);
+        }
+    };
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+    let local = tokio::task::LocalSet::new();
+    match local.block_on(&runtime, until_stopped(run(&options))) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(problem) => {
+            println!("compare: FAILED: {problem}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+/// A signal ends the run as a problem does, so that what it started ends too.
+async fn until_stopped(run: impl Future<Output = Outcome<()>>) -> Outcome<()> {
+    let mut terminate = signal(SignalKind::terminate()).map_err(|error| error.to_string())?;
+    let mut interrupt = signal(SignalKind::interrupt()).map_err(|error| error.to_string())?;
+    tokio::select! {
+        outcome = run => outcome,
+        _ = terminate.recv() => Err("stopped".to_owned()),
+        _ = interrupt.recv() => Err("stopped".to_owned()),
+    }
+}
+
+/// Below cargo's target folder.
+fn folder() -> PathBuf {
+    Path::new(env!("CARGO_TARGET_TMPDIR")).parent().expect("target/tmp").join("compare")
+}
+
+async fn run(options: &Options) -> Outcome<()> {
+    let folder = folder();
+    peers::make_folder(&folder)?;
+    let saved = folder.join("results.json");
+    if options.report {
+        return report::write(&Results::read(&saved)?);
+    }
+    machine::refuse_ram_disk(&folder)?;
+    // Two at once would take each other's stores away, and the machine besides.
+    let lock = File::create(folder.join("lock")).map_err(|error| error.to_string())?;
+    lock.try_lock().map_err(|_| "another run is going on in this target folder".to_owned())?;
+    let results = Comparison::new(options, &folder)?.run().await?;
+    if options.partial() {
+        println!("compare: a part alone was measured, so nothing was written");
+        return Ok(());
+    }
+    results.write(&saved)?;
+    report::write(&results)
+}

@@ -1,0 +1,174 @@
+//! What becomes of our own figures as the store grows: each stage fills it further, stops the service cleanly, starts
+//! it again, and looks.
+
+use std::{
+    path::Path,
+    time::{Duration, Instant},
+};
+
+use serde::{Deserialize, Serialize};
+
+use super::Percentiles;
+use crate::{
+    load::{
+        AGGREGATES, Caller, Outcome, Share, closed,
+        fill::{CHUNK, fill},
+        latencies, name,
+    },
+    peers::Peers,
+    process,
+    rows::{Client, Row, System, aethyr},
+};
+
+const CALLERS: usize = 64;
+/// Aggregates that are loaded, and how many events each has.
+const LOADED: usize = 10;
+const LOADED_EVENTS: usize = 1000;
+const LOADS: usize = 50;
+const STATS_CALLS: usize = 200;
+
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct Stage {
+    pub events: u64,
+    pub fill_events_per_second: f64,
+    pub appends_per_second: f64,
+    /// Milliseconds of loading 1 000 events.
+    pub load: Percentiles,
+    pub start_seconds: f64,
+    pub stats_mean_ms: f64,
+    pub stats_max_ms: f64,
+    pub resident_bytes_at_start: u64,
+    pub resident_bytes_after_appends: u64,
+    pub disk_bytes: u64,
+    /// Of one event as a load sends it, on average.
+    pub encoded_bytes: f64,
+}
+
+impl Stage {
+    /// How many times the encoded events the disk holds.
+    pub fn disk_ratio(&self) -> f64 {
+        self.disk_bytes as f64 / (self.encoded_bytes * self.events as f64)
+    }
+}
+
+pub struct Growth {
+    service: aethyr::Service,
+    shares: Vec<Share>,
+    next_filler: usize,
+}
+
+impl Growth {
+    pub async fn start(peers: &Peers, folder: &Path) -> Outcome<Self> {
+        process::clear_folder(folder)?;
+        let service = aethyr::Service::start_row(Row::AethyrLocal, peers, folder).await?;
+        Ok(Self { service, shares: Share::many("live", AGGREGATES, CALLERS), next_filler: 0 })
+    }
+
+    /// Goes on to so many events.
+    pub async fn stage(self, events: u64, round: Duration, rounds: usize) -> Outcome<(Self, Stage)> {
+        let Self { service, mut shares, next_filler } = self;
+        let mut system = System::Aethyr(service);
+        let stored = stats(&system).await?;
+        let began = Instant::now();
+        let wanted = events.saturating_sub(stored);
+        let chunks = chunks(stored == 0, next_filler, (wanted as usize).div_ceil(CHUNK));
+        let filled = fill(&system, next_filler as u64, chunks).await?;
+        let fill_events_per_second = filled as f64 / began.elapsed().as_secs_f64();
+
+        let System::Aethyr(service) = system else { return Err("not ours".to_owned()) };
+        let (_, setup) = service.stop()?;
+        let disk_bytes = process::disk_bytes(&setup.folder);
+        let began = Instant::now();
+        let service = aethyr::Service::start(setup).await?;
+        let start_seconds = began.elapsed().as_secs_f64();
+        let id = service.process.id();
+        let resident_bytes_at_start = process::resident_bytes(id);
+        let (stats_mean_ms, stats_max_ms) = time_stats(&service).await?;
+        system = System::Aethyr(service);
+
+        quiet(&system).await;
+        let (load, encoded_bytes) = loads(&system).await?;
+        let mut rates = Vec::new();
+        let clients = system.clients(CALLERS).await?;
+        let mut callers = Caller::many(clients, shares, events, true, 1);
+        (callers, _, _) = closed::append(callers, round / 2).await?;
+        for _ in 0..rounds {
+            let (back, tally, elapsed) = closed::append(callers, round).await?;
+            callers = back;
+            rates.push(tally.events() as f64 / elapsed.as_secs_f64());
+        }
+        shares = callers.into_iter().map(Caller::into_share).collect();
+        let stage = Stage {
+            events: stored + filled,
+            fill_events_per_second,
+            appends_per_second: super::median(&mut rates),
+            load,
+            start_seconds,
+            stats_mean_ms,
+            stats_max_ms,
+            resident_bytes_at_start,
+            resident_bytes_after_appends: process::resident_bytes(id),
+            disk_bytes,
+            encoded_bytes,
+        };
+        let System::Aethyr(service) = system else { return Err("not ours".to_owned()) };
+        Ok((Self { service, shares, next_filler: next_filler + filled as usize / CHUNK }, stage))
+    }
+}
+
+/// Waits until what the filling left behind is worked off: no store of this size was filled in a minute.
+async fn quiet(system: &System) {
+    const LOOK: Duration = Duration::from_millis(500);
+    const IDLE: f64 = 0.05;
+    const LOOKS_MAX: usize = 60;
+    for _ in 0..LOOKS_MAX {
+        let before = system.cpu_seconds();
+        tokio::time::sleep(LOOK).await;
+        if system.cpu_seconds() - before < IDLE * LOOK.as_secs_f64() {
+            return;
+        }
+    }
+}
+
+/// First the aggregates that are loaded, then the others in turn.
+fn chunks(first: bool, next: usize, count: usize) -> impl Iterator<Item = (String, usize)> + 'static {
+    let loaded = if first { LOADED * LOADED_EVENTS / CHUNK } else { 0 };
+    let measured = (0..loaded).map(|number| (name("loaded", number % LOADED), CHUNK));
+    let others =
+        (next..next + count.saturating_sub(loaded)).map(|number| (name("other", number % AGGREGATES), CHUNK));
+    measured.chain(others)
+}
+
+async fn stats(system: &System) -> Outcome<u64> {
+    let System::Aethyr(service) = system else { return Err("not ours".to_owned()) };
+    Ok(service.watcher().await?.stats().await?.event_count)
+}
+
+/// Mean and longest, in milliseconds.
+async fn time_stats(service: &aethyr::Service) -> Outcome<(f64, f64)> {
+    let mut watcher = service.watcher().await?;
+    let mut all = Vec::new();
+    for _ in 0..STATS_CALLS {
+        let began = Instant::now();
+        watcher.stats().await?;
+        all.push(began.elapsed().as_secs_f64() * 1e3);
+    }
+    let longest = all.iter().copied().fold(0.0, f64::max);
+    Ok((all.iter().sum::<f64>() / all.len() as f64, longest))
+}
+
+async fn loads(system: &System) -> Outcome<(Percentiles, f64)> {
+    let mut clients = system.clients(1).await?;
+    let Some(Client::Aethyr(client)) = clients.first_mut() else { return Err("not ours".to_owned()) };
+    let mut all = latencies();
+    for number in 0..LOADS {
+        let began = Instant::now();
+        let found = client.load(&name("loaded", number % LOADED)).await?;
+        all.saturating_record(began.elapsed().as_nanos() as u64);
+        if found != LOADED_EVENTS as u64 {
+            return Err(format!("{found} events were loaded, not {LOADED_EVENTS}"));
+        }
+    }
+    let encoded = client.encoded_event_bytes(&name("loaded", 0)).await?;
+    Ok((Percentiles::of(&all), encoded))
+}

@@ -1,0 +1,239 @@
+//! How fast what is stored comes back: one aggregate's events, and everything in its order.
+
+use std::{
+    cell::RefCell,
+    rc::Rc,
+    time::{Duration, Instant},
+};
+
+use serde::{Deserialize, Serialize};
+use tokio::task::JoinSet;
+
+use super::Percentiles;
+use crate::{
+    load::{
+        AGGREGATES, Outcome,
+        closed::gather,
+        fill::{self, CHUNK, fill},
+        latencies, name,
+    },
+    rows::{Client, Row, System, immudb::Order},
+};
+
+/// Who is read from; the other rows read by the same code as one of these.
+pub const ROWS: [Row; 5] = [Row::AethyrLocal, Row::Umadb, Row::Nats, Row::MessageDb, Row::ImmudbSet];
+/// Events that come after a snapshot.
+const AFTER_SNAPSHOT: usize = 10;
+
+/// Aggregates of one size.
+#[derive(Clone, Copy, Debug)]
+struct Size {
+    prefix: &'static str,
+    events: usize,
+    aggregates: usize,
+}
+
+const SIZES: [Size; 3] = [
+    Size { prefix: "small", events: 10, aggregates: 1000 },
+    Size { prefix: "medium", events: 1000, aggregates: 100 },
+    Size { prefix: "large", events: 100_000, aggregates: 1 },
+];
+
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct Load {
+    pub row: Row,
+    pub events: usize,
+    pub callers: usize,
+    pub from_snapshot: bool,
+    pub loads_per_second: f64,
+    pub events_per_second: f64,
+    pub server_cpu_seconds_per_event: f64,
+    pub latency: Percentiles,
+}
+
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct WholeOrder {
+    pub row: Row,
+    pub events: u64,
+    pub events_per_second: f64,
+}
+
+/// Fills it, and gives how many events it has then.
+pub async fn fill_up(system: &System, filler: usize) -> Outcome<u64> {
+    if let System::Immudb(server) = system {
+        let mut filled = 0;
+        for size in SIZES {
+            // A Set for each event takes its time.
+            let aggregates = size.aggregates.min(20_000 / size.events).max(1);
+            filled +=
+                server.run("fill", &Order { aggregates, ..order(size, 1, Duration::ZERO) }).await?.events;
+        }
+        return Ok(filled);
+    }
+    let filled = fill(system, 7, chunks(filler)).await?;
+    if let System::MessageDb(server) = system {
+        server.analyze().await?;
+    }
+    if let Client::Aethyr(client) = &mut system.clients(1).await?[0] {
+        for size in SIZES {
+            for number in 0..size.aggregates {
+                let sequence = (size.events - AFTER_SNAPSHOT).max(1) as u64;
+                client.save_snapshot(&name(size.prefix, number), sequence).await?;
+            }
+        }
+    }
+    Ok(filled)
+}
+
+/// All sizes mixed with each other and with so many appends to other aggregates.
+fn chunks(filler: usize) -> impl Iterator<Item = (String, usize)> + 'static {
+    let rows = SIZES[2].events / CHUNK;
+    (0..rows).flat_map(move |row| {
+        let of = |size: Size| (name(size.prefix, row % size.aggregates), CHUNK.min(size.events));
+        let others =
+            (row * filler..(row + 1) * filler).map(|number| (name("other", number % AGGREGATES), CHUNK));
+        SIZES.map(of).into_iter().chain(others)
+    })
+}
+
+fn order(size: Size, callers: usize, length: Duration) -> Order {
+    Order {
+        prefix: size.prefix.to_owned(),
+        callers,
+        events: size.events,
+        aggregates: size.aggregates.min(20_000 / size.events).max(1),
+        warm_up: Duration::ZERO,
+        length,
+        pace: 0.0,
+    }
+}
+
+/// Loads aggregates of every size, by one caller and by eight, and ours from a snapshot too.
+pub async fn measure(
+    row: Row,
+    system: &System,
+    length: Duration,
+    told: impl Fn(&Load),
+) -> Outcome<Vec<Load>> {
+    let mut all = Vec::new();
+    for size in SIZES {
+        for callers in [1, 8] {
+            for from_snapshot in [false, true] {
+                if from_snapshot && (row != Row::AethyrLocal || size.events <= AFTER_SNAPSHOT) {
+                    continue;
+                }
+                let load = one(row, system, size, callers, from_snapshot, length).await?;
+                told(&load);
+                all.push(load);
+            }
+        }
+    }
+    Ok(all)
+}
+
+async fn one(
+    row: Row,
+    system: &System,
+    size: Size,
+    callers: usize,
+    from_snapshot: bool,
+    length: Duration,
+) -> Outcome<Load> {
+    let cpu_before = system.cpu_seconds();
+    let (latency, seconds) = match system {
+        System::Immudb(server) => {
+            let done = server.run("load", &order(size, callers, length)).await?;
+            (Percentiles::of(&done.latencies()), done.seconds)
+        }
+        _ => closed(system, size, callers, from_snapshot, length).await?,
+    };
+    let loads_per_second = latency.count as f64 / seconds;
+    let events = if from_snapshot { AFTER_SNAPSHOT } else { size.events };
+    let cpu = system.cpu_seconds() - cpu_before;
+    Ok(Load {
+        row,
+        events: size.events,
+        callers,
+        from_snapshot,
+        loads_per_second,
+        events_per_second: loads_per_second * events as f64,
+        server_cpu_seconds_per_event: cpu / (latency.count as f64 * events as f64),
+        latency,
+    })
+}
+
+async fn closed(
+    system: &System,
+    size: Size,
+    callers: usize,
+    from_snapshot: bool,
+    length: Duration,
+) -> Outcome<(Percentiles, f64)> {
+    let all = Rc::new(RefCell::new(latencies()));
+    let began = Instant::now();
+    let mut running = JoinSet::new();
+    for (caller, mut client) in system.clients(callers).await?.into_iter().enumerate() {
+        let all = all.clone();
+        running.spawn_local(async move {
+            for call in 0.. {
+                let called = Instant::now();
+                if called - began >= length {
+                    break;
+                }
+                let aggregate = name(size.prefix, (caller + call * callers) % size.aggregates);
+                load(&mut client, &aggregate, size, from_snapshot).await?;
+                all.borrow_mut().saturating_record(called.elapsed().as_nanos() as u64);
+            }
+            Ok(())
+        });
+    }
+    gather(running).await?;
+    let seconds = began.elapsed().as_secs_f64();
+    Ok((Percentiles::of(&all.borrow()), seconds))
+}
+
+async fn load(client: &mut Client, aggregate: &str, size: Size, from_snapshot: bool) -> Outcome<()> {
+    let (found, expected) = match client {
+        Client::Aethyr(client) if from_snapshot => {
+            (client.load_from_snapshot(aggregate).await?, AFTER_SNAPSHOT)
+        }
+        client => (client.load(aggregate).await?, size.events),
+    };
+    match found == expected as u64 {
+        true => Ok(()),
+        false => Err(format!("{aggregate} has {found} events, not {expected}")),
+    }
+}
+
+/// Reads everything, by one caller, the best of so many times: the others say more about the machine.
+pub async fn whole_order(row: Row, system: &System, events: u64, times: usize) -> Outcome<WholeOrder> {
+    let mut best = f64::INFINITY;
+    for _ in 0..times {
+        let (found, seconds) = match system {
+            System::Immudb(server) => {
+                let done = server.run("read-all", &order(SIZES[0], 1, Duration::from_millis(1))).await?;
+                (done.events, done.seconds)
+            }
+            _ => {
+                let mut client = system.clients(1).await?.remove(0);
+                let began = Instant::now();
+                let found = client.read_all(events).await?;
+                (found, began.elapsed().as_secs_f64())
+            }
+        };
+        if found != events {
+            return Err(format!("{}: {found} events came back of {events}", row.key()));
+        }
+        best = best.min(seconds);
+    }
+    Ok(WholeOrder { row, events, events_per_second: events as f64 / best })
+}
+
+/// How many appends it takes to have so many events beside the aggregates that are loaded.
+pub fn filler_for(events: usize) -> usize {
+    let loaded: usize = SIZES.iter().map(|size| size.events * size.aggregates).sum();
+    events.saturating_sub(loaded).div_ceil(SIZES[2].events / CHUNK * CHUNK).max(1)
+}
+
+/// Said beside the figures.
+pub const CALLERS_THAT_FILL: usize = fill::CALLERS;

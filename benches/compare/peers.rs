@@ -1,0 +1,139 @@
+//! Installing what is compared with: pinned versions, below the target folder, once.
+
+use std::{
+    fs,
+    path::{Path, PathBuf},
+    process::Command,
+};
+
+use crate::{
+    load::Outcome,
+    rows::{Row, message_db::Programs},
+    support::immudb::ImmuDb,
+};
+
+/// As the tests have it.
+pub const IMMUDB_VERSION: &str = "1.11.1";
+pub const UMADB_VERSION: &str = "0.7.8";
+pub const MESSAGE_DB_VERSION: &str = "1.3.1";
+/// As `nats-server/go.mod` has it.
+pub const NATS_VERSION: &str = "2.15.2";
+
+/// Where the programs are, or how to get them.
+pub struct Peers {
+    /// Our own.
+    pub server: PathBuf,
+    folder: PathBuf,
+}
+
+impl Peers {
+    pub fn new(server: PathBuf, folder: PathBuf) -> Self {
+        Self { server, folder }
+    }
+
+    /// The wheel has the server in it.
+    pub fn umadb(&self) -> Outcome<PathBuf> {
+        let environment = self.folder.join(format!("umadb-{UMADB_VERSION}"));
+        let program = environment.join("bin/umadb");
+        if !program.exists() {
+            let package = format!("umadb=={UMADB_VERSION}");
+            run(Command::new("python3").args(["-m", "venv"]).arg(&environment))?;
+            run(Command::new(environment.join("bin/pip")).args(["install", "--quiet", &package]))?;
+        }
+        Ok(program)
+    }
+
+    /// What builds ImmuDB and NATS.
+    pub fn go(&self) -> Outcome<()> {
+        run(Command::new("go").arg("version")).map(drop).map_err(|error| format!("Go is needed: {error}"))
+    }
+
+    /// The server that the tests build too, and the program that puts load on it.
+    pub async fn immudb(&self) -> Outcome<()> {
+        self.go()?;
+        let build = || {
+            ImmuDb::binary();
+            ImmuDb::load_program();
+        };
+        tokio::task::spawn_blocking(build).await.map_err(|_| "ImmuDB could not be built".to_owned())
+    }
+
+    /// What it is, for the report.
+    pub fn version(&self, row: Row) -> String {
+        match row {
+            Row::AethyrLocal | Row::AethyrEventFiles => env!("CARGO_PKG_VERSION").to_owned(),
+            Row::AethyrImmudb => format!("{}, ImmuDB {IMMUDB_VERSION}", env!("CARGO_PKG_VERSION")),
+            Row::ImmudbConditional | Row::ImmudbConditionalOurs | Row::ImmudbSet | Row::ImmudbSetOurs => {
+                IMMUDB_VERSION.to_owned()
+            }
+            Row::Umadb => UMADB_VERSION.to_owned(),
+            Row::Nats => NATS_VERSION.to_owned(),
+            Row::MessageDb => {
+                let postgres = postgres()
+                    .and_then(|folder| run(Command::new(folder.join("postgres")).arg("--version")).ok());
+                format!(
+                    "{MESSAGE_DB_VERSION}, {}",
+                    postgres.unwrap_or_default().replace("postgres (PostgreSQL) ", "PostgreSQL ")
+                )
+            }
+        }
+    }
+
+    /// Built from the module proxy's source.
+    pub fn nats(&self) -> Outcome<PathBuf> {
+        let program = self.folder.join(format!("nats-server-{NATS_VERSION}"));
+        if !program.exists() {
+            self.go()?;
+            let module = Path::new(env!("CARGO_MANIFEST_DIR")).join("benches/compare/nats-server");
+            let unfinished = program.with_extension("unfinished");
+            let mut build = Command::new("go");
+            build.current_dir(module).args(["build", "-buildvcs=false", "-o"]).arg(&unfinished);
+            run(build.arg("github.com/nats-io/nats-server/v2"))?;
+            fs::rename(&unfinished, &program).map_err(|error| error.to_string())?;
+        }
+        Ok(program)
+    }
+
+    /// The scripts from npm, and a PostgreSQL that the system has.
+    pub fn message_db(&self) -> Outcome<Programs> {
+        let postgres = postgres().ok_or("PostgreSQL is needed: apt-get install postgresql")?;
+        let folder = self.folder.join(format!("message-db-{MESSAGE_DB_VERSION}"));
+        let scripts = folder.join("package/database");
+        if !scripts.exists() {
+            make_folder(&folder)?;
+            let package = format!("@eventide/message-db@{MESSAGE_DB_VERSION}");
+            let archive = run(Command::new("npm").current_dir(&folder).args(["pack", "--silent", &package]))?;
+            run(Command::new("tar").current_dir(&folder).args(["xzf", &archive]))?;
+        }
+        Ok(Programs { postgres, scripts })
+    }
+}
+
+/// Where Debian keeps the newest one.
+fn postgres() -> Option<PathBuf> {
+    let versions = fs::read_dir("/usr/lib/postgresql").ok()?.filter_map(Result::ok);
+    let folders = versions.map(|version| version.path().join("bin"));
+    folders.filter(|folder| folder.join("initdb").exists() && folder.join("postgres").exists()).max()
+}
+
+/// What is measured of the repository; nothing where git does not know.
+pub fn commit() -> String {
+    let mut git = Command::new("git");
+    git.current_dir(env!("CARGO_MANIFEST_DIR")).args(["describe", "--always", "--dirty", "--exclude=*"]);
+    run(&mut git).unwrap_or_default()
+}
+
+/// Runs a command that ends by itself.
+pub fn run(command: &mut Command) -> Outcome<String> {
+    let name = Path::new(command.get_program()).file_name().unwrap_or_default().display().to_string();
+    let output = command.output().map_err(|error| format!("{name}: {error}"))?;
+    let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).trim().to_owned();
+    match output.status.success() {
+        true => Ok(text(&output.stdout)),
+        false => Err(format!("{name}: {} {}", text(&output.stderr), output.status)),
+    }
+}
+
+pub fn make_folder(folder: &Path) -> Outcome<()> {
+    fs::create_dir_all(folder).map_err(|error| format!("{}: {error}", folder.display()))
+}

@@ -1,0 +1,151 @@
+//! What is done with each row, and for how long.
+
+use std::{fmt, time::Duration};
+
+use serde::{Deserialize, Serialize};
+
+use crate::measure::outage::Lengths;
+
+/// Which aggregates are appended to, and what the appends say of them.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+pub enum Spread {
+    /// Over many aggregates, each append with an expectation.
+    Conditional,
+    /// Over many aggregates, without.
+    Unconditional,
+    /// All to one aggregate, without.
+    OneAggregate,
+}
+
+impl Spread {
+    const ALL: [Self; 3] = [Self::Conditional, Self::Unconditional, Self::OneAggregate];
+
+    fn key(self) -> &'static str {
+        match self {
+            Self::Conditional => "conditional",
+            Self::Unconditional => "unconditional",
+            Self::OneAggregate => "one-aggregate",
+        }
+    }
+}
+
+/// Appends by so many callers, with so many events in each.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+pub struct Work {
+    pub spread: Spread,
+    pub callers: usize,
+    pub events: usize,
+}
+
+impl Work {
+    /// As it is printed: `conditional-64`, or `conditional-64x100` with 100 events a call.
+    pub fn parse(key: &str) -> Option<Self> {
+        let (spread, rest) = key.rsplit_once('-')?;
+        let (callers, events) = rest.split_once('x').unwrap_or((rest, "1"));
+        let spread = Spread::ALL.into_iter().find(|known| known.key() == spread)?;
+        let bounded = |word: &str| word.parse().ok().filter(|number| (1..=1000).contains(number));
+        Some(Self { spread, callers: bounded(callers)?, events: bounded(events)? })
+    }
+}
+
+impl fmt::Display for Work {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}-{}", self.spread.key(), self.callers)?;
+        if self.events != 1 {
+            write!(f, "x{}", self.events)?;
+        }
+        Ok(())
+    }
+}
+
+/// What is measured beside the appends' rates.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Part {
+    Appends,
+    Latency,
+    Loads,
+    Followers,
+    Growth,
+    Outage,
+}
+
+impl Part {
+    pub const ALL: [Self; 6] =
+        [Self::Appends, Self::Latency, Self::Loads, Self::Followers, Self::Growth, Self::Outage];
+
+    pub fn key(self) -> &'static str {
+        match self {
+            Self::Appends => "appends",
+            Self::Latency => "latency",
+            Self::Loads => "loads",
+            Self::Followers => "followers",
+            Self::Growth => "growth",
+            Self::Outage => "outage",
+        }
+    }
+}
+
+/// What is done, and how long each thing.
+#[derive(Clone, Debug)]
+pub struct Plan {
+    pub parts: Vec<Part>,
+    pub works: Vec<Work>,
+    pub warm_up: Duration,
+    pub round: Duration,
+    pub rounds: usize,
+    /// Of a paced run.
+    pub paced: Duration,
+    /// Events of a store that is loaded from.
+    pub loaded_events: usize,
+    /// Events of the stages of growth.
+    pub stages: Vec<u64>,
+    pub outage: Lengths,
+}
+
+impl Plan {
+    pub fn full() -> Self {
+        let mut works = Vec::new();
+        for events in [1, 100] {
+            for callers in [1, 8, 64, 256] {
+                works.push(Work { spread: Spread::Conditional, callers, events });
+            }
+        }
+        for spread in [Spread::Unconditional, Spread::OneAggregate] {
+            for (callers, events) in [(1, 1), (8, 1), (64, 1), (256, 1), (64, 100)] {
+                works.push(Work { spread, callers, events });
+            }
+        }
+        let seconds = Duration::from_secs;
+        Self {
+            parts: Part::ALL.to_vec(),
+            works,
+            warm_up: seconds(1),
+            round: seconds(2),
+            rounds: 3,
+            paced: seconds(5),
+            loaded_events: 1_000_000,
+            stages: vec![10_000, 1_000_000, 10_000_000],
+            outage: Lengths { before: seconds(2), outage: seconds(8), paced: seconds(5) },
+        }
+    }
+
+    pub fn quick() -> Self {
+        let full = Self::full();
+        let wanted = |work: &Work| match work.spread {
+            Spread::Conditional => work.events == 1 || work.callers == 64,
+            Spread::Unconditional => [1, 64].contains(&work.callers) && work.events == 1,
+            Spread::OneAggregate => work.callers == 64 && work.events == 1,
+        };
+        Self {
+            works: full.works.iter().copied().filter(wanted).collect(),
+            warm_up: Duration::from_millis(500),
+            round: Duration::from_secs(1),
+            rounds: 1,
+            paced: Duration::from_secs(2),
+            loaded_events: 300_000,
+            stages: vec![10_000, 1_000_000],
+            outage: Lengths { outage: Duration::from_secs(4), paced: Duration::from_secs(3), ..full.outage },
+            ..full
+        }
+    }
+}

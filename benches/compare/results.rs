@@ -1,0 +1,99 @@
+//! All that one run has measured: kept as JSON below the target folder, so that the report can be written again.
+
+use std::{fs, path::Path};
+
+use serde::{Deserialize, Serialize};
+
+use crate::{
+    load::Outcome,
+    machine::Machine,
+    measure::{
+        appends::Turn,
+        followers::Followers,
+        growth::Stage,
+        latency::Latency,
+        loads::{Load, WholeOrder},
+        median,
+        outage::Outage,
+    },
+    plan::Work,
+    rows::Row,
+};
+
+#[derive(Clone, Debug, Default, Serialize, Deserialize)]
+pub struct Results {
+    pub date: String,
+    /// Of the repository, if it is known.
+    pub commit: String,
+    pub quick: bool,
+    pub machine: Machine,
+    pub rows: Vec<About>,
+    pub appends: Vec<Appended>,
+    pub disk: Vec<Disk>,
+    pub latencies: Vec<Latency>,
+    pub loads: Vec<Load>,
+    pub whole_orders: Vec<WholeOrder>,
+    pub followers: Vec<Followers>,
+    pub growth: Vec<Stage>,
+    pub outages: Vec<Outage>,
+}
+
+/// A row as it was run, or why it was not.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct About {
+    pub row: Row,
+    pub version: String,
+    pub problem: Option<String>,
+}
+
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct Appended {
+    pub row: Row,
+    pub work: Work,
+    pub turns: Vec<Turn>,
+}
+
+impl Appended {
+    pub fn rate(&self) -> f64 {
+        self.median(Turn::rate)
+    }
+
+    pub fn median(&self, of: impl Fn(&Turn) -> f64) -> f64 {
+        median(&mut self.turns.iter().map(of).collect::<Vec<_>>())
+    }
+}
+
+/// What the row's folder has after all appends.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct Disk {
+    pub row: Row,
+    pub bytes: u64,
+    pub events: u64,
+}
+
+impl Results {
+    pub fn read(path: &Path) -> Outcome<Self> {
+        let text = fs::read_to_string(path).map_err(|error| format!("{}: {error}", path.display()))?;
+        serde_json::from_str(&text).map_err(|error| error.to_string())
+    }
+
+    pub fn write(&self, path: &Path) -> Outcome<()> {
+        let text = serde_json::to_string_pretty(self).map_err(|error| error.to_string())?;
+        fs::write(path, text).map_err(|error| format!("{}: {error}", path.display()))
+    }
+
+    pub fn appended(&self, row: Row, work: Work) -> Option<&Appended> {
+        self.appends.iter().find(|appended| appended.row == row && appended.work == work)
+    }
+
+    pub fn about(&self, row: Row) -> Option<&About> {
+        self.rows.iter().find(|about| about.row == row)
+    }
+
+    pub fn problem(&mut self, row: Row, problem: String) {
+        match self.rows.iter_mut().find(|about| about.row == row) {
+            Some(about) => about.problem = Some(problem),
+            None => self.rows.push(About { row, version: String::new(), problem: Some(problem) }),
+        }
+    }
+}

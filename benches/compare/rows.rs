@@ -1,0 +1,254 @@
+//! What is compared: each row is a system with the settings that it is run with.
+
+pub mod aethyr;
+pub mod immudb;
+pub mod message_db;
+pub mod nats;
+pub mod umadb;
+
+use std::path::Path;
+
+use rustix::process::Signal;
+use serde::{Deserialize, Serialize};
+
+use crate::{
+    load::{Draft, Outcome},
+    peers::Peers,
+    plan::{Spread, Work},
+    process,
+    support::immudb::ImmuDb,
+};
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+pub enum Row {
+    AethyrLocal,
+    AethyrEventFiles,
+    AethyrImmudb,
+    ImmudbConditional,
+    ImmudbConditionalOurs,
+    ImmudbSet,
+    ImmudbSetOurs,
+    Umadb,
+    Nats,
+    MessageDb,
+}
+
+impl Row {
+    pub const ALL: [Self; 10] = [
+        Self::AethyrLocal,
+        Self::AethyrEventFiles,
+        Self::AethyrImmudb,
+        Self::ImmudbConditional,
+        Self::ImmudbConditionalOurs,
+        Self::ImmudbSet,
+        Self::ImmudbSetOurs,
+        Self::Umadb,
+        Self::Nats,
+        Self::MessageDb,
+    ];
+
+    /// As it is chosen by `--only`.
+    pub fn key(self) -> &'static str {
+        match self {
+            Self::AethyrLocal => "aethyr-local",
+            Self::AethyrEventFiles => "aethyr-event-files",
+            Self::AethyrImmudb => "aethyr-immudb",
+            Self::ImmudbConditional => "immudb-conditional",
+            Self::ImmudbConditionalOurs => "immudb-conditional-ours",
+            Self::ImmudbSet => "immudb-set",
+            Self::ImmudbSetOurs => "immudb-set-ours",
+            Self::Umadb => "umadb",
+            Self::Nats => "nats",
+            Self::MessageDb => "message-db",
+        }
+    }
+
+    /// As a reader of the report sees it.
+    pub fn title(self) -> &'static str {
+        match self {
+            Self::AethyrLocal => "Aethyr, local only",
+            Self::AethyrEventFiles => "Aethyr, local only, event files",
+            Self::AethyrImmudb => "Aethyr with ImmuDB",
+            Self::ImmudbConditional => "ImmuDB, conditional `Set`",
+            Self::ImmudbConditionalOurs => "ImmuDB, conditional `Set`, our settings",
+            Self::ImmudbSet => "ImmuDB, `Set`",
+            Self::ImmudbSetOurs => "ImmuDB, `Set`, our settings",
+            Self::Umadb => "UmaDB",
+            Self::Nats => "NATS JetStream",
+            Self::MessageDb => "message-db",
+        }
+    }
+
+    /// Whether its protocol has such work, and doing it says something that other work does not.
+    pub fn offers(self, work: Work) -> bool {
+        match self {
+            Self::ImmudbConditional | Self::ImmudbConditionalOurs => work.spread == Spread::Conditional,
+            Self::ImmudbSet | Self::ImmudbSetOurs => work.spread == Spread::Unconditional,
+            _ => true,
+        }
+    }
+}
+
+/// A row's servers, running.
+pub enum System {
+    Aethyr(aethyr::Service),
+    Immudb(immudb::Server),
+    Umadb(umadb::Server),
+    Nats(nats::Server),
+    MessageDb(message_db::Server),
+}
+
+impl System {
+    /// Starts it on an empty folder.
+    pub async fn start(row: Row, peers: &Peers, folder: &Path) -> Outcome<Self> {
+        use immudb::Database::{Default, Ours};
+        process::clear_folder(folder)?;
+        let plain = async |database, conditional| {
+            peers.immudb().await?;
+            Ok(Self::Immudb(immudb::Server::start(folder, database, conditional).await?))
+        };
+        match row {
+            Row::AethyrLocal | Row::AethyrEventFiles | Row::AethyrImmudb => {
+                Ok(Self::Aethyr(aethyr::Service::start_row(row, peers, folder).await?))
+            }
+            Row::ImmudbConditional => plain(Default, true).await,
+            Row::ImmudbConditionalOurs => plain(Ours, true).await,
+            Row::ImmudbSet => plain(Default, false).await,
+            Row::ImmudbSetOurs => plain(Ours, false).await,
+            Row::Umadb => Ok(Self::Umadb(umadb::Server::start(&peers.umadb()?, folder).await?)),
+            Row::Nats => Ok(Self::Nats(nats::Server::start(&peers.nats()?, folder).await?)),
+            Row::MessageDb => {
+                Ok(Self::MessageDb(message_db::Server::start(&peers.message_db()?, folder).await?))
+            }
+        }
+    }
+
+    pub async fn clients(&self, count: usize) -> Outcome<Vec<Client>> {
+        fn all<T>(clients: Vec<T>, wrap: fn(T) -> Client) -> Vec<Client> {
+            clients.into_iter().map(wrap).collect()
+        }
+        match self {
+            Self::Aethyr(service) => Ok(all(service.clients(count).await?, Client::Aethyr)),
+            Self::Umadb(server) => Ok(all(server.clients(count).await?, Client::Umadb)),
+            Self::Nats(server) => Ok(all(server.clients(count).await?, Client::Nats)),
+            Self::MessageDb(server) => Ok(all(server.clients(count).await?, Client::MessageDb)),
+            Self::Immudb(_) => Err("ImmuDB is driven by a program of its own".to_owned()),
+        }
+    }
+
+    fn process_ids(&self) -> Vec<u32> {
+        match self {
+            Self::Aethyr(service) => {
+                let immudb = service.immudb.as_ref().and_then(ImmuDb::process_id);
+                [service.process.id()].into_iter().chain(immudb).collect()
+            }
+            Self::Immudb(server) => server.process_id().into_iter().collect(),
+            Self::Umadb(server) => vec![server.process.id()],
+            Self::Nats(server) => vec![server.process.id()],
+            Self::MessageDb(server) => vec![server.process.id()],
+        }
+    }
+
+    /// Of all its servers, since they started.
+    pub fn cpu_seconds(&self) -> f64 {
+        self.process_ids().into_iter().map(process::cpu_seconds).sum()
+    }
+
+    pub fn disk_bytes(&self) -> u64 {
+        process::disk_bytes(match self {
+            Self::Aethyr(service) => service.folder(),
+            Self::Immudb(server) => server.folder(),
+            Self::Umadb(server) => server.folder(),
+            Self::Nats(server) => server.folder(),
+            Self::MessageDb(server) => server.folder(),
+        })
+    }
+
+    /// Whether it goes on with work of its own when it is not asked for anything: it then sleeps while others
+    /// have their turn.
+    fn lingers(&self) -> bool {
+        matches!(self, Self::Aethyr(service) if service.writes_event_files())
+    }
+
+    pub fn sleep(&self) -> Outcome<()> {
+        match self {
+            Self::Aethyr(service) if self.lingers() => service.process.signal(Signal::STOP),
+            _ => Ok(()),
+        }
+    }
+
+    pub fn wake(&self) -> Outcome<()> {
+        match self {
+            Self::Aethyr(service) if self.lingers() => service.process.signal(Signal::CONT),
+            _ => Ok(()),
+        }
+    }
+}
+
+/// One caller's way to a system.
+pub enum Client {
+    Aethyr(aethyr::Client),
+    Umadb(umadb::Client),
+    Nats(nats::Client),
+    MessageDb(message_db::Client),
+}
+
+impl Client {
+    /// Makes one append, and gives the aggregate's new version as the system counts it.
+    pub async fn append(&mut self, draft: Draft<'_>) -> Outcome<u64> {
+        match self {
+            Self::Aethyr(client) => client.append(draft).await,
+            Self::Umadb(client) => client.append(draft).await,
+            Self::Nats(client) => client.append(draft).await,
+            Self::MessageDb(client) => client.append(draft).await,
+        }
+    }
+
+    /// Loads all events of an aggregate, and counts them.
+    pub async fn load(&mut self, aggregate: &str) -> Outcome<u64> {
+        match self {
+            Self::Aethyr(client) => client.load(aggregate).await,
+            Self::Umadb(client) => client.load(aggregate).await,
+            Self::Nats(client) => client.load(aggregate).await,
+            Self::MessageDb(client) => client.load(aggregate).await,
+        }
+    }
+
+    /// Reads everything that is stored, which is `count` events, and counts it.
+    pub async fn read_all(&mut self, count: u64) -> Outcome<u64> {
+        match self {
+            Self::Aethyr(client) => client.read_all().await,
+            Self::Umadb(client) => client.read_all().await,
+            Self::Nats(client) => client.read_all(count).await,
+            Self::MessageDb(client) => client.read_all().await,
+        }
+    }
+
+    /// Every event as it is stored, from now on.
+    pub async fn follow(self) -> Outcome<Following> {
+        match self {
+            Self::Aethyr(mut client) => Ok(Following::Aethyr(client.follow().await?)),
+            Self::Umadb(mut client) => Ok(Following::Umadb(client.follow().await?)),
+            Self::Nats(mut client) => Ok(Following::Nats(client.follow().await?)),
+            Self::MessageDb(_) => Err("message-db has consumers that poll".to_owned()),
+        }
+    }
+}
+
+/// A subscription.
+pub enum Following {
+    Aethyr(aethyr::Following),
+    Umadb(umadb::Following),
+    Nats(nats::Following),
+}
+
+impl Following {
+    /// Waits for events, and hands out the payload of each.
+    pub async fn next(&mut self, each: impl FnMut(&[u8])) -> Outcome<()> {
+        match self {
+            Self::Aethyr(following) => following.next(each).await,
+            Self::Umadb(following) => following.next(each).await,
+            Self::Nats(following) => following.next(each).await,
+        }
+    }
+}

@@ -1,0 +1,129 @@
+//! ImmuDB used plainly: each event a key, written by a `Set` of ImmuDB's own Go client, which runs as a program of
+//! its own beside the server. On the default database, and on one with the settings that our service makes.
+
+use std::{
+    path::{Path, PathBuf},
+    process::Command,
+    time::Duration,
+};
+
+use aethyr_event_store::immudb::Session;
+use serde::Deserialize;
+
+use crate::{
+    load::{Latencies, Outcome, latencies},
+    peers::run,
+    support::immudb::ImmuDb,
+};
+
+/// Beyond so many Sets at the same time ImmuDB answers with an error; the client waits before it.
+pub const IN_FLIGHT_MAX: usize = 30;
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Database {
+    Default,
+    /// As `src/immudb` makes it.
+    Ours,
+}
+
+impl Database {
+    fn name(self) -> &'static str {
+        match self {
+            Self::Default => "defaultdb",
+            Self::Ours => "events",
+        }
+    }
+}
+
+pub struct Server {
+    immudb: ImmuDb,
+    folder: PathBuf,
+    database: Database,
+    conditional: bool,
+}
+
+/// What the load program is asked for.
+#[derive(Clone, Debug)]
+pub struct Order {
+    pub prefix: String,
+    pub callers: usize,
+    /// In each append, or of each aggregate.
+    pub events: usize,
+    pub aggregates: usize,
+    pub warm_up: Duration,
+    pub length: Duration,
+    /// Appends a second; 0: as fast as it goes.
+    pub pace: f64,
+}
+
+/// What it did.
+#[derive(Clone, Debug, Deserialize)]
+pub struct Done {
+    pub calls: u64,
+    pub events: u64,
+    pub seconds: f64,
+    pub cpu_seconds: f64,
+    latencies: Option<Vec<u64>>,
+}
+
+impl Done {
+    pub fn latencies(&self) -> Latencies {
+        let mut all = latencies();
+        for latency in self.latencies.iter().flatten() {
+            all.saturating_record(*latency);
+        }
+        all
+    }
+}
+
+impl Server {
+    pub async fn start(folder: &Path, database: Database, conditional: bool) -> Outcome<Self> {
+        let immudb = ImmuDb::start(folder).await;
+        if database == Database::Ours {
+            let settings = immudb.settings(database.name());
+            let session = Session::open(&settings).await.map_err(|error| error.to_string())?;
+            session.close().await;
+        }
+        Ok(Self { immudb, folder: folder.to_owned(), database, conditional })
+    }
+
+    pub fn process_id(&self) -> Option<u32> {
+        self.immudb.process_id()
+    }
+
+    pub fn folder(&self) -> &Path {
+        &self.folder
+    }
+
+    pub async fn run(&self, what: &'static str, order: &Order) -> Outcome<Done> {
+        drive(&self.immudb, self.database.name(), self.conditional, what, order).await
+    }
+}
+
+/// Runs the load program on a database.
+pub async fn drive(
+    immudb: &ImmuDb,
+    database: &str,
+    conditional: bool,
+    what: &'static str,
+    order: &Order,
+) -> Outcome<Done> {
+    let mut command = Command::new(ImmuDb::load_program());
+    let mut set = |name: &str, value: String| _ = command.arg(format!("--{name}={value}"));
+    set("port", immudb.port().to_string());
+    set("database", database.to_owned());
+    set("prefix", order.prefix.clone());
+    set("callers", order.callers.to_string());
+    set("events", order.events.to_string());
+    set("in-flight", IN_FLIGHT_MAX.to_string());
+    set("aggregates", order.aggregates.to_string());
+    set("conditional", conditional.to_string());
+    set("warm-up", order.warm_up.as_secs_f64().to_string());
+    set("seconds", order.length.as_secs_f64().to_string());
+    set("pace", order.pace.to_string());
+    // ImmuDB's client insists on keeping a file about what it saw.
+    command.arg(what).env("TMPDIR", env!("CARGO_TARGET_TMPDIR"));
+    let ended = tokio::task::spawn_blocking(move || run(&mut command)).await;
+    let line = ended.map_err(|error| error.to_string())??;
+    serde_json::from_str(&line).map_err(|error| format!("{what}: {error}"))
+}
