@@ -235,10 +235,12 @@ impl Forwarder {
             }
             // Only a committed write ends the fallback, so there the head alone is written.
             if !batch.entries.is_empty() || self.machine.state() != State::Connected {
+                let began = Instant::now();
                 link = match self.send(link, batch).await {
                     Ok(link) => link,
                     Err(end) => return end,
                 };
+                self.give_way(began.elapsed()).await;
                 keep_alive = Instant::now() + self.settings.keep_alive;
                 continue;
             }
@@ -255,6 +257,14 @@ impl Forwarder {
                     keep_alive = Instant::now() + self.settings.keep_alive;
                 }
             }
+        }
+    }
+
+    /// Working off a backlog takes two thirds of the time at most: the rest of the machine, and of ImmuDB's, is for
+    /// those who call meanwhile.
+    async fn give_way(&self, busy: Duration) {
+        if self.machine.state() == State::Migrating {
+            self.shutdown.run_until_cancelled(tokio::time::sleep(busy / 2)).await;
         }
     }
 

@@ -5,6 +5,7 @@ pub mod closed;
 pub mod fill;
 pub mod grpc;
 pub mod paced;
+mod socket;
 pub mod wire;
 
 use std::{cell::RefCell, rc::Rc};

@@ -21,6 +21,7 @@ use crate::{
 };
 
 #[derive(Clone, Debug, Default, Serialize, Deserialize)]
+#[serde(default)]
 pub struct Results {
     pub date: String,
     /// Of the repository, if it is known.

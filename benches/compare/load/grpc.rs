@@ -1,14 +1,14 @@
 //! gRPC at the price of its frames: requests are bytes that are ready, answers are bytes that stay so. The same
 //! for every row that speaks gRPC, with one connection for each sixteen callers.
 
-use std::{future::poll_fn, net::Ipv4Addr};
+use std::future::poll_fn;
 
 use bytes::{Bytes, BytesMut};
 use h2::{RecvStream, client::SendRequest};
 use http::{HeaderMap, Method, Request, Uri, header::HeaderValue};
-use tokio::{net::TcpStream, task::spawn_local};
+use tokio::task::spawn_local;
 
-use super::Outcome;
+use super::{Outcome, socket::Socket};
 
 const PREFIX_BYTES: usize = 5;
 const STREAM_WINDOW_BYTES: u32 = 4 * 1024 * 1024;
@@ -51,16 +51,15 @@ pub struct Connection {
 
 impl Connection {
     pub async fn open(port: u16) -> Outcome<Self> {
-        let socket = TcpStream::connect((Ipv4Addr::LOCALHOST, port)).await.map_err(|e| e.to_string())?;
-        socket.set_nodelay(true).map_err(|e| e.to_string())?;
+        let socket = Socket::connect(port).await.map_err(|e| e.to_string())?;
         let (requests, connection) = h2::client::Builder::new()
             .initial_window_size(STREAM_WINDOW_BYTES)
             .initial_connection_window_size(CONNECTION_WINDOW_BYTES)
-            .handshake(socket)
+            .handshake(socket.clone())
             .await
             .map_err(|e| e.to_string())?;
         // A connection that breaks shows at its calls.
-        spawn_local(async move { _ = connection.await });
+        spawn_local(socket.drive(async move { _ = connection.await }));
         Ok(Self { requests })
     }
 

@@ -70,8 +70,8 @@ impl Growth {
         let mut system = System::Aethyr(service);
         let stored = stats(&system).await?;
         let began = Instant::now();
-        let wanted = events.saturating_sub(stored);
-        let chunks = chunks(stored == 0, next_filler, (wanted as usize).div_ceil(CHUNK));
+        let wanted = events.saturating_sub(stored) as usize;
+        let chunks = chunks(stored == 0, next_filler, wanted);
         let filled = fill(&system, next_filler as u64, chunks).await?;
         let fill_events_per_second = filled as f64 / began.elapsed().as_secs_f64();
 
@@ -130,12 +130,14 @@ async fn quiet(system: &System) {
     }
 }
 
-/// First the aggregates that are loaded, then the others in turn.
-fn chunks(first: bool, next: usize, count: usize) -> impl Iterator<Item = (String, usize)> + 'static {
+/// First the aggregates that are loaded, then the others in turn, so many events in all.
+fn chunks(first: bool, next: usize, events: usize) -> impl Iterator<Item = (String, usize)> + 'static {
     let loaded = if first { LOADED * LOADED_EVENTS / CHUNK } else { 0 };
     let measured = (0..loaded).map(|number| (name("loaded", number % LOADED), CHUNK));
-    let others =
-        (next..next + count.saturating_sub(loaded)).map(|number| (name("other", number % AGGREGATES), CHUNK));
+    let rest = events.saturating_sub(loaded * CHUNK);
+    let size = move |number: usize| CHUNK.min(rest - number * CHUNK);
+    let others = (0..rest.div_ceil(CHUNK))
+        .map(move |number| (name("other", (next + number) % AGGREGATES), size(number)));
     measured.chain(others)
 }
 

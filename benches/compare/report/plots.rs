@@ -48,7 +48,7 @@ fn index(row: Row) -> usize {
     Row::ALL.iter().position(|other| *other == row).unwrap_or_default()
 }
 
-/// How points on a logarithmic axis are named.
+/// What the plot and its axes are called.
 struct Axes<'a> {
     title: &'a str,
     x: &'a str,
@@ -67,19 +67,21 @@ fn lines(path: &Path, axes: &Axes, all: &[(usize, Line)]) -> Drawn {
     let root = SVGBackend::new(path, SIZE).into_drawing_area();
     root.fill(&WHITE)?;
     let last = axes.ticks.len() as f64 - 1.0;
+    // Room for the names, beside the lines.
+    let room = 0.1 + last * 0.5;
     let mut chart = ChartBuilder::on(&root)
         .caption(axes.title, ("sans-serif", 20))
         .margin(12)
         .x_label_area_size(40)
         .y_label_area_size(80)
-        .build_cartesian_2d(-0.1..last + 0.1, (low * 0.7..high * 1.5).log_scale())?;
-    let tick = |x: &f64| match x.fract().abs() < 1e-6 && *x >= 0.0 {
+        .build_cartesian_2d(-0.1..last + room, (low * 0.7..high * 1.5).log_scale())?;
+    let tick = |x: &f64| match x.fract().abs() < 1e-6 && *x > -1e-6 {
         true => axes.ticks.get(*x as usize).cloned().unwrap_or_default(),
         false => String::new(),
     };
     chart
         .configure_mesh()
-        .x_labels(axes.ticks.len() * 2)
+        .x_labels(axes.ticks.len() * 3)
         .x_label_formatter(&tick)
         .x_desc(axes.x)
         .y_desc(axes.y)
@@ -90,12 +92,12 @@ fn lines(path: &Path, axes: &Axes, all: &[(usize, Line)]) -> Drawn {
         let style = colour(*number).stroke_width(2);
         chart
             .draw_series(LineSeries::new(points.iter().copied(), style).point_size(3))?
-            .label(*name)
+            .label(name.replace('`', ""))
             .legend(move |(x, y)| PathElement::new([(x, y), (x + 16, y)], style));
     }
     chart
         .configure_series_labels()
-        .position(SeriesLabelPosition::LowerRight)
+        .position(SeriesLabelPosition::MiddleRight)
         .background_style(WHITE.mix(0.8))
         .border_style(BLACK.mix(0.2))
         .draw()?;
@@ -177,7 +179,7 @@ fn loads(results: &Results, path: &Path) -> Drawn {
         .y_label_area_size(80)
         .build_cartesian_2d(0.0..rows.len() as f64, 0.0..high * 1.1)?;
     let tick = |x: &f64| match (x.fract() - 0.5).abs() < 1e-6 {
-        true => rows.get(*x as usize).map_or(String::new(), |row| row.title().to_owned()),
+        true => rows.get(*x as usize).map_or(String::new(), |row| row.title().replace('`', "")),
         false => String::new(),
     };
     let mesh_points = rows.len() * 2 + 1;
@@ -187,6 +189,7 @@ fn loads(results: &Results, path: &Path) -> Drawn {
         .x_labels(mesh_points)
         .x_label_formatter(&tick)
         .y_label_formatter(&|y| plain(*y))
+        .light_line_style(WHITE)
         .draw()?;
     for load in wanted {
         let left = rows.iter().position(|row| *row == load.row).unwrap_or_default() as f64;
@@ -235,7 +238,12 @@ fn outage(results: &Results, path: &Path) -> Drawn {
         .x_label_area_size(40)
         .y_label_area_size(80)
         .build_cartesian_2d(from..to, 0.0..high * 1.1)?;
-    chart.configure_mesh().x_desc("seconds").y_label_formatter(&|y| plain(*y)).draw()?;
+    chart
+        .configure_mesh()
+        .x_desc("seconds")
+        .y_label_formatter(&|y| plain(*y))
+        .light_line_style(WHITE)
+        .draw()?;
     chart.draw_series(LineSeries::new(points, colour(0).stroke_width(2)).point_size(3))?;
     chart.draw_series(LineSeries::new([(0.0, 0.0), (0.0, high)], colour(3)))?;
     root.present()?;

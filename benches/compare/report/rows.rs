@@ -71,7 +71,7 @@ fn settings(row: Row) -> String {
             format!("`defaultdb`; `KeyMustNotExist` on each event's key; at most {IN_FLIGHT_MAX} calls at a time, which is its limit")
         }
         Row::ImmudbConditionalOurs => {
-            "the same on a database with `syncFrequency` 1 ms, `maxTxEntries` 1024, as `src/immudb` makes it".to_owned()
+            "the same on a database with `syncFrequency` 0, `maxTxEntries` 1024, as `src/immudb` makes it".to_owned()
         }
         Row::ImmudbSet => format!("`defaultdb`, no precondition; at most {IN_FLIGHT_MAX} calls at a time"),
         Row::ImmudbSetOurs => "the same on a database as `src/immudb` makes it".to_owned(),

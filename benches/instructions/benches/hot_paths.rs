@@ -95,10 +95,7 @@ fn answer_with_stored_events(events: Vec<StoredEvent>) -> Vec<u8> {
     black_box(out)
 }
 
-library_benchmark_group!(
-    name = append_path,
-    benchmarks = [encode_records, lay_out_frame, make_findable]
-);
+library_benchmark_group!(name = append_path, benchmarks = [encode_records, lay_out_frame, make_findable]);
 library_benchmark_group!(
     name = read_path,
     benchmarks = [load_aggregate, read_order, answer_with_stored_events]
