@@ -264,11 +264,11 @@ impl Forwarder {
         }
     }
 
-    /// Working off a backlog takes two thirds of the time at most: the rest of the machine, and of ImmuDB's, is for
+    /// Working off a backlog takes half of the time at most: the rest of the machine, and of ImmuDB's, is for
     /// those who call meanwhile.
     async fn give_way(&self, busy: Duration) {
         if self.machine.state() == State::Migrating {
-            self.shutdown.run_until_cancelled(tokio::time::sleep(busy / 2)).await;
+            self.shutdown.run_until_cancelled(tokio::time::sleep(busy)).await;
         }
     }
 

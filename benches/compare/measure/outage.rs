@@ -66,7 +66,8 @@ pub struct Outage {
     pub longest_wait_ms: f64,
     pub migrated_events: u64,
     pub migration_seconds: f64,
-    /// At the same pace.
+    /// At the same pace: before the outage, in it, and after it.
+    pub paced_with_immudb: Percentiles,
     pub paced_in_outage: Percentiles,
     pub paced_in_migration: Percentiles,
     pub copied_events: u64,
@@ -100,6 +101,10 @@ pub async fn measure(peers: &Peers, folder: &Path, backlog: Backlog, lengths: Le
     let shares = Share::many("outage", backlog.aggregates(), CALLERS);
     let callers = Caller::many(system.clients(CALLERS).await?, shares, 11, false, 1);
 
+    let from = Instant::now();
+    let (callers, samples) = paced::append(callers, Pacer::start(PACE, lengths.paced), |_, _| ()).await?;
+    let settled = paced::between(&samples, from + lengths.paced / 4, from + lengths.paced);
+
     let progress = Rc::new(Progress::default());
     let mut running = start(callers, progress.clone());
     tokio::time::sleep(lengths.before).await;
@@ -122,6 +127,7 @@ pub async fn measure(peers: &Peers, folder: &Path, backlog: Backlog, lengths: Le
         longest_wait_ms,
         migrated_events,
         migration_seconds: migration.seconds,
+        paced_with_immudb: Percentiles::of(&settled),
         paced_in_outage: migration.in_outage,
         paced_in_migration: migration.in_migration,
         copied_events: copy.events,

@@ -239,6 +239,7 @@ pub fn outage(results: &Results) -> String {
         line("longest wait of a call, ms", &|outage| milliseconds(outage.longest_wait_ms)),
         line("events migrated", &|outage| grouped(outage.migrated_events)),
         line("migration, events/s", &|outage| rate(outage.migration_rate())),
+        line("paced appends before, with ImmuDB, p50 and p99, ms", &|outage| pair(&outage.paced_with_immudb)),
         line("paced appends in the outage, p50 and p99, ms", &|outage| pair(&outage.paced_in_outage)),
         line("paced appends in the migration, p50 and p99, ms", &|outage| pair(&outage.paced_in_migration)),
         line("copied by an empty service: events, and keys in ImmuDB", &|outage| {
