@@ -134,8 +134,15 @@ impl Subscription {
                 return Err(status::of_error(StoreError::Unavailable(Unavailable::ShuttingDown)));
             }
             let tip = *self.tip.borrow_and_update();
-            let (reader, read) = blocking(self.reader, move |reader| reader.next(tip, MESSAGE_BYTES)).await?;
-            self.reader = reader;
+            let read = match self.reader.is_close_to(tip) {
+                true => self.reader.next(tip, MESSAGE_BYTES),
+                false => {
+                    let next = move |reader: &mut OrderReader| reader.next(tip, MESSAGE_BYTES);
+                    let (reader, read) = blocking(self.reader, next).await?;
+                    self.reader = reader;
+                    read
+                }
+            };
             let OrderChunk { events, reached, hash, at_end } = counted(&self.store, read)?;
             let content = if !events.is_empty() {
                 self.store.counters.events_loaded.add(events.len() as u64);

@@ -13,7 +13,7 @@ use std::{
 
 use tracing::error;
 
-use super::{Direction, Entries, Head, Index, IndexError};
+use super::{Direction, Entries, Head, Index, IndexError, guarded};
 use crate::{
     event::{AggregateId, EventId, Position},
     log::{Place, RecordPlace},
@@ -246,7 +246,8 @@ impl Carrier {
         let own = index.clone();
         let run = move || {
             while let Some(recent) = own.memory.next() {
-                let result = own.store(&recent.entries).map(drop);
+                // A panic must not leave those waiting who add.
+                let result = guarded(|| own.store(&recent.entries).map(drop));
                 let failed = result.is_err();
                 own.memory.done(result);
                 if failed {

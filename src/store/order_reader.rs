@@ -93,6 +93,13 @@ impl OrderReader {
         self.reached
     }
 
+    /// What is left up to `tip` is little and was written just now: reading it waits for no disk.
+    pub fn is_close_to(&self, tip: Tip) -> bool {
+        const CLOSE_BYTES: u64 = 256 * 1024;
+        let place = self.cursor.place();
+        place.segment == tip.end.segment && tip.end.offset.saturating_sub(place.offset) <= CLOSE_BYTES
+    }
+
     /// The next events up to `tip` that match, of about `bytes_max` together. Looks at a bounded part of the
     /// log, so that a filter that lets nothing through does not hold anybody up.
     ///
