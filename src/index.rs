@@ -292,7 +292,7 @@ impl Index {
             Some(after) => Bound::Excluded(after.as_bytes().to_vec()),
             None => Bound::Included(prefix.as_bytes().to_vec()),
         };
-        let recent = self.memory.heads(prefix, after);
+        let recent = self.memory.heads(prefix, after, count);
         let stored = guarded(|| {
             let mut found = BTreeMap::new();
             for entry in self.aggregates.range((start, Bound::Unbounded)).take(count) {
@@ -367,6 +367,11 @@ impl Index {
         batch.insert(&self.meta, META_COMPLETE, complete.encode());
         guarded(|| Ok(batch.commit()?))?;
         Ok(*digest)
+    }
+
+    /// It takes no entries any more until it is opened again.
+    pub fn has_failed(&self) -> bool {
+        self.memory.has_failed()
     }
 
     /// Whether it has as many entries as it should, as far as that is known without reading them. Of events it

@@ -224,6 +224,7 @@ impl Sequencer {
             counters,
             published,
             marks: marks.clone(),
+            marks_due: None,
             unhurried: unhurried.clone(),
         };
         let thread = thread::Builder::new().name("sequencer".into()).spawn(move || worker.run(&waiting))?;

@@ -160,20 +160,24 @@ impl Memory {
         (found, lost)
     }
 
-    /// Heads of aggregates whose id starts with `prefix`, behind `after`, in the order of ids.
-    pub fn heads(&self, prefix: &str, after: Option<&str>) -> Vec<(AggregateId, Head)> {
+    /// Heads of the first `count` aggregates whose id starts with `prefix`, behind `after`, in the order of ids.
+    pub fn heads(&self, prefix: &str, after: Option<&str>, count: usize) -> Vec<(AggregateId, Head)> {
         let layers = self.layers.read().unwrap_or_else(PoisonError::into_inner);
-        let mut heads = HashMap::new();
-        for recent in layers.each().rev() {
-            let wanted = |(id, _): &(&AggregateId, &Head)| {
-                id.as_str().starts_with(prefix) && after.is_none_or(|after| id.as_str() > after)
-            };
-            let changed = recent.entries.changed_heads().filter(wanted);
-            heads.extend(changed.map(|(id, head)| (id.clone(), head.clone())));
+        let wanted = |id: &&AggregateId| {
+            id.as_str().starts_with(prefix) && after.is_none_or(|after| id.as_str() > after)
+        };
+        let changed = layers.each().flat_map(|recent| recent.entries.changed_heads());
+        let mut ids: Vec<&AggregateId> = changed.map(|(id, _)| id).filter(wanted).collect();
+        // Appends wait meanwhile, so no more than these are put in order. Each may be in both layers.
+        let enough = count.saturating_mul(2);
+        if enough < ids.len() {
+            ids.select_nth_unstable(enough);
+            ids.truncate(enough);
         }
-        let mut heads: Vec<_> = heads.into_iter().collect();
-        heads.sort_unstable_by(|(one, _), (other, _)| one.cmp(other));
-        heads
+        ids.sort_unstable();
+        ids.dedup();
+        let head = |id: &AggregateId| layers.each().find_map(|recent| recent.entries.changed_head(id));
+        ids.into_iter().take(count).filter_map(|id| Some((id.clone(), head(id)?))).collect()
     }
 
     /// Makes them findable.
@@ -216,6 +220,11 @@ impl Memory {
         layers.writing = layers.recent.take().map(Arc::new);
         (progress.waiting, progress.events) = (false, 0);
         layers.writing.clone()
+    }
+
+    /// The database took something no more.
+    pub fn has_failed(&self) -> bool {
+        self.progress.lock().unwrap_or_else(PoisonError::into_inner).failed
     }
 
     /// It was.

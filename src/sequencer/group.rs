@@ -88,10 +88,15 @@ impl OpenGroup {
 impl Worker {
     /// A new group, which takes along the notes that wait.
     pub(super) fn begin(&mut self) -> Result<OpenGroup, GroupError> {
+        if self.index.has_failed() {
+            // What is written now could not be found.
+            self.log.fail();
+        }
         let frames = self.log.begin()?;
         let entries = Entries::new(&self.index);
         // The clock may be set back; recorded times never run backwards.
         let now = Timestamp::now().max(entries.complete().recorded_at);
+        self.marks_due = None;
         let marks = std::mem::take(&mut *self.marks.lock().unwrap_or_else(PoisonError::into_inner));
         let (events, answers) = (HashMap::new(), Vec::new());
         let disk_is_full = self.disk_is_full();
@@ -159,6 +164,9 @@ impl Worker {
             Err(error) => {
                 debug!(%error, "a note of the forwarded position was not written");
                 self.keep_marks(group.marks);
+                if matches!(error, GroupError::Index(_)) {
+                    self.log.fail();
+                }
             }
         }
     }

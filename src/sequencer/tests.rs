@@ -292,3 +292,22 @@ proptest! {
         runtime.block_on(play(batches));
     }
 }
+
+#[tokio::test]
+async fn notes_are_written_although_more_of_them_come_all_the_time() {
+    const BETWEEN: Duration = Duration::from_millis(20);
+    let folder = tempdir().unwrap();
+    let config = EventSourcingConfig {
+        log_path: folder.path().join("log"),
+        index_path: folder.path().join("index"),
+        ..EventSourcingConfig::default()
+    };
+    let running = start(&config);
+    let deadline = std::time::Instant::now() + Duration::from_secs(20);
+    while running.history.index.complete().forwarded.immudb_tx == 0 {
+        assert!(std::time::Instant::now() < deadline, "no note was written");
+        running.sequencer.mark(ForwardedMark { position: Position(0), snapshots: 0, immudb_tx: 7 });
+        tokio::time::sleep(BETWEEN).await;
+    }
+    running.sequencer.stop().await;
+}

@@ -30,6 +30,8 @@ pub(super) struct Worker {
     pub(super) counters: Arc<Counters>,
     pub(super) published: watch::Sender<Tip>,
     pub(super) marks: Marks,
+    /// When the notes that wait are written at the latest.
+    pub(super) marks_due: Option<Instant>,
     pub(super) unhurried: Arc<AtomicBool>,
     /// Has all of the index stored when the thread ends.
     pub(super) _carrier: Carrier,
@@ -83,14 +85,25 @@ impl Worker {
 
     /// The next call; `None` at the end.
     fn wait(&mut self, waiting: &Receiver<Call>) -> Option<Call> {
-        if self.has_marks() {
-            match waiting.recv_timeout(Self::MARK_DELAY) {
+        loop {
+            let received = match self.has_marks() {
+                true => {
+                    let due = *self.marks_due.get_or_insert_with(|| Instant::now() + Self::MARK_DELAY);
+                    waiting.recv_timeout(due.saturating_duration_since(Instant::now()))
+                }
+                false => waiting.recv().map_err(RecvTimeoutError::from),
+            };
+            match received {
+                // More notes put nothing off.
+                Ok(Call::MarksWaiting) => {}
                 Ok(call) => return Some(call),
                 Err(RecvTimeoutError::Disconnected) => return None,
-                Err(RecvTimeoutError::Timeout) => self.write_marks(),
+                Err(RecvTimeoutError::Timeout) => {
+                    self.marks_due = None;
+                    self.write_marks();
+                }
             }
         }
-        waiting.recv().ok()
     }
 
     pub(super) fn has_marks(&self) -> bool {
