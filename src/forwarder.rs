@@ -74,6 +74,8 @@ pub struct Forwarder {
     began: Instant,
     /// ImmuDB has opened a session, and nothing failed since.
     in_contact: bool,
+    /// The fewest events that were pending in this migration.
+    pending_min: u64,
     /// The last session ended unasked, and no transaction was committed since.
     session_expired: bool,
     /// A condition of the last transaction did not hold, and none was committed since.
@@ -142,6 +144,7 @@ impl Forwarder {
             writer: None,
             began: Instant::now(),
             in_contact: false,
+            pending_min: u64::MAX,
             session_expired: false,
             conflicted: false,
             shutdown,
@@ -243,7 +246,8 @@ impl Forwarder {
                     Ok(link) => link,
                     Err(end) => return end,
                 };
-                self.give_way(began.elapsed()).await;
+                let pending = tip.borrow().position.0.saturating_sub(link.reached.position.0);
+                self.give_way(began.elapsed(), pending).await;
                 self.await_company(&mut tip, link.reached.position, event_count).await;
                 keep_alive = Instant::now() + self.settings.keep_alive;
                 continue;
@@ -265,10 +269,17 @@ impl Forwarder {
     }
 
     /// Working off a backlog takes half of the time at most: the rest of the machine, and of ImmuDB's, is for
-    /// those who call meanwhile.
-    async fn give_way(&self, busy: Duration) {
-        if self.machine.state() == State::Migrating {
-            self.shutdown.run_until_cancelled(tokio::time::sleep(busy)).await;
+    /// those who call meanwhile. But only while the backlog becomes smaller than it ever was: however much is
+    /// appended meanwhile, it has an end.
+    async fn give_way(&mut self, busy: Duration, pending: u64) {
+        const PAUSE_MAX: Duration = Duration::from_millis(50);
+        if self.machine.state() != State::Migrating {
+            self.pending_min = u64::MAX;
+            return;
+        }
+        if pending < self.pending_min {
+            self.pending_min = pending;
+            self.shutdown.run_until_cancelled(tokio::time::sleep(busy.min(PAUSE_MAX))).await;
         }
     }
 

@@ -206,12 +206,14 @@ fn start_forwarder(
     forwarder: Forwarder,
     tasks: &TaskTracker,
 ) -> std::io::Result<JoinHandle<Result<(), RecvError>>> {
-    let runtime = runtime::Builder::new_current_thread().enable_all().build()?;
     let (ended, end) = oneshot::channel();
     let abandoned = CancellationToken::new();
     let kept = abandoned.clone().drop_guard();
     thread::Builder::new().name("forwarder".into()).spawn(move || {
-        runtime.block_on(abandoned.run_until_cancelled(forwarder.run()));
+        match runtime::Builder::new_current_thread().enable_all().build() {
+            Ok(runtime) => _ = runtime.block_on(abandoned.run_until_cancelled(forwarder.run())),
+            Err(error) => return error!(%error, "the forwarder has no runtime"),
+        }
         _ = ended.send(());
     })?;
     // A panic drops the sender.

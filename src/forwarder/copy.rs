@@ -20,7 +20,7 @@ use crate::{
     crash_point::CrashPoint,
     event::{
         Hash, Position,
-        record::{self, ForwardedMark},
+        record::{self, ForwardedMark, StoredEvent},
     },
     history::{History, HistoryError},
     immudb::{self, Session, Transaction, TransactionPages, TxId},
@@ -236,8 +236,9 @@ pub(crate) fn take_apart(
         if !key.starts_with(batch::EVENT_PREFIX.as_bytes()) {
             continue;
         }
-        let event =
-            record::decode(value.clone(), Hash::START).map_err(|error| diverged(&error.to_string()))?;
+        let event = StoredEvent::new(value.clone(), Hash::START)
+            .and_then(|event| event.decode())
+            .map_err(|error| diverged(&error.to_string()))?;
         if event.position <= checked.position {
             continue;
         }
