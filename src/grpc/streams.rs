@@ -49,13 +49,14 @@ pub fn load(
                 let message = answers::LoadEventsResponse { snapshot, events: Vec::new(), last_sequence };
                 return Ok(Some((message, (reader, First::No))));
             }
-            let (back, read) = blocking(reader, |reader| reader.next(MESSAGE_BYTES)).await?;
+            // What was read is let go there: it may be much more than what is sent.
+            let next = |reader: &mut AggregateReader| Ok(answers::events(&reader.next(MESSAGE_BYTES)?));
+            let (back, read) = blocking(reader, next).await?;
             let events = counted(&store, read)?;
             if events.is_empty() && first == First::No {
                 return Ok(None);
             }
             store.counters.events_loaded.add(events.len() as u64);
-            let events = answers::events(&events);
             let message = answers::LoadEventsResponse { snapshot: None, events, last_sequence };
             Ok(Some((message, (back, First::No))))
         }
@@ -134,7 +135,7 @@ impl Subscription {
                 return Err(status::of_error(StoreError::Unavailable(Unavailable::ShuttingDown)));
             }
             let tip = *self.tip.borrow_and_update();
-            let read = match self.reader.is_close_to(tip) {
+            let read = match self.caught_up && self.reader.is_close_to(tip) {
                 true => self.reader.next(tip, MESSAGE_BYTES),
                 false => {
                     let next = move |reader: &mut OrderReader| reader.next(tip, MESSAGE_BYTES);

@@ -1,7 +1,7 @@
 //! Which event ids are certainly not stored: nearly every id that is asked for is new, and to look for it in
 //! the database costs more than the rest of an append.
 //!
-//! About 1.2 bytes an id. It is filled while the index is examined; until then it knows nothing.
+//! 1.2 bytes an id, for up to twice as many ids as there are. It is filled while the index is examined; until then it knows nothing.
 
 use std::sync::{
     Arc, PoisonError, RwLock,
@@ -43,10 +43,10 @@ impl Part {
 }
 
 impl IdFilter {
-    /// For an index that has so many ids.
+    /// For an index that has so many ids, and a quarter more.
     pub fn new(ids: u64) -> Self {
         let seed = Uuid::new_v4().as_u128();
-        let ids_max = usize::try_from(ids).unwrap_or(usize::MAX).max(IDS_MIN);
+        let ids_max = usize::try_from(ids.saturating_add(ids / 4)).unwrap_or(usize::MAX).max(IDS_MIN);
         let parts = RwLock::new(vec![Part::new(seed, ids_max)]);
         Self { parts, seed, complete: AtomicBool::new(ids == 0) }
     }
@@ -81,10 +81,14 @@ impl IdFilter {
     }
 
     fn grow(&self) {
+        let parts = self.parts.read().unwrap_or_else(PoisonError::into_inner);
+        let (count, ids_max) = (parts.len(), parts.iter().map(|part| part.ids_max).sum());
+        drop(parts);
+        // Readers go on while a large part is made.
+        let part = Part::new(self.seed, ids_max);
         let mut parts = self.parts.write().unwrap_or_else(PoisonError::into_inner);
-        if parts.last().is_none_or(|part| part.ids.load(Ordering::Relaxed) >= part.ids_max) {
-            let ids_max = parts.iter().map(|part| part.ids_max).sum();
-            parts.push(Part::new(self.seed, ids_max));
+        if parts.len() == count {
+            parts.push(part);
         }
     }
 }
