@@ -275,9 +275,7 @@ impl Forwarder {
         const PAUSE_MAX: Duration = Duration::from_millis(50);
         if self.machine.state() != State::Migrating {
             self.pending_min = u64::MAX;
-            return;
-        }
-        if pending < self.pending_min {
+        } else if pending < self.pending_min {
             self.pending_min = pending;
             self.shutdown.run_until_cancelled(tokio::time::sleep(busy.min(PAUSE_MAX))).await;
         }
