@@ -12,6 +12,7 @@ use std::{
 };
 
 use bytes::Bytes;
+use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
 use uuid::Uuid;
 
@@ -111,7 +112,8 @@ impl AppendBounds {
 }
 
 /// Id of an aggregate: 1 to 255 bytes of UTF-8 without control characters. Cheap to clone.
-#[derive(Clone, PartialEq, Eq, Hash, PartialOrd, Ord)]
+#[derive(Clone, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(try_from = "String", into = "String")]
 pub struct AggregateId(Arc<str>);
 
 impl AggregateId {
@@ -140,6 +142,20 @@ impl AggregateId {
         let prefix: String = encoded.chars().take(PREFIX_BYTES).collect();
         // A dot never comes out of the encoding, so no short id looks like this.
         format!("{prefix}.{digest}")
+    }
+}
+
+impl TryFrom<String> for AggregateId {
+    type Error = NameError;
+
+    fn try_from(text: String) -> Result<Self, NameError> {
+        Self::new(&text)
+    }
+}
+
+impl From<AggregateId> for String {
+    fn from(id: AggregateId) -> Self {
+        id.as_str().to_owned()
     }
 }
 
@@ -198,6 +214,12 @@ impl EventId {
 
     pub fn as_bytes(&self) -> &[u8; 16] {
         self.0.as_bytes()
+    }
+}
+
+impl From<Uuid> for EventId {
+    fn from(id: Uuid) -> Self {
+        Self(id)
     }
 }
 
@@ -321,7 +343,7 @@ impl ContentDigest {
 }
 
 /// A moment as protobuf's `Timestamp` has it: seconds since 1970 (UTC) and nanoseconds.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Default)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Default, Serialize, Deserialize)]
 pub struct Timestamp {
     seconds: i64,
     nanos: u32,

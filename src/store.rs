@@ -6,10 +6,11 @@
 use std::sync::Arc;
 
 use crate::{
-    event::{AggregateId, Snapshot, Timestamp},
+    event::{AggregateId, EventId, Position, RecordedEvent, Snapshot, Timestamp},
     forwarder::{Settled, Standing, View},
     history::{History, HistoryError},
     index::{Complete, Head, Totals},
+    log::Place,
     sequencer::{Append, Sequencer, Stored},
     stats::Counters,
 };
@@ -92,23 +93,41 @@ impl EventStore {
     /// # Errors
     /// See [`StoreError`].
     pub async fn append(&self, append: Append) -> Result<Appended, StoreError> {
+        let stored = self.append_here(append).await?;
+        let stored_in = self.settle(stored.end, stored.bounds.last).await?;
+        Ok(Appended { stored, stored_in })
+    }
+
+    /// The first half of an append: its events are durable here. The caller's answer has to wait for
+    /// [`EventStore::settle`].
+    ///
+    /// # Errors
+    /// See [`StoreError`].
+    pub async fn append_here(&self, append: Append) -> Result<Stored, StoreError> {
         self.counted_write(async {
             self.admit_write()?;
-            let stored = self.sequencer.append(append).await?;
-            let last = Some(stored.bounds.last);
-            let settled = self.standing.settle(stored.end, last, self.sequencer.tip()).await;
-            let stored_in = match settled {
-                Settled::Local => StoredIn::LocalLog,
-                Settled::Unknown => return Err(StoreError::OutcomeUnknown),
-                Settled::Immudb => StoredIn::Immudb(self.transaction(&stored)?),
-            };
-            Ok(Appended { stored, stored_in })
+            self.sequencer.append(append).await
         })
         .await
     }
 
-    fn transaction(&self, stored: &Stored) -> Result<u64, StoreError> {
-        let position = stored.bounds.last;
+    /// The second half: waits for as long as the state asks for. Says where the append lies that ends at `end` with
+    /// the event at `last`.
+    ///
+    /// # Errors
+    /// The outcome is not known.
+    pub async fn settle(&self, end: Place, last: Position) -> Result<StoredIn, StoreError> {
+        self.counted_write(async {
+            match self.standing.settle(end, Some(last), self.sequencer.tip()).await {
+                Settled::Local => Ok(StoredIn::LocalLog),
+                Settled::Unknown => Err(StoreError::OutcomeUnknown),
+                Settled::Immudb => Ok(StoredIn::Immudb(self.transaction(last)?)),
+            }
+        })
+        .await
+    }
+
+    fn transaction(&self, position: Position) -> Result<u64, StoreError> {
         if let Some(tx) = self.standing.committed_transaction(position) {
             return Ok(tx);
         }
@@ -159,6 +178,18 @@ impl EventStore {
         self.counted_load(|| {
             self.standing.admit_read()?;
             AggregateReader::open(self.history.clone(), request)
+        })
+    }
+
+    /// The event with this id, if one was stored.
+    ///
+    /// # Errors
+    /// It is damaged; see [`StoreError`].
+    pub fn find(&self, id: EventId) -> Result<Option<RecordedEvent>, StoreError> {
+        self.counted_load(|| {
+            self.standing.admit_read()?;
+            let place = self.history.index.event(id)?;
+            Ok(place.map(|place| self.history.event(place)).transpose()?)
         })
     }
 

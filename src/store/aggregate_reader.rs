@@ -84,6 +84,11 @@ impl AggregateReader {
         self.head.as_ref().map_or(SequenceNumber(0), |head| head.last)
     }
 
+    /// Its type; `None`: it does not exist.
+    pub fn aggregate_type(&self) -> Option<&str> {
+        self.head.as_ref().map(|head| &*head.aggregate_type)
+    }
+
     /// The snapshot that the events continue. Only the first call has it.
     pub fn take_snapshot(&mut self) -> Option<Snapshot> {
         self.snapshot.take()
