@@ -6,6 +6,7 @@ use prost::Message;
 
 const SERVICE: [&str; 1] = ["aethyr/eventstore/v1/event_store_service.proto"];
 const STREAMED: [&str; 3] = ["LoadEventsResponse", "ReadAllResponse", "SubscribeResponse"];
+const WORLD: [&str; 2] = ["aethyr/world/v1/command_service.proto", "aethyr/world/v1/world_service.proto"];
 const STORAGE: [&str; 1] = ["aethyr/storage/v1/record.proto"];
 const IMMUDB: [&str; 1] = ["immudb/schema.proto"];
 
@@ -13,13 +14,15 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
     println!("cargo:rerun-if-changed=proto");
     let out = PathBuf::from(env::var("OUT_DIR")?);
 
-    // Reflection hands out the service's descriptors with their comments.
-    let service = protox::Compiler::new(["proto"])?
-        .include_imports(true)
-        .include_source_info(true)
-        .open_files(SERVICE)?
-        .file_descriptor_set();
-    fs::write(out.join("eventstore.bin"), service.encode_to_vec())?;
+    // Reflection hands out the services' descriptors with their comments.
+    let described = |files: &[&str]| -> Result<_, protox::Error> {
+        let mut compiler = protox::Compiler::new(["proto"])?;
+        compiler.include_imports(true).include_source_info(true).open_files(files)?;
+        Ok(compiler.file_descriptor_set())
+    };
+    let all = described(&[&SERVICE[..], &WORLD].concat())?;
+    fs::write(out.join("services.bin"), all.encode_to_vec())?;
+    let service = described(&SERVICE)?;
     let types = tonic_build::configure().build_server(false).btree_map(".").bytes(".");
     types.compile_fds(service.clone())?;
 
@@ -34,6 +37,11 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
         })
         .extern_path(".aethyr.eventstore.v1", "crate::grpc::wire")
         .compile_fds(service)?;
+
+    tonic_build::configure()
+        .btree_map(".")
+        .extern_path(".aethyr.eventstore.v1", "crate::grpc::wire")
+        .compile_fds(protox::compile(WORLD, ["proto"])?)?;
 
     tonic_build::configure()
         .build_server(false)

@@ -22,7 +22,9 @@ mod sections;
 #[cfg(test)]
 mod tests;
 
-pub use sections::{EventSourcingConfig, ImmudbConfig, LimitsConfig, LoggingConfig, ServerConfig};
+pub use sections::{
+    EventSourcingConfig, ImmudbConfig, LimitsConfig, LoggingConfig, ServerConfig, WorldConfig,
+};
 
 pub const DEFAULT_FILE: &str = "conf/server.yml";
 const FILE_BYTES_MAX: u64 = 1 << 20;
@@ -32,6 +34,7 @@ const FILE_BYTES_MAX: u64 = 1 << 20;
 pub struct Config {
     pub server: ServerConfig,
     pub event_sourcing: EventSourcingConfig,
+    pub world: WorldConfig,
     /// Without it the events stay on this machine.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub immudb: Option<ImmudbConfig>,

@@ -13,6 +13,7 @@ use crate::{
     config::LimitsConfig,
     event_files::EventFiles,
     store::{EventStore, Limit, StoreError},
+    world::World,
 };
 
 mod answers;
@@ -21,18 +22,22 @@ mod decode;
 mod encode;
 pub(crate) mod fuzzing;
 mod gate;
+mod json_client;
 mod peer;
 mod status;
 mod streams;
 pub mod wire;
+mod world;
 
 pub use bodies::Bodies;
 use decode::Decoder;
 use gate::{Admitted, permit};
 pub use gate::{Gate, note_arrival};
+pub use json_client::{Answers, ClientError, JsonClient};
 pub use peer::Peer;
 use streams::{Boxed, Open};
 use wire::server::event_store_service_server::EventStoreService;
+pub use world::WorldCalls;
 
 /// The service as tonic calls it.
 #[derive(Debug)]
@@ -43,25 +48,21 @@ pub struct Service {
     /// Host and port, and database of ImmuDB.
     immudb: Option<(String, String)>,
     event_files: Option<Arc<EventFiles>>,
+    world: Arc<World>,
     shutdown: CancellationToken,
 }
 
 impl Service {
     pub fn new(
-        store: Arc<EventStore>,
+        world: Arc<World>,
         limits: LimitsConfig,
         immudb: Option<(String, String)>,
         event_files: Option<Arc<EventFiles>>,
+        streams: Arc<Semaphore>,
         shutdown: CancellationToken,
     ) -> Self {
-        Self {
-            store,
-            streams: Arc::new(Semaphore::new(limits.streams_open_max)),
-            decoder: Decoder { limits },
-            immudb,
-            event_files,
-            shutdown,
-        }
+        let store = world.store().clone();
+        Self { store, streams, decoder: Decoder { limits }, immudb, event_files, world, shutdown }
     }
 
     /// Does a single call within the caller's deadline.
@@ -205,6 +206,7 @@ impl EventStoreService for Service {
             let surroundings = encode::Surroundings {
                 immudb: self.immudb.clone(),
                 event_files_pending: self.event_files.as_ref().map_or(0, |files| files.pending()),
+                projections: self.world.projections(),
             };
             let store = &self.store;
             Ok(encode::stats(store.figures(), &store.counters, store.started_at, surroundings))

@@ -20,6 +20,7 @@
 //! - [`log`] keeps them; [`index`] finds them again; [`storage`] opens both.
 //! - [`forwarder`] carries the log into ImmuDB, over [`immudb`], with the delays of [`retry`].
 //! - [`event_files`] prints out what ImmuDB does not have yet.
+//! - [`world`] is the game world on top of the store: commands, aggregates, projections. Nothing of the store knows it.
 //! - [`crash_point`] names places at which a test can have the process die.
 //!
 //! The promises of the README, and the tests (under `tests/it`, unless it is said otherwise) that hold them:
@@ -59,3 +60,4 @@ pub mod stats;
 pub mod storage;
 pub mod store;
 pub mod telemetry;
+pub mod world;

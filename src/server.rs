@@ -5,12 +5,17 @@ use std::{path::PathBuf, sync::Arc, thread, time::Duration};
 use tokio::{
     net::TcpListener,
     runtime,
+    sync::Semaphore,
     sync::oneshot::{self, error::RecvError},
     task::JoinHandle,
 };
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 use tonic::{body::Body, service::InterceptorLayer, transport::Server};
-use tonic_health::{ServingStatus, server::HealthReporter};
+use tonic_health::{
+    ServingStatus,
+    pb::health_server::{Health, HealthServer},
+    server::HealthReporter,
+};
 use tower::util::MapRequestLayer;
 use tracing::{error, info, warn};
 
@@ -19,8 +24,12 @@ use crate::{
     event_files::EventFiles,
     forwarder::{BatchLimits, Forwarder, PendingLimits, Settings, Standing, State, copy::Unfinished},
     grpc::{
-        Bodies, Gate, Service, note_arrival,
-        wire::{self, server::event_store_service_server::EventStoreServiceServer},
+        Bodies, Gate, Service, WorldCalls, note_arrival,
+        wire::{
+            self,
+            server::event_store_service_server::EventStoreServiceServer,
+            world::{command_service_server::CommandServiceServer, world_service_server::WorldServiceServer},
+        },
     },
     history::{History, HistoryError},
     immudb,
@@ -31,18 +40,32 @@ use crate::{
     storage::{Storage, StorageError},
     store::{EventSourcing, EventStore},
     telemetry,
+    world::{
+        self, Ends, World,
+        handler::EventLimits,
+        projections::{self, Projection},
+        read_models::ReadModelError,
+    },
 };
 
 mod connections;
 
 use connections::Patience;
 
-/// What the command line adds to the configuration.
-#[derive(Debug, Clone, Default)]
+/// What the command line, or a game's own program, adds to the configuration.
+#[derive(Debug, Clone)]
 pub struct Options {
     /// The file that errors name.
     pub config_file: PathBuf,
     pub take_over: bool,
+    /// Makes the projections that keep the read models.
+    pub projections: fn() -> Vec<Box<dyn Projection>>,
+}
+
+impl Default for Options {
+    fn default() -> Self {
+        Self { config_file: PathBuf::new(), take_over: false, projections: projections::all }
+    }
 }
 
 /// Why the service can't run.
@@ -64,6 +87,8 @@ pub enum ServerError {
     UnfinishedCopy,
     #[error(transparent)]
     History(#[from] HistoryError),
+    #[error("the read models (world.read_models_path): {0}")]
+    ReadModels(#[from] ReadModelError),
     #[error("{0} panicked")]
     Panicked(&'static str),
 }
@@ -103,17 +128,33 @@ pub async fn run(
     });
     let storage = opened.await.map_err(|_| ServerError::Panicked("opening the storage"))??;
     let mut parts = start(&config, &options, storage)?;
+    let world = start_world(&config, &options, &parts)?;
     let closing = parts.closing.clone();
     parts.tasks.spawn(async move { closing.run_until_cancelled(telemetry::report_runtime()).await });
     let broken = broken(&mut parts, config.event_sourcing.index_path.clone());
     let grace = config.server.shutdown_grace;
     let health = serve_health(&parts).await;
     let served = tokio::select! {
-        served = serve(&config, &parts, health.1, listener, shutdown, &health.0, grace) => served,
+        served = serve(&config, &parts, world, health, listener, shutdown) => served,
         error = broken => Err(error),
     };
     stop(parts, grace).await;
     served
+}
+
+fn start_world(config: &Config, options: &Options, parts: &Parts) -> Result<Arc<World>, ReadModelError> {
+    let settings = world::Settings {
+        read_models_path: config.world.read_models_path.clone(),
+        events: EventLimits {
+            event_bytes_max: config.limits.event_bytes_max,
+            append_bytes_max: config.limits.append_bytes_max,
+            append_events_max: config.limits.append_events_max,
+        },
+        snapshot_bytes_max: config.limits.snapshot_bytes_max,
+    };
+    let Parts { tasks, closing, stopping, .. } = parts;
+    let ends = Ends { tasks: tasks.clone(), closing: closing.clone(), stopping: stopping.clone() };
+    World::start(parts.store.clone(), &settings, (options.projections)(), ends)
 }
 
 /// Resolves when a part without which nothing works has panicked, or the index is found damaged: better no
@@ -307,15 +348,14 @@ fn forwarder_settings(config: &Config, immudb: &ImmudbConfig, options: &Options)
     }
 }
 
-const SERVICE: &str = "aethyr.eventstore.v1.EventStoreService";
+const SERVICES: [&str; 3] = [
+    "aethyr.eventstore.v1.EventStoreService",
+    "aethyr.world.v1.CommandService",
+    "aethyr.world.v1.WorldService",
+];
 
-/// `""` and the service itself: whether anything is served. `immudb`: whether it answers.
-async fn serve_health(
-    parts: &Parts,
-) -> (
-    HealthReporter,
-    tonic_health::pb::health_server::HealthServer<impl tonic_health::pb::health_server::Health>,
-) {
+/// `""` and the services themselves: whether anything is served. `immudb`: whether it answers.
+async fn serve_health(parts: &Parts) -> (HealthReporter, HealthServer<impl Health>) {
     let (reporter, service) = tonic_health::server::health_reporter();
     let standing = parts.store.standing().clone();
     let (mut state, mut reachable) = (standing.watch_state(), standing.watch_reachable());
@@ -338,8 +378,9 @@ async fn serve_health(
 async fn report(reporter: &HealthReporter, standing: &Standing) {
     let status = |good: bool| if good { ServingStatus::Serving } else { ServingStatus::NotServing };
     let serving = status(standing.admit_read().is_ok());
-    reporter.set_service_status("", serving).await;
-    reporter.set_service_status(SERVICE, serving).await;
+    for service in [""].iter().chain(&SERVICES) {
+        reporter.set_service_status(*service, serving).await;
+    }
     reporter.set_service_status("immudb", status(standing.view().reachable)).await;
 }
 
@@ -356,25 +397,28 @@ const KEEP_ALIVE_ANSWER_MAX: Duration = Duration::from_secs(20);
 async fn serve(
     config: &Config,
     parts: &Parts,
-    health: tonic_health::pb::health_server::HealthServer<impl tonic_health::pb::health_server::Health>,
+    world: Arc<World>,
+    (reporter, health): (HealthReporter, HealthServer<impl Health>),
     listener: TcpListener,
     shutdown: impl Future<Output = ()>,
-    reporter: &HealthReporter,
-    grace: Duration,
 ) -> Result<(), ServerError> {
+    let grace = config.server.shutdown_grace;
     let limits = &config.limits;
     let message_bytes_max = limits.append_bytes_max.max(limits.snapshot_bytes_max)
         + limits.expected_sequences_max * EXPECTATION_BYTES_MAX
         + MESSAGE_OVERHEAD_BYTES;
     let immudb = config.immudb.as_ref();
     let named = immudb.map(|immudb| (format!("{}:{}", immudb.address, immudb.port), immudb.database.clone()));
+    let streams = Arc::new(Semaphore::new(limits.streams_open_max));
     let service = Service::new(
-        parts.store.clone(),
+        world.clone(),
         limits.clone(),
         named,
         parts.event_files.clone(),
+        streams.clone(),
         parts.closing.clone(),
     );
+    let world = WorldCalls::new(world, limits.clone(), streams);
     let descriptors = || {
         tonic_reflection::server::Builder::configure()
             .register_encoded_file_descriptor_set(wire::DESCRIPTORS)
@@ -399,6 +443,8 @@ async fn serve(
         .add_service(descriptors().build_v1()?)
         .add_service(descriptors().build_v1alpha()?)
         .add_service(EventStoreServiceServer::new(service).max_decoding_message_size(message_bytes_max))
+        .add_service(CommandServiceServer::new(world.clone()).max_decoding_message_size(message_bytes_max))
+        .add_service(WorldServiceServer::new(world))
         .serve_with_incoming_shutdown(incoming, async move {
             closing.cancelled().await;
         });
@@ -408,8 +454,8 @@ async fn serve(
         () = shutdown => {}
     }
     info!("shutting down");
-    for service in ["", SERVICE, "immudb"] {
-        reporter.set_service_status(service, ServingStatus::NotServing).await;
+    for service in ["", "immudb"].iter().chain(&SERVICES) {
+        reporter.set_service_status(*service, ServingStatus::NotServing).await;
     }
     parts.closing.cancel();
     match tokio::time::timeout(grace, server).await {

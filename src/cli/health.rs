@@ -1,9 +1,6 @@
 //! `health`: asks a running service, for containers and scripts.
 
-use std::{
-    net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr},
-    time::Duration,
-};
+use std::time::Duration;
 
 use tonic::transport::Endpoint;
 use tonic_health::{
@@ -11,6 +8,7 @@ use tonic_health::{
     pb::{HealthCheckRequest, health_client::HealthClient},
 };
 
+use super::asking::reachable;
 use crate::config::Config;
 
 const PATIENCE: Duration = Duration::from_secs(3);
@@ -35,14 +33,4 @@ pub async fn ask(config: Config, service: String) -> Result<(), String> {
         status if status == ServingStatus::Serving as i32 => Ok(()),
         status => Err(format!("{address}: not serving (status {status})")),
     }
-}
-
-/// A service that listens on every address is asked on loopback.
-fn reachable(listen: SocketAddr) -> SocketAddr {
-    let ip = match listen.ip() {
-        IpAddr::V4(ip) if ip.is_unspecified() => Ipv4Addr::LOCALHOST.into(),
-        IpAddr::V6(ip) if ip.is_unspecified() => Ipv6Addr::LOCALHOST.into(),
-        ip => ip,
-    };
-    SocketAddr::new(ip, listen.port())
 }

@@ -16,12 +16,14 @@ impl Config {
     }
 }
 
-fn folders(config: &Config) -> [(&'static str, &PathBuf); 4] {
+/// The file of the read models counts: it is deleted, too.
+fn folders(config: &Config) -> [(&'static str, &PathBuf); 5] {
     let events = &config.event_sourcing;
     [
         ("event_sourcing.storage_path", &events.storage_path),
         ("event_sourcing.log_path", &events.log_path),
         ("event_sourcing.index_path", &events.index_path),
+        ("world.read_models_path", &config.world.read_models_path),
         ("logging.path", &config.logging.path),
     ]
 }

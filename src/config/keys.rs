@@ -27,6 +27,7 @@ pub(super) enum Kind {
     Text,
     Password,
     Folder,
+    File,
     SocketAddress,
     Host,
     Database,
@@ -35,7 +36,7 @@ pub(super) enum Kind {
 
 const THRESHOLD_MAX: u64 = 1_000_000_000;
 /// As long as a path may be on Linux, where it ends in a NUL.
-const FOLDER_BYTES_MAX: usize = 4095;
+const PATH_BYTES_MAX: usize = 4095;
 const KIB: u64 = 1 << 10;
 const MIB: u64 = 1 << 20;
 const GIB: u64 = 1 << 30;
@@ -57,6 +58,7 @@ pub(super) const KEYS: &[Key] = &[
     key("event_sourcing.event_files", Kind::Flag),
     key("event_sourcing.event_files_max", count(0, 10_000_000)),
     key("event_sourcing.segment_bytes_max", bytes(MIB, GIB)),
+    key("world.read_models_path", Kind::File),
     key("immudb.address", Kind::Host),
     key("immudb.port", count(1, 65_535)),
     key("immudb.username", Kind::Text),
@@ -204,6 +206,7 @@ impl Kind {
             Kind::Text
             | Kind::Password
             | Kind::Folder
+            | Kind::File
             | Kind::SocketAddress
             | Kind::Host
             | Kind::Database
@@ -232,7 +235,7 @@ impl Kind {
         }
         match self {
             Kind::Text | Kind::Password => !text.is_empty(),
-            Kind::Folder => (1..=FOLDER_BYTES_MAX).contains(&text.len()) && !text.contains('\0'),
+            Kind::Folder | Kind::File => (1..=PATH_BYTES_MAX).contains(&text.len()) && !text.contains('\0'),
             Kind::SocketAddress => text.parse::<SocketAddr>().is_ok(),
             Kind::Host => is_host(text),
             Kind::Database => is_database(text),
@@ -255,7 +258,8 @@ impl fmt::Display for Kind {
             Kind::Seconds { min, max } => write!(f, "seconds from {min} to {max}"),
             Kind::Thresholds => f.write_str("names with numbers, as in { Room: 500 }"),
             Kind::Text | Kind::Password => f.write_str("text, in quotes where it looks like something else"),
-            Kind::Folder => write!(f, "the path of a folder, of at most {FOLDER_BYTES_MAX} bytes"),
+            Kind::Folder => write!(f, "the path of a folder, of at most {PATH_BYTES_MAX} bytes"),
+            Kind::File => write!(f, "the path of a file, of at most {PATH_BYTES_MAX} bytes"),
             Kind::SocketAddress => f.write_str("an IP address and a port, as in 127.0.0.1:50051"),
             Kind::Host => f.write_str("a host name or an IP address without a port"),
             Kind::Database => {

@@ -71,6 +71,18 @@ impl Default for EventSourcingConfig {
 
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
+pub struct WorldConfig {
+    pub read_models_path: PathBuf,
+}
+
+impl Default for WorldConfig {
+    fn default() -> WorldConfig {
+        WorldConfig { read_models_path: "storage/read_models.sqlite".into() }
+    }
+}
+
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
 pub struct ImmudbConfig {
     pub address: String,
     pub port: u16,

@@ -39,9 +39,10 @@ const OWN_BYTES: usize = 16 * 1024;
 const SLICE_BYTES: usize = 16 * 1024;
 
 /// Calls that have stored something when they are answered.
-const WRITES: [&str; 2] = [
+const WRITES: [&str; 3] = [
     "/aethyr.eventstore.v1.EventStoreService/AppendEvents",
     "/aethyr.eventstore.v1.EventStoreService/SaveSnapshot",
+    "/aethyr.world.v1.CommandService/ExecuteCommands",
 ];
 
 /// Bounds requests and answers, of all services on the port.

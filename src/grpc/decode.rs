@@ -24,13 +24,13 @@ impl Violations {
     /// No more are named than a person reads.
     const NAMED_MAX: usize = 20;
 
-    fn add(&mut self, field: impl Into<String>, problem: impl Into<String>) {
+    pub fn add(&mut self, field: impl Into<String>, problem: impl Into<String>) {
         if self.0.len() < Self::NAMED_MAX {
             self.0.push((field.into(), problem.into()));
         }
     }
 
-    fn none_or<T>(self, value: Option<T>) -> Result<T, Self> {
+    pub fn none_or<T>(self, value: Option<T>) -> Result<T, Self> {
         match value {
             Some(value) if self.0.is_empty() => Ok(value),
             _ => Err(self),
@@ -141,12 +141,7 @@ impl Decoder {
 
     /// Of an aggregate that may be new: what is only read may be longer, from before the limit was lowered.
     fn aggregate_id(&self, field: &str, text: &str, wrong: &mut Violations) -> Option<AggregateId> {
-        let max = self.limits.id_bytes_max;
-        if text.len() > max {
-            wrong.add(field, NameError::TooLong { bytes: text.len(), max }.to_string());
-            return None;
-        }
-        stored_id(field, text, wrong)
+        aggregate_id(field, text, self.limits.id_bytes_max, wrong)
     }
 
     fn metadata(&self, field: &str, metadata: &BTreeMap<String, String>, wrong: &mut Violations) {
@@ -310,12 +305,22 @@ pub fn page_token(id: &AggregateId) -> String {
     hex::encode(id.as_str())
 }
 
-fn token_id(token: &str) -> Option<AggregateId> {
+pub fn token_id(token: &str) -> Option<AggregateId> {
     let text = String::from_utf8(hex::decode(token).ok()?).ok()?;
     AggregateId::new(&text).ok()
 }
 
-fn name(field: &str, text: &str, bytes_max: usize, wrong: &mut Violations) {
+/// An id of at most so many bytes.
+pub fn aggregate_id(field: &str, text: &str, max: usize, wrong: &mut Violations) -> Option<AggregateId> {
+    if text.len() > max {
+        wrong.add(field, NameError::TooLong { bytes: text.len(), max }.to_string());
+        return None;
+    }
+    stored_id(field, text, wrong)
+}
+
+/// A name of at most so many bytes.
+pub fn name(field: &str, text: &str, bytes_max: usize, wrong: &mut Violations) {
     let checked = match text.len() > bytes_max {
         true => Err(NameError::TooLong { bytes: text.len(), max: bytes_max }),
         false => check_name(text),
@@ -343,7 +348,11 @@ fn optional_name(field: &str, text: &str, wrong: &mut Violations) {
     }
 }
 
-fn timestamp(field: &str, at: Option<prost_types::Timestamp>, wrong: &mut Violations) -> Option<Timestamp> {
+pub fn timestamp(
+    field: &str,
+    at: Option<prost_types::Timestamp>,
+    wrong: &mut Violations,
+) -> Option<Timestamp> {
     let at = at?;
     let checked = Timestamp::new(at.seconds, at.nanos);
     if checked.is_none() {

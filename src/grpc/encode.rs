@@ -6,6 +6,7 @@ use crate::{
     forwarder::State,
     index::Head,
     store::{Appended, Figures, StoredIn},
+    world::ProjectionState,
 };
 
 pub fn timestamp(at: Timestamp) -> prost_types::Timestamp {
@@ -101,6 +102,11 @@ pub struct Surroundings {
     /// Host, port and database of ImmuDB, where one is configured.
     pub immudb: Option<(String, String)>,
     pub event_files_pending: u64,
+    pub projections: Vec<ProjectionState>,
+}
+
+fn projection(state: ProjectionState) -> wire::ProjectionStats {
+    wire::ProjectionStats { name: state.name.to_owned(), position: state.position.0, lag: state.lag }
 }
 
 pub fn stats(
@@ -143,5 +149,6 @@ pub fn stats(
         }),
         started_at: Some(timestamp(started_at)),
         version: env!("CARGO_PKG_VERSION").to_owned(),
+        projections: surroundings.projections.into_iter().map(projection).collect(),
     }
 }

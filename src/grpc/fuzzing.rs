@@ -8,6 +8,7 @@ use prost::Message;
 use super::{
     decode::{self, Decoder, Violations},
     wire,
+    world::commands as world,
 };
 use crate::{
     config::LimitsConfig,
@@ -16,6 +17,13 @@ use crate::{
         Snapshot, Timestamp, record,
     },
     store::OrderStart,
+    world::{
+        command::Command,
+        decide::{Decided, decide},
+        event::WorldEvent,
+        handler::COMMANDS_MAX,
+        known::{Known, Undecided},
+    },
 };
 
 /// Every kind of request, under the limits that stand in the configuration and under such as short bytes reach.
@@ -44,6 +52,9 @@ pub fn requests(bytes: &[u8]) {
         if let Ok(request) = wire::SubscribeRequest::decode(bytes) {
             filter(&decoder, request.filter);
             checkpoint(&decoder, request.after);
+        }
+        if let Ok(request) = wire::world::ExecuteCommandsRequest::decode(bytes) {
+            commands(&decoder.limits, request);
         }
     }
 }
@@ -121,6 +132,29 @@ fn content(content: &Content, bytes_max: usize) {
     assert!(content.byte_count() <= bytes_max);
     if let Content::Json(text) = content {
         serde_json::from_str::<Box<serde_json::value::RawValue>>(text).expect("JSON");
+    }
+}
+
+/// What was let through is decided, and what comes of it is read back as it was.
+fn commands(limits: &LimitsConfig, request: wire::world::ExecuteCommandsRequest) {
+    let Some(commands) = accepted(world::decode(request, limits)) else { return };
+    assert!((1..=COMMANDS_MAX).contains(&commands.len()));
+    let mut known = Known::default();
+    for command in commands {
+        assert!(command.target.as_str().len() <= limits.id_bytes_max);
+        let decided = loop {
+            match decide(&known, &command) {
+                Ok(decided) => break decided,
+                Err(Undecided::Unknown(id)) => known.learn(id, None),
+                Err(Undecided::Refused(_)) => break Vec::new(),
+            }
+        };
+        assert!(decided.len() <= Command::EVENTS_MAX);
+        for Decided { id, kind, event } in decided {
+            let (event_type, data) = event.encode().expect("an event is JSON");
+            assert_eq!(WorldEvent::decode(&event_type, &data), Ok(event.clone()));
+            known.apply(&id, kind, &event).expect("what is decided can happen");
+        }
     }
 }
 

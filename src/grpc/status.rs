@@ -6,9 +6,16 @@ use tonic::{Code, Status};
 use tonic_types::{ErrorDetails, FieldViolation, StatusExt};
 
 use super::decode::Violations;
-use crate::store::{Conflict, Limit, Precondition, StoreError, Unavailable};
+use crate::{
+    store::{Conflict, Limit, Precondition, StoreError, Unavailable},
+    world::{
+        error::{Damage, WorldError},
+        refusal::Refusal,
+    },
+};
 
 const DOMAIN: &str = "aethyr.eventstore";
+const WORLD_DOMAIN: &str = "aethyr.world";
 
 /// How long a caller is told to wait for a service that comes or goes.
 const UNAVAILABLE_RETRY: Duration = Duration::from_secs(1);
@@ -46,6 +53,62 @@ pub fn request_too_slow() -> Status {
 /// A task of the service ended without an answer.
 pub fn internal(what: &'static str) -> Status {
     Status::internal(what)
+}
+
+pub fn of_world_error(error: WorldError) -> Status {
+    let message = error.to_string();
+    let place = |command: usize| ("command", command.to_string());
+    match error {
+        WorldError::Store(error) => of_error(error),
+        WorldError::Refused { command, refusal } => {
+            let mut facts = vec![("id", refusal.id().to_string())];
+            facts.extend(command.map(place));
+            of_world(refusal_code(&refusal), message, refusal.reason(), facts)
+        }
+        WorldError::WrongExpectedSequence { command, aggregate, expected, actual } => {
+            let facts = [
+                place(command),
+                ("aggregate_id", aggregate.to_string()),
+                ("expected", expected.to_string()),
+                ("actual", actual.to_string()),
+            ];
+            of_world(Code::Aborted, message, "WRONG_EXPECTED_SEQUENCE", facts)
+        }
+        WorldError::CommandIdReused { command, id } => {
+            let facts = [place(command), ("command_id", id)];
+            of_world(Code::AlreadyExists, message, "COMMAND_ID_REUSED", facts)
+        }
+        WorldError::Contention => of_world(Code::Aborted, message, "CONTENTION", []),
+        WorldError::Damaged(Damage { id, sequence, .. }) => {
+            let facts = [("id", id.to_string()), ("sequence_number", sequence.to_string())];
+            of_world(Code::DataLoss, message, "OBJECT_DAMAGED", facts)
+        }
+        WorldError::TooMany { max, .. } => {
+            of_world(Code::ResourceExhausted, message, "OBJECTS_CHANGED", [("max", max.to_string())])
+        }
+        WorldError::RebuildRunning => of_world(Code::Aborted, message, "REBUILD_RUNNING", []),
+        WorldError::ReadModels(_) => of_world(Code::Internal, message, "READ_MODELS", []),
+    }
+}
+
+fn refusal_code(refusal: &Refusal) -> Code {
+    match refusal {
+        Refusal::NoSuchObject(_) | Refusal::NoSuchEvent { .. } | Refusal::Deleted(_) => Code::NotFound,
+        Refusal::Exists(_) => Code::AlreadyExists,
+        Refusal::Foreign(_)
+        | Refusal::NotAPlayer(_)
+        | Refusal::NotARoom(_)
+        | Refusal::ContainerCycle { .. }
+        | Refusal::ContainersTooDeep { .. }
+        | Refusal::Itself(_)
+        | Refusal::NoSuchExit { .. }
+        | Refusal::NotInInventory { .. }
+        | Refusal::NotCarried { .. }
+        | Refusal::NotInSlot { .. }
+        | Refusal::AlreadyEquipped { .. }
+        | Refusal::SlotTaken { .. }
+        | Refusal::PositionTaken { .. } => Code::FailedPrecondition,
+    }
 }
 
 fn of_conflict(conflict: Conflict, message: String) -> Status {
@@ -107,9 +170,28 @@ fn with_reason(
     reason: &str,
     facts: impl IntoIterator<Item = (&'static str, String)>,
 ) -> Status {
+    in_domain(DOMAIN, code, message, reason, facts)
+}
+
+fn of_world(
+    code: Code,
+    message: String,
+    reason: &str,
+    facts: impl IntoIterator<Item = (&'static str, String)>,
+) -> Status {
+    in_domain(WORLD_DOMAIN, code, message, reason, facts)
+}
+
+fn in_domain(
+    domain: &str,
+    code: Code,
+    message: String,
+    reason: &str,
+    facts: impl IntoIterator<Item = (&'static str, String)>,
+) -> Status {
     let facts: HashMap<String, String> =
         facts.into_iter().map(|(key, value)| (key.to_owned(), value)).collect();
-    Status::with_error_details(code, message, ErrorDetails::with_error_info(reason, DOMAIN, facts))
+    Status::with_error_details(code, message, ErrorDetails::with_error_info(reason, domain, facts))
 }
 
 #[cfg(test)]

@@ -207,7 +207,7 @@ fn checkpoint(position: Position, hash: Hash) -> wire::Checkpoint {
 }
 
 /// Reads where waiting for the disk holds nobody up.
-async fn blocking<R: Send + 'static, T: Send + 'static>(
+pub async fn blocking<R: Send + 'static, T: Send + 'static>(
     mut reader: R,
     read: impl FnOnce(&mut R) -> T + Send + 'static,
 ) -> Result<(R, T), Status> {
@@ -226,7 +226,7 @@ fn counted<T>(store: &EventStore, read: Result<T, StoreError>) -> Result<T, Stat
 }
 
 /// Ends the stream at the caller's deadline; what it holds goes with it.
-fn bounded<T: Send + 'static>(
+pub fn bounded<T: Send + 'static>(
     messages: impl Stream<Item = Result<T, Status>> + Send + 'static,
     open: Open,
 ) -> Boxed<T> {

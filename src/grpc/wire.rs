@@ -8,5 +8,10 @@ pub mod server {
     include!(concat!(env!("OUT_DIR"), "/server/aethyr.eventstore.v1.rs"));
 }
 
-/// The service's own descriptors, with comments, for server reflection.
-pub const DESCRIPTORS: &[u8] = include_bytes!(concat!(env!("OUT_DIR"), "/eventstore.bin"));
+/// The game world's.
+pub mod world {
+    tonic::include_proto!("aethyr.world.v1");
+}
+
+/// The services' own descriptors, with comments, for server reflection.
+pub const DESCRIPTORS: &[u8] = include_bytes!(concat!(env!("OUT_DIR"), "/services.bin"));

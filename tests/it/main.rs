@@ -30,3 +30,4 @@ mod resend;
 #[path = "../support/mod.rs"]
 mod support;
 mod tidy;
+mod world;

@@ -66,6 +66,15 @@ fn each_library_that_may_be_exchanged_has_one_user() {
     assert_eq!(outside(&["src/config"], "serde_yaml"), nobody);
     assert_eq!(outside(&["src/index"], "fjall::"), nobody);
     assert_eq!(outside(&["src/progress.rs"], "indicatif::"), nobody);
+    assert_eq!(outside(&["src/grpc/json_client.rs"], "prost_reflect"), nobody);
+    let read_models = [
+        "src/world.rs",
+        "src/world/projections",
+        "src/world/read_models.rs",
+        "src/world/lists.rs",
+        "src/world/rebuild.rs",
+    ];
+    assert_eq!(outside(&[&read_models[..], &["src/world/projector.rs"]].concat(), "rusqlite"), nobody);
 }
 
 #[test]
@@ -80,6 +89,25 @@ fn the_log_knows_nothing_of_the_network() {
             for stranger in ["crate::event", "crate::log", "crate::forwarder", "crate::store"] {
                 assert!(!text.contains(stranger), "{name} knows {stranger}");
             }
+        }
+    }
+}
+
+#[test]
+fn nothing_of_the_store_knows_the_world() {
+    let above = ["src/world", "src/grpc", "src/server.rs", "src/cli", "src/lib.rs"];
+    let nobody: [&str; 0] = [];
+    assert_eq!(outside(&above, "world::"), nobody);
+    for (name, text) in sources("src/world") {
+        for stranger in ["tonic", "crate::grpc", "crate::immudb", "crate::forwarder"] {
+            assert!(!text.contains(stranger), "{name} knows {stranger}");
+        }
+    }
+    // Decisions and states are pure: no store, no disk, no clock.
+    for name in ["aggregate", "decide", "event", "game_object", "known", "moving", "player", "room"] {
+        let text = fs::read_to_string(format!("{}/src/world/{name}.rs", env!("CARGO_MANIFEST_DIR"))).unwrap();
+        for stranger in ["crate::store", "tokio", "std::fs", "std::time", "rusqlite", "async "] {
+            assert!(!text.contains(stranger), "{name} knows {stranger}");
         }
     }
 }

@@ -79,7 +79,7 @@ impl Setup {
         keys.extend(self.immudb_port.map(|port| ("immudb".to_owned(), format!("port: {port}"))));
         keys.extend(self.keys.clone());
         let mut yaml = String::new();
-        for section in ["server", "event_sourcing", "immudb", "limits", "logging"] {
+        for section in ["server", "event_sourcing", "world", "immudb", "limits", "logging"] {
             let lines: Vec<&String> =
                 keys.iter().filter(|(name, _)| name == section).map(|(_, line)| line).collect();
             let name = |line: &str| line.split(':').next().map(str::to_owned);

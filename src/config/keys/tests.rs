@@ -11,7 +11,10 @@ fn table_of_keys_is_the_keys_of_the_sections() {
 #[test]
 fn unknown_keys_are_named_with_their_path() {
     for (yaml, named) in [
-        ("servers: {}", "servers: no such key, there are server, event_sourcing, immudb, limits, logging"),
+        (
+            "servers: {}",
+            "servers: no such key, there are server, event_sourcing, world, immudb, limits, logging",
+        ),
         (
             "server: { lisen: x }",
             "server.lisen: no such key, there are listen, shutdown_grace, first_call_max, request_max, unread_max",

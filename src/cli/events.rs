@@ -1,0 +1,150 @@
+//! `events`: the history of one aggregate, for people or as JSON lines; on request also what comes.
+
+use std::net::SocketAddr;
+
+use serde_json::{Value, json};
+
+use super::asking::{connect, list, number, print, text};
+use crate::grpc::{ClientError, JsonClient};
+
+const LOAD: &str = "aethyr.eventstore.v1.EventStoreService/LoadEvents";
+const SUBSCRIBE: &str = "aethyr.eventstore.v1.EventStoreService/Subscribe";
+const HISTORY: &str = "aethyr.world.v1.WorldService/GetHistory";
+
+/// For whom it is printed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Form {
+    People,
+    /// `RecordedEvent` as JSON, one a line.
+    Json,
+}
+
+/// What is wanted.
+#[derive(Debug)]
+pub struct Wanted {
+    pub id: String,
+    pub from: u64,
+    pub form: Form,
+    /// Goes on with what comes, until it is interrupted.
+    pub follow: bool,
+}
+
+/// # Errors
+/// Says what the service answered, or that it did not.
+pub async fn show(address: SocketAddr, wanted: Wanted) -> Result<(), String> {
+    let client = connect(address).await?;
+    let mut next = wanted.from.max(1);
+    let last = print_from(&client, &wanted, next).await.map_err(|error| error.to_string())?;
+    if last == 0 && !wanted.follow {
+        return Err(format!("{}: does not exist", wanted.id));
+    }
+    if !wanted.follow {
+        return Ok(());
+    }
+    next = next.max(last.saturating_add(1));
+    let after = json!({"position": last_position(&client).await?});
+    let filter = json!({"aggregate_id_prefix": wanted.id});
+    // What came between the two is found by its number.
+    next = next
+        .max(print_from(&client, &wanted, next).await.map_err(|error| error.to_string())?.saturating_add(1));
+    let request = json!({"after": after, "filter": filter});
+    let mut coming = client.stream(SUBSCRIBE, &request).await.map_err(|error| error.to_string())?;
+    while let Some(answer) = coming.next().await.map_err(|error| error.to_string())? {
+        let batch = answer.get("events").unwrap_or(&Value::Null);
+        let newest = list(batch, "events")
+            .iter()
+            .filter(|event| text(event, "aggregate_id") == wanted.id)
+            .map(|event| number(event, "sequence_number"))
+            .max();
+        if newest.is_some_and(|newest| newest >= next) {
+            let last = print_from(&client, &wanted, next).await.map_err(|error| error.to_string())?;
+            next = next.max(last.saturating_add(1));
+        }
+    }
+    Ok(())
+}
+
+async fn last_position(client: &JsonClient) -> Result<u64, String> {
+    let stats = client.call("aethyr.eventstore.v1.EventStoreService/Stats", &json!({})).await;
+    Ok(number(&stats.map_err(|error| error.to_string())?, "last_position"))
+}
+
+/// Prints the events from a number on; says the number of the last, 0 if there is no such aggregate.
+async fn print_from(client: &JsonClient, wanted: &Wanted, from: u64) -> Result<u64, ClientError> {
+    let mut printed = from.saturating_sub(1);
+    if wanted.form == Form::People {
+        match print_history(client, &wanted.id, from, &mut printed).await {
+            // Of the game's own, or damaged: the rest as it is stored.
+            Err(error) if ["NOT_OF_THE_WORLD", "OBJECT_DAMAGED"].contains(&error.reason()) => {}
+            Err(error) if ["NO_SUCH_OBJECT", "NO_SUCH_EVENT"].contains(&error.reason()) => return Ok(0),
+            Err(error) => return Err(error),
+            Ok(()) => return Ok(printed),
+        }
+    }
+    let request = json!({"aggregate_id": wanted.id, "from_sequence": printed.saturating_add(1)});
+    let mut loading = client.stream(LOAD, &request).await?;
+    let mut last = 0;
+    while let Some(answer) = loading.next().await? {
+        last = number(&answer, "last_sequence");
+        for event in list(&answer, "events") {
+            let line = match wanted.form {
+                Form::Json => event.to_string(),
+                Form::People => format!("{}  {}", heading(event), stored(event)),
+            };
+            print(&line).map_err(ClientError::Request)?;
+        }
+    }
+    Ok(last)
+}
+
+/// `printed` is the number of the last event that was printed.
+async fn print_history(
+    client: &JsonClient,
+    id: &str,
+    from: u64,
+    printed: &mut u64,
+) -> Result<(), ClientError> {
+    let mut reading = client.stream(HISTORY, &json!({"id": id, "from_sequence": from})).await?;
+    while let Some(answer) = reading.next().await? {
+        for entry in list(&answer, "entries") {
+            *printed = number(entry, "sequence_number");
+            let by = match text(entry, "actor") {
+                "" => String::new(),
+                actor => format!("  by {actor}"),
+            };
+            print(&format!("{}{by}  command {}", heading(entry), text(entry, "causation_id")))
+                .map_err(ClientError::Request)?;
+            for change in list(entry, "changes") {
+                print(&changed(change)).map_err(ClientError::Request)?;
+            }
+        }
+    }
+    Ok(())
+}
+
+/// Number, time and type.
+fn heading(event: &Value) -> String {
+    let (number, time, event_type) =
+        (number(event, "sequence_number"), text(event, "recorded_at"), text(event, "event_type"));
+    format!("{number:>5}  {time}  {event_type}")
+}
+
+fn stored(event: &Value) -> String {
+    match event.get("json").and_then(Value::as_str) {
+        // A password's hash is for whoever asks for JSON.
+        Some(data) if data.contains("password") => "(has a password)".to_owned(),
+        Some(data) => data.to_owned(),
+        None if event.get("binary").is_some() => "(binary)".to_owned(),
+        None => String::new(),
+    }
+}
+
+fn changed(change: &Value) -> String {
+    let field = text(change, "field");
+    match (change.get("before"), change.get("after")) {
+        (None, Some(after)) => format!("         {field}: {after}"),
+        (Some(before), Some(after)) => format!("         {field}: {before} -> {after}"),
+        (Some(before), None) => format!("         {field}: {before} -> nothing"),
+        (None, None) => format!("         {field}"),
+    }
+}

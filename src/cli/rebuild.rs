@@ -1,0 +1,62 @@
+//! `rebuild`: has a running service replay and check all events, and make its read models anew.
+
+use std::net::SocketAddr;
+
+use serde_json::{Value, json};
+
+use super::asking::{connect, list, number, print, text};
+use crate::progress::Progress;
+
+const REBUILD: &str = "aethyr.world.v1.WorldService/RebuildWorldState";
+
+/// # Errors
+/// Says what the service answered, or that aggregates are damaged.
+pub async fn run(address: SocketAddr) -> Result<(), String> {
+    let client = connect(address).await?;
+    let mut answers = client.stream(REBUILD, &json!({})).await.map_err(|error| error.to_string())?;
+    let mut bar: Option<Progress> = None;
+    let mut report = Value::Null;
+    while let Some(answer) = answers.next().await.map_err(|error| error.to_string())? {
+        if let Some(progress) = answer.get("progress") {
+            let bar = bar
+                .get_or_insert_with(|| Progress::new("rebuilding", "events", 0, number(progress, "total")));
+            bar.reached(number(progress, "done"));
+        }
+        if let Some(found) = answer.get("report") {
+            report = found.clone();
+        }
+    }
+    drop(bar);
+    show(&report)
+}
+
+fn show(report: &Value) -> Result<(), String> {
+    let seconds = report.get("seconds").and_then(Value::as_f64).unwrap_or_default();
+    print(&format!(
+        "{} aggregates with {} events replayed in {seconds:.1} s",
+        number(report, "aggregates"),
+        number(report, "events"),
+    ))?;
+    for (what, findings) in [("damaged", "damaged"), ("warning", "warnings")] {
+        for finding in list(report, findings) {
+            let at = match number(finding, "sequence_number") {
+                0 => String::new(),
+                sequence => format!(" event {sequence}:"),
+            };
+            print(&format!("{what}: {}:{at} {}", text(finding, "aggregate_id"), text(finding, "problem")))?;
+        }
+    }
+    let differences = report.get("differences").and_then(Value::as_object);
+    let differing = differences.into_iter().flatten().filter(|(_, count)| count.as_u64() > Some(0));
+    for (table, count) in differing {
+        print(&format!("read model {table}: {count} rows were not what the events make of them; mended"))?;
+    }
+    print(&format!(
+        "read models include everything up to position {}",
+        number(report, "read_model_position")
+    ))?;
+    match number(report, "damaged_count") {
+        0 => Ok(()),
+        count => Err(format!("{count} aggregates are damaged")),
+    }
+}

@@ -1,0 +1,93 @@
+//! `stats` and `watch`: the figures of a running service, once or again and again.
+
+use std::{net::SocketAddr, time::Duration};
+
+use serde_json::{Value, json};
+use tokio::time::{Instant, MissedTickBehavior};
+
+use super::asking::{connect, list, number, print, text};
+
+const STATS: &str = "aethyr.eventstore.v1.EventStoreService/Stats";
+
+/// Lines between two headings of `watch`.
+const HEADING_EVERY: u64 = 20;
+
+/// # Errors
+/// Says what the service answered, or that it did not.
+pub async fn show(address: SocketAddr, as_json: bool) -> Result<(), String> {
+    let client = connect(address).await?;
+    let stats = client.call(STATS, &json!({})).await.map_err(|error| error.to_string())?;
+    if as_json {
+        return print(&format!("{stats:#}"));
+    }
+    let Value::Object(members) = stats else { return Ok(()) };
+    for (name, value) in members {
+        match value {
+            Value::Object(members) => {
+                print(&format!("{name}:"))?;
+                for (name, value) in members {
+                    print(&format!("  {name}: {}", plain(&value)))?;
+                }
+            }
+            Value::Array(values) => {
+                print(&format!("{name}:"))?;
+                for value in values {
+                    print(&format!("  {}", plain(&value)))?;
+                }
+            }
+            value => print(&format!("{name}: {}", plain(&value)))?,
+        }
+    }
+    Ok(())
+}
+
+fn plain(value: &Value) -> String {
+    match value {
+        Value::String(text) => text.clone(),
+        Value::Object(members) => {
+            let members = members.iter().map(|(name, value)| format!("{name} {}", plain(value)));
+            members.collect::<Vec<_>>().join(", ")
+        }
+        other => other.to_string(),
+    }
+}
+
+/// A line every `interval`, until it is interrupted, or `count` lines.
+///
+/// # Errors
+/// Says what the service answered, or that it did not.
+pub async fn watch(address: SocketAddr, interval: Duration, count: Option<u64>) -> Result<(), String> {
+    let client = connect(address).await?;
+    let mut ticks = tokio::time::interval(interval);
+    ticks.set_missed_tick_behavior(MissedTickBehavior::Skip);
+    let mut before: Option<(Instant, u64, u64)> = None;
+    for line in 0.. {
+        if count.is_some_and(|count| line >= count) {
+            break;
+        }
+        ticks.tick().await;
+        let stats = client.call(STATS, &json!({})).await.map_err(|error| error.to_string())?;
+        let now = (Instant::now(), number(&stats, "events_stored"), number(&stats, "events_loaded"));
+        let (stored, loaded) = match before {
+            None => (0.0, 0.0),
+            Some((at, stored, loaded)) => {
+                let seconds = now.0.duration_since(at).as_secs_f64().max(f64::MIN_POSITIVE);
+                let rate = |now: u64, before: u64| now.saturating_sub(before) as f64 / seconds;
+                (rate(now.1, stored), rate(now.2, loaded))
+            }
+        };
+        before = Some(now);
+        if line % HEADING_EVERY == 0 {
+            print("state        events       stored/s    loaded/s    pending      projections behind")?;
+        }
+        let lag = list(&stats, "projections").iter().map(|projection| number(projection, "lag")).max();
+        print(&format!(
+            "{:<12} {:<12} {stored:<11.0} {loaded:<11.0} {:<12} {}",
+            text(&stats, "state").trim_start_matches("STATE_").to_lowercase(),
+            number(&stats, "event_count"),
+            number(&stats, "pending_events"),
+            lag.unwrap_or_default(),
+        ))?;
+    }
+    Ok(())
+}

@@ -1,0 +1,182 @@
+//! A client of the service for its own command line: requests and answers are JSON, as protobuf maps it, and as
+//! `grpcurl` shows it.
+
+use std::{net::SocketAddr, time::Duration};
+
+use prost::Message;
+use prost_reflect::{DescriptorPool, DynamicMessage, MessageDescriptor, SerializeOptions};
+use serde_json::Value;
+use tonic::{
+    Request, Status, Streaming,
+    client::Grpc,
+    codec::{Codec, DecodeBuf, Decoder, EncodeBuf, Encoder},
+    transport::{Channel, Endpoint},
+};
+use tonic_types::StatusExt;
+
+use super::{status, wire};
+
+const CONNECT_MAX: Duration = Duration::from_secs(3);
+
+/// Why there is no answer.
+#[derive(Debug, thiserror::Error)]
+pub enum ClientError {
+    #[error("{address}: {problem}")]
+    Unreachable { address: SocketAddr, problem: String },
+    #[error("{method}: no such call")]
+    NoSuchCall { method: String },
+    #[error("{0}")]
+    Request(String),
+    /// The service's own words; `reason` is empty where it gave none.
+    #[error("{message}")]
+    Refused { code: String, reason: String, message: String },
+}
+
+impl ClientError {
+    /// The reason in the error's details.
+    pub fn reason(&self) -> &str {
+        match self {
+            Self::Refused { reason, .. } => reason,
+            Self::Unreachable { .. } | Self::NoSuchCall { .. } | Self::Request(_) => "",
+        }
+    }
+}
+
+impl From<Status> for ClientError {
+    fn from(status: Status) -> Self {
+        let reason = status.get_details_error_info().map(|info| info.reason).unwrap_or_default();
+        Self::Refused { code: format!("{:?}", status.code()), reason, message: status.message().to_owned() }
+    }
+}
+
+/// Cheap to clone.
+#[derive(Debug, Clone)]
+pub struct JsonClient {
+    channel: Channel,
+    pool: DescriptorPool,
+}
+
+impl JsonClient {
+    /// # Errors
+    /// Nobody listens there.
+    pub async fn connect(address: SocketAddr) -> Result<Self, ClientError> {
+        let unreachable = |problem: String| ClientError::Unreachable { address, problem };
+        let endpoint = Endpoint::from_shared(format!("http://{address}"))
+            .map_err(|error| unreachable(error.to_string()))?;
+        let channel = endpoint.connect_timeout(CONNECT_MAX).connect().await.map_err(|error| {
+            let cause = std::error::Error::source(&error).map(ToString::to_string);
+            unreachable(cause.unwrap_or_else(|| error.to_string()))
+        })?;
+        let pool = DescriptorPool::decode(wire::DESCRIPTORS)
+            .map_err(|error| ClientError::Request(error.to_string()))?;
+        Ok(Self { channel, pool })
+    }
+
+    /// One answer. `method` is the service's full name, a slash, and the call's.
+    ///
+    /// # Errors
+    /// See [`ClientError`].
+    pub async fn call(&self, method: &str, request: &Value) -> Result<Value, ClientError> {
+        let mut answers = self.stream(method, request).await?;
+        let answer = answers.next().await?;
+        Ok(answer.unwrap_or_default())
+    }
+
+    /// Answers, one after the other.
+    ///
+    /// # Errors
+    /// See [`ClientError`].
+    pub async fn stream(&self, method: &str, request: &Value) -> Result<Answers, ClientError> {
+        let missing = || ClientError::NoSuchCall { method: method.to_owned() };
+        let (service, call) = method.split_once('/').ok_or_else(missing)?;
+        let service = self.pool.get_service_by_name(service).ok_or_else(missing)?;
+        let call = service.methods().find(|found| found.name() == call).ok_or_else(missing)?;
+        let request = DynamicMessage::deserialize(call.input(), request)
+            .map_err(|error| ClientError::Request(error.to_string()))?;
+        let path = format!("/{method}").parse().map_err(|_| missing())?;
+        let mut grpc = Grpc::new(self.channel.clone()).max_decoding_message_size(usize::MAX);
+        let ready = grpc.ready().await;
+        ready.map_err(|error| ClientError::Request(error.to_string()))?;
+        let codec = JsonCodec { answer: call.output() };
+        let answers = grpc.server_streaming(Request::new(request), path, codec).await?;
+        Ok(Answers(answers.into_inner()))
+    }
+}
+
+/// The answers of one call.
+#[derive(Debug)]
+pub struct Answers(Streaming<DynamicMessage>);
+
+impl Answers {
+    /// The next; `None` at the end.
+    ///
+    /// # Errors
+    /// See [`ClientError`].
+    pub async fn next(&mut self) -> Result<Option<Value>, ClientError> {
+        let Some(message) = self.0.message().await? else { return Ok(None) };
+        let options = SerializeOptions::new().use_proto_field_name(true).stringify_64_bit_integers(false);
+        let value = message.serialize_with_options(serde_json::value::Serializer, &options);
+        value.map(whole).map(Some).map_err(|error| ClientError::Request(error.to_string()))
+    }
+}
+
+/// Numbers that are whole are shown so: a `google.protobuf.Value` has only doubles.
+fn whole(value: Value) -> Value {
+    const WHOLE_MAX: f64 = 9_007_199_254_740_992.0;
+    match value {
+        Value::Number(number) => match number.as_f64().filter(|number| number.fract() == 0.0) {
+            #[expect(clippy::cast_possible_truncation, reason = "whole, and small enough")]
+            Some(double) if number.is_f64() && double.abs() < WHOLE_MAX => (double as i64).into(),
+            _ => Value::Number(number),
+        },
+        Value::Array(values) => values.into_iter().map(whole).collect(),
+        Value::Object(members) => members.into_iter().map(|(key, value)| (key, whole(value))).collect(),
+        other => other,
+    }
+}
+
+/// Messages whose types are known when the program runs.
+#[derive(Debug)]
+struct JsonCodec {
+    answer: MessageDescriptor,
+}
+
+impl Codec for JsonCodec {
+    type Encode = DynamicMessage;
+    type Decode = DynamicMessage;
+    type Encoder = Plain;
+    type Decoder = Typed;
+
+    fn encoder(&mut self) -> Plain {
+        Plain
+    }
+
+    fn decoder(&mut self) -> Typed {
+        Typed(self.answer.clone())
+    }
+}
+
+#[derive(Debug)]
+struct Plain;
+
+impl Encoder for Plain {
+    type Item = DynamicMessage;
+    type Error = Status;
+
+    fn encode(&mut self, item: DynamicMessage, buffer: &mut EncodeBuf<'_>) -> Result<(), Status> {
+        item.encode(buffer).map_err(|_| status::internal("a request could not be encoded"))
+    }
+}
+
+#[derive(Debug)]
+struct Typed(MessageDescriptor);
+
+impl Decoder for Typed {
+    type Item = DynamicMessage;
+    type Error = Status;
+
+    fn decode(&mut self, buffer: &mut DecodeBuf<'_>) -> Result<Option<DynamicMessage>, Status> {
+        let decoded = DynamicMessage::decode(self.0.clone(), buffer);
+        decoded.map(Some).map_err(|_| status::internal("an answer could not be decoded"))
+    }
+}

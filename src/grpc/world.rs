@@ -1,0 +1,384 @@
+//! The world's calls: from the wire to the world and back.
+
+use std::{sync::Arc, time::Duration};
+
+use futures_util::stream;
+use tokio::sync::Semaphore;
+use tonic::{Request, Response, Status};
+
+use super::{
+    decode::{Violations, aggregate_id, name, page_token, timestamp, token_id},
+    gate::{Admitted, permit},
+    status,
+    streams::{Boxed, Open, blocking, bounded},
+    wire::world::{self as wire, command_service_server::CommandService, world_service_server::WorldService},
+};
+use crate::{
+    config::LimitsConfig,
+    event::{AggregateId, NAME_BYTES_MAX, Position, SequenceNumber},
+    store::Limit,
+    world::{
+        Rebuild, World,
+        difference::WorldMoment,
+        error::WorldError,
+        lists::ObjectFilter,
+        moving::CONTAINERS_MAX,
+        refusal::Refusal,
+        replay::{Moment, State},
+    },
+};
+
+pub(super) mod commands;
+mod encode;
+mod json;
+
+/// History that is read at a time; with what it changed it makes about as much of a message.
+const READ_BYTES: usize = 64 * 1024;
+
+/// Objects in one message of a difference, and their bytes, unless a single one has more.
+const DIFFS_MAX: usize = 100;
+const DIFF_BYTES: usize = 256 * 1024;
+
+const PROGRESS_EVERY: Duration = Duration::from_millis(500);
+const PLAYERS_MAX: u32 = 100;
+
+/// Both services of the world as tonic calls them.
+#[derive(Debug, Clone)]
+pub struct WorldCalls {
+    world: Arc<World>,
+    limits: Arc<LimitsConfig>,
+    streams: Arc<Semaphore>,
+}
+
+impl WorldCalls {
+    /// `streams` has the places of all open streams.
+    pub fn new(world: Arc<World>, limits: LimitsConfig, streams: Arc<Semaphore>) -> Self {
+        Self { world, limits: Arc::new(limits), streams }
+    }
+
+    /// Does a single call within the caller's deadline.
+    async fn call<T>(
+        admitted: Admitted,
+        work: impl Future<Output = Result<T, Status>>,
+    ) -> Result<Response<T>, Status> {
+        let done = match admitted.deadline {
+            None => work.await,
+            Some(deadline) => match tokio::time::timeout_at(deadline, work).await {
+                Ok(done) => done,
+                Err(_) => Err(status::deadline_exceeded()),
+            },
+        };
+        done.map(Response::new)
+    }
+
+    /// A place among the open streams.
+    fn open<T>(&self, request: &Request<T>) -> Result<Open, Status> {
+        let place = permit(&self.streams, Limit::StreamsOpen, self.limits.streams_open_max)?;
+        Ok(Open { admitted: Admitted::of(request), _place: place })
+    }
+
+    /// Work that may wait for the disk.
+    async fn blocking<T: Send + 'static>(
+        &self,
+        work: impl FnOnce(&World) -> Result<T, WorldError> + Send + 'static,
+    ) -> Result<T, Status> {
+        let world = self.world.clone();
+        match tokio::task::spawn_blocking(move || work(&world)).await {
+            Ok(done) => done.map_err(status::of_world_error),
+            Err(_) => Err(status::internal("a read was aborted")),
+        }
+    }
+
+    async fn get(&self, id: &str, as_of: Option<wire::Moment>) -> Result<State, Status> {
+        let mut wrong = Violations::default();
+        let id = aggregate_id("id", id, NAME_BYTES_MAX, &mut wrong);
+        let moment = moment("as_of", as_of, &mut wrong);
+        let (id, moment) = wrong.none_or(id.zip(moment)).map_err(status::of_violations)?;
+        self.blocking(move |world| world.get(&id, moment)).await
+    }
+}
+
+#[tonic::async_trait]
+impl CommandService for WorldCalls {
+    async fn execute_commands(
+        &self,
+        request: Request<wire::ExecuteCommandsRequest>,
+    ) -> Result<Response<wire::ExecuteCommandsResponse>, Status> {
+        Self::call(Admitted::of(&request), async {
+            let commands =
+                commands::decode(request.into_inner(), &self.limits).map_err(status::of_violations)?;
+            let executed = self.world.execute(commands).await;
+            executed.map(encode::executed).map_err(status::of_world_error)
+        })
+        .await
+    }
+}
+
+#[tonic::async_trait]
+impl WorldService for WorldCalls {
+    async fn get_game_object(
+        &self,
+        request: Request<wire::GetGameObjectRequest>,
+    ) -> Result<Response<wire::GetGameObjectResponse>, Status> {
+        Self::call(Admitted::of(&request), async {
+            let request = request.into_inner();
+            let state = self.get(&request.id, request.as_of).await?;
+            Ok(wire::GetGameObjectResponse { game_object: Some(encode::game_object(&state)) })
+        })
+        .await
+    }
+
+    async fn get_player(
+        &self,
+        request: Request<wire::GetPlayerRequest>,
+    ) -> Result<Response<wire::GetPlayerResponse>, Status> {
+        Self::call(Admitted::of(&request), async {
+            let request = request.into_inner();
+            let state = self.get(&request.id, request.as_of).await?;
+            match encode::player(&state) {
+                Some(player) => Ok(wire::GetPlayerResponse { player: Some(player) }),
+                None => Err(refused(&state, Refusal::NotAPlayer)),
+            }
+        })
+        .await
+    }
+
+    async fn get_room(
+        &self,
+        request: Request<wire::GetRoomRequest>,
+    ) -> Result<Response<wire::GetRoomResponse>, Status> {
+        Self::call(Admitted::of(&request), async {
+            let request = request.into_inner();
+            let state = self.get(&request.id, request.as_of).await?;
+            match encode::room(&state) {
+                Some(room) => Ok(wire::GetRoomResponse { room: Some(room) }),
+                None => Err(refused(&state, Refusal::NotARoom)),
+            }
+        })
+        .await
+    }
+
+    async fn list_game_objects(
+        &self,
+        request: Request<wire::ListGameObjectsRequest>,
+    ) -> Result<Response<wire::ListGameObjectsResponse>, Status> {
+        Self::call(Admitted::of(&request), async {
+            let request = request.into_inner();
+            let mut wrong = Violations::default();
+            let page = PageRequest::new(request.page_size, &request.page_token, &mut wrong);
+            let value = request.attribute_value.map(json::from_wire).transpose();
+            let value = value.map_err(|problem| wrong.add("attribute_value", problem)).ok().flatten();
+            if request.attribute_key.is_empty() && value.is_some() {
+                wrong.add("attribute_value", "wants an attribute_key");
+            }
+            let page = wrong.none_or(page).map_err(status::of_violations)?;
+            let key = Some(request.attribute_key).filter(|key| !key.is_empty());
+            let filter = ObjectFilter {
+                class: request.r#type,
+                generic: request.generic,
+                container_id: request.container_id,
+                name: request.name,
+                attribute: key.map(|key| (key, value)),
+            };
+            let list = move |world: &World| world.list(&filter, &page.after, page.count);
+            let (found, position) = self.blocking(list).await?;
+            let next_page_token = next_token(&found);
+            Ok(wire::ListGameObjectsResponse {
+                game_objects: found.objects.into_iter().map(encode::listed).collect(),
+                next_page_token,
+                read_model_position: position.0,
+            })
+        })
+        .await
+    }
+
+    async fn list_contents(
+        &self,
+        request: Request<wire::ListContentsRequest>,
+    ) -> Result<Response<wire::ListContentsResponse>, Status> {
+        Self::call(Admitted::of(&request), async {
+            let request = request.into_inner();
+            let mut wrong = Violations::default();
+            let page = PageRequest::new(request.page_size, &request.page_token, &mut wrong);
+            let id = aggregate_id("container_id", &request.container_id, NAME_BYTES_MAX, &mut wrong);
+            let (id, page) = wrong.none_or(id.zip(page)).map_err(status::of_violations)?;
+            let depth_max = if request.recursive { CONTAINERS_MAX } else { 1 };
+            let list = move |world: &World| world.contents(id.as_str(), depth_max, &page.after, page.count);
+            let (found, position) = self.blocking(list).await?;
+            let next_page_token = next_token(&found);
+            Ok(wire::ListContentsResponse {
+                game_objects: found.objects.into_iter().map(encode::listed).collect(),
+                next_page_token,
+                read_model_position: position.0,
+            })
+        })
+        .await
+    }
+
+    async fn find_player(
+        &self,
+        request: Request<wire::FindPlayerRequest>,
+    ) -> Result<Response<wire::FindPlayerResponse>, Status> {
+        Self::call(Admitted::of(&request), async {
+            let wanted = request.into_inner().name;
+            let mut wrong = Violations::default();
+            name("name", &wanted, NAME_BYTES_MAX, &mut wrong);
+            wrong.none_or(Some(())).map_err(status::of_violations)?;
+            let find = move |world: &World| world.find_player(&wanted, PLAYERS_MAX);
+            let (found, position) = self.blocking(find).await?;
+            Ok(wire::FindPlayerResponse {
+                players: found.into_iter().map(encode::found_player).collect(),
+                read_model_position: position.0,
+            })
+        })
+        .await
+    }
+
+    type GetHistoryStream = Boxed<wire::GetHistoryResponse>;
+
+    async fn get_history(
+        &self,
+        request: Request<wire::GetHistoryRequest>,
+    ) -> Result<Response<Self::GetHistoryStream>, Status> {
+        let open = self.open(&request)?;
+        let request = request.into_inner();
+        let mut wrong = Violations::default();
+        let id = aggregate_id("id", &request.id, NAME_BYTES_MAX, &mut wrong);
+        let id = wrong.none_or(id).map_err(status::of_violations)?;
+        let (from, to) = (SequenceNumber(request.from_sequence), SequenceNumber(request.to_sequence));
+        let reader = self.blocking(move |world| world.history(id, from, to)).await?;
+        let messages = stream::try_unfold(reader, |reader| async move {
+            let (reader, entries) = blocking(reader, |reader| reader.next(READ_BYTES)).await?;
+            let entries = entries.map_err(status::of_world_error)?;
+            if entries.is_empty() {
+                return Ok(None);
+            }
+            let entries = entries.into_iter().map(encode::entry).collect();
+            Ok(Some((wire::GetHistoryResponse { entries }, reader)))
+        });
+        Ok(Response::new(bounded(messages, open)))
+    }
+
+    type DiffWorldStream = Boxed<wire::DiffWorldResponse>;
+
+    async fn diff_world(
+        &self,
+        request: Request<wire::DiffWorldRequest>,
+    ) -> Result<Response<Self::DiffWorldStream>, Status> {
+        let open = self.open(&request)?;
+        let request = request.into_inner();
+        let mut wrong = Violations::default();
+        let from = world_moment("from", request.from, WorldMoment::Position(Position(0)), &mut wrong);
+        let to = world_moment("to", request.to, WorldMoment::Now, &mut wrong);
+        let (from, to) = wrong.none_or(from.zip(to)).map_err(status::of_violations)?;
+        let reader = self.blocking(move |world| world.difference(from, to)).await?;
+        let store = self.world.store().clone();
+        let messages = stream::try_unfold(reader, move |reader| {
+            let store = store.clone();
+            async move {
+                let next = move |reader: &mut crate::world::difference::DifferenceReader| {
+                    let (mut objects, mut bytes) = (Vec::new(), 0usize);
+                    while objects.len() < DIFFS_MAX && bytes < DIFF_BYTES {
+                        let Some(object) = reader.next(&store)? else { break };
+                        let object = encode::object_diff(object);
+                        bytes = bytes.saturating_add(prost::Message::encoded_len(&object));
+                        objects.push(object);
+                    }
+                    Ok(objects)
+                };
+                let (reader, objects) = blocking(reader, next).await?;
+                let objects = objects.map_err(status::of_world_error)?;
+                Ok((!objects.is_empty()).then_some((wire::DiffWorldResponse { objects }, reader)))
+            }
+        });
+        Ok(Response::new(bounded(messages, open)))
+    }
+
+    type RebuildWorldStateStream = Boxed<wire::RebuildWorldStateResponse>;
+
+    async fn rebuild_world_state(
+        &self,
+        request: Request<wire::RebuildWorldStateRequest>,
+    ) -> Result<Response<Self::RebuildWorldStateStream>, Status> {
+        let open = self.open(&request)?;
+        let rebuild = self.world.rebuild().map_err(status::of_world_error)?;
+        let messages = stream::try_unfold(Some(rebuild), |rebuild: Option<Rebuild>| async move {
+            let Some(mut rebuild) = rebuild else { return Ok(None) };
+            match tokio::time::timeout(PROGRESS_EVERY, rebuild.report()).await {
+                Ok(report) => Ok(Some((encode::report(report.map_err(status::of_world_error)?), None))),
+                Err(_) => Ok(Some((encode::progress(&rebuild.watched), Some(rebuild)))),
+            }
+        });
+        Ok(Response::new(bounded(messages, open)))
+    }
+}
+
+fn refused(state: &State, refusal: impl FnOnce(AggregateId) -> Refusal) -> Status {
+    status::of_world_error(refusal(state.aggregate.object().id.clone()).into())
+}
+
+/// A moment in the life of one aggregate.
+fn moment(field: &str, moment: Option<wire::Moment>, wrong: &mut Violations) -> Option<Moment> {
+    use wire::moment::Moment as Wire;
+    match moment.and_then(|moment| moment.moment) {
+        None => Some(Moment::Now),
+        Some(Wire::SequenceNumber(0)) => {
+            wrong.add(format!("{field}.sequence_number"), "must be 1 or more");
+            None
+        }
+        Some(Wire::SequenceNumber(number)) => Some(Moment::Sequence(SequenceNumber(number))),
+        Some(Wire::Position(position)) => Some(Moment::Position(Position(position))),
+        Some(Wire::Time(time)) => timestamp(&format!("{field}.time"), Some(time), wrong).map(Moment::Time),
+    }
+}
+
+/// A moment of the whole world.
+fn world_moment(
+    field: &str,
+    moment: Option<wire::Moment>,
+    absent: WorldMoment,
+    wrong: &mut Violations,
+) -> Option<WorldMoment> {
+    use wire::moment::Moment as Wire;
+    match moment.and_then(|moment| moment.moment) {
+        None => Some(absent),
+        Some(Wire::SequenceNumber(_)) => {
+            wrong.add(format!("{field}.sequence_number"), "is of one aggregate, not of the world");
+            None
+        }
+        Some(Wire::Position(position)) => Some(WorldMoment::Position(Position(position))),
+        Some(Wire::Time(time)) => {
+            timestamp(&format!("{field}.time"), Some(time), wrong).map(WorldMoment::Time)
+        }
+    }
+}
+
+struct PageRequest {
+    after: String,
+    count: usize,
+}
+
+impl PageRequest {
+    fn new(size: u32, token: &str, wrong: &mut Violations) -> Option<Self> {
+        const PAGE_MAX: u32 = 1000;
+        const PAGE_DEFAULT: u32 = 100;
+        if size > PAGE_MAX {
+            wrong.add("page_size", format!("is {size}, {PAGE_MAX} is allowed"));
+        }
+        let after = match token {
+            "" => Some(String::new()),
+            token => token_id(token).map(|id| id.as_str().to_owned()),
+        };
+        if after.is_none() {
+            wrong.add("page_token", "is none of this listing");
+        }
+        let count = if size == 0 { PAGE_DEFAULT } else { size };
+        Some(Self { after: after?, count: count as usize })
+    }
+}
+
+fn next_token(page: &crate::world::lists::Page) -> String {
+    let last = page.objects.last().filter(|_| page.more);
+    let last = last.and_then(|last| AggregateId::new(&last.id).ok());
+    last.as_ref().map(page_token).unwrap_or_default()
+}

@@ -1,0 +1,228 @@
+//! Commands from the wire: everything is checked here, once, and all that is wrong is named together.
+
+use std::collections::{BTreeMap, HashSet};
+
+use prost_types::Value as WireValue;
+use serde_json::Value;
+use uuid::Uuid;
+
+use super::json;
+use crate::{
+    config::LimitsConfig,
+    event::{AggregateId, SequenceNumber},
+    grpc::{
+        decode::{Violations, aggregate_id, name},
+        wire::world as wire,
+    },
+    world::{
+        command::{Command, Operation},
+        event::Attributes,
+        handler::COMMANDS_MAX,
+        password::PasswordHash,
+    },
+};
+
+/// # Errors
+/// Names every field that is wrong.
+pub fn decode(
+    request: wire::ExecuteCommandsRequest,
+    limits: &LimitsConfig,
+) -> Result<Vec<Command>, Violations> {
+    let mut wrong = Violations::default();
+    let count = request.commands.len();
+    if count == 0 {
+        wrong.add("commands", "must not be empty");
+    }
+    if count > COMMANDS_MAX {
+        wrong.add("commands", format!("has {count}, {COMMANDS_MAX} are allowed"));
+        return Err(wrong);
+    }
+    let mut ids = HashSet::with_capacity(count);
+    let mut commands = Vec::with_capacity(count);
+    for (index, command) in request.commands.into_iter().enumerate() {
+        let at = format!("commands[{index}]");
+        if !command.command_id.is_empty() && !ids.insert(command.command_id.clone()) {
+            wrong.add(format!("{at}.command_id"), "stands twice in this call");
+        }
+        commands.extend(Decoding { at, limits, wrong: &mut wrong }.command(command));
+    }
+    wrong.none_or(Some(commands))
+}
+
+/// One command.
+struct Decoding<'d> {
+    at: String,
+    limits: &'d LimitsConfig,
+    wrong: &'d mut Violations,
+}
+
+impl Decoding<'_> {
+    fn command(&mut self, command: wire::Command) -> Option<Command> {
+        let id = match command.command_id.as_str() {
+            "" => Uuid::new_v4().to_string(),
+            text => {
+                self.text("command_id", text);
+                text.to_owned()
+            }
+        };
+        for (field, text) in [("actor", &command.actor), ("correlation_id", &command.correlation_id)] {
+            if !text.is_empty() {
+                self.text(field, text);
+            }
+        }
+        let correlation_id = match command.correlation_id.is_empty() {
+            true => id.clone(),
+            false => command.correlation_id,
+        };
+        let Some(operation) = command.command else {
+            self.wrong.add(self.at.clone(), "says nothing that is to be done");
+            return None;
+        };
+        let (target, operation) = self.operation(operation)?;
+        let expected = command.expected_sequence.map(SequenceNumber);
+        Some(Command { id, actor: command.actor, correlation_id, expected, target, operation })
+    }
+
+    fn operation(&mut self, operation: wire::command::Command) -> Option<(AggregateId, Operation)> {
+        use wire::command::Command as Wire;
+        match operation {
+            Wire::CreateGameObject(command) => self.create_game_object(command),
+            Wire::UpdateGameObjectAttribute(command) => {
+                let id = self.id("id", &command.id);
+                self.text("key", &command.key);
+                let value = self.value("value", command.value.unwrap_or_default());
+                Some((id?, Operation::UpdateGameObjectAttribute { key: command.key, value: value? }))
+            }
+            Wire::UpdateGameObjectAttributes(command) => {
+                let id = self.id("id", &command.id);
+                if command.attributes.is_empty() {
+                    self.add("attributes", "must not be empty");
+                }
+                let attributes = self.attributes(command.attributes);
+                Some((id?, Operation::UpdateGameObjectAttributes { attributes }))
+            }
+            Wire::UpdateGameObjectContainer(command) => {
+                let id = self.id("id", &command.id);
+                let container_id = self.optional_id("container_id", &command.container_id);
+                Some((id?, Operation::UpdateGameObjectContainer { container_id }))
+            }
+            Wire::DeleteGameObject(command) => {
+                Some((self.id("id", &command.id)?, Operation::DeleteGameObject {}))
+            }
+            Wire::CreatePlayer(command) => {
+                let id = self.id("id", &command.id);
+                self.text("name", &command.name);
+                let password_hash = match command.password_hash.is_empty() {
+                    true => None,
+                    false => self.password_hash(&command.password_hash),
+                };
+                Some((id?, Operation::CreatePlayer { name: command.name, password_hash }))
+            }
+            Wire::UpdatePlayerPassword(command) => {
+                let (id, hash) = (self.id("id", &command.id), self.password_hash(&command.password_hash));
+                Some((id?, Operation::UpdatePlayerPassword { password_hash: hash? }))
+            }
+            Wire::UpdatePlayerAdminStatus(command) => {
+                let id = self.id("id", &command.id);
+                Some((id?, Operation::UpdatePlayerAdminStatus { admin: command.admin }))
+            }
+            Wire::CreateRoom(command) => {
+                let wire::CreateRoom { id, name, description } = command;
+                Some((self.id("id", &id)?, Operation::CreateRoom { name, description }))
+            }
+            Wire::UpdateRoomDescription(command) => {
+                let id = self.id("id", &command.id);
+                Some((id?, Operation::UpdateRoomDescription { description: command.description }))
+            }
+            Wire::AddRoomExit(command) => {
+                let id = self.id("id", &command.id);
+                self.text("direction", &command.direction);
+                let target = self.id("target_room_id", &command.target_room_id);
+                let direction = command.direction;
+                Some((id?, Operation::AddRoomExit { direction, target_room_id: target? }))
+            }
+            Wire::RemoveRoomExit(command) => {
+                let id = self.id("id", &command.id);
+                self.text("direction", &command.direction);
+                Some((id?, Operation::RemoveRoomExit { direction: command.direction }))
+            }
+            Wire::AddItemToInventory(command) => {
+                let (id, item) = (self.id("id", &command.id), self.id("item_id", &command.item_id));
+                let position = command.position.and_then(|position| self.value("position", position));
+                let position = position.filter(|position| !position.is_null());
+                Some((id?, Operation::AddItemToInventory { item_id: item?, position }))
+            }
+            Wire::RemoveItemFromInventory(command) => {
+                let (id, item) = (self.id("id", &command.id), self.id("item_id", &command.item_id));
+                Some((id?, Operation::RemoveItemFromInventory { item_id: item? }))
+            }
+            Wire::EquipItem(command) => {
+                let (id, item) = (self.id("id", &command.id), self.id("item_id", &command.item_id));
+                self.text("slot", &command.slot);
+                Some((id?, Operation::EquipItem { item_id: item?, slot: command.slot }))
+            }
+            Wire::UnequipItem(command) => {
+                let (id, item) = (self.id("id", &command.id), self.id("item_id", &command.item_id));
+                let slot = Some(command.slot).filter(|slot| !slot.is_empty());
+                Some((id?, Operation::UnequipItem { item_id: item?, slot }))
+            }
+        }
+    }
+
+    fn create_game_object(&mut self, command: wire::CreateGameObject) -> Option<(AggregateId, Operation)> {
+        let id = self.id("id", &command.id);
+        self.text("type", &command.r#type);
+        let container_id = self.optional_id("container_id", &command.container_id);
+        let attributes = self.attributes(command.attributes);
+        let other_name = attributes.get("name").is_some_and(|name| name.as_str() != Some(&command.name));
+        if !command.name.is_empty() && other_name {
+            self.add("attributes", "has another name than the field name");
+        }
+        let (class, name, generic) = (command.r#type, command.name, command.generic);
+        Some((id?, Operation::CreateGameObject { class, name, generic, container_id, attributes }))
+    }
+
+    fn add(&mut self, field: &str, problem: &str) {
+        self.wrong.add(format!("{}.{field}", self.at), problem);
+    }
+
+    fn id(&mut self, field: &str, text: &str) -> Option<AggregateId> {
+        aggregate_id(&format!("{}.{field}", self.at), text, self.limits.id_bytes_max, self.wrong)
+    }
+
+    fn optional_id(&mut self, field: &str, text: &str) -> Option<AggregateId> {
+        if text.is_empty() { None } else { self.id(field, text) }
+    }
+
+    /// A name of 1 to so many bytes.
+    fn text(&mut self, field: &str, text: &str) {
+        name(&format!("{}.{field}", self.at), text, self.limits.id_bytes_max, self.wrong);
+    }
+
+    fn value(&mut self, field: &str, value: WireValue) -> Option<Value> {
+        json::from_wire(value).map_err(|problem| self.add(field, problem)).ok()
+    }
+
+    fn attributes(&mut self, attributes: BTreeMap<String, WireValue>) -> Attributes {
+        let mut checked = Attributes::new();
+        for (key, value) in attributes {
+            self.text("attributes", &key);
+            if let Some(value) = self.value("attributes", value) {
+                checked.insert(key, value);
+            }
+        }
+        checked
+    }
+
+    fn password_hash(&mut self, text: &str) -> Option<PasswordHash> {
+        let hash = PasswordHash::new(text);
+        if hash.is_none() {
+            // What it is is not said: it may be a password.
+            self.add(
+                "password_hash",
+                "must be a PHC string, bcrypt's form, or a hexadecimal MD5 or SHA digest; never a password",
+            );
+        }
+        hash
+    }
+}

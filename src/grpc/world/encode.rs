@@ -1,0 +1,188 @@
+//! The world's answers for the wire.
+
+use std::sync::atomic::Ordering;
+
+use super::json;
+use crate::{
+    grpc::{
+        encode::timestamp,
+        wire::{self as store, world as wire},
+    },
+    store::StoredIn,
+    world::{
+        aggregate::Aggregate,
+        changes::Change,
+        difference::ObjectDiff,
+        game_object::GameObject,
+        handler::{CommandResult, Executed},
+        history::Entry,
+        lists::{FoundPlayer, Listed},
+        rebuild::{Finding, Report, Step, Watched},
+        replay::State,
+    },
+};
+
+pub fn executed(executed: Executed) -> wire::ExecuteCommandsResponse {
+    let stored_in = match executed.stored_in {
+        None => store::StoredIn::Unspecified,
+        Some(StoredIn::LocalLog) => store::StoredIn::LocalLog,
+        Some(StoredIn::Immudb(_)) => store::StoredIn::Immudb,
+    };
+    wire::ExecuteCommandsResponse {
+        results: executed.results.into_iter().map(result).collect(),
+        stored_in: stored_in.into(),
+        immudb_tx: match executed.stored_in {
+            Some(StoredIn::Immudb(tx)) => tx,
+            Some(StoredIn::LocalLog) | None => 0,
+        },
+    }
+}
+
+fn result(result: CommandResult) -> wire::CommandResult {
+    let events = result.events.into_iter().map(|event| wire::CommandEvent {
+        event_id: event.id.to_string(),
+        aggregate_id: event.aggregate_id.to_string(),
+        event_type: event.event_type.to_string(),
+        sequence_number: event.sequence.0,
+        position: event.position.0,
+    });
+    wire::CommandResult {
+        command_id: result.command_id,
+        events: events.collect(),
+        already_executed: result.already_executed,
+    }
+}
+
+pub fn game_object(state: &State) -> wire::GameObject {
+    let GameObject { id, class, generic, container_id, attributes, inventory, equipment, deleted } =
+        state.aggregate.object();
+    let carried = inventory.iter().map(|(item, position)| wire::InventoryItem {
+        item_id: item.to_string(),
+        position: position.as_ref().map(json::to_wire),
+    });
+    wire::GameObject {
+        id: id.to_string(),
+        aggregate_type: state.aggregate.kind().name().to_owned(),
+        r#type: class.clone(),
+        name: state.aggregate.object().name().to_owned(),
+        generic: generic.clone(),
+        container_id: container_id.as_ref().map(ToString::to_string).unwrap_or_default(),
+        attributes: json::map_to_wire(attributes),
+        inventory: carried.collect(),
+        equipment: equipment.iter().map(|(slot, item)| (slot.clone(), item.to_string())).collect(),
+        deleted: *deleted,
+        sequence_number: state.sequence,
+        created_at: Some(timestamp(state.created_at)),
+        updated_at: Some(timestamp(state.updated_at)),
+    }
+}
+
+/// `None`: it is no player.
+pub fn player(state: &State) -> Option<wire::Player> {
+    let Aggregate::Player(player) = &state.aggregate else { return None };
+    let hash = player.password_hash.as_ref().map(|hash| hash.reveal().to_owned());
+    Some(wire::Player {
+        object: Some(game_object(state)),
+        password_hash: hash.unwrap_or_default(),
+        admin: player.admin,
+    })
+}
+
+/// `None`: it is no room.
+pub fn room(state: &State) -> Option<wire::Room> {
+    let Aggregate::Room(room) = &state.aggregate else { return None };
+    Some(wire::Room {
+        object: Some(game_object(state)),
+        description: room.description.clone(),
+        exits: room.exits.iter().map(|(way, target)| (way.clone(), target.to_string())).collect(),
+    })
+}
+
+pub fn listed(listed: Listed) -> wire::ListedObject {
+    wire::ListedObject {
+        id: listed.id,
+        aggregate_type: listed.aggregate_type,
+        r#type: listed.class,
+        name: listed.name,
+        generic: listed.generic,
+        container_id: listed.container_id.unwrap_or_default(),
+        attributes: json::map_to_wire(&listed.attributes),
+        depth: listed.depth,
+    }
+}
+
+pub fn found_player(found: FoundPlayer) -> wire::FoundPlayer {
+    let FoundPlayer { id, name, admin, container_id } = found;
+    wire::FoundPlayer { id, name, admin, container_id: container_id.unwrap_or_default() }
+}
+
+pub fn entry(entry: Entry) -> wire::HistoryEntry {
+    wire::HistoryEntry {
+        event_id: entry.id.to_string(),
+        event_type: entry.event_type,
+        sequence_number: entry.sequence.0,
+        position: entry.position.0,
+        recorded_at: Some(timestamp(entry.recorded_at)),
+        actor: entry.actor,
+        causation_id: entry.causation_id,
+        correlation_id: entry.correlation_id,
+        changes: entry.changes.into_iter().map(change).collect(),
+    }
+}
+
+fn change(change: Change) -> wire::Change {
+    wire::Change {
+        field: change.field,
+        before: change.before.as_ref().map(json::to_wire),
+        after: change.after.as_ref().map(json::to_wire),
+    }
+}
+
+pub fn object_diff(diff: ObjectDiff) -> wire::ObjectDiff {
+    wire::ObjectDiff {
+        id: diff.id.to_string(),
+        aggregate_type: diff.kind.name().to_owned(),
+        created: diff.created,
+        deleted: diff.deleted,
+        changes: diff.changes.into_iter().map(change).collect(),
+        from_sequence: diff.from.0,
+        to_sequence: diff.to.0,
+    }
+}
+
+pub fn progress(watched: &Watched) -> wire::RebuildWorldStateResponse {
+    let ((step, done), total) = (watched.step(), watched.total.load(Ordering::Relaxed));
+    let step = match step {
+        Step::Replaying => wire::RebuildStep::Replaying,
+        Step::Projecting => wire::RebuildStep::Projecting,
+        Step::Comparing => wire::RebuildStep::Comparing,
+        Step::Swapping => wire::RebuildStep::Swapping,
+    };
+    let progress = wire::RebuildProgress { step: step.into(), done: done.min(total), total };
+    let content = wire::rebuild_world_state_response::Content::Progress(progress);
+    wire::RebuildWorldStateResponse { content: Some(content) }
+}
+
+pub fn report(report: Report) -> wire::RebuildWorldStateResponse {
+    let findings = |named: Vec<Finding>| {
+        let named = named.into_iter().map(|finding| wire::Finding {
+            aggregate_id: finding.aggregate_id,
+            sequence_number: finding.sequence.0,
+            problem: finding.problem,
+        });
+        named.collect()
+    };
+    let report = wire::RebuildReport {
+        aggregates: report.aggregates,
+        events: report.events,
+        damaged_count: report.damaged.count,
+        damaged: findings(report.damaged.named),
+        warning_count: report.warnings.count,
+        warnings: findings(report.warnings.named),
+        differences: report.differences,
+        read_model_position: report.reached.0,
+        seconds: report.took.as_secs_f64(),
+    };
+    let content = wire::rebuild_world_state_response::Content::Report(report);
+    wire::RebuildWorldStateResponse { content: Some(content) }
+}

@@ -1,0 +1,275 @@
+//! The game world on top of the event store: commands, aggregates, projections, questions, rebuilding.
+//!
+//! ```text
+//! command --> handler --> decide (pure) --> events --> the store's append, if nothing looked at has changed
+//! events --> replay --> an aggregate, now or at any moment
+//! events --> projector --> projections --> read models (SQLite) --> lists
+//! ```
+//!
+//! It uses the store as any caller could, and nothing of the store knows of it. The modules, in the order of a
+//! command's way: [`command`], [`handler`], [`known`] and [`decide`] with [`moving`], the aggregates
+//! ([`game_object`], [`player`], [`room`], one of which is an [`aggregate`]), [`event`], [`snapshots`]. Of a question's way:
+//! [`replay`], [`history`], [`difference`], [`changes`]. Of the read models': [`projector`], [`projections`],
+//! [`read_models`], [`lists`], [`rebuild`].
+
+use std::{
+    path::PathBuf,
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
+};
+
+use tokio_util::{sync::CancellationToken, task::TaskTracker};
+use tracing::warn;
+
+use crate::{
+    event::{AggregateId, Position, SequenceNumber},
+    store::{EventStore, StoreError},
+};
+
+pub mod aggregate;
+pub mod changes;
+pub mod command;
+pub mod decide;
+pub mod difference;
+pub mod error;
+pub mod event;
+pub mod game_object;
+pub mod handler;
+pub mod history;
+pub mod known;
+pub mod lists;
+pub mod moving;
+pub mod password;
+pub mod player;
+pub mod projections;
+pub mod projector;
+pub mod read_models;
+pub mod rebuild;
+pub mod refusal;
+pub mod replay;
+pub mod room;
+pub mod snapshots;
+mod turns;
+
+use command::Command;
+use error::WorldError;
+use handler::{EventLimits, Executed, Handler};
+use lists::{FoundPlayer, ObjectFilter, Page};
+use projections::Projection;
+use read_models::{ReadModelError, ReadModels};
+use refusal::Refusal;
+use replay::{Moment, State};
+use snapshots::Snapshots;
+
+/// What the world is told by the configuration.
+#[derive(Debug, Clone)]
+pub struct Settings {
+    pub read_models_path: PathBuf,
+    pub events: EventLimits,
+    pub snapshot_bytes_max: usize,
+}
+
+/// What the world's tasks end with.
+#[derive(Debug, Clone)]
+pub struct Ends {
+    pub tasks: TaskTracker,
+    /// The service takes no calls any more: what a caller waits for ends.
+    pub closing: CancellationToken,
+    /// The last calls are over.
+    pub stopping: CancellationToken,
+}
+
+/// The game world. Shared by all calls.
+#[derive(Debug)]
+pub struct World {
+    store: Arc<EventStore>,
+    handler: Handler,
+    snapshots: Snapshots,
+    read_models: Arc<ReadModels>,
+    rebuilding: Arc<AtomicBool>,
+    ends: Ends,
+}
+
+/// How far the read models are behind.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ProjectionState {
+    pub name: &'static str,
+    pub position: Position,
+    pub lag: u64,
+}
+
+impl World {
+    /// Starts the tasks that take snapshots and keep the read models.
+    ///
+    /// # Errors
+    /// The read models can't be opened or made.
+    pub fn start(
+        store: Arc<EventStore>,
+        settings: &Settings,
+        projections: Vec<Box<dyn Projection>>,
+        ends: Ends,
+    ) -> Result<Arc<Self>, ReadModelError> {
+        let read_models = Arc::new(ReadModels::open(settings.read_models_path.clone(), projections)?);
+        let (snapshots, taking) =
+            Snapshots::start(store.clone(), settings.snapshot_bytes_max, ends.stopping.clone());
+        ends.tasks.spawn(taking);
+        ends.tasks.spawn(projector::run(store.clone(), read_models.clone(), ends.stopping.clone()));
+        let handler = Handler::new(store.clone(), settings.events);
+        let rebuilding = Arc::default();
+        Ok(Arc::new(Self { store, handler, snapshots, read_models, rebuilding, ends }))
+    }
+
+    pub fn store(&self) -> &Arc<EventStore> {
+        &self.store
+    }
+
+    /// Executes the commands in their order, all or none.
+    ///
+    /// # Errors
+    /// See [`WorldError`].
+    pub async fn execute(&self, commands: Vec<Command>) -> Result<Executed, WorldError> {
+        let (executed, due) = self.handler.execute(commands).await?;
+        due.into_iter().for_each(|id| self.snapshots.due(id));
+        Ok(executed)
+    }
+
+    /// An aggregate as it is, or as it was. May wait for the disk.
+    ///
+    /// # Errors
+    /// It did not exist, is none of the world's, or is damaged.
+    pub fn get(&self, id: &AggregateId, moment: Moment) -> Result<State, WorldError> {
+        let state = replay::load(&self.store, id, moment)?;
+        state.ok_or_else(|| Refusal::NoSuchObject(id.clone()).into())
+    }
+
+    /// The history of an aggregate, from one number to another.
+    ///
+    /// # Errors
+    /// As [`World::get`].
+    pub fn history(
+        &self,
+        id: AggregateId,
+        from: SequenceNumber,
+        to: SequenceNumber,
+    ) -> Result<history::HistoryReader, WorldError> {
+        history::HistoryReader::open(&self.store, id, from, to)
+    }
+
+    /// What changed between two moments.
+    ///
+    /// # Errors
+    /// Too much did.
+    pub fn difference(
+        &self,
+        from: difference::WorldMoment,
+        to: difference::WorldMoment,
+    ) -> Result<difference::DifferenceReader, WorldError> {
+        difference::DifferenceReader::open(&self.store, from, to)
+    }
+
+    /// Objects that match, by id, and up to where the events are in it.
+    ///
+    /// # Errors
+    /// The read models can't be read.
+    pub fn list(
+        &self,
+        filter: &ObjectFilter,
+        after: &str,
+        count: usize,
+    ) -> Result<(Page, Position), WorldError> {
+        self.read(|rows| lists::game_objects(rows, filter, after, count))
+    }
+
+    /// What lies in an object.
+    ///
+    /// # Errors
+    /// The read models can't be read.
+    pub fn contents(
+        &self,
+        container: &str,
+        depth_max: usize,
+        after: &str,
+        count: usize,
+    ) -> Result<(Page, Position), WorldError> {
+        self.read(|rows| lists::contents(rows, container, depth_max, after, count))
+    }
+
+    /// Players of a name.
+    ///
+    /// # Errors
+    /// The read models can't be read.
+    pub fn find_player(&self, name: &str, count: u32) -> Result<(Vec<FoundPlayer>, Position), WorldError> {
+        self.read(|rows| lists::players(rows, name, count))
+    }
+
+    fn read<T>(
+        &self,
+        query: impl FnOnce(&rusqlite::Connection) -> rusqlite::Result<T>,
+    ) -> Result<(T, Position), WorldError> {
+        // Before it is asked: what is said to be in the answer is.
+        let position = self.read_models.position();
+        let answer =
+            self.read_models.read(query).map_err(|error| WorldError::ReadModels(error.to_string()))?;
+        Ok((answer, position))
+    }
+
+    /// How far each projection is.
+    pub fn projections(&self) -> Vec<ProjectionState> {
+        let position = self.read_models.position();
+        let tip = self.store.sequencer().tip().position;
+        // Ahead of what there is, they belong to another history, and nothing of this one is in them.
+        let lag = tip.0.checked_sub(position.0).unwrap_or(tip.0.max(1));
+        let projections = self.read_models.projections().iter();
+        projections.map(|projection| ProjectionState { name: projection.name(), position, lag }).collect()
+    }
+
+    /// Begins to rebuild the world; one at a time.
+    ///
+    /// # Errors
+    /// One is running.
+    pub fn rebuild(self: &Arc<Self>) -> Result<Rebuild, WorldError> {
+        if self.rebuilding.swap(true, Ordering::AcqRel) {
+            return Err(WorldError::RebuildRunning);
+        }
+        let watched = Arc::new(rebuild::Watched::default());
+        let (world, watching) = (self.clone(), watched.clone());
+        let running = self.ends.tasks.spawn_blocking(move || {
+            let _running = Running(world.rebuilding.clone());
+            let rebuilt = rebuild::rebuild(&world.store, &world.read_models, &watching, &world.ends.closing);
+            rebuilt.inspect_err(|error| warn!(%error, "the world was not rebuilt"))
+        });
+        Ok(Rebuild { watched, running })
+    }
+}
+
+/// Ends with the rebuild, also where it panics.
+struct Running(Arc<AtomicBool>);
+
+impl Drop for Running {
+    fn drop(&mut self) {
+        self.0.store(false, Ordering::Release);
+    }
+}
+
+/// A rebuild under way. It goes on when nobody waits for it.
+#[derive(Debug)]
+pub struct Rebuild {
+    pub watched: Arc<rebuild::Watched>,
+    running: tokio::task::JoinHandle<Result<rebuild::Report, WorldError>>,
+}
+
+impl Rebuild {
+    /// Waits for the end.
+    ///
+    /// # Errors
+    /// It could not be done.
+    pub async fn report(&mut self) -> Result<rebuild::Report, WorldError> {
+        let ended = (&mut self.running).await;
+        ended.unwrap_or_else(|_| Err(StoreError::Damaged("the rebuild was aborted".to_owned()).into()))
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,132 @@
+//! Commands: what is to happen, checked as far as that goes without knowing the world.
+
+use serde::Serialize;
+use serde_json::Value;
+use sha2::{Digest, Sha256};
+use uuid::Uuid;
+
+use super::{event::Attributes, password::PasswordHash};
+use crate::event::{AggregateId, EventId, SequenceNumber};
+
+/// One operation on one object.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Command {
+    /// Names it for good; becomes the cause of its events.
+    pub id: String,
+    pub actor: String,
+    pub correlation_id: String,
+    /// What the caller saw last of the object.
+    pub expected: Option<SequenceNumber>,
+    /// The object.
+    pub target: AggregateId,
+    pub operation: Operation,
+}
+
+/// What is to happen to the object.
+#[derive(Debug, Clone, PartialEq, Serialize)]
+pub enum Operation {
+    CreateGameObject {
+        #[serde(rename = "type")]
+        class: String,
+        name: String,
+        generic: String,
+        container_id: Option<AggregateId>,
+        attributes: Attributes,
+    },
+    UpdateGameObjectAttribute {
+        key: String,
+        value: Value,
+    },
+    UpdateGameObjectAttributes {
+        attributes: Attributes,
+    },
+    UpdateGameObjectContainer {
+        container_id: Option<AggregateId>,
+    },
+    DeleteGameObject {},
+    CreatePlayer {
+        name: String,
+        password_hash: Option<PasswordHash>,
+    },
+    UpdatePlayerPassword {
+        password_hash: PasswordHash,
+    },
+    UpdatePlayerAdminStatus {
+        admin: bool,
+    },
+    CreateRoom {
+        name: String,
+        description: String,
+    },
+    UpdateRoomDescription {
+        description: String,
+    },
+    AddRoomExit {
+        direction: String,
+        target_room_id: AggregateId,
+    },
+    RemoveRoomExit {
+        direction: String,
+    },
+    AddItemToInventory {
+        item_id: AggregateId,
+        position: Option<Value>,
+    },
+    RemoveItemFromInventory {
+        item_id: AggregateId,
+    },
+    EquipItem {
+        item_id: AggregateId,
+        slot: String,
+    },
+    UnequipItem {
+        item_id: AggregateId,
+        /// `None`: whichever it is.
+        slot: Option<String>,
+    },
+}
+
+/// Namespace of the ids of events that commands lead to. Never changes: a resend is found by them.
+const EVENT_IDS: Uuid = Uuid::from_u128(0x6b0d_5a5e_51f4_4f0e_9d0b_b5a2_3a8f_7c11);
+
+impl Operation {
+    /// As the contract names it.
+    pub fn name(&self) -> &'static str {
+        match self {
+            Self::CreateGameObject { .. } => "CreateGameObject",
+            Self::UpdateGameObjectAttribute { .. } => "UpdateGameObjectAttribute",
+            Self::UpdateGameObjectAttributes { .. } => "UpdateGameObjectAttributes",
+            Self::UpdateGameObjectContainer { .. } => "UpdateGameObjectContainer",
+            Self::DeleteGameObject {} => "DeleteGameObject",
+            Self::CreatePlayer { .. } => "CreatePlayer",
+            Self::UpdatePlayerPassword { .. } => "UpdatePlayerPassword",
+            Self::UpdatePlayerAdminStatus { .. } => "UpdatePlayerAdminStatus",
+            Self::CreateRoom { .. } => "CreateRoom",
+            Self::UpdateRoomDescription { .. } => "UpdateRoomDescription",
+            Self::AddRoomExit { .. } => "AddRoomExit",
+            Self::RemoveRoomExit { .. } => "RemoveRoomExit",
+            Self::AddItemToInventory { .. } => "AddItemToInventory",
+            Self::RemoveItemFromInventory { .. } => "RemoveItemFromInventory",
+            Self::EquipItem { .. } => "EquipItem",
+            Self::UnequipItem { .. } => "UnequipItem",
+        }
+    }
+}
+
+impl Command {
+    /// The most events that one command leads to: an item that was worn by one and goes into the inventory of
+    /// another is taken off, taken out, put in and moved.
+    pub const EVENTS_MAX: usize = 4;
+
+    /// Id of its event number `index`. The same for every attempt, so that no attempt can succeed beside another.
+    pub fn event_id(&self, index: usize) -> EventId {
+        let name = format!("{}\n{index}", self.id);
+        EventId::from(Uuid::new_v5(&EVENT_IDS, name.as_bytes()))
+    }
+
+    /// Tells the command from another with the same id: the first half of a SHA-256.
+    pub fn digest(&self) -> String {
+        let operation = serde_json::to_vec(&(&self.target, &self.operation)).unwrap_or_default();
+        hex::encode(Sha256::digest(operation)).chars().take(32).collect()
+    }
+}

@@ -1,0 +1,118 @@
+//! From a command to what happens: the rules of the world.
+//!
+//! Pure: it looks at what is known and says what happens, what it would have to know besides, or why not. Whoever
+//! calls it makes sure that nothing it looked at changes before the events are stored.
+
+use super::{
+    command::{Command, Operation},
+    event::{Attributes, WorldEvent},
+    known::{Known, Undecided},
+    moving::{self, check_container},
+    player::Player,
+    refusal::Refusal,
+    room::Room,
+};
+use crate::{event::AggregateId, world::aggregate::Kind};
+
+/// An event of one aggregate. The kind is that of the aggregate, which the event may create.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Decided {
+    pub id: AggregateId,
+    pub kind: Kind,
+    pub event: WorldEvent,
+}
+
+/// What the command leads to, in order; nothing where it changes nothing.
+///
+/// # Errors
+/// Something is not known, or a rule forbids it.
+pub fn decide(known: &Known, command: &Command) -> Result<Vec<Decided>, Undecided> {
+    let id = &command.target;
+    match &command.operation {
+        Operation::CreateGameObject { class, name, generic, container_id, attributes } => {
+            let created = WorldEvent::GameObjectCreated {
+                class: class.clone(),
+                name: name.clone(),
+                generic: generic.clone(),
+                container_id: container_id.clone(),
+                attributes: attributes.clone(),
+            };
+            create(known, id, Kind::GameObject, vec![created])
+        }
+        Operation::CreatePlayer { name, password_hash } => {
+            let player = WorldEvent::PlayerCreated { password_hash: password_hash.clone(), admin: false };
+            create(known, id, Kind::Player, vec![named(Player::CLASS, name), player])
+        }
+        Operation::CreateRoom { name, description } => {
+            let room = WorldEvent::RoomCreated { description: description.clone() };
+            create(known, id, Kind::Room, vec![named(Room::CLASS, name), room])
+        }
+        Operation::UpdateGameObjectAttribute { key, value } => {
+            one(known, id, known.living(id)?.object().update_attribute(key, value))
+        }
+        Operation::UpdateGameObjectAttributes { attributes } => {
+            one(known, id, known.living(id)?.object().update_attributes(attributes))
+        }
+        Operation::UpdateGameObjectContainer { container_id } => {
+            moving::move_to(known, id, container_id.as_ref())
+        }
+        Operation::DeleteGameObject {} => moving::delete(known, id),
+        Operation::UpdatePlayerPassword { password_hash } => {
+            one(known, id, known.player(id)?.update_password(password_hash))
+        }
+        Operation::UpdatePlayerAdminStatus { admin } => {
+            one(known, id, known.player(id)?.update_admin_status(*admin))
+        }
+        Operation::UpdateRoomDescription { description } => {
+            one(known, id, known.room(id)?.update_description(description))
+        }
+        Operation::AddRoomExit { direction, target_room_id } => {
+            one(known, id, known.room(id)?.add_exit(direction, target_room_id))
+        }
+        Operation::RemoveRoomExit { direction } => match known.room(id)?.remove_exit(direction) {
+            Some(event) => one(known, id, Some(event)),
+            None => Err(Refusal::NoSuchExit { room: id.clone(), direction: direction.clone() }.into()),
+        },
+        Operation::AddItemToInventory { item_id, position } => {
+            moving::add_item(known, id, item_id, position.as_ref())
+        }
+        Operation::RemoveItemFromInventory { item_id } => moving::remove_item(known, id, item_id),
+        Operation::EquipItem { item_id, slot } => moving::equip(known, id, item_id, slot),
+        Operation::UnequipItem { item_id, slot } => moving::unequip(known, id, item_id, slot.as_deref()),
+    }
+}
+
+/// The creation of the game object that a player or a room is.
+fn named(class: &str, name: &str) -> WorldEvent {
+    WorldEvent::GameObjectCreated {
+        class: class.to_owned(),
+        name: name.to_owned(),
+        generic: String::new(),
+        container_id: None,
+        attributes: Attributes::new(),
+    }
+}
+
+fn create(
+    known: &Known,
+    id: &AggregateId,
+    kind: Kind,
+    events: Vec<WorldEvent>,
+) -> Result<Vec<Decided>, Undecided> {
+    if known.find(id)?.is_some() {
+        return Err(Refusal::Exists(id.clone()).into());
+    }
+    if let Some(WorldEvent::GameObjectCreated { container_id: Some(container), .. }) = events.first() {
+        check_container(known, id, container)?;
+    }
+    Ok(events.into_iter().map(|event| Decided { id: id.clone(), kind, event }).collect())
+}
+
+/// What happens to an aggregate that exists, if anything does.
+fn one(known: &Known, id: &AggregateId, event: Option<WorldEvent>) -> Result<Vec<Decided>, Undecided> {
+    let kind = known.living(id)?.kind();
+    Ok(event.into_iter().map(|event| Decided { id: id.clone(), kind, event }).collect())
+}
+
+#[cfg(test)]
+mod tests;

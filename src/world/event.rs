@@ -1,0 +1,197 @@
+//! What happened in the world: the events of its aggregates, as JSON in the event store.
+//!
+//! The name of a variant is the event's type, its fields are the event's data. Both are what is stored for
+//! good: a field may be added with a default, nothing else may change. Fields that are not known are passed
+//! over, so that an older service reads what a newer one wrote.
+
+use std::collections::BTreeMap;
+
+use serde::{Deserialize, Serialize};
+use serde_json::Value;
+
+use super::password::PasswordHash;
+use crate::event::AggregateId;
+
+/// Attributes of a game object: any JSON, by name.
+pub type Attributes = BTreeMap<String, Value>;
+
+/// One thing that happened to one aggregate.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub enum WorldEvent {
+    /// The first event of every aggregate of the world.
+    GameObjectCreated {
+        /// The object's class in the game.
+        #[serde(rename = "type", default)]
+        class: String,
+        /// Becomes the attribute `name`, unless it is empty.
+        #[serde(default)]
+        name: String,
+        #[serde(default)]
+        generic: String,
+        #[serde(default)]
+        container_id: Option<AggregateId>,
+        #[serde(default)]
+        attributes: Attributes,
+    },
+    GameObjectAttributeUpdated {
+        key: String,
+        value: Value,
+    },
+    GameObjectAttributesUpdated {
+        attributes: Attributes,
+    },
+    GameObjectContainerUpdated {
+        #[serde(default)]
+        container_id: Option<AggregateId>,
+    },
+    GameObjectDeleted {},
+    PlayerCreated {
+        #[serde(default)]
+        password_hash: Option<PasswordHash>,
+        #[serde(default)]
+        admin: bool,
+    },
+    PlayerPasswordUpdated {
+        password_hash: PasswordHash,
+    },
+    PlayerAdminStatusUpdated {
+        admin: bool,
+    },
+    RoomCreated {
+        #[serde(default)]
+        description: String,
+    },
+    RoomDescriptionUpdated {
+        description: String,
+    },
+    RoomExitAdded {
+        direction: String,
+        target_room_id: AggregateId,
+    },
+    RoomExitRemoved {
+        direction: String,
+    },
+    ItemAddedToInventory {
+        item_id: AggregateId,
+        #[serde(default)]
+        position: Option<Value>,
+    },
+    ItemRemovedFromInventory {
+        item_id: AggregateId,
+    },
+    ItemEquipped {
+        item_id: AggregateId,
+        slot: String,
+    },
+    ItemUnequipped {
+        item_id: AggregateId,
+        slot: String,
+    },
+}
+
+/// An event that is none of the world's, or whose data can't be read.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum EventError {
+    #[error("its type {0:?} is not known")]
+    UnknownType(String),
+    #[error("its data is no JSON")]
+    NotJson,
+    /// Says where, and never what.
+    #[error("its data does not fit its type (line {line}, column {column})")]
+    Misfit { line: usize, column: usize },
+    /// JSON can't have it; an infinite number, say.
+    #[error("its data can't be written as JSON")]
+    Unwritable,
+}
+
+impl WorldEvent {
+    pub const TYPES: [&str; 16] = [
+        "GameObjectCreated",
+        "GameObjectAttributeUpdated",
+        "GameObjectAttributesUpdated",
+        "GameObjectContainerUpdated",
+        "GameObjectDeleted",
+        "PlayerCreated",
+        "PlayerPasswordUpdated",
+        "PlayerAdminStatusUpdated",
+        "RoomCreated",
+        "RoomDescriptionUpdated",
+        "RoomExitAdded",
+        "RoomExitRemoved",
+        "ItemAddedToInventory",
+        "ItemRemovedFromInventory",
+        "ItemEquipped",
+        "ItemUnequipped",
+    ];
+
+    /// Its type and its data.
+    ///
+    /// # Errors
+    /// JSON can't express it.
+    pub fn encode(&self) -> Result<(String, String), EventError> {
+        match serde_json::to_value(self) {
+            Ok(Value::Object(tagged)) => {
+                let (event_type, data) = tagged.into_iter().next().ok_or(EventError::Unwritable)?;
+                Ok((event_type, data.to_string()))
+            }
+            _ => Err(EventError::Unwritable),
+        }
+    }
+
+    /// The event of this type with this data.
+    ///
+    /// # Errors
+    /// It is none of the world's.
+    pub fn decode(event_type: &str, data: &str) -> Result<Self, EventError> {
+        if !Self::TYPES.contains(&event_type) {
+            return Err(EventError::UnknownType(event_type.to_owned()));
+        }
+        let tagged = format!("{{\"{event_type}\":{data}}}");
+        serde_json::from_str(&tagged).map_err(|error| match error.classify() {
+            serde_json::error::Category::Data => {
+                let tag = event_type.len().saturating_add(4);
+                EventError::Misfit { line: error.line(), column: error.column().saturating_sub(tag) }
+            }
+            _ => EventError::NotJson,
+        })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_event_is_the_json_that_is_documented() {
+        let event = WorldEvent::GameObjectCreated {
+            class: "Weapon".into(),
+            name: "sword".into(),
+            generic: "weapon".into(),
+            container_id: Some(AggregateId::new("room-1").unwrap()),
+            attributes: Attributes::from([("weight".into(), 4.into())]),
+        };
+        let data = r#"{"attributes":{"weight":4},"container_id":"room-1","generic":"weapon","name":"sword","type":"Weapon"}"#;
+        assert_eq!(event.encode().unwrap(), ("GameObjectCreated".into(), data.into()));
+        assert_eq!(WorldEvent::decode("GameObjectCreated", data).unwrap(), event);
+        let deleted = WorldEvent::GameObjectDeleted {};
+        assert_eq!(deleted.encode().unwrap(), ("GameObjectDeleted".into(), "{}".into()));
+        assert_eq!(WorldEvent::decode("GameObjectDeleted", "{}").unwrap(), deleted);
+    }
+
+    #[test]
+    fn what_is_missing_has_its_default_and_what_is_new_is_passed_over() {
+        let created = WorldEvent::decode("RoomCreated", r#"{"smell":"moss"}"#).unwrap();
+        assert_eq!(created, WorldEvent::RoomCreated { description: String::new() });
+    }
+
+    #[test]
+    fn what_is_no_event_of_the_world_is_named_without_its_data() {
+        let unknown = WorldEvent::decode("QuestBegun", "{}").unwrap_err();
+        assert_eq!(unknown.to_string(), "its type \"QuestBegun\" is not known");
+        assert_eq!(WorldEvent::decode("RoomCreated", "{"), Err(EventError::NotJson));
+        assert_eq!(WorldEvent::decode("RoomCreated", "{}} "), Err(EventError::NotJson));
+        let misfit = WorldEvent::decode("RoomExitRemoved", r#"{"direction":12345}"#).unwrap_err();
+        assert!(matches!(misfit, EventError::Misfit { .. }));
+        assert!(!misfit.to_string().contains("12345"));
+    }
+}

@@ -1,0 +1,132 @@
+//! A game object: what every thing of the world has, rooms and players too.
+
+use std::collections::BTreeMap;
+
+use serde::{Deserialize, Serialize};
+use serde_json::Value;
+
+use super::{
+    aggregate::BrokenRule,
+    event::{Attributes, WorldEvent},
+};
+use crate::event::AggregateId;
+
+/// The attribute that holds the name.
+pub const NAME: &str = "name";
+
+/// Its state after some of its events.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct GameObject {
+    pub id: AggregateId,
+    /// Its class in the game.
+    #[serde(rename = "type")]
+    pub class: String,
+    pub generic: String,
+    pub container_id: Option<AggregateId>,
+    pub attributes: Attributes,
+    /// What it carries, and where.
+    pub inventory: BTreeMap<AggregateId, Option<Value>>,
+    /// What it wears, by slot. Nothing is worn and in the inventory at once.
+    pub equipment: BTreeMap<String, AggregateId>,
+    pub deleted: bool,
+}
+
+impl GameObject {
+    /// The state after the first event.
+    ///
+    /// # Errors
+    /// The event creates nothing.
+    pub fn create(id: &AggregateId, event: &WorldEvent) -> Result<Self, BrokenRule> {
+        let WorldEvent::GameObjectCreated { class, name, generic, container_id, attributes } = event else {
+            return Err(BrokenRule::NotCreated);
+        };
+        let mut attributes = attributes.clone();
+        if !name.is_empty() {
+            attributes.insert(NAME.to_owned(), Value::String(name.clone()));
+        }
+        Ok(Self {
+            id: id.clone(),
+            class: class.clone(),
+            generic: generic.clone(),
+            container_id: container_id.clone(),
+            attributes,
+            inventory: BTreeMap::new(),
+            equipment: BTreeMap::new(),
+            deleted: false,
+        })
+    }
+
+    /// Its name, where it has one that is text.
+    pub fn name(&self) -> &str {
+        self.attributes.get(NAME).and_then(Value::as_str).unwrap_or_default()
+    }
+
+    /// The slot that an item is worn in.
+    pub fn slot_of(&self, item: &AggregateId) -> Option<&str> {
+        self.equipment.iter().find(|(_, worn)| *worn == item).map(|(slot, _)| slot.as_str())
+    }
+
+    /// Takes an event in.
+    ///
+    /// # Errors
+    /// It can't have happened to this object.
+    pub fn apply(&mut self, event: &WorldEvent) -> Result<(), BrokenRule> {
+        match event {
+            WorldEvent::GameObjectCreated { .. } => return Err(BrokenRule::CreatedTwice),
+            WorldEvent::GameObjectAttributeUpdated { key, value } => {
+                self.attributes.insert(key.clone(), value.clone());
+            }
+            WorldEvent::GameObjectAttributesUpdated { attributes } => {
+                self.attributes.extend(attributes.iter().map(|(key, value)| (key.clone(), value.clone())));
+            }
+            WorldEvent::GameObjectContainerUpdated { container_id } => {
+                if container_id.as_ref() == Some(&self.id) {
+                    return Err(BrokenRule::InItself);
+                }
+                self.container_id.clone_from(container_id);
+            }
+            WorldEvent::GameObjectDeleted {} => self.deleted = true,
+            WorldEvent::ItemAddedToInventory { item_id, position } => {
+                self.inventory.insert(item_id.clone(), position.clone());
+            }
+            WorldEvent::ItemRemovedFromInventory { item_id } => {
+                self.inventory.remove(item_id).ok_or(BrokenRule::NotThere("item"))?;
+            }
+            WorldEvent::ItemEquipped { item_id, slot } => {
+                if self.equipment.contains_key(slot) {
+                    return Err(BrokenRule::SlotTaken);
+                }
+                self.inventory.remove(item_id);
+                self.equipment.insert(slot.clone(), item_id.clone());
+            }
+            WorldEvent::ItemUnequipped { item_id, slot } => {
+                if self.equipment.get(slot) != Some(item_id) {
+                    return Err(BrokenRule::NotThere("worn item"));
+                }
+                self.equipment.remove(slot);
+                self.inventory.insert(item_id.clone(), None);
+            }
+            WorldEvent::PlayerCreated { .. }
+            | WorldEvent::PlayerPasswordUpdated { .. }
+            | WorldEvent::PlayerAdminStatusUpdated { .. }
+            | WorldEvent::RoomCreated { .. }
+            | WorldEvent::RoomDescriptionUpdated { .. }
+            | WorldEvent::RoomExitAdded { .. }
+            | WorldEvent::RoomExitRemoved { .. } => return Err(BrokenRule::OfAnotherKind),
+        }
+        Ok(())
+    }
+
+    /// The events that give it these attributes.
+    pub fn update_attribute(&self, key: &str, value: &Value) -> Option<WorldEvent> {
+        let changes = self.attributes.get(key) != Some(value);
+        changes.then(|| WorldEvent::GameObjectAttributeUpdated { key: key.to_owned(), value: value.clone() })
+    }
+
+    /// The same for several; those that it has already are left out.
+    pub fn update_attributes(&self, attributes: &Attributes) -> Option<WorldEvent> {
+        let changed = attributes.iter().filter(|(key, value)| self.attributes.get(*key) != Some(*value));
+        let attributes: Attributes = changed.map(|(key, value)| (key.clone(), value.clone())).collect();
+        (!attributes.is_empty()).then_some(WorldEvent::GameObjectAttributesUpdated { attributes })
+    }
+}

@@ -1,0 +1,89 @@
+//! The part of the world that a decision looks at.
+
+use std::collections::BTreeMap;
+
+use super::{
+    aggregate::{Aggregate, BrokenRule, Kind},
+    event::WorldEvent,
+    player::Player,
+    refusal::Refusal,
+    room::Room,
+};
+use crate::event::AggregateId;
+
+/// Aggregates as they are; `None`: it does not exist.
+#[derive(Debug, Clone, Default, PartialEq)]
+pub struct Known(BTreeMap<AggregateId, Option<Aggregate>>);
+
+/// Why there is no decision.
+#[derive(Debug, Clone, PartialEq)]
+pub enum Undecided {
+    /// It depends on an aggregate that is not known yet.
+    Unknown(AggregateId),
+    Refused(Refusal),
+}
+
+impl From<Refusal> for Undecided {
+    fn from(refusal: Refusal) -> Self {
+        Self::Refused(refusal)
+    }
+}
+
+impl Known {
+    pub fn learn(&mut self, id: AggregateId, aggregate: Option<Aggregate>) {
+        self.0.insert(id, aggregate);
+    }
+
+    pub fn ids(&self) -> impl Iterator<Item = &AggregateId> {
+        self.0.keys()
+    }
+
+    /// An aggregate, if it exists; it may be deleted.
+    ///
+    /// # Errors
+    /// It is not known whether it does.
+    pub fn find(&self, id: &AggregateId) -> Result<Option<&Aggregate>, Undecided> {
+        self.0.get(id).map(Option::as_ref).ok_or_else(|| Undecided::Unknown(id.clone()))
+    }
+
+    /// An aggregate that exists and is not deleted.
+    ///
+    /// # Errors
+    /// It does not, is, or is not known.
+    pub fn living(&self, id: &AggregateId) -> Result<&Aggregate, Undecided> {
+        match self.find(id)? {
+            None => Err(Refusal::NoSuchObject(id.clone()).into()),
+            Some(aggregate) if aggregate.object().deleted => Err(Refusal::Deleted(id.clone()).into()),
+            Some(aggregate) => Ok(aggregate),
+        }
+    }
+
+    /// # Errors
+    /// It is no player, or as [`Known::living`].
+    pub fn player(&self, id: &AggregateId) -> Result<&Player, Undecided> {
+        match self.living(id)? {
+            Aggregate::Player(player) => Ok(player),
+            Aggregate::GameObject(_) | Aggregate::Room(_) => Err(Refusal::NotAPlayer(id.clone()).into()),
+        }
+    }
+
+    /// # Errors
+    /// It is no room, or as [`Known::living`].
+    pub fn room(&self, id: &AggregateId) -> Result<&Room, Undecided> {
+        match self.living(id)? {
+            Aggregate::Room(room) => Ok(room),
+            Aggregate::GameObject(_) | Aggregate::Player(_) => Err(Refusal::NotARoom(id.clone()).into()),
+        }
+    }
+
+    /// What comes of an event. `kind` counts for the first of an aggregate.
+    ///
+    /// # Errors
+    /// It can't happen; the aggregate is lost then.
+    pub fn apply(&mut self, id: &AggregateId, kind: Kind, event: &WorldEvent) -> Result<(), BrokenRule> {
+        let state = self.0.remove(id).flatten();
+        let state = Aggregate::apply(state, kind, id, event)?;
+        self.0.insert(id.clone(), Some(state));
+        Ok(())
+    }
+}

@@ -1,0 +1,205 @@
+//! Follows the order of events, and has the projections take them in.
+
+use std::{sync::Arc, time::Duration};
+
+use tokio_util::sync::CancellationToken;
+use tracing::{error, warn};
+
+use super::{
+    projections::Projection,
+    read_models::{Durability, Reached, ReadModelError, ReadModels, Tables},
+};
+use crate::{
+    event::{Position, RecordedEvent},
+    log::Tip,
+    store::{EventStore, Filter, OrderChunk, OrderReader, OrderStart, Precondition, StoreError},
+};
+
+/// Between two transactions: what comes meanwhile shares the next.
+const PAUSE: Duration = Duration::from_millis(20);
+
+/// After something failed, and after it failed again and again.
+const RETRY_AFTER: Duration = Duration::from_secs(1);
+const RETRY_AFTER_MAX: Duration = Duration::from_secs(60);
+
+/// Events of one transaction.
+const READ_BYTES: usize = 1024 * 1024;
+
+/// Where nothing is wanted, how far it is is written down now and then.
+const PASSED_OVER_MAX: u64 = 100_000;
+
+/// Why the projections do not follow.
+#[derive(Debug, thiserror::Error)]
+pub enum ProjectorError {
+    #[error(transparent)]
+    ReadModels(#[from] ReadModelError),
+    #[error(transparent)]
+    Store(#[from] StoreError),
+}
+
+/// Reads the events that some projections want, and has tables take them in.
+pub struct Follower {
+    reader: OrderReader,
+    reached: Reached,
+}
+
+impl Follower {
+    /// Goes on where the tables are.
+    ///
+    /// # Errors
+    /// They belong to another history, or nothing can be read.
+    pub fn behind(
+        store: &EventStore,
+        tables: &Tables,
+        projections: &[Box<dyn Projection>],
+    ) -> Result<Self, StoreError> {
+        let reached = tables.reached();
+        let types = projections.iter().flat_map(|projection| projection.aggregate_types());
+        let filter = Filter {
+            aggregate_types: types.map(|name| name.as_bytes().to_vec()).collect(),
+            ..Filter::default()
+        };
+        let start = OrderStart::After(reached.position, Some(reached.hash));
+        Ok(Self { reader: store.read(start, filter)?, reached })
+    }
+
+    /// How far it has read.
+    pub fn reached(&self) -> Reached {
+        self.reached
+    }
+
+    /// Takes some more in, up to the tip at most; says whether that was all.
+    ///
+    /// # Errors
+    /// Something can't be read or written; the follower is of no use then.
+    pub fn step(
+        &mut self,
+        tables: &mut Tables,
+        projections: &[Box<dyn Projection>],
+        tip: Tip,
+    ) -> Result<bool, ProjectorError> {
+        let OrderChunk { events, reached, hash, at_end } = self.reader.next(tip, READ_BYTES)?;
+        self.reached = Reached { position: reached, hash };
+        let passed_over = reached.0.saturating_sub(tables.reached().position.0);
+        if !events.is_empty() || passed_over >= PASSED_OVER_MAX {
+            let decoded: Result<Vec<RecordedEvent>, _> = events.iter().map(|event| event.decode()).collect();
+            let decoded = decoded.map_err(|error| StoreError::Damaged(error.to_string()))?;
+            tables.take(projections, &decoded, self.reached)?;
+        }
+        Ok(at_end)
+    }
+}
+
+/// Keeps the read models up to date until `stopping`.
+pub async fn run(store: Arc<EventStore>, read_models: Arc<ReadModels>, stopping: CancellationToken) {
+    let mut tip = store.sequencer().watch_tip();
+    let (mut follower, mut retry_after) = (None, RETRY_AFTER);
+    while !stopping.is_cancelled() {
+        let until = *tip.borrow_and_update();
+        let (working, models, kept) = (store.clone(), read_models.clone(), follower.take());
+        let worked = tokio::task::spawn_blocking(move || follow(&working, &models, kept, until)).await;
+        let pause = match worked {
+            Ok(Ok((kept, at_end))) => {
+                follower = Some(kept);
+                retry_after = RETRY_AFTER;
+                if at_end { Pause::UntilMore } else { Pause::None }
+            }
+            Ok(Err(error)) => {
+                mend(&error, &read_models).await;
+                Pause::Retry
+            }
+            Err(_) => {
+                error!("a projection was aborted");
+                Pause::Retry
+            }
+        };
+        let this_time = retry_after;
+        let wait = async {
+            match pause {
+                Pause::None => {}
+                Pause::Retry => tokio::time::sleep(this_time).await,
+                Pause::UntilMore => {
+                    tokio::select! {
+                        _ = tip.changed() => {}
+                        () = read_models.woken.notified() => {}
+                    }
+                    tokio::time::sleep(PAUSE).await;
+                }
+            }
+        };
+        if pause == Pause::Retry {
+            retry_after = retry_after.saturating_mul(2).min(RETRY_AFTER_MAX);
+        }
+        stopping.run_until_cancelled(wait).await;
+    }
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Pause {
+    None,
+    UntilMore,
+    Retry,
+}
+
+fn follow(
+    store: &EventStore,
+    read_models: &ReadModels,
+    kept: Option<(Follower, u64)>,
+    until: Tip,
+) -> Result<((Follower, u64), bool), ProjectorError> {
+    let projections = read_models.projections();
+    let mut tables = read_models.writer();
+    let generation = read_models.generation();
+    // Others may have put other tables in, or brought these further.
+    let kept =
+        kept.filter(|(kept, its)| *its == generation && kept.reached.position >= tables.reached().position);
+    let mut follower = match kept {
+        Some((follower, _)) => follower,
+        None => Follower::behind(store, &tables, projections)?,
+    };
+    let at_end = follower.step(&mut tables, projections, until)?;
+    read_models.reach(follower.reached.position);
+    Ok(((follower, generation), at_end))
+}
+
+/// What another try does not mend, a new file does.
+async fn mend(error: &ProjectorError, read_models: &Arc<ReadModels>) {
+    let of_no_use = match error {
+        ProjectorError::ReadModels(error) => error.is_of_the_rows(),
+        ProjectorError::Store(error) => {
+            matches!(error, StoreError::Precondition(Precondition::HistoryChanged(_)))
+        }
+    };
+    // While the service starts or copies nothing can be read yet.
+    if matches!(error, ProjectorError::Store(StoreError::Unavailable(_))) {
+        return;
+    }
+    warn!(%error, "the read models do not follow");
+    if of_no_use {
+        let renewing = read_models.clone();
+        let renewed = tokio::task::spawn_blocking(move || renewing.renew()).await;
+        if let Ok(Err(error)) = renewed {
+            error!(%error, "the read models can't be made anew");
+        }
+    }
+}
+
+/// Tables made anew in a file of their own, from all events. `done` is told how far it is, and may end it.
+///
+/// # Errors
+/// Something can't be read or written.
+pub fn project_anew(
+    store: &EventStore,
+    path: &std::path::Path,
+    projections: &[Box<dyn Projection>],
+    mut done: impl FnMut(Position) -> Result<(), StoreError>,
+) -> Result<(Tables, Follower), ProjectorError> {
+    super::read_models::remove(path)?;
+    let mut tables = Tables::open(path, projections, Durability::Given)?;
+    let mut follower = Follower::behind(store, &tables, projections)?;
+    let tip = store.sequencer().tip();
+    while !follower.step(&mut tables, projections, tip)? {
+        done(follower.reached.position)?;
+    }
+    Ok((tables, follower))
+}

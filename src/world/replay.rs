@@ -1,0 +1,202 @@
+//! From events to states: an aggregate as it is, or as it was at some moment.
+//!
+//! Every load checks what it reads: numbers without a gap, types that are known, data that fits them, the rules
+//! of the aggregates.
+
+use serde::{Deserialize, Serialize};
+use tracing::debug;
+
+use super::{
+    aggregate::{Aggregate, Kind},
+    error::{Damage, Problem, WorldError},
+    event::{EventError, WorldEvent},
+    refusal::Refusal,
+};
+use crate::{
+    event::{AggregateId, Content, Position, RecordedEvent, SequenceNumber, Snapshot, Timestamp},
+    index::Direction,
+    store::{EventStore, LoadRequest},
+};
+
+/// Version of the state that a snapshot holds. To be raised with every change of the aggregates' fields: older ones
+/// are passed over then.
+pub const SCHEMA_VERSION: u32 = 1;
+
+/// Events that are read at a time.
+const READ_BYTES: usize = 256 * 1024;
+
+/// An aggregate after one of its events.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct State {
+    pub aggregate: Aggregate,
+    pub sequence: u64,
+    pub created_at: Timestamp,
+    pub updated_at: Timestamp,
+}
+
+/// A moment in the life of an aggregate.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Moment {
+    Now,
+    Sequence(SequenceNumber),
+    Position(Position),
+    Time(Timestamp),
+}
+
+/// The world's event in a stored one.
+///
+/// # Errors
+/// It is none.
+pub fn read(event: &RecordedEvent) -> Result<WorldEvent, EventError> {
+    match &event.event.content {
+        Content::Json(data) => WorldEvent::decode(&event.event.event_type, data),
+        Content::Absent | Content::Binary(_) => match WorldEvent::TYPES.contains(&&*event.event.event_type) {
+            true => Err(EventError::NotJson),
+            false => Err(EventError::UnknownType(event.event.event_type.to_string())),
+        },
+    }
+}
+
+impl State {
+    /// The state after one more event.
+    ///
+    /// # Errors
+    /// The event can't have happened to it, or can't be read.
+    pub fn after(before: Option<Self>, kind: Kind, recorded: &RecordedEvent) -> Result<Self, Damage> {
+        let damage = |problem| Damage {
+            id: recorded.event.aggregate_id.clone(),
+            sequence: recorded.sequence,
+            problem,
+        };
+        let last = before.as_ref().map_or(0, |before| before.sequence);
+        if recorded.sequence.0 != last.saturating_add(1) {
+            return Err(damage(Problem::Gap));
+        }
+        let event = read(recorded).map_err(|error| damage(error.into()))?;
+        let created_at = before.as_ref().map_or(recorded.recorded_at, |before| before.created_at);
+        let before = before.map(|before| before.aggregate);
+        let aggregate = Aggregate::apply(before, kind, &recorded.event.aggregate_id, &event)
+            .map_err(|rule| damage(rule.into()))?;
+        Ok(Self { aggregate, sequence: recorded.sequence.0, created_at, updated_at: recorded.recorded_at })
+    }
+
+    /// The state as a snapshot. `None`: JSON can't have it.
+    pub fn snapshot(&self) -> Option<Snapshot> {
+        Some(Snapshot {
+            aggregate_id: self.aggregate.object().id.clone(),
+            sequence: SequenceNumber(self.sequence),
+            content: Content::Json(serde_json::to_string(self).ok()?),
+            schema_version: SCHEMA_VERSION,
+            metadata: Default::default(),
+            // Both are the sequencer's to say.
+            recorded_at: Timestamp::default(),
+            event_hash: crate::event::Hash::START,
+        })
+    }
+
+    /// The state in a snapshot. `None`: it is another's, or of another shape.
+    pub fn of_snapshot(snapshot: &Snapshot) -> Option<Self> {
+        let Content::Json(text) = &snapshot.content else { return None };
+        let state: Self = serde_json::from_str(text).ok()?;
+        let is_its_own = state.aggregate.object().id == snapshot.aggregate_id
+            && state.sequence == snapshot.sequence.0
+            && snapshot.schema_version == SCHEMA_VERSION;
+        is_its_own.then_some(state)
+    }
+}
+
+/// Number of the last event; 0: it does not exist.
+///
+/// # Errors
+/// The index can't be read.
+pub fn last_sequence(store: &EventStore, id: &AggregateId) -> Result<SequenceNumber, WorldError> {
+    let nothing = LoadRequest {
+        aggregate_id: id.clone(),
+        from: SequenceNumber(u64::MAX),
+        to: SequenceNumber(0),
+        recorded_until: None,
+        snapshot_schema: None,
+        direction: Direction::Forwards,
+        limit: 0,
+    };
+    Ok(store.load(nothing)?.last_sequence())
+}
+
+/// The aggregate at that moment; `None`: it did not exist. May wait for the disk.
+///
+/// # Errors
+/// It is none of the world's, or its history is damaged.
+pub fn load(store: &EventStore, id: &AggregateId, moment: Moment) -> Result<Option<State>, WorldError> {
+    load_from(store, id, moment, Snapshots::Used)
+}
+
+/// Whether a load may begin at a snapshot.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Snapshots {
+    Used,
+    /// Every event is replayed.
+    Ignored,
+}
+
+/// As [`load`].
+///
+/// # Errors
+/// As [`load`].
+pub fn load_from(
+    store: &EventStore,
+    id: &AggregateId,
+    moment: Moment,
+    snapshots: Snapshots,
+) -> Result<Option<State>, WorldError> {
+    // A snapshot does not say at which position it was made.
+    let usable = snapshots == Snapshots::Used && !matches!(moment, Moment::Position(_));
+    if moment == Moment::Sequence(SequenceNumber(0)) {
+        return Ok(None);
+    }
+    let mut reader = store.load(LoadRequest {
+        aggregate_id: id.clone(),
+        from: SequenceNumber(0),
+        to: match moment {
+            Moment::Sequence(sequence) => sequence,
+            Moment::Now | Moment::Position(_) | Moment::Time(_) => SequenceNumber(0),
+        },
+        recorded_until: match moment {
+            Moment::Time(time) => Some(time),
+            Moment::Now | Moment::Position(_) | Moment::Sequence(_) => None,
+        },
+        snapshot_schema: usable.then_some(SCHEMA_VERSION),
+        direction: Direction::Forwards,
+        limit: 0,
+    })?;
+    let Some(aggregate_type) = reader.aggregate_type() else { return Ok(None) };
+    let Some(kind) = Kind::of(aggregate_type) else { return Err(Refusal::Foreign(id.clone()).into()) };
+    let last = reader.last_sequence();
+    if matches!(moment, Moment::Sequence(sequence) if sequence > last) {
+        return Err(Refusal::NoSuchEvent { id: id.clone(), last }.into());
+    }
+    let mut state = None;
+    if let Some(snapshot) = reader.take_snapshot() {
+        state = State::of_snapshot(&snapshot).filter(|state| state.aggregate.kind() == kind);
+        if state.is_none() {
+            debug!(aggregate = %id, sequence = snapshot.sequence.0, "a snapshot is not of the world; its events are replayed");
+            return load_from(store, id, moment, Snapshots::Ignored);
+        }
+    }
+    loop {
+        let events = reader.next(READ_BYTES)?;
+        if events.is_empty() {
+            return Ok(state);
+        }
+        for event in &events {
+            if matches!(moment, Moment::Position(last) if event.position > last) {
+                return Ok(state);
+            }
+            let recorded = event.decode().map_err(|_| Damage {
+                id: id.clone(),
+                sequence: event.sequence,
+                problem: Problem::Event(EventError::NotJson),
+            })?;
+            state = Some(State::after(state, kind, &recorded)?);
+        }
+    }
+}

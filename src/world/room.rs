@@ -1,0 +1,70 @@
+//! A room: a game object with a description and exits.
+
+use std::collections::BTreeMap;
+
+use serde::{Deserialize, Serialize};
+
+use super::{aggregate::BrokenRule, event::WorldEvent, game_object::GameObject};
+use crate::event::AggregateId;
+
+/// Its state after some of its events.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Room {
+    pub object: GameObject,
+    /// `RoomCreated` has happened; it comes in one append with the object's creation.
+    pub created: bool,
+    pub description: String,
+    /// Where each direction leads.
+    pub exits: BTreeMap<String, AggregateId>,
+}
+
+impl Room {
+    /// The class of a room's game object.
+    pub const CLASS: &str = "Room";
+
+    pub fn new(object: GameObject) -> Self {
+        Self { object, created: false, description: String::new(), exits: BTreeMap::new() }
+    }
+
+    /// Takes an event in.
+    ///
+    /// # Errors
+    /// It can't have happened to this room.
+    pub fn apply(&mut self, event: &WorldEvent) -> Result<(), BrokenRule> {
+        match event {
+            WorldEvent::RoomCreated { .. } if self.created => return Err(BrokenRule::CreatedTwice),
+            WorldEvent::RoomCreated { description } => {
+                self.created = true;
+                self.description.clone_from(description);
+            }
+            WorldEvent::RoomDescriptionUpdated { description } => self.description.clone_from(description),
+            WorldEvent::RoomExitAdded { direction, target_room_id } => {
+                self.exits.insert(direction.clone(), target_room_id.clone());
+            }
+            WorldEvent::RoomExitRemoved { direction } => {
+                self.exits.remove(direction).ok_or(BrokenRule::NotThere("exit"))?;
+            }
+            other => return self.object.apply(other),
+        }
+        Ok(())
+    }
+
+    pub fn update_description(&self, description: &str) -> Option<WorldEvent> {
+        let changes = self.description != description;
+        changes.then(|| WorldEvent::RoomDescriptionUpdated { description: description.to_owned() })
+    }
+
+    pub fn add_exit(&self, direction: &str, target: &AggregateId) -> Option<WorldEvent> {
+        let changes = self.exits.get(direction) != Some(target);
+        changes.then(|| WorldEvent::RoomExitAdded {
+            direction: direction.to_owned(),
+            target_room_id: target.clone(),
+        })
+    }
+
+    /// `None` where there is no such exit.
+    pub fn remove_exit(&self, direction: &str) -> Option<WorldEvent> {
+        let there = self.exits.contains_key(direction);
+        there.then(|| WorldEvent::RoomExitRemoved { direction: direction.to_owned() })
+    }
+}

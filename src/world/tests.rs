@@ -1,0 +1,241 @@
+//! Properties of any history that commands can make.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use proptest::prelude::*;
+
+use super::{
+    aggregate::{Aggregate, Kind},
+    changes,
+    command::{Command, Operation},
+    decide::{Decided, decide},
+    event::{Attributes, WorldEvent},
+    known::{Known, Undecided},
+    replay::State,
+};
+use crate::event::{
+    AggregateId, AppendBounds, Content, ContentDigest, EventId, Hash, NewEvent, Position, RecordedEvent,
+    SequenceNumber, Timestamp,
+};
+
+const NAMES: [&str; 6] = ["a", "b", "c", "d", "e", "f"];
+
+fn id(number: usize) -> AggregateId {
+    AggregateId::new(NAMES[number % NAMES.len()]).unwrap()
+}
+
+/// Any command on few objects, so that many make sense.
+fn operations() -> impl Strategy<Value = (usize, Operation)> {
+    let any_id = || (0..NAMES.len()).prop_map(id);
+    let slot = || prop_oneof![Just("hand".to_owned()), Just("head".to_owned())];
+    let position = prop::option::of((0..3i64).prop_map(serde_json::Value::from));
+    let attributes = |value: i64| Attributes::from([("weight".to_owned(), value.into())]);
+    let operation = prop_oneof![
+        4 => prop::option::of(any_id()).prop_map(move |container_id| Operation::CreateGameObject {
+            class: "Thing".into(),
+            name: "thing".into(),
+            generic: String::new(),
+            container_id,
+            attributes: attributes(1),
+        }),
+        2 => Just(Operation::CreatePlayer { name: "p".into(), password_hash: None }),
+        2 => Just(Operation::CreateRoom { name: "r".into(), description: "d".into() }),
+        1 => (0..3i64).prop_map(|value| Operation::UpdateGameObjectAttribute {
+            key: "weight".into(),
+            value: value.into()
+        }),
+        1 => (0..3i64).prop_map(move |value| Operation::UpdateGameObjectAttributes {
+            attributes: attributes(value)
+        }),
+        6 => prop::option::of(any_id())
+            .prop_map(|container_id| Operation::UpdateGameObjectContainer { container_id }),
+        1 => Just(Operation::DeleteGameObject {}),
+        1 => any::<bool>().prop_map(|admin| Operation::UpdatePlayerAdminStatus { admin }),
+        1 => (0..3u8).prop_map(|text| Operation::UpdateRoomDescription { description: text.to_string() }),
+        2 => (slot(), any_id())
+            .prop_map(|(direction, target_room_id)| Operation::AddRoomExit { direction, target_room_id }),
+        1 => slot().prop_map(|direction| Operation::RemoveRoomExit { direction }),
+        6 => (any_id(), position)
+            .prop_map(|(item_id, position)| Operation::AddItemToInventory { item_id, position }),
+        2 => any_id().prop_map(|item_id| Operation::RemoveItemFromInventory { item_id }),
+        6 => (any_id(), slot()).prop_map(|(item_id, slot)| Operation::EquipItem { item_id, slot }),
+        2 => (any_id(), prop::option::of(slot()))
+            .prop_map(|(item_id, slot)| Operation::UnequipItem { item_id, slot }),
+    ];
+    (0..NAMES.len(), operation)
+}
+
+/// The world as commands leave it, and every event as it would be stored.
+#[derive(Default)]
+struct Lived {
+    known: Known,
+    stored: BTreeMap<AggregateId, Vec<RecordedEvent>>,
+    position: u64,
+}
+
+impl Lived {
+    fn new() -> Self {
+        let mut lived = Self::default();
+        NAMES.iter().for_each(|name| lived.known.learn(AggregateId::new(name).unwrap(), None));
+        lived
+    }
+
+    /// What is refused leaves nothing.
+    fn execute(&mut self, number: usize, operation: Operation) {
+        let command = Command {
+            id: "c".into(),
+            actor: String::new(),
+            correlation_id: String::new(),
+            expected: None,
+            target: id(number),
+            operation,
+        };
+        let decided = match decide(&self.known, &command) {
+            Ok(decided) => decided,
+            Err(Undecided::Refused(_)) => return,
+            Err(Undecided::Unknown(id)) => panic!("{id} is known"),
+        };
+        assert!(decided.len() <= Command::EVENTS_MAX);
+        for Decided { id, kind, event } in decided {
+            self.known.apply(&id, kind, &event).expect("what is decided can happen");
+            self.store(id, kind, &event);
+        }
+    }
+
+    fn store(&mut self, id: AggregateId, kind: Kind, event: &WorldEvent) {
+        let (event_type, data) = event.encode().unwrap();
+        self.position += 1;
+        let stored = self.stored.entry(id.clone()).or_default();
+        let event = NewEvent {
+            id: EventId::random(),
+            aggregate_id: id,
+            aggregate_type: kind.name().into(),
+            event_type: event_type.into(),
+            content: Content::Json(data),
+            correlation_id: String::new(),
+            causation_id: String::new(),
+            metadata: BTreeMap::new(),
+            occurred_at: None,
+        };
+        stored.push(RecordedEvent {
+            digest: ContentDigest::of(&event),
+            event,
+            sequence: SequenceNumber(stored.len() as u64 + 1),
+            position: Position(self.position),
+            recorded_at: Timestamp::new(self.position as i64, 0).unwrap(),
+            append: AppendBounds { first: Position(self.position), last: Position(self.position) },
+            hash: Hash::START,
+        });
+    }
+}
+
+/// The states after each event, the first of which is none.
+fn replay(events: &[RecordedEvent]) -> Vec<Option<State>> {
+    let mut states = vec![None];
+    for event in events {
+        let kind = Kind::of(&event.event.aggregate_type).unwrap();
+        let before = states.last().unwrap().clone();
+        states.push(Some(State::after(before, kind, event).unwrap()));
+    }
+    states
+}
+
+/// What holds in every world, after every command.
+fn assert_sound(known: &Known) {
+    let mut held = BTreeSet::new();
+    let alive = || {
+        let all = known.ids().filter_map(|id| known.find(id).unwrap());
+        all.map(Aggregate::object).filter(|object| !object.deleted)
+    };
+    for holder in alive() {
+        for item in holder.inventory.keys().chain(holder.equipment.values()) {
+            assert!(held.insert(item.clone()), "{item} is in two places");
+            let item = known.find(item).unwrap().expect("an item exists").object();
+            assert!(!item.deleted, "{} was deleted, and is still carried", item.id);
+            assert_eq!(item.container_id.as_ref(), Some(&holder.id), "{} lies elsewhere", item.id);
+        }
+        let positions: Vec<_> = holder.inventory.values().flatten().collect();
+        let distinct: BTreeSet<_> = positions.iter().map(ToString::to_string).collect();
+        assert_eq!(positions.len(), distinct.len(), "two items are at one position");
+        let mut above = holder.container_id.clone();
+        for _ in 0..=NAMES.len() {
+            let Some(next) = above else { break };
+            assert_ne!(next, holder.id, "{} lies in itself", holder.id);
+            above = known.find(&next).unwrap().and_then(|next| next.object().container_id.clone());
+        }
+    }
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig { cases: 256, failure_persistence: None, ..ProptestConfig::default() })]
+
+    #[test]
+    fn replay_leads_to_the_live_state_from_every_snapshot(steps in prop::collection::vec(operations(), 1..60)) {
+        let mut lived = Lived::new();
+        for (number, operation) in steps {
+            lived.execute(number, operation);
+            assert_sound(&lived.known);
+        }
+        for (id, events) in &lived.stored {
+            let states = replay(events);
+            let last = states.last().unwrap().as_ref().unwrap();
+            prop_assert_eq!(Some(&last.aggregate), lived.known.find(id).unwrap());
+            for (at, state) in states.iter().enumerate().skip(1) {
+                let snapshot = state.as_ref().unwrap().snapshot().unwrap();
+                let mut state = Some(State::of_snapshot(&snapshot).expect("a snapshot of ours is read"));
+                prop_assert_eq!(&state, &states[at]);
+                for event in &events[at..] {
+                    let kind = Kind::of(&event.event.aggregate_type).unwrap();
+                    state = Some(State::after(state, kind, event).unwrap());
+                }
+                prop_assert_eq!(state.as_ref(), Some(last));
+            }
+        }
+    }
+
+    #[test]
+    fn changes_say_all_that_is_different_and_nothing_else(steps in prop::collection::vec(operations(), 1..40)) {
+        let mut lived = Lived::new();
+        steps.into_iter().for_each(|(number, operation)| lived.execute(number, operation));
+        for events in lived.stored.values() {
+            let states = replay(events);
+            for pair in states.windows(2) {
+                let [before, after] = pair else { continue };
+                let aggregate = |state: &Option<State>| state.as_ref().map(|state| state.aggregate.clone());
+                let (before, after) = (aggregate(before), aggregate(after));
+                let told = changes::between(before.as_ref(), after.as_ref());
+                prop_assert!(told.iter().all(|change| change.before != change.after));
+                prop_assert!(changes::between(after.as_ref(), after.as_ref()).is_empty());
+                let back = changes::between(after.as_ref(), before.as_ref());
+                prop_assert_eq!(told.len(), back.len());
+            }
+        }
+    }
+}
+
+#[test]
+fn an_event_out_of_turn_or_that_cannot_happen_is_damage() {
+    let mut lived = Lived::new();
+    lived.execute(0, Operation::CreateRoom { name: "r".into(), description: String::new() });
+    let events = lived.stored.remove(&id(0)).unwrap();
+    let state = replay(&events).pop().unwrap();
+    let problem =
+        |event: &RecordedEvent| State::after(state.clone(), Kind::Room, event).unwrap_err().to_string();
+    assert_eq!(problem(&events[1]), "a: event 2: its number does not follow that of the event before");
+    let next = |event: WorldEvent| {
+        let (event_type, data) = event.encode().unwrap();
+        let mut next = events[1].clone();
+        next.sequence = SequenceNumber(3);
+        (next.event.event_type, next.event.content) = (event_type.into(), Content::Json(data));
+        next
+    };
+    let twice = next(WorldEvent::RoomCreated { description: String::new() });
+    assert_eq!(problem(&twice), "a: event 3: it is created twice");
+    let missing = next(WorldEvent::RoomExitRemoved { direction: "up".into() });
+    assert_eq!(problem(&missing), "a: event 3: the exit that is removed is not there");
+    let strange = next(WorldEvent::PlayerAdminStatusUpdated { admin: true });
+    assert_eq!(problem(&strange), "a: event 3: the event is one of another kind of aggregate");
+    let mut unknown = twice;
+    unknown.event.event_type = "QuestBegun".into();
+    assert_eq!(problem(&unknown), "a: event 3: its type \"QuestBegun\" is not known");
+}
