@@ -2,10 +2,8 @@
 
 use std::{
     future::Future,
-    net::SocketAddr,
     path::{Path, PathBuf},
     process::ExitCode,
-    time::Duration,
 };
 
 use clap::{Parser, Subcommand};
@@ -23,16 +21,11 @@ use crate::{
 };
 
 mod asking;
-mod events;
-mod execute;
 mod health;
 mod import;
-mod object;
 mod pending;
-mod rebuild;
 mod repair;
 mod resolve;
-mod stats;
 
 /// Bad usage or configuration.
 const EXIT_USAGE: u8 = 64;
@@ -67,7 +60,7 @@ enum Command {
     },
     /// Asks a running service about its events and its world, or has it change them.
     #[command(flatten)]
-    Ask(Ask),
+    Ask(asking::Ask),
     /// Takes over event files (a copy of storage/events) that continue the local log. The service must
     /// be stopped. What ImmuDB has is copied first.
     Import {
@@ -110,91 +103,6 @@ enum Command {
 }
 
 #[derive(Debug, Subcommand)]
-enum Ask {
-    /// Prints the history of an aggregate: what happened, when, by whom, and what it changed.
-    Events {
-        /// The aggregate.
-        id: String,
-        /// The events as they are stored, as JSON, one a line.
-        #[arg(long)]
-        json: bool,
-        /// Goes on with what comes.
-        #[arg(long)]
-        follow: bool,
-        /// The first sequence number that is wanted.
-        #[arg(long, default_value_t = 1, value_name = "NUMBER")]
-        from: u64,
-        #[command(flatten)]
-        service: Service,
-    },
-    /// Prints the figures of the service.
-    Stats {
-        /// As JSON.
-        #[arg(long)]
-        json: bool,
-        #[command(flatten)]
-        service: Service,
-    },
-    /// Prints a line of figures again and again.
-    Watch {
-        /// Seconds between two lines.
-        #[arg(long, default_value_t = 1.0, value_parser = interval, value_name = "SECONDS")]
-        interval: f64,
-        /// Ends after so many lines.
-        #[arg(long, value_name = "LINES")]
-        count: Option<u64>,
-        #[command(flatten)]
-        service: Service,
-    },
-    /// Prints an object of the world as JSON, as it is or as it was.
-    Object {
-        /// The object.
-        id: String,
-        /// After the event with this number, or at this time, as in 2026-11-25T10:00:00Z.
-        #[arg(long, value_name = "TIME|SEQUENCE")]
-        at: Option<object::At>,
-        #[command(flatten)]
-        service: Service,
-    },
-    /// Executes commands out of a file: one a line, as JSON, as `ExecuteCommands` has them. A line with a list
-    /// of commands is done as a whole or not at all.
-    Execute {
-        /// The file; - is standard input.
-        file: PathBuf,
-        /// Goes on behind a line that is refused.
-        #[arg(long)]
-        keep_going: bool,
-        /// Does so many lines at the same time; their order is not kept then.
-        #[arg(long, default_value_t = 1, value_name = "NUMBER")]
-        callers: usize,
-        #[command(flatten)]
-        service: Service,
-    },
-    /// Replays and checks all events, and makes the read models anew, while the service goes on.
-    Rebuild {
-        #[command(flatten)]
-        service: Service,
-    },
-}
-
-/// The service that is asked.
-#[derive(Debug, clap::Args)]
-struct Service {
-    /// Where it listens; without it, as configured.
-    #[arg(long, value_name = "ADDRESS:PORT")]
-    address: Option<SocketAddr>,
-}
-
-/// A number of seconds that a clock can wait for.
-fn interval(text: &str) -> Result<f64, String> {
-    let seconds: f64 = text.parse().map_err(|_| "is no number".to_owned())?;
-    match (0.01..=86_400.0).contains(&seconds) {
-        true => Ok(seconds),
-        false => Err("is not between 0.01 and 86400".to_owned()),
-    }
-}
-
-#[derive(Debug, Subcommand)]
 enum PendingCommand {
     /// Prints position, aggregate, sequence number, type, time and id of each, with tabs between, then
     /// what ImmuDB says, and counts.
@@ -234,7 +142,7 @@ pub fn main() -> ExitCode {
         Command::Serve { take_over } => serve(loaded, take_over),
         Command::CheckConfig => check_config(&loaded),
         Command::Health { service } => run(health::ask(loaded.config, service)),
-        Command::Ask(ask) => self::ask(&loaded.config, ask),
+        Command::Ask(ask) => asking::ask(&loaded.config, ask),
         Command::Import { folder, without_immudb, take_over } => {
             let contact = if without_immudb { import::Contact::Skipped } else { import::Contact::First };
             logged(&loaded, import::run(loaded.config.clone(), folder, contact, take_over))
@@ -248,26 +156,6 @@ pub fn main() -> ExitCode {
             logged(&loaded, resolve::give_up(loaded.config.clone(), &folder))
         }
         Command::Resolve { .. } => logged(&loaded, resolve::resend(loaded.config.clone())),
-    }
-}
-
-fn ask(config: &Config, ask: Ask) -> ExitCode {
-    let at = |service: Service| asking::address(config, service.address);
-    match ask {
-        Ask::Events { id, json, follow, from, service } => {
-            let form = if json { events::Form::Json } else { events::Form::People };
-            run(events::show(at(service), events::Wanted { id, from, form, follow }))
-        }
-        Ask::Stats { json, service } => run(stats::show(at(service), json)),
-        Ask::Watch { interval, count, service } => {
-            run(stats::watch(at(service), Duration::from_secs_f64(interval), count))
-        }
-        Ask::Object { id, at: moment, service } => run(object::show(at(service), id, moment)),
-        Ask::Execute { file, keep_going, callers, service } => {
-            let refused = if keep_going { execute::Refused::GoOn } else { execute::Refused::Stop };
-            run(execute::run(at(service), execute::Wanted { file, refused, callers }))
-        }
-        Ask::Rebuild { service } => run(rebuild::run(at(service))),
     }
 }
 

@@ -7,7 +7,7 @@
 //! ```
 //!
 //! It uses the store as any caller could, and nothing of the store knows of it. The modules, in the order of a
-//! command's way: [`command`], [`handler`], [`known`] and [`decide`] with [`moving`], the aggregates
+//! command's way: [`command`], [`handler`], `planning`, [`known`] and [`decide`] with [`moving`], the aggregates
 //! ([`game_object`], [`player`], [`room`], one of which is an [`aggregate`]), [`event`], [`snapshots`]. Of a question's way:
 //! [`replay`], [`history`], [`difference`], [`changes`]. Of the read models': [`projector`], [`projections`],
 //! [`read_models`], [`lists`], [`rebuild`].
@@ -42,6 +42,7 @@ pub mod known;
 pub mod lists;
 pub mod moving;
 pub mod password;
+mod planning;
 pub mod player;
 pub mod projections;
 pub mod projector;

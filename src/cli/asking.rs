@@ -1,13 +1,130 @@
-//! What the commands that ask a running service share: where it is, and how times and values show.
+//! The commands that ask a running service, and what they share: where it is, and how values show.
 
 use std::{
     io::{ErrorKind, Write},
     net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr},
+    path::PathBuf,
+    process::ExitCode,
+    time::Duration,
 };
 
+use clap::Subcommand;
 use serde_json::Value;
 
+use super::run;
 use crate::{config::Config, grpc::JsonClient};
+
+mod events;
+mod execute;
+mod object;
+mod rebuild;
+mod stats;
+
+#[derive(Debug, Subcommand)]
+pub enum Ask {
+    /// Prints the history of an aggregate: what happened, when, by whom, and what it changed.
+    Events {
+        /// The aggregate.
+        id: String,
+        /// The events as they are stored, as JSON, one a line.
+        #[arg(long)]
+        json: bool,
+        /// Goes on with what comes.
+        #[arg(long)]
+        follow: bool,
+        /// The first sequence number that is wanted.
+        #[arg(long, default_value_t = 1, value_name = "NUMBER")]
+        from: u64,
+        #[command(flatten)]
+        service: Service,
+    },
+    /// Prints the figures of the service.
+    Stats {
+        /// As JSON.
+        #[arg(long)]
+        json: bool,
+        #[command(flatten)]
+        service: Service,
+    },
+    /// Prints a line of figures again and again.
+    Watch {
+        /// Seconds between two lines.
+        #[arg(long, default_value_t = 1.0, value_parser = interval, value_name = "SECONDS")]
+        interval: f64,
+        /// Ends after so many lines.
+        #[arg(long, value_name = "LINES")]
+        count: Option<u64>,
+        #[command(flatten)]
+        service: Service,
+    },
+    /// Prints an object of the world as JSON, as it is or as it was.
+    Object {
+        /// The object.
+        id: String,
+        /// After the event with this number, or at this time, as in 2026-11-25T10:00:00Z.
+        #[arg(long, value_name = "TIME|SEQUENCE")]
+        at: Option<object::At>,
+        #[command(flatten)]
+        service: Service,
+    },
+    /// Executes commands out of a file: one a line, as JSON, as `ExecuteCommands` has them. A line with a list
+    /// of commands is done as a whole or not at all.
+    Execute {
+        /// The file; - is standard input.
+        file: PathBuf,
+        /// Goes on behind a line that is refused.
+        #[arg(long)]
+        keep_going: bool,
+        /// Does so many lines at the same time; their order is not kept then.
+        #[arg(long, default_value_t = 1, value_name = "NUMBER")]
+        callers: usize,
+        #[command(flatten)]
+        service: Service,
+    },
+    /// Replays and checks all events, and makes the read models anew, while the service goes on.
+    Rebuild {
+        #[command(flatten)]
+        service: Service,
+    },
+}
+
+/// The service that is asked.
+#[derive(Debug, clap::Args)]
+pub struct Service {
+    /// Where it listens; without it, as configured.
+    #[arg(long, value_name = "ADDRESS:PORT")]
+    address: Option<SocketAddr>,
+}
+
+/// A number of seconds that a clock can wait for.
+fn interval(text: &str) -> Result<f64, String> {
+    let seconds: f64 = text.parse().map_err(|_| "is no number".to_owned())?;
+    match (0.01..=86_400.0).contains(&seconds) {
+        true => Ok(seconds),
+        false => Err("is not between 0.01 and 86400".to_owned()),
+    }
+}
+
+/// Does what is asked for.
+pub fn ask(config: &Config, ask: Ask) -> ExitCode {
+    let at = |service: Service| address(config, service.address);
+    match ask {
+        Ask::Events { id, json, follow, from, service } => {
+            let form = if json { events::Form::Json } else { events::Form::People };
+            run(events::show(at(service), events::Wanted { id, from, form, follow }))
+        }
+        Ask::Stats { json, service } => run(stats::show(at(service), json)),
+        Ask::Watch { interval, count, service } => {
+            run(stats::watch(at(service), Duration::from_secs_f64(interval), count))
+        }
+        Ask::Object { id, at: moment, service } => run(object::show(at(service), id, moment)),
+        Ask::Execute { file, keep_going, callers, service } => {
+            let refused = if keep_going { execute::Refused::GoOn } else { execute::Refused::Stop };
+            run(execute::run(at(service), execute::Wanted { file, refused, callers }))
+        }
+        Ask::Rebuild { service } => run(rebuild::run(at(service))),
+    }
+}
 
 /// Where the service is that is asked: named, or as configured.
 pub fn address(config: &Config, named: Option<SocketAddr>) -> SocketAddr {

@@ -10,22 +10,19 @@ use std::{
         Mutex, MutexGuard, PoisonError,
         atomic::{AtomicU64, Ordering},
     },
-    time::Duration,
 };
 
-use rusqlite::{
-    Connection, ErrorCode, OpenFlags, OptionalExtension,
-    backup::{Backup, StepResult},
-    params,
-};
+use rusqlite::{Connection, ErrorCode, OpenFlags};
 use tokio::sync::{Notify, watch};
-use tracing::{error, info, warn};
+use tracing::error;
 
-use super::{
-    projections::{ProjectedEvent, Projection},
-    replay,
-};
-use crate::event::{Hash, Position, RecordedEvent};
+use super::projections::Projection;
+use crate::event::Position;
+
+mod tables;
+
+use tables::BUSY_MAX;
+pub use tables::{Durability, Reached, Tables, remove};
 
 /// The tables could not be read or written.
 #[derive(Debug, thiserror::Error)]
@@ -75,204 +72,6 @@ impl ReadModelError {
             Self::InUse | Self::Io { .. } => false,
         }
     }
-}
-
-/// Up to where the events are in the tables.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Reached {
-    pub position: Position,
-    pub hash: Hash,
-}
-
-impl Reached {
-    pub const START: Self = Self { position: Position(0), hash: Hash::START };
-}
-
-/// Tables of some projections in one file.
-pub struct Tables {
-    rows: Connection,
-    reached: Reached,
-}
-
-/// Whether a crash may leave the file unusable.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Durability {
-    Kept,
-    /// It is being made, and made again if that ends early.
-    Given,
-}
-
-impl Tables {
-    /// Opens the file, which is made when it is not there. One of other projections, or of other versions of
-    /// them, is replaced.
-    ///
-    /// # Errors
-    /// The file can't be opened, written or replaced.
-    pub fn open(
-        path: &Path,
-        projections: &[Box<dyn Projection>],
-        durability: Durability,
-    ) -> Result<Self, ReadModelError> {
-        match Self::try_open(path, projections, durability) {
-            Ok(Some(tables)) => return Ok(tables),
-            Ok(None) => {}
-            Err(error) if error.is_damage() => warn!(%error, "the read models are damaged"),
-            Err(error) => return Err(error),
-        }
-        info!(path = %path.display(), "the read models are made anew");
-        remove(path)?;
-        match Self::try_open(path, projections, durability)? {
-            Some(tables) => Ok(tables),
-            None => Err(rusqlite::Error::InvalidQuery.into()),
-        }
-    }
-
-    fn try_open(
-        path: &Path,
-        projections: &[Box<dyn Projection>],
-        durability: Durability,
-    ) -> Result<Option<Self>, ReadModelError> {
-        let mut rows = Connection::open(path)?;
-        rows.busy_timeout(BUSY_MAX)?;
-        match durability {
-            Durability::Kept => {
-                rows.pragma_update(None, "journal_mode", "WAL")?;
-                rows.pragma_update(None, "synchronous", "NORMAL")?;
-            }
-            Durability::Given => {
-                rows.pragma_update(None, "journal_mode", "OFF")?;
-                rows.pragma_update(None, "synchronous", "OFF")?;
-            }
-        }
-        rows.pragma_update(None, "cache_size", -CACHE_KIB)?;
-        rows.set_prepared_statement_cache_capacity(STATEMENTS_MAX);
-        let is_new = !rows.table_exists(None, "projections")?;
-        if is_new {
-            let making = rows.transaction()?;
-            making.execute_batch(PROJECTIONS)?;
-            for projection in projections {
-                making.execute_batch(projection.schema())?;
-                making.execute(
-                    "INSERT INTO projections VALUES (?1, ?2, 0, ?3)",
-                    params![projection.name(), projection.version(), Hash::START.0],
-                )?;
-            }
-            making.commit()?;
-        }
-        let reached = reached_by(&rows, projections)?;
-        Ok(reached.map(|reached| Self { rows, reached }))
-    }
-
-    pub fn reached(&self) -> Reached {
-        self.reached
-    }
-
-    pub fn rows(&self) -> &Connection {
-        &self.rows
-    }
-
-    /// Takes over all rows of the others, at once for everybody who reads.
-    ///
-    /// # Errors
-    /// The database's; nothing has changed then.
-    pub fn become_like(&mut self, others: &Self) -> Result<(), ReadModelError> {
-        const ALL_PAGES: i32 = -1;
-        const TRIES_MAX: usize = 5;
-        let copying = Backup::new(&others.rows, &mut self.rows)?;
-        let mut tries = 0;
-        while copying.step(ALL_PAGES)? != StepResult::Done {
-            tries += 1;
-            if tries >= TRIES_MAX {
-                return Err(ReadModelError::InUse);
-            }
-        }
-        drop(copying);
-        self.reached = others.reached;
-        Ok(())
-    }
-
-    /// Takes events in, in one transaction with how far that is.
-    ///
-    /// # Errors
-    /// The database's; nothing was taken in then.
-    pub fn take(
-        &mut self,
-        projections: &[Box<dyn Projection>],
-        events: &[RecordedEvent],
-        reached: Reached,
-    ) -> Result<(), ReadModelError> {
-        let taking = self.rows.transaction()?;
-        for recorded in events.iter().filter(|event| event.position > self.reached.position) {
-            let happened = replay::read(recorded).ok();
-            let event = ProjectedEvent { recorded, happened: happened.as_ref() };
-            let wanted = projections
-                .iter()
-                .filter(|projection| projection.aggregate_types().contains(&event.aggregate_type()));
-            for projection in wanted {
-                projection.apply(&taking, &event)?;
-            }
-        }
-        taking
-            .prepare_cached("UPDATE projections SET position = ?1, hash = ?2")?
-            .execute(params![reached.position.0.cast_signed(), reached.hash.0])?;
-        taking.commit()?;
-        self.reached = reached;
-        Ok(())
-    }
-}
-
-const PROJECTIONS: &str = "CREATE TABLE projections (
-    name TEXT NOT NULL PRIMARY KEY,
-    version INTEGER NOT NULL,
-    position INTEGER NOT NULL,
-    hash BLOB NOT NULL
-) WITHOUT ROWID;";
-
-/// How long to wait for somebody else who writes, or who has the file for himself.
-const BUSY_MAX: Duration = Duration::from_secs(5);
-const STATEMENTS_MAX: usize = 64;
-const CACHE_KIB: i64 = 64 * 1024;
-
-/// `None`: they are other projections, or other versions of them.
-fn reached_by(
-    rows: &Connection,
-    projections: &[Box<dyn Projection>],
-) -> Result<Option<Reached>, rusqlite::Error> {
-    let count: i64 = rows.query_row("SELECT count(*) FROM projections", [], |row| row.get(0))?;
-    let mut reached = None;
-    for projection in projections {
-        let row: Option<(u32, i64, Vec<u8>)> = rows
-            .query_row(
-                "SELECT version, position, hash FROM projections WHERE name = ?1",
-                [projection.name()],
-                |row| Ok((row.get(0)?, row.get(1)?, row.get(2)?)),
-            )
-            .optional()?;
-        let Some((version, position, hash)) = row else { return Ok(None) };
-        let Some(hash) = Hash::from_slice(&hash) else { return Ok(None) };
-        let its = Reached { position: Position(position.cast_unsigned()), hash };
-        if version != projection.version() || reached.is_some_and(|others| others != its) {
-            return Ok(None);
-        }
-        reached = Some(its);
-    }
-    let expected = i64::try_from(projections.len()).unwrap_or(i64::MAX);
-    Ok(reached.filter(|_| count == expected))
-}
-
-/// The file and what SQLite keeps beside it.
-pub fn remove(path: &Path) -> Result<(), ReadModelError> {
-    for suffix in ["", "-wal", "-shm", "-journal"] {
-        let mut name = path.as_os_str().to_owned();
-        name.push(suffix);
-        match std::fs::remove_file(&name) {
-            Err(error) if error.kind() != std::io::ErrorKind::NotFound => {
-                return Err(ReadModelError::Io { path: name.into(), source: error });
-            }
-            _ => {}
-        }
-    }
-    Ok(())
 }
 
 /// The read models of a running service: one who writes, many who read.

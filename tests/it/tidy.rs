@@ -70,7 +70,7 @@ fn each_library_that_may_be_exchanged_has_one_user() {
     let read_models = [
         "src/world.rs",
         "src/world/projections",
-        "src/world/read_models.rs",
+        "src/world/read_models",
         "src/world/lists.rs",
         "src/world/rebuild.rs",
     ];

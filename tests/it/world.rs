@@ -17,6 +17,7 @@ mod extending;
 mod moments;
 mod read_models;
 mod rebuilding;
+mod walk_through;
 mod without_immudb;
 
 const HASH: &str = "5f4dcc3b5aa765d61d8327deb882cf99";

@@ -11,7 +11,7 @@ use std::{
 use futures_util::{StreamExt, stream};
 use serde_json::{Value, json};
 
-use super::asking::{connect, list, print};
+use super::{connect, list, print};
 use crate::{grpc::JsonClient, progress::Progress};
 
 const EXECUTE: &str = "aethyr.world.v1.CommandService/ExecuteCommands";
@@ -61,7 +61,7 @@ pub async fn run(address: SocketAddr, wanted: Wanted) -> Result<(), String> {
             }
             Err(error) if wanted.refused == Refused::GoOn => {
                 failed += 1;
-                super::say(&format!("line {number}: {error}"));
+                crate::cli::say(&format!("line {number}: {error}"));
             }
             Err(error) if wanted.callers > 1 => return Err(format!("line {number}: {error}")),
             Err(error) => return Err(format!("line {number}: {error} (the lines before it are done)")),

@@ -5,7 +5,7 @@ use std::{net::SocketAddr, time::Duration};
 use serde_json::{Value, json};
 use tokio::time::{Instant, MissedTickBehavior};
 
-use super::asking::{connect, list, number, print, text};
+use super::{connect, list, number, print, text};
 
 const STATS: &str = "aethyr.eventstore.v1.EventStoreService/Stats";
 

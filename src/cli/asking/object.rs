@@ -4,7 +4,7 @@ use std::{net::SocketAddr, str::FromStr};
 
 use serde_json::{Value, json};
 
-use super::asking::{connect, print, text};
+use super::{connect, print, text};
 
 /// When: after an event with this number, or at a time.
 #[derive(Debug, Clone, PartialEq, Eq)]

@@ -4,7 +4,7 @@ use std::net::SocketAddr;
 
 use serde_json::{Value, json};
 
-use super::asking::{connect, list, number, print, text};
+use super::{connect, list, number, print, text};
 use crate::grpc::{ClientError, JsonClient};
 
 const LOAD: &str = "aethyr.eventstore.v1.EventStoreService/LoadEvents";

@@ -4,7 +4,7 @@ use std::net::SocketAddr;
 
 use serde_json::{Value, json};
 
-use super::asking::{connect, list, number, print, text};
+use super::{connect, list, number, print, text};
 use crate::progress::Progress;
 
 const REBUILD: &str = "aethyr.world.v1.WorldService/RebuildWorldState";

@@ -1,0 +1,334 @@
+//! What a call would store: its commands decided one after the other, against a world that is loaded as they ask for it.
+
+use std::{
+    collections::{BTreeMap, HashSet},
+    time::Duration,
+};
+
+use sha2::{Digest, Sha256};
+
+use super::{
+    command::Command,
+    decide::{Decided, decide},
+    error::{Damage, Problem, WorldError},
+    handler::{ACTOR, COMMAND, CommandEvent, CommandResult, EventLimits},
+    known::{Known, Undecided},
+    replay::{self, Moment},
+};
+use crate::{
+    event::{
+        AggregateId, AppendBounds, Content, ContentDigest, EventId, NewEvent, Position, RecordedEvent,
+        SequenceNumber,
+    },
+    log::{Place, Tip},
+    sequencer::Append,
+    store::{EventStore, Filter, OrderStart, StoreError},
+};
+
+/// Keys in the metadata of an event, by which a resend is told.
+const COMMAND_DIGEST: &str = "command_digest";
+const CALL: &str = "call";
+
+/// What would be appended, and what would be answered.
+pub struct Plan {
+    pub append: Append,
+    pub results: Vec<CommandResult>,
+    /// The newest append of commands that were executed before.
+    pub executed: Option<Located>,
+}
+
+/// Where an append ends.
+#[derive(Debug, Clone, Copy)]
+pub struct Located {
+    pub end: Place,
+    pub last: Position,
+}
+
+/// A plan while it is made. May wait for the disk.
+pub struct Planning<'s> {
+    store: &'s EventStore,
+    limits: EventLimits,
+    /// Tells this call from another with some of the same commands.
+    call: String,
+    executed: Option<Located>,
+    known: Known,
+    /// Last numbers of what was looked at, before this call.
+    heads: BTreeMap<AggregateId, SequenceNumber>,
+    events: Vec<(NewEvent, ContentDigest)>,
+    results: Vec<CommandResult>,
+}
+
+impl<'s> Planning<'s> {
+    pub fn new(store: &'s EventStore, limits: EventLimits) -> Self {
+        Self {
+            store,
+            limits,
+            call: String::new(),
+            executed: None,
+            known: Known::default(),
+            heads: BTreeMap::new(),
+            events: Vec::new(),
+            results: Vec::new(),
+        }
+    }
+
+    /// Decides the commands, each after what those before it do.
+    ///
+    /// # Errors
+    /// A rule forbids one, or what it depends on can't be read.
+    pub fn decide_all(&mut self, commands: &[Command]) -> Result<(), WorldError> {
+        self.call = call_digest(commands);
+        let firsts = commands.iter().map(|command| self.store.find(command.event_id(0)));
+        let firsts: Vec<Option<RecordedEvent>> = firsts.collect::<Result<_, _>>()?;
+        let is_of_this_call = |first: &RecordedEvent| first.event.metadata.get(CALL) == Some(&self.call);
+        // It was executed as a whole: what had no effect then has none now.
+        let whole = firsts.iter().flatten().any(is_of_this_call);
+        for ((index, command), first) in commands.iter().enumerate().zip(firsts) {
+            match first {
+                Some(first) => {
+                    let result = self.executed(index, command, &first)?;
+                    self.results.push(result);
+                }
+                None if whole => self.results.push(CommandResult {
+                    command_id: command.id.clone(),
+                    events: Vec::new(),
+                    already_executed: true,
+                }),
+                None => self.add(index, command)?,
+            }
+        }
+        Ok(())
+    }
+
+    /// It would store nothing.
+    pub fn stores_nothing(&self) -> bool {
+        self.events.is_empty()
+    }
+
+    /// Nothing that was looked at has changed since. One aggregate alone was as it was at one moment.
+    ///
+    /// # Errors
+    /// The index can't be read.
+    pub fn is_still_so(&self) -> Result<bool, WorldError> {
+        if self.heads.len() > 1 {
+            for (id, head) in &self.heads {
+                if replay::last_sequence(self.store, id)? != *head {
+                    return Ok(false);
+                }
+            }
+        }
+        Ok(true)
+    }
+
+    fn add(&mut self, index: usize, command: &Command) -> Result<(), WorldError> {
+        if let Some(expected) = command.expected {
+            self.expect(index, &command.target, expected)?;
+        }
+        let decided = loop {
+            match decide(&self.known, command) {
+                Ok(decided) => break decided,
+                Err(Undecided::Unknown(id)) => self.learn(index, &id)?,
+                Err(Undecided::Refused(refusal)) => {
+                    return Err(WorldError::Refused { command: Some(index), refusal });
+                }
+            }
+        };
+        let mut events = Vec::with_capacity(decided.len());
+        for (nth, decided) in decided.into_iter().enumerate() {
+            let event = self.event(index, command, nth, &decided)?;
+            events.push(CommandEvent {
+                id: event.id,
+                aggregate_id: event.aggregate_id.clone(),
+                event_type: event.event_type.clone(),
+                // Both are known when it is stored.
+                sequence: SequenceNumber(0),
+                position: Position(0),
+            });
+            let sequence = SequenceNumber(0);
+            let Decided { id, kind, event: happened } = decided;
+            self.known.apply(&id, kind, &happened).map_err(|rule| Damage {
+                id,
+                sequence,
+                problem: Problem::Rule(rule),
+            })?;
+            self.events.push((event.clone(), ContentDigest::of(&event)));
+        }
+        self.results.push(CommandResult { command_id: command.id.clone(), events, already_executed: false });
+        Ok(())
+    }
+
+    fn expect(
+        &mut self,
+        index: usize,
+        target: &AggregateId,
+        expected: SequenceNumber,
+    ) -> Result<(), WorldError> {
+        if !self.heads.contains_key(target) {
+            self.learn(index, target)?;
+        }
+        let actual = self.heads.get(target).copied().unwrap_or_default();
+        match actual == expected {
+            true => Ok(()),
+            false => Err(WorldError::WrongExpectedSequence {
+                command: index,
+                aggregate: target.clone(),
+                expected,
+                actual,
+            }),
+        }
+    }
+
+    fn learn(&mut self, index: usize, id: &AggregateId) -> Result<(), WorldError> {
+        let state = replay::load(self.store, id, Moment::Now).map_err(|error| match error {
+            WorldError::Refused { refusal, .. } => WorldError::Refused { command: Some(index), refusal },
+            other => other,
+        })?;
+        let sequence = state.as_ref().map_or(0, |state| state.sequence);
+        self.heads.insert(id.clone(), SequenceNumber(sequence));
+        self.known.learn(id.clone(), state.map(|state| state.aggregate));
+        Ok(())
+    }
+
+    fn event(
+        &self,
+        index: usize,
+        command: &Command,
+        nth: usize,
+        decided: &Decided,
+    ) -> Result<NewEvent, WorldError> {
+        let invalid = |problem| StoreError::invalid(format!("commands[{index}]"), problem);
+        let (event_type, data) = decided.event.encode().map_err(|error| invalid(error.to_string()))?;
+        if data.len() > self.limits.event_bytes_max {
+            let max = self.limits.event_bytes_max;
+            let problem = format!("makes an event of {} bytes, {max} are allowed", data.len());
+            return Err(invalid(problem).into());
+        }
+        let mut metadata = BTreeMap::from([
+            (COMMAND.to_owned(), command.operation.name().to_owned()),
+            (COMMAND_DIGEST.to_owned(), command.digest()),
+        ]);
+        if !self.call.is_empty() {
+            metadata.insert(CALL.to_owned(), self.call.clone());
+        }
+        if !command.actor.is_empty() {
+            metadata.insert(ACTOR.to_owned(), command.actor.clone());
+        }
+        Ok(NewEvent {
+            id: command.event_id(nth),
+            aggregate_id: decided.id.clone(),
+            aggregate_type: decided.kind.name().into(),
+            event_type: event_type.into(),
+            content: Content::Json(data),
+            correlation_id: command.correlation_id.clone(),
+            causation_id: command.id.clone(),
+            metadata,
+            occurred_at: None,
+        })
+    }
+
+    /// The first answer to a command that was executed before, with this first event.
+    fn executed(
+        &mut self,
+        index: usize,
+        command: &Command,
+        first: &RecordedEvent,
+    ) -> Result<CommandResult, WorldError> {
+        let is_same = first.event.causation_id == command.id
+            && first.event.metadata.get(COMMAND_DIGEST) == Some(&command.digest());
+        if !is_same {
+            return Err(WorldError::CommandIdReused { command: index, id: command.id.clone() });
+        }
+        let ids: HashSet<EventId> = (0..Command::EVENTS_MAX).map(|nth| command.event_id(nth)).collect();
+        let last = first.append.last;
+        let events = self.append_of(first.append)?;
+        let located = self.store.history().locate(last, self.store.sequencer().tip());
+        let end = located.map_err(StoreError::from)?.append_end;
+        if self.executed.is_none_or(|known| known.last < last) {
+            self.executed = Some(Located { end, last });
+        }
+        let events = events.into_iter().filter(|event| ids.contains(&event.event.id));
+        let events = events.map(|event| CommandEvent {
+            id: event.event.id,
+            aggregate_id: event.event.aggregate_id,
+            event_type: event.event.event_type,
+            sequence: event.sequence,
+            position: event.position,
+        });
+        Ok(CommandResult { command_id: command.id.clone(), events: events.collect(), already_executed: true })
+    }
+
+    /// All events of an append.
+    fn append_of(&self, bounds: AppendBounds) -> Result<Vec<RecordedEvent>, WorldError> {
+        const READ_BYTES: usize = 1024 * 1024;
+        let tip = self.tip_behind(bounds.last)?;
+        let mut reader = self.store.read(OrderStart::At(bounds.first), Filter::default())?;
+        let mut events = Vec::new();
+        while reader.reached() < bounds.last {
+            let chunk = reader.next(tip, READ_BYTES)?;
+            for event in chunk.events.into_iter().filter(|event| event.position <= bounds.last) {
+                events.push(event.decode().map_err(|error| StoreError::Damaged(error.to_string()))?);
+            }
+            if chunk.at_end {
+                break;
+            }
+        }
+        Ok(events)
+    }
+
+    /// The tip, as soon as it includes this position: events are found a moment before they may be read.
+    fn tip_behind(&self, position: Position) -> Result<Tip, WorldError> {
+        const LOOKS_MAX: usize = 5000;
+        const BETWEEN: Duration = Duration::from_millis(1);
+        for _ in 0..LOOKS_MAX {
+            let tip = self.store.sequencer().tip();
+            if tip.position >= position {
+                return Ok(tip);
+            }
+            std::thread::sleep(BETWEEN);
+        }
+        Err(StoreError::OutcomeUnknown.into())
+    }
+
+    /// # Errors
+    /// The events are more than an append may have.
+    pub fn finish(self) -> Result<Plan, WorldError> {
+        let bytes: usize = self.events.iter().map(|(event, _)| byte_count(event)).sum();
+        for (what, count, max) in [
+            ("events", self.events.len(), self.limits.append_events_max),
+            ("bytes of events", bytes, self.limits.append_bytes_max),
+        ] {
+            if count > max {
+                let problem = format!("make {count} {what}, {max} are allowed; send fewer in one call");
+                return Err(StoreError::invalid("commands", problem).into());
+            }
+        }
+        let expected = match self.events.is_empty() {
+            true => Vec::new(),
+            false => self.heads.into_iter().collect(),
+        };
+        let append = Append { events: self.events, expected };
+        Ok(Plan { append, results: self.results, executed: self.executed })
+    }
+}
+
+/// At least as much as an event takes in an append.
+fn byte_count(event: &NewEvent) -> usize {
+    const FIELDS_BYTES: usize = 128;
+    let metadata = event.metadata.iter().map(|(key, value)| key.len() + value.len() + 8);
+    let texts = [&event.correlation_id, &event.causation_id].map(String::len);
+    let names = event.aggregate_id.as_str().len() + event.aggregate_type.len() + event.event_type.len();
+    event.content.byte_count() + metadata.sum::<usize>() + texts.iter().sum::<usize>() + names + FIELDS_BYTES
+}
+
+/// Names a call by its commands; empty where there is one, which names itself.
+fn call_digest(commands: &[Command]) -> String {
+    if commands.len() < 2 {
+        return String::new();
+    }
+    let mut digest = Sha256::new();
+    for command in commands {
+        digest.update((command.id.len() as u64).to_le_bytes());
+        digest.update(&command.id);
+    }
+    hex::encode(digest.finalize()).chars().take(32).collect()
+}
