@@ -12,7 +12,7 @@ use tonic::{Request, Response, Status};
 use crate::{
     config::LimitsConfig,
     event_files::EventFiles,
-    store::{EventStore, Limit, StoreError},
+    store::{EventStore, StoreError},
     world::World,
 };
 
@@ -31,7 +31,7 @@ mod world;
 
 pub use bodies::Bodies;
 use decode::Decoder;
-use gate::{Admitted, permit};
+use gate::Admitted;
 pub use gate::{Gate, note_arrival};
 pub use json_client::{Answers, ClientError, JsonClient};
 pub use peer::Peer;
@@ -65,26 +65,9 @@ impl Service {
         Self { store, streams, decoder: Decoder { limits }, immudb, event_files, world, shutdown }
     }
 
-    /// Does a single call within the caller's deadline.
-    async fn call<T>(
-        &self,
-        admitted: Admitted,
-        work: impl Future<Output = Result<T, Status>>,
-    ) -> Result<Response<T>, Status> {
-        let done = match admitted.deadline {
-            None => work.await,
-            Some(deadline) => match tokio::time::timeout_at(deadline, work).await {
-                Ok(done) => done,
-                Err(_) => Err(status::deadline_exceeded()),
-            },
-        };
-        done.map(Response::new)
-    }
-
     /// A place among the open streams.
     fn open<T>(&self, request: &Request<T>) -> Result<Open, Status> {
-        let place = permit(&self.streams, Limit::StreamsOpen, self.decoder.limits.streams_open_max)?;
-        Ok(Open { admitted: Admitted::of(request), _place: place })
+        Open::new(request, &self.streams, self.decoder.limits.streams_open_max)
     }
 
     /// Work that may wait for the disk.
@@ -106,11 +89,12 @@ impl EventStoreService for Service {
         &self,
         request: Request<wire::AppendEventsRequest>,
     ) -> Result<Response<wire::AppendEventsResponse>, Status> {
-        self.call(Admitted::of(&request), async {
-            let append = self.decoder.append(request.into_inner()).map_err(status::of_violations)?;
-            self.store.append(append).await.map(encode::appended).map_err(status::of_error)
-        })
-        .await
+        Admitted::of(&request)
+            .within(async {
+                let append = self.decoder.append(request.into_inner()).map_err(status::of_violations)?;
+                self.store.append(append).await.map(encode::appended).map_err(status::of_error)
+            })
+            .await
     }
 
     type LoadEventsStream = Boxed<answers::LoadEventsResponse>;
@@ -129,44 +113,52 @@ impl EventStoreService for Service {
         &self,
         request: Request<wire::SaveSnapshotRequest>,
     ) -> Result<Response<wire::SaveSnapshotResponse>, Status> {
-        self.call(Admitted::of(&request), async {
-            let snapshot = self.decoder.snapshot(request.into_inner()).map_err(status::of_violations)?;
-            let stored_in = self.store.save_snapshot(snapshot).await.map_err(status::of_error)?;
-            Ok(wire::SaveSnapshotResponse { stored_in: encode::stored_in(stored_in).into() })
-        })
-        .await
+        Admitted::of(&request)
+            .within(async {
+                let snapshot = self.decoder.snapshot(request.into_inner()).map_err(status::of_violations)?;
+                let stored_in = self.store.save_snapshot(snapshot).await.map_err(status::of_error)?;
+                Ok(wire::SaveSnapshotResponse { stored_in: encode::stored_in(stored_in).into() })
+            })
+            .await
     }
 
     async fn load_snapshot(
         &self,
         request: Request<wire::LoadSnapshotRequest>,
     ) -> Result<Response<wire::LoadSnapshotResponse>, Status> {
-        self.call(Admitted::of(&request), async {
-            let id = self.decoder.id(&request.get_ref().aggregate_id).map_err(status::of_violations)?;
-            let snapshot = self.blocking(move |store| store.load_snapshot(&id)).await?;
-            Ok(wire::LoadSnapshotResponse { snapshot: Some(encode::snapshot(snapshot)) })
-        })
-        .await
+        Admitted::of(&request)
+            .within(async {
+                let id = self.decoder.id(&request.get_ref().aggregate_id).map_err(status::of_violations)?;
+                let snapshot = self.blocking(move |store| store.load_snapshot(&id)).await?;
+                Ok(wire::LoadSnapshotResponse { snapshot: Some(encode::snapshot(snapshot)) })
+            })
+            .await
     }
 
     async fn list_aggregates(
         &self,
         request: Request<wire::ListAggregatesRequest>,
     ) -> Result<Response<wire::ListAggregatesResponse>, Status> {
-        self.call(Admitted::of(&request), async {
-            let request = request.into_inner();
-            let decode::ListRequest { after, count } =
-                self.decoder.list(&request).map_err(status::of_violations)?;
-            let list = move |store: &EventStore| {
-                store.aggregates(&request.aggregate_type, &request.aggregate_id_prefix, after.as_ref(), count)
-            };
-            let page = self.blocking(list).await?;
-            Ok(wire::ListAggregatesResponse {
-                next_page_token: page.next.as_ref().map(decode::page_token).unwrap_or_default(),
-                aggregates: page.aggregates.into_iter().map(encode::aggregate).collect(),
+        Admitted::of(&request)
+            .within(async {
+                let request = request.into_inner();
+                let decode::ListRequest { after, count } =
+                    self.decoder.list(&request).map_err(status::of_violations)?;
+                let list = move |store: &EventStore| {
+                    store.aggregates(
+                        &request.aggregate_type,
+                        &request.aggregate_id_prefix,
+                        after.as_ref(),
+                        count,
+                    )
+                };
+                let page = self.blocking(list).await?;
+                Ok(wire::ListAggregatesResponse {
+                    next_page_token: page.next.as_ref().map(decode::page_token).unwrap_or_default(),
+                    aggregates: page.aggregates.into_iter().map(encode::aggregate).collect(),
+                })
             })
-        })
-        .await
+            .await
     }
 
     type ReadAllStream = Boxed<answers::ReadAllResponse>;
@@ -202,15 +194,16 @@ impl EventStoreService for Service {
         &self,
         request: Request<wire::StatsRequest>,
     ) -> Result<Response<wire::StatsResponse>, Status> {
-        self.call(Admitted::of(&request), async {
-            let surroundings = encode::Surroundings {
-                immudb: self.immudb.clone(),
-                event_files_pending: self.event_files.as_ref().map_or(0, |files| files.pending()),
-                projections: self.world.projections(),
-            };
-            let store = &self.store;
-            Ok(encode::stats(store.figures(), &store.counters, store.started_at, surroundings))
-        })
-        .await
+        Admitted::of(&request)
+            .within(async {
+                let surroundings = encode::Surroundings {
+                    immudb: self.immudb.clone(),
+                    event_files_pending: self.event_files.as_ref().map_or(0, |files| files.pending()),
+                    projections: self.world.projections(),
+                };
+                let store = &self.store;
+                Ok(encode::stats(store.figures(), &store.counters, store.started_at, surroundings))
+            })
+            .await
     }
 }

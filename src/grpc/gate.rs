@@ -6,7 +6,7 @@ use tokio::{
     sync::{OwnedSemaphorePermit, Semaphore},
     time::Instant,
 };
-use tonic::{Request, Status, metadata::MetadataMap, service::Interceptor};
+use tonic::{Request, Response, Status, metadata::MetadataMap, service::Interceptor};
 
 use super::{peer::Peer, status};
 use crate::store::{Limit, StoreError};
@@ -64,6 +64,24 @@ impl Admitted {
     pub fn of<T>(request: &Request<T>) -> Self {
         let unbounded = Self { deadline: None, _place: None };
         request.extensions().get::<Self>().cloned().unwrap_or(unbounded)
+    }
+
+    /// Does a single call within the caller's deadline.
+    ///
+    /// # Errors
+    /// Those of the work, and the deadline's.
+    pub async fn within<T>(
+        self,
+        work: impl Future<Output = Result<T, Status>>,
+    ) -> Result<Response<T>, Status> {
+        let done = match self.deadline {
+            None => work.await,
+            Some(deadline) => match tokio::time::timeout_at(deadline, work).await {
+                Ok(done) => done,
+                Err(_) => Err(status::deadline_exceeded()),
+            },
+        };
+        done.map(Response::new)
     }
 }
 

@@ -5,17 +5,23 @@ use std::{pin::Pin, sync::Arc, time::Duration};
 
 use futures_util::{Stream, StreamExt, stream};
 use tokio::{
-    sync::{OwnedSemaphorePermit, watch},
+    sync::{OwnedSemaphorePermit, Semaphore, watch},
     time::Instant,
 };
 use tokio_util::sync::CancellationToken;
-use tonic::Status;
+use tonic::{Request, Status};
 
-use super::{answers, decode::hash_bytes, encode, gate::Admitted, status, wire};
+use super::{
+    answers,
+    decode::hash_bytes,
+    encode,
+    gate::{Admitted, permit},
+    status, wire,
+};
 use crate::{
     event::{Hash, Position},
     log::Tip,
-    store::{AggregateReader, EventStore, OrderChunk, OrderReader, StoreError, Unavailable},
+    store::{AggregateReader, EventStore, Limit, OrderChunk, OrderReader, StoreError, Unavailable},
 };
 
 /// What an open stream holds until its end.
@@ -23,6 +29,17 @@ pub struct Open {
     pub admitted: Admitted,
     /// Its place among those that may be open.
     pub _place: OwnedSemaphorePermit,
+}
+
+impl Open {
+    /// Takes one of `places`, of which there are so many.
+    ///
+    /// # Errors
+    /// All are taken.
+    pub fn new<T>(request: &Request<T>, places: &Arc<Semaphore>, max: usize) -> Result<Self, Status> {
+        let place = permit(places, Limit::StreamsOpen, max)?;
+        Ok(Self { admitted: Admitted::of(request), _place: place })
+    }
 }
 
 pub type Boxed<T> = Pin<Box<dyn Stream<Item = Result<T, Status>> + Send>>;

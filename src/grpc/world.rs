@@ -8,7 +8,7 @@ use tonic::{Request, Response, Status};
 
 use super::{
     decode::{Violations, aggregate_id, name, page_token, timestamp, token_id},
-    gate::{Admitted, permit},
+    gate::Admitted,
     status,
     streams::{Boxed, Open, blocking, bounded},
     wire::world::{self as wire, command_service_server::CommandService, world_service_server::WorldService},
@@ -16,7 +16,6 @@ use super::{
 use crate::{
     config::LimitsConfig,
     event::{AggregateId, NAME_BYTES_MAX, Position, SequenceNumber},
-    store::Limit,
     world::{
         Rebuild, World,
         difference::WorldMoment,
@@ -56,25 +55,9 @@ impl WorldCalls {
         Self { world, limits: Arc::new(limits), streams }
     }
 
-    /// Does a single call within the caller's deadline.
-    async fn call<T>(
-        admitted: Admitted,
-        work: impl Future<Output = Result<T, Status>>,
-    ) -> Result<Response<T>, Status> {
-        let done = match admitted.deadline {
-            None => work.await,
-            Some(deadline) => match tokio::time::timeout_at(deadline, work).await {
-                Ok(done) => done,
-                Err(_) => Err(status::deadline_exceeded()),
-            },
-        };
-        done.map(Response::new)
-    }
-
     /// A place among the open streams.
     fn open<T>(&self, request: &Request<T>) -> Result<Open, Status> {
-        let place = permit(&self.streams, Limit::StreamsOpen, self.limits.streams_open_max)?;
-        Ok(Open { admitted: Admitted::of(request), _place: place })
+        Open::new(request, &self.streams, self.limits.streams_open_max)
     }
 
     /// Work that may wait for the disk.
@@ -104,13 +87,14 @@ impl CommandService for WorldCalls {
         &self,
         request: Request<wire::ExecuteCommandsRequest>,
     ) -> Result<Response<wire::ExecuteCommandsResponse>, Status> {
-        Self::call(Admitted::of(&request), async {
-            let commands =
-                commands::decode(request.into_inner(), &self.limits).map_err(status::of_violations)?;
-            let executed = self.world.execute(commands).await;
-            executed.map(encode::executed).map_err(status::of_world_error)
-        })
-        .await
+        Admitted::of(&request)
+            .within(async {
+                let commands =
+                    commands::decode(request.into_inner(), &self.limits).map_err(status::of_violations)?;
+                let executed = self.world.execute(commands).await;
+                executed.map(encode::executed).map_err(status::of_world_error)
+            })
+            .await
     }
 }
 
@@ -120,118 +104,125 @@ impl WorldService for WorldCalls {
         &self,
         request: Request<wire::GetGameObjectRequest>,
     ) -> Result<Response<wire::GetGameObjectResponse>, Status> {
-        Self::call(Admitted::of(&request), async {
-            let request = request.into_inner();
-            let state = self.get(&request.id, request.as_of).await?;
-            Ok(wire::GetGameObjectResponse { game_object: Some(encode::game_object(&state)) })
-        })
-        .await
+        Admitted::of(&request)
+            .within(async {
+                let request = request.into_inner();
+                let state = self.get(&request.id, request.as_of).await?;
+                Ok(wire::GetGameObjectResponse { game_object: Some(encode::game_object(&state)) })
+            })
+            .await
     }
 
     async fn get_player(
         &self,
         request: Request<wire::GetPlayerRequest>,
     ) -> Result<Response<wire::GetPlayerResponse>, Status> {
-        Self::call(Admitted::of(&request), async {
-            let request = request.into_inner();
-            let state = self.get(&request.id, request.as_of).await?;
-            match encode::player(&state) {
-                Some(player) => Ok(wire::GetPlayerResponse { player: Some(player) }),
-                None => Err(refused(&state, Refusal::NotAPlayer)),
-            }
-        })
-        .await
+        Admitted::of(&request)
+            .within(async {
+                let request = request.into_inner();
+                let state = self.get(&request.id, request.as_of).await?;
+                match encode::player(&state) {
+                    Some(player) => Ok(wire::GetPlayerResponse { player: Some(player) }),
+                    None => Err(refused(&state, Refusal::NotAPlayer)),
+                }
+            })
+            .await
     }
 
     async fn get_room(
         &self,
         request: Request<wire::GetRoomRequest>,
     ) -> Result<Response<wire::GetRoomResponse>, Status> {
-        Self::call(Admitted::of(&request), async {
-            let request = request.into_inner();
-            let state = self.get(&request.id, request.as_of).await?;
-            match encode::room(&state) {
-                Some(room) => Ok(wire::GetRoomResponse { room: Some(room) }),
-                None => Err(refused(&state, Refusal::NotARoom)),
-            }
-        })
-        .await
+        Admitted::of(&request)
+            .within(async {
+                let request = request.into_inner();
+                let state = self.get(&request.id, request.as_of).await?;
+                match encode::room(&state) {
+                    Some(room) => Ok(wire::GetRoomResponse { room: Some(room) }),
+                    None => Err(refused(&state, Refusal::NotARoom)),
+                }
+            })
+            .await
     }
 
     async fn list_game_objects(
         &self,
         request: Request<wire::ListGameObjectsRequest>,
     ) -> Result<Response<wire::ListGameObjectsResponse>, Status> {
-        Self::call(Admitted::of(&request), async {
-            let request = request.into_inner();
-            let mut wrong = Violations::default();
-            let page = PageRequest::new(request.page_size, &request.page_token, &mut wrong);
-            let value = request.attribute_value.map(json::from_wire).transpose();
-            let value = value.map_err(|problem| wrong.add("attribute_value", problem)).ok().flatten();
-            if request.attribute_key.is_empty() && value.is_some() {
-                wrong.add("attribute_value", "wants an attribute_key");
-            }
-            let page = wrong.none_or(page).map_err(status::of_violations)?;
-            let key = Some(request.attribute_key).filter(|key| !key.is_empty());
-            let filter = ObjectFilter {
-                class: request.r#type,
-                generic: request.generic,
-                container_id: request.container_id,
-                name: request.name,
-                attribute: key.map(|key| (key, value)),
-            };
-            let list = move |world: &World| world.list(&filter, &page.after, page.count);
-            let (found, position) = self.blocking(list).await?;
-            let next_page_token = next_token(&found);
-            Ok(wire::ListGameObjectsResponse {
-                game_objects: found.objects.into_iter().map(encode::listed).collect(),
-                next_page_token,
-                read_model_position: position.0,
+        Admitted::of(&request)
+            .within(async {
+                let request = request.into_inner();
+                let mut wrong = Violations::default();
+                let page = PageRequest::new(request.page_size, &request.page_token, &mut wrong);
+                let value = request.attribute_value.map(json::from_wire).transpose();
+                let value = value.map_err(|problem| wrong.add("attribute_value", problem)).ok().flatten();
+                if request.attribute_key.is_empty() && value.is_some() {
+                    wrong.add("attribute_value", "wants an attribute_key");
+                }
+                let page = wrong.none_or(page).map_err(status::of_violations)?;
+                let key = Some(request.attribute_key).filter(|key| !key.is_empty());
+                let filter = ObjectFilter {
+                    class: request.r#type,
+                    generic: request.generic,
+                    container_id: request.container_id,
+                    name: request.name,
+                    attribute: key.map(|key| (key, value)),
+                };
+                let list = move |world: &World| world.list(&filter, &page.after, page.count);
+                let (found, position) = self.blocking(list).await?;
+                let next_page_token = next_token(&found);
+                Ok(wire::ListGameObjectsResponse {
+                    game_objects: found.objects.into_iter().map(encode::listed).collect(),
+                    next_page_token,
+                    read_model_position: position.0,
+                })
             })
-        })
-        .await
+            .await
     }
 
     async fn list_contents(
         &self,
         request: Request<wire::ListContentsRequest>,
     ) -> Result<Response<wire::ListContentsResponse>, Status> {
-        Self::call(Admitted::of(&request), async {
-            let request = request.into_inner();
-            let mut wrong = Violations::default();
-            let page = PageRequest::new(request.page_size, &request.page_token, &mut wrong);
-            let id = aggregate_id("container_id", &request.container_id, NAME_BYTES_MAX, &mut wrong);
-            let (id, page) = wrong.none_or(id.zip(page)).map_err(status::of_violations)?;
-            let depth_max = if request.recursive { CONTAINERS_MAX } else { 1 };
-            let list = move |world: &World| world.contents(id.as_str(), depth_max, &page.after, page.count);
-            let (found, position) = self.blocking(list).await?;
-            let next_page_token = next_token(&found);
-            Ok(wire::ListContentsResponse {
-                game_objects: found.objects.into_iter().map(encode::listed).collect(),
-                next_page_token,
-                read_model_position: position.0,
+        Admitted::of(&request)
+            .within(async {
+                let request = request.into_inner();
+                let mut wrong = Violations::default();
+                let page = PageRequest::new(request.page_size, &request.page_token, &mut wrong);
+                let id = aggregate_id("container_id", &request.container_id, NAME_BYTES_MAX, &mut wrong);
+                let (id, page) = wrong.none_or(id.zip(page)).map_err(status::of_violations)?;
+                let depth_max = if request.recursive { CONTAINERS_MAX } else { 1 };
+                let list =
+                    move |world: &World| world.contents(id.as_str(), depth_max, &page.after, page.count);
+                let (found, position) = self.blocking(list).await?;
+                let next_page_token = next_token(&found);
+                Ok(wire::ListContentsResponse {
+                    game_objects: found.objects.into_iter().map(encode::listed).collect(),
+                    next_page_token,
+                    read_model_position: position.0,
+                })
             })
-        })
-        .await
+            .await
     }
 
     async fn find_player(
         &self,
         request: Request<wire::FindPlayerRequest>,
     ) -> Result<Response<wire::FindPlayerResponse>, Status> {
-        Self::call(Admitted::of(&request), async {
-            let wanted = request.into_inner().name;
-            let mut wrong = Violations::default();
-            name("name", &wanted, NAME_BYTES_MAX, &mut wrong);
-            wrong.none_or(Some(())).map_err(status::of_violations)?;
-            let find = move |world: &World| world.find_player(&wanted, PLAYERS_MAX);
-            let (found, position) = self.blocking(find).await?;
-            Ok(wire::FindPlayerResponse {
-                players: found.into_iter().map(encode::found_player).collect(),
-                read_model_position: position.0,
+        Admitted::of(&request)
+            .within(async {
+                let wanted = request.into_inner().name;
+                let mut wrong = Violations::default();
+                name("name", &wanted, NAME_BYTES_MAX, &mut wrong);
+                wrong.none_or(Some(())).map_err(status::of_violations)?;
+                let find = move |world: &World| world.find_player(&wanted, PLAYERS_MAX);
+                let (found, position) = self.blocking(find).await?;
+                Ok(wire::FindPlayerResponse {
+                    players: found.into_iter().map(encode::found_player).collect(),
+                    read_model_position: position.0,
+                })
             })
-        })
-        .await
+            .await
     }
 
     type GetHistoryStream = Boxed<wire::GetHistoryResponse>;

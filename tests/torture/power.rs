@@ -93,6 +93,10 @@ fn undone(now: &[u8], records: &[Record]) -> Vec<u8> {
     let mut bytes = now.to_vec();
     for record in records.iter().rev() {
         bytes.resize(record.size_before, 0);
+        // What was written behind the end took the place of nothing.
+        if record.bytes_before.is_empty() {
+            continue;
+        }
         bytes[record.offset..record.offset + record.bytes_before.len()].copy_from_slice(&record.bytes_before);
     }
     bytes

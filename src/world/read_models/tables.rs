@@ -57,7 +57,7 @@ impl Tables {
         match Self::try_open(path, projections, durability) {
             Ok(Some(tables)) => return Ok(tables),
             Ok(None) => {}
-            Err(error) if error.is_damage() => warn!(%error, "the read models are damaged"),
+            Err(error) if error.is_of_the_rows() => warn!(%error, "the read models are damaged"),
             Err(error) => return Err(error),
         }
         info!(path = %path.display(), "the read models are made anew");
