@@ -42,7 +42,7 @@ use crate::{
     telemetry,
     world::{
         self, Ends, World,
-        handler::EventLimits,
+        planning::EventLimits,
         projections::{self, Projection},
         read_models::ReadModelError,
     },

@@ -7,8 +7,8 @@
 //! ```
 //!
 //! It uses the store as any caller could, and nothing of the store knows of it. The modules, in the order of a
-//! command's way: [`command`], [`handler`], `planning`, [`known`] and [`decide`] with [`moving`], the aggregates
-//! ([`game_object`], [`player`], [`room`], one of which is an [`aggregate`]), [`event`], [`snapshots`]. Of a question's way:
+//! command's way: [`command`], [`handler`], [`planning`], [`known`] and [`decide`] with [`moving`] and [`capacity`], the aggregates
+//! ([`game_object`], [`player`], [`room`], one of which is an [`aggregate`], with each [`rule`]), [`event`], [`executed`], [`snapshots`]. Of a question's way:
 //! [`replay`], [`history`], [`difference`], [`changes`]. Of the read models': [`projector`], [`projections`],
 //! [`read_models`], [`lists`], [`rebuild`].
 
@@ -29,12 +29,14 @@ use crate::{
 };
 
 pub mod aggregate;
+pub mod capacity;
 pub mod changes;
 pub mod command;
 pub mod decide;
 pub mod difference;
 pub mod error;
 pub mod event;
+pub mod executed;
 pub mod game_object;
 pub mod handler;
 pub mod history;
@@ -42,7 +44,7 @@ pub mod known;
 pub mod lists;
 pub mod moving;
 pub mod password;
-mod planning;
+pub mod planning;
 pub mod player;
 pub mod projections;
 pub mod projector;
@@ -51,13 +53,16 @@ pub mod rebuild;
 pub mod refusal;
 pub mod replay;
 pub mod room;
+pub mod rule;
 pub mod snapshots;
 mod turns;
 
 use command::Command;
 use error::WorldError;
-use handler::{EventLimits, Executed, Handler};
+use executed::Executed;
+use handler::Handler;
 use lists::{FoundPlayer, ObjectFilter, Page};
+use planning::EventLimits;
 use projections::Projection;
 use read_models::{ReadModelError, ReadModels};
 use refusal::Refusal;

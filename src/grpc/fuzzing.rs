@@ -18,11 +18,11 @@ use crate::{
     },
     store::OrderStart,
     world::{
+        command::COMMANDS_MAX,
         command::Command,
-        decide::{Decided, decide},
+        decide::decide,
         event::WorldEvent,
-        handler::COMMANDS_MAX,
-        known::{Known, Undecided},
+        known::{Decided, Known, Undecided},
     },
 };
 

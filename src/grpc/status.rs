@@ -95,6 +95,7 @@ fn refusal_code(refusal: &Refusal) -> Code {
     match refusal {
         Refusal::NoSuchObject(_) | Refusal::NoSuchEvent { .. } | Refusal::Deleted(_) => Code::NotFound,
         Refusal::Exists(_) => Code::AlreadyExists,
+        Refusal::Full { .. } => Code::ResourceExhausted,
         Refusal::Foreign(_)
         | Refusal::NotAPlayer(_)
         | Refusal::NotARoom(_)

@@ -4,7 +4,7 @@
 
 use serde::{Deserialize, Serialize};
 
-use super::{event::WorldEvent, game_object::GameObject, player::Player, room::Room};
+use super::{event::WorldEvent, game_object::GameObject, player::Player, room::Room, rule::BrokenRule};
 use crate::event::AggregateId;
 
 /// Which aggregate it is: the aggregate type in the event store.
@@ -31,25 +31,6 @@ impl Kind {
     pub fn of(aggregate_type: &str) -> Option<Self> {
         Self::ALL.into_iter().find(|kind| kind.name() == aggregate_type)
     }
-}
-
-/// What can't have happened.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
-pub enum BrokenRule {
-    #[error("its first event does not create it")]
-    NotCreated,
-    #[error("it is created twice")]
-    CreatedTwice,
-    #[error("it goes on after it was deleted")]
-    Deleted,
-    #[error("the event is one of another kind of aggregate")]
-    OfAnotherKind,
-    #[error("it lies in itself")]
-    InItself,
-    #[error("the {0} that is removed is not there")]
-    NotThere(&'static str),
-    #[error("two items are in one slot")]
-    SlotTaken,
 }
 
 /// The state of an aggregate after some of its events.

@@ -8,6 +8,13 @@ use uuid::Uuid;
 use super::{event::Attributes, password::PasswordHash};
 use crate::event::{AggregateId, EventId, SequenceNumber};
 
+/// The most commands in one call: with all their events they fit into one append.
+pub const COMMANDS_MAX: usize = 100;
+
+/// Keys in the metadata of an event.
+pub const ACTOR: &str = "actor";
+pub const COMMAND: &str = "command";
+
 /// One operation on one object.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Command {

@@ -4,9 +4,10 @@
 //! calls it makes sure that nothing it looked at changes before the events are stored.
 
 use super::{
+    capacity,
     command::{Command, Operation},
     event::{Attributes, WorldEvent},
-    known::{Known, Undecided},
+    known::{Decided, Known, Undecided},
     moving::{self, check_container},
     player::Player,
     refusal::Refusal,
@@ -14,19 +15,17 @@ use super::{
 };
 use crate::{event::AggregateId, world::aggregate::Kind};
 
-/// An event of one aggregate. The kind is that of the aggregate, which the event may create.
-#[derive(Debug, Clone, PartialEq)]
-pub struct Decided {
-    pub id: AggregateId,
-    pub kind: Kind,
-    pub event: WorldEvent,
-}
-
 /// What the command leads to, in order; nothing where it changes nothing.
 ///
 /// # Errors
 /// Something is not known, or a rule forbids it.
 pub fn decide(known: &Known, command: &Command) -> Result<Vec<Decided>, Undecided> {
+    let decided = rules(known, command)?;
+    decided.iter().try_for_each(|one| capacity::check(known, one))?;
+    Ok(decided)
+}
+
+fn rules(known: &Known, command: &Command) -> Result<Vec<Decided>, Undecided> {
     let id = &command.target;
     match &command.operation {
         Operation::CreateGameObject { class, name, generic, container_id, attributes } => {

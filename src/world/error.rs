@@ -1,6 +1,6 @@
 //! Why the world refuses or fails: one type, from the aggregates to the caller's status.
 
-use super::{aggregate::BrokenRule, event::EventError, refusal::Refusal};
+use super::{event::EventError, refusal::Refusal, rule::BrokenRule};
 use crate::{
     event::{AggregateId, SequenceNumber},
     store::StoreError,

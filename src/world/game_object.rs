@@ -6,8 +6,8 @@ use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
 use super::{
-    aggregate::BrokenRule,
     event::{Attributes, WorldEvent},
+    rule::BrokenRule,
 };
 use crate::event::AggregateId;
 

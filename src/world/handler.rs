@@ -9,59 +9,19 @@ use std::{collections::BTreeMap, sync::Arc, time::Duration};
 use super::{
     command::Command,
     error::WorldError,
-    planning::{Located, Plan, Planning},
+    executed::{CommandResult, Executed},
+    planning::{EventLimits, Located, Plan, Planning},
     turns::Turns,
 };
 use crate::{
     event::{AggregateId, EventId, Position, SequenceNumber},
     sequencer::Stored,
-    store::{Conflict, EventStore, StoreError, StoredIn},
+    store::{Conflict, EventStore, StoreError},
 };
-
-/// The most commands in one call: with all their events they fit into one append.
-pub const COMMANDS_MAX: usize = 100;
-
-/// Keys in the metadata of an event.
-pub const ACTOR: &str = "actor";
-pub const COMMAND: &str = "command";
 
 /// How often a call is decided before it gives up. Whoever loses a race has it lost to somebody who won.
 const ATTEMPTS_MAX: u32 = 100;
 const PAUSE_MAX: Duration = Duration::from_millis(20);
-
-/// What became of a call.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Executed {
-    pub results: Vec<CommandResult>,
-    /// Where the events lie; `None`: there are none.
-    pub stored_in: Option<StoredIn>,
-}
-
-/// What one command led to.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct CommandResult {
-    pub command_id: String,
-    pub events: Vec<CommandEvent>,
-    pub already_executed: bool,
-}
-
-/// An event that a command led to.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct CommandEvent {
-    pub id: EventId,
-    pub aggregate_id: AggregateId,
-    pub event_type: Arc<str>,
-    pub sequence: SequenceNumber,
-    pub position: Position,
-}
-
-/// What the events of a call may be; as an append of any caller.
-#[derive(Debug, Clone, Copy)]
-pub struct EventLimits {
-    pub event_bytes_max: usize,
-    pub append_bytes_max: usize,
-    pub append_events_max: usize,
-}
 
 /// Executes commands. Shared by all calls.
 #[derive(Debug)]

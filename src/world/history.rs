@@ -3,9 +3,9 @@
 use super::{
     aggregate::Kind,
     changes::{self, Change},
+    command::ACTOR,
     error::{Damage, Problem, WorldError},
     event::EventError,
-    handler::ACTOR,
     refusal::Refusal,
     replay::{self, Moment, State},
 };

@@ -3,17 +3,26 @@
 use std::collections::BTreeMap;
 
 use super::{
-    aggregate::{Aggregate, BrokenRule, Kind},
+    aggregate::{Aggregate, Kind},
     event::WorldEvent,
     player::Player,
     refusal::Refusal,
     room::Room,
+    rule::BrokenRule,
 };
 use crate::event::AggregateId;
 
 /// Aggregates as they are; `None`: it does not exist.
 #[derive(Debug, Clone, Default, PartialEq)]
 pub struct Known(BTreeMap<AggregateId, Option<Aggregate>>);
+
+/// An event of one aggregate. The kind is that of the aggregate, which the event may create.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Decided {
+    pub id: AggregateId,
+    pub kind: Kind,
+    pub event: WorldEvent,
+}
 
 /// Why there is no decision.
 #[derive(Debug, Clone, PartialEq)]

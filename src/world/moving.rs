@@ -6,10 +6,9 @@
 use serde_json::Value;
 
 use super::{
-    decide::Decided,
     event::WorldEvent,
     game_object::GameObject,
-    known::{Known, Undecided},
+    known::{Decided, Known, Undecided},
     refusal::Refusal,
 };
 use crate::event::AggregateId;

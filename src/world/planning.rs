@@ -8,11 +8,11 @@ use std::{
 use sha2::{Digest, Sha256};
 
 use super::{
-    command::Command,
-    decide::{Decided, decide},
+    command::{ACTOR, COMMAND, Command},
+    decide::decide,
     error::{Damage, Problem, WorldError},
-    handler::{ACTOR, COMMAND, CommandEvent, CommandResult, EventLimits},
-    known::{Known, Undecided},
+    executed::{CommandEvent, CommandResult},
+    known::{Decided, Known, Undecided},
     replay::{self, Moment},
 };
 use crate::{
@@ -28,6 +28,14 @@ use crate::{
 /// Keys in the metadata of an event, by which a resend is told.
 const COMMAND_DIGEST: &str = "command_digest";
 const CALL: &str = "call";
+
+/// What the events of a call may be; as an append of any caller.
+#[derive(Debug, Clone, Copy)]
+pub struct EventLimits {
+    pub event_bytes_max: usize,
+    pub append_bytes_max: usize,
+    pub append_events_max: usize,
+}
 
 /// What would be appended, and what would be answered.
 pub struct Plan {

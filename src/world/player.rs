@@ -2,7 +2,7 @@
 
 use serde::{Deserialize, Serialize};
 
-use super::{aggregate::BrokenRule, event::WorldEvent, game_object::GameObject, password::PasswordHash};
+use super::{event::WorldEvent, game_object::GameObject, password::PasswordHash, rule::BrokenRule};
 
 /// Its state after some of its events.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]

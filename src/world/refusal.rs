@@ -38,6 +38,8 @@ pub enum Refusal {
     AlreadyEquipped { holder: AggregateId, item: AggregateId },
     #[error("{holder}: wears {item} in {slot:?}")]
     SlotTaken { holder: AggregateId, item: AggregateId, slot: String },
+    #[error("{id}: holds no more than {max} {what}")]
+    Full { id: AggregateId, what: &'static str, max: usize },
     #[error("{holder}: {item} is at this position")]
     PositionTaken { holder: AggregateId, item: AggregateId },
 }
@@ -62,6 +64,7 @@ impl Refusal {
             Self::NotInSlot { .. } => "NOT_IN_SLOT",
             Self::AlreadyEquipped { .. } => "ALREADY_EQUIPPED",
             Self::SlotTaken { .. } => "SLOT_TAKEN",
+            Self::Full { .. } => "OBJECT_FULL",
             Self::PositionTaken { .. } => "POSITION_TAKEN",
         }
     }
@@ -77,6 +80,7 @@ impl Refusal {
             | Self::NotARoom(id)
             | Self::Itself(id)
             | Self::NoSuchEvent { id, .. }
+            | Self::Full { id, .. }
             | Self::ContainerCycle { id, .. }
             | Self::ContainersTooDeep { id, .. }
             | Self::NoSuchExit { room: id, .. }

@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 
 use serde::{Deserialize, Serialize};
 
-use super::{aggregate::BrokenRule, event::WorldEvent, game_object::GameObject};
+use super::{event::WorldEvent, game_object::GameObject, rule::BrokenRule};
 use crate::event::AggregateId;
 
 /// Its state after some of its events.

@@ -8,9 +8,9 @@ use super::{
     aggregate::{Aggregate, Kind},
     changes,
     command::{Command, Operation},
-    decide::{Decided, decide},
+    decide::decide,
     event::{Attributes, WorldEvent},
-    known::{Known, Undecided},
+    known::{Decided, Known, Undecided},
     replay::State,
 };
 use crate::event::{

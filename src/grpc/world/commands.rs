@@ -15,9 +15,9 @@ use crate::{
         wire::world as wire,
     },
     world::{
+        command::COMMANDS_MAX,
         command::{Command, Operation},
         event::Attributes,
-        handler::COMMANDS_MAX,
         password::PasswordHash,
     },
 };

@@ -3,7 +3,11 @@
 use serde_json::{Value, json};
 
 use super::*;
-use crate::world::{moving::CONTAINERS_MAX, password::PasswordHash};
+use crate::world::{
+    capacity::{ATTRIBUTES_MAX, EXITS_MAX, ITEMS_MAX},
+    moving::CONTAINERS_MAX,
+    password::PasswordHash,
+};
 
 fn id(text: &str) -> AggregateId {
     AggregateId::new(text).unwrap()
@@ -425,4 +429,33 @@ fn what_is_not_known_is_asked_for_before_anything_is_decided() {
     // Also what the container lies in: only then is it known that it does not lie in the object itself.
     assert_eq!(asked, ["b", "c", "a"]);
     assert_eq!(decided.len(), 1);
+}
+
+#[test]
+fn an_object_holds_so_much_and_no_more() {
+    let numbered = |from: usize, count: usize| {
+        let names = (from..from + count).map(|number| (number.to_string(), Value::Null));
+        Operation::UpdateGameObjectAttributes { attributes: names.collect() }
+    };
+    // The name is one of them.
+    let known = given(&[("a", object()), ("a", numbered(0, ATTRIBUTES_MAX - 1))]);
+    let full = |what, max| Err(Refusal::Full { id: id("a"), what, max });
+    assert_eq!(when(&known, "a", attribute("one more", Value::Null)), full("attributes", ATTRIBUTES_MAX));
+    assert_eq!(when(&known, "a", numbered(5, ATTRIBUTES_MAX)), full("attributes", ATTRIBUTES_MAX));
+    assert_eq!(when(&known, "a", attribute("5", 1.into())).unwrap().len(), 1);
+    let exit =
+        |number: usize| Operation::AddRoomExit { direction: number.to_string(), target_room_id: id("a") };
+    let mut known = given(&[("a", room()), ("b", object())]);
+    (0..EXITS_MAX).for_each(|number| happens(&mut known, "a", &exit(number)));
+    assert_eq!(when(&known, "a", exit(EXITS_MAX)), full("exits", EXITS_MAX));
+    let elsewhere = Operation::AddRoomExit { direction: "5".into(), target_room_id: id("b") };
+    assert_eq!(when(&known, "a", elsewhere).unwrap().len(), 1);
+    let carried = |number: usize| WorldEvent::ItemAddedToInventory {
+        item_id: id(&format!("item-{number}")),
+        position: None,
+    };
+    for number in 0..ITEMS_MAX {
+        known.apply(&id("a"), Kind::Room, &carried(number)).unwrap();
+    }
+    assert_eq!(when(&known, "a", add("b", None)), full("items", ITEMS_MAX));
 }

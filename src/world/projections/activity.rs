@@ -3,7 +3,7 @@
 use rusqlite::{Connection, Result, params};
 
 use super::{OF_THE_WORLD, ProjectedEvent, Projection};
-use crate::world::handler::ACTOR;
+use crate::world::command::ACTOR;
 
 pub struct Activity;
 

@@ -129,7 +129,7 @@ fn any_command(random: &mut fastrand::Rng, ids: &[String]) -> Value {
 async fn they_are_what_the_aggregates_are_whenever_the_service_is_killed() {
     const ROUNDS: usize = 6;
     let mut random = fastrand::Rng::with_seed(6);
-    let ids: Vec<String> = (0..12).map(|number| format!("o-{number}")).collect();
+    let ids: Vec<String> = (0..7).map(|number| format!("o-{number}")).collect();
     let setup = Setup::local().set("event_sourcing", "snapshot_threshold: 5");
     let mut service = Service::start(setup).await;
     for round in 0..ROUNDS {
