@@ -128,11 +128,17 @@ pub async fn run(
     });
     let storage = opened.await.map_err(|_| ServerError::Panicked("opening the storage"))??;
     let mut parts = start(&config, &options, storage)?;
-    let world = start_world(&config, &options, &parts)?;
+    let grace = config.server.shutdown_grace;
+    let world = match start_world(&config, &options, &parts) {
+        Ok(world) => world,
+        Err(error) => {
+            stop(parts, grace).await;
+            return Err(error.into());
+        }
+    };
     let closing = parts.closing.clone();
     parts.tasks.spawn(async move { closing.run_until_cancelled(telemetry::report_runtime()).await });
     let broken = broken(&mut parts, config.event_sourcing.index_path.clone());
-    let grace = config.server.shutdown_grace;
     let health = serve_health(&parts).await;
     let served = tokio::select! {
         served = serve(&config, &parts, world, health, listener, shutdown) => served,

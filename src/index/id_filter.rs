@@ -1,7 +1,8 @@
 //! Which event ids are certainly not stored: nearly every id that is asked for is new, and to look for it in
 //! the database costs more than the rest of an append.
 //!
-//! 1.2 bytes an id, for up to twice as many ids as there are. It is filled while the index is examined; until then it knows nothing.
+//! 1.2 bytes an id, for up to twice as many ids as there are. It is filled while the index is examined; until
+//! then it knows nothing.
 
 use std::sync::{
     Arc, PoisonError, RwLock,

@@ -148,6 +148,10 @@ fn follow(
     until: Tip,
 ) -> Result<((Follower, u64), bool), ProjectorError> {
     let projections = read_models.projections();
+    // Whoever deleted the file wants it anew; what is still open nobody else can see.
+    if !read_models.path().exists() {
+        read_models.renew()?;
+    }
     let mut tables = read_models.writer();
     let generation = read_models.generation();
     // Others may have put other tables in, or brought these further.

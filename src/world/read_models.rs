@@ -148,6 +148,8 @@ impl ReadModels {
         // What is still open has no file behind it any more.
         remove(&self.path)?;
         *writer = Tables::open(&self.path, &self.projections, Durability::Kept)?;
+        // Also for who opened the old file in between.
+        self.changed();
         drop(writer);
         self.reach(Position(0));
         self.woken.notify_one();

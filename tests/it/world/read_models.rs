@@ -180,6 +180,9 @@ async fn they_are_made_anew_when_the_file_is_gone_damaged_or_of_other_projection
     game.execute(json!([room("r"), player("p"), thing("t", "p")])).await;
     assert_like_the_aggregates(&service, &game, &ids).await;
     let file = service.storage().join("read_models.sqlite");
+    std::fs::remove_file(&file).unwrap();
+    game.execute(json!([describing("r", "while it runs")])).await;
+    assert_like_the_aggregates(&service, &game, &ids).await;
     let spoil: [&dyn Fn(); 3] = [
         &|| std::fs::remove_file(&file).unwrap(),
         &|| std::fs::write(&file, "this is no database, and long enough to be looked at").unwrap(),
@@ -271,6 +274,7 @@ async fn lists_are_filtered_and_go_on_where_a_page_ended() {
     assert_eq!(list(json!({"attribute_key": "weight", "attribute_value": 4})).await, ["s-1"]);
     assert_eq!(list(json!({"attribute_key": "weight", "attribute_value": [4]})).await, ["s-3"]);
     assert!(list(json!({"name": "nothing"})).await.is_empty());
+    assert!(list(json!({"generic": "nothing"})).await.is_empty());
     let first = game.ask("ListGameObjects", json!({"type": "Sword", "page_size": 2})).await;
     let token = text(&first["next_page_token"]);
     assert_eq!(list(json!({"type": "Sword", "page_size": 2, "page_token": token})).await, ["s-3"]);
