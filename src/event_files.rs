@@ -29,6 +29,7 @@ use crate::{
     history::{History, HistoryError},
     index::Direction,
     log::{Cursor, Frame, Tip},
+    priority,
     storage::StorageError,
 };
 
@@ -174,7 +175,7 @@ impl Writer {
     const FILES_AT_ONCE: usize = 256;
 
     fn run(mut self, handle: &Handle, mut tip: watch::Receiver<Tip>, stopping: &CancellationToken) {
-        lower_priority();
+        priority::lowest();
         if let Err(error) = self.take_stock() {
             warn!(%error, "the event files could not be looked through; those of an earlier run stay");
         }
@@ -479,15 +480,6 @@ fn wants_files(state: State) -> bool {
     match state {
         State::Connected | State::Starting | State::Copying => false,
         State::Fallback | State::Migrating | State::LocalOnly | State::Suspect | State::Fenced => true,
-    }
-}
-
-/// The thread gets what nobody else wants of the processor.
-fn lower_priority() {
-    const LOWEST: i32 = 19;
-    let thread = rustix::thread::gettid();
-    if let Err(error) = rustix::process::setpriority_process(Some(thread), LOWEST) {
-        warn!(%error, "the event files are written at ordinary priority");
     }
 }
 

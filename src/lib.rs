@@ -21,6 +21,7 @@
 //! - [`forwarder`] carries the log into ImmuDB, over [`immudb`], with the delays of [`retry`].
 //! - [`event_files`] prints out what ImmuDB does not have yet.
 //! - [`world`] is the game world on top of the store: commands, aggregates, projections. Nothing of the store knows it.
+//! - [`priority`] is for threads whose work may wait.
 //! - [`crash_point`] names places at which a test can have the process die.
 //!
 //! The promises of the README, and the tests (under `tests/it`, unless it is said otherwise) that hold them:
@@ -51,6 +52,7 @@ pub mod history;
 pub mod immudb;
 pub mod index;
 pub mod log;
+pub mod priority;
 pub mod progress;
 pub mod retry;
 pub mod secret;

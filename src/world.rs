@@ -121,7 +121,7 @@ impl World {
         let (snapshots, taking) =
             Snapshots::start(store.clone(), settings.snapshot_bytes_max, ends.stopping.clone());
         ends.tasks.spawn(taking);
-        ends.tasks.spawn(projector::run(store.clone(), read_models.clone(), ends.stopping.clone()));
+        ends.tasks.spawn(projector::start(store.clone(), read_models.clone(), ends.stopping.clone()));
         let handler = Handler::new(store.clone(), settings.events);
         let rebuilding = Arc::default();
         Ok(Arc::new(Self { store, handler, snapshots, read_models, rebuilding, ends }))

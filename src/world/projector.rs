@@ -1,7 +1,8 @@
 //! Follows the order of events, and has the projections take them in.
 
-use std::{sync::Arc, time::Duration};
+use std::{sync::Arc, thread, time::Duration};
 
+use tokio::{runtime::Handle, sync::oneshot};
 use tokio_util::sync::CancellationToken;
 use tracing::{error, warn};
 
@@ -12,6 +13,7 @@ use super::{
 use crate::{
     event::{Position, RecordedEvent},
     log::Tip,
+    priority,
     store::{EventStore, Filter, OrderChunk, OrderReader, OrderStart, Precondition, StoreError},
 };
 
@@ -90,26 +92,45 @@ impl Follower {
     }
 }
 
-/// Keeps the read models up to date until `stopping`.
-pub async fn run(store: Arc<EventStore>, read_models: Arc<ReadModels>, stopping: CancellationToken) {
+/// Keeps the read models up to date until `stopping`, by a thread of its own, of the lowest priority: whoever appends
+/// goes first. The future ends with it.
+pub fn start(
+    store: Arc<EventStore>,
+    read_models: Arc<ReadModels>,
+    stopping: CancellationToken,
+) -> impl Future<Output = ()> {
+    let (ended, end) = oneshot::channel::<()>();
+    let handle = Handle::current();
+    let thread = thread::Builder::new().name("projector".into()).spawn(move || {
+        priority::lowest();
+        handle.block_on(run(&store, &read_models, &stopping));
+        _ = ended.send(());
+    });
+    if let Err(error) = thread {
+        error!(%error, "no thread for the read models; they do not follow");
+    }
+    async move {
+        // A panic drops the sender.
+        if end.await.is_err() {
+            error!("the projector ended; the read models do not follow until the next start");
+        }
+    }
+}
+
+/// Waits for the disk where it stands, so it wants a thread of its own.
+async fn run(store: &EventStore, read_models: &ReadModels, stopping: &CancellationToken) {
     let mut tip = store.sequencer().watch_tip();
     let (mut follower, mut retry_after) = (None, RETRY_AFTER);
     while !stopping.is_cancelled() {
         let until = *tip.borrow_and_update();
-        let (working, models, kept) = (store.clone(), read_models.clone(), follower.take());
-        let worked = tokio::task::spawn_blocking(move || follow(&working, &models, kept, until)).await;
-        let pause = match worked {
-            Ok(Ok((kept, at_end))) => {
+        let pause = match follow(store, read_models, follower.take(), until) {
+            Ok((kept, at_end)) => {
                 follower = Some(kept);
                 retry_after = RETRY_AFTER;
                 if at_end { Pause::UntilMore } else { Pause::None }
             }
-            Ok(Err(error)) => {
-                mend(&error, &read_models).await;
-                Pause::Retry
-            }
-            Err(_) => {
-                error!("a projection was aborted");
+            Err(error) => {
+                mend(&error, read_models);
                 Pause::Retry
             }
         };
@@ -167,7 +188,7 @@ fn follow(
 }
 
 /// What another try does not mend, a new file does.
-async fn mend(error: &ProjectorError, read_models: &Arc<ReadModels>) {
+fn mend(error: &ProjectorError, read_models: &ReadModels) {
     let of_no_use = match error {
         ProjectorError::ReadModels(error) => error.is_of_the_rows(),
         ProjectorError::Store(error) => {
@@ -179,12 +200,8 @@ async fn mend(error: &ProjectorError, read_models: &Arc<ReadModels>) {
         return;
     }
     warn!(%error, "the read models do not follow");
-    if of_no_use {
-        let renewing = read_models.clone();
-        let renewed = tokio::task::spawn_blocking(move || renewing.renew()).await;
-        if let Ok(Err(error)) = renewed {
-            error!(%error, "the read models can't be made anew");
-        }
+    if of_no_use && let Err(error) = read_models.renew() {
+        error!(%error, "the read models can't be made anew");
     }
 }
 
