@@ -13,7 +13,7 @@ impl Projection for Activity {
     }
 
     fn version(&self) -> u32 {
-        1
+        2
     }
 
     fn aggregate_types(&self) -> &'static [&'static str] {
@@ -41,6 +41,10 @@ impl Projection for Activity {
     }
 
     fn apply(&self, rows: &Connection, event: &ProjectedEvent<'_>) -> Result<()> {
+        // What only has the aggregate type of the world, and is none of its events, is the store's alone.
+        if event.happened.is_none() {
+            return Ok(());
+        }
         let recorded = &event.recorded.event;
         rows.prepare_cached("INSERT OR REPLACE INTO activity VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9)")?
             .execute(params![
