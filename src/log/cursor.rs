@@ -76,19 +76,23 @@ impl Cursor {
     pub fn next(&mut self, end: Place) -> Result<Option<ReadFrame>, ReadError> {
         while self.place < end {
             let file = self.file()?;
-            let length = file.length().map_err(|source| file.io_error(source))?;
-            if self.place.segment < end.segment && self.place.offset >= length {
-                if self.place.offset > length {
-                    return Err(file.damage(length, CUT).into());
-                }
-                self.behind = Some((file, length));
-                self.place =
-                    Place { segment: self.place.segment.saturating_add(1), offset: segment::HEADER_BYTES };
-                self.buffer = Bytes::new();
-                continue;
-            }
             // What lies behind `end` is being written, and may be taken back: it is not even buffered.
-            let limit = if self.place.segment == end.segment { end.offset } else { length };
+            let mut limit = end.offset;
+            if self.place.segment < end.segment {
+                limit = file.length().map_err(|source| file.io_error(source))?;
+                if self.place.offset > limit {
+                    return Err(file.damage(limit, CUT).into());
+                }
+                if self.place.offset == limit {
+                    self.behind = Some((file, limit));
+                    self.place = Place {
+                        segment: self.place.segment.saturating_add(1),
+                        offset: segment::HEADER_BYTES,
+                    };
+                    self.buffer = Bytes::new();
+                    continue;
+                }
+            }
             return self.read(&file, limit).map(Some);
         }
         Ok(None)
