@@ -17,8 +17,12 @@ use crate::{
     store::{EventStore, Filter, OrderChunk, OrderReader, OrderStart, Precondition, StoreError},
 };
 
-/// Between two transactions: what comes meanwhile shares the next.
+/// Between two transactions: what comes meanwhile shares the next, so that a load makes few large ones.
 const PAUSE: Duration = Duration::from_millis(20);
+const PAUSE_UNDER_LOAD: Duration = Duration::from_millis(200);
+
+/// Events that come in one pause, if that is a load.
+const LOAD: u64 = 100;
 
 /// After something failed, and after it failed again and again.
 const RETRY_AFTER: Duration = Duration::from_secs(1);
@@ -123,43 +127,49 @@ async fn run(store: &EventStore, read_models: &ReadModels, stopping: &Cancellati
     let (mut follower, mut retry_after) = (None, RETRY_AFTER);
     while !stopping.is_cancelled() {
         let until = *tip.borrow_and_update();
-        let pause = match follow(store, read_models, follower.take(), until) {
+        let before = read_models.position();
+        let next = match follow(store, read_models, follower.take(), until) {
             Ok((kept, at_end)) => {
                 follower = Some(kept);
                 retry_after = RETRY_AFTER;
-                if at_end { Pause::UntilMore } else { Pause::None }
+                let came = read_models.position().0.saturating_sub(before.0);
+                match (at_end, came >= LOAD) {
+                    (true, true) => Next::AfterMore(PAUSE_UNDER_LOAD),
+                    (true, false) => Next::AfterMore(PAUSE),
+                    (false, _) => Next::AtOnce,
+                }
             }
             Err(error) => {
                 mend(&error, read_models);
-                Pause::Retry
+                let this_time = retry_after;
+                retry_after = retry_after.saturating_mul(2).min(RETRY_AFTER_MAX);
+                Next::After(this_time)
             }
         };
-        let this_time = retry_after;
         let wait = async {
-            match pause {
-                Pause::None => {}
-                Pause::Retry => tokio::time::sleep(this_time).await,
-                Pause::UntilMore => {
+            match next {
+                Next::AtOnce => {}
+                Next::After(pause) => tokio::time::sleep(pause).await,
+                Next::AfterMore(pause) => {
                     tokio::select! {
                         _ = tip.changed() => {}
                         () = read_models.woken.notified() => {}
                     }
-                    tokio::time::sleep(PAUSE).await;
+                    tokio::time::sleep(pause).await;
                 }
             }
         };
-        if pause == Pause::Retry {
-            retry_after = retry_after.saturating_mul(2).min(RETRY_AFTER_MAX);
-        }
         stopping.run_until_cancelled(wait).await;
     }
 }
 
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Pause {
-    None,
-    UntilMore,
-    Retry,
+/// When to go on.
+#[derive(Debug, Clone, Copy)]
+enum Next {
+    AtOnce,
+    After(Duration),
+    /// So long after something comes.
+    AfterMore(Duration),
 }
 
 fn follow(
