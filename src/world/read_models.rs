@@ -20,6 +20,8 @@ use super::projections::Projection;
 use crate::event::Position;
 
 mod tables;
+#[cfg(test)]
+mod tests;
 
 use tables::BUSY_MAX;
 pub use tables::{Durability, Reached, Tables, remove};

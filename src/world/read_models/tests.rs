@@ -1,0 +1,133 @@
+//! Each event exactly once, whatever fails: with a projection whose rows would tell.
+
+use std::sync::atomic::{AtomicU64, Ordering};
+
+use rusqlite::Connection;
+
+use super::{Durability, Reached, Tables};
+use crate::{
+    event::{
+        AggregateId, AppendBounds, Content, ContentDigest, EventId, Hash, NewEvent, Position, RecordedEvent,
+        SequenceNumber, Timestamp,
+    },
+    world::projections::{ProjectedEvent, Projection},
+};
+
+/// Adds one for every event it sees. Fails, after it has added, at one position.
+struct Counting {
+    fails_at: AtomicU64,
+}
+
+impl Counting {
+    fn fail_at(&self, position: u64) {
+        self.fails_at.store(position, Ordering::Relaxed);
+    }
+}
+
+impl Projection for &'static Counting {
+    fn name(&self) -> &'static str {
+        "counting"
+    }
+
+    fn version(&self) -> u32 {
+        1
+    }
+
+    fn aggregate_types(&self) -> &'static [&'static str] {
+        &["Room"]
+    }
+
+    fn tables(&self) -> &'static [&'static str] {
+        &["counted"]
+    }
+
+    fn schema(&self) -> &'static str {
+        "CREATE TABLE counted (position INTEGER NOT NULL PRIMARY KEY, times INTEGER NOT NULL)"
+    }
+
+    fn apply(&self, rows: &Connection, event: &ProjectedEvent<'_>) -> rusqlite::Result<()> {
+        let position = event.recorded.position.0;
+        rows.execute(
+            "INSERT INTO counted VALUES (?1, 1) ON CONFLICT (position) DO UPDATE SET times = times + 1",
+            [position.cast_signed()],
+        )?;
+        match self.fails_at.load(Ordering::Relaxed) == position {
+            true => Err(rusqlite::Error::InvalidQuery),
+            false => Ok(()),
+        }
+    }
+}
+
+fn event(position: u64) -> RecordedEvent {
+    let event = NewEvent {
+        id: EventId::random(),
+        aggregate_id: AggregateId::new("room").unwrap(),
+        aggregate_type: "Room".into(),
+        event_type: "Counted".into(),
+        content: Content::Absent,
+        correlation_id: String::new(),
+        causation_id: String::new(),
+        metadata: Default::default(),
+        occurred_at: None,
+    };
+    RecordedEvent {
+        digest: ContentDigest::of(&event),
+        event,
+        sequence: SequenceNumber(position),
+        position: Position(position),
+        recorded_at: Timestamp::default(),
+        append: AppendBounds { first: Position(position), last: Position(position) },
+        hash: Hash([position as u8; 32]),
+    }
+}
+
+fn reached(position: u64) -> Reached {
+    Reached { position: Position(position), hash: Hash([position as u8; 32]) }
+}
+
+/// How often each of the events up to `last` was seen.
+fn times(tables: &Tables, last: u64) -> Vec<u64> {
+    let times = |position: u64| {
+        tables.rows().query_row("SELECT times FROM counted WHERE position = ?1", [position as i64], |row| {
+            row.get::<_, i64>(0)
+        })
+    };
+    (1..=last).map(|position| times(position).map_or(0, |times| times as u64)).collect()
+}
+
+#[test]
+fn every_event_is_taken_in_once_whatever_fails_and_is_sent_again() {
+    const LAST: u64 = 200;
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("read_models.sqlite");
+    let counting: &'static Counting = Box::leak(Box::new(Counting { fails_at: AtomicU64::new(0) }));
+    let projections: Vec<Box<dyn Projection>> = vec![Box::new(counting)];
+    let open = || Tables::open(&path, &projections, Durability::Kept).unwrap();
+    let mut random = fastrand::Rng::with_seed(5);
+    let mut tables = open();
+    let mut failures = 0;
+    while tables.reached().position.0 < LAST {
+        let before = tables.reached();
+        // From somewhere before where it is: whoever reads the order again sends again what is in.
+        let first = random.u64(1..=before.position.0 + 1);
+        let last = random.u64(before.position.0 + 1..=(before.position.0 + 10).min(LAST));
+        let events: Vec<_> = (first..=last).map(event).collect();
+        counting.fail_at(if random.bool() { random.u64(before.position.0 + 1..=last) } else { 0 });
+        match tables.take(&projections, &events, reached(last)) {
+            Ok(()) => assert_eq!(tables.reached(), reached(last)),
+            Err(_) => {
+                failures += 1;
+                assert_eq!(tables.reached(), before);
+            }
+        }
+        let so_far = tables.reached();
+        if random.bool() {
+            drop(tables);
+            tables = open();
+        }
+        assert_eq!(tables.reached(), so_far, "what is stored is what was reached");
+        assert_eq!(times(&tables, LAST).iter().sum::<u64>(), so_far.position.0);
+    }
+    assert!(failures > 5, "{failures}");
+    assert_eq!(times(&tables, LAST), vec![1; LAST as usize]);
+}
