@@ -76,7 +76,9 @@ async fn print_from(client: &JsonClient, wanted: &Wanted, from: u64) -> Result<u
         match print_history(client, &wanted.id, from, &mut printed).await {
             // Of the game's own, or damaged: the rest as it is stored.
             Err(error) if ["NOT_OF_THE_WORLD", "OBJECT_DAMAGED"].contains(&error.reason()) => {}
-            Err(error) if ["NO_SUCH_OBJECT", "NO_SUCH_EVENT"].contains(&error.reason()) => return Ok(0),
+            Err(error) if error.reason() == "NO_SUCH_OBJECT" => return Ok(0),
+            // It is there, and has fewer.
+            Err(error) if error.reason() == "NO_SUCH_EVENT" => return Ok(printed),
             Err(error) => return Err(error),
             Ok(()) => return Ok(printed),
         }

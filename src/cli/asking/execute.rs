@@ -2,7 +2,7 @@
 
 use std::{
     fs::File,
-    io::{BufRead, BufReader, stdin},
+    io::{BufRead, BufReader, ErrorKind, stdin},
     net::SocketAddr,
     path::{Path, PathBuf},
     time::Instant,
@@ -83,11 +83,20 @@ type Lines = Box<dyn Iterator<Item = std::io::Result<String>>>;
 /// The lines, and how many there are, where that can be known before.
 fn open(file: &Path) -> Result<(Lines, u64), String> {
     if file == Path::new("-") {
-        return Ok((Box::new(BufReader::new(stdin()).lines()), 0));
+        return Ok((readable(BufReader::new(stdin())), 0));
     }
     let open = || File::open(file).map_err(|error| format!("{}: {error}", file.display()));
-    let count = BufReader::new(open()?).lines().count();
-    Ok((Box::new(BufReader::new(open()?).lines()), count as u64))
+    let count = readable(BufReader::new(open()?)).count();
+    Ok((readable(BufReader::new(open()?)), count as u64))
+}
+
+/// Up to the first that can't be read, which says why. One that is no UTF-8 does not hold up the next.
+fn readable(file: impl BufRead + 'static) -> Lines {
+    let mut ended = false;
+    Box::new(file.lines().take_while(move |line| {
+        let ends = line.as_ref().is_err_and(|error| error.kind() != ErrorKind::InvalidData);
+        !std::mem::replace(&mut ended, ends)
+    }))
 }
 
 /// Does what a line says; how many commands that were, and events that came of it.

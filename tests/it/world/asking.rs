@@ -73,6 +73,11 @@ async fn a_line_that_is_refused_is_named_and_those_before_it_stay() {
     let (succeeded, said) = service.run(&["execute", path, "--keep-going", "--address", &address]);
     assert!(!succeeded && said.contains("2 lines were refused"), "{said}");
     assert_eq!(service.stats().await.aggregate_count, 2);
+    let folder = service.dir().to_str().unwrap();
+    let (succeeded, said) = service.run(&["execute", folder, "--keep-going", "--address", &address]);
+    assert!(!succeeded && said.contains("1 lines were refused"), "{said}");
+    let (succeeded, said) = service.run(&["events", "r", "--from", "50", "--address", &address]);
+    assert!(succeeded && said.is_empty(), "{said}");
     let (succeeded, said) = service.run(&["object", "nobody", "--address", &address]);
     assert!(!succeeded && said.contains("nobody: does not exist"), "{said}");
     let (succeeded, said) = service.run(&["object", "r", "--at", "yesterday"]);
