@@ -174,8 +174,10 @@ impl Projection for Quests {
             Content::Absent | Content::Binary(_) => None,
         };
         match happened {
-            Some(QuestEvent::Begun { player_id, steps }) => rows
-                .execute("INSERT INTO quests VALUES (?1, ?2, ?3, 0)", params![event.id(), player_id, steps]),
+            Some(QuestEvent::Begun { player_id, steps }) => rows.execute(
+                "INSERT OR IGNORE INTO quests VALUES (?1, ?2, ?3, 0)",
+                params![event.id(), player_id, steps],
+            ),
             Some(QuestEvent::StepDone { .. }) => {
                 rows.execute("UPDATE quests SET steps_done = steps_done + 1 WHERE id = ?1", [event.id()])
             }

@@ -170,6 +170,12 @@ impl EventStore {
         self.standing.admit_write(self.sequencer.tip())
     }
 
+    /// # Errors
+    /// Nothing may be read yet.
+    pub fn admit_read(&self) -> Result<(), StoreError> {
+        self.standing.admit_read()
+    }
+
     /// Starts reading an aggregate's events.
     ///
     /// # Errors

@@ -7,7 +7,7 @@
 //! ```
 //!
 //! It uses the store as any caller could, and nothing of the store knows of it. The modules, in the order of a
-//! command's way: [`command`], [`handler`], [`planning`], [`known`] and [`decide`] with [`moving`] and [`capacity`], the aggregates
+//! command's way: [`command`], [`handler`], [`planning`], [`known`] and [`decide`] with [`moving`], [`capacity`] and [`weight`], the aggregates
 //! ([`game_object`], [`player`], [`room`], one of which is an [`aggregate`], with each [`rule`]), [`event`], [`executed`], [`snapshots`]. Of a question's way:
 //! [`replay`], [`history`], [`difference`], [`changes`]. Of the read models': [`projector`], [`projections`],
 //! [`read_models`], [`lists`], [`rebuild`].
@@ -56,12 +56,13 @@ pub mod room;
 pub mod rule;
 pub mod snapshots;
 mod turns;
+pub mod weight;
 
 use command::Command;
 use error::WorldError;
 use executed::Executed;
 use handler::Handler;
-use lists::{FoundPlayer, ObjectFilter, Page};
+use lists::{Depth, FoundPlayer, ObjectFilter, Page};
 use planning::EventLimits;
 use projections::Projection;
 use read_models::{ReadModelError, ReadModels};
@@ -184,8 +185,9 @@ impl World {
         filter: &ObjectFilter,
         after: &str,
         count: usize,
+        given_up: &CancellationToken,
     ) -> Result<(Page, Position), WorldError> {
-        self.read(|rows| lists::game_objects(rows, filter, after, count))
+        self.read(given_up, |rows| lists::game_objects(rows, filter, after, count))
     }
 
     /// What lies in an object.
@@ -195,30 +197,45 @@ impl World {
     pub fn contents(
         &self,
         container: &str,
-        depth_max: usize,
+        depth: Depth,
         after: &str,
         count: usize,
+        given_up: &CancellationToken,
     ) -> Result<(Page, Position), WorldError> {
-        self.read(|rows| lists::contents(rows, container, depth_max, after, count))
+        self.read(given_up, |rows| lists::contents(rows, container, depth, after, count))
     }
 
     /// Players of a name.
     ///
     /// # Errors
     /// The read models can't be read.
-    pub fn find_player(&self, name: &str, count: u32) -> Result<(Vec<FoundPlayer>, Position), WorldError> {
-        self.read(|rows| lists::players(rows, name, count))
+    pub fn find_player(
+        &self,
+        name: &str,
+        count: u32,
+        given_up: &CancellationToken,
+    ) -> Result<(Vec<FoundPlayer>, Position), WorldError> {
+        self.read(given_up, |rows| lists::players(rows, name, count))
     }
 
+    /// Ends early when the answer is given up.
     fn read<T>(
         &self,
-        query: impl FnOnce(&rusqlite::Connection) -> rusqlite::Result<T>,
+        given_up: &CancellationToken,
+        query: impl Fn(&rusqlite::Connection) -> rusqlite::Result<T>,
     ) -> Result<(T, Position), WorldError> {
-        // Before it is asked: what is said to be in the answer is.
-        let position = self.read_models.position();
-        let answer =
-            self.read_models.read(query).map_err(|error| WorldError::ReadModels(error.to_string()))?;
-        Ok((answer, position))
+        self.store.admit_read()?;
+        loop {
+            let generation = self.read_models.generation();
+            // Before it is asked: what is said to be in the answer is.
+            let position = self.read_models.position();
+            let answer = self.read_models.read(given_up, &query);
+            let answer = answer.map_err(|error| WorldError::ReadModels(error.to_string()))?;
+            // Unless other rows took the place of those meanwhile.
+            if self.read_models.generation() == generation {
+                return Ok((answer, position));
+            }
+        }
     }
 
     /// How far each projection is.

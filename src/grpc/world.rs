@@ -4,6 +4,7 @@ use std::{sync::Arc, time::Duration};
 
 use futures_util::stream;
 use tokio::sync::Semaphore;
+use tokio_util::sync::CancellationToken;
 use tonic::{Request, Response, Status};
 
 use super::{
@@ -18,10 +19,9 @@ use crate::{
     event::{AggregateId, NAME_BYTES_MAX, Position, SequenceNumber},
     world::{
         Rebuild, World,
-        difference::WorldMoment,
+        difference::{DifferenceReader, WorldMoment},
         error::WorldError,
-        lists::ObjectFilter,
-        moving::CONTAINERS_MAX,
+        lists::{Depth, ObjectFilter},
         refusal::Refusal,
         replay::{Moment, State},
     },
@@ -41,18 +41,24 @@ const DIFF_BYTES: usize = 256 * 1024;
 const PROGRESS_EVERY: Duration = Duration::from_millis(500);
 const PLAYERS_MAX: u32 = 100;
 
+/// Calls that read at once. What they wait for is the processor, and the disk at times.
+const READING_MAX: usize = 32;
+
 /// Both services of the world as tonic calls them.
 #[derive(Debug, Clone)]
 pub struct WorldCalls {
     world: Arc<World>,
     limits: Arc<LimitsConfig>,
     streams: Arc<Semaphore>,
+    /// Places of those who read, also of those whose caller has gone: what they hold in memory is bounded so, and
+    /// commands always find a thread.
+    reading: Arc<Semaphore>,
 }
 
 impl WorldCalls {
     /// `streams` has the places of all open streams.
     pub fn new(world: Arc<World>, limits: LimitsConfig, streams: Arc<Semaphore>) -> Self {
-        Self { world, limits: Arc::new(limits), streams }
+        Self { world, limits: Arc::new(limits), streams, reading: Arc::new(Semaphore::new(READING_MAX)) }
     }
 
     /// A place among the open streams.
@@ -60,24 +66,39 @@ impl WorldCalls {
         Open::new(request, &self.streams, self.limits.streams_open_max)
     }
 
-    /// Work that may wait for the disk.
+    /// Work that may wait for the disk. It is told when nobody waits for it any more.
     async fn blocking<T: Send + 'static>(
         &self,
-        work: impl FnOnce(&World) -> Result<T, WorldError> + Send + 'static,
+        work: impl FnOnce(&World, &CancellationToken) -> Result<T, WorldError> + Send + 'static,
     ) -> Result<T, Status> {
+        let Ok(place) = self.reading.clone().acquire_owned().await else {
+            return Err(status::internal("nothing is read any more"));
+        };
         let world = self.world.clone();
-        match tokio::task::spawn_blocking(move || work(&world)).await {
+        let given_up = CancellationToken::new();
+        let _gives_up = given_up.clone().drop_guard();
+        let reading = move || {
+            let _place = place;
+            work(&world, &given_up)
+        };
+        match tokio::task::spawn_blocking(reading).await {
             Ok(done) => done.map_err(status::of_world_error),
             Err(_) => Err(status::internal("a read was aborted")),
         }
     }
 
-    async fn get(&self, id: &str, as_of: Option<wire::Moment>) -> Result<State, Status> {
+    /// An object as it is answered.
+    async fn get<T: Send + 'static>(
+        &self,
+        id: &str,
+        as_of: Option<wire::Moment>,
+        answer: impl FnOnce(&State) -> Result<T, WorldError> + Send + 'static,
+    ) -> Result<T, Status> {
         let mut wrong = Violations::default();
         let id = aggregate_id("id", id, NAME_BYTES_MAX, &mut wrong);
         let moment = moment("as_of", as_of, &mut wrong);
         let (id, moment) = wrong.none_or(id.zip(moment)).map_err(status::of_violations)?;
-        self.blocking(move |world| world.get(&id, moment)).await
+        self.blocking(move |world, _| answer(&world.get(&id, moment)?)).await
     }
 }
 
@@ -107,8 +128,9 @@ impl WorldService for WorldCalls {
         Admitted::of(&request)
             .within(async {
                 let request = request.into_inner();
-                let state = self.get(&request.id, request.as_of).await?;
-                Ok(wire::GetGameObjectResponse { game_object: Some(encode::game_object(&state)) })
+                let answer = |state: &State| Ok(encode::game_object(state));
+                let object = self.get(&request.id, request.as_of, answer).await?;
+                Ok(wire::GetGameObjectResponse { game_object: Some(object) })
             })
             .await
     }
@@ -120,11 +142,11 @@ impl WorldService for WorldCalls {
         Admitted::of(&request)
             .within(async {
                 let request = request.into_inner();
-                let state = self.get(&request.id, request.as_of).await?;
-                match encode::player(&state) {
-                    Some(player) => Ok(wire::GetPlayerResponse { player: Some(player) }),
-                    None => Err(refused(&state, Refusal::NotAPlayer)),
-                }
+                let answer = |state: &State| {
+                    encode::player(state).ok_or_else(|| Refusal::NotAPlayer(id_of(state)).into())
+                };
+                let player = self.get(&request.id, request.as_of, answer).await?;
+                Ok(wire::GetPlayerResponse { player: Some(player) })
             })
             .await
     }
@@ -136,11 +158,10 @@ impl WorldService for WorldCalls {
         Admitted::of(&request)
             .within(async {
                 let request = request.into_inner();
-                let state = self.get(&request.id, request.as_of).await?;
-                match encode::room(&state) {
-                    Some(room) => Ok(wire::GetRoomResponse { room: Some(room) }),
-                    None => Err(refused(&state, Refusal::NotARoom)),
-                }
+                let answer =
+                    |state: &State| encode::room(state).ok_or_else(|| Refusal::NotARoom(id_of(state)).into());
+                let room = self.get(&request.id, request.as_of, answer).await?;
+                Ok(wire::GetRoomResponse { room: Some(room) })
             })
             .await
     }
@@ -168,7 +189,9 @@ impl WorldService for WorldCalls {
                     name: request.name,
                     attribute: key.map(|key| (key, value)),
                 };
-                let list = move |world: &World| world.list(&filter, &page.after, page.count);
+                let list = move |world: &World, given_up: &CancellationToken| {
+                    world.list(&filter, &page.after, page.count, given_up)
+                };
                 let (found, position) = self.blocking(list).await?;
                 let next_page_token = next_token(&found);
                 Ok(wire::ListGameObjectsResponse {
@@ -191,9 +214,10 @@ impl WorldService for WorldCalls {
                 let page = PageRequest::new(request.page_size, &request.page_token, &mut wrong);
                 let id = aggregate_id("container_id", &request.container_id, NAME_BYTES_MAX, &mut wrong);
                 let (id, page) = wrong.none_or(id.zip(page)).map_err(status::of_violations)?;
-                let depth_max = if request.recursive { CONTAINERS_MAX } else { 1 };
-                let list =
-                    move |world: &World| world.contents(id.as_str(), depth_max, &page.after, page.count);
+                let depth = if request.recursive { Depth::All } else { Depth::One };
+                let list = move |world: &World, given_up: &CancellationToken| {
+                    world.contents(id.as_str(), depth, &page.after, page.count, given_up)
+                };
                 let (found, position) = self.blocking(list).await?;
                 let next_page_token = next_token(&found);
                 Ok(wire::ListContentsResponse {
@@ -215,7 +239,9 @@ impl WorldService for WorldCalls {
                 let mut wrong = Violations::default();
                 name("name", &wanted, NAME_BYTES_MAX, &mut wrong);
                 wrong.none_or(Some(())).map_err(status::of_violations)?;
-                let find = move |world: &World| world.find_player(&wanted, PLAYERS_MAX);
+                let find = move |world: &World, given_up: &CancellationToken| {
+                    world.find_player(&wanted, PLAYERS_MAX, given_up)
+                };
                 let (found, position) = self.blocking(find).await?;
                 Ok(wire::FindPlayerResponse {
                     players: found.into_iter().map(encode::found_player).collect(),
@@ -237,7 +263,7 @@ impl WorldService for WorldCalls {
         let id = aggregate_id("id", &request.id, NAME_BYTES_MAX, &mut wrong);
         let id = wrong.none_or(id).map_err(status::of_violations)?;
         let (from, to) = (SequenceNumber(request.from_sequence), SequenceNumber(request.to_sequence));
-        let reader = self.blocking(move |world| world.history(id, from, to)).await?;
+        let reader = self.blocking(move |world, _| world.history(id, from, to)).await?;
         let messages = stream::try_unfold(reader, |reader| async move {
             let (reader, entries) = blocking(reader, |reader| reader.next(READ_BYTES)).await?;
             let entries = entries.map_err(status::of_world_error)?;
@@ -262,12 +288,18 @@ impl WorldService for WorldCalls {
         let from = world_moment("from", request.from, WorldMoment::Position(Position(0)), &mut wrong);
         let to = world_moment("to", request.to, WorldMoment::Now, &mut wrong);
         let (from, to) = wrong.none_or(from.zip(to)).map_err(status::of_violations)?;
-        let reader = self.blocking(move |world| world.difference(from, to)).await?;
+        let reader = self.blocking(move |world, _| world.difference(from, to)).await?;
         let store = self.world.store().clone();
-        let messages = stream::try_unfold(reader, move |reader| {
+        let messages = stream::try_unfold(reader, move |mut reader| {
             let store = store.clone();
             async move {
-                let next = move |reader: &mut crate::world::difference::DifferenceReader| {
+                // Piece by piece, so that it ends soon when nobody waits for it.
+                while !reader.is_ready() {
+                    let (back, collected) = blocking(reader, DifferenceReader::collect).await?;
+                    collected.map_err(status::of_world_error)?;
+                    reader = back;
+                }
+                let next = move |reader: &mut DifferenceReader| {
                     let (mut objects, mut bytes) = (Vec::new(), 0usize);
                     while objects.len() < DIFFS_MAX && bytes < DIFF_BYTES {
                         let Some(object) = reader.next(&store)? else { break };
@@ -304,8 +336,8 @@ impl WorldService for WorldCalls {
     }
 }
 
-fn refused(state: &State, refusal: impl FnOnce(AggregateId) -> Refusal) -> Status {
-    status::of_world_error(refusal(state.aggregate.object().id.clone()).into())
+fn id_of(state: &State) -> AggregateId {
+    state.aggregate.object().id.clone()
 }
 
 /// A moment in the life of one aggregate.

@@ -5,17 +5,29 @@ use super::{
     event::WorldEvent,
     known::{Decided, Known, Undecided},
     refusal::Refusal,
+    weight::{self, VALUE_BYTES, bytes, values},
 };
+use crate::event::AggregateId;
 
 pub const ATTRIBUTES_MAX: usize = 1000;
 pub const ITEMS_MAX: usize = 10_000;
 pub const SLOTS_MAX: usize = 1000;
 pub const EXITS_MAX: usize = 1000;
 
+/// How much one object may weigh: as a snapshot and as an answer it stays below the limits of both.
+pub const WEIGHT_MAX: usize = 900_000;
+
 /// # Errors
-/// The event would have its object hold more than it may.
-pub fn check(known: &Known, decided: &Decided) -> Result<(), Undecided> {
-    let aggregate = known.find(&decided.id)?;
+/// The events would have an object hold more than it may.
+pub fn check(known: &Known, decided: &[Decided]) -> Result<(), Undecided> {
+    for one in decided {
+        check_counts(known.find(&one.id)?, one)?;
+        check_weight(&one.id, known.find(&one.id)?, decided)?;
+    }
+    Ok(())
+}
+
+fn check_counts(aggregate: Option<&Aggregate>, decided: &Decided) -> Result<(), Undecided> {
     let object = aggregate.map(Aggregate::object);
     let (what, held, max) = match &decided.event {
         WorldEvent::GameObjectCreated { attributes, .. } => ("attributes", attributes.len(), ATTRIBUTES_MAX),
@@ -61,4 +73,57 @@ pub fn check(known: &Known, decided: &Decided) -> Result<(), Undecided> {
         true => Err(Refusal::Full { id: decided.id.clone(), what, max }.into()),
         false => Ok(()),
     }
+}
+
+fn check_weight(
+    id: &AggregateId,
+    aggregate: Option<&Aggregate>,
+    decided: &[Decided],
+) -> Result<(), Undecided> {
+    let (mut added, mut replaced) = (0usize, 0usize);
+    for its in decided.iter().filter(|decided| decided.id == *id) {
+        let (more, less) = growth(aggregate, &its.event);
+        added = added.saturating_add(more);
+        replaced = replaced.saturating_add(less);
+    }
+    // One that is too heavy, by other limits once, may become lighter.
+    if added <= replaced {
+        return Ok(());
+    }
+    let before = aggregate.map_or(0, weight::of);
+    match before.saturating_sub(replaced).saturating_add(added) > WEIGHT_MAX {
+        true => Err(Refusal::Full { id: id.clone(), what: "bytes", max: WEIGHT_MAX }.into()),
+        false => Ok(()),
+    }
+}
+
+/// What an event adds to the weight of its object at most, and what that takes the place of.
+fn growth(aggregate: Option<&Aggregate>, event: &WorldEvent) -> (usize, usize) {
+    let attribute = |key: &String| aggregate.and_then(|known| known.object().attributes.get(key));
+    let (values, replaced) = match event {
+        WorldEvent::GameObjectCreated { attributes, .. } => (attributes.values().map(values).sum(), 0),
+        WorldEvent::GameObjectAttributeUpdated { key, value } => {
+            (values(value), attribute(key).map_or(0, weight::of_value))
+        }
+        WorldEvent::GameObjectAttributesUpdated { attributes } => (
+            attributes.values().map(values).sum(),
+            attributes.keys().filter_map(attribute).map(weight::of_value).sum(),
+        ),
+        WorldEvent::RoomDescriptionUpdated { .. } => match aggregate {
+            Some(Aggregate::Room(room)) => (0, bytes(&room.description)),
+            Some(Aggregate::GameObject(_) | Aggregate::Player(_)) | None => (0, 0),
+        },
+        WorldEvent::ItemAddedToInventory { position, .. } => (position.as_ref().map_or(1, values), 0),
+        WorldEvent::RoomExitAdded { .. } | WorldEvent::ItemEquipped { .. } => (1, 0),
+        WorldEvent::PlayerCreated { .. } | WorldEvent::RoomCreated { .. } => (0, 0),
+        // They change little, or make it lighter.
+        WorldEvent::GameObjectContainerUpdated { .. }
+        | WorldEvent::GameObjectDeleted {}
+        | WorldEvent::PlayerPasswordUpdated { .. }
+        | WorldEvent::PlayerAdminStatusUpdated { .. }
+        | WorldEvent::RoomExitRemoved { .. }
+        | WorldEvent::ItemRemovedFromInventory { .. }
+        | WorldEvent::ItemUnequipped { .. } => return (0, 0),
+    };
+    (bytes(event).saturating_add(values.saturating_mul(VALUE_BYTES)), replaced)
 }

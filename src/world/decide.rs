@@ -21,7 +21,7 @@ use crate::{event::AggregateId, world::aggregate::Kind};
 /// Something is not known, or a rule forbids it.
 pub fn decide(known: &Known, command: &Command) -> Result<Vec<Decided>, Undecided> {
     let decided = rules(known, command)?;
-    decided.iter().try_for_each(|one| capacity::check(known, one))?;
+    capacity::check(known, &decided)?;
     Ok(decided)
 }
 

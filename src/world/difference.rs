@@ -1,6 +1,6 @@
 //! What changed in the world between two moments.
 
-use std::collections::BTreeSet;
+use std::collections::BTreeMap;
 
 use super::{
     aggregate::Kind,
@@ -10,7 +10,8 @@ use super::{
 };
 use crate::{
     event::{AggregateId, Position, SequenceNumber, Timestamp},
-    store::{EventStore, Filter, OrderStart, StoreError},
+    log::Tip,
+    store::{EventStore, Filter, OrderReader, OrderStart, StoreError},
 };
 
 /// The most objects that one difference may have.
@@ -38,6 +39,8 @@ pub struct ObjectDiff {
     pub changes: Vec<Change>,
     pub from: SequenceNumber,
     pub to: SequenceNumber,
+    /// Its history is damaged, and what changed is not known.
+    pub problem: Option<String>,
 }
 
 /// The objects that had events between two positions, and how far they were looked at.
@@ -45,69 +48,106 @@ pub struct ObjectDiff {
 pub struct DifferenceReader {
     from: Position,
     to: Position,
-    left: std::vec::IntoIter<AggregateId>,
+    /// While it is not known which they are.
+    collecting: Option<OrderReader>,
+    tip: Tip,
+    left: BTreeMap<AggregateId, Kind>,
 }
 
 impl DifferenceReader {
     /// Between what is after `from` and what is after `to`.
     ///
     /// # Errors
-    /// Too many objects changed.
+    /// They are the wrong way round, or nothing can be read.
     pub fn open(store: &EventStore, from: WorldMoment, to: WorldMoment) -> Result<Self, WorldError> {
         let (from, to) = (position(store, from)?, position(store, to)?);
         if from > to {
             return Err(StoreError::invalid("from", "is later than to").into());
         }
-        let tip = store.sequencer().tip();
         let types = Kind::ALL.iter().map(|kind| kind.name().as_bytes().to_vec()).collect();
         let filter = Filter { aggregate_types: types, ..Filter::default() };
-        let mut reader = store.read(OrderStart::At(from.next()), filter)?;
-        let mut changed = BTreeSet::new();
-        while reader.reached() < to {
-            let chunk = reader.next(tip, READ_BYTES)?;
-            for event in chunk.events.iter().filter(|event| event.position <= to) {
-                let id = event.aggregate().map_err(|error| StoreError::Damaged(error.to_string()))?;
-                changed.insert(id);
-                if changed.len() > OBJECTS_MAX {
-                    return Err(WorldError::TooMany {
-                        what: "objects that changed",
-                        max: OBJECTS_MAX as u64,
-                    });
-                }
-            }
-            if chunk.at_end {
-                break;
+        let collecting = Some(store.read(OrderStart::At(from.next()), filter)?);
+        Ok(Self { from, to, collecting, tip: store.sequencer().tip(), left: BTreeMap::new() })
+    }
+
+    /// It is known which objects had events.
+    pub fn is_ready(&self) -> bool {
+        self.collecting.is_none()
+    }
+
+    /// Looks at some more events for the objects that had some.
+    ///
+    /// # Errors
+    /// Too many objects changed, or the log is damaged.
+    pub fn collect(&mut self) -> Result<(), WorldError> {
+        let Some(reader) = &mut self.collecting else { return Ok(()) };
+        let chunk = reader.next(self.tip, READ_BYTES)?;
+        for event in chunk.events.iter().filter(|event| event.position <= self.to) {
+            let id = event.aggregate().map_err(|error| StoreError::Damaged(error.to_string()))?;
+            let kind = std::str::from_utf8(event.aggregate_type()).ok().and_then(Kind::of);
+            self.left.extend(kind.map(|kind| (id, kind)));
+            if self.left.len() > OBJECTS_MAX {
+                return Err(WorldError::TooMany { what: "objects that changed", max: OBJECTS_MAX as u64 });
             }
         }
-        Ok(Self { from, to, left: changed.into_iter().collect::<Vec<_>>().into_iter() })
+        if chunk.at_end || chunk.reached >= self.to {
+            self.collecting = None;
+        }
+        Ok(())
     }
 
     /// The next object that differs. One that changed and changed back does not.
     ///
     /// # Errors
-    /// A history is damaged.
+    /// Something can't be read.
     pub fn next(&mut self, store: &EventStore) -> Result<Option<ObjectDiff>, WorldError> {
-        for id in self.left.by_ref() {
-            let before = replay::load(store, &id, Moment::Position(self.from))?;
-            let Some(after) = replay::load(store, &id, Moment::Position(self.to))? else { continue };
-            let was = before.as_ref().map(|before| &before.aggregate);
-            let changes = changes::between(was, Some(&after.aggregate));
-            let was_there = was.is_some_and(|was| !was.object().deleted);
-            let is_there = !after.aggregate.object().deleted;
-            if changes.is_empty() || (was.is_none() && !is_there) {
-                continue;
+        while let Some((id, kind)) = self.left.pop_first() {
+            match self.differs(store, &id, kind) {
+                Ok(None) => {}
+                Ok(differs) => return Ok(differs),
+                Err(WorldError::Damaged(damage)) => {
+                    return Ok(Some(ObjectDiff {
+                        id,
+                        kind,
+                        created: false,
+                        deleted: false,
+                        changes: Vec::new(),
+                        from: SequenceNumber(0),
+                        to: SequenceNumber(0),
+                        problem: Some(damage.to_string()),
+                    }));
+                }
+                Err(error) => return Err(error),
             }
-            return Ok(Some(ObjectDiff {
-                kind: after.aggregate.kind(),
-                created: !was_there && is_there,
-                deleted: was_there && !is_there,
-                changes,
-                from: SequenceNumber(before.map_or(0, |before| before.sequence)),
-                to: SequenceNumber(after.sequence),
-                id,
-            }));
         }
         Ok(None)
+    }
+
+    fn differs(
+        &self,
+        store: &EventStore,
+        id: &AggregateId,
+        kind: Kind,
+    ) -> Result<Option<ObjectDiff>, WorldError> {
+        let before = replay::load(store, id, Moment::Position(self.from))?;
+        let Some(after) = replay::load(store, id, Moment::Position(self.to))? else { return Ok(None) };
+        let was = before.as_ref().map(|before| &before.aggregate);
+        let changes = changes::between(was, Some(&after.aggregate));
+        let was_there = was.is_some_and(|was| !was.object().deleted);
+        let is_there = !after.aggregate.object().deleted;
+        if changes.is_empty() || (was.is_none() && !is_there) {
+            return Ok(None);
+        }
+        Ok(Some(ObjectDiff {
+            id: id.clone(),
+            kind,
+            created: !was_there && is_there,
+            deleted: was_there && !is_there,
+            changes,
+            from: SequenceNumber(before.map_or(0, |before| before.sequence)),
+            to: SequenceNumber(after.sequence),
+            problem: None,
+        }))
     }
 }
 

@@ -6,6 +6,8 @@
 
 use std::{collections::BTreeMap, sync::Arc, time::Duration};
 
+use tokio::sync::Semaphore;
+
 use super::{
     command::Command,
     error::WorldError,
@@ -23,17 +25,22 @@ use crate::{
 const ATTEMPTS_MAX: u32 = 100;
 const PAUSE_MAX: Duration = Duration::from_millis(20);
 
+/// Calls that are decided at once. What they wait for is the processor, and the disk at times.
+const DECIDING_MAX: usize = 32;
+
 /// Executes commands. Shared by all calls.
 #[derive(Debug)]
 pub struct Handler {
     store: Arc<EventStore>,
     turns: Turns,
+    /// Places of those who decide: what they look at is in memory.
+    deciding: Arc<Semaphore>,
     limits: EventLimits,
 }
 
 impl Handler {
     pub fn new(store: Arc<EventStore>, limits: EventLimits) -> Self {
-        Self { store, turns: Turns::default(), limits }
+        Self { store, turns: Turns::default(), deciding: Arc::new(Semaphore::new(DECIDING_MAX)), limits }
     }
 
     /// Executes the commands in their order, all or none. Also says which aggregates are due for a snapshot.
@@ -80,7 +87,10 @@ impl Handler {
     /// Loads and decides; may wait for the disk. `None`: what it looked at changed meanwhile.
     async fn plan(&self, commands: Arc<Vec<Command>>) -> Result<Option<Plan>, WorldError> {
         let (store, limits) = (self.store.clone(), self.limits);
+        let place = self.deciding.clone().acquire_owned().await;
         let planned = tokio::task::spawn_blocking(move || {
+            // Held to the end, also where the caller has gone.
+            let _place = place;
             let mut planning = Planning::new(&store, limits);
             let decided = planning.decide_all(&commands);
             // An append is refused where anything changed; without one it has to be looked at here.

@@ -3,7 +3,7 @@
 use rusqlite::{Connection, Result, Row, types::Value as Sql};
 use serde_json::Value;
 
-use super::{event::Attributes, moving::CONTAINERS_MAX};
+use super::{event::Attributes, weight};
 
 /// Which objects are wanted; what is empty lets everything through.
 #[derive(Debug, Clone, Default, PartialEq)]
@@ -26,8 +26,8 @@ pub struct Listed {
     pub generic: String,
     pub container_id: Option<String>,
     pub attributes: Attributes,
-    /// As they are stored.
-    pub attribute_bytes: usize,
+    /// How much these weigh.
+    pub weight: usize,
     /// Steps below whatever was asked for; 0: it was not asked so.
     pub depth: u32,
 }
@@ -48,8 +48,8 @@ pub struct FoundPlayer {
     pub container_id: Option<String>,
 }
 
-/// A page ends before it has more of attributes, unless a single object has.
-const PAGE_BYTES: usize = 1024 * 1024;
+/// A page ends before its attributes weigh more, unless those of a single object do.
+const PAGE_WEIGHT: usize = 1024 * 1024;
 
 const COLUMNS: &str = "id, aggregate_type, type, name, generic, container_id, attributes";
 
@@ -82,31 +82,46 @@ pub fn game_objects(rows: &Connection, filter: &ObjectFilter, after: &str, count
     page(rows, &sql, values, count, matches)
 }
 
+/// How far below an object.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Depth {
+    /// What lies directly in it.
+    One,
+    /// What lies in that as well, and so on, over at most so many steps.
+    All,
+}
+
+/// Steps below an object. What goes round in a circle, which only a broken history does, ends there.
+pub const STEPS_MAX: i64 = 1000;
+
 /// At most `count` of what lies in an object, behind the id `after`, by id.
 ///
 /// # Errors
 /// The database's.
-pub fn contents(
-    rows: &Connection,
-    container: &str,
-    depth_max: usize,
-    after: &str,
-    count: usize,
-) -> Result<Page> {
-    // What is reached on two ways, which only a broken history has, is listed once.
-    let sql = format!(
-        "WITH RECURSIVE below (id, depth) AS (
-             SELECT id, 1 FROM game_objects WHERE container_id = ?
-             UNION
-             SELECT inner.id, below.depth + 1 FROM below
-             JOIN game_objects AS inner ON inner.container_id = below.id WHERE below.depth < ?
-         )
-         SELECT {COLUMNS}, depth FROM (SELECT id, min(depth) AS depth FROM below GROUP BY id)
-         JOIN game_objects USING (id) WHERE id > ? ORDER BY id"
-    );
-    let depth_max = i64::try_from(depth_max.min(CONTAINERS_MAX)).unwrap_or(1);
-    let values = vec![Sql::Text(container.to_owned()), Sql::Integer(depth_max), Sql::Text(after.to_owned())];
-    page(rows, &sql, values, count, |_| true)
+pub fn contents(rows: &Connection, container: &str, depth: Depth, after: &str, count: usize) -> Result<Page> {
+    let (container, after) = (Sql::Text(container.to_owned()), Sql::Text(after.to_owned()));
+    match depth {
+        Depth::One => {
+            let sql = format!(
+                "SELECT {COLUMNS}, 1 FROM game_objects WHERE container_id = ? AND id > ? ORDER BY id"
+            );
+            page(rows, &sql, vec![container, after], count, |_| true)
+        }
+        // What is reached on two ways, which only a broken history has, is listed once.
+        Depth::All => {
+            let sql = format!(
+                "WITH RECURSIVE below (id, depth) AS (
+                     SELECT id, 1 FROM game_objects WHERE container_id = ?
+                     UNION
+                     SELECT inner.id, below.depth + 1 FROM below
+                     JOIN game_objects AS inner ON inner.container_id = below.id WHERE below.depth < ?
+                 )
+                 SELECT {COLUMNS}, depth FROM (SELECT id, min(depth) AS depth FROM below GROUP BY id)
+                 JOIN game_objects USING (id) WHERE id > ? ORDER BY id"
+            );
+            page(rows, &sql, vec![container, Sql::Integer(STEPS_MAX), after], count, |_| true)
+        }
+    }
 }
 
 /// At most `count` players of a name, whatever the case of its (ASCII) letters.
@@ -130,14 +145,14 @@ fn page(
     matches: impl Fn(&Listed) -> bool,
 ) -> Result<Page> {
     let mut query = rows.prepare(sql)?;
-    let (mut objects, mut bytes) = (Vec::new(), 0usize);
+    let (mut objects, mut weight) = (Vec::new(), 0usize);
     for found in query.query_map(rusqlite::params_from_iter(values), listed)? {
         let found = found?;
         if !matches(&found) {
             continue;
         }
-        bytes = bytes.saturating_add(found.attribute_bytes);
-        if objects.len() >= count || (bytes > PAGE_BYTES && !objects.is_empty()) {
+        weight = weight.saturating_add(found.weight);
+        if objects.len() >= count || (weight > PAGE_WEIGHT && !objects.is_empty()) {
             return Ok(Page { objects, more: true });
         }
         objects.push(found);
@@ -146,7 +161,8 @@ fn page(
 }
 
 fn listed(row: &Row<'_>) -> Result<Listed> {
-    let attributes: String = row.get(6)?;
+    let json: String = row.get(6)?;
+    let attributes: Attributes = serde_json::from_str(&json).unwrap_or_default();
     Ok(Listed {
         id: row.get(0)?,
         aggregate_type: row.get(1)?,
@@ -154,8 +170,8 @@ fn listed(row: &Row<'_>) -> Result<Listed> {
         name: row.get(3)?,
         generic: row.get(4)?,
         container_id: row.get(5)?,
-        attributes: serde_json::from_str(&attributes).unwrap_or_default(),
-        attribute_bytes: attributes.len(),
+        weight: weight::of_attributes(&attributes, json.len()),
+        attributes,
         depth: row.get(7)?,
     })
 }

@@ -14,6 +14,7 @@ use super::{
     executed::{CommandEvent, CommandResult},
     known::{Decided, Known, Undecided},
     replay::{self, Moment},
+    weight,
 };
 use crate::{
     event::{
@@ -28,6 +29,10 @@ use crate::{
 /// Keys in the metadata of an event, by which a resend is told.
 const COMMAND_DIGEST: &str = "command_digest";
 const CALL: &str = "call";
+
+/// Objects that the commands of one call may depend on, and what these may weigh together.
+const OBJECTS_MAX: usize = 1000;
+const WEIGHT_MAX: usize = 8_000_000;
 
 /// What the events of a call may be; as an append of any caller.
 #[derive(Debug, Clone, Copy)]
@@ -59,7 +64,11 @@ pub struct Planning<'s> {
     /// Tells this call from another with some of the same commands.
     call: String,
     executed: Option<Located>,
+    /// First events of commands that were not executed before, as far as was seen.
+    not_found: Vec<EventId>,
     known: Known,
+    /// How much that weighs.
+    known_weight: usize,
     /// Last numbers of what was looked at, before this call.
     heads: BTreeMap<AggregateId, SequenceNumber>,
     events: Vec<(NewEvent, ContentDigest)>,
@@ -73,7 +82,9 @@ impl<'s> Planning<'s> {
             limits,
             call: String::new(),
             executed: None,
+            not_found: Vec::new(),
             known: Known::default(),
+            known_weight: 0,
             heads: BTreeMap::new(),
             events: Vec::new(),
             results: Vec::new(),
@@ -88,6 +99,8 @@ impl<'s> Planning<'s> {
         self.call = call_digest(commands);
         let firsts = commands.iter().map(|command| self.store.find(command.event_id(0)));
         let firsts: Vec<Option<RecordedEvent>> = firsts.collect::<Result<_, _>>()?;
+        let ids = commands.iter().map(|command| command.event_id(0)).zip(&firsts);
+        self.not_found = ids.filter(|(_, first)| first.is_none()).map(|(id, _)| id).collect();
         let is_of_this_call = |first: &RecordedEvent| first.event.metadata.get(CALL) == Some(&self.call);
         // It was executed as a whole: what had no effect then has none now.
         let whole = firsts.iter().flatten().any(is_of_this_call);
@@ -113,11 +126,17 @@ impl<'s> Planning<'s> {
         self.events.is_empty()
     }
 
-    /// Nothing that was looked at has changed since. One aggregate alone was as it was at one moment.
+    /// Nothing that was looked at has changed since, and none of the commands was executed meanwhile. One aggregate
+    /// alone was as it was at one moment.
     ///
     /// # Errors
     /// The index can't be read.
     pub fn is_still_so(&self) -> Result<bool, WorldError> {
+        for id in &self.not_found {
+            if self.store.find(*id)?.is_some() {
+                return Ok(false);
+            }
+        }
         if self.heads.len() > 1 {
             for (id, head) in &self.heads {
                 if replay::last_sequence(self.store, id)? != *head {
@@ -192,7 +211,17 @@ impl<'s> Planning<'s> {
             other => other,
         })?;
         let sequence = state.as_ref().map_or(0, |state| state.sequence);
+        let weight = state.as_ref().map_or(0, |state| weight::of(&state.aggregate));
+        self.known_weight = self.known_weight.saturating_add(weight);
         self.heads.insert(id.clone(), SequenceNumber(sequence));
+        for (what, count, max) in
+            [("objects", self.heads.len(), OBJECTS_MAX), ("bytes of objects", self.known_weight, WEIGHT_MAX)]
+        {
+            if count > max {
+                let problem = format!("depend on {count} {what}, {max} are allowed; send fewer in one call");
+                return Err(StoreError::invalid("commands", problem).into());
+            }
+        }
         self.known.learn(id.clone(), state.map(|state| state.aggregate));
         Ok(())
     }

@@ -139,6 +139,8 @@ async fn run(store: &EventStore, read_models: &ReadModels, stopping: &Cancellati
                     (false, _) => Next::AtOnce,
                 }
             }
+            // While the service starts or copies nothing can be read yet.
+            Err(ProjectorError::Store(StoreError::Unavailable(_))) => Next::After(RETRY_AFTER),
             Err(error) => {
                 mend(&error, read_models);
                 let this_time = retry_after;
@@ -179,10 +181,7 @@ fn follow(
     until: Tip,
 ) -> Result<((Follower, u64), bool), ProjectorError> {
     let projections = read_models.projections();
-    // Whoever deleted the file wants it anew; what is still open nobody else can see.
-    if !read_models.path().exists() {
-        read_models.renew()?;
-    }
+    read_models.be_there()?;
     let mut tables = read_models.writer();
     let generation = read_models.generation();
     // Others may have put other tables in, or brought these further.
@@ -205,10 +204,6 @@ fn mend(error: &ProjectorError, read_models: &ReadModels) {
             matches!(error, StoreError::Precondition(Precondition::HistoryChanged(_)))
         }
     };
-    // While the service starts or copies nothing can be read yet.
-    if matches!(error, ProjectorError::Store(StoreError::Unavailable(_))) {
-        return;
-    }
     warn!(%error, "the read models do not follow");
     if of_no_use && let Err(error) = read_models.renew() {
         error!(%error, "the read models can't be made anew");

@@ -14,6 +14,7 @@ use std::{
 
 use rusqlite::{Connection, ErrorCode, OpenFlags};
 use tokio::sync::{Notify, watch};
+use tokio_util::sync::CancellationToken;
 use tracing::error;
 
 use super::projections::Projection;
@@ -170,24 +171,42 @@ impl ReadModels {
         self.generation.load(Ordering::Acquire)
     }
 
-    /// Asks the tables, as they are at one moment. May wait for the disk.
+    /// Makes the file anew if it is gone: what is still open nobody else can see.
+    ///
+    /// # Errors
+    /// It can't be made.
+    pub fn be_there(&self) -> Result<(), ReadModelError> {
+        if self.path.exists() {
+            return Ok(());
+        }
+        self.renew()
+    }
+
+    /// Asks the tables, as they are at one moment. May wait for the disk. Ends early when the answer is given up.
     ///
     /// # Errors
     /// The database's.
     pub fn read<T>(
         &self,
+        given_up: &CancellationToken,
         query: impl FnOnce(&Connection) -> rusqlite::Result<T>,
     ) -> Result<T, ReadModelError> {
         const READERS_KEPT: usize = 8;
+        /// Steps of SQLite's machine between two looks at whether anybody waits.
+        const STEPS: i32 = 10_000;
+        self.be_there()?;
         let (kept, generation) = {
             let mut readers = self.readers.lock().unwrap_or_else(PoisonError::into_inner);
             (readers.pop(), self.generation())
         };
-        let reader = match kept {
+        let mut reader = match kept {
             Some(reader) => reader,
             None => self.reader()?,
         };
+        let given_up = given_up.clone();
+        reader.progress_handler(STEPS, Some(move || given_up.is_cancelled()))?;
         let answer = reader.unchecked_transaction().and_then(|reading| query(&reading));
+        reader.progress_handler(0, None::<fn() -> bool>)?;
         match &answer {
             Ok(_) => {
                 let mut readers = self.readers.lock().unwrap_or_else(PoisonError::into_inner);
@@ -195,6 +214,7 @@ impl ReadModels {
                     readers.push(reader);
                 }
             }
+            Err(error) if error.sqlite_error_code() == Some(ErrorCode::OperationInterrupted) => {}
             Err(error) => error!(%error, "the read models can't be read"),
         }
         let answer = answer.map_err(ReadModelError::from);

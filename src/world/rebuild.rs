@@ -20,7 +20,7 @@ use super::{
     error::{Damage, WorldError},
     projector::{Follower, ProjectorError, project_anew},
     read_models::{self, ReadModelError, ReadModels, Tables},
-    replay::{self, Moment, Snapshots},
+    replay::{self, State},
 };
 use crate::{
     event::{AggregateId, Position, SequenceNumber},
@@ -201,7 +201,7 @@ fn go_on(stopping: &CancellationToken) -> Result<(), StoreError> {
     }
 }
 
-/// Replays every aggregate of the world from its first event, without snapshots.
+/// Replays every aggregate of the world from its first event, and checks its snapshot against that.
 fn replay_all(
     store: &EventStore,
     replayed: &AtomicU64,
@@ -218,7 +218,17 @@ fn replay_all(
             }
             report.aggregates = report.aggregates.saturating_add(1);
             report.events = report.events.saturating_add(head.last.0);
-            match replay::load_from(store, id, Moment::Now, Snapshots::Ignored) {
+            match replay::check(store, id) {
+                Ok((Some(state), Some(wrong))) => {
+                    let problem = match save(store, &state) {
+                        Ok(()) => "its snapshot was not what its events lead to; a new one took its place"
+                            .to_owned(),
+                        Err(error) => {
+                            format!("its snapshot is not what its events lead to, and stays: {error}")
+                        }
+                    };
+                    report.warnings.add(id.as_str(), wrong, problem);
+                }
                 Ok(_) => {}
                 Err(WorldError::Damaged(Damage { id, sequence, problem })) => {
                     report.damaged.add(id.as_str(), sequence, problem.to_string());
@@ -236,6 +246,12 @@ fn replay_all(
             None => return Ok(report),
         }
     }
+}
+
+/// Keeps a state as the newest snapshot.
+fn save(store: &EventStore, state: &State) -> Result<(), StoreError> {
+    let Some(snapshot) = state.snapshot() else { return Ok(()) };
+    tokio::runtime::Handle::current().block_on(store.save_snapshot(snapshot)).map(|_| ())
 }
 
 /// Exits and containers that are not there.
@@ -271,6 +287,7 @@ fn replace(
     report: &mut Report,
     watched: &Watched,
 ) -> Result<(), WorldError> {
+    read_models.be_there().map_err(read_model_error)?;
     let comparing = attached(read_models).map_err(read_model_error)?;
     // First while the live ones go on, so that they stand still only for what is left then.
     bring_up(&mut follower, &mut tables, read_models, store.sequencer().tip())?;

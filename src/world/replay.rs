@@ -127,26 +127,55 @@ pub fn last_sequence(store: &EventStore, id: &AggregateId) -> Result<SequenceNum
 /// # Errors
 /// It is none of the world's, or its history is damaged.
 pub fn load(store: &EventStore, id: &AggregateId, moment: Moment) -> Result<Option<State>, WorldError> {
-    load_from(store, id, moment, Snapshots::Used)
+    load_from(store, id, moment, Snapshots::Used, &mut |_| {})
 }
 
 /// Whether a load may begin at a snapshot.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Snapshots {
+enum Snapshots {
     Used,
     /// Every event is replayed.
     Ignored,
 }
 
-/// As [`load`].
+/// The aggregate by all of its events, and its newest snapshot if that is not what they lead to.
 ///
 /// # Errors
 /// As [`load`].
-pub fn load_from(
+pub fn check(
+    store: &EventStore,
+    id: &AggregateId,
+) -> Result<(Option<State>, Option<SequenceNumber>), WorldError> {
+    let mut wrong = None;
+    let newest = LoadRequest {
+        aggregate_id: id.clone(),
+        from: SequenceNumber(0),
+        to: SequenceNumber(0),
+        recorded_until: None,
+        snapshot_schema: Some(SCHEMA_VERSION),
+        direction: Direction::Forwards,
+        limit: 0,
+    };
+    let snapshot = store.load(newest)?.take_snapshot().and_then(|snapshot| State::of_snapshot(&snapshot));
+    let mut compare = |state: &State| {
+        if let Some(snapshot) = &snapshot
+            && snapshot.sequence == state.sequence
+            && snapshot != state
+        {
+            wrong = Some(SequenceNumber(state.sequence));
+        }
+    };
+    let state = load_from(store, id, Moment::Now, Snapshots::Ignored, &mut compare)?;
+    Ok((state, wrong))
+}
+
+/// As [`load`]; `seen` is shown the state after each event.
+fn load_from(
     store: &EventStore,
     id: &AggregateId,
     moment: Moment,
     snapshots: Snapshots,
+    seen: &mut dyn FnMut(&State),
 ) -> Result<Option<State>, WorldError> {
     // A snapshot does not say at which position it was made.
     let usable = snapshots == Snapshots::Used && !matches!(moment, Moment::Position(_));
@@ -179,7 +208,7 @@ pub fn load_from(
         state = State::of_snapshot(&snapshot).filter(|state| state.aggregate.kind() == kind);
         if state.is_none() {
             debug!(aggregate = %id, sequence = snapshot.sequence.0, "a snapshot is not of the world; its events are replayed");
-            return load_from(store, id, moment, Snapshots::Ignored);
+            return load_from(store, id, moment, Snapshots::Ignored, seen);
         }
     }
     loop {
@@ -196,7 +225,9 @@ pub fn load_from(
                 sequence: event.sequence,
                 problem: Problem::Event(EventError::NotJson),
             })?;
-            state = Some(State::after(state, kind, &recorded)?);
+            let after = State::after(state, kind, &recorded)?;
+            seen(&after);
+            state = Some(after);
         }
     }
 }

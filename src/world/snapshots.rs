@@ -1,6 +1,10 @@
 //! Snapshots that the world takes of its own aggregates, when the store says that one is due.
 
-use std::{collections::HashSet, sync::Arc};
+use std::{
+    collections::{HashMap, HashSet},
+    sync::Arc,
+    time::{Duration, Instant},
+};
 
 use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;
@@ -18,6 +22,9 @@ use crate::{
 /// Aggregates that wait for a snapshot. One more is left out: its next event says again that it is due.
 const WAITING_MAX: usize = 1024;
 
+/// One whose snapshot was too large is not tried again for so long.
+const TOO_LARGE_FOR: Duration = Duration::from_secs(600);
+
 /// Where aggregates are named that are due.
 #[derive(Debug, Clone)]
 pub struct Snapshots(mpsc::Sender<AggregateId>);
@@ -31,12 +38,14 @@ impl Snapshots {
     ) -> (Self, impl Future<Output = ()>) {
         let (sender, mut due) = mpsc::channel(WAITING_MAX);
         let task = async move {
-            let (mut waiting, mut too_large) = (Vec::new(), HashSet::new());
+            let mut waiting = Vec::new();
+            let mut too_large: HashMap<AggregateId, Instant> = HashMap::new();
             while let Some(Some(_)) =
                 stopping.run_until_cancelled(due.recv_many(&mut waiting, WAITING_MAX)).await.map(positive)
             {
                 let ids: HashSet<AggregateId> = waiting.drain(..).collect();
-                for id in ids.difference(&too_large).cloned().collect::<Vec<_>>() {
+                too_large.retain(|_, since| since.elapsed() < TOO_LARGE_FOR);
+                for id in ids.into_iter().filter(|id| !too_large.contains_key(id)).collect::<Vec<_>>() {
                     if stopping.is_cancelled() {
                         return;
                     }
@@ -47,7 +56,7 @@ impl Snapshots {
                             if too_large.len() >= WAITING_MAX {
                                 too_large.clear();
                             }
-                            too_large.insert(id);
+                            too_large.insert(id, Instant::now());
                         }
                         Err(error) => debug!(aggregate = %id, %error, "no snapshot was taken"),
                     }

@@ -147,6 +147,7 @@ pub fn object_diff(diff: ObjectDiff) -> wire::ObjectDiff {
         changes: diff.changes.into_iter().map(change).collect(),
         from_sequence: diff.from.0,
         to_sequence: diff.to.0,
+        problem: diff.problem.unwrap_or_default(),
     }
 }
 

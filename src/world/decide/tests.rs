@@ -4,7 +4,7 @@ use serde_json::{Value, json};
 
 use super::*;
 use crate::world::{
-    capacity::{ATTRIBUTES_MAX, EXITS_MAX, ITEMS_MAX},
+    capacity::{ATTRIBUTES_MAX, EXITS_MAX, ITEMS_MAX, WEIGHT_MAX},
     moving::CONTAINERS_MAX,
     password::PasswordHash,
 };
@@ -458,4 +458,26 @@ fn an_object_holds_so_much_and_no_more() {
         known.apply(&id("a"), Kind::Room, &carried(number)).unwrap();
     }
     assert_eq!(when(&known, "a", add("b", None)), full("items", ITEMS_MAX));
+}
+
+#[test]
+fn an_object_weighs_so_much_and_no_more() {
+    let text = |bytes: usize| Value::String("x".repeat(bytes));
+    let full = Err(Refusal::Full { id: id("a"), what: "bytes", max: WEIGHT_MAX });
+    let half = WEIGHT_MAX / 2 + 1;
+    let known = given(&[("a", room()), ("a", attribute("one", text(half))), ("b", object())]);
+    assert_eq!(when(&known, "a", attribute("other", text(half))), full);
+    let attributes = |key: &str| Operation::UpdateGameObjectAttributes {
+        attributes: Attributes::from([(key.to_owned(), text(half))]),
+    };
+    assert_eq!(when(&known, "a", attributes("other")), full);
+    assert_eq!(when(&known, "a", Operation::UpdateRoomDescription { description: "x".repeat(half) }), full);
+    assert_eq!(when(&known, "a", add("b", Some(text(half)))), full);
+    // What takes the place of as much fits, and what makes it smaller always does.
+    assert_eq!(when(&known, "a", attribute("one", text(half + 1))).unwrap().len(), 1);
+    assert_eq!(when(&known, "a", attribute("one", Value::Null)).unwrap().len(), 1);
+    let known =
+        given(&[("a", room()), ("a", Operation::UpdateRoomDescription { description: "x".repeat(half) })]);
+    let again = Operation::UpdateRoomDescription { description: "y".repeat(half) };
+    assert_eq!(when(&known, "a", again).unwrap().len(), 1);
 }

@@ -3,7 +3,7 @@
 use std::{path::Path, time::Duration};
 
 use rusqlite::{
-    Connection, OptionalExtension,
+    Connection, ErrorCode, OptionalExtension, Transaction,
     backup::{Backup, StepResult},
     params,
 };
@@ -132,7 +132,8 @@ impl Tables {
         Ok(())
     }
 
-    /// Takes events in, in one transaction with how far that is.
+    /// Takes events in, in one transaction with how far that is. What a projection can't make rows of is passed over
+    /// by that projection, and logged.
     ///
     /// # Errors
     /// The database's; nothing was taken in then.
@@ -142,7 +143,25 @@ impl Tables {
         events: &[RecordedEvent],
         reached: Reached,
     ) -> Result<(), ReadModelError> {
-        let taking = self.rows.transaction()?;
+        match self.try_take(projections, events, reached, apply) {
+            // Once more, now with a way back for each.
+            Err(error) if is_of_one_event(&error) => {
+                self.try_take(projections, events, reached, apply_or_pass_over)?;
+            }
+            taken => taken?,
+        }
+        self.reached = reached;
+        Ok(())
+    }
+
+    fn try_take(
+        &mut self,
+        projections: &[Box<dyn Projection>],
+        events: &[RecordedEvent],
+        reached: Reached,
+        apply: impl Fn(&mut Transaction<'_>, &dyn Projection, &ProjectedEvent<'_>) -> rusqlite::Result<()>,
+    ) -> rusqlite::Result<()> {
+        let mut taking = self.rows.transaction()?;
         for recorded in events.iter().filter(|event| event.position > self.reached.position) {
             let happened = replay::read(recorded).ok();
             let event = ProjectedEvent { recorded, happened: happened.as_ref() };
@@ -150,15 +169,55 @@ impl Tables {
                 .iter()
                 .filter(|projection| projection.aggregate_types().contains(&event.aggregate_type()));
             for projection in wanted {
-                projection.apply(&taking, &event)?;
+                apply(&mut taking, &**projection, &event)?;
             }
         }
         taking
             .prepare_cached("UPDATE projections SET position = ?1, hash = ?2")?
             .execute(params![reached.position.0.cast_signed(), reached.hash.0])?;
-        taking.commit()?;
-        self.reached = reached;
-        Ok(())
+        taking.commit()
+    }
+}
+
+fn apply(
+    rows: &mut Transaction<'_>,
+    projection: &dyn Projection,
+    event: &ProjectedEvent<'_>,
+) -> rusqlite::Result<()> {
+    projection.apply(rows, event)
+}
+
+fn apply_or_pass_over(
+    rows: &mut Transaction<'_>,
+    projection: &dyn Projection,
+    event: &ProjectedEvent<'_>,
+) -> rusqlite::Result<()> {
+    let applying = rows.savepoint()?;
+    match projection.apply(&applying, event) {
+        Ok(()) => applying.commit(),
+        // Dropped, it is taken back.
+        Err(error) if is_of_one_event(&error) => {
+            let position = event.recorded.position.0;
+            warn!(projection = projection.name(), position, %error, "the projection passes over an event");
+            Ok(())
+        }
+        Err(error) => Err(error),
+    }
+}
+
+/// What one projection made of one event; nothing else is touched by it.
+fn is_of_one_event(error: &rusqlite::Error) -> bool {
+    use rusqlite::Error;
+    match error {
+        Error::QueryReturnedNoRows
+        | Error::FromSqlConversionFailure(..)
+        | Error::IntegralValueOutOfRange(..)
+        | Error::InvalidColumnType(..)
+        | Error::ToSqlConversionFailure(_) => true,
+        error => matches!(
+            error.sqlite_error_code(),
+            Some(ErrorCode::ConstraintViolation | ErrorCode::TypeMismatch | ErrorCode::TooBig)
+        ),
     }
 }
 

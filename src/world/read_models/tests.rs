@@ -1,6 +1,9 @@
 //! Each event exactly once, whatever fails: with a projection whose rows would tell.
 
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{
+    Arc,
+    atomic::{AtomicU64, Ordering},
+};
 
 use rusqlite::Connection;
 
@@ -13,9 +16,13 @@ use crate::{
     world::projections::{ProjectedEvent, Projection},
 };
 
-/// Adds one for every event it sees. Fails, after it has added, at one position.
+/// Adds one for every event it sees. At some positions it fails, after it has added.
+#[derive(Default)]
 struct Counting {
+    /// As if the disk did.
     fails_at: AtomicU64,
+    /// As if the event were one that the table does not take.
+    cannot_take: AtomicU64,
 }
 
 impl Counting {
@@ -24,7 +31,11 @@ impl Counting {
     }
 }
 
-impl Projection for &'static Counting {
+fn failure(code: i32) -> rusqlite::Error {
+    rusqlite::Error::SqliteFailure(rusqlite::ffi::Error::new(code), None)
+}
+
+impl Projection for Arc<Counting> {
     fn name(&self) -> &'static str {
         "counting"
     }
@@ -51,8 +62,11 @@ impl Projection for &'static Counting {
             "INSERT INTO counted VALUES (?1, 1) ON CONFLICT (position) DO UPDATE SET times = times + 1",
             [position.cast_signed()],
         )?;
-        match self.fails_at.load(Ordering::Relaxed) == position {
-            true => Err(rusqlite::Error::InvalidQuery),
+        if self.fails_at.load(Ordering::Relaxed) == position {
+            return Err(failure(rusqlite::ffi::SQLITE_IOERR));
+        }
+        match self.cannot_take.load(Ordering::Relaxed) == position {
+            true => Err(failure(rusqlite::ffi::SQLITE_CONSTRAINT)),
             false => Ok(()),
         }
     }
@@ -100,8 +114,8 @@ fn every_event_is_taken_in_once_whatever_fails_and_is_sent_again() {
     const LAST: u64 = 200;
     let folder = tempfile::tempdir().unwrap();
     let path = folder.path().join("read_models.sqlite");
-    let counting: &'static Counting = Box::leak(Box::new(Counting { fails_at: AtomicU64::new(0) }));
-    let projections: Vec<Box<dyn Projection>> = vec![Box::new(counting)];
+    let counting = Arc::new(Counting::default());
+    let projections: Vec<Box<dyn Projection>> = vec![Box::new(counting.clone())];
     let open = || Tables::open(&path, &projections, Durability::Kept).unwrap();
     let mut random = fastrand::Rng::with_seed(5);
     let mut tables = open();
@@ -130,4 +144,18 @@ fn every_event_is_taken_in_once_whatever_fails_and_is_sent_again() {
     }
     assert!(failures > 5, "{failures}");
     assert_eq!(times(&tables, LAST), vec![1; LAST as usize]);
+}
+
+#[test]
+fn an_event_that_a_projection_cannot_take_is_passed_over_by_it_alone() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("read_models.sqlite");
+    let counting = Arc::new(Counting::default());
+    counting.cannot_take.store(5, Ordering::Relaxed);
+    let projections: Vec<Box<dyn Projection>> = vec![Box::new(counting.clone())];
+    let mut tables = Tables::open(&path, &projections, Durability::Kept).unwrap();
+    let events: Vec<_> = (1..=8).map(event).collect();
+    tables.take(&projections, &events, reached(8)).unwrap();
+    assert_eq!(times(&tables, 8), [1, 1, 1, 1, 0, 1, 1, 1]);
+    assert_eq!(tables.reached(), reached(8));
 }

@@ -133,7 +133,7 @@ async fn a_call_makes_no_more_than_an_append_may_have() {
     let game = Game::of(&service).await;
     game.execute(json!([room("r")])).await;
     // One byte on the way here, six as JSON.
-    let texts = (0..40).map(|number| describing("r", &format!("{number}{}", "\u{1}".repeat(160_000))));
+    let texts = (0..40).map(|number| describing("r", &format!("{number}{}", "\u{1}".repeat(140_000))));
     let refused = game.try_execute(texts.collect()).await.unwrap_err().to_string();
     assert!(refused.contains("bytes of events, 8388608 are allowed; send fewer in one call"), "{refused}");
     assert_eq!(service.stats().await.event_count, 2);
@@ -191,6 +191,47 @@ async fn a_race_is_decided_again_inside() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn what_a_decision_only_looked_at_holds_until_it_is_stored() {
+    const ROUNDS: usize = 60;
+    let service = Service::start(Setup::local()).await;
+    let game = Game::of(&service).await;
+    game.execute(json!([room("r"), thing("a", "r"), thing("b", "r")])).await;
+    for round in 0..ROUNDS {
+        // Each changes what the other looks at, and neither what the other changes.
+        let moves =
+            [("a", "b"), ("b", "a")].map(|(id, container)| game.try_execute(json!([moving(id, container)])));
+        let moved = join_all(moves).await;
+        let refused: Vec<_> = moved.iter().filter_map(|moved| moved.as_ref().err()).collect();
+        assert_eq!(refused.len(), 1, "round {round}: one lies in the other, and not both");
+        assert_eq!(refused[0].reason(), "CONTAINER_CYCLE");
+        let back = json!([moving("a", "r"), moving("b", "r")]);
+        game.execute(back).await;
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_call_depends_on_so_much_and_no_more() {
+    let service = Service::start(Setup::local()).await;
+    let game = Game::of(&service).await;
+    let ids: Vec<String> = (0..12).map(|number| format!("large-{number}")).collect();
+    for id in &ids {
+        let attributes = json!({"text": "x".repeat(850_000)});
+        let create = json!({"id": id, "type": "Thing", "attributes": attributes});
+        game.execute(json!([{ "create_game_object": create }])).await;
+    }
+    let touching = |ids: &[String]| {
+        let touch = |id: &String| json!({"update_game_object_attribute": {"id": id, "key": "k", "value": 1}});
+        json!(ids.iter().map(touch).collect::<Vec<_>>())
+    };
+    let refused = game.try_execute(touching(&ids)).await.unwrap_err().to_string();
+    assert!(refused.starts_with("commands: depend on 8"), "{refused}");
+    game.execute(touching(&ids[..5])).await;
+    let one_more =
+        json!([{"update_game_object_attribute": {"id": ids[0], "key": "more", "value": "y".repeat(60_000)}}]);
+    assert_eq!(game.refused(one_more).await, "OBJECT_FULL");
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn an_expected_sequence_is_held_and_told() {
     let service = Service::start(Setup::local()).await;
     let game = Game::of(&service).await;
@@ -209,7 +250,7 @@ async fn an_expected_sequence_is_held_and_told() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn bad_commands_are_refused_with_the_field_and_change_nothing() {
-    let service = Service::start(Setup::local()).await;
+    let service = Service::start(Setup::local().set("limits", "event_bytes_max: 100000")).await;
     let game = Game::of(&service).await;
     let big = 9_007_199_254_740_993_u64;
     let table = [
@@ -249,7 +290,7 @@ async fn bad_commands_are_refused_with_the_field_and_change_nothing() {
     let many: Vec<_> = (0..101).map(|number| room(&number.to_string())).collect();
     let refused = game.try_execute(json!(many)).await.unwrap_err();
     assert_eq!(refused.to_string(), "commands: has 101, 100 are allowed");
-    let huge = describing("r", &"x".repeat(1_000_001));
+    let huge = describing("r", &"x".repeat(100_001));
     let refused = game.try_execute(json!([room("r"), huge])).await.unwrap_err();
     assert!(refused.to_string().contains("makes an event of"), "{refused}");
     assert_eq!(service.stats().await.event_count, 0);

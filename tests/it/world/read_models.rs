@@ -183,6 +183,16 @@ async fn they_are_made_anew_when_the_file_is_gone_damaged_or_of_other_projection
     std::fs::remove_file(&file).unwrap();
     game.execute(json!([describing("r", "while it runs")])).await;
     assert_like_the_aggregates(&service, &game, &ids).await;
+    // Also where nothing happens but questions.
+    let found = async || game.ask("FindPlayer", json!({"name": "p"})).await;
+    found().await;
+    std::fs::remove_file(&file).unwrap();
+    found().await;
+    caught_up(&service).await;
+    assert_eq!(found().await["players"][0]["id"], "p");
+    std::fs::remove_file(&file).unwrap();
+    assert_eq!(game.rebuild().await["aggregates"], 3);
+    assert_like_the_aggregates(&service, &game, &ids).await;
     let spoil: [&dyn Fn(); 3] = [
         &|| std::fs::remove_file(&file).unwrap(),
         &|| std::fs::write(&file, "this is no database, and long enough to be looked at").unwrap(),
@@ -295,4 +305,34 @@ async fn lists_are_filtered_and_go_on_where_a_page_ended() {
     ] {
         assert_eq!(game.try_ask("ListGameObjects", request).await.unwrap_err().to_string(), expected);
     }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_page_is_no_larger_than_callers_take() {
+    // What is short as JSON and long on the wire.
+    const NUMBERS: usize = 40_000;
+    const MAPS: usize = 10;
+    let service = Service::start(Setup::local()).await;
+    let game = Game::of(&service).await;
+    for number in 0..MAPS {
+        let map = json!({"create_game_object": {"id": format!("map-{number}"), "type": "Map", "name": "map",
+            "attributes": {"tiles": vec![1; NUMBERS]}}});
+        game.execute(json!([map])).await;
+    }
+    caught_up(&service).await;
+    let (mut seen, mut token) = (0, String::new());
+    loop {
+        let page = game.ask("ListGameObjects", json!({"type": "Map", "page_token": token})).await;
+        let objects = page["game_objects"].as_array().unwrap();
+        let numbers: usize =
+            objects.iter().map(|object| object["attributes"]["tiles"].as_array().unwrap().len()).sum();
+        // A number in a list takes 13 bytes of a message at most.
+        assert!(numbers * 13 < 4 << 20, "{numbers} numbers in one page");
+        seen += objects.len();
+        token = text(&page["next_page_token"]);
+        if token.is_empty() {
+            break;
+        }
+    }
+    assert_eq!(seen, MAPS);
 }
