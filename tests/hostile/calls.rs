@@ -5,7 +5,7 @@ use std::sync::{
     atomic::{AtomicU64, Ordering},
 };
 
-use aethyr_event_store::grpc::wire::AppendEventsResponse;
+use aethyr_event_store::grpc::wire::{AppendEventsResponse, world::ExecuteCommandsResponse};
 use bytes::Bytes;
 use fastrand::Rng;
 use h2::client::SendRequest;
@@ -15,7 +15,7 @@ use tonic::Code;
 
 use crate::{
     HANG, Target, frames,
-    messages::{self, APPEND, Call},
+    messages::{self, APPEND, Call, EXECUTE},
     report::Tally,
 };
 
@@ -39,9 +39,9 @@ pub async fn oversized(target: &Target) -> Tally {
     attack(target, count, 8, Arc::new(move |_: &mut Rng| call.clone())).await
 }
 
-type Make = Arc<dyn Fn(&mut Rng) -> Arc<Call> + Send + Sync>;
+pub type Make = Arc<dyn Fn(&mut Rng) -> Arc<Call> + Send + Sync>;
 
-async fn attack(target: &Target, count: u64, workers_max: u64, make: Make) -> Tally {
+pub async fn attack(target: &Target, count: u64, workers_max: u64, make: Make) -> Tally {
     let next = Arc::new(AtomicU64::new(0));
     let mut workers = JoinSet::new();
     for worker in 0..workers_max.min(count) {
@@ -131,6 +131,11 @@ fn judge(call: &Call, answer: &Answer, tally: &mut Tally) {
         if !stored.already_stored {
             tally.stored += stored.last_position - stored.first_position + 1;
         }
+    }
+    if code == Code::Ok && call.path == EXECUTE {
+        let executed = ExecuteCommandsResponse::decode(&answer.body[5..]).unwrap();
+        let new = executed.results.iter().filter(|result| !result.already_executed);
+        tally.stored += new.map(|result| result.events.len() as u64).sum::<u64>();
     }
 }
 

@@ -16,6 +16,7 @@ use crate::{
 pub const MALFORMED: &str = "malformed-";
 
 const SERVICE: &str = "/aethyr.eventstore.v1.EventStoreService/";
+pub const EXECUTE: &str = "/aethyr.world.v1.CommandService/ExecuteCommands";
 pub const APPEND: &str = "/aethyr.eventstore.v1.EventStoreService/AppendEvents";
 
 /// One call, as it goes onto the wire.
@@ -45,12 +46,17 @@ impl Call {
         }
     }
 
+    /// What may be taken.
+    pub fn good(path: &str, bytes: &[u8]) -> Self {
+        Self { malformed: false, ..Self::new(path, message(bytes)) }
+    }
+
     fn append(bytes: &[u8]) -> Self {
         Self::new(APPEND, message(bytes))
     }
 
     fn of(method: &str, bytes: &[u8]) -> Self {
-        Self { malformed: false, ..Self::new(&format!("{SERVICE}{method}"), message(bytes)) }
+        Self::good(&format!("{SERVICE}{method}"), bytes)
     }
 }
 
@@ -154,7 +160,7 @@ fn random_elsewhere(rng: &mut Rng) -> Call {
     Call::of(method[rng.usize(..method.len())], &some_bytes(rng, 100))
 }
 
-fn mutate(rng: &mut Rng, mut bytes: Vec<u8>) -> Vec<u8> {
+pub fn mutate(rng: &mut Rng, mut bytes: Vec<u8>) -> Vec<u8> {
     for _ in 0..rng.usize(1..4) {
         let at = rng.usize(..bytes.len());
         match rng.u8(..4) {

@@ -18,8 +18,8 @@ use crate::{
     },
 };
 
-/// Files of its own that come and go: segments, the index.
-const FILES_MORE_MAX: usize = 12;
+/// Files of its own that come and go: segments, the index, the read models' connections.
+const FILES_MORE_MAX: usize = 36;
 
 /// An attack must not fill the log: so many lines, and one a second.
 const LINES_MAX: u64 = 20;
