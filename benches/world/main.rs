@@ -59,7 +59,7 @@ async fn main() {
         commands(name, &service, rooms.clone(), rest.clone()).await;
         if !with_immudb {
             long_history(&service).await;
-            rebuilding(&service).await;
+            rebuilding(&service, &rooms).await;
         }
     }
 }
@@ -185,16 +185,16 @@ async fn long_history(service: &Service) {
     }
 }
 
-/// Objects until there are enough events, each with a few changes.
-async fn rebuilding(service: &Service) {
-    let mut number = 0u64;
+/// Objects in these rooms until there are enough events, each with a few changes.
+async fn rebuilding(service: &Service, rooms: &[Value]) {
+    let mut number = 0;
     while service.stats().await.event_count < EVENTS {
         let mut calls = Vec::new();
         for _ in 0..64 {
             let mut commands = Vec::new();
             for _ in 0..20 {
                 let id = format!("thing-{number}");
-                let room = format!("room-{}", number % ROOMS as u64);
+                let room = &rooms[number % rooms.len()]["create_room"]["id"];
                 commands.push(json!({"create_game_object": {"id": id, "type": "Thing", "name": "thing", "container_id": room}}));
                 for weight in 0..4 {
                     commands.push(
