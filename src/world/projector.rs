@@ -180,6 +180,8 @@ fn follow(
     kept: Option<(Follower, u64)>,
     until: Tip,
 ) -> Result<((Follower, u64), bool), ProjectorError> {
+    // Asked here, it counts as no failure.
+    store.admit_read()?;
     let projections = read_models.projections();
     read_models.be_there()?;
     let mut tables = read_models.writer();

@@ -37,4 +37,6 @@ async fn what_happens_in_an_outage_is_in_immudb_afterwards() {
     assert_eq!(stored.len(), 8);
     let snapshot = game.execute(json!([describing("r", "Light.")])).await;
     assert_eq!(snapshot["stored_in"], "STORED_IN_IMMUDB");
+    // While the service started, the read models only waited.
+    assert_eq!(service.stats().await.load_failures, 0);
 }
