@@ -88,7 +88,8 @@ impl OpenGroup {
         let Ok(snapshot) = record::decode_snapshot(bytes.clone()) else { return Ok(()) };
         let head = self.entries.head(&worker.index, &snapshot.aggregate_id)?;
         let Some(head) = head.filter(|head| snapshot.sequence <= head.last) else { return Ok(()) };
-        if head.snapshot.is_some_and(|ours| ours.sequence >= snapshot.sequence) {
+        // One of the same event takes its place, as it did where it comes from.
+        if head.snapshot.is_some_and(|ours| ours.sequence > snapshot.sequence) {
             return Ok(());
         }
         let hash = match judge::event_hash(worker, &head, snapshot.sequence) {

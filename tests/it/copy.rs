@@ -30,11 +30,12 @@ async fn history(client: &mut Client) -> AppendEventsRequest {
     client.append_events(sent.clone()).await.unwrap();
     let player = NewEvent { aggregate_type: "Player".into(), event_type: "PlayerMoved".into(), ..event("p") };
     append(client, vec![player]).await;
-    for sequence_number in [3, 6] {
+    // The last takes the place of one of the same event.
+    for (sequence_number, version) in [(3, 1), (6, 1), (6, 2)] {
         let snapshot = SaveSnapshotRequest {
             aggregate_id: "room-1".into(),
             sequence_number,
-            data: Some(save_snapshot_request::Data::Json(format!("{{\"after\":{sequence_number}}}"))),
+            data: Some(save_snapshot_request::Data::Json(format!("{{\"version\":{version}}}"))),
             schema_version: 4,
             ..Default::default()
         };
