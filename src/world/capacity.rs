@@ -80,50 +80,49 @@ fn check_weight(
     aggregate: Option<&Aggregate>,
     decided: &[Decided],
 ) -> Result<(), Undecided> {
-    let (mut added, mut replaced) = (0usize, 0usize);
-    for its in decided.iter().filter(|decided| decided.id == *id) {
-        let (more, less) = growth(aggregate, &its.event);
-        added = added.saturating_add(more);
-        replaced = replaced.saturating_add(less);
-    }
-    // One that is too heavy, by other limits once, may become lighter.
-    if added <= replaced {
+    let its = || decided.iter().filter(|decided| decided.id == *id);
+    let before = aggregate.map_or(0, weight::of);
+    let at_most = its().map(|its| growth(&its.event)).fold(before, usize::saturating_add);
+    if at_most <= WEIGHT_MAX {
         return Ok(());
     }
-    let before = aggregate.map_or(0, weight::of);
-    match before.saturating_sub(replaced).saturating_add(added) > WEIGHT_MAX {
+    let mut after = aggregate.cloned();
+    for its in its() {
+        // What can't happen to it is found out where it is to happen.
+        let Ok(state) = Aggregate::apply(after, its.kind, id, &its.event) else { return Ok(()) };
+        after = Some(state);
+    }
+    let after = after.as_ref().map_or(0, weight::of);
+    // One that is too heavy, by other limits once, may become lighter.
+    match after > WEIGHT_MAX && after > before {
         true => Err(Refusal::Full { id: id.clone(), what: "bytes", max: WEIGHT_MAX }.into()),
         false => Ok(()),
     }
 }
 
-/// What an event adds to the weight of its object at most, and what that takes the place of.
-fn growth(aggregate: Option<&Aggregate>, event: &WorldEvent) -> (usize, usize) {
-    let attribute = |key: &String| aggregate.and_then(|known| known.object().attributes.get(key));
-    let (values, replaced) = match event {
-        WorldEvent::GameObjectCreated { attributes, .. } => (attributes.values().map(values).sum(), 0),
-        WorldEvent::GameObjectAttributeUpdated { key, value } => {
-            (values(value), attribute(key).map_or(0, weight::of_value))
-        }
-        WorldEvent::GameObjectAttributesUpdated { attributes } => (
-            attributes.values().map(values).sum(),
-            attributes.keys().filter_map(attribute).map(weight::of_value).sum(),
-        ),
-        WorldEvent::RoomDescriptionUpdated { .. } => match aggregate {
-            Some(Aggregate::Room(room)) => (0, bytes(&room.description)),
-            Some(Aggregate::GameObject(_) | Aggregate::Player(_)) | None => (0, 0),
-        },
-        WorldEvent::ItemAddedToInventory { position, .. } => (position.as_ref().map_or(1, values), 0),
-        WorldEvent::RoomExitAdded { .. } | WorldEvent::ItemEquipped { .. } => (1, 0),
-        WorldEvent::PlayerCreated { .. } | WorldEvent::RoomCreated { .. } => (0, 0),
-        // They change little, or make it lighter.
+/// What an event adds to the weight of its object at most.
+fn growth(event: &WorldEvent) -> usize {
+    let values = match event {
+        WorldEvent::GameObjectCreated { attributes, .. }
+        | WorldEvent::GameObjectAttributesUpdated { attributes } => attributes.values().map(values).sum(),
+        WorldEvent::GameObjectAttributeUpdated { value, .. } => values(value),
+        WorldEvent::ItemAddedToInventory { position, .. } => position.as_ref().map_or(1, values),
         WorldEvent::GameObjectContainerUpdated { .. }
         | WorldEvent::GameObjectDeleted {}
+        | WorldEvent::PlayerCreated { .. }
         | WorldEvent::PlayerPasswordUpdated { .. }
         | WorldEvent::PlayerAdminStatusUpdated { .. }
+        | WorldEvent::RoomCreated { .. }
+        | WorldEvent::RoomDescriptionUpdated { .. }
+        | WorldEvent::RoomExitAdded { .. }
         | WorldEvent::RoomExitRemoved { .. }
         | WorldEvent::ItemRemovedFromInventory { .. }
-        | WorldEvent::ItemUnequipped { .. } => return (0, 0),
+        | WorldEvent::ItemEquipped { .. }
+        | WorldEvent::ItemUnequipped { .. } => 1,
     };
-    (bytes(event).saturating_add(values.saturating_mul(VALUE_BYTES)), replaced)
+    // The names of its own fields are longer than those of the state.
+    FIELDS_BYTES.saturating_add(bytes(event)).saturating_add(values.saturating_mul(VALUE_BYTES))
 }
+
+/// What a new object has besides what is in its event.
+const FIELDS_BYTES: usize = 512;

@@ -8,6 +8,7 @@ use std::{
 use sha2::{Digest, Sha256};
 
 use super::{
+    capacity,
     command::{ACTOR, COMMAND, Command},
     decide::decide,
     error::{Damage, Problem, WorldError},
@@ -211,7 +212,8 @@ impl<'s> Planning<'s> {
             other => other,
         })?;
         let sequence = state.as_ref().map_or(0, |state| state.sequence);
-        let weight = state.as_ref().map_or(0, |state| weight::of(&state.aggregate));
+        // One that is heavier than it may be can still be made lighter.
+        let weight = state.as_ref().map_or(0, |state| weight::of(&state.aggregate).min(capacity::WEIGHT_MAX));
         self.known_weight = self.known_weight.saturating_add(weight);
         self.heads.insert(id.clone(), SequenceNumber(sequence));
         for (what, count, max) in

@@ -29,11 +29,6 @@ pub fn of_attributes(attributes: &Attributes, json_bytes: usize) -> usize {
     json_bytes.saturating_add(values.saturating_mul(VALUE_BYTES))
 }
 
-/// The same for one value.
-pub fn of_value(value: &Value) -> usize {
-    bytes(value).saturating_add(values(value).saturating_mul(VALUE_BYTES))
-}
-
 /// The values in a value, and itself. None is nested deeper than what reads JSON allows.
 pub fn values(value: &Value) -> usize {
     match value {

@@ -481,3 +481,17 @@ fn an_object_weighs_so_much_and_no_more() {
     let again = Operation::UpdateRoomDescription { description: "y".repeat(half) };
     assert_eq!(when(&known, "a", again).unwrap().len(), 1);
 }
+
+#[test]
+fn one_that_is_too_heavy_is_changed_and_made_lighter() {
+    let mut known = given(&[("a", player()), ("b", object()), ("a", attribute("hp", 100.into()))]);
+    let text = Value::String("x".repeat(WEIGHT_MAX));
+    let happened = WorldEvent::GameObjectAttributeUpdated { key: "long".into(), value: text };
+    known.apply(&id("a"), Kind::Player, &happened).unwrap();
+    assert_eq!(when(&known, "a", attribute("hp", 99.into())).unwrap().len(), 1);
+    assert_eq!(when(&known, "a", attribute("long", Value::Null)).unwrap().len(), 1);
+    assert_eq!(when(&known, "a", Operation::DeleteGameObject {}).unwrap().len(), 1);
+    let full = Err(Refusal::Full { id: id("a"), what: "bytes", max: WEIGHT_MAX });
+    assert_eq!(when(&known, "a", attribute("mp", 1.into())), full);
+    assert_eq!(when(&known, "a", add("b", None)), full);
+}
