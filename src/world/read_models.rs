@@ -146,15 +146,17 @@ impl ReadModels {
     /// # Errors
     /// The file can't be replaced.
     pub fn renew(&self) -> Result<(), ReadModelError> {
-        let mut writer = self.writer();
+        self.renew_with(&mut self.writer())
+    }
+
+    fn renew_with(&self, writer: &mut Tables) -> Result<(), ReadModelError> {
         self.changed();
         // What is still open has no file behind it any more.
         remove(&self.path)?;
         *writer = Tables::open(&self.path, &self.projections, Durability::Kept)?;
+        self.reach(Position(0));
         // Also for who opened the old file in between.
         self.changed();
-        drop(writer);
-        self.reach(Position(0));
         self.woken.notify_one();
         Ok(())
     }
@@ -179,7 +181,12 @@ impl ReadModels {
         if self.path.exists() {
             return Ok(());
         }
-        self.renew()
+        let mut writer = self.writer();
+        // Others may have seen it first.
+        match self.path.exists() {
+            true => Ok(()),
+            false => self.renew_with(&mut writer),
+        }
     }
 
     /// Asks the tables, as they are at one moment. May wait for the disk. Ends early when the answer is given up.
@@ -201,7 +208,11 @@ impl ReadModels {
         };
         let mut reader = match kept {
             Some(reader) => reader,
-            None => self.reader()?,
+            None => self.reader().or_else(|_| {
+                // Perhaps it is just being replaced.
+                drop(self.writer());
+                self.reader()
+            })?,
         };
         let given_up = given_up.clone();
         reader.progress_handler(STEPS, Some(move || given_up.is_cancelled()))?;
@@ -219,7 +230,11 @@ impl ReadModels {
         }
         let answer = answer.map_err(ReadModelError::from);
         if answer.as_ref().is_err_and(ReadModelError::is_damage) {
-            self.renew()?;
+            let mut writer = self.writer();
+            // Of many who see it the first is enough.
+            if self.generation() == generation {
+                self.renew_with(&mut writer)?;
+            }
         }
         answer
     }

@@ -81,7 +81,8 @@ impl Tables {
                 rows.pragma_update(None, "synchronous", "NORMAL")?;
             }
             Durability::Given => {
-                rows.pragma_update(None, "journal_mode", "OFF")?;
+                // Kept in memory: what fails is taken back here as well.
+                rows.pragma_update(None, "journal_mode", "MEMORY")?;
                 rows.pragma_update(None, "synchronous", "OFF")?;
             }
         }

@@ -111,12 +111,21 @@ fn times(tables: &Tables, last: u64) -> Vec<u64> {
 
 #[test]
 fn every_event_is_taken_in_once_whatever_fails_and_is_sent_again() {
+    taken_in_once(Durability::Kept);
+}
+
+#[test]
+fn so_it_is_in_tables_that_are_being_made() {
+    taken_in_once(Durability::Given);
+}
+
+fn taken_in_once(durability: Durability) {
     const LAST: u64 = 200;
     let folder = tempfile::tempdir().unwrap();
     let path = folder.path().join("read_models.sqlite");
     let counting = Arc::new(Counting::default());
     let projections: Vec<Box<dyn Projection>> = vec![Box::new(counting.clone())];
-    let open = || Tables::open(&path, &projections, Durability::Kept).unwrap();
+    let open = || Tables::open(&path, &projections, durability).unwrap();
     let mut random = fastrand::Rng::with_seed(5);
     let mut tables = open();
     let mut failures = 0;
@@ -148,12 +157,18 @@ fn every_event_is_taken_in_once_whatever_fails_and_is_sent_again() {
 
 #[test]
 fn an_event_that_a_projection_cannot_take_is_passed_over_by_it_alone() {
+    for durability in [Durability::Kept, Durability::Given] {
+        passed_over(durability);
+    }
+}
+
+fn passed_over(durability: Durability) {
     let folder = tempfile::tempdir().unwrap();
     let path = folder.path().join("read_models.sqlite");
     let counting = Arc::new(Counting::default());
     counting.cannot_take.store(5, Ordering::Relaxed);
     let projections: Vec<Box<dyn Projection>> = vec![Box::new(counting.clone())];
-    let mut tables = Tables::open(&path, &projections, Durability::Kept).unwrap();
+    let mut tables = Tables::open(&path, &projections, durability).unwrap();
     let events: Vec<_> = (1..=8).map(event).collect();
     tables.take(&projections, &events, reached(8)).unwrap();
     assert_eq!(times(&tables, 8), [1, 1, 1, 1, 0, 1, 1, 1]);
