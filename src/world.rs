@@ -146,8 +146,13 @@ impl World {
     ///
     /// # Errors
     /// It did not exist, is none of the world's, or is damaged.
-    pub fn get(&self, id: &AggregateId, moment: Moment) -> Result<State, WorldError> {
-        let state = replay::load(&self.store, id, moment)?;
+    pub fn get(
+        &self,
+        id: &AggregateId,
+        moment: Moment,
+        given_up: &CancellationToken,
+    ) -> Result<State, WorldError> {
+        let state = replay::load_unless(&self.store, id, moment, given_up)?;
         state.ok_or_else(|| Refusal::NoSuchObject(id.clone()).into())
     }
 
@@ -160,8 +165,9 @@ impl World {
         id: AggregateId,
         from: SequenceNumber,
         to: SequenceNumber,
+        given_up: &CancellationToken,
     ) -> Result<history::HistoryReader, WorldError> {
-        history::HistoryReader::open(&self.store, id, from, to)
+        history::HistoryReader::open(&self.store, id, from, to, given_up)
     }
 
     /// What changed between two moments.
@@ -230,9 +236,9 @@ impl World {
             // Before it is asked: what is said to be in the answer is.
             let position = self.read_models.position();
             let answer = self.read_models.read(given_up, &query);
-            let answer = answer.map_err(|error| WorldError::ReadModels(error.to_string()))?;
             // Unless other rows took the place of those meanwhile.
             if self.read_models.generation() == generation {
+                let answer = answer.map_err(|error| WorldError::ReadModels(error.to_string()))?;
                 return Ok((answer, position));
             }
         }

@@ -17,6 +17,7 @@ use super::{
 use crate::{
     config::LimitsConfig,
     event::{AggregateId, NAME_BYTES_MAX, Position, SequenceNumber},
+    store::EventStore,
     world::{
         Rebuild, World,
         difference::{DifferenceReader, WorldMoment},
@@ -34,8 +35,9 @@ mod json;
 /// History that is read at a time; with what it changed it makes about as much of a message.
 const READ_BYTES: usize = 64 * 1024;
 
-/// Objects in one message of a difference, and their bytes, unless a single one has more.
-const DIFFS_MAX: usize = 100;
+/// Objects that are looked at for one message of a difference, and the bytes of those that differ, unless a single one
+/// has more.
+const LOOKED_AT_MAX: usize = 32;
 const DIFF_BYTES: usize = 256 * 1024;
 
 const PROGRESS_EVERY: Duration = Duration::from_millis(500);
@@ -98,7 +100,7 @@ impl WorldCalls {
         let id = aggregate_id("id", id, NAME_BYTES_MAX, &mut wrong);
         let moment = moment("as_of", as_of, &mut wrong);
         let (id, moment) = wrong.none_or(id.zip(moment)).map_err(status::of_violations)?;
-        self.blocking(move |world, _| answer(&world.get(&id, moment)?)).await
+        self.blocking(move |world, given_up| answer(&world.get(&id, moment, given_up)?)).await
     }
 }
 
@@ -263,15 +265,18 @@ impl WorldService for WorldCalls {
         let id = aggregate_id("id", &request.id, NAME_BYTES_MAX, &mut wrong);
         let id = wrong.none_or(id).map_err(status::of_violations)?;
         let (from, to) = (SequenceNumber(request.from_sequence), SequenceNumber(request.to_sequence));
-        let reader = self.blocking(move |world, _| world.history(id, from, to)).await?;
-        let messages = stream::try_unfold(reader, |reader| async move {
-            let (reader, entries) = blocking(reader, |reader| reader.next(READ_BYTES)).await?;
-            let entries = entries.map_err(status::of_world_error)?;
-            if entries.is_empty() {
-                return Ok(None);
+        let reader = self.blocking(move |world, given_up| world.history(id, from, to, given_up)).await?;
+        let reading = self.reading.clone();
+        let messages = stream::try_unfold(reader, move |reader| {
+            let reading = reading.clone();
+            async move {
+                let (reader, entries) = piece(&reading, reader, |reader| reader.next(READ_BYTES)).await?;
+                if entries.is_empty() {
+                    return Ok(None);
+                }
+                let entries = entries.into_iter().map(encode::entry).collect();
+                Ok(Some((wire::GetHistoryResponse { entries }, reader)))
             }
-            let entries = entries.into_iter().map(encode::entry).collect();
-            Ok(Some((wire::GetHistoryResponse { entries }, reader)))
         });
         Ok(Response::new(bounded(messages, open)))
     }
@@ -289,29 +294,24 @@ impl WorldService for WorldCalls {
         let to = world_moment("to", request.to, WorldMoment::Now, &mut wrong);
         let (from, to) = wrong.none_or(from.zip(to)).map_err(status::of_violations)?;
         let reader = self.blocking(move |world, _| world.difference(from, to)).await?;
-        let store = self.world.store().clone();
+        let (store, reading) = (self.world.store().clone(), self.reading.clone());
         let messages = stream::try_unfold(reader, move |mut reader| {
-            let store = store.clone();
+            let (store, reading) = (store.clone(), reading.clone());
             async move {
                 // Piece by piece, so that it ends soon when nobody waits for it.
                 while !reader.is_ready() {
-                    let (back, collected) = blocking(reader, DifferenceReader::collect).await?;
-                    collected.map_err(status::of_world_error)?;
-                    reader = back;
+                    (reader, ()) = piece(&reading, reader, DifferenceReader::collect).await?;
                 }
-                let next = move |reader: &mut DifferenceReader| {
-                    let (mut objects, mut bytes) = (Vec::new(), 0usize);
-                    while objects.len() < DIFFS_MAX && bytes < DIFF_BYTES {
-                        let Some(object) = reader.next(&store)? else { break };
-                        let object = encode::object_diff(object);
-                        bytes = bytes.saturating_add(prost::Message::encoded_len(&object));
-                        objects.push(object);
+                while !reader.is_at_end() {
+                    let store = store.clone();
+                    let (back, objects) =
+                        piece(&reading, reader, move |reader| differing(reader, &store)).await?;
+                    reader = back;
+                    if !objects.is_empty() {
+                        return Ok(Some((wire::DiffWorldResponse { objects }, reader)));
                     }
-                    Ok(objects)
-                };
-                let (reader, objects) = blocking(reader, next).await?;
-                let objects = objects.map_err(status::of_world_error)?;
-                Ok((!objects.is_empty()).then_some((wire::DiffWorldResponse { objects }, reader)))
+                }
+                Ok(None)
             }
         });
         Ok(Response::new(bounded(messages, open)))
@@ -334,6 +334,37 @@ impl WorldService for WorldCalls {
         });
         Ok(Response::new(bounded(messages, open)))
     }
+}
+
+/// One piece of a stream: read in one of `places`, which it keeps to its end.
+async fn piece<R: Send + 'static, T: Send + 'static>(
+    places: &Arc<Semaphore>,
+    reader: R,
+    read: impl FnOnce(&mut R) -> Result<T, WorldError> + Send + 'static,
+) -> Result<(R, T), Status> {
+    let place = places.clone().acquire_owned().await;
+    let read = move |reader: &mut R| {
+        let _place = place;
+        read(reader)
+    };
+    let (reader, read) = blocking(reader, read).await?;
+    Ok((reader, read.map_err(status::of_world_error)?))
+}
+
+/// Those of the next objects that differ.
+fn differing(reader: &mut DifferenceReader, store: &EventStore) -> Result<Vec<wire::ObjectDiff>, WorldError> {
+    let (mut objects, mut bytes) = (Vec::new(), 0usize);
+    for _ in 0..LOOKED_AT_MAX {
+        if let Some(object) = reader.look(store)? {
+            let object = encode::object_diff(object);
+            bytes = bytes.saturating_add(prost::Message::encoded_len(&object));
+            objects.push(object);
+        }
+        if bytes >= DIFF_BYTES || reader.is_at_end() {
+            break;
+        }
+    }
+    Ok(objects)
 }
 
 fn id_of(state: &State) -> AggregateId {

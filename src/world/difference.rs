@@ -96,31 +96,32 @@ impl DifferenceReader {
         Ok(())
     }
 
-    /// The next object that differs. One that changed and changed back does not.
+    /// All objects that had events were looked at.
+    pub fn is_at_end(&self) -> bool {
+        self.is_ready() && self.left.is_empty()
+    }
+
+    /// Looks at the next object that had events; nothing where it is as it was, or there is none.
     ///
     /// # Errors
     /// Something can't be read.
-    pub fn next(&mut self, store: &EventStore) -> Result<Option<ObjectDiff>, WorldError> {
-        while let Some((id, kind)) = self.left.pop_first() {
-            match self.differs(store, &id, kind) {
-                Ok(None) => {}
-                Ok(differs) => return Ok(differs),
-                Err(WorldError::Damaged(damage)) => {
-                    return Ok(Some(ObjectDiff {
-                        id,
-                        kind,
-                        created: false,
-                        deleted: false,
-                        changes: Vec::new(),
-                        from: SequenceNumber(0),
-                        to: SequenceNumber(0),
-                        problem: Some(damage.to_string()),
-                    }));
-                }
-                Err(error) => return Err(error),
-            }
-        }
-        Ok(None)
+    pub fn look(&mut self, store: &EventStore) -> Result<Option<ObjectDiff>, WorldError> {
+        let Some((id, kind)) = self.left.pop_first() else { return Ok(None) };
+        let problem = match self.differs(store, &id, kind) {
+            Err(WorldError::Damaged(damage)) => damage.to_string(),
+            Err(WorldError::Store(error @ StoreError::Damaged(_))) => error.to_string(),
+            looked => return looked,
+        };
+        Ok(Some(ObjectDiff {
+            id,
+            kind,
+            created: false,
+            deleted: false,
+            changes: Vec::new(),
+            from: SequenceNumber(0),
+            to: SequenceNumber(0),
+            problem: Some(problem),
+        }))
     }
 
     fn differs(

@@ -29,6 +29,8 @@ pub enum WorldError {
     Damaged(#[from] Damage),
     #[error("{what}: the limit of {max} is reached")]
     TooMany { what: &'static str, max: u64 },
+    #[error("nobody waits for the answer any more")]
+    GivenUp,
     #[error("the world is being rebuilt already")]
     RebuildRunning,
     #[error("the read models can't be read: {0}")]

@@ -1,5 +1,7 @@
 //! The history of one aggregate: each event with what it changed, by whom, and why.
 
+use tokio_util::sync::CancellationToken;
+
 use super::{
     aggregate::Kind,
     changes::{self, Change},
@@ -48,9 +50,10 @@ impl HistoryReader {
         id: AggregateId,
         from: SequenceNumber,
         to: SequenceNumber,
+        given_up: &CancellationToken,
     ) -> Result<Self, WorldError> {
         let before = SequenceNumber(from.0.saturating_sub(1));
-        let state = replay::load(store, &id, Moment::Sequence(before))?;
+        let state = replay::load_unless(store, &id, Moment::Sequence(before), given_up)?;
         let reader = store.load(LoadRequest {
             aggregate_id: id.clone(),
             from,

@@ -4,6 +4,7 @@
 //! of the aggregates.
 
 use serde::{Deserialize, Serialize};
+use tokio_util::sync::CancellationToken;
 use tracing::debug;
 
 use super::{
@@ -127,7 +128,23 @@ pub fn last_sequence(store: &EventStore, id: &AggregateId) -> Result<SequenceNum
 /// # Errors
 /// It is none of the world's, or its history is damaged.
 pub fn load(store: &EventStore, id: &AggregateId, moment: Moment) -> Result<Option<State>, WorldError> {
-    load_from(store, id, moment, Snapshots::Used, &mut |_| {})
+    load_from(store, id, moment, Snapshots::Used, &mut |_| Ok(()))
+}
+
+/// The same, until nobody waits for it any more.
+///
+/// # Errors
+/// As [`load`], or it was given up.
+pub fn load_unless(
+    store: &EventStore,
+    id: &AggregateId,
+    moment: Moment,
+    given_up: &CancellationToken,
+) -> Result<Option<State>, WorldError> {
+    load_from(store, id, moment, Snapshots::Used, &mut |_| match given_up.is_cancelled() {
+        true => Err(WorldError::GivenUp),
+        false => Ok(()),
+    })
 }
 
 /// Whether a load may begin at a snapshot.
@@ -164,18 +181,19 @@ pub fn check(
         {
             wrong = Some(SequenceNumber(state.sequence));
         }
+        Ok(())
     };
     let state = load_from(store, id, Moment::Now, Snapshots::Ignored, &mut compare)?;
     Ok((state, wrong))
 }
 
-/// As [`load`]; `seen` is shown the state after each event.
+/// As [`load`]; `seen` is shown the state after each event, and may end it.
 fn load_from(
     store: &EventStore,
     id: &AggregateId,
     moment: Moment,
     snapshots: Snapshots,
-    seen: &mut dyn FnMut(&State),
+    seen: &mut dyn FnMut(&State) -> Result<(), WorldError>,
 ) -> Result<Option<State>, WorldError> {
     // A snapshot does not say at which position it was made.
     let usable = snapshots == Snapshots::Used && !matches!(moment, Moment::Position(_));
@@ -226,7 +244,7 @@ fn load_from(
                 problem: Problem::Event(EventError::NotJson),
             })?;
             let after = State::after(state, kind, &recorded)?;
-            seen(&after);
+            seen(&after)?;
             state = Some(after);
         }
     }
