@@ -230,18 +230,23 @@ impl World {
         given_up: &CancellationToken,
         query: impl Fn(&rusqlite::Connection) -> rusqlite::Result<T>,
     ) -> Result<(T, Position), WorldError> {
+        const TRIES_MAX: usize = 5;
         self.store.admit_read()?;
-        loop {
+        let mut failed = "they are made anew again and again".to_owned();
+        // Where the file can't be made anew, each try fails.
+        for _ in 0..TRIES_MAX {
             let generation = self.read_models.generation();
             // Before it is asked: what is said to be in the answer is.
             let position = self.read_models.position();
-            let answer = self.read_models.read(given_up, &query);
             // Unless other rows took the place of those meanwhile.
-            if self.read_models.generation() == generation {
-                let answer = answer.map_err(|error| WorldError::ReadModels(error.to_string()))?;
-                return Ok((answer, position));
+            match (self.read_models.read(given_up, &query), self.read_models.generation() == generation) {
+                (Ok(answer), true) => return Ok((answer, position)),
+                (Err(error), true) => return Err(WorldError::ReadModels(error.to_string())),
+                (Ok(_), false) => {}
+                (Err(error), false) => failed = error.to_string(),
             }
         }
+        Err(WorldError::ReadModels(failed))
     }
 
     /// How far each projection is.

@@ -87,7 +87,7 @@ pub fn game_objects(rows: &Connection, filter: &ObjectFilter, after: &str, count
 pub enum Depth {
     /// What lies directly in it.
     One,
-    /// What lies in that as well, and so on, over at most so many steps.
+    /// What lies in that as well, and so on, over at most [`STEPS_MAX`] steps.
     All,
 }
 

@@ -33,7 +33,7 @@ const CALL: &str = "call";
 
 /// Objects that the commands of one call may depend on, and what these may weigh together.
 const OBJECTS_MAX: usize = 1000;
-const WEIGHT_MAX: usize = 8_000_000;
+const OBJECTS_WEIGHT_MAX: usize = 8_000_000;
 
 /// What the events of a call may be; as an append of any caller.
 #[derive(Debug, Clone, Copy)]
@@ -216,9 +216,10 @@ impl<'s> Planning<'s> {
         let weight = state.as_ref().map_or(0, |state| weight::of(&state.aggregate).min(capacity::WEIGHT_MAX));
         self.known_weight = self.known_weight.saturating_add(weight);
         self.heads.insert(id.clone(), SequenceNumber(sequence));
-        for (what, count, max) in
-            [("objects", self.heads.len(), OBJECTS_MAX), ("bytes of objects", self.known_weight, WEIGHT_MAX)]
-        {
+        for (what, count, max) in [
+            ("objects", self.heads.len(), OBJECTS_MAX),
+            ("bytes of objects", self.known_weight, OBJECTS_WEIGHT_MAX),
+        ] {
             if count > max {
                 let problem = format!("depend on {count} {what}, {max} are allowed; send fewer in one call");
                 return Err(StoreError::invalid("commands", problem).into());

@@ -248,10 +248,17 @@ fn replay_all(
     }
 }
 
-/// Keeps a state as the newest snapshot.
-fn save(store: &EventStore, state: &State) -> Result<(), StoreError> {
-    let Some(snapshot) = state.snapshot() else { return Ok(()) };
-    tokio::runtime::Handle::current().block_on(store.save_snapshot(snapshot)).map(|_| ())
+/// Keeps a state as the newest snapshot, or says why not.
+fn save(store: &EventStore, state: &State) -> Result<(), String> {
+    let snapshot = state.snapshot().ok_or("its state can't be written as JSON")?;
+    let saving = store.save_snapshot(snapshot);
+    tokio::runtime::Handle::current().block_on(saving).map_err(|error| error.to_string())?;
+    let newest = store.load_snapshot(&state.aggregate.object().id).map_err(|error| error.to_string())?;
+    match newest.sequence.0 == state.sequence {
+        true => Ok(()),
+        // Perhaps it goes back to the wrong one.
+        false => Err("a newer one came meanwhile; rebuild again".to_owned()),
+    }
 }
 
 /// Exits and containers that are not there.

@@ -336,3 +336,25 @@ async fn a_page_is_no_larger_than_callers_take() {
     }
     assert_eq!(seen, MAPS);
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_file_that_cannot_be_made_anew_is_told_and_holds_up_nothing_else() {
+    let setup = Setup::local().set("world", "read_models_path: models/read_models.sqlite");
+    let service = Service::start(setup).await;
+    let game = Game::of(&service).await;
+    game.execute(json!([room("r"), player("p")])).await;
+    caught_up(&service).await;
+    let folder = service.dir().join("models");
+    std::fs::remove_dir_all(&folder).unwrap();
+    std::fs::write(&folder, "no folder").unwrap();
+    let found = game.try_ask("FindPlayer", json!({"name": "p"})).await.unwrap_err();
+    assert_eq!(found.reason(), "READ_MODELS", "{found}");
+    game.execute(json!([describing("r", "still")])).await;
+    assert_eq!(game.room("r").await["description"], "still");
+    // As soon as it can be made, it is.
+    std::fs::remove_file(&folder).unwrap();
+    std::fs::create_dir(&folder).unwrap();
+    assert!(game.try_ask("FindPlayer", json!({"name": "p"})).await.is_ok());
+    caught_up(&service).await;
+    assert_eq!(game.ask("FindPlayer", json!({"name": "p"})).await["players"][0]["id"], "p");
+}
