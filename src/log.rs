@@ -25,6 +25,7 @@ use crate::{
 
 mod cursor;
 mod frame;
+mod frame_search;
 pub(crate) mod fuzzing;
 mod group;
 mod recovery;

@@ -17,6 +17,7 @@ use tracing::warn;
 use super::{
     OpenError, Place, ReadError, Segments,
     frame::{self, Header},
+    frame_search::FrameSearch,
     segment,
 };
 use crate::crash_point::CrashPoint;
@@ -119,14 +120,16 @@ fn whole_frame(file: &segment::File, bytes: &Bytes, offset: u64) -> Option<Heade
 /// Whether a frame follows whose group began after `damaged`: then what lies at `damaged` was synced.
 fn later_group(file: &segment::File, bytes: &Bytes, damaged: u64) -> bool {
     let could_be = |offset: &u64| {
-        // Cheap, so that no contents, however made, have every checksum in them computed.
         let rest = usize::try_from(*offset).ok().and_then(|offset| bytes.get(offset..)).unwrap_or_default();
         Header::parse(rest)
             .is_ok_and(|header| header.group_offset > damaged && header.group_offset <= *offset)
     };
-    (damaged.saturating_add(1)..bytes.len() as u64)
-        .filter(could_be)
-        .any(|offset| whole_frame(file, bytes, offset).is_some())
+    let mut candidates = (damaged.saturating_add(1)..bytes.len() as u64).filter(could_be).peekable();
+    if candidates.peek().is_none() {
+        return false;
+    }
+    let search = FrameSearch::new(bytes.clone(), *file.salt());
+    candidates.any(|offset| search.whole_frame(offset).is_some())
 }
 
 /// Cuts the torn end off. The bytes are kept beside the segment: a person may want to look at them.

@@ -6,6 +6,7 @@ use bytes::Bytes;
 
 use super::{
     Place, ReadFrame, frame,
+    frame_search::FrameSearch,
     segment::{self, File},
 };
 
@@ -19,6 +20,8 @@ pub struct Salvage {
     pub skipped: u64,
     /// Where the last of them began, until it is known whether they were synced.
     damaged: Option<u64>,
+    /// Made where the first of them is met.
+    search: Option<FrameSearch>,
     synced_damage: Option<Place>,
 }
 
@@ -36,6 +39,7 @@ impl Salvage {
             place,
             skipped: 0,
             damaged: None,
+            search: None,
             synced_damage: None,
         }))
     }
@@ -44,6 +48,14 @@ impl Salvage {
     /// been synced once.
     pub fn take_synced_damage(&mut self) -> Option<Place> {
         self.synced_damage.take()
+    }
+
+    /// Where the next whole frame behind this place begins, or the segment ends.
+    fn next_frame(&mut self) -> u64 {
+        let end = self.bytes.len() as u64;
+        let search = self.search.get_or_insert_with(|| FrameSearch::new(self.bytes.clone(), self.salt));
+        let behind = self.place.offset.saturating_add(1);
+        (behind..end).find(|offset| search.whole_frame(*offset).is_some()).unwrap_or(end)
     }
 
     fn frame_here(&self) -> Option<(ReadFrame, u64)> {
@@ -70,8 +82,9 @@ impl Iterator for Salvage {
                 return Some(read);
             }
             self.damaged.get_or_insert(self.place.offset);
-            self.place.offset = self.place.offset.saturating_add(1);
-            self.skipped = self.skipped.saturating_add(1);
+            let passed_over = self.next_frame().saturating_sub(self.place.offset);
+            self.place.offset = self.place.offset.saturating_add(passed_over);
+            self.skipped = self.skipped.saturating_add(passed_over);
         }
         None
     }
