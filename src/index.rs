@@ -9,12 +9,13 @@ use std::{
     collections::{BTreeMap, HashMap},
     io,
     panic::{AssertUnwindSafe, catch_unwind},
-    sync::{Arc, Mutex, PoisonError, RwLock, RwLockReadGuard},
+    sync::{Arc, Mutex, PoisonError},
 };
 
-use fjall::{Database, Keyspace};
+use fjall::{Database, Keyspace, Readable};
 use quick_cache::sync::Cache;
 use rustix::io::Errno;
+use tokio::sync::watch;
 
 use crate::{
     event::{AggregateId, EventId, Position, SequenceNumber},
@@ -30,6 +31,7 @@ mod id_filter;
 mod opening;
 pub mod rebuild;
 mod recent;
+mod visible;
 
 pub use codec::Complete;
 use digest::{Digest, Part};
@@ -38,6 +40,7 @@ pub use examination::{Examination, Examined};
 use id_filter::IdFilter;
 pub use recent::Carrier;
 use recent::Memory;
+use visible::Visible;
 
 /// The database or what it holds is unusable. Deleting `storage/index` while the service is stopped mends it.
 #[derive(Debug, thiserror::Error)]
@@ -128,14 +131,15 @@ pub struct Index {
     /// kind and name of a type -> total
     totals_kept: Keyspace,
     meta: Keyspace,
-    totals: RwLock<Totals>,
-    complete: RwLock<Complete>,
+    /// Distinct types that are counted by name.
+    types_max: u64,
+    visible: Visible,
     /// Heads of aggregates that were lately changed. Only the thread that applies puts any in: a reader might
     /// put back one that is older.
     heads: Cache<AggregateId, Head>,
     memory: Memory,
     ids: Arc<IdFilter>,
-    /// What the database has; in `totals` and `complete` is what can be found.
+    /// What the database has; in `visible` is what can be found.
     stored: Mutex<Stored>,
 }
 
@@ -156,16 +160,33 @@ const META_COMPLETE: &[u8] = b"complete";
 impl Index {
     /// How far in the log everything is known.
     pub fn complete(&self) -> Complete {
-        *self.complete.read().unwrap_or_else(PoisonError::into_inner)
+        self.visible.read().complete
+    }
+
+    /// The same with the totals up to there.
+    pub fn figures(&self) -> (Complete, Totals) {
+        let visible = self.visible.read();
+        (visible.complete, visible.totals.clone())
+    }
+
+    /// Counts so many distinct types by name, and those beyond them together.
+    #[must_use]
+    pub fn counting_types(self, types_max: u64) -> Self {
+        Self { types_max, ..self }
     }
 
     /// # Errors
     /// The index is unusable.
     pub fn head(&self, id: &AggregateId) -> Result<Option<Head>, IndexError> {
-        match self.heads.get(id).or_else(|| self.memory.head(id)) {
+        match self.recent_head(id) {
             Some(head) => Ok(Some(head)),
             None => self.stored_head(id),
         }
+    }
+
+    fn recent_head(&self, id: &AggregateId) -> Option<Head> {
+        let _unmoved = self.visible.read();
+        self.heads.get(id).or_else(|| self.memory.head(id))
     }
 
     fn stored_head(&self, id: &AggregateId) -> Result<Option<Head>, IndexError> {
@@ -174,7 +195,7 @@ impl Index {
 
     /// The same for the thread that applies, which is about to build on it.
     fn head_to_change(&self, id: &AggregateId) -> Result<Option<Head>, IndexError> {
-        if let Some(head) = self.heads.get(id).or_else(|| self.memory.head(id)) {
+        if let Some(head) = self.recent_head(id) {
             return Ok(Some(head));
         }
         let Some(head) = self.stored_head(id)? else { return Ok(None) };
@@ -185,6 +206,11 @@ impl Index {
         }
         self.heads.insert(id.clone(), head.clone());
         Ok(Some(head))
+    }
+
+    /// Whether the event with this id may be stored. Looks at nothing but a filter in memory.
+    pub fn may_have_event(&self, id: EventId) -> bool {
+        self.ids.may_have(id)
     }
 
     /// Where the event with this id lies.
@@ -292,10 +318,14 @@ impl Index {
             Some(after) => Bound::Excluded(after.as_bytes().to_vec()),
             None => Bound::Included(prefix.as_bytes().to_vec()),
         };
-        let recent = self.memory.heads(prefix, after, count);
+        // Of one moment: what moves from the memory into the database meanwhile is in the one or the other.
+        let (recent, snapshot) = {
+            let _unmoved = self.visible.read();
+            (self.memory.heads(prefix, after, count), self.database.snapshot())
+        };
         let stored = guarded(|| {
             let mut found = BTreeMap::new();
-            for entry in self.aggregates.range((start, Bound::Unbounded)).take(count) {
+            for entry in snapshot.range(&self.aggregates, (start, Bound::Unbounded)).take(count) {
                 let (key, value) = entry.into_inner()?;
                 if !key.starts_with(prefix.as_bytes()) {
                     break;
@@ -311,12 +341,7 @@ impl Index {
     }
 
     pub fn totals(&self) -> Totals {
-        self.totals_held().clone()
-    }
-
-    /// The totals without a copy; nothing is applied while they are held.
-    fn totals_held(&self) -> RwLockReadGuard<'_, Totals> {
-        self.totals.read().unwrap_or_else(PoisonError::into_inner)
+        self.figures().1
     }
 
     /// Makes everything of `entries` findable and stores it, in one step. Not beside [`Index::add`].
@@ -325,37 +350,35 @@ impl Index {
     /// The index is unusable; it has all of it or nothing.
     pub fn apply(&self, entries: Entries) -> Result<(), IndexError> {
         let digest = self.store(&entries)?;
-        self.count(&entries);
         entries.events().iter().for_each(|(_, _, id, _)| self.ids.insert(id.as_bytes()));
-        let complete = Complete { digest, ..entries.complete };
-        self.reach(complete, entries.into_changed_heads());
+        let mut visible = self.visible.write();
+        entries.count(&mut visible.totals);
+        visible.complete = Complete { digest, ..entries.complete };
+        self.remember(entries.into_changed_heads());
         Ok(())
     }
 
-    /// Makes everything of `entries` findable, in one step. A [`Carrier`] stores it later.
+    /// Makes everything of `entries` findable, in one step with what `published` does. A [`Carrier`] stores it later.
     ///
     /// # Errors
     /// The index is unusable.
-    pub fn add(&self, entries: Entries) -> Result<(), IndexError> {
-        let complete = entries.complete;
+    pub fn add(&self, entries: Entries, published: impl FnOnce()) -> Result<(), IndexError> {
         let heads: Vec<_> = entries.changed_heads().map(|(id, head)| (id.clone(), head.clone())).collect();
-        self.count(&entries);
         entries.events().iter().for_each(|(_, _, id, _)| self.ids.insert(id.as_bytes()));
-        // The events before the heads: whoever knows of an event finds it.
-        self.memory.add(self, entries)?;
-        self.reach(complete, heads);
+        self.memory.wait_for_room()?;
+        let mut visible = self.visible.write();
+        entries.count(&mut visible.totals);
+        visible.complete = entries.complete;
+        self.memory.add(entries);
+        self.remember(heads);
+        published();
         Ok(())
     }
 
-    fn count(&self, entries: &Entries) {
-        entries.count(&mut self.totals.write().unwrap_or_else(PoisonError::into_inner));
-    }
-
-    fn reach(&self, complete: Complete, heads: impl IntoIterator<Item = (AggregateId, Head)>) {
+    fn remember(&self, heads: impl IntoIterator<Item = (AggregateId, Head)>) {
         for (id, head) in heads {
             self.heads.insert(id, head);
         }
-        *self.complete.write().unwrap_or_else(PoisonError::into_inner) = complete;
     }
 
     fn store(&self, entries: &Entries) -> Result<Digest, IndexError> {
@@ -372,6 +395,11 @@ impl Index {
     /// It takes no entries any more until it is opened again.
     pub fn has_failed(&self) -> bool {
         self.memory.has_failed()
+    }
+
+    /// Turns true with [`Index::has_failed`].
+    pub fn watch_failed(&self) -> watch::Receiver<bool> {
+        self.memory.watch_failed()
     }
 
     /// Whether it has as many entries as it should, as far as that is known without reading them. Of events it

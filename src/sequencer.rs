@@ -18,7 +18,7 @@ use std::{
 };
 
 use bytes::Bytes;
-use tokio::sync::{oneshot, watch};
+use tokio::sync::{Semaphore, oneshot, watch};
 use tracing::error;
 
 use crate::{
@@ -26,18 +26,23 @@ use crate::{
         AggregateId, AppendBounds, Content, ContentDigest, EventId, NewEvent, SequenceNumber, Snapshot,
         record::ForwardedMark,
     },
-    index::{Carrier, Index},
+    index::{Carrier, Head, Index},
     log::{Log, Place, Tip},
     stats::Counters,
     store::{Limit, Precondition, StoreError, Unavailable},
 };
 
 mod adopt;
+mod existing;
 mod group;
 mod judge;
+mod poisoned;
 mod worker;
 
 pub use adopt::{AdoptError, AdoptedTransaction};
+use existing::{SentEvent, StoredEvents};
+use poisoned::Unwritten;
+pub use poisoned::{Poisoned, PoisonedBy};
 use worker::Worker;
 
 /// What an append asks for, checked as far as that goes without knowing what is stored.
@@ -145,6 +150,11 @@ impl SnapshotThresholds {
         let own = self.by_id.get(id.as_str()).or_else(|| self.by_type.get(aggregate_type));
         own.copied().unwrap_or(self.default)
     }
+
+    fn is_due(&self, id: &AggregateId, head: &Head) -> bool {
+        let since = head.snapshot.map_or(0, |snapshot| snapshot.sequence.0);
+        head.last.0.saturating_sub(since) >= self.of(id, &head.aggregate_type)
+    }
 }
 
 /// What the sequencer is told once.
@@ -156,9 +166,10 @@ pub struct Settings {
     pub calls_waiting_max: usize,
     pub calls_waiting_bytes_max: u64,
     pub disk_free_min: u64,
-    /// Distinct event types, and distinct aggregate types.
-    pub types_max: u64,
 }
+
+/// Stored events are looked up by so many callers at once.
+const LOOKING_UP_MAX: usize = 8;
 
 /// Says whether writes are taken at this moment; asked again just before an append is judged.
 pub type Admission = dyn Fn(Tip) -> Result<(), StoreError> + Send + Sync;
@@ -173,6 +184,10 @@ pub struct Sequencer {
     thread: thread::Thread,
     settings: Arc<Settings>,
     tip: watch::Receiver<Tip>,
+    stored_events: StoredEvents,
+    /// Places of those who look stored events up.
+    looking_up: Arc<Semaphore>,
+    poisoned: watch::Receiver<Option<Arc<Poisoned>>>,
 }
 
 /// The running thread; joined at shutdown.
@@ -214,6 +229,8 @@ impl Sequencer {
         let unhurried = Arc::new(AtomicBool::new(false));
         let settings = Arc::new(settings);
         let (published, tip) = watch::channel(log.tip());
+        let (poisoning, poisoned) = watch::channel(None);
+        let stored_events = StoredEvents { index: index.clone(), segments: log.segments().clone() };
         let carrier = Carrier::start(index.clone())?;
         let worker = Worker {
             log,
@@ -226,10 +243,23 @@ impl Sequencer {
             marks: marks.clone(),
             marks_due: None,
             unhurried: unhurried.clone(),
+            stored_events: stored_events.clone(),
+            poisoned: poisoning,
+            unwritten: Unwritten::default(),
         };
         let thread = thread::Builder::new().name("sequencer".into()).spawn(move || worker.run(&waiting))?;
-        let sequencer =
-            Self { calls, waiting_bytes, marks, unhurried, thread: thread.thread().clone(), settings, tip };
+        let sequencer = Self {
+            calls,
+            waiting_bytes,
+            marks,
+            unhurried,
+            thread: thread.thread().clone(),
+            settings,
+            tip,
+            stored_events,
+            looking_up: Arc::new(Semaphore::new(LOOKING_UP_MAX)),
+            poisoned,
+        };
         Ok((sequencer, Running { thread }))
     }
 
@@ -247,6 +277,47 @@ impl Sequencer {
     pub async fn ended(&self) {
         let mut tip = self.tip.clone();
         while tip.changed().await.is_ok() {}
+    }
+
+    /// Why nothing is written any more, if that is so.
+    pub fn poisoned(&self) -> Option<Arc<Poisoned>> {
+        self.poisoned.borrow().clone()
+    }
+
+    /// Resolves when nothing is written any more.
+    pub async fn until_poisoned(&self) -> Arc<Poisoned> {
+        let mut poisoned = self.poisoned.clone();
+        if let Ok(found) = poisoned.wait_for(Option::is_some).await
+            && let Some(found) = found.clone()
+        {
+            return found;
+        }
+        std::future::pending().await
+    }
+
+    /// The answer to an append that was stored before, whatever the state of the service. Not finding it proves
+    /// nothing: it may be under way.
+    ///
+    /// # Errors
+    /// Its ids were used for something else, or its outcome can't be known before a restart.
+    pub async fn stored_before(&self, append: &Append) -> Result<Option<Stored>, StoreError> {
+        if self.poisoned.borrow().as_ref().is_some_and(|poisoned| poisoned.leaves_in_doubt(append)) {
+            return Err(StoreError::OutcomeUnknown);
+        }
+        let sent = SentEvent::all_of(append);
+        if !self.stored_events.may_have(&sent) {
+            return Ok(None);
+        }
+        let Ok(place) = self.looking_up.clone().acquire_owned().await else { return Ok(None) };
+        let (stored_events, settings, tip) = (self.stored_events.clone(), self.settings.clone(), self.tip());
+        let looked_up = tokio::task::spawn_blocking(move || {
+            // Held to the end, also where the caller has gone.
+            let _place = place;
+            let found = stored_events.find(&sent)?.filter(|found| found.bounds.last <= tip.position);
+            let index = &stored_events.index;
+            found.map(|found| found.into_stored(&sent, &settings.thresholds, |id| index.head(id))).transpose()
+        });
+        looked_up.await.unwrap_or(Ok(None))
     }
 
     /// Stores the events durably here, all or none.
@@ -382,7 +453,8 @@ impl GroupError {
                 ErrorKind::StorageFull | ErrorKind::QuotaExceeded => disk_full(settings.disk_free_min),
                 _ => StoreError::Unavailable(Unavailable::NotWritten),
             },
-            Self::Write(WriteError::Unknown(_)) | Self::Index(_) | Self::Broken => StoreError::OutcomeUnknown,
+            Self::Write(WriteError::Unknown(_)) | Self::Index(_) => StoreError::OutcomeUnknown,
+            Self::Broken => StoreError::Unavailable(Unavailable::NotWritten),
             Self::Write(WriteError::Failed) => Precondition::LocalLogFailed.into(),
         }
     }

@@ -33,7 +33,7 @@ use crate::{
     },
     history::{History, HistoryError},
     immudb,
-    index::{Index, IndexError},
+    index::IndexError,
     log::Tip,
     sequencer::{self, Sequencer, SnapshotThresholds},
     stats::Counters,
@@ -49,6 +49,7 @@ use crate::{
 };
 
 mod connections;
+mod failure;
 
 use connections::Patience;
 
@@ -91,6 +92,10 @@ pub enum ServerError {
     ReadModels(#[from] ReadModelError),
     #[error("{0} panicked")]
     Panicked(&'static str),
+    #[error("the local log can't be written: {0}; a start finds out what is stored")]
+    LogFailed(String),
+    #[error("the index takes no entries any more; the next start brings it up from the log")]
+    IndexFailed,
 }
 
 /// The parts that run.
@@ -120,9 +125,9 @@ pub async fn run(
     listener: TcpListener,
     shutdown: impl Future<Output = ()>,
 ) -> Result<(), ServerError> {
-    let storage_config = config.event_sourcing.clone();
+    let (storage_config, types_max) = (config.event_sourcing.clone(), config.limits.types_max);
     let opened = tokio::task::spawn_blocking(move || {
-        let storage = Storage::open(&storage_config)?;
+        let storage = Storage::open(&storage_config, types_max)?;
         EventFiles::refuse_without_log(&storage_config, storage.log.tip().position)?;
         Ok::<_, ServerError>(storage)
     });
@@ -138,7 +143,7 @@ pub async fn run(
     };
     let closing = parts.closing.clone();
     parts.tasks.spawn(async move { closing.run_until_cancelled(telemetry::report_runtime()).await });
-    let broken = broken(&mut parts, config.event_sourcing.index_path.clone());
+    let broken = failure::of_parts(&mut parts, &config.event_sourcing);
     let health = serve_health(&parts).await;
     let served = tokio::select! {
         served = serve(&config, &parts, world, health, listener, shutdown) => served,
@@ -161,47 +166,6 @@ fn start_world(config: &Config, options: &Options, parts: &Parts) -> Result<Arc<
     let Parts { tasks, closing, stopping, .. } = parts;
     let ends = Ends { tasks: tasks.clone(), closing: closing.clone(), stopping: stopping.clone() };
     World::start(parts.store.clone(), &settings, (options.projections)(), ends)
-}
-
-/// Resolves when a part without which nothing works has panicked, or the index is found damaged: better no
-/// service than half of one, or one that leaves something out.
-fn broken(parts: &mut Parts, index_path: PathBuf) -> impl Future<Output = ServerError> + use<> {
-    let (sequencer, forwarder) = (parts.store.sequencer().clone(), parts.forwarder.take());
-    let examined = parts.examined.take();
-    async move {
-        let forwarder = async {
-            let panicked = match forwarder {
-                Some(task) => !matches!(task.await, Ok(Ok(()))),
-                None => false,
-            };
-            if !panicked {
-                std::future::pending::<()>().await;
-            }
-        };
-        let damaged = async {
-            match examined {
-                Some(examined) => match examined.await {
-                    Ok(Err(error)) if !error.is_of_the_machine() => error,
-                    Ok(Err(error)) => {
-                        warn!(%error, "the index could not be examined");
-                        std::future::pending().await
-                    }
-                    Ok(Ok(())) | Err(_) => std::future::pending().await,
-                },
-                None => std::future::pending().await,
-            }
-        };
-        tokio::select! {
-            damage = damaged => {
-                if let Err(error) = Index::distrust(&index_path) {
-                    error!(%error, "delete the index, or the next start trusts it again");
-                }
-                ServerError::IndexDamaged(damage)
-            }
-            () = sequencer.ended() => ServerError::Panicked("the sequencer"),
-            () = forwarder => ServerError::Panicked("the forwarder"),
-        }
-    }
 }
 
 /// Starts everything but the server on the network.
@@ -322,7 +286,6 @@ fn sequencer_settings(config: &Config) -> sequencer::Settings {
         calls_waiting_max: config.limits.calls_waiting_max,
         calls_waiting_bytes_max: config.limits.calls_waiting_bytes_max as u64,
         disk_free_min: config.limits.disk_free_min,
-        types_max: config.limits.types_max,
     }
 }
 

@@ -49,10 +49,10 @@ impl Storage {
     ///
     /// # Errors
     /// Another process has them, the log is damaged, or a file can't be read or written.
-    pub fn open(config: &EventSourcingConfig) -> Result<Self, StorageError> {
+    pub fn open(config: &EventSourcingConfig, types_max: u64) -> Result<Self, StorageError> {
         let lock = Lock::take(&config.log_path)?;
         let opened = match Index::open(&config.index_path) {
-            Ok(index) => Some(index),
+            Ok(index) => Some(index.counting_types(types_max)),
             Err(error) if error.is_of_the_machine() => return Err(error.into()),
             Err(why) => {
                 warn!(%why, "the index can't be opened; it is rebuilt");
@@ -68,7 +68,7 @@ impl Storage {
                 if let Some(Err(why)) = other {
                     warn!(%why, "the index is rebuilt");
                 }
-                let index = Index::renew(&config.index_path)?;
+                let index = Index::renew(&config.index_path)?.counting_types(types_max);
                 bring_up(&index, &recovered)?;
                 (index, None)
             }

@@ -56,6 +56,20 @@ pub struct Figures {
     pub pending_snapshots: u64,
 }
 
+/// Whether an append was stored by this call, or by one before it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Attempt {
+    First,
+    /// Its events are stored, whatever became of them since.
+    Repeated,
+}
+
+impl Attempt {
+    pub fn of(stored: &Stored) -> Self {
+        if stored.already { Self::Repeated } else { Self::First }
+    }
+}
+
 /// Whether writes are allowed at all.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum EventSourcing {
@@ -94,17 +108,22 @@ impl EventStore {
     /// See [`StoreError`].
     pub async fn append(&self, append: Append) -> Result<Appended, StoreError> {
         let stored = self.append_here(append).await?;
-        let stored_in = self.settle(stored.end, stored.bounds.last).await?;
+        let stored_in = self.settle(stored.end, stored.bounds.last, Attempt::of(&stored)).await?;
         Ok(Appended { stored, stored_in })
     }
 
     /// The first half of an append: its events are durable here. The caller's answer has to wait for
-    /// [`EventStore::settle`].
+    /// [`EventStore::settle`]. What was stored before is answered before anything is refused that concerns new events
+    /// only.
     ///
     /// # Errors
     /// See [`StoreError`].
     pub async fn append_here(&self, append: Append) -> Result<Stored, StoreError> {
         self.counted_write(async {
+            self.standing.admit_resend()?;
+            if let Some(stored) = self.sequencer.stored_before(&append).await? {
+                return Ok(stored);
+            }
             self.admit_write()?;
             self.sequencer.append(append).await
         })
@@ -116,23 +135,34 @@ impl EventStore {
     ///
     /// # Errors
     /// The outcome is not known.
-    pub async fn settle(&self, end: Place, last: Position) -> Result<StoredIn, StoreError> {
+    pub async fn settle(&self, end: Place, last: Position, attempt: Attempt) -> Result<StoredIn, StoreError> {
         self.counted_write(async {
             match self.standing.settle(end, Some(last), self.sequencer.tip()).await {
                 Settled::Local => Ok(StoredIn::LocalLog),
-                Settled::Unknown => Err(StoreError::OutcomeUnknown),
-                Settled::Immudb => Ok(StoredIn::Immudb(self.transaction(last)?)),
+                Settled::Immudb => Ok(StoredIn::Immudb(self.transaction(last))),
+                Settled::Unknown => match attempt {
+                    Attempt::First => Err(StoreError::OutcomeUnknown),
+                    Attempt::Repeated if self.standing.is_forwarded(end, last) => {
+                        Ok(StoredIn::Immudb(self.transaction(last)))
+                    }
+                    Attempt::Repeated => Ok(StoredIn::LocalLog),
+                },
             }
         })
         .await
     }
 
-    fn transaction(&self, position: Position) -> Result<u64, StoreError> {
+    /// The transaction that took the event at `position`; 0 where that is not known. The append is stored, so nothing
+    /// here may make a failure of it.
+    fn transaction(&self, position: Position) -> u64 {
         if let Some(tx) = self.standing.committed_transaction(position) {
-            return Ok(tx);
+            return tx;
         }
-        let tx = self.history.index.transaction(position)?;
-        Ok(tx.or_else(|| self.standing.supposed_transaction(position)).unwrap_or(0))
+        let tx = self.history.index.transaction(position).unwrap_or_else(|error| {
+            tracing::warn!(%error, position = position.0, "the transaction of an event can't be looked up");
+            None
+        });
+        tx.or_else(|| self.standing.supposed_transaction(position)).unwrap_or(0)
     }
 
     /// Keeps a snapshot, unless a newer one is there. Says where it lies.
@@ -268,8 +298,9 @@ impl EventStore {
     }
 
     pub fn figures(&self) -> Figures {
-        let complete = self.history.index.complete();
+        // In this order: what ImmuDB has is never ahead of what is stored.
         let view = self.standing.view();
+        let (complete, totals) = self.history.index.figures();
         let (pending_events, pending_snapshots) = match view.state {
             crate::forwarder::State::LocalOnly => (0, 0),
             _ => (
@@ -277,7 +308,7 @@ impl EventStore {
                 complete.tip.snapshots.saturating_sub(view.forwarded.snapshots),
             ),
         };
-        Figures { complete, totals: self.history.index.totals(), view, pending_events, pending_snapshots }
+        Figures { complete, totals, view, pending_events, pending_snapshots }
     }
 
     pub fn history(&self) -> &History {

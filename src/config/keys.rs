@@ -58,6 +58,7 @@ pub(super) const KEYS: &[Key] = &[
     key("event_sourcing.event_files", Kind::Flag),
     key("event_sourcing.event_files_max", count(0, 10_000_000)),
     key("event_sourcing.segment_bytes_max", bytes(MIB, GIB)),
+    key("event_sourcing.log_failure_grace", seconds(0.0, 3600.0)),
     key("world.read_models_path", Kind::File),
     key("immudb.address", Kind::Host),
     key("immudb.port", count(1, 65_535)),

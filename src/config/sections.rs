@@ -50,6 +50,8 @@ pub struct EventSourcingConfig {
     pub event_files: bool,
     pub event_files_max: u64,
     pub segment_bytes_max: u64,
+    #[serde(with = "seconds")]
+    pub log_failure_grace: Duration,
 }
 
 impl Default for EventSourcingConfig {
@@ -65,6 +67,7 @@ impl Default for EventSourcingConfig {
             event_files: true,
             event_files_max: 100_000,
             segment_bytes_max: 64 << 20,
+            log_failure_grace: Duration::from_secs(10),
         }
     }
 }

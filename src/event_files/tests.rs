@@ -107,7 +107,7 @@ fn writer(dir: &std::path::Path, forwarded: u64) -> (Writer, Arc<EventFiles>) {
     let writer = Writer {
         folder: Folder::new(&config.storage_path),
         files_max: 100,
-        history: Storage::open(&config).unwrap().history(),
+        history: Storage::open(&config, 1000).unwrap().history(),
         standing,
         shared: shared.clone(),
         cursor: None,

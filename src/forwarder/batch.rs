@@ -209,7 +209,7 @@ mod tests {
             index_path: dir.path().join("index"),
             ..EventSourcingConfig::default()
         };
-        let mut storage = Storage::open(&config).unwrap();
+        let mut storage = Storage::open(&config, 1000).unwrap();
         let aggregate = AggregateId::new("room-1").unwrap();
         let mut tips = Vec::new();
         let mut entries = crate::index::Entries::new(&storage.index);

@@ -199,6 +199,17 @@ impl Standing {
         Ok(())
     }
 
+    /// Whether a call may be answered with what an earlier one stored.
+    ///
+    /// # Errors
+    /// Says why it may not.
+    pub fn admit_resend(&self) -> Result<(), StoreError> {
+        if self.lock().shutting_down {
+            return Err(StoreError::Unavailable(Unavailable::ShuttingDown));
+        }
+        self.admit_read()
+    }
+
     /// Whether anything is served now.
     ///
     /// # Errors
@@ -260,6 +271,12 @@ impl Standing {
                 Ok(Err(_)) | Err(_) => Settled::Local,
             },
         }
+    }
+
+    /// Whether ImmuDB has, as far as is known, the append that ends at `end` with the event at `last`.
+    pub fn is_forwarded(&self, end: Place, last: Position) -> bool {
+        let inner = self.lock();
+        inner.place >= end || last <= inner.view.forwarded.position
     }
 
     /// When the caller that has waited longest for ImmuDB began to.

@@ -228,7 +228,6 @@ mod tests {
             (full(Limit::ConcurrentCalls), Code::ResourceExhausted, "CONCURRENT_CALLS"),
             (full(Limit::ReceivingBytes), Code::ResourceExhausted, "RECEIVING_BYTES"),
             (full(Limit::UnreadBytes), Code::ResourceExhausted, "UNREAD_BYTES"),
-            (full(Limit::Types), Code::ResourceExhausted, "TYPES"),
             (StoreError::Unavailable(Unavailable::Starting), Code::Unavailable, "STARTING"),
             (StoreError::Unavailable(Unavailable::ShuttingDown), Code::Unavailable, "SHUTTING_DOWN"),
             (StoreError::Unavailable(Unavailable::FirstContact), Code::Unavailable, "FIRST_CONTACT"),

@@ -2,7 +2,7 @@
 //! is also where the sequencer sees what the appends before in the same group did.
 
 use std::{
-    collections::{HashMap, HashSet, hash_map::Entry},
+    collections::{HashMap, hash_map::Entry},
     sync::Arc,
 };
 
@@ -12,6 +12,7 @@ use super::{
     Complete, Head, Index, IndexError, SnapshotHead, Totals,
     codec::{self, TotalKind},
     digest::{Digest, Part},
+    visible::AddedTypes,
 };
 use crate::{
     event::{
@@ -33,8 +34,8 @@ pub struct Entries {
     transactions: Vec<(Position, u64)>,
     /// ImmuDB lost the transactions behind this position.
     transactions_lost: Option<Position>,
-    event_types: HashMap<Arc<str>, u64>,
-    aggregate_types: HashMap<Arc<str>, u64>,
+    event_types: AddedTypes,
+    aggregate_types: AddedTypes,
     pub(super) complete: Complete,
 }
 
@@ -86,15 +87,19 @@ pub struct IndexedSnapshot {
 impl Entries {
     /// Nothing yet, on top of what the index has.
     pub fn new(index: &Index) -> Self {
+        Self::after(index.complete())
+    }
+
+    pub(super) fn after(complete: Complete) -> Self {
         Self {
             heads: HashMap::new(),
             events: Vec::new(),
             findable: Vec::new(),
             transactions: Vec::new(),
             transactions_lost: None,
-            event_types: HashMap::new(),
-            aggregate_types: HashMap::new(),
-            complete: index.complete(),
+            event_types: AddedTypes::default(),
+            aggregate_types: AddedTypes::default(),
+            complete,
         }
     }
 
@@ -118,19 +123,6 @@ impl Entries {
         let known = KnownHead { before: head.clone(), head: head.clone(), changed: false };
         self.heads.insert(id.clone(), known);
         Ok(head)
-    }
-
-    /// Whether events of these types leave no more than `types_max` types of each kind.
-    pub fn has_room_for_types<'t>(
-        &self,
-        index: &Index,
-        types_max: u64,
-        event_types: impl Iterator<Item = &'t Arc<str>>,
-        aggregate_types: impl Iterator<Item = &'t Arc<str>>,
-    ) -> bool {
-        let totals = index.totals_held();
-        types_after(&totals.event_types, &self.event_types, event_types) <= types_max
-            && types_after(&totals.aggregate_types, &self.aggregate_types, aggregate_types) <= types_max
     }
 
     fn set_head(&mut self, id: AggregateId, head: Head) {
@@ -182,9 +174,13 @@ impl Entries {
         self.make_findable(first.position, frame);
         for event in events {
             let known = self.head(index, &event.aggregate_id)?;
-            let head = known.unwrap_or_else(|| self.first_of(&event));
+            let head = known.unwrap_or_else(|| self.first_of(index, &event));
             self.events.push((head.number, event.sequence, event.id, event.place));
-            *self.event_types.entry(event.event_type).or_default() += 1;
+            self.event_types.add(
+                &index.visible.read().totals.event_types,
+                index.types_max,
+                &event.event_type,
+            );
             self.complete.recorded_at = event.recorded_at;
             self.set_head(event.aggregate_id, Head { last: event.sequence, ..head });
         }
@@ -223,9 +219,10 @@ impl Entries {
         self.complete.tip = tip;
     }
 
-    fn first_of(&mut self, event: &IndexedEvent) -> Head {
+    fn first_of(&mut self, index: &Index, event: &IndexedEvent) -> Head {
         self.complete.aggregates = self.complete.aggregates.saturating_add(1);
-        *self.aggregate_types.entry(event.aggregate_type.clone()).or_default() += 1;
+        let totals = &index.visible.read().totals.aggregate_types;
+        self.aggregate_types.add(totals, index.types_max, &event.aggregate_type);
         Head {
             number: self.complete.aggregates,
             last: SequenceNumber(0),
@@ -257,12 +254,8 @@ impl Entries {
             self.transactions_lost = Some(lost.min(self.transactions_lost.unwrap_or(lost)));
         }
         self.transactions.extend(added.transactions);
-        for (name, count) in added.event_types {
-            *self.event_types.entry(name).or_default() += count;
-        }
-        for (name, count) in added.aggregate_types {
-            *self.aggregate_types.entry(name).or_default() += count;
-        }
+        self.event_types.join(added.event_types);
+        self.aggregate_types.join(added.aggregate_types);
         self.complete = added.complete;
     }
 
@@ -302,14 +295,8 @@ impl Entries {
 
     /// Adds to the totals what these events do.
     pub(super) fn count(&self, totals: &mut Totals) {
-        let add = |added: &HashMap<Arc<str>, u64>, totals: &mut HashMap<Arc<str>, u64>| {
-            for (name, count) in added {
-                let total = totals.entry(name.clone()).or_default();
-                *total = total.saturating_add(*count);
-            }
-        };
-        add(&self.event_types, &mut totals.event_types);
-        add(&self.aggregate_types, &mut totals.aggregate_types);
+        self.event_types.count(&mut totals.event_types);
+        self.aggregate_types.count(&mut totals.aggregate_types);
     }
 
     /// Puts everything into `batch`, and the totals that result into `totals`. `digest` is of what the database
@@ -358,8 +345,8 @@ impl Entries {
                 batch.insert(&index.totals_kept, key, total.to_be_bytes());
             }
         };
-        add(TotalKind::EventType, &self.event_types, &mut totals.event_types);
-        add(TotalKind::AggregateType, &self.aggregate_types, &mut totals.aggregate_types);
+        add(TotalKind::EventType, &self.event_types.counts, &mut totals.event_types);
+        add(TotalKind::AggregateType, &self.aggregate_types.counts, &mut totals.aggregate_types);
         Ok(digest)
     }
 
@@ -386,19 +373,4 @@ impl Entries {
         }
         Ok(())
     }
-}
-
-/// How many types there are with these; 0 if none of them is new.
-fn types_after<'t>(
-    stored: &HashMap<Arc<str>, u64>,
-    added: &HashMap<Arc<str>, u64>,
-    types: impl Iterator<Item = &'t Arc<str>>,
-) -> u64 {
-    let is_new = |name: &&str| !stored.contains_key(*name);
-    let mut new: HashSet<&str> = types.map(|name| &**name).filter(is_new).collect();
-    if new.is_empty() {
-        return 0;
-    }
-    new.extend(added.keys().map(|name| &**name).filter(is_new));
-    (stored.len() + new.len()) as u64
 }

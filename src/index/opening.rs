@@ -3,7 +3,7 @@
 use std::{
     fs, io,
     path::{Path, PathBuf},
-    sync::{Arc, Mutex, PoisonError, RwLock},
+    sync::{Arc, Mutex, PoisonError},
 };
 
 use fjall::{Database, KeyspaceCreateOptions};
@@ -12,6 +12,7 @@ use tracing::warn;
 
 use super::{
     Complete, Index, IndexError, META_COMPLETE, Stored, files, guarded, id_filter::IdFilter, recent::Memory,
+    visible::Visible,
 };
 
 pub(super) const FORMAT: &[u8] = b"format";
@@ -114,7 +115,7 @@ impl Index {
             None => Complete::default(),
             Some(bytes) => Complete::decode(&bytes).ok_or(IndexError::Entry("meta"))?,
         };
-        let index = Self {
+        let mut index = Self {
             aggregates: keyspace("aggregates", 16)?,
             events: keyspace("events", 16)?,
             event_ids: keyspace("event_ids", 16)?,
@@ -122,8 +123,8 @@ impl Index {
             transactions: keyspace("transactions", 2)?,
             totals_kept: keyspace("totals", 2)?,
             meta,
-            totals: RwLock::default(),
-            complete: RwLock::new(complete),
+            types_max: u64::MAX,
+            visible: Visible::default(),
             heads: Cache::new(HEADS_MAX),
             memory: Memory::default(),
             ids: Arc::new(IdFilter::new(complete.tip.position.0)),
@@ -131,7 +132,7 @@ impl Index {
             database,
         };
         let totals = index.load_totals()?;
-        *index.totals.write().unwrap_or_else(PoisonError::into_inner) = totals.clone();
+        index.visible = Visible::new(complete, totals.clone());
         *index.stored.lock().unwrap_or_else(PoisonError::into_inner) =
             Stored { totals, digest: complete.digest };
         Ok(index)

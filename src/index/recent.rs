@@ -11,9 +11,10 @@ use std::{
     time::Duration,
 };
 
+use tokio::sync::watch;
 use tracing::error;
 
-use super::{Direction, Entries, Head, Index, IndexError, guarded};
+use super::{Complete, Direction, Entries, Head, Index, IndexError, guarded};
 use crate::{
     event::{AggregateId, EventId, Position},
     log::{Place, RecordPlace},
@@ -44,8 +45,8 @@ struct Run {
 }
 
 impl Recent {
-    fn new(index: &Index) -> Self {
-        Self { entries: Entries::new(index), ids: HashMap::new(), runs: HashMap::new() }
+    fn new(complete: Complete) -> Self {
+        Self { entries: Entries::after(complete), ids: HashMap::new(), runs: HashMap::new() }
     }
 
     fn add(&mut self, added: Entries) {
@@ -94,6 +95,7 @@ pub(super) struct Memory {
     layers: RwLock<Layers>,
     progress: Mutex<Progress>,
     changed: Condvar,
+    failed: watch::Sender<bool>,
 }
 
 #[derive(Debug, Default)]
@@ -180,18 +182,21 @@ impl Memory {
         ids.into_iter().take(count).filter_map(|id| Some((id.clone(), head(id)?))).collect()
     }
 
-    /// Makes them findable.
-    pub fn add(&self, index: &Index, entries: Entries) -> Result<(), IndexError> {
-        let added = entries.event_count();
+    /// Waits until there is room for more.
+    pub fn wait_for_room(&self) -> Result<(), IndexError> {
         let mut progress = self.progress.lock().unwrap_or_else(PoisonError::into_inner);
         while progress.events >= EVENTS_WAITING_MAX && !progress.failed {
             progress = self.changed.wait(progress).unwrap_or_else(PoisonError::into_inner);
         }
-        if progress.failed {
-            return Err(IndexError::NotTaken);
-        }
+        if progress.failed { Err(IndexError::NotTaken) } else { Ok(()) }
+    }
+
+    /// Makes them findable. One thread adds, and waited for room before.
+    pub fn add(&self, entries: Entries) {
+        let added = entries.event_count();
+        let mut progress = self.progress.lock().unwrap_or_else(PoisonError::into_inner);
         let mut layers = self.layers.write().unwrap_or_else(PoisonError::into_inner);
-        layers.recent.get_or_insert_with(|| Recent::new(index)).add(entries);
+        layers.recent.get_or_insert_with(|| Recent::new(entries.complete)).add(entries);
         drop(layers);
         let before = progress.events;
         progress.events = before.saturating_add(added);
@@ -199,7 +204,6 @@ impl Memory {
         if first || (before < EVENTS_MAX && progress.events >= EVENTS_MAX) {
             self.changed.notify_all();
         }
-        Ok(())
     }
 
     /// Waits until there is enough to carry over, or it has waited long enough. `None`: the end.
@@ -224,7 +228,12 @@ impl Memory {
 
     /// The database took something no more.
     pub fn has_failed(&self) -> bool {
-        self.progress.lock().unwrap_or_else(PoisonError::into_inner).failed
+        *self.failed.borrow()
+    }
+
+    /// Resolves when it has.
+    pub fn watch_failed(&self) -> watch::Receiver<bool> {
+        self.failed.subscribe()
     }
 
     /// It was.
@@ -235,6 +244,7 @@ impl Memory {
             Err(error) => {
                 error!(%error, "the index takes no entries any more; they are made again at the next start");
                 progress.failed = true;
+                self.failed.send_replace(true);
             }
         }
         self.changed.notify_all();

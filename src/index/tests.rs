@@ -159,7 +159,7 @@ fn what_was_added_is_found_wherever_it_is_on_its_way_into_the_database() {
             rebuild::add_frame(&layered, &mut entries, read).unwrap();
         }
         entries.reach(written.log.tip());
-        layered.add(entries).unwrap();
+        layered.add(entries, || ()).unwrap();
         match carried.take() {
             None if chance.u8(..3) == 0 => carried = layered.memory.take(),
             None => {}
@@ -195,7 +195,7 @@ fn a_carrier_leaves_nothing_in_memory() {
     let mut cursor = Cursor::new(written.log.segments().clone(), Place::START);
     let mut entries = Entries::new(&index);
     rebuild::add_frame(&index, &mut entries, cursor.next(written.log.tip().end).unwrap().unwrap()).unwrap();
-    index.add(entries).unwrap();
+    index.add(entries, || ()).unwrap();
     let found = written.answers(&index);
     drop(carrier);
     drop(index);
@@ -322,7 +322,7 @@ fn an_index_with_too_few_entries_is_known_without_reading_them() {
     let with = |events: u64, aggregates: u64| {
         let tip = Tip { position: Position(complete.tip.position.0 + events), ..complete.tip };
         let aggregates = complete.aggregates + aggregates;
-        *index.complete.write().unwrap() = Complete { tip, aggregates, ..complete };
+        index.visible.write().complete = Complete { tip, aggregates, ..complete };
         index.has_enough()
     };
     assert!(!with(1, 0) && !with(0, 1) && with(0, 0));

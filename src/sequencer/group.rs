@@ -1,10 +1,17 @@
 //! One group: the frames, what they add to the index, and the answers that wait for its sync.
 
-use std::{collections::HashMap, sync::PoisonError};
+use std::{
+    collections::{HashMap, HashSet},
+    sync::PoisonError,
+    time::{Duration, Instant},
+};
 
-use tracing::{debug, error};
+use tracing::debug;
 
-use super::{AdoptError, Call, GroupError, Reply, SnapshotStored, Stored, Worker, disk_full, judge::Known};
+use super::{
+    AdoptError, Call, GroupError, Reply, SnapshotStored, Stored, Worker, disk_full, existing::ExistingEvent,
+    poisoned::PoisonedBy,
+};
 use crate::{
     crash_point::CrashPoint,
     event::{
@@ -23,7 +30,7 @@ pub(super) struct OpenGroup {
     /// The time of everything in the group.
     pub now: Timestamp,
     /// Events of this group, which can't be looked up in the log yet.
-    pub events: HashMap<EventId, Known>,
+    pub events: HashMap<EventId, ExistingEvent>,
     /// What was laid out can't be found any more, so nothing of it may be written.
     pub broken: bool,
     /// Asked once for all of it.
@@ -31,6 +38,7 @@ pub(super) struct OpenGroup {
     /// The notes that it takes along.
     marks: Vec<ForwardedMark>,
     answers: Vec<Answer>,
+    began: Instant,
 }
 
 enum Answer {
@@ -41,12 +49,27 @@ enum Answer {
 }
 
 impl OpenGroup {
-    /// Judges a call and adds what it stores. A call that needs this group to be written first comes back.
+    /// A group is closed at any of these bounds; what waits beyond it makes the next. Refusals and resends add no
+    /// bytes, but those who wait for the others are to be answered.
+    const BYTES_MAX: usize = 8 * 1024 * 1024;
+    const CALLS_MAX: usize = 4096;
+    const JUDGING_MAX: Duration = Duration::from_millis(10);
+
+    pub fn is_full(&self) -> bool {
+        self.frames.byte_count() >= Self::BYTES_MAX
+            || self.answers.len() >= Self::CALLS_MAX
+            || self.began.elapsed() >= Self::JUDGING_MAX
+    }
+
+    /// Judges a call and adds what it stores. A call that needs this group to be written first comes back. One that
+    /// nobody waits for any more is dropped: it is not in the group yet, so nothing of it is stored.
     pub fn take(&mut self, worker: &mut Worker, call: Call) -> Option<Call> {
         match call {
+            Call::Append { reply, .. } if reply.is_closed() => {}
+            Call::Snapshot { reply, .. } if reply.is_closed() => {}
             Call::Append { append, weight, reply } => {
                 drop(weight);
-                let result = self.admit(worker).and_then(|()| self.append(worker, append));
+                let result = self.append(worker, append);
                 self.answers.push(Answer::Append(reply, result));
             }
             Call::Snapshot { snapshot, weight, reply } => {
@@ -76,7 +99,7 @@ impl OpenGroup {
         None
     }
 
-    fn admit(&self, worker: &Worker) -> Result<(), StoreError> {
+    pub(super) fn admit(&self, worker: &Worker) -> Result<(), StoreError> {
         (worker.admission)(self.frames.tip())?;
         match self.disk_is_full {
             true => Err(disk_full(worker.settings.disk_free_min)),
@@ -90,9 +113,16 @@ impl Worker {
     pub(super) fn begin(&mut self) -> Result<OpenGroup, GroupError> {
         if self.index.has_failed() {
             // What is written now could not be found.
-            self.log.fail();
+            self.poison(PoisonedBy::Index, "the index takes no entries any more", HashSet::new());
         }
-        let frames = self.log.begin()?;
+        let frames = self.log.begin().map_err(|error| match error {
+            // A new segment failed: of the calls that come to this group nothing was written.
+            WriteError::Unknown(source) => {
+                self.poison(PoisonedBy::Log, &source.to_string(), HashSet::new());
+                WriteError::Failed
+            }
+            other @ (WriteError::NotWritten(_) | WriteError::Failed) => other,
+        })?;
         let entries = Entries::new(&self.index);
         // The clock may be set back; recorded times never run backwards.
         let now = Timestamp::now().max(entries.complete().recorded_at);
@@ -100,8 +130,9 @@ impl Worker {
         let marks = std::mem::take(&mut *self.marks.lock().unwrap_or_else(PoisonError::into_inner));
         let (events, answers) = (HashMap::new(), Vec::new());
         let disk_is_full = self.disk_is_full();
+        let (broken, began) = (false, Instant::now());
         let mut group =
-            OpenGroup { frames, entries, now, events, broken: false, disk_is_full, marks, answers };
+            OpenGroup { frames, entries, now, events, broken, disk_is_full, marks, answers, began };
         for mark in &group.marks {
             group.frames.mark(&record::encode_mark(*mark));
             group.entries.add_mark(*mark);
@@ -117,7 +148,7 @@ impl Worker {
 
     /// Writes the group, makes it findable, tells everybody, and answers.
     pub(super) fn finish(&mut self, group: OpenGroup) {
-        let OpenGroup { frames, mut entries, answers, broken, marks, .. } = group;
+        let OpenGroup { frames, mut entries, events, answers, broken, marks, .. } = group;
         let tip = frames.tip();
         entries.reach(tip);
         let written = match frames.is_empty() {
@@ -126,22 +157,14 @@ impl Worker {
             false => self.log.write(frames).map_err(GroupError::from),
         };
         CrashPoint::AfterLocalSync.reached();
-        let written = written.and_then(|()| Ok(self.index.add(entries)?));
+        let written = written.and_then(|()| self.publish(entries, tip));
         if !answers.is_empty() {
             CrashPoint::BeforeAnswer.reached();
         }
-        match &written {
-            Ok(()) => {
-                _ = self.published.send_if_modified(|published| std::mem::replace(published, tip) != tip)
-            }
-            Err(error) => {
-                error!(%error, "a group could not be stored");
-                self.keep_marks(marks);
-                if matches!(error, GroupError::Index(_) | GroupError::Broken) {
-                    // The log has what the index lacks: only a restart brings them together.
-                    self.log.fail();
-                }
-            }
+        if let Err(error) = &written {
+            self.keep_marks(marks);
+            // Before the answers: a caller that sends the same ids again must not be told anything else.
+            self.not_stored(error, events.into_keys().collect());
         }
         for answer in answers {
             answer.send(written.as_ref().err(), self);
@@ -157,17 +180,32 @@ impl Worker {
         let tip = group.frames.tip();
         group.entries.reach(tip);
         let written = self.log.write(group.frames).map_err(GroupError::from);
-        match written.and_then(|()| Ok(self.index.add(group.entries)?)) {
-            Ok(()) => {
-                _ = self.published.send_if_modified(|published| std::mem::replace(published, tip) != tip)
+        if let Err(error) = written.and_then(|()| self.publish(group.entries, tip)) {
+            debug!(%error, "a note of the forwarded position was not written");
+            self.keep_marks(group.marks);
+            self.not_stored(&error, HashSet::new());
+        }
+    }
+
+    /// Makes a group that was written findable and moves the tip, in one step.
+    fn publish(&self, entries: Entries, tip: Tip) -> Result<(), GroupError> {
+        let published = || {
+            _ = self.published.send_if_modified(|published| std::mem::replace(published, tip) != tip);
+        };
+        Ok(self.index.add(entries, published)?)
+    }
+
+    /// A group came to nothing, or it can't be known.
+    fn not_stored(&mut self, error: &GroupError, events: HashSet<EventId>) {
+        match error {
+            GroupError::Write(WriteError::Unknown(_)) => {
+                self.poison(PoisonedBy::Log, &error.to_string(), events);
             }
-            Err(error) => {
-                debug!(%error, "a note of the forwarded position was not written");
-                self.keep_marks(group.marks);
-                if matches!(error, GroupError::Index(_)) {
-                    self.log.fail();
-                }
-            }
+            // The log has what the index lacks: only a restart brings them together.
+            GroupError::Index(_) => self.poison(PoisonedBy::Index, &error.to_string(), events),
+            // Nothing of it was written.
+            GroupError::Broken => self.poison(PoisonedBy::Index, &error.to_string(), HashSet::new()),
+            GroupError::Write(WriteError::NotWritten(_) | WriteError::Failed) => self.unwritten.note(error),
         }
     }
 }

@@ -107,6 +107,15 @@ impl Model {
     }
 }
 
+impl Model {
+    /// What a resend is told without being judged: nothing, where none of its ids is stored.
+    fn stored_before(&self, events: &Sent) -> Option<Answer> {
+        let found = events.iter().find_map(|event| self.by_id.get(&event.id))?;
+        let (sent, outcome) = self.appends.get(*found)?;
+        Some(if sent == events { Answer::Already(outcome.clone()) } else { Answer::Reused })
+    }
+}
+
 fn answer(result: Result<Stored, StoreError>) -> Answer {
     let outcome = |stored: &Stored| Outcome {
         aggregates: stored
@@ -194,19 +203,21 @@ struct Running {
 }
 
 fn start(config: &EventSourcingConfig) -> Running {
-    let storage = Storage::open(config).unwrap();
+    start_admitting(config, Arc::new(|_| Ok(())))
+}
+
+fn start_admitting(config: &EventSourcingConfig, admission: Arc<Admission>) -> Running {
+    let storage = Storage::open(config, 1000).unwrap();
     let history = storage.history();
     let settings = Settings {
         folders: [config.log_path.clone(), config.index_path.clone()],
         thresholds: SnapshotThresholds { default: 100, ..Default::default() },
-        calls_waiting_max: 1000,
+        calls_waiting_max: 10_000,
         calls_waiting_bytes_max: u64::MAX,
         disk_free_min: 0,
-        types_max: 1000,
     };
     let Storage { lock, log, index, .. } = storage;
-    let (sequencer, thread) =
-        Sequencer::start(log, index, settings, Arc::new(|_| Ok(())), Arc::default()).unwrap();
+    let (sequencer, thread) = Sequencer::start(log, index, settings, admission, Arc::default()).unwrap();
     Running { sequencer, thread, history, _lock: lock }
 }
 
@@ -251,6 +262,12 @@ async fn play(batches: Vec<(Vec<Step>, End)>) {
         let expected: Vec<Answer> =
             calls.iter().map(|(events, expected)| model.append(events, expected)).collect();
         assert_eq!(answers, expected);
+        for (events, _) in &calls {
+            let with_digest = |event: &NewEvent| (event.clone(), ContentDigest::of(event));
+            let append = Append { events: events.iter().map(with_digest).collect(), expected: Vec::new() };
+            let found = running.sequencer.stored_before(&append).await.transpose().map(answer);
+            assert_eq!(found, model.stored_before(events));
+        }
         if !matches!(end, End::No) {
             running.sequencer.stop().await;
             let Running { sequencer, thread, history, _lock } = running;
@@ -308,6 +325,140 @@ async fn notes_are_written_although_more_of_them_come_all_the_time() {
         assert!(std::time::Instant::now() < deadline, "no note was written");
         running.sequencer.mark(ForwardedMark { position: Position(0), snapshots: 0, immudb_tx: 7 });
         tokio::time::sleep(BETWEEN).await;
+    }
+    running.sequencer.stop().await;
+}
+
+fn in_folder(folder: &tempfile::TempDir) -> EventSourcingConfig {
+    EventSourcingConfig {
+        log_path: folder.path().join("log"),
+        index_path: folder.path().join("index"),
+        ..EventSourcingConfig::default()
+    }
+}
+
+fn one_event(aggregate: &str) -> Append {
+    let event = NewEvent {
+        id: EventId::random(),
+        aggregate_id: AggregateId::new(aggregate).unwrap(),
+        aggregate_type: "A".into(),
+        event_type: "happened".into(),
+        content: Content::Absent,
+        correlation_id: "".into(),
+        causation_id: "".into(),
+        metadata: BTreeMap::new(),
+        occurred_at: None,
+    };
+    let digest = ContentDigest::of(&event);
+    Append { events: vec![(event, digest)], expected: Vec::new() }
+}
+
+/// Stops the sequencer's thread in the admission of the call with this number, until it is let go.
+fn held_at(number: usize) -> (Arc<Admission>, std::sync::mpsc::Receiver<()>, std::sync::mpsc::Sender<()>) {
+    let (held, is_held) = std::sync::mpsc::channel();
+    let (let_go, go) = std::sync::mpsc::channel();
+    let state = Mutex::new((0usize, held, go));
+    let admission = move |_: Tip| {
+        let mut state = state.lock().unwrap();
+        state.0 += 1;
+        if state.0 == number {
+            state.1.send(()).unwrap();
+            // Whoever holds it is gone: the test has ended.
+            let _ = state.2.recv();
+        }
+        Ok(())
+    };
+    (Arc::new(admission), is_held, let_go)
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_call_that_nobody_waits_for_is_not_stored() {
+    let folder = tempdir().unwrap();
+    let (admission, is_held, let_go) = held_at(1);
+    let running = start_admitting(&in_folder(&folder), admission);
+    let sequencer = running.sequencer.clone();
+    let first = tokio::spawn(async move { sequencer.append(one_event("a")).await });
+    tokio::task::spawn_blocking(move || is_held.recv().unwrap()).await.unwrap();
+    let mut abandoned = Box::pin(running.sequencer.append(one_event("b")));
+    assert!(futures_util::poll!(&mut abandoned).is_pending());
+    drop(abandoned);
+    let mut awaited = Box::pin(running.sequencer.append(one_event("c")));
+    assert!(futures_util::poll!(&mut awaited).is_pending());
+    let_go.send(()).unwrap();
+    assert_eq!(first.await.unwrap().unwrap().bounds.last, Position(1));
+    assert_eq!(awaited.await.unwrap().bounds.last, Position(2));
+    assert_eq!(running.history.index.head(&AggregateId::new("b").unwrap()).unwrap(), None);
+    running.sequencer.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn those_who_wait_for_a_group_are_answered_however_many_refusals_come_after_them() {
+    const REFUSALS: usize = 6000;
+    let folder = tempdir().unwrap();
+    // Long before the last of the refusals, and behind the bound of a group.
+    let (admission, is_held, let_go) = held_at(5000);
+    let running = start_admitting(&in_folder(&folder), admission);
+    let mut first = Box::pin(running.sequencer.append(one_event("a")));
+    let mut polled = futures_util::poll!(&mut first);
+    let refused = |_| {
+        let expected = vec![(AggregateId::new("a").unwrap(), SequenceNumber(77))];
+        Box::pin(running.sequencer.append(Append { expected, ..one_event("b") }))
+    };
+    let mut refusals: Vec<_> = (0..REFUSALS).map(refused).collect();
+    for refusal in &mut refusals {
+        let _ = futures_util::poll!(refusal);
+    }
+    tokio::task::spawn_blocking(move || is_held.recv().unwrap()).await.unwrap();
+    // The thread is held in the admission of a later call, and the answer has left.
+    if polled.is_pending() {
+        polled = futures_util::poll!(&mut first);
+    }
+    assert!(polled.is_ready(), "the first caller waits for refusals");
+    let_go.send(()).unwrap();
+    for refusal in refusals {
+        assert!(matches!(refusal.await, Err(StoreError::Conflict(_))));
+    }
+    running.sequencer.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn nobody_sees_half_of_an_append_or_figures_of_two_moments() {
+    const APPENDS: u64 = 1500;
+    let folder = tempdir().unwrap();
+    let running = start(&in_folder(&folder));
+    let ids = ["a", "b"].map(|id| AggregateId::new(id).unwrap());
+    let (sequencer, index) = (running.sequencer.clone(), running.history.index.clone());
+    let readers: Vec<_> = (0..2)
+        .map(|_| {
+            let (sequencer, index, ids) = (sequencer.clone(), index.clone(), ids.clone());
+            std::thread::spawn(move || {
+                let last = |id| index.head(id).unwrap().map_or(0, |head| head.last.0);
+                loop {
+                    let [first, second] = [last(&ids[0]), last(&ids[1])];
+                    assert!(second >= first, "an append is seen in {first} and not in {second}");
+                    let tip = sequencer.tip().position.0;
+                    assert!(tip >= 2 * second.min(first), "{first} events are seen, and the tip is {tip}");
+                    let (complete, totals) = index.figures();
+                    let position = complete.tip.position.0;
+                    assert_eq!(totals.event_types.values().sum::<u64>(), position);
+                    assert!(position <= sequencer.tip().position.0, "figures of what is not published");
+                    let listed = index.aggregates("", None, 10).unwrap();
+                    let numbers: Vec<u64> = listed.iter().map(|(_, head)| head.last.0).collect();
+                    assert!(numbers.windows(2).all(|pair| pair[0] == pair[1]), "{numbers:?}");
+                    if first >= APPENDS {
+                        return;
+                    }
+                }
+            })
+        })
+        .collect();
+    for _ in 0..APPENDS {
+        let [first, second] = [one_event("a"), one_event("b")].map(|append| append.events);
+        let append = Append { events: first.into_iter().chain(second).collect(), expected: Vec::new() };
+        running.sequencer.append(append).await.unwrap();
+    }
+    for reader in readers {
+        tokio::task::spawn_blocking(move || reader.join().unwrap()).await.unwrap();
     }
     running.sequencer.stop().await;
 }

@@ -1,6 +1,7 @@
 //! The thread: it takes what is waiting, makes one group of it after the other, and ends when it is told to.
 
 use std::{
+    collections::HashSet,
     path::PathBuf,
     sync::{
         Arc, PoisonError,
@@ -14,11 +15,17 @@ use std::{
 use tokio::sync::watch;
 use tracing::error;
 
-use super::{Admission, AdoptError, Call, GroupError, Marks, Settings};
+use super::{
+    Admission, AdoptError, Call, GroupError, Marks, Settings,
+    existing::StoredEvents,
+    poisoned::{Poisoned, PoisonedBy, Unwritten},
+};
 use crate::{
+    event::EventId,
     index::{Carrier, Index},
     log::{Log, Tip},
     stats::Counters,
+    store::StoreError,
 };
 
 /// The thread's own.
@@ -33,13 +40,14 @@ pub(super) struct Worker {
     /// When the notes that wait are written at the latest.
     pub(super) marks_due: Option<Instant>,
     pub(super) unhurried: Arc<AtomicBool>,
+    pub(super) stored_events: StoredEvents,
+    pub(super) poisoned: watch::Sender<Option<Arc<Poisoned>>>,
+    pub(super) unwritten: Unwritten,
     /// Has all of the index stored when the thread ends.
     pub(super) _carrier: Carrier,
 }
 
 impl Worker {
-    /// A group is closed at this size; what waits beyond it makes the next.
-    const GROUP_BYTES_MAX: usize = 8 * 1024 * 1024;
     /// Notes that no append takes along are written after this time.
     const MARK_DELAY: Duration = Duration::from_secs(1);
     /// A group waits no longer for company.
@@ -123,7 +131,7 @@ impl Worker {
         let mut left = None;
         while let Some(call) = next.take() {
             left = group.take(self, call);
-            if left.is_some() || group.frames.byte_count() >= Self::GROUP_BYTES_MAX {
+            if left.is_some() || group.is_full() {
                 break;
             }
             next = waiting.try_recv().ok();
@@ -141,9 +149,33 @@ impl Worker {
         free < self.settings.disk_free_min
     }
 
+    /// Nothing is written any more before a restart. The first reason counts.
+    pub(super) fn poison(&mut self, by: PoisonedBy, reason: &str, in_doubt: HashSet<EventId>) {
+        self.log.fail();
+        let poisoned = Poisoned { by, reason: reason.to_owned(), in_doubt };
+        self.poisoned.send_if_modified(|known| match known {
+            Some(_) => false,
+            None => {
+                error!(
+                    reason,
+                    events_in_doubt = poisoned.in_doubt.len(),
+                    "the local log is poisoned: no write is taken before a restart"
+                );
+                *known = Some(Arc::new(poisoned));
+                true
+            }
+        });
+    }
+
     fn refuse(&self, call: Call, error: &GroupError) {
         match call {
-            Call::Append { reply, .. } => _ = reply.send(Err(error.for_caller(&self.settings))),
+            Call::Append { append, reply, .. } => {
+                let poisoned = self.poisoned.borrow().clone();
+                let in_doubt = poisoned.is_some_and(|poisoned| poisoned.leaves_in_doubt(&append));
+                let refusal =
+                    if in_doubt { StoreError::OutcomeUnknown } else { error.for_caller(&self.settings) };
+                _ = reply.send(Err(refusal));
+            }
             Call::Snapshot { reply, .. } => _ = reply.send(Err(error.for_caller(&self.settings))),
             Call::Adopt { reply, .. } => _ = reply.send(Err(AdoptError::NotWritten(error.to_string()))),
             Call::AdoptSnapshot { reply, .. } => {

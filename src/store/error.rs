@@ -71,7 +71,6 @@ pub enum Limit {
     ConcurrentCalls,
     ReceivingBytes,
     UnreadBytes,
-    Types,
 }
 
 impl Limit {
@@ -87,7 +86,6 @@ impl Limit {
             Self::ConcurrentCalls => "CONCURRENT_CALLS",
             Self::ReceivingBytes => "RECEIVING_BYTES",
             Self::UnreadBytes => "UNREAD_BYTES",
-            Self::Types => "TYPES",
         }
     }
 }
@@ -104,7 +102,6 @@ impl std::fmt::Display for Limit {
             Self::ConcurrentCalls => "limits.concurrent_calls_max",
             Self::ReceivingBytes => "limits.receiving_bytes_max",
             Self::UnreadBytes => "limits.unread_bytes_max",
-            Self::Types => "limits.types_max",
         })
     }
 }

@@ -18,7 +18,7 @@ use super::{
 use crate::{
     event::{AggregateId, EventId, Position, SequenceNumber},
     sequencer::Stored,
-    store::{Conflict, EventStore, StoreError},
+    store::{Attempt, Conflict, EventStore, StoreError},
 };
 
 /// How often a call is decided before it gives up. Whoever loses a race has it lost to somebody who won.
@@ -60,7 +60,9 @@ impl Handler {
                 drop(turn);
                 // It is as good as the first answer was, or is not known yet as that was.
                 let stored_in = match executed {
-                    Some(Located { end, last }) => Some(self.store.settle(end, last).await?),
+                    Some(Located { end, last }) => {
+                        Some(self.store.settle(end, last, Attempt::Repeated).await?)
+                    }
                     None => None,
                 };
                 return Ok((Executed { results, stored_in }, Vec::new()));
@@ -68,7 +70,8 @@ impl Handler {
             match self.store.append_here(append).await {
                 Ok(stored) => {
                     drop(turn);
-                    let stored_in = self.store.settle(stored.end, stored.bounds.last).await?;
+                    let stored_in =
+                        self.store.settle(stored.end, stored.bounds.last, Attempt::of(&stored)).await?;
                     number(&mut results, &stored);
                     let due = stored.aggregates.into_iter().filter(|aggregate| aggregate.snapshot_due);
                     let due = due.map(|aggregate| aggregate.id).collect();

@@ -18,6 +18,7 @@ mod crash_points;
 mod damage;
 mod divergence;
 mod doubt;
+mod failing_disk;
 mod following;
 mod immudb_client;
 mod loading;

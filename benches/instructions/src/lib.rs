@@ -80,7 +80,7 @@ impl Store {
             index_path: folder.path().join("index"),
             ..EventSourcingConfig::default()
         };
-        let mut store = Self { storage: Storage::open(&config).expect("a store"), _folder: folder };
+        let mut store = Self { storage: Storage::open(&config, 1000).expect("a store"), _folder: folder };
         for number in 0..appends {
             let events = append(number * 100 + 1);
             let records = encoded(&events);

@@ -122,7 +122,7 @@ fn served<T>(
 fn open(config: &Config) -> Result<Storage, String> {
     let end = Instant::now() + PATIENCE;
     loop {
-        match Storage::open(&config.event_sourcing) {
+        match Storage::open(&config.event_sourcing, config.limits.types_max) {
             Err(StorageError::Log(OpenError::Locked(_))) if Instant::now() < end => std::thread::sleep(POLL),
             opened => return opened.map_err(|error| error.to_string()),
         }

@@ -1,0 +1,179 @@
+//! Whether the events of an append are stored already: a resend gets the first answer again, whatever the state of
+//! the service, and an id that was used for something else is refused.
+//!
+//! A caller decides how much is looked at, so this stops at the first event that does not fit. A resend is read as one
+//! run of records: all events of an append lie in one frame.
+
+use std::{collections::HashMap, sync::Arc};
+
+use super::{Append, SnapshotThresholds, Stored, StoredAggregate};
+use crate::{
+    event::{AggregateId, AppendBounds, ContentDigest, EventId, Position, SequenceNumber, record},
+    index::{Head, Index, IndexError},
+    log::{Place, RecordPlace, RecordRun, Segments},
+    store::{Conflict, StoreError},
+};
+
+/// An event that is stored already, or will be with the group that is put together.
+#[derive(Debug, Clone)]
+pub(super) struct ExistingEvent {
+    pub id: EventId,
+    pub aggregate_id: AggregateId,
+    pub sequence: SequenceNumber,
+    pub position: Position,
+    pub bounds: AppendBounds,
+    pub digest: ContentDigest,
+    pub place: RecordPlace,
+}
+
+/// What tells a resend: the event's id, and a digest of what the caller sent.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct SentEvent {
+    pub id: EventId,
+    pub digest: ContentDigest,
+}
+
+impl SentEvent {
+    pub fn all_of(append: &Append) -> Vec<Self> {
+        append.events.iter().map(|(event, digest)| Self { id: event.id, digest: *digest }).collect()
+    }
+}
+
+/// Where stored events are looked up. Any thread may do so.
+#[derive(Debug, Clone)]
+pub(super) struct StoredEvents {
+    pub index: Arc<Index>,
+    pub segments: Arc<Segments>,
+}
+
+/// The events of an append, as they were stored.
+#[derive(Debug)]
+pub(super) struct ExistingAppend {
+    pub aggregates: Aggregates,
+    pub bounds: AppendBounds,
+    pub end: Place,
+}
+
+impl StoredEvents {
+    /// Whether one of them may be stored. Looks at nothing but a filter in memory.
+    pub fn may_have(&self, sent: &[SentEvent]) -> bool {
+        sent.iter().any(|event| self.index.may_have_event(event.id))
+    }
+
+    /// The append that stored these events.
+    ///
+    /// # Errors
+    /// Some of the ids were used for something else; or what is stored can't be read.
+    pub fn find(&self, sent: &[SentEvent]) -> Result<Option<ExistingAppend>, StoreError> {
+        let Some(first) = sent.first() else { return Ok(None) };
+        let Some(place) = self.index.event(first.id)? else {
+            // All or none of an append's ids are stored.
+            for event in sent.iter().skip(1) {
+                if self.index.event(event.id)?.is_some() {
+                    return Err(Conflict::EventIdReused(event.id).into());
+                }
+            }
+            return Ok(None);
+        };
+        let mut records = RecordRun::new(&self.segments, place)?;
+        let stored = sent.iter().map(|_| {
+            let (place, checked) = records.next()?;
+            let stored = record::decode(checked.bytes, checked.hash)
+                .map_err(|error| StoreError::Damaged(error.to_string()))?;
+            Ok(ExistingEvent {
+                id: stored.event.id,
+                aggregate_id: stored.event.aggregate_id,
+                sequence: stored.sequence,
+                position: stored.position,
+                bounds: stored.append,
+                digest: stored.digest,
+                place,
+            })
+        });
+        ExistingAppend::matching(sent, stored).map(Some)
+    }
+}
+
+impl ExistingAppend {
+    /// The append whose events are `stored`, if it is the one that was sent. Takes no more of `stored` than it needs.
+    ///
+    /// # Errors
+    /// It is another; or what is stored can't be read.
+    pub fn matching(
+        sent: &[SentEvent],
+        stored: impl Iterator<Item = Result<ExistingEvent, StoreError>>,
+    ) -> Result<Self, StoreError> {
+        let mut found: Option<Self> = None;
+        for (number, (sent_event, stored)) in (0u64..).zip(sent.iter().zip(stored)) {
+            let stored = stored?;
+            let bounds = found.as_ref().map_or(stored.bounds, |found| found.bounds);
+            let fits = stored.id == sent_event.id
+                && stored.digest == sent_event.digest
+                && stored.bounds == bounds
+                && stored.position.0 == bounds.first.0.saturating_add(number)
+                && bounds.event_count() == sent.len() as u64;
+            if !fits {
+                break;
+            }
+            let found = found.get_or_insert_with(|| Self {
+                aggregates: Aggregates::default(),
+                bounds,
+                end: Place::START,
+            });
+            found.aggregates.add(&stored.aggregate_id, stored.sequence);
+            found.end = stored.place.end();
+            if stored.position == bounds.last {
+                return Ok(Self { aggregates: std::mem::take(&mut found.aggregates), ..*found });
+            }
+        }
+        let first = sent.first().map(|event| event.id);
+        Err(first.map_or_else(
+            || StoreError::invalid("events", "must not be empty"),
+            |id| Conflict::EventIdReused(id).into(),
+        ))
+    }
+
+    /// The answer of the first attempt; `head` looks an aggregate up.
+    pub fn into_stored(
+        self,
+        sent: &[SentEvent],
+        thresholds: &SnapshotThresholds,
+        mut head: impl FnMut(&AggregateId) -> Result<Option<Head>, IndexError>,
+    ) -> Result<Stored, StoreError> {
+        let mut aggregates = self.aggregates.list;
+        for aggregate in &mut aggregates {
+            let head = head(&aggregate.id)?;
+            aggregate.snapshot_due = head.is_some_and(|head| thresholds.is_due(&aggregate.id, &head));
+        }
+        let event_ids = sent.iter().map(|event| event.id).collect();
+        Ok(Stored { aggregates, event_ids, bounds: self.bounds, end: self.end, already: true })
+    }
+}
+
+/// The aggregates of an append, in the order of their first events.
+#[derive(Debug, Default)]
+pub(super) struct Aggregates {
+    pub list: Vec<StoredAggregate>,
+    places: HashMap<AggregateId, usize>,
+}
+
+impl Aggregates {
+    /// Numbers the next event of the aggregate, whose last number before the append is `before`.
+    pub fn next(&mut self, id: &AggregateId, before: SequenceNumber) -> SequenceNumber {
+        let known = self.places.get(id).and_then(|place| self.list.get(*place));
+        let sequence = known.map_or(before, |aggregate| aggregate.last).next();
+        self.add(id, sequence);
+        sequence
+    }
+
+    fn add(&mut self, id: &AggregateId, sequence: SequenceNumber) {
+        match self.places.get(id).and_then(|place| self.list.get_mut(*place)) {
+            Some(aggregate) => aggregate.last = sequence,
+            None => {
+                self.places.insert(id.clone(), self.list.len());
+                let (first, last) = (sequence, sequence);
+                self.list.push(StoredAggregate { id: id.clone(), first, last, snapshot_due: false });
+            }
+        }
+    }
+}

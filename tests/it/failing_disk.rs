@@ -1,0 +1,119 @@
+//! A disk that fails: what was acknowledged stays, what can't be known is called so, reads go on, and the process
+//! ends for a supervisor to start it again.
+
+use std::path::PathBuf;
+
+use aethyr_event_store::grpc::wire::SaveSnapshotRequest;
+use tonic::Code;
+
+use crate::support::{
+    events::{append, event, load, reason, request},
+    service::{Service, Setup},
+};
+
+mod faulty_disk;
+
+use faulty_disk::{Fault, FaultyDisk};
+
+/// A service whose disk fails below a folder of its storage, which may be all of it.
+async fn start(setup: Setup, folder: &str) -> (Service, FaultyDisk) {
+    let mut service = Service::new(setup.clone());
+    let below: PathBuf = service.dir().canonicalize().unwrap().join("storage").join(folder);
+    let (disk, setup) = FaultyDisk::below(setup, &below);
+    service.reconfigure(setup);
+    service.restart().await;
+    (service, disk)
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn after_a_failed_sync_the_outcome_is_not_known_until_a_restart_tells() {
+    let setup = Setup::local().set("event_sourcing", "log_failure_grace: 3600");
+    let (mut service, disk) = start(setup.clone(), "log").await;
+    let mut client = service.client();
+    let before = request(vec![event("room-1")]);
+    let first = client.append_events(before.clone()).await.unwrap().into_inner();
+
+    disk.set(Fault::SyncFails);
+    let doubtful = request(vec![event("room-1"), event("room-2")]);
+    let status = client.append_events(doubtful.clone()).await.unwrap_err();
+    assert_eq!(reason(&status), "OUTCOME_UNKNOWN", "{status:?}");
+    disk.set(Fault::Nothing);
+
+    // The same ids: nothing else can be said of them, however often they are sent.
+    for _ in 0..3 {
+        let status = client.append_events(doubtful.clone()).await.unwrap_err();
+        assert_eq!((status.code(), reason(&status).as_str()), (Code::Unknown, "OUTCOME_UNKNOWN"));
+    }
+    let one_of_them = request(vec![doubtful.events[1].clone()]);
+    assert_eq!(reason(&client.append_events(one_of_them).await.unwrap_err()), "OUTCOME_UNKNOWN");
+    // Others are certainly not written.
+    let status = client.append_events(request(vec![event("room-3")])).await.unwrap_err();
+    assert_eq!(reason(&status), "LOCAL_LOG_FAILED", "{status:?}");
+    let snapshot = SaveSnapshotRequest::default();
+    assert!(client.save_snapshot(snapshot).await.is_err());
+    // What was acknowledged is answered as ever, and read.
+    let again = client.append_events(before).await.unwrap().into_inner();
+    assert!(again.already_stored);
+    assert_eq!(again.aggregates, first.aggregates);
+    assert_eq!(load(&mut client, "room-1").await.len(), 1);
+
+    service.kill();
+    service.restart().await;
+    let mut client = service.client();
+    let stored = load(&mut client, "room-1").await.len();
+    let answer = client.append_events(doubtful).await.unwrap().into_inner();
+    assert_eq!(answer.already_stored, stored == 2, "the restart found {stored} events");
+    assert_eq!(load(&mut client, "room-1").await.len(), 2);
+    assert_eq!(load(&mut client, "room-3").await.len(), 0);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn after_a_failed_sync_the_process_ends_with_1_once_the_grace_is_over() {
+    let setup = Setup::local().set("event_sourcing", "log_failure_grace: 0.5");
+    let (mut service, disk) = start(setup, "log").await;
+    disk.set(Fault::SyncFails);
+    let status = service.client().append_events(request(vec![event("room-1")])).await.unwrap_err();
+    assert_eq!(reason(&status), "OUTCOME_UNKNOWN", "{status:?}");
+    assert_eq!(service.wait().code(), Some(1), "{}", service.log());
+    assert!(service.log().contains("the local log can't be written"), "{}", service.log());
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_index_that_fails_ends_the_process_and_the_next_start_has_everything() {
+    let (mut service, disk) = start(Setup::local(), "index").await;
+    let mut client = service.client();
+    append(&mut client, vec![event("room-1")]).await;
+    disk.set(Fault::Full);
+    // The index is written beside the appends: this one may still be taken.
+    let mut taken = 1;
+    while let Ok(answer) = client.append_events(request(vec![event("room-1")])).await {
+        taken += 1;
+        assert_eq!(answer.into_inner().aggregates[0].last_sequence, taken);
+    }
+    assert_eq!(service.wait().code(), Some(1), "{}", service.log());
+    assert!(service.log().contains("the index takes no entries any more"), "{}", service.log());
+    disk.set(Fault::Nothing);
+    service.restart().await;
+    let stored = load(&mut service.client(), "room-1").await.len() as u64;
+    assert!(stored == taken || stored == taken + 1, "{stored} of {taken}");
+    append(&mut service.client(), vec![event("room-1")]).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_full_disk_refuses_appends_only_as_long_as_it_is_full() {
+    let (service, disk) = start(Setup::local(), "log").await;
+    let mut client = service.client();
+    let before = request(vec![event("room-1")]);
+    client.append_events(before.clone()).await.unwrap();
+    disk.set(Fault::Full);
+    for _ in 0..20 {
+        let status = client.append_events(request(vec![event("room-1")])).await.unwrap_err();
+        assert_eq!(reason(&status), "DISK_FULL", "{status:?}");
+    }
+    assert!(client.append_events(before).await.unwrap().into_inner().already_stored);
+    disk.set(Fault::Nothing);
+    append(&mut client, vec![event("room-1")]).await;
+    assert_eq!(load(&mut client, "room-1").await.len(), 2);
+    let said = service.log().matches("writes to the local log fail").count();
+    assert_eq!(said, 1, "one line a minute:\n{}", service.log());
+}
