@@ -67,22 +67,23 @@ impl IndexError {
     /// The machine does not let us read or write; the index may be as good as ever.
     pub fn is_of_the_machine(&self) -> bool {
         use io::ErrorKind::{PermissionDenied, QuotaExceeded, ReadOnlyFilesystem, StorageFull};
-        let source = match self {
-            Self::Io { source, .. } => source,
-            Self::Database(fjall::Error::Io(source)) => source,
+        let Some(source) = self.source_of_machine() else { return false };
+        let of_the_system = [Errno::MFILE, Errno::NFILE, Errno::IO].map(|errno| Some(errno.raw_os_error()));
+        matches!(source.kind(), PermissionDenied | QuotaExceeded | ReadOnlyFilesystem | StorageFull)
+            || of_the_system.contains(&source.raw_os_error())
+    }
+
+    /// The error of the system behind it.
+    pub fn source_of_machine(&self) -> Option<&io::Error> {
+        match self {
+            Self::Io { source, .. } | Self::Database(fjall::Error::Io(source)) => Some(source),
             // Storage(Io(source)): the database's own source of an error is two steps away.
             Self::Database(error) => {
                 let within = std::error::Error::source(error).and_then(std::error::Error::source);
-                match within.and_then(|source| source.downcast_ref::<io::Error>()) {
-                    Some(source) => source,
-                    None => return false,
-                }
+                within.and_then(|source| source.downcast_ref::<io::Error>())
             }
-            _ => return false,
-        };
-        let too_many_files = [Errno::MFILE, Errno::NFILE].map(|errno| Some(errno.raw_os_error()));
-        matches!(source.kind(), PermissionDenied | QuotaExceeded | ReadOnlyFilesystem | StorageFull)
-            || too_many_files.contains(&source.raw_os_error())
+            _ => None,
+        }
     }
 }
 

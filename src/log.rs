@@ -28,6 +28,7 @@ mod frame;
 mod frame_search;
 pub(crate) mod fuzzing;
 mod group;
+mod owner;
 mod record_run;
 mod recovery;
 mod salvage;
@@ -37,10 +38,11 @@ pub mod writer_ids;
 pub use cursor::{Cursor, ReadFrame};
 pub use frame::{Frame, StoredRecord};
 pub use group::{Group, StoredAt};
+pub use owner::{FolderOwner, LogId, OWNER, OwnerError};
 pub use record_run::RecordRun;
-pub use recovery::{Recovered, recover};
+pub use recovery::{Recovered, recover, recover_read_only};
 pub use salvage::Salvage;
-pub use segment::{Segments, numbers as segment_numbers};
+pub use segment::{Access, Segments, numbers as segment_numbers};
 
 /// A byte in the log: where a frame begins or ends.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
@@ -117,6 +119,12 @@ pub enum OpenError {
     Io { path: String, source: io::Error },
 }
 
+impl OpenError {
+    pub(crate) fn of_folder(folder: &Path, source: io::Error) -> Self {
+        Self::Io { path: folder.display().to_string(), source }
+    }
+}
+
 impl From<ReadError> for OpenError {
     fn from(error: ReadError) -> Self {
         match error {
@@ -147,11 +155,17 @@ pub struct Lock(#[expect(dead_code, reason = "the lock lives as long as the file
 impl Lock {
     /// # Errors
     /// Another process holds it, or the folder can't be made.
-    pub fn take(folder: &Path) -> Result<Self, OpenError> {
+    pub fn take(folder: &Path, access: Access) -> Result<Self, OpenError> {
         let path = folder.join("lock");
         let io_error = |source| OpenError::Io { path: path.display().to_string(), source };
-        fs::create_dir_all(folder).map_err(io_error)?;
-        let file = File::options().create(true).truncate(false).write(true).open(&path).map_err(io_error)?;
+        let opened = match access {
+            Access::ReadWrite => {
+                fs::create_dir_all(folder).map_err(io_error)?;
+                File::options().create(true).truncate(false).write(true).open(&path)
+            }
+            Access::ReadOnly => File::open(&path),
+        };
+        let file = opened.map_err(io_error)?;
         match file.try_lock() {
             Ok(()) => Ok(Self(file)),
             Err(fs::TryLockError::WouldBlock) => Err(OpenError::Locked(folder.display().to_string())),

@@ -34,10 +34,10 @@ use crate::{
     history::{History, HistoryError},
     immudb,
     index::IndexError,
-    log::Tip,
+    log::{FolderOwner, Lock, LogId, Tip},
     sequencer::{self, Sequencer, SnapshotThresholds},
     stats::Counters,
-    storage::{Storage, StorageError},
+    storage::{ReadOnly, Storage, StorageError},
     store::{EventSourcing, EventStore},
     telemetry,
     world::{
@@ -112,7 +112,7 @@ pub struct Parts {
     /// Ends the forwarder and the event files.
     stopping: CancellationToken,
     /// Held to the very end.
-    _lock: crate::log::Lock,
+    _locks: (Lock, [Option<FolderOwner>; 2], Option<ReadOnly>),
 }
 
 /// Serves on `listener` until `shutdown` resolves.
@@ -175,7 +175,7 @@ fn start_world(config: &Config, options: &Options, parts: &Parts) -> Result<Arc<
 pub fn start(config: &Config, options: &Options, storage: Storage) -> Result<Parts, ServerError> {
     let history = storage.history();
     let standing = Arc::new(standing(config, &storage)?);
-    let Storage { lock, log, index, examined } = storage;
+    let Storage { lock, log, index, examined, index_owner, log_id, read_only } = storage;
     let admission = {
         let standing = standing.clone();
         Arc::new(move |tip: Tip| standing.admit_write(tip))
@@ -192,7 +192,11 @@ pub fn start(config: &Config, options: &Options, storage: Storage) -> Result<Par
         start_forwarder(forwarder, &tasks).map_err(|source| ServerError::Io { what: "no thread", source })
     });
     let forwarder = forwarder.transpose()?;
-    let event_files = start_event_files(config, &standing, &sequencer, &history, &tasks, &stopping);
+    let files_owner = claim_event_files(config, log_id);
+    let event_files = match &files_owner {
+        Some(_) => start_event_files(config, &standing, &sequencer, &history, &tasks, &stopping),
+        None => None,
+    };
     let event_sourcing = match config.event_sourcing.enabled {
         true => EventSourcing::Enabled,
         false => EventSourcing::Disabled { file: options.config_file.display().to_string() },
@@ -207,7 +211,7 @@ pub fn start(config: &Config, options: &Options, storage: Storage) -> Result<Par
         tasks,
         closing,
         stopping,
-        _lock: lock,
+        _locks: (lock, [index_owner, files_owner], read_only),
     })
 }
 
@@ -234,6 +238,26 @@ fn start_forwarder(
     }))
 }
 
+/// Of event files that belong to another log none is touched, and the service goes on without them.
+fn claim_event_files(config: &Config, log_id: Option<LogId>) -> Option<FolderOwner> {
+    const STORAGE_PATH: &str = "event_sourcing.storage_path";
+    if !config.event_sourcing.event_files {
+        return None;
+    }
+    match FolderOwner::claim(&config.event_sourcing.storage_path, log_id, STORAGE_PATH) {
+        Ok(mut owner) => {
+            if let Some(id) = log_id {
+                owner.name(id);
+            }
+            Some(owner)
+        }
+        Err(error) => {
+            error!(%error, "no event files are written");
+            None
+        }
+    }
+}
+
 fn start_event_files(
     config: &Config,
     standing: &Arc<Standing>,
@@ -242,9 +266,6 @@ fn start_event_files(
     tasks: &TaskTracker,
     stopping: &CancellationToken,
 ) -> Option<Arc<EventFiles>> {
-    if !config.event_sourcing.event_files {
-        return None;
-    }
     let tip = sequencer.watch_tip();
     let (files, ended) =
         EventFiles::start(&config.event_sourcing, history.clone(), standing.clone(), tip, stopping.clone());

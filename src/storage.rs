@@ -1,8 +1,16 @@
 //! What lies on this machine, opened in the right order: the lock, the index, the log, and the index
 //! brought up to the log's end.
 
-use std::{sync::Arc, time::Duration};
+use std::{
+    fs,
+    io::{ErrorKind, Write},
+    path::PathBuf,
+    sync::Arc,
+    time::Duration,
+};
 
+use rustix::io::Errno;
+use tempfile::TempDir;
 use tokio::sync::oneshot;
 use tracing::{info, warn};
 
@@ -14,9 +22,15 @@ use crate::{
         Direction, Examined, Index, IndexError,
         rebuild::{self, RebuildError},
     },
-    log::{Cursor, Frame, Lock, Log, OpenError, Place, Recovered, StoredRecord, recover},
+    log::{
+        Access, Cursor, FolderOwner, Frame, Lock, Log, LogId, OpenError, OwnerError, Place, Recovered,
+        StoredRecord, recover, recover_read_only,
+    },
     progress::Progress,
 };
+
+/// The configuration's key of the index's folder.
+pub const INDEX_PATH: &str = "event_sourcing.index_path";
 
 /// The opened log and index. Nobody else can open them meanwhile.
 #[derive(Debug)]
@@ -26,6 +40,18 @@ pub struct Storage {
     pub index: Arc<Index>,
     /// What comes of examining an index that is large.
     pub examined: Option<LaterExamined>,
+    /// Of the index's folder.
+    pub index_owner: Option<FolderOwner>,
+    pub log_id: Option<LogId>,
+    /// Nothing can be written; then the index is a temporary one.
+    pub read_only: Option<ReadOnly>,
+}
+
+/// Why the disk is only read.
+#[derive(Debug)]
+pub struct ReadOnly {
+    pub reason: String,
+    _index: TempDir,
 }
 
 /// Why they can't be opened.
@@ -35,6 +61,8 @@ pub enum StorageError {
     Log(#[from] OpenError),
     #[error("{0} (it may be deleted: it is rebuilt from the log)")]
     Index(#[from] IndexError),
+    #[error(transparent)]
+    Owner(#[from] OwnerError),
     #[error(
         "the local log is empty, but {path} holds event files; \
          `aethyr-event-store import {path}` takes them over, or move them away"
@@ -50,7 +78,11 @@ impl Storage {
     /// # Errors
     /// Another process has them, the log is damaged, or a file can't be read or written.
     pub fn open(config: &EventSourcingConfig, types_max: u64) -> Result<Self, StorageError> {
-        let lock = Lock::take(&config.log_path)?;
+        let lock = Lock::take(&config.log_path, Access::ReadWrite)?;
+        let log_error = |source| OpenError::of_folder(&config.log_path, source);
+        let log_id = LogId::find(&config.log_path).map_err(log_error)?;
+        // Before anything in it is looked at: another's index is neither damaged nor deleted.
+        let mut index_owner = FolderOwner::claim(&config.index_path, log_id, INDEX_PATH)?;
         let opened = match Index::open(&config.index_path) {
             Ok(index) => Some(index.counting_types(types_max)),
             Err(error) if error.is_of_the_machine() => return Err(error.into()),
@@ -60,6 +92,10 @@ impl Storage {
             }
         };
         let recovered = recover(&config.log_path, opened.as_ref().and_then(seen))?;
+        let log_id = LogId::keep(&config.log_path).map_err(log_error)?;
+        if let Some(id) = log_id {
+            index_owner.name(id);
+        }
         let usable = opened.map(|index| examine_and_bring_up(&index, &recovered).map(|later| (index, later)));
         let (index, examined) = match usable {
             Some(Ok(usable)) => usable,
@@ -76,7 +112,50 @@ impl Storage {
         let tip = index.complete().tip;
         info!(position = tip.position.0, aggregates = index.complete().aggregates, "local log opened");
         let log = Log::new(recovered, tip, config.segment_bytes_max);
-        Ok(Self { lock, log, index: Arc::new(index), examined })
+        let (index, index_owner) = (Arc::new(index), Some(index_owner));
+        Ok(Self { lock, log, index, examined, index_owner, log_id, read_only: None })
+    }
+
+    /// Opens what can't be written for reading: `why` is what [`Storage::open`] said. The index is built from the log in
+    /// the system's folder for temporary files.
+    ///
+    /// # Errors
+    /// The log can't be read either.
+    pub fn open_read_only(
+        config: &EventSourcingConfig,
+        types_max: u64,
+        why: &StorageError,
+    ) -> Result<Self, StorageError> {
+        let lock = Lock::take(&config.log_path, Access::ReadOnly)?;
+        let log_id =
+            LogId::find(&config.log_path).map_err(|source| OpenError::of_folder(&config.log_path, source))?;
+        let recovered = recover_read_only(&config.log_path)?;
+        let folder = tempfile::Builder::new()
+            .prefix("aethyr-event-store-index-")
+            .tempdir()
+            .map_err(|source| OpenError::of_folder(&std::env::temp_dir(), source))?;
+        let index = Index::open(folder.path())?.counting_types(types_max);
+        bring_up(&index, &recovered)?;
+        let tip = index.complete().tip;
+        let mut log = Log::new(recovered, tip, config.segment_bytes_max);
+        log.fail();
+        let read_only = Some(ReadOnly { reason: why.to_string(), _index: folder });
+        let index = Arc::new(index);
+        Ok(Self { lock, log, index, examined: None, index_owner: None, log_id, read_only })
+    }
+
+    /// Whether a file can be written to the folders of the log and the index.
+    pub fn is_writable(config: &EventSourcingConfig) -> bool {
+        let writable = |folder: &PathBuf| {
+            let probe = folder.join(".probe");
+            let written = fs::File::create(&probe).and_then(|mut file| {
+                file.write_all(&[0; 4096])?;
+                file.sync_all()
+            });
+            _ = fs::remove_file(&probe);
+            written.is_ok()
+        };
+        [&config.log_path, &config.index_path].into_iter().all(writable)
     }
 
     pub fn history(&self) -> History {
@@ -85,6 +164,25 @@ impl Storage {
 }
 
 impl StorageError {
+    /// The disk did not let us write; it may be read all the same.
+    pub fn is_of_writing(&self) -> bool {
+        let source = match self {
+            Self::Log(OpenError::Io { source, .. }) | Self::Owner(OwnerError::Io { source, .. }) => source,
+            Self::Index(error) => match error.source_of_machine() {
+                Some(source) => source,
+                None => return false,
+            },
+            Self::Log(OpenError::Damage(_) | OpenError::Locked(_))
+            | Self::Owner(OwnerError::InUse { .. } | OwnerError::AnotherLog { .. })
+            | Self::EventFilesWithoutLog { .. }
+            | Self::EventFiles { .. } => return false,
+        };
+        matches!(
+            source.kind(),
+            ErrorKind::ReadOnlyFilesystem | ErrorKind::StorageFull | ErrorKind::QuotaExceeded
+        ) || source.raw_os_error() == Some(Errno::IO.raw_os_error())
+    }
+
     /// A new index may do better: what does not go on from an index that lacks something looks like damage to
     /// the log.
     fn may_be_of_the_index(&self) -> bool {
@@ -92,6 +190,7 @@ impl StorageError {
             Self::Index(error) => !error.is_of_the_machine(),
             Self::Log(OpenError::Damage(_)) => true,
             Self::Log(OpenError::Io { .. } | OpenError::Locked(_))
+            | Self::Owner(_)
             | Self::EventFilesWithoutLog { .. }
             | Self::EventFiles { .. } => false,
         }

@@ -17,7 +17,11 @@ use crate::{
     config::Config,
     event::{Hash, Position, record},
     index::Index,
-    log::{Frame, Lock, Log, Place, Salvage, Tip, recover, segment_numbers, writer_ids},
+    log::{
+        Access, FolderOwner, Frame, Lock, Log, LogId, Place, Salvage, Tip, recover, segment_numbers,
+        writer_ids,
+    },
+    storage::INDEX_PATH,
 };
 
 mod run;
@@ -39,7 +43,10 @@ pub enum Loss {
 /// The log can't be read, or what it lacks is nowhere.
 pub async fn run(config: Config, loss: Loss) -> Result<(), String> {
     let folder = config.event_sourcing.log_path.clone();
-    let _lock = Lock::take(&folder).map_err(|error| error.to_string())?;
+    let _lock = Lock::take(&folder, Access::ReadWrite).map_err(|error| error.to_string())?;
+    let log_id = LogId::find(&folder).map_err(|error| error.to_string())?;
+    let _index = FolderOwner::claim(&config.event_sourcing.index_path, log_id, INDEX_PATH)
+        .map_err(|error| error.to_string())?;
     let known = known_end(&config);
     if recover(&folder, Some(known.end).filter(|end| *end > Place::START)).is_ok() {
         info!("what a start would cut off is cut off");
@@ -313,6 +320,9 @@ impl Repair<'_> {
 fn swap(folder: &Path, draft: &Path, mended: &Path, index: &Path) -> Result<PathBuf, String> {
     let problem = |error: std::io::Error| error.to_string();
     writer_ids::copy(folder, draft).map_err(problem)?;
+    if let Some(id) = LogId::find(folder).map_err(problem)? {
+        id.write(draft).map_err(problem)?;
+    }
     fs::rename(draft, mended).map_err(problem)?;
     sync_parent(folder)?;
     renameat_with(CWD, mended, CWD, folder, RenameFlags::EXCHANGE).map_err(|error| {

@@ -14,6 +14,7 @@ use super::{
     Complete, Index, IndexError, META_COMPLETE, Stored, files, guarded, id_filter::IdFilter, recent::Memory,
     visible::Visible,
 };
+use crate::log;
 
 pub(super) const FORMAT: &[u8] = b"format";
 const FORMAT_VERSION: &[u8] = b"2";
@@ -48,6 +49,25 @@ fn forget_attempts(note: &Path) {
     }
 }
 
+fn remove_contents(folder: &Path) -> io::Result<()> {
+    let entries = match fs::read_dir(folder) {
+        Ok(entries) => entries,
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(()),
+        Err(error) => return Err(error),
+    };
+    for entry in entries {
+        let entry = entry?;
+        if entry.file_name() == log::OWNER {
+            continue;
+        }
+        match entry.file_type()?.is_dir() {
+            true => fs::remove_dir_all(entry.path())?,
+            false => fs::remove_file(entry.path())?,
+        }
+    }
+    Ok(())
+}
+
 impl Index {
     /// Opens what is in `folder`, or begins an empty index.
     ///
@@ -69,18 +89,15 @@ impl Index {
         opened
     }
 
-    /// Removes what is in `folder`, and begins an empty index.
+    /// Removes what is in `folder` but the note of its owner, and begins an empty index.
     ///
     /// # Errors
     /// It can't be removed or begun.
     pub fn renew(folder: &Path) -> Result<Self, IndexError> {
-        match fs::remove_dir_all(folder) {
-            Err(error) if error.kind() != io::ErrorKind::NotFound => {
-                let path = folder.display().to_string();
-                return Err(IndexError::Io { path, source: error });
-            }
-            Ok(()) | Err(_) => {}
-        }
+        remove_contents(folder).map_err(|source| {
+            let path = folder.display().to_string();
+            IndexError::Io { path, source }
+        })?;
         // Not before: whoever ends in between must not trust what is left.
         forget_attempts(&note(folder));
         Self::open(folder)

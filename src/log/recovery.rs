@@ -15,7 +15,7 @@ use bytes::Bytes;
 use tracing::warn;
 
 use super::{
-    OpenError, Place, ReadError, Segments,
+    Access, OpenError, Place, ReadError, Segments,
     frame::{self, Header},
     frame_search::FrameSearch,
     segment,
@@ -41,7 +41,7 @@ impl Recovered {
 /// # Errors
 /// The log is damaged (nothing is changed then), or a file can't be read or written.
 pub fn recover(folder: &Path, seen: Option<Place>) -> Result<Recovered, OpenError> {
-    let segments = Segments::open(folder)?;
+    let segments = Segments::open(folder, Access::ReadWrite)?;
     let recovered =
         |segments, end| Recovered { folder: folder.to_owned(), segments: Arc::new(segments), end };
     let io_error = |source| OpenError::Io { path: folder.display().to_string(), source };
@@ -76,6 +76,23 @@ pub fn recover(folder: &Path, seen: Option<Place>) -> Result<Recovered, OpenErro
         .and_then(|()| file.make_durable())
         .map_err(|source| OpenError::from(file.io_error(source)))?;
     Ok(recovered(segments, Place { segment: last, offset: end }))
+}
+
+/// Opens a log that can't be written. What is torn at its end is left where it is, and not read.
+///
+/// # Errors
+/// There is no log, it is damaged, or a file can't be read.
+pub fn recover_read_only(folder: &Path) -> Result<Recovered, OpenError> {
+    let segments = Segments::open(folder, Access::ReadOnly)?;
+    let Some(last) = segments.last_number() else { return Err(missing(folder, Place::START)) };
+    let file = segments.file(last).map_err(|source| OpenError::of_folder(folder, source))?;
+    let bytes = read_whole(&file)?;
+    let Ended { end, .. } = find_end(&file, &bytes);
+    if end < bytes.len() as u64 && later_group(&file, &bytes, end) {
+        return Err(file.damage(end, "a frame is damaged, and later groups follow it").into());
+    }
+    let end = Place { segment: last, offset: end };
+    Ok(Recovered { folder: folder.to_owned(), segments: Arc::new(segments), end })
 }
 
 fn missing(folder: &Path, seen: Place) -> OpenError {

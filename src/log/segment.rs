@@ -26,6 +26,14 @@ const MAGIC: &[u8; 8] = b"AETHYRLG";
 const VERSION: u32 = 1;
 const CHECKED_BYTES: usize = 32;
 
+/// What a log is opened for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Access {
+    ReadWrite,
+    /// The disk can't be written: nothing is made, cut or removed.
+    ReadOnly,
+}
+
 /// An open segment.
 #[derive(Debug)]
 pub(super) struct File {
@@ -100,9 +108,10 @@ impl File {
     }
 
     /// `Ok(None)`: the file ends within the header, as a crash while it was made leaves it.
-    fn open(path: PathBuf, number: u32) -> Result<Option<Self>, ReadError> {
+    fn open(path: PathBuf, number: u32, access: Access) -> Result<Option<Self>, ReadError> {
         let io_error = |source| ReadError::Io { file: path.display().to_string(), source };
-        let file = fs::File::options().read(true).write(true).open(&path).map_err(io_error)?;
+        let writes = access == Access::ReadWrite;
+        let file = fs::File::options().read(true).write(writes).open(&path).map_err(io_error)?;
         let mut opened = Self { file, path: path.clone(), salt: [0; 16] };
         let mut bytes = [0; HEADER_BYTES as usize];
         let read = opened.read_at(&mut bytes, 0).map_err(io_error)?;
@@ -168,11 +177,13 @@ pub struct Segments {
 impl Segments {
     /// Opens what is in the folder, which is made if it is missing. The last segment may be one that
     /// a crash kept from being made whole: it never held a frame, and is removed.
-    pub(super) fn open(folder: &Path) -> Result<Self, ReadError> {
+    pub(super) fn open(folder: &Path, access: Access) -> Result<Self, ReadError> {
         let io_error = |source| ReadError::Io { file: folder.display().to_string(), source };
-        fs::create_dir_all(folder).map_err(io_error)?;
+        if access == Access::ReadWrite {
+            fs::create_dir_all(folder).map_err(io_error)?;
+        }
         let numbers = numbers(folder).map_err(io_error)?;
-        if numbers.is_empty() {
+        if numbers.is_empty() && access == Access::ReadWrite {
             // The folder itself may be new, and those above it.
             folder.ancestors().take(3).try_for_each(sync_entries).map_err(io_error)?;
         }
@@ -183,9 +194,12 @@ impl Segments {
                 let what = "a segment before this one is missing";
                 return Err(Damage { file: path.display().to_string(), offset: 0, what }.into());
             }
-            match File::open(path.clone(), *number)? {
+            match File::open(path.clone(), *number, access)? {
                 Some(file) => _ = files.insert(*number, Arc::new(file)),
-                None if *number as usize == numbers.len() => fs::remove_file(&path).map_err(io_error)?,
+                None if *number as usize == numbers.len() => match access {
+                    Access::ReadWrite => fs::remove_file(&path).map_err(io_error)?,
+                    Access::ReadOnly => {}
+                },
                 None => {
                     let what = "the segment ends in its header";
                     return Err(Damage { file: path.display().to_string(), offset: 0, what }.into());

@@ -314,10 +314,10 @@ fn a_log_that_failed_takes_nothing() {
 #[test]
 fn one_process_has_the_log() {
     let folder = tempdir().unwrap();
-    let lock = Lock::take(folder.path()).unwrap();
-    assert!(matches!(Lock::take(folder.path()), Err(OpenError::Locked(_))));
+    let lock = Lock::take(folder.path(), Access::ReadWrite).unwrap();
+    assert!(matches!(Lock::take(folder.path(), Access::ReadWrite), Err(OpenError::Locked(_))));
     drop(lock);
-    Lock::take(folder.path()).unwrap();
+    Lock::take(folder.path(), Access::ReadWrite).unwrap();
 }
 
 #[test]

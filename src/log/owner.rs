@@ -1,0 +1,201 @@
+//! Which log a derived folder belongs to, so that no service takes another's for its own damaged one.
+//!
+//! A log has an id: the file `id` in its folder, or in an older log the salt of its first segment. A folder that is derived
+//! from a log has the id in its file `.owner`, which is locked as long as the folder is in use.
+
+use std::{
+    fmt, fs,
+    io::{self, Read, Seek, Write},
+    path::{Path, PathBuf},
+};
+
+use tracing::warn;
+use uuid::Uuid;
+
+use super::segment;
+
+const ID: &str = "id";
+pub const OWNER: &str = ".owner";
+
+/// The id of a log. It stays with it through backups and `repair`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct LogId(Uuid);
+
+impl fmt::Display for LogId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.0.fmt(f)
+    }
+}
+
+impl LogId {
+    /// Of the log in `folder`; `None` where no log was begun yet.
+    ///
+    /// # Errors
+    /// A file can't be read.
+    pub fn find(folder: &Path) -> io::Result<Option<Self>> {
+        if let Some(text) = read_if_there(&folder.join(ID))?
+            && let Some(id) = parse(&text)
+        {
+            return Ok(Some(id));
+        }
+        let first = segment::path(folder, 1);
+        let mut header = [0; segment::HEADER_BYTES as usize];
+        match fs::File::open(first).and_then(|mut file| file.read_exact(&mut header)) {
+            Ok(()) => Ok(segment::File::salt_of(&header, 1).map(|salt| Self(Uuid::from_bytes(salt)))),
+            Err(error) if matches!(error.kind(), io::ErrorKind::NotFound | io::ErrorKind::UnexpectedEof) => {
+                Ok(None)
+            }
+            Err(error) => Err(error),
+        }
+    }
+
+    /// The same, kept in a file of its own from now on.
+    ///
+    /// # Errors
+    /// A file can't be read.
+    pub fn keep(folder: &Path) -> io::Result<Option<Self>> {
+        let Some(id) = Self::find(folder)? else { return Ok(None) };
+        if !folder.join(ID).exists()
+            && let Err(error) = id.write(folder)
+        {
+            warn!(%error, "the id of the log could not be kept; it is that of its first segment");
+        }
+        Ok(Some(id))
+    }
+
+    /// Gives it to a log that takes the place of the one that has it.
+    ///
+    /// # Errors
+    /// The file can't be written.
+    pub fn write(self, folder: &Path) -> io::Result<()> {
+        let temporary = folder.join(ID).with_extension("new");
+        let mut file = fs::File::create(&temporary)?;
+        file.write_all(format!("{self}\n").as_bytes())?;
+        file.sync_all()?;
+        fs::rename(temporary, folder.join(ID))
+    }
+}
+
+/// Why a derived folder is not used. It is never deleted for that.
+#[derive(Debug, thiserror::Error)]
+pub enum OwnerError {
+    #[error("{path} is in use by another process: every service needs a folder of its own ({key})")]
+    InUse { path: String, key: &'static str },
+    #[error(
+        "{path} was made from another log ({owner}): give this service a folder of its own ({key}), or delete \
+         that one if no service uses it"
+    )]
+    AnotherLog { path: String, owner: LogId, key: &'static str },
+    #[error("{path}: {source} ({key})")]
+    Io { path: String, source: io::Error, key: &'static str },
+}
+
+/// The claim on a derived folder, held as long as it is in use.
+#[derive(Debug)]
+pub struct FolderOwner {
+    file: fs::File,
+    path: PathBuf,
+    named: bool,
+}
+
+impl FolderOwner {
+    /// Claims a folder, which is made if it is missing, for the log with this id. `key` is the configuration's key of the
+    /// folder.
+    ///
+    /// # Errors
+    /// Another process uses it, or it was made from another log.
+    pub fn claim(folder: &Path, log: Option<LogId>, key: &'static str) -> Result<Self, OwnerError> {
+        let path = folder.join(OWNER);
+        let shown = || folder.display().to_string();
+        let io_error = |source| OwnerError::Io { path: shown(), source, key };
+        fs::create_dir_all(folder).map_err(io_error)?;
+        let mut file = fs::File::options()
+            .create(true)
+            .truncate(false)
+            .read(true)
+            .write(true)
+            .open(&path)
+            .map_err(io_error)?;
+        match file.try_lock() {
+            Ok(()) => {}
+            Err(fs::TryLockError::WouldBlock) => return Err(OwnerError::InUse { path: shown(), key }),
+            Err(fs::TryLockError::Error(source)) => return Err(io_error(source)),
+        }
+        let mut text = String::new();
+        file.read_to_string(&mut text).map_err(io_error)?;
+        let owner = parse(&text);
+        match (owner, log) {
+            (Some(owner), Some(log)) if owner != log => {
+                Err(OwnerError::AnotherLog { path: shown(), owner, key })
+            }
+            // Without a log the folder may be what is left of a lost one: that is judged elsewhere.
+            _ => Ok(Self { file, path, named: owner.is_some() }),
+        }
+    }
+
+    /// Writes down whose it is, unless that is known.
+    pub fn name(&mut self, log: LogId) {
+        if self.named {
+            return;
+        }
+        let written = self
+            .file
+            .rewind()
+            .and_then(|()| self.file.set_len(0))
+            .and_then(|()| self.file.write_all(format!("{log}\n").as_bytes()));
+        match written {
+            Ok(()) => self.named = true,
+            Err(error) => {
+                warn!(file = %self.path.display(), %error, "it could not be written whose the folder is")
+            }
+        }
+    }
+}
+
+fn parse(text: &str) -> Option<LogId> {
+    Uuid::try_parse(text.trim()).ok().map(LogId)
+}
+
+fn read_if_there(path: &Path) -> io::Result<Option<String>> {
+    match fs::read_to_string(path) {
+        Ok(text) => Ok(Some(text)),
+        Err(error) if matches!(error.kind(), io::ErrorKind::NotFound | io::ErrorKind::InvalidData) => {
+            Ok(None)
+        }
+        Err(error) => Err(error),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use tempfile::tempdir;
+
+    use super::*;
+    use crate::log::recover;
+
+    #[test]
+    fn a_log_keeps_its_id_and_a_folder_its_owner() {
+        let root = tempdir().unwrap();
+        let [first, second, folder] = ["first", "second", "folder"].map(|name| root.path().join(name));
+        assert_eq!(LogId::find(&first).unwrap(), None);
+        recover(&first, None).unwrap();
+        recover(&second, None).unwrap();
+        let ours = LogId::find(&first).unwrap().unwrap();
+        assert_eq!(LogId::keep(&first).unwrap(), Some(ours));
+        fs::remove_file(segment::path(&first, 1)).unwrap();
+        assert_eq!(LogId::find(&first).unwrap(), Some(ours), "it is kept beside the segments");
+        let another = LogId::find(&second).unwrap().unwrap();
+
+        let mut owner = FolderOwner::claim(&folder, Some(ours), "a.key").unwrap();
+        owner.name(ours);
+        let refused = FolderOwner::claim(&folder, Some(ours), "a.key").unwrap_err();
+        assert!(matches!(refused, OwnerError::InUse { .. }), "{refused}");
+        drop(owner);
+        drop(FolderOwner::claim(&folder, Some(ours), "a.key").unwrap());
+        let refused = FolderOwner::claim(&folder, Some(another), "a.key").unwrap_err();
+        assert!(matches!(refused, OwnerError::AnotherLog { owner, .. } if owner == ours), "{refused}");
+        // A torn file names nobody.
+        fs::write(folder.join(OWNER), "123").unwrap();
+        drop(FolderOwner::claim(&folder, Some(another), "a.key").unwrap());
+    }
+}
