@@ -12,6 +12,7 @@ use tonic::{Request, Response, Status};
 use crate::{
     config::LimitsConfig,
     event_files::EventFiles,
+    refusals,
     store::{EventStore, StoreError},
     world::World,
 };
@@ -200,6 +201,7 @@ impl EventStoreService for Service {
                     immudb: self.immudb.clone(),
                     event_files_pending: self.event_files.as_ref().map_or(0, |files| files.pending()),
                     projections: self.world.projections(),
+                    refusals: refusals::recorded(),
                 };
                 let store = &self.store;
                 Ok(encode::stats(store.figures(), &store.counters, store.started_at, surroundings))

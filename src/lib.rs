@@ -21,6 +21,7 @@
 //! - [`forwarder`] carries the log into ImmuDB, over [`immudb`], with the delays of [`retry`].
 //! - [`event_files`] prints out what ImmuDB does not have yet.
 //! - [`world`] is the game world on top of the store: commands, aggregates, projections. Nothing of the store knows it.
+//! - [`refusals`] counts what is refused, and has it logged once a minute.
 //! - [`priority`] is for threads whose work may wait.
 //! - [`crash_point`] names places at which a test can have the process die.
 //!
@@ -54,6 +55,7 @@ pub mod index;
 pub mod log;
 pub mod priority;
 pub mod progress;
+pub mod refusals;
 pub mod retry;
 pub mod secret;
 pub mod sequencer;

@@ -41,7 +41,6 @@ mod worker;
 
 pub use adopt::{AdoptError, AdoptedTransaction};
 use existing::{SentEvent, StoredEvents};
-use poisoned::Unwritten;
 pub use poisoned::{Poisoned, PoisonedBy};
 use worker::Worker;
 
@@ -245,7 +244,6 @@ impl Sequencer {
             unhurried: unhurried.clone(),
             stored_events: stored_events.clone(),
             poisoned: poisoning,
-            unwritten: Unwritten::default(),
         };
         let thread = thread::Builder::new().name("sequencer".into()).spawn(move || worker.run(&waiting))?;
         let sequencer = Self {

@@ -326,7 +326,6 @@ impl EventStore {
 
 impl From<HistoryError> for StoreError {
     fn from(error: HistoryError) -> Self {
-        tracing::error!(%error, "what is stored can't be read");
         Self::Damaged(error.to_string())
     }
 }

@@ -5,6 +5,7 @@ use crate::{
     event::{AggregateId, Content, Snapshot, Timestamp},
     forwarder::State,
     index::Head,
+    refusals::Refusal,
     store::{Appended, Figures, StoredIn},
     world::ProjectionState,
 };
@@ -103,6 +104,17 @@ pub struct Surroundings {
     pub immudb: Option<(String, String)>,
     pub event_files_pending: u64,
     pub projections: Vec<ProjectionState>,
+    pub refusals: Vec<Refusal>,
+}
+
+fn refusal(refusal: Refusal) -> wire::RefusalStats {
+    wire::RefusalStats {
+        reason: refusal.reason.to_owned(),
+        message: refusal.message,
+        calls: refusal.calls,
+        since: Some(timestamp(refusal.since)),
+        last: Some(timestamp(refusal.last)),
+    }
 }
 
 fn projection(state: ProjectionState) -> wire::ProjectionStats {
@@ -150,5 +162,6 @@ pub fn stats(
         started_at: Some(timestamp(started_at)),
         version: env!("CARGO_PKG_VERSION").to_owned(),
         projections: surroundings.projections.into_iter().map(projection).collect(),
+        refusals: surroundings.refusals.into_iter().map(refusal).collect(),
     }
 }

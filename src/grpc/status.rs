@@ -7,6 +7,7 @@ use tonic_types::{ErrorDetails, FieldViolation, StatusExt};
 
 use super::decode::Violations;
 use crate::{
+    refusals,
     store::{Conflict, Limit, Precondition, StoreError, Unavailable},
     world::{
         error::{Damage, WorldError},
@@ -28,8 +29,10 @@ pub fn of_violations(violations: Violations) -> Status {
     Status::with_error_details(Code::InvalidArgument, message.join("; "), details)
 }
 
+/// Every refusal of the store and of the gate passes here, so it is recorded here.
 pub fn of_error(error: StoreError) -> Status {
     let message = error.to_string();
+    refusals::refused_with(&error, &message);
     match error {
         StoreError::Invalid { field, problem } => of_violations(Violations(vec![(field, problem)])),
         StoreError::Conflict(conflict) => of_conflict(conflict, message),
@@ -132,13 +135,6 @@ fn of_conflict(conflict: Conflict, message: String) -> Status {
 }
 
 fn of_precondition(precondition: &Precondition, message: String) -> Status {
-    let reason = match precondition {
-        Precondition::SnapshotAhead { .. } => "SNAPSHOT_AHEAD",
-        Precondition::EventSourcingDisabled { .. } => "EVENT_SOURCING_DISABLED",
-        Precondition::Fenced => "FENCED",
-        Precondition::LocalLogFailed => "LOCAL_LOG_FAILED",
-        Precondition::HistoryChanged(_) => "HISTORY_CHANGED",
-    };
     let facts = match precondition {
         Precondition::SnapshotAhead { aggregate, snapshot, last } => vec![
             ("aggregate_id", aggregate.to_string()),
@@ -150,7 +146,7 @@ fn of_precondition(precondition: &Precondition, message: String) -> Status {
         }
         Precondition::Fenced | Precondition::LocalLogFailed | Precondition::HistoryChanged(_) => Vec::new(),
     };
-    with_reason(Code::FailedPrecondition, message, reason, facts)
+    with_reason(Code::FailedPrecondition, message, precondition.reason(), facts)
 }
 
 fn full(limit: Limit, max: u64, retry_after: Duration, message: String) -> Status {

@@ -20,6 +20,7 @@ use crate::{
     },
     index::Entries,
     log::{Group, Tip, WriteError},
+    refusals,
     store::StoreError,
 };
 
@@ -205,7 +206,9 @@ impl Worker {
             GroupError::Index(_) => self.poison(PoisonedBy::Index, &error.to_string(), events),
             // Nothing of it was written.
             GroupError::Broken => self.poison(PoisonedBy::Index, &error.to_string(), HashSet::new()),
-            GroupError::Write(WriteError::NotWritten(_) | WriteError::Failed) => self.unwritten.note(error),
+            GroupError::Write(WriteError::NotWritten(_) | WriteError::Failed) => {
+                refusals::failed("writes to the local log fail", error);
+            }
         }
     }
 }

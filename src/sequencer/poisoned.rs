@@ -1,13 +1,8 @@
-//! When the local log takes nothing any more, and what is said of writes that fail.
+//! When the local log takes nothing any more.
 
-use std::{
-    collections::HashSet,
-    time::{Duration, Instant},
-};
+use std::collections::HashSet;
 
-use tracing::error;
-
-use super::{Append, GroupError};
+use super::Append;
 use crate::event::EventId;
 
 /// No write is taken before a restart: what a failed sync left on the disk can't be known, or the index lacks what
@@ -31,24 +26,5 @@ impl Poisoned {
     /// Whether the append may be stored: a restart tells.
     pub(super) fn leaves_in_doubt(&self, append: &Append) -> bool {
         append.events.iter().any(|(event, _)| self.in_doubt.contains(&event.id))
-    }
-}
-
-/// Groups that the disk refused: one line a minute, with their number.
-#[derive(Debug, Default)]
-pub(super) struct Unwritten {
-    groups: u64,
-    said_at: Option<Instant>,
-}
-
-impl Unwritten {
-    const PAUSE: Duration = Duration::from_secs(60);
-
-    pub fn note(&mut self, error: &GroupError) {
-        self.groups = self.groups.saturating_add(1);
-        if self.said_at.is_none_or(|at| at.elapsed() >= Self::PAUSE) {
-            error!(%error, groups = self.groups, "writes to the local log fail");
-            (self.said_at, self.groups) = (Some(Instant::now()), 0);
-        }
     }
 }

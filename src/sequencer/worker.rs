@@ -18,7 +18,7 @@ use tracing::error;
 use super::{
     Admission, AdoptError, Call, GroupError, Marks, Settings,
     existing::StoredEvents,
-    poisoned::{Poisoned, PoisonedBy, Unwritten},
+    poisoned::{Poisoned, PoisonedBy},
 };
 use crate::{
     event::EventId,
@@ -42,7 +42,6 @@ pub(super) struct Worker {
     pub(super) unhurried: Arc<AtomicBool>,
     pub(super) stored_events: StoredEvents,
     pub(super) poisoned: watch::Sender<Option<Arc<Poisoned>>>,
-    pub(super) unwritten: Unwritten,
     /// Has all of the index stored when the thread ends.
     pub(super) _carrier: Carrier,
 }

@@ -20,7 +20,10 @@ use tokio::{
 use tonic::transport::server::Connected;
 use tracing::{debug, warn};
 
-use crate::grpc::Peer;
+use crate::{
+    grpc::Peer,
+    refusals::{self, Severity},
+};
 
 /// How long a connection has its place for nothing.
 #[derive(Debug, Clone, Copy)]
@@ -105,20 +108,21 @@ pub fn incoming(
     patience: Patience,
 ) -> impl Stream<Item = io::Result<Connection>> {
     const PAUSE: Duration = Duration::from_millis(100);
-    let start = (listener, Arc::new(Semaphore::new(max)), Refused::default());
-    stream::unfold(start, move |(listener, places, mut refused)| async move {
+    let start = (listener, Arc::new(Semaphore::new(max)));
+    stream::unfold(start, move |(listener, places)| async move {
         loop {
             let stream = match listener.accept().await {
                 Ok((stream, _)) => stream,
                 Err(error) => {
                     // Too many open files, or a caller that is gone: neither gets better at once.
-                    warn!(%error, "a connection could not be accepted");
+                    refusals::failed("a connection could not be accepted", &error);
                     tokio::time::sleep(PAUSE).await;
                     continue;
                 }
             };
             let Ok(permit) = places.clone().try_acquire_owned() else {
-                refused.one_more();
+                let message = format!("limits.connections_max: the limit of {max} is reached");
+                refusals::refused("CONNECTIONS", Severity::Limit, &message);
                 continue;
             };
             if let Err(error) = stream.set_nodelay(true) {
@@ -126,27 +130,9 @@ pub fn incoming(
                 continue;
             }
             let connection = Connection::new(stream, patience, permit);
-            return Some((Ok(connection), (listener, places, refused)));
+            return Some((Ok(connection), (listener, places)));
         }
     })
-}
-
-/// Connections that found no place. A crowd at the door must not fill the log.
-#[derive(Debug, Default)]
-struct Refused {
-    count: u64,
-    told: Option<Instant>,
-}
-
-impl Refused {
-    fn one_more(&mut self) {
-        const TELL_EVERY: Duration = Duration::from_secs(1);
-        self.count += 1;
-        if self.told.is_none_or(|told| told.elapsed() >= TELL_EVERY) {
-            warn!(closed = self.count, "limits.connections_max is reached; connections were closed");
-            *self = Self { count: 0, told: Some(Instant::now()) };
-        }
-    }
 }
 
 impl Connection {

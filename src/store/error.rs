@@ -6,6 +6,7 @@ use crate::{
     event::{AggregateId, EventId, SequenceNumber},
     index::IndexError,
     log::ReadError,
+    refusals::Severity,
 };
 
 /// What went wrong. Every variant but [`StoreError::OutcomeUnknown`] of a write means that nothing was
@@ -157,18 +158,53 @@ impl StoreError {
             Self::Full { .. } | Self::Unavailable(_) | Self::OutcomeUnknown | Self::Damaged(_) => true,
         }
     }
+
+    /// The reason and the weight of a refusal that is the service's own, not the caller's.
+    pub fn refusal(&self) -> Option<(&'static str, Severity)> {
+        match self {
+            Self::Invalid { .. } | Self::Conflict(_) | Self::NoSnapshot(_) => None,
+            Self::Precondition(precondition) => match precondition {
+                Precondition::SnapshotAhead { .. } | Precondition::HistoryChanged(_) => None,
+                Precondition::EventSourcingDisabled { .. } => Some((precondition.reason(), Severity::Limit)),
+                Precondition::Fenced | Precondition::LocalLogFailed => {
+                    Some((precondition.reason(), Severity::Failure))
+                }
+            },
+            Self::Full { limit, .. } => Some((limit.reason(), Severity::Limit)),
+            Self::Unavailable(why) => Some((
+                why.reason(),
+                match why {
+                    Unavailable::Starting | Unavailable::ShuttingDown => Severity::Passing,
+                    Unavailable::FirstContact | Unavailable::NotWritten => Severity::Limit,
+                },
+            )),
+            Self::OutcomeUnknown => Some(("OUTCOME_UNKNOWN", Severity::Failure)),
+            Self::Damaged(_) => Some(("DAMAGED", Severity::Failure)),
+        }
+    }
+}
+
+impl Precondition {
+    /// The reason in `ErrorInfo`.
+    pub fn reason(&self) -> &'static str {
+        match self {
+            Self::SnapshotAhead { .. } => "SNAPSHOT_AHEAD",
+            Self::EventSourcingDisabled { .. } => "EVENT_SOURCING_DISABLED",
+            Self::Fenced => "FENCED",
+            Self::LocalLogFailed => "LOCAL_LOG_FAILED",
+            Self::HistoryChanged(_) => "HISTORY_CHANGED",
+        }
+    }
 }
 
 impl From<ReadError> for StoreError {
     fn from(error: ReadError) -> Self {
-        tracing::error!(%error, "what is stored can't be read");
         Self::Damaged(error.to_string())
     }
 }
 
 impl From<IndexError> for StoreError {
     fn from(error: IndexError) -> Self {
-        tracing::error!(%error, "the index can't be read");
         Self::Damaged(error.to_string())
     }
 }

@@ -26,6 +26,7 @@ mod lost_answer;
 mod mending;
 mod operating;
 mod outage;
+mod refusals;
 mod repairing;
 mod resend;
 #[path = "../support/mod.rs"]

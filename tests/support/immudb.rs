@@ -3,7 +3,7 @@
 //! It can be killed, stopped, paused and started again with the same data on the same port. Its
 //! output is in `immudb.log` in the folder. It ends with the value, at the latest.
 
-mod disk;
+pub mod disk;
 mod programs;
 
 use std::{

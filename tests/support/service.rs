@@ -20,6 +20,8 @@ use tempfile::TempDir;
 use tonic::transport::{Channel, Endpoint};
 use tonic_health::pb::{HealthCheckRequest, health_client::HealthClient};
 
+use super::immudb::disk::Disk;
+
 /// Generous: tests share two cores with each other.
 pub const PATIENCE: Duration = Duration::from_secs(60);
 const POLL: Duration = Duration::from_millis(20);
@@ -98,6 +100,8 @@ pub struct Service {
     setup: Setup,
     port: u16,
     process: Option<Child>,
+    /// Where its storage lies, if not on the disk of the machine.
+    disk: Option<Disk>,
 }
 
 impl Service {
@@ -110,7 +114,20 @@ impl Service {
 
     /// The folder and the configuration alone; nothing runs yet.
     pub fn new(setup: Setup) -> Self {
-        Self { dir: tempfile::tempdir().unwrap(), setup, port: 0, process: None }
+        Self { dir: tempfile::tempdir().unwrap(), setup, port: 0, process: None, disk: None }
+    }
+
+    /// Puts the storage on a disk of its own, which can be full. False where the machine has none for us.
+    #[allow(dead_code, reason = "not every test program fills a disk")]
+    pub fn use_disk(&mut self, mebibytes: u32) -> bool {
+        fs::create_dir_all(self.storage()).unwrap();
+        self.disk = Disk::mount(&self.storage(), mebibytes);
+        self.disk.is_some()
+    }
+
+    #[allow(dead_code, reason = "not every test program fills a disk")]
+    pub fn disk(&self) -> &Disk {
+        self.disk.as_ref().unwrap()
     }
 
     /// Starts on what is in the folder and waits until it serves.
@@ -153,7 +170,17 @@ impl Service {
     /// The program with these arguments, in the folder.
     pub fn command(&self, arguments: &[&str]) -> Command {
         self.configure();
-        let mut command = Command::new(env!("CARGO_BIN_EXE_aethyr-event-store"));
+        let program = env!("CARGO_BIN_EXE_aethyr-event-store");
+        let mut command = match &self.disk {
+            Some(disk) => {
+                // To enter its namespace is to leave the folder.
+                let mut command = disk.command(Path::new("sh"));
+                command.args(["-c", "cd \"$1\" && shift && exec \"$@\"", "sh"]);
+                command.arg(self.dir.path()).arg(program);
+                command
+            }
+            None => Command::new(program),
+        };
         for (name, _) in std::env::vars() {
             if name.starts_with("AETHYR_") || name.starts_with("IMMUDB_") {
                 command.env_remove(name);

@@ -1,0 +1,297 @@
+//! What the service refuses, and why: counted by reason for `Stats`, and logged once a minute for each reason with
+//! the number of calls, so that a storm of callers does not fill the log and a refusal is never silent.
+//!
+//! Only refusals that are the service's own are recorded: a limit, a full disk, a failed log. A conflict or a wrong
+//! request is the caller's. There is one record for the process, as there is one log. Besides, it rations the lines
+//! about a failure that may repeat as often as somebody calls.
+
+use std::{
+    collections::BTreeMap,
+    sync::{Mutex, MutexGuard, PoisonError},
+    time::{Duration, Instant},
+};
+
+use tracing::{error, warn};
+
+use crate::{event::Timestamp, store::StoreError};
+
+/// A reason or a failure is logged no more often than this.
+pub const LOG_EVERY: Duration = Duration::from_secs(60);
+
+/// Refusals of one reason that are further apart do not belong together: `since` starts again.
+const PAUSE_MAX: Duration = Duration::from_secs(60);
+
+static PROCESS: Refusals = Refusals::new();
+
+/// Records a refusal of this process. `message` is what the caller is told.
+pub fn refused(reason: &'static str, severity: Severity, message: &str) {
+    PROCESS.refused(reason, severity, message, Moment::now());
+}
+
+/// Records the refusal that this error is, if it is one of the service's own.
+pub fn refused_with(error: &StoreError, message: &str) {
+    if let Some((reason, severity)) = error.refusal() {
+        refused(reason, severity, message);
+    }
+}
+
+/// Logs an ERROR about something that may fail again and again, at most once a minute, with the count.
+pub fn failed(what: &'static str, error: &dyn std::fmt::Display) {
+    PROCESS.failed(what, &error.to_string(), Moment::now());
+}
+
+/// What this process has refused since it started, by reason.
+pub fn recorded() -> Vec<Refusal> {
+    PROCESS.recorded()
+}
+
+/// Logs what was counted and not logged yet, once its minute is over. Asked every second or so.
+pub fn log_due() {
+    PROCESS.log_due(Moment::now());
+}
+
+/// Who has to act.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Severity {
+    /// It passes by itself and is announced elsewhere, as a start is: counted, and not logged.
+    Passing,
+    /// A limit, or something that may pass: WARN.
+    Limit,
+    /// A person has to mend it: ERROR.
+    Failure,
+}
+
+/// The refusals of one reason.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Refusal {
+    /// As in `ErrorInfo`.
+    pub reason: &'static str,
+    /// What the last caller was told.
+    pub message: String,
+    /// Calls refused since the service started.
+    pub calls: u64,
+    /// When the present row of refusals began. One ends when no call was refused for a minute.
+    pub since: Timestamp,
+    /// When a call was last refused.
+    pub last: Timestamp,
+}
+
+/// See the module.
+#[derive(Debug)]
+pub struct Refusals {
+    inner: Mutex<Inner>,
+}
+
+#[derive(Debug)]
+struct Inner {
+    refusals: BTreeMap<&'static str, Recorded>,
+    failures: BTreeMap<&'static str, Failing>,
+}
+
+#[derive(Debug)]
+struct Recorded {
+    refusal: Refusal,
+    severity: Severity,
+    last: Instant,
+    line: Ration,
+}
+
+#[derive(Debug, Default)]
+struct Failing {
+    error: String,
+    line: Ration,
+}
+
+/// One line a minute at most. What is not logged is counted for the next line.
+#[derive(Debug, Default)]
+struct Ration {
+    logged: Option<Instant>,
+    unlogged: u64,
+}
+
+/// Both clocks: one for people, one that never jumps.
+#[derive(Debug, Clone, Copy)]
+pub struct Moment {
+    instant: Instant,
+    time: Timestamp,
+}
+
+impl Moment {
+    fn now() -> Self {
+        Self { instant: Instant::now(), time: Timestamp::now() }
+    }
+}
+
+impl Refusals {
+    const fn new() -> Self {
+        Self { inner: Mutex::new(Inner { refusals: BTreeMap::new(), failures: BTreeMap::new() }) }
+    }
+
+    fn refused(&self, reason: &'static str, severity: Severity, message: &str, now: Moment) {
+        let due = {
+            let mut inner = self.lock();
+            let recorded =
+                inner.refusals.entry(reason).or_insert_with(|| Recorded::new(reason, severity, now));
+            recorded.one_more(severity, message, now);
+            recorded.line.due(now.instant)
+        };
+        if let Some(calls) = due {
+            log_refusal(reason, severity, calls, message);
+        }
+    }
+
+    fn failed(&self, what: &'static str, error: &str, now: Moment) {
+        let due = {
+            let mut inner = self.lock();
+            let failing = inner.failures.entry(what).or_default();
+            error.clone_into(&mut failing.error);
+            failing.line.one_more();
+            failing.line.due(now.instant)
+        };
+        if let Some(times) = due {
+            error!(%error, times, "{what}");
+        }
+    }
+
+    fn recorded(&self) -> Vec<Refusal> {
+        self.lock().refusals.values().map(|recorded| recorded.refusal.clone()).collect()
+    }
+
+    fn log_due(&self, now: Moment) {
+        let mut refusals = Vec::new();
+        let mut failures = Vec::new();
+        {
+            let mut inner = self.lock();
+            for (reason, recorded) in &mut inner.refusals {
+                if let Some(calls) = recorded.line.due(now.instant) {
+                    refusals.push((*reason, recorded.severity, calls, recorded.refusal.message.clone()));
+                }
+            }
+            for (what, failing) in &mut inner.failures {
+                if let Some(times) = failing.line.due(now.instant) {
+                    failures.push((*what, times, failing.error.clone()));
+                }
+            }
+        }
+        for (reason, severity, calls, message) in refusals {
+            log_refusal(reason, severity, calls, &message);
+        }
+        for (what, times, error) in failures {
+            error!(%error, times, "{what}");
+        }
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Inner> {
+        self.inner.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+fn log_refusal(reason: &str, severity: Severity, calls: u64, message: &str) {
+    match severity {
+        Severity::Passing => {}
+        Severity::Limit => warn!(reason, calls, "calls are refused: {message}"),
+        Severity::Failure => error!(reason, calls, "calls are refused: {message}"),
+    }
+}
+
+impl Recorded {
+    fn new(reason: &'static str, severity: Severity, now: Moment) -> Self {
+        let refusal = Refusal { reason, message: String::new(), calls: 0, since: now.time, last: now.time };
+        Self { refusal, severity, last: now.instant, line: Ration::default() }
+    }
+
+    fn one_more(&mut self, severity: Severity, message: &str, now: Moment) {
+        if now.instant.saturating_duration_since(self.last) > PAUSE_MAX {
+            self.refusal.since = now.time;
+        }
+        self.severity = severity;
+        message.clone_into(&mut self.refusal.message);
+        self.refusal.calls = self.refusal.calls.saturating_add(1);
+        (self.refusal.last, self.last) = (now.time, now.instant);
+        self.line.one_more();
+    }
+}
+
+impl Ration {
+    fn one_more(&mut self) {
+        self.unlogged = self.unlogged.saturating_add(1);
+    }
+
+    /// How many a line now stands for; `None` if none is due.
+    fn due(&mut self, now: Instant) -> Option<u64> {
+        let rested = self.logged.is_none_or(|logged| now.saturating_duration_since(logged) >= LOG_EVERY);
+        if self.unlogged == 0 || !rested {
+            return None;
+        }
+        self.logged = Some(now);
+        Some(std::mem::take(&mut self.unlogged))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn after(start: Moment, seconds: u64) -> Moment {
+        let whole = start.time.seconds() + i64::try_from(seconds).unwrap();
+        let time = Timestamp::new(whole, start.time.nanos()).unwrap();
+        Moment { instant: start.instant + Duration::from_secs(seconds), time }
+    }
+
+    #[test]
+    fn a_line_a_minute_stands_for_all_refusals_since_the_last() {
+        let (mut line, start) = (Ration::default(), Instant::now());
+        let at = |seconds| start + Duration::from_secs(seconds);
+        line.one_more();
+        assert_eq!(line.due(start), Some(1));
+        for _ in 0..1000 {
+            line.one_more();
+            assert_eq!(line.due(at(59)), None);
+        }
+        assert_eq!(line.due(at(60)), Some(1000));
+        assert_eq!(line.due(at(600)), None, "nothing was refused since");
+    }
+
+    #[test]
+    fn refusals_are_counted_by_reason_and_a_pause_begins_a_new_row() {
+        let (refusals, start) = (Refusals::new(), Moment::now());
+        let refuse = |reason, message: &str, seconds| {
+            refusals.refused(reason, Severity::Limit, message, after(start, seconds));
+        };
+        refuse("DISK_FULL", "first", 0);
+        refuse("DISK_FULL", "second", 50);
+        refuse("TYPES", "other", 55);
+        let row = |seconds, last, calls, message: &str| Refusal {
+            reason: "DISK_FULL",
+            message: message.to_owned(),
+            calls,
+            since: after(start, seconds).time,
+            last: after(start, last).time,
+        };
+        let recorded = refusals.recorded();
+        assert_eq!(recorded.len(), 2);
+        let since_start = Refusal { since: start.time, ..row(0, 50, 2, "second") };
+        assert_eq!(recorded[0], since_start);
+        refuse("DISK_FULL", "third", 120);
+        assert_eq!(refusals.recorded()[0], row(120, 120, 3, "third"));
+    }
+
+    #[test]
+    fn what_a_minute_held_back_is_logged_when_it_is_over() {
+        let (refusals, start) = (Refusals::new(), Moment::now());
+        for _ in 0..3 {
+            refusals.refused("DISK_FULL", Severity::Limit, "full", start);
+            refusals.failed("a group could not be stored", "no space", start);
+        }
+        let unlogged = |refusals: &Refusals| {
+            let inner = refusals.lock();
+            let refused = inner.refusals.values().map(|recorded| recorded.line.unlogged);
+            refused.chain(inner.failures.values().map(|failing| failing.line.unlogged)).collect::<Vec<_>>()
+        };
+        assert_eq!(unlogged(&refusals), [2, 2]);
+        refusals.log_due(after(start, 59));
+        assert_eq!(unlogged(&refusals), [2, 2]);
+        refusals.log_due(after(start, 60));
+        assert_eq!(unlogged(&refusals), [0, 0]);
+    }
+}
