@@ -33,6 +33,7 @@ VOLUME ["/var/lib/aethyr/storage", "/var/lib/aethyr/logs"]
 USER 10001:10001
 
 STOPSIGNAL SIGTERM
+# Whether it serves reads: what else is wrong, a restart does not mend.
 HEALTHCHECK --interval=10s --timeout=5s --start-period=30s --retries=3 \
-    CMD ["/usr/local/bin/aethyr-event-store", "health"]
+    CMD ["/usr/local/bin/aethyr-event-store", "health", "--service", "reads"]
 ENTRYPOINT ["/usr/local/bin/aethyr-event-store"]

@@ -54,7 +54,7 @@ enum Command {
     CheckConfig,
     /// Asks a running service whether it serves; exit code 0 if it does.
     Health {
-        /// What is asked about: the whole service, or `immudb`.
+        /// What is asked about: the whole service, `reads`, or `immudb`.
         #[arg(long, default_value = "")]
         service: String,
     },

@@ -19,11 +19,14 @@ use crate::{
 
 mod answers;
 mod bodies;
+mod closing;
 mod decode;
 mod encode;
 pub(crate) mod fuzzing;
 mod gate;
+mod health;
 mod json_client;
+mod late;
 mod peer;
 mod status;
 mod streams;
@@ -31,10 +34,13 @@ pub mod wire;
 mod world;
 
 pub use bodies::Bodies;
+pub use closing::Closing;
 use decode::Decoder;
 use gate::Admitted;
 pub use gate::{Gate, note_arrival};
+pub use health::{HealthReporter, Serving};
 pub use json_client::{Answers, ClientError, JsonClient};
+pub use late::Late;
 pub use peer::Peer;
 use streams::{Boxed, Open};
 use wire::server::event_store_service_server::EventStoreService;
@@ -82,6 +88,11 @@ impl Service {
             Err(_) => Err(status::internal("a read was aborted")),
         }
     }
+}
+
+/// Why something is refused now.
+fn reason(admitted: Result<(), StoreError>) -> Option<&'static str> {
+    admitted.err().and_then(|error| error.refusal()).map(|(reason, _)| reason)
 }
 
 #[tonic::async_trait]
@@ -202,6 +213,8 @@ impl EventStoreService for Service {
                     event_files_pending: self.event_files.as_ref().map_or(0, |files| files.pending()),
                     projections: self.world.projections(),
                     refusals: refusals::recorded(),
+                    writes_refused: reason(self.store.writes_taken()),
+                    reads_refused: reason(self.store.admit_read()),
                 };
                 let store = &self.store;
                 Ok(encode::stats(store.figures(), &store.counters, store.started_at, surroundings))

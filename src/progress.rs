@@ -1,9 +1,41 @@
-//! Progress of long work: a bar where standard error is a terminal, a line in the log every few seconds.
+//! Progress of long work: a bar where standard error is a terminal, a line in the log every few seconds, and for
+//! callers who have to wait for it.
 
-use std::time::{Duration, Instant};
+use std::{
+    sync::{Mutex, MutexGuard, PoisonError},
+    time::{Duration, Instant},
+};
 
 use indicatif::{ProgressBar, ProgressStyle};
 use tracing::info;
+
+/// Long work and how far it is.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Work {
+    pub what: &'static str,
+    pub unit: &'static str,
+    pub done: u64,
+    pub of: u64,
+}
+
+impl Work {
+    pub fn percent(&self) -> u64 {
+        let percent = u128::from(self.done) * 100 / u128::from(self.of.max(1));
+        u64::try_from(percent).unwrap_or(100).min(100)
+    }
+}
+
+/// A process does one such work at a time.
+static CURRENT: Mutex<Option<Work>> = Mutex::new(None);
+
+fn lock() -> MutexGuard<'static, Option<Work>> {
+    CURRENT.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+/// The long work that this process is at.
+pub fn current() -> Option<Work> {
+    lock().clone()
+}
 
 /// Progress of one piece of work, from its start until it is dropped.
 #[derive(Debug)]
@@ -25,11 +57,15 @@ impl Progress {
         if let Ok(style) = ProgressStyle::with_template(&template) {
             bar.set_style(style);
         }
+        *lock() = Some(Work { what, unit, done: from, of: until });
         Self { bar, what, until, logged: Instant::now() }
     }
 
     pub fn reached(&mut self, done: u64) {
         self.bar.set_position(done);
+        if let Some(work) = &mut *lock() {
+            work.done = done;
+        }
         if self.logged.elapsed() >= Self::LOG_EVERY {
             self.logged = Instant::now();
             info!(done, of = self.until, "{}", self.what);
@@ -40,5 +76,6 @@ impl Progress {
 impl Drop for Progress {
     fn drop(&mut self) {
         self.bar.finish_and_clear();
+        *lock() = None;
     }
 }

@@ -170,6 +170,17 @@ pub struct Settings {
 /// Stored events are looked up by so many callers at once.
 const LOOKING_UP_MAX: usize = 8;
 
+impl Settings {
+    fn disk_is_full(&self) -> bool {
+        let free_in = |folder: &PathBuf| {
+            let stat = rustix::fs::statvfs(folder);
+            stat.map_or(u64::MAX, |stat| stat.f_bavail.saturating_mul(stat.f_frsize))
+        };
+        let free = self.folders.iter().map(free_in).min().unwrap_or(u64::MAX);
+        free < self.disk_free_min
+    }
+}
+
 /// Says whether writes are taken at this moment; asked again just before an append is judged.
 pub type Admission = dyn Fn(Tip) -> Result<(), StoreError> + Send + Sync;
 
@@ -269,6 +280,20 @@ impl Sequencer {
     /// The same, to be told of every change.
     pub fn watch_tip(&self) -> watch::Receiver<Tip> {
         self.tip.clone()
+    }
+
+    /// Whether the log takes a write, and its disk has room for one.
+    ///
+    /// # Errors
+    /// It is poisoned, or the disk as full as it may be.
+    pub fn admit_log(&self) -> Result<(), StoreError> {
+        if self.poisoned().is_some() {
+            return Err(Precondition::LocalLogFailed.into());
+        }
+        match self.settings.disk_is_full() {
+            true => Err(disk_full(self.settings.disk_free_min)),
+            false => Ok(()),
+        }
     }
 
     /// Resolves when the thread is gone: nothing is stored any more.

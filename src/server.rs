@@ -5,32 +5,16 @@ use std::{path::PathBuf, sync::Arc, thread, time::Duration};
 use tokio::{
     net::TcpListener,
     runtime,
-    sync::Semaphore,
     sync::oneshot::{self, error::RecvError},
     task::JoinHandle,
 };
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
-use tonic::{body::Body, service::InterceptorLayer, transport::Server};
-use tonic_health::{
-    ServingStatus,
-    pb::health_server::{Health, HealthServer},
-    server::HealthReporter,
-};
-use tower::util::MapRequestLayer;
 use tracing::{error, info, warn};
 
 use crate::{
-    config::{Config, ImmudbConfig, ServerConfig},
+    config::{Config, ImmudbConfig},
     event_files::EventFiles,
     forwarder::{BatchLimits, Forwarder, PendingLimits, Settings, Standing, State, copy::Unfinished},
-    grpc::{
-        Bodies, Gate, Service, WorldCalls, note_arrival,
-        wire::{
-            self,
-            server::event_store_service_server::EventStoreServiceServer,
-            world::{command_service_server::CommandServiceServer, world_service_server::WorldServiceServer},
-        },
-    },
     history::{History, HistoryError},
     immudb,
     index::IndexError,
@@ -50,8 +34,10 @@ use crate::{
 
 mod connections;
 mod failure;
+mod health;
+mod network;
 
-use connections::Patience;
+use network::Network;
 
 /// What the command line, or a game's own program, adds to the configuration.
 #[derive(Debug, Clone)]
@@ -115,7 +101,7 @@ pub struct Parts {
     _locks: (Lock, [Option<FolderOwner>; 2], Option<ReadOnly>),
 }
 
-/// Serves on `listener` until `shutdown` resolves.
+/// Serves on `listener` until `shutdown` resolves. While the storage is opened, callers hear that the service starts.
 ///
 /// # Errors
 /// The storage can't be opened, or the server fails.
@@ -125,32 +111,84 @@ pub async fn run(
     listener: TcpListener,
     shutdown: impl Future<Output = ()>,
 ) -> Result<(), ServerError> {
-    let (storage_config, types_max) = (config.event_sourcing.clone(), config.limits.types_max);
-    let opened = tokio::task::spawn_blocking(move || {
-        let storage = Storage::open(&storage_config, types_max)?;
-        EventFiles::refuse_without_log(&storage_config, storage.log.tip().position)?;
-        Ok::<_, ServerError>(storage)
-    });
-    let storage = opened.await.map_err(|_| ServerError::Panicked("opening the storage"))??;
-    let mut parts = start(&config, &options, storage)?;
     let grace = config.server.shutdown_grace;
-    let world = match start_world(&config, &options, &parts) {
-        Ok(world) => world,
+    let network = Network::default();
+    let served = network.serve(&config, listener)?;
+    let opening = open(&config, network.closing());
+    tokio::pin!(served, opening, shutdown);
+    let opened = tokio::select! {
+        ended = &mut served => return Ok(ended?),
+        opened = &mut opening => opened,
+        () = &mut shutdown => {
+            info!("shutting down before the storage was open");
+            network.close();
+            let opened = tokio::time::timeout(grace, opening);
+            let (ended, _) = tokio::join!(Network::end(served, grace), opened);
+            info!("stopped");
+            return ended;
+        }
+    };
+    let started = match opened {
+        Ok(storage) => start_all(&config, &options, storage).await,
+        Err(error) => Err(error),
+    };
+    let (mut parts, world) = match started {
+        Ok(started) => started,
         Err(error) => {
-            stop(parts, grace).await;
-            return Err(error.into());
+            network.close();
+            // Why the service could not start is worth more than why the network could not end.
+            _ = Network::end(served, grace).await;
+            return Err(error);
         }
     };
     let closing = parts.closing.clone();
     parts.tasks.spawn(async move { closing.run_until_cancelled(telemetry::report_runtime()).await });
+    let log_path = config.event_sourcing.log_path.clone();
+    let health = health::watch(parts.store.clone(), network.health.clone(), log_path);
+    let closing = parts.closing.clone();
+    parts.tasks.spawn(async move { closing.run_until_cancelled(health).await });
     let broken = failure::of_parts(&mut parts, &config.event_sourcing);
-    let health = serve_health(&parts).await;
-    let served = tokio::select! {
-        served = serve(&config, &parts, world, health, listener, shutdown) => served,
+    network.open(&config, &parts, world);
+    let ended = tokio::select! {
+        ended = &mut served => Ok(ended?),
         error = broken => Err(error),
+        () = &mut shutdown => {
+            info!("shutting down");
+            parts.closing.cancel();
+            network.close();
+            Network::end(served, grace).await
+        }
     };
+    network.close();
     stop(parts, grace).await;
-    served
+    ended
+}
+
+/// Opens the storage beside everything else. It ends early when `closing` is cancelled.
+async fn open(config: &Config, closing: &CancellationToken) -> Result<Storage, ServerError> {
+    let (types_max, closing) = (config.limits.types_max, closing.clone());
+    let config = config.event_sourcing.clone();
+    let opened = tokio::task::spawn_blocking(move || {
+        let storage = Storage::open_unless(&config, types_max, &closing)?;
+        EventFiles::refuse_without_log(&config, storage.log.tip().position)?;
+        Ok::<_, ServerError>(storage)
+    });
+    opened.await.map_err(|_| ServerError::Panicked("opening the storage"))?
+}
+
+async fn start_all(
+    config: &Config,
+    options: &Options,
+    storage: Storage,
+) -> Result<(Parts, Arc<World>), ServerError> {
+    let parts = start(config, options, storage)?;
+    match start_world(config, options, &parts) {
+        Ok(world) => Ok((parts, world)),
+        Err(error) => {
+            stop(parts, config.server.shutdown_grace).await;
+            Err(error.into())
+        }
+    }
 }
 
 fn start_world(config: &Config, options: &Options, parts: &Parts) -> Result<Arc<World>, ReadModelError> {
@@ -335,125 +373,6 @@ fn forwarder_settings(config: &Config, immudb: &ImmudbConfig, options: &Options)
         fallback_after: immudb.fallback_after,
         keep_alive: immudb.keep_alive,
         batch: BatchLimits { keys_max: immudb.batch_keys_max, bytes_max: immudb.batch_bytes_max },
-    }
-}
-
-const SERVICES: [&str; 3] = [
-    "aethyr.eventstore.v1.EventStoreService",
-    "aethyr.world.v1.CommandService",
-    "aethyr.world.v1.WorldService",
-];
-
-/// `""` and the services themselves: whether anything is served. `immudb`: whether it answers.
-async fn serve_health(parts: &Parts) -> (HealthReporter, HealthServer<impl Health>) {
-    let (reporter, service) = tonic_health::server::health_reporter();
-    let standing = parts.store.standing().clone();
-    let (mut state, mut reachable) = (standing.watch_state(), standing.watch_reachable());
-    report(&reporter, &standing).await;
-    let (reporting, closing) = (reporter.clone(), parts.closing.clone());
-    parts.tasks.spawn(async move {
-        loop {
-            tokio::select! {
-                () = closing.cancelled() => return,
-                Ok(()) = state.changed() => {}
-                Ok(()) = reachable.changed() => {}
-                else => return,
-            }
-            report(&reporting, &standing).await;
-        }
-    });
-    (reporter, service)
-}
-
-async fn report(reporter: &HealthReporter, standing: &Standing) {
-    let status = |good: bool| if good { ServingStatus::Serving } else { ServingStatus::NotServing };
-    let serving = status(standing.admit_read().is_ok());
-    for service in [""].iter().chain(&SERVICES) {
-        reporter.set_service_status(*service, serving).await;
-    }
-    reporter.set_service_status("immudb", status(standing.view().reachable)).await;
-}
-
-/// What a message may have beside its events or its snapshot.
-const MESSAGE_OVERHEAD_BYTES: usize = 1024 * 1024;
-const EXPECTATION_BYTES_MAX: usize = 280;
-/// Of one connection, at a time.
-const STREAMS_PER_CONNECTION_MAX: u32 = 4096;
-const HEADER_LIST_BYTES_MAX: u32 = 16 * 1024;
-/// A silent connection is asked for a sign of life, and has so long to give it.
-const KEEP_ALIVE: Duration = Duration::from_secs(30);
-const KEEP_ALIVE_ANSWER_MAX: Duration = Duration::from_secs(20);
-
-async fn serve(
-    config: &Config,
-    parts: &Parts,
-    world: Arc<World>,
-    (reporter, health): (HealthReporter, HealthServer<impl Health>),
-    listener: TcpListener,
-    shutdown: impl Future<Output = ()>,
-) -> Result<(), ServerError> {
-    let grace = config.server.shutdown_grace;
-    let limits = &config.limits;
-    let message_bytes_max = limits.append_bytes_max.max(limits.snapshot_bytes_max)
-        + limits.expected_sequences_max * EXPECTATION_BYTES_MAX
-        + MESSAGE_OVERHEAD_BYTES;
-    let immudb = config.immudb.as_ref();
-    let named = immudb.map(|immudb| (format!("{}:{}", immudb.address, immudb.port), immudb.database.clone()));
-    let streams = Arc::new(Semaphore::new(limits.streams_open_max));
-    let service = Service::new(
-        world.clone(),
-        limits.clone(),
-        named,
-        parts.event_files.clone(),
-        streams.clone(),
-        parts.closing.clone(),
-    );
-    let world = WorldCalls::new(world, limits.clone(), streams);
-    let descriptors = || {
-        tonic_reflection::server::Builder::configure()
-            .register_encoded_file_descriptor_set(wire::DESCRIPTORS)
-            .register_encoded_file_descriptor_set(tonic_types::pb::FILE_DESCRIPTOR_SET)
-            .register_encoded_file_descriptor_set(tonic_health::pb::FILE_DESCRIPTOR_SET)
-    };
-    let closing = parts.closing.clone();
-    connections::make_room(limits.connections_max);
-    info!(address = ?listener.local_addr().ok(), "listening");
-    let ServerConfig { first_call_max, unread_max, .. } = config.server;
-    let incoming =
-        connections::incoming(listener, limits.connections_max, Patience { first_call_max, unread_max });
-    let server = Server::builder()
-        .max_concurrent_streams(STREAMS_PER_CONNECTION_MAX)
-        .http2_max_header_list_size(HEADER_LIST_BYTES_MAX)
-        .http2_keepalive_interval(Some(KEEP_ALIVE))
-        .http2_keepalive_timeout(Some(KEEP_ALIVE_ANSWER_MAX))
-        .layer(MapRequestLayer::new(note_arrival::<Body>))
-        .layer(InterceptorLayer::new(Gate::new(limits.concurrent_calls_max)))
-        .layer(Bodies::new(limits, config.server.request_max))
-        .add_service(health)
-        .add_service(descriptors().build_v1()?)
-        .add_service(descriptors().build_v1alpha()?)
-        .add_service(EventStoreServiceServer::new(service).max_decoding_message_size(message_bytes_max))
-        .add_service(CommandServiceServer::new(world.clone()).max_decoding_message_size(message_bytes_max))
-        .add_service(WorldServiceServer::new(world))
-        .serve_with_incoming_shutdown(incoming, async move {
-            closing.cancelled().await;
-        });
-    tokio::pin!(server);
-    tokio::select! {
-        ended = &mut server => return Ok(ended?),
-        () = shutdown => {}
-    }
-    info!("shutting down");
-    for service in ["", "immudb"].iter().chain(&SERVICES) {
-        reporter.set_service_status(*service, ServingStatus::NotServing).await;
-    }
-    parts.closing.cancel();
-    match tokio::time::timeout(grace, server).await {
-        Ok(ended) => Ok(ended?),
-        Err(_) => {
-            warn!("calls were still running at the end of server.shutdown_grace");
-            Ok(())
-        }
     }
 }
 

@@ -4,6 +4,7 @@
 use std::{
     fs,
     io::{ErrorKind, Write},
+    ops::ControlFlow,
     path::PathBuf,
     sync::Arc,
     time::Duration,
@@ -12,6 +13,7 @@ use std::{
 use rustix::io::Errno;
 use tempfile::TempDir;
 use tokio::sync::oneshot;
+use tokio_util::sync::CancellationToken;
 use tracing::{info, warn};
 
 use crate::{
@@ -68,6 +70,8 @@ pub enum StorageError {
          `aethyr-event-store import {path}` takes them over, or move them away"
     )]
     EventFilesWithoutLog { path: String },
+    #[error("the opening was ended by a stop of the service")]
+    Stopped,
     #[error("{path}: {source}")]
     EventFiles { path: String, source: std::io::Error },
 }
@@ -78,6 +82,18 @@ impl Storage {
     /// # Errors
     /// Another process has them, the log is damaged, or a file can't be read or written.
     pub fn open(config: &EventSourcingConfig, types_max: u64) -> Result<Self, StorageError> {
+        Self::open_unless(config, types_max, &CancellationToken::new())
+    }
+
+    /// The same, ended early when `stop` is cancelled.
+    ///
+    /// # Errors
+    /// Those of [`Storage::open`], and that it was ended.
+    pub fn open_unless(
+        config: &EventSourcingConfig,
+        types_max: u64,
+        stop: &CancellationToken,
+    ) -> Result<Self, StorageError> {
         let lock = Lock::take(&config.log_path, Access::ReadWrite)?;
         let log_error = |source| OpenError::of_folder(&config.log_path, source);
         let log_id = LogId::find(&config.log_path).map_err(log_error)?;
@@ -96,7 +112,8 @@ impl Storage {
         if let Some(id) = log_id {
             index_owner.name(id);
         }
-        let usable = opened.map(|index| examine_and_bring_up(&index, &recovered).map(|later| (index, later)));
+        let usable =
+            opened.map(|index| examine_and_bring_up(&index, &recovered, stop).map(|later| (index, later)));
         let (index, examined) = match usable {
             Some(Ok(usable)) => usable,
             Some(Err(error)) if !error.may_be_of_the_index() => return Err(error),
@@ -105,7 +122,7 @@ impl Storage {
                     warn!(%why, "the index is rebuilt");
                 }
                 let index = Index::renew(&config.index_path)?.counting_types(types_max);
-                bring_up(&index, &recovered)?;
+                bring_up(&index, &recovered, stop)?;
                 (index, None)
             }
         };
@@ -125,6 +142,7 @@ impl Storage {
         config: &EventSourcingConfig,
         types_max: u64,
         why: &StorageError,
+        stop: &CancellationToken,
     ) -> Result<Self, StorageError> {
         let lock = Lock::take(&config.log_path, Access::ReadOnly)?;
         let log_id =
@@ -135,7 +153,7 @@ impl Storage {
             .tempdir()
             .map_err(|source| OpenError::of_folder(&std::env::temp_dir(), source))?;
         let index = Index::open(folder.path())?.counting_types(types_max);
-        bring_up(&index, &recovered)?;
+        bring_up(&index, &recovered, stop)?;
         let tip = index.complete().tip;
         let mut log = Log::new(recovered, tip, config.segment_bytes_max);
         log.fail();
@@ -173,6 +191,7 @@ impl StorageError {
                 None => return false,
             },
             Self::Log(OpenError::Damage(_) | OpenError::Locked(_))
+            | Self::Stopped
             | Self::Owner(OwnerError::InUse { .. } | OwnerError::AnotherLog { .. })
             | Self::EventFilesWithoutLog { .. }
             | Self::EventFiles { .. } => return false,
@@ -192,6 +211,7 @@ impl StorageError {
             Self::Log(OpenError::Io { .. } | OpenError::Locked(_))
             | Self::Owner(_)
             | Self::EventFilesWithoutLog { .. }
+            | Self::Stopped
             | Self::EventFiles { .. } => false,
         }
     }
@@ -200,14 +220,18 @@ impl StorageError {
 type LaterExamined = oneshot::Receiver<Result<(), IndexError>>;
 
 /// Whether the index is whole and belongs to the log, to whose end it is brought up.
-fn examine_and_bring_up(index: &Index, recovered: &Recovered) -> Result<Option<LaterExamined>, StorageError> {
+fn examine_and_bring_up(
+    index: &Index,
+    recovered: &Recovered,
+    stop: &CancellationToken,
+) -> Result<Option<LaterExamined>, StorageError> {
     /// A start takes a little longer at most; the rest is examined beside the service.
     const EXAMINATION_MAX: Duration = Duration::from_secs(1);
     if !index.has_enough() || !fits(index, recovered) {
         return Err(IndexError::Lacking.into());
     }
     // Before the examination, which may go on: nothing must read an index that is about to be removed.
-    bring_up(index, recovered)?;
+    bring_up(index, recovered, stop)?;
     match index.examination().run_within(EXAMINATION_MAX) {
         Examined::Done(result) => Ok(result.map(|()| None)?),
         Examined::Later(examined) => Ok(Some(examined)),
@@ -245,7 +269,7 @@ fn finds(index: &Index, frame: Place, stored: StoredRecord) -> Result<bool, Inde
     Ok(head.last >= event.sequence && found == [place] && index.event(event.event.id)? == Some(place))
 }
 
-fn bring_up(index: &Index, recovered: &Recovered) -> Result<(), StorageError> {
+fn bring_up(index: &Index, recovered: &Recovered, stop: &CancellationToken) -> Result<(), StorageError> {
     let segments = recovered.segments();
     let from = index.complete().tip.end;
     if from == recovered.end {
@@ -255,10 +279,12 @@ fn bring_up(index: &Index, recovered: &Recovered) -> Result<(), StorageError> {
     let mut progress = Progress::new("bringing up the index", "bytes", 0, whole);
     let done = rebuild::bring_up(index, segments, recovered.end, |place| {
         progress.reached(segments.bytes_before(place).unwrap_or(0));
+        if stop.is_cancelled() { ControlFlow::Break(()) } else { ControlFlow::Continue(()) }
     });
     match done {
         Ok(()) => Ok(()),
         Err(RebuildError::Log(error)) => Err(StorageError::Log(error.into())),
         Err(RebuildError::Index(error)) => Err(StorageError::Index(error)),
+        Err(RebuildError::Stopped) => Err(StorageError::Stopped),
     }
 }

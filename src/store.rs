@@ -200,6 +200,22 @@ impl EventStore {
         self.standing.admit_write(self.sequencer.tip())
     }
 
+    /// Why a write would be refused at this moment. That event sourcing is off is no fault, and no reason here. Asks the
+    /// disk.
+    pub fn write_refusal(&self) -> Option<StoreError> {
+        let admitted = self.standing.admit_write(self.sequencer.tip());
+        admitted.and_then(|()| self.sequencer.admit_log()).err()
+    }
+
+    /// Whether a write would be taken at this moment.
+    ///
+    /// # Errors
+    /// Says why not.
+    pub fn writes_taken(&self) -> Result<(), StoreError> {
+        self.admit_write()?;
+        self.write_refusal().map_or(Ok(()), Err)
+    }
+
     /// # Errors
     /// Nothing may be read yet.
     pub fn admit_read(&self) -> Result<(), StoreError> {

@@ -105,6 +105,9 @@ pub struct Surroundings {
     pub event_files_pending: u64,
     pub projections: Vec<ProjectionState>,
     pub refusals: Vec<Refusal>,
+    /// Reasons, where something is refused at this moment.
+    pub writes_refused: Option<&'static str>,
+    pub reads_refused: Option<&'static str>,
 }
 
 fn refusal(refusal: Refusal) -> wire::RefusalStats {
@@ -163,5 +166,7 @@ pub fn stats(
         version: env!("CARGO_PKG_VERSION").to_owned(),
         projections: surroundings.projections.into_iter().map(projection).collect(),
         refusals: surroundings.refusals.into_iter().map(refusal).collect(),
+        writes_refused: surroundings.writes_refused.unwrap_or_default().to_owned(),
+        reads_refused: surroundings.reads_refused.unwrap_or_default().to_owned(),
     }
 }

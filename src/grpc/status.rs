@@ -7,6 +7,7 @@ use tonic_types::{ErrorDetails, FieldViolation, StatusExt};
 
 use super::decode::Violations;
 use crate::{
+    progress::{self, Work},
     refusals,
     store::{Conflict, Limit, Precondition, StoreError, Unavailable},
     world::{
@@ -43,6 +44,16 @@ pub fn of_error(error: StoreError) -> Status {
         StoreError::OutcomeUnknown => with_reason(Code::Unknown, message, "OUTCOME_UNKNOWN", []),
         StoreError::Damaged(_) => with_reason(Code::DataLoss, message, "DAMAGED", []),
     }
+}
+
+/// The service stops, and the call with it. It is no refusal.
+pub fn shutting_down() -> Status {
+    unavailable(Unavailable::ShuttingDown, StoreError::Unavailable(Unavailable::ShuttingDown).to_string())
+}
+
+/// Health of a service that is not here.
+pub fn unknown_service(name: &str) -> Status {
+    Status::not_found(format!("no health of a service {name:?} is kept"))
 }
 
 pub fn deadline_exceeded() -> Status {
@@ -157,9 +168,25 @@ fn full(limit: Limit, max: u64, retry_after: Duration, message: String) -> Statu
 }
 
 fn unavailable(why: Unavailable, message: String) -> Status {
-    let mut details = ErrorDetails::with_error_info(why.reason(), DOMAIN, HashMap::new());
+    let (message, facts) = match (why, progress::current()) {
+        (Unavailable::Starting, Some(work)) => starting(&work),
+        _ => (message, HashMap::new()),
+    };
+    let mut details = ErrorDetails::with_error_info(why.reason(), DOMAIN, facts);
     details.set_retry_info(Some(UNAVAILABLE_RETRY));
     Status::with_error_details(Code::Unavailable, message, details)
+}
+
+/// A start that takes long says how far it is.
+fn starting(work: &Work) -> (String, HashMap<String, String>) {
+    let Work { what, unit, done, of } = work;
+    let percent = work.percent();
+    let message =
+        format!("the service is starting: {what}, {percent} % ({done} of {of} {unit}); nothing was written");
+    let facts = [("work", (*what).to_owned()), ("unit", (*unit).to_owned())];
+    let numbers = [("percent", percent), ("done", *done), ("of", *of)];
+    let numbers = numbers.map(|(name, number)| (name, number.to_string()));
+    (message, facts.into_iter().chain(numbers).map(|(name, fact)| (name.to_owned(), fact)).collect())
 }
 
 fn with_reason(
@@ -240,6 +267,14 @@ mod tests {
             let waits = matches!(code, Code::ResourceExhausted | Code::Unavailable);
             assert_eq!(details.retry_info().is_some(), waits, "{reason}");
         }
+    }
+
+    #[test]
+    fn a_start_says_how_far_it_is() {
+        let work = Work { what: "bringing up the index", unit: "bytes", done: 512, of: 2048 };
+        let (message, facts) = starting(&work);
+        assert!(message.contains("bringing up the index, 25 % (512 of 2048 bytes)"), "{message}");
+        assert_eq!((facts["percent"].as_str(), facts["done"].as_str()), ("25", "512"));
     }
 
     #[test]

@@ -1,7 +1,7 @@
 //! Bringing the index up to the end of the log: a few frames after a crash, everything after the index
 //! was deleted.
 
-use std::sync::Arc;
+use std::{ops::ControlFlow, sync::Arc};
 
 use super::{Entries, Index, IndexError, IndexedEvent, IndexedSnapshot};
 use crate::{
@@ -20,10 +20,12 @@ pub enum RebuildError {
     Index(#[from] IndexError),
     #[error(transparent)]
     Log(#[from] ReadError),
+    #[error("it was ended before the end of the log")]
+    Stopped,
 }
 
 /// Reads the log from where the index is complete up to `end`, checking every frame on the way, and applies
-/// what it finds. `progress` hears the bytes read so far in the present segment's order.
+/// what it finds. `progress` hears how far it is, and may end it: what is applied stays.
 ///
 /// # Errors
 /// The log is damaged or the index is unusable.
@@ -31,7 +33,7 @@ pub fn bring_up(
     index: &Index,
     segments: &Arc<Segments>,
     end: Place,
-    mut progress: impl FnMut(Place),
+    mut progress: impl FnMut(Place) -> ControlFlow<()>,
 ) -> Result<(), RebuildError> {
     let mut entries = Entries::new(index);
     let tip = entries.complete().tip;
@@ -44,7 +46,9 @@ pub fn bring_up(
             index.apply(entries)?;
             entries = Entries::new(index);
             frames = 0;
-            progress(cursor.place());
+            if progress(cursor.place()).is_break() {
+                return Err(RebuildError::Stopped);
+            }
             CrashPoint::IndexMidway.reached();
         }
     }

@@ -86,7 +86,10 @@ impl Written {
     }
 
     fn bring_up(&self, index: &Index) {
-        rebuild::bring_up(index, self.log.segments(), self.log.tip().end, |_| {}).unwrap();
+        rebuild::bring_up(index, self.log.segments(), self.log.tip().end, |_| {
+            std::ops::ControlFlow::Continue(())
+        })
+        .unwrap();
     }
 
     /// Everything that can be asked.

@@ -130,7 +130,7 @@ impl Worker {
         self.marks_due = None;
         let marks = std::mem::take(&mut *self.marks.lock().unwrap_or_else(PoisonError::into_inner));
         let (events, answers) = (HashMap::new(), Vec::new());
-        let disk_is_full = self.disk_is_full();
+        let disk_is_full = self.settings.disk_is_full();
         let (broken, began) = (false, Instant::now());
         let mut group =
             OpenGroup { frames, entries, now, events, broken, disk_is_full, marks, answers, began };

@@ -2,7 +2,6 @@
 
 use std::{
     collections::HashSet,
-    path::PathBuf,
     sync::{
         Arc, PoisonError,
         atomic::{AtomicBool, Ordering},
@@ -137,15 +136,6 @@ impl Worker {
         }
         self.finish(group);
         left
-    }
-
-    pub(super) fn disk_is_full(&self) -> bool {
-        let free_in = |folder: &PathBuf| {
-            let stat = rustix::fs::statvfs(folder);
-            stat.map_or(u64::MAX, |stat| stat.f_bavail.saturating_mul(stat.f_frsize))
-        };
-        let free = self.settings.folders.iter().map(free_in).min().unwrap_or(u64::MAX);
-        free < self.settings.disk_free_min
     }
 
     /// Nothing is written any more before a restart. The first reason counts.

@@ -17,6 +17,7 @@ use tokio::{
     sync::{OwnedSemaphorePermit, Semaphore},
     time::{Instant, Sleep},
 };
+use tokio_util::sync::{CancellationToken, WaitForCancellationFutureOwned};
 use tonic::transport::server::Connected;
 use tracing::{debug, warn};
 
@@ -45,18 +46,39 @@ pub struct Connection {
     patience: Patience,
     look: Pin<Box<Sleep>>,
     overdue: bool,
+    /// A stop waits for calls, and not for a connection without one.
+    closed: Pin<Box<WaitForCancellationFutureOwned>>,
     _permit: OwnedSemaphorePermit,
 }
 
 impl Connection {
-    fn new(stream: TcpStream, patience: Patience, permit: OwnedSemaphorePermit) -> Self {
+    fn new(
+        stream: TcpStream,
+        patience: Patience,
+        closing: CancellationToken,
+        permit: OwnedSemaphorePermit,
+    ) -> Self {
+        let closed = Box::pin(closing.cancelled_owned());
         let (peer, accepted) = (Peer::default(), Instant::now());
         let look = Box::pin(tokio::time::sleep(patience.look_every()));
-        Self { stream, peer, accepted, blocked: None, patience, look, overdue: false, _permit: permit }
+        Self {
+            stream,
+            peer,
+            accepted,
+            blocked: None,
+            patience,
+            look,
+            overdue: false,
+            closed,
+            _permit: permit,
+        }
     }
 
     /// Looks now and then whether the connection is worth its place. An error ends it, and all its calls.
     fn look(&mut self, cx: &mut Context<'_>) -> io::Result<()> {
+        if !self.overdue && !self.peer.has_called() {
+            self.overdue = self.closed.as_mut().poll(cx).is_ready();
+        }
         while !self.overdue && self.look.as_mut().poll(cx).is_ready() {
             let now = Instant::now();
             if let Some(why) = self.fault(now) {
@@ -84,21 +106,43 @@ impl Patience {
     }
 }
 
-/// Raises the bound on open files, as far as it may be, so that it leaves room for `connections_max`.
-pub fn make_room(connections_max: usize) {
+/// Open files that the service keeps for itself: the segments of the log, the index, the read models, the logs, and the
+/// connection with ImmuDB.
+const OWN_FILES: u64 = 1000;
+
+/// Where a process may not open that many, it keeps at least this part of what it may, and not less than so many.
+const OWN_FILES_PART: u64 = 2;
+
+/// Raises the bound on open files, as far as it may be, and says how many connections leave the service the files
+/// that it needs: at most `connections_max`.
+pub fn make_room(connections_max: usize) -> usize {
     use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
-    /// The log, the index and the connection with ImmuDB.
-    const OWN: u64 = 1000;
     let limit = getrlimit(Resource::Nofile);
-    let wanted = (connections_max as u64).saturating_add(OWN);
-    if limit.current.is_none_or(|current| current >= wanted) {
-        return;
+    let wanted = (connections_max as u64).saturating_add(OWN_FILES);
+    let Some(mut current) = limit.current.filter(|current| *current < wanted) else {
+        return connections_max;
+    };
+    let raised = limit.maximum.map_or(wanted, |maximum| maximum.min(wanted));
+    if setrlimit(Resource::Nofile, Rlimit { current: Some(raised), ..limit }).is_ok() {
+        current = raised;
     }
-    let current = limit.maximum.map_or(wanted, |maximum| maximum.min(wanted));
-    let raised = setrlimit(Resource::Nofile, Rlimit { current: Some(current), ..limit });
-    if raised.is_err() || current < wanted {
-        warn!(open_files_max = current, wanted, "limits.connections_max is more than this process may open");
+    let room = connections_within(connections_max, current);
+    if room < connections_max {
+        warn!(
+            open_files_max = current,
+            connections = room,
+            wanted = connections_max,
+            "this process may open too few files (ulimit -n) for limits.connections_max; it takes fewer connections"
+        );
     }
+    room
+}
+
+/// How many connections there may be where so many files may be open.
+fn connections_within(connections_max: usize, open_files_max: u64) -> usize {
+    let own = OWN_FILES.min(open_files_max / OWN_FILES_PART);
+    let room = usize::try_from(open_files_max.saturating_sub(own)).unwrap_or(usize::MAX);
+    connections_max.min(room).max(1)
 }
 
 /// The connections of `listener`, at most `max` at a time.
@@ -106,31 +150,35 @@ pub fn incoming(
     listener: TcpListener,
     max: usize,
     patience: Patience,
+    closing: CancellationToken,
 ) -> impl Stream<Item = io::Result<Connection>> {
     const PAUSE: Duration = Duration::from_millis(100);
     let start = (listener, Arc::new(Semaphore::new(max)));
-    stream::unfold(start, move |(listener, places)| async move {
-        loop {
-            let stream = match listener.accept().await {
-                Ok((stream, _)) => stream,
-                Err(error) => {
-                    // Too many open files, or a caller that is gone: neither gets better at once.
-                    refusals::failed("a connection could not be accepted", &error);
-                    tokio::time::sleep(PAUSE).await;
+    stream::unfold(start, move |(listener, places)| {
+        let closing = closing.clone();
+        async move {
+            loop {
+                let stream = match listener.accept().await {
+                    Ok((stream, _)) => stream,
+                    Err(error) => {
+                        // Too many open files, or a caller that is gone: neither gets better at once.
+                        refusals::failed("a connection could not be accepted", &error);
+                        tokio::time::sleep(PAUSE).await;
+                        continue;
+                    }
+                };
+                let Ok(permit) = places.clone().try_acquire_owned() else {
+                    let message = format!("limits.connections_max: the limit of {max} is reached");
+                    refusals::refused("CONNECTIONS", Severity::Limit, &message);
+                    continue;
+                };
+                if let Err(error) = stream.set_nodelay(true) {
+                    warn!(%error, "a connection is gone already");
                     continue;
                 }
-            };
-            let Ok(permit) = places.clone().try_acquire_owned() else {
-                let message = format!("limits.connections_max: the limit of {max} is reached");
-                refusals::refused("CONNECTIONS", Severity::Limit, &message);
-                continue;
-            };
-            if let Err(error) = stream.set_nodelay(true) {
-                warn!(%error, "a connection is gone already");
-                continue;
+                let connection = Connection::new(stream, patience, closing.clone(), permit);
+                return Some((Ok(connection), (listener, places)));
             }
-            let connection = Connection::new(stream, patience, permit);
-            return Some((Ok(connection), (listener, places)));
         }
     })
 }

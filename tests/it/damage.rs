@@ -8,6 +8,7 @@ use std::{
     collections::{BTreeMap, BTreeSet},
     fs,
     io::Write,
+    ops::ControlFlow,
     path::Path,
     sync::{Arc, Mutex, Once},
 };
@@ -116,7 +117,7 @@ fn spread_index(storage: &Path) {
     let (second, third) = rest.split_at(rest.len() / 2);
     let reach = |index: &Index, ends: &[Place]| {
         for end in ends {
-            rebuild::bring_up(index, recovered.segments(), *end, |_| {}).unwrap();
+            rebuild::bring_up(index, recovered.segments(), *end, |_| ControlFlow::Continue(())).unwrap();
         }
     };
     let index = Index::open(&folder).unwrap();

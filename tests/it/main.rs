@@ -29,6 +29,7 @@ mod outage;
 mod refusals;
 mod repairing;
 mod resend;
+mod supervising;
 #[path = "../support/mod.rs"]
 mod support;
 mod tidy;

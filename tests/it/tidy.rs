@@ -51,7 +51,7 @@ fn no_file_outgrows_its_reader() {
 fn each_wire_stays_in_its_room() {
     let nobody: [&str; 0] = [];
     // The server hands generated services to tonic, and stops there; the record has messages of its own.
-    assert_eq!(outside(&["src/grpc", "src/server.rs", "src/event/record.rs"], "wire::"), nobody);
+    assert_eq!(outside(&["src/grpc", "src/server", "src/event/record.rs"], "wire::"), nobody);
     assert_eq!(outside(&["src/immudb"], "schema::"), nobody);
     // A status is made in one place, from an error; ImmuDB's are read, and `health` reads ours.
     assert_eq!(outside(&["src/grpc/status.rs", "src/immudb/error/tests.rs"], " Status::"), nobody);
@@ -95,7 +95,7 @@ fn the_log_knows_nothing_of_the_network() {
 
 #[test]
 fn nothing_of_the_store_knows_the_world() {
-    let above = ["src/world", "src/grpc", "src/server.rs", "src/cli", "src/lib.rs"];
+    let above = ["src/world", "src/grpc", "src/server", "src/cli", "src/lib.rs"];
     let nobody: [&str; 0] = [];
     assert_eq!(outside(&above, "world::"), nobody);
     for (name, text) in sources("src/world") {

@@ -268,8 +268,18 @@ impl Service {
         EventStoreServiceClient::new(self.channel())
     }
 
+    /// The figures, once it has opened its storage.
     pub async fn stats(&self) -> StatsResponse {
-        self.client().stats(StatsRequest {}).await.unwrap().into_inner()
+        let until = Instant::now() + PATIENCE;
+        loop {
+            match self.client().stats(StatsRequest {}).await {
+                Ok(stats) => return stats.into_inner(),
+                Err(status) if super::events::reason(&status) == "STARTING" && Instant::now() < until => {
+                    tokio::time::sleep(POLL).await;
+                }
+                Err(status) => panic!("{status:?}"),
+            }
+        }
     }
 
     /// Waits until the figures are as wanted.

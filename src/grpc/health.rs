@@ -1,0 +1,230 @@
+//! `grpc.health.v1.Health`, as its protocol says: `Check` of a service that is not known is NOT_FOUND, `Watch` of one
+//! answers SERVICE_UNKNOWN and stays open. What is served is decided elsewhere and told here.
+
+use std::{pin::Pin, sync::Arc};
+
+use futures_util::{Stream, stream};
+use tokio::{sync::watch, time::Instant};
+use tonic::{Request, Response, Status};
+use tonic_health::pb::{
+    HealthCheckRequest, HealthCheckResponse,
+    health_check_response::ServingStatus,
+    health_server::{Health, HealthServer},
+};
+
+use super::{gate::Admitted, status};
+
+/// Services that share the health of the whole, beside `""`.
+const SERVICES: [&str; 3] = [
+    "aethyr.eventstore.v1.EventStoreService",
+    "aethyr.world.v1.CommandService",
+    "aethyr.world.v1.WorldService",
+];
+const READS: &str = "reads";
+const IMMUDB: &str = "immudb";
+
+/// What is served at this moment.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Serving {
+    /// Reads, and writes but for a short while.
+    pub service: bool,
+    pub reads: bool,
+    /// Events reach ImmuDB.
+    pub immudb: bool,
+}
+
+/// Where it is told what is served. Cheap to clone.
+#[derive(Debug, Clone)]
+pub struct HealthReporter {
+    told: Arc<watch::Sender<Told>>,
+}
+
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+struct Told {
+    serving: Serving,
+    /// The service stops: nothing is served any more, and every `Watch` ends.
+    closed: bool,
+}
+
+impl Default for HealthReporter {
+    /// Nothing is served yet.
+    fn default() -> Self {
+        Self { told: Arc::new(watch::Sender::new(Told::default())) }
+    }
+}
+
+impl HealthReporter {
+    pub fn report(&self, serving: Serving) {
+        self.told.send_if_modified(|told| {
+            !told.closed && std::mem::replace(&mut told.serving, serving) != serving
+        });
+    }
+
+    /// Nothing is served from now on.
+    pub fn close(&self) {
+        self.told.send_replace(Told { serving: Serving::default(), closed: true });
+    }
+
+    /// What answers on the network.
+    pub fn server(&self) -> HealthServer<HealthService> {
+        HealthServer::new(HealthService { told: self.told.subscribe() })
+    }
+}
+
+/// See the module.
+#[derive(Debug)]
+pub struct HealthService {
+    told: watch::Receiver<Told>,
+}
+
+impl Serving {
+    /// `None`: no such service.
+    fn of(self, service: &str) -> Option<ServingStatus> {
+        let serves = match service {
+            READS => self.reads,
+            IMMUDB => self.immudb,
+            _ if service.is_empty() || SERVICES.contains(&service) => self.service,
+            _ => return None,
+        };
+        Some(if serves { ServingStatus::Serving } else { ServingStatus::NotServing })
+    }
+}
+
+fn answer(status: ServingStatus) -> HealthCheckResponse {
+    HealthCheckResponse { status: status.into() }
+}
+
+#[tonic::async_trait]
+impl Health for HealthService {
+    async fn check(
+        &self,
+        request: Request<HealthCheckRequest>,
+    ) -> Result<Response<HealthCheckResponse>, Status> {
+        let service = &request.get_ref().service;
+        let serving = self.told.borrow().serving;
+        let status = serving.of(service).ok_or_else(|| status::unknown_service(service))?;
+        Ok(Response::new(answer(status)))
+    }
+
+    type WatchStream = Pin<Box<dyn Stream<Item = Result<HealthCheckResponse, Status>> + Send>>;
+
+    async fn watch(
+        &self,
+        request: Request<HealthCheckRequest>,
+    ) -> Result<Response<Self::WatchStream>, Status> {
+        let deadline = Admitted::of(&request).deadline;
+        let watching = Watching {
+            service: request.into_inner().service,
+            told: self.told.clone(),
+            last: None,
+            deadline,
+            over: false,
+        };
+        Ok(Response::new(Box::pin(stream::unfold(watching, Watching::next))))
+    }
+}
+
+/// One `Watch`.
+struct Watching {
+    service: String,
+    told: watch::Receiver<Told>,
+    /// What the caller heard last.
+    last: Option<ServingStatus>,
+    deadline: Option<Instant>,
+    over: bool,
+}
+
+impl Watching {
+    async fn next(mut self) -> Option<(Result<HealthCheckResponse, Status>, Self)> {
+        if self.over {
+            return None;
+        }
+        loop {
+            let told = *self.told.borrow_and_update();
+            let status = told.serving.of(&self.service).unwrap_or(ServingStatus::ServiceUnknown);
+            if self.last != Some(status) {
+                self.last = Some(status);
+                return Some((Ok(answer(status)), self));
+            }
+            if told.closed {
+                return self.end(status::shutting_down());
+            }
+            let deadline = self.deadline;
+            let deadline = async {
+                match deadline {
+                    Some(deadline) => tokio::time::sleep_until(deadline).await,
+                    None => std::future::pending().await,
+                }
+            };
+            tokio::select! {
+                changed = self.told.changed() => match changed {
+                    Ok(()) => {}
+                    Err(_) => return self.end(status::shutting_down()),
+                },
+                () = deadline => return self.end(status::deadline_exceeded()),
+            }
+        }
+    }
+
+    fn end(mut self, status: Status) -> Option<(Result<HealthCheckResponse, Status>, Self)> {
+        self.over = true;
+        Some((Err(status), self))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use futures_util::StreamExt;
+    use tonic::Code;
+
+    use super::*;
+
+    fn ask(service: &str) -> Request<HealthCheckRequest> {
+        Request::new(HealthCheckRequest { service: service.to_owned() })
+    }
+
+    fn service(reporter: &HealthReporter) -> HealthService {
+        HealthService { told: reporter.told.subscribe() }
+    }
+
+    #[tokio::test]
+    async fn each_service_has_its_own_answer() {
+        let reporter = HealthReporter::default();
+        let health = service(&reporter);
+        reporter.report(Serving { service: false, reads: true, immudb: false });
+        let check = async |name: &str| health.check(ask(name)).await.unwrap().into_inner().status();
+        assert_eq!(check("reads").await, ServingStatus::Serving);
+        assert_eq!(check("immudb").await, ServingStatus::NotServing);
+        for name in [""].iter().chain(&SERVICES) {
+            assert_eq!(check(name).await, ServingStatus::NotServing);
+        }
+        reporter.report(Serving { service: true, reads: true, immudb: true });
+        for name in ["", READS, IMMUDB].iter().chain(&SERVICES) {
+            assert_eq!(check(name).await, ServingStatus::Serving);
+        }
+        assert_eq!(health.check(ask("nobody")).await.unwrap_err().code(), Code::NotFound);
+    }
+
+    #[tokio::test]
+    async fn a_watch_hears_each_change_once_and_ends_with_the_service() {
+        let reporter = HealthReporter::default();
+        let mut watch = service(&reporter).watch(ask("")).await.unwrap().into_inner();
+        let mut unknown = service(&reporter).watch(ask("nobody")).await.unwrap().into_inner();
+        let status = |answer: Option<Result<HealthCheckResponse, Status>>| answer.unwrap().unwrap().status();
+        assert_eq!(status(watch.next().await), ServingStatus::NotServing);
+        assert_eq!(status(unknown.next().await), ServingStatus::ServiceUnknown);
+        // Nothing that this caller asked for has changed.
+        reporter.report(Serving { reads: true, ..Serving::default() });
+        let silent = std::time::Duration::from_millis(1);
+        assert!(tokio::time::timeout(silent, watch.next()).await.is_err());
+        reporter.report(Serving { service: true, reads: true, immudb: false });
+        assert_eq!(status(watch.next().await), ServingStatus::Serving);
+        reporter.close();
+        reporter.report(Serving { service: true, reads: true, immudb: true });
+        assert_eq!(status(watch.next().await), ServingStatus::NotServing);
+        for watch in [&mut watch, &mut unknown] {
+            assert_eq!(watch.next().await.unwrap().unwrap_err().code(), Code::Unavailable);
+            assert!(watch.next().await.is_none());
+        }
+    }
+}

@@ -1,0 +1,68 @@
+//! A service that is on the network before it is there: until then it answers that it is starting.
+
+use std::{
+    convert::Infallible,
+    future::{Ready, ready},
+    sync::{Arc, OnceLock},
+    task::{Context, Poll},
+};
+
+use futures_util::future::Either;
+use http::{Request, Response};
+use tonic::{body::Body, server::NamedService};
+use tower::Service;
+
+use super::status;
+use crate::store::{StoreError, Unavailable};
+
+/// See the module. Its clones are one service.
+#[derive(Debug)]
+pub struct Late<S>(Arc<OnceLock<S>>);
+
+impl<S> Late<S> {
+    /// From now on `service` answers.
+    pub fn arrive(&self, service: S) {
+        // Nobody brings a second one.
+        _ = self.0.set(service);
+    }
+}
+
+impl<S> Default for Late<S> {
+    fn default() -> Self {
+        Self(Arc::default())
+    }
+}
+
+impl<S> Clone for Late<S> {
+    fn clone(&self) -> Self {
+        Self(self.0.clone())
+    }
+}
+
+impl<S: NamedService> NamedService for Late<S> {
+    const NAME: &'static str = S::NAME;
+}
+
+impl<S> Service<Request<Body>> for Late<S>
+where
+    S: Service<Request<Body>, Response = Response<Body>, Error = Infallible> + Clone,
+{
+    type Response = Response<Body>;
+    type Error = Infallible;
+    type Future = Either<S::Future, Ready<Result<Response<Body>, Infallible>>>;
+
+    /// What comes late is ready for calls when it comes, as all generated services are.
+    fn poll_ready(&mut self, _: &mut Context<'_>) -> Poll<Result<(), Infallible>> {
+        Poll::Ready(Ok(()))
+    }
+
+    fn call(&mut self, request: Request<Body>) -> Self::Future {
+        match self.0.get() {
+            Some(service) => Either::Left(service.clone().call(request)),
+            None => {
+                let starting = status::of_error(StoreError::Unavailable(Unavailable::Starting));
+                Either::Right(ready(Ok(starting.into_http())))
+            }
+        }
+    }
+}

@@ -1,0 +1,158 @@
+//! Decides what health says: whether the service serves, whether it serves reads, and whether events reach ImmuDB.
+//!
+//! It looks at the state, every half second and at each change, and not at callers alone: health has to recover
+//! although nobody sends anything to a service that is said to be down.
+
+use std::{fs, io::Write, path::PathBuf, sync::Arc, time::Duration};
+
+use tokio::time::{Instant, MissedTickBehavior};
+use tracing::{debug, info, warn};
+
+use crate::{
+    forwarder::{State, View},
+    grpc::{HealthReporter, Serving},
+    refusals,
+    store::EventStore,
+};
+
+/// So long writes may be refused before the whole is said not to serve.
+const WRITES_REFUSED_MAX: Duration = Duration::from_secs(10);
+const LOOK_EVERY: Duration = Duration::from_millis(500);
+
+/// Reports until it is dropped. `log_path` is the folder of the local log.
+pub async fn watch(store: Arc<EventStore>, reporter: HealthReporter, log_path: PathBuf) {
+    let (mut state, mut reachable) = (store.standing().watch_state(), store.standing().watch_reachable());
+    let mut ticks = tokio::time::interval(LOOK_EVERY);
+    ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    let mut writes = Writes { failures: Failures::of(&store), log_path, refused: None };
+    loop {
+        tokio::select! {
+            _ = ticks.tick() => {}
+            Ok(()) = state.changed() => {}
+            Ok(()) = reachable.changed() => {}
+        }
+        refusals::log_due();
+        let looked = store.clone();
+        // The disk is asked, which may take its time.
+        let looked = tokio::task::spawn_blocking(move || {
+            let reason = writes.refusal(&looked);
+            (writes, reason)
+        });
+        let Ok((back, reason)) = looked.await else { return };
+        writes = back;
+        let reads = store.admit_read().is_ok();
+        let serving = Serving {
+            service: reads && !writes.are_refused_for_long(reason, Instant::now()),
+            reads,
+            immudb: reaches_immudb(&store.standing().view()),
+        };
+        reporter.report(serving);
+    }
+}
+
+/// A service without ImmuDB has none that events could reach.
+fn reaches_immudb(view: &View) -> bool {
+    match view.state {
+        State::Connected | State::Migrating => view.reachable,
+        State::Starting
+        | State::Copying
+        | State::Fallback
+        | State::LocalOnly
+        | State::Suspect
+        | State::Fenced => false,
+    }
+}
+
+/// Whether writes are taken, as far as the service decides that.
+struct Writes {
+    failures: Failures,
+    log_path: PathBuf,
+    /// Since when they are refused, and whether that was said.
+    refused: Option<(Instant, bool)>,
+}
+
+impl Writes {
+    /// The reason for which a write is refused now.
+    fn refusal(&mut self, store: &EventStore) -> Option<&'static str> {
+        let failed = self.failures.look(store, || {
+            takes_a_file(&self.log_path)
+                .inspect_err(|error| debug!(%error, "the disk of the local log still takes nothing"))
+                .is_ok()
+        });
+        let refused = store.write_refusal().and_then(|error| error.refusal());
+        refused.map(|(reason, _)| reason).or(failed)
+    }
+
+    fn are_refused_for_long(&mut self, reason: Option<&'static str>, now: Instant) -> bool {
+        let Some(reason) = reason else {
+            if let Some((since, true)) = self.refused.take() {
+                info!(refused_for = ?now.duration_since(since), "writes are taken again");
+            }
+            return false;
+        };
+        let (since, told) = self.refused.get_or_insert((now, false));
+        let long = now.duration_since(*since) >= WRITES_REFUSED_MAX;
+        if long && !*told {
+            *told = true;
+            warn!(reason, refused_for = ?WRITES_REFUSED_MAX, "writes are refused: health says NOT_SERVING");
+        }
+        long
+    }
+}
+
+/// Writes that the disk refused. Nothing but another write tells that it is over.
+#[derive(Debug)]
+struct Failures {
+    failing: Option<&'static str>,
+    /// Calls that failed so, and writes that were stored, when it was last looked.
+    failed: Vec<(&'static str, u64)>,
+    stored: u64,
+}
+
+impl Failures {
+    const REASONS: [&str; 3] = ["LOCAL_LOG_FAILED", "NOT_WRITTEN", "DISK_FULL"];
+
+    fn of(store: &EventStore) -> Self {
+        Self { failing: None, failed: Self::failed(), stored: stored(store) }
+    }
+
+    fn failed() -> Vec<(&'static str, u64)> {
+        let recorded = refusals::recorded().into_iter();
+        let failures = recorded.filter(|refusal| Self::REASONS.contains(&refusal.reason));
+        failures.map(|refusal| (refusal.reason, refusal.calls)).collect()
+    }
+
+    fn look(&mut self, store: &EventStore, disk_takes_writes: impl FnOnce() -> bool) -> Option<&'static str> {
+        let (failed, stored) = (Self::failed(), stored(store));
+        let before = std::mem::replace(&mut self.failed, failed);
+        let went_well = std::mem::replace(&mut self.stored, stored) != stored;
+        let failing = self.failed.iter().find(|failure| !before.contains(failure));
+        // Of a failure and a success since the last look, nobody knows which came first.
+        self.failing = match failing {
+            Some((reason, _)) => Some(reason),
+            None if went_well => None,
+            None => self.failing,
+        };
+        // A log that has failed takes nothing, whatever its disk does.
+        if self.failing.is_some_and(|reason| reason != "LOCAL_LOG_FAILED") && disk_takes_writes() {
+            self.failing = None;
+        }
+        self.failing
+    }
+}
+
+fn stored(store: &EventStore) -> u64 {
+    store.counters.events_stored.get().wrapping_add(store.counters.snapshots_stored.get())
+}
+
+/// Whether something can be written beside the log.
+fn takes_a_file(folder: &std::path::Path) -> std::io::Result<()> {
+    static BYTES: [u8; 64 * 1024] = [0; 64 * 1024];
+    let path = folder.join("health.probe");
+    let written = fs::File::create(&path).and_then(|mut file| {
+        file.write_all(&BYTES)?;
+        file.sync_data()
+    });
+    let removed = fs::remove_file(&path);
+    written.and(removed)
+}

@@ -1,0 +1,145 @@
+//! The service on the network: there from the first moment, when everything is still being opened, until the last
+//! call is over.
+
+use std::{sync::Arc, time::Duration};
+
+use tokio::{net::TcpListener, sync::Semaphore};
+use tokio_util::sync::CancellationToken;
+use tonic::{body::Body, service::InterceptorLayer, transport::Server};
+use tower::util::MapRequestLayer;
+use tracing::{info, warn};
+
+use super::{
+    Parts, ServerError,
+    connections::{self, Patience},
+};
+use crate::{
+    config::{Config, ServerConfig},
+    grpc::{
+        Bodies, Closing, Gate, HealthReporter, Late, Service, WorldCalls, note_arrival,
+        wire::{
+            self,
+            server::event_store_service_server::EventStoreServiceServer,
+            world::{command_service_server::CommandServiceServer, world_service_server::WorldServiceServer},
+        },
+    },
+    world::World,
+};
+
+/// What a message may have beside its events or its snapshot.
+const MESSAGE_OVERHEAD_BYTES: usize = 1024 * 1024;
+const EXPECTATION_BYTES_MAX: usize = 280;
+/// Of one connection, at a time.
+const STREAMS_PER_CONNECTION_MAX: u32 = 4096;
+const HEADER_LIST_BYTES_MAX: u32 = 16 * 1024;
+/// A silent connection is asked for a sign of life, and has so long to give it.
+const KEEP_ALIVE: Duration = Duration::from_secs(30);
+const KEEP_ALIVE_ANSWER_MAX: Duration = Duration::from_secs(20);
+
+/// What callers reach. Health and reflection answer at once, the rest when it is there.
+#[derive(Debug, Default)]
+pub struct Network {
+    pub health: HealthReporter,
+    events: Late<EventStoreServiceServer<Service>>,
+    commands: Late<CommandServiceServer<WorldCalls>>,
+    world: Late<WorldServiceServer<WorldCalls>>,
+    /// Nothing new is taken, and what does not end by itself ends.
+    closing: CancellationToken,
+}
+
+impl Network {
+    /// Serves until it is closed and the last call is over.
+    ///
+    /// # Errors
+    /// The descriptors for reflection can't be read, or the transport fails.
+    pub fn serve(
+        &self,
+        config: &Config,
+        listener: TcpListener,
+    ) -> Result<impl Future<Output = Result<(), tonic::transport::Error>> + use<>, ServerError> {
+        let limits = &config.limits;
+        let descriptors = || {
+            tonic_reflection::server::Builder::configure()
+                .register_encoded_file_descriptor_set(wire::DESCRIPTORS)
+                .register_encoded_file_descriptor_set(tonic_types::pb::FILE_DESCRIPTOR_SET)
+                .register_encoded_file_descriptor_set(tonic_health::pb::FILE_DESCRIPTOR_SET)
+        };
+        info!(address = ?listener.local_addr().ok(), "listening");
+        let ServerConfig { first_call_max, unread_max, .. } = config.server;
+        let patience = Patience { first_call_max, unread_max };
+        let connections_max = connections::make_room(limits.connections_max);
+        let incoming = connections::incoming(listener, connections_max, patience, self.closing.clone());
+        let closing = self.closing.clone();
+        Ok(Server::builder()
+            .max_concurrent_streams(STREAMS_PER_CONNECTION_MAX)
+            .http2_max_header_list_size(HEADER_LIST_BYTES_MAX)
+            .http2_keepalive_interval(Some(KEEP_ALIVE))
+            .http2_keepalive_timeout(Some(KEEP_ALIVE_ANSWER_MAX))
+            .layer(MapRequestLayer::new(note_arrival::<Body>))
+            .layer(InterceptorLayer::new(Gate::new(limits.concurrent_calls_max)))
+            .layer(Bodies::new(limits, config.server.request_max))
+            .layer(Closing(self.closing.clone()))
+            .add_service(self.health.server())
+            .add_service(descriptors().build_v1()?)
+            .add_service(descriptors().build_v1alpha()?)
+            .add_service(self.events.clone())
+            .add_service(self.commands.clone())
+            .add_service(self.world.clone())
+            .serve_with_incoming_shutdown(incoming, async move {
+                closing.cancelled().await;
+            }))
+    }
+
+    /// From now on calls are answered.
+    pub fn open(&self, config: &Config, parts: &Parts, world: Arc<World>) {
+        let limits = &config.limits;
+        let message_bytes_max = limits.append_bytes_max.max(limits.snapshot_bytes_max)
+            + limits.expected_sequences_max * EXPECTATION_BYTES_MAX
+            + MESSAGE_OVERHEAD_BYTES;
+        let immudb = config.immudb.as_ref();
+        let named =
+            immudb.map(|immudb| (format!("{}:{}", immudb.address, immudb.port), immudb.database.clone()));
+        let streams = Arc::new(Semaphore::new(limits.streams_open_max));
+        let service = Service::new(
+            world.clone(),
+            limits.clone(),
+            named,
+            parts.event_files.clone(),
+            streams.clone(),
+            parts.closing.clone(),
+        );
+        let world = WorldCalls::new(world, limits.clone(), streams);
+        let events = EventStoreServiceServer::new(service).max_decoding_message_size(message_bytes_max);
+        let commands = CommandServiceServer::new(world.clone()).max_decoding_message_size(message_bytes_max);
+        self.world.arrive(WorldServiceServer::new(world));
+        self.commands.arrive(commands);
+        self.events.arrive(events);
+    }
+
+    /// Health says so first; then nothing new is taken.
+    pub fn close(&self) {
+        self.health.close();
+        self.closing.cancel();
+    }
+
+    pub fn closing(&self) -> &CancellationToken {
+        &self.closing
+    }
+
+    /// Lets what runs on the network end.
+    ///
+    /// # Errors
+    /// The transport failed.
+    pub async fn end(
+        served: impl Future<Output = Result<(), tonic::transport::Error>>,
+        grace: Duration,
+    ) -> Result<(), ServerError> {
+        match tokio::time::timeout(grace, served).await {
+            Ok(ended) => Ok(ended?),
+            Err(_) => {
+                warn!("calls were still running at the end of server.shutdown_grace");
+                Ok(())
+            }
+        }
+    }
+}

@@ -1,0 +1,202 @@
+//! What a supervisor is told, from the first moment to the last.
+
+use std::{fs::File, io::Read, net::TcpStream, process::Command};
+
+use aethyr_event_store::grpc::wire::{ReadAllRequest, State, StatsRequest, SubscribeRequest};
+use rustix::process::Signal;
+use tempfile::tempdir;
+use tokio::sync::mpsc;
+use tokio_stream::wrappers::ReceiverStream;
+use tonic::{Code, Status};
+use tonic_health::pb::{
+    HealthCheckRequest, HealthCheckResponse, health_check_response::ServingStatus,
+    health_client::HealthClient,
+};
+use tonic_reflection::pb::v1::{
+    ServerReflectionRequest, server_reflection_client::ServerReflectionClient,
+    server_reflection_request::MessageRequest,
+};
+use tonic_types::StatusExt;
+
+use crate::support::{
+    events::{append_to, event, reason, request},
+    immudb::ImmuDb,
+    service::{Service, Setup},
+};
+
+/// The opening of the storage waits until somebody reads this.
+struct Held(std::path::PathBuf);
+
+impl Held {
+    fn hold(service: &Service) -> Self {
+        std::fs::create_dir_all(service.storage()).unwrap();
+        let path = service.storage().join("index.opening");
+        assert!(Command::new("mkfifo").arg(&path).status().unwrap().success());
+        Self(path)
+    }
+
+    fn let_go(self) {
+        std::thread::spawn(move || File::open(self.0).unwrap().read_to_end(&mut Vec::new()).unwrap());
+    }
+}
+
+async fn watch(service: &Service, name: &str) -> tonic::Streaming<HealthCheckResponse> {
+    let request = HealthCheckRequest { service: name.to_owned() };
+    HealthClient::new(service.channel()).watch(request).await.unwrap().into_inner()
+}
+
+async fn status(watch: &mut tonic::Streaming<HealthCheckResponse>) -> ServingStatus {
+    watch.message().await.unwrap().unwrap().status()
+}
+
+fn exit_code(service: &Service, arguments: &[&str]) -> Option<i32> {
+    service.command(arguments).output().unwrap().status.code()
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn while_the_storage_is_opened_every_call_hears_that_the_service_starts() {
+    let mut service = Service::new(Setup::local());
+    let held = Held::hold(&service);
+    service.launch();
+    for name in ["", "reads", "immudb", "aethyr.world.v1.WorldService"] {
+        assert_eq!(service.health(name).await, Some(false), "{name:?}");
+    }
+    let mut watch = watch(&service, "").await;
+    assert_eq!(status(&mut watch).await, ServingStatus::NotServing);
+    let mut client = service.client();
+    let refused = [
+        client.stats(StatsRequest {}).await.unwrap_err(),
+        client.append_events(request(vec![event("room-1")])).await.unwrap_err(),
+        client.read_all(ReadAllRequest::default()).await.unwrap_err(),
+    ];
+    for status in refused {
+        assert_eq!((status.code(), reason(&status).as_str()), (Code::Unavailable, "STARTING"));
+        assert!(status.get_error_details().retry_info().is_some());
+    }
+    let ask = ServerReflectionRequest {
+        message_request: Some(MessageRequest::ListServices(String::new())),
+        ..Default::default()
+    };
+    let mut reflection = ServerReflectionClient::new(service.channel());
+    let mut answers = reflection.server_reflection_info(tokio_stream::once(ask)).await.unwrap().into_inner();
+    assert!(answers.message().await.unwrap().is_some());
+    held.let_go();
+    // The same stream, on the same connection.
+    assert_eq!(status(&mut watch).await, ServingStatus::Serving);
+    append_to(&mut client, "room-1", 1).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_stop_while_the_storage_is_opened_is_in_order() {
+    let mut service = Service::new(Setup::local().set("server", "shutdown_grace: 0.1"));
+    let _held = Held::hold(&service);
+    service.launch();
+    let mut watch = watch(&service, "").await;
+    assert_eq!(status(&mut watch).await, ServingStatus::NotServing);
+    assert_eq!(service.stop().code(), Some(0), "{}", service.log());
+    assert!(service.log().contains("stopped"));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn no_open_stream_holds_a_stop_up() {
+    // Longer than any test waits.
+    let mut service = Service::start(Setup::local().set("server", "shutdown_grace: 3600.0")).await;
+    append_to(&mut service.client(), "room-1", 1).await;
+    let (mut known, mut unknown) = (watch(&service, "").await, watch(&service, "nobody").await);
+    assert_eq!(status(&mut known).await, ServingStatus::Serving);
+    assert_eq!(status(&mut unknown).await, ServingStatus::ServiceUnknown);
+    let (questions, asked) = mpsc::channel(1);
+    let ask = ServerReflectionRequest {
+        message_request: Some(MessageRequest::ListServices(String::new())),
+        ..Default::default()
+    };
+    questions.send(ask).await.unwrap();
+    let mut reflection = ServerReflectionClient::new(service.channel());
+    let mut answers =
+        reflection.server_reflection_info(ReceiverStream::new(asked)).await.unwrap().into_inner();
+    assert!(answers.message().await.unwrap().is_some());
+    let mut subscription =
+        service.client().subscribe(SubscribeRequest::default()).await.unwrap().into_inner();
+    assert!(subscription.message().await.unwrap().is_some());
+    let _silent = TcpStream::connect(("127.0.0.1", service.port())).unwrap();
+    service.signal(Signal::TERM);
+    assert_eq!(status(&mut known).await, ServingStatus::NotServing);
+    let is_final = |status: &Status| status.code() == Code::Unavailable && reason(status) == "SHUTTING_DOWN";
+    for mut watch in [known, unknown] {
+        assert!(is_final(&watch.message().await.unwrap_err()));
+    }
+    assert!(is_final(&answers.message().await.unwrap_err()));
+    let ended = loop {
+        match subscription.message().await {
+            Ok(Some(_)) => {}
+            Ok(None) => panic!("a subscription ended without an error"),
+            Err(status) => break status,
+        }
+    };
+    assert!(is_final(&ended), "{ended:?}");
+    assert_eq!(service.wait().code(), Some(0));
+    drop(questions);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_disk_without_room_takes_the_writes_away_and_not_the_reads_and_comes_back_by_itself() {
+    for (limit, setup) in [
+        ("limits.disk_free_min", Setup::local().set("limits", "disk_free_min: 67108864")),
+        ("no space", Setup::local().set("limits", "disk_free_min: 0")),
+    ] {
+        let mut service = Service::new(setup.clone());
+        if !service.use_disk(256) {
+            return;
+        }
+        service.restart().await;
+        let mut client = service.client();
+        append_to(&mut client, "room-1", 1).await;
+        service.disk().fill();
+        if limit == "no space" {
+            while client.append_events(request(vec![event("room-1")])).await.is_ok() {}
+        }
+        // Nobody writes meanwhile, and the probes of health do not need anybody to.
+        service.wait_for_health("", false).await;
+        assert_eq!(service.health("aethyr.eventstore.v1.EventStoreService").await, Some(false), "{limit}");
+        assert_eq!(service.health("reads").await, Some(true), "{limit}");
+        assert_eq!(client.read_all(ReadAllRequest::default()).await.map(drop).map_err(|e| e.code()), Ok(()));
+        service.wait_for_log("health says NOT_SERVING").await;
+        let stats = service.stats().await;
+        assert_eq!(stats.reads_refused, "");
+        match limit {
+            "no space" => assert!(stats.refusals.iter().any(|refusal| refusal.reason == "DISK_FULL")),
+            _ => assert_eq!(stats.writes_refused, "DISK_FULL"),
+        }
+        service.disk().free();
+        service.wait_for_health("", true).await;
+        append_to(&mut client, "room-1", 1).await;
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn immudb_is_healthy_only_where_events_reach_it() {
+    let dir = tempdir().unwrap();
+    let immudb = ImmuDb::start(dir.path()).await;
+    let setup = Setup::with_immudb(immudb.port()).set("immudb", "password: wrong");
+    let mut service = Service::start(setup).await;
+    service.wait_for_state(State::Fallback).await;
+    service
+        .wait_for("an answer of ImmuDB", |stats| {
+            let immudb = stats.immudb.as_ref().unwrap();
+            immudb.reachable && !immudb.last_error.is_empty()
+        })
+        .await;
+    assert_eq!(service.health("immudb").await, Some(false));
+    assert_eq!(service.health("").await, Some(true));
+    let listen = format!("listen: 127.0.0.1:{}", service.port());
+    let wrong = Setup::with_immudb(immudb.port()).set("immudb", "password: wrong").set("server", &listen);
+    service.reconfigure(wrong);
+    assert_eq!(exit_code(&service, &["health", "--service", "immudb"]), Some(1));
+    assert_eq!(exit_code(&service, &["health", "--service", "reads"]), Some(0));
+    service.kill();
+    service.reconfigure(Setup::with_immudb(immudb.port()));
+    service.restart().await;
+    service.wait_for_health("immudb", true).await;
+    let local = Service::start(Setup::local()).await;
+    assert_eq!(local.health("immudb").await, Some(false), "there is no ImmuDB that events could reach");
+}
