@@ -207,6 +207,10 @@ impl Log {
         &self.segments
     }
 
+    pub fn has_failed(&self) -> bool {
+        self.failed
+    }
+
     /// Takes nothing any more.
     pub fn fail(&mut self) {
         self.failed = true;

@@ -239,7 +239,8 @@ impl Sequencer {
         let unhurried = Arc::new(AtomicBool::new(false));
         let settings = Arc::new(settings);
         let (published, tip) = watch::channel(log.tip());
-        let (poisoning, poisoned) = watch::channel(None);
+        let read_only = log.has_failed().then(|| Arc::new(Poisoned::read_only()));
+        let (poisoning, poisoned) = watch::channel(read_only);
         let stored_events = StoredEvents { index: index.clone(), segments: log.segments().clone() };
         let carrier = Carrier::start(index.clone())?;
         let worker = Worker {

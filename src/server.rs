@@ -36,6 +36,7 @@ mod connections;
 mod failure;
 mod health;
 mod network;
+mod opening;
 
 use network::Network;
 
@@ -114,66 +115,69 @@ pub async fn run(
     let grace = config.server.shutdown_grace;
     let network = Network::default();
     let served = network.serve(&config, listener)?;
-    let opening = open(&config, network.closing());
-    tokio::pin!(served, opening, shutdown);
-    let opened = tokio::select! {
-        ended = &mut served => return Ok(ended?),
-        opened = &mut opening => opened,
-        () = &mut shutdown => {
-            info!("shutting down before the storage was open");
-            network.close();
-            let opened = tokio::time::timeout(grace, opening);
-            let (ended, _) = tokio::join!(Network::end(served, grace), opened);
-            info!("stopped");
+    tokio::pin!(served, shutdown);
+    loop {
+        let opening = opening::open(&config, network.closing());
+        tokio::pin!(opening);
+        let opened = tokio::select! {
+            ended = &mut served => return Ok(ended?),
+            opened = &mut opening => opened,
+            () = &mut shutdown => {
+                info!("shutting down before the storage was open");
+                network.close();
+                let opened = tokio::time::timeout(grace, opening);
+                let (ended, _) = tokio::join!(Network::end(served, grace), opened);
+                info!("stopped");
+                return ended;
+            }
+        };
+        let is_read_only = opened.as_ref().is_ok_and(|storage| storage.read_only.is_some());
+        let started = match opened {
+            Ok(storage) => start_all(&config, &options, storage).await,
+            Err(error) => Err(error),
+        };
+        let (mut parts, world) = match started {
+            Ok(started) => started,
+            Err(error) => {
+                network.close();
+                // Why the service could not start is worth more than why the network could not end.
+                _ = Network::end(served, grace).await;
+                return Err(error);
+            }
+        };
+        report(&config, &parts, &network);
+        let broken = failure::of_parts(&mut parts, &config.event_sourcing);
+        network.open(&config, &parts, world);
+        let ended = tokio::select! {
+            ended = &mut served => Some(ended.map_err(ServerError::from)),
+            error = broken => Some(Err(error)),
+            () = opening::until_writable(config.event_sourcing.clone(), is_read_only) => None,
+            () = &mut shutdown => {
+                info!("shutting down");
+                parts.closing.cancel();
+                network.close();
+                Some(Network::end(&mut served, grace).await)
+            }
+        };
+        match ended {
+            Some(_) => network.close(),
+            None => network.leave(),
+        }
+        stop(parts, grace).await;
+        if let Some(ended) = ended {
             return ended;
         }
-    };
-    let started = match opened {
-        Ok(storage) => start_all(&config, &options, storage).await,
-        Err(error) => Err(error),
-    };
-    let (mut parts, world) = match started {
-        Ok(started) => started,
-        Err(error) => {
-            network.close();
-            // Why the service could not start is worth more than why the network could not end.
-            _ = Network::end(served, grace).await;
-            return Err(error);
-        }
-    };
+    }
+}
+
+/// What is told of the parts as long as they run.
+fn report(config: &Config, parts: &Parts, network: &Network) {
     let closing = parts.closing.clone();
     parts.tasks.spawn(async move { closing.run_until_cancelled(telemetry::report_runtime()).await });
     let log_path = config.event_sourcing.log_path.clone();
     let health = health::watch(parts.store.clone(), network.health.clone(), log_path);
     let closing = parts.closing.clone();
     parts.tasks.spawn(async move { closing.run_until_cancelled(health).await });
-    let broken = failure::of_parts(&mut parts, &config.event_sourcing);
-    network.open(&config, &parts, world);
-    let ended = tokio::select! {
-        ended = &mut served => Ok(ended?),
-        error = broken => Err(error),
-        () = &mut shutdown => {
-            info!("shutting down");
-            parts.closing.cancel();
-            network.close();
-            Network::end(served, grace).await
-        }
-    };
-    network.close();
-    stop(parts, grace).await;
-    ended
-}
-
-/// Opens the storage beside everything else. It ends early when `closing` is cancelled.
-async fn open(config: &Config, closing: &CancellationToken) -> Result<Storage, ServerError> {
-    let (types_max, closing) = (config.limits.types_max, closing.clone());
-    let config = config.event_sourcing.clone();
-    let opened = tokio::task::spawn_blocking(move || {
-        let storage = Storage::open_unless(&config, types_max, &closing)?;
-        EventFiles::refuse_without_log(&config, storage.log.tip().position)?;
-        Ok::<_, ServerError>(storage)
-    });
-    opened.await.map_err(|_| ServerError::Panicked("opening the storage"))?
 }
 
 async fn start_all(
@@ -223,14 +227,18 @@ pub fn start(config: &Config, options: &Options, storage: Storage) -> Result<Par
         Sequencer::start(log, index, sequencer_settings(config), admission, counters.clone())
             .map_err(|source| ServerError::Io { what: "no thread", source })?;
     let (tasks, closing, stopping) = (TaskTracker::new(), CancellationToken::new(), CancellationToken::new());
-    let forwarder = config.immudb.as_ref().map(|immudb| {
+    let immudb = config.immudb.as_ref().filter(|_| read_only.is_none());
+    let forwarder = immudb.map(|immudb| {
         let settings = forwarder_settings(config, immudb, options);
         let (standing, sequencer, history) = (standing.clone(), sequencer.clone(), history.clone());
         let forwarder = Forwarder::new(settings, standing, sequencer, history, stopping.clone());
         start_forwarder(forwarder, &tasks).map_err(|source| ServerError::Io { what: "no thread", source })
     });
     let forwarder = forwarder.transpose()?;
-    let files_owner = claim_event_files(config, log_id);
+    let files_owner = match read_only {
+        Some(_) => None,
+        None => claim_event_files(config, log_id),
+    };
     let event_files = match &files_owner {
         Some(_) => start_event_files(config, &standing, &sequencer, &history, &tasks, &stopping),
         None => None,
@@ -323,6 +331,8 @@ fn standing(config: &Config, storage: &Storage) -> Result<Standing, ServerError>
         (None, true) => return Err(ServerError::UnfinishedCopy),
         (None, false) => State::LocalOnly,
         (Some(_), true) => State::Copying,
+        // Nothing can be claimed without a file.
+        (Some(_), false) if storage.read_only.is_some() => State::Fallback,
         (Some(_), false) => State::Starting,
     };
     let is_empty = complete.tip.position.0 == 0;

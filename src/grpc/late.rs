@@ -1,9 +1,10 @@
-//! A service that is on the network before it is there: until then it answers that it is starting.
+//! A service that is on the network before it is there, and while it is started anew: meanwhile it answers that it is
+//! starting.
 
 use std::{
     convert::Infallible,
     future::{Ready, ready},
-    sync::{Arc, OnceLock},
+    sync::{Arc, PoisonError, RwLock},
     task::{Context, Poll},
 };
 
@@ -17,13 +18,21 @@ use crate::store::{StoreError, Unavailable};
 
 /// See the module. Its clones are one service.
 #[derive(Debug)]
-pub struct Late<S>(Arc<OnceLock<S>>);
+pub struct Late<S>(Arc<RwLock<Option<S>>>);
 
 impl<S> Late<S> {
     /// From now on `service` answers.
     pub fn arrive(&self, service: S) {
-        // Nobody brings a second one.
-        _ = self.0.set(service);
+        self.set(Some(service));
+    }
+
+    /// Until another arrives, callers hear that it starts.
+    pub fn leave(&self) {
+        self.set(None);
+    }
+
+    fn set(&self, service: Option<S>) {
+        *self.0.write().unwrap_or_else(PoisonError::into_inner) = service;
     }
 }
 
@@ -57,8 +66,9 @@ where
     }
 
     fn call(&mut self, request: Request<Body>) -> Self::Future {
-        match self.0.get() {
-            Some(service) => Either::Left(service.clone().call(request)),
+        let service = self.0.read().unwrap_or_else(PoisonError::into_inner).clone();
+        match service {
+            Some(mut service) => Either::Left(service.call(request)),
             None => {
                 let starting = status::of_error(StoreError::Unavailable(Unavailable::Starting));
                 Either::Right(ready(Ok(starting.into_http())))

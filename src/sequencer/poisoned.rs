@@ -20,9 +20,15 @@ pub struct Poisoned {
 pub enum PoisonedBy {
     Log,
     Index,
+    /// The log was opened for reading only. A start is tried again by the service itself.
+    ReadOnly,
 }
 
 impl Poisoned {
+    pub(super) fn read_only() -> Self {
+        Self { by: PoisonedBy::ReadOnly, reason: "it can only be read".to_owned(), in_doubt: HashSet::new() }
+    }
+
     /// Whether the append may be stored: a restart tells.
     pub(super) fn leaves_in_doubt(&self, append: &Append) -> bool {
         append.events.iter().any(|(event, _)| self.in_doubt.contains(&event.id))

@@ -54,6 +54,7 @@ pub(super) fn of_parts(
             () = index_failed => ServerError::IndexFailed,
             poisoned = sequencer.until_poisoned() => match poisoned.by {
                 PoisonedBy::Index => ServerError::IndexFailed,
+                PoisonedBy::ReadOnly => std::future::pending().await,
                 PoisonedBy::Log => {
                     tokio::time::sleep(grace).await;
                     ServerError::LogFailed(poisoned.reason.clone())

@@ -16,7 +16,7 @@ use super::{
 use crate::{
     config::{Config, ServerConfig},
     grpc::{
-        Bodies, Closing, Gate, HealthReporter, Late, Service, WorldCalls, note_arrival,
+        Bodies, Closing, Gate, HealthReporter, Late, Service, Serving, WorldCalls, note_arrival,
         wire::{
             self,
             server::event_store_service_server::EventStoreServiceServer,
@@ -114,6 +114,14 @@ impl Network {
         self.world.arrive(WorldServiceServer::new(world));
         self.commands.arrive(commands);
         self.events.arrive(events);
+    }
+
+    /// Calls hear that the service starts, until it is opened again.
+    pub fn leave(&self) {
+        self.health.report(Serving::default());
+        self.events.leave();
+        self.commands.leave();
+        self.world.leave();
     }
 
     /// Health says so first; then nothing new is taken.

@@ -117,3 +117,44 @@ async fn a_full_disk_refuses_appends_only_as_long_as_it_is_full() {
     let said = service.log().matches("writes to the local log fail").count();
     assert_eq!(said, 1, "one line a minute:\n{}", service.log());
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_start_that_can_only_read_serves_reads_and_takes_writes_once_it_can() {
+    let setup = Setup::local().set("event_sourcing", "log_failure_grace: 0");
+    let (mut service, disk) = start(setup, "").await;
+    let stored = request(vec![event("room-1"), event("room-2")]);
+    service.client().append_events(stored.clone()).await.unwrap();
+    disk.set(Fault::ReadOnly);
+    let status = service.client().append_events(request(vec![event("room-1")])).await.unwrap_err();
+    assert_eq!(reason(&status), "OUTCOME_UNKNOWN", "{status:?}");
+    assert_eq!(service.wait().code(), Some(1), "{}", service.log());
+
+    service.launch();
+    service.wait_for_health("reads", true).await;
+    let mut client = service.client();
+    assert_eq!(load(&mut client, "room-1").await.len(), 1);
+    assert!(client.append_events(stored).await.unwrap().into_inner().already_stored);
+    let status = client.append_events(request(vec![event("room-1")])).await.unwrap_err();
+    assert_eq!((status.code(), reason(&status).as_str()), (Code::FailedPrecondition, "LOCAL_LOG_FAILED"));
+    assert!(service.log().contains("the storage can't be written"), "{}", service.log());
+    service.wait_for_health("", false).await;
+
+    disk.set(Fault::Nothing);
+    service.wait_for_health("", true).await;
+    append(&mut service.client(), vec![event("room-1")]).await;
+    assert_eq!(load(&mut service.client(), "room-1").await.len(), 2);
+    assert!(service.stop().success());
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_index_without_file_handles_ends_the_process_and_nothing_is_lost() {
+    // Small segments and a full disk make the index open files of its own again and again.
+    let (mut service, disk) = start(Setup::local(), "index").await;
+    append(&mut service.client(), vec![event("room-1")]).await;
+    service.kill();
+    disk.set(Fault::OutOfFiles);
+    assert!(!service.launch_and_crash().success());
+    disk.set(Fault::Nothing);
+    service.restart().await;
+    assert_eq!(load(&mut service.client(), "room-1").await.len(), 1);
+}

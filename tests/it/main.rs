@@ -27,6 +27,7 @@ mod mending;
 mod operating;
 mod outage;
 mod refusals;
+mod refusing;
 mod repairing;
 mod resend;
 mod supervising;

@@ -1,0 +1,117 @@
+//! A resend of what was acknowledged gets its first answer, whatever is refused to new events.
+
+use aethyr_event_store::grpc::wire::{AppendEventsRequest, AppendEventsResponse, State, StoredIn};
+use tempfile::tempdir;
+
+use crate::support::{
+    events::{event, reason, request},
+    immudb::ImmuDb,
+    service::{Service, Setup},
+};
+
+/// A resend is answered as the first attempt was, and a new event is refused for this reason.
+async fn assert_refuses_only_new(
+    service: &Service,
+    stored: &AppendEventsRequest,
+    first: &AppendEventsResponse,
+    refusal: &str,
+) -> AppendEventsResponse {
+    let mut client = service.client();
+    let status = client.append_events(request(vec![event("room-1")])).await.unwrap_err();
+    assert_eq!(reason(&status), refusal, "{status:?}");
+    let again = client.append_events(stored.clone()).await.unwrap().into_inner();
+    assert!(again.already_stored);
+    assert_eq!((&again.aggregates, again.first_position), (&first.aggregates, first.first_position));
+    let mut others = stored.clone();
+    others.events[0].event_type = "SomethingElse".to_owned();
+    let status = client.append_events(others).await.unwrap_err();
+    assert_eq!(reason(&status), "EVENT_ID_REUSED", "{status:?}");
+    again
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_resend_is_answered_where_the_limits_or_the_configuration_refuse_new_events() {
+    let mut service = Service::start(Setup::local()).await;
+    let stored = request(vec![event("room-1"), event("room-2")]);
+    let first = service.client().append_events(stored.clone()).await.unwrap().into_inner();
+    for (section, line, refusal) in [
+        ("event_sourcing", "enabled: false", "EVENT_SOURCING_DISABLED"),
+        ("limits", "disk_free_min: 1000000000000000", "DISK_FULL"),
+    ] {
+        service.stop();
+        service.reconfigure(Setup::local().set(section, line));
+        service.launch();
+        service.wait_for_health("reads", true).await;
+        let again = assert_refuses_only_new(&service, &stored, &first, refusal).await;
+        assert_eq!(again.stored_in(), StoredIn::LocalLog);
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_resend_is_answered_beyond_the_limit_of_pending_events_and_by_a_fenced_service() {
+    let dir = tempdir().unwrap();
+    let mut immudb = ImmuDb::start(dir.path()).await;
+    let setup = Setup::with_immudb(immudb.port()).set("limits", "pending_events_max: 2");
+    let mut service = Service::start(setup.clone()).await;
+    let forwarded = request(vec![event("room-1")]);
+    let first = service.client().append_events(forwarded.clone()).await.unwrap().into_inner();
+    service.wait_until_forwarded().await;
+    immudb.kill();
+    let pending = request(vec![event("room-1"), event("room-2")]);
+    let second = service.client().append_events(pending.clone()).await.unwrap().into_inner();
+    assert_eq!(second.stored_in(), StoredIn::LocalLog);
+    assert_refuses_only_new(&service, &pending, &second, "PENDING_EVENTS").await;
+    assert_refuses_only_new(&service, &forwarded, &first, "PENDING_EVENTS").await;
+
+    service.kill();
+    immudb.restart().await;
+    let other = Service::start(setup.arguments(&["serve", "--take-over"])).await;
+    other.client().append_events(request(vec![event("room-3")])).await.unwrap();
+    other.wait_until_forwarded().await;
+    service.launch();
+    service.wait_for_state(State::Fenced).await;
+    let again = assert_refuses_only_new(&service, &forwarded, &first, "FENCED").await;
+    assert_eq!(again.stored_in(), StoredIn::Immudb);
+    let again = assert_refuses_only_new(&service, &pending, &second, "FENCED").await;
+    assert_eq!(again.stored_in(), StoredIn::LocalLog);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn derived_folders_of_another_log_are_refused_and_left_alone() {
+    let first = Service::start(Setup::local()).await;
+    first.client().append_events(request(vec![event("room-1")])).await.unwrap();
+    let index = first.storage().canonicalize().unwrap().join("index");
+    let mut second = Service::start(Setup::local()).await;
+    second.client().append_events(request(vec![event("room-9")])).await.unwrap();
+    second.stop();
+
+    let line = format!("index_path: {}", index.display());
+    second.reconfigure(Setup::local().set("event_sourcing", &line));
+    assert_eq!(second.launch_and_crash().code(), Some(1));
+    assert!(second.log().contains("is in use by another process"), "{}", second.log());
+    assert!(second.log().contains("event_sourcing.index_path"), "{}", second.log());
+    first.client().append_events(request(vec![event("room-1")])).await.unwrap();
+
+    let mut first = first;
+    first.stop();
+    assert_eq!(second.launch_and_crash().code(), Some(1));
+    assert!(second.log().contains("was made from another log"), "{}", second.log());
+    // It still serves the log that it was made from, as it is.
+    first.restart().await;
+    assert!(!first.log().contains("the index is rebuilt"), "{}", first.log());
+    assert_eq!(first.stats().await.event_count, 2);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn event_files_of_another_log_are_left_alone_and_the_service_goes_on() {
+    let with_files = || Setup::local().set("event_sourcing", "event_files: true");
+    let dir = tempdir().unwrap();
+    let line = format!("storage_path: {}", dir.path().display());
+    let shared = || with_files().set("event_sourcing", &line);
+    let first = Service::start(shared()).await;
+    first.client().append_events(request(vec![event("room-1")])).await.unwrap();
+    let second = Service::start(shared()).await;
+    assert!(second.log().contains("no event files are written"), "{}", second.log());
+    second.client().append_events(request(vec![event("room-1")])).await.unwrap();
+    first.client().append_events(request(vec![event("room-1")])).await.unwrap();
+}
