@@ -38,7 +38,8 @@ pub enum ErrorKind {
     Configuration,
     /// The request will never be taken.
     Rejected,
-    /// The answer is larger than `response_bytes_max`: ask for less.
+    /// A message is larger than one of the sides, or a proxy between them, takes, or has more than the database
+    /// takes at once: ask for less, send less.
     TooLarge,
     /// Alarm: what ImmuDB holds, or its answer, is damaged.
     Corrupted,
@@ -112,14 +113,25 @@ const TEXTS: [(&str, Verdict); 31] = [
     ("database is reserved", Failed(Configuration, Excluded)),
     ("in database name", Failed(Configuration, Excluded)),
     ("database name length", Failed(Configuration, Excluded)),
-    ("max key length exceeded", Failed(Rejected, Excluded)),
-    ("max value length exceeded", Failed(Rejected, Excluded)),
-    ("max number of entries per tx exceeded", Failed(Rejected, Excluded)),
+    ("max key length exceeded", Failed(TooLarge, Excluded)),
+    ("max value length exceeded", Failed(TooLarge, Excluded)),
+    ("max number of entries per tx exceeded", Failed(TooLarge, Excluded)),
     ("no entries provided", Failed(Rejected, Excluded)),
     ("invalid precondition", Failed(Rejected, Excluded)),
     ("illegal arguments", Failed(Rejected, Possible)),
     ("result size limit exceeded", Failed(Rejected, Possible)),
     ("invalid key revision number", Failed(Rejected, Possible)),
+];
+
+/// Texts by which those who stand between say that a message is too large for them: gRPC in its languages, and HTTP.
+/// What ImmuDB did with it, if it got it, they do not say.
+const TOO_LARGE: [&str; 6] = [
+    "larger than max",
+    "exceeds maximum size",
+    "exceeds the maximum configured message size",
+    "too large",
+    "Too Large",
+    "HTTP status code 413",
 ];
 
 /// What the server's answer means. `code` and `message` are the status', `info` came in its details.
@@ -135,7 +147,10 @@ pub(super) fn judge(code: Code, message: &str, info: &ErrorInfo) -> Verdict {
             Some(Failed(kind, _)) => Failed(kind, Excluded),
             _ => Failed(Rejected, Excluded),
         },
-        Code::ResourceExhausted if message.contains("larger than max") => Failed(Rejected, Excluded),
+        // ImmuDB's own words, before it has read the request.
+        Code::ResourceExhausted if message.contains("received message larger than max") => {
+            Failed(TooLarge, Excluded)
+        }
         Code::OutOfRange => Failed(TooLarge, Possible),
         Code::Unimplemented => Failed(Rejected, Excluded),
         Code::NotFound => Failed(Configuration, Excluded),
@@ -177,7 +192,9 @@ fn by_text_or_cause(message: &str, info: &ErrorInfo) -> Verdict {
     if message.contains("context deadline exceeded") || message.contains("context canceled") {
         return Failed(Unreachable, Possible);
     }
-    by_text(message).unwrap_or(Failed(Busy, Possible))
+    let is_too_large = || TOO_LARGE.iter().any(|text| message.contains(text));
+    let unnamed = || if is_too_large() { Failed(TooLarge, Possible) } else { Failed(Busy, Possible) };
+    by_text(message).unwrap_or_else(unnamed)
 }
 
 impl Failure {
@@ -216,6 +233,11 @@ impl Failure {
     /// A request that is not even sent.
     pub fn rejected(operation: &'static str, message: String) -> Failure {
         Failure { verdict: Failed(Rejected, Excluded), operation, message }
+    }
+
+    /// The same, because of its size.
+    pub fn too_large(operation: &'static str, message: String) -> Failure {
+        Failure { verdict: Failed(TooLarge, Excluded), operation, message }
     }
 }
 

@@ -111,7 +111,7 @@ impl Session {
         let bytes = message.encoded_len();
         if bytes > REQUEST_BYTES_MAX {
             let text = format!("a request of {bytes} bytes, more than {REQUEST_BYTES_MAX}");
-            return Err(Failure::rejected("Set", text).into());
+            return Err(Failure::too_large("Set", text).into());
         }
         let request = self.request(message);
         let header = self.answer("Set", self.client.clone().set(request)).await?;

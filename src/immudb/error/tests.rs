@@ -71,7 +71,7 @@ const CONFLICT: [Row; 3] = [
     row(Code::FailedPrecondition, "something else", Failed(Busy, Possible)),
 ];
 
-const PERMANENT: [Row; 16] = [
+const PERMANENT: [Row; 22] = [
     told(Code::InvalidArgument, "illegal arguments", ("22023", ""), Failed(Rejected, Excluded)),
     row(Code::InvalidArgument, "empty set", Failed(Rejected, Excluded)),
     row(
@@ -79,9 +79,9 @@ const PERMANENT: [Row; 16] = [
         "duplicated keys are not supported in single batch transaction",
         Failed(Rejected, Excluded),
     ),
-    row(Code::Unknown, "max key length exceeded", Failed(Rejected, Excluded)),
-    row(Code::Unknown, "max value length exceeded", Failed(Rejected, Excluded)),
-    row(Code::Unknown, "max number of entries per tx exceeded", Failed(Rejected, Excluded)),
+    row(Code::Unknown, "max key length exceeded", Failed(TooLarge, Excluded)),
+    row(Code::Unknown, "max value length exceeded", Failed(TooLarge, Excluded)),
+    row(Code::Unknown, "max number of entries per tx exceeded", Failed(TooLarge, Excluded)),
     row(Code::Unknown, "no entries provided", Failed(Rejected, Excluded)),
     row(Code::Unknown, "invalid precondition: invalid transaction ID", Failed(Rejected, Excluded)),
     row(
@@ -98,8 +98,23 @@ const PERMANENT: [Row; 16] = [
     row(
         Code::ResourceExhausted,
         "grpc: received message larger than max (33554433 vs. 33554432)",
-        Failed(Rejected, Excluded),
+        Failed(TooLarge, Excluded),
     ),
+    // Of proxies.
+    row(Code::ResourceExhausted, "Received message larger than max (9 vs. 8)", Failed(TooLarge, Possible)),
+    row(Code::ResourceExhausted, "gRPC message exceeds maximum size 8: 9", Failed(TooLarge, Possible)),
+    row(
+        Code::ResourceExhausted,
+        "Received message exceeds the maximum configured message size.",
+        Failed(TooLarge, Possible),
+    ),
+    row(
+        Code::Unknown,
+        "grpc-status header missing, mapped from HTTP status code 413",
+        Failed(TooLarge, Possible),
+    ),
+    row(Code::Internal, "Payload Too Large", Failed(TooLarge, Possible)),
+    row(Code::ResourceExhausted, "too many requests", Failed(Busy, Possible)),
     row(
         Code::OutOfRange,
         "Error, decoded message length too large: found 9 bytes, the limit is: 8 bytes",
