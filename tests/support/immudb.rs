@@ -146,6 +146,13 @@ impl ImmuDb {
         assert!(self.ready().await, "ImmuDB ends at once:\n{}", self.log());
     }
 
+    /// Starts it again with other flags.
+    #[allow(dead_code, reason = "for stories about ImmuDB's own limits")]
+    pub async fn restart_with(&mut self, flags: &[&str]) {
+        self.flags = flags.iter().map(ToString::to_string).collect();
+        self.restart().await;
+    }
+
     /// The server hangs: its connections stay, new ones are still accepted by the kernel, and
     /// nothing is answered.
     pub fn pause(&self) {

@@ -15,8 +15,9 @@ use tokio::{
         TcpListener, TcpStream,
         tcp::{OwnedReadHalf, OwnedWriteHalf},
     },
-    sync::watch,
+    sync::{mpsc, watch},
     task::JoinHandle,
+    time::Instant,
 };
 use tokio_util::sync::CancellationToken;
 
@@ -38,6 +39,12 @@ pub enum Mode {
     PassAndRefuse,
     /// Requests are held up for a while.
     Slow,
+    /// Each answer arrives so much later, and none holds the next one up.
+    #[allow(dead_code, reason = "not every test program has a slow ImmuDB")]
+    LateAnswers(Duration),
+    /// A connection breaks in the middle of a request that is larger.
+    #[allow(dead_code, reason = "not every test program has a proxy like this")]
+    CutAbove(usize),
 }
 
 const SLOW_BY: Duration = Duration::from_millis(100);
@@ -173,6 +180,7 @@ impl Requests {
         let mut frames = Frames::of_client();
         let mut waiting = Vec::new();
         let mut ended = false;
+        let mut request_bytes = 0;
         while !ended || !waiting.is_empty() {
             if !self.mode.borrow_and_update().keeps() && !waiting.is_empty() {
                 if to.write_all(&waiting).await.is_err() {
@@ -194,6 +202,12 @@ impl Requests {
             }
             ended |= read == 0;
             let asked = self.unanswered.asked(&mut frames, &buffer[..read]);
+            request_bytes = if asked > 0 { 0 } else { request_bytes + read };
+            if let Mode::CutAbove(bytes_max) = *self.mode.borrow()
+                && request_bytes > bytes_max
+            {
+                return;
+            }
             if self.mode.borrow().keeps() {
                 kept.fetch_add(asked, Ordering::SeqCst);
             }
@@ -213,26 +227,50 @@ struct Answers {
 }
 
 impl Answers {
-    async fn carry(self, mut from: OwnedReadHalf, mut to: OwnedWriteHalf) {
-        let mut buffer = vec![0; 64 * 1024];
-        let mut frames = Frames::of_server();
-        loop {
-            let read = tokio::select! {
-                read = from.read(&mut buffer) => read.unwrap_or(0),
-                () = self.cut.cancelled() => break,
-            };
-            self.unanswered.answered(&mut frames, &buffer[..read]);
-            let drops = *self.mode.borrow() == Mode::DropAnswers;
-            if read == 0 || (!drops && to.write_all(&buffer[..read]).await.is_err()) {
+    async fn carry(self, mut from: OwnedReadHalf, to: OwnedWriteHalf) {
+        let (queue, waiting) = mpsc::unbounded_channel();
+        let deliver = deliver(waiting, to, self.cut.clone());
+        let read = async {
+            let mut buffer = vec![0; 64 * 1024];
+            let mut frames = Frames::of_server();
+            loop {
+                let read = tokio::select! {
+                    read = from.read(&mut buffer) => read.unwrap_or(0),
+                    () = self.cut.cancelled() => break,
+                };
+                self.unanswered.answered(&mut frames, &buffer[..read]);
+                let mode = *self.mode.borrow();
+                let late = if let Mode::LateAnswers(late) = mode { late } else { Duration::ZERO };
+                let answer = (Instant::now() + late, buffer[..read].to_vec());
+                if read == 0 || (mode != Mode::DropAnswers && queue.send(answer).is_err()) {
+                    break;
+                }
+            }
+            drop(queue);
+            // ImmuDB may go on with what it was sent, and says so to nobody.
+            while let Ok(read @ 1..) = from.read(&mut buffer).await {
+                self.unanswered.answered(&mut frames, &buffer[..read]);
+            }
+            self.unanswered.give_up();
+        };
+        tokio::join!(read, deliver);
+    }
+}
+
+/// Sends everything when it is due, until there is no more or the connection is cut.
+async fn deliver(
+    mut waiting: mpsc::UnboundedReceiver<(Instant, Vec<u8>)>,
+    mut to: OwnedWriteHalf,
+    cut: CancellationToken,
+) {
+    let send = async {
+        while let Some((due, bytes)) = waiting.recv().await {
+            tokio::time::sleep_until(due).await;
+            if to.write_all(&bytes).await.is_err() {
                 break;
             }
         }
-        let _ = to.shutdown().await;
-        drop(to);
-        // ImmuDB may go on with what it was sent, and says so to nobody.
-        while let Ok(read @ 1..) = from.read(&mut buffer).await {
-            self.unanswered.answered(&mut frames, &buffer[..read]);
-        }
-        self.unanswered.give_up();
-    }
+    };
+    cut.run_until_cancelled(send).await;
+    let _ = to.shutdown().await;
 }
