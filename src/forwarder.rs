@@ -8,41 +8,44 @@
 use std::{path::PathBuf, sync::Arc, time::Duration};
 
 use bytes::Bytes;
-use tokio::{
-    sync::watch,
-    time::{Instant, sleep_until},
-};
+use tokio::time::{Instant, sleep_until};
 use tokio_util::sync::CancellationToken;
-use tracing::{info, warn};
+use tracing::warn;
 use uuid::Uuid;
 
 use crate::{
-    crash_point::CrashPoint,
-    event::{Hash, Position, Timestamp, record::ForwardedMark},
+    event::{Hash, Position, Timestamp},
     history::{History, HistoryError},
-    immudb::{self, ErrorKind, KeyValue, Precondition, Session, SetError, TxId},
-    log::Tip,
+    immudb::{self, KeyValue, Precondition, Session, TxId},
     retry::RetryDelays,
     sequencer::Sequencer,
 };
 
 mod batch;
+mod batch_size;
 mod claim;
 pub mod comparison;
 pub mod copy;
 pub mod decision;
 mod failures;
+mod following;
 pub mod head;
+mod notice;
+mod outage;
+mod release;
 pub mod standing;
 pub mod state;
 
 pub use batch::BatchLimits;
-use batch::{Batch, Packer, Reached};
+use batch::Reached;
+use batch_size::BatchSize;
 use claim::{ClaimError, Claimed};
+use notice::Notice;
+use outage::Outage;
 use standing::Learned;
 pub use standing::{PendingLimits, Settled, Standing, View};
 pub use state::State;
-use state::{Happening, Machine, Rest};
+use state::{Happening, Limits, Machine};
 
 use head::Head;
 
@@ -80,6 +83,15 @@ pub struct Forwarder {
     session_expired: bool,
     /// A condition of the last transaction did not hold, and none was committed since.
     conflicted: bool,
+    /// When the transaction under way was sent.
+    sent: Option<Instant>,
+    batch_size: BatchSize,
+    /// Since callers are answered from the local log.
+    outage: Option<Outage>,
+    /// Transactions in ImmuDB that are none of ours.
+    foreign: Notice,
+    /// Attempts with what ImmuDB does not take.
+    too_large: Notice,
     shutdown: CancellationToken,
 }
 
@@ -132,7 +144,9 @@ impl Forwarder {
         history: History,
         shutdown: CancellationToken,
     ) -> Self {
-        let machine = Machine::new(standing.state(), settings.retry_count);
+        let limits = Limits { failures_max: settings.retry_count, fallback_after: settings.fallback_after };
+        let machine = Machine::new(standing.state(), limits);
+        let batch_size = BatchSize::new(settings.batch.bytes_max);
         let delays = RetryDelays::new(settings.retry_delay, settings.retry_delay_max);
         Self {
             settings,
@@ -147,6 +161,11 @@ impl Forwarder {
             pending_min: u64::MAX,
             session_expired: false,
             conflicted: false,
+            sent: None,
+            batch_size,
+            outage: None,
+            foreign: Notice::default(),
+            too_large: Notice::default(),
             shutdown,
         }
     }
@@ -220,168 +239,21 @@ impl Forwarder {
         Ok(Some(Link { session, head_tx, reached, last_event }))
     }
 
-    /// Carries the log over until something ends it.
-    async fn follow(&mut self, mut link: Link) -> End {
-        let mut packer = Packer::new(self.history.clone(), self.settings.batch, link.reached);
-        let mut tip = self.sequencer.watch_tip();
-        let mut keep_alive = Instant::now() + self.settings.keep_alive;
-        loop {
-            let now = *tip.borrow_and_update();
-            let lag_bytes = self.standing.distance(link.reached.place, now.end);
-            let batch = match pack(packer, now, lag_bytes).await {
-                Some((back, Ok(batch))) => {
-                    packer = back;
-                    batch
-                }
-                Some((_, Err(error))) => return End::Unreadable(error),
-                None => return End::ShutDown(link),
-            };
-            if self.shutdown.is_cancelled() {
-                return End::ShutDown(link);
-            }
-            // Only a committed write ends the fallback, so there the head alone is written.
-            if !batch.entries.is_empty() || self.machine.state() != State::Connected {
-                let (began, event_count) = (Instant::now(), batch.event_count);
-                link = match self.send(link, batch).await {
-                    Ok(link) => link,
-                    Err(end) => return end,
-                };
-                let pending = tip.borrow().position.0.saturating_sub(link.reached.position.0);
-                self.give_way(began.elapsed(), pending).await;
-                self.await_company(&mut tip, link.reached.position, event_count).await;
-                keep_alive = Instant::now() + self.settings.keep_alive;
-                continue;
-            }
-            self.reach(&link, batch.reached, Learned::ByHead);
-            link.reached = batch.reached;
-            tokio::select! {
-                changed = tip.changed() => if changed.is_err() { return End::ShutDown(link) },
-                () = self.shutdown.cancelled() => return End::ShutDown(link),
-                () = sleep_until(keep_alive) => {
-                    let alive = self.unless_overdue(link.session.keep_alive()).await;
-                    if let Err(error) = alive {
-                        return failed(error, link.session, Pause::Delay);
-                    }
-                    keep_alive = Instant::now() + self.settings.keep_alive;
-                }
-            }
-        }
-    }
-
-    /// Working off a backlog takes half of the time at most: the rest of the machine, and of ImmuDB's, is for
-    /// those who call meanwhile. But only while the backlog becomes smaller than it ever was: however much is
-    /// appended meanwhile, it has an end.
-    async fn give_way(&mut self, busy: Duration, pending: u64) {
-        const PAUSE_MAX: Duration = Duration::from_millis(50);
-        if self.machine.state() != State::Migrating {
-            self.pending_min = u64::MAX;
-        } else if pending < self.pending_min {
-            self.pending_min = pending;
-            self.shutdown.run_until_cancelled(tokio::time::sleep(busy.min(PAUSE_MAX))).await;
-        }
-    }
-
-    /// Callers who were just answered often come again at once. One transaction with all of them costs ImmuDB less than
-    /// two with half of them each, so the next waits a moment for as many events as the last had.
-    async fn await_company(&self, tip: &mut watch::Receiver<Tip>, reached: Position, event_count: u64) {
-        const COMPANY_MAX: Duration = Duration::from_micros(500);
-        if self.machine.state() == State::Connected {
-            let as_many = reached.0.saturating_add(event_count);
-            let come = tip.wait_for(|tip| tip.position.0 >= as_many);
-            _ = tokio::time::timeout(COMPANY_MAX, come).await;
-        }
-    }
-
-    /// One transaction: the batch and the head, on the condition that the head is as we saw it.
-    async fn send(&mut self, link: Link, batch: Batch) -> Result<Link, End> {
-        let Link { session, head_tx, last_event, .. } = link;
-        let (reached, next_event) = (batch.reached, batch.last_event.or_else(|| last_event.clone()));
-        let mut entries = batch.entries;
-        entries.push(self.head_entry(reached, Released::No));
-        let result = {
-            let mut conditions = unchanged_since(head_tx);
-            // That alone would pass on an ImmuDB that was put back below this session.
-            conditions.extend(last_event.map(Precondition::KeyMustExist));
-            CrashPoint::BeforeSet.reached();
-            self.sequencer.unhurried(self.machine.state() == State::Connected);
-            let set = session.set(entries, conditions);
-            self.unless_overdue(set).await
-        };
-        self.sequencer.unhurried(false);
-        match result {
-            Ok(header) if header.id <= head_tx => Err(End::Suspect),
-            Ok(header) => {
-                CrashPoint::AfterSet.reached();
-                let link = Link { session, head_tx: header.id, reached, last_event: next_event };
-                self.committed(&link, batch.event_count);
-                Ok(link)
-            }
-            // An attempt that was given up came through, or another writer: the head tells at once.
-            Err(SetError::Conflict) => {
-                let (kind, operation) = (ErrorKind::Busy, "Set");
-                let error = immudb::Error { kind, operation, message: "the head has changed".to_owned() };
-                let pause = match std::mem::replace(&mut self.conflicted, true) {
-                    false => Pause::None,
-                    true => Pause::Delay,
-                };
-                Err(End::Failed { error, session: Some(session), pause })
-            }
-            Err(SetError::NotWritten(error) | SetError::Unknown(error)) => {
-                Err(failed(error, session, Pause::Delay))
-            }
-        }
-    }
-
-    fn committed(&mut self, link: &Link, event_count: u64) {
-        self.delays.reset();
-        self.session_expired = false;
-        self.conflicted = false;
-        self.standing.recovered();
-        let tip = self.sequencer.tip();
-        let events = tip.position.0.saturating_sub(link.reached.position.0);
-        let snapshots = tip.snapshots.saturating_sub(link.reached.snapshots);
-        // A lone event is two keys.
-        let keys = events.saturating_mul(2).saturating_add(snapshots);
-        let bytes = self.standing.distance(link.reached.place, tip.end);
-        let BatchLimits { keys_max, bytes_max } = self.settings.batch;
-        let fits = keys < keys_max as u64 && bytes <= bytes_max as u64;
-        let snapshots_before = self.standing.view().forwarded.snapshots;
-        let mark = self.reach(link, link.reached, Learned::ByCommit);
-        if event_count > 0 || mark.snapshots > snapshots_before {
-            self.sequencer.mark(mark);
-        }
-        self.happened(Happening::Committed(if fits { Rest::FitsOne } else { Rest::Backlog }));
-    }
-
-    /// ImmuDB has the log up to here.
-    fn reach(&self, link: &Link, reached: Reached, learned: Learned) -> ForwardedMark {
-        let mark = ForwardedMark {
-            position: reached.position,
-            snapshots: reached.snapshots,
-            immudb_tx: link.head_tx.0,
-        };
-        self.standing.advance(mark, reached.place, learned);
-        mark
-    }
-
     fn happened(&mut self, happening: Happening) {
         let before = self.machine.state();
-        let gives_up = matches!(happening, Happening::Failed(_) | Happening::Overdue);
+        let gives_up = matches!(happening, Happening::Failed(_) | Happening::Overdue | Happening::Dragging);
         let decided = self.writer.is_some_and(|writer| writer.confirmed);
         if self.settings.take_over && before == State::Starting && gives_up && !decided {
             // Events that are taken before ImmuDB has decided may fit nowhere.
             return;
         }
-        let state = self.machine.on(happening);
+        let state = self.machine.on(happening, self.began.elapsed());
         if state != State::Connected {
             self.sequencer.unhurried(false);
         }
         self.standing.set_state(state);
         if state != before {
-            let view = self.standing.view();
-            let pending = self.sequencer.tip().position.0.saturating_sub(view.forwarded.position.0);
-            let reason = Some(view.last_error).filter(|reason| !reason.is_empty());
-            info!(from = ?before, to = ?state, pending, reason, "state changed");
+            self.log_change(before, happening);
         }
     }
 
@@ -392,11 +264,15 @@ impl Forwarder {
         loop {
             // Nobody may be waiting yet: look again in time for whoever comes next.
             let overdue = self.waiting_since().unwrap_or_else(Instant::now) + self.settings.fallback_after;
+            let dragging = self.sent.zip(self.machine.commit_max()).map(|(sent, max)| sent + max);
             tokio::select! {
                 done = &mut work => return done,
-                () = sleep_until(overdue) => {
-                    if self.waiting_since().is_some_and(|since| since.elapsed() >= self.settings.fallback_after) {
+                () = sleep_until(dragging.map_or(overdue, |dragging| dragging.min(overdue))) => {
+                    let waited = self.waiting_since().is_some_and(|since| since.elapsed() >= self.settings.fallback_after);
+                    if waited {
                         self.happened(Happening::Overdue);
+                    } else if dragging.is_some_and(|dragging| dragging <= Instant::now()) {
+                        self.happened(Happening::Dragging);
                     }
                 }
             }
@@ -423,30 +299,6 @@ impl Forwarder {
         };
         KeyValue { key: Bytes::from_static(head::KEY), value: head.encode() }
     }
-
-    /// Another service may take the database over at once, if it lacks nothing of ours.
-    async fn release(self, link: Link) {
-        if !self.shutdown.is_cancelled() {
-            // The sequencer is gone, and with it who knows what is pending.
-            return;
-        }
-        let tip = self.sequencer.tip();
-        let pending = tip.position > link.reached.position || tip.snapshots > link.reached.snapshots;
-        if pending || self.machine.state() != State::Connected {
-            info!("events are pending: the head is not released");
-        } else {
-            CrashPoint::BeforeRelease.reached();
-            let entries = vec![self.head_entry(link.reached, Released::Yes)];
-            match link.session.set(entries, unchanged_since(link.head_tx)).await {
-                Ok(_) => {
-                    CrashPoint::AfterRelease.reached();
-                    info!("the head is released");
-                }
-                Err(error) => warn!(?error, "the head is not released"),
-            }
-        }
-        link.session.close().await;
-    }
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -458,39 +310,6 @@ enum Released {
 fn unchanged_since(tx: TxId) -> Vec<Precondition> {
     let key = Bytes::from_static(head::KEY);
     vec![Precondition::KeyMustExist(key.clone()), Precondition::KeyNotModifiedAfterTx { key, tx }]
-}
-
-/// A session lives on through an error that ImmuDB itself answered with.
-/// The next transaction's contents. `None`: the runtime is going down.
-async fn pack(mut packer: Packer, tip: Tip, lag_bytes: u64) -> Option<(Packer, Result<Batch, HistoryError>)> {
-    /// What was written just now is in memory, and need not be waited for elsewhere.
-    const FRESH_BYTES_MAX: u64 = 256 * 1024;
-    if lag_bytes <= FRESH_BYTES_MAX {
-        let batch = packer.next(tip);
-        return Some((packer, batch));
-    }
-    let packed = tokio::task::spawn_blocking(move || {
-        let batch = packer.next(tip);
-        (packer, batch)
-    });
-    match packed.await {
-        Ok(packed) => Some(packed),
-        Err(error) => match error.try_into_panic() {
-            Ok(panic) => std::panic::resume_unwind(panic),
-            Err(_) => None,
-        },
-    }
-}
-
-fn failed(error: immudb::Error, session: Session, pause: Pause) -> End {
-    let alive = match error.kind {
-        ErrorKind::Busy | ErrorKind::Rejected | ErrorKind::TooLarge | ErrorKind::Corrupted => Some(session),
-        ErrorKind::Refused
-        | ErrorKind::Unreachable
-        | ErrorKind::SessionExpired
-        | ErrorKind::Configuration => None,
-    };
-    End::Failed { error, session: alive, pause }
 }
 
 impl Reached {

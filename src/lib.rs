@@ -36,8 +36,8 @@
 //! | 5 expectations that can't be raced | `appending`, `sequencer::tests` |
 //! | 6 one order | `following`, `copy`, `index::tests` |
 //! | 7 reads go on | `outage`, `loading` |
-//! | 8 an outage costs no failed call | `outage`, `lost_answer` |
-//! | 9 tampering shows | `doubt` (rolled back, emptied, another writer); proofs come later |
+//! | 8 an outage costs no failed call | `outage`, `lost_answer`, `slow_immudb`, `smaller_messages` |
+//! | 9 tampering shows | `doubt` (rolled back, emptied, another writer, foreign transactions); proofs come later |
 //! | 10 everything has a limit | `bad_input`, `operating` |
 
 pub mod cli;

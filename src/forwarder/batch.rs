@@ -26,6 +26,10 @@ pub struct BatchLimits {
 pub struct Batch {
     pub entries: Vec<KeyValue>,
     pub event_count: u64,
+    /// Appends and snapshots: one can't be sent in parts.
+    pub frame_count: u64,
+    /// Of their records.
+    pub bytes: usize,
     /// The key of its last event, if it has one.
     pub last_event: Option<Bytes>,
     /// The log is in ImmuDB up to here once this is committed.
@@ -61,6 +65,11 @@ impl Packer {
         Self { history, limits, cursor, held: None, reached }
     }
 
+    /// For the transactions that come.
+    pub fn limit_bytes(&mut self, bytes_max: usize) {
+        self.limits.bytes_max = bytes_max;
+    }
+
     /// What the next transaction has to carry of the log up to `tip`. It may be empty, and still have
     /// reached further than the one before.
     ///
@@ -88,6 +97,8 @@ impl Packer {
         }
         Ok(Batch {
             event_count: contents.event_count,
+            frame_count: contents.frame_count,
+            bytes: contents.bytes,
             last_event: contents.events.last().map(|entry| entry.key.clone()),
             entries: contents.into_entries(),
             reached: self.reached,
@@ -109,6 +120,7 @@ impl Packer {
                 let newest = self.history.index.head(&snapshot.aggregate_id)?.and_then(|head| head.snapshot);
                 let place = stored.place(read.start);
                 if newest.is_some_and(|newest| newest.place == place || newest.place.end() > tip.end) {
+                    contents.frame_count = contents.frame_count.saturating_add(1);
                     contents.snapshot(&snapshot.aggregate_id, stored.bytes.clone());
                 }
                 self.reached.snapshots = *number;
@@ -121,6 +133,7 @@ impl Packer {
                 if !contents.has_room(self.limits, keys, bytes) {
                     return Ok(false);
                 }
+                contents.frame_count = contents.frame_count.saturating_add(1);
                 for stored in records {
                     let source = |source| HistoryError::Record { place: stored.place(read.start), source };
                     let event = StoredEvent::new(stored.bytes.clone(), stored.hash).map_err(source)?;
@@ -142,6 +155,7 @@ struct Contents {
     snapshots: BTreeMap<AggregateId, Bytes>,
     bytes: usize,
     event_count: u64,
+    frame_count: u64,
 }
 
 impl Contents {

@@ -167,14 +167,14 @@ impl Forwarder {
         self.new_writer()?;
         let entry = self.head_entry(Reached::START, Released::No);
         let condition = Precondition::KeyMustNotExist(Bytes::from_static(head::KEY));
-        self.write_head(session, entry, vec![condition]).await
+        self.write_head(session, entry, vec![condition], None).await
     }
 
     async fn take(&mut self, session: &Session, head: &Head, seen: TxId) -> Result<(), ClaimError> {
         self.new_writer()?;
         let place = Reached { position: head.position, hash: head.hash, ..Reached::START };
         let entry = self.head_entry(place, Released::No);
-        self.write_head(session, entry, unchanged_since(seen)).await
+        self.write_head(session, entry, unchanged_since(seen), Some(seen)).await
     }
 
     async fn take_and_copy(&mut self, session: &Session, head: &Head, seen: TxId) -> Result<(), ClaimError> {
@@ -197,10 +197,14 @@ impl Forwarder {
         session: &Session,
         entry: KeyValue,
         conditions: Vec<Precondition>,
+        seen: Option<TxId>,
     ) -> Result<(), ClaimError> {
         match self.unless_overdue(session.set(vec![entry], conditions)).await {
-            Ok(_) => {
+            Ok(header) => {
                 CrashPoint::HeadClaimed.reached();
+                if let Some(seen) = seen {
+                    self.look_for_foreign(seen, header.id);
+                }
                 if let Some(writer) = &mut self.writer {
                     writer.confirmed = true;
                     info!(writer = %writer.id, "claimed the database");

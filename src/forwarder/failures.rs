@@ -23,20 +23,24 @@ impl Forwarder {
             ErrorKind::Configuration | ErrorKind::Corrupted | ErrorKind::Rejected if news => {
                 error!(%error, "ImmuDB refuses, and only a person can change that");
             }
+            ErrorKind::TooLarge => {
+                if let Some(attempts) = self.too_large.add(1) {
+                    error!(%error, attempts, "ImmuDB takes no message of this size, and only a person can change that");
+                }
+            }
             ErrorKind::Configuration
             | ErrorKind::Corrupted
             | ErrorKind::Rejected
             | ErrorKind::Refused
             | ErrorKind::Unreachable
             | ErrorKind::Busy
-            | ErrorKind::SessionExpired
-            | ErrorKind::TooLarge => {
+            | ErrorKind::SessionExpired => {
                 debug!(%error, "an attempt at ImmuDB failed");
             }
         }
         self.standing.retried();
         let delay = match error.kind {
-            ErrorKind::Configuration => Self::CONFIGURATION_DELAY,
+            ErrorKind::Configuration | ErrorKind::TooLarge => Self::CONFIGURATION_DELAY,
             // A new login settles it.
             ErrorKind::SessionExpired if !std::mem::replace(&mut self.session_expired, true) => {
                 Duration::ZERO
@@ -46,7 +50,6 @@ impl Forwarder {
             | ErrorKind::Unreachable
             | ErrorKind::Busy
             | ErrorKind::Rejected
-            | ErrorKind::TooLarge
             | ErrorKind::Corrupted => self.delays.next_delay(),
         };
         let shutdown = self.shutdown.clone();
@@ -84,12 +87,11 @@ impl Forwarder {
     fn note_failure(&mut self, error: &immudb::Error) {
         self.in_contact = false;
         let failure = match error.kind {
-            ErrorKind::Refused | ErrorKind::Configuration => Failure::Definite,
+            ErrorKind::Refused | ErrorKind::Configuration | ErrorKind::TooLarge => Failure::Definite,
             ErrorKind::Unreachable
             | ErrorKind::Busy
             | ErrorKind::SessionExpired
             | ErrorKind::Rejected
-            | ErrorKind::TooLarge
             | ErrorKind::Corrupted => Failure::Passing,
         };
         let reachable = !matches!(error.kind, ErrorKind::Refused | ErrorKind::Unreachable);

@@ -112,8 +112,8 @@ enum Until {
     NextCommit,
 }
 
-/// No caller waits for longer to keep the pace.
-const PACE_MAX: Duration = Duration::from_secs(1);
+/// No caller waits for longer to keep the pace. An ImmuDB that is slow for a long time must not make every call slow.
+const PACE_MAX: Duration = Duration::from_millis(400);
 
 impl Standing {
     /// `place` is where the log goes on behind what ImmuDB has.
@@ -393,6 +393,13 @@ impl Standing {
         inner.view.last_error = error;
         drop(inner);
         self.reachable.send_if_modified(|known| std::mem::replace(known, reachable) != reachable);
+    }
+
+    /// Something is wrong, although ImmuDB answers, or says nothing itself.
+    pub(super) fn blamed(&self, reason: Option<String>) {
+        if let Some(reason) = reason {
+            self.lock().view.last_error = reason;
+        }
     }
 
     pub(super) fn retried(&self) {

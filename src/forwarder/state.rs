@@ -1,4 +1,9 @@
 //! How the service stands to ImmuDB, as a pure machine: no I/O and no clock.
+//!
+//! It judges each commit by its duration. A slow ImmuDB begins the fallback as one that is gone does, and only a
+//! series of quick commits ends it: one that came through proves nothing about the next.
+
+use std::{collections::VecDeque, time::Duration};
 
 /// How the service stands to ImmuDB.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
@@ -7,9 +12,9 @@ pub enum State {
     Starting,
     /// Answers wait for ImmuDB's commit.
     Connected,
-    /// ImmuDB is out of reach or refuses; answers wait for the local disk only.
+    /// ImmuDB is out of reach, refuses or is slow; answers wait for the local disk only.
     Fallback,
-    /// ImmuDB is back and takes the backlog.
+    /// ImmuDB takes the backlog, or has not been quick for long enough.
     Migrating,
     /// No ImmuDB is configured.
     LocalOnly,
@@ -28,10 +33,12 @@ pub enum Happening {
     Failed(Failure),
     /// A caller has waited for `fallback_after`.
     Overdue,
+    /// The transaction under way has taken longer than [`Machine::commit_max`].
+    Dragging,
     /// ImmuDB has more than the local log, which takes it over.
     CopyBegan,
     /// ImmuDB committed a transaction of ours.
-    Committed(Rest),
+    Committed(Commit),
     /// ImmuDB lacks what it had.
     HistoryMissing,
     /// ImmuDB has a head that we did not write.
@@ -47,6 +54,16 @@ pub enum Failure {
     Passing,
 }
 
+/// A transaction that ImmuDB committed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Commit {
+    pub rest: Rest,
+    /// From the request to the answer.
+    pub took: Duration,
+    /// Of the request.
+    pub bytes: usize,
+}
+
 /// What ImmuDB lacks after a commit.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Rest {
@@ -55,36 +72,97 @@ pub enum Rest {
     Backlog,
 }
 
+/// What is told once.
+#[derive(Debug, Clone, Copy)]
+pub struct Limits {
+    /// So many failures in a row end Connected.
+    pub failures_max: u32,
+    /// No caller waits for longer.
+    pub fallback_after: Duration,
+}
+
+/// Commits that are looked back at to find a slow ImmuDB.
+const RECENT_COMMITS: usize = 10;
+/// So many slow ones among them begin the fallback.
+const SLOW_COMMITS: usize = 3;
+/// So many quick commits in a row end the fallback.
+const QUICK_COMMITS: u32 = 3;
+/// The same, doubled with each further fallback that begins within [`FALLBACKS_APART`].
+const QUICK_COMMITS_MAX: u32 = 48;
+/// A fallback that begins within this time after the end of the last one is a further one of the same trouble.
+const FALLBACKS_APART: Duration = Duration::from_secs(600);
+/// A transaction with so many more bytes may take a second longer and still be quick: a backlog goes over in large ones.
+const BYTES_PER_SECOND: u32 = 16 * 1024 * 1024;
+/// No such allowance for small ones.
+const SMALL_BYTES: usize = 64 * 1024;
+
 /// The state and what decides on the next one.
 #[derive(Debug)]
 pub struct Machine {
     state: State,
+    limits: Limits,
     failures: u32,
-    failures_max: u32,
+    /// Whether each of the last commits in Connected was slow, the newest last.
+    recent: VecDeque<bool>,
+    /// Quick commits in a row.
+    quick: u32,
+    /// So many of them end this fallback. 0 before the first one.
+    quick_needed: u32,
+    fallback_ended: Option<Duration>,
 }
 
 impl Machine {
-    /// `failures_max`: so many failures in a row end Connected.
-    pub fn new(state: State, failures_max: u32) -> Self {
-        Self { state, failures: 0, failures_max }
+    pub fn new(state: State, limits: Limits) -> Self {
+        let recent = VecDeque::with_capacity(RECENT_COMMITS);
+        Self { state, limits, failures: 0, recent, quick: 0, quick_needed: 0, fallback_ended: None }
     }
 
     pub fn state(&self) -> State {
         self.state
     }
 
-    /// The state after something happened.
-    pub fn on(&mut self, happening: Happening) -> State {
+    /// A commit that takes longer is slow.
+    pub fn slow_above(&self) -> Duration {
+        self.limits.fallback_after / 2
+    }
+
+    /// A small commit that takes less is quick.
+    pub fn quick_below(&self) -> Duration {
+        self.limits.fallback_after / 4
+    }
+
+    /// A transaction under way that takes longer is the last slow one that begins the fallback: its callers, who have
+    /// waited for the others, need not wait for its end. A bit less than what makes it slow, so that theirs is no third
+    /// long wait.
+    pub fn commit_max(&self) -> Option<Duration> {
+        let before = self.recent.iter().rev().take(RECENT_COMMITS - 1).filter(|slow| **slow).count();
+        let is_last = self.state == State::Connected && before + 1 >= SLOW_COMMITS;
+        is_last.then(|| self.limits.fallback_after / 5 * 2)
+    }
+
+    /// The state after something happened, at this time since any fixed moment.
+    pub fn on(&mut self, happening: Happening, at: Duration) -> State {
         self.state = match happening {
             Happening::Failed(failure) => {
                 self.failures = self.failures.saturating_add(1);
+                self.quick = 0;
                 match failure {
-                    Failure::Definite => self.given_up(),
-                    Failure::Passing if self.failures >= self.failures_max => self.given_up(),
+                    Failure::Definite => self.given_up(at),
+                    Failure::Passing if self.failures >= self.limits.failures_max => self.given_up(at),
                     Failure::Passing => self.state,
                 }
             }
-            Happening::Overdue => self.given_up(),
+            Happening::Overdue => self.given_up(at),
+            Happening::Dragging => match self.state {
+                State::Connected => self.given_up(at),
+                other @ (State::Starting
+                | State::Fallback
+                | State::Migrating
+                | State::LocalOnly
+                | State::Suspect
+                | State::Fenced
+                | State::Copying) => other,
+            },
             Happening::CopyBegan => match self.state {
                 State::Starting | State::Fallback | State::Copying => State::Copying,
                 other @ (State::Connected
@@ -93,9 +171,9 @@ impl Machine {
                 | State::Suspect
                 | State::Fenced) => other,
             },
-            Happening::Committed(rest) => {
+            Happening::Committed(commit) => {
                 self.failures = 0;
-                self.committed(rest)
+                self.committed(commit, at)
             }
             Happening::HistoryMissing => match self.state {
                 // A log whose end is still in an ImmuDB that can't be trusted must not take events.
@@ -119,75 +197,68 @@ impl Machine {
     }
 
     /// Callers wait for ImmuDB no longer. A copy that was begun has to be ended before anything is served.
-    fn given_up(&self) -> State {
+    fn given_up(&mut self, at: Duration) -> State {
         match self.state {
-            State::Starting | State::Connected | State::Migrating | State::Fallback => State::Fallback,
+            State::Starting | State::Connected => {
+                let is_further =
+                    self.fallback_ended.is_some_and(|ended| at.saturating_sub(ended) <= FALLBACKS_APART);
+                self.quick_needed = match is_further {
+                    true => self.quick_needed.saturating_mul(2).clamp(QUICK_COMMITS, QUICK_COMMITS_MAX),
+                    false => QUICK_COMMITS,
+                };
+                self.fell_back()
+            }
+            // The fallback has not ended yet. A start with a backlog has had none.
+            State::Migrating | State::Fallback => {
+                self.quick_needed = self.quick_needed.max(QUICK_COMMITS);
+                self.fell_back()
+            }
             other @ (State::LocalOnly | State::Suspect | State::Fenced | State::Copying) => other,
         }
     }
 
-    fn committed(&self, rest: Rest) -> State {
-        match (self.state, rest) {
-            (State::Connected, _) => State::Connected,
-            (State::Starting | State::Fallback | State::Migrating | State::Copying, Rest::FitsOne) => {
+    fn fell_back(&mut self) -> State {
+        self.quick = 0;
+        self.recent.clear();
+        State::Fallback
+    }
+
+    fn committed(&mut self, commit: Commit, at: Duration) -> State {
+        match self.state {
+            State::Connected => {
+                if self.recent.len() >= RECENT_COMMITS {
+                    self.recent.pop_front();
+                }
+                self.recent.push_back(commit.took > self.slow_above());
+                let slow = self.recent.iter().filter(|slow| **slow).count();
+                match slow >= SLOW_COMMITS || commit.took > self.limits.fallback_after {
+                    true => self.given_up(at),
+                    false => State::Connected,
+                }
+            }
+            State::Starting | State::Fallback | State::Migrating | State::Copying => {
+                self.quick = if self.is_quick(commit) { self.quick.saturating_add(1) } else { 0 };
+                if commit.rest == Rest::Backlog || self.quick < self.quick_needed {
+                    return State::Migrating;
+                }
+                if self.quick_needed > 0 {
+                    self.fallback_ended = Some(at);
+                }
                 State::Connected
             }
-            (State::Starting | State::Fallback | State::Migrating | State::Copying, Rest::Backlog) => {
-                State::Migrating
-            }
             // A commit that was under way when a person's decision became necessary decides nothing.
-            (other @ (State::LocalOnly | State::Suspect | State::Fenced), _) => other,
+            other @ (State::LocalOnly | State::Suspect | State::Fenced) => other,
         }
+    }
+
+    /// Never what would be slow, however large it is: the next fallback would follow at once.
+    pub fn is_quick(&self, commit: Commit) -> bool {
+        let bytes = u32::try_from(commit.bytes.saturating_sub(SMALL_BYTES)).unwrap_or(u32::MAX);
+        let for_bytes = Duration::from_secs(1).mul_f64(f64::from(bytes) / f64::from(BYTES_PER_SECOND));
+        let below = self.quick_below().saturating_add(for_bytes).min(self.slow_above());
+        commit.took < below
     }
 }
 
 #[cfg(test)]
-mod tests {
-    use super::{
-        Failure::{Definite, Passing},
-        Happening::{Committed, CopyBegan, Failed, HistoryMissing, OtherWriter, Overdue},
-        Machine,
-        Rest::{Backlog, FitsOne},
-        State::{self, Connected, Copying, Fallback, Fenced, LocalOnly, Migrating, Starting, Suspect},
-    };
-
-    const STATES: [State; 8] =
-        [Starting, Connected, Fallback, Migrating, LocalOnly, Suspect, Fenced, Copying];
-
-    #[test]
-    fn every_state_goes_where_the_table_says() {
-        let table = [
-            (Failed(Definite), [Fallback, Fallback, Fallback, Fallback, LocalOnly, Suspect, Fenced, Copying]),
-            (
-                Failed(Passing),
-                [Starting, Connected, Fallback, Migrating, LocalOnly, Suspect, Fenced, Copying],
-            ),
-            (Overdue, [Fallback, Fallback, Fallback, Fallback, LocalOnly, Suspect, Fenced, Copying]),
-            (CopyBegan, [Copying, Connected, Copying, Migrating, LocalOnly, Suspect, Fenced, Copying]),
-            (
-                Committed(FitsOne),
-                [Connected, Connected, Connected, Connected, LocalOnly, Suspect, Fenced, Connected],
-            ),
-            (
-                Committed(Backlog),
-                [Migrating, Connected, Migrating, Migrating, LocalOnly, Suspect, Fenced, Migrating],
-            ),
-            (HistoryMissing, [Suspect, Suspect, Suspect, Suspect, LocalOnly, Suspect, Fenced, Copying]),
-            (OtherWriter, [Fenced, Fenced, Fenced, Fenced, LocalOnly, Fenced, Fenced, Fenced]),
-        ];
-        for (happening, expected) in table {
-            for (from, to) in STATES.into_iter().zip(expected) {
-                assert_eq!(Machine::new(from, 5).on(happening), to, "{from:?} on {happening:?}");
-            }
-        }
-    }
-
-    #[test]
-    fn failures_in_a_row_end_connected_and_a_commit_forgives_them() {
-        let mut machine = Machine::new(Connected, 3);
-        assert_eq!([machine.on(Failed(Passing)), machine.on(Failed(Passing))], [Connected, Connected]);
-        machine.on(Committed(FitsOne));
-        assert_eq!([machine.on(Failed(Passing)), machine.on(Failed(Passing))], [Connected, Connected]);
-        assert_eq!(machine.on(Failed(Passing)), Fallback);
-    }
-}
+mod tests;

@@ -317,3 +317,48 @@ async fn an_event_that_was_deleted_below_the_head_is_noticed() {
     service.restart().await;
     assert_suspect(&service, &immudb).await;
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_somebody_else_writes_to_the_database_is_warned_of() {
+    let dir = tempdir().unwrap();
+    let mut immudb = ImmuDb::start(dir.path()).await;
+    let mut service = Service::start(Setup::with_immudb(immudb.port())).await;
+    append_to(&mut service.client(), "room-1", 3).await;
+    // Restarts of both sides, claims and new sessions leave no gap of their own.
+    immudb.restart().await;
+    append_to(&mut service.client(), "room-1", 1).await;
+    service.wait_until_forwarded().await;
+    service.stop();
+    service.restart().await;
+    append_to(&mut service.client(), "room-1", 1).await;
+    service.wait_until_forwarded().await;
+    assert!(!service.log().contains("somebody else"), "{}", service.log());
+    for _ in 0..3 {
+        immudb.reader(&["--database", "aethyr", "set", "event:room-1:00000000000000000002", "forged"]);
+    }
+    append_to(&mut service.client(), "room-1", 1).await;
+    service.wait_for_log("somebody else writes to the database").await;
+    let log = service.log();
+    let line = log.lines().find(|line| line.contains("somebody else")).unwrap();
+    assert!(line.contains("WARN") && line.contains("transactions=3"), "{line}");
+    assert_eq!(service.wait_until_forwarded().await.state(), State::Connected);
+    // The next are counted, and told with the next line, a minute later.
+    immudb.reader(&["--database", "aethyr", "set", "anything", "else"]);
+    append_to(&mut service.client(), "room-1", 2).await;
+    service.wait_until_forwarded().await;
+    assert_eq!(service.log().matches("somebody else").count(), 1);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_stop_after_immudb_was_restarted_releases_the_head_too() {
+    let dir = tempdir().unwrap();
+    let mut immudb = ImmuDb::start(dir.path()).await;
+    let mut service = Service::start(Setup::with_immudb(immudb.port())).await;
+    append_to(&mut service.client(), "room-1", 2).await;
+    service.wait_until_forwarded().await;
+    immudb.restart().await;
+    assert!(service.stop().success());
+    assert!(service.log().contains("the head is released"), "{}", service.log());
+    let second = Service::start(Setup::with_immudb(immudb.port())).await;
+    assert_eq!(second.wait_until_forwarded().await.event_count, 2);
+}

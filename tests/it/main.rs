@@ -31,6 +31,8 @@ mod refusing;
 mod repairing;
 mod resend;
 mod supervising;
+mod slow_immudb;
+mod smaller_messages;
 #[path = "../support/mod.rs"]
 mod support;
 mod tidy;

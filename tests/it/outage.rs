@@ -268,3 +268,35 @@ async fn a_backlog_of_a_few_large_events_is_a_backlog() {
     assert_eq!(stats.fallbacks, 1, "the caller waited for all of it: {stats:?}");
     assert_in_immudb(&immudb, &whole_order(&mut service.client()).await);
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_outage_is_a_warning_and_its_end_says_how_much_was_left_to_do() {
+    let dir = tempdir().unwrap();
+    let mut immudb = ImmuDb::start(dir.path()).await;
+    let service = Service::start(Setup::with_immudb(immudb.port())).await;
+    append_to(&mut service.client(), "room-1", 2).await;
+    service.wait_until_forwarded().await;
+    immudb.kill();
+    append_to(&mut service.client(), "room-1", 7).await;
+    service.wait_for_state(State::Fallback).await;
+    let address = format!("127.0.0.1:{}", immudb.port());
+    let lines = |service: &Service, text: &str| -> Vec<String> {
+        service.log().lines().filter(|line| line.contains(text)).map(str::to_owned).collect()
+    };
+    let warned = lines(&service, "ImmuDB fails");
+    assert!(
+        matches!(&warned[..], [line] if line.contains("WARN") && line.contains(&address) && line.contains("refused")),
+        "{warned:?}"
+    );
+    immudb.restart().await;
+    service.wait_until_forwarded().await;
+    service.wait_for_log("ImmuDB is back").await;
+    let told = lines(&service, "ImmuDB is back");
+    let wanted = ["INFO", &address, "migrated=7", "seconds="];
+    assert!(
+        matches!(&told[..], [line] if wanted.iter().all(|text| line.contains(text))),
+        "{told:?}\n{}",
+        service.log()
+    );
+    assert_eq!(lines(&service, "ImmuDB fails").len(), 1, "one outage, one warning");
+}
