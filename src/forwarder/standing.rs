@@ -422,6 +422,8 @@ impl Standing {
     }
 
     fn lock(&self) -> MutexGuard<'_, Inner> {
+        #[cfg(test)]
+        interleavings::switch();
         self.inner.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
@@ -431,6 +433,9 @@ impl Inner {
         tip.position.0.saturating_sub(self.view.forwarded.position.0)
     }
 }
+
+#[cfg(test)]
+mod interleavings;
 
 #[cfg(test)]
 mod tests {
