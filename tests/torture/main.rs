@@ -3,9 +3,11 @@
 //!
 //!     cargo test --test torture -- --seed 7 --seconds 60
 //!     cargo test --test torture -- --load --seconds 1800
+//!     cargo test --test torture -- --late --seconds 60
 //!
 //! The same seed gives the same faults. A run that fails keeps its folder, with the history of all calls, and
-//! says where. `--load` is without faults, and looks at what the service takes of the machine.
+//! says where. `--load` is without faults, and looks at what the service takes of the machine. `--late` has ImmuDB's
+//! answers come late by several times, each for so many seconds, and looks at how long callers wait.
 
 #![allow(
     clippy::unwrap_used,
@@ -22,6 +24,7 @@ mod checker;
 mod faults;
 mod full_load;
 mod history;
+mod late;
 mod names;
 mod power;
 #[path = "../support/mod.rs"]
@@ -55,10 +58,13 @@ struct Arguments {
     callers: u64,
     /// Without faults.
     load: bool,
+    /// With late answers alone.
+    late: bool,
 }
 
 fn arguments() -> Result<Arguments, String> {
-    let mut arguments = Arguments { seed: SEED, seconds: SECONDS, runs: 1, callers: CALLERS, load: false };
+    let mut arguments =
+        Arguments { seed: SEED, seconds: SECONDS, runs: 1, callers: CALLERS, load: false, late: false };
     let mut words = std::env::args().skip(1);
     while let Some(word) = words.next() {
         let place = match word.as_str() {
@@ -70,12 +76,18 @@ fn arguments() -> Result<Arguments, String> {
                 arguments.load = true;
                 continue;
             }
+            "--late" => {
+                arguments.late = true;
+                continue;
+            }
             // What cargo hands to every test program.
             "--quiet" | "--nocapture" | "--include-ignored" => continue,
             // A filter for the tests of other programs.
             other if !other.starts_with('-') => return Err(format!("{other} is for other tests")),
             other => {
-                return Err(format!("{other}: --seed N --seconds S --runs R --callers C --load are known"));
+                return Err(format!(
+                    "{other}: --seed N --seconds S --runs R --callers C --load --late are known"
+                ));
             }
         };
         let value = words.next().and_then(|value| value.parse().ok());
@@ -99,6 +111,15 @@ fn main() -> ExitCode {
             Ok(()) => ExitCode::SUCCESS,
             Err(problem) => {
                 println!("torture: full load FAILED\n{problem}");
+                ExitCode::FAILURE
+            }
+        };
+    }
+    if arguments.late {
+        return match runtime.block_on(late::run(Duration::from_secs(arguments.seconds))) {
+            Ok(()) => ExitCode::SUCCESS,
+            Err(problems) => {
+                println!("torture: late answers FAILED\n{problems}");
                 ExitCode::FAILURE
             }
         };
