@@ -25,6 +25,16 @@ use crate::{
 /// Where nothing is appended, the head alone is written so often until the fallback has ended.
 const PROBE_EVERY: Duration = Duration::from_millis(200);
 
+/// Whom the next transaction waits for.
+#[derive(Debug, Clone, Copy)]
+struct Company {
+    reached: Position,
+    /// The end of the log when the last transaction was committed: what lies behind that comes from those whom it answered.
+    waiting: Position,
+    /// Of the last transaction.
+    event_count: u64,
+}
+
 impl Forwarder {
     /// Carries the log over until something ends it.
     pub(super) async fn follow(&mut self, mut link: Link) -> End {
@@ -59,14 +69,16 @@ impl Forwarder {
             // Only committed writes end the fallback, so there the head alone is written.
             if !is_empty || self.machine.state() != State::Connected {
                 let (began, event_count) = (Instant::now(), batch.event_count);
-                link = match self.send(link, batch).await {
-                    Ok(link) => link,
+                let waiting;
+                (link, waiting) = match self.send(link, batch).await {
+                    Ok(sent) => sent,
                     Err(end) => return end,
                 };
                 let pending = tip.borrow().position.0.saturating_sub(link.reached.position.0);
                 let busy = began.elapsed();
                 self.give_way(busy, pending).await;
-                self.await_company(&mut tip, link.reached.position, event_count, busy).await;
+                let company = Company { reached: link.reached.position, waiting, event_count };
+                self.await_company(&mut tip, company, busy).await;
                 keep_alive = Instant::now() + self.settings.keep_alive;
                 probe = Instant::now() + PROBE_EVERY;
                 continue;
@@ -104,24 +116,21 @@ impl Forwarder {
     /// Callers who were just answered often come again at once. One transaction with all of them costs ImmuDB less than
     /// two with half of them each, so the next waits a moment for as many events as the last had. The slower ImmuDB, the
     /// more a caller loses who comes too late and waits for two transactions.
-    async fn await_company(
-        &self,
-        tip: &mut watch::Receiver<Tip>,
-        reached: Position,
-        event_count: u64,
-        busy: Duration,
-    ) {
+    async fn await_company(&self, tip: &mut watch::Receiver<Tip>, company: Company, busy: Duration) {
         const COMPANY_MIN: Duration = Duration::from_micros(500);
         const COMPANY_MAX: Duration = Duration::from_millis(25);
         if self.machine.state() == State::Connected {
-            let as_many = reached.0.saturating_add(event_count);
+            let pause = (busy / 16).clamp(COMPANY_MIN, COMPANY_MAX);
+            // Those who came meanwhile and those who come again would otherwise take turns for ever.
+            let from = if pause > COMPANY_MIN { company.waiting } else { company.reached };
+            let as_many = from.0.saturating_add(company.event_count);
             let come = tip.wait_for(|tip| tip.position.0 >= as_many);
-            _ = tokio::time::timeout((busy / 16).clamp(COMPANY_MIN, COMPANY_MAX), come).await;
+            _ = tokio::time::timeout(pause, come).await;
         }
     }
 
     /// One transaction: the batch and the head, on the condition that the head is as we saw it.
-    async fn send(&mut self, link: Link, batch: Batch) -> Result<Link, End> {
+    async fn send(&mut self, link: Link, batch: Batch) -> Result<(Link, Position), End> {
         let Link { session, head_tx, last_event, reached: from } = link;
         let (reached, next_event) = (batch.reached, batch.last_event.or_else(|| last_event.clone()));
         let (event_count, frame_count, record_bytes) = (batch.event_count, batch.frame_count, batch.bytes);
@@ -147,8 +156,9 @@ impl Forwarder {
                 CrashPoint::AfterSet.reached();
                 self.look_for_foreign(head_tx, header.id);
                 let link = Link { session, head_tx: header.id, reached, last_event: next_event };
+                let waiting = self.sequencer.tip().position;
                 self.committed(&link, event_count, sent.elapsed(), bytes);
-                Ok(link)
+                Ok((link, waiting))
             }
             // An attempt that was given up came through, or another writer: the head tells at once.
             Err(SetError::Conflict) => {

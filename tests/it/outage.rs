@@ -171,7 +171,8 @@ async fn an_empty_log_takes_nothing_before_immudb_was_seen_if_it_is_told_so() {
     assert_eq!((refused.code(), reason(&refused).as_str()), (tonic::Code::Unavailable, "FIRST_CONTACT"));
     assert_eq!(service.stats().await.event_count, 0);
     immudb.restart().await;
-    service.wait_for_health("", true).await;
+    service.wait_for_state(State::Connected).await;
+    assert_eq!(service.health("").await, Some(true));
     assert_eq!(append(&mut client, vec![event("room-1")]).await.stored_in(), StoredIn::Immudb);
     // With a log of its own the next outage is an ordinary one, also over a restart.
     immudb.kill();
