@@ -11,7 +11,7 @@ use crate::{
         record::{self, StoredEvent},
     },
     index::{Direction, Head, Index, IndexError},
-    log::{Cursor, Frame, Place, ReadError, RecordPlace, Segments, StoredRecord, Tip},
+    log::{Cursor, Found, FoundRecord, Place, ReadError, RecordCursor, RecordPlace, Segments, Tip},
 };
 
 /// What is stored can't be read back.
@@ -119,6 +119,15 @@ impl History {
         Ok(Cursor::at(self.segments.clone(), place, first))
     }
 
+    /// The same, record by record.
+    ///
+    /// # Errors
+    /// The index is unusable.
+    pub fn records_before(&self, position: Position) -> Result<RecordCursor, HistoryError> {
+        let (first, place) = self.index.frame_before(position)?;
+        Ok(RecordCursor::at(self.segments.clone(), place, first))
+    }
+
     /// Where the append of the event at `position` ends, and the event's hash; 0 is the start of everything.
     ///
     /// # Errors
@@ -127,8 +136,8 @@ impl History {
         if position == Position(0) {
             return Ok(Located { hash: Hash::START, append_end: Place::START });
         }
-        let (stored, append_end) = self.find(position, tip)?;
-        Ok(Located { hash: stored.hash, append_end })
+        let found = self.record_at(position, tip)?;
+        Ok(Located { hash: found.hash, append_end: found.append_end })
     }
 
     /// The event at `position`.
@@ -144,20 +153,17 @@ impl History {
     ///
     /// # Errors
     /// As [`History::event_at`].
-    pub fn record_at(&self, position: Position, tip: Tip) -> Result<StoredRecord, HistoryError> {
-        self.find(position, tip).map(|(stored, _)| stored)
-    }
-
-    fn find(&self, position: Position, tip: Tip) -> Result<(StoredRecord, Place), HistoryError> {
-        let mut cursor = self.cursor_before(position)?;
-        while let Some(read) = cursor.next(tip.end)? {
-            let end = read.end;
-            let Frame::Append { first, mut records, .. } = read.frame else { continue };
-            let Some(index) = position.0.checked_sub(first.0) else { break };
-            let index = usize::try_from(index).unwrap_or(usize::MAX);
-            if index < records.len() {
-                return Ok((records.swap_remove(index), end));
+    pub fn record_at(&self, position: Position, tip: Tip) -> Result<FoundRecord, HistoryError> {
+        let mut records = self.records_before(position)?;
+        while let Some(found) = records.find(tip.end)? {
+            let Found::Record(found) = found else { continue };
+            if found.position > position {
+                break;
             }
+            if found.position == position {
+                return Ok(found);
+            }
+            records.take(&found);
         }
         Err(HistoryError::Position(position))
     }

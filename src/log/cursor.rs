@@ -12,9 +12,9 @@ use super::{
 use crate::event::{Hash, Position};
 
 /// How much is read at once.
-const CHUNK_BYTES: usize = 256 * 1024;
+pub(super) const CHUNK_BYTES: usize = 256 * 1024;
 
-const CUT: &str = "the segment ends too early";
+pub(super) const CUT: &str = "the segment ends too early";
 
 /// A reader of the whole log. It goes no further than it is told.
 #[derive(Debug)]
@@ -140,7 +140,7 @@ impl Cursor {
 }
 
 /// At most so many bytes, and none from `limit` on.
-fn fill(file: &segment::File, offset: u64, bytes: usize, limit: u64) -> Result<Bytes, ReadError> {
+pub(super) fn fill(file: &segment::File, offset: u64, bytes: usize, limit: u64) -> Result<Bytes, ReadError> {
     let bytes = limit.saturating_sub(offset).min(bytes as u64);
     let mut buffer = vec![0; usize::try_from(bytes).unwrap_or(usize::MAX)];
     let read = file.read_at(&mut buffer, offset).map_err(|source| file.io_error(source))?;

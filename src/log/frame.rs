@@ -30,7 +30,7 @@ const VERSION: u8 = 1;
 const KIND_APPEND: u8 = 1;
 const KIND_SNAPSHOT: u8 = 2;
 const KIND_MARK: u8 = 3;
-const LENGTH_BYTES: usize = 4;
+pub(super) const LENGTH_BYTES: usize = 4;
 pub(super) const HASH_BYTES: usize = 32;
 
 /// No frame is larger: an append has at most 8 MiB and 500 events, and some room for their frames.
@@ -165,6 +165,10 @@ impl Header {
         Ok(Self { length, kind, group_offset })
     }
 
+    pub(super) fn is_append(self) -> bool {
+        self.kind == KIND_APPEND
+    }
+
     pub(super) fn frame_bytes(self) -> usize {
         HEADER_BYTES.saturating_add(self.length as usize)
     }
@@ -176,11 +180,9 @@ pub(super) fn parse(salt: &Salt, offset: u64, bytes: &Bytes) -> Result<(Header, 
     if bytes.len() < header.frame_bytes() {
         return Err("the frame is cut off");
     }
-    let (head, payload) = (bytes.slice(..HEADER_BYTES), bytes.slice(HEADER_BYTES..header.frame_bytes()));
-    let stored = head.get(4..8).map(|mut crc| crc.get_u32_le());
-    if stored != Some(checksum(salt, offset, &head, &payload)) {
-        return Err("the frame's checksum is wrong");
-    }
+    let bytes = bytes.slice(..header.frame_bytes());
+    check(salt, offset, &bytes)?;
+    let payload = bytes.slice(HEADER_BYTES..);
     let frame = match header.kind {
         KIND_APPEND => parse_append(payload),
         KIND_SNAPSHOT => parse_snapshot(payload),
@@ -227,6 +229,35 @@ fn take_entry(payload: &mut Bytes, previous: Hash, offset: u64) -> Option<Stored
     let bytes = payload.split_to(length);
     let hash = take_hash(payload)?;
     (previous.chain(&bytes) == hash).then_some(StoredRecord { bytes, hash, offset })
+}
+
+/// Checks the checksum of a whole frame.
+pub(super) fn check(salt: &Salt, offset: u64, bytes: &[u8]) -> Result<(), &'static str> {
+    let Some((head, payload)) = bytes.split_at_checked(HEADER_BYTES) else {
+        return Err("the frame is cut off");
+    };
+    let stored = head.get(4..8).map(|mut crc| crc.get_u32_le());
+    if stored != Some(checksum(salt, offset, head, payload)) {
+        return Err("the frame's checksum is wrong");
+    }
+    Ok(())
+}
+
+/// The checksum of a frame up to the end of `bytes`, with which it begins, and the one that is stored.
+pub(super) fn begin_checksum(salt: &Salt, offset: u64, bytes: &[u8]) -> Option<(u32, u32)> {
+    let (head, payload) = bytes.split_at_checked(HEADER_BYTES)?;
+    let stored = head.get(4..8).map(|mut crc| crc.get_u32_le())?;
+    Some((checksum(salt, offset, head, payload), stored))
+}
+
+/// The checksum with more of the frame.
+pub(super) fn go_on(checksum: u32, bytes: &[u8]) -> u32 {
+    crc32c::crc32c_append(checksum, bytes)
+}
+
+/// Takes an entry apart where the hash before it is known.
+pub(super) fn entry_after(mut bytes: Bytes, previous: Hash) -> Option<(Bytes, Hash)> {
+    take_entry(&mut bytes, previous, 0).map(|record| (record.bytes, record.hash))
 }
 
 /// Takes one entry apart that was read by itself, with the 32 bytes before it.

@@ -1,11 +1,11 @@
 //! The whole order of events, or a filtered part of it, piece by piece; also behind the end, as it grows.
 
-use std::collections::{HashSet, VecDeque};
+use std::collections::HashSet;
 
 use crate::{
     event::{Hash, Position, Timestamp, record::StoredEvent},
     history::{History, HistoryError},
-    log::{Cursor, Frame, Tip},
+    log::{Found, RecordCursor, Tip},
     store::{Precondition, StoreError},
 };
 
@@ -21,6 +21,24 @@ pub struct Filter {
 }
 
 impl Filter {
+    /// It may let some through and others not.
+    fn is_selective(&self) -> bool {
+        let Self {
+            aggregate_types,
+            event_types,
+            aggregate_id_prefix,
+            correlation_id,
+            recorded_from,
+            recorded_until,
+        } = self;
+        !aggregate_types.is_empty()
+            || !event_types.is_empty()
+            || !aggregate_id_prefix.is_empty()
+            || !correlation_id.is_empty()
+            || recorded_from.is_some()
+            || recorded_until.is_some()
+    }
+
     fn lets_through(&self, event: &StoredEvent) -> bool {
         (self.aggregate_types.is_empty() || self.aggregate_types.contains(event.aggregate_type()))
             && (self.event_types.is_empty() || self.event_types.contains(event.event_type()))
@@ -52,17 +70,15 @@ pub struct OrderChunk {
     pub at_end: bool,
 }
 
-/// The rest of the order. Reads from the disk when asked.
+/// The rest of the order. Reads from the disk when asked, and keeps nothing of it in memory.
 #[derive(Debug)]
 pub struct OrderReader {
-    cursor: Cursor,
+    records: RecordCursor,
     filter: Filter,
     /// Events before this one are not wanted.
     from: Position,
     reached: Position,
     hash: Hash,
-    /// Read, but not handed out yet.
-    left: VecDeque<StoredEvent>,
 }
 
 impl OrderReader {
@@ -84,8 +100,8 @@ impl OrderReader {
             true => history.locate(reached, tip)?.hash,
             false => Hash::default(),
         };
-        let cursor = history.cursor_before(from)?;
-        Ok(Self { cursor, filter, from, reached, hash, left: VecDeque::new() })
+        let records = history.records_before(from)?;
+        Ok(Self { records, filter, from, reached, hash })
     }
 
     /// Everything up to here was looked at.
@@ -96,7 +112,7 @@ impl OrderReader {
     /// What is left up to `tip` is little and was written just now: reading it waits for no disk.
     pub fn is_close_to(&self, tip: Tip) -> bool {
         const CLOSE_BYTES: u64 = 256 * 1024;
-        let place = self.cursor.place();
+        let place = self.records.place();
         place.segment == tip.end.segment && tip.end.offset.saturating_sub(place.offset) <= CLOSE_BYTES
     }
 
@@ -106,50 +122,49 @@ impl OrderReader {
     /// # Errors
     /// The log is damaged.
     pub fn next(&mut self, tip: Tip, bytes_max: usize) -> Result<OrderChunk, StoreError> {
-        const LOOKED_AT_BYTES: usize = 8 * 1024 * 1024;
-        let (mut events, mut bytes, mut looked_at) = (Vec::new(), 0usize, 0usize);
+        let chunk = self.read(tip, bytes_max);
+        self.records.forget();
+        chunk
+    }
+
+    fn read(&mut self, tip: Tip, bytes_max: usize) -> Result<OrderChunk, StoreError> {
+        const LOOKED_AT_BYTES: u64 = 8 * 1024 * 1024;
+        let selective = self.filter.is_selective();
+        let (mut events, mut bytes, mut looked_at) = (Vec::new(), 0usize, 0u64);
         let mut at_end = false;
         while bytes < bytes_max && looked_at < LOOKED_AT_BYTES {
-            let Some(event) = self.left.pop_front() else {
-                match self.read(tip)? {
-                    Some(read) => looked_at = looked_at.saturating_add(read),
-                    None => {
-                        at_end = true;
-                        break;
-                    }
+            let found = match self.records.find(tip.end).map_err(HistoryError::from)? {
+                Some(Found::Record(found)) => found,
+                Some(Found::Other(other)) => {
+                    looked_at = looked_at.saturating_add(other);
+                    continue;
                 }
-                continue;
+                None => {
+                    at_end = true;
+                    break;
+                }
             };
-            let matches = self.filter.lets_through(&event);
+            let length = u64::from(found.place.length);
+            let event = StoredEvent::new(found.bytes.clone(), found.hash)
+                .map_err(|source| HistoryError::Record { place: found.place, source })?;
+            let matches = event.position >= self.from && self.filter.lets_through(&event);
             let bytes_with = bytes.saturating_add(event.recorded_bytes());
             if matches && !events.is_empty() && bytes_with > bytes_max {
-                self.left.push_front(event);
                 break;
+            }
+            self.records.take(&found);
+            looked_at = looked_at.saturating_add(length);
+            if event.position < self.from {
+                continue;
             }
             (self.reached, self.hash) = (event.position, event.hash);
             if matches {
                 bytes = bytes_with;
-                events.push(event);
+                // A few among many would keep all that was read.
+                events.push(if selective { event.detached() } else { event });
             }
         }
         Ok(OrderChunk { events, reached: self.reached, hash: self.hash, at_end })
-    }
-
-    /// Reads one frame; says how many bytes it was.
-    fn read(&mut self, tip: Tip) -> Result<Option<usize>, StoreError> {
-        let Some(read) = self.cursor.next(tip.end).map_err(HistoryError::from)? else { return Ok(None) };
-        let bytes = usize::try_from(read.end.offset.saturating_sub(read.start.offset)).unwrap_or(usize::MAX);
-        if let Frame::Append { records, .. } = read.frame {
-            for stored in records {
-                let place = stored.place(read.start);
-                let event = StoredEvent::new(stored.bytes, stored.hash)
-                    .map_err(|source| HistoryError::Record { place, source })?;
-                if event.position >= self.from {
-                    self.left.push_back(event);
-                }
-            }
-        }
-        Ok(Some(bytes))
     }
 }
 

@@ -75,6 +75,12 @@ impl StoredEvent {
         Ok(event)
     }
 
+    /// The same event in memory of its own: the record's bytes are a part of what was read at once.
+    #[must_use]
+    pub fn detached(self) -> Self {
+        Self { record: Bytes::copy_from_slice(&self.record), ..self }
+    }
+
     pub fn aggregate_id(&self) -> &[u8] {
         slice(&self.record, &self.aggregate_id)
     }

@@ -1,0 +1,110 @@
+use std::{fs, path::Path};
+
+use tempfile::{TempDir, tempdir};
+
+use super::*;
+use crate::log::{Log, Tip, recover};
+
+/// Small appends, one that is larger than the buffer, and frames without events between them.
+fn written(segment_bytes_max: u64) -> (TempDir, Log, Vec<Vec<u8>>) {
+    let folder = tempdir().unwrap();
+    let mut log = Log::new(recover(folder.path(), None).unwrap(), Tip::START, segment_bytes_max);
+    let appends: Vec<Vec<Vec<u8>>> = vec![
+        vec![b"one".to_vec(), b"two".to_vec()],
+        (0..40).map(|number| vec![number; 20_000]).collect(),
+        vec![vec![7; 3 * CHUNK_BYTES], b"small".to_vec()],
+        vec![b"last".to_vec()],
+    ];
+    for append in &appends {
+        let mut group = log.begin().unwrap();
+        group.append(&append.iter().cloned().map(Bytes::from).collect::<Vec<_>>());
+        _ = group.snapshot(b"a snapshot");
+        group.mark(b"a mark");
+        log.write(group).unwrap();
+    }
+    (folder, log, appends.concat())
+}
+
+fn cursor(log: &Log) -> RecordCursor {
+    RecordCursor::at(log.segments().clone(), Place::START, Position(1))
+}
+
+fn read_all(
+    mut cursor: RecordCursor,
+    end: Place,
+    each: impl Fn(&mut RecordCursor),
+) -> Result<Vec<Vec<u8>>, ReadError> {
+    let mut records = Vec::new();
+    while let Some(found) = cursor.find(end)? {
+        let Found::Record(found) = found else { continue };
+        assert_eq!(found.position.0, records.len() as u64 + 1);
+        records.push(found.bytes.to_vec());
+        cursor.take(&found);
+        each(&mut cursor);
+    }
+    Ok(records)
+}
+
+#[test]
+fn all_records_are_found_in_order_with_the_buffer_and_without() {
+    for segment_bytes_max in [1, u64::MAX] {
+        let (_folder, log, records) = written(segment_bytes_max);
+        let end = log.tip().end;
+        assert_eq!(read_all(cursor(&log), end, |_| {}).unwrap(), records);
+        assert_eq!(read_all(cursor(&log), end, RecordCursor::forget).unwrap(), records);
+    }
+}
+
+#[test]
+fn a_record_stays_the_next_one_until_it_is_taken() {
+    let (_folder, log, records) = written(u64::MAX);
+    let (mut cursor, end) = (cursor(&log), log.tip().end);
+    for record in &records {
+        while matches!(cursor.find(end).unwrap().unwrap(), Found::Other(_)) {}
+        cursor.forget();
+        let Some(Found::Record(found)) = cursor.find(end).unwrap() else { panic!("it is gone") };
+        assert_eq!(found.bytes.as_ref(), record);
+        cursor.take(&found);
+    }
+}
+
+#[test]
+fn a_large_frame_is_never_in_memory_as_a_whole() {
+    let (_folder, log, _) = written(u64::MAX);
+    let (mut cursor, end) = (cursor(&log), log.tip().end);
+    while let Some(found) = cursor.find(end).unwrap() {
+        // A part, or the one record that is larger.
+        let record = match &found {
+            Found::Record(found) => found.bytes.len() + 100,
+            Found::Other(_) => 0,
+        };
+        assert!(cursor.buffer.len() <= CHUNK_BYTES.max(record), "{} bytes", cursor.buffer.len());
+        if let Found::Record(found) = found {
+            cursor.take(&found);
+        }
+    }
+}
+
+#[test]
+fn no_flipped_byte_goes_unnoticed() {
+    let (folder, log, _) = written(u64::MAX);
+    let (end, path) = (log.tip().end, segment::path(folder.path(), 1));
+    let bytes = fs::read(&path).unwrap();
+    drop(log);
+    let recovered = recover(folder.path(), None).unwrap();
+    let segments = recovered.segments();
+    let at = |segments: &Arc<Segments>| RecordCursor::at(segments.clone(), Place::START, Position(1));
+    read_all(at(segments), end, RecordCursor::forget).unwrap();
+    let flip = |path: &Path, offset: usize| {
+        let mut changed = bytes.clone();
+        changed[offset] ^= 1;
+        fs::write(path, changed).unwrap();
+    };
+    // Each byte of the small frames and of the heads, and some of the large ones.
+    let start = usize::try_from(segment::HEADER_BYTES).unwrap();
+    let offsets = (start..start + 1000).chain((start + 1000..bytes.len()).step_by(9973));
+    for offset in offsets.chain(bytes.len() - 500..bytes.len()) {
+        flip(&path, offset);
+        read_all(at(segments), end, RecordCursor::forget).unwrap_err();
+    }
+}
