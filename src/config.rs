@@ -68,6 +68,8 @@ pub enum ConfigError {
     NotYaml { path: PathBuf, problem: String },
     #[error("{key}: no such key, there are {}", known.join(", "))]
     UnknownKey { key: String, known: Vec<&'static str> },
+    #[error("{key}: was removed; set {instead} instead")]
+    RemovedKey { key: &'static str, instead: &'static str },
     #[error("{name}: names no key{}", hint(instead.as_deref()))]
     UnknownVariable { name: String, instead: Option<String> },
     #[error("{key}{}: {found}, where there should be {expected}", origin(variable.as_deref()))]

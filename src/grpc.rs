@@ -5,7 +5,6 @@
 
 use std::sync::Arc;
 
-use tokio::sync::Semaphore;
 use tokio_util::sync::CancellationToken;
 use tonic::{Request, Response, Status};
 
@@ -13,13 +12,16 @@ use crate::{
     config::LimitsConfig,
     event_files::EventFiles,
     refusals,
-    store::{EventStore, StoreError},
+    shared_limit::{Resource, SharedLimit},
+    store::{EventStore, Limit, StoreError},
     world::World,
 };
 
 mod answers;
 mod bodies;
+mod byte_budget;
 mod closing;
+mod compression;
 mod decode;
 mod encode;
 pub(crate) mod fuzzing;
@@ -28,12 +30,14 @@ mod health;
 mod json_client;
 mod late;
 mod peer;
+mod reads;
 mod status;
 mod streams;
 pub mod wire;
 mod world;
 
 pub use bodies::Bodies;
+pub use byte_budget::ByteBudget;
 pub use closing::Closing;
 use decode::Decoder;
 use gate::Admitted;
@@ -42,7 +46,8 @@ pub use health::{HealthReporter, Serving};
 pub use json_client::{Answers, ClientError, JsonClient};
 pub use late::Late;
 pub use peer::Peer;
-use streams::{Boxed, Open};
+pub use reads::Reads;
+use streams::{Boxed, Reading, bounded};
 use wire::server::event_store_service_server::EventStoreService;
 pub use world::WorldCalls;
 
@@ -51,7 +56,8 @@ pub use world::WorldCalls;
 pub struct Service {
     store: Arc<EventStore>,
     decoder: Decoder,
-    streams: Arc<Semaphore>,
+    streams: Arc<SharedLimit>,
+    reads: Reads,
     /// Host and port, and database of ImmuDB.
     immudb: Option<(String, String)>,
     event_files: Option<Arc<EventFiles>>,
@@ -65,28 +71,52 @@ impl Service {
         limits: LimitsConfig,
         immudb: Option<(String, String)>,
         event_files: Option<Arc<EventFiles>>,
-        streams: Arc<Semaphore>,
+        Bounds { streams, reads }: Bounds,
         shutdown: CancellationToken,
     ) -> Self {
         let store = world.store().clone();
-        Self { store, streams, decoder: Decoder { limits }, immudb, event_files, world, shutdown }
+        Self { store, streams, reads, decoder: Decoder { limits }, immudb, event_files, world, shutdown }
     }
 
-    /// A place among the open streams.
-    fn open<T>(&self, request: &Request<T>) -> Result<Open, Status> {
-        Open::new(request, &self.streams, self.decoder.limits.streams_open_max)
+    /// A place among the open streams, and what the stream reads with.
+    fn open<T>(&self, request: &Request<T>) -> Result<Reading, Status> {
+        let call = Admitted::of(request).streaming(&self.streams)?;
+        Ok(Reading { store: self.store.clone(), reads: self.reads.clone(), call })
     }
 
     /// Work that may wait for the disk.
     async fn blocking<T: Send + 'static>(
         &self,
+        call: &Admitted,
         work: impl FnOnce(&EventStore) -> Result<T, StoreError> + Send + 'static,
     ) -> Result<T, Status> {
         let store = self.store.clone();
-        match tokio::task::spawn_blocking(move || work(&store)).await {
-            Ok(done) => done.map_err(status::of_error),
-            Err(_) => Err(status::internal("a read was aborted")),
-        }
+        self.reads.run(call, move || work(&store)).await?.map_err(status::of_error)
+    }
+
+    /// Makes a stream's reader, within the caller's deadline.
+    async fn reader<T: Send + 'static>(
+        &self,
+        call: &Admitted,
+        open: impl FnOnce(&EventStore) -> Result<T, StoreError> + Send + 'static,
+    ) -> Result<T, Status> {
+        let store = self.store.clone();
+        self.reads.open(call, move || open(&store)).await?.map_err(status::of_error)
+    }
+}
+
+/// What all services bound together.
+#[derive(Debug, Clone)]
+pub struct Bounds {
+    pub streams: Arc<SharedLimit>,
+    pub reads: Reads,
+}
+
+impl Bounds {
+    pub fn new(limits: &LimitsConfig, budget: ByteBudget) -> Self {
+        let streams_max = limits.streams_open_max as u64;
+        let streams = SharedLimit::new(Limit::StreamsOpen, Resource::Streams, streams_max);
+        Self { streams, reads: Reads::new(limits, budget) }
     }
 }
 
@@ -115,10 +145,11 @@ impl EventStoreService for Service {
         &self,
         request: Request<wire::LoadEventsRequest>,
     ) -> Result<Response<Self::LoadEventsStream>, Status> {
-        let open = self.open(&request)?;
+        let reading = self.open(&request)?;
         let load = self.decoder.load(request.get_ref()).map_err(status::of_violations)?;
-        let reader = self.blocking(move |store| store.load(load)).await?;
-        Ok(Response::new(streams::load(self.store.clone(), reader, open)))
+        let reader = self.reader(&reading.call, move |store| store.load(load)).await?;
+        let call = reading.call.clone();
+        Ok(Response::new(bounded(streams::load(reading, reader), call, self.shutdown.clone())))
     }
 
     async fn save_snapshot(
@@ -138,10 +169,11 @@ impl EventStoreService for Service {
         &self,
         request: Request<wire::LoadSnapshotRequest>,
     ) -> Result<Response<wire::LoadSnapshotResponse>, Status> {
-        Admitted::of(&request)
+        let call = Admitted::of(&request);
+        call.clone()
             .within(async {
                 let id = self.decoder.id(&request.get_ref().aggregate_id).map_err(status::of_violations)?;
-                let snapshot = self.blocking(move |store| store.load_snapshot(&id)).await?;
+                let snapshot = self.blocking(&call, move |store| store.load_snapshot(&id)).await?;
                 Ok(wire::LoadSnapshotResponse { snapshot: Some(encode::snapshot(snapshot)) })
             })
             .await
@@ -151,7 +183,8 @@ impl EventStoreService for Service {
         &self,
         request: Request<wire::ListAggregatesRequest>,
     ) -> Result<Response<wire::ListAggregatesResponse>, Status> {
-        Admitted::of(&request)
+        let call = Admitted::of(&request);
+        call.clone()
             .within(async {
                 let request = request.into_inner();
                 let decode::ListRequest { after, count } =
@@ -164,7 +197,7 @@ impl EventStoreService for Service {
                         count,
                     )
                 };
-                let page = self.blocking(list).await?;
+                let page = self.blocking(&call, list).await?;
                 Ok(wire::ListAggregatesResponse {
                     next_page_token: page.next.as_ref().map(decode::page_token).unwrap_or_default(),
                     aggregates: page.aggregates.into_iter().map(encode::aggregate).collect(),
@@ -179,12 +212,14 @@ impl EventStoreService for Service {
         &self,
         request: Request<wire::ReadAllRequest>,
     ) -> Result<Response<Self::ReadAllStream>, Status> {
-        let open = self.open(&request)?;
+        let reading = self.open(&request)?;
         let request = request.into_inner();
         let filter = self.decoder.filter(request.filter).map_err(status::of_violations)?;
         let start = crate::store::OrderStart::At(crate::event::Position(request.from_position));
-        let reader = self.blocking(move |store| store.read(start, filter)).await?;
-        Ok(Response::new(streams::read_all(self.store.clone(), reader, request.limit, open)))
+        let reader = self.reader(&reading.call, move |store| store.read(start, filter)).await?;
+        let call = reading.call.clone();
+        let messages = streams::read_all(reading, reader, request.limit);
+        Ok(Response::new(bounded(messages, call, self.shutdown.clone())))
     }
 
     type SubscribeStream = Boxed<answers::SubscribeResponse>;
@@ -193,20 +228,21 @@ impl EventStoreService for Service {
         &self,
         request: Request<wire::SubscribeRequest>,
     ) -> Result<Response<Self::SubscribeStream>, Status> {
-        let open = self.open(&request)?;
+        let reading = self.open(&request)?;
         let request = request.into_inner();
         let filter = self.decoder.filter(request.filter).map_err(status::of_violations)?;
         let start = self.decoder.checkpoint(request.after).map_err(status::of_violations)?;
-        let reader = self.blocking(move |store| store.read(start, filter)).await?;
-        let shutdown = self.shutdown.clone();
-        Ok(Response::new(streams::subscribe(self.store.clone(), reader, shutdown, open)))
+        let reader = self.reader(&reading.call, move |store| store.read(start, filter)).await?;
+        let call = reading.call.clone();
+        Ok(Response::new(bounded(streams::subscribe(reading, reader), call, self.shutdown.clone())))
     }
 
     async fn stats(
         &self,
         request: Request<wire::StatsRequest>,
     ) -> Result<Response<wire::StatsResponse>, Status> {
-        Admitted::of(&request)
+        let call = Admitted::of(&request);
+        call.clone()
             .within(async {
                 let surroundings = encode::Surroundings {
                     immudb: self.immudb.clone(),
@@ -216,8 +252,11 @@ impl EventStoreService for Service {
                     writes_refused: reason(self.store.writes_taken()),
                     reads_refused: reason(self.store.admit_read()),
                 };
-                let store = &self.store;
-                Ok(encode::stats(store.figures(), &store.counters, store.started_at, surroundings))
+                // It waits for no disk, and copies the totals of all types.
+                let stats = move |store: &EventStore| {
+                    Ok(encode::stats(store.figures(), &store.counters, store.started_at, surroundings))
+                };
+                self.blocking(&call, stats).await
             })
             .await
     }

@@ -22,6 +22,7 @@
 //! - [`event_files`] prints out what ImmuDB does not have yet.
 //! - [`world`] is the game world on top of the store: commands, aggregates, projections. Nothing of the store knows it.
 //! - [`refusals`] counts what is refused, and has it logged once a minute.
+//! - [`shared_limit`] is for limits of which no caller takes the whole.
 //! - [`priority`] is for threads whose work may wait.
 //! - [`crash_point`] names places at which a test can have the process die.
 //!
@@ -60,6 +61,7 @@ pub mod retry;
 pub mod secret;
 pub mod sequencer;
 pub mod server;
+pub mod shared_limit;
 pub mod stats;
 pub mod storage;
 pub mod store;

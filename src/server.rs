@@ -113,7 +113,7 @@ pub async fn run(
     shutdown: impl Future<Output = ()>,
 ) -> Result<(), ServerError> {
     let grace = config.server.shutdown_grace;
-    let network = Network::default();
+    let network = Network::new(&config);
     let served = network.serve(&config, listener)?;
     tokio::pin!(served, shutdown);
     loop {

@@ -97,13 +97,18 @@ pub(super) const KEYS: &[Key] = &[
     key("limits.streams_open_max", count(1, 100_000)),
     key("limits.concurrent_calls_max", count(1, 1_000_000)),
     // One request of the largest size has to fit.
-    key("limits.receiving_bytes_max", bytes(64 * MIB, 16 * GIB)),
-    key("limits.unread_bytes_max", bytes(64 * MIB, 16 * GIB)),
+    key("limits.call_bytes_max", bytes(64 * MIB, 16 * GIB)),
     key("limits.connections_max", count(1, 1_000_000)),
     key("logging.path", Kind::Folder),
     key("logging.level", Kind::LogLevel),
     key("logging.file_bytes_max", bytes(4 * KIB, GIB)),
     key("logging.files_max", count(1, 1000)),
+];
+
+/// Keys of earlier versions, and what there is instead.
+const REMOVED: &[(&str, &str)] = &[
+    ("limits.receiving_bytes_max", "limits.call_bytes_max"),
+    ("limits.unread_bytes_max", "limits.call_bytes_max"),
 ];
 
 const fn key(path: &'static str, kind: Kind) -> Key {
@@ -149,6 +154,9 @@ fn check_section(section: &Value, keys: &Value) -> Result<(), ConfigError> {
     };
     for (name, value) in keys {
         let path = name.as_str().map(|name| format!("{section}.{name}"));
+        if let Some((key, instead)) = REMOVED.iter().find(|(key, _)| Some(*key) == path.as_deref()) {
+            return Err(ConfigError::RemovedKey { key, instead });
+        }
         let Some(key) = KEYS.iter().find(|key| Some(key.path) == path.as_deref()) else {
             return Err(ConfigError::UnknownKey {
                 key: shown_key(section, name, value),

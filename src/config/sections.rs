@@ -168,8 +168,7 @@ pub struct LimitsConfig {
     pub disk_free_min: u64,
     pub streams_open_max: usize,
     pub concurrent_calls_max: usize,
-    pub receiving_bytes_max: usize,
-    pub unread_bytes_max: usize,
+    pub call_bytes_max: usize,
     pub connections_max: usize,
 }
 
@@ -193,22 +192,26 @@ impl Default for LimitsConfig {
             disk_free_min: 512 << 20,
             streams_open_max: 1000,
             concurrent_calls_max: 20_000,
-            receiving_bytes_max: 256 << 20,
-            unread_bytes_max: 256 << 20,
+            call_bytes_max: 384 << 20,
             connections_max: 10_000,
         }
     }
 }
 
 impl LimitsConfig {
+    /// Bytes of the largest event or snapshot, with its ids, types and metadata.
+    pub fn largest_record(&self) -> usize {
+        const OWN_BYTES: usize = 4096;
+        const KEY_BYTES: usize = NAME_BYTES_MAX + 16;
+        let metadata = self.metadata_entries_max * (self.metadata_value_bytes_max + KEY_BYTES);
+        self.event_bytes_max.max(self.snapshot_bytes_max) + metadata + OWN_BYTES
+    }
+
     /// One event or snapshot has to fit into a message that callers take by default, 4 MiB, with its
     /// ids, types and metadata.
     pub(super) fn check_message(&self) -> Result<(), ConfigError> {
         const MESSAGE_BYTES_MAX: usize = 4_000_000;
-        const OWN_BYTES: usize = 4096;
-        const KEY_BYTES: usize = NAME_BYTES_MAX + 16;
-        let metadata = self.metadata_entries_max * (self.metadata_value_bytes_max + KEY_BYTES);
-        let largest = self.event_bytes_max.max(self.snapshot_bytes_max) + metadata + OWN_BYTES;
+        let largest = self.largest_record();
         if largest <= MESSAGE_BYTES_MAX {
             return Ok(());
         }

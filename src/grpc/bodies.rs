@@ -6,34 +6,24 @@
 
 use std::{
     pin::Pin,
-    sync::{
-        Arc,
-        atomic::{AtomicUsize, Ordering},
-    },
     task::{Context, Poll, ready},
     time::Duration,
 };
 
 use bytes::Bytes;
 use http::{HeaderValue, Method, Request, Response, StatusCode, header};
-use http_body::{Frame, SizeHint};
+use http_body::{Body as _, Frame, SizeHint};
 use tokio::time::{Instant, Sleep};
 use tonic::{Status, body::Body};
 use tower::{Layer, Service};
 
 use super::{
+    byte_budget::{ByteBudget, CallBytes, Purpose},
+    compression::{ACCEPTED, ENCODING, Encoding, Step, Unknown, Unpacking},
     gate::Admitted,
     peer::{Answer, Peer},
     status,
 };
-use crate::{
-    config::LimitsConfig,
-    store::{Limit, StoreError},
-};
-
-/// What every request may bring without a share of the bytes that all have together: callers with small
-/// requests are not kept out by those with large ones.
-const OWN_BYTES: usize = 16 * 1024;
 
 /// No more than a frame of HTTP/2.
 const SLICE_BYTES: usize = 16 * 1024;
@@ -48,64 +38,15 @@ const WRITES: [&str; 3] = [
 /// Bounds requests and answers, of all services on the port.
 #[derive(Debug, Clone)]
 pub struct Bodies {
-    receiving: Arc<Shared>,
-    unread: Arc<Shared>,
+    budget: ByteBudget,
     request_max: Duration,
-}
-
-/// Bytes that all calls have together, beyond the first ones of each.
-#[derive(Debug)]
-struct Shared {
-    bytes: AtomicUsize,
-    bytes_max: usize,
-    limit: Limit,
-}
-
-/// What one call holds of them.
-#[derive(Debug)]
-struct Share {
-    of: Arc<Shared>,
-    bytes: usize,
+    /// A message may unpack to so many.
+    message_bytes_max: usize,
 }
 
 impl Bodies {
-    pub fn new(limits: &LimitsConfig, request_max: Duration) -> Self {
-        let shared = |bytes_max, limit| Arc::new(Shared { bytes: AtomicUsize::new(0), bytes_max, limit });
-        Self {
-            receiving: shared(limits.receiving_bytes_max, Limit::ReceivingBytes),
-            unread: shared(limits.unread_bytes_max, Limit::UnreadBytes),
-            request_max,
-        }
-    }
-}
-
-impl Share {
-    fn of(shared: &Arc<Shared>) -> Self {
-        Self { of: shared.clone(), bytes: 0 }
-    }
-
-    /// Makes it the share of a call that has `bytes` bytes altogether.
-    fn resize(&mut self, bytes: usize) -> Result<(), Status> {
-        const RETRY_AFTER: Duration = Duration::from_secs(1);
-        let wanted = bytes.saturating_sub(OWN_BYTES);
-        if wanted <= self.bytes {
-            self.of.bytes.fetch_sub(self.bytes - wanted, Ordering::Relaxed);
-        } else {
-            let (more, max) = (wanted - self.bytes, self.of.bytes_max);
-            let fits = |held: usize| held.checked_add(more).filter(|sum| *sum <= max);
-            if self.of.bytes.fetch_update(Ordering::Relaxed, Ordering::Relaxed, fits).is_err() {
-                let (limit, max) = (self.of.limit, max as u64);
-                return Err(status::of_error(StoreError::Full { limit, max, retry_after: RETRY_AFTER }));
-            }
-        }
-        self.bytes = wanted;
-        Ok(())
-    }
-}
-
-impl Drop for Share {
-    fn drop(&mut self) {
-        self.of.bytes.fetch_sub(self.bytes, Ordering::Relaxed);
+    pub fn new(budget: ByteBudget, request_max: Duration, message_bytes_max: usize) -> Self {
+        Self { budget, request_max, message_bytes_max }
     }
 }
 
@@ -138,21 +79,35 @@ where
         self.inner.poll_ready(cx)
     }
 
-    fn call(&mut self, request: Request<Body>) -> Self::Future {
-        let peer = request.extensions().get::<Peer>().cloned().unwrap_or_default();
-        if !is_grpc(&request) {
-            return Box::pin(std::future::ready(Ok(not_grpc())));
+    fn call(&mut self, mut request: Request<Body>) -> Self::Future {
+        let refused = |answer| -> Self::Future { Box::pin(std::future::ready(Ok(answer))) };
+        match content_of(&request) {
+            Content::Protobuf => {}
+            Content::OtherGrpc => return refused(status::other_content().into_http()),
+            Content::NotGrpc => return refused(not_grpc()),
         }
+        let encoding = match Encoding::of(request.headers()) {
+            Ok(encoding) => encoding,
+            Err(unknown) => return refused(not_accepted(&unknown)),
+        };
+        request.headers_mut().remove(ENCODING);
+        let peer = request.extensions().get::<Peer>().cloned().unwrap_or_default();
         let admitted = request.extensions().get::<Admitted>().cloned();
+        let bytes = match &admitted {
+            Some(admitted) => admitted.answer.clone(),
+            None => self.bodies.budget.of_call(peer.caller(), Purpose::Answer),
+        };
         let settled = WRITES.contains(&request.uri().path());
-        let request = request.map(|body| Body::new(Incoming::new(body, &self.bodies)));
-        let (answered, unread) = (self.inner.call(request), Share::of(&self.bodies.unread));
+        let deadline = admitted.as_ref().and_then(|admitted| admitted.deadline);
+        let incoming = |body| Incoming::new(body, &self.bodies, &peer, deadline, encoding);
+        let request = request.map(|body| Body::new(incoming(body)));
+        let answered = self.inner.call(request);
         Box::pin(async move {
             let outgoing = |body| Outgoing {
                 body,
                 rest: Bytes::new(),
                 answer: peer.answer(),
-                unread,
+                bytes,
                 settled,
                 over: false,
                 _admitted: admitted,
@@ -162,13 +117,26 @@ where
     }
 }
 
-/// What the protocol demands of a request before it is one.
-fn is_grpc(request: &Request<Body>) -> bool {
+/// What a request says that it is.
+#[derive(Debug, PartialEq, Eq)]
+enum Content {
+    Protobuf,
+    /// gRPC with messages of another format.
+    OtherGrpc,
+    NotGrpc,
+}
+
+fn content_of<B>(request: &Request<B>) -> Content {
     const TYPE: &[u8] = b"application/grpc";
     let content = request.headers().get(header::CONTENT_TYPE).map(HeaderValue::as_bytes);
-    let rest = content.and_then(|content| content.strip_prefix(TYPE));
-    request.method() == Method::POST
-        && rest.is_some_and(|rest| matches!(rest.first(), None | Some(b'+' | b';')))
+    let Some(rest) = content.and_then(|content| content.strip_prefix(TYPE)) else { return Content::NotGrpc };
+    let format = rest.split(|byte| *byte == b';').next().unwrap_or_default().trim_ascii_end();
+    match format {
+        _ if request.method() != Method::POST => Content::NotGrpc,
+        b"" | b"+proto" => Content::Protobuf,
+        [b'+', ..] => Content::OtherGrpc,
+        _ => Content::NotGrpc,
+    }
 }
 
 fn not_grpc() -> Response<Body> {
@@ -177,30 +145,69 @@ fn not_grpc() -> Response<Body> {
     answer
 }
 
+fn not_accepted(Unknown(encoding): &Unknown) -> Response<Body> {
+    let mut answer = status::other_encoding(encoding, ACCEPTED).into_http();
+    answer.headers_mut().insert("grpc-accept-encoding", HeaderValue::from_static(ACCEPTED));
+    answer
+}
+
 /// A request on its way in.
 struct Incoming {
     body: Body,
-    bytes: usize,
-    share: Share,
+    received: usize,
+    bytes: CallBytes,
     until: Instant,
+    /// The caller's own deadline comes before `server.request_max`.
+    deadline_first: bool,
     /// Made only for a request that has to be waited for.
     alarm: Option<Pin<Box<Sleep>>>,
+    unpacking: Option<Unpacking>,
 }
 
 impl Incoming {
-    fn new(body: Body, bodies: &Bodies) -> Self {
-        let (share, until) = (Share::of(&bodies.receiving), Instant::now() + bodies.request_max);
-        Self { body, bytes: 0, share, until, alarm: None }
+    fn new(
+        body: Body,
+        bodies: &Bodies,
+        peer: &Peer,
+        deadline: Option<Instant>,
+        encoding: Option<Encoding>,
+    ) -> Self {
+        let until = Instant::now() + bodies.request_max;
+        Self {
+            body,
+            received: 0,
+            bytes: bodies.budget.of_call(peer.caller(), Purpose::Request),
+            until: deadline.map_or(until, |deadline| deadline.min(until)),
+            deadline_first: deadline.is_some_and(|deadline| deadline < until),
+            alarm: None,
+            unpacking: encoding.map(|encoding| Unpacking::new(encoding, bodies.message_bytes_max)),
+        }
     }
 
-    fn take(&mut self, bytes: usize) -> Result<(), Status> {
-        self.bytes += bytes;
-        self.share.resize(self.bytes)
+    fn too_late(&self) -> Status {
+        if self.deadline_first { status::deadline_exceeded() } else { status::request_too_slow() }
     }
 
     fn poll_over(&mut self, cx: &mut Context<'_>) -> Poll<()> {
         let until = self.until;
         self.alarm.get_or_insert_with(|| Box::pin(tokio::time::sleep_until(until))).as_mut().poll(cx)
+    }
+
+    /// The next frame as it came in.
+    fn poll_received(&mut self, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, Status>>> {
+        let Poll::Ready(frame) = Pin::new(&mut self.body).poll_frame(cx) else {
+            return self.poll_over(cx).map(|()| Some(Err(self.too_late())));
+        };
+        if let Some(Ok(frame)) = &frame
+            && let Some(data) = frame.data_ref()
+        {
+            self.received = self.received.saturating_add(data.len());
+            // Of what is unpacked it is known then how much it is.
+            if self.unpacking.is_none() {
+                self.bytes.resize(self.received)?;
+            }
+        }
+        Poll::Ready(frame)
     }
 }
 
@@ -208,33 +215,47 @@ impl http_body::Body for Incoming {
     type Data = Bytes;
     type Error = Status;
 
-    fn poll_frame(
-        mut self: Pin<&mut Self>,
-        cx: &mut Context<'_>,
-    ) -> Poll<Option<Result<Frame<Bytes>, Status>>> {
-        let Poll::Ready(frame) = Pin::new(&mut self.body).poll_frame(cx) else {
-            return self.poll_over(cx).map(|()| Some(Err(status::request_too_slow())));
-        };
-        if let Some(Ok(frame)) = &frame
-            && let Some(data) = frame.data_ref()
-            && let Err(full) = self.take(data.len())
-        {
-            return Poll::Ready(Some(Err(full)));
+    fn poll_frame(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, Status>>> {
+        let this = self.get_mut();
+        loop {
+            let Some(unpacking) = &mut this.unpacking else { return this.poll_received(cx) };
+            match unpacking.step(this.received, &this.bytes)? {
+                Step::Message(message) => return Poll::Ready(Some(Ok(Frame::data(message)))),
+                Step::GoOn => {
+                    // Others on this thread have their turn first.
+                    cx.waker().wake_by_ref();
+                    return Poll::Pending;
+                }
+                Step::Wait => {}
+            }
+            match ready!(this.poll_received(cx)).transpose()?.map(Frame::into_data) {
+                Some(Ok(data)) => {
+                    let Some(unpacking) = &mut this.unpacking else { continue };
+                    unpacking.receive(&data);
+                    this.bytes.resize(this.received)?;
+                }
+                Some(Err(trailers)) => return Poll::Ready(Some(Ok(trailers))),
+                None => {
+                    let rest =
+                        this.unpacking.take().map(|mut unpacking| unpacking.rest()).unwrap_or_default();
+                    let rest = (!rest.is_empty()).then(|| Ok(Frame::data(rest)));
+                    return Poll::Ready(rest);
+                }
+            }
         }
-        Poll::Ready(frame)
     }
 
     fn is_end_stream(&self) -> bool {
-        self.body.is_end_stream()
+        self.unpacking.is_none() && self.body.is_end_stream()
     }
 
     fn size_hint(&self) -> SizeHint {
-        self.body.size_hint()
+        if self.unpacking.is_none() { self.body.size_hint() } else { SizeHint::default() }
     }
 }
 
-/// An answer on its way out. The call has its place until the last of it was taken: an answer that is not
-/// read is memory, too.
+/// An answer on its way out. The call has its place until the last of it was taken, and each piece counts until its
+/// memory is free: an answer that is not read is memory, too.
 ///
 /// It is handed out in slices. What is below takes a whole piece as soon as its caller has room for a byte, and
 /// may then keep it for ever without a word to us.
@@ -243,8 +264,8 @@ struct Outgoing {
     /// Of the piece that is being handed out.
     rest: Bytes,
     answer: Answer,
-    /// The present piece, until the next is asked for.
-    unread: Share,
+    /// What was read for the next piece, and then that itself.
+    bytes: CallBytes,
     /// What was asked for is done, and the answer small: it must not be withheld.
     settled: bool,
     over: bool,
@@ -262,26 +283,27 @@ impl http_body::Body for Outgoing {
         if self.over {
             return Poll::Ready(None);
         }
-        self.answer.asked_for();
         if self.rest.is_empty() {
+            self.answer.asked_for();
             let frame = match ready!(Pin::new(&mut self.body).poll_frame(cx)) {
                 Some(Ok(frame)) => frame,
                 other => return Poll::Ready(other),
             };
+            // A piece has to be taken whole in time, however many slices it has.
             self.answer.handed_out();
             let piece = match frame.into_data() {
                 Ok(piece) => piece,
                 Err(trailers) => return Poll::Ready(Some(Ok(trailers))),
             };
-            let bytes = if self.settled { 0 } else { piece.len() };
-            if let Err(full) = self.unread.resize(bytes) {
+            if self.settled {
+                self.bytes.force(piece.len());
+            } else if let Err(full) = self.bytes.resize(piece.len()) {
                 self.over = true;
                 let mut trailers = http::HeaderMap::new();
                 return Poll::Ready(Some(full.add_header(&mut trailers).map(|()| Frame::trailers(trailers))));
             }
-            self.rest = piece;
+            self.rest = self.bytes.tie(piece);
         }
-        self.answer.handed_out();
         let slice = self.rest.len().min(SLICE_BYTES);
         Poll::Ready(Some(Ok(Frame::data(self.rest.split_to(slice)))))
     }
@@ -300,62 +322,77 @@ mod tests {
     use http_body_util::{BodyExt, Full};
 
     use super::*;
+    use crate::shared_limit::Caller;
 
-    #[test]
-    fn a_share_is_what_goes_beyond_a_calls_own_bytes_and_comes_back() {
-        let limits = LimitsConfig { receiving_bytes_max: 100, ..LimitsConfig::default() };
-        let shared = Bodies::new(&limits, Duration::ZERO).receiving;
-        let (mut one, mut other) = (Share::of(&shared), Share::of(&shared));
-        one.resize(OWN_BYTES + 60).unwrap();
-        other.resize(OWN_BYTES).unwrap();
-        let refused = other.resize(OWN_BYTES + 41).unwrap_err();
-        assert_eq!(refused.code(), tonic::Code::ResourceExhausted);
-        assert!(refused.message().contains("limits.receiving_bytes_max"), "{refused:?}");
-        one.resize(OWN_BYTES + 59).unwrap();
-        other.resize(OWN_BYTES + 41).unwrap();
-        drop(one);
-        other.resize(OWN_BYTES + 100).unwrap();
-        drop(other);
-        assert_eq!(shared.bytes.load(Ordering::Relaxed), 0);
+    fn body(bytes: &[u8]) -> Body {
+        Body::new(Full::new(Bytes::copy_from_slice(bytes)).map_err(|never| match never {}))
     }
 
-    fn outgoing(piece: &[u8], unread: &Arc<Shared>, settled: bool) -> Outgoing {
+    fn outgoing(piece: &[u8], budget: &ByteBudget, settled: bool) -> Outgoing {
         Outgoing {
-            body: Body::new(Full::new(Bytes::copy_from_slice(piece)).map_err(|never| match never {})),
+            body: body(piece),
             rest: Bytes::new(),
             answer: Peer::default().answer(),
-            unread: Share::of(unread),
+            bytes: budget.of_call(&Caller::default(), Purpose::Answer),
             settled,
             over: false,
             _admitted: None,
         }
     }
 
-    fn unread(bytes_max: usize) -> Arc<Shared> {
-        Arc::new(Shared { bytes: AtomicUsize::new(0), bytes_max, limit: Limit::UnreadBytes })
-    }
-
     #[tokio::test]
-    async fn a_piece_counts_until_its_last_slice_was_taken() {
-        let (unread, piece) = (unread(1 << 20), vec![7; 40_000]);
-        let mut body = outgoing(&piece, &unread, false);
+    async fn a_piece_counts_until_its_last_slice_is_dropped() {
+        let (budget, piece) = (ByteBudget::new(1 << 20), vec![7; 40_000]);
+        let mut body = outgoing(&piece, &budget, false);
         let mut slices = Vec::new();
         while let Some(frame) = body.frame().await {
-            slices.push(frame.unwrap().into_data().unwrap().len());
-            assert_eq!(unread.bytes.load(Ordering::Relaxed), piece.len() - OWN_BYTES);
+            slices.push(frame.unwrap().into_data().unwrap());
+            assert_eq!(budget.used(), piece.len() as u64);
         }
-        assert_eq!(slices, [SLICE_BYTES, SLICE_BYTES, 40_000 - 2 * SLICE_BYTES]);
+        let lengths: Vec<usize> = slices.iter().map(Bytes::len).collect();
+        assert_eq!(lengths, [SLICE_BYTES, SLICE_BYTES, 40_000 - 2 * SLICE_BYTES]);
         drop(body);
-        assert_eq!(unread.bytes.load(Ordering::Relaxed), 0);
+        // What is below keeps slices when the call is over.
+        drop(slices.split_off(1));
+        assert_eq!(budget.used(), piece.len() as u64);
+        drop(slices);
+        assert_eq!(budget.used(), 0);
     }
 
     #[tokio::test]
     async fn at_the_limit_a_read_is_refused_and_the_answer_to_a_write_is_not() {
-        let (unread, piece) = (unread(0), vec![7; 20_000]);
-        let refused = outgoing(&piece, &unread, false).collect().await.unwrap();
+        let (budget, piece) = (ByteBudget::new(0), vec![7; 20_000]);
+        let refused = outgoing(&piece, &budget, false).collect().await.unwrap();
         assert_eq!(refused.trailers().unwrap()["grpc-status"], "8");
         assert!(refused.to_bytes().is_empty());
-        let answered = outgoing(&piece, &unread, true).collect().await.unwrap();
+        let answered = outgoing(&piece, &budget, true).collect().await.unwrap();
         assert_eq!(answered.to_bytes(), piece);
+    }
+
+    #[tokio::test]
+    async fn every_byte_of_a_request_counts_while_it_arrives() {
+        let bodies = Bodies::new(ByteBudget::new(1 << 20), Duration::from_secs(60), 1 << 20);
+        let mut incoming = Incoming::new(body(&[7; 10_000]), &bodies, &Peer::default(), None, None);
+        incoming.frame().await.unwrap().unwrap();
+        assert_eq!(bodies.budget.used(), 10_000);
+        drop(incoming);
+        assert_eq!(bodies.budget.used(), 0);
+    }
+
+    #[test]
+    fn only_protobuf_is_read_as_protobuf() {
+        let of = |content: &str| {
+            let request = Request::builder().method("POST").header("content-type", content);
+            content_of(&request.body(()).unwrap())
+        };
+        for content in ["application/grpc", "application/grpc+proto", "application/grpc; charset=utf-8"] {
+            assert_eq!(of(content), Content::Protobuf, "{content}");
+        }
+        for content in ["application/grpc+json", "application/grpc+thrift;x=y", "application/grpc+protobuf"] {
+            assert_eq!(of(content), Content::OtherGrpc, "{content}");
+        }
+        for content in ["", "application/json", "application/grpcs", "application/grpc-web", "text/plain"] {
+            assert_eq!(of(content), Content::NotGrpc, "{content}");
+        }
     }
 }

@@ -1,34 +1,52 @@
-//! What every call passes before its body is read: the bound on concurrent calls, and the caller's clock.
+//! What every call passes before its body is read: the size of its metadata, its deadline, and the bound on concurrent
+//! calls.
 
 use std::{sync::Arc, time::Duration};
 
-use tokio::{
-    sync::{OwnedSemaphorePermit, Semaphore},
-    time::Instant,
-};
+use http::HeaderMap;
+use tokio::{sync::Semaphore, time::Instant};
 use tonic::{Request, Response, Status, metadata::MetadataMap, service::Interceptor};
 
-use super::{peer::Peer, status};
-use crate::store::{Limit, StoreError};
+use super::{
+    byte_budget::{ByteBudget, CallBytes, Purpose},
+    peer::Peer,
+    status,
+};
+use crate::{
+    shared_limit::{Caller, Held, Resource, SharedLimit},
+    store::Limit,
+};
+
+/// All header fields of a call, each with 32 bytes beside its name and value, as HTTP/2 counts them.
+const METADATA_BYTES_MAX: usize = 16 * 1024;
 
 /// Lets calls in, of all services on the port.
 #[derive(Debug, Clone)]
 pub struct Gate {
-    places: Arc<Semaphore>,
-    calls_max: usize,
+    places: Arc<SharedLimit>,
+    budget: ByteBudget,
 }
 
-/// A call that was let in. Its place is taken until the last copy is dropped.
+/// A call that was let in. Its places are taken until the last copy is dropped: work that goes on after the caller
+/// has gone keeps a copy.
 #[derive(Debug, Clone)]
 pub struct Admitted {
     /// When the caller's time is over.
     pub deadline: Option<Instant>,
-    _place: Option<Arc<OwnedSemaphorePermit>>,
+    /// What the read in progress and the answer have in memory.
+    pub answer: CallBytes,
+    /// Places for the reads of the same connection.
+    pub reads: Arc<Semaphore>,
+    pub caller: Caller,
+    _place: Option<Arc<Held>>,
+    /// Among the open streams.
+    _stream: Option<Arc<Held>>,
 }
 
 impl Gate {
-    pub fn new(calls_max: usize) -> Self {
-        Self { places: Arc::new(Semaphore::new(calls_max)), calls_max }
+    pub fn new(calls_max: usize, budget: ByteBudget) -> Self {
+        let places = SharedLimit::new(Limit::ConcurrentCalls, Resource::Calls, calls_max as u64);
+        Self { places, budget }
     }
 }
 
@@ -37,7 +55,7 @@ impl Gate {
 #[derive(Debug, Clone, Copy)]
 struct HealthCheck;
 
-/// Comes before the gate, which sees neither path nor peer. A call that is refused is a call, too.
+/// Comes before the gate, which does not see the path. A call that is refused is a call, too.
 pub fn note_arrival<B>(mut request: http::Request<B>) -> http::Request<B> {
     if let Some(peer) = request.extensions().get::<Peer>() {
         peer.note_call();
@@ -50,20 +68,56 @@ pub fn note_arrival<B>(mut request: http::Request<B>) -> http::Request<B> {
 
 impl Interceptor for Gate {
     fn call(&mut self, mut request: Request<()>) -> Result<Request<()>, Status> {
+        if header_bytes(request.metadata().as_ref()) > METADATA_BYTES_MAX {
+            return Err(status::metadata_too_large(METADATA_BYTES_MAX));
+        }
+        let deadline = match timeout(request.metadata()) {
+            Ok(None) => None,
+            Ok(Some(Duration::ZERO)) => return Err(status::deadline_exceeded()),
+            Ok(Some(timeout)) => Some(Instant::now() + timeout),
+            Err(Malformed) => return Err(status::malformed_timeout()),
+        };
+        let peer = request.extensions().get::<Peer>().cloned().unwrap_or_default();
         let place = match request.extensions().get::<HealthCheck>() {
             Some(HealthCheck) => None,
-            None => Some(Arc::new(permit(&self.places, Limit::ConcurrentCalls, self.calls_max)?)),
+            None => Some(Arc::new(self.places.acquire(peer.caller(), 1).map_err(status::of_limit)?)),
         };
-        let deadline = timeout(request.metadata()).map(|timeout| Instant::now() + timeout);
-        request.extensions_mut().insert(Admitted { deadline, _place: place });
+        let admitted = Admitted { deadline, _place: place, ..Admitted::unbounded(&peer, &self.budget) };
+        request.extensions_mut().insert(admitted);
         Ok(request)
     }
 }
 
+fn header_bytes(headers: &HeaderMap) -> usize {
+    const OVERHEAD: usize = 32;
+    headers.iter().map(|(name, value)| name.as_str().len() + value.len() + OVERHEAD).sum()
+}
+
 impl Admitted {
+    fn unbounded(peer: &Peer, budget: &ByteBudget) -> Self {
+        Self {
+            deadline: None,
+            answer: budget.of_call(peer.caller(), Purpose::Answer),
+            reads: peer.reads().clone(),
+            caller: peer.caller().clone(),
+            _place: None,
+            _stream: None,
+        }
+    }
+
+    /// The call that a request belongs to. One that came through no gate has no bounds.
     pub fn of<T>(request: &Request<T>) -> Self {
-        let unbounded = Self { deadline: None, _place: None };
-        request.extensions().get::<Self>().cloned().unwrap_or(unbounded)
+        let admitted = request.extensions().get::<Self>().cloned();
+        admitted.unwrap_or_else(|| Self::unbounded(&Peer::default(), &ByteBudget::new(usize::MAX)))
+    }
+
+    /// The same with a place among the open streams.
+    ///
+    /// # Errors
+    /// All are taken, or the caller has its share.
+    pub fn streaming(self, streams: &Arc<SharedLimit>) -> Result<Self, Status> {
+        let place = streams.acquire(&self.caller, 1).map_err(status::of_limit)?;
+        Ok(Self { _stream: Some(Arc::new(place)), ..self })
     }
 
     /// Does a single call within the caller's deadline.
@@ -74,85 +128,143 @@ impl Admitted {
         self,
         work: impl Future<Output = Result<T, Status>>,
     ) -> Result<Response<T>, Status> {
-        let done = match self.deadline {
-            None => work.await,
-            Some(deadline) => match tokio::time::timeout_at(deadline, work).await {
-                Ok(done) => done,
-                Err(_) => Err(status::deadline_exceeded()),
-            },
-        };
-        done.map(Response::new)
+        self.in_time(work).await.map(Response::new)
+    }
+
+    /// Does some work within the caller's deadline. None of it is begun when the deadline is over already.
+    ///
+    /// # Errors
+    /// Those of the work, and the deadline's.
+    pub async fn in_time<T>(&self, work: impl Future<Output = Result<T, Status>>) -> Result<T, Status> {
+        let Some(deadline) = self.deadline else { return work.await };
+        if deadline <= Instant::now() {
+            return Err(status::deadline_exceeded());
+        }
+        match tokio::time::timeout_at(deadline, work).await {
+            Ok(done) => done,
+            Err(_) => Err(status::deadline_exceeded()),
+        }
     }
 }
 
-pub fn permit(places: &Arc<Semaphore>, limit: Limit, max: usize) -> Result<OwnedSemaphorePermit, Status> {
-    const RETRY_AFTER: Duration = Duration::from_secs(1);
-    places
-        .clone()
-        .try_acquire_owned()
-        .map_err(|_| status::of_error(StoreError::Full { limit, max: max as u64, retry_after: RETRY_AFTER }))
-}
+/// A `grpc-timeout` that is none.
+#[derive(Debug, PartialEq, Eq)]
+struct Malformed;
 
 /// What is left of the caller's time. tonic enforces the same deadline, but answers CANCELLED: ours has to
-/// come first.
-fn timeout(metadata: &MetadataMap) -> Option<Duration> {
+/// come first. Within a millisecond nothing can be done.
+fn timeout(metadata: &MetadataMap) -> Result<Option<Duration>, Malformed> {
+    const AHEAD_MIN: Duration = Duration::from_millis(1);
     const AHEAD_MAX: Duration = Duration::from_millis(50);
-    let text = metadata.get("grpc-timeout")?.to_str().ok()?;
-    let (digits, unit) = text.split_at_checked(text.len().checked_sub(1)?)?;
-    // The protocol allows eight digits; more would not fit into the clock.
-    if digits.len() > 8 {
-        return None;
+    /// More would not fit into the clock, and the protocol does not allow more.
+    const DIGITS_MAX: usize = 8;
+    let Some(value) = metadata.get("grpc-timeout") else { return Ok(None) };
+    let (unit, digits) = value.as_encoded_bytes().split_last().ok_or(Malformed)?;
+    if digits.is_empty() || digits.len() > DIGITS_MAX || !digits.iter().all(u8::is_ascii_digit) {
+        return Err(Malformed);
     }
-    let count: u64 = digits.parse().ok()?;
+    let count = digits.iter().fold(0u64, |count, digit| count * 10 + u64::from(digit - b'0'));
     let timeout = match unit {
-        "H" => Duration::from_secs(count.saturating_mul(3600)),
-        "M" => Duration::from_secs(count.saturating_mul(60)),
-        "S" => Duration::from_secs(count),
-        "m" => Duration::from_millis(count),
-        "u" => Duration::from_micros(count),
-        "n" => Duration::from_nanos(count),
-        _ => return None,
+        b'H' => Duration::from_secs(count * 3600),
+        b'M' => Duration::from_secs(count * 60),
+        b'S' => Duration::from_secs(count),
+        b'm' => Duration::from_millis(count),
+        b'u' => Duration::from_micros(count),
+        b'n' => Duration::from_nanos(count),
+        _ => return Err(Malformed),
     };
-    Some(timeout.saturating_sub(AHEAD_MAX.min(timeout / 10)))
+    Ok(Some(timeout.saturating_sub((timeout / 10).clamp(AHEAD_MIN, AHEAD_MAX))))
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
 
-    fn with_timeout(text: &'static str) -> Option<Duration> {
+    fn with_timeout(text: &'static str) -> Result<Option<Duration>, Malformed> {
         let mut metadata = MetadataMap::new();
         metadata.insert("grpc-timeout", text.parse().unwrap());
         timeout(&metadata)
     }
 
+    fn gate(calls_max: usize) -> Gate {
+        Gate::new(calls_max, ByteBudget::new(1 << 20))
+    }
+
     #[test]
     fn a_deadline_is_the_callers_in_every_unit_and_a_little_less() {
-        let less = |timeout: Duration, ahead: u64| Some(timeout - Duration::from_millis(ahead));
+        let less = |timeout: Duration, ahead: u64| Ok(Some(timeout - Duration::from_millis(ahead)));
         assert_eq!(with_timeout("2H"), less(Duration::from_secs(7200), 50));
         assert_eq!(with_timeout("3M"), less(Duration::from_secs(180), 50));
         assert_eq!(with_timeout("4S"), less(Duration::from_secs(4), 50));
         assert_eq!(with_timeout("100m"), less(Duration::from_millis(100), 10));
         assert_eq!(with_timeout("99999999u"), less(Duration::from_micros(99_999_999), 50));
-        assert_eq!(with_timeout("1n"), Some(Duration::from_nanos(1)));
+        assert_eq!(with_timeout("3m"), less(Duration::from_millis(3), 1));
+        for none in ["1n", "1000u", "1m", "0S"] {
+            assert_eq!(with_timeout(none), Ok(Some(Duration::ZERO)), "{none}");
+        }
+        assert_eq!(timeout(&MetadataMap::new()), Ok(None));
     }
 
     #[test]
-    fn no_deadline_and_a_senseless_one_are_none() {
-        assert_eq!(timeout(&MetadataMap::new()), None);
-        for text in ["", "S", "5", "5x", "-5S", "5.0S", "99999999999999999H"] {
-            assert_eq!(with_timeout(text), None, "{text}");
+    fn what_the_protocol_does_not_know_as_a_deadline_is_malformed() {
+        for text in
+            ["", "S", "5", "5x", "-5S", "+5S", "5.0S", " 5S", "5 S", "99999999999999999H", "123456789n"]
+        {
+            assert_eq!(with_timeout(text), Err(Malformed), "{text}");
+            let mut request = Request::new(());
+            request.metadata_mut().insert("grpc-timeout", text.parse().unwrap());
+            assert_eq!(gate(1).call(request).unwrap_err().code(), tonic::Code::InvalidArgument, "{text}");
         }
     }
 
     #[test]
+    fn a_deadline_that_is_over_lets_no_call_in() {
+        let mut request = Request::new(());
+        request.metadata_mut().insert("grpc-timeout", "0n".parse().unwrap());
+        assert_eq!(gate(1).call(request).unwrap_err().code(), tonic::Code::DeadlineExceeded);
+    }
+
+    #[tokio::test]
+    async fn nothing_is_begun_after_the_deadline() {
+        let mut request = Request::new(());
+        request.metadata_mut().insert("grpc-timeout", "2m".parse().unwrap());
+        let admitted = Admitted::of(&gate(1).call(request).unwrap());
+        while admitted.deadline.unwrap() > Instant::now() {}
+        let begun = admitted.in_time(async { panic!("it was begun") as Result<(), Status> }).await;
+        assert_eq!(begun.unwrap_err().code(), tonic::Code::DeadlineExceeded);
+    }
+
+    #[test]
+    fn too_much_metadata_is_refused_by_name() {
+        let mut request = Request::new(());
+        request.metadata_mut().insert("x-filler", "f".repeat(METADATA_BYTES_MAX - 100).parse().unwrap());
+        let mut request = gate(1).call(request).unwrap();
+        request.metadata_mut().insert("x-more", "f".repeat(100).parse().unwrap());
+        assert_eq!(gate(1).call(request).unwrap_err().code(), tonic::Code::ResourceExhausted);
+    }
+
+    #[test]
     fn a_place_is_taken_until_the_call_is_over() {
-        let mut gate = Gate::new(1);
+        let mut gate = gate(1);
         let first = gate.call(Request::new(())).unwrap();
         let admitted = Admitted::of(&first);
         drop(first);
         assert_eq!(gate.call(Request::new(())).unwrap_err().code(), tonic::Code::ResourceExhausted);
         drop(admitted);
         gate.call(Request::new(())).unwrap();
+    }
+
+    #[test]
+    fn one_connection_does_not_take_all_places() {
+        let (mut gate, greedy) = (gate(10), Peer::default());
+        let call = |gate: &mut Gate, peer: &Peer| {
+            let mut request = Request::new(());
+            request.extensions_mut().insert(peer.clone());
+            gate.call(request)
+        };
+        let admitted: Vec<_> =
+            std::iter::repeat_with(|| call(&mut gate, &greedy)).map_while(Result::ok).take(11).collect();
+        assert_eq!(admitted.len(), 8);
+        call(&mut gate, &Peer::default()).unwrap();
     }
 }

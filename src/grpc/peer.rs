@@ -9,14 +9,21 @@ use std::{
     },
 };
 
-use tokio::time::Instant;
+use tokio::{sync::Semaphore, time::Instant};
+
+use super::reads::READS_PER_CALLER_MAX;
+use crate::shared_limit::Caller;
 
 /// The other end of one connection.
 #[derive(Debug, Clone, Default)]
 pub struct Peer(Arc<Seen>);
 
-#[derive(Debug, Default)]
+#[derive(Debug)]
 struct Seen {
+    /// Whose share of the limits its calls have.
+    caller: Caller,
+    /// Places for its reads.
+    reads: Arc<Semaphore>,
     called: AtomicBool,
     answers: AtomicU64,
     /// Answers of which a piece was handed out and the next not asked for, by number, and since when.
@@ -30,7 +37,27 @@ pub struct Answer {
     number: u64,
 }
 
+impl Default for Seen {
+    fn default() -> Self {
+        Self {
+            caller: Caller::default(),
+            reads: Arc::new(Semaphore::new(READS_PER_CALLER_MAX)),
+            called: AtomicBool::default(),
+            answers: AtomicU64::default(),
+            unread: Mutex::default(),
+        }
+    }
+}
+
 impl Peer {
+    pub fn caller(&self) -> &Caller {
+        &self.0.caller
+    }
+
+    pub fn reads(&self) -> &Arc<Semaphore> {
+        &self.0.reads
+    }
+
     pub fn note_call(&self) {
         self.0.called.store(true, Ordering::Relaxed);
     }

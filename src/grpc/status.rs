@@ -9,6 +9,7 @@ use super::decode::Violations;
 use crate::{
     progress::{self, Work},
     refusals,
+    shared_limit::Reached,
     store::{Conflict, Limit, Precondition, StoreError, Unavailable},
     world::{
         error::{Damage, WorldError},
@@ -33,6 +34,10 @@ pub fn of_violations(violations: Violations) -> Status {
 /// Every refusal of the store and of the gate passes here, so it is recorded here.
 pub fn of_error(error: StoreError) -> Status {
     let message = error.to_string();
+    told(error, message)
+}
+
+fn told(error: StoreError, message: String) -> Status {
     refusals::refused_with(&error, &message);
     match error {
         StoreError::Invalid { field, problem } => of_violations(Violations(vec![(field, problem)])),
@@ -56,8 +61,51 @@ pub fn unknown_service(name: &str) -> Status {
     Status::not_found(format!("no health of a service {name:?} is kept"))
 }
 
+/// A limit that all callers share: every refusal at one comes through here.
+pub fn of_limit(reached: Reached) -> Status {
+    const RETRY_AFTER: Duration = Duration::from_secs(1);
+    let Reached { limit, max, share } = reached;
+    let error = StoreError::Full { limit, max, retry_after: RETRY_AFTER };
+    let message = match share {
+        None => error.to_string(),
+        Some(share) => format!("{limit}: this connection has its share, {share} of {max}"),
+    };
+    told(error, message)
+}
+
 pub fn deadline_exceeded() -> Status {
-    Status::deadline_exceeded("the caller's deadline is over; an append that has begun goes on")
+    Status::deadline_exceeded(
+        "the caller's deadline is over; send a write again, with the same ids, to learn its outcome",
+    )
+}
+
+pub fn malformed_timeout() -> Status {
+    of_violations(Violations(vec![(
+        "grpc-timeout".to_owned(),
+        "must be 1 to 8 digits and one of H, M, S, m, u, n".to_owned(),
+    )]))
+}
+
+pub fn metadata_too_large(max: usize) -> Status {
+    let message = format!("the call's metadata has more than {max} bytes");
+    with_reason(Code::ResourceExhausted, message, "METADATA_BYTES", [("max", max.to_string())])
+}
+
+/// A request whose messages are not protobuf.
+pub fn other_content() -> Status {
+    Status::unimplemented(
+        "messages are protobuf: the content-type must be application/grpc or application/grpc+proto",
+    )
+}
+
+/// A request that is compressed with something else than what is accepted.
+pub fn other_encoding(encoding: &str, accepted: &str) -> Status {
+    Status::unimplemented(format!("grpc-encoding {encoding:?} is not accepted; {accepted} are"))
+}
+
+/// A request that is not what its `grpc-encoding` says.
+pub fn not_unpackable() -> Status {
+    Status::internal("a message of the request can't be decompressed")
 }
 
 pub fn request_too_slow() -> Status {
@@ -249,8 +297,7 @@ mod tests {
             (full(Limit::DiskFull), Code::ResourceExhausted, "DISK_FULL"),
             (full(Limit::StreamsOpen), Code::ResourceExhausted, "STREAMS_OPEN"),
             (full(Limit::ConcurrentCalls), Code::ResourceExhausted, "CONCURRENT_CALLS"),
-            (full(Limit::ReceivingBytes), Code::ResourceExhausted, "RECEIVING_BYTES"),
-            (full(Limit::UnreadBytes), Code::ResourceExhausted, "UNREAD_BYTES"),
+            (full(Limit::CallBytes), Code::ResourceExhausted, "CALL_BYTES"),
             (StoreError::Unavailable(Unavailable::Starting), Code::Unavailable, "STARTING"),
             (StoreError::Unavailable(Unavailable::ShuttingDown), Code::Unavailable, "SHUTTING_DOWN"),
             (StoreError::Unavailable(Unavailable::FirstContact), Code::Unavailable, "FIRST_CONTACT"),

@@ -4,42 +4,30 @@
 use std::{pin::Pin, sync::Arc, time::Duration};
 
 use futures_util::{Stream, StreamExt, stream};
-use tokio::{
-    sync::{OwnedSemaphorePermit, Semaphore, watch},
-    time::Instant,
-};
+use tokio::{sync::watch, time::Instant};
 use tokio_util::sync::CancellationToken;
-use tonic::{Request, Status};
+use tonic::Status;
 
 use super::{
     answers,
     decode::hash_bytes,
     encode,
-    gate::{Admitted, permit},
+    gate::Admitted,
+    reads::{Reads, size_answer},
     status, wire,
 };
 use crate::{
     event::{Hash, Position},
     log::Tip,
-    store::{AggregateReader, EventStore, Limit, OrderChunk, OrderReader, StoreError, Unavailable},
+    store::{AggregateReader, EventStore, OrderChunk, OrderReader, StoreError},
 };
 
-/// What an open stream holds until its end.
-pub struct Open {
-    pub admitted: Admitted,
-    /// Its place among those that may be open.
-    pub _place: OwnedSemaphorePermit,
-}
-
-impl Open {
-    /// Takes one of `places`, of which there are so many.
-    ///
-    /// # Errors
-    /// All are taken.
-    pub fn new<T>(request: &Request<T>, places: &Arc<Semaphore>, max: usize) -> Result<Self, Status> {
-        let place = permit(places, Limit::StreamsOpen, max)?;
-        Ok(Self { admitted: Admitted::of(request), _place: place })
-    }
+/// What a stream reads with, and on whose behalf.
+#[derive(Clone)]
+pub struct Reading {
+    pub store: Arc<EventStore>,
+    pub reads: Reads,
+    pub call: Admitted,
 }
 
 pub type Boxed<T> = Pin<Box<dyn Stream<Item = Result<T, Status>> + Send>>;
@@ -49,36 +37,38 @@ pub type Boxed<T> = Pin<Box<dyn Stream<Item = Result<T, Status>> + Send>>;
 const MESSAGE_BYTES: usize = 128 * 1024;
 
 /// The events of one aggregate.
-pub fn load(
-    store: Arc<EventStore>,
-    reader: AggregateReader,
-    open: Open,
-) -> Boxed<answers::LoadEventsResponse> {
+pub fn load(reading: Reading, reader: AggregateReader) -> impl Messages<answers::LoadEventsResponse> {
     let last_sequence = reader.last_sequence().0;
-    let start = (reader, First::Yes);
-    let messages = stream::try_unfold(start, move |(mut reader, first)| {
-        let store = store.clone();
+    // A snapshot that was read may wait long for its caller.
+    let kept = reading.reads.kept_bytes(&reading.call);
+    let start = (reader, First::Yes, Some(kept));
+    stream::try_unfold(start, move |(mut reader, first, kept)| {
+        let Reading { store, reads, call } = reading.clone();
         async move {
+            if let Some(kept) = &kept {
+                kept.resize(reader.kept_bytes())?;
+            }
             // In a message of its own: together with events it could outgrow what a caller takes.
             if let Some(snapshot) = reader.take_snapshot() {
                 store.counters.snapshots_loaded.add(1);
                 let snapshot = Some(encode::snapshot(snapshot));
                 let message = answers::LoadEventsResponse { snapshot, events: Vec::new(), last_sequence };
-                return Ok(Some((message, (reader, First::No))));
+                size_answer(&call, &message)?;
+                return Ok(Some((message, (reader, First::No, None))));
             }
             // What was read is let go there: it may be much more than what is sent.
             let next = |reader: &mut AggregateReader| Ok(answers::events(&reader.next(MESSAGE_BYTES)?));
-            let (back, read) = blocking(reader, next).await?;
+            let (back, read) = reads.next(&call, reader, next).await?;
             let events = counted(&store, read)?;
             if events.is_empty() && first == First::No {
                 return Ok(None);
             }
             store.counters.events_loaded.add(events.len() as u64);
             let message = answers::LoadEventsResponse { snapshot: None, events, last_sequence };
-            Ok(Some((message, (back, First::No))))
+            size_answer(&call, &message)?;
+            Ok(Some((message, (back, First::No, None))))
         }
-    });
-    bounded(messages, open)
+    })
 }
 
 #[derive(Clone, Copy, PartialEq, Eq)]
@@ -87,42 +77,54 @@ enum First {
     No,
 }
 
+/// Some of the order as it is sent. The events are copies: those that were read keep more in memory than themselves.
+struct Read {
+    events: Vec<bytes::Bytes>,
+    reached: Position,
+    hash: Hash,
+    at_end: bool,
+}
+
+/// At most `left` events.
+fn read_order(reader: &mut OrderReader, tip: Tip, left: u64) -> Result<Read, StoreError> {
+    let OrderChunk { mut events, reached, hash, at_end } = reader.next(tip, MESSAGE_BYTES)?;
+    events.truncate(usize::try_from(left).unwrap_or(usize::MAX));
+    Ok(Read { events: answers::events(&events), reached, hash, at_end })
+}
+
 /// The whole order up to its end at the moment of the call.
 pub fn read_all(
-    store: Arc<EventStore>,
+    reading: Reading,
     reader: OrderReader,
     limit: u64,
-    open: Open,
-) -> Boxed<answers::ReadAllResponse> {
-    let tip = store.sequencer().tip();
+) -> impl Messages<answers::ReadAllResponse> {
+    let tip = reading.store.sequencer().tip();
     let left = if limit == 0 { u64::MAX } else { limit };
-    let messages = stream::try_unfold(Some((reader, left, First::Yes)), move |state| {
-        let store = store.clone();
+    stream::try_unfold(Some((reader, left, First::Yes)), move |state| {
+        let Reading { store, reads, call } = reading.clone();
         async move {
             let Some((reader, left, first)) = state else { return Ok(None) };
-            let (reader, read) = blocking(reader, move |reader| reader.next(tip, MESSAGE_BYTES)).await?;
-            let OrderChunk { mut events, at_end, .. } = counted(&store, read)?;
-            events.truncate(usize::try_from(left).unwrap_or(usize::MAX));
+            let next = move |reader: &mut OrderReader| read_order(reader, tip, left);
+            let (reader, read) = reads.next(&call, reader, next).await?;
+            let Read { events, at_end, .. } = counted(&store, read)?;
             let left = left.saturating_sub(events.len() as u64);
             store.counters.events_loaded.add(events.len() as u64);
             let ended = at_end || left == 0;
             if ended && events.is_empty() && first == First::No {
                 return Ok(None);
             }
-            let events = answers::events(&events);
             let message = answers::ReadAllResponse { events, last_position: tip.position.0 };
+            size_answer(&call, &message)?;
             Ok(Some((message, (!ended).then_some((reader, left, First::No)))))
         }
-    });
-    bounded(messages, open)
+    })
 }
 
 /// What a subscription is at between two messages.
 struct Subscription {
-    store: Arc<EventStore>,
+    reading: Reading,
     reader: OrderReader,
     tip: watch::Receiver<Tip>,
-    shutdown: CancellationToken,
     /// The reader has been told that it saw everything.
     caught_up: bool,
     /// The last position that the reader was told, and when.
@@ -131,40 +133,32 @@ struct Subscription {
 }
 
 /// The whole order, and then what comes.
-pub fn subscribe(
-    store: Arc<EventStore>,
-    reader: OrderReader,
-    shutdown: CancellationToken,
-    open: Open,
-) -> Boxed<answers::SubscribeResponse> {
-    let tip = store.sequencer().watch_tip();
-    let told = reader.reached();
-    let start =
-        Subscription { store, reader, tip, shutdown, caught_up: false, told, told_at: Instant::now() };
-    bounded(stream::try_unfold(start, Subscription::next), open)
+pub fn subscribe(reading: Reading, reader: OrderReader) -> impl Messages<answers::SubscribeResponse> {
+    let (tip, told) = (reading.store.sequencer().watch_tip(), reader.reached());
+    let start = Subscription { reading, reader, tip, caught_up: false, told, told_at: Instant::now() };
+    stream::try_unfold(start, Subscription::next)
 }
 
 impl Subscription {
     async fn next(mut self) -> Result<Option<(answers::SubscribeResponse, Self)>, Status> {
         use answers::Content;
         loop {
-            if self.shutdown.is_cancelled() {
-                return Err(status::of_error(StoreError::Unavailable(Unavailable::ShuttingDown)));
-            }
             let tip = *self.tip.borrow_and_update();
-            let read = match self.caught_up && self.reader.is_close_to(tip) {
-                true => self.reader.next(tip, MESSAGE_BYTES),
+            let Reading { store, reads, call } = &self.reading;
+            let next = move |reader: &mut OrderReader| read_order(reader, tip, u64::MAX);
+            let live = self.caught_up && self.reader.is_close_to(tip);
+            let read = match live && call.answer.resize(LIVE_READ_BYTES).is_ok() {
+                true => next(&mut self.reader),
                 false => {
-                    let next = move |reader: &mut OrderReader| reader.next(tip, MESSAGE_BYTES);
-                    let (reader, read) = blocking(self.reader, next).await?;
+                    let (reader, read) = reads.next(call, self.reader, next).await?;
                     self.reader = reader;
                     read
                 }
             };
-            let OrderChunk { events, reached, hash, at_end } = counted(&self.store, read)?;
+            let Read { events, reached, hash, at_end } = counted(store, read)?;
             let content = if !events.is_empty() {
-                self.store.counters.events_loaded.add(events.len() as u64);
-                Content::Events(answers::EventBatch { events: answers::events(&events) })
+                store.counters.events_loaded.add(events.len() as u64);
+                Content::Events(answers::EventBatch { events })
             } else if at_end && !self.caught_up {
                 self.caught_up = true;
                 Content::CaughtUp(wire::CaughtUp { checkpoint: Some(checkpoint(reached, hash)) })
@@ -180,12 +174,15 @@ impl Subscription {
             self.told = reached;
             self.told_at = Instant::now();
             let message = answers::SubscribeResponse { content: Some(content) };
+            size_answer(&self.reading.call, &message)?;
             return Ok(Some((message, self)));
         }
     }
 
     /// Waits for the order to grow; where the reader was not told yet how far it is, only for so long.
     async fn wait(&mut self, reached: Position) -> Result<Woken, Status> {
+        // Nothing is read meanwhile.
+        self.reading.call.answer.resize(0)?;
         let patience = async {
             match reached == self.told {
                 true => std::future::pending().await,
@@ -194,12 +191,11 @@ impl Subscription {
         };
         tokio::select! {
             biased;
-            () = self.shutdown.cancelled() => Ok(Woken::ByGrowth),
             // First, so that it comes although the order grows without a pause.
             () = patience => Ok(Woken::ByNothing),
             changed = self.tip.changed() => match changed {
                 Ok(()) => Ok(Woken::ByGrowth),
-                Err(_) => Err(status::of_error(StoreError::Unavailable(Unavailable::ShuttingDown))),
+                Err(_) => Err(status::shutting_down()),
             },
         }
     }
@@ -219,20 +215,11 @@ const CHECKPOINT_AFTER: Duration = Duration::from_secs(1);
 /// A subscriber that lacks so many events does not follow live.
 const FAR_BEHIND: u64 = 1000;
 
+/// What is read of events that were written just now: they are there, and as bytes of an answer.
+const LIVE_READ_BYTES: usize = 768 * 1024;
+
 fn checkpoint(position: Position, hash: Hash) -> wire::Checkpoint {
     wire::Checkpoint { position: position.0, hash: hash_bytes(hash) }
-}
-
-/// Reads where waiting for the disk holds nobody up.
-pub async fn blocking<R: Send + 'static, T: Send + 'static>(
-    mut reader: R,
-    read: impl FnOnce(&mut R) -> T + Send + 'static,
-) -> Result<(R, T), Status> {
-    let work = move || {
-        let read = read(&mut reader);
-        (reader, read)
-    };
-    tokio::task::spawn_blocking(work).await.map_err(|_| status::internal("a read was aborted"))
 }
 
 fn counted<T>(store: &EventStore, read: Result<T, StoreError>) -> Result<T, Status> {
@@ -242,28 +229,40 @@ fn counted<T>(store: &EventStore, read: Result<T, StoreError>) -> Result<T, Stat
     })
 }
 
-/// Ends the stream at the caller's deadline; what it holds goes with it.
+/// The messages of a stream.
+pub trait Messages<T>: Stream<Item = Result<T, Status>> + Send + 'static {}
+
+impl<T, S: Stream<Item = Result<T, Status>> + Send + 'static> Messages<T> for S {}
+
+/// Ends the stream at the caller's deadline and when the service stops; what it holds goes with it.
 pub fn bounded<T: Send + 'static>(
-    messages: impl Stream<Item = Result<T, Status>> + Send + 'static,
-    open: Open,
+    messages: impl Messages<T>,
+    call: Admitted,
+    closing: CancellationToken,
 ) -> Boxed<T> {
-    let deadline = open.admitted.deadline;
-    let messages = messages.inspect(move |_| _ = &open);
-    let Some(until) = deadline else { return Box::pin(messages) };
-    let over = stream::once(async move {
-        tokio::time::sleep_until(until).await;
-        Err(status::deadline_exceeded())
+    let deadline = call.deadline;
+    let end = Box::pin(async move {
+        let over = async {
+            match deadline {
+                Some(deadline) => tokio::time::sleep_until(deadline).await,
+                None => std::future::pending().await,
+            }
+        };
+        tokio::select! {
+            () = closing.cancelled() => status::shutting_down(),
+            () = over => status::deadline_exceeded(),
+        }
     });
-    // Whatever comes first; an error ends the stream.
-    let mut ended = false;
-    let merged = stream::select(messages.map(Some).chain(stream::once(async { None })), over.map(Some));
-    Box::pin(
-        merged
-            .take_while(move |item| {
-                let go_on = !ended && item.is_some();
-                ended |= matches!(item, None | Some(Err(_)));
-                std::future::ready(go_on)
-            })
-            .filter_map(std::future::ready),
-    )
+    let start = Some((Box::pin(messages), end, call));
+    Box::pin(stream::unfold(start, |state| async move {
+        let (mut messages, mut end, call) = state?;
+        tokio::select! {
+            biased;
+            status = &mut end => Some((Err(status), None)),
+            message = messages.next() => match message? {
+                Ok(message) => Some((Ok(message), Some((messages, end, call)))),
+                Err(status) => Some((Err(status), None)),
+            },
+        }
+    }))
 }

@@ -3,20 +3,22 @@
 use std::{sync::Arc, time::Duration};
 
 use futures_util::stream;
-use tokio::sync::Semaphore;
 use tokio_util::sync::CancellationToken;
 use tonic::{Request, Response, Status};
 
 use super::{
+    Bounds,
     decode::{Violations, aggregate_id, name, page_token, timestamp, token_id},
     gate::Admitted,
+    reads::{Reads, size_answer},
     status,
-    streams::{Boxed, Open, blocking, bounded},
+    streams::{Boxed, bounded},
     wire::world::{self as wire, command_service_server::CommandService, world_service_server::WorldService},
 };
 use crate::{
     config::LimitsConfig,
     event::{AggregateId, NAME_BYTES_MAX, Position, SequenceNumber},
+    shared_limit::SharedLimit,
     store::EventStore,
     world::{
         Rebuild, World,
@@ -43,55 +45,60 @@ const DIFF_BYTES: usize = 256 * 1024;
 const PROGRESS_EVERY: Duration = Duration::from_millis(500);
 const PLAYERS_MAX: u32 = 100;
 
-/// Calls that read at once. What they wait for is the processor, and the disk at times.
-const READING_MAX: usize = 32;
-
 /// Both services of the world as tonic calls them.
 #[derive(Debug, Clone)]
 pub struct WorldCalls {
     world: Arc<World>,
     limits: Arc<LimitsConfig>,
-    streams: Arc<Semaphore>,
-    /// Places of those who read, also of those whose caller has gone: what they hold in memory is bounded so, and
-    /// commands always find a thread.
-    reading: Arc<Semaphore>,
+    streams: Arc<SharedLimit>,
+    reads: Reads,
+    closing: CancellationToken,
 }
 
 impl WorldCalls {
-    /// `streams` has the places of all open streams.
-    pub fn new(world: Arc<World>, limits: LimitsConfig, streams: Arc<Semaphore>) -> Self {
-        Self { world, limits: Arc::new(limits), streams, reading: Arc::new(Semaphore::new(READING_MAX)) }
+    /// `closing` ends the streams.
+    pub fn new(
+        world: Arc<World>,
+        limits: LimitsConfig,
+        Bounds { streams, reads }: Bounds,
+        closing: CancellationToken,
+    ) -> Self {
+        Self { world, limits: Arc::new(limits), streams, reads, closing }
     }
 
     /// A place among the open streams.
-    fn open<T>(&self, request: &Request<T>) -> Result<Open, Status> {
-        Open::new(request, &self.streams, self.limits.streams_open_max)
+    fn open<T>(&self, request: &Request<T>) -> Result<Admitted, Status> {
+        Admitted::of(request).streaming(&self.streams)
     }
 
     /// Work that may wait for the disk. It is told when nobody waits for it any more.
     async fn blocking<T: Send + 'static>(
         &self,
+        call: &Admitted,
         work: impl FnOnce(&World, &CancellationToken) -> Result<T, WorldError> + Send + 'static,
     ) -> Result<T, Status> {
-        let Ok(place) = self.reading.clone().acquire_owned().await else {
-            return Err(status::internal("nothing is read any more"));
-        };
         let world = self.world.clone();
         let given_up = CancellationToken::new();
         let _gives_up = given_up.clone().drop_guard();
-        let reading = move || {
-            let _place = place;
-            work(&world, &given_up)
-        };
-        match tokio::task::spawn_blocking(reading).await {
-            Ok(done) => done.map_err(status::of_world_error),
-            Err(_) => Err(status::internal("a read was aborted")),
-        }
+        self.reads.run(call, move || work(&world, &given_up)).await?.map_err(status::of_world_error)
+    }
+
+    /// Makes a stream's reader, within the caller's deadline.
+    async fn reader<T: Send + 'static>(
+        &self,
+        call: &Admitted,
+        open: impl FnOnce(&World, &CancellationToken) -> Result<T, WorldError> + Send + 'static,
+    ) -> Result<T, Status> {
+        let world = self.world.clone();
+        let given_up = CancellationToken::new();
+        let _gives_up = given_up.clone().drop_guard();
+        self.reads.open(call, move || open(&world, &given_up)).await?.map_err(status::of_world_error)
     }
 
     /// An object as it is answered.
     async fn get<T: Send + 'static>(
         &self,
+        call: &Admitted,
         id: &str,
         as_of: Option<wire::Moment>,
         answer: impl FnOnce(&State) -> Result<T, WorldError> + Send + 'static,
@@ -100,7 +107,7 @@ impl WorldCalls {
         let id = aggregate_id("id", id, NAME_BYTES_MAX, &mut wrong);
         let moment = moment("as_of", as_of, &mut wrong);
         let (id, moment) = wrong.none_or(id.zip(moment)).map_err(status::of_violations)?;
-        self.blocking(move |world, given_up| answer(&world.get(&id, moment, given_up)?)).await
+        self.blocking(call, move |world, given_up| answer(&world.get(&id, moment, given_up)?)).await
     }
 }
 
@@ -127,11 +134,12 @@ impl WorldService for WorldCalls {
         &self,
         request: Request<wire::GetGameObjectRequest>,
     ) -> Result<Response<wire::GetGameObjectResponse>, Status> {
-        Admitted::of(&request)
+        let call = Admitted::of(&request);
+        call.clone()
             .within(async {
                 let request = request.into_inner();
                 let answer = |state: &State| Ok(encode::game_object(state));
-                let object = self.get(&request.id, request.as_of, answer).await?;
+                let object = self.get(&call, &request.id, request.as_of, answer).await?;
                 Ok(wire::GetGameObjectResponse { game_object: Some(object) })
             })
             .await
@@ -141,13 +149,14 @@ impl WorldService for WorldCalls {
         &self,
         request: Request<wire::GetPlayerRequest>,
     ) -> Result<Response<wire::GetPlayerResponse>, Status> {
-        Admitted::of(&request)
+        let call = Admitted::of(&request);
+        call.clone()
             .within(async {
                 let request = request.into_inner();
                 let answer = |state: &State| {
                     encode::player(state).ok_or_else(|| Refusal::NotAPlayer(id_of(state)).into())
                 };
-                let player = self.get(&request.id, request.as_of, answer).await?;
+                let player = self.get(&call, &request.id, request.as_of, answer).await?;
                 Ok(wire::GetPlayerResponse { player: Some(player) })
             })
             .await
@@ -157,12 +166,13 @@ impl WorldService for WorldCalls {
         &self,
         request: Request<wire::GetRoomRequest>,
     ) -> Result<Response<wire::GetRoomResponse>, Status> {
-        Admitted::of(&request)
+        let call = Admitted::of(&request);
+        call.clone()
             .within(async {
                 let request = request.into_inner();
                 let answer =
                     |state: &State| encode::room(state).ok_or_else(|| Refusal::NotARoom(id_of(state)).into());
-                let room = self.get(&request.id, request.as_of, answer).await?;
+                let room = self.get(&call, &request.id, request.as_of, answer).await?;
                 Ok(wire::GetRoomResponse { room: Some(room) })
             })
             .await
@@ -172,7 +182,8 @@ impl WorldService for WorldCalls {
         &self,
         request: Request<wire::ListGameObjectsRequest>,
     ) -> Result<Response<wire::ListGameObjectsResponse>, Status> {
-        Admitted::of(&request)
+        let call = Admitted::of(&request);
+        call.clone()
             .within(async {
                 let request = request.into_inner();
                 let mut wrong = Violations::default();
@@ -194,7 +205,7 @@ impl WorldService for WorldCalls {
                 let list = move |world: &World, given_up: &CancellationToken| {
                     world.list(&filter, &page.after, page.count, given_up)
                 };
-                let (found, position) = self.blocking(list).await?;
+                let (found, position) = self.blocking(&call, list).await?;
                 let next_page_token = next_token(&found);
                 Ok(wire::ListGameObjectsResponse {
                     game_objects: found.objects.into_iter().map(encode::listed).collect(),
@@ -209,7 +220,8 @@ impl WorldService for WorldCalls {
         &self,
         request: Request<wire::ListContentsRequest>,
     ) -> Result<Response<wire::ListContentsResponse>, Status> {
-        Admitted::of(&request)
+        let call = Admitted::of(&request);
+        call.clone()
             .within(async {
                 let request = request.into_inner();
                 let mut wrong = Violations::default();
@@ -220,7 +232,7 @@ impl WorldService for WorldCalls {
                 let list = move |world: &World, given_up: &CancellationToken| {
                     world.contents(id.as_str(), depth, &page.after, page.count, given_up)
                 };
-                let (found, position) = self.blocking(list).await?;
+                let (found, position) = self.blocking(&call, list).await?;
                 let next_page_token = next_token(&found);
                 Ok(wire::ListContentsResponse {
                     game_objects: found.objects.into_iter().map(encode::listed).collect(),
@@ -235,7 +247,8 @@ impl WorldService for WorldCalls {
         &self,
         request: Request<wire::FindPlayerRequest>,
     ) -> Result<Response<wire::FindPlayerResponse>, Status> {
-        Admitted::of(&request)
+        let call = Admitted::of(&request);
+        call.clone()
             .within(async {
                 let wanted = request.into_inner().name;
                 let mut wrong = Violations::default();
@@ -244,7 +257,7 @@ impl WorldService for WorldCalls {
                 let find = move |world: &World, given_up: &CancellationToken| {
                     world.find_player(&wanted, PLAYERS_MAX, given_up)
                 };
-                let (found, position) = self.blocking(find).await?;
+                let (found, position) = self.blocking(&call, find).await?;
                 Ok(wire::FindPlayerResponse {
                     players: found.into_iter().map(encode::found_player).collect(),
                     read_model_position: position.0,
@@ -259,26 +272,31 @@ impl WorldService for WorldCalls {
         &self,
         request: Request<wire::GetHistoryRequest>,
     ) -> Result<Response<Self::GetHistoryStream>, Status> {
-        let open = self.open(&request)?;
+        let call = self.open(&request)?;
         let request = request.into_inner();
         let mut wrong = Violations::default();
         let id = aggregate_id("id", &request.id, NAME_BYTES_MAX, &mut wrong);
         let id = wrong.none_or(id).map_err(status::of_violations)?;
         let (from, to) = (SequenceNumber(request.from_sequence), SequenceNumber(request.to_sequence));
-        let reader = self.blocking(move |world, given_up| world.history(id, from, to, given_up)).await?;
-        let reading = self.reading.clone();
+        let reader = self.reader(&call, move |world, given_up| world.history(id, from, to, given_up)).await?;
+        let (reads, kept, caller) = (self.reads.clone(), self.reads.kept_bytes(&call), call.clone());
+        kept.resize(reader.kept_bytes())?;
         let messages = stream::try_unfold(reader, move |reader| {
-            let reading = reading.clone();
+            let (reads, kept, call) = (reads.clone(), kept.clone(), caller.clone());
             async move {
-                let (reader, entries) = piece(&reading, reader, |reader| reader.next(READ_BYTES)).await?;
+                let (reader, entries) =
+                    piece(&reads, &call, reader, |reader| reader.next(READ_BYTES)).await?;
                 if entries.is_empty() {
                     return Ok(None);
                 }
+                kept.resize(reader.kept_bytes())?;
                 let entries = entries.into_iter().map(encode::entry).collect();
-                Ok(Some((wire::GetHistoryResponse { entries }, reader)))
+                let message = wire::GetHistoryResponse { entries };
+                size_answer(&call, &message)?;
+                Ok(Some((message, reader)))
             }
         });
-        Ok(Response::new(bounded(messages, open)))
+        Ok(Response::new(bounded(messages, call, self.closing.clone())))
     }
 
     type DiffWorldStream = Boxed<wire::DiffWorldResponse>;
@@ -287,34 +305,39 @@ impl WorldService for WorldCalls {
         &self,
         request: Request<wire::DiffWorldRequest>,
     ) -> Result<Response<Self::DiffWorldStream>, Status> {
-        let open = self.open(&request)?;
+        let call = self.open(&request)?;
         let request = request.into_inner();
         let mut wrong = Violations::default();
         let from = world_moment("from", request.from, WorldMoment::Position(Position(0)), &mut wrong);
         let to = world_moment("to", request.to, WorldMoment::Now, &mut wrong);
         let (from, to) = wrong.none_or(from.zip(to)).map_err(status::of_violations)?;
-        let reader = self.blocking(move |world, _| world.difference(from, to)).await?;
-        let (store, reading) = (self.world.store().clone(), self.reading.clone());
+        let reader = self.reader(&call, move |world, _| world.difference(from, to)).await?;
+        let (store, reads) = (self.world.store().clone(), self.reads.clone());
+        let (kept, caller) = (self.reads.kept_bytes(&call), call.clone());
         let messages = stream::try_unfold(reader, move |mut reader| {
-            let (store, reading) = (store.clone(), reading.clone());
+            let (store, reads, kept, call) = (store.clone(), reads.clone(), kept.clone(), caller.clone());
             async move {
                 // Piece by piece, so that it ends soon when nobody waits for it.
                 while !reader.is_ready() {
-                    (reader, ()) = piece(&reading, reader, DifferenceReader::collect).await?;
+                    (reader, ()) = piece(&reads, &call, reader, DifferenceReader::collect).await?;
+                    kept.resize(reader.kept_bytes())?;
                 }
                 while !reader.is_at_end() {
                     let store = store.clone();
                     let (back, objects) =
-                        piece(&reading, reader, move |reader| differing(reader, &store)).await?;
+                        piece(&reads, &call, reader, move |reader| differing(reader, &store)).await?;
                     reader = back;
+                    kept.resize(reader.kept_bytes())?;
                     if !objects.is_empty() {
-                        return Ok(Some((wire::DiffWorldResponse { objects }, reader)));
+                        let message = wire::DiffWorldResponse { objects };
+                        size_answer(&call, &message)?;
+                        return Ok(Some((message, reader)));
                     }
                 }
                 Ok(None)
             }
         });
-        Ok(Response::new(bounded(messages, open)))
+        Ok(Response::new(bounded(messages, call, self.closing.clone())))
     }
 
     type RebuildWorldStateStream = Boxed<wire::RebuildWorldStateResponse>;
@@ -323,7 +346,7 @@ impl WorldService for WorldCalls {
         &self,
         request: Request<wire::RebuildWorldStateRequest>,
     ) -> Result<Response<Self::RebuildWorldStateStream>, Status> {
-        let open = self.open(&request)?;
+        let call = self.open(&request)?;
         let rebuild = self.world.rebuild().map_err(status::of_world_error)?;
         let messages = stream::try_unfold(Some(rebuild), |rebuild: Option<Rebuild>| async move {
             let Some(mut rebuild) = rebuild else { return Ok(None) };
@@ -332,22 +355,18 @@ impl WorldService for WorldCalls {
                 Err(_) => Ok(Some((encode::progress(&rebuild.watched), Some(rebuild)))),
             }
         });
-        Ok(Response::new(bounded(messages, open)))
+        Ok(Response::new(bounded(messages, call, self.closing.clone())))
     }
 }
 
-/// One piece of a stream: read in one of `places`, which it keeps to its end.
+/// One piece of a stream.
 async fn piece<R: Send + 'static, T: Send + 'static>(
-    places: &Arc<Semaphore>,
+    reads: &Reads,
+    call: &Admitted,
     reader: R,
     read: impl FnOnce(&mut R) -> Result<T, WorldError> + Send + 'static,
 ) -> Result<(R, T), Status> {
-    let place = places.clone().acquire_owned().await;
-    let read = move |reader: &mut R| {
-        let _place = place;
-        read(reader)
-    };
-    let (reader, read) = blocking(reader, read).await?;
+    let (reader, read) = reads.next(call, reader, read).await?;
     Ok((reader, read.map_err(status::of_world_error)?))
 }
 

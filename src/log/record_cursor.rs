@@ -53,6 +53,7 @@ struct OpenFrame {
 
 /// What was found.
 #[derive(Debug)]
+#[expect(clippy::large_enum_variant, reason = "there is one at a time, and a box for each record costs more")]
 pub enum Found {
     Record(FoundRecord),
     /// A frame without events, of so many bytes.

@@ -45,9 +45,9 @@ pub struct Connection {
     blocked: Option<Instant>,
     patience: Patience,
     look: Pin<Box<Sleep>>,
+    /// The service stops; until it does.
+    closing: Option<Pin<Box<WaitForCancellationFutureOwned>>>,
     overdue: bool,
-    /// A stop waits for calls, and not for a connection without one.
-    closed: Pin<Box<WaitForCancellationFutureOwned>>,
     _permit: OwnedSemaphorePermit,
 }
 
@@ -58,26 +58,27 @@ impl Connection {
         closing: CancellationToken,
         permit: OwnedSemaphorePermit,
     ) -> Self {
-        let closed = Box::pin(closing.cancelled_owned());
-        let (peer, accepted) = (Peer::default(), Instant::now());
-        let look = Box::pin(tokio::time::sleep(patience.look_every()));
         Self {
             stream,
-            peer,
-            accepted,
+            peer: Peer::default(),
+            accepted: Instant::now(),
             blocked: None,
             patience,
-            look,
+            look: Box::pin(tokio::time::sleep(patience.look_every())),
+            closing: Some(Box::pin(closing.cancelled_owned())),
             overdue: false,
-            closed,
             _permit: permit,
         }
     }
 
     /// Looks now and then whether the connection is worth its place. An error ends it, and all its calls.
     fn look(&mut self, cx: &mut Context<'_>) -> io::Result<()> {
-        if !self.overdue && !self.peer.has_called() {
-            self.overdue = self.closed.as_mut().poll(cx).is_ready();
+        if self.closing.as_mut().is_some_and(|closing| closing.as_mut().poll(cx).is_ready()) {
+            self.closing = None;
+            // A stop waits for calls, and not for a connection without one.
+            self.overdue |= !self.peer.has_called();
+            self.patience.hurry();
+            self.look.as_mut().reset(Instant::now() + self.patience.look_every());
         }
         while !self.overdue && self.look.as_mut().poll(cx).is_ready() {
             let now = Instant::now();
@@ -101,6 +102,12 @@ impl Connection {
 }
 
 impl Patience {
+    /// The service stops, and waits for nobody who does not read.
+    fn hurry(&mut self) {
+        const UNREAD_MAX: Duration = Duration::from_secs(1);
+        self.unread_max = self.unread_max.min(UNREAD_MAX);
+    }
+
     fn look_every(self) -> Duration {
         self.first_call_max.min(self.unread_max) / 4
     }

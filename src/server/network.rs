@@ -3,7 +3,7 @@
 
 use std::{sync::Arc, time::Duration};
 
-use tokio::{net::TcpListener, sync::Semaphore};
+use tokio::net::TcpListener;
 use tokio_util::sync::CancellationToken;
 use tonic::{body::Body, service::InterceptorLayer, transport::Server};
 use tower::util::MapRequestLayer;
@@ -16,7 +16,8 @@ use super::{
 use crate::{
     config::{Config, ServerConfig},
     grpc::{
-        Bodies, Closing, Gate, HealthReporter, Late, Service, Serving, WorldCalls, note_arrival,
+        Bodies, Bounds, ByteBudget, Closing, Gate, HealthReporter, Late, Service, Serving, WorldCalls,
+        note_arrival,
         wire::{
             self,
             server::event_store_service_server::EventStoreServiceServer,
@@ -31,15 +32,17 @@ const MESSAGE_OVERHEAD_BYTES: usize = 1024 * 1024;
 const EXPECTATION_BYTES_MAX: usize = 280;
 /// Of one connection, at a time.
 const STREAMS_PER_CONNECTION_MAX: u32 = 4096;
-const HEADER_LIST_BYTES_MAX: u32 = 16 * 1024;
+/// HTTP/2 itself refuses what is larger, without a word that gRPC has for it: the gate refuses much less.
+const HEADER_LIST_BYTES_MAX: u32 = 64 * 1024;
 /// A silent connection is asked for a sign of life, and has so long to give it.
 const KEEP_ALIVE: Duration = Duration::from_secs(30);
 const KEEP_ALIVE_ANSWER_MAX: Duration = Duration::from_secs(20);
 
 /// What callers reach. Health and reflection answer at once, the rest when it is there.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub struct Network {
     pub health: HealthReporter,
+    budget: ByteBudget,
     events: Late<EventStoreServiceServer<Service>>,
     commands: Late<CommandServiceServer<WorldCalls>>,
     world: Late<WorldServiceServer<WorldCalls>>,
@@ -48,6 +51,17 @@ pub struct Network {
 }
 
 impl Network {
+    pub fn new(config: &Config) -> Self {
+        Self {
+            health: HealthReporter::default(),
+            budget: ByteBudget::new(config.limits.call_bytes_max),
+            events: Late::default(),
+            commands: Late::default(),
+            world: Late::default(),
+            closing: CancellationToken::default(),
+        }
+    }
+
     /// Serves until it is closed and the last call is over.
     ///
     /// # Errors
@@ -76,8 +90,8 @@ impl Network {
             .http2_keepalive_interval(Some(KEEP_ALIVE))
             .http2_keepalive_timeout(Some(KEEP_ALIVE_ANSWER_MAX))
             .layer(MapRequestLayer::new(note_arrival::<Body>))
-            .layer(InterceptorLayer::new(Gate::new(limits.concurrent_calls_max)))
-            .layer(Bodies::new(limits, config.server.request_max))
+            .layer(InterceptorLayer::new(Gate::new(limits.concurrent_calls_max, self.budget.clone())))
+            .layer(Bodies::new(self.budget.clone(), config.server.request_max, message_bytes_max(config)))
             .layer(Closing(self.closing.clone()))
             .add_service(self.health.server())
             .add_service(descriptors().build_v1()?)
@@ -93,22 +107,20 @@ impl Network {
     /// From now on calls are answered.
     pub fn open(&self, config: &Config, parts: &Parts, world: Arc<World>) {
         let limits = &config.limits;
-        let message_bytes_max = limits.append_bytes_max.max(limits.snapshot_bytes_max)
-            + limits.expected_sequences_max * EXPECTATION_BYTES_MAX
-            + MESSAGE_OVERHEAD_BYTES;
+        let message_bytes_max = message_bytes_max(config);
         let immudb = config.immudb.as_ref();
         let named =
             immudb.map(|immudb| (format!("{}:{}", immudb.address, immudb.port), immudb.database.clone()));
-        let streams = Arc::new(Semaphore::new(limits.streams_open_max));
+        let bounds = Bounds::new(limits, self.budget.clone());
         let service = Service::new(
             world.clone(),
             limits.clone(),
             named,
             parts.event_files.clone(),
-            streams.clone(),
+            bounds.clone(),
             parts.closing.clone(),
         );
-        let world = WorldCalls::new(world, limits.clone(), streams);
+        let world = WorldCalls::new(world, limits.clone(), bounds, parts.closing.clone());
         let events = EventStoreServiceServer::new(service).max_decoding_message_size(message_bytes_max);
         let commands = CommandServiceServer::new(world.clone()).max_decoding_message_size(message_bytes_max);
         self.world.arrive(WorldServiceServer::new(world));
@@ -150,4 +162,12 @@ impl Network {
             }
         }
     }
+}
+
+/// The largest message that is decoded.
+fn message_bytes_max(config: &Config) -> usize {
+    let limits = &config.limits;
+    limits.append_bytes_max.max(limits.snapshot_bytes_max)
+        + limits.expected_sequences_max * EXPECTATION_BYTES_MAX
+        + MESSAGE_OVERHEAD_BYTES
 }

@@ -94,6 +94,11 @@ impl AggregateReader {
         self.snapshot.take()
     }
 
+    /// What it has in memory until it is taken.
+    pub fn kept_bytes(&self) -> usize {
+        self.snapshot.as_ref().map_or(0, |snapshot| snapshot.content.byte_count())
+    }
+
     /// The next events, of about `bytes_max` together; empty at the end.
     ///
     /// # Errors

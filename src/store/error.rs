@@ -70,8 +70,7 @@ pub enum Limit {
     DiskFull,
     StreamsOpen,
     ConcurrentCalls,
-    ReceivingBytes,
-    UnreadBytes,
+    CallBytes,
 }
 
 impl Limit {
@@ -85,8 +84,7 @@ impl Limit {
             Self::DiskFull => "DISK_FULL",
             Self::StreamsOpen => "STREAMS_OPEN",
             Self::ConcurrentCalls => "CONCURRENT_CALLS",
-            Self::ReceivingBytes => "RECEIVING_BYTES",
-            Self::UnreadBytes => "UNREAD_BYTES",
+            Self::CallBytes => "CALL_BYTES",
         }
     }
 }
@@ -101,8 +99,7 @@ impl std::fmt::Display for Limit {
             Self::DiskFull => "limits.disk_free_min",
             Self::StreamsOpen => "limits.streams_open_max",
             Self::ConcurrentCalls => "limits.concurrent_calls_max",
-            Self::ReceivingBytes => "limits.receiving_bytes_max",
-            Self::UnreadBytes => "limits.unread_bytes_max",
+            Self::CallBytes => "limits.call_bytes_max",
         })
     }
 }

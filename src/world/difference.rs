@@ -52,6 +52,8 @@ pub struct DifferenceReader {
     collecting: Option<OrderReader>,
     tip: Tip,
     left: BTreeMap<AggregateId, Kind>,
+    /// Of the ids in `left`.
+    id_bytes: usize,
 }
 
 impl DifferenceReader {
@@ -67,7 +69,14 @@ impl DifferenceReader {
         let types = Kind::ALL.iter().map(|kind| kind.name().as_bytes().to_vec()).collect();
         let filter = Filter { aggregate_types: types, ..Filter::default() };
         let collecting = Some(store.read(OrderStart::At(from.next()), filter)?);
-        Ok(Self { from, to, collecting, tip: store.sequencer().tip(), left: BTreeMap::new() })
+        Ok(Self { from, to, collecting, tip: store.sequencer().tip(), left: BTreeMap::new(), id_bytes: 0 })
+    }
+
+    /// What it has in memory between two reads.
+    pub fn kept_bytes(&self) -> usize {
+        /// An entry of the map, the id's own memory, and what either has to spare.
+        const ENTRY_BYTES: usize = 96;
+        self.id_bytes.saturating_add(self.left.len().saturating_mul(ENTRY_BYTES))
     }
 
     /// It is known which objects had events.
@@ -85,7 +94,12 @@ impl DifferenceReader {
         for event in chunk.events.iter().filter(|event| event.position <= self.to) {
             let id = event.aggregate().map_err(|error| StoreError::Damaged(error.to_string()))?;
             let kind = std::str::from_utf8(event.aggregate_type()).ok().and_then(Kind::of);
-            self.left.extend(kind.map(|kind| (id, kind)));
+            if let Some(kind) = kind {
+                let bytes = id.as_str().len();
+                if self.left.insert(id, kind).is_none() {
+                    self.id_bytes = self.id_bytes.saturating_add(bytes);
+                }
+            }
             if self.left.len() > OBJECTS_MAX {
                 return Err(WorldError::TooMany { what: "objects that changed", max: OBJECTS_MAX as u64 });
             }
@@ -107,6 +121,7 @@ impl DifferenceReader {
     /// Something can't be read.
     pub fn look(&mut self, store: &EventStore) -> Result<Option<ObjectDiff>, WorldError> {
         let Some((id, kind)) = self.left.pop_first() else { return Ok(None) };
+        self.id_bytes = self.id_bytes.saturating_sub(id.as_str().len());
         let problem = match self.differs(store, &id, kind) {
             Err(WorldError::Damaged(damage)) => damage.to_string(),
             Err(WorldError::Store(error @ StoreError::Damaged(_))) => error.to_string(),

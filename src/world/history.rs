@@ -10,6 +10,7 @@ use super::{
     event::EventError,
     refusal::Refusal,
     replay::{self, Moment, State},
+    weight,
 };
 use crate::{
     event::{AggregateId, EventId, Position, SequenceNumber, Timestamp},
@@ -70,6 +71,11 @@ impl HistoryReader {
                 Some(kind) => Ok(Self { id, kind, reader, state }),
             },
         }
+    }
+
+    /// What it has in memory between two reads.
+    pub fn kept_bytes(&self) -> usize {
+        self.state.as_ref().map_or(0, |state| weight::of(&state.aggregate))
     }
 
     /// Some more entries; none at the end.

@@ -30,10 +30,12 @@ mod refusals;
 mod refusing;
 mod repairing;
 mod resend;
+mod sharing;
 mod supervising;
 mod slow_immudb;
 mod smaller_messages;
 #[path = "../support/mod.rs"]
 mod support;
 mod tidy;
+mod wire;
 mod world;

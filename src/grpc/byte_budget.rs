@@ -1,0 +1,188 @@
+//! The bytes that all calls may have in memory together: requests that arrive, reads in progress, and answers that
+//! wait for their readers. Each byte is acquired before the memory is, and given back when that is freed.
+//!
+//! Answers and reads may use five eighths of the budget, and large requests as much: so callers that read nothing of
+//! what they asked for don't keep appends out, and callers that send most of a large request keep nobody out.
+
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use bytes::Bytes;
+use tonic::Status;
+
+use super::status;
+use crate::{
+    shared_limit::{Caller, Held, Reached, Resource, SharedLimit},
+    store::Limit,
+};
+
+/// As much of a request counts as small.
+pub const SMALL_BYTES: u64 = 16 * 1024;
+
+/// The budget. Cheap to clone.
+#[derive(Debug, Clone)]
+pub struct ByteBudget {
+    all: Arc<SharedLimit>,
+    large_requests: Arc<SharedLimit>,
+    answers: Arc<SharedLimit>,
+}
+
+/// What a call wants bytes for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Purpose {
+    Request,
+    /// A read, and the answer that comes of it.
+    Answer,
+}
+
+impl ByteBudget {
+    pub fn new(bytes_max: usize) -> Self {
+        let max = bytes_max as u64;
+        let part = |resource| SharedLimit::part(Limit::CallBytes, resource, max / 8 * 5, max);
+        Self {
+            all: SharedLimit::new(Limit::CallBytes, Resource::Bytes, max),
+            large_requests: part(Resource::RequestBytes),
+            answers: part(Resource::AnswerBytes),
+        }
+    }
+
+    /// What all answers and reads in progress may have together.
+    pub fn answers_max(&self) -> u64 {
+        self.answers.max()
+    }
+
+    /// The bytes of one call for one purpose; none yet.
+    pub fn of_call(&self, caller: &Caller, purpose: Purpose) -> CallBytes {
+        let part = match purpose {
+            Purpose::Request => &self.large_requests,
+            Purpose::Answer => &self.answers,
+        };
+        let (all, part) = (self.all.nothing(caller), part.nothing(caller));
+        CallBytes(Arc::new(Mutex::new(Allotment { all, part, purpose })))
+    }
+
+    #[cfg(test)]
+    pub fn used(&self) -> u64 {
+        self.all.used()
+    }
+}
+
+/// The bytes that one call holds. Copies are of the same bytes, which are given back with the last.
+#[derive(Debug, Clone)]
+pub struct CallBytes(Arc<Mutex<Allotment>>);
+
+#[derive(Debug)]
+struct Allotment {
+    all: Held,
+    /// Of the part for this purpose.
+    part: Held,
+    purpose: Purpose,
+}
+
+impl Allotment {
+    fn in_part(&self, bytes: u64) -> u64 {
+        match self.purpose {
+            Purpose::Request if bytes <= SMALL_BYTES => 0,
+            Purpose::Request | Purpose::Answer => bytes,
+        }
+    }
+
+    fn resize(&mut self, bytes: u64) -> Result<(), Reached> {
+        let before = self.part.amount();
+        self.part.resize(self.in_part(bytes))?;
+        self.all.resize(bytes).inspect_err(|_| self.part.force(before))
+    }
+}
+
+impl CallBytes {
+    fn allotment(&self) -> MutexGuard<'_, Allotment> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Makes it so many bytes.
+    ///
+    /// # Errors
+    /// There are no more, or the caller has its share.
+    pub fn resize(&self, bytes: usize) -> Result<(), Status> {
+        self.allotment().resize(bytes as u64).map_err(status::of_limit)
+    }
+
+    /// Makes it so many bytes, also beyond the limit: for the answer to what is done already.
+    pub fn force(&self, bytes: usize) {
+        let mut allotment = self.allotment();
+        let in_part = allotment.in_part(bytes as u64);
+        allotment.part.force(in_part);
+        allotment.all.force(bytes as u64);
+    }
+
+    /// Ties the bytes to a piece of memory: they are held until the last part of it is dropped, wherever that is.
+    pub fn tie(&self, piece: Bytes) -> Bytes {
+        let mut allotment = self.allotment();
+        let held = [allotment.all.take(), allotment.part.take()];
+        Bytes::from_owner(Tied { piece, _held: held })
+    }
+}
+
+struct Tied {
+    piece: Bytes,
+    _held: [Held; 2],
+}
+
+impl AsRef<[u8]> for Tied {
+    fn as_ref(&self) -> &[u8] {
+        &self.piece
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn reads_and_large_requests_leave_room_for_each_other_and_for_small_requests() {
+        const MAX: usize = 800_000;
+        for (greedy, other) in [(Purpose::Answer, Purpose::Request), (Purpose::Request, Purpose::Answer)] {
+            let budget = ByteBudget::new(MAX);
+            let call = |purpose| budget.of_call(&Caller::default(), purpose);
+            let held = [call(greedy), call(greedy)];
+            held[0].resize(MAX / 16 * 5).unwrap();
+            held[1].resize(MAX / 16 * 5).unwrap();
+            let refused = call(greedy).resize(20_000).unwrap_err();
+            assert_eq!(refused.code(), tonic::Code::ResourceExhausted);
+            assert!(refused.message().contains("limits.call_bytes_max"), "{refused:?}");
+            call(other).resize(MAX / 4).unwrap();
+            call(Purpose::Request).resize(SMALL_BYTES as usize).unwrap();
+            drop(held);
+            assert_eq!((budget.used(), budget.answers.used(), budget.large_requests.used()), (0, 0, 0));
+        }
+    }
+
+    #[test]
+    fn one_caller_does_not_take_what_reads_may_use() {
+        const MAX: usize = 800_000;
+        let (budget, greedy) = (ByteBudget::new(MAX), Caller::default());
+        let mut held = Vec::new();
+        let refused = loop {
+            let one = budget.of_call(&greedy, Purpose::Answer);
+            match one.resize(10_000) {
+                Ok(()) => held.push(one),
+                Err(refused) => break refused,
+            }
+        };
+        assert!(refused.message().contains("share"), "{refused:?}");
+        budget.of_call(&Caller::default(), Purpose::Answer).resize(100_000).unwrap();
+    }
+
+    #[test]
+    fn tied_bytes_are_held_until_the_last_part_is_dropped() {
+        let budget = ByteBudget::new(1 << 20);
+        let call = budget.of_call(&Caller::default(), Purpose::Answer);
+        call.resize(40_000).unwrap();
+        let mut piece = call.tie(Bytes::from(vec![7; 40_000]));
+        drop(call);
+        let part = piece.split_to(100);
+        drop(piece);
+        assert_eq!((budget.used(), &part[..]), (40_000, &[7; 100][..]));
+        drop(part);
+        assert_eq!(budget.used(), 0);
+    }
+}

@@ -1,0 +1,201 @@
+//! Reads that may wait for the disk. There is a bound on those in progress, of every kind: each has a place, which it
+//! keeps until it is over, although its caller may have gone. So a caller that asks and hangs up again and again gets
+//! no more work done than one that waits.
+
+use std::{sync::Arc, time::Duration};
+
+use tokio::sync::Semaphore;
+use tonic::Status;
+
+use super::{
+    byte_budget::{ByteBudget, CallBytes, Purpose},
+    gate::Admitted,
+    status,
+};
+use crate::config::LimitsConfig;
+
+/// Reads in progress at a time. They need the processor more than the disk, and appends need it, too.
+const READS_MAX: usize = 16;
+
+/// The same for one connection.
+pub const READS_PER_CALLER_MAX: usize = READS_MAX / 2;
+
+/// What a read has in memory beside the events that it gives back: what is read at once, and gaps between records.
+const READ_AHEAD_BYTES: usize = 768 * 1024;
+
+/// Does reads. Cheap to clone.
+#[derive(Debug, Clone)]
+pub struct Reads {
+    places: Arc<Semaphore>,
+    budget: ByteBudget,
+    /// The most that one read has in memory.
+    read_bytes: usize,
+    /// How many of a connection's own places a read takes.
+    weight: u32,
+}
+
+impl Reads {
+    pub fn new(limits: &LimitsConfig, budget: ByteBudget) -> Self {
+        // The largest event or snapshot is in the buffer and in the answer.
+        let read_bytes = 2 * limits.largest_record() + READ_AHEAD_BYTES;
+        // Reads in progress leave half of what answers may have.
+        let fitting = usize::try_from(budget.answers_max()).unwrap_or(usize::MAX) / 2 / read_bytes;
+        let places = fitting.clamp(2, READS_MAX);
+        let weight = (READS_PER_CALLER_MAX / (places / 2)) as u32;
+        Self { places: Arc::new(Semaphore::new(places)), budget, read_bytes, weight }
+    }
+
+    /// Reads where waiting for the disk holds nobody up. The bytes of the read are acquired before it is made, and
+    /// stay acquired for the answer.
+    ///
+    /// # Errors
+    /// There are no bytes for it, also after a while.
+    pub async fn run<T: Send + 'static>(
+        &self,
+        call: &Admitted,
+        read: impl FnOnce() -> T + Send + 'static,
+    ) -> Result<T, Status> {
+        const PAUSE_MIN: Duration = Duration::from_millis(20);
+        const PAUSE_MAX: Duration = Duration::from_millis(320);
+        // First the caller's own, so that one caller does not fill the queue of all.
+        let own = call.reads.clone().acquire_many_owned(self.weight).await;
+        let mut pause = PAUSE_MIN;
+        let place = loop {
+            let place = self.places.clone().acquire_owned().await;
+            match call.answer.resize(self.read_bytes) {
+                Ok(()) => break place,
+                Err(full) if pause > PAUSE_MAX => return Err(full),
+                Err(_) => {}
+            }
+            // Somebody may be about to read what waits. The place is for others meanwhile.
+            drop(place);
+            tokio::time::sleep(pause).await;
+            pause *= 2;
+        };
+        let held = (own, place, call.clone());
+        let read = move || {
+            let _held = held;
+            read()
+        };
+        tokio::task::spawn_blocking(read).await.map_err(|_| status::internal("a read was aborted"))
+    }
+
+    /// The same for what begins a stream. There is no answer yet: no bytes stay acquired.
+    ///
+    /// # Errors
+    /// As [`Reads::run`], and the deadline's.
+    pub async fn open<T: Send + 'static>(
+        &self,
+        call: &Admitted,
+        read: impl FnOnce() -> T + Send + 'static,
+    ) -> Result<T, Status> {
+        let opened = call.in_time(self.run(call, read)).await;
+        call.answer.resize(0)?;
+        opened
+    }
+
+    /// The same with a reader that is used again.
+    ///
+    /// # Errors
+    /// As [`Reads::run`].
+    pub async fn next<R: Send + 'static, T: Send + 'static>(
+        &self,
+        call: &Admitted,
+        mut reader: R,
+        read: impl FnOnce(&mut R) -> T + Send + 'static,
+    ) -> Result<(R, T), Status> {
+        let read = move || {
+            let read = read(&mut reader);
+            (reader, read)
+        };
+        self.run(call, read).await
+    }
+
+    /// For what a reader keeps in memory between its reads.
+    pub fn kept_bytes(&self, call: &Admitted) -> CallBytes {
+        self.budget.of_call(&call.caller, Purpose::Answer)
+    }
+}
+
+/// Acquires what a message takes up in memory, and as bytes on its way out.
+///
+/// # Errors
+/// There is not so much.
+pub fn size_answer(call: &Admitted, message: &impl prost::Message) -> Result<(), Status> {
+    const OVERHEAD: usize = 1024;
+    call.answer.resize(message.encoded_len().saturating_mul(2).saturating_add(OVERHEAD))
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::mpsc;
+
+    use tonic::Request;
+
+    use super::*;
+    use crate::{
+        grpc::gate::Gate,
+        shared_limit::{Resource, SharedLimit},
+        store::Limit,
+    };
+
+    fn call(streams: &Arc<SharedLimit>) -> Admitted {
+        Admitted::of(&Request::new(())).streaming(streams).unwrap()
+    }
+
+    #[tokio::test]
+    async fn a_read_keeps_its_places_and_bytes_after_its_caller_has_gone() {
+        let streams = SharedLimit::new(Limit::StreamsOpen, Resource::Streams, 100);
+        let budget = ByteBudget::new(64 << 20);
+        let reads = Reads::new(&LimitsConfig::default(), budget.clone());
+        let mut gate = Gate::new(10, budget.clone());
+        let request = tonic::service::Interceptor::call(&mut gate, Request::new(())).unwrap();
+        let admitted = Admitted::of(&request).streaming(&streams).unwrap();
+        drop(request);
+        let (begun, wait_for_begin) = tokio::sync::oneshot::channel();
+        let (go_on, wait) = mpsc::channel::<()>();
+        let (reads_too, call_too) = (reads.clone(), admitted.clone());
+        let caller = tokio::spawn(async move {
+            let read = move || {
+                begun.send(()).unwrap();
+                wait.recv()
+            };
+            reads_too.run(&call_too, read).await
+        });
+        drop(admitted);
+        wait_for_begin.await.unwrap();
+        caller.abort();
+        assert!(caller.await.unwrap_err().is_cancelled());
+        assert_eq!((streams.used(), reads.places.available_permits()), (1, READS_MAX - 1));
+        assert_eq!(budget.used(), reads.read_bytes as u64);
+        drop(go_on);
+        let _all = reads.places.acquire_many(READS_MAX as u32).await.unwrap();
+        // The permits are given back with the rest, and before or after it.
+        while streams.used() > 0 || budget.used() > 0 {
+            tokio::task::yield_now().await;
+        }
+    }
+
+    #[tokio::test]
+    async fn one_connection_does_not_have_all_reads() {
+        let streams = SharedLimit::new(Limit::StreamsOpen, Resource::Streams, 1000);
+        let reads = Reads::new(&LimitsConfig::default(), ByteBudget::new(usize::MAX));
+        let (greedy, mut ends) = (call(&streams), Vec::new());
+        let mut begun = tokio::task::JoinSet::new();
+        for _ in 0..3 * READS_MAX {
+            let (reads, greedy) = (reads.clone(), greedy.clone());
+            let (end, wait) = mpsc::channel::<()>();
+            ends.push(end);
+            begun.spawn(async move { reads.run(&greedy, move || _ = wait.recv()).await });
+        }
+        while reads.places.available_permits() > READS_MAX - READS_PER_CALLER_MAX {
+            tokio::task::yield_now().await;
+        }
+        reads.run(&call(&streams), || ()).await.unwrap();
+        assert_eq!(reads.places.available_permits(), READS_MAX - READS_PER_CALLER_MAX);
+        drop(ends);
+        while let Some(read) = begun.join_next().await {
+            read.unwrap().unwrap();
+        }
+    }
+}

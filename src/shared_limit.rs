@@ -1,0 +1,254 @@
+//! Limits that all callers share, of which no caller takes the whole.
+//!
+//! While less than four fifths of a limit is in use, nobody is held back. Above that, a caller that would hold more
+//! than half of it is refused, so that there is always room for another. A caller is one connection.
+//!
+//! A [`Held`] amount belongs to the work or the memory that it stands for, and is given back when that is gone.
+
+use std::sync::{
+    Arc,
+    atomic::{AtomicU64, Ordering},
+};
+
+use crate::store::Limit;
+
+/// What is counted for each caller.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Resource {
+    /// Calls in progress.
+    Calls,
+    /// Open streams.
+    Streams,
+    /// Bytes of requests, answers and reads in progress.
+    Bytes,
+    /// Of these, the bytes of large requests.
+    RequestBytes,
+    /// Of these, the bytes of answers and reads in progress.
+    AnswerBytes,
+    /// Writes that wait for the sequencer.
+    WaitingWrites,
+}
+
+/// One caller: what it holds of every limit.
+#[derive(Debug, Clone, Default)]
+pub struct Caller(Arc<Amounts>);
+
+#[derive(Debug, Default)]
+struct Amounts {
+    calls: AtomicU64,
+    streams: AtomicU64,
+    bytes: AtomicU64,
+    request_bytes: AtomicU64,
+    answer_bytes: AtomicU64,
+    waiting_writes: AtomicU64,
+}
+
+impl Caller {
+    fn amount(&self, resource: Resource) -> &AtomicU64 {
+        match resource {
+            Resource::Calls => &self.0.calls,
+            Resource::Streams => &self.0.streams,
+            Resource::Bytes => &self.0.bytes,
+            Resource::RequestBytes => &self.0.request_bytes,
+            Resource::AnswerBytes => &self.0.answer_bytes,
+            Resource::WaitingWrites => &self.0.waiting_writes,
+        }
+    }
+}
+
+/// The limit is reached, or the caller has its share of it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Reached {
+    pub limit: Limit,
+    pub max: u64,
+    /// The caller's share, if that is what was reached.
+    pub share: Option<u64>,
+}
+
+/// A limit that all callers share.
+#[derive(Debug)]
+pub struct SharedLimit {
+    limit: Limit,
+    resource: Resource,
+    max: u64,
+    /// What the limit is configured as, of which this may be a part.
+    configured: u64,
+    used: AtomicU64,
+}
+
+impl SharedLimit {
+    pub fn new(limit: Limit, resource: Resource, max: u64) -> Arc<Self> {
+        Arc::new(Self { limit, resource, max, configured: max, used: AtomicU64::new(0) })
+    }
+
+    /// A part of a limit that is configured as `configured`.
+    pub fn part(limit: Limit, resource: Resource, max: u64, configured: u64) -> Arc<Self> {
+        Arc::new(Self { limit, resource, max, configured, used: AtomicU64::new(0) })
+    }
+
+    pub fn max(&self) -> u64 {
+        self.max
+    }
+
+    /// How much is in use.
+    pub fn used(&self) -> u64 {
+        self.used.load(Ordering::Relaxed)
+    }
+
+    /// Takes so much of it for a caller.
+    ///
+    /// # Errors
+    /// The limit is reached, or the caller has its share.
+    pub fn acquire(self: &Arc<Self>, caller: &Caller, amount: u64) -> Result<Held, Reached> {
+        let mut held = self.nothing(caller);
+        held.resize(amount)?;
+        Ok(held)
+    }
+
+    /// An amount of zero, to be resized.
+    pub fn nothing(self: &Arc<Self>, caller: &Caller) -> Held {
+        Held { limit: self.clone(), caller: caller.clone(), amount: 0 }
+    }
+
+    fn take(&self, caller: &Caller, more: u64) -> Result<(), Reached> {
+        let share = (self.max / 2).max(1);
+        let unheld = self.max.saturating_sub(self.max.div_ceil(5));
+        // First, so that calls at the same time can't pass the share together.
+        let own = caller.amount(self.resource);
+        let mine = own.fetch_add(more, Ordering::Relaxed).saturating_add(more);
+        let mut beyond_share = false;
+        let taken = self.used.fetch_update(Ordering::Relaxed, Ordering::Relaxed, |used| {
+            let sum = used.checked_add(more).filter(|sum| *sum <= self.max)?;
+            beyond_share = sum > unheld && mine > share;
+            (!beyond_share).then_some(sum)
+        });
+        if taken.is_ok() {
+            return Ok(());
+        }
+        own.fetch_sub(more, Ordering::Relaxed);
+        Err(Reached { limit: self.limit, max: self.configured, share: beyond_share.then_some(share) })
+    }
+}
+
+/// An amount of a limit. It is given back when this is dropped.
+#[derive(Debug)]
+pub struct Held {
+    limit: Arc<SharedLimit>,
+    caller: Caller,
+    amount: u64,
+}
+
+impl Held {
+    pub fn amount(&self) -> u64 {
+        self.amount
+    }
+
+    /// Makes it `amount`. What it was before stays where it can't grow.
+    ///
+    /// # Errors
+    /// As [`SharedLimit::acquire`].
+    pub fn resize(&mut self, amount: u64) -> Result<(), Reached> {
+        match amount.checked_sub(self.amount) {
+            Some(0) => {}
+            Some(more) => self.limit.take(&self.caller, more)?,
+            None => self.give_back(self.amount.saturating_sub(amount)),
+        }
+        self.amount = amount;
+        Ok(())
+    }
+
+    /// Makes it `amount`, also beyond the limit: for what has to be answered in any case.
+    pub fn force(&mut self, amount: u64) {
+        match amount.checked_sub(self.amount) {
+            Some(more) => {
+                self.caller.amount(self.limit.resource).fetch_add(more, Ordering::Relaxed);
+                self.limit.used.fetch_add(more, Ordering::Relaxed);
+            }
+            None => self.give_back(self.amount.saturating_sub(amount)),
+        }
+        self.amount = amount;
+    }
+
+    /// Takes the whole amount out, and leaves nothing.
+    pub fn take(&mut self) -> Self {
+        let amount = std::mem::take(&mut self.amount);
+        Self { limit: self.limit.clone(), caller: self.caller.clone(), amount }
+    }
+
+    fn give_back(&self, amount: u64) {
+        self.limit.used.fetch_sub(amount, Ordering::Relaxed);
+        self.caller.amount(self.limit.resource).fetch_sub(amount, Ordering::Relaxed);
+    }
+}
+
+impl Drop for Held {
+    fn drop(&mut self) {
+        self.give_back(self.amount);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn limit(max: u64) -> Arc<SharedLimit> {
+        SharedLimit::new(Limit::StreamsOpen, Resource::Streams, max)
+    }
+
+    #[test]
+    fn no_caller_takes_the_whole_and_another_finds_room() {
+        for max in [2u64, 3, 10, 20, 1000] {
+            let (limit, greedy, other) = (limit(max), Caller::default(), Caller::default());
+            let mut held = Vec::new();
+            let refused = loop {
+                match limit.acquire(&greedy, 1) {
+                    Ok(one) => held.push(one),
+                    Err(refused) => break refused,
+                }
+            };
+            let share = (max / 2).max(1);
+            assert_eq!(refused, Reached { limit: Limit::StreamsOpen, max, share: Some(share) });
+            assert_eq!(held.len() as u64, share.max(max * 4 / 5), "of {max}");
+            let room = limit.acquire(&other, 1).unwrap();
+            held.push(room);
+            drop(held);
+            assert_eq!((limit.used(), greedy.amount(Resource::Streams).load(Ordering::Relaxed)), (0, 0));
+        }
+    }
+
+    #[test]
+    fn two_callers_can_have_all_of_it_and_no_more() {
+        let (limit, one, other) = (limit(10), Caller::default(), Caller::default());
+        let mut held: Vec<Held> = (0..5).map(|_| limit.acquire(&one, 1).unwrap()).collect();
+        held.extend((0..5).map(|_| limit.acquire(&other, 1).unwrap()));
+        let third = Caller::default();
+        assert_eq!(limit.acquire(&third, 1).unwrap_err().share, None);
+        held.pop();
+        limit.acquire(&third, 1).unwrap();
+    }
+
+    #[test]
+    fn a_limit_of_one_can_be_taken() {
+        let limit = limit(1);
+        let held = limit.acquire(&Caller::default(), 1).unwrap();
+        limit.acquire(&Caller::default(), 1).unwrap_err();
+        drop(held);
+        limit.acquire(&Caller::default(), 1).unwrap();
+    }
+
+    #[test]
+    fn an_amount_that_cant_grow_stays_what_it_was() {
+        let (limit, caller) = (limit(100), Caller::default());
+        let mut held = limit.acquire(&caller, 50).unwrap();
+        held.resize(101).unwrap_err();
+        assert_eq!((held.amount(), limit.used()), (50, 50));
+        held.resize(20).unwrap();
+        assert_eq!(limit.used(), 20);
+        held.force(200);
+        let taken = held.take();
+        drop(held);
+        assert_eq!((taken.amount(), limit.used()), (200, 200));
+        drop(taken);
+        assert_eq!(limit.used(), 0);
+    }
+}
