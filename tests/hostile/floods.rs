@@ -39,7 +39,7 @@ pub async fn calls(target: &Target) -> Tally {
 /// Most of a large message each, four times what the service takes of such.
 pub async fn half_sent(target: &Target) -> Tally {
     const BYTES: usize = 8 << 20;
-    let count = 4 * target.shared_bytes_max() / BYTES;
+    let count = 4 * target.call_bytes_max() / BYTES;
     let mut body = message(&vec![0; BYTES + 1000]);
     body.truncate(BYTES);
     let mut tally = start_all(target, count as u64, 1, &post("AppendEvents", body)).await;

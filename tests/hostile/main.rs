@@ -19,6 +19,7 @@ mod calls;
 mod crowd;
 mod floods;
 mod frames;
+mod greed;
 mod honest;
 mod messages;
 mod raw;
@@ -65,16 +66,16 @@ impl Target {
         self.connections * 2
     }
 
-    pub fn shared_bytes_max(&self) -> usize {
-        if self.connections < FULL { 64 << 20 } else { 256 << 20 }
+    pub fn call_bytes_max(&self) -> usize {
+        if self.connections < FULL { 64 << 20 } else { 384 << 20 }
     }
 
-    /// The most that the service may ever hold: itself and what the allocator keeps; each of the two shares
-    /// twice, since what is counted once may be in two buffers; and a little for every connection.
+    /// The most that the service may ever hold: itself and what the allocator keeps; the bytes of calls; and a
+    /// little for every connection.
     pub fn resident_max(&self) -> u64 {
-        const OWN: u64 = 512 << 20;
-        const CONNECTION: u64 = 32 << 10;
-        OWN + 4 * self.shared_bytes_max() as u64 + self.connections * CONNECTION
+        const OWN: u64 = 256 << 20;
+        const CONNECTION: u64 = 12 << 10;
+        OWN + self.call_bytes_max() as u64 + self.connections * CONNECTION
     }
 
     pub fn streams_max(&self) -> u64 {
@@ -91,8 +92,7 @@ impl Target {
             .set("limits", &format!("connections_max: {}", self.connections))
             .set("limits", &format!("concurrent_calls_max: {}", self.calls_max()))
             .set("limits", &format!("streams_open_max: {}", self.streams_max()))
-            .set("limits", &format!("receiving_bytes_max: {}", self.shared_bytes_max()))
-            .set("limits", &format!("unread_bytes_max: {}", self.shared_bytes_max()))
+            .set("limits", &format!("call_bytes_max: {}", self.call_bytes_max()))
     }
 }
 
@@ -159,6 +159,12 @@ async fn run(mut target: Target) -> u64 {
     report.attack("answers unread, windows shut", Refusals, unread::shut(&target)).await;
     report.attack("answers unread, windows open a little", Refusals, unread::narrow(&target)).await;
     report.attack("sockets unread", Refusals, unread::sockets(&target)).await;
+    report.attack("large frames unread", Refusals, greed::large_frames(&target)).await;
+    report.attack("subscriptions unread", Refusals, greed::subscriptions(&target)).await;
+    report.attack("differences unread", Refusals, greed::differences(&target)).await;
+    report.attack("reads asked for and given up", Refusals, greed::resets(&target)).await;
+    report.attack("messages read a little at a time", Refusals, greed::slow_readers(&target)).await;
+    report.attack("known ids", Refusals, greed::known_ids(&target)).await;
     report.end().await
 }
 

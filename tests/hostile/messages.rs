@@ -112,7 +112,14 @@ fn unknown_method(rng: &mut Rng) -> Call {
 }
 
 fn wrong_content_type(rng: &mut Rng) -> Call {
-    let types = [None, Some("text/plain"), Some("application/json"), Some("application/grpcs"), Some("")];
+    let types = [
+        None,
+        Some("text/plain"),
+        Some("application/json"),
+        Some("application/grpcs"),
+        Some("application/grpc+json"),
+        Some(""),
+    ];
     Call { content_type: types[rng.usize(..types.len())], ..Call::append(&sound_append(rng)) }
 }
 
@@ -247,7 +254,7 @@ fn against_the_contract(rng: &mut Rng) -> Call {
 }
 
 fn timeouts(rng: &mut Rng) -> Call {
-    let odd = ["-5S", "99999999999999999999H", "abc", "0n", "1n", "S", "5", "5.0S", "99999999H"];
+    let odd = ["-5S", "+5S", "0S", "99999999999999999999H", "abc", "0n", "1n", "S", "5", "5.0S", "99999999H"];
     let mut call = Call::of("Stats", &[]);
     call.headers.push(("grpc-timeout", odd[rng.usize(..odd.len())].to_owned()));
     call.headers.push(("x-filler", "f".repeat(rng.usize(..30_000))));

@@ -63,7 +63,7 @@ async fn read_nothing(target: &Target, window: u32) -> Tally {
     });
     let mut tally = tally.await;
     if !tally.outcomes.contains_key("open, then ResourceExhausted") {
-        tally.wrong(format!("limits.unread_bytes_max was not reached: {:?}", tally.outcomes));
+        tally.wrong(format!("limits.call_bytes_max was not reached: {:?}", tally.outcomes));
     }
     tally
 }
