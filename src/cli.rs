@@ -7,16 +7,10 @@ use std::{
 };
 
 use clap::{Parser, Subcommand};
-use tokio::{
-    net::TcpListener,
-    runtime::Runtime,
-    signal::unix::{Signal, SignalKind, signal},
-};
-use tracing::{error, info, warn};
+use tokio::runtime::Runtime;
 
 use crate::{
     config::{Config, DEFAULT_FILE, Loaded},
-    server::{self, Options},
     telemetry,
 };
 
@@ -26,6 +20,7 @@ mod import;
 mod pending;
 mod repair;
 mod resolve;
+mod serve;
 
 /// Bad usage or configuration.
 const EXIT_USAGE: u8 = 64;
@@ -139,7 +134,7 @@ pub fn main() -> ExitCode {
         }
     };
     match arguments.command.unwrap_or(Command::Serve { take_over: false }) {
-        Command::Serve { take_over } => serve(loaded, take_over),
+        Command::Serve { take_over } => serve::serve(loaded, arguments.config.as_deref(), take_over),
         Command::CheckConfig => check_config(&loaded),
         Command::Health { service } => run(health::ask(loaded.config, service)),
         Command::Ask(ask) => asking::ask(&loaded.config, ask),
@@ -218,78 +213,6 @@ fn logged(loaded: &Loaded, command: impl Future<Output = Result<(), String>>) ->
         Err(error) => {
             say(&format!("aethyr-event-store: {error}"));
             ExitCode::from(EXIT_USAGE)
-        }
-    }
-}
-
-fn serve(loaded: Loaded, take_over: bool) -> ExitCode {
-    let _guard = match telemetry::init(&loaded.config.logging) {
-        Ok(guard) => guard,
-        Err(error) => {
-            say(&format!("aethyr-event-store: {error}"));
-            return ExitCode::from(EXIT_USAGE);
-        }
-    };
-    for warning in &loaded.warnings {
-        warn!("{warning}");
-    }
-    let runtime = match Runtime::new() {
-        Ok(runtime) => runtime,
-        Err(error) => {
-            error!(%error, "no runtime");
-            return ExitCode::FAILURE;
-        }
-    };
-    let options = Options { config_file: loaded.file, take_over, ..Options::default() };
-    let ended = runtime.block_on(serve_until_signalled(loaded.config, options));
-    // Whatever still runs after a second signal is left behind.
-    runtime.shutdown_background();
-    match ended {
-        Ok(()) => ExitCode::SUCCESS,
-        Err(error) => {
-            error!("{error}");
-            ExitCode::FAILURE
-        }
-    }
-}
-
-async fn serve_until_signalled(config: Config, options: Options) -> Result<(), String> {
-    let listen = config.server.listen;
-    let listener = TcpListener::bind(listen).await.map_err(|error| format!("{listen}: {error}"))?;
-    let mut signals = Signals::new().map_err(|error| error.to_string())?;
-    let (first, second) = tokio::sync::oneshot::channel::<()>();
-    let served = server::run(config, options, listener, async {
-        // Without a sender nobody can ask for the end, which is not meant.
-        if second.await.is_err() {
-            std::future::pending().await
-        }
-    });
-    tokio::pin!(served);
-    tokio::select! {
-        ended = &mut served => return ended.map_err(|error| error.to_string()),
-        () = signals.next() => info!("signal received"),
-    }
-    let _ = first.send(());
-    tokio::select! {
-        ended = &mut served => ended.map_err(|error| error.to_string()),
-        () = signals.next() => Err("left at once at a second signal".to_owned()),
-    }
-}
-
-struct Signals {
-    terminate: Signal,
-    interrupt: Signal,
-}
-
-impl Signals {
-    fn new() -> std::io::Result<Self> {
-        Ok(Self { terminate: signal(SignalKind::terminate())?, interrupt: signal(SignalKind::interrupt())? })
-    }
-
-    async fn next(&mut self) {
-        tokio::select! {
-            _ = self.terminate.recv() => {}
-            _ = self.interrupt.recv() => {}
         }
     }
 }

@@ -14,6 +14,7 @@ use serde::de::IgnoredAny;
 use serde::{Deserialize, Serialize};
 use serde_yaml::{Mapping, Value};
 
+mod changes;
 mod environment;
 mod folders;
 pub(crate) mod fuzzing;

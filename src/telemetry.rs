@@ -8,7 +8,7 @@ use std::fs::{self, OpenOptions};
 use std::io::{self, IsTerminal, Write};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::time::Duration;
 
 use file_rotate::compression::Compression;
@@ -17,12 +17,12 @@ use file_rotate::{ContentLimit, FileRotate};
 use tracing::level_filters::LevelFilter;
 use tracing::{Level, Subscriber, debug, warn};
 use tracing_appender::non_blocking::{ErrorCounter, NonBlocking, NonBlockingBuilder, WorkerGuard};
-use tracing_subscriber::EnvFilter;
 use tracing_subscriber::field::RecordFields;
 use tracing_subscriber::fmt::format::{DefaultFields, FormatFields, Writer};
 use tracing_subscriber::fmt::{self, MakeWriter};
 use tracing_subscriber::layer::SubscriberExt;
 use tracing_subscriber::util::SubscriberInitExt;
+use tracing_subscriber::{EnvFilter, Registry, reload};
 
 use crate::config::LoggingConfig;
 
@@ -33,7 +33,12 @@ const LINES_WAITING_MAX: usize = 16_384;
 #[must_use]
 pub struct Guard {
     outputs: Vec<Output>,
+    filter: FilterHandle,
+    reopen: Arc<AtomicBool>,
 }
+
+/// Changes what is worth a line while the program runs.
+type FilterHandle = reload::Handle<EnvFilter, Registry>;
 
 #[derive(Debug, thiserror::Error)]
 pub enum TelemetryError {
@@ -49,31 +54,39 @@ pub fn init(config: &LoggingConfig) -> Result<Guard, TelemetryError> {
     let filter = filter(&config.level)?;
     let ansi = io::stderr().is_terminal();
     let (to_stderr, stderr) = Output::new("log-stderr", io::stderr());
+    let reopen = Arc::new(AtomicBool::new(false));
     let (to_file, file) = match open(config) {
         Ok(file) => {
+            let file = SystemLog { config: config.clone(), file, reopen: reopen.clone() };
             let (writer, output) = Output::new("log-file", file);
             (Some(writer), Ok(output))
         }
         Err(error) => (None, Err(error)),
     };
-    subscriber(filter, to_stderr, ansi, to_file)
-        .try_init()
-        .map_err(|_| TelemetryError::AlreadyInitialised)?;
+    let (subscriber, filter) = subscriber(filter, to_stderr, ansi, to_file);
+    subscriber.try_init().map_err(|_| TelemetryError::AlreadyInitialised)?;
 
     let mut outputs = vec![stderr];
     match file {
         Ok(output) => outputs.push(output),
-        Err(error) => warn!(path = %config.path.display(), %error, "log folder is not writable"),
+        Err(error) => {
+            let path = std::path::absolute(&config.path).unwrap_or_else(|_| config.path.clone());
+            let path = path.display();
+            warn!(%path, %error, "the folder logging.path is not writable: lines go to standard error alone");
+        }
     }
-    Ok(Guard { outputs })
+    Ok(Guard { outputs, filter, reopen })
 }
 
 /// Says now and then how many tasks there are, for those who look for a leak; the level is DEBUG.
 pub async fn report_runtime() {
     const EVERY: Duration = Duration::from_secs(5);
     let runtime = tokio::runtime::Handle::current().metrics();
-    while tracing::enabled!(Level::DEBUG) {
-        debug!(tasks = runtime.num_alive_tasks(), "runtime");
+    loop {
+        // The level may change while the service runs.
+        if tracing::enabled!(Level::DEBUG) {
+            debug!(tasks = runtime.num_alive_tasks(), "runtime");
+        }
         tokio::time::sleep(EVERY).await;
     }
 }
@@ -97,6 +110,20 @@ pub fn filter(level: &str) -> Result<EnvFilter, TelemetryError> {
 }
 
 impl Guard {
+    /// Has `system.log` opened again before its next line: what was opened may have been moved.
+    pub fn reopen(&self) {
+        self.reopen.store(true, Ordering::Release);
+    }
+
+    /// What is worth a line from now on.
+    ///
+    /// # Errors
+    /// It is no level.
+    pub fn filter(&self, level: &str) -> Result<(), TelemetryError> {
+        let filter = filter(level)?;
+        self.filter.reload(filter).map_err(|_| TelemetryError::Level { level: level.to_owned() })
+    }
+
     /// How many lines were lost since the start, over all outputs.
     pub fn lines_lost(&self) -> usize {
         self.outputs.iter().map(Output::lines_lost).sum()
@@ -159,6 +186,29 @@ impl<W: Write> Write for Counting<W> {
     }
 }
 
+/// `system.log`, which is opened again where that is asked for.
+struct SystemLog {
+    config: LoggingConfig,
+    file: FileRotate<AppendCount>,
+    reopen: Arc<AtomicBool>,
+}
+
+impl Write for SystemLog {
+    fn write(&mut self, line: &[u8]) -> io::Result<usize> {
+        if self.reopen.swap(false, Ordering::Acquire) {
+            match open(&self.config) {
+                Ok(file) => self.file = file,
+                Err(error) => warn!(%error, "system.log can't be opened again; the old file is written on"),
+            }
+        }
+        self.file.write(line)
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        self.file.flush()
+    }
+}
+
 /// Tries the folder first, because `FileRotate` panics or keeps silent where it can't write.
 fn open(config: &LoggingConfig) -> io::Result<FileRotate<AppendCount>> {
     let folder = writable(&config.path)?;
@@ -185,7 +235,7 @@ fn subscriber<W>(
     to_stderr: W,
     ansi: bool,
     to_file: Option<NonBlocking>,
-) -> impl Subscriber + Send + Sync
+) -> (impl Subscriber + Send + Sync, FilterHandle)
 where
     W: for<'a> MakeWriter<'a> + Send + Sync + 'static,
 {
@@ -197,7 +247,8 @@ where
             .with_writer(writer)
     });
     let stderr = fmt::layer().compact().with_ansi(ansi).with_writer(to_stderr);
-    tracing_subscriber::registry().with(filter).with(stderr).with(file)
+    let (filter, handle) = reload::Layer::new(filter);
+    (tracing_subscriber::registry().with(filter).with(stderr).with(file), handle)
 }
 
 /// A span's fields are formatted once for each type of formatter: with the terminal's own type its

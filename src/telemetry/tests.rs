@@ -25,7 +25,7 @@ fn file_has_whole_plain_lines_and_none_below_the_level() {
     let folder = tempfile::tempdir().unwrap();
     let (writer, output) = Output::new("test", open(&config_in(folder.path())).unwrap());
     let level = filter("info").unwrap();
-    let coloured = subscriber(level, io::sink, true, Some(writer));
+    let (coloured, _filter) = subscriber(level, io::sink, true, Some(writer));
     tracing::subscriber::with_default(coloured, || {
         let _span = info_span!("append", aggregate = "room-1").entered();
         info!(position = 7, "stored");

@@ -31,6 +31,7 @@ mod refusing;
 mod repairing;
 mod resend;
 mod sharing;
+mod signals;
 mod supervising;
 mod slow_immudb;
 mod smaller_messages;
