@@ -236,11 +236,9 @@ impl World {
         // Where the file can't be made anew, each try fails.
         for _ in 0..TRIES_MAX {
             let generation = self.read_models.generation();
-            // Before it is asked: what is said to be in the answer is.
-            let position = self.read_models.position();
             // Unless other rows took the place of those meanwhile.
             match (self.read_models.read(given_up, &query), self.read_models.generation() == generation) {
-                (Ok(answer), true) => return Ok((answer, position)),
+                (Ok(answer), true) => return Ok(answer),
                 (Err(error), true) => return Err(WorldError::ReadModels(error.to_string())),
                 (Ok(_), false) => {}
                 (Err(error), false) => failed = error.to_string(),

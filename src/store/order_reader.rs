@@ -109,6 +109,11 @@ impl OrderReader {
         self.reached
     }
 
+    /// Some of the last append's events were handed out, and others were not.
+    pub fn is_within_append(&self) -> bool {
+        !self.left.is_empty()
+    }
+
     /// What is left up to `tip` is little and was written just now: reading it waits for no disk.
     pub fn is_close_to(&self, tip: Tip) -> bool {
         const CLOSE_BYTES: u64 = 256 * 1024;

@@ -62,14 +62,16 @@ impl DifferenceReader {
     /// # Errors
     /// They are the wrong way round, or nothing can be read.
     pub fn open(store: &EventStore, from: WorldMoment, to: WorldMoment) -> Result<Self, WorldError> {
-        let (from, to) = (position(store, from)?, position(store, to)?);
+        // One moment is now for all of it.
+        let tip = store.sequencer().tip();
+        let (from, to) = (position(store, from, tip)?, position(store, to, tip)?);
         if from > to {
             return Err(StoreError::invalid("from", "is later than to").into());
         }
         let types = Kind::ALL.iter().map(|kind| kind.name().as_bytes().to_vec()).collect();
         let filter = Filter { aggregate_types: types, ..Filter::default() };
         let collecting = Some(store.read(OrderStart::At(from.next()), filter)?);
-        Ok(Self { from, to, collecting, tip: store.sequencer().tip(), left: BTreeMap::new(), id_bytes: 0 })
+        Ok(Self { from, to, collecting, tip, left: BTreeMap::new(), id_bytes: 0 })
     }
 
     /// What it has in memory between two reads.
@@ -168,19 +170,17 @@ impl DifferenceReader {
 }
 
 /// The last position that belongs to the moment.
-fn position(store: &EventStore, moment: WorldMoment) -> Result<Position, WorldError> {
-    let last = store.sequencer().tip().position;
+fn position(store: &EventStore, moment: WorldMoment, tip: Tip) -> Result<Position, WorldError> {
     match moment {
-        WorldMoment::Now => Ok(last),
-        WorldMoment::Position(position) => Ok(position.min(last)),
-        WorldMoment::Time(time) => recorded_until(store, time, last),
+        WorldMoment::Now => Ok(tip.position),
+        WorldMoment::Position(position) => Ok(position.min(tip.position)),
+        WorldMoment::Time(time) => recorded_until(store, time, tip),
     }
 }
 
 /// The last event that was recorded until then. Times never run backwards, so it is found by halving.
-fn recorded_until(store: &EventStore, time: Timestamp, last: Position) -> Result<Position, WorldError> {
-    let tip = store.sequencer().tip();
-    let (mut known, mut beyond) = (0u64, last.0.saturating_add(1));
+fn recorded_until(store: &EventStore, time: Timestamp, tip: Tip) -> Result<Position, WorldError> {
+    let (mut known, mut beyond) = (0u64, tip.position.0.saturating_add(1));
     while known.saturating_add(1) < beyond {
         let middle = known.midpoint(beyond);
         let chunk = store.read(OrderStart::At(Position(middle)), Filter::default())?.next(tip, 1)?;

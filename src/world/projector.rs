@@ -28,7 +28,7 @@ const LOAD: u64 = 100;
 const RETRY_AFTER: Duration = Duration::from_secs(1);
 const RETRY_AFTER_MAX: Duration = Duration::from_secs(60);
 
-/// Events of one transaction.
+/// Events of one transaction, and what the append has beyond that in which they end.
 const READ_BYTES: usize = 1024 * 1024;
 
 /// Where nothing is wanted, how far it is is written down now and then.
@@ -74,7 +74,8 @@ impl Follower {
         self.reached
     }
 
-    /// Takes some more in, up to the tip at most; says whether that was all.
+    /// Takes some more in, up to the tip at most; says whether that was all. It ends where an append ends: nobody sees
+    /// half of a call.
     ///
     /// # Errors
     /// Something can't be read or written; the follower is of no use then.
@@ -84,7 +85,13 @@ impl Follower {
         projections: &[Box<dyn Projection>],
         tip: Tip,
     ) -> Result<bool, ProjectorError> {
-        let OrderChunk { events, reached, hash, at_end } = self.reader.next(tip, READ_BYTES)?;
+        let OrderChunk { mut events, mut reached, mut hash, mut at_end } =
+            self.reader.next(tip, READ_BYTES)?;
+        while self.reader.is_within_append() {
+            let rest = self.reader.next(tip, READ_BYTES)?;
+            events.extend(rest.events);
+            (reached, hash, at_end) = (rest.reached, rest.hash, rest.at_end);
+        }
         self.reached = Reached { position: reached, hash };
         let passed_over = reached.0.saturating_sub(tables.reached().position.0);
         if !events.is_empty() || passed_over >= PASSED_OVER_MAX {
@@ -194,7 +201,7 @@ fn follow(
         None => Follower::behind(store, &tables, projections)?,
     };
     let at_end = follower.step(&mut tables, projections, until)?;
-    read_models.reach(follower.reached.position);
+    read_models.reach(tables.reached(), follower.reached.position);
     Ok(((follower, generation), at_end))
 }
 

@@ -87,8 +87,14 @@ pub struct ReadModels {
     generation: AtomicU64,
     /// There is work although no event has come.
     pub woken: Notify,
-    /// Also what was passed over, and is not in the file.
-    position: watch::Sender<Position>,
+    looked_at: watch::Sender<LookedAt>,
+}
+
+/// How far the events were looked at. Those behind what is in the file change nothing in it: no projection wants them.
+#[derive(Debug, Clone, Copy)]
+struct LookedAt {
+    in_file: Reached,
+    position: Position,
 }
 
 impl std::fmt::Debug for ReadModels {
@@ -106,7 +112,8 @@ impl ReadModels {
                 .map_err(|source| ReadModelError::Io { path: folder.to_owned(), source })?;
         }
         let tables = Tables::open(&path, &projections, Durability::Kept)?;
-        let position = watch::Sender::new(tables.reached().position);
+        let in_file = tables.reached();
+        let looked_at = watch::Sender::new(LookedAt { in_file, position: in_file.position });
         Ok(Self {
             path,
             projections,
@@ -114,7 +121,7 @@ impl ReadModels {
             readers: Mutex::default(),
             generation: AtomicU64::new(0),
             woken: Notify::new(),
-            position,
+            looked_at,
         })
     }
 
@@ -133,12 +140,18 @@ impl ReadModels {
 
     /// All events up to here are in.
     pub fn position(&self) -> Position {
-        *self.position.borrow()
+        self.looked_at.borrow().position
     }
 
-    /// Everything up to here was looked at.
-    pub fn reach(&self, position: Position) {
-        self.position.send_replace(position);
+    /// Everything up to `position` was looked at, and is in the file with what it has.
+    pub fn reach(&self, in_file: Reached, position: Position) {
+        self.looked_at.send_replace(LookedAt { in_file, position });
+    }
+
+    /// Up to where the events are in rows that are so far: exactly, no event less and none more.
+    fn position_of(&self, rows: Reached) -> Position {
+        let LookedAt { in_file, position } = *self.looked_at.borrow();
+        if rows == in_file { position } else { rows.position }
     }
 
     /// Makes the file anew, empty.
@@ -154,7 +167,7 @@ impl ReadModels {
         // What is still open has no file behind it any more.
         remove(&self.path)?;
         *writer = Tables::open(&self.path, &self.projections, Durability::Kept)?;
-        self.reach(Position(0));
+        self.reach(writer.reached(), writer.reached().position);
         // Also for who opened the old file in between.
         self.changed();
         self.woken.notify_one();
@@ -189,7 +202,8 @@ impl ReadModels {
         }
     }
 
-    /// Asks the tables, as they are at one moment. May wait for the disk. Ends early when the answer is given up.
+    /// Asks the tables, as they are at one moment, and up to where the events are in them then. May wait for the disk.
+    /// Ends early when the answer is given up.
     ///
     /// # Errors
     /// The database's.
@@ -197,7 +211,7 @@ impl ReadModels {
         &self,
         given_up: &CancellationToken,
         query: impl FnOnce(&Connection) -> rusqlite::Result<T>,
-    ) -> Result<T, ReadModelError> {
+    ) -> Result<(T, Position), ReadModelError> {
         const READERS_KEPT: usize = 8;
         /// Steps of SQLite's machine between two looks at whether anybody waits.
         const STEPS: i32 = 10_000;
@@ -216,7 +230,10 @@ impl ReadModels {
         };
         let given_up = given_up.clone();
         reader.progress_handler(STEPS, Some(move || given_up.is_cancelled()))?;
-        let answer = reader.unchecked_transaction().and_then(|reading| query(&reading));
+        let answer = reader.unchecked_transaction().and_then(|reading| {
+            let answer = query(&reading)?;
+            Ok((answer, self.position_of(tables::reached_in(&reading)?)))
+        });
         reader.progress_handler(0, None::<fn() -> bool>)?;
         match &answer {
             Ok(_) => {

@@ -324,7 +324,7 @@ fn replace(
         live.become_like(&tables).map_err(read_model_error)?;
         read_models.changed();
         report.reached = tip.position;
-        read_models.reach(tip.position);
+        read_models.reach(live.reached(), tip.position);
     }
     report.differences = differences;
     Ok(())

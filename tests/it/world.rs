@@ -15,6 +15,7 @@ mod asking;
 mod commands;
 mod extending;
 mod moments;
+mod one_moment;
 mod read_models;
 mod rebuilding;
 mod walk_through;

@@ -234,6 +234,16 @@ pub(super) const BUSY_MAX: Duration = Duration::from_secs(5);
 const STATEMENTS_MAX: usize = 64;
 const CACHE_KIB: i64 = 64 * 1024;
 
+/// How far the tables are that a reader sees: all projections stand at one position.
+pub(super) fn reached_in(rows: &Connection) -> rusqlite::Result<Reached> {
+    let sql = "SELECT position, hash FROM projections LIMIT 1";
+    rows.prepare_cached(sql)?.query_row([], |row| {
+        let (position, hash): (i64, Vec<u8>) = (row.get(0)?, row.get(1)?);
+        let hash = Hash::from_slice(&hash).unwrap_or_default();
+        Ok(Reached { position: Position(position.cast_unsigned()), hash })
+    })
+}
+
 /// `None`: they are other projections, or other versions of them.
 fn reached_by(
     rows: &Connection,
