@@ -7,7 +7,7 @@
 //! ```
 //!
 //! It uses the store as any caller could, and nothing of the store knows of it. The modules, in the order of a
-//! command's way: [`command`], [`handler`], [`planning`], [`known`] and [`decide`] with [`moving`], [`capacity`] and [`weight`], the aggregates
+//! command's way: [`command`], [`handler`], [`planning`] with [`call`], [`known`] and [`decide`] with [`moving`], [`capacity`] and [`weight`], the aggregates
 //! ([`game_object`], [`player`], [`room`], one of which is an [`aggregate`], with each [`rule`]), [`event`], [`executed`], [`snapshots`]. Of a question's way:
 //! [`replay`], [`history`], [`difference`], [`changes`]. Of the read models': [`projector`], [`projections`],
 //! [`read_models`], [`lists`], [`rebuild`].
@@ -29,6 +29,7 @@ use crate::{
 };
 
 pub mod aggregate;
+pub mod call;
 pub mod capacity;
 pub mod changes;
 pub mod command;

@@ -1,13 +1,9 @@
 //! What a call would store: its commands decided one after the other, against a world that is loaded as they ask for it.
 
-use std::{
-    collections::{BTreeMap, HashSet},
-    time::Duration,
-};
-
-use sha2::{Digest, Sha256};
+use std::{collections::BTreeMap, time::Duration};
 
 use super::{
+    call::{Call, Was},
     capacity,
     command::{ACTOR, COMMAND, Command},
     decide::decide,
@@ -19,17 +15,15 @@ use super::{
 };
 use crate::{
     event::{
-        AggregateId, AppendBounds, Content, ContentDigest, EventId, NewEvent, Position, RecordedEvent,
-        SequenceNumber,
+        AggregateId, Content, ContentDigest, EventId, NewEvent, Position, RecordedEvent, SequenceNumber,
     },
     log::{Place, Tip},
     sequencer::Append,
-    store::{EventStore, Filter, OrderStart, StoreError},
+    store::{EventStore, StoreError},
 };
 
-/// Keys in the metadata of an event, by which a resend is told.
+/// Key in the metadata of an event, by which a resend is told.
 const COMMAND_DIGEST: &str = "command_digest";
-const CALL: &str = "call";
 
 /// Objects that the commands of one call may depend on, and what these may weigh together.
 const OBJECTS_MAX: usize = 1000;
@@ -62,8 +56,7 @@ pub struct Located {
 pub struct Planning<'s> {
     store: &'s EventStore,
     limits: EventLimits,
-    /// Tells this call from another with some of the same commands.
-    call: String,
+    call: Call,
     executed: Option<Located>,
     /// First events of commands that were not executed before, as far as was seen.
     not_found: Vec<EventId>,
@@ -81,7 +74,7 @@ impl<'s> Planning<'s> {
         Self {
             store,
             limits,
-            call: String::new(),
+            call: Call::default(),
             executed: None,
             not_found: Vec::new(),
             known: Known::default(),
@@ -97,21 +90,22 @@ impl<'s> Planning<'s> {
     /// # Errors
     /// A rule forbids one, or what it depends on can't be read.
     pub fn decide_all(&mut self, commands: &[Command]) -> Result<(), WorldError> {
-        self.call = call_digest(commands);
+        self.call = Call::of(commands);
         let firsts = commands.iter().map(|command| self.store.find(command.event_id(0)));
         let firsts: Vec<Option<RecordedEvent>> = firsts.collect::<Result<_, _>>()?;
         let ids = commands.iter().map(|command| command.event_id(0)).zip(&firsts);
         self.not_found = ids.filter(|(_, first)| first.is_none()).map(|(id, _)| id).collect();
-        let is_of_this_call = |first: &RecordedEvent| first.event.metadata.get(CALL) == Some(&self.call);
-        // It was executed as a whole: what had no effect then has none now.
-        let whole = firsts.iter().flatten().any(is_of_this_call);
+        let was = self.call.was(firsts.iter().flatten());
+        refuse_others(commands, &firsts, was)?;
+        self.locate(firsts.iter().flatten().map(|first| first.append.last).max())?;
         for ((index, command), first) in commands.iter().enumerate().zip(firsts) {
             match first {
                 Some(first) => {
-                    let result = self.executed(index, command, &first)?;
+                    let result = self.executed(command, first)?;
                     self.results.push(result);
                 }
-                None if whole => self.results.push(CommandResult {
+                // What had no effect then has none now.
+                None if was == Was::Executed => self.results.push(CommandResult {
                     command_id: command.id.clone(),
                     events: Vec::new(),
                     already_executed: true,
@@ -247,9 +241,7 @@ impl<'s> Planning<'s> {
             (COMMAND.to_owned(), command.operation.name().to_owned()),
             (COMMAND_DIGEST.to_owned(), command.digest()),
         ]);
-        if !self.call.is_empty() {
-            metadata.insert(CALL.to_owned(), self.call.clone());
-        }
+        self.call.mark(&mut metadata);
         if !command.actor.is_empty() {
             metadata.insert(ACTOR.to_owned(), command.actor.clone());
         }
@@ -266,28 +258,15 @@ impl<'s> Planning<'s> {
         })
     }
 
-    /// The first answer to a command that was executed before, with this first event.
-    fn executed(
-        &mut self,
-        index: usize,
-        command: &Command,
-        first: &RecordedEvent,
-    ) -> Result<CommandResult, WorldError> {
-        let is_same = first.event.causation_id == command.id
-            && first.event.metadata.get(COMMAND_DIGEST) == Some(&command.digest());
-        if !is_same {
-            return Err(WorldError::CommandIdReused { command: index, id: command.id.clone() });
+    /// The first answer to a command that was executed before, with this first event. Its events are found one by
+    /// one: the append may have those of many others.
+    fn executed(&self, command: &Command, first: RecordedEvent) -> Result<CommandResult, WorldError> {
+        let mut events = vec![first];
+        for nth in 1..Command::EVENTS_MAX {
+            let Some(event) = self.store.find(command.event_id(nth))? else { break };
+            events.push(event);
         }
-        let ids: HashSet<EventId> = (0..Command::EVENTS_MAX).map(|nth| command.event_id(nth)).collect();
-        let last = first.append.last;
-        let events = self.append_of(first.append)?;
-        let located = self.store.history().locate(last, self.store.sequencer().tip());
-        let end = located.map_err(StoreError::from)?.append_end;
-        if self.executed.is_none_or(|known| known.last < last) {
-            self.executed = Some(Located { end, last });
-        }
-        let events = events.into_iter().filter(|event| ids.contains(&event.event.id));
-        let events = events.map(|event| CommandEvent {
+        let events = events.into_iter().map(|event| CommandEvent {
             id: event.event.id,
             aggregate_id: event.event.aggregate_id,
             event_type: event.event.event_type,
@@ -297,22 +276,13 @@ impl<'s> Planning<'s> {
         Ok(CommandResult { command_id: command.id.clone(), events: events.collect(), already_executed: true })
     }
 
-    /// All events of an append.
-    fn append_of(&self, bounds: AppendBounds) -> Result<Vec<RecordedEvent>, WorldError> {
-        const READ_BYTES: usize = 1024 * 1024;
-        let tip = self.tip_behind(bounds.last)?;
-        let mut reader = self.store.read(OrderStart::At(bounds.first), Filter::default())?;
-        let mut events = Vec::new();
-        while reader.reached() < bounds.last {
-            let chunk = reader.next(tip, READ_BYTES)?;
-            for event in chunk.events.into_iter().filter(|event| event.position <= bounds.last) {
-                events.push(event.decode().map_err(|error| StoreError::Damaged(error.to_string()))?);
-            }
-            if chunk.at_end {
-                break;
-            }
-        }
-        Ok(events)
+    /// Notes where the append ends that has the newest events of commands that were executed before.
+    fn locate(&mut self, newest: Option<Position>) -> Result<(), WorldError> {
+        let Some(last) = newest else { return Ok(()) };
+        let located = self.store.history().locate(last, self.tip_behind(last)?);
+        let end = located.map_err(StoreError::from)?.append_end;
+        self.executed = Some(Located { end, last });
+        Ok(())
     }
 
     /// The tip, as soon as it includes this position: events are found a moment before they may be read.
@@ -360,15 +330,19 @@ fn byte_count(event: &NewEvent) -> usize {
     event.content.byte_count() + metadata.sum::<usize>() + texts.iter().sum::<usize>() + names + FIELDS_BYTES
 }
 
-/// Names a call by its commands; empty where there is one, which names itself.
-fn call_digest(commands: &[Command]) -> String {
-    if commands.len() < 2 {
-        return String::new();
+/// A command whose id belongs to another one is refused, before anything is decided.
+fn refuse_others(commands: &[Command], firsts: &[Option<RecordedEvent>], was: Was) -> Result<(), WorldError> {
+    let is_another = |(command, first): (&Command, &Option<RecordedEvent>)| {
+        first.as_ref().is_some_and(|first| {
+            first.event.causation_id != command.id
+                || first.event.metadata.get(COMMAND_DIGEST) != Some(&command.digest())
+        })
+    };
+    let another = commands.iter().zip(firsts).position(is_another);
+    // All that have events are the same, so it is one of those without.
+    let without_effect = || firsts.iter().position(Option::is_none).filter(|_| was == Was::Another);
+    match another.or_else(without_effect).and_then(|index| Some((index, commands.get(index)?))) {
+        Some((index, command)) => Err(WorldError::CommandIdReused { command: index, id: command.id.clone() }),
+        None => Ok(()),
     }
-    let mut digest = Sha256::new();
-    for command in commands {
-        digest.update((command.id.len() as u64).to_le_bytes());
-        digest.update(&command.id);
-    }
-    hex::encode(digest.finalize()).chars().take(32).collect()
 }

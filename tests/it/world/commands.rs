@@ -1,7 +1,13 @@
 //! Commands: atomic, done once whatever is sent again, and without races.
 
+use aethyr_event_store::{
+    event::AggregateId,
+    grpc::wire::{NewEvent, new_event::Data},
+    world::command::{Command, Operation},
+};
 use futures_util::future::join_all;
 use serde_json::json;
+use sha2::{Digest, Sha256};
 
 use super::{Game, HASH, describing, event_types, moving, player, room, thing};
 use crate::support::{
@@ -125,6 +131,73 @@ async fn a_call_that_was_executed_changes_nothing_when_it_is_sent_again() {
     let call = json!([describe("c-3", "y"), delete]);
     let first = game.execute(call.clone()).await;
     assert_eq!(event_types(&game.execute(call).await), event_types(&first));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn another_command_with_the_id_of_one_that_had_no_effect_is_not_dropped() {
+    let service = Service::start(Setup::local()).await;
+    let game = Game::of(&service).await;
+    let describe = |id: &str, text: &str| json!({"command_id": id, "update_room_description": {"id": "r", "description": text}});
+    game.execute(json!([room("r"), describing("r", "x")])).await;
+    let call = json!([describe("c-1", "x"), describe("c-2", "y")]);
+    let first = game.execute(call.clone()).await;
+    assert_eq!(event_types(&first).len(), 1);
+    let refused = game.try_execute(json!([describe("c-1", "z"), describe("c-2", "y")])).await.unwrap_err();
+    assert_eq!(refused.reason(), "COMMAND_ID_REUSED");
+    assert_eq!(refused.to_string(), "the command id \"c-1\" belongs to another command that was executed");
+    assert_eq!(game.room("r").await["description"], "y");
+    // The one that had an effect is named where it is the other.
+    let refused = game.try_execute(json!([describe("c-1", "x"), describe("c-2", "z")])).await.unwrap_err();
+    assert_eq!(refused.to_string(), "the command id \"c-2\" belongs to another command that was executed");
+    let again = game.execute(call).await;
+    assert_eq!(again["results"][1]["events"], first["results"][1]["events"]);
+    // Nothing was kept of the one without: on its own it is decided anew, as the contract says.
+    assert_eq!(event_types(&game.execute(json!([describe("c-1", "z")])).await), ["RoomDescriptionUpdated"]);
+}
+
+/// What older services wrote: the digest of a call was one of its ids alone.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_call_that_an_older_service_executed_gets_its_first_answer() {
+    let service = Service::start(Setup::local()).await;
+    let game = Game::of(&service).await;
+    game.execute(json!([room("r"), describing("r", "x")])).await;
+    let command = Command {
+        id: "c-2".into(),
+        actor: String::new(),
+        correlation_id: "c-2".into(),
+        expected: None,
+        target: AggregateId::new("r").unwrap(),
+        operation: Operation::UpdateRoomDescription { description: "y".into() },
+    };
+    let call = [3u64.to_le_bytes().as_slice(), b"c-1", &3u64.to_le_bytes(), b"c-2"].concat();
+    let call: String = hex::encode(Sha256::digest(call)).chars().take(32).collect();
+    let mut client = service.client();
+    let stored = append(
+        &mut client,
+        vec![NewEvent {
+            event_id: command.event_id(0).to_string(),
+            aggregate_id: "r".into(),
+            aggregate_type: "Room".into(),
+            event_type: "RoomDescriptionUpdated".into(),
+            data: Some(Data::Json("{\"description\":\"y\"}".into())),
+            correlation_id: "c-2".into(),
+            causation_id: "c-2".into(),
+            metadata: [
+                ("command".into(), "UpdateRoomDescription".into()),
+                ("command_digest".into(), command.digest()),
+                ("call".into(), call),
+            ]
+            .into(),
+            ..NewEvent::default()
+        }],
+    )
+    .await;
+    let describe = |id: &str, text: &str| json!({"command_id": id, "update_room_description": {"id": "r", "description": text}});
+    let again = game.execute(json!([describe("c-1", "x"), describe("c-2", "y")])).await;
+    assert_eq!(again["results"][0].get("events"), None, "what had no effect has none now");
+    assert_eq!(again["results"][0]["already_executed"], true);
+    assert_eq!(again["results"][1]["events"][0]["position"], stored.last_position);
+    assert_eq!(game.room("r").await["description"], "y");
 }
 
 #[tokio::test(flavor = "multi_thread")]
