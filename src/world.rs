@@ -20,6 +20,7 @@ use std::{
     },
 };
 
+use tokio::sync::Semaphore;
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 use tracing::warn;
 
@@ -63,7 +64,7 @@ use command::Command;
 use error::WorldError;
 use executed::Executed;
 use handler::Handler;
-use lists::{Depth, FoundPlayer, ObjectFilter, Page};
+use lists::{FoundPlayer, ObjectFilter, Page};
 use planning::EventLimits;
 use projections::Projection;
 use read_models::{ReadModelError, ReadModels};
@@ -97,6 +98,8 @@ pub struct World {
     snapshots: Snapshots,
     read_models: Arc<ReadModels>,
     rebuilding: Arc<AtomicBool>,
+    /// Bytes that all differences may hold.
+    differences: Arc<Semaphore>,
     ends: Ends,
 }
 
@@ -126,7 +129,8 @@ impl World {
         ends.tasks.spawn(projector::start(store.clone(), read_models.clone(), ends.stopping.clone()));
         let handler = Handler::new(store.clone(), settings.events);
         let rebuilding = Arc::default();
-        Ok(Arc::new(Self { store, handler, snapshots, read_models, rebuilding, ends }))
+        let differences = Arc::new(Semaphore::new(difference::HELD_BYTES_MAX));
+        Ok(Arc::new(Self { store, handler, snapshots, read_models, rebuilding, differences, ends }))
     }
 
     pub fn store(&self) -> &Arc<EventStore> {
@@ -180,7 +184,7 @@ impl World {
         from: difference::WorldMoment,
         to: difference::WorldMoment,
     ) -> Result<difference::DifferenceReader, WorldError> {
-        difference::DifferenceReader::open(&self.store, from, to)
+        difference::DifferenceReader::open(&self.store, from, to, self.differences.clone())
     }
 
     /// Objects that match, by id, and up to where the events are in it.
@@ -197,19 +201,32 @@ impl World {
         self.read(given_up, |rows| lists::game_objects(rows, filter, after, count))
     }
 
-    /// What lies in an object.
+    /// What lies directly in an object, by id.
     ///
     /// # Errors
     /// The read models can't be read.
     pub fn contents(
         &self,
         container: &str,
-        depth: Depth,
         after: &str,
         count: usize,
         given_up: &CancellationToken,
     ) -> Result<(Page, Position), WorldError> {
-        self.read(given_up, |rows| lists::contents(rows, container, depth, after, count))
+        self.read(given_up, |rows| lists::contents(rows, container, after, count))
+    }
+
+    /// All that lies below an object, over however many steps; `after` is the way to the last of the page before.
+    ///
+    /// # Errors
+    /// The read models can't be read.
+    pub fn below(
+        &self,
+        top: &str,
+        after: &[String],
+        count: usize,
+        given_up: &CancellationToken,
+    ) -> Result<(Page, Position), WorldError> {
+        self.read(given_up, |rows| lists::below(rows, top, after, count))
     }
 
     /// Players of a name.

@@ -148,6 +148,9 @@ pub fn of_world_error(error: WorldError) -> Status {
         WorldError::TooMany { max, .. } => {
             of_world(Code::ResourceExhausted, message, "OBJECTS_CHANGED", [("max", max.to_string())])
         }
+        WorldError::DifferencesFull { max } => {
+            of_world(Code::ResourceExhausted, message, "DIFFERENCES_BYTES", [("max", max.to_string())])
+        }
         WorldError::GivenUp => Status::cancelled(message),
         WorldError::RebuildRunning => of_world(Code::Aborted, message, "REBUILD_RUNNING", []),
         WorldError::ReadModels(_) => of_world(Code::Internal, message, "READ_MODELS", []),

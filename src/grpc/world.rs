@@ -3,12 +3,13 @@
 use std::{sync::Arc, time::Duration};
 
 use futures_util::stream;
+use tokio::sync::Semaphore;
 use tokio_util::sync::CancellationToken;
 use tonic::{Request, Response, Status};
 
 use super::{
     Bounds,
-    decode::{Violations, aggregate_id, name, page_token, timestamp, token_id},
+    decode::{Violations, aggregate_id, name, timestamp},
     gate::Admitted,
     reads::{Reads, size_answer},
     status,
@@ -24,7 +25,7 @@ use crate::{
         Rebuild, World,
         difference::{DifferenceReader, WorldMoment},
         error::WorldError,
-        lists::{Depth, ObjectFilter},
+        lists::{ObjectFilter, Page, STEPS_MAX},
         refusal::Refusal,
         replay::{Moment, State},
     },
@@ -45,6 +46,10 @@ const DIFF_BYTES: usize = 256 * 1024;
 const PROGRESS_EVERY: Duration = Duration::from_millis(500);
 const PLAYERS_MAX: u32 = 100;
 
+/// Differences that find out at once which objects changed: each holds a piece of the log meanwhile. None of them waits
+/// for its caller.
+const COLLECTING_MAX: usize = 4;
+
 /// Both services of the world as tonic calls them.
 #[derive(Debug, Clone)]
 pub struct WorldCalls {
@@ -52,6 +57,7 @@ pub struct WorldCalls {
     limits: Arc<LimitsConfig>,
     streams: Arc<SharedLimit>,
     reads: Reads,
+    collecting: Arc<Semaphore>,
     closing: CancellationToken,
 }
 
@@ -63,7 +69,8 @@ impl WorldCalls {
         Bounds { streams, reads }: Bounds,
         closing: CancellationToken,
     ) -> Self {
-        Self { world, limits: Arc::new(limits), streams, reads, closing }
+        let collecting = Arc::new(Semaphore::new(COLLECTING_MAX));
+        Self { world, limits: Arc::new(limits), streams, reads, collecting, closing }
     }
 
     /// A place among the open streams.
@@ -187,7 +194,7 @@ impl WorldService for WorldCalls {
             .within(async {
                 let request = request.into_inner();
                 let mut wrong = Violations::default();
-                let page = PageRequest::new(request.page_size, &request.page_token, &mut wrong);
+                let page = PageRequest::new(request.page_size, &request.page_token, 1, &mut wrong);
                 let value = request.attribute_value.map(json::from_wire).transpose();
                 let value = value.map_err(|problem| wrong.add("attribute_value", problem)).ok().flatten();
                 if request.attribute_key.is_empty() && value.is_some() {
@@ -203,7 +210,7 @@ impl WorldService for WorldCalls {
                     attribute: key.map(|key| (key, value)),
                 };
                 let list = move |world: &World, given_up: &CancellationToken| {
-                    world.list(&filter, &page.after, page.count, given_up)
+                    world.list(&filter, page.after_id(), page.count, given_up)
                 };
                 let (found, position) = self.blocking(&call, list).await?;
                 let next_page_token = next_token(&found);
@@ -225,12 +232,14 @@ impl WorldService for WorldCalls {
             .within(async {
                 let request = request.into_inner();
                 let mut wrong = Violations::default();
-                let page = PageRequest::new(request.page_size, &request.page_token, &mut wrong);
+                let steps_max = if request.recursive { STEPS_MAX } else { 1 };
+                let page = PageRequest::new(request.page_size, &request.page_token, steps_max, &mut wrong);
                 let id = aggregate_id("container_id", &request.container_id, NAME_BYTES_MAX, &mut wrong);
                 let (id, page) = wrong.none_or(id.zip(page)).map_err(status::of_violations)?;
-                let depth = if request.recursive { Depth::All } else { Depth::One };
-                let list = move |world: &World, given_up: &CancellationToken| {
-                    world.contents(id.as_str(), depth, &page.after, page.count, given_up)
+                let recursive = request.recursive;
+                let list = move |world: &World, given_up: &CancellationToken| match recursive {
+                    true => world.below(id.as_str(), &page.after, page.count, given_up),
+                    false => world.contents(id.as_str(), page.after_id(), page.count, given_up),
                 };
                 let (found, position) = self.blocking(&call, list).await?;
                 let next_page_token = next_token(&found);
@@ -313,21 +322,23 @@ impl WorldService for WorldCalls {
         let (from, to) = wrong.none_or(from.zip(to)).map_err(status::of_violations)?;
         let reader = self.reader(&call, move |world, _| world.difference(from, to)).await?;
         let (store, reads) = (self.world.store().clone(), self.reads.clone());
-        let (kept, caller) = (self.reads.kept_bytes(&call), call.clone());
+        let (collecting, caller) = (self.collecting.clone(), call.clone());
         let messages = stream::try_unfold(reader, move |mut reader| {
-            let (store, reads, kept, call) = (store.clone(), reads.clone(), kept.clone(), caller.clone());
+            let (store, reads) = (store.clone(), reads.clone());
+            let (collecting, call) = (collecting.clone(), caller.clone());
             async move {
-                // Piece by piece, so that it ends soon when nobody waits for it.
-                while !reader.is_ready() {
-                    (reader, ()) = piece(&reads, &call, reader, DifferenceReader::collect).await?;
-                    kept.resize(reader.kept_bytes())?;
+                if !reader.is_ready() {
+                    let _place = collecting.acquire().await;
+                    // Piece by piece, so that it ends soon when nobody waits for it.
+                    while !reader.is_ready() {
+                        (reader, ()) = piece(&reads, &call, reader, DifferenceReader::collect).await?;
+                    }
                 }
                 while !reader.is_at_end() {
                     let store = store.clone();
                     let (back, objects) =
                         piece(&reads, &call, reader, move |reader| differing(reader, &store)).await?;
                     reader = back;
-                    kept.resize(reader.kept_bytes())?;
                     if !objects.is_empty() {
                         let message = wire::DiffWorldResponse { objects };
                         size_answer(&call, &message)?;
@@ -427,20 +438,21 @@ fn world_moment(
 }
 
 struct PageRequest {
-    after: String,
+    /// The way to the last object of the page before; empty: there is none.
+    after: Vec<String>,
     count: usize,
 }
 
 impl PageRequest {
-    fn new(size: u32, token: &str, wrong: &mut Violations) -> Option<Self> {
+    fn new(size: u32, token: &str, steps_max: usize, wrong: &mut Violations) -> Option<Self> {
         const PAGE_MAX: u32 = 1000;
         const PAGE_DEFAULT: u32 = 100;
         if size > PAGE_MAX {
             wrong.add("page_size", format!("is {size}, {PAGE_MAX} is allowed"));
         }
         let after = match token {
-            "" => Some(String::new()),
-            token => token_id(token).map(|id| id.as_str().to_owned()),
+            "" => Some(Vec::new()),
+            token => token_way(token).filter(|way| way.len() <= steps_max),
         };
         if after.is_none() {
             wrong.add("page_token", "is none of this listing");
@@ -448,10 +460,20 @@ impl PageRequest {
         let count = if size == 0 { PAGE_DEFAULT } else { size };
         Some(Self { after: after?, count: count as usize })
     }
+
+    fn after_id(&self) -> &str {
+        self.after.last().map_or("", String::as_str)
+    }
 }
 
-fn next_token(page: &crate::world::lists::Page) -> String {
-    let last = page.objects.last().filter(|_| page.more);
-    let last = last.and_then(|last| AggregateId::new(&last.id).ok());
-    last.as_ref().map(page_token).unwrap_or_default()
+/// Ids have no line breaks.
+const STEP: &str = "\n";
+
+fn next_token(page: &Page) -> String {
+    page.next.as_ref().map(|way| hex::encode(way.join(STEP))).unwrap_or_default()
+}
+
+fn token_way(token: &str) -> Option<Vec<String>> {
+    let text = String::from_utf8(hex::decode(token).ok()?).ok()?;
+    text.split(STEP).map(|id| Some(AggregateId::new(id).ok()?.as_str().to_owned())).collect()
 }

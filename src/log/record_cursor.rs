@@ -45,6 +45,8 @@ struct OpenFrame {
     start: u64,
     end: u64,
     records_left: u32,
+    /// Some of its records were taken.
+    begun: bool,
     next: Position,
     hash: Hash,
     /// The checksum up to here and the stored one, unless the whole frame was checked.
@@ -81,6 +83,11 @@ impl RecordCursor {
 
     pub fn place(&self) -> Place {
         self.at.place
+    }
+
+    /// Some records of an append were taken, and others were not.
+    pub fn is_within_append(&self) -> bool {
+        self.at.open.is_some_and(|open| open.begun)
     }
 
     /// Drops what is in memory. The next read is from the disk again.
@@ -166,8 +173,15 @@ impl RecordCursor {
             true => None,
             false => frame::begin_checksum(file.salt(), start, self.buffer.get(..head).unwrap_or_default()),
         };
-        self.at.open =
-            Some(OpenFrame { start, end, records_left: count, next: first, hash: previous, checksum });
+        self.at.open = Some(OpenFrame {
+            start,
+            end,
+            records_left: count,
+            begun: false,
+            next: first,
+            hash: previous,
+            checksum,
+        });
         self.at.place.offset = start.saturating_add(head as u64);
         self.buffer.advance(head);
         Ok(None)
@@ -193,8 +207,14 @@ impl RecordCursor {
             return Err(self.damage(file, open.start));
         };
         let (segment, next) = (self.at.place.segment, open.next.next());
-        let left =
-            OpenFrame { records_left: open.records_left.saturating_sub(1), next, hash, checksum, ..open };
+        let left = OpenFrame {
+            records_left: open.records_left.saturating_sub(1),
+            begun: true,
+            next,
+            hash,
+            checksum,
+            ..open
+        };
         let after = At {
             place: Place { segment, offset: behind },
             expected: Some((next, Some(hash))),

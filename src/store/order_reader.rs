@@ -111,7 +111,7 @@ impl OrderReader {
 
     /// Some of the last append's events were handed out, and others were not.
     pub fn is_within_append(&self) -> bool {
-        !self.left.is_empty()
+        self.records.is_within_append()
     }
 
     /// What is left up to `tip` is little and was written just now: reading it waits for no disk.

@@ -1,10 +1,11 @@
-//! What is different between two states of an aggregate, field by field.
+//! What is different between two states of an aggregate, or what one event changes in it, field by field.
 
 use std::collections::BTreeMap;
 
 use serde_json::Value;
 
-use super::aggregate::Aggregate;
+use super::{aggregate::Aggregate, event::WorldEvent};
+use crate::event::AggregateId;
 
 /// A field that differs. Absent: it has no value there.
 #[derive(Debug, Clone, PartialEq)]
@@ -33,6 +34,10 @@ pub fn between(before: Option<&Aggregate>, after: Option<&Aggregate>) -> Vec<Cha
         before: None,
         after: Some(after),
     }));
+    in_order(changes)
+}
+
+fn in_order(mut changes: Vec<Change>) -> Vec<Change> {
     changes.sort_unstable_by(|one, other| one.field.cmp(&other.field));
     for change in changes.iter_mut().filter(|change| change.field == PASSWORD_HASH) {
         for value in [&mut change.before, &mut change.after].into_iter().flatten() {
@@ -42,45 +47,141 @@ pub fn between(before: Option<&Aggregate>, after: Option<&Aggregate>) -> Vec<Cha
     changes
 }
 
-/// What is empty, false or nowhere is left out: creating an object changes what it then has.
+/// What one event changes. Only the fields that it names are looked at, before it and after it, however much the
+/// aggregate has besides.
+#[derive(Debug)]
+pub struct Watched<'e>(Option<Vec<(Field<'e>, Option<Value>)>>);
+
+impl<'e> Watched<'e> {
+    /// `None`: the event is the first.
+    pub fn before(aggregate: Option<&Aggregate>, event: &'e WorldEvent) -> Self {
+        let watched = |aggregate| {
+            let fields = Field::named_by(event).into_iter();
+            fields.map(|field| (field, field.value(aggregate))).collect()
+        };
+        Self(aggregate.map(watched))
+    }
+
+    /// In the order of the fields' names.
+    pub fn changes(self, after: &Aggregate) -> Vec<Change> {
+        let Some(watched) = self.0 else { return between(None, Some(after)) };
+        let changed = watched.into_iter().filter_map(|(field, before)| {
+            let after = field.value(after);
+            (after != before).then(|| Change { field: field.path(), before, after })
+        });
+        in_order(changed.collect())
+    }
+}
+
+/// A field of an aggregate.
+#[derive(Debug, Clone, Copy)]
+enum Field<'f> {
+    Class,
+    Generic,
+    Container,
+    Deleted,
+    Attribute(&'f str),
+    Carried(&'f AggregateId),
+    Worn(&'f str),
+    Description,
+    Exit(&'f str),
+    PasswordHash,
+    Admin,
+}
+
+impl<'f> Field<'f> {
+    /// All that an aggregate may have a value in.
+    fn of(aggregate: &'f Aggregate) -> Vec<Self> {
+        let object = aggregate.object();
+        let mut fields = vec![Self::Class, Self::Generic, Self::Container, Self::Deleted];
+        fields.extend(object.attributes.keys().map(|key| Self::Attribute(key)));
+        fields.extend(object.inventory.keys().map(Self::Carried));
+        fields.extend(object.equipment.keys().map(|slot| Self::Worn(slot)));
+        match aggregate {
+            Aggregate::GameObject(_) => {}
+            Aggregate::Player(_) => fields.extend([Self::PasswordHash, Self::Admin]),
+            Aggregate::Room(room) => {
+                fields.push(Self::Description);
+                fields.extend(room.exits.keys().map(|way| Self::Exit(way)));
+            }
+        }
+        fields
+    }
+
+    /// All that an event may change in an aggregate that exists.
+    fn named_by(event: &'f WorldEvent) -> Vec<Self> {
+        match event {
+            // What exists is not created again.
+            WorldEvent::GameObjectCreated { .. } => Vec::new(),
+            WorldEvent::GameObjectAttributeUpdated { key, .. } => vec![Self::Attribute(key)],
+            WorldEvent::GameObjectAttributesUpdated { attributes } => {
+                attributes.keys().map(|key| Self::Attribute(key)).collect()
+            }
+            WorldEvent::GameObjectContainerUpdated { .. } => vec![Self::Container],
+            WorldEvent::GameObjectDeleted {} => vec![Self::Deleted],
+            WorldEvent::PlayerCreated { .. } => vec![Self::PasswordHash, Self::Admin],
+            WorldEvent::PlayerPasswordUpdated { .. } => vec![Self::PasswordHash],
+            WorldEvent::PlayerAdminStatusUpdated { .. } => vec![Self::Admin],
+            WorldEvent::RoomCreated { .. } | WorldEvent::RoomDescriptionUpdated { .. } => {
+                vec![Self::Description]
+            }
+            WorldEvent::RoomExitAdded { direction, .. } | WorldEvent::RoomExitRemoved { direction } => {
+                vec![Self::Exit(direction)]
+            }
+            WorldEvent::ItemAddedToInventory { item_id, .. }
+            | WorldEvent::ItemRemovedFromInventory { item_id } => vec![Self::Carried(item_id)],
+            WorldEvent::ItemEquipped { item_id, slot } | WorldEvent::ItemUnequipped { item_id, slot } => {
+                vec![Self::Carried(item_id), Self::Worn(slot)]
+            }
+        }
+    }
+
+    fn path(self) -> String {
+        match self {
+            Self::Class => "type".to_owned(),
+            Self::Generic => "generic".to_owned(),
+            Self::Container => "container_id".to_owned(),
+            Self::Deleted => "deleted".to_owned(),
+            Self::Attribute(key) => format!("attributes.{key}"),
+            Self::Carried(item) => format!("inventory.{item}"),
+            Self::Worn(slot) => format!("equipment.{slot}"),
+            Self::Description => "description".to_owned(),
+            Self::Exit(way) => format!("exits.{way}"),
+            Self::PasswordHash => PASSWORD_HASH.to_owned(),
+            Self::Admin => "admin".to_owned(),
+        }
+    }
+
+    /// What is empty, false or nowhere is no value: creating an object changes what it then has.
+    fn value(self, aggregate: &Aggregate) -> Option<Value> {
+        let object = aggregate.object();
+        let text = |text: &str| (!text.is_empty()).then(|| text.into());
+        let yes = |holds: bool| holds.then(|| true.into());
+        match (self, aggregate) {
+            (Self::Class, _) => text(&object.class),
+            (Self::Generic, _) => text(&object.generic),
+            (Self::Container, _) => object.container_id.as_ref().and_then(|id| text(id.as_str())),
+            (Self::Deleted, _) => yes(object.deleted),
+            (Self::Attribute(key), _) => object.attributes.get(key).cloned(),
+            (Self::Carried(item), _) => {
+                object.inventory.get(item).map(|position| position.clone().unwrap_or_default())
+            }
+            (Self::Worn(slot), _) => object.equipment.get(slot).map(|item| item.as_str().into()),
+            (Self::Description, Aggregate::Room(room)) => text(&room.description),
+            (Self::Exit(way), Aggregate::Room(room)) => {
+                room.exits.get(way).map(|target| target.as_str().into())
+            }
+            (Self::PasswordHash, Aggregate::Player(player)) => {
+                player.password_hash.as_ref().and_then(|hash| text(hash.reveal()))
+            }
+            (Self::Admin, Aggregate::Player(player)) => yes(player.admin),
+            (Self::Description | Self::Exit(_) | Self::PasswordHash | Self::Admin, _) => None,
+        }
+    }
+}
+
 fn fields(aggregate: Option<&Aggregate>) -> BTreeMap<String, Value> {
-    let mut fields = BTreeMap::new();
-    let Some(aggregate) = aggregate else { return fields };
-    let mut text = |field: &str, value: &str| {
-        if !value.is_empty() {
-            fields.insert(field.to_owned(), value.into());
-        }
-    };
-    let object = aggregate.object();
-    text("type", &object.class);
-    text("generic", &object.generic);
-    text("container_id", object.container_id.as_ref().map_or("", |id| id.as_str()));
-    match aggregate {
-        Aggregate::GameObject(_) => {}
-        Aggregate::Room(room) => text("description", &room.description),
-        Aggregate::Player(player) => {
-            text(PASSWORD_HASH, player.password_hash.as_ref().map_or("", |hash| hash.reveal()));
-        }
-    }
-    let attributes = object.attributes.iter();
-    fields.extend(attributes.map(|(key, value)| (format!("attributes.{key}"), value.clone())));
-    let carried = object.inventory.iter();
-    fields.extend(
-        carried.map(|(item, position)| (format!("inventory.{item}"), position.clone().unwrap_or_default())),
-    );
-    let worn = object.equipment.iter();
-    fields.extend(worn.map(|(slot, item)| (format!("equipment.{slot}"), item.as_str().into())));
-    if object.deleted {
-        fields.insert("deleted".to_owned(), true.into());
-    }
-    match aggregate {
-        Aggregate::GameObject(_) => {}
-        Aggregate::Player(player) if player.admin => _ = fields.insert("admin".to_owned(), true.into()),
-        Aggregate::Player(_) => {}
-        Aggregate::Room(room) => {
-            let exits = room.exits.iter();
-            fields.extend(exits.map(|(way, target)| (format!("exits.{way}"), target.as_str().into())));
-        }
-    }
-    fields
+    let Some(aggregate) = aggregate else { return BTreeMap::new() };
+    let fields = Field::of(aggregate).into_iter();
+    fields.filter_map(|field| Some((field.path(), field.value(aggregate)?))).collect()
 }

@@ -1,6 +1,12 @@
 //! What changed in the world between two moments.
+//!
+//! The events between them say which objects changed, and from which of its events to which; then each is looked at,
+//! one after the other, as fast as the answer is read. Until then the names are held as closely packed bytes
+//! ([`touched`]), which all differences together may have only so many of.
 
-use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use tokio::sync::Semaphore;
 
 use super::{
     aggregate::Kind,
@@ -14,10 +20,14 @@ use crate::{
     store::{EventStore, Filter, OrderReader, OrderStart, StoreError},
 };
 
-/// The most objects that one difference may have.
-const OBJECTS_MAX: usize = 100_000;
+mod touched;
 
-const READ_BYTES: usize = 1024 * 1024;
+use touched::{Touched, TouchedObject};
+
+/// What all differences that are under way may hold of the names of objects.
+pub const HELD_BYTES_MAX: usize = 64 * 1024 * 1024;
+
+const READ_BYTES: usize = 256 * 1024;
 
 /// A moment of the whole world.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -46,22 +56,24 @@ pub struct ObjectDiff {
 /// The objects that had events between two positions, and how far they were looked at.
 #[derive(Debug)]
 pub struct DifferenceReader {
-    from: Position,
     to: Position,
     /// While it is not known which they are.
     collecting: Option<OrderReader>,
     tip: Tip,
-    left: BTreeMap<AggregateId, Kind>,
-    /// Of the ids in `left`.
-    id_bytes: usize,
+    touched: Touched,
 }
 
 impl DifferenceReader {
-    /// Between what is after `from` and what is after `to`.
+    /// Between what is after `from` and what is after `to`. `held` has the bytes of all.
     ///
     /// # Errors
     /// They are the wrong way round, or nothing can be read.
-    pub fn open(store: &EventStore, from: WorldMoment, to: WorldMoment) -> Result<Self, WorldError> {
+    pub fn open(
+        store: &EventStore,
+        from: WorldMoment,
+        to: WorldMoment,
+        held: Arc<Semaphore>,
+    ) -> Result<Self, WorldError> {
         // One moment is now for all of it.
         let tip = store.sequencer().tip();
         let (from, to) = (position(store, from, tip)?, position(store, to, tip)?);
@@ -71,14 +83,7 @@ impl DifferenceReader {
         let types = Kind::ALL.iter().map(|kind| kind.name().as_bytes().to_vec()).collect();
         let filter = Filter { aggregate_types: types, ..Filter::default() };
         let collecting = Some(store.read(OrderStart::At(from.next()), filter)?);
-        Ok(Self { from, to, collecting, tip, left: BTreeMap::new(), id_bytes: 0 })
-    }
-
-    /// What it has in memory between two reads.
-    pub fn kept_bytes(&self) -> usize {
-        /// An entry of the map, the id's own memory, and what either has to spare.
-        const ENTRY_BYTES: usize = 96;
-        self.id_bytes.saturating_add(self.left.len().saturating_mul(ENTRY_BYTES))
+        Ok(Self { to, collecting, tip, touched: Touched::new(held) })
     }
 
     /// It is known which objects had events.
@@ -89,32 +94,26 @@ impl DifferenceReader {
     /// Looks at some more events for the objects that had some.
     ///
     /// # Errors
-    /// Too many objects changed, or the log is damaged.
+    /// Too many objects changed, too much is held already, or the log is damaged.
     pub fn collect(&mut self) -> Result<(), WorldError> {
         let Some(reader) = &mut self.collecting else { return Ok(()) };
         let chunk = reader.next(self.tip, READ_BYTES)?;
         for event in chunk.events.iter().filter(|event| event.position <= self.to) {
-            let id = event.aggregate().map_err(|error| StoreError::Damaged(error.to_string()))?;
-            let kind = std::str::from_utf8(event.aggregate_type()).ok().and_then(Kind::of);
-            if let Some(kind) = kind {
-                let bytes = id.as_str().len();
-                if self.left.insert(id, kind).is_none() {
-                    self.id_bytes = self.id_bytes.saturating_add(bytes);
-                }
-            }
-            if self.left.len() > OBJECTS_MAX {
-                return Err(WorldError::TooMany { what: "objects that changed", max: OBJECTS_MAX as u64 });
-            }
+            let Some(kind) = std::str::from_utf8(event.aggregate_type()).ok().and_then(Kind::of) else {
+                continue;
+            };
+            self.touched.add(event.aggregate_id(), kind, event.sequence)?;
         }
         if chunk.at_end || chunk.reached >= self.to {
             self.collecting = None;
+            self.touched.count()?;
         }
         Ok(())
     }
 
     /// All objects that had events were looked at.
     pub fn is_at_end(&self) -> bool {
-        self.is_ready() && self.left.is_empty()
+        self.is_ready() && self.touched.is_empty()
     }
 
     /// Looks at the next object that had events; nothing where it is as it was, or there is none.
@@ -122,11 +121,12 @@ impl DifferenceReader {
     /// # Errors
     /// Something can't be read.
     pub fn look(&mut self, store: &EventStore) -> Result<Option<ObjectDiff>, WorldError> {
-        let Some((id, kind)) = self.left.pop_first() else { return Ok(None) };
-        self.id_bytes = self.id_bytes.saturating_sub(id.as_str().len());
-        let problem = match self.differs(store, &id, kind) {
+        let Some(TouchedObject { id, kind, first, last }) = self.touched.next() else { return Ok(None) };
+        let id = AggregateId::new(&id).map_err(|error| StoreError::Damaged(error.to_string()))?;
+        let problem = match differs(store, &id, kind, (first, last)) {
             Err(WorldError::Damaged(damage)) => damage.to_string(),
             Err(WorldError::Store(error @ StoreError::Damaged(_))) => error.to_string(),
+            Err(WorldError::Refused { refusal, .. }) => refusal.to_string(),
             looked => return looked,
         };
         Ok(Some(ObjectDiff {
@@ -140,33 +140,35 @@ impl DifferenceReader {
             problem: Some(problem),
         }))
     }
+}
 
-    fn differs(
-        &self,
-        store: &EventStore,
-        id: &AggregateId,
-        kind: Kind,
-    ) -> Result<Option<ObjectDiff>, WorldError> {
-        let before = replay::load(store, id, Moment::Position(self.from))?;
-        let Some(after) = replay::load(store, id, Moment::Position(self.to))? else { return Ok(None) };
-        let was = before.as_ref().map(|before| &before.aggregate);
-        let changes = changes::between(was, Some(&after.aggregate));
-        let was_there = was.is_some_and(|was| !was.object().deleted);
-        let is_there = !after.aggregate.object().deleted;
-        if changes.is_empty() || (was.is_none() && !is_there) {
-            return Ok(None);
-        }
-        Ok(Some(ObjectDiff {
-            id: id.clone(),
-            kind,
-            created: !was_there && is_there,
-            deleted: was_there && !is_there,
-            changes,
-            from: SequenceNumber(before.map_or(0, |before| before.sequence)),
-            to: SequenceNumber(after.sequence),
-            problem: None,
-        }))
+/// What the events from one number to another changed. They alone are replayed, behind the state before them.
+fn differs(
+    store: &EventStore,
+    id: &AggregateId,
+    kind: Kind,
+    (first, last): (SequenceNumber, SequenceNumber),
+) -> Result<Option<ObjectDiff>, WorldError> {
+    let from = SequenceNumber(first.0.saturating_sub(1));
+    let before = replay::load(store, id, Moment::Sequence(from))?;
+    let Some(after) = replay::go_on(store, id, kind, before.clone(), last)? else { return Ok(None) };
+    let was = before.as_ref().map(|before| &before.aggregate);
+    let changes = changes::between(was, Some(&after.aggregate));
+    let was_there = was.is_some_and(|was| !was.object().deleted);
+    let is_there = !after.aggregate.object().deleted;
+    if changes.is_empty() || (was.is_none() && !is_there) {
+        return Ok(None);
     }
+    Ok(Some(ObjectDiff {
+        id: id.clone(),
+        kind,
+        created: !was_there && is_there,
+        deleted: was_there && !is_there,
+        changes,
+        from,
+        to: SequenceNumber(after.sequence),
+        problem: None,
+    }))
 }
 
 /// The last position that belongs to the moment.

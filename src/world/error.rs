@@ -29,6 +29,11 @@ pub enum WorldError {
     Damaged(#[from] Damage),
     #[error("{what}: the limit of {max} is reached")]
     TooMany { what: &'static str, max: u64 },
+    /// Differences that are under way hold as much as they may.
+    #[error(
+        "the differences that are read just now name too many objects; {max} bytes are allowed; try again"
+    )]
+    DifferencesFull { max: u64 },
     #[error("nobody waits for the answer any more")]
     GivenUp,
     #[error("the world is being rebuilt already")]

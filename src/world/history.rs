@@ -4,7 +4,7 @@ use tokio_util::sync::CancellationToken;
 
 use super::{
     aggregate::Kind,
-    changes::{self, Change},
+    changes::{Change, Watched},
     command::ACTOR,
     error::{Damage, Problem, WorldError},
     event::EventError,
@@ -90,10 +90,11 @@ impl HistoryReader {
                 sequence: event.sequence,
                 problem: Problem::Event(EventError::NotJson),
             })?;
+            let happened = replay::happened(&recorded)?;
             let before = self.state.take();
-            let after = State::after(before.clone(), self.kind, &recorded)?;
-            let changes =
-                changes::between(before.as_ref().map(|before| &before.aggregate), Some(&after.aggregate));
+            let watched = Watched::before(before.as_ref().map(|before| &before.aggregate), &happened);
+            let after = State::after_what_happened(before, self.kind, &recorded, &happened)?;
+            let changes = watched.changes(&after.aggregate);
             self.state = Some(after);
             let event = recorded.event;
             entries.push(Entry {

@@ -5,6 +5,12 @@ use serde_json::Value;
 
 use super::{event::Attributes, weight};
 
+mod below;
+#[cfg(test)]
+mod tests;
+
+pub use below::page as below;
+
 /// Which objects are wanted; what is empty lets everything through.
 #[derive(Debug, Clone, Default, PartialEq)]
 pub struct ObjectFilter {
@@ -32,11 +38,12 @@ pub struct Listed {
     pub depth: u32,
 }
 
-/// Some of what was asked for, and whether there is more.
+/// Some of what was asked for, and the way to its last if there is more: what that lies in, where that is part of the
+/// question, and itself.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Page {
     pub objects: Vec<Listed>,
-    pub more: bool,
+    pub next: Option<Vec<String>>,
 }
 
 /// A player that was found.
@@ -58,23 +65,28 @@ const COLUMNS: &str = "id, aggregate_type, type, name, generic, container_id, at
 /// # Errors
 /// The database's.
 pub fn game_objects(rows: &Connection, filter: &ObjectFilter, after: &str, count: usize) -> Result<Page> {
-    let mut conditions = vec!["id > ?"];
+    let mut conditions = vec!["id > ?".to_owned()];
     let mut values = vec![Sql::Text(after.to_owned())];
-    let texts = [
-        ("type = ?", &filter.class),
-        ("generic = ?", &filter.generic),
-        ("container_id = ?", &filter.container_id),
-        ("name = ?", &filter.name),
+    // In the order of how few of the world's objects have the same, as far as can be known. The first has the index, and
+    // a plus sign keeps the database from taking another.
+    let columns = [
+        ("container_id", &filter.container_id),
+        ("name", &filter.name),
+        ("type", &filter.class),
+        ("generic", &filter.generic),
     ];
-    for (condition, text) in texts.into_iter().filter(|(_, text)| !text.is_empty()) {
-        conditions.push(condition);
+    for (nth, (column, text)) in columns.into_iter().filter(|(_, text)| !text.is_empty()).enumerate() {
+        conditions.push(if nth == 0 { format!("{column} = ?") } else { format!("+{column} = ?") });
         values.push(Sql::Text(text.clone()));
     }
-    if let Some((key, _)) = &filter.attribute {
-        conditions.push("EXISTS (SELECT 1 FROM json_each(attributes) WHERE key = ?)");
+    if let Some((key, value)) = &filter.attribute {
+        // Nearly all that do not have it are told apart without being taken apart.
+        conditions.push("instr(attributes, ?) > 0".to_owned());
+        values.push(Sql::Text(as_written(key, value.as_ref())));
+        conditions.push("EXISTS (SELECT 1 FROM json_each(attributes) WHERE key = ?)".to_owned());
         values.push(Sql::Text(key.clone()));
     }
-    let sql = format!("SELECT {COLUMNS}, 0 FROM game_objects WHERE {} ORDER BY id", conditions.join(" AND "));
+    let sql = format!("SELECT {COLUMNS} FROM game_objects WHERE {} ORDER BY id", conditions.join(" AND "));
     let matches = |listed: &Listed| match &filter.attribute {
         Some((key, Some(value))) => listed.attributes.get(key) == Some(value),
         Some((_, None)) | None => true,
@@ -82,46 +94,29 @@ pub fn game_objects(rows: &Connection, filter: &ObjectFilter, after: &str, count
     page(rows, &sql, values, count, matches)
 }
 
-/// How far below an object.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Depth {
-    /// What lies directly in it.
-    One,
-    /// What lies in that as well, and so on, over at most [`STEPS_MAX`] steps.
-    All,
+/// What is in the text of all attributes of which one has this key, and this value.
+fn as_written(key: &str, value: Option<&Value>) -> String {
+    let key = Value::from(key);
+    match value {
+        // Equal ones are written alike. Numbers with a fraction need not be, nor what has such in it.
+        Some(value @ (Value::Null | Value::Bool(_) | Value::String(_))) => format!("{key}:{value}"),
+        Some(Value::Number(_) | Value::Array(_) | Value::Object(_)) | None => format!("{key}:"),
+    }
 }
 
 /// Steps below an object. What goes round in a circle, which only a broken history does, ends there.
-pub const STEPS_MAX: i64 = 1000;
+pub const STEPS_MAX: usize = 1000;
 
-/// At most `count` of what lies in an object, behind the id `after`, by id.
+/// At most `count` of what lies directly in an object, behind the id `after`, by id.
 ///
 /// # Errors
 /// The database's.
-pub fn contents(rows: &Connection, container: &str, depth: Depth, after: &str, count: usize) -> Result<Page> {
-    let (container, after) = (Sql::Text(container.to_owned()), Sql::Text(after.to_owned()));
-    match depth {
-        Depth::One => {
-            let sql = format!(
-                "SELECT {COLUMNS}, 1 FROM game_objects WHERE container_id = ? AND id > ? ORDER BY id"
-            );
-            page(rows, &sql, vec![container, after], count, |_| true)
-        }
-        // What is reached on two ways, which only a broken history has, is listed once.
-        Depth::All => {
-            let sql = format!(
-                "WITH RECURSIVE below (id, depth) AS (
-                     SELECT id, 1 FROM game_objects WHERE container_id = ?
-                     UNION
-                     SELECT inner.id, below.depth + 1 FROM below
-                     JOIN game_objects AS inner ON inner.container_id = below.id WHERE below.depth < ?
-                 )
-                 SELECT {COLUMNS}, depth FROM (SELECT id, min(depth) AS depth FROM below GROUP BY id)
-                 JOIN game_objects USING (id) WHERE id > ? ORDER BY id"
-            );
-            page(rows, &sql, vec![container, Sql::Integer(STEPS_MAX), after], count, |_| true)
-        }
-    }
+pub fn contents(rows: &Connection, container: &str, after: &str, count: usize) -> Result<Page> {
+    let sql = format!("SELECT {COLUMNS} FROM game_objects WHERE container_id = ? AND id > ? ORDER BY id");
+    let values = [container, after].map(|text| Sql::Text(text.to_owned()));
+    let mut page = page(rows, &sql, values.into(), count, |_| true)?;
+    page.objects.iter_mut().for_each(|object| object.depth = 1);
+    Ok(page)
 }
 
 /// At most `count` players of a name, whatever the case of its (ASCII) letters.
@@ -145,19 +140,40 @@ fn page(
     matches: impl Fn(&Listed) -> bool,
 ) -> Result<Page> {
     let mut query = rows.prepare(sql)?;
-    let (mut objects, mut weight) = (Vec::new(), 0usize);
+    let mut paging = Paging::new(count);
     for found in query.query_map(rusqlite::params_from_iter(values), listed)? {
         let found = found?;
-        if !matches(&found) {
-            continue;
+        if matches(&found)
+            && let Err(objects) = paging.add(found)
+        {
+            let next = objects.last().map(|last| vec![last.id.clone()]);
+            return Ok(Page { objects, next });
         }
-        weight = weight.saturating_add(found.weight);
-        if objects.len() >= count || (weight > PAGE_WEIGHT && !objects.is_empty()) {
-            return Ok(Page { objects, more: true });
-        }
-        objects.push(found);
     }
-    Ok(Page { objects, more: false })
+    Ok(Page { objects: paging.objects, next: None })
+}
+
+/// A page that is being filled.
+struct Paging {
+    objects: Vec<Listed>,
+    count: usize,
+    weight: usize,
+}
+
+impl Paging {
+    fn new(count: usize) -> Self {
+        Self { objects: Vec::new(), count, weight: 0 }
+    }
+
+    /// The page as it is, when there is no room.
+    fn add(&mut self, found: Listed) -> std::result::Result<(), Vec<Listed>> {
+        self.weight = self.weight.saturating_add(found.weight);
+        if self.objects.len() >= self.count || (self.weight > PAGE_WEIGHT && !self.objects.is_empty()) {
+            return Err(std::mem::take(&mut self.objects));
+        }
+        self.objects.push(found);
+        Ok(())
+    }
 }
 
 fn listed(row: &Row<'_>) -> Result<Listed> {
@@ -172,6 +188,6 @@ fn listed(row: &Row<'_>) -> Result<Listed> {
         container_id: row.get(5)?,
         weight: weight::of_attributes(&attributes, json.len()),
         attributes,
-        depth: row.get(7)?,
+        depth: 0,
     })
 }

@@ -14,7 +14,10 @@ use super::{
     refusal::Refusal,
 };
 use crate::{
-    event::{AggregateId, Content, Position, RecordedEvent, SequenceNumber, Snapshot, Timestamp},
+    event::{
+        AggregateId, Content, Position, RecordedEvent, SequenceNumber, Snapshot, Timestamp,
+        record::StoredEvent,
+    },
     index::Direction,
     store::{EventStore, LoadRequest},
 };
@@ -58,25 +61,46 @@ pub fn read(event: &RecordedEvent) -> Result<WorldEvent, EventError> {
     }
 }
 
+/// The same, where everything has to be one.
+///
+/// # Errors
+/// It is none.
+pub fn happened(recorded: &RecordedEvent) -> Result<WorldEvent, Damage> {
+    read(recorded).map_err(|error| damage(recorded, error.into()))
+}
+
+fn damage(recorded: &RecordedEvent, problem: Problem) -> Damage {
+    Damage { id: recorded.event.aggregate_id.clone(), sequence: recorded.sequence, problem }
+}
+
 impl State {
     /// The state after one more event.
     ///
     /// # Errors
     /// The event can't have happened to it, or can't be read.
     pub fn after(before: Option<Self>, kind: Kind, recorded: &RecordedEvent) -> Result<Self, Damage> {
-        let damage = |problem| Damage {
-            id: recorded.event.aggregate_id.clone(),
-            sequence: recorded.sequence,
-            problem,
-        };
+        let happened = happened(recorded)?;
+        Self::after_what_happened(before, kind, recorded, &happened)
+    }
+
+    /// The same, where it is known already what happened.
+    ///
+    /// # Errors
+    /// It can't have happened to it.
+    pub fn after_what_happened(
+        before: Option<Self>,
+        kind: Kind,
+        recorded: &RecordedEvent,
+        happened: &WorldEvent,
+    ) -> Result<Self, Damage> {
+        let damage = |problem| damage(recorded, problem);
         let last = before.as_ref().map_or(0, |before| before.sequence);
         if recorded.sequence.0 != last.saturating_add(1) {
             return Err(damage(Problem::Gap));
         }
-        let event = read(recorded).map_err(|error| damage(error.into()))?;
         let created_at = before.as_ref().map_or(recorded.recorded_at, |before| before.created_at);
         let before = before.map(|before| before.aggregate);
-        let aggregate = Aggregate::apply(before, kind, &recorded.event.aggregate_id, &event)
+        let aggregate = Aggregate::apply(before, kind, &recorded.event.aggregate_id, happened)
             .map_err(|rule| damage(rule.into()))?;
         Ok(Self { aggregate, sequence: recorded.sequence.0, created_at, updated_at: recorded.recorded_at })
     }
@@ -144,6 +168,47 @@ pub fn load_unless(
     load_from(store, id, moment, Snapshots::Used, &mut |_| match given_up.is_cancelled() {
         true => Err(WorldError::GivenUp),
         false => Ok(()),
+    })
+}
+
+/// The aggregate after some more of its events, up to this number.
+///
+/// # Errors
+/// As [`load`].
+pub fn go_on(
+    store: &EventStore,
+    id: &AggregateId,
+    kind: Kind,
+    before: Option<State>,
+    to: SequenceNumber,
+) -> Result<Option<State>, WorldError> {
+    let first = before.as_ref().map_or(0, |before| before.sequence).saturating_add(1);
+    let mut reader = store.load(LoadRequest {
+        aggregate_id: id.clone(),
+        from: SequenceNumber(first),
+        to,
+        recorded_until: None,
+        snapshot_schema: None,
+        direction: Direction::Forwards,
+        limit: 0,
+    })?;
+    let mut state = before;
+    loop {
+        let events = reader.next(READ_BYTES)?;
+        if events.is_empty() {
+            return Ok(state);
+        }
+        for event in &events {
+            state = Some(State::after(state, kind, &decoded(id, event)?)?);
+        }
+    }
+}
+
+fn decoded(id: &AggregateId, event: &StoredEvent) -> Result<RecordedEvent, Damage> {
+    event.decode().map_err(|_| Damage {
+        id: id.clone(),
+        sequence: event.sequence,
+        problem: Problem::Event(EventError::NotJson),
     })
 }
 
@@ -238,12 +303,7 @@ fn load_from(
             if matches!(moment, Moment::Position(last) if event.position > last) {
                 return Ok(state);
             }
-            let recorded = event.decode().map_err(|_| Damage {
-                id: id.clone(),
-                sequence: event.sequence,
-                problem: Problem::Event(EventError::NotJson),
-            })?;
-            let after = State::after(state, kind, &recorded)?;
+            let after = State::after(state, kind, &decoded(id, event)?)?;
             seen(&after)?;
             state = Some(after);
         }

@@ -11,7 +11,7 @@ use super::{
     decide::decide,
     event::{Attributes, WorldEvent},
     known::{Decided, Known, Undecided},
-    replay::State,
+    replay::{self, State},
 };
 use crate::event::{
     AggregateId, AppendBounds, Content, ContentDigest, EventId, Hash, NewEvent, Position, RecordedEvent,
@@ -204,6 +204,10 @@ proptest! {
                 let aggregate = |state: &Option<State>| state.as_ref().map(|state| state.aggregate.clone());
                 let (before, after) = (aggregate(before), aggregate(after));
                 let told = changes::between(before.as_ref(), after.as_ref());
+                // What one event changes is found without looking at the rest.
+                let happened = replay::read(event).unwrap();
+                let watched = changes::Watched::before(before.as_ref(), &happened);
+                prop_assert_eq!(&watched.changes(after.as_ref().unwrap()), &told);
                 // These complete what is created, and may have nothing to say.
                 let may_be_nothing = ["PlayerCreated", "RoomCreated"].contains(&&*event.event.event_type);
                 prop_assert!(may_be_nothing || !told.is_empty(), "{event:?} changes nothing");

@@ -32,9 +32,9 @@ mod repairing;
 mod resend;
 mod sharing;
 mod signals;
-mod supervising;
 mod slow_immudb;
 mod smaller_messages;
+mod supervising;
 #[path = "../support/mod.rs"]
 mod support;
 mod tidy;

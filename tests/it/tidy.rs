@@ -71,7 +71,7 @@ fn each_library_that_may_be_exchanged_has_one_user() {
         "src/world.rs",
         "src/world/projections",
         "src/world/read_models",
-        "src/world/lists.rs",
+        "src/world/lists",
         "src/world/rebuild.rs",
     ];
     assert_eq!(outside(&[&read_models[..], &["src/world/projector.rs"]].concat(), "rusqlite"), nobody);
