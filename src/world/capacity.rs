@@ -5,7 +5,7 @@ use super::{
     event::WorldEvent,
     known::{Decided, Known, Undecided},
     refusal::Refusal,
-    weight::{self, VALUE_BYTES, bytes, values},
+    weight,
 };
 use crate::event::AggregateId;
 
@@ -22,7 +22,7 @@ pub const WEIGHT_MAX: usize = 900_000;
 pub fn check(known: &Known, decided: &[Decided]) -> Result<(), Undecided> {
     for one in decided {
         check_counts(known.find(&one.id)?, one)?;
-        check_weight(&one.id, known.find(&one.id)?, decided)?;
+        check_weight(&one.id, known, decided)?;
     }
     Ok(())
 }
@@ -75,17 +75,15 @@ fn check_counts(aggregate: Option<&Aggregate>, decided: &Decided) -> Result<(), 
     }
 }
 
-fn check_weight(
-    id: &AggregateId,
-    aggregate: Option<&Aggregate>,
-    decided: &[Decided],
-) -> Result<(), Undecided> {
+fn check_weight(id: &AggregateId, known: &Known, decided: &[Decided]) -> Result<(), Undecided> {
     let its = || decided.iter().filter(|decided| decided.id == *id);
-    let before = aggregate.map_or(0, weight::of);
-    let at_most = its().map(|its| growth(&its.event)).fold(before, usize::saturating_add);
-    if at_most <= WEIGHT_MAX {
+    // Most are far from it, which costs no look at all that they hold.
+    let at_most = its().map(|its| weight::growth(&its.event));
+    if at_most.fold(known.weight_at_most(id), usize::saturating_add) <= WEIGHT_MAX {
         return Ok(());
     }
+    let aggregate = known.find(id)?;
+    let before = aggregate.map_or(0, weight::of);
     let mut after = aggregate.cloned();
     for its in its() {
         // What can't happen to it is found out where it is to happen.
@@ -99,30 +97,3 @@ fn check_weight(
         false => Ok(()),
     }
 }
-
-/// What an event adds to the weight of its object at most.
-fn growth(event: &WorldEvent) -> usize {
-    let values = match event {
-        WorldEvent::GameObjectCreated { attributes, .. }
-        | WorldEvent::GameObjectAttributesUpdated { attributes } => attributes.values().map(values).sum(),
-        WorldEvent::GameObjectAttributeUpdated { value, .. } => values(value),
-        WorldEvent::ItemAddedToInventory { position, .. } => position.as_ref().map_or(1, values),
-        WorldEvent::GameObjectContainerUpdated { .. }
-        | WorldEvent::GameObjectDeleted {}
-        | WorldEvent::PlayerCreated { .. }
-        | WorldEvent::PlayerPasswordUpdated { .. }
-        | WorldEvent::PlayerAdminStatusUpdated { .. }
-        | WorldEvent::RoomCreated { .. }
-        | WorldEvent::RoomDescriptionUpdated { .. }
-        | WorldEvent::RoomExitAdded { .. }
-        | WorldEvent::RoomExitRemoved { .. }
-        | WorldEvent::ItemRemovedFromInventory { .. }
-        | WorldEvent::ItemEquipped { .. }
-        | WorldEvent::ItemUnequipped { .. } => 1,
-    };
-    // The names of its own fields are longer than those of the state.
-    FIELDS_BYTES.saturating_add(bytes(event)).saturating_add(values.saturating_mul(VALUE_BYTES))
-}
-
-/// What a new object has besides what is in its event.
-const FIELDS_BYTES: usize = 512;

@@ -9,12 +9,22 @@ use super::{
     refusal::Refusal,
     room::Room,
     rule::BrokenRule,
+    weight,
 };
 use crate::event::AggregateId;
 
-/// Aggregates as they are; `None`: it does not exist.
+/// Aggregates as they are.
 #[derive(Debug, Clone, Default, PartialEq)]
-pub struct Known(BTreeMap<AggregateId, Option<Aggregate>>);
+pub struct Known(BTreeMap<AggregateId, One>);
+
+/// What is known of one.
+#[derive(Debug, Clone, Default, PartialEq)]
+struct One {
+    /// `None`: it does not exist.
+    aggregate: Option<Aggregate>,
+    /// What it weighed when it was learned, and what its events since can have added.
+    weight_at_most: usize,
+}
 
 /// An event of one aggregate. The kind is that of the aggregate, which the event may create.
 #[derive(Debug, Clone, PartialEq)]
@@ -40,7 +50,13 @@ impl From<Refusal> for Undecided {
 
 impl Known {
     pub fn learn(&mut self, id: AggregateId, aggregate: Option<Aggregate>) {
-        self.0.insert(id, aggregate);
+        let weight_at_most = aggregate.as_ref().map_or(0, weight::of);
+        self.0.insert(id, One { aggregate, weight_at_most });
+    }
+
+    /// It weighs no more than that.
+    pub fn weight_at_most(&self, id: &AggregateId) -> usize {
+        self.0.get(id).map_or(0, |one| one.weight_at_most)
     }
 
     pub fn ids(&self) -> impl Iterator<Item = &AggregateId> {
@@ -52,7 +68,7 @@ impl Known {
     /// # Errors
     /// It is not known whether it does.
     pub fn find(&self, id: &AggregateId) -> Result<Option<&Aggregate>, Undecided> {
-        self.0.get(id).map(Option::as_ref).ok_or_else(|| Undecided::Unknown(id.clone()))
+        self.0.get(id).map(|one| one.aggregate.as_ref()).ok_or_else(|| Undecided::Unknown(id.clone()))
     }
 
     /// An aggregate that exists and is not deleted.
@@ -90,9 +106,10 @@ impl Known {
     /// # Errors
     /// It can't happen; the aggregate is lost then.
     pub fn apply(&mut self, id: &AggregateId, kind: Kind, event: &WorldEvent) -> Result<(), BrokenRule> {
-        let state = self.0.remove(id).flatten();
-        let state = Aggregate::apply(state, kind, id, event)?;
-        self.0.insert(id.clone(), Some(state));
+        let One { aggregate, weight_at_most } = self.0.remove(id).unwrap_or_default();
+        let aggregate = Some(Aggregate::apply(aggregate, kind, id, event)?);
+        let weight_at_most = weight_at_most.saturating_add(weight::growth(event));
+        self.0.insert(id.clone(), One { aggregate, weight_at_most });
         Ok(())
     }
 }

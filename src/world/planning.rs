@@ -11,7 +11,6 @@ use super::{
     executed::{CommandEvent, CommandResult},
     known::{Decided, Known, Undecided},
     replay::{self, Moment},
-    weight,
 };
 use crate::{
     event::{
@@ -206,8 +205,9 @@ impl<'s> Planning<'s> {
             other => other,
         })?;
         let sequence = state.as_ref().map_or(0, |state| state.sequence);
+        self.known.learn(id.clone(), state.map(|state| state.aggregate));
         // One that is heavier than it may be can still be made lighter.
-        let weight = state.as_ref().map_or(0, |state| weight::of(&state.aggregate).min(capacity::WEIGHT_MAX));
+        let weight = self.known.weight_at_most(id).min(capacity::WEIGHT_MAX);
         self.known_weight = self.known_weight.saturating_add(weight);
         self.heads.insert(id.clone(), SequenceNumber(sequence));
         for (what, count, max) in [
@@ -219,7 +219,6 @@ impl<'s> Planning<'s> {
                 return Err(StoreError::invalid("commands", problem).into());
             }
         }
-        self.known.learn(id.clone(), state.map(|state| state.aggregate));
         Ok(())
     }
 

@@ -4,7 +4,10 @@
 use serde::Serialize;
 use serde_json::Value;
 
-use super::{aggregate::Aggregate, event::Attributes};
+use super::{
+    aggregate::Aggregate,
+    event::{Attributes, WorldEvent},
+};
 
 /// What a value costs beside its text, in memory and on the wire.
 pub const VALUE_BYTES: usize = 16;
@@ -28,6 +31,33 @@ pub fn of_attributes(attributes: &Attributes, json_bytes: usize) -> usize {
     let values: usize = attributes.values().map(values).sum();
     json_bytes.saturating_add(values.saturating_mul(VALUE_BYTES))
 }
+
+/// What an event adds to the weight of its object at most.
+pub fn growth(event: &WorldEvent) -> usize {
+    let values = match event {
+        WorldEvent::GameObjectCreated { attributes, .. }
+        | WorldEvent::GameObjectAttributesUpdated { attributes } => attributes.values().map(values).sum(),
+        WorldEvent::GameObjectAttributeUpdated { value, .. } => values(value),
+        WorldEvent::ItemAddedToInventory { position, .. } => position.as_ref().map_or(1, values),
+        WorldEvent::GameObjectContainerUpdated { .. }
+        | WorldEvent::GameObjectDeleted {}
+        | WorldEvent::PlayerCreated { .. }
+        | WorldEvent::PlayerPasswordUpdated { .. }
+        | WorldEvent::PlayerAdminStatusUpdated { .. }
+        | WorldEvent::RoomCreated { .. }
+        | WorldEvent::RoomDescriptionUpdated { .. }
+        | WorldEvent::RoomExitAdded { .. }
+        | WorldEvent::RoomExitRemoved { .. }
+        | WorldEvent::ItemRemovedFromInventory { .. }
+        | WorldEvent::ItemEquipped { .. }
+        | WorldEvent::ItemUnequipped { .. } => 1,
+    };
+    // The names of its own fields are longer than those of the state.
+    FIELDS_BYTES.saturating_add(bytes(event)).saturating_add(values.saturating_mul(VALUE_BYTES))
+}
+
+/// What a new object has besides what is in its event.
+const FIELDS_BYTES: usize = 512;
 
 /// The values in a value, and itself. None is nested deeper than what reads JSON allows.
 pub fn values(value: &Value) -> usize {
