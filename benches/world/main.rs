@@ -2,9 +2,11 @@
 //!
 //!     cargo bench --bench world
 //!     cargo bench --bench world -- --commands FILE
+//!     cargo bench --bench world -- --costs
 //!
 //! The world is a made-up one of 12 000 rooms and 29 000 exits. `--commands` names another, as `execute` reads
-//! it: one command a line, those that create rooms before all others. Times are wall-clock times of one run on a shared machine.
+//! it: one command a line, those that create rooms before all others. `--costs` measures only what a piece of something large
+//! costs: histories, and pages of long lists. Times are wall-clock times of one run on a shared machine.
 
 #![allow(
     clippy::unwrap_used,
@@ -18,6 +20,8 @@
 
 #[path = "../../tests/support/mod.rs"]
 mod support;
+
+mod costs;
 
 use std::{net::SocketAddr, sync::Arc, time::Duration};
 
@@ -43,6 +47,10 @@ const REBUILD: &str = "aethyr.world.v1.WorldService/RebuildWorldState";
 #[tokio::main]
 async fn main() {
     let words: Vec<String> = std::env::args().collect();
+    if words.iter().any(|word| word == "--costs") {
+        let service = Service::start(Setup::local()).await;
+        return costs::measure(&service).await;
+    }
     let file = words.iter().position(|word| word == "--commands").map(|at| words[at + 1].clone());
     let (rooms, rest) = match file {
         Some(file) => read(&std::fs::read_to_string(file).unwrap()),
