@@ -28,7 +28,6 @@ use crate::{
         self, Ends, World,
         planning::EventLimits,
         projections::{self, Projection},
-        read_models::ReadModelError,
     },
 };
 
@@ -75,8 +74,6 @@ pub enum ServerError {
     UnfinishedCopy,
     #[error(transparent)]
     History(#[from] HistoryError),
-    #[error("the read models (world.read_models_path): {0}")]
-    ReadModels(#[from] ReadModelError),
     #[error("{0} panicked")]
     Panicked(&'static str),
     #[error("the local log can't be written: {0}; a start finds out what is stored")]
@@ -132,12 +129,8 @@ pub async fn run(
             }
         };
         let is_read_only = opened.as_ref().is_ok_and(|storage| storage.read_only.is_some());
-        let started = match opened {
-            Ok(storage) => start_all(&config, &options, storage).await,
-            Err(error) => Err(error),
-        };
-        let (mut parts, world) = match started {
-            Ok(started) => started,
+        let mut parts = match opened.and_then(|storage| start(&config, &options, storage)) {
+            Ok(parts) => parts,
             Err(error) => {
                 network.close();
                 // Why the service could not start is worth more than why the network could not end.
@@ -145,6 +138,7 @@ pub async fn run(
                 return Err(error);
             }
         };
+        let world = start_world(&config, &options, &parts);
         report(&config, &parts, &network);
         let broken = failure::of_parts(&mut parts, &config.event_sourcing);
         network.open(&config, &parts, world);
@@ -180,24 +174,10 @@ fn report(config: &Config, parts: &Parts, network: &Network) {
     parts.tasks.spawn(async move { closing.run_until_cancelled(health).await });
 }
 
-async fn start_all(
-    config: &Config,
-    options: &Options,
-    storage: Storage,
-) -> Result<(Parts, Arc<World>), ServerError> {
-    let parts = start(config, options, storage)?;
-    match start_world(config, options, &parts) {
-        Ok(world) => Ok((parts, world)),
-        Err(error) => {
-            stop(parts, config.server.shutdown_grace).await;
-            Err(error.into())
-        }
-    }
-}
-
-fn start_world(config: &Config, options: &Options, parts: &Parts) -> Result<Arc<World>, ReadModelError> {
+fn start_world(config: &Config, options: &Options, parts: &Parts) -> Arc<World> {
     let settings = world::Settings {
         read_models_path: config.world.read_models_path.clone(),
+        read_models_wal_max: config.world.read_models_wal_max as u64,
         events: EventLimits {
             event_bytes_max: config.limits.event_bytes_max,
             append_bytes_max: config.limits.append_bytes_max,

@@ -67,7 +67,7 @@ use handler::Handler;
 use lists::{FoundPlayer, ObjectFilter, Page};
 use planning::EventLimits;
 use projections::Projection;
-use read_models::{ReadModelError, ReadModels};
+use read_models::ReadModels;
 use refusal::Refusal;
 use replay::{Moment, State};
 use snapshots::Snapshots;
@@ -76,6 +76,7 @@ use snapshots::Snapshots;
 #[derive(Debug, Clone)]
 pub struct Settings {
     pub read_models_path: PathBuf,
+    pub read_models_wal_max: u64,
     pub events: EventLimits,
     pub snapshot_bytes_max: usize,
 }
@@ -109,20 +110,24 @@ pub struct ProjectionState {
     pub name: &'static str,
     pub position: Position,
     pub lag: u64,
+    /// Why it does not follow, and what it left out; empty: nothing is wrong.
+    pub problem: String,
 }
 
 impl World {
-    /// Starts the tasks that take snapshots and keep the read models.
-    ///
-    /// # Errors
-    /// The read models can't be opened or made.
+    /// Starts the tasks that take snapshots and keep the read models. Where these can't be opened it says so, and goes on
+    /// without until they can.
     pub fn start(
         store: Arc<EventStore>,
         settings: &Settings,
         projections: Vec<Box<dyn Projection>>,
         ends: Ends,
-    ) -> Result<Arc<Self>, ReadModelError> {
-        let read_models = Arc::new(ReadModels::open(settings.read_models_path.clone(), projections)?);
+    ) -> Arc<Self> {
+        let (path, wal_max) = (settings.read_models_path.clone(), settings.read_models_wal_max);
+        let read_models = Arc::new(ReadModels::new(path, wal_max, projections));
+        if let Err(error) = read_models.be_there() {
+            read_models.problems.they_do_not_follow(&error.to_string());
+        }
         let (snapshots, taking) =
             Snapshots::start(store.clone(), settings.snapshot_bytes_max, ends.stopping.clone());
         ends.tasks.spawn(taking);
@@ -130,7 +135,7 @@ impl World {
         let handler = Handler::new(store.clone(), settings.events);
         let rebuilding = Arc::default();
         let differences = Arc::new(Semaphore::new(difference::HELD_BYTES_MAX));
-        Ok(Arc::new(Self { store, handler, snapshots, read_models, rebuilding, differences, ends }))
+        Arc::new(Self { store, handler, snapshots, read_models, rebuilding, differences, ends })
     }
 
     pub fn store(&self) -> &Arc<EventStore> {
@@ -272,7 +277,18 @@ impl World {
         // Ahead of what there is, they belong to another history, and nothing of this one is in them.
         let lag = tip.0.checked_sub(position.0).unwrap_or(tip.0.max(1));
         let projections = self.read_models.projections().iter();
-        projections.map(|projection| ProjectionState { name: projection.name(), position, lag }).collect()
+        let state = |name: &'static str| ProjectionState {
+            name,
+            position,
+            lag,
+            problem: self.read_models.problems.of(name),
+        };
+        projections.map(|projection| state(projection.name())).collect()
+    }
+
+    /// Why the read models do not follow just now; `None`: they do.
+    pub fn read_models_problem(&self) -> Option<String> {
+        self.read_models.problems.why_not()
     }
 
     /// Begins to rebuild the world; one at a time.

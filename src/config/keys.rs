@@ -60,6 +60,7 @@ pub(super) const KEYS: &[Key] = &[
     key("event_sourcing.segment_bytes_max", bytes(MIB, GIB)),
     key("event_sourcing.log_failure_grace", seconds(0.0, 3600.0)),
     key("world.read_models_path", Kind::File),
+    key("world.read_models_wal_max", bytes(MIB, GIB)),
     key("immudb.address", Kind::Host),
     key("immudb.port", count(1, 65_535)),
     key("immudb.username", Kind::Text),

@@ -76,11 +76,12 @@ impl Default for EventSourcingConfig {
 #[serde(default, deny_unknown_fields)]
 pub struct WorldConfig {
     pub read_models_path: PathBuf,
+    pub read_models_wal_max: usize,
 }
 
 impl Default for WorldConfig {
     fn default() -> WorldConfig {
-        WorldConfig { read_models_path: "storage/read_models.sqlite".into() }
+        WorldConfig { read_models_path: "storage/read_models.sqlite".into(), read_models_wal_max: 256 << 20 }
     }
 }
 

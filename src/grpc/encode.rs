@@ -121,7 +121,8 @@ fn refusal(refusal: Refusal) -> wire::RefusalStats {
 }
 
 fn projection(state: ProjectionState) -> wire::ProjectionStats {
-    wire::ProjectionStats { name: state.name.to_owned(), position: state.position.0, lag: state.lag }
+    let ProjectionState { name, position, lag, problem } = state;
+    wire::ProjectionStats { name: name.to_owned(), position: position.0, lag, problem }
 }
 
 pub fn stats(

@@ -45,6 +45,12 @@ impl Reads {
         Self { places: Arc::new(Semaphore::new(places)), budget, read_bytes, weight }
     }
 
+    /// The same with places of their own.
+    pub fn apart(&self) -> Self {
+        let places = self.places.available_permits().max(2);
+        Self { places: Arc::new(Semaphore::new(places)), ..self.clone() }
+    }
+
     /// Reads where waiting for the disk holds nobody up. The bytes of the read are acquired before it is made, and
     /// stay acquired for the answer.
     ///

@@ -153,7 +153,11 @@ pub fn of_world_error(error: WorldError) -> Status {
         }
         WorldError::GivenUp => Status::cancelled(message),
         WorldError::RebuildRunning => of_world(Code::Aborted, message, "REBUILD_RUNNING", []),
-        WorldError::ReadModels(_) => of_world(Code::Internal, message, "READ_MODELS", []),
+        WorldError::ReadModels(_) => {
+            let mut details = ErrorDetails::with_error_info("READ_MODELS", WORLD_DOMAIN, HashMap::new());
+            details.set_retry_info(Some(UNAVAILABLE_RETRY));
+            Status::with_error_details(Code::Unavailable, message, details)
+        }
     }
 }
 

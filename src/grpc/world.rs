@@ -57,6 +57,8 @@ pub struct WorldCalls {
     limits: Arc<LimitsConfig>,
     streams: Arc<SharedLimit>,
     reads: Reads,
+    /// For those who ask the read models: who waits for their file holds up nobody else.
+    lists: Reads,
     collecting: Arc<Semaphore>,
     closing: CancellationToken,
 }
@@ -70,7 +72,8 @@ impl WorldCalls {
         closing: CancellationToken,
     ) -> Self {
         let collecting = Arc::new(Semaphore::new(COLLECTING_MAX));
-        Self { world, limits: Arc::new(limits), streams, reads, collecting, closing }
+        let lists = reads.apart();
+        Self { world, limits: Arc::new(limits), streams, reads, lists, collecting, closing }
     }
 
     /// A place among the open streams.
@@ -84,10 +87,20 @@ impl WorldCalls {
         call: &Admitted,
         work: impl FnOnce(&World, &CancellationToken) -> Result<T, WorldError> + Send + 'static,
     ) -> Result<T, Status> {
+        self.blocking_in(&self.reads, call, work).await
+    }
+
+    /// The same among other reads.
+    async fn blocking_in<T: Send + 'static>(
+        &self,
+        reads: &Reads,
+        call: &Admitted,
+        work: impl FnOnce(&World, &CancellationToken) -> Result<T, WorldError> + Send + 'static,
+    ) -> Result<T, Status> {
         let world = self.world.clone();
         let given_up = CancellationToken::new();
         let _gives_up = given_up.clone().drop_guard();
-        self.reads.run(call, move || work(&world, &given_up)).await?.map_err(status::of_world_error)
+        reads.run(call, move || work(&world, &given_up)).await?.map_err(status::of_world_error)
     }
 
     /// Makes a stream's reader, within the caller's deadline.
@@ -212,7 +225,7 @@ impl WorldService for WorldCalls {
                 let list = move |world: &World, given_up: &CancellationToken| {
                     world.list(&filter, page.after_id(), page.count, given_up)
                 };
-                let (found, position) = self.blocking(&call, list).await?;
+                let (found, position) = self.blocking_in(&self.lists, &call, list).await?;
                 let next_page_token = next_token(&found);
                 Ok(wire::ListGameObjectsResponse {
                     game_objects: found.objects.into_iter().map(encode::listed).collect(),
@@ -241,7 +254,7 @@ impl WorldService for WorldCalls {
                     true => world.below(id.as_str(), &page.after, page.count, given_up),
                     false => world.contents(id.as_str(), page.after_id(), page.count, given_up),
                 };
-                let (found, position) = self.blocking(&call, list).await?;
+                let (found, position) = self.blocking_in(&self.lists, &call, list).await?;
                 let next_page_token = next_token(&found);
                 Ok(wire::ListContentsResponse {
                     game_objects: found.objects.into_iter().map(encode::listed).collect(),
@@ -266,7 +279,7 @@ impl WorldService for WorldCalls {
                 let find = move |world: &World, given_up: &CancellationToken| {
                     world.find_player(&wanted, PLAYERS_MAX, given_up)
                 };
-                let (found, position) = self.blocking(&call, find).await?;
+                let (found, position) = self.blocking_in(&self.lists, &call, find).await?;
                 Ok(wire::FindPlayerResponse {
                     players: found.into_iter().map(encode::found_player).collect(),
                     read_model_position: position.0,

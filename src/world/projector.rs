@@ -1,14 +1,18 @@
 //! Follows the order of events, and has the projections take them in.
 
-use std::{sync::Arc, thread, time::Duration};
+use std::{
+    panic::{AssertUnwindSafe, catch_unwind},
+    sync::Arc,
+    thread,
+    time::Duration,
+};
 
 use tokio::{runtime::Handle, sync::oneshot};
 use tokio_util::sync::CancellationToken;
-use tracing::{error, warn};
 
 use super::{
     projections::Projection,
-    read_models::{Durability, Reached, ReadModelError, ReadModels, Tables},
+    read_models::{Durability, Panicked, Reached, ReadModelError, ReadModels, Tables, files},
 };
 use crate::{
     event::{Position, RecordedEvent},
@@ -26,7 +30,7 @@ const LOAD: u64 = 100;
 
 /// After something failed, and after it failed again and again.
 const RETRY_AFTER: Duration = Duration::from_secs(1);
-const RETRY_AFTER_MAX: Duration = Duration::from_secs(60);
+const RETRY_AFTER_MAX: Duration = Duration::from_secs(10);
 
 /// Events of one transaction, and what the append has beyond that in which they end.
 const READ_BYTES: usize = 1024 * 1024;
@@ -111,20 +115,24 @@ pub fn start(
     stopping: CancellationToken,
 ) -> impl Future<Output = ()> {
     let (ended, end) = oneshot::channel::<()>();
-    let handle = Handle::current();
+    let (handle, problems) = (Handle::current(), read_models.problems.clone());
     let thread = thread::Builder::new().name("projector".into()).spawn(move || {
         priority::lowest();
-        handle.block_on(run(&store, &read_models, &stopping));
+        // Whatever panics in it, it begins again.
+        while let Err(panic) =
+            catch_unwind(AssertUnwindSafe(|| handle.block_on(run(&store, &read_models, &stopping))))
+        {
+            read_models.problems.they_do_not_follow(&format!("the projector: {}", Panicked::with(&*panic)));
+            handle.block_on(stopping.run_until_cancelled(tokio::time::sleep(RETRY_AFTER_MAX)));
+        }
         _ = ended.send(());
     });
     if let Err(error) = thread {
-        error!(%error, "no thread for the read models; they do not follow");
+        problems.they_do_not_follow(&format!("there is no thread for them: {error}"));
     }
     async move {
-        // A panic drops the sender.
-        if end.await.is_err() {
-            error!("the projector ended; the read models do not follow until the next start");
-        }
+        // Sent at the end, and dropped where there never was a thread.
+        _ = end.await;
     }
 }
 
@@ -137,6 +145,7 @@ async fn run(store: &EventStore, read_models: &ReadModels, stopping: &Cancellati
         let before = read_models.position();
         let next = match follow(store, read_models, follower.take(), until) {
             Ok((kept, at_end)) => {
+                read_models.problems.they_follow();
                 follower = Some(kept);
                 retry_after = RETRY_AFTER;
                 let came = read_models.position().0.saturating_sub(before.0);
@@ -191,16 +200,18 @@ fn follow(
     store.admit_read()?;
     let projections = read_models.projections();
     read_models.be_there()?;
-    let mut tables = read_models.writer();
+    let mut writer = read_models.writer();
+    let Some(tables) = writer.as_mut() else { return Err(read_models.not_open().into()) };
+    read_models.bound_wal(tables)?;
     let generation = read_models.generation();
     // Others may have put other tables in, or brought these further.
     let kept =
         kept.filter(|(kept, its)| *its == generation && kept.reached.position >= tables.reached().position);
     let mut follower = match kept {
         Some((follower, _)) => follower,
-        None => Follower::behind(store, &tables, projections)?,
+        None => Follower::behind(store, tables, projections)?,
     };
-    let at_end = follower.step(&mut tables, projections, until)?;
+    let at_end = follower.step(tables, projections, until)?;
     read_models.reach(tables.reached(), follower.reached.position);
     Ok(((follower, generation), at_end))
 }
@@ -213,9 +224,9 @@ fn mend(error: &ProjectorError, read_models: &ReadModels) {
             matches!(error, StoreError::Precondition(Precondition::HistoryChanged(_)))
         }
     };
-    warn!(%error, "the read models do not follow");
+    read_models.problems.they_do_not_follow(&error.to_string());
     if of_no_use && let Err(error) = read_models.renew() {
-        error!(%error, "the read models can't be made anew");
+        read_models.problems.they_do_not_follow(&format!("they can't be made anew: {error}"));
     }
 }
 
@@ -229,7 +240,7 @@ pub fn project_anew(
     projections: &[Box<dyn Projection>],
     mut done: impl FnMut(Position) -> Result<(), StoreError>,
 ) -> Result<(Tables, Follower), ProjectorError> {
-    super::read_models::remove(path)?;
+    files::remove(path)?;
     let mut tables = Tables::open(path, projections, Durability::Given)?;
     let mut follower = Follower::behind(store, &tables, projections)?;
     let tip = store.sequencer().tip();

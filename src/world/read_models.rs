@@ -1,31 +1,34 @@
 //! The read models: tables in a file of SQLite's, that projections keep.
 //!
 //! How far they are stands in the same transaction as the rows, so each event is in them exactly once, whenever the
-//! process dies. They are derived: whatever is wrong with the file, it is made anew from the events. Others may
-//! read it at any time (it is in WAL mode), and should not write.
+//! process dies. They are derived: whatever is wrong with the file, it is made anew from the events, and where it can't be
+//! opened the service goes on without. Others may read it at any time (it is in WAL mode), and should not write.
 
 use std::{
     path::{Path, PathBuf},
     sync::{
-        Mutex, MutexGuard, PoisonError,
-        atomic::{AtomicU64, Ordering},
+        Arc, Mutex, MutexGuard, PoisonError, TryLockError,
+        atomic::{AtomicBool, AtomicU64, Ordering},
     },
 };
 
 use rusqlite::{Connection, ErrorCode, OpenFlags};
 use tokio::sync::{Notify, watch};
 use tokio_util::sync::CancellationToken;
-use tracing::error;
 
 use super::projections::Projection;
 use crate::event::Position;
 
+pub(super) mod files;
+mod problems;
 mod tables;
 #[cfg(test)]
 mod tests;
 
-use tables::BUSY_MAX;
-pub use tables::{Durability, Reached, Tables, remove};
+use files::remove;
+use problems::Problems;
+use tables::READER_BUSY_MAX;
+pub use tables::{Durability, Panicked, Reached, Tables};
 
 /// The tables could not be read or written.
 #[derive(Debug, thiserror::Error)]
@@ -36,6 +39,16 @@ pub enum ReadModelError {
     InUse,
     #[error("{path}: {source}")]
     Io { path: PathBuf, source: std::io::Error },
+    /// Nothing in it is touched.
+    #[error("{path} is a database of something else; world.read_models_path must name another file")]
+    Foreign { path: PathBuf },
+    #[error("they are not open: {0}")]
+    NotOpen(String),
+    #[error(
+        "somebody keeps an old state of the file open, so its write-ahead log has {bytes} bytes, and no more than {max} \
+         (world.read_models_wal_max) are allowed; they take no events until that reader ends"
+    )]
+    WalFull { bytes: u64, max: u64 },
 }
 
 impl ReadModelError {
@@ -48,7 +61,11 @@ impl ReadModelError {
                     Some(ErrorCode::DatabaseCorrupt | ErrorCode::NotADatabase)
                 )
             }
-            Self::InUse | Self::Io { .. } => false,
+            Self::InUse
+            | Self::Io { .. }
+            | Self::Foreign { .. }
+            | Self::NotOpen(_)
+            | Self::WalFull { .. } => false,
         }
     }
 
@@ -72,7 +89,11 @@ impl ReadModelError {
                         | SystemIoFailure
                 )
             ),
-            Self::InUse | Self::Io { .. } => false,
+            Self::InUse
+            | Self::Io { .. }
+            | Self::Foreign { .. }
+            | Self::NotOpen(_)
+            | Self::WalFull { .. } => false,
         }
     }
 }
@@ -80,14 +101,19 @@ impl ReadModelError {
 /// The read models of a running service: one who writes, many who read.
 pub struct ReadModels {
     path: PathBuf,
+    /// The most that the write-ahead log may have while somebody else keeps an old state open.
+    wal_bytes_max: u64,
     projections: Vec<Box<dyn Projection>>,
-    writer: Mutex<Tables>,
+    /// `None`: the file can't be opened or made. The service goes on without, and another try is made.
+    writer: Mutex<Option<Tables>>,
+    is_open: AtomicBool,
     readers: Mutex<Vec<Connection>>,
     /// Raised with every file that takes the place of another, and when other rows do.
     generation: AtomicU64,
     /// There is work although no event has come.
     pub woken: Notify,
     looked_at: watch::Sender<LookedAt>,
+    pub problems: Arc<Problems>,
 }
 
 /// How far the events were looked at. Those behind what is in the file change nothing in it: no projection wants them.
@@ -104,25 +130,21 @@ impl std::fmt::Debug for ReadModels {
 }
 
 impl ReadModels {
-    /// # Errors
-    /// The file can't be opened or made.
-    pub fn open(path: PathBuf, projections: Vec<Box<dyn Projection>>) -> Result<Self, ReadModelError> {
-        if let Some(folder) = path.parent().filter(|folder| !folder.as_os_str().is_empty()) {
-            std::fs::create_dir_all(folder)
-                .map_err(|source| ReadModelError::Io { path: folder.to_owned(), source })?;
-        }
-        let tables = Tables::open(&path, &projections, Durability::Kept)?;
-        let in_file = tables.reached();
-        let looked_at = watch::Sender::new(LookedAt { in_file, position: in_file.position });
-        Ok(Self {
+    /// Nothing is opened yet; see [`ReadModels::be_there`].
+    pub fn new(path: PathBuf, wal_bytes_max: u64, projections: Vec<Box<dyn Projection>>) -> Self {
+        let looked_at = LookedAt { in_file: Reached::START, position: Position(0) };
+        Self {
             path,
+            wal_bytes_max,
             projections,
-            writer: Mutex::new(tables),
+            writer: Mutex::default(),
+            is_open: AtomicBool::new(false),
             readers: Mutex::default(),
             generation: AtomicU64::new(0),
             woken: Notify::new(),
-            looked_at,
-        })
+            looked_at: watch::Sender::new(looked_at),
+            problems: Arc::default(),
+        }
     }
 
     pub fn path(&self) -> &Path {
@@ -134,7 +156,7 @@ impl ReadModels {
     }
 
     /// The one who writes.
-    pub fn writer(&self) -> MutexGuard<'_, Tables> {
+    pub fn writer(&self) -> MutexGuard<'_, Option<Tables>> {
         self.writer.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
@@ -162,13 +184,28 @@ impl ReadModels {
         self.renew_with(&mut self.writer())
     }
 
-    fn renew_with(&self, writer: &mut Tables) -> Result<(), ReadModelError> {
+    fn renew_with(&self, writer: &mut Option<Tables>) -> Result<(), ReadModelError> {
         self.changed();
         // What is still open has no file behind it any more.
+        self.is_open.store(false, Ordering::Release);
+        *writer = None;
+        self.reach(Reached::START, Position(0));
         remove(&self.path)?;
-        *writer = Tables::open(&self.path, &self.projections, Durability::Kept)?;
-        self.reach(writer.reached(), writer.reached().position);
-        // Also for who opened the old file in between.
+        self.problems.begin_anew();
+        self.open(writer)
+    }
+
+    fn open(&self, writer: &mut Option<Tables>) -> Result<(), ReadModelError> {
+        if let Some(folder) = self.path.parent().filter(|folder| !folder.as_os_str().is_empty()) {
+            std::fs::create_dir_all(folder)
+                .map_err(|source| ReadModelError::Io { path: folder.to_owned(), source })?;
+        }
+        let mut tables = Tables::open(&self.path, &self.projections, Durability::Kept)?;
+        tables.tell(self.problems.clone());
+        self.reach(tables.reached(), tables.reached().position);
+        *writer = Some(tables);
+        self.is_open.store(true, Ordering::Release);
+        // Also for who opened an old file in between.
         self.changed();
         self.woken.notify_one();
         Ok(())
@@ -186,19 +223,62 @@ impl ReadModels {
         self.generation.load(Ordering::Acquire)
     }
 
-    /// Makes the file anew if it is gone: what is still open nobody else can see.
+    /// Opens the file if that was not possible before, and makes it anew if it is gone: what is still open nobody else
+    /// can see.
     ///
     /// # Errors
-    /// It can't be made.
+    /// It can't be opened or made.
     pub fn be_there(&self) -> Result<(), ReadModelError> {
-        if self.path.exists() {
+        match self.is_there() {
+            true => Ok(()),
+            false => self.be_there_with(&mut self.writer()),
+        }
+    }
+
+    fn is_there(&self) -> bool {
+        self.is_open.load(Ordering::Acquire) && self.path.exists()
+    }
+
+    fn be_there_with(&self, writer: &mut Option<Tables>) -> Result<(), ReadModelError> {
+        match writer {
+            // Others may have seen it first.
+            Some(_) if self.path.exists() => Ok(()),
+            Some(_) => self.renew_with(writer),
+            None => self.open(writer),
+        }
+    }
+
+    /// The same for who asks: where somebody is trying to open the file just now, that may take long.
+    fn be_there_for_reading(&self) -> Result<(), ReadModelError> {
+        if self.is_open.load(Ordering::Acquire) {
+            return self.be_there();
+        }
+        match self.writer.try_lock() {
+            Ok(mut writer) => self.be_there_with(&mut writer),
+            Err(TryLockError::Poisoned(poisoned)) => self.be_there_with(&mut poisoned.into_inner()),
+            Err(TryLockError::WouldBlock) => Err(self.not_open()),
+        }
+    }
+
+    /// Why nothing can be done with them.
+    pub fn not_open(&self) -> ReadModelError {
+        ReadModelError::NotOpen(self.problems.why_not().unwrap_or_else(|| "they are being opened".to_owned()))
+    }
+
+    /// Keeps the write-ahead log from growing without end where somebody keeps an old state of the file open: then no
+    /// events are taken in.
+    ///
+    /// # Errors
+    /// It has grown so much, and can't be cut.
+    pub fn bound_wal(&self, tables: &Tables) -> Result<(), ReadModelError> {
+        let (max, bytes) = (self.wal_bytes_max, || files::wal_bytes(&self.path));
+        if bytes() <= max {
             return Ok(());
         }
-        let mut writer = self.writer();
-        // Others may have seen it first.
-        match self.path.exists() {
-            true => Ok(()),
-            false => self.renew_with(&mut writer),
+        tables.truncate_wal()?;
+        match bytes() {
+            bytes if bytes > max => Err(ReadModelError::WalFull { bytes, max }),
+            _ => Ok(()),
         }
     }
 
@@ -215,7 +295,7 @@ impl ReadModels {
         const READERS_KEPT: usize = 8;
         /// Steps of SQLite's machine between two looks at whether anybody waits.
         const STEPS: i32 = 10_000;
-        self.be_there()?;
+        self.be_there_for_reading()?;
         let (kept, generation) = {
             let mut readers = self.readers.lock().unwrap_or_else(PoisonError::into_inner);
             (readers.pop(), self.generation())
@@ -235,6 +315,7 @@ impl ReadModels {
             Ok((answer, self.position_of(tables::reached_in(&reading)?)))
         });
         reader.progress_handler(0, None::<fn() -> bool>)?;
+        let mut is_told = false;
         match &answer {
             Ok(_) => {
                 let mut readers = self.readers.lock().unwrap_or_else(PoisonError::into_inner);
@@ -243,9 +324,12 @@ impl ReadModels {
                 }
             }
             Err(error) if error.sqlite_error_code() == Some(ErrorCode::OperationInterrupted) => {}
-            Err(error) => error!(%error, "the read models can't be read"),
+            Err(_) => is_told = true,
         }
         let answer = answer.map_err(ReadModelError::from);
+        if let (true, Err(error)) = (is_told, &answer) {
+            self.problems.they_cannot_be_read(error);
+        }
         if answer.as_ref().is_err_and(ReadModelError::is_damage) {
             let mut writer = self.writer();
             // Of many who see it the first is enough.
@@ -262,7 +346,7 @@ impl ReadModels {
             &self.path,
             OpenFlags::SQLITE_OPEN_READ_ONLY | OpenFlags::SQLITE_OPEN_NO_MUTEX,
         )?;
-        reader.busy_timeout(BUSY_MAX)?;
+        reader.busy_timeout(READER_BUSY_MAX)?;
         Ok(reader)
     }
 }

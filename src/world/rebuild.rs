@@ -19,7 +19,7 @@ use super::{
     aggregate::Kind,
     error::{Damage, WorldError},
     projector::{Follower, ProjectorError, project_anew},
-    read_models::{self, ReadModelError, ReadModels, Tables},
+    read_models::{ReadModelError, ReadModels, Tables, files},
     replay::{self, State},
 };
 use crate::{
@@ -122,7 +122,7 @@ pub fn rebuild(
     let began = Instant::now();
     watched.total.store(store.sequencer().tip().position.0, Ordering::Relaxed);
     let rebuilt = rebuild_beside(store, read_models, watched, stopping);
-    let removed = read_models::remove(&beside(read_models));
+    let removed = files::remove(&beside(read_models));
     let mut report = rebuilt?;
     removed.map_err(read_model_error)?;
     report.took = began.elapsed();
@@ -177,9 +177,7 @@ fn rebuild_beside(
 }
 
 fn beside(read_models: &ReadModels) -> PathBuf {
-    let mut name = read_models.path().as_os_str().to_owned();
-    name.push(".rebuilding");
-    name.into()
+    files::with_suffix(read_models.path(), ".rebuilding")
 }
 
 fn projector_error(error: ProjectorError) -> WorldError {
@@ -302,8 +300,9 @@ fn replace(
         let mut live = read_models.writer();
         let tip = store.sequencer().tip();
         bring_up(&mut follower, &mut tables, read_models, tip)?;
+        let live = live.as_mut().ok_or_else(|| read_model_error(read_models.not_open()))?;
         // Where the live ones take nothing any more, they differ.
-        if let Err(error) = bring_live_up(store, &mut live, read_models, tip) {
+        if let Err(error) = bring_live_up(store, live, read_models, tip) {
             warn!(%error, "the live read models take no events any more");
         }
         // From here on the comparison sees the live ones as they are now, and they go on.
@@ -319,6 +318,8 @@ fn replace(
         watched.enter(Step::Swapping);
         warn!(?differences, "the read models were not what the events make of them");
         let mut live = read_models.writer();
+        let live = live.as_mut().ok_or_else(|| read_model_error(read_models.not_open()))?;
+        read_models.bound_wal(live).map_err(read_model_error)?;
         let tip = store.sequencer().tip();
         bring_up(&mut follower, &mut tables, read_models, tip)?;
         live.become_like(&tables).map_err(read_model_error)?;

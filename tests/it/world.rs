@@ -20,6 +20,7 @@ mod read_models;
 mod rebuilding;
 mod walk_through;
 mod without_immudb;
+mod without_read_models;
 
 const HASH: &str = "5f4dcc3b5aa765d61d8327deb882cf99";
 

@@ -1,6 +1,12 @@
 //! The tables of all projections in one file, with how far they are.
 
-use std::{path::Path, time::Duration};
+use std::{
+    any::Any,
+    panic::{AssertUnwindSafe, catch_unwind},
+    path::Path,
+    sync::Arc,
+    time::Duration,
+};
 
 use rusqlite::{
     Connection, ErrorCode, OptionalExtension, Transaction,
@@ -9,7 +15,11 @@ use rusqlite::{
 };
 use tracing::{info, warn};
 
-use super::ReadModelError;
+use super::{
+    ReadModelError,
+    files::{put_aside, remove},
+    problems::Problems,
+};
 use crate::{
     event::{Hash, Position, RecordedEvent},
     world::{
@@ -33,6 +43,7 @@ impl Reached {
 pub struct Tables {
     rows: Connection,
     reached: Reached,
+    problems: Arc<Problems>,
 }
 
 /// Whether a crash may leave the file unusable.
@@ -45,7 +56,7 @@ pub enum Durability {
 
 impl Tables {
     /// Opens the file, which is made when it is not there. One of other projections, or of other versions of
-    /// them, is replaced.
+    /// them, is replaced; one that can't be read is put aside, and one that is another program's stays.
     ///
     /// # Errors
     /// The file can't be opened, written or replaced.
@@ -56,12 +67,14 @@ impl Tables {
     ) -> Result<Self, ReadModelError> {
         match Self::try_open(path, projections, durability) {
             Ok(Some(tables)) => return Ok(tables),
-            Ok(None) => {}
-            Err(error) if error.is_of_the_rows() => warn!(%error, "the read models are damaged"),
+            Ok(None) => remove(path)?,
+            Err(error) if error.is_of_the_rows() => {
+                let aside = put_aside(path)?;
+                warn!(%error, aside = %aside.display(), "the read models are damaged, and were put aside");
+            }
             Err(error) => return Err(error),
         }
         info!(path = %path.display(), "the read models are made anew");
-        remove(path)?;
         match Self::try_open(path, projections, durability)? {
             Some(tables) => Ok(tables),
             None => Err(rusqlite::Error::InvalidQuery.into()),
@@ -74,7 +87,12 @@ impl Tables {
         durability: Durability,
     ) -> Result<Option<Self>, ReadModelError> {
         let mut rows = Connection::open(path)?;
-        rows.busy_timeout(BUSY_MAX)?;
+        rows.busy_timeout(WRITER_BUSY_MAX)?;
+        let is_new = !rows.table_exists(None, "projections")?;
+        // Before anything is changed in it.
+        if is_new && rows.query_row("SELECT count(*) > 0 FROM sqlite_master", [], |row| row.get(0))? {
+            return Err(ReadModelError::Foreign { path: path.to_owned() });
+        }
         match durability {
             Durability::Kept => {
                 rows.pragma_update(None, "journal_mode", "WAL")?;
@@ -88,7 +106,6 @@ impl Tables {
         }
         rows.pragma_update(None, "cache_size", -CACHE_KIB)?;
         rows.set_prepared_statement_cache_capacity(STATEMENTS_MAX);
-        let is_new = !rows.table_exists(None, "projections")?;
         if is_new {
             let making = rows.transaction()?;
             making.execute_batch(PROJECTIONS)?;
@@ -102,7 +119,7 @@ impl Tables {
             making.commit()?;
         }
         let reached = reached_by(&rows, projections)?;
-        Ok(reached.map(|reached| Self { rows, reached }))
+        Ok(reached.map(|reached| Self { rows, reached, problems: Arc::default() }))
     }
 
     pub fn reached(&self) -> Reached {
@@ -147,21 +164,28 @@ impl Tables {
         match self.try_take(projections, events, reached, apply) {
             // Once more, now with a way back for each.
             Err(error) if is_of_one_event(&error) => {
-                self.try_take(projections, events, reached, apply_or_pass_over)?;
+                for (projection, position, error) in
+                    self.try_take(projections, events, reached, apply_or_pass_over)?
+                {
+                    self.problems.passes_over(projection, position, &error);
+                }
             }
-            taken => taken?,
+            Err(error) => return Err(error.into()),
+            Ok(_) => {}
         }
         self.reached = reached;
         Ok(())
     }
 
+    /// Says what was passed over.
     fn try_take(
         &mut self,
         projections: &[Box<dyn Projection>],
         events: &[RecordedEvent],
         reached: Reached,
-        apply: impl Fn(&mut Transaction<'_>, &dyn Projection, &ProjectedEvent<'_>) -> rusqlite::Result<()>,
-    ) -> rusqlite::Result<()> {
+        apply: impl Fn(&mut Transaction<'_>, &dyn Projection, &ProjectedEvent<'_>) -> rusqlite::Result<Applied>,
+    ) -> rusqlite::Result<Vec<(&'static str, Position, rusqlite::Error)>> {
+        let mut passed_over = Vec::new();
         let mut taking = self.rows.transaction()?;
         for recorded in events.iter().filter(|event| event.position > self.reached.position) {
             let happened = replay::read(recorded).ok();
@@ -170,39 +194,87 @@ impl Tables {
                 .iter()
                 .filter(|projection| projection.aggregate_types().contains(&event.aggregate_type()));
             for projection in wanted {
-                apply(&mut taking, &**projection, &event)?;
+                match apply(&mut taking, &**projection, &event)? {
+                    Applied::Wholly => {}
+                    Applied::PassedOver(error) => {
+                        passed_over.push((projection.name(), recorded.position, error));
+                    }
+                }
             }
         }
         taking
             .prepare_cached("UPDATE projections SET position = ?1, hash = ?2")?
             .execute(params![reached.position.0.cast_signed(), reached.hash.0])?;
-        taking.commit()
+        taking.commit()?;
+        Ok(passed_over)
     }
+
+    /// Where what is said of single events is kept.
+    pub(super) fn tell(&mut self, problems: Arc<Problems>) {
+        self.problems = problems;
+    }
+
+    /// Takes all of the write-ahead log into the file and cuts it, unless somebody still reads an old state.
+    ///
+    /// # Errors
+    /// The database's.
+    pub fn truncate_wal(&self) -> Result<(), ReadModelError> {
+        Ok(self.rows.query_row("PRAGMA wal_checkpoint(TRUNCATE)", [], |_| Ok(()))?)
+    }
+}
+
+/// What became of an event in one projection.
+enum Applied {
+    Wholly,
+    PassedOver(rusqlite::Error),
 }
 
 fn apply(
     rows: &mut Transaction<'_>,
     projection: &dyn Projection,
     event: &ProjectedEvent<'_>,
-) -> rusqlite::Result<()> {
-    projection.apply(rows, event)
+) -> rusqlite::Result<Applied> {
+    apply_caught(rows, projection, event)?;
+    Ok(Applied::Wholly)
 }
 
 fn apply_or_pass_over(
     rows: &mut Transaction<'_>,
     projection: &dyn Projection,
     event: &ProjectedEvent<'_>,
-) -> rusqlite::Result<()> {
+) -> rusqlite::Result<Applied> {
     let applying = rows.savepoint()?;
-    match projection.apply(&applying, event) {
-        Ok(()) => applying.commit(),
+    match apply_caught(&applying, projection, event) {
+        Ok(()) => applying.commit().map(|()| Applied::Wholly),
         // Dropped, it is taken back.
-        Err(error) if is_of_one_event(&error) => {
-            let position = event.recorded.position.0;
-            warn!(projection = projection.name(), position, %error, "the projection passes over an event");
-            Ok(())
-        }
+        Err(error) if is_of_one_event(&error) => Ok(Applied::PassedOver(error)),
         Err(error) => Err(error),
+    }
+}
+
+/// A game's own projection may panic: then it has made nothing of the event, and the others go on.
+fn apply_caught(
+    rows: &Connection,
+    projection: &dyn Projection,
+    event: &ProjectedEvent<'_>,
+) -> rusqlite::Result<()> {
+    let applied = catch_unwind(AssertUnwindSafe(|| projection.apply(rows, event)));
+    applied.unwrap_or_else(|panic| {
+        let panicked = Panicked::with(&*panic);
+        Err(rusqlite::Error::ToSqlConversionFailure(Box::new(panicked)))
+    })
+}
+
+/// Code panicked, with these words if it had any.
+#[derive(Debug, Clone, thiserror::Error)]
+#[error("it panicked: {0}")]
+pub struct Panicked(String);
+
+impl Panicked {
+    pub fn with(panic: &(dyn Any + Send)) -> Self {
+        let text = panic.downcast_ref::<&str>().map(|text| (*text).to_owned());
+        let text = text.or_else(|| panic.downcast_ref::<String>().cloned());
+        Self(text.unwrap_or_else(|| "without a word".to_owned()))
     }
 }
 
@@ -229,8 +301,10 @@ const PROJECTIONS: &str = "CREATE TABLE projections (
     hash BLOB NOT NULL
 ) WITHOUT ROWID;";
 
-/// How long to wait for somebody else who writes, or who has the file for himself.
-pub(super) const BUSY_MAX: Duration = Duration::from_secs(5);
+/// How long to wait for somebody else who writes, or reads what is to be cut; then another try is made later.
+const WRITER_BUSY_MAX: Duration = Duration::from_secs(1);
+/// How long a question waits for somebody else who has the file for himself.
+pub(super) const READER_BUSY_MAX: Duration = Duration::from_millis(250);
 const STATEMENTS_MAX: usize = 64;
 const CACHE_KIB: i64 = 64 * 1024;
 
@@ -269,19 +343,4 @@ fn reached_by(
     }
     let expected = i64::try_from(projections.len()).unwrap_or(i64::MAX);
     Ok(reached.filter(|_| count == expected))
-}
-
-/// The file and what SQLite keeps beside it.
-pub fn remove(path: &Path) -> Result<(), ReadModelError> {
-    for suffix in ["", "-wal", "-shm", "-journal"] {
-        let mut name = path.as_os_str().to_owned();
-        name.push(suffix);
-        match std::fs::remove_file(&name) {
-            Err(error) if error.kind() != std::io::ErrorKind::NotFound => {
-                return Err(ReadModelError::Io { path: name.into(), source: error });
-            }
-            _ => {}
-        }
-    }
-    Ok(())
 }

@@ -7,7 +7,7 @@ use std::sync::{
 
 use rusqlite::Connection;
 
-use super::{Durability, Reached, Tables};
+use super::{Durability, Problems, Reached, ReadModelError, ReadModels, Tables, files};
 use crate::{
     event::{
         AggregateId, AppendBounds, Content, ContentDigest, EventId, Hash, NewEvent, Position, RecordedEvent,
@@ -23,6 +23,8 @@ struct Counting {
     fails_at: AtomicU64,
     /// As if the event were one that the table does not take.
     cannot_take: AtomicU64,
+    /// As a game's own code may.
+    panics_at: AtomicU64,
 }
 
 impl Counting {
@@ -62,6 +64,7 @@ impl Projection for Arc<Counting> {
             "INSERT INTO counted VALUES (?1, 1) ON CONFLICT (position) DO UPDATE SET times = times + 1",
             [position.cast_signed()],
         )?;
+        assert_ne!(self.panics_at.load(Ordering::Relaxed), position, "no such quest");
         if self.fails_at.load(Ordering::Relaxed) == position {
             return Err(failure(rusqlite::ffi::SQLITE_IOERR));
         }
@@ -173,4 +176,72 @@ fn passed_over(durability: Durability) {
     tables.take(&projections, &events, reached(8)).unwrap();
     assert_eq!(times(&tables, 8), [1, 1, 1, 1, 0, 1, 1, 1]);
     assert_eq!(tables.reached(), reached(8));
+}
+
+#[test]
+fn a_projection_that_panics_passes_the_event_over_alone_and_it_is_told() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("read_models.sqlite");
+    let (counting, problems) = (Arc::new(Counting::default()), Arc::new(Problems::default()));
+    counting.panics_at.store(5, Ordering::Relaxed);
+    let projections: Vec<Box<dyn Projection>> = vec![Box::new(counting.clone())];
+    let mut tables = Tables::open(&path, &projections, Durability::Kept).unwrap();
+    tables.tell(problems.clone());
+    let events: Vec<_> = (1..=8).map(event).collect();
+    tables.take(&projections, &events, reached(8)).unwrap();
+    assert_eq!(times(&tables, 8), [1, 1, 1, 1, 0, 1, 1, 1]);
+    let told = problems.of("counting");
+    assert!(told.starts_with("passed over 1 events, the last at position 5: it panicked: "), "{told}");
+    assert!(told.contains("no such quest"), "{told}");
+    assert_eq!(problems.of("another"), "");
+    assert_eq!(problems.why_not(), None);
+}
+
+#[test]
+fn the_write_ahead_log_is_bounded_while_a_stranger_reads_and_cut_afterwards() {
+    const MAX: u64 = 256 * 1024;
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("read_models.sqlite");
+    let projections: Vec<Box<dyn Projection>> = vec![Box::new(Arc::new(Counting::default()))];
+    let read_models = ReadModels::new(path.clone(), MAX, projections);
+    read_models.be_there().unwrap();
+    let stranger = Connection::open(&path).unwrap();
+    stranger.execute_batch("BEGIN; SELECT count(*) FROM counted;").unwrap();
+    let count =
+        || stranger.query_row("SELECT count(*) FROM counted", [], |row| row.get::<_, i64>(0)).unwrap();
+    assert_eq!(count(), 0);
+    let mut writer = read_models.writer();
+    let tables = writer.as_mut().unwrap();
+    let mut take = |position: u64| {
+        read_models.bound_wal(tables)?;
+        tables.take(read_models.projections(), &[event(position)], reached(position))
+    };
+    let full = (1..10_000).find_map(|position| take(position).err());
+    assert!(matches!(full, Some(ReadModelError::WalFull { max: MAX, .. })), "{full:?}");
+    let bytes = files::wal_bytes(&path);
+    assert!(bytes < 2 * MAX, "{bytes}");
+    assert_eq!(count(), 0, "the stranger still sees what it saw");
+    stranger.execute_batch("COMMIT").unwrap();
+    take(20_000).unwrap();
+    assert!(files::wal_bytes(&path) < MAX);
+}
+
+#[test]
+fn what_may_be_somebody_elses_is_not_deleted() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("read_models.sqlite");
+    let projections: Vec<Box<dyn Projection>> = vec![Box::new(Arc::new(Counting::default()))];
+    let open = || Tables::open(&path, &projections, Durability::Kept);
+    let strangers = Connection::open(&path).unwrap();
+    strangers.execute_batch("CREATE TABLE bills (amount INTEGER); INSERT INTO bills VALUES (7)").unwrap();
+    let before = std::fs::read(&path).unwrap();
+    assert!(matches!(open(), Err(ReadModelError::Foreign { .. })));
+    assert_eq!(std::fs::read(&path).unwrap(), before);
+    drop(strangers);
+    // Nor what can't be read at all.
+    std::fs::remove_file(&path).unwrap();
+    std::fs::write(&path, "the letters of a lifetime, which are no database").unwrap();
+    assert_eq!(open().unwrap().reached(), Reached::START);
+    let aside = folder.path().join("read_models.sqlite.damaged");
+    assert_eq!(std::fs::read(aside).unwrap(), b"the letters of a lifetime, which are no database");
 }

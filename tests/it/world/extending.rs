@@ -1,11 +1,15 @@
 //! A game's own aggregate, command, event and projection, as the example has them.
 
-use std::time::{Duration, Instant};
+use std::{
+    path::Path,
+    time::{Duration, Instant},
+};
 
 use aethyr_event_store::{
     config::Config,
     grpc::wire::{StatsRequest, event_store_service_client::EventStoreServiceClient},
     server::{self, Options},
+    world::projections::{ProjectedEvent, Projection},
 };
 use futures_util::future::join_all;
 use rusqlite::Connection;
@@ -20,16 +24,21 @@ mod quests;
 
 use quests::{QuestCommand, QuestEvent};
 
+fn config(folder: &Path) -> Config {
+    let mut config = Config::default();
+    config.event_sourcing.enabled = true;
+    config.event_sourcing.log_path = folder.join("log");
+    config.event_sourcing.index_path = folder.join("index");
+    config.event_sourcing.storage_path = folder.join("events");
+    config.world.read_models_path = folder.join("read_models.sqlite");
+    config.limits.disk_free_min = 0;
+    config
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn quests_are_begun_done_and_listed() {
     let folder = tempfile::tempdir().unwrap();
-    let mut config = Config::default();
-    config.event_sourcing.enabled = true;
-    config.event_sourcing.log_path = folder.path().join("log");
-    config.event_sourcing.index_path = folder.path().join("index");
-    config.event_sourcing.storage_path = folder.path().join("events");
-    config.world.read_models_path = folder.path().join("read_models.sqlite");
-    config.limits.disk_free_min = 0;
+    let config = config(folder.path());
     let tables = config.world.read_models_path.clone();
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let address = format!("http://{}", listener.local_addr().unwrap());
@@ -74,4 +83,76 @@ async fn quests_are_begun_done_and_listed() {
         .collect::<Result<_, _>>()
         .unwrap();
     assert_eq!(open, [("quest-2".to_owned(), 1)]);
+}
+
+/// A game's own projection with a mistake in it.
+struct Mistaken;
+
+impl Projection for Mistaken {
+    fn name(&self) -> &'static str {
+        "mistaken"
+    }
+
+    fn version(&self) -> u32 {
+        1
+    }
+
+    fn aggregate_types(&self) -> &'static [&'static str] {
+        &["Quest"]
+    }
+
+    fn tables(&self) -> &'static [&'static str] {
+        &["mistaken"]
+    }
+
+    fn schema(&self) -> &'static str {
+        "CREATE TABLE mistaken (position INTEGER NOT NULL PRIMARY KEY)"
+    }
+
+    fn apply(&self, rows: &Connection, event: &ProjectedEvent<'_>) -> rusqlite::Result<()> {
+        rows.execute("INSERT INTO mistaken VALUES (?1)", [event.recorded.position.0 as i64])?;
+        assert_ne!(event.recorded.position.0, 1, "the first quest has no giver");
+        Ok(())
+    }
+}
+
+fn with_a_mistaken_one() -> Vec<Box<dyn Projection>> {
+    let mut all = quests::all_projections();
+    all.push(Box::new(Mistaken));
+    all
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_projection_that_panics_holds_up_no_other_and_stats_tell_of_it() {
+    let folder = tempfile::tempdir().unwrap();
+    let config = config(folder.path());
+    let tables = config.world.read_models_path.clone();
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let address = format!("http://{}", listener.local_addr().unwrap());
+    let (stop, stopped) = oneshot::channel::<()>();
+    let options = Options { projections: with_a_mistaken_one, ..Options::default() };
+    let serving = tokio::spawn(server::run(config, options, listener, async { _ = stopped.await }));
+    let mut store = EventStoreServiceClient::new(Endpoint::from_shared(address).unwrap().connect_lazy());
+    let begin = QuestCommand::Begin { player_id: "alice".into(), steps: 3 };
+    quests::execute(&mut store, "quest-1", &begin).await.unwrap();
+    quests::execute(&mut store, "quest-2", &begin).await.unwrap();
+    let until = Instant::now() + PATIENCE;
+    let projections = loop {
+        let projections = store.stats(StatsRequest {}).await.unwrap().into_inner().projections;
+        if projections.iter().all(|projection| projection.lag == 0) {
+            break projections;
+        }
+        assert!(Instant::now() < until, "the projections do not follow: {projections:?}");
+        tokio::time::sleep(Duration::from_millis(10)).await;
+    };
+    for projection in projections {
+        let told = projection.problem.contains("at position 1: it panicked: ");
+        assert_eq!(told, projection.name == "mistaken", "{projection:?}");
+    }
+    stop.send(()).unwrap();
+    serving.await.unwrap().unwrap();
+    let tables = Connection::open(tables).unwrap();
+    let count = |sql: &str| tables.query_row(sql, [], |row| row.get::<_, i64>(0)).unwrap();
+    assert_eq!(count("SELECT count(*) FROM quests"), 2);
+    assert_eq!(count("SELECT count(*) FROM mistaken"), 1);
 }

@@ -1,0 +1,51 @@
+//! The file of the read models, and what SQLite keeps beside it.
+
+use std::{
+    fs, io,
+    path::{Path, PathBuf},
+};
+
+use super::ReadModelError;
+
+const ALL: [&str; 4] = ["", "-wal", "-shm", "-journal"];
+
+pub fn with_suffix(path: &Path, suffix: &str) -> PathBuf {
+    let mut name = path.as_os_str().to_owned();
+    name.push(suffix);
+    name.into()
+}
+
+/// How long the write-ahead log is.
+pub fn wal_bytes(path: &Path) -> u64 {
+    fs::metadata(with_suffix(path, "-wal")).map_or(0, |found| found.len())
+}
+
+/// # Errors
+/// One of the files can't be deleted.
+pub fn remove(path: &Path) -> Result<(), ReadModelError> {
+    each(path, |file, _| fs::remove_file(file))
+}
+
+/// Gives it another name, so that nothing is lost of what may be somebody's. One that was put aside before goes.
+///
+/// # Errors
+/// One of the files can't be renamed.
+pub fn put_aside(path: &Path) -> Result<PathBuf, ReadModelError> {
+    let aside = with_suffix(path, ".damaged");
+    remove(&aside)?;
+    each(path, |file, suffix| fs::rename(file, with_suffix(&aside, suffix)))?;
+    Ok(aside)
+}
+
+fn each(path: &Path, change: impl Fn(&Path, &str) -> io::Result<()>) -> Result<(), ReadModelError> {
+    for suffix in ALL {
+        let file = with_suffix(path, suffix);
+        match change(&file, suffix) {
+            Err(error) if error.kind() != io::ErrorKind::NotFound => {
+                return Err(ReadModelError::Io { path: file, source: error });
+            }
+            _ => {}
+        }
+    }
+    Ok(())
+}

@@ -1,0 +1,121 @@
+//! What keeps the read models from following, and what they leave out: for `Stats`, for calls that are refused because of
+//! it, and for the log, which says it at once and then once a minute.
+
+use std::{
+    collections::BTreeMap,
+    sync::{Mutex, MutexGuard, PoisonError},
+    time::{Duration, Instant},
+};
+
+use tracing::{error, info, warn};
+
+use super::ReadModelError;
+use crate::event::Position;
+
+/// Between two lines about the same.
+const EVERY: Duration = Duration::from_secs(60);
+
+/// A line of the log that may be due.
+#[derive(Debug, Default)]
+struct Line {
+    written_at: Option<Instant>,
+    /// Times that no line was written about.
+    unwritten: u64,
+}
+
+impl Line {
+    /// How often it happened since the last line, if one is due.
+    fn due(&mut self) -> Option<u64> {
+        self.unwritten = self.unwritten.saturating_add(1);
+        if self.written_at.is_some_and(|written_at| written_at.elapsed() < EVERY) {
+            return None;
+        }
+        self.written_at = Some(Instant::now());
+        Some(std::mem::take(&mut self.unwritten))
+    }
+}
+
+/// Of one projection: events that it could not make rows of.
+#[derive(Debug, Default)]
+struct PassedOver {
+    count: u64,
+    last: String,
+    line: Line,
+}
+
+/// What is wrong just now.
+#[derive(Debug, Default)]
+pub struct Problems(Mutex<Wrong>);
+
+#[derive(Debug, Default)]
+struct Wrong {
+    following: Option<(String, Instant)>,
+    not_following: Line,
+    unreadable: Line,
+    passed_over: BTreeMap<&'static str, PassedOver>,
+}
+
+impl Problems {
+    fn wrong(&self) -> MutexGuard<'_, Wrong> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// The tables do not follow the events.
+    pub fn they_do_not_follow(&self, problem: &str) {
+        let mut wrong = self.wrong();
+        let since = wrong.following.take().map_or_else(Instant::now, |(_, since)| since);
+        wrong.following = Some((problem.to_owned(), since));
+        if let Some(times) = wrong.not_following.due() {
+            error!(problem, times, "the read models do not follow; another try is made every few seconds");
+        }
+    }
+
+    /// They do.
+    pub fn they_follow(&self) {
+        if let Some((_, since)) = self.wrong().following.take() {
+            info!(after = ?since.elapsed(), "the read models follow again");
+        }
+    }
+
+    /// Why they do not follow.
+    pub fn why_not(&self) -> Option<String> {
+        self.wrong().following.as_ref().map(|(problem, _)| problem.clone())
+    }
+
+    /// A question was not answered.
+    pub fn they_cannot_be_read(&self, error: &ReadModelError) {
+        if let Some(times) = self.wrong().unreadable.due() {
+            warn!(%error, times, "the read models can't be read");
+        }
+    }
+
+    /// A projection makes no rows of an event.
+    pub fn passes_over(&self, projection: &'static str, position: Position, error: &rusqlite::Error) {
+        let mut wrong = self.wrong();
+        let passed_over = wrong.passed_over.entry(projection).or_default();
+        passed_over.count = passed_over.count.saturating_add(1);
+        passed_over.last = format!("at position {position}: {error}");
+        if let Some(times) = passed_over.line.due() {
+            let position = position.0;
+            warn!(projection, position, times, %error, "the projection passes over an event");
+        }
+    }
+
+    /// All tables are made anew.
+    pub fn begin_anew(&self) {
+        for passed_over in self.wrong().passed_over.values_mut() {
+            passed_over.count = 0;
+        }
+    }
+
+    /// What is wrong with one projection; empty: nothing.
+    pub fn of(&self, projection: &str) -> String {
+        let wrong = self.wrong();
+        let not_following = wrong.following.iter().map(|(problem, _)| problem.clone());
+        let passed_over = wrong.passed_over.get(projection).filter(|passed_over| passed_over.count > 0);
+        let passed_over = passed_over.map(|passed_over| {
+            format!("passed over {} events, the last {}", passed_over.count, passed_over.last)
+        });
+        not_following.chain(passed_over).collect::<Vec<_>>().join("; ")
+    }
+}
