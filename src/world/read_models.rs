@@ -5,9 +5,10 @@
 //! opened the service goes on without. Others may read it at any time (it is in WAL mode), and should not write.
 
 use std::{
+    fs::File,
     path::{Path, PathBuf},
     sync::{
-        Arc, Mutex, MutexGuard, PoisonError, TryLockError,
+        Arc, Mutex, MutexGuard, OnceLock, PoisonError, TryLockError,
         atomic::{AtomicBool, AtomicU64, Ordering},
     },
 };
@@ -42,6 +43,10 @@ pub enum ReadModelError {
     /// Nothing in it is touched.
     #[error("{path} is a database of something else; world.read_models_path must name another file")]
     Foreign { path: PathBuf },
+    #[error(
+        "{path} is in use by another service: every service needs a file of its own (world.read_models_path)"
+    )]
+    OfAnotherService { path: PathBuf },
     #[error("they are not open: {0}")]
     NotOpen(String),
     #[error(
@@ -64,6 +69,7 @@ impl ReadModelError {
             Self::InUse
             | Self::Io { .. }
             | Self::Foreign { .. }
+            | Self::OfAnotherService { .. }
             | Self::NotOpen(_)
             | Self::WalFull { .. } => false,
         }
@@ -92,6 +98,7 @@ impl ReadModelError {
             Self::InUse
             | Self::Io { .. }
             | Self::Foreign { .. }
+            | Self::OfAnotherService { .. }
             | Self::NotOpen(_)
             | Self::WalFull { .. } => false,
         }
@@ -107,6 +114,8 @@ pub struct ReadModels {
     /// `None`: the file can't be opened or made. The service goes on without, and another try is made.
     writer: Mutex<Option<Tables>>,
     is_open: AtomicBool,
+    /// The claim on the file, from its first opening on.
+    claim: OnceLock<File>,
     readers: Mutex<Vec<Connection>>,
     /// Raised with every file that takes the place of another, and when other rows do.
     generation: AtomicU64,
@@ -139,6 +148,7 @@ impl ReadModels {
             projections,
             writer: Mutex::default(),
             is_open: AtomicBool::new(false),
+            claim: OnceLock::new(),
             readers: Mutex::default(),
             generation: AtomicU64::new(0),
             woken: Notify::new(),
@@ -199,6 +209,10 @@ impl ReadModels {
         if let Some(folder) = self.path.parent().filter(|folder| !folder.as_os_str().is_empty()) {
             std::fs::create_dir_all(folder)
                 .map_err(|source| ReadModelError::Io { path: folder.to_owned(), source })?;
+        }
+        if self.claim.get().is_none() {
+            // Whoever opens it is alone: this one holds the place of who writes.
+            _ = self.claim.set(files::claim(&self.path)?);
         }
         let mut tables = Tables::open(&self.path, &self.projections, Durability::Kept)?;
         tables.tell(self.problems.clone());

@@ -20,6 +20,22 @@ pub fn wal_bytes(path: &Path) -> u64 {
     fs::metadata(with_suffix(path, "-wal")).map_or(0, |found| found.len())
 }
 
+/// Claims the file for this process, for as long as what is returned is kept: another service would take the rows of this
+/// one's history for wrong, and make them anew.
+///
+/// # Errors
+/// Another process has it, or it can't be claimed.
+pub fn claim(path: &Path) -> Result<fs::File, ReadModelError> {
+    let lock = with_suffix(path, ".lock");
+    let error = |source| ReadModelError::Io { path: lock.clone(), source };
+    let file = fs::File::options().create(true).truncate(false).write(true).open(&lock).map_err(error)?;
+    match file.try_lock() {
+        Ok(()) => Ok(file),
+        Err(fs::TryLockError::WouldBlock) => Err(ReadModelError::OfAnotherService { path: path.to_owned() }),
+        Err(fs::TryLockError::Error(source)) => Err(error(source)),
+    }
+}
+
 /// # Errors
 /// One of the files can't be deleted.
 pub fn remove(path: &Path) -> Result<(), ReadModelError> {

@@ -131,6 +131,30 @@ async fn a_strangers_open_read_does_not_fill_the_disk() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_file_that_another_service_uses_is_left_to_it() {
+    let mut first = Service::start(setup()).await;
+    let its_game = Game::of(&first).await;
+    its_game.execute(json!([room("first"), player("p")])).await;
+    caught_up(&first).await;
+    let path = first.dir().join(FILE);
+    let second =
+        Service::start(Setup::local().set("world", &format!("read_models_path: {}", path.display()))).await;
+    let game = Game::of(&second).await;
+    game.execute(json!([room("r"), room("s"), player("p")])).await;
+    assert_the_rest_goes_on(&second, &game, "without").await;
+    let refused = find(&game).await.unwrap_err();
+    assert!(refused.to_string().contains("is in use by another service"), "{refused}");
+    its_game.execute(json!([describing("first", "as before")])).await;
+    caught_up(&first).await;
+    assert_eq!(find(&its_game).await.unwrap()["read_model_position"], 5);
+    // It is another history that it goes on with.
+    first.stop();
+    assert_mended(&second, &game).await;
+    let rooms = game.ask("ListGameObjects", json!({"type": "Room"})).await;
+    assert_eq!(rooms["game_objects"].as_array().unwrap().len(), 2);
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn a_file_of_another_program_is_left_alone() {
     let mut service = Service::new(setup());
     std::fs::create_dir(service.dir().join("models")).unwrap();
