@@ -10,10 +10,9 @@ use std::{
     env,
     fs::{self, File},
     io::{BufRead, BufReader},
-    net::{Ipv4Addr, TcpListener},
+    net::Ipv4Addr,
     path::{Path, PathBuf},
-    process::{self, Child, Command, ExitStatus, Stdio},
-    sync::atomic::{AtomicU16, Ordering},
+    process::{Child, Command, ExitStatus, Stdio},
     time::{Duration, Instant},
 };
 
@@ -24,14 +23,14 @@ use aethyr_event_store::{
 use disk::Disk;
 use rustix::process::{Pid, Signal, kill_process};
 
-/// Generous: tests share two cores with each other.
-const READY_TIMEOUT: Duration = Duration::from_secs(60);
-const STOP_TIMEOUT: Duration = Duration::from_secs(30);
+use super::{port::Port, service::PATIENCE};
+
 const POLL: Duration = Duration::from_millis(20);
 
 pub struct ImmuDb {
     dir: PathBuf,
-    port: u16,
+    /// Kept while the server is down, too.
+    port: Port,
     flags: Vec<String>,
     password: String,
     /// A file system of its own, mounted on `dir`.
@@ -76,18 +75,25 @@ impl ImmuDb {
 
     fn new(dir: &Path) -> ImmuDb {
         let password = "immudb".to_owned();
-        ImmuDb { dir: dir.to_owned(), port: 0, flags: Vec::new(), password, disk: None, process: None }
+        ImmuDb {
+            dir: dir.to_owned(),
+            port: Port::free(),
+            flags: Vec::new(),
+            password,
+            disk: None,
+            process: None,
+        }
     }
 
     async fn start_somewhere(mut self) -> ImmuDb {
         let immudb = &mut self;
-        // Somebody else may take the port before the server does.
+        // A stranger may take the port before the server does.
         for _ in 0..3 {
-            immudb.port = free_port();
             immudb.spawn();
             if immudb.ready().await {
                 return self;
             }
+            immudb.port = Port::free();
         }
         panic!("ImmuDB ends at once:\n{}", immudb.log());
     }
@@ -100,19 +106,19 @@ impl ImmuDb {
 
     #[allow(dead_code, reason = "for stories about the whole service")]
     pub fn port(&self) -> u16 {
-        self.port
+        self.port.number()
     }
 
-    /// For a client of the administrator's, with deadlines that fit a test.
+    /// For a client of the administrator's, with deadlines that no server misses that is up.
     pub fn settings(&self, database: &str) -> Settings {
         Settings {
             address: Ipv4Addr::LOCALHOST.to_string(),
-            port: self.port,
+            port: self.port(),
             username: "immudb".into(),
             password: Secret::new(self.password.clone()),
             database: database.into(),
-            connect_timeout: Duration::from_secs(5),
-            request_timeout: Duration::from_secs(20),
+            connect_timeout: Duration::from_secs(60),
+            request_timeout: Duration::from_secs(60),
             response_bytes_max: 64 * 1024 * 1024,
         }
     }
@@ -129,7 +135,7 @@ impl ImmuDb {
     pub async fn stop(&mut self) {
         self.signal(Signal::TERM);
         let mut process = self.process.take().expect("ImmuDB runs");
-        if ended(&mut process, STOP_TIMEOUT).await.is_none() {
+        if ended(&mut process).await.is_none() {
             process.kill().expect("ImmuDB can be killed");
             process.wait().expect("ImmuDB ends");
             panic!("ImmuDB does not stop:\n{}", self.log());
@@ -185,7 +191,7 @@ impl ImmuDb {
     /// As [`ImmuDb::reader`], for more than should lie in memory.
     pub fn read(&self, arguments: &[&str], mut each: impl FnMut(serde_json::Value)) {
         let mut reader = Command::new(programs::reader())
-            .args(["--port", &self.port.to_string(), "--password", &self.password])
+            .args(["--port", &self.port().to_string(), "--password", &self.password])
             .args(arguments)
             .stdout(Stdio::piped())
             .stderr(Stdio::piped())
@@ -213,7 +219,7 @@ impl ImmuDb {
             .current_dir(&self.dir)
             .arg("--dir")
             .arg(self.dir.join("data"))
-            .args(["--address", "127.0.0.1", "--port", &self.port.to_string()])
+            .args(["--address", "127.0.0.1", "--port", &self.port().to_string()])
             .args(["--pgsql-server=false", "--web-server=false", "--metrics-server=false"])
             .args(&self.flags)
             .stdin(Stdio::null())
@@ -229,7 +235,7 @@ impl ImmuDb {
             request_timeout: Duration::from_secs(5),
             ..self.settings("defaultdb")
         };
-        let deadline = Instant::now() + READY_TIMEOUT;
+        let deadline = Instant::now() + PATIENCE;
         while Instant::now() < deadline {
             let process = self.process.as_mut().expect("ImmuDB was started");
             if process.try_wait().unwrap().is_some() {
@@ -277,8 +283,8 @@ fn is_immudb_setting(name: &std::ffi::OsStr) -> bool {
     name.to_string_lossy().starts_with("IMMUDB_")
 }
 
-async fn ended(process: &mut Child, timeout: Duration) -> Option<ExitStatus> {
-    let deadline = Instant::now() + timeout;
+async fn ended(process: &mut Child) -> Option<ExitStatus> {
+    let deadline = Instant::now() + PATIENCE;
     while Instant::now() < deadline {
         if let Some(status) = process.try_wait().unwrap() {
             return Some(status);
@@ -286,21 +292,4 @@ async fn ended(process: &mut Child, timeout: Duration) -> Option<ExitStatus> {
         tokio::time::sleep(POLL).await;
     }
     None
-}
-
-/// Below the range from which the kernel takes the ports of outgoing connections: there a client
-/// that keeps knocking while its server is down may end up connected to itself.
-fn free_port() -> u16 {
-    const FIRST: u16 = 12_000;
-    const COUNT: u16 = 20_000;
-    static NEXT: AtomicU16 = AtomicU16::new(0);
-    let start = (process::id().wrapping_mul(97) % u32::from(COUNT)) as u16;
-    for _ in 0..COUNT {
-        let offset = start.wrapping_add(NEXT.fetch_add(1, Ordering::Relaxed)) % COUNT;
-        let port = FIRST + offset;
-        if TcpListener::bind((Ipv4Addr::LOCALHOST, port)).is_ok() {
-            return port;
-        }
-    }
-    panic!("no free port");
 }

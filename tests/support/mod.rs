@@ -4,6 +4,7 @@ pub mod events;
 pub mod h2;
 pub mod immudb;
 pub mod load;
+pub mod port;
 pub mod proxy;
 pub mod service;
 pub mod stored;

@@ -16,8 +16,9 @@ use crate::{
     power,
     support::{
         immudb::ImmuDb,
+        port::Port,
         proxy::{Mode, Proxy},
-        service::{Client, Service, Setup},
+        service::{Client, PATIENCE, Service, Setup},
     },
     watch::Watch,
 };
@@ -25,7 +26,7 @@ use crate::{
 pub struct World {
     folder: PathBuf,
     began: Instant,
-    port: u16,
+    port: Port,
     setup: Setup,
     pub service: Mutex<Service>,
     pub immudb: Mutex<ImmuDb>,
@@ -52,17 +53,19 @@ impl World {
         let folder = tempfile::Builder::new().prefix(&format!("torture-{seed}-")).tempdir().unwrap().keep();
         let immudb = start_immudb(&folder.join("immudb")).await;
         let proxy = Proxy::start(immudb.port()).await;
-        let port = std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
+        let port = Port::free();
         fs::create_dir(folder.join("undo")).unwrap();
         let path = folder.join("control");
         fs::write(&path, [0; 24]).unwrap();
         let control = fs::File::options().write(true).open(&path).unwrap();
         let setup = Setup::with_immudb(proxy.port())
-            .set("server", &format!("listen: 127.0.0.1:{port}"))
+            .set("server", &format!("listen: 127.0.0.1:{}", port.number()))
+            .set("server", "shutdown_grace: 10.0")
             .set("event_sourcing", "segment_bytes_max: 1048576")
             .set("event_sourcing", "event_files: true")
             .set("event_sourcing", "event_files_max: 200")
             .set("immudb", &format!("password: {PASSWORD}"))
+            .set("immudb", "fallback_after: 1.0")
             .set("immudb", "connect_timeout: 1.0")
             .set("immudb", "request_timeout: 2.0")
             .set("immudb", "retry_delay: 0.05")
@@ -103,7 +106,8 @@ impl World {
     }
 
     pub fn client(&self) -> Client {
-        let endpoint = tonic::transport::Endpoint::from_shared(format!("http://127.0.0.1:{}", self.port));
+        let endpoint =
+            tonic::transport::Endpoint::from_shared(format!("http://127.0.0.1:{}", self.port.number()));
         Client::new(endpoint.unwrap().connect_lazy()).max_decoding_message_size(64 << 20)
     }
 
@@ -159,7 +163,7 @@ impl World {
     }
 
     pub async fn settled(&self) -> Result<(), String> {
-        let end = Instant::now() + Duration::from_secs(120);
+        let end = Instant::now() + PATIENCE;
         loop {
             let stats = self.service.lock().await.stats().await;
             if stats.pending_events == 0 && stats.pending_snapshots == 0 {
