@@ -227,7 +227,9 @@ async fn a_database_with_events_of_unknown_origin_is_not_claimed() {
 async fn an_immudb_that_was_put_back_below_a_living_session_is_noticed() {
     let dir = tempdir().unwrap();
     let immudb = ImmuDb::start(dir.path()).await;
-    let mut service = Service::start(Setup::with_immudb(immudb.port())).await;
+    // A sign of life between would find the database gone.
+    let setup = Setup::with_immudb(immudb.port()).set("immudb", "keep_alive: 90.0");
+    let mut service = Service::start(setup).await;
     let (data, backup) = (dir.path().join("data/aethyr"), dir.path().join("backup"));
     append_to(&mut service.client(), "room-1", 3).await;
     service.wait_until_forwarded().await;
@@ -281,8 +283,7 @@ async fn what_a_fenced_writer_has_in_common_with_the_other_counts_as_forwarded()
     let dir = tempdir().unwrap();
     let immudb = ImmuDb::start(dir.path()).await;
     let proxy = Proxy::start(immudb.port()).await;
-    let setup = Setup::with_immudb(proxy.port()).set("immudb", "fallback_after: 30.0");
-    let service = Service::start(setup).await;
+    let service = Service::start(Setup::with_immudb(proxy.port())).await;
     append_to(&mut service.client(), "room-1", 3).await;
     // ImmuDB takes it, and the answer is lost.
     proxy.set(Mode::DropAnswers);
@@ -290,7 +291,7 @@ async fn what_a_fenced_writer_has_in_common_with_the_other_counts_as_forwarded()
     let appending = tokio::spawn(async move { append(&mut client, vec![event("room-1")]).await });
     service.wait_for("the event", |stats| stats.event_count == 4).await;
     let in_immudb = || immudb.reader(&["--database", "aethyr", "scan", "event:"]).len();
-    while in_immudb() < 4 {}
+    service.wait_until("ImmuDB has the event", async || in_immudb() == 4).await;
     let taken = Setup::with_immudb(immudb.port()).arguments(&["serve", "--take-over"]);
     let other = Service::start(taken).await;
     append_to(&mut other.client(), "room-1", 2).await;

@@ -21,7 +21,6 @@ use crate::{
 async fn behind_proxy(immudb: &ImmuDb) -> (Proxy, Service) {
     let proxy = Proxy::start(immudb.port()).await;
     let setup = Setup::with_immudb(proxy.port())
-        .set("immudb", "fallback_after: 30.0")
         .set("immudb", "retry_count: 1000")
         .set("immudb", "retry_delay: 0.05")
         .set("immudb", "retry_delay_max: 0.1");
@@ -146,9 +145,12 @@ async fn a_half_open_connection_is_given_up() {
     let dir = tempdir().unwrap();
     let immudb = ImmuDb::start(dir.path()).await;
     let proxy = Proxy::start(immudb.port()).await;
-    let setup = Setup::with_immudb(proxy.port()).set("immudb", "request_timeout: 2.0");
+    let setup = Setup::with_immudb(proxy.port())
+        .set("immudb", "fallback_after: 1.0")
+        .set("immudb", "request_timeout: 2.0");
     let service = Service::start(setup).await;
     append_to(&mut service.client(), "room-1", 2).await;
+    service.wait_until_forwarded().await;
     proxy.set(Mode::KeepRequests);
     let answer = service.client().append_events(request(vec![event("room-1")])).await.unwrap().into_inner();
     assert_eq!(answer.stored_in(), StoredIn::LocalLog);

@@ -1,17 +1,21 @@
 //! ImmuDB goes away and comes back, in every way that it can.
 
-use std::{io::Write, time::Duration};
+use std::{
+    io::Write,
+    time::{Duration, Instant},
+};
 
-use aethyr_event_store::grpc::wire::{NewEvent, State, StoredIn, new_event::Data};
+use aethyr_event_store::grpc::wire::{NewEvent, State, StatsResponse, StoredIn, new_event::Data};
 use rustix::process::Signal;
 use tempfile::tempdir;
+use tokio::time::timeout;
 
 pub use crate::support::stored::assert_in_immudb;
 use crate::support::{
     events::{append, append_to, event, load, reason, request, whole_order},
     immudb::ImmuDb,
     load::{Load, acknowledged, assert_all_there},
-    service::{Service, Setup},
+    service::{PATIENCE, Service, Setup},
 };
 
 #[tokio::test(flavor = "multi_thread")]
@@ -19,21 +23,22 @@ async fn killing_immudb_under_load_costs_no_call_and_no_event() {
     let dir = tempdir().unwrap();
     let mut immudb = ImmuDb::start(dir.path()).await;
     let service = Service::start(Setup::with_immudb(immudb.port())).await;
-    let calls = Load::start(&service.client(), 64, 1);
+    let load = Load::start(&service.client(), 64, 1);
     service.wait_for("a good start", |stats| stats.event_count > 500).await;
     immudb.kill();
     let gone = service.wait_for_state(State::Fallback).await;
     service.wait_for("going on", |stats| stats.event_count > gone.event_count + 500).await;
+    // Nobody's call waits for an ImmuDB that is gone, nor those of the first moment.
+    let mut calls = timeout(PATIENCE, load.end()).await.expect("a call waits for the end of the outage");
+    let load = Load::start(&service.client(), 64, 1);
     immudb.restart().await;
     let back = service.wait_for("coming back", |stats| stats.migrated_events > 0).await;
     service.wait_for("going on", |stats| stats.event_count > back.event_count + 500).await;
-    let calls = calls.end().await;
+    calls.extend(load.end().await);
     service.wait_until_forwarded().await;
 
     let failed = calls.iter().find(|call| call.answer.is_err());
     assert!(failed.is_none(), "{failed:?}");
-    let longest = calls.iter().map(|call| call.took).max().unwrap();
-    assert!(longest < Duration::from_secs(3), "a call took {longest:?}");
     let order = whole_order(&mut service.client()).await;
     assert_all_there(&calls, &order);
     assert_eq!(order.len(), acknowledged(&calls));
@@ -44,9 +49,11 @@ async fn killing_immudb_under_load_costs_no_call_and_no_event() {
 async fn an_immudb_that_hangs_is_waited_for_once() {
     let dir = tempdir().unwrap();
     let immudb = ImmuDb::start(dir.path()).await;
-    let service = Service::start(Setup::with_immudb(immudb.port())).await;
+    let setup = Setup::with_immudb(immudb.port()).set("immudb", "fallback_after: 1.0");
+    let service = Service::start(setup).await;
     let mut client = service.client();
     append_to(&mut client, "room-1", 3).await;
+    service.wait_until_forwarded().await;
     immudb.pause();
     let answer = append(&mut client, vec![event("room-1")]).await;
     assert_eq!(answer.stored_in(), StoredIn::LocalLog);
@@ -71,7 +78,7 @@ async fn a_hundred_thousand_events_migrate_in_order_while_appends_go_on() {
     let mut calls = outage.end().await;
     let going_on = Load::start(&service.client(), 8, 1);
     immudb.restart().await;
-    let stats = service.wait_until_forwarded().await;
+    let stats = service.wait_for_state(State::Connected).await;
     assert!(stats.migrated_events >= 100_000, "{}", stats.migrated_events);
     calls.extend(going_on.end().await);
     service.wait_until_forwarded().await;
@@ -125,6 +132,7 @@ async fn a_wrong_password_is_shown_and_not_tried_hotly() {
     let dir = tempdir().unwrap();
     let immudb = ImmuDb::start(dir.path()).await;
     let setup = Setup::with_immudb(immudb.port()).set("immudb", "password: \"open sesame\"");
+    let began = Instant::now();
     let service = Service::start(setup).await;
     let stats = service.wait_for_state(State::Fallback).await;
     let said = stats.immudb.unwrap().last_error;
@@ -132,7 +140,8 @@ async fn a_wrong_password_is_shown_and_not_tried_hotly() {
     let mut client = service.client();
     let answers = append_to(&mut client, "room-1", 200).await;
     assert!(answers.iter().all(|answer| answer.stored_in() == StoredIn::LocalLog));
-    assert!(service.stats().await.retries < 5);
+    let retries = service.stats().await.retries;
+    assert!(retries <= 1 + began.elapsed().as_secs() / 10, "{retries} in {:?}", began.elapsed());
     assert!(!service.log().contains("open sesame"));
     assert!(service.log().contains("only a person can change that"));
 }
@@ -150,8 +159,11 @@ async fn a_password_that_was_changed_and_is_changed_back_is_an_outage_that_ends_
     // Its sessions end with it.
     immudb.restart().await;
     append_to(&mut service.client(), "room-1", 2).await;
-    let stats = service.wait_for_state(State::Fallback).await;
-    assert!(stats.immudb.unwrap().last_error.contains("password"));
+    // Its first attempts may have met the restart.
+    let refused = |stats: &StatsResponse| stats.immudb.as_ref().unwrap().last_error.contains("password");
+    service
+        .wait_for("the password is wrong", |stats| stats.state() == State::Fallback && refused(stats))
+        .await;
     immudb.change_password("Xyzzy-1-plugh");
     assert_eq!(service.wait_until_forwarded().await.event_count, 4);
     assert_in_immudb(&immudb, &whole_order(&mut service.client()).await);
@@ -252,8 +264,7 @@ async fn a_restart_in_an_outage_takes_events_however_long_the_log_is() {
 async fn a_backlog_of_a_few_large_events_is_a_backlog() {
     let dir = tempdir().unwrap();
     let mut immudb = ImmuDb::start(dir.path()).await;
-    let setup = Setup::with_immudb(immudb.port()).set("immudb", "fallback_after: 0.5");
-    let service = Service::start(setup).await;
+    let service = Service::start(Setup::with_immudb(immudb.port())).await;
     append_to(&mut service.client(), "room-1", 1).await;
     immudb.kill();
     // Few enough for one transaction by their number, and too large for forty.
@@ -263,10 +274,11 @@ async fn a_backlog_of_a_few_large_events_is_a_backlog() {
         append(&mut service.client(), vec![one]).await;
     }
     immudb.restart().await;
-    service.wait_for("ImmuDB takes something", |stats| stats.state() != State::Fallback).await;
+    // Whoever calls in Connected waits for all that is pending: no more than the next transaction takes.
+    let connected = service.wait_for_state(State::Connected).await;
+    assert!(connected.pending_events <= 4, "a caller would wait for all of it: {connected:?}");
     append_to(&mut service.client(), "room-1", 1).await;
-    let stats = service.wait_until_forwarded().await;
-    assert_eq!(stats.fallbacks, 1, "the caller waited for all of it: {stats:?}");
+    service.wait_until_forwarded().await;
     assert_in_immudb(&immudb, &whole_order(&mut service.client()).await);
 }
 

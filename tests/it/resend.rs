@@ -9,6 +9,7 @@ use crate::{
     support::{
         events::{append_to, event, expecting, reason, request, whole_order},
         immudb::ImmuDb,
+        proxy::{Mode, Proxy},
         service::{Service, Setup},
     },
 };
@@ -68,8 +69,12 @@ async fn assert_reused(service: &Service, events: Vec<NewEvent>) {
 async fn in_every_state_and_after_restarts() {
     let dir = tempdir().unwrap();
     let mut immudb = ImmuDb::start(dir.path()).await;
+    let proxy = Proxy::start(immudb.port()).await;
     // Small transactions, so that the migration can be met while it runs.
-    let setup = Setup::with_immudb(immudb.port()).set("immudb", "batch_keys_max: 3");
+    let setup = Setup::with_immudb(proxy.port())
+        .set("immudb", "batch_keys_max: 3")
+        .set("immudb", "retry_delay: 0.05")
+        .set("immudb", "retry_delay_max: 0.5");
     let mut service = Service::start(setup).await;
     let connected = Sent::to(&service, "connected").await;
     connected.again(&service, StoredIn::Immudb).await;
@@ -85,22 +90,17 @@ async fn in_every_state_and_after_restarts() {
     fallback.again(&service, StoredIn::LocalLog).await;
     connected.again(&service, StoredIn::Immudb).await;
 
-    // One append a transaction: this takes ImmuDB some seconds.
-    for _ in 0..20 {
-        let callers = (0..100).map(|caller| {
-            let mut client = service.client();
-            tokio::spawn(async move { append_to(&mut client, &format!("room-{caller}"), 1).await })
-        });
-        for caller in callers.collect::<Vec<_>>() {
-            caller.await.unwrap();
-        }
-    }
+    // One append a transaction, and each held up in the proxy; once it has begun, the migration stands still.
+    append_to(&mut service.client(), "room-2", 200).await;
+    proxy.set(Mode::Slow);
     immudb.restart().await;
     service.wait_for_state(State::Migrating).await;
+    proxy.set(Mode::KeepRequests);
     let migrating = Sent::to(&service, "migrating").await;
     migrating.again(&service, StoredIn::LocalLog).await;
     connected.again(&service, StoredIn::Immudb).await;
-    assert_eq!(service.stats().await.state(), State::Migrating, "the migration was too fast for this test");
+    assert_eq!(service.stats().await.state(), State::Migrating);
+    proxy.set(Mode::Pass);
     service.wait_until_forwarded().await;
     for sent in [&connected, &fallback, &migrating] {
         sent.again(&service, StoredIn::Immudb).await;

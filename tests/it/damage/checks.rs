@@ -26,8 +26,8 @@ use aethyr_event_store::{
 };
 use tokio::runtime::Runtime;
 
-/// Longer than anything here takes on a busy machine.
-const PATIENCE: Duration = Duration::from_secs(60);
+use crate::support::service::PATIENCE;
+
 const POLL: Duration = Duration::from_millis(5);
 
 /// How a damaged folder was met.
@@ -114,7 +114,7 @@ fn served<T>(
     let store = parts.store.clone();
     let asked = asked(&store, &runtime);
     drop(store);
-    runtime.block_on(server::stop(parts, Duration::from_secs(10)));
+    runtime.block_on(server::stop(parts, PATIENCE));
     Ok(asked)
 }
 
