@@ -346,6 +346,14 @@ impl Service {
         }
     }
 
+    /// How it ended, if it did by itself; it can be started again then.
+    #[allow(dead_code, reason = "for those who do what a supervisor does")]
+    pub fn ended(&mut self) -> Option<ExitStatus> {
+        let status = self.process.as_mut()?.try_wait().unwrap()?;
+        self.process = None;
+        Some(status)
+    }
+
     /// SIGTERM, and waits for the end.
     pub fn stop(&mut self) -> ExitStatus {
         self.signal(Signal::TERM);

@@ -1,17 +1,18 @@
 //! Callers that do everything a game server does, note what came of it, and send again what was not answered.
 
+mod reading;
+
 use std::{
     collections::HashMap,
     sync::{
-        Arc,
+        Arc, Mutex,
         atomic::{AtomicBool, Ordering},
     },
     time::Duration,
 };
 
 use aethyr_event_store::grpc::wire::{
-    AppendEventsRequest, AppendEventsResponse, Checkpoint, LoadEventsRequest, NewEvent, ReadAllRequest,
-    SaveSnapshotRequest, SubscribeRequest, new_event::Data, subscribe_response::Content,
+    AppendEventsRequest, AppendEventsResponse, NewEvent, SaveSnapshotRequest, new_event::Data,
 };
 use fastrand::Rng;
 use tokio::task::JoinHandle;
@@ -20,9 +21,12 @@ use tonic_types::StatusExt;
 use uuid::Uuid;
 
 use crate::{
-    history::{Append, At, History, Load, Outcome, Stored, Took, aggregate_id, aggregate_of},
+    history::{
+        Append, At, History, Kind, Outcome, Stored, Took, aggregate_id, aggregate_of, aggregate_type,
+        event_type,
+    },
     support::{events::reason, service::Client},
-    world::World,
+    world::{Clock, World},
 };
 
 /// At a time. Every so often others come, and the earlier are rarely touched again, so that loads stay short
@@ -32,6 +36,27 @@ const AGGREGATES_CHANGE: Duration = Duration::from_secs(20);
 /// No call of ours waits for longer: what became of it is not known then.
 const PATIENCE: Duration = Duration::from_secs(20);
 
+/// Some of the appends that were acknowledged last, for everybody who sends known ids.
+#[derive(Debug, Default)]
+pub struct Known(Mutex<Vec<AppendEventsRequest>>);
+
+impl Known {
+    const APPENDS_MAX: usize = 200;
+
+    fn add(&self, request: &AppendEventsRequest, place: usize) {
+        let mut appends = self.0.lock().unwrap();
+        if appends.len() < Self::APPENDS_MAX {
+            appends.push(request.clone());
+        } else {
+            appends[place % Self::APPENDS_MAX] = request.clone();
+        }
+    }
+
+    pub fn events(&self) -> Vec<NewEvent> {
+        self.0.lock().unwrap().iter().flat_map(|append| append.events.clone()).collect()
+    }
+}
+
 pub struct Callers {
     ending: Arc<AtomicBool>,
     callers: Vec<JoinHandle<History>>,
@@ -39,23 +64,25 @@ pub struct Callers {
 }
 
 impl Callers {
-    pub fn start(world: &World, seed: u64, count: u64) -> Self {
+    pub fn start(world: &World, seed: u64, count: u64, known: &Arc<Known>) -> Self {
         let ending = Arc::new(AtomicBool::new(false));
-        let clock = Clock(std::time::Instant::now() - world.now());
+        let clock = world.clock();
         let callers = (0..count).map(|number| {
             let caller = Caller {
                 client: world.client(),
+                number,
                 random: Rng::with_seed(seed.wrapping_mul(1009).wrapping_add(number)),
                 clock,
                 known: HashMap::new(),
                 last_position: 0,
                 earlier: Vec::new(),
+                all_known: known.clone(),
                 history: History::default(),
             };
             tokio::spawn(caller.run(ending.clone()))
         });
         let callers = callers.collect();
-        let follower = tokio::spawn(follow(world.client(), ending.clone()));
+        let follower = tokio::spawn(reading::follow(world.client(), clock, ending.clone()));
         Self { ending, callers, follower }
     }
 
@@ -71,17 +98,9 @@ impl Callers {
     }
 }
 
-#[derive(Clone, Copy)]
-struct Clock(std::time::Instant);
-
-impl Clock {
-    fn now(self) -> At {
-        self.0.elapsed()
-    }
-}
-
 struct Caller {
     client: Client,
+    number: u64,
     random: Rng,
     clock: Clock,
     /// The last number of each aggregate that this caller has seen.
@@ -89,6 +108,7 @@ struct Caller {
     last_position: u64,
     /// Appends that were stored, to be sent once more.
     earlier: Vec<(AppendEventsRequest, Stored)>,
+    all_known: Arc<Known>,
     history: History,
 }
 
@@ -104,21 +124,21 @@ impl Caller {
     async fn run(mut self, ending: Arc<AtomicBool>) -> History {
         while !ending.load(Ordering::SeqCst) {
             match self.random.u8(..100) {
-                0..78 => self.append(&ending).await,
-                78..82 => self.send_again().await,
-                82..84 => self.send_changed().await,
-                84..88 => self.save_snapshot().await,
-                88..97 => self.load().await,
-                _ => self.read_order().await,
+                0..73 => self.append(&ending).await,
+                73..78 => self.send_again().await,
+                78..80 => self.send_changed().await,
+                80..83 => self.save_snapshot().await,
+                83..91 => self.load().await,
+                91..95 => self.read_order().await,
+                95..98 => self.look_at_stats().await,
+                _ => self.list().await,
             }
         }
         self.history
     }
 
     fn aggregate(&mut self) -> u16 {
-        let latest = (self.clock.now().as_secs() / AGGREGATES_CHANGE.as_secs()) as u16;
-        let age = if self.random.u8(..10) == 0 { self.random.u16(..=latest) } else { 0 };
-        (latest - age) * AGGREGATES + self.random.u16(..AGGREGATES)
+        any_aggregate(&mut self.random, self.clock.now())
     }
 
     fn known(&self, aggregate: u16) -> u64 {
@@ -143,8 +163,8 @@ impl Caller {
             events.push(NewEvent {
                 event_id: id.to_string(),
                 aggregate_id: aggregate_id(aggregate),
-                aggregate_type: "Room".to_owned(),
-                event_type: "RoomChanged".to_owned(),
+                aggregate_type: aggregate_type(aggregate),
+                event_type: event_type(number),
                 data: Some(Data::Json(format!("{{\"number\":{number},\"id\":\"{id}\"}}"))),
                 ..NewEvent::default()
             });
@@ -189,6 +209,7 @@ impl Caller {
                 self.learn(*aggregate, *last);
             }
             self.last_position = self.last_position.max(stored.first_position);
+            self.all_known.add(&request, self.random.usize(..1000));
             if self.earlier.len() < 30 {
                 self.earlier.push((request, stored.clone()));
             } else {
@@ -214,9 +235,8 @@ impl Caller {
         if self.random.u8(..6) == 0 {
             sent.set_timeout(Duration::from_millis(self.random.u64(5..400)));
         }
-        let answer =
-            self.call(async { client.append_events(sent).await.map(tonic::Response::into_inner) }).await;
-        let status = match answer {
+        let sending = async { client.append_events(sent).await.map(tonic::Response::into_inner) };
+        let status = match self.call(Kind::Write, sending).await {
             Some(Ok(answer)) => return Attempt::Settled(Outcome::Stored(stored(&answer))),
             Some(Err(status)) => status,
             None => return Attempt::Unknown,
@@ -233,40 +253,52 @@ impl Caller {
             }
             (Code::ResourceExhausted | Code::Unavailable, reason) if !reason.is_empty() => Attempt::NotNow,
             // Fenced while a usurper has the database; the checker demands that it is had back at the end.
-            (Code::FailedPrecondition, "LOCAL_LOG_FAILED" | "FENCED") => Attempt::NotNow,
+            (Code::FailedPrecondition, "LOCAL_LOG_FAILED" | "FENCED" | "EVENT_SOURCING_DISABLED") => {
+                Attempt::NotNow
+            }
             (
                 Code::Unknown | Code::Unavailable | Code::Cancelled | Code::Internal | Code::DeadlineExceeded,
                 "" | "OUTCOME_UNKNOWN",
             ) => Attempt::Unknown,
             _ => {
-                self.history.violations.push(format!("an append was answered with {status:?}"));
+                self.history.violation("append", format!("answered with {status:?}"));
                 Attempt::Unknown
             }
         }
     }
 
     /// `None`: it took too long. Notes how long an answer took.
-    async fn call<T>(&mut self, work: impl Future<Output = Result<T, Status>>) -> Option<Result<T, Status>> {
+    async fn call<T>(
+        &mut self,
+        kind: Kind,
+        work: impl Future<Output = Result<T, Status>>,
+    ) -> Option<Result<T, Status>> {
         self.history.calls += 1;
         let began = self.clock.now();
         let answer = tokio::time::timeout(PATIENCE, work).await.ok()?;
-        self.history.took.push(Took { began, ended: self.clock.now() });
+        self.history.took.push(Took { began, ended: self.clock.now(), caller: self.number, kind });
         Some(answer)
     }
 
     async fn send_again(&mut self) {
         let Some((request, first)) = self.pick_earlier() else { return };
         let mut client = self.client.clone();
-        if let Some(Ok(answer)) =
-            self.call(async { client.append_events(request).await.map(tonic::Response::into_inner) }).await
-        {
-            let again = stored(&answer);
-            if !again.already
-                || again.first_position != first.first_position
-                || again.aggregates != first.aggregates
-            {
-                self.history.violations.push(format!("first answered {first:?}, and again {again:?}"));
+        let sending = async { client.append_events(request).await.map(tonic::Response::into_inner) };
+        match self.call(Kind::Write, sending).await {
+            Some(Ok(answer)) => {
+                let again = stored(&answer);
+                if !again.already
+                    || again.first_position != first.first_position
+                    || again.aggregates != first.aggregates
+                {
+                    self.history.violation("another answer", format!("first {first:?}, and again {again:?}"));
+                }
             }
+            // Whatever refuses new events has nothing to do with those that are stored.
+            Some(Err(status)) if !may_answer_a_resend(&status) => {
+                self.history.violation("resend refused", format!("{status:?}: {first:?}"));
+            }
+            Some(Err(_)) | None => {}
         }
     }
 
@@ -278,21 +310,19 @@ impl Caller {
             1 if request.events.len() > 1 => _ = request.events.pop(),
             _ => request.events.push(NewEvent {
                 aggregate_id: aggregate_id(0),
-                aggregate_type: "Room".to_owned(),
-                event_type: "RoomChanged".to_owned(),
+                aggregate_type: aggregate_type(0),
+                event_type: event_type(0),
                 ..NewEvent::default()
             }),
         }
         let mut client = self.client.clone();
-        match self.call(async { client.append_events(request).await.map(tonic::Response::into_inner) }).await
-        {
+        let sending = async { client.append_events(request).await.map(tonic::Response::into_inner) };
+        match self.call(Kind::Write, sending).await {
             Some(Ok(answer)) => {
-                self.history
-                    .violations
-                    .push(format!("ids of {first:?} were taken for another append: {answer:?}"));
+                self.history.violation("ids taken again", format!("{first:?}: {answer:?}"));
             }
             Some(Err(status)) if status.code() == Code::InvalidArgument => {
-                self.history.violations.push(format!("{status:?}"));
+                self.history.violation("append", format!("{status:?}"));
             }
             Some(Err(_)) | None => {}
         }
@@ -315,71 +345,47 @@ impl Caller {
             ..SaveSnapshotRequest::default()
         };
         let mut client = self.client.clone();
-        if let Some(Err(status)) = self.call(async { client.save_snapshot(request).await }).await
+        if let Some(Err(status)) = self.call(Kind::Write, async { client.save_snapshot(request).await }).await
             && reason(&status) == "SNAPSHOT_AHEAD"
         {
-            self.history.violations.push(format!("an acknowledged event is gone: {status:?}"));
+            self.history.violation("snapshot", format!("an acknowledged event is gone: {status:?}"));
         }
     }
+}
 
-    async fn load(&mut self) {
-        let aggregate = self.aggregate();
-        let began = self.clock.now();
-        let request =
-            LoadEventsRequest { aggregate_id: aggregate_id(aggregate), ..LoadEventsRequest::default() };
-        let mut client = self.client.clone();
-        let answer = self
-            .call(async {
-                let mut stream = client.load_events(request).await?.into_inner();
-                let (mut ids, mut last_sequence) = (Vec::new(), 0);
-                while let Some(piece) = stream.message().await? {
-                    ids.extend(piece.events.iter().map(|event| event.event_id.parse::<Uuid>().unwrap()));
-                    last_sequence = piece.last_sequence;
-                }
-                Ok((ids, last_sequence))
-            })
-            .await;
-        match answer {
-            Some(Ok((ids, last_sequence))) => {
-                self.learn(aggregate, last_sequence);
-                let ended = self.clock.now();
-                self.history.loads.push(Load { began, ended, aggregate, ids, last_sequence });
-            }
-            Some(Err(status)) => self.read_failed(&status),
-            None => {}
-        }
+/// One that others append to just now, too, or, more rarely, an earlier one.
+pub fn any_aggregate(random: &mut Rng, now: At) -> u16 {
+    let latest = (now.as_secs() / AGGREGATES_CHANGE.as_secs()) as u16;
+    let age = if random.u8(..10) == 0 { random.u16(..=latest) } else { 0 };
+    (latest - age) * AGGREGATES + random.u16(..AGGREGATES)
+}
+
+/// The service is not there yet or no more, or the call never came to be judged.
+fn may_answer_a_resend(status: &Status) -> bool {
+    match reason(status).as_str() {
+        "" => !matches!(status.code(), Code::AlreadyExists | Code::Aborted | Code::FailedPrecondition),
+        "STARTING"
+        | "SHUTTING_DOWN"
+        | "CALLS_WAITING"
+        | "CALLS_WAITING_BYTES"
+        | "CONCURRENT_CALLS"
+        | "RECEIVING_BYTES" => true,
+        _ => false,
     }
+}
 
-    async fn read_order(&mut self) {
-        let from_position = self.random.u64(..=self.last_position) + 1;
-        let request = ReadAllRequest { from_position, limit: 500, ..ReadAllRequest::default() };
-        let mut client = self.client.clone();
-        let answer = self
-            .call(async {
-                let mut stream = client.read_all(request).await?.into_inner();
-                let mut positions = Vec::new();
-                while let Some(piece) = stream.message().await? {
-                    positions.extend(piece.events.iter().map(|event| event.position));
-                }
-                Ok(positions)
-            })
-            .await;
-        match answer {
-            Some(Ok(positions)) => {
-                let in_order = (from_position..).zip(&positions).all(|(expected, found)| expected == *found);
-                if !in_order {
-                    self.history.violations.push(format!("read {positions:?} from {from_position} on"));
-                }
-            }
-            Some(Err(status)) => self.read_failed(&status),
-            None => {}
+/// Of an append that was sent once; and the reason where it was refused.
+pub fn outcome_of(answer: Result<AppendEventsResponse, Status>) -> (Outcome, Option<String>) {
+    let status = match answer {
+        Ok(answer) => return (Outcome::Stored(stored(&answer)), None),
+        Err(status) => status,
+    };
+    let reason = Some(reason(&status)).filter(|reason| !reason.is_empty());
+    match status.code() {
+        Code::ResourceExhausted | Code::Unavailable | Code::FailedPrecondition if reason.is_some() => {
+            (Outcome::Refused, reason)
         }
-    }
-
-    fn read_failed(&mut self, status: &Status) {
-        if status.code() == Code::DataLoss {
-            self.history.violations.push(format!("{status:?}"));
-        }
+        _ => (Outcome::Unknown, reason),
     }
 }
 
@@ -393,51 +399,4 @@ fn stored(answer: &AppendEventsResponse) -> Stored {
         aggregates: aggregates.collect(),
         already: answer.already_stored,
     }
-}
-
-/// Follows the whole order, and goes on from its checkpoint whenever the stream breaks.
-async fn follow(mut client: Client, ending: Arc<AtomicBool>) -> History {
-    let mut history = History::default();
-    let mut after = Checkpoint::default();
-    while !ending.load(Ordering::SeqCst) {
-        let ask = SubscribeRequest { after: Some(after.clone()), ..SubscribeRequest::default() };
-        let mut stream = match client.subscribe(ask).await {
-            Ok(stream) => stream.into_inner(),
-            Err(status) => {
-                if matches!(status.code(), Code::FailedPrecondition | Code::DataLoss) {
-                    history.violations.push(format!("the subscription at {after:?}: {status:?}"));
-                }
-                tokio::time::sleep(Duration::from_millis(20)).await;
-                continue;
-            }
-        };
-        while !ending.load(Ordering::SeqCst) {
-            let next = tokio::time::timeout(Duration::from_millis(500), stream.message()).await;
-            let content = match next {
-                Err(_) => continue,
-                Ok(Ok(Some(message))) => message.content.unwrap(),
-                Ok(Ok(None)) => {
-                    history.violations.push("the subscription ended without an error".to_owned());
-                    break;
-                }
-                Ok(Err(status)) => {
-                    if status.code() == Code::DataLoss {
-                        history.violations.push(format!("the subscription at {after:?}: {status:?}"));
-                    }
-                    break;
-                }
-            };
-            match content {
-                Content::Events(batch) => {
-                    for event in batch.events {
-                        history.followed.push((event.position, event.event_id.parse().unwrap()));
-                        after = Checkpoint { position: event.position, hash: event.hash };
-                    }
-                }
-                Content::CaughtUp(caught_up) => after = caught_up.checkpoint.unwrap(),
-                Content::Checkpoint(checkpoint) => after = checkpoint,
-            }
-        }
-    }
-    history
 }

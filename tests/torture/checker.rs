@@ -3,14 +3,17 @@
 //! Every append that was stored has its place in the whole order, so linearizability needs no search: that
 //! order has to agree with what callers saw, and with the times at which they saw it.
 
+mod shown;
+mod waits;
+
 use std::{
     collections::{HashMap, HashSet},
     panic::{AssertUnwindSafe, catch_unwind},
-    time::Duration,
 };
 
 use aethyr_event_store::grpc::wire::{ReadAllRequest, RecordedEvent};
 use uuid::Uuid;
+use waits::Waits;
 
 use crate::{
     Totals,
@@ -46,6 +49,22 @@ struct Order {
     places: HashMap<Uuid, (u64, u64)>,
     /// Of each aggregate the ids of its events, in order.
     of_aggregate: HashMap<u16, Vec<Uuid>>,
+    /// The same by their positions.
+    positions_of: HashMap<u16, Vec<u64>>,
+}
+
+impl Order {
+    /// Of an aggregate's event with this number.
+    fn position_of(&self, aggregate: u16, number: u64) -> Option<u64> {
+        let index = usize::try_from(number.checked_sub(1)?).ok()?;
+        self.positions_of.get(&aggregate)?.get(index).copied()
+    }
+
+    /// Of an aggregate, up to a position.
+    fn count_up_to(&self, aggregate: u16, position: u64) -> u64 {
+        let positions = self.positions_of.get(&aggregate);
+        positions.map_or(0, |positions| positions.partition_point(|one| *one <= position) as u64)
+    }
 }
 
 /// # Errors
@@ -55,8 +74,8 @@ pub async fn check(world: &World, history: &History, faults: &Faults) -> Result<
     if let Err(problem) = world.settled().await {
         problems.add("migration", || problem);
     }
-    for violation in history.violations.iter().chain(&faults.violations) {
-        problems.add("answer", || violation.clone());
+    for (kind, what) in &history.violations {
+        problems.add(kind, || what.clone());
     }
     let events = read_all(&mut world.client(), ReadAllRequest::default()).await;
     let order = order(&events, &mut problems);
@@ -66,6 +85,8 @@ pub async fn check(world: &World, history: &History, faults: &Faults) -> Result<
     check_real_time(history, &order, &mut problems);
     check_loads(history, &order, &mut problems);
     check_followed(history, &order, &mut problems);
+    shown::check(history, &order, &mut problems);
+    let waits = waits::check(history, faults, &mut problems);
     let known: HashSet<Uuid> =
         history.appends.iter().flat_map(|append| append.events.iter().map(|(id, _)| *id)).collect();
     for id in order.ids.iter().filter(|id| !known.contains(id)) {
@@ -79,18 +100,24 @@ pub async fn check(world: &World, history: &History, faults: &Faults) -> Result<
     if catch_unwind(AssertUnwindSafe(hold_it_against)).is_err() {
         problems.add("ImmuDB", || "it holds something else (see above)".to_owned());
     }
-    if problems.0.is_empty() { Ok(totals(history, faults)) } else { Err(problems.0) }
+    if problems.0.is_empty() { Ok(totals(history, faults, waits)) } else { Err(problems.0) }
 }
 
 /// Positions, numbers and ids, without a gap or a repeat.
 fn order(events: &[RecordedEvent], problems: &mut Problems) -> Order {
-    let mut order = Order { ids: Vec::new(), places: HashMap::new(), of_aggregate: HashMap::new() };
+    let mut order = Order {
+        ids: Vec::new(),
+        places: HashMap::new(),
+        of_aggregate: HashMap::new(),
+        positions_of: HashMap::new(),
+    };
     let mut before = None;
     for (position, event) in (1..).zip(events) {
         let id: Uuid = event.event_id.parse().unwrap();
         let aggregate = aggregate_of(&event.aggregate_id).unwrap();
         let of_aggregate = order.of_aggregate.entry(aggregate).or_default();
         of_aggregate.push(id);
+        order.positions_of.entry(aggregate).or_default().push(position);
         if event.position != position || event.sequence_number != of_aggregate.len() as u64 {
             problems.add("numbers", || format!("{event:?} at {position}"));
         }
@@ -246,28 +273,25 @@ fn check_loads(history: &History, order: &Order, problems: &mut Problems) {
 
 /// The subscription saw the same order, each event once.
 fn check_followed(history: &History, order: &Order, problems: &mut Problems) {
-    for (expected, (position, id)) in (1..).zip(&history.followed) {
+    for (expected, (_, position, id)) in (1..).zip(&history.followed) {
         if *position != expected || order.ids.get(expected as usize - 1) != Some(id) {
             problems.add("subscription", || format!("{position} {id} in the place of {expected}"));
         }
     }
 }
 
-fn totals(history: &History, faults: &Faults) -> Totals {
+fn totals(history: &History, faults: &Faults, waits: Waits) -> Totals {
     let count = |wanted: fn(&Outcome) -> bool| {
         history.appends.iter().filter(|append| wanted(&append.outcome)).count() as u64
     };
     let stored = history.appends.iter().filter(|append| matches!(append.outcome, Outcome::Stored(_)));
-    let undisturbed = |began: At, ended: At| {
-        faults.service_gone.iter().all(|(from, until)| *until < began || *from > ended)
-    };
-    let waits = history.took.iter().filter(|took| undisturbed(took.began, took.ended));
     Totals {
         faults: faults.counts.iter().map(|(fault, count)| (*fault, *count)).collect(),
         calls: history.calls,
         acknowledged: stored.map(|append| append.events.len() as u64).sum(),
         unknown: count(|outcome| matches!(outcome, Outcome::Unknown)),
         conflicts: count(|outcome| matches!(outcome, Outcome::Conflict { .. })),
-        longest_wait: waits.map(|took| took.ended - took.began).max().unwrap_or(Duration::ZERO),
+        longest_wait: waits.longest,
+        most_waits: waits.most_in_an_outage,
     }
 }

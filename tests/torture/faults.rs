@@ -1,5 +1,7 @@
 //! What goes wrong, and when: one series of faults for each part, drawn from the seed, side by side.
 
+mod service;
+
 use std::{
     collections::BTreeMap,
     time::{Duration, Instant},
@@ -10,7 +12,9 @@ use fastrand::Rng;
 use rustix::process::Signal;
 
 use crate::{
-    history::At,
+    callers::Known,
+    crowds,
+    history::{At, History, Outcome},
     power::{self, Survives},
     support::{
         events::{event, request},
@@ -26,7 +30,10 @@ pub struct Faults {
     pub counts: BTreeMap<&'static str, u64>,
     /// When the service itself could not answer.
     pub service_gone: Vec<(At, At)>,
-    pub violations: Vec<String>,
+    /// When ImmuDB could not, or not in time.
+    pub immudb_gone: Vec<(At, At)>,
+    /// What was appended to see what the faults leave, and as one of them.
+    pub history: History,
 }
 
 /// Of a segment of the log.
@@ -35,35 +42,45 @@ const HEADER_BYTES: usize = 64;
 /// One part's series.
 struct Series<'a> {
     world: &'a World,
+    known: &'a Known,
     random: Rng,
     end: Instant,
     faults: Faults,
 }
 
 impl Faults {
-    pub async fn run(world: &World, seed: u64, length: Duration) -> Self {
+    pub async fn run(world: &World, known: &Known, seed: u64, length: Duration) -> Self {
         let series = |part: u64| Series {
             world,
+            known,
             random: Rng::with_seed(seed.wrapping_mul(31).wrapping_add(part)),
             end: Instant::now() + length,
             faults: Self::default(),
         };
-        let (mut service, mut immudb, mut network, mut clock, mut others) =
-            (series(1), series(2), series(3), series(4), series(5));
-        tokio::join!(
-            service.service(),
-            immudb.immudb(),
-            network.network(),
-            clock.clock(),
-            others.second_writers()
-        );
+        let [mut service, mut immudb, mut network, mut clock, mut others, mut crowds, mut supervisor] =
+            [1, 2, 3, 4, 5, 6, 7].map(series);
+        let all_of_them = async {
+            tokio::join!(
+                service.service(),
+                immudb.immudb(),
+                network.network(),
+                clock.clock(),
+                others.second_writers(),
+                crowds.crowds()
+            )
+        };
+        tokio::select! {
+            _ = all_of_them => {}
+            () = supervisor.supervise() => unreachable!("it supervises for ever"),
+        }
         let mut all = Self::default();
-        for series in [service, immudb, network, clock, others] {
+        for series in [service, immudb, network, clock, others, crowds, supervisor] {
             for (fault, count) in series.faults.counts {
                 *all.counts.entry(fault).or_default() += count;
             }
             all.service_gone.extend(series.faults.service_gone);
-            all.violations.extend(series.faults.violations);
+            all.immudb_gone.extend(series.faults.immudb_gone);
+            all.history.add(series.faults.history);
         }
         all
     }
@@ -89,7 +106,7 @@ impl Series<'_> {
     async fn service(&mut self) {
         while self.pause(200, 2000).await {
             let from = self.world.now();
-            match self.random.u8(..11) {
+            match self.random.u8(..18) {
                 0 | 1 => self.kill_service("service killed", |_, _| {}).await,
                 2..=4 => {
                     let world = self.world;
@@ -122,8 +139,21 @@ impl Series<'_> {
                     self.world.control(Control::DiskFull, 1);
                     self.for_a_while(50, 1000).await;
                     self.world.control(Control::DiskFull, 0);
-                    // What could not be written to the index stops the log until a restart.
                     self.kill_service("service killed", |_, _| {}).await;
+                }
+                9 | 10 => {
+                    self.goes_wrong_for_a_while("disk full, and nobody helps", Control::DiskFull, 2000).await;
+                }
+                11 => {
+                    self.goes_wrong_for_a_while("sync fails, and nobody helps", Control::SyncFails, 500)
+                        .await;
+                }
+                12 | 13 => self.few_files().await,
+                14 => self.refuses("writes disabled", "event_sourcing", "enabled: false", 3000).await,
+                15 => {
+                    // Now and then for so long that health has to say it.
+                    let most = if self.random.u8(..3) == 0 { 22_000 } else { 3000 };
+                    self.refuses("no room allowed", "limits", "disk_free_min: 1125899906842624", most).await;
                 }
                 _ => {
                     self.count("sync fails");
@@ -159,6 +189,7 @@ impl Series<'_> {
 
     async fn immudb(&mut self) {
         while self.pause(300, 3000).await {
+            let from = self.world.now();
             let mut immudb = self.world.immudb.lock().await;
             match self.random.u8(..10) {
                 0..4 => {
@@ -200,18 +231,25 @@ impl Series<'_> {
                     immudb.restart().await;
                 }
             }
+            drop(immudb);
+            self.faults.immudb_gone.push((from, self.world.now()));
         }
     }
 
     async fn network(&mut self) {
         let proxy = &self.world.proxy;
         while self.pause(100, 1500).await {
-            let (fault, mode) = match self.random.u8(..8) {
+            let from = self.world.now();
+            let (fault, mode) = match self.random.u8(..10) {
                 0 => ("connections cut", None),
                 1 => ("connections refused", Some(Mode::PassAndRefuse)),
                 2 => ("answers lost", Some(Mode::DropAnswers)),
                 3 => ("half-open connection", Some(Mode::KeepRequests)),
                 4 => ("slow network", Some(Mode::Slow)),
+                5 | 6 => {
+                    let late = Duration::from_millis(self.random.u64(300..2500));
+                    ("late answers", Some(Mode::LateAnswers(late)))
+                }
                 _ => {
                     // What was under way comes late, when another session has gone on.
                     self.count("requests delivered late");
@@ -220,26 +258,70 @@ impl Series<'_> {
                     let late = proxy.cut_and_keep();
                     self.for_a_while(0, 2000).await;
                     late.deliver();
+                    self.faults.immudb_gone.push((from, self.world.now()));
                     continue;
                 }
             };
             self.count(fault);
             if let Some(mode) = mode {
                 proxy.set(mode);
-                self.for_a_while(50, 2500).await;
+                let most = if matches!(mode, Mode::LateAnswers(_)) { 12_000 } else { 2500 };
+                self.for_a_while(50, most).await;
             }
             proxy.set(Mode::Pass);
             if self.random.bool() {
                 proxy.cut();
             }
+            self.faults.immudb_gone.push((from, self.world.now()));
         }
     }
 
     async fn clock(&mut self) {
         while self.pause(500, 4000).await {
-            self.count("clock set");
-            let seconds = self.random.i64(-100_000..100_000);
+            const YEAR: i64 = 31_556_952;
+            let seconds = match self.random.u8(..4) {
+                0 => {
+                    self.count("clock set by years");
+                    self.random.i64(-60..200) * YEAR
+                }
+                _ => {
+                    self.count("clock set");
+                    self.random.i64(-100_000..100_000)
+                }
+            };
             self.world.control(Control::ClockSeconds, seconds);
+        }
+    }
+
+    async fn crowds(&mut self) {
+        let mut large = 1;
+        while self.pause(500, 4000).await {
+            let length = Duration::from_millis(self.random.u64(500..4000));
+            match self.random.u8(..6) {
+                0 | 1 => {
+                    self.count("storm of known ids");
+                    let storm = crowds::storm_of_known_ids(self.world, &mut self.random, self.known, length);
+                    let storm = storm.await;
+                    self.faults.history.add(storm);
+                }
+                2 | 3 => {
+                    self.count("callers vanish");
+                    let vanished = crowds::vanish(self.world, &mut self.random).await;
+                    self.faults.history.add(vanished);
+                }
+                4 => {
+                    self.count("large frame");
+                    let append = crowds::append_a_large_frame(self.world, &mut self.random).await;
+                    if let Outcome::Stored(stored) = &append.outcome {
+                        large = stored.first_position;
+                    }
+                    self.faults.history.appends.push(append);
+                }
+                _ => {
+                    self.count("streams that are not read");
+                    crowds::leave_streams_unread(self.world, large, length).await;
+                }
+            }
         }
     }
 
@@ -275,7 +357,7 @@ impl Series<'_> {
         let state =
             state_within(&intruder, Duration::from_secs(2), |state| claimed(state) || state == State::Fenced);
         if let Some(state) = state.await.filter(|state| claimed(*state)) {
-            self.faults.violations.push(format!("a second writer came to {state:?}"));
+            self.faults.history.violation("second writer", format!("{state:?}"));
         }
         intruder.kill();
     }
@@ -297,7 +379,7 @@ impl Series<'_> {
             self.count("deposed writer");
             let answer = append_as_usurper(&usurper).await;
             if answer.is_some_and(|answer| answer.stored_in() == StoredIn::Immudb) {
-                self.faults.violations.push("a deposed writer wrote into ImmuDB".to_owned());
+                self.faults.history.violation("second writer", "deposed, and wrote into ImmuDB".to_owned());
             }
         }
         usurper.kill();

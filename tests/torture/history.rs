@@ -50,22 +50,56 @@ pub struct Load {
     pub last_sequence: u64,
 }
 
+/// What another call showed of all events together.
+#[derive(Debug, Clone)]
+pub struct Look {
+    pub began: At,
+    pub ended: At,
+    pub seen: Seen,
+}
+
+#[derive(Debug, Clone)]
+pub enum Seen {
+    Stats {
+        event_count: u64,
+        last_position: u64,
+    },
+    /// Everything from a position on, up to the last one.
+    Order {
+        from: u64,
+        last: u64,
+    },
+    /// The last number of each aggregate.
+    List(Vec<(u16, u64)>),
+}
+
 /// One call that was answered, whatever the answer.
 #[derive(Debug, Clone, Copy)]
 pub struct Took {
     pub began: At,
     pub ended: At,
+    pub caller: u64,
+    pub kind: Kind,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Kind {
+    /// May wait for ImmuDB.
+    Write,
+    /// Never does.
+    Read,
 }
 
 #[derive(Debug, Default)]
 pub struct History {
     pub appends: Vec<Append>,
     pub loads: Vec<Load>,
+    pub looks: Vec<Look>,
     pub took: Vec<Took>,
-    /// What a subscription was sent: position and event id.
-    pub followed: Vec<(u64, Uuid)>,
+    /// What a subscription was sent: when, position and event id.
+    pub followed: Vec<(At, u64, Uuid)>,
     /// What should not have been answered at all.
-    pub violations: Vec<String>,
+    pub violations: Vec<(&'static str, String)>,
     pub calls: u64,
 }
 
@@ -80,12 +114,20 @@ impl History {
         for load in &self.loads {
             writeln!(text, "{load:?}").unwrap();
         }
+        for look in &self.looks {
+            writeln!(text, "{look:?}").unwrap();
+        }
         text
+    }
+
+    pub fn violation(&mut self, kind: &'static str, what: String) {
+        self.violations.push((kind, what));
     }
 
     pub fn add(&mut self, other: Self) {
         self.appends.extend(other.appends);
         self.loads.extend(other.loads);
+        self.looks.extend(other.looks);
         self.took.extend(other.took);
         self.violations.extend(other.violations);
         self.calls += other.calls;
@@ -101,4 +143,13 @@ pub fn aggregate_id(aggregate: u16) -> String {
 
 pub fn aggregate_of(id: &str) -> Option<u16> {
     id.strip_prefix("room-")?.parse().ok()
+}
+
+/// So many types of events and of aggregates, for totals that have to add up.
+pub fn event_type(number: usize) -> String {
+    format!("RoomChanged{}", number % 7)
+}
+
+pub fn aggregate_type(aggregate: u16) -> String {
+    format!("Room{}", aggregate % 3)
 }

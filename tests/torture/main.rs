@@ -21,12 +21,14 @@
 
 mod callers;
 mod checker;
+mod crowds;
 mod faults;
 mod full_load;
 mod history;
 mod late;
 mod names;
 mod power;
+mod probe;
 #[path = "../support/mod.rs"]
 mod support;
 mod watch;
@@ -34,11 +36,13 @@ mod world;
 
 use std::{
     process::ExitCode,
+    sync::Arc,
     time::{Duration, Instant},
 };
 
-use callers::Callers;
+use callers::{Callers, Known};
 use faults::Faults;
+use probe::Probe;
 use watch::Watch;
 use world::World;
 
@@ -48,6 +52,8 @@ const SECONDS: u64 = 60;
 const CALLERS: u64 = 16;
 /// A run of so many seconds says what became of memory and the like.
 const LONG_RUN: u64 = 300;
+/// However many streams are not read, and whatever is sent.
+const MEBIBYTES_MAX: u64 = 1024;
 
 #[derive(Debug)]
 struct Arguments {
@@ -148,6 +154,7 @@ struct Totals {
     unknown: u64,
     conflicts: u64,
     longest_wait: Duration,
+    most_waits: usize,
 }
 
 impl Totals {
@@ -160,6 +167,7 @@ impl Totals {
         self.unknown += other.unknown;
         self.conflicts += other.conflicts;
         self.longest_wait = self.longest_wait.max(other.longest_wait);
+        self.most_waits = self.most_waits.max(other.most_waits);
     }
 }
 
@@ -169,13 +177,14 @@ impl std::fmt::Display for Totals {
         write!(
             f,
             "{faults} faults {:?}, {} calls, {} events acknowledged, {} appends of unknown outcome, \
-             {} conflicts, longest wait in an outage of ImmuDB {:.2} s",
+             {} conflicts, longest wait in an outage of ImmuDB {:.2} s, at most {} long ones of a caller in one",
             self.faults,
             self.calls,
             self.acknowledged,
             self.unknown,
             self.conflicts,
-            self.longest_wait.as_secs_f64()
+            self.longest_wait.as_secs_f64(),
+            self.most_waits
         )
     }
 }
@@ -183,14 +192,21 @@ impl std::fmt::Display for Totals {
 async fn run(seed: u64, arguments: &Arguments) -> Result<Totals, String> {
     let began = Instant::now();
     let world = World::build(seed).await;
-    let callers = Callers::start(&world, seed, arguments.callers);
+    let known = Arc::new(Known::default());
+    let callers = Callers::start(&world, seed, arguments.callers, &known);
+    let probe = Probe::start(&world);
     let mut watch = Watch::new();
-    let faults = tokio::select! {
-        faults = Faults::run(&world, seed, Duration::from_secs(arguments.seconds)) => faults,
+    let mut faults = tokio::select! {
+        faults = Faults::run(&world, &known, seed, Duration::from_secs(arguments.seconds)) => faults,
         () = world.watch(&mut watch) => unreachable!("it watches for ever"),
     };
     world.heal().await;
-    let history = callers.end().await;
+    let mut history = callers.end().await;
+    history.add(probe.end().await);
+    history.add(std::mem::take(&mut faults.history));
+    if let Some(peak) = watch.memory_peak().filter(|peak| *peak > MEBIBYTES_MAX) {
+        history.violation("memory", format!("{peak} MiB"));
+    }
     let verdict = checker::check(&world, &history, &faults).await;
     if verdict.is_err() {
         std::fs::write(world.folder().join("history"), history.text()).unwrap();
@@ -199,8 +215,9 @@ async fn run(seed: u64, arguments: &Arguments) -> Result<Totals, String> {
     let totals = verdict.map_err(|problems| {
         let folder = world.folder().display();
         format!(
-            "{}\nthe folder {folder} is kept; again: --seed {seed} --seconds {}",
+            "{}\nfaults: {:?}\nthe folder {folder} is kept; again: --seed {seed} --seconds {}",
             problems.join("\n"),
+            faults.counts,
             arguments.seconds
         )
     })?;

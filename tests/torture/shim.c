@@ -52,6 +52,31 @@ static int (*real_clock_gettime)(clockid_t, struct timespec *);
 static int (*real_unlinkat)(int, const char *, int);
 static int (*real_rename)(const char *, const char *);
 
+/* Places for files of our own, kept for when the service may open no more. */
+static int spare[8];
+
+static int open_own(const char *path, int flags) {
+    for (int tries = 0; tries < 10000; tries++) {
+        int fd = real_open(path, flags | O_CLOEXEC, 0600);
+        if (fd >= 0 || errno != EMFILE) return fd;
+        /* Another thread may take the place first, and keep it until it fails. */
+        for (size_t one = 0; one < sizeof spare / sizeof *spare; one++)
+            if (spare[one] >= 0) {
+                close(spare[one]);
+                spare[one] = -1;
+                break;
+            }
+        if (tries > 8) usleep(1000);
+    }
+    return -1;
+}
+
+static void close_own(int fd) {
+    close(fd);
+    for (size_t one = 0; one < sizeof spare / sizeof *spare; one++)
+        if (spare[one] < 0) spare[one] = real_open("/dev/null", O_RDONLY | O_CLOEXEC);
+}
+
 __attribute__((constructor)) static void begin(void) {
     real_write = dlsym(RTLD_NEXT, "write");
     real_pwrite = dlsym(RTLD_NEXT, "pwrite64");
@@ -74,6 +99,8 @@ __attribute__((constructor)) static void begin(void) {
         if (mapped != MAP_FAILED) control = mapped;
         close(fd);
     }
+    for (size_t one = 0; one < sizeof spare / sizeof *spare; one++)
+        spare[one] = real_open("/dev/null", O_RDONLY | O_CLOEXEC);
 }
 
 static int path_of(int fd, char *path) {
@@ -93,7 +120,7 @@ static int watched(int fd, struct stat *stat, char *path) {
 static int journal(const struct stat *stat, const char *path) {
     char name[PATH_MAX];
     snprintf(name, sizeof name, "%s/%llu", undo, (unsigned long long)stat->st_ino);
-    int fd = real_open(name, O_RDWR | O_CREAT | O_APPEND | O_CLOEXEC, 0600);
+    int fd = open_own(name, O_RDWR | O_CREAT | O_APPEND);
     if (fd >= 0 && lseek(fd, 0, SEEK_END) == 0) {
         real_write(fd, path, strlen(path));
         real_write(fd, "\n", 1);
@@ -107,15 +134,15 @@ static void note(int fd, int64_t kind, off_t offset, size_t length, const struct
     size_t before = end > offset ? (size_t)(end - offset) : 0;
     int64_t record[5] = {kind, offset, (int64_t)length, stat->st_size, (int64_t)before};
     char *bytes = malloc(sizeof record + before);
-    int reader = real_open(path, O_RDONLY | O_CLOEXEC);
+    int reader = open_own(path, O_RDONLY);
     if (!bytes || reader < 0) abort();
     memcpy(bytes, record, sizeof record);
     if (before && pread(reader, bytes + sizeof record, before, offset) != (ssize_t)before) abort();
-    close(reader);
+    close_own(reader);
     (void)fd;
     int to = journal(stat, path);
     if (to < 0 || real_write(to, bytes, sizeof record + before) < 0) abort();
-    close(to);
+    close_own(to);
     free(bytes);
 }
 
@@ -196,9 +223,9 @@ static void note_name(const char *kind, const char *path, const char *other, con
     char name[PATH_MAX], line[4 * PATH_MAX];
     snprintf(name, sizeof name, "%s/names", undo);
     int length = snprintf(line, sizeof line, "%s\t%s\t%s\t%s\n", kind, path, other, kept);
-    int fd = real_open(name, O_WRONLY | O_CREAT | O_APPEND | O_CLOEXEC, 0600);
+    int fd = open_own(name, O_WRONLY | O_CREAT | O_APPEND);
     if (fd < 0 || real_write(fd, line, (size_t)length) != length) abort();
-    close(fd);
+    close_own(fd);
 }
 
 /* Gives a file that is about to go another name, so that it can come back; what was not synced of it counts

@@ -72,6 +72,11 @@ impl Watch {
         figures.get(figures.len() / 2).copied().unwrap_or(0)
     }
 
+    /// The most that was seen.
+    pub fn memory_peak(&self) -> Option<u64> {
+        self.samples.iter().map(|sample| sample.mebibytes).max()
+    }
+
     /// What is clearly more at the end than after the first quarter, in which everything fills up.
     pub fn growth(&self) -> Vec<String> {
         let figures: [Figure; 4] = [

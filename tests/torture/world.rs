@@ -5,11 +5,15 @@ use std::{
     os::unix::fs::FileExt,
     path::{Path, PathBuf},
     process::Command,
-    sync::OnceLock,
+    sync::{
+        OnceLock,
+        atomic::{AtomicBool, Ordering},
+    },
     time::{Duration, Instant},
 };
 
 use tokio::sync::Mutex;
+use tonic::transport::Endpoint;
 
 use crate::{
     history::At,
@@ -23,6 +27,16 @@ use crate::{
     watch::Watch,
 };
 
+/// The time since the beginning of the run.
+#[derive(Clone, Copy)]
+pub struct Clock(Instant);
+
+impl Clock {
+    pub fn now(self) -> At {
+        self.0.elapsed()
+    }
+}
+
 pub struct World {
     folder: PathBuf,
     began: Instant,
@@ -32,10 +46,16 @@ pub struct World {
     pub immudb: Mutex<ImmuDb>,
     pub proxy: Proxy,
     control: fs::File,
+    /// The service could not start just now.
+    failing: AtomicBool,
 }
 
 /// Of ImmuDB's administrator: one that may be changed back.
 pub const PASSWORD: &str = "Xyzzy-1-plugh";
+/// How long a caller waits for an ImmuDB that does not answer.
+pub const FALLBACK_AFTER: Duration = Duration::from_secs(1);
+/// Few enough that a longer outage meets the limit.
+const PENDING_EVENTS_MAX: u64 = 5000;
 const TAKE_OVER: [&str; 2] = ["serve", "--take-over"];
 /// More than a run writes. It lies in memory.
 const DISK_MEBIBYTES: u32 = 12 << 10;
@@ -65,7 +85,8 @@ impl World {
             .set("event_sourcing", "event_files: true")
             .set("event_sourcing", "event_files_max: 200")
             .set("immudb", &format!("password: {PASSWORD}"))
-            .set("immudb", "fallback_after: 1.0")
+            .set("limits", &format!("pending_events_max: {PENDING_EVENTS_MAX}"))
+            .set("immudb", &format!("fallback_after: {}", FALLBACK_AFTER.as_secs_f64()))
             .set("immudb", "connect_timeout: 1.0")
             .set("immudb", "request_timeout: 2.0")
             .set("immudb", "retry_delay: 0.05")
@@ -85,6 +106,7 @@ impl World {
             immudb: Mutex::new(immudb),
             proxy,
             control,
+            failing: AtomicBool::new(false),
         };
         let mut service = world.service.lock().await;
         service.reconfigure(setup);
@@ -102,17 +124,31 @@ impl World {
     }
 
     pub fn now(&self) -> At {
-        self.began.elapsed()
+        self.clock().now()
+    }
+
+    pub fn clock(&self) -> Clock {
+        Clock(self.began)
+    }
+
+    pub fn endpoint(&self) -> Endpoint {
+        Endpoint::from_shared(format!("http://127.0.0.1:{}", self.port.number())).unwrap()
     }
 
     pub fn client(&self) -> Client {
-        let endpoint =
-            tonic::transport::Endpoint::from_shared(format!("http://127.0.0.1:{}", self.port.number()));
-        Client::new(endpoint.unwrap().connect_lazy()).max_decoding_message_size(64 << 20)
+        Client::new(self.endpoint().connect_lazy()).max_decoding_message_size(64 << 20)
     }
 
     pub fn control(&self, what: Control, number: i64) {
         self.control.write_all_at(&number.to_le_bytes(), what as u64 * 8).unwrap();
+    }
+
+    pub fn set_failing(&self, failing: bool) {
+        self.failing.store(failing, Ordering::SeqCst);
+    }
+
+    pub fn is_failing(&self) -> bool {
+        self.failing.load(Ordering::SeqCst)
     }
 
     /// Notes without an end what the service takes of the machine.
@@ -122,6 +158,19 @@ impl World {
             let process = self.service.lock().await.process_id();
             watch.look(process, None, None);
         }
+    }
+
+    /// Begins it anew on what it has, with one more line of configuration or, again, without.
+    pub async fn begin_anew(&self, line: Option<(&str, &str)>) {
+        let mut service = self.service.lock().await;
+        service.kill();
+        power::forget(&self.undo());
+        let setup = self.setup.clone();
+        service.reconfigure(match line {
+            Some((section, line)) => setup.set(section, line),
+            None => setup,
+        });
+        service.restart().await;
     }
 
     /// A second service, which has no business with this database.

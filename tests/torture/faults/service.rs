@@ -1,0 +1,93 @@
+//! What the service has to come out of by itself, or by ending, which is its supervisor's business; and
+//! configurations in which it refuses all writes.
+
+use std::time::{Duration, Instant};
+
+use rustix::process::{Pid, Resource, Rlimit, getrlimit, prlimit};
+
+use super::Series;
+use crate::{crowds::Draft, power, world::Control};
+
+/// Until writes are taken after a fault is over.
+const COMES_BACK_MAX: Duration = Duration::from_secs(60);
+
+impl Series<'_> {
+    /// Starts the service again whenever it has ended by itself, but not while it could not start.
+    pub(super) async fn supervise(&mut self) {
+        loop {
+            tokio::time::sleep(Duration::from_millis(200)).await;
+            if self.world.is_failing() {
+                continue;
+            }
+            let mut service = self.world.service.lock().await;
+            let Some(status) = service.ended() else { continue };
+            self.count("ended by itself, and was started again");
+            if status.code() != Some(1) {
+                self.violation(format!("the service ended with {status}:\n{}", service.log()));
+            }
+            power::forget(&self.world.undo());
+            service.restart().await;
+        }
+    }
+
+    /// A fault that ends, and after which nobody helps.
+    pub(super) async fn goes_wrong_for_a_while(&mut self, fault: &'static str, control: Control, most: u64) {
+        self.count(fault);
+        self.world.set_failing(true);
+        self.world.control(control, 1);
+        self.for_a_while(50, most).await;
+        self.world.control(control, 0);
+        self.world.set_failing(false);
+        self.comes_back(fault).await;
+    }
+
+    /// No more files than are open now, or hardly more.
+    pub(super) async fn few_files(&mut self) {
+        const FAULT: &str = "no more files";
+        let process = self.world.service.lock().await.process_id();
+        let Ok(open) = std::fs::read_dir(format!("/proc/{process}/fd")).map(Iterator::count) else { return };
+        let process = Pid::from_raw(process as i32);
+        let maximum = getrlimit(Resource::Nofile).maximum;
+        let current = Some(open as u64 + self.random.u64(..8));
+        let Ok(before) = prlimit(process, Resource::Nofile, Rlimit { current, maximum }) else { return };
+        self.count(FAULT);
+        self.world.set_failing(true);
+        self.for_a_while(200, 3000).await;
+        // It may be gone.
+        _ = prlimit(process, Resource::Nofile, before);
+        self.world.set_failing(false);
+        self.comes_back(FAULT).await;
+    }
+
+    /// Under a configuration that refuses every write; what is stored is answered all the same.
+    pub(super) async fn refuses(&mut self, fault: &'static str, section: &str, line: &str, most: u64) {
+        self.count(fault);
+        self.world.begin_anew(Some((section, line))).await;
+        self.for_a_while(500, most).await;
+        self.world.begin_anew(None).await;
+    }
+
+    async fn comes_back(&mut self, fault: &'static str) {
+        let end = Instant::now() + COMES_BACK_MAX;
+        while !self.takes_writes().await {
+            if Instant::now() > end {
+                self.violation(format!("no writes are taken {COMES_BACK_MAX:?} after: {fault}"));
+                return self.kill_service("service killed", |_, _| {}).await;
+            }
+            self.for_a_while(100, 200).await;
+        }
+    }
+
+    /// Or refuses them for another reason than the disk.
+    async fn takes_writes(&mut self) -> bool {
+        let draft = Draft::of(self.world, &mut self.random, 1, 10);
+        let (append, reason) = draft.send(self.world, self.world.client()).await;
+        let stored = matches!(append.outcome, crate::history::Outcome::Stored(_));
+        self.faults.history.appends.push(append);
+        stored || matches!(reason.as_deref(), Some("FENCED" | "PENDING_EVENTS"))
+    }
+
+    fn violation(&mut self, what: String) {
+        self.faults.history.violation("the service", what);
+    }
+}
