@@ -62,7 +62,8 @@ async fn main() {
             true => Some(ImmuDb::start(folder.path()).await),
             false => None,
         };
-        let setup = immudb.as_ref().map_or_else(Setup::local, |immudb| Setup::with_immudb(immudb.port()));
+        let setup =
+            immudb.as_ref().map_or_else(Setup::local, |immudb| Setup::with_default_deadlines(immudb.port()));
         let service = Service::start(setup).await;
         commands(name, &service, rooms.clone(), rest.clone()).await;
         if !with_immudb {

@@ -5,7 +5,7 @@ use std::{
         Arc,
         atomic::{AtomicBool, Ordering},
     },
-    time::Duration,
+    time::{Duration, Instant},
 };
 
 use aethyr_event_store::grpc::wire::{AppendEventsResponse, NewEvent, RecordedEvent};
@@ -17,11 +17,14 @@ use super::{
     service::Client,
 };
 
-/// One call: what was sent, and what came of it.
+/// One call: what was sent, what came of it, how long it took.
 #[derive(Debug)]
 pub struct Call {
     pub events: Vec<NewEvent>,
     pub answer: Result<AppendEventsResponse, Status>,
+    /// No test of a promise depends on it.
+    #[allow(dead_code, reason = "for those who measure")]
+    pub took: Duration,
 }
 
 /// Callers that append until they are told to end. Each has an aggregate of its own.
@@ -57,9 +60,10 @@ async fn run(mut client: Client, aggregate: String, events_a_call: usize, end: A
     let mut calls = Vec::new();
     while !end.load(Ordering::Relaxed) {
         let events: Vec<NewEvent> = (0..events_a_call).map(|_| event(&aggregate)).collect();
+        let began = Instant::now();
         let answer = client.append_events(request(events.clone())).await.map(tonic::Response::into_inner);
         let gone = answer.is_err();
-        calls.push(Call { events, answer });
+        calls.push(Call { events, answer, took: began.elapsed() });
         if gone {
             // Whoever killed the service does not want thousands of refused calls.
             tokio::time::sleep(Duration::from_millis(20)).await;

@@ -49,11 +49,7 @@ struct Seen {
 pub async fn run(seed: u64, length: Duration, callers: u64) -> Result<(), String> {
     let folder = tempfile::tempdir().unwrap();
     let immudb = ImmuDb::start(folder.path()).await;
-    // As it comes: how long callers wait is one of the figures.
-    let setup = Setup::with_immudb(immudb.port())
-        .set("immudb", "fallback_after: 1.0")
-        .set("immudb", "connect_timeout: 2.0")
-        .set("immudb", "request_timeout: 10.0")
+    let setup = Setup::with_default_deadlines(immudb.port())
         .set("event_sourcing", "event_files: true")
         .set("logging", "level: \"info,aethyr_event_store::telemetry=debug\"");
     let service = Service::start(setup).await;
