@@ -152,7 +152,7 @@ mod tests {
     #[tokio::test]
     async fn a_read_keeps_its_places_and_bytes_after_its_caller_has_gone() {
         let streams = SharedLimit::new(Limit::StreamsOpen, Resource::Streams, 100);
-        let budget = ByteBudget::new(64 << 20);
+        let budget = ByteBudget::new(384 << 20);
         let reads = Reads::new(&LimitsConfig::default(), budget.clone());
         let mut gate = Gate::new(10, budget.clone());
         let request = tonic::service::Interceptor::call(&mut gate, Request::new(())).unwrap();

@@ -67,7 +67,7 @@ impl Target {
     }
 
     pub fn call_bytes_max(&self) -> usize {
-        if self.connections < FULL { 64 << 20 } else { 384 << 20 }
+        if self.connections < FULL { 128 << 20 } else { 384 << 20 }
     }
 
     /// The most that the service may ever hold: itself and what the allocator keeps; the bytes of calls; and a
