@@ -7,14 +7,17 @@ use std::{
 
 use aethyr_event_store::{
     config::Config,
-    grpc::wire::{StatsRequest, event_store_service_client::EventStoreServiceClient},
+    grpc::wire::{LoadSnapshotRequest, StatsRequest, event_store_service_client::EventStoreServiceClient},
     server::{self, Options},
     world::projections::{ProjectedEvent, Projection},
 };
 use futures_util::future::join_all;
 use rusqlite::Connection;
 use tokio::{net::TcpListener, sync::oneshot};
-use tonic::{Code, transport::Endpoint};
+use tonic::{
+    Code,
+    transport::{Channel, Endpoint},
+};
 
 use crate::support::service::PATIENCE;
 
@@ -46,6 +49,7 @@ async fn quests_are_begun_done_and_listed() {
     let options = Options { projections: quests::all_projections, ..Options::default() };
     let serving = tokio::spawn(server::run(config, options, listener, async { _ = stopped.await }));
     let mut store = EventStoreServiceClient::new(Endpoint::from_shared(address).unwrap().connect_lazy());
+    until_it_serves(&mut store).await;
 
     let begin = QuestCommand::Begin { player_id: "alice".into(), steps: 3 };
     quests::execute(&mut store, "quest-1", &begin).await.unwrap();
@@ -83,6 +87,18 @@ async fn quests_are_begun_done_and_listed() {
         .collect::<Result<_, _>>()
         .unwrap();
     assert_eq!(open, [("quest-2".to_owned(), 1)]);
+}
+
+/// Waits until it takes calls: it listens before the log is open.
+async fn until_it_serves(store: &mut EventStoreServiceClient<Channel>) {
+    let until = Instant::now() + PATIENCE;
+    while let Err(refused) = store.load_snapshot(LoadSnapshotRequest { aggregate_id: "none".into() }).await {
+        if refused.code() == Code::NotFound {
+            return;
+        }
+        assert!(Instant::now() < until, "it does not serve: {refused}");
+        tokio::time::sleep(Duration::from_millis(10)).await;
+    }
 }
 
 /// A game's own projection with a mistake in it.
@@ -133,6 +149,7 @@ async fn a_projection_that_panics_holds_up_no_other_and_stats_tell_of_it() {
     let options = Options { projections: with_a_mistaken_one, ..Options::default() };
     let serving = tokio::spawn(server::run(config, options, listener, async { _ = stopped.await }));
     let mut store = EventStoreServiceClient::new(Endpoint::from_shared(address).unwrap().connect_lazy());
+    until_it_serves(&mut store).await;
     let begin = QuestCommand::Begin { player_id: "alice".into(), steps: 3 };
     quests::execute(&mut store, "quest-1", &begin).await.unwrap();
     quests::execute(&mut store, "quest-2", &begin).await.unwrap();
