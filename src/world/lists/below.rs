@@ -59,10 +59,9 @@ impl Walk<'_> {
         let container = self.way.last().map_or(self.top, String::as_str);
         // What goes round in a circle, which only a broken history does, comes back to where it began.
         let goes_round = !self.way.is_empty() && container == self.top;
-        if self.descends && !goes_round && self.way.len() < STEPS_MAX {
-            if let Some(found) = self.first_in(container, "")? {
-                return Ok(Some(self.go_to(found)));
-            }
+        let descends = self.descends && !goes_round && self.way.len() < STEPS_MAX;
+        if descends && let Some(found) = self.first_in(container, "")? {
+            return Ok(Some(self.go_to(found)));
         }
         while let Some(before) = self.way.pop() {
             let container = self.way.last().map_or(self.top, String::as_str);
