@@ -293,5 +293,7 @@ fn totals(history: &History, faults: &Faults, waits: Waits) -> Totals {
         conflicts: count(|outcome| matches!(outcome, Outcome::Conflict { .. })),
         longest_wait: waits.longest,
         most_waits: waits.most_in_an_outage,
+        long_waits: waits.long,
+        excused_waits: waits.excused,
     }
 }

@@ -86,8 +86,10 @@ pub struct Took {
 pub enum Kind {
     /// May wait for ImmuDB.
     Write,
-    /// Never does.
+    /// Never does, and takes as long as what it reads is large.
     Read,
+    /// Never does, and costs next to nothing.
+    Glance,
 }
 
 #[derive(Debug, Default)]

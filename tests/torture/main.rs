@@ -155,6 +155,8 @@ struct Totals {
     conflicts: u64,
     longest_wait: Duration,
     most_waits: usize,
+    long_waits: usize,
+    excused_waits: usize,
 }
 
 impl Totals {
@@ -168,6 +170,8 @@ impl Totals {
         self.conflicts += other.conflicts;
         self.longest_wait = self.longest_wait.max(other.longest_wait);
         self.most_waits = self.most_waits.max(other.most_waits);
+        self.long_waits += other.long_waits;
+        self.excused_waits += other.excused_waits;
     }
 }
 
@@ -177,14 +181,16 @@ impl std::fmt::Display for Totals {
         write!(
             f,
             "{faults} faults {:?}, {} calls, {} events acknowledged, {} appends of unknown outcome, \
-             {} conflicts, longest wait in an outage of ImmuDB {:.2} s, at most {} long ones of a caller in one",
+             {} conflicts, longest wait in an outage of ImmuDB {:.2} s, {} long ones, at most {} of a caller in one outage ({} on a busy machine)",
             self.faults,
             self.calls,
             self.acknowledged,
             self.unknown,
             self.conflicts,
             self.longest_wait.as_secs_f64(),
-            self.most_waits
+            self.long_waits,
+            self.most_waits,
+            self.excused_waits
         )
     }
 }

@@ -90,7 +90,7 @@ impl Caller {
         let began = self.clock.now();
         let mut client = self.client.clone();
         let asking = async { client.stats(StatsRequest {}).await.map(tonic::Response::into_inner) };
-        match self.call(Kind::Read, asking).await {
+        match self.call(Kind::Glance, asking).await {
             Some(Ok(stats)) => {
                 let events: u64 = stats.event_types.values().sum();
                 let aggregates: u64 = stats.aggregate_types.values().sum();

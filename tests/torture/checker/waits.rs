@@ -1,6 +1,7 @@
 //! How long callers waited: once or twice in each outage of ImmuDB, and never for long.
 //!
-//! Reads never wait for ImmuDB. Where they took long the machine was busy, and writes prove nothing then.
+//! A glance at the figures never waits for ImmuDB. Where it took long the machine was busy, and writes prove nothing
+//! then.
 
 use std::{collections::HashMap, time::Duration};
 
@@ -15,8 +16,8 @@ use crate::{
 const LONG: Duration = FALLBACK_AFTER.saturating_sub(Duration::from_millis(200));
 /// However bad the outage.
 const WAIT_MAX: Duration = Duration::from_secs(8);
-/// A read that took longer says that the machine was busy.
-const READ_MAX: Duration = Duration::from_millis(400);
+/// A glance that took longer says that the machine was busy.
+const GLANCE_MAX: Duration = Duration::from_millis(400);
 /// What an outage leaves behind: ImmuDB is asked again after a while, and takes what is pending.
 const AFTERMATH: Duration = Duration::from_secs(3);
 const WAITS_A_FAULT: usize = 2;
@@ -32,14 +33,17 @@ struct Outage {
 #[derive(Debug, Default, Clone, Copy)]
 pub struct Waits {
     pub longest: Duration,
+    /// So many were long, and so many more that a busy machine excuses.
+    pub long: usize,
+    pub excused: usize,
     /// Of one caller in one outage.
     pub most_in_an_outage: usize,
 }
 
 pub fn check(history: &History, faults: &Faults, problems: &mut Problems) -> Waits {
-    let slow = |took: &&Took| took.kind == Kind::Read && took.ended - took.began > READ_MAX;
-    let slow_reads = history.took.iter().filter(slow).map(|took| (took.began, took.ended));
-    let busy: Vec<(At, At)> = slow_reads.chain(faults.service_gone.iter().copied()).collect();
+    let slow = |took: &&Took| took.kind == Kind::Glance && took.ended - took.began > GLANCE_MAX;
+    let slow_glances = history.took.iter().filter(slow).map(|took| (took.began, took.ended));
+    let busy: Vec<(At, At)> = slow_glances.chain(faults.service_gone.iter().copied()).collect();
     let undisturbed =
         |took: &Took| busy.iter().all(|(from, until)| *until < took.began || *from > took.ended);
     let is_long = |took: &&Took| took.kind == Kind::Write && took.ended - took.began >= LONG;
@@ -65,7 +69,8 @@ pub fn check(history: &History, faults: &Faults, problems: &mut Problems) -> Wai
             });
         }
     }
-    Waits { longest, most_in_an_outage }
+    let excused = history.took.iter().filter(is_long).count() - long.len();
+    Waits { longest, long: long.len(), excused, most_in_an_outage }
 }
 
 fn outages(faults: &[(At, At)]) -> Vec<Outage> {
