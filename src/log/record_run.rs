@@ -45,7 +45,7 @@ impl RecordRun {
     ///
     /// # Errors
     /// It is damaged, or can't be read.
-    pub fn next(&mut self) -> Result<(RecordPlace, CheckedRecord), ReadError> {
+    pub fn read(&mut self) -> Result<(RecordPlace, CheckedRecord), ReadError> {
         let damaged = |run: &Self| run.file.damage(run.offset, "the record does not match its hash");
         let begin = self.offset.saturating_sub(HASH_BYTES as u64);
         let head = self.bytes(self.offset..self.offset.saturating_add(LENGTH_BYTES))?;

@@ -77,7 +77,7 @@ impl StoredEvents {
         };
         let mut records = RecordRun::new(&self.segments, place)?;
         let stored = sent.iter().map(|_| {
-            let (place, checked) = records.next()?;
+            let (place, checked) = records.read()?;
             let stored = record::decode(checked.bytes, checked.hash)
                 .map_err(|error| StoreError::Damaged(error.to_string()))?;
             Ok(ExistingEvent {

@@ -58,7 +58,7 @@ async fn delay(bounds: &Bounds, length: Duration) -> Result<(), String> {
     let dir = tempfile::tempdir().unwrap();
     let immudb = ImmuDb::start(dir.path()).await;
     let proxy = Proxy::start(immudb.port()).await;
-    let service = Service::start(Setup::with_immudb(proxy.port())).await;
+    let service = Service::start(Setup::with_default_deadlines(proxy.port())).await;
     append_to(&mut service.client(), "room-1", 20).await;
     service.wait_until_forwarded().await;
     let before = service.stats().await.fallbacks;
@@ -103,7 +103,7 @@ async fn delay(bounds: &Bounds, length: Duration) -> Result<(), String> {
 async fn outage() -> Result<(), String> {
     let dir = tempfile::tempdir().unwrap();
     let mut immudb = ImmuDb::start(dir.path()).await;
-    let service = Service::start(Setup::with_immudb(immudb.port())).await;
+    let service = Service::start(Setup::with_default_deadlines(immudb.port())).await;
     append_to(&mut service.client(), "room-1", 20).await;
     immudb.kill();
     append_to(&mut service.client(), "room-1", 20).await;
