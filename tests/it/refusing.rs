@@ -110,7 +110,11 @@ async fn event_files_of_another_log_are_left_alone_and_the_service_goes_on() {
     let shared = || with_files().set("event_sourcing", &line);
     let first = Service::start(shared()).await;
     first.client().append_events(request(vec![event("room-1")])).await.unwrap();
-    let second = Service::start(shared()).await;
+    let mut second = Service::start(with_files()).await;
+    second.client().append_events(request(vec![event("room-1")])).await.unwrap();
+    second.stop();
+    second.reconfigure(shared());
+    second.restart().await;
     assert!(second.log().contains("no event files are written"), "{}", second.log());
     second.client().append_events(request(vec![event("room-1")])).await.unwrap();
     first.client().append_events(request(vec![event("room-1")])).await.unwrap();
