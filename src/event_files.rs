@@ -136,12 +136,20 @@ impl EventFiles {
         let handle = Handle::current();
         let thread = thread::Builder::new().name("event-files".into()).spawn(move || {
             writer.run(&handle, tip, &stopping);
-            drop(ended);
+            _ = ended.send(());
         });
         if let Err(error) = thread {
             error!(%error, "no thread for the event files; none are written");
         }
-        (files, async move { _ = end.await })
+        let watched = async move {
+            // A panic drops the sender.
+            if end.await.is_err() {
+                error!(
+                    "the thread of the event files ended; none are written or cleared until the next start"
+                );
+            }
+        };
+        (files, watched)
     }
 }
 
