@@ -248,3 +248,16 @@ impl AsyncWrite for Connection {
         self.stream.is_write_vectored()
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn connections_leave_the_service_its_files() {
+        assert_eq!(connections_within(10_000, 1 << 20), 10_000);
+        assert_eq!(connections_within(10_000, 4096), 3096);
+        assert_eq!(connections_within(10_000, 256), 128);
+        assert_eq!(connections_within(5, 256), 5);
+    }
+}
