@@ -52,6 +52,8 @@ enum Command {
         /// What is asked about: the whole service, `reads`, or `immudb`.
         #[arg(long, default_value = "")]
         service: String,
+        #[command(flatten)]
+        at: asking::Service,
     },
     /// Asks a running service about its events and its world, or has it change them.
     #[command(flatten)]
@@ -136,7 +138,9 @@ pub fn main() -> ExitCode {
     match arguments.command.unwrap_or(Command::Serve { take_over: false }) {
         Command::Serve { take_over } => serve::serve(loaded, arguments.config.as_deref(), take_over),
         Command::CheckConfig => check_config(&loaded),
-        Command::Health { service } => run(health::ask(loaded.config, service)),
+        Command::Health { service, at } => {
+            run(health::ask(asking::address(&loaded.config, at.address), service))
+        }
         Command::Ask(ask) => asking::ask(&loaded.config, ask),
         Command::Import { folder, without_immudb, take_over } => {
             let contact = if without_immudb { import::Contact::Skipped } else { import::Contact::First };

@@ -67,10 +67,12 @@ pub enum ConfigError {
     TooLarge { path: PathBuf, bytes_max: u64 },
     #[error("{}: {problem}", path.display())]
     NotYaml { path: PathBuf, problem: String },
-    #[error("{key}: no such key, there are {}", known.join(", "))]
+    #[error("{key}: no such key{}, there are {}", closest(key, known), known.join(", "))]
     UnknownKey { key: String, known: Vec<&'static str> },
     #[error("{key}: was removed; set {instead} instead")]
     RemovedKey { key: &'static str, instead: &'static str },
+    #[error("<<: YAML merge keys are not supported; write the keys out")]
+    MergeKey,
     #[error("{name}: names no key{}", hint(instead.as_deref()))]
     UnknownVariable { name: String, instead: Option<String> },
     #[error("{key}{}: {found}, where there should be {expected}", origin(variable.as_deref()))]
@@ -212,6 +214,32 @@ impl ConfigError {
         }
         self
     }
+}
+
+/// The known name that is meant, where one is close.
+fn closest(key: &str, known: &[&'static str]) -> String {
+    let name = key.rsplit('.').next().unwrap_or(key).to_lowercase();
+    let nearest = known.iter().map(|known| (distance(&name, known), known)).min();
+    match nearest {
+        Some((distance, known)) if distance <= 1 + known.len() / 5 => format!(" (did you mean {known}?)"),
+        Some(_) | None => String::new(),
+    }
+}
+
+/// How many letters have to be changed, added or removed to make one text of the other.
+fn distance(one: &str, other: &str) -> usize {
+    let mut row: Vec<usize> = (0..=other.chars().count()).collect();
+    for (line, letter) in one.chars().enumerate() {
+        let mut next = vec![line + 1];
+        let mut above = row.iter().zip(row.iter().skip(1));
+        for another in other.chars() {
+            let Some((diagonal, up)) = above.next() else { break };
+            let left = next.last().copied().unwrap_or_default();
+            next.push((diagonal + usize::from(letter != another)).min(up + 1).min(left + 1));
+        }
+        row = next;
+    }
+    row.last().copied().unwrap_or_default()
 }
 
 fn origin(variable: Option<&str>) -> String {

@@ -113,7 +113,7 @@ pub enum ReadError {
 /// Why a log can't be opened.
 #[derive(Debug, thiserror::Error)]
 pub enum OpenError {
-    #[error("{0} is in use by another process")]
+    #[error("{0} (event_sourcing.log_path) is in use by another process")]
     Locked(String),
     #[error(transparent)]
     Damage(#[from] Damage),
@@ -158,8 +158,15 @@ impl Lock {
     /// # Errors
     /// Another process holds it, or the folder can't be made.
     pub fn take(folder: &Path, access: Access) -> Result<Self, OpenError> {
+        let folder = &std::path::absolute(folder).unwrap_or_else(|_| folder.to_owned());
         let path = folder.join("lock");
-        let io_error = |source| OpenError::Io { path: path.display().to_string(), source };
+        let io_error = |source: io::Error| {
+            let hint = match source.kind() {
+                io::ErrorKind::PermissionDenied => "; this user must be able to write there",
+                _ => "",
+            };
+            OpenError::Io { path: format!("{} (event_sourcing.log_path{hint})", path.display()), source }
+        };
         let opened = match access {
             Access::ReadWrite => {
                 fs::create_dir_all(folder).map_err(io_error)?;

@@ -23,7 +23,7 @@ mod support;
 
 mod costs;
 
-use std::{net::SocketAddr, sync::Arc, time::Duration};
+use std::{sync::Arc, time::Duration};
 
 use aethyr_event_store::grpc::JsonClient;
 use hdrhistogram::Histogram;
@@ -101,7 +101,7 @@ fn read(text: &str) -> (Vec<Value>, Vec<Value>) {
 }
 
 async fn client(service: &Service) -> JsonClient {
-    JsonClient::connect(SocketAddr::from(([127, 0, 0, 1], service.port()))).await.unwrap()
+    JsonClient::connect(&format!("127.0.0.1:{}", service.port())).await.unwrap()
 }
 
 /// One command a call, by all callers; those that create rooms first.

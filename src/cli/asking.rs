@@ -1,10 +1,12 @@
 //! The commands that ask a running service, and what they share: where it is, and how values show.
 
 use std::{
+    fmt,
     io::{ErrorKind, Write},
     net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr},
     path::PathBuf,
     process::ExitCode,
+    str::FromStr,
     time::Duration,
 };
 
@@ -91,9 +93,35 @@ pub enum Ask {
 /// The service that is asked.
 #[derive(Debug, clap::Args)]
 pub struct Service {
-    /// Where it listens; without it, as configured.
-    #[arg(long, value_name = "ADDRESS:PORT")]
-    address: Option<SocketAddr>,
+    /// Where it listens, by name or IP address; without it, as configured.
+    #[arg(long, value_name = "HOST:PORT")]
+    pub address: Option<Address>,
+}
+
+/// A host name or an IP address, and a port.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Address(String);
+
+impl FromStr for Address {
+    type Err = &'static str;
+
+    fn from_str(text: &str) -> Result<Self, Self::Err> {
+        const FORM: &str = "is no host and port, as in 127.0.0.1:50051, [::1]:50051 or event-store:50051";
+        if text.parse::<SocketAddr>().is_ok() {
+            return Ok(Self(text.to_owned()));
+        }
+        let (host, port) = text.rsplit_once(':').ok_or(FORM)?;
+        let is_name = |byte: u8| byte.is_ascii_alphanumeric() || b"-._".contains(&byte);
+        let fits = (1..=255).contains(&host.len()) && host.bytes().all(is_name);
+        let port = port.parse::<u16>().ok().filter(|port| *port > 0);
+        if fits && port.is_some() { Ok(Self(text.to_owned())) } else { Err(FORM) }
+    }
+}
+
+impl fmt::Display for Address {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.0)
+    }
 }
 
 /// A number of seconds that a clock can wait for.
@@ -127,12 +155,12 @@ pub fn ask(config: &Config, ask: Ask) -> ExitCode {
 }
 
 /// Where the service is that is asked: named, or as configured.
-pub fn address(config: &Config, named: Option<SocketAddr>) -> SocketAddr {
-    named.unwrap_or_else(|| reachable(config.server.listen))
+pub fn address(config: &Config, named: Option<Address>) -> Address {
+    named.unwrap_or_else(|| Address(reachable(config.server.listen).to_string()))
 }
 
 /// A service that listens on every address is asked on loopback.
-pub fn reachable(listen: SocketAddr) -> SocketAddr {
+fn reachable(listen: SocketAddr) -> SocketAddr {
     let ip = match listen.ip() {
         IpAddr::V4(ip) if ip.is_unspecified() => Ipv4Addr::LOCALHOST.into(),
         IpAddr::V6(ip) if ip.is_unspecified() => Ipv6Addr::LOCALHOST.into(),
@@ -143,8 +171,8 @@ pub fn reachable(listen: SocketAddr) -> SocketAddr {
 
 /// # Errors
 /// Says that nobody listens there.
-pub async fn connect(address: SocketAddr) -> Result<JsonClient, String> {
-    JsonClient::connect(address).await.map_err(|error| error.to_string())
+pub async fn connect(address: Address) -> Result<JsonClient, String> {
+    JsonClient::connect(&address.to_string()).await.map_err(|error| error.to_string())
 }
 
 /// A line on standard output. Whoever reads it may be gone, as `head` is: that ends the command without a word.

@@ -8,15 +8,13 @@ use tonic_health::{
     pb::{HealthCheckRequest, health_client::HealthClient},
 };
 
-use super::asking::reachable;
-use crate::config::Config;
+use super::asking::Address;
 
 const PATIENCE: Duration = Duration::from_secs(3);
 
 /// # Errors
 /// Says what the service answered, or that it did not.
-pub async fn ask(config: Config, service: String) -> Result<(), String> {
-    let address = reachable(config.server.listen);
+pub async fn ask(address: Address, service: String) -> Result<(), String> {
     let endpoint = Endpoint::from_shared(format!("http://{address}")).map_err(|error| error.to_string())?;
     let unreachable = |error: String| format!("{address}: {error}");
     let channel = endpoint
@@ -24,7 +22,7 @@ pub async fn ask(config: Config, service: String) -> Result<(), String> {
         .timeout(PATIENCE)
         .connect()
         .await
-        .map_err(|error| unreachable(error.to_string()))?;
+        .map_err(|_| unreachable("no connection; is the event store running there?".to_owned()))?;
     let answer = HealthClient::new(channel)
         .check(HealthCheckRequest { service })
         .await

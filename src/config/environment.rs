@@ -51,10 +51,7 @@ fn recognised(
     for (name, text) in environment {
         let names_key = KEYS.iter().any(|key| variable_of(key) == name);
         if !names_key && name.starts_with("AETHYR_") {
-            let instead = name
-                .strip_prefix("AETHYR_IMMUDB__")
-                .map(|rest| format!("IMMUDB_{rest}"))
-                .filter(|instead| KEYS.iter().any(|key| variable_of(key) == *instead));
+            let instead = meant_by(&name);
             return Err(ConfigError::UnknownVariable { name, instead });
         }
         // An empty one of these is what `docker compose` makes of one that is not set.
@@ -64,6 +61,12 @@ fn recognised(
         }
     }
     Ok(texts)
+}
+
+/// The variable that names the key that this one misses: by another beginning, or by single underscores.
+fn meant_by(name: &str) -> Option<String> {
+    let plain = |name: &str| name.trim_start_matches("AETHYR_").replace("__", "_");
+    KEYS.iter().map(variable_of).find(|variable| plain(variable) == plain(name))
 }
 
 fn variable_of(key: &Key) -> String {

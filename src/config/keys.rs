@@ -131,6 +131,9 @@ const fn seconds(min: f64, max: f64) -> Kind {
 /// Whether every key is known and every value one that its key may have.
 pub(super) fn check(file: &Mapping) -> Result<(), ConfigError> {
     for (section, keys) in file {
+        if section.as_str() == Some("<<") {
+            return Err(ConfigError::MergeKey);
+        }
         check_section(section, keys)?;
     }
     Ok(())
@@ -154,6 +157,9 @@ fn check_section(section: &Value, keys: &Value) -> Result<(), ConfigError> {
         });
     };
     for (name, value) in keys {
+        if name.as_str() == Some("<<") {
+            return Err(ConfigError::MergeKey);
+        }
         let path = name.as_str().map(|name| format!("{section}.{name}"));
         if let Some((key, instead)) = REMOVED.iter().find(|(key, _)| Some(*key) == path.as_deref()) {
             return Err(ConfigError::RemovedKey { key, instead });
@@ -244,7 +250,9 @@ impl Kind {
             return false;
         }
         match self {
-            Kind::Text | Kind::Password => !text.is_empty(),
+            Kind::Text => !text.is_empty(),
+            // It comes out of a file that was read with its last line's end.
+            Kind::Password => !text.is_empty() && !text.ends_with(['\n', '\r']),
             Kind::Folder | Kind::File => (1..=PATH_BYTES_MAX).contains(&text.len()) && !text.contains('\0'),
             Kind::SocketAddress => text.parse::<SocketAddr>().is_ok(),
             Kind::Host => is_host(text),
@@ -267,7 +275,10 @@ impl fmt::Display for Kind {
             Kind::Bytes { min, max } => write!(f, "bytes from {min} to {max}"),
             Kind::Seconds { min, max } => write!(f, "seconds from {min} to {max}"),
             Kind::Thresholds => f.write_str("names with numbers, as in { Room: 500 }"),
-            Kind::Text | Kind::Password => f.write_str("text, in quotes where it looks like something else"),
+            Kind::Text => f.write_str("text, in quotes where it looks like something else"),
+            Kind::Password => f.write_str(
+                "text, in quotes where it looks like something else, and without a newline at its end",
+            ),
             Kind::Folder => write!(f, "the path of a folder, of at most {PATH_BYTES_MAX} bytes"),
             Kind::File => write!(f, "the path of a file, of at most {PATH_BYTES_MAX} bytes"),
             Kind::SocketAddress => f.write_str("an IP address and a port, as in 127.0.0.1:50051"),

@@ -1,7 +1,7 @@
 //! A client of the service for its own command line: requests and answers are JSON, as protobuf maps it, and as
 //! `grpcurl` shows it.
 
-use std::{net::SocketAddr, time::Duration};
+use std::time::Duration;
 
 use prost::Message;
 use prost_reflect::{DescriptorPool, DynamicMessage, MessageDescriptor, SerializeOptions};
@@ -21,8 +21,8 @@ const CONNECT_MAX: Duration = Duration::from_secs(3);
 /// Why there is no answer.
 #[derive(Debug, thiserror::Error)]
 pub enum ClientError {
-    #[error("{address}: {problem}")]
-    Unreachable { address: SocketAddr, problem: String },
+    #[error("no connection to {address}: {problem}; is the event store running there?")]
+    Unreachable { address: String, problem: String },
     #[error("{method}: no such call")]
     NoSuchCall { method: String },
     #[error("{0}")]
@@ -54,22 +54,39 @@ impl From<Status> for ClientError {
 pub struct JsonClient {
     channel: Channel,
     pool: DescriptorPool,
+    zeros: Zeros,
+}
+
+/// Whether fields are shown that are 0, false or empty.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Zeros {
+    LeftOut,
+    Shown,
 }
 
 impl JsonClient {
     /// # Errors
     /// Nobody listens there.
-    pub async fn connect(address: SocketAddr) -> Result<Self, ClientError> {
-        let unreachable = |problem: String| ClientError::Unreachable { address, problem };
+    pub async fn connect(address: &str) -> Result<Self, ClientError> {
+        let unreachable = |problem: String| ClientError::Unreachable { address: address.to_owned(), problem };
         let endpoint = Endpoint::from_shared(format!("http://{address}"))
             .map_err(|error| unreachable(error.to_string()))?;
         let channel = endpoint.connect_timeout(CONNECT_MAX).connect().await.map_err(|error| {
-            let cause = std::error::Error::source(&error).map(ToString::to_string);
-            unreachable(cause.unwrap_or_else(|| error.to_string()))
+            let mut cause: &dyn std::error::Error = &error;
+            while let Some(deeper) = cause.source() {
+                cause = deeper;
+            }
+            unreachable(cause.to_string())
         })?;
         let pool = DescriptorPool::decode(wire::DESCRIPTORS)
             .map_err(|error| ClientError::Request(error.to_string()))?;
-        Ok(Self { channel, pool })
+        Ok(Self { channel, pool, zeros: Zeros::LeftOut })
+    }
+
+    /// Answers have every field, also one that is 0, false or empty.
+    #[must_use]
+    pub fn with_zeros(self) -> Self {
+        Self { zeros: Zeros::Shown, ..self }
     }
 
     /// One answer. `method` is the service's full name, a slash, and the call's.
@@ -99,13 +116,16 @@ impl JsonClient {
         ready.map_err(|error| ClientError::Request(error.to_string()))?;
         let codec = JsonCodec { answer: call.output() };
         let answers = grpc.server_streaming(Request::new(request), path, codec).await?;
-        Ok(Answers(answers.into_inner()))
+        Ok(Answers { messages: answers.into_inner(), zeros: self.zeros })
     }
 }
 
 /// The answers of one call.
 #[derive(Debug)]
-pub struct Answers(Streaming<DynamicMessage>);
+pub struct Answers {
+    messages: Streaming<DynamicMessage>,
+    zeros: Zeros,
+}
 
 impl Answers {
     /// The next; `None` at the end.
@@ -113,8 +133,11 @@ impl Answers {
     /// # Errors
     /// See [`ClientError`].
     pub async fn next(&mut self) -> Result<Option<Value>, ClientError> {
-        let Some(message) = self.0.message().await? else { return Ok(None) };
-        let options = SerializeOptions::new().use_proto_field_name(true).stringify_64_bit_integers(false);
+        let Some(message) = self.messages.message().await? else { return Ok(None) };
+        let options = SerializeOptions::new()
+            .use_proto_field_name(true)
+            .stringify_64_bit_integers(false)
+            .skip_default_fields(self.zeros == Zeros::LeftOut);
         let value = message.serialize_with_options(serde_json::value::Serializer, &options);
         value.map(whole).map(Some).map_err(|error| ClientError::Request(error.to_string()))
     }

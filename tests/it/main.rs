@@ -24,6 +24,7 @@ mod immudb_client;
 mod loading;
 mod lost_answer;
 mod mending;
+mod messages;
 mod operating;
 mod outage;
 mod refusals;

@@ -32,7 +32,7 @@ pub struct Game {
 impl Game {
     pub async fn of(service: &Service) -> Self {
         let address = SocketAddr::from(([127, 0, 0, 1], service.port()));
-        Self { client: JsonClient::connect(address).await.unwrap() }
+        Self { client: JsonClient::connect(&address.to_string()).await.unwrap() }
     }
 
     pub async fn try_execute(&self, commands: Value) -> Result<Value, ClientError> {

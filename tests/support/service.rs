@@ -115,6 +115,8 @@ pub struct Service {
     process: Option<Child>,
     /// Where its storage lies, if not on the disk of the machine.
     disk: Option<Disk>,
+    /// How many files it may open.
+    open_files: Option<u32>,
 }
 
 impl Service {
@@ -127,7 +129,14 @@ impl Service {
 
     /// The folder and the configuration alone; nothing runs yet.
     pub fn new(setup: Setup) -> Self {
-        Self { dir: tempfile::tempdir().unwrap(), setup, port: 0, process: None, disk: None }
+        Self {
+            dir: tempfile::tempdir().unwrap(),
+            setup,
+            port: 0,
+            process: None,
+            disk: None,
+            open_files: None,
+        }
     }
 
     /// Puts the storage on a disk of its own, which can be full. False where the machine has none for us.
@@ -136,6 +145,11 @@ impl Service {
         fs::create_dir_all(self.storage()).unwrap();
         self.disk = Disk::mount(&self.storage(), mebibytes);
         self.disk.is_some()
+    }
+
+    #[allow(dead_code, reason = "not every test program bounds them")]
+    pub fn use_open_files(&mut self, max: u32) {
+        self.open_files = Some(max);
     }
 
     #[allow(dead_code, reason = "not every test program fills a disk")]
@@ -192,7 +206,20 @@ impl Service {
                 command.arg(self.dir.path()).arg(program);
                 command
             }
-            None => Command::new(program),
+            None => match self.open_files {
+                Some(max) => {
+                    let mut command = Command::new("sh");
+                    command.args([
+                        "-c",
+                        "ulimit -n $1 && shift && exec \"$@\"",
+                        "sh",
+                        &max.to_string(),
+                        program,
+                    ]);
+                    command
+                }
+                None => Command::new(program),
+            },
         };
         for (name, _) in std::env::vars() {
             if name.starts_with("AETHYR_") || name.starts_with("IMMUDB_") {

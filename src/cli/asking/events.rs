@@ -1,10 +1,8 @@
 //! `events`: the history of one aggregate, for people or as JSON lines; on request also what comes.
 
-use std::net::SocketAddr;
-
 use serde_json::{Value, json};
 
-use super::{connect, list, number, print, text};
+use super::{Address, connect, list, number, print, text};
 use crate::grpc::{ClientError, JsonClient};
 
 const LOAD: &str = "aethyr.eventstore.v1.EventStoreService/LoadEvents";
@@ -31,7 +29,7 @@ pub struct Wanted {
 
 /// # Errors
 /// Says what the service answered, or that it did not.
-pub async fn show(address: SocketAddr, wanted: Wanted) -> Result<(), String> {
+pub async fn show(address: Address, wanted: Wanted) -> Result<(), String> {
     let client = connect(address).await?;
     let mut next = wanted.from.max(1);
     let last = print_from(&client, &wanted, next).await.map_err(|error| error.to_string())?;

@@ -3,7 +3,6 @@
 use std::{
     fs::File,
     io::{BufRead, BufReader, ErrorKind, stdin},
-    net::SocketAddr,
     path::{Path, PathBuf},
     time::Instant,
 };
@@ -11,7 +10,7 @@ use std::{
 use futures_util::{StreamExt, stream};
 use serde_json::{Value, json};
 
-use super::{connect, list, print};
+use super::{Address, connect, list, print};
 use crate::{grpc::JsonClient, progress::Progress};
 
 const EXECUTE: &str = "aethyr.world.v1.CommandService/ExecuteCommands";
@@ -35,7 +34,7 @@ pub struct Wanted {
 
 /// # Errors
 /// Says which line was refused, and why, or what could not be read.
-pub async fn run(address: SocketAddr, wanted: Wanted) -> Result<(), String> {
+pub async fn run(address: Address, wanted: Wanted) -> Result<(), String> {
     let (lines, total) = open(&wanted.file)?;
     let client = connect(address).await?;
     let mut progress = Progress::new("executing", "lines", 0, total);

@@ -1,10 +1,10 @@
 //! `object`: an object of the world, as it is or as it was.
 
-use std::{net::SocketAddr, str::FromStr};
+use std::str::FromStr;
 
 use serde_json::{Value, json};
 
-use super::{connect, print, text};
+use super::{Address, connect, print, text};
 
 /// When: after an event with this number, or at a time.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -30,7 +30,7 @@ impl FromStr for At {
 
 /// # Errors
 /// Says what the service answered, or that it did not.
-pub async fn show(address: SocketAddr, id: String, at: Option<At>) -> Result<(), String> {
+pub async fn show(address: Address, id: String, at: Option<At>) -> Result<(), String> {
     let client = connect(address).await?;
     let as_of = match at {
         None => json!({}),

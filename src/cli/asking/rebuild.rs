@@ -1,17 +1,15 @@
 //! `rebuild`: has a running service replay and check all events, and make its read models anew.
 
-use std::net::SocketAddr;
-
 use serde_json::{Value, json};
 
-use super::{connect, list, number, print, text};
+use super::{Address, connect, list, number, print, text};
 use crate::progress::Progress;
 
 const REBUILD: &str = "aethyr.world.v1.WorldService/RebuildWorldState";
 
 /// # Errors
 /// Says what the service answered, or that aggregates are damaged.
-pub async fn run(address: SocketAddr) -> Result<(), String> {
+pub async fn run(address: Address) -> Result<(), String> {
     let client = connect(address).await?;
     let mut answers = client.stream(REBUILD, &json!({})).await.map_err(|error| error.to_string())?;
     let mut bar: Option<Progress> = None;

@@ -1,11 +1,11 @@
 //! `stats` and `watch`: the figures of a running service, once or again and again.
 
-use std::{net::SocketAddr, time::Duration};
+use std::time::Duration;
 
 use serde_json::{Value, json};
 use tokio::time::{Instant, MissedTickBehavior};
 
-use super::{connect, list, number, print, text};
+use super::{Address, connect, list, number, print, text};
 
 const STATS: &str = "aethyr.eventstore.v1.EventStoreService/Stats";
 
@@ -14,8 +14,8 @@ const HEADING_EVERY: u64 = 20;
 
 /// # Errors
 /// Says what the service answered, or that it did not.
-pub async fn show(address: SocketAddr, as_json: bool) -> Result<(), String> {
-    let client = connect(address).await?;
+pub async fn show(address: Address, as_json: bool) -> Result<(), String> {
+    let client = connect(address).await?.with_zeros();
     let stats = client.call(STATS, &json!({})).await.map_err(|error| error.to_string())?;
     if as_json {
         return print(&format!("{stats:#}"));
@@ -56,7 +56,7 @@ fn plain(value: &Value) -> String {
 ///
 /// # Errors
 /// Says what the service answered, or that it did not.
-pub async fn watch(address: SocketAddr, interval: Duration, count: Option<u64>) -> Result<(), String> {
+pub async fn watch(address: Address, interval: Duration, count: Option<u64>) -> Result<(), String> {
     let client = connect(address).await?;
     let mut ticks = tokio::time::interval(interval);
     ticks.set_missed_tick_behavior(MissedTickBehavior::Skip);

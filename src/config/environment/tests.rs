@@ -76,7 +76,11 @@ fn empty_variables_of_immudb_count_as_unset() {
 fn faults_of_the_environment_name_the_variable() {
     for (variable, value, text) in [
         ("AETHYR_SERVER__LISEN", "x", "AETHYR_SERVER__LISEN: names no key"),
-        ("AETHYR_SERVER_LISTEN", "127.0.0.1:1", "AETHYR_SERVER_LISTEN: names no key"),
+        (
+            "AETHYR_SERVER_LISTEN",
+            "127.0.0.1:1",
+            "AETHYR_SERVER_LISTEN: names no key, AETHYR_SERVER__LISTEN does",
+        ),
         ("AETHYR_SERVER", "{}", "AETHYR_SERVER: names no key"),
         ("AETHYR_IMMUDB__PASSWORD", "x", "AETHYR_IMMUDB__PASSWORD: names no key, IMMUDB_PASSWORD does"),
         (

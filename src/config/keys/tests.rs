@@ -13,11 +13,11 @@ fn unknown_keys_are_named_with_their_path() {
     for (yaml, named) in [
         (
             "servers: {}",
-            "servers: no such key, there are server, event_sourcing, world, immudb, limits, logging",
+            "servers: no such key (did you mean server?), there are server, event_sourcing, world, immudb, limits, logging",
         ),
         (
             "server: { lisen: x }",
-            "server.lisen: no such key, there are listen, shutdown_grace, first_call_max, request_max, unread_max",
+            "server.lisen: no such key (did you mean listen?), there are listen, shutdown_grace, first_call_max, request_max, unread_max",
         ),
         ("server:\n  lisen:\n", "server.lisen: no such key"),
         ("immudb: { enabled: true }", "immudb.enabled: no such key, there are address, "),
@@ -25,6 +25,13 @@ fn unknown_keys_are_named_with_their_path() {
         ("port: 1", "port: no such key"),
         ("server.listen: 127.0.0.1:1", "***: no such key"),
         ("1: {}", "***: no such key"),
+        (
+            "event_sourcing: { snapshot_treshold: 5 }",
+            "event_sourcing.snapshot_treshold: no such key (did you mean snapshot_threshold?)",
+        ),
+        ("immudb: { <<: { port: 1 } }", "<<: YAML merge keys are not supported"),
+        ("<<: { immudb: {} }", "<<: YAML merge keys are not supported"),
+        ("immudb: { password: \"secret\\n\" }", "immudb.password: a text, where there should be text"),
     ] {
         let error = error_of(yaml, &[]);
         assert!(error.starts_with(named), "{yaml}: {error}");
@@ -111,11 +118,11 @@ const INVALID: &[(&str, &str)] = &[
     ),
     (
         "immudb: { password: 12345 }",
-        "immudb.password: a number, where there should be text, in quotes where it looks like something else",
+        "immudb.password: a number, where there should be text, in quotes where it looks like something else, and without a newline at its end",
     ),
     (
         "immudb: { password: '' }",
-        "immudb.password: an empty text, where there should be text, in quotes where it looks like something else",
+        "immudb.password: an empty text, where there should be text, in quotes where it looks like something else, and without a newline at its end",
     ),
     (
         "logging: { level: inof }",

@@ -1,0 +1,81 @@
+//! Messages that a stranger reads: they name the key, the path or the address, and what to do.
+
+use std::{net::TcpListener, os::unix::fs::PermissionsExt};
+
+use crate::support::service::{Service, Setup};
+
+/// Exit code, standard output and standard error of a command that ends by itself.
+fn run(service: &Service, arguments: &[&str]) -> (Option<i32>, String, String) {
+    let output = service.command(arguments).output().unwrap();
+    let text = |bytes: Vec<u8>| String::from_utf8(bytes).unwrap();
+    (output.status.code(), text(output.stdout), text(output.stderr))
+}
+
+#[test]
+fn an_address_that_is_taken_is_named_with_its_key() {
+    let taken = TcpListener::bind("127.0.0.1:0").unwrap();
+    let address = taken.local_addr().unwrap().to_string();
+    let service = Service::new(Setup::local().set("server", &format!("listen: {address}")));
+    let (code, _, said) = run(&service, &["serve"]);
+    assert_eq!(code, Some(1));
+    assert!(said.contains("server.listen") && said.contains(&address), "{said}");
+}
+
+#[test]
+fn a_log_that_cannot_be_opened_is_named_with_its_key_and_its_whole_path() {
+    let service = Service::new(Setup::local().set("event_sourcing", "log_path: taken/log"));
+    // A file stands where the folder has to be; permissions would not stop a superuser.
+    std::fs::write(service.dir().join("taken"), "").unwrap();
+    std::fs::set_permissions(service.dir().join("taken"), PermissionsExt::from_mode(0o600)).unwrap();
+    let (code, _, said) = run(&service, &["serve"]);
+    assert_eq!(code, Some(1), "{said}");
+    let path = service.dir().join("taken/log").display().to_string();
+    assert!(said.contains("event_sourcing.log_path") && said.contains(&path), "{said}");
+}
+
+#[test]
+fn where_nobody_listens_the_command_line_asks_whether_the_service_runs() {
+    let free = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().to_string();
+    let service = Service::new(Setup::local());
+    for command in ["stats", "health"] {
+        let (code, _, said) = run(&service, &[command, "--address", &free]);
+        assert_eq!(code, Some(1));
+        assert!(said.contains(&free) && said.contains("is the event store running there?"), "{said}");
+    }
+    assert_eq!(run(&service, &["stats", "--address", "no port"]).0, Some(64));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_service_is_asked_by_name_and_its_figures_have_their_zeros() {
+    let service = Service::start(Setup::local()).await;
+    let address = format!("localhost:{}", service.port());
+    assert_eq!(run(&service, &["health", "--address", &address]).0, Some(0));
+    assert_eq!(run(&service, &["health", "--service", "immudb", "--address", &address]).0, Some(1));
+    let (code, printed, said) = run(&service, &["stats", "--json", "--address", &address]);
+    assert_eq!(code, Some(0), "{said}");
+    let stats: serde_json::Value = serde_json::from_str(&printed).unwrap();
+    assert_eq!(stats["pending_events"], 0, "{printed}");
+    assert_eq!(stats["writes_refused"], "", "{printed}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_hard_limit_on_open_files_costs_connections_and_not_the_log() {
+    let mut service = Service::new(Setup::local().set("event_sourcing", "segment_bytes_max: 1048576"));
+    service.use_open_files(256);
+    service.restart().await;
+    assert!(service.log().contains("limits.connections_max"), "{}", service.log());
+    let mut idle = Vec::new();
+    for _ in 0..300 {
+        idle.extend(std::net::TcpStream::connect(("127.0.0.1", service.port())));
+    }
+    let mut writer = service.client();
+    // A place may be free only when an idle connection was closed.
+    let until = std::time::Instant::now() + crate::support::service::PATIENCE;
+    while let Err(status) = writer.stats(aethyr_event_store::grpc::wire::StatsRequest {}).await {
+        assert!(std::time::Instant::now() < until, "{status:?}");
+        idle.pop();
+        tokio::time::sleep(std::time::Duration::from_millis(20)).await;
+    }
+    crate::support::events::append_to(&mut writer, "room-1", 50).await;
+    drop(idle);
+}
