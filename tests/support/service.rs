@@ -98,7 +98,13 @@ impl Setup {
             let lines: Vec<&String> =
                 keys.iter().filter(|(name, _)| name == section).map(|(_, line)| line).collect();
             let name = |line: &str| line.split(':').next().map(str::to_owned);
-            let last = |line: &&&String| lines.iter().rfind(|other| name(other) == name(line)) == Some(*line);
+            // The very line, and not one with the same text.
+            let last = |line: &&&String| {
+                lines
+                    .iter()
+                    .rfind(|other| name(other) == name(line))
+                    .is_some_and(|other| std::ptr::eq(*other, **line))
+            };
             let kept: Vec<String> = lines.iter().filter(last).map(|line| format!("  {line}\n")).collect();
             if !kept.is_empty() {
                 yaml.push_str(&format!("{section}:\n{}", kept.concat()));
