@@ -39,7 +39,7 @@ pub mod writer_ids;
 pub use cursor::{Cursor, ReadFrame};
 pub use frame::{Frame, StoredRecord};
 pub use group::{Group, StoredAt};
-pub use owner::{FolderOwner, LogId, OWNER, OwnerError};
+pub use owner::{FolderOwner, LogId, OWNER, OwnerError, OwnerFile};
 pub use record_cursor::{Found, FoundRecord, RecordCursor};
 pub use record_run::RecordRun;
 pub use recovery::{Recovered, recover, recover_read_only};

@@ -18,7 +18,7 @@ use crate::{
     history::{History, HistoryError},
     immudb,
     index::IndexError,
-    log::{FolderOwner, Lock, LogId, Tip},
+    log::{FolderOwner, Lock, LogId, OwnerFile, Tip},
     sequencer::{self, Sequencer, SnapshotThresholds},
     stats::Counters,
     storage::{ReadOnly, Storage, StorageError},
@@ -155,7 +155,11 @@ pub async fn run(
         };
         match ended {
             Some(_) => network.close(),
-            None => network.leave(),
+            None => {
+                // Before health is told otherwise for the last time.
+                parts.closing.cancel();
+                network.leave();
+            }
         }
         stop(parts, grace).await;
         if let Some(ended) = ended {
@@ -270,7 +274,8 @@ fn claim_event_files(config: &Config, log_id: Option<LogId>) -> Option<FolderOwn
     if !config.event_sourcing.event_files {
         return None;
     }
-    match FolderOwner::claim(&config.event_sourcing.storage_path, log_id, STORAGE_PATH) {
+    let folder = &config.event_sourcing.storage_path;
+    match FolderOwner::claim(folder, OwnerFile::Beside, log_id, STORAGE_PATH) {
         Ok(mut owner) => {
             if let Some(id) = log_id {
                 owner.name(id);

@@ -25,8 +25,8 @@ use crate::{
         rebuild::{self, RebuildError},
     },
     log::{
-        Access, Cursor, FolderOwner, Frame, Lock, Log, LogId, OpenError, OwnerError, Place, Recovered,
-        StoredRecord, recover, recover_read_only,
+        Access, Cursor, FolderOwner, Frame, Lock, Log, LogId, OpenError, OwnerError, OwnerFile, Place,
+        Recovered, StoredRecord, recover, recover_read_only,
     },
     progress::Progress,
 };
@@ -98,7 +98,7 @@ impl Storage {
         let log_error = |source| OpenError::of_folder(&config.log_path, source);
         let log_id = LogId::find(&config.log_path).map_err(log_error)?;
         // Before anything in it is looked at: another's index is neither damaged nor deleted.
-        let mut index_owner = FolderOwner::claim(&config.index_path, log_id, INDEX_PATH)?;
+        let mut index_owner = FolderOwner::claim(&config.index_path, OwnerFile::Within, log_id, INDEX_PATH)?;
         let opened = match Index::open(&config.index_path) {
             Ok(index) => Some(index.counting_types(types_max)),
             Err(error) if error.is_of_the_machine() => return Err(error.into()),

@@ -18,8 +18,8 @@ use crate::{
     event::{Hash, Position, record},
     index::Index,
     log::{
-        Access, FolderOwner, Frame, Lock, Log, LogId, Place, Salvage, Tip, recover, segment_numbers,
-        writer_ids,
+        Access, FolderOwner, Frame, Lock, Log, LogId, OwnerFile, Place, Salvage, Tip, recover,
+        segment_numbers, writer_ids,
     },
     storage::INDEX_PATH,
 };
@@ -45,7 +45,7 @@ pub async fn run(config: Config, loss: Loss) -> Result<(), String> {
     let folder = config.event_sourcing.log_path.clone();
     let _lock = Lock::take(&folder, Access::ReadWrite).map_err(|error| error.to_string())?;
     let log_id = LogId::find(&folder).map_err(|error| error.to_string())?;
-    let _index = FolderOwner::claim(&config.event_sourcing.index_path, log_id, INDEX_PATH)
+    let _index = FolderOwner::claim(&config.event_sourcing.index_path, OwnerFile::Within, log_id, INDEX_PATH)
         .map_err(|error| error.to_string())?;
     let known = known_end(&config);
     if recover(&folder, Some(known.end).filter(|end| *end > Place::START)).is_ok() {

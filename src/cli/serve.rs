@@ -4,12 +4,13 @@ use std::{
     path::Path,
     process::ExitCode,
     task::{Context, Poll},
+    time::Duration,
 };
 
 use rustix::process::Signal as Number;
 use tokio::{
     net::TcpListener,
-    runtime::Runtime,
+    runtime,
     signal::unix::{Signal, SignalKind, signal},
 };
 use tracing::{error, info, warn};
@@ -20,6 +21,9 @@ use crate::{
     server::{self, Options},
     telemetry,
 };
+
+/// So long a thread for reads stays without one.
+const BLOCKING_KEPT: Duration = Duration::from_secs(1);
 
 /// `file` is the configuration that the command line names.
 pub fn serve(loaded: Loaded, file: Option<&Path>, take_over: bool) -> ExitCode {
@@ -33,13 +37,15 @@ pub fn serve(loaded: Loaded, file: Option<&Path>, take_over: bool) -> ExitCode {
     for warning in &loaded.warnings {
         warn!("{warning}");
     }
-    let runtime = match Runtime::new() {
-        Ok(runtime) => runtime,
-        Err(error) => {
-            error!(%error, "no runtime");
-            return ExitCode::FAILURE;
-        }
-    };
+    // Threads for reads end soon after a crowd of them: the next ones would keep all of them alive.
+    let runtime =
+        match runtime::Builder::new_multi_thread().enable_all().thread_keep_alive(BLOCKING_KEPT).build() {
+            Ok(runtime) => runtime,
+            Err(error) => {
+                error!(%error, "no runtime");
+                return ExitCode::FAILURE;
+            }
+        };
     let reload = Reload { file, in_force: loaded.config.clone(), guard: &guard };
     let options = Options { config_file: loaded.file, take_over, ..Options::default() };
     let ended = runtime.block_on(until_signalled(loaded.config, options, &reload));

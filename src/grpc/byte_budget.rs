@@ -1,7 +1,7 @@
 //! The bytes that all calls may have in memory together: requests that arrive, reads in progress, and answers that
 //! wait for their readers. Each byte is acquired before the memory is, and given back when that is freed.
 //!
-//! Answers and reads may use five eighths of the budget, and large requests as much: so callers that read nothing of
+//! Answers and reads may use half of the budget, and large requests three eighths: so callers that read nothing of
 //! what they asked for don't keep appends out, and callers that send most of a large request keep nobody out.
 
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -37,11 +37,12 @@ pub enum Purpose {
 impl ByteBudget {
     pub fn new(bytes_max: usize) -> Self {
         let max = bytes_max as u64;
-        let part = |resource| SharedLimit::part(Limit::CallBytes, resource, max / 8 * 5, max);
+        // Together less than all: the rest is for small requests, whoever holds what.
+        let part = |resource, eighths| SharedLimit::part(Limit::CallBytes, resource, max / 8 * eighths, max);
         Self {
             all: SharedLimit::new(Limit::CallBytes, Resource::Bytes, max),
-            large_requests: part(Resource::RequestBytes),
-            answers: part(Resource::AnswerBytes),
+            large_requests: part(Resource::RequestBytes, 3),
+            answers: part(Resource::AnswerBytes, 4),
         }
     }
 

@@ -4,7 +4,7 @@
 use std::io::{self, Read};
 
 use bytes::{Buf, BufMut, Bytes, BytesMut, buf::Reader};
-use flate2::read::GzDecoder;
+use flate2::read::MultiGzDecoder;
 use http::HeaderMap;
 use tonic::Status;
 use zstd::stream::read::Decoder;
@@ -46,7 +46,7 @@ impl Encoding {
         const WINDOW_LOG_MAX: u32 = 23;
         let packed = packed.reader();
         Ok(match self {
-            Self::Gzip => Box::new(GzDecoder::new(packed)),
+            Self::Gzip => Box::new(MultiGzDecoder::new(packed)),
             Self::Zstd => {
                 let mut decoder: Decoder<'static, Reader<Bytes>> = Decoder::with_buffer(packed)?;
                 decoder.window_log_max(WINDOW_LOG_MAX)?;

@@ -256,6 +256,8 @@ pub fn bounded<T: Send + 'static>(
     let start = Some((Box::pin(messages), end, call));
     Box::pin(stream::unfold(start, |state| async move {
         let (mut messages, mut end, call) = state?;
+        // The message before goes out first: no read is begun while its caller has not taken it.
+        tokio::task::yield_now().await;
         tokio::select! {
             biased;
             status = &mut end => Some((Err(status), None)),

@@ -1,7 +1,7 @@
 //! Which log a derived folder belongs to, so that no service takes another's for its own damaged one.
 //!
 //! A log has an id: the file `id` in its folder, or in an older log the salt of its first segment. A folder that is derived
-//! from a log has the id in its file `.owner`, which is locked as long as the folder is in use.
+//! from a log has the id in a file `.owner` in it or beside it, which is locked as long as the folder is in use.
 
 use std::{
     fmt, fs,
@@ -76,6 +76,15 @@ impl LogId {
     }
 }
 
+/// Where the owner of a folder is written down.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum OwnerFile {
+    /// `.owner` in the folder.
+    Within,
+    /// The folder's name with `.owner` behind it, where the folder is to be empty at times.
+    Beside,
+}
+
 /// Why a derived folder is not used. It is never deleted for that.
 #[derive(Debug, thiserror::Error)]
 pub enum OwnerError {
@@ -99,16 +108,28 @@ pub struct FolderOwner {
 }
 
 impl FolderOwner {
-    /// Claims a folder, which is made if it is missing, for the log with this id. `key` is the configuration's key of the
-    /// folder.
+    /// Claims a folder for the log with this id. `key` is the configuration's key of the folder.
     ///
     /// # Errors
     /// Another process uses it, or it was made from another log.
-    pub fn claim(folder: &Path, log: Option<LogId>, key: &'static str) -> Result<Self, OwnerError> {
-        let path = folder.join(OWNER);
+    pub fn claim(
+        folder: &Path,
+        file: OwnerFile,
+        log: Option<LogId>,
+        key: &'static str,
+    ) -> Result<Self, OwnerError> {
+        let path = match file {
+            OwnerFile::Within => folder.join(OWNER),
+            OwnerFile::Beside => {
+                // Without a slash that the configuration may end it with.
+                let mut path = folder.components().collect::<PathBuf>().into_os_string();
+                path.push(OWNER);
+                path.into()
+            }
+        };
         let shown = || folder.display().to_string();
         let io_error = |source| OwnerError::Io { path: shown(), source, key };
-        fs::create_dir_all(folder).map_err(io_error)?;
+        path.parent().map_or(Ok(()), fs::create_dir_all).map_err(io_error)?;
         let mut file = fs::File::options()
             .create(true)
             .truncate(false)
@@ -186,16 +207,20 @@ mod tests {
         assert_eq!(LogId::find(&first).unwrap(), Some(ours), "it is kept beside the segments");
         let another = LogId::find(&second).unwrap().unwrap();
 
-        let mut owner = FolderOwner::claim(&folder, Some(ours), "a.key").unwrap();
+        let mut owner = FolderOwner::claim(&folder, OwnerFile::Within, Some(ours), "a.key").unwrap();
         owner.name(ours);
-        let refused = FolderOwner::claim(&folder, Some(ours), "a.key").unwrap_err();
+        let refused = FolderOwner::claim(&folder, OwnerFile::Within, Some(ours), "a.key").unwrap_err();
         assert!(matches!(refused, OwnerError::InUse { .. }), "{refused}");
         drop(owner);
-        drop(FolderOwner::claim(&folder, Some(ours), "a.key").unwrap());
-        let refused = FolderOwner::claim(&folder, Some(another), "a.key").unwrap_err();
+        drop(FolderOwner::claim(&folder, OwnerFile::Within, Some(ours), "a.key").unwrap());
+        let refused = FolderOwner::claim(&folder, OwnerFile::Within, Some(another), "a.key").unwrap_err();
         assert!(matches!(refused, OwnerError::AnotherLog { owner, .. } if owner == ours), "{refused}");
+        let mut beside =
+            FolderOwner::claim(&folder.join("events/"), OwnerFile::Beside, Some(ours), "k").unwrap();
+        beside.name(ours);
+        assert!(folder.join("events.owner").exists() && !folder.join("events").exists());
         // A torn file names nobody.
         fs::write(folder.join(OWNER), "123").unwrap();
-        drop(FolderOwner::claim(&folder, Some(another), "a.key").unwrap());
+        drop(FolderOwner::claim(&folder, OwnerFile::Within, Some(another), "a.key").unwrap());
     }
 }

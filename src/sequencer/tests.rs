@@ -402,7 +402,8 @@ async fn those_who_wait_for_a_group_are_answered_however_many_refusals_come_afte
     let mut polled = futures_util::poll!(&mut first);
     let refused = |_| {
         let expected = vec![(AggregateId::new("a").unwrap(), SequenceNumber(77))];
-        Box::pin(running.sequencer.append(Append { expected, ..one_event("b") }))
+        let refusal = running.sequencer.append(Append { expected, ..one_event("b") });
+        Box::pin(futures_util::future::maybe_done(refusal))
     };
     let mut refusals: Vec<_> = (0..REFUSALS).map(refused).collect();
     for refusal in &mut refusals {
@@ -415,8 +416,9 @@ async fn those_who_wait_for_a_group_are_answered_however_many_refusals_come_afte
     }
     assert!(polled.is_ready(), "the first caller waits for refusals");
     let_go.send(()).unwrap();
-    for refusal in refusals {
-        assert!(matches!(refusal.await, Err(StoreError::Conflict(_))));
+    for mut refusal in refusals {
+        refusal.as_mut().await;
+        assert!(matches!(refusal.as_mut().take_output(), Some(Err(StoreError::Conflict(_)))));
     }
     running.sequencer.stop().await;
 }

@@ -44,6 +44,18 @@ pub(super) fn of_parts(
                 std::future::pending().await
             }
         };
+        // Within, so that whatever else fails meanwhile is noticed.
+        let poisoned = async {
+            let poisoned = sequencer.until_poisoned().await;
+            match poisoned.by {
+                PoisonedBy::Index => ServerError::IndexFailed,
+                PoisonedBy::ReadOnly => std::future::pending().await,
+                PoisonedBy::Log => {
+                    tokio::time::sleep(grace).await;
+                    ServerError::LogFailed(poisoned.reason.clone())
+                }
+            }
+        };
         tokio::select! {
             damage = damaged => {
                 if let Err(error) = Index::distrust(&index_path) {
@@ -52,14 +64,7 @@ pub(super) fn of_parts(
                 ServerError::IndexDamaged(damage)
             }
             () = index_failed => ServerError::IndexFailed,
-            poisoned = sequencer.until_poisoned() => match poisoned.by {
-                PoisonedBy::Index => ServerError::IndexFailed,
-                PoisonedBy::ReadOnly => std::future::pending().await,
-                PoisonedBy::Log => {
-                    tokio::time::sleep(grace).await;
-                    ServerError::LogFailed(poisoned.reason.clone())
-                }
-            },
+            error = poisoned => error,
             () = sequencer.ended() => ServerError::Panicked("the sequencer"),
             () = forwarder => ServerError::Panicked("the forwarder"),
         }
