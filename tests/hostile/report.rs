@@ -122,6 +122,10 @@ impl Report {
         let tally = attack.await;
         let took = began.elapsed();
         let figures = Figures::of(&self.service);
+        // An attack may be over before an honest caller's next call.
+        while self.honest.seen().served == 0 && began.elapsed() < took + HANG {
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
         let seen = self.honest.seen();
         self.peak = self.peak.max(figures.resident_peak);
         println!(
