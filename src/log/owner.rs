@@ -63,6 +63,11 @@ impl LogId {
         Ok(Some(id))
     }
 
+    /// As files have it: with a checksum, so that a damaged one names nobody.
+    fn line(self) -> String {
+        format!("{self} {:08x}\n", crc32c::crc32c(self.0.as_bytes()))
+    }
+
     /// Gives it to a log that takes the place of the one that has it.
     ///
     /// # Errors
@@ -70,7 +75,7 @@ impl LogId {
     pub fn write(self, folder: &Path) -> io::Result<()> {
         let temporary = folder.join(ID).with_extension("new");
         let mut file = fs::File::create(&temporary)?;
-        file.write_all(format!("{self}\n").as_bytes())?;
+        file.write_all(self.line().as_bytes())?;
         file.sync_all()?;
         fs::rename(temporary, folder.join(ID))
     }
@@ -142,9 +147,9 @@ impl FolderOwner {
             Err(fs::TryLockError::WouldBlock) => return Err(OwnerError::InUse { path: shown(), key }),
             Err(fs::TryLockError::Error(source)) => return Err(io_error(source)),
         }
-        let mut text = String::new();
-        file.read_to_string(&mut text).map_err(io_error)?;
-        let owner = parse(&text);
+        let mut bytes = Vec::new();
+        file.read_to_end(&mut bytes).map_err(io_error)?;
+        let owner = parse(&String::from_utf8_lossy(&bytes));
         match (owner, log) {
             (Some(owner), Some(log)) if owner != log => {
                 Err(OwnerError::AnotherLog { path: shown(), owner, key })
@@ -163,7 +168,7 @@ impl FolderOwner {
             .file
             .rewind()
             .and_then(|()| self.file.set_len(0))
-            .and_then(|()| self.file.write_all(format!("{log}\n").as_bytes()));
+            .and_then(|()| self.file.write_all(log.line().as_bytes()));
         match written {
             Ok(()) => self.named = true,
             Err(error) => {
@@ -174,7 +179,9 @@ impl FolderOwner {
 }
 
 fn parse(text: &str) -> Option<LogId> {
-    Uuid::try_parse(text.trim()).ok().map(LogId)
+    let (id, checksum) = text.trim_end().split_once(' ')?;
+    let id = Uuid::try_parse(id).ok()?;
+    (u32::from_str_radix(checksum, 16).ok()? == crc32c::crc32c(id.as_bytes())).then_some(LogId(id))
 }
 
 fn read_if_there(path: &Path) -> io::Result<Option<String>> {
@@ -219,8 +226,16 @@ mod tests {
             FolderOwner::claim(&folder.join("events/"), OwnerFile::Beside, Some(ours), "k").unwrap();
         beside.name(ours);
         assert!(folder.join("events.owner").exists() && !folder.join("events").exists());
-        // A torn file names nobody.
-        fs::write(folder.join(OWNER), "123").unwrap();
-        drop(FolderOwner::claim(&folder, OwnerFile::Within, Some(another), "a.key").unwrap());
+        // A torn or damaged file names nobody.
+        let whole = fs::read(folder.join(OWNER)).unwrap();
+        for at in 0..whole.len() {
+            let mut damaged = whole.clone();
+            damaged[at] ^= 1;
+            for bytes in [&damaged[..], &whole[..at]] {
+                fs::write(folder.join(OWNER), bytes).unwrap();
+                let claimed = FolderOwner::claim(&folder, OwnerFile::Within, Some(another), "a.key");
+                assert!(claimed.is_ok() || bytes.trim_ascii_end() == whole.trim_ascii_end(), "{at}");
+            }
+        }
     }
 }

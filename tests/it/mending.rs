@@ -168,7 +168,7 @@ async fn a_torn_end_that_nobody_saw_is_cut_off_and_kept() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn an_index_that_is_gone_damaged_or_foreign_is_made_again() {
+async fn an_index_that_is_gone_or_damaged_is_made_again_and_a_foreign_one_refused() {
     let mut service = Service::start(Setup::local()).await;
     for number in 0..20 {
         append_to(&mut service.client(), &format!("room-{number}"), 3).await;
@@ -193,6 +193,11 @@ async fn an_index_that_is_gone_damaged_or_foreign_is_made_again() {
                 assert!(copied.unwrap().success());
             }
             _ => flip_every_file(&index),
+        }
+        if how == "foreign" {
+            assert_eq!(service.launch_and_crash().code(), Some(1));
+            assert!(service.log().contains("was made from another log"), "{}", service.log());
+            fs::remove_dir_all(&index).unwrap();
         }
         service.restart().await;
         assert_eq!(whole_order(&mut service.client()).await, order, "{how}");
