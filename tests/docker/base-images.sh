@@ -52,7 +52,7 @@ make_rust() {
     fi
     mkdir -p "$tree/var/cache/apt/archives/partial"
     chroot "$tree" sh -c 'apt-get -q update && DEBIAN_FRONTEND=noninteractive apt-get -qy \
-        install --no-install-recommends gcc libc6-dev ca-certificates && apt-get clean' \
+        install --no-install-recommends gcc make libc6-dev ca-certificates && apt-get clean' \
         >"$work/log" 2>&1 || { tail -n 20 "$work/log" >&2; return 1; }
     # Crates come over this machine's network, so its certificates and its cargo settings count.
     cp --dereference "${SSL_CERT_FILE:-/etc/ssl/certs/ca-certificates.crt}" \
