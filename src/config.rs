@@ -70,7 +70,7 @@ pub enum ConfigError {
     #[error("{key}: no such key{}, there are {}", closest(key, known), known.join(", "))]
     UnknownKey { key: String, known: Vec<&'static str> },
     #[error("{key}: was removed; set {instead} instead")]
-    RemovedKey { key: &'static str, instead: &'static str },
+    RemovedKey { key: String, instead: String },
     #[error("<<: YAML merge keys are not supported; write the keys out")]
     MergeKey,
     #[error("{name}: names no key{}", hint(instead.as_deref()))]

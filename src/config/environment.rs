@@ -9,7 +9,7 @@ use std::collections::BTreeMap;
 
 use serde_yaml::{Mapping, Value};
 
-use super::keys::{KEYS, Key};
+use super::keys::{KEYS, Key, REMOVED};
 use super::{ConfigError, Warning};
 
 const IMMUDB: &str = "immudb";
@@ -49,6 +49,10 @@ fn recognised(
 ) -> Result<BTreeMap<String, String>, ConfigError> {
     let mut texts = BTreeMap::new();
     for (name, text) in environment {
+        let removed = REMOVED.iter().find(|(key, _)| variable_at(key) == name);
+        if let Some((_, instead)) = removed {
+            return Err(ConfigError::RemovedKey { key: name, instead: variable_at(instead) });
+        }
         let names_key = KEYS.iter().any(|key| variable_of(key) == name);
         if !names_key && name.starts_with("AETHYR_") {
             let instead = meant_by(&name);
@@ -73,8 +77,12 @@ fn variable_of(key: &Key) -> String {
     let known_name = KNOWN_NAMES.iter().find(|name| key.path.split_once('.') == Some((IMMUDB, name)));
     match known_name {
         Some(name) => format!("IMMUDB_{}", name.to_uppercase()),
-        None => format!("AETHYR_{}", key.path.replace('.', "__").to_uppercase()),
+        None => variable_at(key.path),
     }
+}
+
+fn variable_at(path: &str) -> String {
+    format!("AETHYR_{}", path.replace('.', "__").to_uppercase())
 }
 
 /// False where the section is missing that the environment may not make.

@@ -107,7 +107,7 @@ pub(super) const KEYS: &[Key] = &[
 ];
 
 /// Keys of earlier versions, and what there is instead.
-const REMOVED: &[(&str, &str)] = &[
+pub(super) const REMOVED: &[(&str, &str)] = &[
     ("limits.receiving_bytes_max", "limits.call_bytes_max"),
     ("limits.unread_bytes_max", "limits.call_bytes_max"),
 ];
@@ -162,7 +162,7 @@ fn check_section(section: &Value, keys: &Value) -> Result<(), ConfigError> {
         }
         let path = name.as_str().map(|name| format!("{section}.{name}"));
         if let Some((key, instead)) = REMOVED.iter().find(|(key, _)| Some(*key) == path.as_deref()) {
-            return Err(ConfigError::RemovedKey { key, instead });
+            return Err(ConfigError::RemovedKey { key: (*key).to_owned(), instead: (*instead).to_owned() });
         }
         let Some(key) = KEYS.iter().find(|key| Some(key.path) == path.as_deref()) else {
             return Err(ConfigError::UnknownKey {

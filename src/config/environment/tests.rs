@@ -82,6 +82,11 @@ fn faults_of_the_environment_name_the_variable() {
             "AETHYR_SERVER_LISTEN: names no key, AETHYR_SERVER__LISTEN does",
         ),
         ("AETHYR_SERVER", "{}", "AETHYR_SERVER: names no key"),
+        (
+            "AETHYR_LIMITS__UNREAD_BYTES_MAX",
+            "1000000",
+            "AETHYR_LIMITS__UNREAD_BYTES_MAX: was removed; set AETHYR_LIMITS__CALL_BYTES_MAX instead",
+        ),
         ("AETHYR_IMMUDB__PASSWORD", "x", "AETHYR_IMMUDB__PASSWORD: names no key, IMMUDB_PASSWORD does"),
         (
             "AETHYR_LIMITS__ID_BYTES_MAX",
