@@ -61,6 +61,19 @@ impl Reads {
         call: &Admitted,
         read: impl FnOnce() -> T + Send + 'static,
     ) -> Result<T, Status> {
+        self.run_with(self.read_bytes, call, read).await
+    }
+
+    /// The same for what reads no events and has no more than so many bytes in memory.
+    ///
+    /// # Errors
+    /// As [`Reads::run`].
+    pub async fn run_with<T: Send + 'static>(
+        &self,
+        bytes: usize,
+        call: &Admitted,
+        read: impl FnOnce() -> T + Send + 'static,
+    ) -> Result<T, Status> {
         const PAUSE_MIN: Duration = Duration::from_millis(20);
         const PAUSE_MAX: Duration = Duration::from_millis(320);
         // First the caller's own, so that one caller does not fill the queue of all.
@@ -68,9 +81,9 @@ impl Reads {
         let mut pause = PAUSE_MIN;
         let place = loop {
             let place = self.places.clone().acquire_owned().await;
-            match call.answer.resize(self.read_bytes) {
+            match call.answer.try_resize(bytes) {
                 Ok(()) => break place,
-                Err(full) if pause > PAUSE_MAX => return Err(full),
+                Err(full) if pause > PAUSE_MAX => return Err(status::of_limit(full)),
                 Err(_) => {}
             }
             // Somebody may be about to read what waits. The place is for others meanwhile.
@@ -141,7 +154,7 @@ mod tests {
     use super::*;
     use crate::{
         grpc::gate::Gate,
-        shared_limit::{Resource, SharedLimit},
+        shared_limit::{Caller, Resource, SharedLimit},
         store::Limit,
     };
 
@@ -180,6 +193,30 @@ mod tests {
         while streams.used() > 0 || budget.used() > 0 {
             tokio::task::yield_now().await;
         }
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_read_that_waits_for_bytes_and_gets_them_is_no_refusal() {
+        // Other tests are refused, too, and the last of them is the one that is told.
+        let was_refused = || crate::refusals::recorded().iter().any(|one| one.message.contains("of 9876543"));
+        let limits = LimitsConfig::default();
+        let budget = ByteBudget::new(9_876_543);
+        let reads = Reads { budget: budget.clone(), ..Reads::new(&limits, ByteBudget::new(usize::MAX)) };
+        let of_call = |budget: &ByteBudget| budget.of_call(&Caller::default(), Purpose::Answer);
+        let (full, mut waiting) = (of_call(&budget), Admitted::of(&Request::new(())));
+        full.resize(3_000_000).unwrap();
+        waiting.answer = of_call(&budget);
+        let read = reads.run(&waiting, || ());
+        let mut read = std::pin::pin!(read);
+        assert!(futures_util::poll!(&mut read).is_pending());
+        assert!(!was_refused());
+        drop(full);
+        read.await.unwrap();
+        let full = of_call(&budget);
+        waiting.answer.resize(0).unwrap();
+        full.resize(3_000_000).unwrap();
+        let refused = reads.run(&waiting, || ()).await.unwrap_err();
+        assert_eq!(refused.code(), tonic::Code::ResourceExhausted);
     }
 
     #[tokio::test]

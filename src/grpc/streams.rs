@@ -147,7 +147,7 @@ impl Subscription {
             let Reading { store, reads, call } = &self.reading;
             let next = move |reader: &mut OrderReader| read_order(reader, tip, u64::MAX);
             let live = self.caught_up && self.reader.is_close_to(tip);
-            let read = match live && call.answer.resize(LIVE_READ_BYTES).is_ok() {
+            let read = match live && call.answer.try_resize(LIVE_READ_BYTES).is_ok() {
                 true => next(&mut self.reader),
                 false => {
                     let (reader, read) = reads.next(call, self.reader, next).await?;
