@@ -29,6 +29,8 @@ use crate::{
 
 /// What a message may have beside its events or its snapshot.
 const MESSAGE_OVERHEAD_BYTES: usize = 1024 * 1024;
+/// A question of reflection is the name of something.
+const REFLECTION_BYTES_MAX: usize = 16 * 1024;
 const EXPECTATION_BYTES_MAX: usize = 280;
 /// Of one connection, at a time.
 const STREAMS_PER_CONNECTION_MAX: u32 = 4096;
@@ -94,8 +96,8 @@ impl Network {
             .layer(Bodies::new(self.budget.clone(), config.server.request_max, message_bytes_max(config)))
             .layer(Closing(self.closing.clone()))
             .add_service(self.health.server())
-            .add_service(descriptors().build_v1()?)
-            .add_service(descriptors().build_v1alpha()?)
+            .add_service(descriptors().build_v1()?.max_decoding_message_size(REFLECTION_BYTES_MAX))
+            .add_service(descriptors().build_v1alpha()?.max_decoding_message_size(REFLECTION_BYTES_MAX))
             .add_service(self.events.clone())
             .add_service(self.commands.clone())
             .add_service(self.world.clone())
