@@ -47,6 +47,7 @@ pub use json_client::{Answers, ClientError, JsonClient};
 pub use late::Late;
 pub use peer::Peer;
 pub use reads::Reads;
+use reads::size_answer;
 use streams::{Boxed, Reading, bounded};
 use wire::server::event_store_service_server::EventStoreService;
 pub use world::WorldCalls;
@@ -120,6 +121,9 @@ impl Bounds {
     }
 }
 
+/// What figures have in memory but for names of types, which count when they are there.
+const STATS_BYTES: usize = 64 * 1024;
+
 /// Why something is refused now.
 fn reason(admitted: Result<(), StoreError>) -> Option<&'static str> {
     admitted.err().and_then(|error| error.refusal()).map(|(reason, _)| reason)
@@ -131,12 +135,13 @@ impl EventStoreService for Service {
         &self,
         request: Request<wire::AppendEventsRequest>,
     ) -> Result<Response<wire::AppendEventsResponse>, Status> {
-        Admitted::of(&request)
-            .within(async {
-                let append = self.decoder.append(request.into_inner()).map_err(status::of_violations)?;
-                self.store.append(append).await.map(encode::appended).map_err(status::of_error)
-            })
-            .await
+        let call = Admitted::of(&request);
+        let origin = call.origin();
+        call.within(async {
+            let append = self.decoder.append(request.into_inner()).map_err(status::of_violations)?;
+            self.store.append_for(append, origin).await.map(encode::appended).map_err(status::of_error)
+        })
+        .await
     }
 
     type LoadEventsStream = Boxed<answers::LoadEventsResponse>;
@@ -156,13 +161,14 @@ impl EventStoreService for Service {
         &self,
         request: Request<wire::SaveSnapshotRequest>,
     ) -> Result<Response<wire::SaveSnapshotResponse>, Status> {
-        Admitted::of(&request)
-            .within(async {
-                let snapshot = self.decoder.snapshot(request.into_inner()).map_err(status::of_violations)?;
-                let stored_in = self.store.save_snapshot(snapshot).await.map_err(status::of_error)?;
-                Ok(wire::SaveSnapshotResponse { stored_in: encode::stored_in(stored_in).into() })
-            })
-            .await
+        let call = Admitted::of(&request);
+        let origin = call.origin();
+        call.within(async {
+            let snapshot = self.decoder.snapshot(request.into_inner()).map_err(status::of_violations)?;
+            let stored_in = self.store.save_snapshot(snapshot, origin).await.map_err(status::of_error)?;
+            Ok(wire::SaveSnapshotResponse { stored_in: encode::stored_in(stored_in).into() })
+        })
+        .await
     }
 
     async fn load_snapshot(
@@ -249,14 +255,19 @@ impl EventStoreService for Service {
                     event_files_pending: self.event_files.as_ref().map_or(0, |files| files.pending()),
                     projections: self.world.projections(),
                     refusals: refusals::recorded(),
-                    writes_refused: reason(self.store.writes_taken()),
+                    writes_refused: None,
                     reads_refused: reason(self.store.admit_read()),
                 };
-                // It waits for no disk, and copies the totals of all types.
-                let stats = move |store: &EventStore| {
-                    Ok(encode::stats(store.figures(), &store.counters, store.started_at, surroundings))
+                // It asks the disk how full it is, and copies the totals of all types.
+                let store = self.store.clone();
+                let stats = move || {
+                    let writes_refused = reason(store.writes_taken());
+                    let surroundings = encode::Surroundings { writes_refused, ..surroundings };
+                    encode::stats(store.figures(), &store.counters, store.started_at, surroundings)
                 };
-                self.blocking(&call, stats).await
+                let figures = self.reads.run_with(STATS_BYTES, &call, stats).await?;
+                size_answer(&call, &figures)?;
+                Ok(figures)
             })
             .await
     }

@@ -10,7 +10,7 @@ use std::{
     path::PathBuf,
     sync::{
         Arc, Mutex, PoisonError,
-        atomic::{AtomicBool, AtomicU64, Ordering},
+        atomic::{AtomicBool, Ordering},
         mpsc::{SyncSender, TrySendError, sync_channel},
     },
     thread,
@@ -37,11 +37,14 @@ mod existing;
 mod group;
 mod judge;
 mod poisoned;
+mod waiting;
 mod worker;
 
 pub use adopt::{AdoptError, AdoptedTransaction};
 use existing::{SentEvent, StoredEvents};
 pub use poisoned::{Poisoned, PoisonedBy};
+pub use waiting::Origin;
+use waiting::{Waiting, Weight};
 use worker::Worker;
 
 /// What an append asks for, checked as far as that goes without knowing what is stored.
@@ -120,18 +123,6 @@ enum Call {
     Stop,
 }
 
-/// What a call adds to the bytes that wait, until it is taken.
-struct Weight {
-    bytes: u64,
-    waiting: Arc<AtomicU64>,
-}
-
-impl Drop for Weight {
-    fn drop(&mut self) {
-        self.waiting.fetch_sub(self.bytes, Ordering::Relaxed);
-    }
-}
-
 /// Notes of how far ImmuDB has the log, for the next group. None is ever dropped: the index finds
 /// transactions by them.
 type Marks = Arc<Mutex<Vec<ForwardedMark>>>;
@@ -188,7 +179,7 @@ pub type Admission = dyn Fn(Tip) -> Result<(), StoreError> + Send + Sync;
 #[derive(Debug, Clone)]
 pub struct Sequencer {
     calls: SyncSender<Call>,
-    waiting_bytes: Arc<AtomicU64>,
+    waiting: Waiting,
     marks: Marks,
     unhurried: Arc<AtomicBool>,
     thread: thread::Thread,
@@ -234,7 +225,6 @@ impl Sequencer {
         counters: Arc<Counters>,
     ) -> std::io::Result<(Self, Running)> {
         let (calls, waiting) = sync_channel(settings.calls_waiting_max);
-        let waiting_bytes = Arc::new(AtomicU64::new(0));
         let marks = Marks::default();
         let unhurried = Arc::new(AtomicBool::new(false));
         let settings = Arc::new(settings);
@@ -260,7 +250,7 @@ impl Sequencer {
         let thread = thread::Builder::new().name("sequencer".into()).spawn(move || worker.run(&waiting))?;
         let sequencer = Self {
             calls,
-            waiting_bytes,
+            waiting: Waiting::new(&settings),
             marks,
             unhurried,
             thread: thread.thread().clone(),
@@ -348,8 +338,8 @@ impl Sequencer {
     ///
     /// # Errors
     /// See [`StoreError`].
-    pub async fn append(&self, append: Append) -> Result<Stored, StoreError> {
-        let weight = self.weigh(append.byte_count())?;
+    pub async fn append(&self, append: Append, origin: Origin) -> Result<Stored, StoreError> {
+        let weight = self.waiting.weigh(origin, append.byte_count())?;
         let (reply, answer) = oneshot::channel();
         self.send(Call::Append { append, weight, reply })?;
         answer.await.unwrap_or(Err(StoreError::OutcomeUnknown))
@@ -359,23 +349,12 @@ impl Sequencer {
     ///
     /// # Errors
     /// See [`StoreError`].
-    pub async fn snapshot(&self, snapshot: Snapshot) -> Result<SnapshotStored, StoreError> {
-        let weight = self.weigh(byte_count(&snapshot.content, &snapshot.metadata))?;
+    pub async fn snapshot(&self, snapshot: Snapshot, origin: Origin) -> Result<SnapshotStored, StoreError> {
+        let bytes = byte_count(&snapshot.content, &snapshot.metadata);
+        let weight = self.waiting.weigh(origin, bytes)?;
         let (reply, answer) = oneshot::channel();
         self.send(Call::Snapshot { snapshot, weight, reply })?;
         answer.await.unwrap_or(Err(StoreError::OutcomeUnknown))
-    }
-
-    fn weigh(&self, bytes: u64) -> Result<Weight, StoreError> {
-        let max = self.settings.calls_waiting_bytes_max;
-        let before = self.waiting_bytes.fetch_add(bytes, Ordering::Relaxed);
-        let weight = Weight { bytes, waiting: self.waiting_bytes.clone() };
-        // A call that is larger than the limit passes when it is alone.
-        if before > 0 && before.saturating_add(bytes) > max {
-            let (limit, retry_after) = (Limit::CallsWaitingBytes, Duration::from_millis(100));
-            return Err(StoreError::Full { limit, max, retry_after });
-        }
-        Ok(weight)
     }
 
     /// Takes whole appends over as they are, from ImmuDB or from event files. They must continue the log.
@@ -448,13 +427,14 @@ impl Sequencer {
         StoreError::Full {
             limit: Limit::CallsWaiting,
             max: self.settings.calls_waiting_max as u64,
+            share: None,
             retry_after: Duration::from_millis(100),
         }
     }
 }
 
 fn disk_full(max: u64) -> StoreError {
-    StoreError::Full { limit: Limit::DiskFull, max, retry_after: Duration::from_secs(5) }
+    StoreError::Full { limit: Limit::DiskFull, max, share: None, retry_after: Duration::from_secs(5) }
 }
 
 /// Why a whole group came to nothing.

@@ -27,6 +27,8 @@ pub enum Resource {
     AnswerBytes,
     /// Writes that wait for the sequencer.
     WaitingWrites,
+    /// Their bytes.
+    WaitingBytes,
 }
 
 /// One caller: what it holds of every limit.
@@ -41,6 +43,7 @@ struct Amounts {
     request_bytes: AtomicU64,
     answer_bytes: AtomicU64,
     waiting_writes: AtomicU64,
+    waiting_bytes: AtomicU64,
 }
 
 impl Caller {
@@ -52,6 +55,7 @@ impl Caller {
             Resource::RequestBytes => &self.0.request_bytes,
             Resource::AnswerBytes => &self.0.answer_bytes,
             Resource::WaitingWrites => &self.0.waiting_writes,
+            Resource::WaitingBytes => &self.0.waiting_bytes,
         }
     }
 }
@@ -103,6 +107,13 @@ impl SharedLimit {
         let mut held = self.nothing(caller);
         held.resize(amount)?;
         Ok(held)
+    }
+
+    /// Takes so much for a caller where nothing is in use, also if that is more than the limit.
+    pub fn acquire_alone(self: &Arc<Self>, caller: &Caller, amount: u64) -> Option<Held> {
+        self.used.compare_exchange(0, amount, Ordering::Relaxed, Ordering::Relaxed).ok()?;
+        caller.amount(self.resource).fetch_add(amount, Ordering::Relaxed);
+        Some(Held { limit: self.clone(), caller: caller.clone(), amount })
     }
 
     /// An amount of zero, to be resized.

@@ -11,7 +11,7 @@ use crate::{
     history::{History, HistoryError},
     index::{Complete, Head, Totals},
     log::Place,
-    sequencer::{Append, Sequencer, Stored},
+    sequencer::{Append, Origin, Sequencer, Stored},
     stats::Counters,
 };
 
@@ -102,12 +102,20 @@ impl EventStore {
         Self { sequencer, standing, history, counters, event_sourcing, started_at: Timestamp::now() }
     }
 
-    /// Stores events, all or none.
+    /// Stores events, all or none, on the service's own behalf.
     ///
     /// # Errors
     /// See [`StoreError`].
     pub async fn append(&self, append: Append) -> Result<Appended, StoreError> {
-        let stored = self.append_here(append).await?;
+        self.append_for(append, Origin::default()).await
+    }
+
+    /// Stores events, all or none.
+    ///
+    /// # Errors
+    /// See [`StoreError`].
+    pub async fn append_for(&self, append: Append, origin: Origin) -> Result<Appended, StoreError> {
+        let stored = self.append_here(append, origin).await?;
         let stored_in = self.settle(stored.end, stored.bounds.last, Attempt::of(&stored)).await?;
         Ok(Appended { stored, stored_in })
     }
@@ -118,14 +126,14 @@ impl EventStore {
     ///
     /// # Errors
     /// See [`StoreError`].
-    pub async fn append_here(&self, append: Append) -> Result<Stored, StoreError> {
+    pub async fn append_here(&self, append: Append, origin: Origin) -> Result<Stored, StoreError> {
         self.counted_write(async {
             self.standing.admit_resend()?;
             if let Some(stored) = self.sequencer.stored_before(&append).await? {
                 return Ok(stored);
             }
             self.admit_write()?;
-            self.sequencer.append(append).await
+            self.sequencer.append(append, origin).await
         })
         .await
     }
@@ -169,10 +177,10 @@ impl EventStore {
     ///
     /// # Errors
     /// See [`StoreError`].
-    pub async fn save_snapshot(&self, snapshot: Snapshot) -> Result<StoredIn, StoreError> {
+    pub async fn save_snapshot(&self, snapshot: Snapshot, origin: Origin) -> Result<StoredIn, StoreError> {
         self.counted_write(async {
             self.admit_write()?;
-            let stored = self.sequencer.snapshot(snapshot).await?;
+            let stored = self.sequencer.snapshot(snapshot, origin).await?;
             match self.standing.settle(stored.end, None, self.sequencer.tip()).await {
                 Settled::Local => Ok(StoredIn::LocalLog),
                 Settled::Immudb => Ok(StoredIn::Immudb(0)),

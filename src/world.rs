@@ -26,6 +26,7 @@ use tracing::warn;
 
 use crate::{
     event::{AggregateId, Position, SequenceNumber},
+    shared_limit::Caller,
     store::{EventStore, StoreError},
 };
 
@@ -146,8 +147,8 @@ impl World {
     ///
     /// # Errors
     /// See [`WorldError`].
-    pub async fn execute(&self, commands: Vec<Command>) -> Result<Executed, WorldError> {
-        let (executed, due) = self.handler.execute(commands).await?;
+    pub async fn execute(&self, commands: Vec<Command>, caller: &Caller) -> Result<Executed, WorldError> {
+        let (executed, due) = self.handler.execute(commands, caller).await?;
         due.into_iter().for_each(|id| self.snapshots.due(id));
         Ok(executed)
     }

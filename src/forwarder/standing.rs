@@ -189,7 +189,8 @@ impl Standing {
         if inner.contact_missing {
             return Err(StoreError::Unavailable(Unavailable::FirstContact));
         }
-        let full = |limit, max| StoreError::Full { limit, max, retry_after: Duration::from_secs(1) };
+        let full =
+            |limit, max| StoreError::Full { limit, max, share: None, retry_after: Duration::from_secs(1) };
         if inner.pending_events(tip) >= self.limits.events_max {
             return Err(full(Limit::PendingEvents, self.limits.events_max));
         }

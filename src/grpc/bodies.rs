@@ -35,6 +35,11 @@ const WRITES: [&str; 3] = [
     "/aethyr.world.v1.CommandService/ExecuteCommands",
 ];
 
+/// Whoever asks decides about the service's life, and asks most when it is busiest.
+const HEALTH: &str = "/grpc.health.v1.Health/";
+/// So much of a health check is never refused. It has the name of a service.
+const HEALTH_BYTES_MAX: usize = 4096;
+
 /// Bounds requests and answers, of all services on the port.
 #[derive(Debug, Clone)]
 pub struct Bodies {
@@ -97,15 +102,22 @@ where
             Some(admitted) => admitted.answer.clone(),
             None => self.bodies.budget.of_call(peer.caller(), Purpose::Answer),
         };
-        let settled = WRITES.contains(&request.uri().path());
+        let path = request.uri().path();
+        let settled = WRITES.contains(&path) || path.starts_with(HEALTH);
+        let health = path.starts_with(HEALTH);
         let deadline = admitted.as_ref().and_then(|admitted| admitted.deadline);
-        let incoming = |body| Incoming::new(body, &self.bodies, &peer, deadline, encoding);
+        let kept = match &admitted {
+            Some(admitted) => admitted.request.clone(),
+            None => self.bodies.budget.of_call(peer.caller(), Purpose::Request),
+        };
+        let incoming = |body| Incoming::new(body, &self.bodies, kept, deadline, encoding, health);
         let request = request.map(|body| Body::new(incoming(body)));
         let answered = self.inner.call(request);
         Box::pin(async move {
             let outgoing = |body| Outgoing {
                 body,
                 rest: Bytes::new(),
+                sliced: false,
                 answer: peer.answer(),
                 bytes,
                 settled,
@@ -156,6 +168,8 @@ struct Incoming {
     body: Body,
     received: usize,
     bytes: CallBytes,
+    /// A health check, which is never refused for its bytes while it is small.
+    forced: bool,
     until: Instant,
     /// The caller's own deadline comes before `server.request_max`.
     deadline_first: bool,
@@ -168,20 +182,30 @@ impl Incoming {
     fn new(
         body: Body,
         bodies: &Bodies,
-        peer: &Peer,
+        bytes: CallBytes,
         deadline: Option<Instant>,
         encoding: Option<Encoding>,
+        forced: bool,
     ) -> Self {
         let until = Instant::now() + bodies.request_max;
         Self {
             body,
             received: 0,
-            bytes: bodies.budget.of_call(peer.caller(), Purpose::Request),
+            bytes,
+            forced,
             until: deadline.map_or(until, |deadline| deadline.min(until)),
             deadline_first: deadline.is_some_and(|deadline| deadline < until),
             alarm: None,
             unpacking: encoding.map(|encoding| Unpacking::new(encoding, bodies.message_bytes_max)),
         }
+    }
+
+    fn count(&self) -> Result<(), Status> {
+        match self.forced && self.received <= HEALTH_BYTES_MAX {
+            true => self.bytes.force(self.received),
+            false => self.bytes.resize(self.received)?,
+        }
+        Ok(())
     }
 
     fn too_late(&self) -> Status {
@@ -204,7 +228,7 @@ impl Incoming {
             self.received = self.received.saturating_add(data.len());
             // Of what is unpacked it is known then how much it is.
             if self.unpacking.is_none() {
-                self.bytes.resize(self.received)?;
+                self.count()?;
             }
         }
         Poll::Ready(frame)
@@ -232,7 +256,7 @@ impl http_body::Body for Incoming {
                 Some(Ok(data)) => {
                     let Some(unpacking) = &mut this.unpacking else { continue };
                     unpacking.receive(&data);
-                    this.bytes.resize(this.received)?;
+                    this.count()?;
                 }
                 Some(Err(trailers)) => return Poll::Ready(Some(Ok(trailers))),
                 None => {
@@ -263,6 +287,8 @@ struct Outgoing {
     body: Body,
     /// Of the piece that is being handed out.
     rest: Bytes,
+    /// Some of the piece was handed out before.
+    sliced: bool,
     answer: Answer,
     /// What was read for the next piece, and then that itself.
     bytes: CallBytes,
@@ -303,8 +329,18 @@ impl http_body::Body for Outgoing {
                 return Poll::Ready(Some(full.add_header(&mut trailers).map(|()| Frame::trailers(trailers))));
             }
             self.rest = self.bytes.tie(piece);
+            self.sliced = false;
         }
         let slice = self.rest.len().min(SLICE_BYTES);
+        if self.sliced && slice == self.rest.len() {
+            // The last slice may lie unread for ever, and the next piece be asked for all the same: it must not keep the
+            // memory of all.
+            let rest = std::mem::take(&mut self.rest);
+            self.bytes.force(rest.len());
+            let copy = self.bytes.tie(Bytes::copy_from_slice(&rest));
+            return Poll::Ready(Some(Ok(Frame::data(copy))));
+        }
+        self.sliced = true;
         Poll::Ready(Some(Ok(Frame::data(self.rest.split_to(slice)))))
     }
 
@@ -332,6 +368,7 @@ mod tests {
         Outgoing {
             body: body(piece),
             rest: Bytes::new(),
+            sliced: false,
             answer: Peer::default().answer(),
             bytes: budget.of_call(&Caller::default(), Purpose::Answer),
             settled,
@@ -347,15 +384,19 @@ mod tests {
         let mut slices = Vec::new();
         while let Some(frame) = body.frame().await {
             slices.push(frame.unwrap().into_data().unwrap());
-            assert_eq!(budget.used(), piece.len() as u64);
+            assert!(budget.used() >= piece.len() as u64);
         }
         let lengths: Vec<usize> = slices.iter().map(Bytes::len).collect();
         assert_eq!(lengths, [SLICE_BYTES, SLICE_BYTES, 40_000 - 2 * SLICE_BYTES]);
         drop(body);
+        assert_eq!(slices.concat(), piece);
         // What is below keeps slices when the call is over.
+        let last = slices.pop().unwrap();
         drop(slices.split_off(1));
-        assert_eq!(budget.used(), piece.len() as u64);
+        assert_eq!(budget.used(), (piece.len() + last.len()) as u64);
         drop(slices);
+        assert_eq!(budget.used(), last.len() as u64, "the last slice keeps the whole piece");
+        drop(last);
         assert_eq!(budget.used(), 0);
     }
 
@@ -372,11 +413,28 @@ mod tests {
     #[tokio::test]
     async fn every_byte_of_a_request_counts_while_it_arrives() {
         let bodies = Bodies::new(ByteBudget::new(1 << 20), Duration::from_secs(60), 1 << 20);
-        let mut incoming = Incoming::new(body(&[7; 10_000]), &bodies, &Peer::default(), None, None);
+        let held = bodies.budget.of_call(&Caller::default(), Purpose::Request);
+        let mut incoming = Incoming::new(body(&[7; 10_000]), &bodies, held.clone(), None, None, false);
         incoming.frame().await.unwrap().unwrap();
         assert_eq!(bodies.budget.used(), 10_000);
         drop(incoming);
+        // What was decoded from it is still there.
+        assert_eq!(bodies.budget.used(), 10_000);
+        drop(held);
         assert_eq!(bodies.budget.used(), 0);
+    }
+
+    #[tokio::test]
+    async fn a_health_check_is_not_refused_for_its_bytes_while_it_is_small() {
+        let bodies = Bodies::new(ByteBudget::new(0), Duration::from_secs(60), 1 << 20);
+        let received = async |size: usize, health| {
+            let held = bodies.budget.of_call(&Caller::default(), Purpose::Request);
+            let mut incoming = Incoming::new(body(&vec![7; size]), &bodies, held, None, None, health);
+            incoming.frame().await.unwrap().is_ok()
+        };
+        assert!(received(30, true).await);
+        assert!(!received(30, false).await);
+        assert!(!received(HEALTH_BYTES_MAX + 1, true).await);
     }
 
     #[test]

@@ -13,6 +13,7 @@ use super::{
     status,
 };
 use crate::{
+    sequencer::Origin,
     shared_limit::{Caller, Held, Resource, SharedLimit},
     store::Limit,
 };
@@ -33,6 +34,8 @@ pub struct Gate {
 pub struct Admitted {
     /// When the caller's time is over.
     pub deadline: Option<Instant>,
+    /// What the request has in memory, until its call is over or it counts as a waiting write.
+    pub request: CallBytes,
     /// What the read in progress and the answer have in memory.
     pub answer: CallBytes,
     /// Places for the reads of the same connection.
@@ -97,6 +100,7 @@ impl Admitted {
     fn unbounded(peer: &Peer, budget: &ByteBudget) -> Self {
         Self {
             deadline: None,
+            request: budget.of_call(peer.caller(), Purpose::Request),
             answer: budget.of_call(peer.caller(), Purpose::Answer),
             reads: peer.reads().clone(),
             caller: peer.caller().clone(),
@@ -120,6 +124,12 @@ impl Admitted {
         Ok(Self { _stream: Some(Arc::new(place)), ..self })
     }
 
+    /// On whose behalf a write of this call waits.
+    pub fn origin(&self) -> Origin {
+        let request = self.request.clone();
+        Origin { caller: self.caller.clone(), counted: Some(Box::new(move || request.force(0))) }
+    }
+
     /// Does a single call within the caller's deadline.
     ///
     /// # Errors
@@ -128,7 +138,10 @@ impl Admitted {
         self,
         work: impl Future<Output = Result<T, Status>>,
     ) -> Result<Response<T>, Status> {
-        self.in_time(work).await.map(Response::new)
+        let done = self.in_time(work).await;
+        // The answer may wait long for its reader.
+        self.request.force(0);
+        done.map(Response::new)
     }
 
     /// Does some work within the caller's deadline. None of it is begun when the deadline is over already.

@@ -34,17 +34,13 @@ pub fn of_violations(violations: Violations) -> Status {
 /// Every refusal of the store and of the gate passes here, so it is recorded here.
 pub fn of_error(error: StoreError) -> Status {
     let message = error.to_string();
-    told(error, message)
-}
-
-fn told(error: StoreError, message: String) -> Status {
     refusals::refused_with(&error, &message);
     match error {
         StoreError::Invalid { field, problem } => of_violations(Violations(vec![(field, problem)])),
         StoreError::Conflict(conflict) => of_conflict(conflict, message),
         StoreError::NoSnapshot(_) => with_reason(Code::NotFound, message, "NO_SNAPSHOT", []),
         StoreError::Precondition(precondition) => of_precondition(&precondition, message),
-        StoreError::Full { limit, max, retry_after } => full(limit, max, retry_after, message),
+        StoreError::Full { limit, max, retry_after, .. } => full(limit, max, retry_after, message),
         StoreError::Unavailable(why) => unavailable(why, message),
         StoreError::OutcomeUnknown => with_reason(Code::Unknown, message, "OUTCOME_UNKNOWN", []),
         StoreError::Damaged(_) => with_reason(Code::DataLoss, message, "DAMAGED", []),
@@ -65,12 +61,7 @@ pub fn unknown_service(name: &str) -> Status {
 pub fn of_limit(reached: Reached) -> Status {
     const RETRY_AFTER: Duration = Duration::from_secs(1);
     let Reached { limit, max, share } = reached;
-    let error = StoreError::Full { limit, max, retry_after: RETRY_AFTER };
-    let message = match share {
-        None => error.to_string(),
-        Some(share) => format!("{limit}: this connection has its share, {share} of {max}"),
-    };
-    told(error, message)
+    of_error(StoreError::Full { limit, max, share, retry_after: RETRY_AFTER })
 }
 
 pub fn deadline_exceeded() -> Status {
@@ -283,7 +274,8 @@ mod tests {
     fn every_error_has_the_code_and_the_reason_of_the_contract() {
         let room = AggregateId::new("room-1").unwrap();
         let (one, two) = (SequenceNumber(1), SequenceNumber(2));
-        let full = |limit| StoreError::Full { limit, max: 1, retry_after: Duration::from_secs(1) };
+        let full =
+            |limit| StoreError::Full { limit, max: 1, share: None, retry_after: Duration::from_secs(1) };
         let conflict =
             Conflict::WrongExpectedSequence { aggregate: room.clone(), expected: one, actual: two };
         let ahead = Precondition::SnapshotAhead { aggregate: room.clone(), snapshot: two, last: one };

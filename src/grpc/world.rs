@@ -137,14 +137,15 @@ impl CommandService for WorldCalls {
         &self,
         request: Request<wire::ExecuteCommandsRequest>,
     ) -> Result<Response<wire::ExecuteCommandsResponse>, Status> {
-        Admitted::of(&request)
-            .within(async {
-                let commands =
-                    commands::decode(request.into_inner(), &self.limits).map_err(status::of_violations)?;
-                let executed = self.world.execute(commands).await;
-                executed.map(encode::executed).map_err(status::of_world_error)
-            })
-            .await
+        let call = Admitted::of(&request);
+        let caller = call.caller.clone();
+        call.within(async {
+            let commands =
+                commands::decode(request.into_inner(), &self.limits).map_err(status::of_violations)?;
+            let executed = self.world.execute(commands, &caller).await;
+            executed.map(encode::executed).map_err(status::of_world_error)
+        })
+        .await
     }
 }
 
@@ -371,7 +372,8 @@ impl WorldService for WorldCalls {
         request: Request<wire::RebuildWorldStateRequest>,
     ) -> Result<Response<Self::RebuildWorldStateStream>, Status> {
         let call = self.open(&request)?;
-        let rebuild = self.world.rebuild().map_err(status::of_world_error)?;
+        let begin = async { self.world.rebuild().map_err(status::of_world_error) };
+        let rebuild = call.in_time(begin).await?;
         let messages = stream::try_unfold(Some(rebuild), |rebuild: Option<Rebuild>| async move {
             let Some(mut rebuild) = rebuild else { return Ok(None) };
             match tokio::time::timeout(PROGRESS_EVERY, rebuild.report()).await {

@@ -255,7 +255,7 @@ async fn play(batches: Vec<(Vec<Step>, End)>) {
         let appends = calls.iter().map(|(events, expected)| {
             let with_digest = |event: &NewEvent| (event.clone(), ContentDigest::of(event));
             let events = events.iter().map(with_digest).collect();
-            running.sequencer.append(Append { events, expected: expected.clone() })
+            running.sequencer.append(Append { events, expected: expected.clone() }, Origin::default())
         });
         // Each is handed over when it is first polled: in this order.
         let answers: Vec<Answer> = join_all(appends).await.into_iter().map(answer).collect();
@@ -377,12 +377,12 @@ async fn a_call_that_nobody_waits_for_is_not_stored() {
     let (admission, is_held, let_go) = held_at(1);
     let running = start_admitting(&in_folder(&folder), admission);
     let sequencer = running.sequencer.clone();
-    let first = tokio::spawn(async move { sequencer.append(one_event("a")).await });
+    let first = tokio::spawn(async move { sequencer.append(one_event("a"), Origin::default()).await });
     tokio::task::spawn_blocking(move || is_held.recv().unwrap()).await.unwrap();
-    let mut abandoned = Box::pin(running.sequencer.append(one_event("b")));
+    let mut abandoned = Box::pin(running.sequencer.append(one_event("b"), Origin::default()));
     assert!(futures_util::poll!(&mut abandoned).is_pending());
     drop(abandoned);
-    let mut awaited = Box::pin(running.sequencer.append(one_event("c")));
+    let mut awaited = Box::pin(running.sequencer.append(one_event("c"), Origin::default()));
     assert!(futures_util::poll!(&mut awaited).is_pending());
     let_go.send(()).unwrap();
     assert_eq!(first.await.unwrap().unwrap().bounds.last, Position(1));
@@ -398,11 +398,11 @@ async fn those_who_wait_for_a_group_are_answered_however_many_refusals_come_afte
     // Long before the last of the refusals, and behind the bound of a group.
     let (admission, is_held, let_go) = held_at(5000);
     let running = start_admitting(&in_folder(&folder), admission);
-    let mut first = Box::pin(running.sequencer.append(one_event("a")));
+    let mut first = Box::pin(running.sequencer.append(one_event("a"), Origin::default()));
     let mut polled = futures_util::poll!(&mut first);
     let refused = |_| {
         let expected = vec![(AggregateId::new("a").unwrap(), SequenceNumber(77))];
-        let refusal = running.sequencer.append(Append { expected, ..one_event("b") });
+        let refusal = running.sequencer.append(Append { expected, ..one_event("b") }, Origin::default());
         Box::pin(futures_util::future::maybe_done(refusal))
     };
     let mut refusals: Vec<_> = (0..REFUSALS).map(refused).collect();
@@ -457,7 +457,7 @@ async fn nobody_sees_half_of_an_append_or_figures_of_two_moments() {
     for _ in 0..APPENDS {
         let [first, second] = [one_event("a"), one_event("b")].map(|append| append.events);
         let append = Append { events: first.into_iter().chain(second).collect(), expected: Vec::new() };
-        running.sequencer.append(append).await.unwrap();
+        running.sequencer.append(append, Origin::default()).await.unwrap();
     }
     for reader in readers {
         tokio::task::spawn_blocking(move || reader.join().unwrap()).await.unwrap();

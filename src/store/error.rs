@@ -24,8 +24,14 @@ pub enum StoreError {
     /// The service is in no state to do it, and sending it again does not help.
     #[error(transparent)]
     Precondition(#[from] Precondition),
-    #[error("{limit}: the limit of {max} is reached")]
-    Full { limit: Limit, max: u64, retry_after: Duration },
+    #[error("{limit}: {}", reached(*max, *share))]
+    Full {
+        limit: Limit,
+        max: u64,
+        /// The caller's share of it, if that is what was reached.
+        share: Option<u64>,
+        retry_after: Duration,
+    },
     #[error("{}", .0.message())]
     Unavailable(Unavailable),
     /// It may be stored or not; the same ids, sent again, tell.
@@ -191,6 +197,13 @@ impl Precondition {
             Self::LocalLogFailed => "LOCAL_LOG_FAILED",
             Self::HistoryChanged(_) => "HISTORY_CHANGED",
         }
+    }
+}
+
+fn reached(max: u64, share: Option<u64>) -> String {
+    match share {
+        None => format!("the limit of {max} is reached"),
+        Some(share) => format!("this connection has its share, {share} of {max}"),
     }
 }
 

@@ -17,7 +17,8 @@ use super::{
 };
 use crate::{
     event::{AggregateId, EventId, Position, SequenceNumber},
-    sequencer::Stored,
+    sequencer::{Origin, Stored},
+    shared_limit::Caller,
     store::{Attempt, Conflict, EventStore, StoreError},
 };
 
@@ -47,7 +48,11 @@ impl Handler {
     ///
     /// # Errors
     /// See [`WorldError`].
-    pub async fn execute(&self, commands: Vec<Command>) -> Result<(Executed, Vec<AggregateId>), WorldError> {
+    pub async fn execute(
+        &self,
+        commands: Vec<Command>,
+        caller: &Caller,
+    ) -> Result<(Executed, Vec<AggregateId>), WorldError> {
         let turn = self.turns.take(commands.iter().map(|command| &command.target)).await;
         let commands = Arc::new(commands);
         for attempt in 0..ATTEMPTS_MAX {
@@ -67,7 +72,9 @@ impl Handler {
                 };
                 return Ok((Executed { results, stored_in }, Vec::new()));
             }
-            match self.store.append_here(append).await {
+            // The commands stay in memory beside it, until this ends.
+            let origin = Origin { caller: caller.clone(), counted: None };
+            match self.store.append_here(append, origin).await {
                 Ok(stored) => {
                     drop(turn);
                     let stored_in =

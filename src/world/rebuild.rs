@@ -25,6 +25,7 @@ use super::{
 use crate::{
     event::{AggregateId, Position, SequenceNumber},
     log::Tip,
+    sequencer::Origin,
     store::{EventStore, StoreError, Unavailable},
 };
 
@@ -249,7 +250,7 @@ fn replay_all(
 /// Keeps a state as the newest snapshot, or says why not.
 fn save(store: &EventStore, state: &State) -> Result<(), String> {
     let snapshot = state.snapshot().ok_or("its state can't be written as JSON")?;
-    let saving = store.save_snapshot(snapshot);
+    let saving = store.save_snapshot(snapshot, Origin::default());
     tokio::runtime::Handle::current().block_on(saving).map_err(|error| error.to_string())?;
     let newest = store.load_snapshot(&state.aggregate.object().id).map_err(|error| error.to_string())?;
     match newest.sequence.0 == state.sequence {

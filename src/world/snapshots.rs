@@ -16,6 +16,7 @@ use super::{
 };
 use crate::{
     event::AggregateId,
+    sequencer::Origin,
     store::{EventStore, StoreError},
 };
 
@@ -84,7 +85,7 @@ async fn take(store: &Arc<EventStore>, id: AggregateId, bytes_max: usize) -> Res
     if snapshot.content.byte_count() > bytes_max {
         return Ok(Taken::TooLarge);
     }
-    store.save_snapshot(snapshot).await?;
+    store.save_snapshot(snapshot, Origin::default()).await?;
     Ok(Taken::Yes)
 }
 

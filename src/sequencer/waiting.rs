@@ -1,0 +1,136 @@
+//! What the calls that wait for the sequencer take up, of which no caller takes the whole.
+
+use std::{sync::Arc, time::Duration};
+
+use super::Settings;
+use crate::{
+    shared_limit::{Caller, Held, Reached, Resource, SharedLimit},
+    store::{Limit, StoreError},
+};
+
+/// On whose behalf a write waits. By default it is the service's own, which shares no limit with anybody.
+#[derive(Default)]
+pub struct Origin {
+    pub caller: Caller,
+    /// Called as soon as the write counts among those that wait: until then its memory counts elsewhere.
+    pub counted: Option<Box<dyn FnOnce() + Send>>,
+}
+
+/// The limits. Cheap to clone.
+#[derive(Debug, Clone)]
+pub(super) struct Waiting {
+    calls: Arc<SharedLimit>,
+    bytes: Arc<SharedLimit>,
+}
+
+/// What a call adds to what waits, until it is taken.
+pub(super) struct Weight {
+    _call: Held,
+    _bytes: Held,
+}
+
+impl Waiting {
+    pub fn new(settings: &Settings) -> Self {
+        let calls_max = settings.calls_waiting_max as u64;
+        Self {
+            calls: SharedLimit::new(Limit::CallsWaiting, Resource::WaitingWrites, calls_max),
+            bytes: SharedLimit::new(
+                Limit::CallsWaitingBytes,
+                Resource::WaitingBytes,
+                settings.calls_waiting_bytes_max,
+            ),
+        }
+    }
+
+    /// Counts a call.
+    ///
+    /// # Errors
+    /// A limit is reached, or the caller has its share.
+    pub fn weigh(&self, origin: Origin, bytes: u64) -> Result<Weight, StoreError> {
+        let Origin { caller, counted } = origin;
+        let call = self.calls.acquire(&caller, 1).map_err(full)?;
+        let bytes = match self.bytes.acquire(&caller, bytes) {
+            Ok(bytes) => bytes,
+            // A call that is larger than the limit passes when it is alone.
+            Err(reached) => self.bytes.acquire_alone(&caller, bytes).ok_or_else(|| full(reached))?,
+        };
+        if let Some(counted) = counted {
+            counted();
+        }
+        Ok(Weight { _call: call, _bytes: bytes })
+    }
+}
+
+fn full(Reached { limit, max, share }: Reached) -> StoreError {
+    StoreError::Full { limit, max, share, retry_after: Duration::from_millis(100) }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn waiting(calls_waiting_max: usize, calls_waiting_bytes_max: u64) -> Waiting {
+        Waiting::new(&Settings {
+            folders: Default::default(),
+            thresholds: Default::default(),
+            calls_waiting_max,
+            calls_waiting_bytes_max,
+            disk_free_min: 0,
+        })
+    }
+
+    fn of(caller: &Caller) -> Origin {
+        Origin { caller: caller.clone(), counted: None }
+    }
+
+    #[test]
+    fn no_caller_takes_all_that_may_wait() {
+        for (waiting, reached) in [
+            (waiting(10, 1_000_000), Limit::CallsWaiting),
+            (waiting(1_000_000, 1000), Limit::CallsWaitingBytes),
+        ] {
+            let (greedy, mut held) = (Caller::default(), Vec::new());
+            let refused = loop {
+                match waiting.weigh(of(&greedy), 100) {
+                    Ok(one) => held.push(one),
+                    Err(refused) => break refused,
+                }
+            };
+            let StoreError::Full { limit, share, .. } = refused else { panic!("{refused:?}") };
+            assert_eq!((limit, share, held.len()), (reached, Some(waiting_share(reached)), 8));
+            held.push(waiting.weigh(of(&Caller::default()), 100).ok().unwrap());
+            drop(held);
+            waiting.weigh(of(&greedy), 100).ok().unwrap();
+        }
+    }
+
+    fn waiting_share(limit: Limit) -> u64 {
+        if limit == Limit::CallsWaiting { 5 } else { 500 }
+    }
+
+    #[test]
+    fn a_call_larger_than_the_limit_passes_when_it_is_alone() {
+        let (waiting, caller) = (waiting(10, 1000), Caller::default());
+        let alone = waiting.weigh(of(&caller), 5000).ok().unwrap();
+        assert!(waiting.weigh(Origin::default(), 1).is_err());
+        drop(alone);
+        let small = waiting.weigh(Origin::default(), 1).ok().unwrap();
+        assert!(waiting.weigh(of(&caller), 5000).is_err());
+        drop(small);
+        waiting.weigh(of(&caller), 5000).ok().unwrap();
+    }
+
+    #[test]
+    fn what_counts_elsewhere_is_given_back_once_the_write_counts_here() {
+        let (waiting, (told, hears)) = (waiting(1, 1000), std::sync::mpsc::channel());
+        let origin = || {
+            let told = told.clone();
+            Origin { caller: Caller::default(), counted: Some(Box::new(move || told.send(()).unwrap())) }
+        };
+        let held = waiting.weigh(origin(), 1).ok().unwrap();
+        hears.try_recv().unwrap();
+        assert!(waiting.weigh(origin(), 1).is_err());
+        hears.try_recv().unwrap_err();
+        drop(held);
+    }
+}
