@@ -267,6 +267,21 @@ mod tests {
         gate.call(Request::new(())).unwrap();
     }
 
+    #[tokio::test]
+    async fn a_request_counts_until_it_waits_as_a_write_or_its_call_is_over() {
+        let budget = ByteBudget::new(1 << 20);
+        let request = Gate::new(10, budget.clone()).call(Request::new(())).unwrap();
+        let admitted = Admitted::of(&request);
+        admitted.request.resize(10_000).unwrap();
+        let origin = admitted.origin();
+        assert_eq!(budget.used(), 10_000);
+        origin.counted.unwrap()();
+        assert_eq!(budget.used(), 0);
+        admitted.request.resize(10_000).unwrap();
+        admitted.clone().within(async { Ok(()) }).await.unwrap();
+        assert_eq!(budget.used(), 0);
+    }
+
     #[test]
     fn one_connection_does_not_take_all_places() {
         let (mut gate, greedy) = (gate(10), Peer::default());
