@@ -48,12 +48,12 @@ impl Waiting {
     /// A limit is reached, or the caller has its share.
     pub fn weigh(&self, origin: Origin, bytes: u64) -> Result<Weight, StoreError> {
         let Origin { caller, counted } = origin;
-        let call = self.calls.acquire(&caller, 1).map_err(full)?;
         let bytes = match self.bytes.acquire(&caller, bytes) {
             Ok(bytes) => bytes,
             // A call that is larger than the limit passes when it is alone.
             Err(reached) => self.bytes.acquire_alone(&caller, bytes).ok_or_else(|| full(reached))?,
         };
+        let call = self.calls.acquire(&caller, 1).map_err(full)?;
         if let Some(counted) = counted {
             counted();
         }
