@@ -100,6 +100,11 @@ impl EventFiles {
         Ok(())
     }
 
+    /// Whether there is certainly no event file.
+    pub fn are_none(config: &EventSourcingConfig) -> bool {
+        Folder::new(&config.storage_path).has_events().is_ok_and(|any| !any)
+    }
+
     /// Starts the thread. The future ends when it has ended, after `stopping`.
     pub fn start(
         config: &EventSourcingConfig,

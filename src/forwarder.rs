@@ -261,19 +261,26 @@ impl Forwarder {
     /// answered from the local log.
     async fn unless_overdue<T>(&mut self, work: impl Future<Output = T>) -> T {
         tokio::pin!(work);
+        // Where giving up changes nothing (a take-over waits for as long as it takes), it is not tried at once again.
+        let mut not_before: Option<Instant> = None;
         loop {
             // Nobody may be waiting yet: look again in time for whoever comes next.
             let overdue = self.waiting_since().unwrap_or_else(Instant::now) + self.settings.fallback_after;
             let dragging = self.sent.zip(self.machine.commit_max()).map(|(sent, max)| sent + max);
+            let next = dragging.map_or(overdue, |dragging| dragging.min(overdue));
+            let next = not_before.map_or(next, |at| next.max(at));
             tokio::select! {
                 done = &mut work => return done,
-                () = sleep_until(dragging.map_or(overdue, |dragging| dragging.min(overdue))) => {
+                () = sleep_until(next) => {
+                    let before = self.machine.state();
                     let waited = self.waiting_since().is_some_and(|since| since.elapsed() >= self.settings.fallback_after);
                     if waited {
                         self.happened(Happening::Overdue);
                     } else if dragging.is_some_and(|dragging| dragging <= Instant::now()) {
                         self.happened(Happening::Dragging);
                     }
+                    let unchanged = before == State::Starting && self.machine.state() == before;
+                    not_before = unchanged.then(|| Instant::now() + self.settings.fallback_after);
                 }
             }
         }

@@ -68,7 +68,7 @@ impl IndexError {
     pub fn is_of_the_machine(&self) -> bool {
         use io::ErrorKind::{PermissionDenied, QuotaExceeded, ReadOnlyFilesystem, StorageFull};
         let Some(source) = self.source_of_machine() else { return false };
-        let of_the_system = [Errno::MFILE, Errno::NFILE, Errno::IO].map(|errno| Some(errno.raw_os_error()));
+        let of_the_system = [Errno::MFILE, Errno::NFILE].map(|errno| Some(errno.raw_os_error()));
         matches!(source.kind(), PermissionDenied | QuotaExceeded | ReadOnlyFilesystem | StorageFull)
             || of_the_system.contains(&source.raw_os_error())
     }

@@ -6,7 +6,7 @@
 //! writing end of the log; what ImmuDB has to say comes later, and from the forwarder.
 
 use std::{
-    collections::BTreeMap,
+    collections::{BTreeMap, HashSet},
     path::PathBuf,
     sync::{
         Arc, Mutex, PoisonError,
@@ -156,6 +156,8 @@ pub struct Settings {
     pub calls_waiting_max: usize,
     pub calls_waiting_bytes_max: u64,
     pub disk_free_min: u64,
+    /// Of a log that can only be read: the events of its last group, of which nobody knows whether they are durable.
+    pub in_doubt: HashSet<EventId>,
 }
 
 /// Stored events are looked up by so many callers at once.
@@ -229,7 +231,7 @@ impl Sequencer {
         let unhurried = Arc::new(AtomicBool::new(false));
         let settings = Arc::new(settings);
         let (published, tip) = watch::channel(log.tip());
-        let read_only = log.has_failed().then(|| Arc::new(Poisoned::read_only()));
+        let read_only = log.has_failed().then(|| Arc::new(Poisoned::read_only(settings.in_doubt.clone())));
         let (poisoning, poisoned) = watch::channel(read_only);
         let stored_events = StoredEvents { index: index.clone(), segments: log.segments().clone() };
         let carrier = Carrier::start(index.clone())?;
@@ -329,7 +331,7 @@ impl Sequencer {
             let _place = place;
             let found = stored_events.find(&sent)?.filter(|found| found.bounds.last <= tip.position);
             let index = &stored_events.index;
-            found.map(|found| found.into_stored(&sent, &settings.thresholds, |id| index.head(id))).transpose()
+            Ok(found.map(|found| found.into_stored(&sent, &settings.thresholds, |id| index.head(id))))
         });
         looked_up.await.unwrap_or(Ok(None))
     }

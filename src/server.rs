@@ -207,9 +207,14 @@ pub fn start(config: &Config, options: &Options, storage: Storage) -> Result<Par
         Arc::new(move |tip: Tip| standing.admit_write(tip))
     };
     let counters = Arc::new(Counters::default());
-    let (sequencer, sequencer_thread) =
-        Sequencer::start(log, index, sequencer_settings(config), admission, counters.clone())
-            .map_err(|source| ServerError::Io { what: "no thread", source })?;
+    let (sequencer, sequencer_thread) = Sequencer::start(
+        log,
+        index,
+        sequencer_settings(config, read_only.as_ref()),
+        admission,
+        counters.clone(),
+    )
+    .map_err(|source| ServerError::Io { what: "no thread", source })?;
     let (tasks, closing, stopping) = (TaskTracker::new(), CancellationToken::new(), CancellationToken::new());
     let immudb = config.immudb.as_ref().filter(|_| read_only.is_none());
     let forwarder = immudb.map(|immudb| {
@@ -275,7 +280,9 @@ fn claim_event_files(config: &Config, log_id: Option<LogId>) -> Option<FolderOwn
         return None;
     }
     let folder = &config.event_sourcing.storage_path;
-    match FolderOwner::claim(folder, OwnerFile::Beside, log_id, STORAGE_PATH) {
+    // Where none are left it does not matter whose they were.
+    let none_left = EventFiles::are_none(&config.event_sourcing);
+    match FolderOwner::claim(folder, OwnerFile::Beside, log_id.filter(|_| !none_left), STORAGE_PATH) {
         Ok(mut owner) => {
             if let Some(id) = log_id {
                 owner.name(id);
@@ -328,7 +335,7 @@ fn standing(config: &Config, storage: &Storage) -> Result<Standing, ServerError>
     Ok(Standing::new(state, complete.forwarded, place, contact_missing, limits))
 }
 
-fn sequencer_settings(config: &Config) -> sequencer::Settings {
+fn sequencer_settings(config: &Config, read_only: Option<&ReadOnly>) -> sequencer::Settings {
     let events = &config.event_sourcing;
     sequencer::Settings {
         folders: [events.log_path.clone(), events.index_path.clone()],
@@ -340,6 +347,7 @@ fn sequencer_settings(config: &Config) -> sequencer::Settings {
         calls_waiting_max: config.limits.calls_waiting_max,
         calls_waiting_bytes_max: config.limits.calls_waiting_bytes_max as u64,
         disk_free_min: config.limits.disk_free_min,
+        in_doubt: read_only.map(|read_only| read_only.in_doubt.clone()).unwrap_or_default(),
     }
 }
 

@@ -2,6 +2,7 @@
 //! brought up to the log's end.
 
 use std::{
+    collections::HashSet,
     fs,
     io::{ErrorKind, Write},
     ops::ControlFlow,
@@ -18,7 +19,7 @@ use tracing::{info, warn};
 
 use crate::{
     config::EventSourcingConfig,
-    event::{Hash, record},
+    event::{EventId, Hash, record},
     history::History,
     index::{
         Direction, Examined, Index, IndexError,
@@ -53,6 +54,8 @@ pub struct Storage {
 #[derive(Debug)]
 pub struct ReadOnly {
     pub reason: String,
+    /// Events of the last group: whether they are durable can't be known.
+    pub in_doubt: HashSet<EventId>,
     _index: TempDir,
 }
 
@@ -147,17 +150,15 @@ impl Storage {
         let lock = Lock::take(&config.log_path, Access::ReadOnly)?;
         let log_id =
             LogId::find(&config.log_path).map_err(|source| OpenError::of_folder(&config.log_path, source))?;
-        let recovered = recover_read_only(&config.log_path)?;
-        let folder = tempfile::Builder::new()
-            .prefix("aethyr-event-store-index-")
-            .tempdir()
-            .map_err(|source| OpenError::of_folder(&std::env::temp_dir(), source))?;
+        let (recovered, last_group) = recover_read_only(&config.log_path)?;
+        let in_doubt = event_ids(&recovered, last_group)?;
+        let folder = temporary_folder()?;
         let index = Index::open(folder.path())?.counting_types(types_max);
         bring_up(&index, &recovered, stop)?;
         let tip = index.complete().tip;
         let mut log = Log::new(recovered, tip, config.segment_bytes_max);
         log.fail();
-        let read_only = Some(ReadOnly { reason: why.to_string(), _index: folder });
+        let read_only = Some(ReadOnly { reason: why.to_string(), in_doubt, _index: folder });
         let index = Arc::new(index);
         Ok(Self { lock, log, index, examined: None, index_owner: None, log_id, read_only })
     }
@@ -166,10 +167,11 @@ impl Storage {
     pub fn is_writable(config: &EventSourcingConfig) -> bool {
         let writable = |folder: &PathBuf| {
             let probe = folder.join(".probe");
-            let written = fs::File::create(&probe).and_then(|mut file| {
-                file.write_all(&[0; 4096])?;
-                file.sync_all()
-            });
+            let written =
+                fs::create_dir_all(folder).and_then(|()| fs::File::create(&probe)).and_then(|mut file| {
+                    file.write_all(&[0; 4096])?;
+                    file.sync_all()
+                });
             _ = fs::remove_file(&probe);
             written.is_ok()
         };
@@ -179,6 +181,32 @@ impl Storage {
     pub fn history(&self) -> History {
         History { index: self.index.clone(), segments: self.log.segments().clone() }
     }
+}
+
+/// Of the appends from `start` on.
+fn event_ids(recovered: &Recovered, start: Place) -> Result<HashSet<EventId>, StorageError> {
+    let mut cursor = Cursor::new(recovered.segments().clone(), start);
+    let mut ids = HashSet::new();
+    while let Some(read) = cursor.next(recovered.end).map_err(OpenError::from)? {
+        if let Frame::Append { records, .. } = read.frame {
+            let events = records.into_iter().filter_map(|one| record::decode(one.bytes, one.hash).ok());
+            ids.extend(events.map(|event| event.event.id));
+        }
+    }
+    Ok(ids)
+}
+
+/// On the disk of the storage there may be none that can be written.
+fn temporary_folder() -> Result<TempDir, StorageError> {
+    let mut refused = None;
+    for place in [std::env::temp_dir(), "/dev/shm".into(), "/run".into()] {
+        match tempfile::Builder::new().prefix("aethyr-event-store-index-").tempdir_in(&place) {
+            Ok(folder) => return Ok(folder),
+            Err(source) => _ = refused.get_or_insert(OpenError::of_folder(&place, source)),
+        }
+    }
+    let nowhere = || OpenError::of_folder(&std::env::temp_dir(), ErrorKind::NotFound.into());
+    Err(refused.unwrap_or_else(nowhere).into())
 }
 
 impl StorageError {

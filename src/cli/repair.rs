@@ -330,9 +330,7 @@ fn swap(folder: &Path, draft: &Path, mended: &Path, index: &Path) -> Result<Path
     })?;
     sync_parent(folder)?;
     // Whatever ends the process before this: an index that had seen more stays in the way of the start.
-    if index.exists() {
-        fs::remove_dir_all(index).map_err(problem)?;
-    }
+    Index::remove(index).map_err(problem)?;
     keep(folder, mended)
 }
 

@@ -12,6 +12,11 @@ pub struct BatchSize {
     commits: u32,
     /// The smallest size that was logged.
     told: usize,
+    /// Less than `bytes` while failures may be for the size, or for an outage: that it is the size shows when a larger
+    /// one fails again after a smaller one was taken.
+    suspected: Option<usize>,
+    /// It was doubled again, and the larger size is not proved yet.
+    grown: bool,
 }
 
 impl BatchSize {
@@ -19,25 +24,33 @@ impl BatchSize {
     /// connection, and a slow network may take longer than `request_timeout`.
     const FAILURES: u32 = 2;
     /// Smaller transactions do not fail for their size.
-    const SUSPECTED_MIN: usize = 4096;
+    const SUSPECTED_MIN: usize = 64 * 1024;
+    /// After so many commits a size that is only suspected is doubled.
+    const SUSPECTED_COMMITS: u32 = 3;
     /// After so many commits twice the size is tried: ImmuDB may have been restarted with another limit.
     const COMMITS: u32 = 1000;
 
     pub fn new(configured: usize) -> Self {
-        Self { configured, bytes: configured, failures: 0, commits: 0, told: configured }
+        let (bytes, told) = (configured, configured);
+        Self { configured, bytes, failures: 0, commits: 0, told, suspected: None, grown: false }
     }
 
     pub fn bytes(&self) -> usize {
-        self.bytes
+        self.suspected.unwrap_or(self.bytes)
     }
 
     /// A transaction of several appends with so many bytes was refused as too large. Tells whether the size that is
     /// tried next is the smallest so far.
     pub fn refused(&mut self, bytes: usize) -> bool {
         (self.failures, self.commits) = (0, 0);
-        self.bytes = self.bytes.min(bytes) / 2;
-        let is_news = self.bytes < self.told;
-        self.told = self.told.min(self.bytes);
+        self.bytes = self.bytes().min(bytes) / 2;
+        (self.suspected, self.grown) = (None, false);
+        self.is_news()
+    }
+
+    fn is_news(&mut self) -> bool {
+        let is_news = self.bytes() < self.told;
+        self.told = self.told.min(self.bytes());
         is_news
     }
 
@@ -47,17 +60,32 @@ impl BatchSize {
             return false;
         }
         self.failures = self.failures.saturating_add(1);
-        self.failures >= Self::FAILURES && self.refused(bytes)
+        if self.failures < Self::FAILURES {
+            return false;
+        }
+        if self.grown {
+            return self.refused(bytes);
+        }
+        (self.failures, self.commits) = (0, 0);
+        self.suspected = Some((self.bytes().min(bytes) / 2).max(Self::SUSPECTED_MIN));
+        self.is_news()
     }
 
     pub fn taken(&mut self) {
         self.failures = 0;
-        if self.bytes < self.configured {
+        if self.suspected.is_some() || self.grown || self.bytes < self.configured {
             self.commits = self.commits.saturating_add(1);
-            if self.commits >= Self::COMMITS {
+        }
+        if self.suspected.is_some() || self.grown {
+            if self.commits >= Self::SUSPECTED_COMMITS {
                 self.commits = 0;
-                self.bytes = self.bytes.saturating_mul(2).clamp(1, self.configured);
+                self.grown = self.suspected.is_some();
+                let doubled = self.suspected.map(|bytes| bytes.saturating_mul(2));
+                self.suspected = doubled.filter(|bytes| *bytes < self.bytes);
             }
+        } else if self.bytes < self.configured && self.commits >= Self::COMMITS {
+            self.commits = 0;
+            self.bytes = self.bytes.saturating_mul(2).clamp(1, self.configured);
         }
     }
 }
@@ -82,6 +110,41 @@ mod tests {
         // A transaction may have been smaller than allowed, and refused.
         size.refused(1000);
         assert_eq!(size.bytes(), 500);
+    }
+
+    #[test]
+    fn an_outage_leaves_no_small_transactions_behind() {
+        let mut size = BatchSize::new(4 << 20);
+        for _ in 0..100 {
+            size.failed(size.bytes());
+        }
+        assert_eq!(size.bytes(), BatchSize::SUSPECTED_MIN);
+        let commits = (1..).find(|_| {
+            size.taken();
+            size.bytes() == 4 << 20
+        });
+        assert_eq!(commits, Some(6 * BatchSize::SUSPECTED_COMMITS));
+        // Later failures are those of another outage.
+        (0..BatchSize::SUSPECTED_COMMITS).for_each(|_| size.taken());
+        size.failed(4 << 20);
+        size.failed(4 << 20);
+        assert_eq!((size.bytes(), size.bytes), (2 << 20, 4 << 20));
+    }
+
+    #[test]
+    fn a_size_that_fails_again_after_a_smaller_one_was_taken_is_too_large() {
+        let mut size = BatchSize::new(4 << 20);
+        let cut_above = 1 << 20;
+        let mut failures = 0;
+        for _ in 0..500 {
+            if size.bytes() > cut_above {
+                failures += 1;
+                size.failed(size.bytes());
+            } else {
+                size.taken();
+            }
+        }
+        assert_eq!((size.bytes(), failures), (1 << 20, 6));
     }
 
     #[test]

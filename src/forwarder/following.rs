@@ -189,7 +189,8 @@ impl Forwarder {
                             format!("{what} ({record_bytes} bytes) is more than it takes: {}", error.message);
                         Pause::Delay
                     }
-                    ErrorKind::Unreachable | ErrorKind::Busy if frame_count > 1 => {
+                    // ImmuDB itself says why it is busy.
+                    ErrorKind::Unreachable if frame_count > 1 => {
                         self.log_smaller(|size| size.failed(record_bytes), &error);
                         Pause::Delay
                     }

@@ -192,7 +192,9 @@ fn by_text_or_cause(message: &str, info: &ErrorInfo) -> Verdict {
     if message.contains("context deadline exceeded") || message.contains("context canceled") {
         return Failed(Unreachable, Possible);
     }
-    let is_too_large = || TOO_LARGE.iter().any(|text| message.contains(text));
+    // A file that may not grow is no message.
+    let is_too_large =
+        || !message.contains("file too large") && TOO_LARGE.iter().any(|text| message.contains(text));
     let unnamed = || if is_too_large() { Failed(TooLarge, Possible) } else { Failed(Busy, Possible) };
     by_text(message).unwrap_or_else(unnamed)
 }

@@ -103,6 +103,14 @@ impl Index {
         Self::open(folder)
     }
 
+    /// Removes what is in `folder` but the note of its owner.
+    ///
+    /// # Errors
+    /// It can't be removed.
+    pub fn remove(folder: &Path) -> io::Result<()> {
+        remove_contents(folder)
+    }
+
     /// The next start does not open it.
     ///
     /// # Errors

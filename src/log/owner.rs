@@ -77,7 +77,8 @@ impl LogId {
         let mut file = fs::File::create(&temporary)?;
         file.write_all(self.line().as_bytes())?;
         file.sync_all()?;
-        fs::rename(temporary, folder.join(ID))
+        fs::rename(temporary, folder.join(ID))?;
+        fs::File::open(folder)?.sync_all()
     }
 }
 
@@ -109,7 +110,7 @@ pub enum OwnerError {
 pub struct FolderOwner {
     file: fs::File,
     path: PathBuf,
-    named: bool,
+    owner: Option<LogId>,
 }
 
 impl FolderOwner {
@@ -155,13 +156,13 @@ impl FolderOwner {
                 Err(OwnerError::AnotherLog { path: shown(), owner, key })
             }
             // Without a log the folder may be what is left of a lost one: that is judged elsewhere.
-            _ => Ok(Self { file, path, named: owner.is_some() }),
+            _ => Ok(Self { file, path, owner }),
         }
     }
 
-    /// Writes down whose it is, unless that is known.
+    /// Writes down whose it is, unless that is there.
     pub fn name(&mut self, log: LogId) {
-        if self.named {
+        if self.owner == Some(log) {
             return;
         }
         let written = self
@@ -170,7 +171,7 @@ impl FolderOwner {
             .and_then(|()| self.file.set_len(0))
             .and_then(|()| self.file.write_all(log.line().as_bytes()));
         match written {
-            Ok(()) => self.named = true,
+            Ok(()) => self.owner = Some(log),
             Err(error) => {
                 warn!(file = %self.path.display(), %error, "it could not be written whose the folder is")
             }

@@ -82,17 +82,19 @@ pub fn recover(folder: &Path, seen: Option<Place>) -> Result<Recovered, OpenErro
 ///
 /// # Errors
 /// There is no log, it is damaged, or a file can't be read.
-pub fn recover_read_only(folder: &Path) -> Result<Recovered, OpenError> {
+///
+/// Also says where the last group begins: it may be in memory only, after a sync that failed.
+pub fn recover_read_only(folder: &Path) -> Result<(Recovered, Place), OpenError> {
     let segments = Segments::open(folder, Access::ReadOnly)?;
     let Some(last) = segments.last_number() else { return Err(missing(folder, Place::START)) };
     let file = segments.file(last).map_err(|source| OpenError::of_folder(folder, source))?;
     let bytes = read_whole(&file)?;
-    let Ended { end, .. } = find_end(&file, &bytes);
+    let Ended { end, last_group } = find_end(&file, &bytes);
     if end < bytes.len() as u64 && later_group(&file, &bytes, end) {
         return Err(file.damage(end, "a frame is damaged, and later groups follow it").into());
     }
-    let end = Place { segment: last, offset: end };
-    Ok(Recovered { folder: folder.to_owned(), segments: Arc::new(segments), end })
+    let [end, last_group] = [end, last_group].map(|offset| Place { segment: last, offset });
+    Ok((Recovered { folder: folder.to_owned(), segments: Arc::new(segments), end }, last_group))
 }
 
 fn missing(folder: &Path, seen: Place) -> OpenError {

@@ -6,6 +6,8 @@
 
 use std::{collections::HashMap, sync::Arc};
 
+use tracing::warn;
+
 use super::{Append, SnapshotThresholds, Stored, StoredAggregate};
 use crate::{
     event::{AggregateId, AppendBounds, ContentDigest, EventId, Position, SequenceNumber, record},
@@ -70,7 +72,11 @@ impl StoredEvents {
             // All or none of an append's ids are stored.
             for event in sent.iter().skip(1) {
                 if self.index.event(event.id)?.is_some() {
-                    return Err(Conflict::EventIdReused(event.id).into());
+                    // They may have become visible since the first was looked for, all in one step.
+                    return match self.index.event(first.id)? {
+                        Some(_) => self.find(sent),
+                        None => Err(Conflict::EventIdReused(event.id).into()),
+                    };
                 }
             }
             return Ok(None);
@@ -139,14 +145,18 @@ impl ExistingAppend {
         sent: &[SentEvent],
         thresholds: &SnapshotThresholds,
         mut head: impl FnMut(&AggregateId) -> Result<Option<Head>, IndexError>,
-    ) -> Result<Stored, StoreError> {
+    ) -> Stored {
         let mut aggregates = self.aggregates.list;
         for aggregate in &mut aggregates {
-            let head = head(&aggregate.id)?;
+            // The append is stored: what else can't be read makes no failure of it.
+            let head = head(&aggregate.id).unwrap_or_else(|error| {
+                warn!(%error, aggregate = %aggregate.id, "it can't be told whether a snapshot is due");
+                None
+            });
             aggregate.snapshot_due = head.is_some_and(|head| thresholds.is_due(&aggregate.id, &head));
         }
         let event_ids = sent.iter().map(|event| event.id).collect();
-        Ok(Stored { aggregates, event_ids, bounds: self.bounds, end: self.end, already: true })
+        Stored { aggregates, event_ids, bounds: self.bounds, end: self.end, already: true }
     }
 }
 

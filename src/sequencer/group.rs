@@ -228,7 +228,12 @@ impl Answer {
         // A caller that is gone needs no answer; what it sent is stored all the same.
         match self {
             Self::Append(reply, result) => {
-                let result = for_caller().map_or(result, Err);
+                let published = worker.published.borrow().position;
+                let result = match result {
+                    // Stored by an earlier group, whatever became of this one.
+                    Ok(stored) if stored.already && stored.bounds.last <= published => Ok(stored),
+                    result => for_caller().map_or(result, Err),
+                };
                 if let Ok(stored) = result.as_ref()
                     && !stored.already
                 {

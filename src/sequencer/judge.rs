@@ -25,7 +25,7 @@ impl OpenGroup {
         let sent = SentEvent::all_of(&append);
         if let Some(existing) = self.existing(worker, &sent)? {
             let thresholds = &worker.settings.thresholds;
-            return existing.into_stored(&sent, thresholds, |id| self.entries.head(&worker.index, id));
+            return Ok(existing.into_stored(&sent, thresholds, |id| self.entries.head(&worker.index, id)));
         }
         self.admit(worker)?;
         self.check_expectations(worker, &append)?;

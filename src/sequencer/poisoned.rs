@@ -25,8 +25,8 @@ pub enum PoisonedBy {
 }
 
 impl Poisoned {
-    pub(super) fn read_only() -> Self {
-        Self { by: PoisonedBy::ReadOnly, reason: "it can only be read".to_owned(), in_doubt: HashSet::new() }
+    pub(super) fn read_only(in_doubt: HashSet<EventId>) -> Self {
+        Self { by: PoisonedBy::ReadOnly, reason: "it can only be read".to_owned(), in_doubt }
     }
 
     /// Whether the append may be stored: a restart tells.

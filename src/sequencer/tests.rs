@@ -1,6 +1,6 @@
 //! The sequencer against a model of it that is too simple to be wrong.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, HashMap, HashSet};
 
 use futures_util::future::join_all;
 use proptest::prelude::*;
@@ -215,6 +215,7 @@ fn start_admitting(config: &EventSourcingConfig, admission: Arc<Admission>) -> R
         calls_waiting_max: 10_000,
         calls_waiting_bytes_max: u64::MAX,
         disk_free_min: 0,
+        in_doubt: HashSet::new(),
     };
     let Storage { lock, log, index, .. } = storage;
     let (sequencer, thread) = Sequencer::start(log, index, settings, admission, Arc::default()).unwrap();

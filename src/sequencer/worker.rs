@@ -16,11 +16,11 @@ use tracing::error;
 
 use super::{
     Admission, AdoptError, Call, GroupError, Marks, Settings,
-    existing::StoredEvents,
+    existing::{SentEvent, StoredEvents},
     poisoned::{Poisoned, PoisonedBy},
 };
 use crate::{
-    event::EventId,
+    event::{AggregateId, EventId},
     index::{Carrier, Index},
     log::{Log, Tip},
     stats::Counters,
@@ -161,9 +161,17 @@ impl Worker {
             Call::Append { append, reply, .. } => {
                 let poisoned = self.poisoned.borrow().clone();
                 let in_doubt = poisoned.is_some_and(|poisoned| poisoned.leaves_in_doubt(&append));
-                let refusal =
-                    if in_doubt { StoreError::OutcomeUnknown } else { error.for_caller(&self.settings) };
-                _ = reply.send(Err(refusal));
+                let sent = SentEvent::all_of(&append);
+                let answer = match self.stored_events.find(&sent) {
+                    _ if in_doubt => Err(StoreError::OutcomeUnknown),
+                    Ok(Some(existing)) => {
+                        let head = |id: &AggregateId| self.index.head(id);
+                        Ok(existing.into_stored(&sent, &self.settings.thresholds, head))
+                    }
+                    Err(StoreError::Conflict(conflict)) => Err(conflict.into()),
+                    Ok(None) | Err(_) => Err(error.for_caller(&self.settings)),
+                };
+                _ = reply.send(answer);
             }
             Call::Snapshot { reply, .. } => _ = reply.send(Err(error.for_caller(&self.settings))),
             Call::Adopt { reply, .. } => _ = reply.send(Err(AdoptError::NotWritten(error.to_string()))),
