@@ -42,13 +42,15 @@ pub fn remove(path: &Path) -> Result<(), ReadModelError> {
     each(path, |file, _| fs::remove_file(file))
 }
 
-/// Gives it another name, so that nothing is lost of what may be somebody's. One that was put aside before goes.
+/// Gives it another name, so that nothing is lost of what may be somebody's.
 ///
 /// # Errors
 /// One of the files can't be renamed.
 pub fn put_aside(path: &Path) -> Result<PathBuf, ReadModelError> {
-    let aside = with_suffix(path, ".damaged");
-    remove(&aside)?;
+    let is_free = |aside: &PathBuf| ALL.iter().all(|suffix| !with_suffix(aside, suffix).exists());
+    let numbered = (2u32..).map(|number| with_suffix(path, &format!(".damaged-{number}")));
+    let mut names = std::iter::once(with_suffix(path, ".damaged")).chain(numbered);
+    let aside = names.find(is_free).unwrap_or_else(|| with_suffix(path, ".damaged"));
     each(path, |file, suffix| fs::rename(file, with_suffix(&aside, suffix)))?;
     Ok(aside)
 }

@@ -68,7 +68,7 @@ impl Tables {
         match Self::try_open(path, projections, durability) {
             Ok(Some(tables)) => return Ok(tables),
             Ok(None) => remove(path)?,
-            Err(error) if error.is_of_the_rows() => {
+            Err(error) if error.is_damage() => {
                 let aside = put_aside(path)?;
                 warn!(%error, aside = %aside.display(), "the read models are damaged, and were put aside");
             }
@@ -88,11 +88,12 @@ impl Tables {
     ) -> Result<Option<Self>, ReadModelError> {
         let mut rows = Connection::open(path)?;
         rows.busy_timeout(WRITER_BUSY_MAX)?;
-        let is_new = !rows.table_exists(None, "projections")?;
         // Before anything is changed in it.
-        if is_new && rows.query_row("SELECT count(*) > 0 FROM sqlite_master", [], |row| row.get(0))? {
-            return Err(ReadModelError::Foreign { path: path.to_owned() });
-        }
+        let is_new = match whose(&rows)? {
+            Whose::Nobodys => true,
+            Whose::Ours => false,
+            Whose::AnotherPrograms => return Err(ReadModelError::Foreign { path: path.to_owned() }),
+        };
         match durability {
             Durability::Kept => {
                 rows.pragma_update(None, "journal_mode", "WAL")?;
@@ -118,7 +119,11 @@ impl Tables {
             }
             making.commit()?;
         }
-        let reached = reached_by(&rows, projections)?;
+        let reached = match reached_by(&rows, projections).map_err(ReadModelError::from) {
+            // Ours, and not as we left it.
+            Err(error) if error.is_of_the_rows() && !error.is_damage() => None,
+            reached => reached?,
+        };
         Ok(reached.map(|reached| Self { rows, reached, problems: Arc::default() }))
     }
 
@@ -319,6 +324,31 @@ pub(super) fn reached_in(rows: &Connection) -> rusqlite::Result<Reached> {
 }
 
 /// `None`: they are other projections, or other versions of them.
+enum Whose {
+    Nobodys,
+    Ours,
+    AnotherPrograms,
+}
+
+/// Told by the table that we make first, whose text SQLite keeps: other programs have one of that name, too.
+fn whose(rows: &Connection) -> Result<Whose, rusqlite::Error> {
+    let words = |text: &str| text.split_whitespace().collect::<String>();
+    let made: Option<String> = rows
+        .query_row("SELECT sql FROM sqlite_master WHERE type = 'table' AND name = 'projections'", [], |row| {
+            row.get(0)
+        })
+        .optional()?;
+    if let Some(made) = made {
+        let ours = words(PROJECTIONS);
+        return Ok(match words(&made) == ours.trim_end_matches(';') {
+            true => Whose::Ours,
+            false => Whose::AnotherPrograms,
+        });
+    }
+    let has_others = rows.query_row("SELECT count(*) > 0 FROM sqlite_master", [], |row| row.get(0))?;
+    Ok(if has_others { Whose::AnotherPrograms } else { Whose::Nobodys })
+}
+
 fn reached_by(
     rows: &Connection,
     projections: &[Box<dyn Projection>],

@@ -234,14 +234,26 @@ fn what_may_be_somebody_elses_is_not_deleted() {
     let open = || Tables::open(&path, &projections, Durability::Kept);
     let strangers = Connection::open(&path).unwrap();
     strangers.execute_batch("CREATE TABLE bills (amount INTEGER); INSERT INTO bills VALUES (7)").unwrap();
-    let before = std::fs::read(&path).unwrap();
-    assert!(matches!(open(), Err(ReadModelError::Foreign { .. })));
-    assert_eq!(std::fs::read(&path).unwrap(), before);
+    let assert_left_alone = || {
+        let before = std::fs::read(&path).unwrap();
+        assert!(matches!(open(), Err(ReadModelError::Foreign { .. })));
+        assert_eq!(std::fs::read(&path).unwrap(), before);
+    };
+    assert_left_alone();
+    // Another program may have projections, too.
+    strangers
+        .execute_batch("CREATE TABLE projections (id INTEGER PRIMARY KEY, name TEXT, position INTEGER)")
+        .unwrap();
+    assert_left_alone();
     drop(strangers);
     // Nor what can't be read at all.
     std::fs::remove_file(&path).unwrap();
     std::fs::write(&path, "the letters of a lifetime, which are no database").unwrap();
     assert_eq!(open().unwrap().reached(), Reached::START);
     let aside = folder.path().join("read_models.sqlite.damaged");
-    assert_eq!(std::fs::read(aside).unwrap(), b"the letters of a lifetime, which are no database");
+    assert_eq!(std::fs::read(&aside).unwrap(), b"the letters of a lifetime, which are no database");
+    std::fs::write(&path, "more letters, which are no database either, and no less dear").unwrap();
+    open().unwrap();
+    assert_eq!(std::fs::read(&aside).unwrap(), b"the letters of a lifetime, which are no database");
+    assert!(folder.path().join("read_models.sqlite.damaged-2").exists());
 }
