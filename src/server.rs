@@ -113,6 +113,7 @@ pub async fn run(
     let network = Network::new(&config);
     let served = network.serve(&config, listener)?;
     tokio::pin!(served, shutdown);
+    let mut read_only_openings = 0u32;
     loop {
         let opening = opening::open(&config, network.closing());
         tokio::pin!(opening);
@@ -128,7 +129,10 @@ pub async fn run(
                 return ended;
             }
         };
-        let is_read_only = opened.as_ref().is_ok_and(|storage| storage.read_only.is_some());
+        read_only_openings = match &opened {
+            Ok(storage) if storage.read_only.is_some() => read_only_openings.saturating_add(1),
+            Ok(_) | Err(_) => 0,
+        };
         let mut parts = match opened.and_then(|storage| start(&config, &options, storage)) {
             Ok(parts) => parts,
             Err(error) => {
@@ -145,7 +149,7 @@ pub async fn run(
         let ended = tokio::select! {
             ended = &mut served => Some(ended.map_err(ServerError::from)),
             error = broken => Some(Err(error)),
-            () = opening::until_writable(config.event_sourcing.clone(), is_read_only) => None,
+            () = opening::until_writable(config.event_sourcing.clone(), read_only_openings) => None,
             () = &mut shutdown => {
                 info!("shutting down");
                 parts.closing.cancel();

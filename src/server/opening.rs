@@ -15,6 +15,10 @@ use crate::{
 /// So often it is looked whether the disk takes writes again.
 const LOOK_EVERY: Duration = Duration::from_secs(10);
 
+/// A disk may take a probe and nothing more. Each time that the storage was opened anew in vain, the next try waits twice
+/// as long, up to this many doublings: callers can't read meanwhile.
+const DOUBLINGS_MAX: u32 = 5;
+
 /// Opens the storage beside everything else. It ends early when `closing` is cancelled.
 pub(super) async fn open(config: &Config, closing: &CancellationToken) -> Result<Storage, ServerError> {
     let (types_max, closing) = (config.limits.types_max, closing.clone());
@@ -53,13 +57,13 @@ fn read_only(
     }
 }
 
-/// Resolves when a storage that could only be read can be written. Never, if it is written already.
-pub(super) async fn until_writable(config: EventSourcingConfig, is_read_only: bool) {
-    if !is_read_only {
-        std::future::pending::<()>().await;
-    }
+/// Resolves when a storage that could only be read can be written; `openings` is how often it could only be read, in a
+/// row. Never, if it is written already.
+pub(super) async fn until_writable(config: EventSourcingConfig, openings: u32) {
+    let Some(in_vain) = openings.checked_sub(1) else { return std::future::pending().await };
+    let mut pause = LOOK_EVERY.saturating_mul(1 << in_vain.min(DOUBLINGS_MAX));
     loop {
-        tokio::time::sleep(LOOK_EVERY).await;
+        tokio::time::sleep(std::mem::replace(&mut pause, LOOK_EVERY)).await;
         let config = config.clone();
         if tokio::task::spawn_blocking(move || Storage::is_writable(&config)).await.unwrap_or(false) {
             info!("the storage can be written again; it is opened anew");
