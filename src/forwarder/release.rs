@@ -25,6 +25,12 @@ impl Forwarder {
             link.session.close().await;
             return;
         }
+        if self.sequencer.poisoned().is_some() {
+            // The last group may lie in the log: whether it does is for the next start of this service to say.
+            info!("the local log is poisoned: the head is not released");
+            link.session.close().await;
+            return;
+        }
         CrashPoint::BeforeRelease.reached();
         let mut session = link.session.clone();
         let mut released = self.release_by(&session, &link, link.head_tx).await;

@@ -3,11 +3,12 @@
 
 use std::path::PathBuf;
 
-use aethyr_event_store::grpc::wire::SaveSnapshotRequest;
+use aethyr_event_store::grpc::wire::{SaveSnapshotRequest, State};
 use tonic::Code;
 
 use crate::support::{
     events::{append, event, load, reason, request},
+    immudb::ImmuDb,
     service::{Service, Setup},
 };
 
@@ -76,6 +77,30 @@ async fn after_a_failed_sync_the_process_ends_with_1_once_the_grace_is_over() {
     assert_eq!(reason(&status), "OUTCOME_UNKNOWN", "{status:?}");
     assert_eq!(service.wait().code(), Some(1), "{}", service.log());
     assert!(service.log().contains("the local log can't be written"), "{}", service.log());
+}
+
+/// The last group may lie in the log, and what is in doubt is for this service to find out.
+#[tokio::test(flavor = "multi_thread")]
+async fn after_a_failed_sync_no_other_service_gets_the_database() {
+    let dir = tempfile::tempdir().unwrap();
+    let immudb = ImmuDb::start(dir.path()).await;
+    let setup = Setup::with_immudb(immudb.port()).set("event_sourcing", "log_failure_grace: 0.5");
+    let (mut service, disk) = start(setup, "log").await;
+    append(&mut service.client(), vec![event("room-1")]).await;
+    service.wait_until_forwarded().await;
+    disk.set(Fault::SyncFails);
+    let status = service.client().append_events(request(vec![event("room-1")])).await.unwrap_err();
+    assert_eq!(reason(&status), "OUTCOME_UNKNOWN", "{status:?}");
+    assert_eq!(service.wait().code(), Some(1), "{}", service.log());
+    disk.set(Fault::Nothing);
+
+    let other = Service::start(Setup::with_immudb(immudb.port())).await;
+    let answers = |state| !matches!(state, State::Fallback | State::Copying);
+    let stats = other.wait_for("an answer of ImmuDB", |stats| answers(stats.state())).await;
+    assert_eq!(stats.state(), State::Fenced, "{}", other.log());
+
+    service.restart().await;
+    service.wait_until_forwarded().await;
 }
 
 #[tokio::test(flavor = "multi_thread")]

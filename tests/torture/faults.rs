@@ -357,7 +357,10 @@ impl Series<'_> {
         let state =
             state_within(&intruder, Duration::from_secs(2), |state| claimed(state) || state == State::Fenced);
         if let Some(state) = state.await.filter(|state| claimed(*state)) {
-            self.faults.history.violation("second writer", format!("{state:?}"));
+            let log = intruder.log();
+            self.faults
+                .history
+                .violation("second writer", format!("{state:?} at {:?}:\n{log}", self.world.now()));
         }
         intruder.kill();
     }
