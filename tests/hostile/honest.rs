@@ -28,7 +28,29 @@ const PAUSE: Duration = Duration::from_millis(5);
 pub struct Honest {
     callers: Vec<JoinHandle<(String, Vec<String>)>>,
     meter: Arc<Mutex<Meter>>,
+    appends: Arc<Mutex<Waits>>,
     end: CancellationToken,
+}
+
+/// How long each of their appends took, answered or refused.
+#[derive(Debug, Clone, Default)]
+pub struct Waits(Vec<Duration>);
+
+impl Waits {
+    /// What all but one of so many took at most.
+    pub fn all_but_one_in(&mut self, appends: usize) -> Duration {
+        self.0.sort_unstable();
+        let slower = self.0.len() / appends;
+        self.0.iter().rev().nth(slower).copied().unwrap_or_default()
+    }
+
+    pub fn longest(&self) -> Duration {
+        self.0.iter().max().copied().unwrap_or_default()
+    }
+
+    pub fn len(&self) -> usize {
+        self.0.len()
+    }
 }
 
 /// What they saw since an attack began.
@@ -58,15 +80,23 @@ impl Meter {
 impl Honest {
     pub async fn start(service: &Service) -> Self {
         let meter = Arc::new(Mutex::new(Meter::new(Allowed::Nothing)));
+        let appends = Arc::new(Mutex::new(Waits::default()));
         let end = CancellationToken::new();
         let mut callers = Vec::new();
         for number in 0..CALLERS {
             let mut client = service.client();
             client.stats(StatsRequest {}).await.unwrap();
-            let caller = Caller { number, client, ids: Vec::new(), meter: meter.clone(), end: end.clone() };
+            let caller = Caller {
+                number,
+                client,
+                ids: Vec::new(),
+                meter: meter.clone(),
+                appends: appends.clone(),
+                end: end.clone(),
+            };
             callers.push(tokio::spawn(caller.run()));
         }
-        Self { callers, meter, end }
+        Self { callers, meter, appends, end }
     }
 
     pub fn connections(&self) -> usize {
@@ -79,6 +109,11 @@ impl Honest {
 
     pub fn seen(&self) -> Meter {
         self.meter.lock().unwrap().clone()
+    }
+
+    /// Since the start.
+    pub fn appends(&self) -> Waits {
+        self.appends.lock().unwrap().clone()
     }
 
     /// Whatever was refused during an attack is not any more, once the service has seen the attackers go.
@@ -118,6 +153,7 @@ struct Caller {
     /// Acknowledged so far.
     ids: Vec<String>,
     meter: Arc<Mutex<Meter>>,
+    appends: Arc<Mutex<Waits>>,
     end: CancellationToken,
 }
 
@@ -130,7 +166,10 @@ impl Caller {
             let request = expecting(vec![next.clone()], &[(&aggregate, self.ids.len() as u64)]);
             let mut client = self.client.clone();
             let stored = self.call("append", async move { client.append_events(request).await.map(drop) });
-            if stored.await {
+            let began = Instant::now();
+            let stored = stored.await;
+            self.appends.lock().unwrap().0.push(began.elapsed());
+            if stored {
                 self.ids.push(std::mem::replace(&mut next, event(&aggregate)).event_id);
             }
             self.look(&aggregate).await;

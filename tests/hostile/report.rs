@@ -181,6 +181,7 @@ impl Report {
 
     /// Ends the honest callers, and proves that exactly what was acknowledged is there.
     pub async fn end(mut self) -> u64 {
+        let mut waits = self.honest.appends();
         let acknowledged = self.honest.end().await;
         let mut client = self.service.client();
         for (aggregate, ids) in &acknowledged {
@@ -208,6 +209,12 @@ impl Report {
             self.stored,
             self.peak >> 20,
             Figures::of(&self.service)
+        );
+        println!(
+            "hostile: {} honest appends, p99.9 {:.3} s, longest {:.3} s",
+            waits.len(),
+            waits.all_but_one_in(1000).as_secs_f64(),
+            waits.longest().as_secs_f64()
         );
         assert!(self.service.stop().success());
         self.attacks
