@@ -10,7 +10,6 @@
 //! and offset, and never healed over.
 
 use std::{
-    fs::{self, File},
     io,
     path::{Path, PathBuf},
     sync::Arc,
@@ -28,6 +27,7 @@ mod frame;
 mod frame_search;
 pub(crate) mod fuzzing;
 mod group;
+mod lock;
 mod owner;
 mod record_cursor;
 mod record_run;
@@ -39,6 +39,7 @@ pub mod writer_ids;
 pub use cursor::{Cursor, ReadFrame};
 pub use frame::{Frame, StoredRecord};
 pub use group::{Group, StoredAt};
+pub use lock::Lock;
 pub use owner::{FolderOwner, LogId, OWNER, OwnerError, OwnerFile};
 pub use record_cursor::{Found, FoundRecord, RecordCursor};
 pub use record_run::RecordRun;
@@ -148,39 +149,6 @@ pub enum WriteError {
     /// An earlier write ended so.
     #[error("an earlier write to the local log failed; a restart is needed")]
     Failed,
-}
-
-/// The lock that keeps a second process away; held as long as it lives.
-#[derive(Debug)]
-pub struct Lock(#[expect(dead_code, reason = "the lock lives as long as the file is open")] File);
-
-impl Lock {
-    /// # Errors
-    /// Another process holds it, or the folder can't be made.
-    pub fn take(folder: &Path, access: Access) -> Result<Self, OpenError> {
-        let folder = &std::path::absolute(folder).unwrap_or_else(|_| folder.to_owned());
-        let path = folder.join("lock");
-        let io_error = |source: io::Error| {
-            let hint = match source.kind() {
-                io::ErrorKind::PermissionDenied => "; this user must be able to write there",
-                _ => "",
-            };
-            OpenError::Io { path: format!("{} (event_sourcing.log_path{hint})", path.display()), source }
-        };
-        let opened = match access {
-            Access::ReadWrite => {
-                fs::create_dir_all(folder).map_err(io_error)?;
-                File::options().create(true).truncate(false).write(true).open(&path)
-            }
-            Access::ReadOnly => File::open(&path),
-        };
-        let file = opened.map_err(io_error)?;
-        match file.try_lock() {
-            Ok(()) => Ok(Self(file)),
-            Err(fs::TryLockError::WouldBlock) => Err(OpenError::Locked(folder.display().to_string())),
-            Err(fs::TryLockError::Error(source)) => Err(io_error(source)),
-        }
-    }
 }
 
 /// The writing end of the log. There is one, and one thread has it.

@@ -12,7 +12,7 @@ use std::{
 use tracing::warn;
 use uuid::Uuid;
 
-use super::segment;
+use super::{lock::LockedFolder, segment};
 
 const ID: &str = "id";
 pub const OWNER: &str = ".owner";
@@ -111,6 +111,8 @@ pub struct FolderOwner {
     file: fs::File,
     path: PathBuf,
     owner: Option<LogId>,
+    /// The file could be removed.
+    _folder: LockedFolder,
 }
 
 impl FolderOwner {
@@ -136,6 +138,11 @@ impl FolderOwner {
         let shown = || folder.display().to_string();
         let io_error = |source| OwnerError::Io { path: shown(), source, key };
         path.parent().map_or(Ok(()), fs::create_dir_all).map_err(io_error)?;
+        let in_use = || OwnerError::InUse { path: shown(), key };
+        let locked = LockedFolder::lock_if_there(folder).map_err(|error| match error {
+            fs::TryLockError::WouldBlock => in_use(),
+            fs::TryLockError::Error(source) => io_error(source),
+        })?;
         let mut file = fs::File::options()
             .create(true)
             .truncate(false)
@@ -145,7 +152,7 @@ impl FolderOwner {
             .map_err(io_error)?;
         match file.try_lock() {
             Ok(()) => {}
-            Err(fs::TryLockError::WouldBlock) => return Err(OwnerError::InUse { path: shown(), key }),
+            Err(fs::TryLockError::WouldBlock) => return Err(in_use()),
             Err(fs::TryLockError::Error(source)) => return Err(io_error(source)),
         }
         let mut bytes = Vec::new();
@@ -156,7 +163,7 @@ impl FolderOwner {
                 Err(OwnerError::AnotherLog { path: shown(), owner, key })
             }
             // Without a log the folder may be what is left of a lost one: that is judged elsewhere.
-            _ => Ok(Self { file, path, owner }),
+            _ => Ok(Self { file, path, owner, _folder: locked }),
         }
     }
 
@@ -219,8 +226,13 @@ mod tests {
         owner.name(ours);
         let refused = FolderOwner::claim(&folder, OwnerFile::Within, Some(ours), "a.key").unwrap_err();
         assert!(matches!(refused, OwnerError::InUse { .. }), "{refused}");
+        fs::remove_file(folder.join(OWNER)).unwrap();
+        let refused = FolderOwner::claim(&folder, OwnerFile::Within, Some(another), "a.key").unwrap_err();
+        assert!(matches!(refused, OwnerError::InUse { .. }), "without its file: {refused}");
         drop(owner);
-        drop(FolderOwner::claim(&folder, OwnerFile::Within, Some(ours), "a.key").unwrap());
+        let mut owner = FolderOwner::claim(&folder, OwnerFile::Within, Some(ours), "a.key").unwrap();
+        owner.name(ours);
+        drop(owner);
         let refused = FolderOwner::claim(&folder, OwnerFile::Within, Some(another), "a.key").unwrap_err();
         assert!(matches!(refused, OwnerError::AnotherLog { owner, .. } if owner == ours), "{refused}");
         let mut beside =

@@ -312,15 +312,6 @@ fn a_log_that_failed_takes_nothing() {
 }
 
 #[test]
-fn one_process_has_the_log() {
-    let folder = tempdir().unwrap();
-    let lock = Lock::take(folder.path(), Access::ReadWrite).unwrap();
-    assert!(matches!(Lock::take(folder.path(), Access::ReadWrite), Err(OpenError::Locked(_))));
-    drop(lock);
-    Lock::take(folder.path(), Access::ReadWrite).unwrap();
-}
-
-#[test]
 fn what_was_taken_back_is_never_read() {
     let folder = tempdir().unwrap();
     let mut log = new_log(folder.path(), u64::MAX);

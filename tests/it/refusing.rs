@@ -4,7 +4,7 @@ use aethyr_event_store::grpc::wire::{AppendEventsRequest, AppendEventsResponse, 
 use tempfile::tempdir;
 
 use crate::support::{
-    events::{event, reason, request},
+    events::{append, event, load, reason, request},
     immudb::ImmuDb,
     service::{Service, Setup},
 };
@@ -118,4 +118,25 @@ async fn event_files_of_another_log_are_left_alone_and_the_service_goes_on() {
     assert!(second.log().contains("no event files are written"), "{}", second.log());
     second.client().append_events(request(vec![event("room-1")])).await.unwrap();
     first.client().append_events(request(vec![event("room-1")])).await.unwrap();
+}
+
+/// Whoever removes a file that looks like a leftover must not let a second service into the same bytes.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_removed_lock_lets_no_second_process_in() {
+    let service = Service::start(Setup::local()).await;
+    append(&mut service.client(), vec![event("room-1")]).await;
+    for lock in ["log/lock", "log.lock", "index/.owner"] {
+        std::fs::remove_file(service.storage().join(lock)).unwrap();
+        for command in [&["serve"][..], &["repair"], &["resolve", "--resend"]] {
+            let path = service.dir().join("second.log");
+            let log = std::fs::File::create(&path).unwrap();
+            let mut second = service.command(command);
+            let status = second.env("AETHYR_SERVER__LISTEN", "127.0.0.1:0").stderr(log).status().unwrap();
+            let said = std::fs::read_to_string(&path).unwrap();
+            assert_eq!(status.code(), Some(1), "{lock}, {command:?}: {said}");
+            assert!(said.contains("is in use by another process"), "{lock}, {command:?}: {said}");
+        }
+    }
+    append(&mut service.client(), vec![event("room-1")]).await;
+    assert_eq!(load(&mut service.client(), "room-1").await.len(), 2);
 }

@@ -333,10 +333,10 @@ impl Series<'_> {
             if !claimed {
                 continue;
             }
-            if self.random.u8(..3) == 0 {
-                self.usurper().await;
-            } else {
-                self.intruder().await;
+            match self.random.u8(..4) {
+                0 => self.usurper().await,
+                1 => self.second_process().await,
+                _ => self.intruder().await,
             }
         }
     }

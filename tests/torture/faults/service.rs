@@ -1,7 +1,10 @@
 //! What the service has to come out of by itself, or by ending, which is its supervisor's business; and
 //! configurations in which it refuses all writes.
 
-use std::time::{Duration, Instant};
+use std::{
+    process::Stdio,
+    time::{Duration, Instant},
+};
 
 use rustix::process::{Pid, Resource, Rlimit, getrlimit, prlimit};
 
@@ -65,6 +68,38 @@ impl Series<'_> {
         self.world.begin_anew(Some((section, line))).await;
         self.for_a_while(500, most).await;
         self.world.begin_anew(None).await;
+    }
+
+    /// A second process over the same folders, after somebody has removed the files that lock them.
+    pub(super) async fn second_process(&mut self) {
+        let mut service = self.world.service.lock().await;
+        if service.ended().is_some() {
+            return;
+        }
+        for lock in ["log/lock", "log.lock", "index/.owner"] {
+            if self.random.bool() {
+                let _ = std::fs::remove_file(service.storage().join(lock));
+            }
+        }
+        let mut second = service.command(&["serve"]);
+        let mut second =
+            second.env("AETHYR_SERVER__LISTEN", "127.0.0.1:0").stderr(Stdio::null()).spawn().unwrap();
+        let until = Instant::now() + COMES_BACK_MAX;
+        let ended = loop {
+            match second.try_wait().unwrap() {
+                Some(status) => break Some(status),
+                None if Instant::now() > until || service.ended().is_some() => break None,
+                None => tokio::time::sleep(Duration::from_millis(50)).await,
+            }
+        };
+        second.kill().unwrap();
+        second.wait().unwrap();
+        let is_over = service.ended().is_some();
+        drop(service);
+        self.count("locks removed");
+        if !is_over && ended.and_then(|status| status.code()) != Some(1) {
+            self.violation(format!("a second process over the same folders: {ended:?}"));
+        }
     }
 
     async fn comes_back(&mut self, fault: &'static str) {

@@ -1,0 +1,180 @@
+//! What keeps a second process away from a folder.
+//!
+//! A file alone would not do: whoever removes it lets a second process in. The folder itself is locked, too, and for
+//! the log a file beside it, for `repair` and `resolve` put another folder in its place.
+
+use std::{
+    fs::{self, File},
+    io,
+    path::{Path, PathBuf},
+};
+
+use rustix::io::Errno;
+use tracing::error;
+
+use super::{Access, OpenError};
+
+const WITHIN: &str = "lock";
+const BESIDE: &str = ".lock";
+
+/// The lock that keeps a second process away from the log; held as long as it lives.
+#[derive(Debug)]
+pub struct Lock {
+    _files: Vec<File>,
+}
+
+impl Lock {
+    /// # Errors
+    /// Another process holds it, or the folder can't be made.
+    pub fn take(folder: &Path, access: Access) -> Result<Self, OpenError> {
+        let folder = &std::path::absolute(folder).unwrap_or_else(|_| folder.to_owned());
+        let mut files = Vec::new();
+        // First: the folder may be about to be renamed.
+        if let Some(path) = beside(folder) {
+            match open(&path, access) {
+                Ok(file) => {
+                    lock(&file, folder, &path)?;
+                    files.push(file);
+                }
+                // Then nobody can rename the folder either.
+                Err(error) if is_closed(&error) => {}
+                Err(error) if error.kind() == io::ErrorKind::NotFound && access == Access::ReadOnly => {}
+                Err(source) => return Err(io_error(&path, source)),
+            }
+        }
+        let path = folder.join(WITHIN);
+        if access == Access::ReadWrite {
+            fs::create_dir_all(folder).map_err(|source| io_error(&path, source))?;
+        }
+        match LockedFolder::lock(folder) {
+            Ok(locked) => files.extend(locked.0),
+            Err(fs::TryLockError::WouldBlock) => return Err(locked_by_another(folder)),
+            Err(fs::TryLockError::Error(source)) => return Err(io_error(folder, source)),
+        }
+        let file = open(&path, access).map_err(|source| io_error(&path, source))?;
+        lock(&file, folder, &path)?;
+        files.push(file);
+        Ok(Self { _files: files })
+    }
+}
+
+/// A lock of a folder itself, not of a file in it.
+#[derive(Debug)]
+pub(super) struct LockedFolder(Option<File>);
+
+impl LockedFolder {
+    pub fn lock_if_there(folder: &Path) -> Result<Self, fs::TryLockError> {
+        if folder.exists() { Self::lock(folder) } else { Ok(Self(None)) }
+    }
+
+    fn lock(folder: &Path) -> Result<Self, fs::TryLockError> {
+        let opened = File::open(folder).map_err(fs::TryLockError::Error)?;
+        match opened.try_lock() {
+            Ok(()) => Ok(Self(Some(opened))),
+            Err(fs::TryLockError::Error(error)) if is_unsupported(&error) => {
+                error!(
+                    folder = %folder.display(),
+                    %error,
+                    "this file system can't lock folders: only a file keeps a second process away; never remove it"
+                );
+                Ok(Self(None))
+            }
+            Err(error) => Err(error),
+        }
+    }
+}
+
+/// As NFS answers, which locks only what is open for writing.
+fn is_unsupported(error: &io::Error) -> bool {
+    [Errno::BADF, Errno::OPNOTSUPP, Errno::NOSYS, Errno::NOLCK, Errno::INVAL, Errno::ISDIR]
+        .iter()
+        .any(|errno| error.raw_os_error() == Some(errno.raw_os_error()))
+}
+
+fn is_closed(error: &io::Error) -> bool {
+    matches!(error.kind(), io::ErrorKind::PermissionDenied | io::ErrorKind::ReadOnlyFilesystem)
+}
+
+/// `log.lock` for `storage/log`.
+fn beside(folder: &Path) -> Option<PathBuf> {
+    // Without a slash that the configuration may end it with.
+    let folder: PathBuf = folder.components().collect();
+    let mut name = folder.file_name()?.to_owned();
+    name.push(BESIDE);
+    Some(folder.with_file_name(name))
+}
+
+fn open(path: &Path, access: Access) -> io::Result<File> {
+    match access {
+        Access::ReadWrite => {
+            path.parent().map_or(Ok(()), fs::create_dir_all)?;
+            File::options().create(true).truncate(false).write(true).open(path)
+        }
+        Access::ReadOnly => File::open(path),
+    }
+}
+
+fn lock(file: &File, folder: &Path, path: &Path) -> Result<(), OpenError> {
+    match file.try_lock() {
+        Ok(()) => Ok(()),
+        Err(fs::TryLockError::WouldBlock) => Err(locked_by_another(folder)),
+        Err(fs::TryLockError::Error(source)) => Err(io_error(path, source)),
+    }
+}
+
+fn locked_by_another(folder: &Path) -> OpenError {
+    OpenError::Locked(folder.display().to_string())
+}
+
+fn io_error(path: &Path, source: io::Error) -> OpenError {
+    let hint = match source.kind() {
+        io::ErrorKind::PermissionDenied => "; this user must be able to write there",
+        _ => "",
+    };
+    OpenError::Io { path: format!("{} (event_sourcing.log_path{hint})", path.display()), source }
+}
+
+#[cfg(test)]
+mod tests {
+    use tempfile::tempdir;
+
+    use super::*;
+
+    fn assert_locked(folder: &Path) {
+        for access in [Access::ReadWrite, Access::ReadOnly] {
+            let refused = Lock::take(folder, access);
+            assert!(matches!(refused, Err(OpenError::Locked(_))), "{access:?}: {refused:?}");
+        }
+    }
+
+    #[test]
+    fn one_process_has_the_log() {
+        let root = tempdir().unwrap();
+        let folder = root.path().join("log");
+        let lock = Lock::take(&folder, Access::ReadWrite).unwrap();
+        assert_locked(&folder);
+        drop(lock);
+        Lock::take(&folder, Access::ReadWrite).unwrap();
+    }
+
+    #[test]
+    fn whichever_lock_is_removed_another_holds() {
+        let root = tempdir().unwrap();
+        let folder = root.path().join("log");
+        let _lock = Lock::take(&folder, Access::ReadWrite).unwrap();
+        fs::remove_file(folder.join("lock")).unwrap();
+        assert_locked(&folder);
+        fs::remove_file(root.path().join("log.lock")).unwrap();
+        assert_locked(&folder);
+    }
+
+    #[test]
+    fn a_folder_that_took_the_place_of_the_locked_one_is_locked() {
+        let root = tempdir().unwrap();
+        let folder = root.path().join("log/");
+        let _lock = Lock::take(&folder, Access::ReadWrite).unwrap();
+        fs::rename(&folder, root.path().join("log.damaged-1")).unwrap();
+        fs::create_dir(&folder).unwrap();
+        assert_locked(&folder);
+    }
+}
