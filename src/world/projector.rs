@@ -147,7 +147,9 @@ async fn run(store: &EventStore, read_models: &ReadModels, stopping: &Cancellati
             Ok((kept, at_end)) => {
                 read_models.problems.they_follow();
                 follower = Some(kept);
-                retry_after = RETRY_AFTER;
+                if read_models.follow_to(read_models.position()) {
+                    retry_after = RETRY_AFTER;
+                }
                 let came = read_models.position().0.saturating_sub(before.0);
                 match (at_end, came >= LOAD) {
                     (true, true) => Next::AfterMore(PAUSE_UNDER_LOAD),
@@ -158,7 +160,7 @@ async fn run(store: &EventStore, read_models: &ReadModels, stopping: &Cancellati
             // While the service starts or copies nothing can be read yet.
             Err(ProjectorError::Store(StoreError::Unavailable(_))) => Next::After(RETRY_AFTER),
             Err(error) => {
-                mend(&error, read_models);
+                mend(&error, read_models, until.position);
                 let this_time = retry_after;
                 retry_after = retry_after.saturating_mul(2).min(RETRY_AFTER_MAX);
                 Next::After(this_time)
@@ -217,7 +219,7 @@ fn follow(
 }
 
 /// What another try does not mend, a new file does.
-fn mend(error: &ProjectorError, read_models: &ReadModels) {
+fn mend(error: &ProjectorError, read_models: &ReadModels, until: Position) {
     let of_no_use = match error {
         ProjectorError::ReadModels(error) => error.is_of_the_rows(),
         ProjectorError::Store(error) => {
@@ -225,7 +227,7 @@ fn mend(error: &ProjectorError, read_models: &ReadModels) {
         }
     };
     read_models.problems.they_do_not_follow(&error.to_string());
-    if of_no_use && let Err(error) = read_models.renew() {
+    if of_no_use && let Err(error) = read_models.renew(until) {
         read_models.problems.they_do_not_follow(&format!("they can't be made anew: {error}"));
     }
 }

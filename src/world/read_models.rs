@@ -23,13 +23,15 @@ use crate::event::Position;
 pub(super) mod files;
 mod problems;
 mod tables;
+mod taking;
 #[cfg(test)]
 mod tests;
 
 use files::remove;
 use problems::Problems;
 use tables::READER_BUSY_MAX;
-pub use tables::{Durability, Panicked, Reached, Tables};
+pub use tables::{Durability, Reached, Tables};
+pub use taking::Panicked;
 
 /// The tables could not be read or written.
 #[derive(Debug, thiserror::Error)]
@@ -77,24 +79,8 @@ impl ReadModelError {
 
     /// Another try helps as little as a restart: the rows are not what the projections left.
     pub fn is_of_the_rows(&self) -> bool {
-        use ErrorCode::{
-            CannotOpen, DatabaseBusy, DatabaseLocked, DiskFull, OutOfMemory, PermissionDenied, ReadOnly,
-            SystemIoFailure,
-        };
         match self {
-            Self::Database(error) => !matches!(
-                error.sqlite_error_code(),
-                Some(
-                    CannotOpen
-                        | DatabaseBusy
-                        | DatabaseLocked
-                        | DiskFull
-                        | OutOfMemory
-                        | PermissionDenied
-                        | ReadOnly
-                        | SystemIoFailure
-                )
-            ),
+            Self::Database(error) => self.is_damage() || !taking::is_of_the_environment(error),
             Self::InUse
             | Self::Io { .. }
             | Self::Foreign { .. }
@@ -119,6 +105,8 @@ pub struct ReadModels {
     readers: Mutex<Vec<Connection>>,
     /// Raised with every file that takes the place of another, and when other rows do.
     generation: AtomicU64,
+    /// They were made anew because of something wrong behind which they have not got yet: it is not done again for that.
+    renewed_below: Mutex<Option<Position>>,
     /// There is work although no event has come.
     pub woken: Notify,
     looked_at: watch::Sender<LookedAt>,
@@ -151,6 +139,7 @@ impl ReadModels {
             claim: OnceLock::new(),
             readers: Mutex::default(),
             generation: AtomicU64::new(0),
+            renewed_below: Mutex::default(),
             woken: Notify::new(),
             looked_at: watch::Sender::new(looked_at),
             problems: Arc::default(),
@@ -186,12 +175,32 @@ impl ReadModels {
         if rows == in_file { position } else { rows.position }
     }
 
-    /// Makes the file anew, empty.
+    /// Makes the file anew, empty, because something up to `until` can't be taken in; once for that, since a second time would
+    /// change nothing.
     ///
     /// # Errors
     /// The file can't be replaced.
-    pub fn renew(&self) -> Result<(), ReadModelError> {
-        self.renew_with(&mut self.writer())
+    pub fn renew(&self, until: Position) -> Result<(), ReadModelError> {
+        match self.may_renew(until) {
+            true => self.renew_with(&mut self.writer()),
+            false => Ok(()),
+        }
+    }
+
+    fn may_renew(&self, until: Position) -> bool {
+        let mut renewed_below = self.renewed_below.lock().unwrap_or_else(PoisonError::into_inner);
+        let may = renewed_below.is_none();
+        renewed_below.get_or_insert(until);
+        may
+    }
+
+    /// The events up to `position` were taken in. Says whether that is behind all that was wrong.
+    pub fn follow_to(&self, position: Position) -> bool {
+        let mut renewed_below = self.renewed_below.lock().unwrap_or_else(PoisonError::into_inner);
+        if renewed_below.is_some_and(|below| position >= below) {
+            *renewed_below = None;
+        }
+        renewed_below.is_none()
     }
 
     fn renew_with(&self, writer: &mut Option<Tables>) -> Result<(), ReadModelError> {
@@ -347,7 +356,7 @@ impl ReadModels {
         if answer.as_ref().is_err_and(ReadModelError::is_damage) {
             let mut writer = self.writer();
             // Of many who see it the first is enough.
-            if self.generation() == generation {
+            if self.generation() == generation && self.may_renew(self.position()) {
                 self.renew_with(&mut writer)?;
             }
         }

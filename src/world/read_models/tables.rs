@@ -1,15 +1,9 @@
 //! The tables of all projections in one file, with how far they are.
 
-use std::{
-    any::Any,
-    panic::{AssertUnwindSafe, catch_unwind},
-    path::Path,
-    sync::Arc,
-    time::Duration,
-};
+use std::{path::Path, sync::Arc, time::Duration};
 
 use rusqlite::{
-    Connection, ErrorCode, OptionalExtension, Transaction,
+    Connection, OptionalExtension,
     backup::{Backup, StepResult},
     params,
 };
@@ -19,13 +13,11 @@ use super::{
     ReadModelError,
     files::{put_aside, remove},
     problems::Problems,
+    taking,
 };
 use crate::{
     event::{Hash, Position, RecordedEvent},
-    world::{
-        projections::{ProjectedEvent, Projection},
-        replay,
-    },
+    world::projections::Projection,
 };
 
 /// Up to where the events are in the tables.
@@ -107,6 +99,7 @@ impl Tables {
         }
         rows.pragma_update(None, "cache_size", -CACHE_KIB)?;
         rows.set_prepared_statement_cache_capacity(STATEMENTS_MAX);
+        taking::guard(&mut rows)?;
         if is_new {
             let making = rows.transaction()?;
             making.execute_batch(PROJECTIONS)?;
@@ -166,52 +159,11 @@ impl Tables {
         events: &[RecordedEvent],
         reached: Reached,
     ) -> Result<(), ReadModelError> {
-        match self.try_take(projections, events, reached, apply) {
-            // Once more, now with a way back for each.
-            Err(error) if is_of_one_event(&error) => {
-                for (projection, position, error) in
-                    self.try_take(projections, events, reached, apply_or_pass_over)?
-                {
-                    self.problems.passes_over(projection, position, &error);
-                }
-            }
-            Err(error) => return Err(error.into()),
-            Ok(_) => {}
-        }
+        let after = self.reached.position;
+        let problems = self.problems.clone();
+        taking::take(&mut self.rows, projections, events, (after, reached), &problems)?;
         self.reached = reached;
         Ok(())
-    }
-
-    /// Says what was passed over.
-    fn try_take(
-        &mut self,
-        projections: &[Box<dyn Projection>],
-        events: &[RecordedEvent],
-        reached: Reached,
-        apply: impl Fn(&mut Transaction<'_>, &dyn Projection, &ProjectedEvent<'_>) -> rusqlite::Result<Applied>,
-    ) -> rusqlite::Result<Vec<(&'static str, Position, rusqlite::Error)>> {
-        let mut passed_over = Vec::new();
-        let mut taking = self.rows.transaction()?;
-        for recorded in events.iter().filter(|event| event.position > self.reached.position) {
-            let happened = replay::read(recorded).ok();
-            let event = ProjectedEvent { recorded, happened: happened.as_ref() };
-            let wanted = projections
-                .iter()
-                .filter(|projection| projection.aggregate_types().contains(&event.aggregate_type()));
-            for projection in wanted {
-                match apply(&mut taking, &**projection, &event)? {
-                    Applied::Wholly => {}
-                    Applied::PassedOver(error) => {
-                        passed_over.push((projection.name(), recorded.position, error));
-                    }
-                }
-            }
-        }
-        taking
-            .prepare_cached("UPDATE projections SET position = ?1, hash = ?2")?
-            .execute(params![reached.position.0.cast_signed(), reached.hash.0])?;
-        taking.commit()?;
-        Ok(passed_over)
     }
 
     /// Where what is said of single events is kept.
@@ -225,77 +177,6 @@ impl Tables {
     /// The database's.
     pub fn truncate_wal(&self) -> Result<(), ReadModelError> {
         Ok(self.rows.query_row("PRAGMA wal_checkpoint(TRUNCATE)", [], |_| Ok(()))?)
-    }
-}
-
-/// What became of an event in one projection.
-enum Applied {
-    Wholly,
-    PassedOver(rusqlite::Error),
-}
-
-fn apply(
-    rows: &mut Transaction<'_>,
-    projection: &dyn Projection,
-    event: &ProjectedEvent<'_>,
-) -> rusqlite::Result<Applied> {
-    apply_caught(rows, projection, event)?;
-    Ok(Applied::Wholly)
-}
-
-fn apply_or_pass_over(
-    rows: &mut Transaction<'_>,
-    projection: &dyn Projection,
-    event: &ProjectedEvent<'_>,
-) -> rusqlite::Result<Applied> {
-    let applying = rows.savepoint()?;
-    match apply_caught(&applying, projection, event) {
-        Ok(()) => applying.commit().map(|()| Applied::Wholly),
-        // Dropped, it is taken back.
-        Err(error) if is_of_one_event(&error) => Ok(Applied::PassedOver(error)),
-        Err(error) => Err(error),
-    }
-}
-
-/// A game's own projection may panic: then it has made nothing of the event, and the others go on.
-fn apply_caught(
-    rows: &Connection,
-    projection: &dyn Projection,
-    event: &ProjectedEvent<'_>,
-) -> rusqlite::Result<()> {
-    let applied = catch_unwind(AssertUnwindSafe(|| projection.apply(rows, event)));
-    applied.unwrap_or_else(|panic| {
-        let panicked = Panicked::with(&*panic);
-        Err(rusqlite::Error::ToSqlConversionFailure(Box::new(panicked)))
-    })
-}
-
-/// Code panicked, with these words if it had any.
-#[derive(Debug, Clone, thiserror::Error)]
-#[error("it panicked: {0}")]
-pub struct Panicked(String);
-
-impl Panicked {
-    pub fn with(panic: &(dyn Any + Send)) -> Self {
-        let text = panic.downcast_ref::<&str>().map(|text| (*text).to_owned());
-        let text = text.or_else(|| panic.downcast_ref::<String>().cloned());
-        Self(text.unwrap_or_else(|| "without a word".to_owned()))
-    }
-}
-
-/// What one projection made of one event; nothing else is touched by it.
-fn is_of_one_event(error: &rusqlite::Error) -> bool {
-    use rusqlite::Error;
-    match error {
-        Error::QueryReturnedNoRows
-        | Error::FromSqlConversionFailure(..)
-        | Error::IntegralValueOutOfRange(..)
-        | Error::InvalidColumnType(..)
-        | Error::ToSqlConversionFailure(_) => true,
-        error => matches!(
-            error.sqlite_error_code(),
-            Some(ErrorCode::ConstraintViolation | ErrorCode::TypeMismatch | ErrorCode::TooBig)
-        ),
     }
 }
 

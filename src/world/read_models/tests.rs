@@ -25,6 +25,9 @@ struct Counting {
     cannot_take: AtomicU64,
     /// As a game's own code may.
     panics_at: AtomicU64,
+    /// A statement of a game's own, and where.
+    mistaken_at: AtomicU64,
+    mistake: &'static str,
 }
 
 impl Counting {
@@ -55,16 +58,23 @@ impl Projection for Arc<Counting> {
     }
 
     fn schema(&self) -> &'static str {
-        "CREATE TABLE counted (position INTEGER NOT NULL PRIMARY KEY, times INTEGER NOT NULL)"
+        "CREATE TABLE counted (
+             position INTEGER NOT NULL PRIMARY KEY,
+             times INTEGER NOT NULL,
+             other INTEGER REFERENCES counted DEFERRABLE INITIALLY DEFERRED
+         )"
     }
 
     fn apply(&self, rows: &Connection, event: &ProjectedEvent<'_>) -> rusqlite::Result<()> {
         let position = event.recorded.position.0;
         rows.execute(
-            "INSERT INTO counted VALUES (?1, 1) ON CONFLICT (position) DO UPDATE SET times = times + 1",
+            "INSERT INTO counted VALUES (?1, 1, NULL) ON CONFLICT (position) DO UPDATE SET times = times + 1",
             [position.cast_signed()],
         )?;
         assert_ne!(self.panics_at.load(Ordering::Relaxed), position, "no such quest");
+        if self.mistaken_at.load(Ordering::Relaxed) == position {
+            rows.execute_batch(self.mistake)?;
+        }
         if self.fails_at.load(Ordering::Relaxed) == position {
             return Err(failure(rusqlite::ffi::SQLITE_IOERR));
         }
@@ -195,6 +205,84 @@ fn a_projection_that_panics_passes_the_event_over_alone_and_it_is_told() {
     assert!(told.contains("no such quest"), "{told}");
     assert_eq!(problems.of("another"), "");
     assert_eq!(problems.why_not(), None);
+}
+
+#[test]
+fn a_mistake_in_the_sql_of_a_projection_passes_the_event_over_and_the_transaction_stays_sound() {
+    for mistake in [
+        "INSERT INTO no_such_table VALUES (1)",
+        "SELEC nonsense",
+        "SELECT no_such_column FROM counted",
+        "COMMIT",
+        "ROLLBACK",
+        "RELEASE _event",
+        // What it is refused for the transaction does not leave either.
+        "INSERT OR ROLLBACK INTO counted VALUES (5, 1, NULL)",
+    ] {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("read_models.sqlite");
+        let (counting, problems) =
+            (Arc::new(Counting { mistake, ..Counting::default() }), Arc::new(Problems::default()));
+        counting.mistaken_at.store(5, Ordering::Relaxed);
+        let projections: Vec<Box<dyn Projection>> = vec![Box::new(counting)];
+        let mut tables = Tables::open(&path, &projections, Durability::Kept).unwrap();
+        tables.tell(problems.clone());
+        tables.take(&projections, &[event(1), event(2)], reached(2)).unwrap();
+        let events: Vec<_> = (3..=8).map(event).collect();
+        tables.take(&projections, &events, reached(8)).unwrap();
+        assert_eq!(times(&tables, 8), [1, 1, 1, 1, 0, 1, 1, 1], "{mistake}");
+        assert_eq!(tables.reached(), reached(8));
+        let told = problems.of("counting");
+        assert!(told.starts_with("passed over 1 events, the last at position 5: "), "{mistake}: {told}");
+    }
+}
+
+#[test]
+fn what_is_wrong_only_at_the_end_of_a_transaction_holds_up_no_other() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("read_models.sqlite");
+    let mistake = "UPDATE counted SET other = 999 WHERE position = 5";
+    let (counting, problems) =
+        (Arc::new(Counting { mistake, ..Counting::default() }), Arc::new(Problems::default()));
+    counting.mistaken_at.store(5, Ordering::Relaxed);
+    let projections: Vec<Box<dyn Projection>> = vec![Box::new(counting)];
+    let mut tables = Tables::open(&path, &projections, Durability::Kept).unwrap();
+    tables.tell(problems.clone());
+    tables.take(&projections, &[event(4), event(5), event(6)], reached(6)).unwrap();
+    tables.take(&projections, &[event(7)], reached(7)).unwrap();
+    assert_eq!(times(&tables, 7), [0, 0, 0, 0, 0, 0, 1]);
+    assert!(problems.of("counting").starts_with("passed over 3 events, the last at position 6: "));
+}
+
+#[test]
+fn a_table_that_somebody_removed_is_no_mistake_of_the_projection() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("read_models.sqlite");
+    let projections: Vec<Box<dyn Projection>> = vec![Box::new(Arc::new(Counting::default()))];
+    let mut tables = Tables::open(&path, &projections, Durability::Kept).unwrap();
+    Connection::open(&path).unwrap().execute_batch("DROP TABLE counted").unwrap();
+    let failed = tables.take(&projections, &[event(1)], reached(1)).unwrap_err();
+    assert!(failed.is_of_the_rows(), "{failed}");
+}
+
+#[test]
+fn they_are_made_anew_once_until_they_get_behind_what_was_wrong() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("read_models.sqlite");
+    let projections: Vec<Box<dyn Projection>> = vec![Box::new(Arc::new(Counting::default()))];
+    let read_models = ReadModels::new(path, u64::MAX, projections);
+    read_models.be_there().unwrap();
+    let renewed = |until: u64| {
+        let before = read_models.generation();
+        read_models.renew(Position(until)).unwrap();
+        read_models.generation() > before
+    };
+    assert!(renewed(7));
+    assert!(!renewed(8));
+    assert!(!read_models.follow_to(Position(6)));
+    assert!(!renewed(7));
+    assert!(read_models.follow_to(Position(7)));
+    assert!(renewed(9));
 }
 
 #[test]

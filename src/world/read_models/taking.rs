@@ -1,0 +1,293 @@
+//! Events of one transaction, and the mistakes of projections: each event is wholly in the rows of a projection, or is
+//! passed over by that projection alone, and the transaction stays sound.
+//!
+//! An error of the environment (a full disk, a lock) ends the transaction, and another try is made later. Any other
+//! error is a mistake of the projection, which another try would only repeat.
+
+use std::{
+    any::Any,
+    collections::{BTreeMap, BTreeSet},
+    panic::{AssertUnwindSafe, catch_unwind},
+};
+
+use rusqlite::{
+    Connection, Error, ErrorCode, OptionalExtension, Result, Transaction,
+    hooks::{AuthAction, AuthContext, Authorization},
+    params,
+};
+
+use super::{problems::Problems, tables::Reached};
+use crate::{
+    event::{Position, RecordedEvent},
+    world::{
+        projections::{ProjectedEvent, Projection},
+        replay,
+    },
+};
+
+/// Times that one projection may roll back one transaction. Then it takes no more events of that transaction:
+/// each time all events have to be taken in anew.
+const ROLLBACKS_MAX: usize = 4;
+
+/// The name of our savepoints.
+const SAVEPOINT: &str = "_event";
+
+/// Code panicked, with these words if it had any.
+#[derive(Debug, Clone, thiserror::Error)]
+#[error("it panicked: {0}")]
+pub struct Panicked(String);
+
+impl Panicked {
+    pub fn with(panic: &(dyn Any + Send)) -> Self {
+        let text = panic.downcast_ref::<&str>().map(|text| (*text).to_owned());
+        let text = text.or_else(|| panic.downcast_ref::<String>().cloned());
+        Self(text.unwrap_or_else(|| "without a word".to_owned()))
+    }
+}
+
+/// What a projection did to the transaction, instead of to its rows.
+#[derive(Debug, thiserror::Error)]
+enum Mistake {
+    #[error("it rolled back the transaction")]
+    RolledBack,
+    #[error("it rolled back the transaction: {0}")]
+    RolledBackWith(Error),
+    #[error("rows of {table} name rows of another table that do not exist (FOREIGN KEY)")]
+    ForeignKey { table: String },
+    #[error("it rolled back the transaction {ROLLBACKS_MAX} times")]
+    RolledBackOften,
+}
+
+impl From<Mistake> for Error {
+    fn from(mistake: Mistake) -> Self {
+        Self::ToSqlConversionFailure(Box::new(mistake))
+    }
+}
+
+/// The machine, the disk or another program, and not what a projection asked for.
+pub fn is_of_the_environment(error: &Error) -> bool {
+    use ErrorCode::{
+        CannotOpen, DatabaseBusy, DatabaseCorrupt, DatabaseLocked, DiskFull, FileLockingProtocolFailed,
+        NoLargeFileSupport, NotADatabase, OperationInterrupted, OutOfMemory, PermissionDenied, ReadOnly,
+        SystemIoFailure,
+    };
+    matches!(
+        error.sqlite_error_code(),
+        Some(
+            CannotOpen
+                | DatabaseBusy
+                | DatabaseCorrupt
+                | DatabaseLocked
+                | DiskFull
+                | FileLockingProtocolFailed
+                | NoLargeFileSupport
+                | NotADatabase
+                | OperationInterrupted
+                | OutOfMemory
+                | PermissionDenied
+                | ReadOnly
+                | SystemIoFailure
+        )
+    )
+}
+
+/// From here on no statement of a projection begins, commits or rolls back the transaction, which is not its own, or releases
+/// one of our savepoints. SQLite asks for each statement when it is prepared.
+///
+/// # Errors
+/// The database's.
+pub fn guard(rows: &mut Connection) -> Result<()> {
+    rows.authorizer(Some(|context: AuthContext<'_>| match context.action {
+        AuthAction::Transaction { .. } if is_projecting() => Authorization::Deny,
+        AuthAction::Savepoint { savepoint_name, .. } if is_projecting() && savepoint_name == SAVEPOINT => {
+            Authorization::Deny
+        }
+        _ => Authorization::Allow,
+    }))
+}
+
+std::thread_local! {
+    /// A projection is at work, in this thread.
+    static PROJECTING: std::cell::Cell<bool> = const { std::cell::Cell::new(false) };
+}
+
+fn is_projecting() -> bool {
+    PROJECTING.get()
+}
+
+/// What one transaction passes over.
+#[derive(Default)]
+struct Without {
+    /// By the number of the projection, single events.
+    events: BTreeSet<(usize, Position)>,
+    rollbacks: BTreeMap<usize, usize>,
+    /// Projections that take nothing of it, and why.
+    wholly: BTreeMap<usize, String>,
+    /// What is to be told when it is committed.
+    told: Vec<(&'static str, Position, Error)>,
+}
+
+/// How a try ended.
+enum Tried {
+    Committed,
+    /// This projection ended the transaction, at this event.
+    RolledBack(usize, Position, Error),
+    /// Rows of these projections name rows that are not there.
+    Dangling(BTreeMap<usize, String>),
+}
+
+/// Takes the events behind `after` in, in one transaction with `reached`.
+///
+/// # Errors
+/// Those of the environment; nothing was taken in then.
+pub fn take(
+    rows: &mut Connection,
+    projections: &[Box<dyn Projection>],
+    events: &[RecordedEvent],
+    (after, reached): (Position, Reached),
+    problems: &Problems,
+) -> Result<()> {
+    let events: Vec<&RecordedEvent> = events.iter().filter(|event| event.position > after).collect();
+    let mut without = Without::default();
+    // Without savepoints, as long as nothing is wrong.
+    if let Some(Tried::Committed) = attempt(rows, projections, &events, reached, &mut without, false)? {
+        return Ok(());
+    }
+    loop {
+        without.told.clear();
+        match attempt(rows, projections, &events, reached, &mut without, true)? {
+            None | Some(Tried::Committed) => break,
+            Some(Tried::RolledBack(number, position, error)) => {
+                without.events.insert((number, position));
+                let rollbacks = without.rollbacks.entry(number).or_default();
+                *rollbacks += 1;
+                if *rollbacks >= ROLLBACKS_MAX {
+                    without.wholly.insert(number, Mistake::RolledBackOften.to_string());
+                }
+                if let Some(projection) = projections.get(number) {
+                    problems.passes_over(projection.name(), position, &error);
+                }
+            }
+            Some(Tried::Dangling(found)) => without.wholly.extend(found),
+        }
+    }
+    for (projection, position, error) in without.told {
+        problems.passes_over(projection, position, &error);
+    }
+    Ok(())
+}
+
+/// One try. `None`: something is passed over, and with savepoints it could have gone on.
+fn attempt(
+    rows: &mut Connection,
+    projections: &[Box<dyn Projection>],
+    events: &[&RecordedEvent],
+    reached: Reached,
+    without: &mut Without,
+    with_savepoints: bool,
+) -> Result<Option<Tried>> {
+    let taking = rows.transaction()?;
+    for recorded in events {
+        let happened = replay::read(recorded).ok();
+        let event = ProjectedEvent { recorded, happened: happened.as_ref() };
+        for (number, projection) in projections.iter().enumerate() {
+            if !projection.aggregate_types().contains(&event.aggregate_type())
+                || without.events.contains(&(number, recorded.position))
+            {
+                continue;
+            }
+            if let Some(why) = without.wholly.get(&number) {
+                let error = Error::ToSqlConversionFailure(why.clone().into());
+                without.told.push((projection.name(), recorded.position, error));
+                continue;
+            }
+            if with_savepoints {
+                taking.execute_batch(&format!("SAVEPOINT {SAVEPOINT}"))?;
+            }
+            let applied = apply(&taking, &**projection, &event);
+            if applied.as_ref().is_err_and(is_of_the_environment) {
+                return applied.map(|()| None);
+            }
+            if taking.is_autocommit() {
+                let error = match applied {
+                    Err(error) => Mistake::RolledBackWith(error),
+                    Ok(()) => Mistake::RolledBack,
+                };
+                return Ok(Some(Tried::RolledBack(number, recorded.position, error.into())));
+            }
+            match applied {
+                Err(_) if !with_savepoints => return Ok(None),
+                Err(error) => {
+                    taking.execute_batch(&format!("ROLLBACK TO {SAVEPOINT}; RELEASE {SAVEPOINT}"))?;
+                    missing_table(&taking, &**projection)?;
+                    without.told.push((projection.name(), recorded.position, error));
+                }
+                Ok(()) if with_savepoints => taking.execute_batch(&format!("RELEASE {SAVEPOINT}"))?,
+                Ok(()) => {}
+            }
+        }
+    }
+    taking
+        .prepare_cached("UPDATE projections SET position = ?1, hash = ?2")?
+        .execute(params![reached.position.0.cast_signed(), reached.hash.0])?;
+    commit(taking, projections)
+}
+
+/// Foreign keys may be checked only now.
+fn commit(taking: Transaction<'_>, projections: &[Box<dyn Projection>]) -> Result<Option<Tried>> {
+    let error = match taking.execute_batch("COMMIT") {
+        Ok(()) => return Ok(Some(Tried::Committed)),
+        Err(error) => error,
+    };
+    if error.sqlite_error_code() != Some(ErrorCode::ConstraintViolation) {
+        return Err(error);
+    }
+    let mut dangling = BTreeMap::new();
+    let mut check = taking.prepare("SELECT DISTINCT \"table\" FROM pragma_foreign_key_check")?;
+    let tables = check.query_map([], |row| row.get::<_, String>(0))?.collect::<Result<Vec<_>>>()?;
+    for table in tables {
+        let owns = |projection: &dyn Projection| projection.tables().contains(&&*table);
+        if let Some(number) = projections.iter().position(|projection| owns(&**projection)) {
+            dangling.insert(number, Mistake::ForeignKey { table: table.clone() }.to_string());
+        }
+    }
+    match dangling.is_empty() {
+        true => Err(error),
+        false => Ok(Some(Tried::Dangling(dangling))),
+    }
+}
+
+/// Where somebody else removed a table it is not the event that is wrong: the tables are made anew.
+fn missing_table(rows: &Connection, projection: &dyn Projection) -> Result<()> {
+    for table in projection.tables() {
+        let found: Option<i64> = rows
+            .prepare_cached("SELECT 1 FROM sqlite_schema WHERE name = ?1")?
+            .query_row([table], |row| row.get(0))
+            .optional()?;
+        // One that its own schema does not make never was there.
+        if found.is_none() && makes(projection, table) {
+            return Err(Error::InvalidParameterName(format!("the table {table} is missing")));
+        }
+    }
+    Ok(())
+}
+
+fn makes(projection: &dyn Projection, table: &str) -> bool {
+    let making = || {
+        let rows = Connection::open_in_memory()?;
+        rows.execute_batch(projection.schema())?;
+        rows.query_row("SELECT count(*) > 0 FROM sqlite_schema WHERE name = ?1", [table], |row| row.get(0))
+    };
+    making().unwrap_or(false)
+}
+
+/// A game's own projection may panic: then it has made nothing of the event, and the others go on.
+fn apply(rows: &Connection, projection: &dyn Projection, event: &ProjectedEvent<'_>) -> Result<()> {
+    PROJECTING.set(true);
+    let applied = catch_unwind(AssertUnwindSafe(|| projection.apply(rows, event)));
+    PROJECTING.set(false);
+    applied.unwrap_or_else(|panic| {
+        let panicked = Panicked::with(&*panic);
+        Err(Error::ToSqlConversionFailure(Box::new(panicked)))
+    })
+}
