@@ -29,6 +29,10 @@ pub enum Resource {
     WaitingWrites,
     /// Their bytes.
     WaitingBytes,
+    /// Bytes of the objects that differences name.
+    DifferenceBytes,
+    /// Differences that find out which objects changed.
+    Collecting,
 }
 
 /// One caller: what it holds of every limit.
@@ -44,6 +48,8 @@ struct Amounts {
     answer_bytes: AtomicU64,
     waiting_writes: AtomicU64,
     waiting_bytes: AtomicU64,
+    difference_bytes: AtomicU64,
+    collecting: AtomicU64,
 }
 
 impl Caller {
@@ -56,6 +62,8 @@ impl Caller {
             Resource::AnswerBytes => &self.0.answer_bytes,
             Resource::WaitingWrites => &self.0.waiting_writes,
             Resource::WaitingBytes => &self.0.waiting_bytes,
+            Resource::DifferenceBytes => &self.0.difference_bytes,
+            Resource::Collecting => &self.0.collecting,
         }
     }
 }

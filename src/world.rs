@@ -20,14 +20,13 @@ use std::{
     },
 };
 
-use tokio::sync::Semaphore;
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 use tracing::warn;
 
 use crate::{
     event::{AggregateId, Position, SequenceNumber},
-    shared_limit::Caller,
-    store::{EventStore, StoreError},
+    shared_limit::{Caller, Resource, SharedLimit},
+    store::{EventStore, Limit, StoreError},
 };
 
 pub mod aggregate;
@@ -101,7 +100,7 @@ pub struct World {
     read_models: Arc<ReadModels>,
     rebuilding: Arc<AtomicBool>,
     /// Bytes that all differences may hold.
-    differences: Arc<Semaphore>,
+    differences: Arc<SharedLimit>,
     ends: Ends,
 }
 
@@ -135,7 +134,8 @@ impl World {
         ends.tasks.spawn(projector::start(store.clone(), read_models.clone(), ends.stopping.clone()));
         let handler = Handler::new(store.clone(), settings.events);
         let rebuilding = Arc::default();
-        let differences = Arc::new(Semaphore::new(difference::HELD_BYTES_MAX));
+        let differences =
+            SharedLimit::new(Limit::CallBytes, Resource::DifferenceBytes, difference::HELD_BYTES_MAX);
         Arc::new(Self { store, handler, snapshots, read_models, rebuilding, differences, ends })
     }
 
@@ -189,8 +189,9 @@ impl World {
         &self,
         from: difference::WorldMoment,
         to: difference::WorldMoment,
+        caller: &Caller,
     ) -> Result<difference::DifferenceReader, WorldError> {
-        difference::DifferenceReader::open(&self.store, from, to, self.differences.clone())
+        difference::DifferenceReader::open(&self.store, from, to, (&self.differences, caller))
     }
 
     /// Objects that match, by id, and up to where the events are in it.

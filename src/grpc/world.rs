@@ -3,7 +3,6 @@
 use std::{sync::Arc, time::Duration};
 
 use futures_util::stream;
-use tokio::sync::Semaphore;
 use tokio_util::sync::CancellationToken;
 use tonic::{Request, Response, Status};
 
@@ -20,10 +19,9 @@ use crate::{
     config::LimitsConfig,
     event::{AggregateId, NAME_BYTES_MAX, Position, SequenceNumber},
     shared_limit::SharedLimit,
-    store::EventStore,
     world::{
         Rebuild, World,
-        difference::{DifferenceReader, WorldMoment},
+        difference::WorldMoment,
         error::WorldError,
         lists::{ObjectFilter, Page, STEPS_MAX},
         refusal::Refusal,
@@ -32,23 +30,15 @@ use crate::{
 };
 
 pub(super) mod commands;
+mod difference;
 mod encode;
 mod json;
 
 /// History that is read at a time; with what it changed it makes about as much of a message.
 const READ_BYTES: usize = 64 * 1024;
 
-/// Objects that are looked at for one message of a difference, and the bytes of those that differ, unless a single one
-/// has more.
-const LOOKED_AT_MAX: usize = 32;
-const DIFF_BYTES: usize = 256 * 1024;
-
 const PROGRESS_EVERY: Duration = Duration::from_millis(500);
 const PLAYERS_MAX: u32 = 100;
-
-/// Differences that find out at once which objects changed: each holds a piece of the log meanwhile. None of them waits
-/// for its caller.
-const COLLECTING_MAX: usize = 4;
 
 /// Both services of the world as tonic calls them.
 #[derive(Debug, Clone)]
@@ -59,7 +49,7 @@ pub struct WorldCalls {
     reads: Reads,
     /// For those who ask the read models: who waits for their file holds up nobody else.
     lists: Reads,
-    collecting: Arc<Semaphore>,
+    collecting: Arc<SharedLimit>,
     closing: CancellationToken,
 }
 
@@ -71,7 +61,7 @@ impl WorldCalls {
         Bounds { streams, reads }: Bounds,
         closing: CancellationToken,
     ) -> Self {
-        let collecting = Arc::new(Semaphore::new(COLLECTING_MAX));
+        let collecting = difference::collecting();
         let lists = reads.apart();
         Self { world, limits: Arc::new(limits), streams, reads, lists, collecting, closing }
     }
@@ -334,7 +324,8 @@ impl WorldService for WorldCalls {
         let from = world_moment("from", request.from, WorldMoment::Position(Position(0)), &mut wrong);
         let to = world_moment("to", request.to, WorldMoment::Now, &mut wrong);
         let (from, to) = wrong.none_or(from.zip(to)).map_err(status::of_violations)?;
-        let reader = self.reader(&call, move |world, _| world.difference(from, to)).await?;
+        let caller = call.caller.clone();
+        let reader = self.reader(&call, move |world, _| world.difference(from, to, &caller)).await?;
         let (store, reads) = (self.world.store().clone(), self.reads.clone());
         let (collecting, caller) = (self.collecting.clone(), call.clone());
         let messages = stream::try_unfold(reader, move |mut reader| {
@@ -342,16 +333,14 @@ impl WorldService for WorldCalls {
             let (collecting, call) = (collecting.clone(), caller.clone());
             async move {
                 if !reader.is_ready() {
-                    let _place = collecting.acquire().await;
-                    // Piece by piece, so that it ends soon when nobody waits for it.
-                    while !reader.is_ready() {
-                        (reader, ()) = piece(&reads, &call, reader, DifferenceReader::collect).await?;
-                    }
+                    reader = difference::collected(reads.clone(), call.clone(), collecting, reader).await?;
                 }
                 while !reader.is_at_end() {
                     let store = store.clone();
-                    let (back, objects) =
-                        piece(&reads, &call, reader, move |reader| differing(reader, &store)).await?;
+                    let given_up = CancellationToken::new();
+                    let _gives_up = given_up.clone().drop_guard();
+                    let look = move |reader: &mut _| difference::differing(reader, &store, &given_up);
+                    let (back, objects) = piece(&reads, &call, reader, look).await?;
                     reader = back;
                     if !objects.is_empty() {
                         let message = wire::DiffWorldResponse { objects };
@@ -394,22 +383,6 @@ async fn piece<R: Send + 'static, T: Send + 'static>(
 ) -> Result<(R, T), Status> {
     let (reader, read) = reads.next(call, reader, read).await?;
     Ok((reader, read.map_err(status::of_world_error)?))
-}
-
-/// Those of the next objects that differ.
-fn differing(reader: &mut DifferenceReader, store: &EventStore) -> Result<Vec<wire::ObjectDiff>, WorldError> {
-    let (mut objects, mut bytes) = (Vec::new(), 0usize);
-    for _ in 0..LOOKED_AT_MAX {
-        if let Some(object) = reader.look(store)? {
-            let object = encode::object_diff(object);
-            bytes = bytes.saturating_add(prost::Message::encoded_len(&object));
-            objects.push(object);
-        }
-        if bytes >= DIFF_BYTES || reader.is_at_end() {
-            break;
-        }
-    }
-    Ok(objects)
 }
 
 fn id_of(state: &State) -> AggregateId {

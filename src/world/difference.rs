@@ -6,7 +6,7 @@
 
 use std::sync::Arc;
 
-use tokio::sync::Semaphore;
+use tokio_util::sync::CancellationToken;
 
 use super::{
     aggregate::Kind,
@@ -17,6 +17,7 @@ use super::{
 use crate::{
     event::{AggregateId, Position, SequenceNumber, Timestamp},
     log::Tip,
+    shared_limit::{Caller, SharedLimit},
     store::{EventStore, Filter, OrderReader, OrderStart, StoreError},
 };
 
@@ -25,7 +26,7 @@ mod touched;
 use touched::{Touched, TouchedObject};
 
 /// What all differences that are under way may hold of the names of objects.
-pub const HELD_BYTES_MAX: usize = 64 * 1024 * 1024;
+pub const HELD_BYTES_MAX: u64 = 64 * 1024 * 1024;
 
 const READ_BYTES: usize = 256 * 1024;
 
@@ -64,7 +65,7 @@ pub struct DifferenceReader {
 }
 
 impl DifferenceReader {
-    /// Between what is after `from` and what is after `to`. `held` has the bytes of all.
+    /// Between what is after `from` and what is after `to`. `limit` is that of the bytes of all.
     ///
     /// # Errors
     /// They are the wrong way round, or nothing can be read.
@@ -72,7 +73,7 @@ impl DifferenceReader {
         store: &EventStore,
         from: WorldMoment,
         to: WorldMoment,
-        held: Arc<Semaphore>,
+        (limit, caller): (&Arc<SharedLimit>, &Caller),
     ) -> Result<Self, WorldError> {
         // One moment is now for all of it.
         let tip = store.sequencer().tip();
@@ -83,7 +84,7 @@ impl DifferenceReader {
         let types = Kind::ALL.iter().map(|kind| kind.name().as_bytes().to_vec()).collect();
         let filter = Filter { aggregate_types: types, ..Filter::default() };
         let collecting = Some(store.read(OrderStart::At(from.next()), filter)?);
-        Ok(Self { to, collecting, tip, touched: Touched::new(held) })
+        Ok(Self { to, collecting, tip, touched: Touched::new(limit, caller) })
     }
 
     /// It is known which objects had events.
@@ -120,10 +121,14 @@ impl DifferenceReader {
     ///
     /// # Errors
     /// Something can't be read.
-    pub fn look(&mut self, store: &EventStore) -> Result<Option<ObjectDiff>, WorldError> {
+    pub fn look(
+        &mut self,
+        store: &EventStore,
+        given_up: &CancellationToken,
+    ) -> Result<Option<ObjectDiff>, WorldError> {
         let Some(TouchedObject { id, kind, first, last }) = self.touched.next() else { return Ok(None) };
         let id = AggregateId::new(&id).map_err(|error| StoreError::Damaged(error.to_string()))?;
-        let problem = match differs(store, &id, kind, (first, last)) {
+        let problem = match differs(store, &id, kind, (first, last), given_up) {
             Err(WorldError::Damaged(damage)) => damage.to_string(),
             Err(WorldError::Store(error @ StoreError::Damaged(_))) => error.to_string(),
             Err(WorldError::Refused { refusal, .. }) => refusal.to_string(),
@@ -148,10 +153,13 @@ fn differs(
     id: &AggregateId,
     kind: Kind,
     (first, last): (SequenceNumber, SequenceNumber),
+    given_up: &CancellationToken,
 ) -> Result<Option<ObjectDiff>, WorldError> {
     let from = SequenceNumber(first.0.saturating_sub(1));
-    let before = replay::load(store, id, Moment::Sequence(from))?;
-    let Some(after) = replay::go_on(store, id, kind, before.clone(), last)? else { return Ok(None) };
+    let before = replay::load_unless(store, id, Moment::Sequence(from), given_up)?;
+    let Some(after) = replay::go_on(store, id, kind, before.clone(), last, given_up)? else {
+        return Ok(None);
+    };
     let was = before.as_ref().map(|before| &before.aggregate);
     let changes = changes::between(was, Some(&after.aggregate));
     let was_there = was.is_some_and(|was| !was.object().deleted);

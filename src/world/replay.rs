@@ -174,13 +174,14 @@ pub fn load_unless(
 /// The aggregate after some more of its events, up to this number.
 ///
 /// # Errors
-/// As [`load`].
+/// As [`load_unless`].
 pub fn go_on(
     store: &EventStore,
     id: &AggregateId,
     kind: Kind,
     before: Option<State>,
     to: SequenceNumber,
+    given_up: &CancellationToken,
 ) -> Result<Option<State>, WorldError> {
     let first = before.as_ref().map_or(0, |before| before.sequence).saturating_add(1);
     let mut reader = store.load(LoadRequest {
@@ -199,6 +200,9 @@ pub fn go_on(
             return Ok(state);
         }
         for event in &events {
+            if given_up.is_cancelled() {
+                return Err(WorldError::GivenUp);
+            }
             state = Some(State::after(state, kind, &decoded(id, event)?)?);
         }
     }

@@ -1,12 +1,14 @@
 //! Which objects had events, in the order of their ids, in few bytes: a call may name a hundred thousand.
 
-use std::{collections::BTreeMap, sync::Arc};
-
-use tokio::sync::{OwnedSemaphorePermit, Semaphore};
+use std::{
+    collections::{BTreeMap, VecDeque},
+    sync::Arc,
+};
 
 use crate::{
     event::SequenceNumber,
-    world::{aggregate::Kind, difference::HELD_BYTES_MAX, error::WorldError},
+    shared_limit::{Caller, Held, SharedLimit},
+    world::{aggregate::Kind, error::WorldError},
 };
 
 /// The most objects that one difference may have.
@@ -14,6 +16,12 @@ const OBJECTS_MAX: usize = 100_000;
 
 /// So many are gathered before they are packed with the others.
 const RECENT_MAX: usize = 8192;
+
+/// What one of these has in memory besides its id.
+const RECENT_BYTES: usize = 96;
+
+/// Packed ones are kept in blocks, each of which is freed as soon as it was read.
+const BLOCK_BYTES: usize = 64 * 1024;
 
 /// An object, and the first and the last of its events that were seen.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -34,20 +42,63 @@ struct Span {
 #[derive(Debug)]
 pub struct Touched {
     recent: BTreeMap<Box<[u8]>, Span>,
-    /// Those before, one behind the other: the length of the id, the id, the kind, both numbers.
-    packed: Vec<u8>,
+    recent_bytes: usize,
+    packed: Packed,
     /// Of the packed ones.
     count: usize,
-    /// How much of `packed` was read.
+    /// The bytes of all of this.
+    held: Held,
+}
+
+/// Objects by id, one behind the other: the length of the id, the id, the kind, both numbers.
+#[derive(Debug, Default)]
+struct Packed {
+    blocks: VecDeque<Vec<u8>>,
+    /// How much of the first block was read.
     read: usize,
-    /// Bytes of all that are under way, and those of this one.
-    held: Arc<Semaphore>,
-    holds: Option<OwnedSemaphorePermit>,
+    bytes: usize,
+}
+
+impl Packed {
+    fn push(&mut self, id: &[u8], span: Span) {
+        let more = id.len().saturating_add(FIXED_BYTES);
+        let has_room = |block: &Vec<u8>| block.capacity().saturating_sub(block.len()) >= more;
+        if !self.blocks.back().is_some_and(has_room) {
+            let block = Vec::with_capacity(BLOCK_BYTES.max(more));
+            self.bytes = self.bytes.saturating_add(block.capacity());
+            self.blocks.push_back(block);
+        }
+        if let Some(block) = self.blocks.back_mut() {
+            put(block, id, span);
+        }
+    }
+
+    fn pop(&mut self) -> Option<(Vec<u8>, Span)> {
+        loop {
+            let block = self.blocks.front()?;
+            if let Some((id, span)) = unpack(block, &mut self.read) {
+                return Some((id.to_vec(), span));
+            }
+            self.bytes = self.bytes.saturating_sub(block.capacity());
+            self.blocks.pop_front();
+            self.read = 0;
+        }
+    }
+
+    fn is_empty(&self) -> bool {
+        self.blocks.len() <= 1 && self.blocks.front().is_none_or(|block| block.len() <= self.read)
+    }
 }
 
 impl Touched {
-    pub fn new(held: Arc<Semaphore>) -> Self {
-        Self { recent: BTreeMap::new(), packed: Vec::new(), count: 0, read: 0, held, holds: None }
+    pub fn new(limit: &Arc<SharedLimit>, caller: &Caller) -> Self {
+        Self {
+            recent: BTreeMap::new(),
+            recent_bytes: 0,
+            packed: Packed::default(),
+            count: 0,
+            held: limit.nothing(caller),
+        }
     }
 
     /// An object had an event. Those of one object come in the order of their numbers.
@@ -59,6 +110,8 @@ impl Touched {
             span.last = sequence.0;
             return Ok(());
         }
+        self.recent_bytes = self.recent_bytes.saturating_add(id.len()).saturating_add(RECENT_BYTES);
+        self.hold()?;
         self.recent.insert(id.into(), Span { kind, first: sequence.0, last: sequence.0 });
         match self.recent.len() >= RECENT_MAX {
             true => self.pack(),
@@ -77,60 +130,58 @@ impl Touched {
 
     /// All were handed out.
     pub fn is_empty(&self) -> bool {
-        self.recent.is_empty() && self.read >= self.packed.len()
+        self.recent.is_empty() && self.packed.is_empty()
     }
 
     /// The next by id, of those that are packed.
     pub fn next(&mut self) -> Option<TouchedObject> {
-        let (id, span) = unpack(&self.packed, &mut self.read)?;
+        let next = self.packed.pop();
+        // It only shrinks.
+        self.held.force(self.bytes());
+        let (id, span) = next?;
         Some(TouchedObject {
-            id: String::from_utf8_lossy(id).into_owned(),
+            id: String::from_utf8_lossy(&id).into_owned(),
             kind: span.kind,
             first: SequenceNumber(span.first),
             last: SequenceNumber(span.last),
         })
     }
 
-    /// Takes the recent ones in.
+    /// Takes the recent ones in. What was packed before is freed meanwhile, block by block.
     fn pack(&mut self) -> Result<(), WorldError> {
         if self.recent.is_empty() {
             return Ok(());
         }
-        let more: usize = self.recent.keys().map(|id| id.len().saturating_add(FIXED_BYTES)).sum();
-        self.hold(self.packed.len().saturating_add(more))?;
-        let mut packed = Vec::with_capacity(self.packed.len().saturating_add(more));
-        let (mut read, mut count) = (0, 0usize);
+        let (mut packed, mut count) = (Packed::default(), 0usize);
+        let mut before = std::mem::take(&mut self.packed);
         let mut recent = std::mem::take(&mut self.recent).into_iter().peekable();
         let mut put = |id: &[u8], span: Span| {
             count = count.saturating_add(1);
-            put(&mut packed, id, span);
+            packed.push(id, span);
         };
-        while let Some((id, span)) = unpack(&self.packed, &mut read) {
+        while let Some((id, span)) = before.pop() {
             while let Some((id, span)) = recent.next_if(|(recent, _)| **recent < *id) {
                 put(&id, span);
             }
             let later = recent.next_if(|(recent, _)| **recent == *id);
-            put(id, Span { last: later.map_or(span.last, |(_, later)| later.last), ..span });
+            put(&id, Span { last: later.map_or(span.last, |(_, later)| later.last), ..span });
         }
         recent.for_each(|(id, span)| put(&id, span));
-        (self.packed, self.count) = (packed, count);
+        (self.packed, self.count, self.recent_bytes) = (packed, count, 0);
+        self.hold()?;
         match count > OBJECTS_MAX {
             true => Err(WorldError::TooMany { what: "objects that changed", max: OBJECTS_MAX as u64 }),
             false => Ok(()),
         }
     }
 
-    fn hold(&mut self, bytes: usize) -> Result<(), WorldError> {
-        let has = self.holds.as_ref().map_or(0, OwnedSemaphorePermit::num_permits);
-        let more = u32::try_from(bytes.saturating_sub(has)).unwrap_or(u32::MAX);
-        let Ok(more) = self.held.clone().try_acquire_many_owned(more) else {
-            return Err(WorldError::DifferencesFull { max: HELD_BYTES_MAX as u64 });
-        };
-        match &mut self.holds {
-            Some(holds) => holds.merge(more),
-            None => self.holds = Some(more),
-        }
-        Ok(())
+    fn bytes(&self) -> u64 {
+        self.packed.bytes.saturating_add(self.recent_bytes) as u64
+    }
+
+    fn hold(&mut self) -> Result<(), WorldError> {
+        let held = self.held.resize(self.bytes());
+        held.map_err(|full| WorldError::DifferencesFull { max: full.share.unwrap_or(full.max) })
     }
 }
 
@@ -160,15 +211,23 @@ fn unpack<'p>(packed: &'p [u8], read: &mut usize) -> Option<(&'p [u8], Span)> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::{shared_limit::Resource, store::Limit, world::difference::HELD_BYTES_MAX};
 
-    fn budget(bytes: usize) -> Arc<Semaphore> {
-        Arc::new(Semaphore::new(bytes))
+    fn budget(bytes: u64) -> Arc<SharedLimit> {
+        SharedLimit::new(Limit::CallBytes, Resource::DifferenceBytes, bytes)
+    }
+
+    fn add_some(touched: &mut Touched, count: u64) -> Result<usize, WorldError> {
+        (0..count).try_for_each(|number| {
+            touched.add(format!("object-{number:05}").as_bytes(), Kind::Player, SequenceNumber(1))
+        })?;
+        touched.count()
     }
 
     #[test]
     fn every_object_comes_once_by_id_with_its_first_and_last_event() {
         let mut random = fastrand::Rng::with_seed(9);
-        let mut touched = Touched::new(budget(HELD_BYTES_MAX));
+        let mut touched = Touched::new(&budget(HELD_BYTES_MAX), &Caller::default());
         let mut expected: BTreeMap<String, (u64, u64)> = BTreeMap::new();
         for _ in 0..60_000 {
             let id = format!("o-{}", random.u32(..30_000));
@@ -184,19 +243,34 @@ mod tests {
     }
 
     #[test]
-    fn all_together_hold_so_much_and_give_it_back() {
-        let held = budget(10_000);
-        let fill = |touched: &mut Touched| {
-            (0..200).try_for_each(|number| {
-                touched.add(format!("object-{number:03}").as_bytes(), Kind::Player, SequenceNumber(1))
-            })?;
-            touched.count()
+    fn no_caller_holds_all_and_what_was_read_is_given_back() {
+        let limit = budget(1_000_000);
+        let (greedy, other) = (Caller::default(), Caller::default());
+        let mut of_greedy = Vec::new();
+        let refused = loop {
+            let mut touched = Touched::new(&limit, &greedy);
+            match add_some(&mut touched, 500) {
+                Ok(count) => assert_eq!(count, 500),
+                Err(refused) => break refused,
+            }
+            of_greedy.push(touched);
         };
-        let (mut one, mut other) = (Touched::new(held.clone()), Touched::new(held.clone()));
-        assert_eq!(fill(&mut one).unwrap(), 200);
-        assert!(matches!(fill(&mut other), Err(WorldError::DifferencesFull { .. })));
-        drop((one, other));
-        assert_eq!(held.available_permits(), 10_000);
-        assert_eq!(fill(&mut Touched::new(held)).unwrap(), 200);
+        assert!(matches!(refused, WorldError::DifferencesFull { max: 500_000 }), "{refused}");
+        assert_eq!(add_some(&mut Touched::new(&limit, &other), 500).unwrap(), 500);
+        for touched in &mut of_greedy {
+            assert_eq!(std::iter::from_fn(|| touched.next()).count(), 500);
+        }
+        assert_eq!(limit.used(), 0);
+    }
+
+    #[test]
+    fn what_is_not_packed_yet_counts_too_and_packing_takes_no_more() {
+        let limit = budget(HELD_BYTES_MAX);
+        let mut touched = Touched::new(&limit, &Caller::default());
+        touched.add(&[b'a'; 200], Kind::Room, SequenceNumber(1)).unwrap();
+        assert!(limit.used() > 200);
+        assert_eq!(add_some(&mut touched, 50_000).unwrap(), 50_001);
+        let ids = 50_000 * ("object-00000".len() + FIXED_BYTES);
+        assert!(limit.used() < (ids + 3 * BLOCK_BYTES) as u64, "{}", limit.used());
     }
 }
