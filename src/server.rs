@@ -85,6 +85,7 @@ pub enum ServerError {
 /// The parts that run.
 pub struct Parts {
     pub store: Arc<EventStore>,
+    log_id: Option<LogId>,
     event_files: Option<Arc<EventFiles>>,
     sequencer_thread: sequencer::Running,
     forwarder: Option<JoinHandle<Result<(), RecvError>>>,
@@ -186,6 +187,7 @@ fn start_world(config: &Config, options: &Options, parts: &Parts) -> Arc<World> 
     let settings = world::Settings {
         read_models_path: config.world.read_models_path.clone(),
         read_models_wal_max: config.world.read_models_wal_max as u64,
+        log_id: parts.log_id.map(|id| id.to_string()),
         events: EventLimits {
             event_bytes_max: config.limits.event_bytes_max,
             append_bytes_max: config.limits.append_bytes_max,
@@ -243,6 +245,7 @@ pub fn start(config: &Config, options: &Options, storage: Storage) -> Result<Par
     let store = Arc::new(EventStore::new(sequencer, standing, history, counters, event_sourcing));
     Ok(Parts {
         store,
+        log_id,
         event_files,
         sequencer_thread,
         forwarder,

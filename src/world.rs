@@ -77,6 +77,8 @@ use snapshots::Snapshots;
 pub struct Settings {
     pub read_models_path: PathBuf,
     pub read_models_wal_max: u64,
+    /// The log that the read models are made from.
+    pub log_id: Option<String>,
     pub events: EventLimits,
     pub snapshot_bytes_max: usize,
 }
@@ -124,7 +126,8 @@ impl World {
         ends: Ends,
     ) -> Arc<Self> {
         let (path, wal_max) = (settings.read_models_path.clone(), settings.read_models_wal_max);
-        let read_models = Arc::new(ReadModels::new(path, wal_max, projections));
+        let read_models =
+            Arc::new(ReadModels::new(path, wal_max, projections).of_log(settings.log_id.clone()));
         if let Err(error) = read_models.be_there() {
             read_models.problems.they_do_not_follow(&error.to_string());
         }

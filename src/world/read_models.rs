@@ -28,7 +28,7 @@ mod taking;
 mod tests;
 
 use files::remove;
-use problems::Problems;
+pub use problems::Problems;
 use tables::READER_BUSY_MAX;
 pub use tables::{Durability, Reached, Tables};
 pub use taking::Panicked;
@@ -49,6 +49,12 @@ pub enum ReadModelError {
         "{path} is in use by another service: every service needs a file of its own (world.read_models_path)"
     )]
     OfAnotherService { path: PathBuf },
+    /// Nothing in it is touched.
+    #[error(
+        "{path} was made from another log ({owner}): give this service a file of its own (world.read_models_path), or delete that \
+         one if no service uses it"
+    )]
+    OfAnotherLog { path: PathBuf, owner: String },
     #[error("they are not open: {0}")]
     NotOpen(String),
     #[error(
@@ -72,6 +78,7 @@ impl ReadModelError {
             | Self::Io { .. }
             | Self::Foreign { .. }
             | Self::OfAnotherService { .. }
+            | Self::OfAnotherLog { .. }
             | Self::NotOpen(_)
             | Self::WalFull { .. } => false,
         }
@@ -85,6 +92,7 @@ impl ReadModelError {
             | Self::Io { .. }
             | Self::Foreign { .. }
             | Self::OfAnotherService { .. }
+            | Self::OfAnotherLog { .. }
             | Self::NotOpen(_)
             | Self::WalFull { .. } => false,
         }
@@ -96,10 +104,14 @@ pub struct ReadModels {
     path: PathBuf,
     /// The most that the write-ahead log may have while somebody else keeps an old state open.
     wal_bytes_max: u64,
+    /// The id of the log that they are made from.
+    log: Option<String>,
     projections: Vec<Box<dyn Projection>>,
     /// `None`: the file can't be opened or made. The service goes on without, and another try is made.
     writer: Mutex<Option<Tables>>,
     is_open: AtomicBool,
+    /// Of the file that is open.
+    identity: Mutex<Option<files::Identity>>,
     /// The claim on the file, from its first opening on.
     claim: OnceLock<File>,
     readers: Mutex<Vec<Connection>>,
@@ -136,6 +148,8 @@ impl ReadModels {
             projections,
             writer: Mutex::default(),
             is_open: AtomicBool::new(false),
+            log: None,
+            identity: Mutex::default(),
             claim: OnceLock::new(),
             readers: Mutex::default(),
             generation: AtomicU64::new(0),
@@ -144,6 +158,28 @@ impl ReadModels {
             looked_at: watch::Sender::new(looked_at),
             problems: Arc::default(),
         }
+    }
+
+    /// The file names the log that it is made from, and is not touched if it names another.
+    pub fn of_log(mut self, log: Option<String>) -> Self {
+        self.log = log;
+        self
+    }
+
+    /// Whether a file is this log's, or nobody's, and may be replaced.
+    ///
+    /// # Errors
+    /// It is not.
+    pub fn check_owner(&self, path: &Path) -> Result<(), ReadModelError> {
+        tables::check_owner(path, self.log.as_deref())
+    }
+
+    /// Writes the log down in tables.
+    ///
+    /// # Errors
+    /// The database's.
+    pub fn name_log(&self, tables: &Tables) -> Result<(), ReadModelError> {
+        self.log.as_ref().map_or(Ok(()), |log| tables.belong_to(log))
     }
 
     pub fn path(&self) -> &Path {
@@ -182,9 +218,13 @@ impl ReadModels {
     /// The file can't be replaced.
     pub fn renew(&self, until: Position) -> Result<(), ReadModelError> {
         match self.may_renew(until) {
-            true => self.renew_with(&mut self.writer()),
+            true => self.renew_with(&mut self.writer()).inspect_err(|_| self.may_renew_again()),
             false => Ok(()),
         }
+    }
+
+    fn may_renew_again(&self) {
+        *self.renewed_below.lock().unwrap_or_else(PoisonError::into_inner) = None;
     }
 
     fn may_renew(&self, until: Position) -> bool {
@@ -204,6 +244,7 @@ impl ReadModels {
     }
 
     fn renew_with(&self, writer: &mut Option<Tables>) -> Result<(), ReadModelError> {
+        self.check_owner(&self.path)?;
         self.changed();
         // What is still open has no file behind it any more.
         self.is_open.store(false, Ordering::Release);
@@ -223,8 +264,11 @@ impl ReadModels {
             // Whoever opens it is alone: this one holds the place of who writes.
             _ = self.claim.set(files::claim(&self.path)?);
         }
+        self.check_owner(&self.path)?;
         let mut tables = Tables::open(&self.path, &self.projections, Durability::Kept)?;
         tables.tell(self.problems.clone());
+        self.name_log(&tables)?;
+        *self.identity() = files::Identity::of(&self.path);
         self.reach(tables.reached(), tables.reached().position);
         *writer = Some(tables);
         self.is_open.store(true, Ordering::Release);
@@ -259,13 +303,35 @@ impl ReadModels {
     }
 
     fn is_there(&self) -> bool {
-        self.is_open.load(Ordering::Acquire) && self.path.exists()
+        self.is_open.load(Ordering::Acquire) && self.is_the_one_opened()
+    }
+
+    fn identity(&self) -> MutexGuard<'_, Option<files::Identity>> {
+        self.identity.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// No other file took its place.
+    fn is_the_one_opened(&self) -> bool {
+        self.identity().is_some_and(|opened| opened.is_at(&self.path))
+    }
+
+    /// Another file took the place of the one that is open.
+    fn reopen(&self, writer: &mut Option<Tables>) -> Result<(), ReadModelError> {
+        self.changed();
+        self.is_open.store(false, Ordering::Release);
+        *writer = None;
+        self.reach(Reached::START, Position(0));
+        if let Some(opened) = self.identity().take() {
+            opened.remove_rest(&self.path)?;
+        }
+        self.open(writer)
     }
 
     fn be_there_with(&self, writer: &mut Option<Tables>) -> Result<(), ReadModelError> {
         match writer {
             // Others may have seen it first.
-            Some(_) if self.path.exists() => Ok(()),
+            Some(_) if self.is_the_one_opened() => Ok(()),
+            Some(_) if self.path.exists() => self.reopen(writer),
             Some(_) => self.renew_with(writer),
             None => self.open(writer),
         }

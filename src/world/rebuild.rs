@@ -122,6 +122,7 @@ pub fn rebuild(
 ) -> Result<Report, WorldError> {
     let began = Instant::now();
     watched.total.store(store.sequencer().tip().position.0, Ordering::Relaxed);
+    read_models.check_owner(&beside(read_models)).map_err(read_model_error)?;
     let rebuilt = rebuild_beside(store, read_models, watched, stopping);
     let removed = files::remove(&beside(read_models));
     let mut report = rebuilt?;
@@ -323,6 +324,7 @@ fn replace(
         read_models.bound_wal(live).map_err(read_model_error)?;
         let tip = store.sequencer().tip();
         bring_up(&mut follower, &mut tables, read_models, tip)?;
+        read_models.name_log(&tables).map_err(read_model_error)?;
         live.become_like(&tables).map_err(read_model_error)?;
         read_models.changed();
         report.reached = tip.position;

@@ -2,6 +2,7 @@
 
 use std::{
     fs, io,
+    os::unix::fs::MetadataExt,
     path::{Path, PathBuf},
 };
 
@@ -34,6 +35,41 @@ pub fn claim(path: &Path) -> Result<fs::File, ReadModelError> {
         Err(fs::TryLockError::WouldBlock) => Err(ReadModelError::OfAnotherService { path: path.to_owned() }),
         Err(fs::TryLockError::Error(source)) => Err(error(source)),
     }
+}
+
+/// Which file it is, whatever its name, and its write-ahead log.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Identity {
+    file: (u64, u64),
+    wal: Option<(u64, u64)>,
+}
+
+impl Identity {
+    /// `None`: there is no file.
+    pub fn of(path: &Path) -> Option<Self> {
+        Some(Self { file: number(path)?, wal: number(&with_suffix(path, "-wal")) })
+    }
+
+    /// The path still leads to the same file.
+    pub fn is_at(self, path: &Path) -> bool {
+        number(path) == Some(self.file)
+    }
+
+    /// Removes what is left of this file where another took its place: its write-ahead log would be taken for the other's.
+    ///
+    /// # Errors
+    /// One of the files can't be deleted.
+    pub fn remove_rest(self, path: &Path) -> Result<(), ReadModelError> {
+        if self.wal.is_none() || number(&with_suffix(path, "-wal")) != self.wal {
+            return Ok(());
+        }
+        each(path, |file, suffix| if suffix.is_empty() { Ok(()) } else { fs::remove_file(file) })
+    }
+}
+
+/// The device, and the number that it has there.
+fn number(path: &Path) -> Option<(u64, u64)> {
+    fs::metadata(path).ok().map(|found| (found.dev(), found.ino()))
 }
 
 /// # Errors

@@ -3,7 +3,7 @@
 use std::{path::Path, sync::Arc, time::Duration};
 
 use rusqlite::{
-    Connection, OptionalExtension,
+    Connection, OpenFlags, OptionalExtension,
     backup::{Backup, StepResult},
     params,
 };
@@ -120,6 +120,16 @@ impl Tables {
         Ok(reached.map(|reached| Self { rows, reached, problems: Arc::default() }))
     }
 
+    /// Writes down which log they were made from.
+    ///
+    /// # Errors
+    /// The database's.
+    pub fn belong_to(&self, log: &str) -> Result<(), ReadModelError> {
+        self.rows.execute_batch(BELONGS_TO)?;
+        self.rows.execute("INSERT OR IGNORE INTO belongs_to VALUES (?1)", [log])?;
+        Ok(())
+    }
+
     pub fn reached(&self) -> Reached {
         self.reached
     }
@@ -186,6 +196,45 @@ const PROJECTIONS: &str = "CREATE TABLE projections (
     position INTEGER NOT NULL,
     hash BLOB NOT NULL
 ) WITHOUT ROWID;";
+
+/// The log that they were made from. Files of older versions have no such table.
+const BELONGS_TO: &str =
+    "CREATE TABLE IF NOT EXISTS belongs_to (log_id TEXT NOT NULL PRIMARY KEY) WITHOUT ROWID;";
+
+/// Whether the file may be changed, replaced and deleted: it is none, or is of this log. What is no database at all is for
+/// [`Tables::open`] to put aside.
+///
+/// # Errors
+/// It is another program's or another log's, or can't be read.
+pub(in crate::world) fn check_owner(path: &Path, log: Option<&str>) -> Result<(), ReadModelError> {
+    if !path.exists() {
+        return Ok(());
+    }
+    let owner = || -> Result<Option<String>, ReadModelError> {
+        let rows = Connection::open_with_flags(path, OpenFlags::SQLITE_OPEN_READ_WRITE)?;
+        rows.busy_timeout(WRITER_BUSY_MAX)?;
+        if let Whose::AnotherPrograms = whose(&rows)? {
+            return Err(ReadModelError::Foreign { path: path.to_owned() });
+        }
+        let is_named: bool = rows.query_row(
+            "SELECT count(*) > 0 FROM sqlite_master WHERE type = 'table' AND name = 'belongs_to'",
+            [],
+            |row| row.get(0),
+        )?;
+        if !is_named {
+            return Ok(None);
+        }
+        let owner = rows.query_row("SELECT log_id FROM belongs_to LIMIT 1", [], |row| row.get(0));
+        Ok(owner.optional()?)
+    };
+    match owner() {
+        Ok(Some(owner)) if log.is_some_and(|log| log != owner) => {
+            Err(ReadModelError::OfAnotherLog { path: path.to_owned(), owner })
+        }
+        Err(error) if !error.is_damage() => Err(error),
+        _ => Ok(()),
+    }
+}
 
 /// How long to wait for somebody else who writes, or reads what is to be cut; then another try is made later.
 const WRITER_BUSY_MAX: Duration = Duration::from_secs(1);

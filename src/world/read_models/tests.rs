@@ -345,3 +345,60 @@ fn what_may_be_somebody_elses_is_not_deleted() {
     assert_eq!(std::fs::read(&aside).unwrap(), b"the letters of a lifetime, which are no database");
     assert!(folder.path().join("read_models.sqlite.damaged-2").exists());
 }
+
+#[test]
+fn a_file_of_another_log_or_program_is_neither_used_nor_made_anew() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("read_models.sqlite");
+    let of = |log: &str| {
+        let projections: Vec<Box<dyn Projection>> = vec![Box::new(Arc::new(Counting::default()))];
+        ReadModels::new(path.clone(), u64::MAX, projections).of_log(Some(log.to_owned()))
+    };
+    let take = |read_models: &ReadModels| {
+        read_models.be_there().unwrap();
+        let mut writer = read_models.writer();
+        writer.as_mut().unwrap().take(read_models.projections(), &[event(1)], reached(1)).unwrap();
+    };
+    take(&of("one"));
+    let another = of("another");
+    assert!(matches!(another.be_there(), Err(ReadModelError::OfAnotherLog { .. })));
+    assert!(matches!(another.renew(Position(1)), Err(ReadModelError::OfAnotherLog { .. })));
+    drop(another);
+    let its_own = of("one");
+    its_own.be_there().unwrap();
+    assert_eq!(its_own.position(), Position(1));
+    // While it is open, another program's takes its place.
+    std::fs::remove_file(&path).unwrap();
+    Connection::open(&path).unwrap().execute_batch("CREATE TABLE bills (amount INTEGER)").unwrap();
+    assert!(matches!(its_own.renew(Position(1)), Err(ReadModelError::Foreign { .. })));
+    assert!(matches!(its_own.be_there(), Err(ReadModelError::Foreign { .. })));
+    Connection::open(&path).unwrap().query_row("SELECT count(*) FROM bills", [], |_| Ok(())).unwrap();
+}
+
+#[test]
+fn a_file_that_took_the_place_of_the_open_one_is_noticed() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("read_models.sqlite");
+    let projections = || -> Vec<Box<dyn Projection>> { vec![Box::new(Arc::new(Counting::default()))] };
+    let new = |path: &std::path::Path| ReadModels::new(path.to_owned(), u64::MAX, projections());
+    let other = folder.path().join("other.sqlite");
+    Tables::open(&other, &projections(), Durability::Given)
+        .unwrap()
+        .take(&projections(), &[event(1), event(2)], reached(2))
+        .unwrap();
+    let read_models = new(&path);
+    read_models.be_there().unwrap();
+    let take = |last: u64| {
+        let mut writer = read_models.writer();
+        writer.as_mut().unwrap().take(read_models.projections(), &[event(last)], reached(last)).unwrap();
+    };
+    take(7);
+    std::fs::rename(&other, &path).unwrap();
+    read_models.be_there().unwrap();
+    assert_eq!(read_models.position(), Position(2));
+    let count = |rows: &Connection| rows.query_row("SELECT count(*) FROM counted", [], |row| row.get(0));
+    let given_up = tokio_util::sync::CancellationToken::new();
+    assert_eq!(read_models.read(&given_up, count).unwrap(), (2, Position(2)));
+    take(3);
+    assert_eq!(read_models.read(&given_up, count).unwrap().0, 3);
+}

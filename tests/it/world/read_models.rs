@@ -207,7 +207,7 @@ async fn they_are_made_anew_when_the_file_is_gone_damaged_or_of_other_projection
         service.restart().await;
         assert_like_the_aggregates(&service, &Game::of(&service).await, &ids).await;
     }
-    // Another history: the log was put back.
+    // Another log does not touch the file of the one before.
     service.stop();
     for folder in ["log", "index"] {
         std::fs::remove_dir_all(service.storage().join(folder)).unwrap();
@@ -215,6 +215,14 @@ async fn they_are_made_anew_when_the_file_is_gone_damaged_or_of_other_projection
     service.restart().await;
     let game = Game::of(&service).await;
     game.execute(json!([room("other")])).await;
+    let refused = game.try_ask("FindPlayer", json!({"name": "p"})).await.unwrap_err().to_string();
+    assert!(refused.contains("was made from another log"), "{refused}");
+    let left: i64 = Connection::open(&file)
+        .unwrap()
+        .query_row("SELECT count(*) FROM players WHERE id = 'p'", [], |row| row.get(0))
+        .unwrap();
+    assert_eq!(left, 1);
+    std::fs::remove_file(&file).unwrap();
     assert_like_the_aggregates(&service, &game, &["other".to_owned()]).await;
 }
 

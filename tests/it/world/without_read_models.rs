@@ -147,8 +147,15 @@ async fn a_file_that_another_service_uses_is_left_to_it() {
     its_game.execute(json!([describing("first", "as before")])).await;
     caught_up(&first).await;
     assert_eq!(find(&its_game).await.unwrap()["read_model_position"], 5);
-    // It is another history that it goes on with.
+    // Nor does it take the place of the other when that has gone.
     first.stop();
+    second
+        .wait_for("Stats say whose it is", |stats| {
+            stats.projections[0].problem.contains("was made from another log")
+        })
+        .await;
+    assert!(path.exists());
+    std::fs::remove_file(&path).unwrap();
     assert_mended(&second, &game).await;
     let rooms = game.ask("ListGameObjects", json!({"type": "Room"})).await;
     assert_eq!(rooms["game_objects"].as_array().unwrap().len(), 2);
