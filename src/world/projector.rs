@@ -1,6 +1,7 @@
 //! Follows the order of events, and has the projections take them in.
 
 use std::{
+    io,
     panic::{AssertUnwindSafe, catch_unwind},
     sync::Arc,
     thread,
@@ -12,7 +13,7 @@ use tokio_util::sync::CancellationToken;
 
 use super::{
     projections::Projection,
-    read_models::{Durability, Panicked, Reached, ReadModelError, ReadModels, Tables, files},
+    read_models::{Durability, Panicked, Problems, Reached, ReadModelError, ReadModels, Tables, files},
 };
 use crate::{
     event::{Position, RecordedEvent},
@@ -114,25 +115,44 @@ pub fn start(
     read_models: Arc<ReadModels>,
     stopping: CancellationToken,
 ) -> impl Future<Output = ()> {
-    let (ended, end) = oneshot::channel::<()>();
-    let (handle, problems) = (Handle::current(), read_models.problems.clone());
-    let thread = thread::Builder::new().name("projector".into()).spawn(move || {
-        priority::lowest();
-        // Whatever panics in it, it begins again.
-        while let Err(panic) =
-            catch_unwind(AssertUnwindSafe(|| handle.block_on(run(&store, &read_models, &stopping))))
-        {
-            read_models.problems.they_do_not_follow(&format!("the projector: {}", Panicked::with(&*panic)));
-            handle.block_on(stopping.run_until_cancelled(tokio::time::sleep(RETRY_AFTER_MAX)));
+    let (handle, problems, ends) = (Handle::current(), read_models.problems.clone(), stopping.clone());
+    let spawn = move || {
+        let (ended, end) = oneshot::channel::<()>();
+        let (store, read_models, stopping) = (store.clone(), read_models.clone(), stopping.clone());
+        let handle = handle.clone();
+        thread::Builder::new().name("projector".into()).spawn(move || {
+            priority::lowest();
+            // Whatever panics in it, it begins again.
+            while let Err(panic) =
+                catch_unwind(AssertUnwindSafe(|| handle.block_on(run(&store, &read_models, &stopping))))
+            {
+                let panicked = format!("the projector: {}", Panicked::with(&*panic));
+                read_models.problems.they_do_not_follow(&panicked);
+                handle.block_on(stopping.run_until_cancelled(tokio::time::sleep(RETRY_AFTER_MAX)));
+            }
+            _ = ended.send(());
+        })?;
+        Ok(end)
+    };
+    keep_running(spawn, problems, ends)
+}
+
+/// Has a thread for them until `stopping`, also where none could be started, or one ended.
+async fn keep_running(
+    mut spawn: impl FnMut() -> io::Result<oneshot::Receiver<()>>,
+    problems: Arc<Problems>,
+    stopping: CancellationToken,
+) {
+    loop {
+        match spawn() {
+            Ok(end) => _ = end.await,
+            Err(error) => problems.they_do_not_follow(&format!("there is no thread for them: {error}")),
         }
-        _ = ended.send(());
-    });
-    if let Err(error) = thread {
-        problems.they_do_not_follow(&format!("there is no thread for them: {error}"));
-    }
-    async move {
-        // Sent at the end, and dropped where there never was a thread.
-        _ = end.await;
+        if stopping.is_cancelled()
+            || stopping.run_until_cancelled(tokio::time::sleep(RETRY_AFTER_MAX)).await.is_none()
+        {
+            return;
+        }
     }
 }
 
@@ -250,4 +270,34 @@ pub fn project_anew(
         done(follower.reached.position)?;
     }
     Ok((tables, follower))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test(start_paused = true)]
+    async fn where_there_is_no_thread_another_try_is_made() {
+        let (problems, stopping) = (Arc::new(Problems::default()), CancellationToken::new());
+        let (mut tries, seen, stop) = (0, problems.clone(), stopping.clone());
+        let spawn = move || {
+            tries += 1;
+            let (ended, end) = oneshot::channel();
+            match tries {
+                1 => Err(io::Error::other("no more threads")),
+                // One that ends without a word.
+                2 => {
+                    assert!(seen.why_not().unwrap().contains("no more threads"));
+                    Ok(end)
+                }
+                _ => {
+                    stop.cancel();
+                    _ = ended.send(());
+                    Ok(end)
+                }
+            }
+        };
+        keep_running(spawn, problems, stopping.clone()).await;
+        assert!(stopping.is_cancelled());
+    }
 }

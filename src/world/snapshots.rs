@@ -8,17 +8,14 @@ use std::{
 
 use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;
-use tracing::{debug, warn};
+use tracing::{debug, error, warn};
 
 use super::{
     error::WorldError,
+    read_models::Panicked,
     replay::{self, Moment},
 };
-use crate::{
-    event::AggregateId,
-    sequencer::Origin,
-    store::{EventStore, StoreError},
-};
+use crate::{event::AggregateId, sequencer::Origin, store::EventStore};
 
 /// Aggregates that wait for a snapshot. One more is left out: its next event says again that it is due.
 const WAITING_MAX: usize = 1024;
@@ -39,7 +36,7 @@ impl Snapshots {
     ) -> (Self, impl Future<Output = ()>) {
         let (sender, mut due) = mpsc::channel(WAITING_MAX);
         let task = async move {
-            let mut waiting = Vec::new();
+            let (mut waiting, mut panics) = (Vec::new(), 0u64);
             let mut too_large: HashMap<AggregateId, Instant> = HashMap::new();
             while let Some(Some(_)) =
                 stopping.run_until_cancelled(due.recv_many(&mut waiting, WAITING_MAX)).await.map(positive)
@@ -58,6 +55,10 @@ impl Snapshots {
                                 too_large.clear();
                             }
                             too_large.insert(id, Instant::now());
+                        }
+                        Ok(Taken::Panicked(panicked)) => {
+                            panics = panics.saturating_add(1);
+                            error!(aggregate = %id, %panicked, panics, "no snapshot was taken");
                         }
                         Err(error) => debug!(aggregate = %id, %error, "no snapshot was taken"),
                     }
@@ -79,8 +80,10 @@ fn positive(count: usize) -> Option<usize> {
 
 async fn take(store: &Arc<EventStore>, id: AggregateId, bytes_max: usize) -> Result<Taken, WorldError> {
     let loading = store.clone();
-    let loaded = tokio::task::spawn_blocking(move || replay::load(&loading, &id, Moment::Now));
-    let state = loaded.await.unwrap_or_else(|_| Err(StoreError::Damaged("aborted".to_owned()).into()))?;
+    let state = match blocking(move || replay::load(&loading, &id, Moment::Now)).await {
+        Ok(loaded) => loaded?,
+        Err(panicked) => return Ok(Taken::Panicked(panicked)),
+    };
     let Some(snapshot) = state.and_then(|state| state.snapshot()) else { return Ok(Taken::Yes) };
     if snapshot.content.byte_count() > bytes_max {
         return Ok(Taken::TooLarge);
@@ -89,8 +92,29 @@ async fn take(store: &Arc<EventStore>, id: AggregateId, bytes_max: usize) -> Res
     Ok(Taken::Yes)
 }
 
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+/// Work that may wait for the disk, and may panic.
+async fn blocking<T: Send + 'static>(work: impl FnOnce() -> T + Send + 'static) -> Result<T, String> {
+    tokio::task::spawn_blocking(work).await.map_err(|ended| match ended.try_into_panic() {
+        Ok(panic) => Panicked::with(&*panic).to_string(),
+        Err(ended) => ended.to_string(),
+    })
+}
+
+#[derive(Debug, Clone, PartialEq, Eq)]
 enum Taken {
     Yes,
     TooLarge,
+    Panicked(String),
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn a_panic_is_told_and_ends_nothing_else() {
+        let told = blocking(|| panic!("no such thing")).await.map(|()| ()).unwrap_err();
+        assert_eq!(told, "it panicked: no such thing");
+        assert_eq!(blocking(|| 7).await, Ok(7));
+    }
 }
