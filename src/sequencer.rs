@@ -37,12 +37,15 @@ mod existing;
 mod group;
 mod judge;
 mod poisoned;
+mod under_way;
 mod waiting;
 mod worker;
 
 pub use adopt::{AdoptError, AdoptedTransaction};
 use existing::{SentEvent, StoredEvents};
 pub use poisoned::{Poisoned, PoisonedBy};
+use under_way::AppendsUnderWay;
+pub use under_way::UnderWay;
 pub use waiting::Origin;
 use waiting::{Waiting, Weight};
 use worker::Worker;
@@ -104,6 +107,7 @@ enum Call {
         append: Append,
         weight: Weight,
         reply: Reply<Stored>,
+        under_way: UnderWay,
     },
     Snapshot {
         snapshot: Snapshot,
@@ -191,6 +195,7 @@ pub struct Sequencer {
     /// Places of those who look stored events up.
     looking_up: Arc<Semaphore>,
     poisoned: watch::Receiver<Option<Arc<Poisoned>>>,
+    under_way: AppendsUnderWay,
 }
 
 /// The running thread; joined at shutdown.
@@ -261,6 +266,7 @@ impl Sequencer {
             stored_events,
             looking_up: Arc::new(Semaphore::new(LOOKING_UP_MAX)),
             poisoned,
+            under_way: AppendsUnderWay::default(),
         };
         Ok((sequencer, Running { thread }))
     }
@@ -341,9 +347,33 @@ impl Sequencer {
     /// # Errors
     /// See [`StoreError`].
     pub async fn append(&self, append: Append, origin: Origin) -> Result<Stored, StoreError> {
+        let under_way = self.under_way(&append);
+        self.append_under_way(append, origin, under_way).await
+    }
+
+    /// Notes that an append is under way, until it is decided or given up.
+    pub fn under_way(&self, append: &Append) -> UnderWay {
+        self.under_way.begin(append)
+    }
+
+    /// Resolves when no attempt at this append is under way.
+    pub async fn until_decided(&self, append: &Append) {
+        self.under_way.until_over(append).await;
+    }
+
+    /// As [`Sequencer::append`], of one that was noted before.
+    ///
+    /// # Errors
+    /// See [`StoreError`].
+    pub async fn append_under_way(
+        &self,
+        append: Append,
+        origin: Origin,
+        under_way: UnderWay,
+    ) -> Result<Stored, StoreError> {
         let weight = self.waiting.weigh(origin, append.byte_count())?;
         let (reply, answer) = oneshot::channel();
-        self.send(Call::Append { append, weight, reply })?;
+        self.send(Call::Append { append, weight, reply, under_way })?;
         answer.await.unwrap_or(Err(StoreError::OutcomeUnknown))
     }
 

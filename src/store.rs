@@ -129,13 +129,25 @@ impl EventStore {
     pub async fn append_here(&self, append: Append, origin: Origin) -> Result<Stored, StoreError> {
         self.counted_write(async {
             self.standing.admit_resend()?;
+            // From here on, so that a resend that is refused meanwhile knows of this one.
+            let under_way = self.sequencer.under_way(&append);
             if let Some(stored) = self.sequencer.stored_before(&append).await? {
                 return Ok(stored);
             }
-            self.admit_write()?;
-            self.sequencer.append(append, origin).await
+            if let Err(refusal) = self.admit_write() {
+                // Before the wait: two that are refused must not wait for each other.
+                drop(under_way);
+                return self.first_answer(&append).await?.ok_or(refusal);
+            }
+            self.sequencer.append_under_way(append, origin, under_way).await
         })
         .await
+    }
+
+    /// The answer to an earlier attempt, which may still be under way; `None`: none of it is stored.
+    async fn first_answer(&self, append: &Append) -> Result<Option<Stored>, StoreError> {
+        self.sequencer.until_decided(append).await;
+        self.sequencer.stored_before(append).await
     }
 
     /// The second half: waits for as long as the state asks for. Says where the append lies that ends at `end` with
@@ -353,3 +365,6 @@ impl From<HistoryError> for StoreError {
         Self::Damaged(error.to_string())
     }
 }
+
+#[cfg(test)]
+mod tests;

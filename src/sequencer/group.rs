@@ -10,7 +10,7 @@ use tracing::debug;
 
 use super::{
     AdoptError, Call, GroupError, Reply, SnapshotStored, Stored, Worker, disk_full, existing::ExistingEvent,
-    poisoned::PoisonedBy,
+    poisoned::PoisonedBy, under_way::UnderWay,
 };
 use crate::{
     crash_point::CrashPoint,
@@ -43,7 +43,7 @@ pub(super) struct OpenGroup {
 }
 
 enum Answer {
-    Append(Reply<Stored>, Result<Stored, StoreError>),
+    Append(Reply<Stored>, Result<Stored, StoreError>, UnderWay),
     Snapshot(Reply<SnapshotStored>, Result<SnapshotStored, StoreError>),
     Adopt(Reply<Tip, AdoptError>, Result<Tip, AdoptError>),
     AdoptSnapshot(Reply<(), AdoptError>, Result<(), AdoptError>),
@@ -68,10 +68,10 @@ impl OpenGroup {
         match call {
             Call::Append { reply, .. } if reply.is_closed() => {}
             Call::Snapshot { reply, .. } if reply.is_closed() => {}
-            Call::Append { append, weight, reply } => {
+            Call::Append { append, weight, reply, under_way } => {
                 drop(weight);
                 let result = self.append(worker, append);
-                self.answers.push(Answer::Append(reply, result));
+                self.answers.push(Answer::Append(reply, result, under_way));
             }
             Call::Snapshot { snapshot, weight, reply } => {
                 if !self.events.is_empty() {
@@ -227,7 +227,7 @@ impl Answer {
         };
         // A caller that is gone needs no answer; what it sent is stored all the same.
         match self {
-            Self::Append(reply, result) => {
+            Self::Append(reply, result, under_way) => {
                 let published = worker.published.borrow().position;
                 let result = match result {
                     // Stored by an earlier group, whatever became of this one.
@@ -240,6 +240,7 @@ impl Answer {
                     worker.counters.events_stored.add(stored.bounds.event_count());
                 }
                 _ = reply.send(result);
+                drop(under_way);
             }
             Self::Snapshot(reply, result) => {
                 let result = for_caller().map_or(result, Err);
