@@ -74,7 +74,8 @@ struct Writes {
 impl Writes {
     /// The reason for which a write is refused now.
     fn refusal(&mut self, store: &EventStore) -> Option<&'static str> {
-        let failed = self.failures.look(store, || {
+        let log_fails = store.sequencer().poisoned().is_some();
+        let failed = self.failures.look(Failures::failed(), stored(store), log_fails, || {
             takes_a_file(&self.log_path)
                 .inspect_err(|error| debug!(%error, "the disk of the local log still takes nothing"))
                 .is_ok()
@@ -122,8 +123,13 @@ impl Failures {
         failures.map(|refusal| (refusal.reason, refusal.calls)).collect()
     }
 
-    fn look(&mut self, store: &EventStore, disk_takes_writes: impl FnOnce() -> bool) -> Option<&'static str> {
-        let (failed, stored) = (Self::failed(), stored(store));
+    fn look(
+        &mut self,
+        failed: Vec<(&'static str, u64)>,
+        stored: u64,
+        log_fails: bool,
+        disk_takes_writes: impl FnOnce() -> bool,
+    ) -> Option<&'static str> {
         let before = std::mem::replace(&mut self.failed, failed);
         let went_well = std::mem::replace(&mut self.stored, stored) != stored;
         let failing = self.failed.iter().find(|failure| !before.contains(failure));
@@ -133,10 +139,11 @@ impl Failures {
             None if went_well => None,
             None => self.failing,
         };
-        // A log that has failed takes nothing, whatever its disk does.
-        if self.failing.is_some_and(|reason| reason != "LOCAL_LOG_FAILED") && disk_takes_writes() {
-            self.failing = None;
-        }
+        self.failing = self.failing.filter(|reason| match *reason {
+            // A log that has failed takes nothing, whatever its disk does. One that was opened anew since does.
+            "LOCAL_LOG_FAILED" => log_fails,
+            _ => !disk_takes_writes(),
+        });
         self.failing
     }
 }
@@ -155,4 +162,29 @@ fn takes_a_file(folder: &std::path::Path) -> std::io::Result<()> {
     });
     let removed = fs::remove_file(&path);
     written.and(removed)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_failed_log_is_a_reason_until_it_is_opened_anew() {
+        let mut failures = Failures { failing: None, failed: Vec::new(), stored: 5 };
+        // A call of before the log was opened anew is counted late.
+        let failed = || vec![("LOCAL_LOG_FAILED", 1)];
+        assert_eq!(failures.look(failed(), 5, true, || true), Some("LOCAL_LOG_FAILED"));
+        assert_eq!(failures.look(failed(), 5, true, || true), Some("LOCAL_LOG_FAILED"));
+        assert_eq!(failures.look(failed(), 5, false, || true), None);
+        assert_eq!(failures.look(failed(), 5, false, || true), None);
+    }
+
+    #[test]
+    fn a_full_disk_is_a_reason_until_it_takes_writes() {
+        let mut failures = Failures { failing: None, failed: Vec::new(), stored: 5 };
+        let failed = || vec![("DISK_FULL", 1)];
+        assert_eq!(failures.look(failed(), 5, false, || false), Some("DISK_FULL"));
+        assert_eq!(failures.look(failed(), 5, false, || false), Some("DISK_FULL"));
+        assert_eq!(failures.look(failed(), 5, false, || true), None);
+    }
 }
