@@ -199,6 +199,7 @@ fn typed(values: Mapping) -> Result<Config, ConfigError> {
         serde_yaml::from_value(Value::Mapping(values)).map_err(|_| ConfigError::Unfitting)?;
     folders::check(&config)?;
     config.limits.check_message()?;
+    config.limits.check_call_bytes()?;
     if let Some(immudb) = &config.immudb {
         immudb.check_retry_delays()?;
     }

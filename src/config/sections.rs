@@ -208,6 +208,36 @@ impl LimitsConfig {
         self.event_bytes_max.max(self.snapshot_bytes_max) + metadata + OWN_BYTES
     }
 
+    /// The largest request: an append, or a snapshot, with what it may have beside its data.
+    pub fn largest_request(&self) -> usize {
+        const OVERHEAD_BYTES: usize = 1024 * 1024;
+        const EXPECTATION_BYTES: usize = 280;
+        let expectations = self.expected_sequences_max.saturating_mul(EXPECTATION_BYTES);
+        self.append_bytes_max.max(self.snapshot_bytes_max) + expectations + OVERHEAD_BYTES
+    }
+
+    /// A caller that is alone has to get the largest request in, compressed too, and the largest record out.
+    pub(super) fn check_call_bytes(&self) -> Result<(), ConfigError> {
+        // A compressed request is there as it came in, and twice as it grows while it is unpacked.
+        const COPIES: usize = 3;
+        const UNPACKED_AT_ONCE: usize = 128 * 1024;
+        // Large requests may have three eighths, of which one caller has four fifths where it is alone.
+        let needed = (self.largest_request() * COPIES + UNPACKED_AT_ONCE).div_ceil(3) * 10;
+        if needed <= self.call_bytes_max {
+            return Ok(());
+        }
+        Err(ConfigError::Invalid {
+            key: "limits.call_bytes_max".into(),
+            variable: None,
+            found: self.call_bytes_max.to_string(),
+            expected: format!(
+                "at least {needed}, or a request of the size that limits.append_bytes_max ({}), snapshot_bytes_max ({}) \
+                 and expected_sequences_max ({}) allow could never be taken",
+                self.append_bytes_max, self.snapshot_bytes_max, self.expected_sequences_max
+            ),
+        })
+    }
+
     /// One event or snapshot has to fit into a message that callers take by default, 4 MiB, with its
     /// ids, types and metadata.
     pub(super) fn check_message(&self) -> Result<(), ConfigError> {

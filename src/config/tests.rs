@@ -239,3 +239,14 @@ fn a_folder_has_a_path_that_the_system_takes() {
     let error = error_of("logging: { path: \"a\\0b\" }", &[]);
     assert!(error.starts_with("logging.path: "), "{error}");
 }
+
+#[test]
+fn a_budget_of_bytes_that_no_large_request_fits_into_is_refused_and_says_what_is_needed() {
+    let error = error_of("limits:\n  call_bytes_max: 67108864\n", &[]);
+    for part in ["limits.call_bytes_max", "67108864", "limits.append_bytes_max (8388608)"] {
+        assert!(error.contains(part), "{error}");
+    }
+    let needed = error.split("at least ").nth(1).unwrap().split(',').next().unwrap();
+    config_of(&format!("limits:\n  call_bytes_max: {needed}\n"));
+    config_of("limits:\n  call_bytes_max: 67108864\n  append_bytes_max: 4194304\n");
+}

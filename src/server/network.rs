@@ -27,11 +27,8 @@ use crate::{
     world::World,
 };
 
-/// What a message may have beside its events or its snapshot.
-const MESSAGE_OVERHEAD_BYTES: usize = 1024 * 1024;
 /// A question of reflection is the name of something.
 const REFLECTION_BYTES_MAX: usize = 16 * 1024;
-const EXPECTATION_BYTES_MAX: usize = 280;
 /// Of one connection, at a time.
 const STREAMS_PER_CONNECTION_MAX: u32 = 4096;
 /// HTTP/2 itself refuses what is larger, without a word that gRPC has for it: the gate refuses much less.
@@ -93,7 +90,7 @@ impl Network {
             .http2_keepalive_timeout(Some(KEEP_ALIVE_ANSWER_MAX))
             .layer(MapRequestLayer::new(note_arrival::<Body>))
             .layer(InterceptorLayer::new(Gate::new(limits.concurrent_calls_max, self.budget.clone())))
-            .layer(Bodies::new(self.budget.clone(), config.server.request_max, message_bytes_max(config)))
+            .layer(Bodies::new(self.budget.clone(), config.server.request_max, limits.largest_request()))
             .layer(Closing(self.closing.clone()))
             .add_service(self.health.server())
             .add_service(descriptors().build_v1()?.max_decoding_message_size(REFLECTION_BYTES_MAX))
@@ -109,7 +106,7 @@ impl Network {
     /// From now on calls are answered.
     pub fn open(&self, config: &Config, parts: &Parts, world: Arc<World>) {
         let limits = &config.limits;
-        let message_bytes_max = message_bytes_max(config);
+        let message_bytes_max = limits.largest_request();
         let immudb = config.immudb.as_ref();
         let named =
             immudb.map(|immudb| (format!("{}:{}", immudb.address, immudb.port), immudb.database.clone()));
@@ -164,12 +161,4 @@ impl Network {
             }
         }
     }
-}
-
-/// The largest message that is decoded.
-fn message_bytes_max(config: &Config) -> usize {
-    let limits = &config.limits;
-    limits.append_bytes_max.max(limits.snapshot_bytes_max)
-        + limits.expected_sequences_max * EXPECTATION_BYTES_MAX
-        + MESSAGE_OVERHEAD_BYTES
 }

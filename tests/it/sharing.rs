@@ -3,7 +3,8 @@
 use std::{fs, time::Instant};
 
 use aethyr_event_store::grpc::wire::{
-    Filter, LoadEventsRequest, NewEvent, ReadAllRequest, SubscribeRequest, new_event::Data,
+    AppendEventsRequest, Filter, LoadEventsRequest, NewEvent, ReadAllRequest, SubscribeRequest,
+    new_event::Data,
 };
 use prost::Message;
 use tokio::task::JoinSet;
@@ -61,7 +62,10 @@ async fn streams_that_nobody_reads_have_a_message_in_memory_and_no_more() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn readers_that_starve_the_budget_are_refused_and_appends_go_on() {
-    let service = Service::start(Setup::local().set("limits", "call_bytes_max: 67108864")).await;
+    let service = Service::start(
+        Setup::local().set("limits", "call_bytes_max: 67108864").set("limits", "append_bytes_max: 4194304"),
+    )
+    .await;
     // A single event is a message of 1 MB.
     let data = Some(Data::Binary(vec![7; 999_000].into()));
     append(&mut service.client(), vec![NewEvent { data: data.clone(), ..event("room-1") }]).await;
@@ -196,4 +200,36 @@ async fn resets_do_not_get_more_work_done_than_waiting() {
     // Threads that have done their work linger for a while. Without a bound it would be 500 and more.
     assert!(threads < 200, "{threads} threads");
     append(&mut service.client(), vec![event("honest")]).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn answers_to_writes_that_nobody_reads_stay_within_the_budget() {
+    const APPEND: &str = "/aethyr.eventstore.v1.EventStoreService/AppendEvents";
+    const RESENDS: usize = 300;
+    let limits = ["call_bytes_max: 67108864", "append_bytes_max: 4194304"];
+    let setup = limits.into_iter().fold(Setup::local(), |setup, line| setup.set("limits", line));
+    let service = Service::start(setup).await;
+    // The answer names each aggregate: about 170 kB.
+    let long = "a".repeat(200);
+    let event =
+        |number| NewEvent { event_id: uuid::Uuid::new_v4().to_string(), ..event(&format!("{long}{number}")) };
+    let events: Vec<_> = (0..500).map(event).collect();
+    let request = AppendEventsRequest { events: events.clone(), ..Default::default() };
+    append(&mut service.client(), events).await;
+    let sender = connect(service.port(), 0).await;
+    let (mut kept, mut refused) = (Vec::new(), 0);
+    for _ in 0..RESENDS {
+        let answer = begin(&sender, APPEND, &[], framed(0, &request.encode_to_vec())).await.unwrap();
+        match answer.headers().get("grpc-status") {
+            Some(status) => {
+                assert_eq!(Code::from_bytes(status.as_bytes()), Code::ResourceExhausted);
+                refused += 1;
+            }
+            None => kept.push(answer),
+        }
+    }
+    assert!(kept.len() > 20 && refused > 20, "{} kept, {refused} refused", kept.len());
+    // Nobody else is kept out by them.
+    append(&mut service.client(), request.events).await;
+    append_to(&mut service.client(), "honest", 1).await;
 }

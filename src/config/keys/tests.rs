@@ -167,10 +167,12 @@ fn bounds_of_every_key_are_values_that_it_takes() {
             ),
             _ => continue,
         };
-        // The largest delay of the first attempt is above the default of the later ones.
+        // What one key may be depends on another: the largest delay of the first attempt is above the default of the later ones.
         let beside = match name {
             "retry_delay" => ", retry_delay_max: 3600",
             "retry_delay_max" => ", retry_delay: 0.001",
+            // The largest request has to fit into the least.
+            "call_bytes_max" => ", append_bytes_max: 4194304",
             _ => "",
         };
         for value in inside {
