@@ -37,6 +37,7 @@ pub mod wire;
 mod world;
 
 pub use bodies::Bodies;
+use bodies::reserve_answer;
 pub use byte_budget::ByteBudget;
 pub use closing::Closing;
 use decode::Decoder;
@@ -137,8 +138,11 @@ impl EventStoreService for Service {
     ) -> Result<Response<wire::AppendEventsResponse>, Status> {
         let call = Admitted::of(&request);
         let origin = call.origin();
+        let answering = call.clone();
         call.within(async {
             let append = self.decoder.append(request.into_inner()).map_err(status::of_violations)?;
+            let bytes = encode::appended_bytes_max(&append);
+            reserve_answer(&answering, bytes).map_err(status::of_limit)?;
             self.store.append_for(append, origin).await.map(encode::appended).map_err(status::of_error)
         })
         .await
@@ -163,8 +167,10 @@ impl EventStoreService for Service {
     ) -> Result<Response<wire::SaveSnapshotResponse>, Status> {
         let call = Admitted::of(&request);
         let origin = call.origin();
+        let answering = call.clone();
         call.within(async {
             let snapshot = self.decoder.snapshot(request.into_inner()).map_err(status::of_violations)?;
+            reserve_answer(&answering, 0).map_err(status::of_limit)?;
             let stored_in = self.store.save_snapshot(snapshot, origin).await.map_err(status::of_error)?;
             Ok(wire::SaveSnapshotResponse { stored_in: encode::stored_in(stored_in).into() })
         })

@@ -188,9 +188,10 @@ impl Held {
         self.amount = amount;
     }
 
-    /// Takes the whole amount out, and leaves nothing.
-    pub fn take(&mut self) -> Self {
-        let amount = std::mem::take(&mut self.amount);
+    /// Takes all out but `left`.
+    pub fn take_but(&mut self, left: u64) -> Self {
+        let left = left.min(self.amount);
+        let amount = std::mem::replace(&mut self.amount, left).saturating_sub(left);
         Self { limit: self.limit.clone(), caller: self.caller.clone(), amount }
     }
 
@@ -264,7 +265,7 @@ mod tests {
         held.resize(20).unwrap();
         assert_eq!(limit.used(), 20);
         held.force(200);
-        let taken = held.take();
+        let taken = held.take_but(0);
         drop(held);
         assert_eq!((taken.amount(), limit.used()), (200, 200));
         drop(taken);

@@ -146,12 +146,18 @@ impl World {
         &self.store
     }
 
-    /// Executes the commands in their order, all or none.
+    /// Executes the commands in their order, all or none. `reserve` is asked for the bytes of the answer before anything
+    /// is stored.
     ///
     /// # Errors
-    /// See [`WorldError`].
-    pub async fn execute(&self, commands: Vec<Command>, caller: &Caller) -> Result<Executed, WorldError> {
-        let (executed, due) = self.handler.execute(commands, caller).await?;
+    /// See [`WorldError`], and what `reserve` says.
+    pub async fn execute(
+        &self,
+        commands: Vec<Command>,
+        caller: &Caller,
+        reserve: impl Fn(usize) -> Result<(), StoreError>,
+    ) -> Result<Executed, WorldError> {
+        let (executed, due) = self.handler.execute(commands, caller, reserve).await?;
         due.into_iter().for_each(|id| self.snapshots.due(id));
         Ok(executed)
     }

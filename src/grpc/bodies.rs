@@ -24,9 +24,33 @@ use super::{
     peer::{Answer, Peer},
     status,
 };
+use crate::shared_limit::Reached;
 
 /// No more than a frame of HTTP/2.
 const SLICE_BYTES: usize = 16 * 1024;
+
+/// What the answer to a write has beside what grows with the write.
+const ANSWER_OWN_BYTES: usize = 256;
+
+/// What a piece takes up on its way out beside itself: its last slice is copied. A piece of one slice is not.
+fn last_slice(piece_bytes: usize) -> usize {
+    match piece_bytes {
+        0..=SLICE_BYTES => 0,
+        longer => (longer - 1) % SLICE_BYTES + 1,
+    }
+}
+
+/// Reserves what the answer to a write takes up at most, `bytes` of them encoded, before the write is begun: once it is
+/// done its answer is not withheld.
+///
+/// # Errors
+/// There is not so much. Nothing is written yet.
+pub fn reserve_answer(call: &Admitted, bytes: usize) -> Result<(), Reached> {
+    let bytes = bytes.saturating_add(ANSWER_OWN_BYTES);
+    let copied = if bytes <= SLICE_BYTES { 0 } else { SLICE_BYTES };
+    // As a message, and encoded.
+    call.answer.try_resize(bytes.saturating_mul(2).saturating_add(copied))
+}
 
 /// Calls that have stored something when they are answered.
 const WRITES: [&str; 3] = [
@@ -97,14 +121,20 @@ where
         };
         request.headers_mut().remove(ENCODING);
         let peer = request.extensions().get::<Peer>().cloned().unwrap_or_default();
-        let admitted = request.extensions().get::<Admitted>().cloned();
+        let path = request.uri().path();
+        let (write, health) = (WRITES.contains(&path), path.starts_with(HEALTH));
+        let settled = write || health;
+        let mut admitted = request.extensions().get::<Admitted>().cloned();
+        if let Some(admitted) = &mut admitted
+            && write
+        {
+            admitted.answer = self.bodies.budget.of_call(peer.caller(), Purpose::WriteAnswer);
+            request.extensions_mut().insert(admitted.clone());
+        }
         let bytes = match &admitted {
             Some(admitted) => admitted.answer.clone(),
             None => self.bodies.budget.of_call(peer.caller(), Purpose::Answer),
         };
-        let path = request.uri().path();
-        let settled = WRITES.contains(&path) || path.starts_with(HEALTH);
-        let health = path.starts_with(HEALTH);
         let deadline = admitted.as_ref().and_then(|admitted| admitted.deadline);
         let kept = match &admitted {
             Some(admitted) => admitted.request.clone(),
@@ -292,7 +322,7 @@ struct Outgoing {
     answer: Answer,
     /// What was read for the next piece, and then that itself.
     bytes: CallBytes,
-    /// What was asked for is done, and the answer small: it must not be withheld.
+    /// What was asked for is done, and its bytes are reserved, or few: it must not be withheld.
     settled: bool,
     over: bool,
     _admitted: Option<Admitted>,
@@ -321,14 +351,17 @@ impl http_body::Body for Outgoing {
                 Ok(piece) => piece,
                 Err(trailers) => return Poll::Ready(Some(Ok(trailers))),
             };
+            let last = last_slice(piece.len());
+            let bytes = piece.len().saturating_add(last);
             if self.settled {
-                self.bytes.force(piece.len());
-            } else if let Err(full) = self.bytes.resize(piece.len()) {
+                // No more than was reserved before.
+                self.bytes.force(bytes);
+            } else if let Err(full) = self.bytes.resize(bytes) {
                 self.over = true;
                 let mut trailers = http::HeaderMap::new();
                 return Poll::Ready(Some(full.add_header(&mut trailers).map(|()| Frame::trailers(trailers))));
             }
-            self.rest = self.bytes.tie(piece);
+            self.rest = self.bytes.tie_and_leave(piece, last);
             self.sliced = false;
         }
         let slice = self.rest.len().min(SLICE_BYTES);
@@ -336,7 +369,6 @@ impl http_body::Body for Outgoing {
             // The last slice may lie unread for ever, and the next piece be asked for all the same: it must not keep the
             // memory of all.
             let rest = std::mem::take(&mut self.rest);
-            self.bytes.force(rest.len());
             let copy = self.bytes.tie(Bytes::copy_from_slice(&rest));
             return Poll::Ready(Some(Ok(Frame::data(copy))));
         }
@@ -398,6 +430,28 @@ mod tests {
         assert_eq!(budget.used(), last.len() as u64, "the last slice keeps the whole piece");
         drop(last);
         assert_eq!(budget.used(), 0);
+    }
+
+    #[tokio::test]
+    async fn the_answer_to_a_write_takes_no_more_than_was_reserved_for_it() {
+        for bytes in [10, SLICE_BYTES, SLICE_BYTES + 1, 200_000] {
+            let budget = ByteBudget::new(4 << 20);
+            let mut call = Admitted::of(&tonic::Request::new(()));
+            call.answer = budget.of_call(&Caller::default(), Purpose::WriteAnswer);
+            reserve_answer(&call, bytes).unwrap();
+            let reserved = budget.used();
+            let mut body = Outgoing { bytes: call.answer, ..outgoing(&vec![7; bytes], &budget, true) };
+            let mut slices = Vec::new();
+            while let Some(frame) = body.frame().await {
+                slices.push(frame.unwrap());
+                assert!(budget.used() <= reserved, "{} of {reserved}", budget.used());
+            }
+            drop((body, slices));
+            assert_eq!(budget.used(), 0);
+        }
+        let mut call = Admitted::of(&tonic::Request::new(()));
+        call.answer = ByteBudget::new(1000).of_call(&Caller::default(), Purpose::WriteAnswer);
+        reserve_answer(&call, 500).unwrap_err();
     }
 
     #[tokio::test]

@@ -1,7 +1,7 @@
 //! The bytes that all calls may have in memory together: requests that arrive, reads in progress, and answers that
 //! wait for their readers. Each byte is acquired before the memory is, and given back when that is freed.
 //!
-//! Answers and reads may use half of the budget, and large requests three eighths: so callers that read nothing of
+//! Answers and reads may use half of the budget, and large requests with the large answers to writes three eighths: so callers that read nothing of
 //! what they asked for don't keep appends out, and callers that send most of a large request keep nobody out.
 
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -32,6 +32,8 @@ pub enum Purpose {
     Request,
     /// A read, and the answer that comes of it.
     Answer,
+    /// The answer to a write, which is reserved before the write is begun: it may not be withheld afterwards.
+    WriteAnswer,
 }
 
 impl ByteBudget {
@@ -54,7 +56,7 @@ impl ByteBudget {
     /// The bytes of one call for one purpose; none yet.
     pub fn of_call(&self, caller: &Caller, purpose: Purpose) -> CallBytes {
         let part = match purpose {
-            Purpose::Request => &self.large_requests,
+            Purpose::Request | Purpose::WriteAnswer => &self.large_requests,
             Purpose::Answer => &self.answers,
         };
         let (all, part) = (self.all.nothing(caller), part.nothing(caller));
@@ -82,8 +84,8 @@ struct Allotment {
 impl Allotment {
     fn in_part(&self, bytes: u64) -> u64 {
         match self.purpose {
-            Purpose::Request if bytes <= SMALL_BYTES => 0,
-            Purpose::Request | Purpose::Answer => bytes,
+            Purpose::Request | Purpose::WriteAnswer if bytes <= SMALL_BYTES => 0,
+            Purpose::Request | Purpose::Answer | Purpose::WriteAnswer => bytes,
         }
     }
 
@@ -115,7 +117,7 @@ impl CallBytes {
         self.allotment().resize(bytes as u64)
     }
 
-    /// Makes it so many bytes, also beyond the limit: for the answer to what is done already.
+    /// Makes it so many bytes, also beyond the limit: for a health check, and for less than there was.
     pub fn force(&self, bytes: usize) {
         let mut allotment = self.allotment();
         let in_part = allotment.in_part(bytes as u64);
@@ -125,8 +127,14 @@ impl CallBytes {
 
     /// Ties the bytes to a piece of memory: they are held until the last part of it is dropped, wherever that is.
     pub fn tie(&self, piece: Bytes) -> Bytes {
+        self.tie_and_leave(piece, 0)
+    }
+
+    /// The same, but so many of the bytes are left for another piece.
+    pub fn tie_and_leave(&self, piece: Bytes, left: usize) -> Bytes {
         let mut allotment = self.allotment();
-        let held = [allotment.all.take(), allotment.part.take()];
+        let (left_in_all, left_in_part) = (left as u64, allotment.in_part(left as u64));
+        let held = [allotment.all.take_but(left_in_all), allotment.part.take_but(left_in_part)];
         Bytes::from_owner(Tied { piece, _held: held })
     }
 }
@@ -181,6 +189,14 @@ mod tests {
         };
         assert!(refused.message().contains("share"), "{refused:?}");
         budget.of_call(&Caller::default(), Purpose::Answer).resize(80_000).unwrap();
+    }
+
+    #[test]
+    fn the_smallest_budget_that_may_be_configured_takes_the_largest_request() {
+        // What `config` asks for one of 3 MB.
+        let budget = ByteBudget::new(10_000_000);
+        budget.of_call(&Caller::default(), Purpose::Request).resize(3_000_000).unwrap();
+        budget.of_call(&Caller::default(), Purpose::Request).resize(3_100_000).unwrap_err();
     }
 
     #[test]

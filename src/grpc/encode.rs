@@ -2,10 +2,11 @@
 
 use super::wire;
 use crate::{
-    event::{AggregateId, Content, Snapshot, Timestamp},
+    event::{AggregateId, Content, NewEvent, Snapshot, Timestamp},
     forwarder::State,
     index::Head,
     refusals::Refusal,
+    sequencer::Append,
     store::{Appended, Figures, StoredIn},
     world::ProjectionState,
 };
@@ -41,6 +42,14 @@ pub fn appended(appended: Appended) -> wire::AppendEventsResponse {
         },
         already_stored: stored.already,
     }
+}
+
+/// As much as the answer to an append takes up, at most, beside what every answer has.
+pub fn appended_bytes_max(append: &Append) -> usize {
+    /// An event's id as text, and the numbers of its aggregate, with what stands before each field.
+    const EVENT_BYTES: usize = 38 + 32;
+    let bytes = |event: &NewEvent| event.aggregate_id.as_str().len().saturating_add(EVENT_BYTES);
+    append.events.iter().map(|(event, _)| bytes(event)).sum()
 }
 
 pub fn snapshot(snapshot: Snapshot) -> wire::Snapshot {
@@ -169,5 +178,55 @@ pub fn stats(
         refusals: surroundings.refusals.into_iter().map(refusal).collect(),
         writes_refused: surroundings.writes_refused.unwrap_or_default().to_owned(),
         reads_refused: surroundings.reads_refused.unwrap_or_default().to_owned(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeMap;
+
+    use prost::Message;
+
+    use super::*;
+    use crate::{
+        event::{AppendBounds, ContentDigest, EventId, Position, SequenceNumber},
+        log::Place,
+        sequencer::{Stored, StoredAggregate},
+    };
+
+    #[test]
+    fn no_answer_to_an_append_is_larger_than_what_is_reserved_for_it() {
+        let event = |number: u32| NewEvent {
+            id: EventId::random(),
+            aggregate_id: AggregateId::new(&format!("{number:0>255}")).unwrap(),
+            aggregate_type: "Room".into(),
+            event_type: "RoomCreated".into(),
+            content: Content::Absent,
+            correlation_id: String::new(),
+            causation_id: String::new(),
+            metadata: BTreeMap::new(),
+            occurred_at: Some(Timestamp::now()),
+        };
+        for count in [1, 500] {
+            let events: Vec<_> = (0..count).map(event).map(|event| (event, ContentDigest([0; 32]))).collect();
+            let append = Append { events, expected: Vec::new() };
+            let most = u64::MAX;
+            let aggregate = |event: &NewEvent| StoredAggregate {
+                id: event.aggregate_id.clone(),
+                first: SequenceNumber(most),
+                last: SequenceNumber(most),
+                snapshot_due: true,
+            };
+            let stored = Stored {
+                aggregates: append.events.iter().map(|(event, _)| aggregate(event)).collect(),
+                event_ids: append.events.iter().map(|(event, _)| event.id).collect(),
+                bounds: AppendBounds { first: Position(most), last: Position(most) },
+                end: Place::START,
+                already: true,
+            };
+            let answer = appended(Appended { stored, stored_in: StoredIn::Immudb(most) });
+            // Beside that, each answer has a little of its own.
+            assert!(answer.encoded_len() <= appended_bytes_max(&append) + 100, "{count} events");
+        }
     }
 }

@@ -59,9 +59,13 @@ pub fn unknown_service(name: &str) -> Status {
 
 /// A limit that all callers share: every refusal at one comes through here.
 pub fn of_limit(reached: Reached) -> Status {
+    of_error(limit_reached(reached))
+}
+
+/// The same for those who are refused further inside.
+pub fn limit_reached(Reached { limit, max, share }: Reached) -> StoreError {
     const RETRY_AFTER: Duration = Duration::from_secs(1);
-    let Reached { limit, max, share } = reached;
-    of_error(StoreError::Full { limit, max, share, retry_after: RETRY_AFTER })
+    StoreError::Full { limit, max, share, retry_after: RETRY_AFTER }
 }
 
 pub fn deadline_exceeded() -> Status {

@@ -8,6 +8,7 @@ use tonic::{Request, Response, Status};
 
 use super::{
     Bounds,
+    bodies::reserve_answer,
     decode::{Violations, aggregate_id, name, timestamp},
     gate::Admitted,
     reads::{Reads, size_answer},
@@ -128,11 +129,12 @@ impl CommandService for WorldCalls {
         request: Request<wire::ExecuteCommandsRequest>,
     ) -> Result<Response<wire::ExecuteCommandsResponse>, Status> {
         let call = Admitted::of(&request);
-        let caller = call.caller.clone();
+        let answering = call.clone();
         call.within(async {
             let commands =
                 commands::decode(request.into_inner(), &self.limits).map_err(status::of_violations)?;
-            let executed = self.world.execute(commands, &caller).await;
+            let reserve = |bytes| reserve_answer(&answering, bytes).map_err(status::limit_reached);
+            let executed = self.world.execute(commands, &answering.caller, reserve).await;
             executed.map(encode::executed).map_err(status::of_world_error)
         })
         .await

@@ -45,6 +45,7 @@ impl Handler {
     }
 
     /// Executes the commands in their order, all or none. Also says which aggregates are due for a snapshot.
+    /// `reserve` is asked for the bytes of the answer before anything is stored.
     ///
     /// # Errors
     /// See [`WorldError`].
@@ -52,6 +53,7 @@ impl Handler {
         &self,
         commands: Vec<Command>,
         caller: &Caller,
+        reserve: impl Fn(usize) -> Result<(), StoreError>,
     ) -> Result<(Executed, Vec<AggregateId>), WorldError> {
         let turn = self.turns.take(commands.iter().map(|command| &command.target)).await;
         let commands = Arc::new(commands);
@@ -61,6 +63,7 @@ impl Handler {
             }
             let Some(plan) = self.plan(commands.clone()).await? else { continue };
             let Plan { append, mut results, executed } = plan;
+            reserve(results.iter().map(CommandResult::bytes_max).sum())?;
             if append.events.is_empty() {
                 drop(turn);
                 // It is as good as the first answer was, or is not known yet as that was.
