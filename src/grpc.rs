@@ -22,6 +22,7 @@ mod bodies;
 mod byte_budget;
 mod closing;
 mod compression;
+mod content;
 mod decode;
 mod encode;
 pub(crate) mod fuzzing;

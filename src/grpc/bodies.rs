@@ -11,7 +11,7 @@ use std::{
 };
 
 use bytes::Bytes;
-use http::{HeaderValue, Method, Request, Response, StatusCode, header};
+use http::{Request, Response};
 use http_body::{Body as _, Frame, SizeHint};
 use tokio::time::{Instant, Sleep};
 use tonic::{Status, body::Body};
@@ -19,9 +19,10 @@ use tower::{Layer, Service};
 
 use super::{
     byte_budget::{ByteBudget, CallBytes, Purpose},
-    compression::{ACCEPTED, ENCODING, Encoding, Step, Unknown, Unpacking},
+    compression::{ENCODING, Encoding, Step, Unpacking},
+    content::{Content, content_of, not_accepted, not_grpc},
     gate::Admitted,
-    peer::{Answer, Peer},
+    peer::{Answer, OpenCall, Peer},
     status,
 };
 use crate::shared_limit::Reached;
@@ -124,6 +125,7 @@ where
         let path = request.uri().path();
         let (write, health) = (WRITES.contains(&path), path.starts_with(HEALTH));
         let settled = write || health;
+        let open_call = peer.begin_call();
         let mut admitted = request.extensions().get::<Admitted>().cloned();
         if let Some(admitted) = &mut admitted
             && write
@@ -153,44 +155,11 @@ where
                 settled,
                 over: false,
                 _admitted: admitted,
+                _open_call: open_call,
             };
             Ok(answered.await?.map(|body| Body::new(outgoing(body))))
         })
     }
-}
-
-/// What a request says that it is.
-#[derive(Debug, PartialEq, Eq)]
-enum Content {
-    Protobuf,
-    /// gRPC with messages of another format.
-    OtherGrpc,
-    NotGrpc,
-}
-
-fn content_of<B>(request: &Request<B>) -> Content {
-    const TYPE: &[u8] = b"application/grpc";
-    let content = request.headers().get(header::CONTENT_TYPE).map(HeaderValue::as_bytes);
-    let Some(rest) = content.and_then(|content| content.strip_prefix(TYPE)) else { return Content::NotGrpc };
-    let format = rest.split(|byte| *byte == b';').next().unwrap_or_default().trim_ascii_end();
-    match format {
-        _ if request.method() != Method::POST => Content::NotGrpc,
-        b"" | b"+proto" => Content::Protobuf,
-        [b'+', ..] => Content::OtherGrpc,
-        _ => Content::NotGrpc,
-    }
-}
-
-fn not_grpc() -> Response<Body> {
-    let mut answer = Response::new(Body::empty());
-    *answer.status_mut() = StatusCode::UNSUPPORTED_MEDIA_TYPE;
-    answer
-}
-
-fn not_accepted(Unknown(encoding): &Unknown) -> Response<Body> {
-    let mut answer = status::other_encoding(encoding, ACCEPTED).into_http();
-    answer.headers_mut().insert("grpc-accept-encoding", HeaderValue::from_static(ACCEPTED));
-    answer
 }
 
 /// A request on its way in.
@@ -326,6 +295,7 @@ struct Outgoing {
     settled: bool,
     over: bool,
     _admitted: Option<Admitted>,
+    _open_call: OpenCall,
 }
 
 impl http_body::Body for Outgoing {
@@ -406,6 +376,7 @@ mod tests {
             settled,
             over: false,
             _admitted: None,
+            _open_call: Peer::default().begin_call(),
         }
     }
 

@@ -24,7 +24,11 @@ struct Seen {
     caller: Caller,
     /// Places for its reads.
     reads: Arc<Semaphore>,
+    /// The same for lists, which are reads, too.
+    lists: Arc<Semaphore>,
     called: AtomicBool,
+    /// Calls in progress.
+    calls: AtomicU64,
     answers: AtomicU64,
     /// Answers of which a piece was handed out and the next not asked for, by number, and since when.
     unread: Mutex<HashMap<u64, Instant>>,
@@ -42,7 +46,9 @@ impl Default for Seen {
         Self {
             caller: Caller::default(),
             reads: Arc::new(Semaphore::new(READS_PER_CALLER_MAX)),
+            lists: Arc::new(Semaphore::new(READS_PER_CALLER_MAX)),
             called: AtomicBool::default(),
+            calls: AtomicU64::default(),
             answers: AtomicU64::default(),
             unread: Mutex::default(),
         }
@@ -58,12 +64,27 @@ impl Peer {
         &self.0.reads
     }
 
+    pub fn lists(&self) -> &Arc<Semaphore> {
+        &self.0.lists
+    }
+
     pub fn note_call(&self) {
         self.0.called.store(true, Ordering::Relaxed);
     }
 
     pub fn has_called(&self) -> bool {
         self.0.called.load(Ordering::Relaxed)
+    }
+
+    /// A call is in progress until this is dropped.
+    pub fn begin_call(&self) -> OpenCall {
+        self.0.calls.fetch_add(1, Ordering::Relaxed);
+        OpenCall(self.clone())
+    }
+
+    /// Whether a call is in progress.
+    pub fn is_calling(&self) -> bool {
+        self.0.calls.load(Ordering::Relaxed) > 0
     }
 
     /// Since when the answer lies that has lain longest.
@@ -95,6 +116,16 @@ impl Answer {
     }
 }
 
+/// A call in progress, until its answer was handed over whole.
+#[derive(Debug)]
+pub struct OpenCall(Peer);
+
+impl Drop for OpenCall {
+    fn drop(&mut self) {
+        self.0.0.calls.fetch_sub(1, Ordering::Relaxed);
+    }
+}
+
 impl Drop for Answer {
     fn drop(&mut self) {
         self.asked_for();
@@ -106,6 +137,17 @@ mod tests {
     use std::time::Duration;
 
     use super::*;
+
+    #[test]
+    fn a_peer_is_calling_until_its_last_call_is_over() {
+        let peer = Peer::default();
+        let calls = [peer.begin_call(), peer.begin_call()];
+        let [first, second] = calls;
+        drop(first);
+        assert!(peer.is_calling());
+        drop(second);
+        assert!(!peer.is_calling());
+    }
 
     #[tokio::test(start_paused = true)]
     async fn an_answer_lies_unread_until_the_next_piece_is_asked_for() {

@@ -45,6 +45,8 @@ pub struct Connection {
     blocked: Option<Instant>,
     patience: Patience,
     look: Pin<Box<Sleep>>,
+    /// Since when the service stops and no call is in progress.
+    idle: Option<Instant>,
     /// The service stops; until it does.
     closing: Option<Pin<Box<WaitForCancellationFutureOwned>>>,
     overdue: bool,
@@ -63,6 +65,7 @@ impl Connection {
             peer: Peer::default(),
             accepted: Instant::now(),
             blocked: None,
+            idle: None,
             patience,
             look: Box::pin(tokio::time::sleep(patience.look_every())),
             closing: Some(Box::pin(closing.cancelled_owned())),
@@ -82,6 +85,8 @@ impl Connection {
         }
         while !self.overdue && self.look.as_mut().poll(cx).is_ready() {
             let now = Instant::now();
+            let idle = self.closing.is_none() && !self.peer.is_calling();
+            self.idle = idle.then(|| self.idle.unwrap_or(now));
             if let Some(why) = self.fault(now) {
                 debug!(why, "a connection is closed");
                 self.overdue = true;
@@ -96,10 +101,16 @@ impl Connection {
         if !self.peer.has_called() && over(self.accepted, self.patience.first_call_max) {
             return Some("no call within server.first_call_max");
         }
+        if self.idle.is_some_and(|since| over(since, IDLE_MAX)) {
+            return Some("the service stops, and the peer neither calls nor closes it");
+        }
         let unread = [self.blocked, self.peer.unread_since()].into_iter().flatten().min();
         unread.filter(|since| over(*since, self.patience.unread_max)).map(|_| "unread for server.unread_max")
     }
 }
+
+/// At a stop a connection without a call is closed by its peer, which is asked to. One that has vanished does not.
+const IDLE_MAX: Duration = Duration::from_secs(1);
 
 impl Patience {
     /// The service stops, and waits for nobody who does not read.

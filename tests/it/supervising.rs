@@ -2,7 +2,10 @@
 
 use std::{fs::File, io::Read, net::TcpStream, process::Command};
 
-use aethyr_event_store::grpc::wire::{ReadAllRequest, State, StatsRequest, SubscribeRequest};
+use aethyr_event_store::grpc::wire::{
+    LoadEventsRequest, ReadAllRequest, State, StatsRequest, SubscribeRequest,
+};
+use prost::Message;
 use rustix::process::Signal;
 use tempfile::tempdir;
 use tokio::sync::mpsc;
@@ -20,6 +23,7 @@ use tonic_types::StatusExt;
 
 use crate::support::{
     events::{append_to, event, reason, request},
+    h2::{begin, connect, framed},
     immudb::ImmuDb,
     service::{Service, Setup},
 };
@@ -136,6 +140,38 @@ async fn no_open_stream_holds_a_stop_up() {
     assert!(is_final(&ended), "{ended:?}");
     assert_eq!(service.wait().code(), Some(0));
     drop(questions);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn no_peer_that_vanished_or_does_not_read_holds_a_stop_up() {
+    const READ_ALL: &str = "/aethyr.eventstore.v1.EventStoreService/ReadAll";
+    const LOAD: &str = "/aethyr.eventstore.v1.EventStoreService/LoadEvents";
+    const LIST: &str = "/aethyr.eventstore.v1.EventStoreService/ListAggregates";
+    const STATS: &str = "/aethyr.eventstore.v1.EventStoreService/Stats";
+    // Longer than any test waits.
+    let mut service = Service::start(Setup::local().set("server", "shutdown_grace: 3600.0")).await;
+    append_to(&mut service.client(), "room-1", 50).await;
+    // It has called, has its answer, and is not heard of any more.
+    let stream = tokio::net::TcpStream::connect(("127.0.0.1", service.port())).await.unwrap();
+    let (sender, connection) = h2::client::handshake(stream).await.unwrap();
+    let mut vanished = Box::pin(connection);
+    let answered = tokio::select! {
+        answer = begin(&sender, STATS, &[], framed(0, &[])) => answer.unwrap().status(),
+        _ = &mut vanished => panic!("the connection ended"),
+    };
+    assert_eq!(answered, 200);
+    // Three read nothing of what they asked for.
+    let load = LoadEventsRequest { aggregate_id: "room-1".to_owned(), ..Default::default() }.encode_to_vec();
+    let mut unread = Vec::new();
+    for (path, request) in [(READ_ALL, Vec::new()), (LOAD, load), (LIST, Vec::new())] {
+        let sender = connect(service.port(), 0).await;
+        let answer = begin(&sender, path, &[], framed(0, &request)).await.unwrap();
+        assert!(answer.headers().get("grpc-status").is_none(), "{path}: {answer:?}");
+        unread.push((sender, answer));
+    }
+    service.signal(Signal::TERM);
+    assert_eq!(service.wait().code(), Some(0));
+    drop((sender, vanished, unread));
 }
 
 #[tokio::test(flavor = "multi_thread")]
