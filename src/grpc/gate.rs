@@ -40,6 +40,8 @@ pub struct Admitted {
     pub answer: CallBytes,
     /// Places for the reads of the same connection.
     pub reads: Arc<Semaphore>,
+    /// The same for lists.
+    pub lists: Arc<Semaphore>,
     pub caller: Caller,
     _place: Option<Arc<Held>>,
     /// Among the open streams.
@@ -103,6 +105,7 @@ impl Admitted {
             request: budget.of_call(peer.caller(), Purpose::Request),
             answer: budget.of_call(peer.caller(), Purpose::Answer),
             reads: peer.reads().clone(),
+            lists: peer.lists().clone(),
             caller: peer.caller().clone(),
             _place: None,
             _stream: None,

@@ -4,7 +4,7 @@
 
 use std::{sync::Arc, time::Duration};
 
-use tokio::sync::Semaphore;
+use tokio::sync::{AcquireError, OwnedSemaphorePermit, Semaphore};
 use tonic::Status;
 
 use super::{
@@ -23,10 +23,16 @@ pub const READS_PER_CALLER_MAX: usize = READS_MAX / 2;
 /// What a read has in memory beside the events that it gives back: what is read at once, and gaps between records.
 const READ_AHEAD_BYTES: usize = 768 * 1024;
 
+type Permit = Result<OwnedSemaphorePermit, AcquireError>;
+/// The caller's own, and that of all.
+type ListPlace = (Permit, Permit);
+
 /// Does reads. Cheap to clone.
 #[derive(Debug, Clone)]
 pub struct Reads {
     places: Arc<Semaphore>,
+    /// Of these, the places for lists; `None`: this is for other reads.
+    lists: Option<Arc<Semaphore>>,
     budget: ByteBudget,
     /// The most that one read has in memory.
     read_bytes: usize,
@@ -42,13 +48,23 @@ impl Reads {
         let fitting = usize::try_from(budget.answers_max()).unwrap_or(usize::MAX) / 2 / read_bytes;
         let places = fitting.clamp(2, READS_MAX);
         let weight = (READS_PER_CALLER_MAX / (places / 2)) as u32;
-        Self { places: Arc::new(Semaphore::new(places)), budget, read_bytes, weight }
+        Self { places: Arc::new(Semaphore::new(places)), lists: None, budget, read_bytes, weight }
     }
 
-    /// The same with places of their own.
-    pub fn apart(&self) -> Self {
-        let places = self.places.available_permits().max(2);
-        Self { places: Arc::new(Semaphore::new(places)), ..self.clone() }
+    /// The same for reads that may wait for the file of the read models: they have half of the places, and of those of
+    /// their caller, and the other half is for the rest.
+    pub fn lists(&self) -> Self {
+        let places = (self.places.available_permits() / 2).max(1);
+        Self { lists: Some(Arc::new(Semaphore::new(places))), ..self.clone() }
+    }
+
+    /// The place of a list among the caller's own, and then among those of all.
+    async fn place_of_list(&self, call: &Admitted) -> Option<ListPlace> {
+        let lists = self.lists.clone()?;
+        let weight = self.weight.saturating_mul(2).min(READS_PER_CALLER_MAX as u32);
+        let own = call.lists.clone().acquire_many_owned(weight).await;
+        let place = lists.acquire_owned().await;
+        Some((own, place))
     }
 
     /// Reads where waiting for the disk holds nobody up. The bytes of the read are acquired before it is made, and
@@ -76,6 +92,7 @@ impl Reads {
     ) -> Result<T, Status> {
         const PAUSE_MIN: Duration = Duration::from_millis(20);
         const PAUSE_MAX: Duration = Duration::from_millis(320);
+        let list = self.place_of_list(call).await;
         // First the caller's own, so that one caller does not fill the queue of all.
         let own = call.reads.clone().acquire_many_owned(self.weight).await;
         let mut pause = PAUSE_MIN;
@@ -91,7 +108,7 @@ impl Reads {
             tokio::time::sleep(pause).await;
             pause *= 2;
         };
-        let held = (own, place, call.clone());
+        let held = (list, own, place, call.clone());
         let read = move || {
             let _held = held;
             read()
@@ -217,6 +234,34 @@ mod tests {
         full.resize(3_000_000).unwrap();
         let refused = reads.run(&waiting, || ()).await.unwrap_err();
         assert_eq!(refused.code(), tonic::Code::ResourceExhausted);
+    }
+
+    #[tokio::test]
+    async fn lists_that_wait_leave_half_of_the_reads_of_all_and_of_their_caller() {
+        let streams = SharedLimit::new(Limit::StreamsOpen, Resource::Streams, 1000);
+        let reads = Reads::new(&LimitsConfig::default(), ByteBudget::new(usize::MAX));
+        let (lists, mut ends, mut begun) = (reads.lists(), Vec::new(), tokio::task::JoinSet::new());
+        let callers: Vec<_> = (0..4).map(|_| call(&streams)).collect();
+        for caller in &callers {
+            for _ in 0..READS_MAX {
+                let (lists, caller) = (lists.clone(), caller.clone());
+                let (end, wait) = mpsc::channel::<()>();
+                ends.push(end);
+                begun.spawn(async move { lists.run(&caller, move || _ = wait.recv()).await });
+            }
+        }
+        while reads.places.available_permits() > READS_MAX / 2 {
+            tokio::task::yield_now().await;
+        }
+        for caller in &callers {
+            reads.run(caller, || ()).await.unwrap();
+        }
+        assert_eq!(reads.places.available_permits(), READS_MAX / 2);
+        drop(ends);
+        while let Some(list) = begun.join_next().await {
+            list.unwrap().unwrap();
+        }
+        assert_eq!(reads.places.available_permits(), READS_MAX);
     }
 
     #[tokio::test]

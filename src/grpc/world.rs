@@ -63,7 +63,7 @@ impl WorldCalls {
         closing: CancellationToken,
     ) -> Self {
         let collecting = difference::collecting();
-        let lists = reads.apart();
+        let lists = reads.lists();
         Self { world, limits: Arc::new(limits), streams, reads, lists, collecting, closing }
     }
 
