@@ -13,6 +13,9 @@ use crate::{
 /// So many events are applied at once.
 const EVENTS_AT_ONCE: usize = 10_000;
 
+/// Or events of so many bytes.
+const BYTES_AT_ONCE: u64 = 64 * 1024 * 1024;
+
 /// Why the index can't be brought up.
 #[derive(Debug, thiserror::Error)]
 pub enum RebuildError {
@@ -33,19 +36,30 @@ pub fn bring_up(
     index: &Index,
     segments: &Arc<Segments>,
     end: Place,
+    progress: impl FnMut(Place) -> ControlFlow<()>,
+) -> Result<(), RebuildError> {
+    bring_up_by(BYTES_AT_ONCE, index, segments, end, progress)
+}
+
+pub(super) fn bring_up_by(
+    bytes_at_once: u64,
+    index: &Index,
+    segments: &Arc<Segments>,
+    end: Place,
     mut progress: impl FnMut(Place) -> ControlFlow<()>,
 ) -> Result<(), RebuildError> {
     let mut entries = Entries::new(index);
     let tip = entries.complete().tip;
     let mut cursor = Cursor::after(segments.clone(), tip.end, tip.position, tip.hash);
-    let mut frames = 0usize;
+    let (mut frames, mut bytes) = (0usize, 0u64);
     while let Some(read) = cursor.next(end)? {
+        bytes = bytes.saturating_add(read.byte_count());
         add_frame(index, &mut entries, read)?;
         frames = frames.saturating_add(1);
-        if entries.event_count() >= EVENTS_AT_ONCE || frames >= EVENTS_AT_ONCE {
+        if entries.event_count() >= EVENTS_AT_ONCE || frames >= EVENTS_AT_ONCE || bytes >= bytes_at_once {
             index.apply(entries)?;
             entries = Entries::new(index);
-            frames = 0;
+            (frames, bytes) = (0, 0);
             if progress(cursor.place()).is_break() {
                 return Err(RebuildError::Stopped);
             }

@@ -362,3 +362,21 @@ fn an_index_over_which_the_process_ended_is_not_opened_again() {
     // Another's note is not ours.
     Index::open(&path).unwrap();
 }
+
+#[test]
+fn what_brings_the_index_up_looks_around_after_so_many_bytes_too() {
+    let folder = tempdir().unwrap();
+    let mut written = Written::new();
+    (0..40).for_each(|number| written.append(number));
+    let index = Index::open(&folder.path().join("index")).unwrap();
+    let (mut before, mut most, mut looks) = (0, 0, 0);
+    let segments = written.log.segments().clone();
+    let looked = rebuild::bring_up_by(2000, &index, &segments, written.log.tip().end, |place| {
+        let reached = segments.bytes_before(place).unwrap();
+        most = most.max(reached - before);
+        (before, looks) = (reached, looks + 1);
+        std::ops::ControlFlow::Continue(())
+    });
+    looked.unwrap();
+    assert!(looks > 3 && most < 6000, "{looks} looks, {most} bytes");
+}

@@ -38,6 +38,14 @@ pub struct ReadFrame {
 }
 
 impl ReadFrame {
+    /// As long as it is in its segment.
+    pub fn byte_count(&self) -> u64 {
+        match self.start.segment == self.end.segment {
+            true => self.end.offset.saturating_sub(self.start.offset),
+            false => self.end.offset,
+        }
+    }
+
     /// Position of the last event of an append; `None` for the other kinds.
     pub fn last_position(&self) -> Option<Position> {
         match &self.frame {
