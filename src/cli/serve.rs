@@ -110,6 +110,9 @@ const ENDING: [(&str, Number); 12] = [
     ("SIGXCPU", Number::XCPU),
 ];
 
+/// The real-time signals, of which the first two are the threads' own. All of them would kill.
+const REAL_TIME: std::ops::RangeInclusive<i32> = 34..=64;
+
 /// All of them are handled: a process that is killed does not release the head, and another writer starts fenced.
 struct Signals {
     ending: Vec<(&'static str, Signal)>,
@@ -122,11 +125,11 @@ impl Signals {
     fn new() -> std::io::Result<Self> {
         let handle = |number: Number| signal(SignalKind::from_raw(number.as_raw()));
         let ending = ENDING.into_iter().map(|(name, number)| Ok((name, handle(number)?)));
-        Ok(Self {
-            ending: ending.collect::<std::io::Result<_>>()?,
-            hangup: handle(Number::HUP)?,
-            _file_size: handle(Number::XFSZ)?,
-        })
+        let mut ending = ending.collect::<std::io::Result<Vec<_>>>()?;
+        // The C library may keep another for itself.
+        let real_time = REAL_TIME.filter_map(|number| signal(SignalKind::from_raw(number)).ok());
+        ending.extend(real_time.map(|signal| ("a real-time signal", signal)));
+        Ok(Self { ending, hangup: handle(Number::HUP)?, _file_size: handle(Number::XFSZ)? })
     }
 
     /// The next signal that asks for the end. What may change meanwhile is read again at each SIGHUP.

@@ -30,6 +30,14 @@ async fn every_signal_that_would_kill_ends_the_service_in_order() {
         assert_eq!(service.wait().code(), Some(0), "{signal:?}: {}", service.log());
         assert!(service.log().contains("stopped"), "{signal:?}");
     }
+    // What `kill` of procps and of the shell send by number.
+    for number in ["34", "64"] {
+        service.restart().await;
+        let process = service.process_id().to_string();
+        let killed = std::process::Command::new("kill").args([&format!("-{number}"), &process]).status();
+        assert!(killed.unwrap().success());
+        assert_eq!(service.wait().code(), Some(0), "{number}: {}", service.log());
+    }
     service.restart().await;
     service.signal(Signal::XFSZ);
     service.signal(Signal::PIPE);
