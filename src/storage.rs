@@ -6,6 +6,7 @@ use std::{
     fs,
     io::{ErrorKind, Write},
     ops::ControlFlow,
+    os::unix::fs::MetadataExt,
     path::PathBuf,
     sync::Arc,
     time::Duration,
@@ -100,6 +101,7 @@ impl Storage {
         let lock = Lock::take(&config.log_path, Access::ReadWrite)?;
         let log_error = |source| OpenError::of_folder(&config.log_path, source);
         let log_id = LogId::find(&config.log_path).map_err(log_error)?;
+        remove_temporary_folders(config, log_id);
         // Before anything in it is looked at: another's index is neither damaged nor deleted.
         let mut index_owner = FolderOwner::claim(&config.index_path, OwnerFile::Within, log_id, INDEX_PATH)?;
         let opened = match Index::open(&config.index_path) {
@@ -150,9 +152,10 @@ impl Storage {
         let lock = Lock::take(&config.log_path, Access::ReadOnly)?;
         let log_id =
             LogId::find(&config.log_path).map_err(|source| OpenError::of_folder(&config.log_path, source))?;
+        remove_temporary_folders(config, log_id);
         let (recovered, last_group) = recover_read_only(&config.log_path)?;
         let in_doubt = event_ids(&recovered, last_group)?;
-        let folder = temporary_folder()?;
+        let folder = temporary_folder(config, log_id)?;
         let index = Index::open(folder.path())?.counting_types(types_max);
         bring_up(&index, &recovered, stop)?;
         let tip = index.complete().tip;
@@ -196,17 +199,54 @@ fn event_ids(recovered: &Recovered, start: Place) -> Result<HashSet<EventId>, St
     Ok(ids)
 }
 
+const TEMPORARY: &str = "aethyr-event-store-index-";
+
+/// The folder of a temporary index names its log, and the log's folder, of which this process has the lock: a copy of
+/// the log may be served beside it.
+fn temporary_prefix(config: &EventSourcingConfig, log_id: Option<LogId>) -> Option<String> {
+    let folder = fs::metadata(&config.log_path).ok()?;
+    Some(format!("{TEMPORARY}{}-{:x}-{:x}-", log_id?, folder.dev(), folder.ino()))
+}
+
+fn temporary_places() -> [PathBuf; 3] {
+    [std::env::temp_dir(), "/dev/shm".into(), "/run".into()]
+}
+
 /// On the disk of the storage there may be none that can be written.
-fn temporary_folder() -> Result<TempDir, StorageError> {
+fn temporary_folder(config: &EventSourcingConfig, log_id: Option<LogId>) -> Result<TempDir, StorageError> {
+    let prefix = temporary_prefix(config, log_id).unwrap_or_else(|| TEMPORARY.to_owned());
     let mut refused = None;
-    for place in [std::env::temp_dir(), "/dev/shm".into(), "/run".into()] {
-        match tempfile::Builder::new().prefix("aethyr-event-store-index-").tempdir_in(&place) {
+    for place in temporary_places() {
+        match tempfile::Builder::new().prefix(&prefix).tempdir_in(&place) {
             Ok(folder) => return Ok(folder),
             Err(source) => _ = refused.get_or_insert(OpenError::of_folder(&place, source)),
         }
     }
     let nowhere = || OpenError::of_folder(&std::env::temp_dir(), ErrorKind::NotFound.into());
     Err(refused.unwrap_or_else(nowhere).into())
+}
+
+/// Removes what a killed process left of this log's temporary indexes. Nobody uses them: the log's lock is held.
+fn remove_temporary_folders(config: &EventSourcingConfig, log_id: Option<LogId>) {
+    /// As `tempfile` names them.
+    const RANDOM_BYTES: usize = 6;
+    let Some(prefix) = temporary_prefix(config, log_id) else { return };
+    let is_ours = |name: &str| name.strip_prefix(&prefix).is_some_and(|rest| rest.len() == RANDOM_BYTES);
+    for place in temporary_places() {
+        let Ok(entries) = fs::read_dir(&place) else { continue };
+        for entry in entries.flatten() {
+            let ours = entry.file_name().to_str().is_some_and(is_ours);
+            // A link is none of ours.
+            if !ours || !entry.file_type().is_ok_and(|kind| kind.is_dir()) {
+                continue;
+            }
+            let folder = entry.path();
+            match fs::remove_dir_all(&folder) {
+                Ok(()) => info!(folder = %folder.display(), "a temporary index of before is removed"),
+                Err(error) => warn!(%error, folder = %folder.display(), "a temporary index of before stays"),
+            }
+        }
+    }
 }
 
 impl StorageError {
@@ -314,5 +354,30 @@ fn bring_up(index: &Index, recovered: &Recovered, stop: &CancellationToken) -> R
         Err(RebuildError::Log(error)) => Err(StorageError::Log(error.into())),
         Err(RebuildError::Index(error)) => Err(StorageError::Index(error)),
         Err(RebuildError::Stopped) => Err(StorageError::Stopped),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_start_removes_temporary_indexes_of_its_own_log_and_no_others() {
+        let storage = tempfile::tempdir().unwrap();
+        let config = EventSourcingConfig {
+            log_path: storage.path().join("log"),
+            index_path: storage.path().join("index"),
+            ..EventSourcingConfig::default()
+        };
+        let log_id = Storage::open(&config, 10).unwrap().log_id.unwrap();
+        let left = temporary_folder(&config, Some(log_id)).unwrap().keep();
+        fs::write(left.join("table"), "of an index").unwrap();
+        let others = temporary_folder(&config, None).unwrap();
+        let link = left.with_file_name(format!("{}nolink", temporary_prefix(&config, Some(log_id)).unwrap()));
+        std::os::unix::fs::symlink(others.path(), &link).unwrap();
+        drop(Storage::open(&config, 10).unwrap());
+        assert!(!left.exists());
+        assert!(others.path().exists() && link.symlink_metadata().is_ok());
+        fs::remove_file(link).unwrap();
     }
 }
