@@ -8,11 +8,13 @@
 use std::{
     collections::{HashMap, VecDeque},
     io,
+    panic::{self, AssertUnwindSafe},
     sync::{
         Arc,
         atomic::{AtomicU64, Ordering},
     },
     thread,
+    time::Duration,
 };
 
 use tokio::{
@@ -30,6 +32,7 @@ use crate::{
     index::Direction,
     log::{Cursor, Frame, Tip},
     priority,
+    refusals::{self, Severity},
     storage::StorageError,
 };
 
@@ -125,12 +128,14 @@ impl EventFiles {
             // What an earlier run left is not known before the first pass.
             snapshots_over: AtomicU64::new(1),
         });
-        let writer = Writer {
-            folder: Folder::new(&config.storage_path),
-            files_max: config.event_files_max,
-            history,
-            standing,
-            shared: files.clone(),
+        let (folder, files_max, shared) =
+            (config.storage_path.clone(), config.event_files_max, files.clone());
+        let writer = move || Writer {
+            folder: Folder::new(&folder),
+            files_max,
+            history: history.clone(),
+            standing: standing.clone(),
+            shared: shared.clone(),
             cursor: None,
             written_to: Position(0),
             written: VecDeque::new(),
@@ -140,7 +145,9 @@ impl EventFiles {
         let (ended, end) = oneshot::channel::<()>();
         let handle = Handle::current();
         let thread = thread::Builder::new().name("event-files".into()).spawn(move || {
-            writer.run(&handle, tip, &stopping);
+            let wait =
+                |pause| handle.block_on(stopping.run_until_cancelled(tokio::time::sleep(pause))).is_some();
+            until_ended(|| writer().run(&handle, tip.clone(), &stopping), wait);
             _ = ended.send(());
         });
         if let Err(error) = thread {
@@ -155,6 +162,22 @@ impl EventFiles {
             }
         };
         (files, watched)
+    }
+}
+
+/// Runs it until it ends by itself: after each panic once more, later each time. `wait` says whether to go on.
+fn until_ended(mut run: impl FnMut(), mut wait: impl FnMut(Duration) -> bool) {
+    const PAUSE_MIN: Duration = Duration::from_secs(1);
+    const PAUSE_MAX: Duration = Duration::from_secs(300);
+    let mut pause = PAUSE_MIN;
+    while panic::catch_unwind(AssertUnwindSafe(&mut run)).is_err() {
+        let message =
+            "the thread of the event files panicked; none are written or cleared until it is begun again";
+        refusals::refused("EVENT_FILES_FAILED", Severity::Failure, message);
+        if !wait(pause) {
+            return;
+        }
+        pause = pause.saturating_mul(2).min(PAUSE_MAX);
     }
 }
 
