@@ -71,3 +71,32 @@ pub(super) async fn until_writable(config: EventSourcingConfig, openings: u32) {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use tokio::time::Instant;
+
+    use super::*;
+
+    /// How long it takes on a disk that takes the probe at once.
+    async fn waited(openings: u32) -> Duration {
+        let folder = tempfile::tempdir().unwrap();
+        let config = EventSourcingConfig {
+            log_path: folder.path().join("log"),
+            index_path: folder.path().join("index"),
+            ..EventSourcingConfig::default()
+        };
+        let began = Instant::now();
+        until_writable(config, openings).await;
+        began.elapsed()
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_storage_opened_in_vain_is_tried_again_later_each_time_up_to_a_bound() {
+        let mut waits = Vec::new();
+        for openings in [1, 2, 3, 6, 7, u32::MAX] {
+            waits.push(waited(openings).await.as_secs() / LOOK_EVERY.as_secs());
+        }
+        assert_eq!(waits, [1, 2, 4, 32, 32, 32]);
+    }
+}
