@@ -8,13 +8,11 @@
 use std::{
     collections::{HashMap, VecDeque},
     io,
-    panic::{self, AssertUnwindSafe},
     sync::{
         Arc,
         atomic::{AtomicU64, Ordering},
     },
     thread,
-    time::Duration,
 };
 
 use tokio::{
@@ -32,14 +30,15 @@ use crate::{
     index::Direction,
     log::{Cursor, Frame, Tip},
     priority,
-    refusals::{self, Severity},
     storage::StorageError,
 };
 
 pub mod folder;
 pub mod format;
+mod restart;
 
 use folder::Folder;
+use restart::until_ended;
 
 /// What others see of the files.
 #[derive(Debug)]
@@ -162,22 +161,6 @@ impl EventFiles {
             }
         };
         (files, watched)
-    }
-}
-
-/// Runs it until it ends by itself: after each panic once more, later each time. `wait` says whether to go on.
-fn until_ended(mut run: impl FnMut(), mut wait: impl FnMut(Duration) -> bool) {
-    const PAUSE_MIN: Duration = Duration::from_secs(1);
-    const PAUSE_MAX: Duration = Duration::from_secs(300);
-    let mut pause = PAUSE_MIN;
-    while panic::catch_unwind(AssertUnwindSafe(&mut run)).is_err() {
-        let message =
-            "the thread of the event files panicked; none are written or cleared until it is begun again";
-        refusals::refused("EVENT_FILES_FAILED", Severity::Failure, message);
-        if !wait(pause) {
-            return;
-        }
-        pause = pause.saturating_mul(2).min(PAUSE_MAX);
     }
 }
 

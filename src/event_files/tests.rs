@@ -168,23 +168,3 @@ fn files_behind_a_gap_are_pending_once_immudb_has_their_events() {
     assert_eq!(shared.pending(), 0);
     assert!(writer.folder.event_paths().unwrap().is_empty());
 }
-
-#[test]
-fn a_panic_is_told_and_the_thread_begins_again_later_each_time() {
-    let (mut runs, mut pauses) = (0, Vec::new());
-    let run = || {
-        runs += 1;
-        assert!(runs > 12, "as if it were a fault");
-    };
-    until_ended(run, |pause| {
-        pauses.push(pause.as_secs());
-        true
-    });
-    assert_eq!(runs, 13);
-    assert_eq!(pauses, [1, 2, 4, 8, 16, 32, 64, 128, 256, 300, 300, 300]);
-    let told =
-        crate::refusals::recorded().into_iter().find(|one| one.reason == "EVENT_FILES_FAILED").unwrap();
-    assert!(told.calls >= 12, "{told:?}");
-    // A stop ends the waiting.
-    until_ended(|| panic!("as if it were a fault"), |_| false);
-}
