@@ -54,9 +54,17 @@ pub struct Loaded {
 
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Warning {
-    DefaultFileMissing { path: PathBuf },
+    DefaultFileMissing {
+        path: PathBuf,
+    },
     EventSourcingDisabled,
-    NoImmudb { variable: String },
+    NoImmudb {
+        variable: String,
+    },
+    /// Made by Kubernetes or Docker of the name of another service.
+    Links {
+        variables: Vec<String>,
+    },
 }
 
 #[derive(Debug, thiserror::Error)]
@@ -266,6 +274,11 @@ impl fmt::Display for Warning {
             Warning::EventSourcingDisabled => {
                 f.write_str("event_sourcing.enabled is not true, writes are refused")
             }
+            Warning::Links { variables } => write!(
+                f,
+                "{} ignored: Kubernetes and Docker set such variables for services of these names",
+                variables.join(", ")
+            ),
             Warning::NoImmudb { variable } => {
                 write!(f, "{variable} is ignored, neither a section immudb nor IMMUDB_ADDRESS is there")
             }

@@ -12,6 +12,8 @@ use serde_yaml::{Mapping, Value};
 use super::keys::{KEYS, Key, REMOVED};
 use super::{ConfigError, Warning};
 
+mod links;
+
 const IMMUDB: &str = "immudb";
 const KNOWN_NAMES: [&str; 5] = ["address", "port", "username", "password", "database"];
 
@@ -26,8 +28,14 @@ pub(super) fn apply(
     file: &mut Mapping,
     environment: impl Iterator<Item = (String, String)>,
 ) -> Result<Overrides, ConfigError> {
-    let mut texts = recognised(environment)?;
+    let (links, variables): (Vec<_>, Vec<_>) =
+        environment.partition(|(name, text)| links::is_link(name, text));
+    let mut texts = recognised(variables.into_iter())?;
     let mut overrides = Overrides::default();
+    let mistakable = links.into_iter().map(|(name, _)| name).filter(|name| is_ours(name)).collect::<Vec<_>>();
+    if !mistakable.is_empty() {
+        overrides.warnings.push(Warning::Links { variables: mistakable });
+    }
     // The order of the table, in which the address comes before the rest of its section.
     for key in KEYS {
         let variable = variable_of(key);
@@ -41,6 +49,11 @@ pub(super) fn apply(
         overrides.variables.insert(key.path, variable);
     }
     Ok(overrides)
+}
+
+/// It would be read, or refused.
+fn is_ours(name: &str) -> bool {
+    name.starts_with("AETHYR_") || KEYS.iter().any(|key| variable_of(key) == name)
 }
 
 /// The variables that name a key, and an error for those that should and don't.

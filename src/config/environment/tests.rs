@@ -73,6 +73,33 @@ fn empty_variables_of_immudb_count_as_unset() {
 }
 
 #[test]
+fn variables_of_links_are_ignored_with_one_warning() {
+    let links = [
+        ("IMMUDB_PORT", "tcp://10.96.12.7:3322"),
+        ("IMMUDB_PORT_3322_TCP", "tcp://10.96.12.7:3322"),
+        ("IMMUDB_SERVICE_HOST", "10.96.12.7"),
+        ("AETHYR_EVENT_STORE_PORT", "tcp://10.96.12.8:50051"),
+        ("AETHYR_EVENT_STORE_PORT_50051_TCP", "tcp://10.96.12.8:50051"),
+        ("AETHYR_EVENT_STORE_PORT_50051_TCP_ADDR", "10.96.12.8"),
+        ("AETHYR_EVENT_STORE_PORT_53_UDP_PROTO", "udp"),
+        ("AETHYR_EVENT_STORE_SERVICE_HOST", "10.96.12.8"),
+        ("AETHYR_EVENT_STORE_SERVICE_PORT", "50051"),
+        ("AETHYR_EVENT_STORE_SERVICE_PORT_GRPC", "50051"),
+    ];
+    let loaded = load_with("immudb: { port: 5 }\nevent_sourcing: { enabled: true }", &links).unwrap();
+    assert_eq!(loaded.config.immudb.unwrap().port, 5);
+    let [Warning::Links { variables }] = &loaded.warnings[..] else { panic!("{:?}", loaded.warnings) };
+    let ours = links.iter().map(|(name, _)| *name).filter(|name| name.starts_with("AETHYR_"));
+    let ours: Vec<_> = ["IMMUDB_PORT"].into_iter().chain(ours).collect();
+    assert_eq!(*variables, ours);
+    // What was meant for us is still refused.
+    for meant in ["AETHYR_SERVER__SERVICE_PORT", "AETHYR_SERVER_PORT", "AETHYR_PORT_NUMBER_TCP"] {
+        let error = load_with("", &[(meant, "50051")]).unwrap_err();
+        assert!(matches!(error, ConfigError::UnknownVariable { .. }), "{meant}: {error}");
+    }
+}
+
+#[test]
 fn faults_of_the_environment_name_the_variable() {
     for (variable, value, text) in [
         ("AETHYR_SERVER__LISEN", "x", "AETHYR_SERVER__LISEN: names no key"),
