@@ -166,7 +166,13 @@ impl Service {
     /// Starts on what is in the folder and waits until it serves.
     pub async fn restart(&mut self) {
         self.launch();
-        self.wait_for_health("", true).await;
+        let until = Instant::now() + PATIENCE;
+        while self.health("").await != Some(true) {
+            let ended = self.ended();
+            assert!(ended.is_none(), "the service ended with {ended:?}:\n{}", self.log());
+            assert!(Instant::now() < until, "the service does not serve:\n{}", self.log());
+            tokio::time::sleep(POLL).await;
+        }
     }
 
     /// Starts and waits only until it listens.
