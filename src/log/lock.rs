@@ -10,7 +10,7 @@ use std::{
 };
 
 use rustix::io::Errno;
-use tracing::error;
+use tracing::{error, warn};
 
 use super::{Access, OpenError};
 
@@ -31,16 +31,7 @@ impl Lock {
         let mut files = Vec::new();
         // First: the folder may be about to be renamed.
         if let Some(path) = beside(folder) {
-            match open(&path, access) {
-                Ok(file) => {
-                    lock(&file, folder, &path)?;
-                    files.push(file);
-                }
-                // Then nobody can rename the folder either.
-                Err(error) if is_closed(&error) => {}
-                Err(error) if error.kind() == io::ErrorKind::NotFound && access == Access::ReadOnly => {}
-                Err(source) => return Err(io_error(&path, source)),
-            }
+            files.extend(lock_beside(folder, &path, access)?);
         }
         let path = folder.join(WITHIN);
         if access == Access::ReadWrite {
@@ -91,8 +82,21 @@ fn is_unsupported(error: &io::Error) -> bool {
         .any(|errno| error.raw_os_error() == Some(errno.raw_os_error()))
 }
 
-fn is_closed(error: &io::Error) -> bool {
-    matches!(error.kind(), io::ErrorKind::PermissionDenied | io::ErrorKind::ReadOnlyFilesystem)
+/// Without it the folder is locked all the same, so whatever stands against it must not stop the service.
+fn lock_beside(folder: &Path, path: &Path, access: Access) -> Result<Option<File>, OpenError> {
+    // To lock it, one need not be able to write it: it may be another user's.
+    let opened = open(path, access).or_else(|error| File::open(path).map_err(|_| error));
+    let locked = opened.map_err(fs::TryLockError::Error).and_then(|file| file.try_lock().map(|()| file));
+    match locked {
+        Ok(file) => Ok(Some(file)),
+        Err(fs::TryLockError::WouldBlock) => Err(locked_by_another(folder)),
+        // The folder is never renamed by whoever only reads.
+        Err(fs::TryLockError::Error(_)) if access == Access::ReadOnly => Ok(None),
+        Err(fs::TryLockError::Error(error)) => {
+            warn!(file = %path.display(), %error, "not locked: never run repair or resolve while the service runs");
+            Ok(None)
+        }
+    }
 }
 
 /// `log.lock` for `storage/log`.
@@ -165,6 +169,22 @@ mod tests {
         fs::remove_file(folder.join("lock")).unwrap();
         assert_locked(&folder);
         fs::remove_file(root.path().join("log.lock")).unwrap();
+        assert_locked(&folder);
+    }
+
+    #[test]
+    fn a_lock_beside_that_is_not_ours_locks_and_one_that_cannot_be_made_stops_nobody() {
+        let root = tempdir().unwrap();
+        let folder = root.path().join("log");
+        fs::create_dir(root.path().join("log.lock")).unwrap();
+        let lock = Lock::take(&folder, Access::ReadWrite).unwrap();
+        fs::remove_file(folder.join("lock")).unwrap();
+        fs::rename(&folder, root.path().join("log.damaged-1")).unwrap();
+        assert_locked(&folder);
+        drop(lock);
+        fs::remove_dir(root.path().join("log.lock")).unwrap();
+        std::os::unix::fs::symlink("/nowhere/at/all", root.path().join("log.lock")).unwrap();
+        let _lock = Lock::take(&folder, Access::ReadWrite).unwrap();
         assert_locked(&folder);
     }
 

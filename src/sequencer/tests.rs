@@ -338,7 +338,7 @@ fn in_folder(folder: &tempfile::TempDir) -> EventSourcingConfig {
     }
 }
 
-fn one_event(aggregate: &str) -> Append {
+pub(super) fn one_event(aggregate: &str) -> Append {
     let event = NewEvent {
         id: EventId::random(),
         aggregate_id: AggregateId::new(aggregate).unwrap(),

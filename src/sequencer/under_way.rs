@@ -13,41 +13,35 @@ use crate::event::EventId;
 
 /// All of them, by the id of their first event: a resend has the ids of the first attempt, in the same order.
 #[derive(Debug, Clone, Default)]
-pub(super) struct AppendsUnderWay(Arc<Mutex<HashMap<EventId, Attempts>>>);
-
-#[derive(Debug, Default)]
-struct Attempts {
-    count: usize,
-    over: CancellationToken,
-}
+pub(super) struct AppendsUnderWay(Arc<Mutex<HashMap<EventId, Vec<CancellationToken>>>>);
 
 /// One attempt. It is over when this is dropped.
 #[derive(Debug)]
 pub struct UnderWay {
     all: AppendsUnderWay,
     id: Option<EventId>,
+    over: CancellationToken,
 }
 
 impl AppendsUnderWay {
     pub fn begin(&self, append: &Append) -> UnderWay {
-        let id = first_id(append);
+        let (id, over) = (first_id(append), CancellationToken::new());
         if let Some(id) = id {
-            let mut all = self.lock();
-            let attempts = all.entry(id).or_default();
-            attempts.count = attempts.count.saturating_add(1);
+            self.lock().entry(id).or_default().push(over.clone());
         }
-        UnderWay { all: self.clone(), id }
+        UnderWay { all: self.clone(), id, over }
     }
 
-    /// Resolves when no attempt at this append is under way.
+    /// Resolves when the attempts at this append that are under way now are over. Later ones are not waited for: they may
+    /// come for ever.
     pub async fn until_over(&self, append: &Append) {
-        let over = first_id(append).and_then(|id| Some(self.lock().get(&id)?.over.clone()));
-        if let Some(over) = over {
+        let attempts = first_id(append).and_then(|id| self.lock().get(&id).cloned());
+        for over in attempts.unwrap_or_default() {
             over.cancelled().await;
         }
     }
 
-    fn lock(&self) -> MutexGuard<'_, HashMap<EventId, Attempts>> {
+    fn lock(&self) -> MutexGuard<'_, HashMap<EventId, Vec<CancellationToken>>> {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
@@ -58,13 +52,35 @@ fn first_id(append: &Append) -> Option<EventId> {
 
 impl Drop for UnderWay {
     fn drop(&mut self) {
+        self.over.cancel();
         let Some(id) = self.id else { return };
         let mut all = self.all.lock();
         let Some(attempts) = all.get_mut(&id) else { return };
-        attempts.count = attempts.count.saturating_sub(1);
-        if attempts.count == 0 {
-            attempts.over.cancel();
+        attempts.retain(|over| !over.is_cancelled());
+        if attempts.is_empty() {
             all.remove(&id);
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use futures_util::poll;
+
+    use super::*;
+    use crate::sequencer::tests::one_event;
+
+    #[tokio::test]
+    async fn attempts_that_come_later_are_not_waited_for() {
+        let append = one_event("room-1");
+        let all = AppendsUnderWay::default();
+        let first = all.begin(&append);
+        let mut waiting = std::pin::pin!(all.until_over(&append));
+        assert!(poll!(&mut waiting).is_pending());
+        let later = all.begin(&append);
+        drop(first);
+        assert!(poll!(&mut waiting).is_ready());
+        drop(later);
+        assert!(all.lock().is_empty());
     }
 }
