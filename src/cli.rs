@@ -11,6 +11,7 @@ use tokio::runtime::Runtime;
 
 use crate::{
     config::{Config, DEFAULT_FILE, Loaded},
+    printable::escaped,
     telemetry,
 };
 
@@ -179,7 +180,7 @@ fn environment() -> impl Iterator<Item = (String, String)> {
 /// A line on standard error, for those who typed the command.
 fn say(line: &str) {
     use std::io::Write;
-    let _ = writeln!(std::io::stderr(), "{line}");
+    let _ = writeln!(std::io::stderr(), "{}", escaped(line));
 }
 
 fn check_config(loaded: &Loaded) -> ExitCode {

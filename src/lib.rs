@@ -54,6 +54,7 @@ pub mod history;
 pub mod immudb;
 pub mod index;
 pub mod log;
+pub mod printable;
 pub mod priority;
 pub mod progress;
 pub mod refusals;

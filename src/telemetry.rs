@@ -25,6 +25,7 @@ use tracing_subscriber::util::SubscriberInitExt;
 use tracing_subscriber::{EnvFilter, Registry, reload};
 
 use crate::config::LoggingConfig;
+use crate::printable::escaped;
 
 const FILE_NAME: &str = "system.log";
 const LINES_WAITING_MAX: usize = 16_384;
@@ -53,12 +54,12 @@ pub enum TelemetryError {
 pub fn init(config: &LoggingConfig) -> Result<Guard, TelemetryError> {
     let filter = filter(&config.level)?;
     let ansi = io::stderr().is_terminal();
-    let (to_stderr, stderr) = Output::new("log-stderr", io::stderr());
+    let (to_stderr, stderr) = Output::new("log-stderr", io::stderr(), Colours::from(ansi));
     let reopen = Arc::new(AtomicBool::new(false));
     let (to_file, file) = match open(config) {
         Ok(file) => {
             let file = SystemLog { config: config.clone(), file, reopen: reopen.clone() };
-            let (writer, output) = Output::new("log-file", file);
+            let (writer, output) = Output::new("log-file", file, Colours::None);
             (Some(writer), Ok(output))
         }
         Err(error) => (None, Err(error)),
@@ -147,14 +148,14 @@ struct Output {
 }
 
 impl Output {
-    fn new(thread: &str, writer: impl Write + Send + 'static) -> (NonBlocking, Output) {
+    fn new(thread: &str, writer: impl Write + Send + 'static, colours: Colours) -> (NonBlocking, Output) {
         let failed = Arc::new(AtomicUsize::new(0));
-        let counting = Counting { writer, failed: failed.clone() };
+        let lines = Lines { writer, colours, failed: failed.clone() };
         let (sender, worker) = NonBlockingBuilder::default()
             .lossy(true)
             .buffered_lines_limit(LINES_WAITING_MAX)
             .thread_name(thread)
-            .finish(counting);
+            .finish(lines);
         let output = Output { dropped: sender.error_counter(), failed, _worker: worker };
         (sender, output)
     }
@@ -164,19 +165,40 @@ impl Output {
     }
 }
 
-/// Counts what can't be written, which the thread that writes passes over in silence.
-struct Counting<W> {
+/// Whether lines have escape sequences of their own.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Colours {
+    None,
+    Ansi,
+}
+
+impl From<bool> for Colours {
+    fn from(ansi: bool) -> Self {
+        if ansi { Self::Ansi } else { Self::None }
+    }
+}
+
+/// Takes a line at a time. Text of callers does not act on a terminal, and makes no lines. Counts what can't be written,
+/// which the thread that writes passes over in silence.
+struct Lines<W> {
     writer: W,
+    colours: Colours,
     failed: Arc<AtomicUsize>,
 }
 
-impl<W: Write> Write for Counting<W> {
+impl<W: Write> Write for Lines<W> {
     fn write(&mut self, line: &[u8]) -> io::Result<usize> {
         self.writer.write(line)
     }
 
     fn write_all(&mut self, line: &[u8]) -> io::Result<()> {
-        self.writer.write_all(line).inspect_err(|_| {
+        let text = String::from_utf8_lossy(line);
+        let text = text.strip_suffix('\n').unwrap_or(&text);
+        let line = match self.colours {
+            Colours::None => format!("{}\n", escaped(text)),
+            Colours::Ansi => format!("{}\n", escaped_but_colours(text)),
+        };
+        self.writer.write_all(line.as_bytes()).inspect_err(|_| {
             self.failed.fetch_add(1, Ordering::Relaxed);
         })
     }
@@ -184,6 +206,19 @@ impl<W: Write> Write for Counting<W> {
     fn flush(&mut self) -> io::Result<()> {
         self.writer.flush()
     }
+}
+
+/// Keeps what `tracing_subscriber` colours a line with. It does not escape every field, so others may be there, too.
+fn escaped_but_colours(text: &str) -> String {
+    const COLOURS: [&str; 10] = ["[0m", "[1m", "[2m", "[3m", "[31m", "[32m", "[33m", "[34m", "[35m", "[36m"];
+    let mut parts = text.split('\x1b');
+    let mut line = escaped(parts.next().unwrap_or_default()).into_owned();
+    for part in parts {
+        let colour = COLOURS.into_iter().find(|colour| part.starts_with(colour));
+        line.push_str(if colour.is_some() { "\x1b" } else { "\\u001b" });
+        line.push_str(&escaped(part));
+    }
+    line
 }
 
 /// `system.log`, which is opened again where that is asked for.

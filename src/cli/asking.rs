@@ -14,7 +14,7 @@ use clap::Subcommand;
 use serde_json::Value;
 
 use super::run;
-use crate::{config::Config, grpc::JsonClient};
+use crate::{config::Config, grpc::JsonClient, printable::escaped};
 
 mod events;
 mod execute;
@@ -175,12 +175,20 @@ pub async fn connect(address: Address) -> Result<JsonClient, String> {
     JsonClient::connect(&address.to_string()).await.map_err(|error| error.to_string())
 }
 
+/// JSON on standard output, indented.
+///
+/// # Errors
+/// Standard output is closed.
+pub fn print_indented(value: &Value) -> Result<(), String> {
+    format!("{value:#}").lines().try_for_each(print)
+}
+
 /// A line on standard output. Whoever reads it may be gone, as `head` is: that ends the command without a word.
 ///
 /// # Errors
 /// Standard output is closed.
 pub fn print(line: &str) -> Result<(), String> {
-    writeln!(std::io::stdout().lock(), "{line}").map_err(|error| match error.kind() {
+    writeln!(std::io::stdout().lock(), "{}", escaped(line)).map_err(|error| match error.kind() {
         ErrorKind::BrokenPipe => String::new(),
         _ => error.to_string(),
     })

@@ -19,6 +19,7 @@ use crate::{
     history::{History, HistoryError},
     immudb::Session,
     log::{Cursor, Frame, Place, ReadFrame, StoredRecord, Tip, writer_ids},
+    printable::escaped,
     server::immudb_settings,
     storage::Storage,
 };
@@ -82,7 +83,8 @@ pub async fn export(config: Config, contact: Contact, folder: &Path) -> Result<(
 /// Tabs between the fields, for no name can have one.
 fn write_line(lines: &mut impl Write, event: &RecordedEvent) -> std::io::Result<()> {
     let RecordedEvent { event: new, sequence, position, recorded_at, .. } = event;
-    let (aggregate, event_type, at) = (&new.aggregate_id, &new.event_type, write_time(*recorded_at));
+    let (aggregate, event_type) = (escaped(new.aggregate_id.as_str()), escaped(&new.event_type));
+    let at = write_time(*recorded_at);
     writeln!(lines, "{position}\t{aggregate}\t{sequence}\t{event_type}\t{at}\t{}", new.id)
 }
 

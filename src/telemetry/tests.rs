@@ -23,7 +23,7 @@ fn misspelt_levels_are_refused() {
 #[test]
 fn file_has_whole_plain_lines_and_none_below_the_level() {
     let folder = tempfile::tempdir().unwrap();
-    let (writer, output) = Output::new("test", open(&config_in(folder.path())).unwrap());
+    let (writer, output) = Output::new("test", open(&config_in(folder.path())).unwrap(), Colours::None);
     let level = filter("info").unwrap();
     let (coloured, _filter) = subscriber(level, io::sink, true, Some(writer));
     tracing::subscriber::with_default(coloured, || {
@@ -39,6 +39,29 @@ fn file_has_whole_plain_lines_and_none_below_the_level() {
     assert!(text.contains("position=7"), "{text}");
     assert!(text.contains("aggregate=\"room-1\""), "{text}");
     assert!(!text.contains('\x1b'), "{text:?}");
+}
+
+/// Of a caller, a name may be anything.
+#[test]
+fn text_of_callers_neither_acts_on_the_terminal_nor_makes_lines() {
+    const HOSTILE: &str = "x\x1b[2J\u{9b}31m\u{202e}y\nERROR forged";
+    for colours in [Colours::None, Colours::Ansi] {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("lines");
+        let (writer, output) = Output::new("test", fs::File::create(&path).unwrap(), colours);
+        let ansi = colours == Colours::Ansi;
+        let (subscriber, _filter) = subscriber(filter("info").unwrap(), writer, ansi, None);
+        tracing::subscriber::with_default(subscriber, || {
+            let _span = info_span!("append", aggregate = HOSTILE, other = %HOSTILE).entered();
+            info!(actor = HOSTILE, id = %HOSTILE, "refused: {HOSTILE}");
+        });
+        drop(output);
+        let text = fs::read_to_string(&path).unwrap();
+        assert_eq!(text.lines().count(), 1, "{text:?}");
+        assert!(!text.contains("\x1b[2J") && !text.contains(['\u{9b}', '\u{202e}']), "{text:?}");
+        assert_eq!(text.contains('\x1b'), ansi, "{text:?}");
+        assert!(text.contains("forged"), "{text:?}");
+    }
 }
 
 #[test]
@@ -82,7 +105,7 @@ fn a_folder_that_cannot_be_written_to_leaves_standard_error() {
 fn a_writer_that_hangs_costs_lines_and_no_waiting() {
     let (release, released) = mpsc::channel::<()>();
     let hanging = Hanging(Mutex::new(released));
-    let (mut writer, output) = Output::new("test", hanging);
+    let (mut writer, output) = Output::new("test", hanging, Colours::None);
     for _ in 0..LINES_WAITING_MAX + 100 {
         writer.write_all(b"line\n").unwrap();
     }
@@ -95,7 +118,7 @@ fn a_writer_that_hangs_costs_lines_and_no_waiting() {
 fn lines_that_cannot_be_written_are_counted() {
     let (release, released) = mpsc::channel::<()>();
     drop(release);
-    let (mut writer, output) = Output::new("test", Hanging(Mutex::new(released)));
+    let (mut writer, output) = Output::new("test", Hanging(Mutex::new(released)), Colours::None);
     let failed = output.failed.clone();
     writer.write_all(b"line\n").unwrap();
     drop(output);

@@ -4,7 +4,7 @@ use std::str::FromStr;
 
 use serde_json::{Value, json};
 
-use super::{Address, connect, print, text};
+use super::{Address, connect, print_indented, text};
 
 /// When: after an event with this number, or at a time.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -58,5 +58,5 @@ pub async fn show(address: Address, id: String, at: Option<At>) -> Result<(), St
             members.extend(object);
         }
     }
-    print(&format!("{shown:#}"))
+    print_indented(&shown)
 }

@@ -5,7 +5,7 @@ use std::time::Duration;
 use serde_json::{Value, json};
 use tokio::time::{Instant, MissedTickBehavior};
 
-use super::{Address, connect, list, number, print, text};
+use super::{Address, connect, list, number, print, print_indented, text};
 
 const STATS: &str = "aethyr.eventstore.v1.EventStoreService/Stats";
 
@@ -18,7 +18,7 @@ pub async fn show(address: Address, as_json: bool) -> Result<(), String> {
     let client = connect(address).await?.with_zeros();
     let stats = client.call(STATS, &json!({})).await.map_err(|error| error.to_string())?;
     if as_json {
-        return print(&format!("{stats:#}"));
+        return print_indented(&stats);
     }
     let Value::Object(members) = stats else { return Ok(()) };
     for (name, value) in members {

@@ -40,6 +40,15 @@ async fn a_world_is_made_out_of_a_file_and_looked_at() {
     assert_eq!((&object["name"], &object["exits"]), (&json!("Hall"), &json!({"up": "s"})));
     let object: Value = serde_json::from_str(&output(&service, &["object", "r", "--at", "2"])).unwrap();
     assert_eq!(object.get("exits"), None);
+    let hostile = "wi\u{202e}zard";
+    let line =
+        json!({"actor": hostile, "create_game_object": {"id": "h", "type": "thing", "name": "Ham\u{202e}"}}).to_string();
+    fs::write(&file, line).unwrap();
+    output(&service, &["execute", path]);
+    for command in [&["events", "h"][..], &["events", "h", "--json"], &["object", "h"]] {
+        let shown = output(&service, command);
+        assert!(shown.contains("\\u202e") && !shown.contains('\u{202e}'), "{command:?}: {shown}");
+    }
     let player = output(&service, &["object", "p"]);
     assert!(player.contains("\"Pat\"") && player.contains("***") && !player.contains(HASH), "{player}");
     let events = output(&service, &["events", "r"]);
@@ -50,12 +59,12 @@ async fn a_world_is_made_out_of_a_file_and_looked_at() {
     let stored = output(&service, &["events", "r", "--json", "--from", "3"]);
     let stored: Value = serde_json::from_str(&stored).unwrap();
     assert_eq!(stored["event_type"], "RoomExitAdded");
-    assert!(output(&service, &["stats"]).contains("event_count: 7"));
+    assert!(output(&service, &["stats"]).contains("event_count: 8"));
     let stats: Value = serde_json::from_str(&output(&service, &["stats", "--json"])).unwrap();
-    assert_eq!(stats["aggregate_count"], 3);
+    assert_eq!(stats["aggregate_count"], 4);
     let watched = output(&service, &["watch", "--interval", "0.1", "--count", "3"]);
     assert_eq!(watched.lines().count(), 4, "{watched}");
-    assert!(output(&service, &["rebuild"]).contains("3 aggregates with 7 events replayed"));
+    assert!(output(&service, &["rebuild"]).contains("4 aggregates with 8 events replayed"));
 }
 
 #[tokio::test(flavor = "multi_thread")]
