@@ -28,8 +28,10 @@ use crate::{
 #[derive(Debug, Default)]
 pub struct Faults {
     pub counts: BTreeMap<&'static str, u64>,
-    /// When the service itself could not answer.
-    pub service_gone: Vec<(At, At)>,
+    /// When the service was stopped or not there.
+    pub service_down: Vec<(At, At)>,
+    /// When the machine did not get to run what was due.
+    pub stalls: Vec<(At, At)>,
     /// When ImmuDB could not, or not in time.
     pub immudb_gone: Vec<(At, At)>,
     /// What was appended to see what the faults leave, and as one of them.
@@ -78,7 +80,6 @@ impl Faults {
             for (fault, count) in series.faults.counts {
                 *all.counts.entry(fault).or_default() += count;
             }
-            all.service_gone.extend(series.faults.service_gone);
             all.immudb_gone.extend(series.faults.immudb_gone);
             all.history.add(series.faults.history);
         }
@@ -105,7 +106,6 @@ impl Series<'_> {
 
     async fn service(&mut self) {
         while self.pause(200, 2000).await {
-            let from = self.world.now();
             match self.random.u8(..18) {
                 0 | 1 => self.kill_service("service killed", |_, _| {}).await,
                 2..=4 => {
@@ -130,9 +130,11 @@ impl Series<'_> {
                 }
                 6 | 7 => {
                     self.count("service stopped for a while");
+                    let from = self.world.now();
                     self.world.service.lock().await.signal(Signal::STOP);
                     self.for_a_while(50, 1500).await;
                     self.world.service.lock().await.signal(Signal::CONT);
+                    self.world.was_down(from);
                 }
                 8 => {
                     self.count("disk full");
@@ -163,8 +165,6 @@ impl Series<'_> {
                     self.kill_service("service killed", |_, _| {}).await;
                 }
             }
-            let until = self.world.now();
-            self.faults.service_gone.push((from, until));
         }
     }
 
@@ -176,6 +176,7 @@ impl Series<'_> {
     ) {
         self.count(fault);
         let mut service = self.world.service.lock().await;
+        let from = self.world.now();
         service.kill();
         let last = service.segments().pop();
         if let Some(last) = last {
@@ -185,6 +186,7 @@ impl Series<'_> {
         let down = self.random.u64(0..300);
         tokio::time::sleep(Duration::from_millis(down)).await;
         service.restart().await;
+        self.world.was_down(from);
     }
 
     async fn immudb(&mut self) {
@@ -377,7 +379,7 @@ impl Series<'_> {
         let took = state_within(&usurper, Duration::from_secs(10), has_it).await.is_some_and(has_it);
         usurper.signal(Signal::STOP);
         self.world.take_back().await;
-        self.faults.service_gone.push((from, self.world.now()));
+        self.faults.immudb_gone.push((from, self.world.now()));
         usurper.signal(Signal::CONT);
         if took {
             self.count("deposed writer");

@@ -73,7 +73,7 @@ pub enum Seen {
     List(Vec<(u16, u64)>),
 }
 
-/// One call that was answered, whatever the answer.
+/// One call, whatever the answer, and whether there was one.
 #[derive(Debug, Clone, Copy)]
 pub struct Took {
     pub began: At,

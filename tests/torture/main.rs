@@ -29,6 +29,7 @@ mod late;
 mod names;
 mod power;
 mod probe;
+mod stalls;
 #[path = "../support/mod.rs"]
 mod support;
 mod watch;
@@ -43,6 +44,7 @@ use std::{
 use callers::{Callers, Known};
 use faults::Faults;
 use probe::Probe;
+use stalls::Stalls;
 use watch::Watch;
 use world::World;
 
@@ -52,6 +54,8 @@ const SECONDS: u64 = 60;
 const CALLERS: u64 = 16;
 /// A run of so many seconds says what became of memory and the like.
 const LONG_RUN: u64 = 300;
+/// More than the machine has: a fault that blocks for a moment holds nobody else up.
+const WORKERS: usize = 8;
 /// However many streams are not read, and whatever is sent.
 const MEBIBYTES_MAX: u64 = 1024;
 
@@ -110,7 +114,8 @@ fn main() -> ExitCode {
             return ExitCode::SUCCESS;
         }
     };
-    let runtime = tokio::runtime::Runtime::new().unwrap();
+    let runtime =
+        tokio::runtime::Builder::new_multi_thread().worker_threads(WORKERS).enable_all().build().unwrap();
     if arguments.load {
         let length = Duration::from_secs(arguments.seconds);
         return match runtime.block_on(full_load::run(arguments.seed, length, arguments.callers)) {
@@ -181,7 +186,7 @@ impl std::fmt::Display for Totals {
         write!(
             f,
             "{faults} faults {:?}, {} calls, {} events acknowledged, {} appends of unknown outcome, \
-             {} conflicts, longest wait in an outage of ImmuDB {:.2} s, {} long ones, at most {} of a caller in one outage ({} on a busy machine)",
+             {} conflicts, longest wait in an outage of ImmuDB {:.2} s, {} long ones, at most {} of a caller in one outage ({} more with the service down or the machine stalled)",
             self.faults,
             self.calls,
             self.acknowledged,
@@ -201,6 +206,7 @@ async fn run(seed: u64, arguments: &Arguments) -> Result<Totals, String> {
     let known = Arc::new(Known::default());
     let callers = Callers::start(&world, seed, arguments.callers, &known);
     let probe = Probe::start(&world);
+    let stalls = Stalls::note(world.clock());
     let mut watch = Watch::new();
     let mut faults = tokio::select! {
         faults = Faults::run(&world, &known, seed, Duration::from_secs(arguments.seconds)) => faults,
@@ -210,6 +216,8 @@ async fn run(seed: u64, arguments: &Arguments) -> Result<Totals, String> {
     let mut history = callers.end().await;
     history.add(probe.end().await);
     history.add(std::mem::take(&mut faults.history));
+    faults.stalls = stalls.end().await;
+    faults.service_down = world.downs();
     if let Some(peak) = watch.memory_peak().filter(|peak| *peak > MEBIBYTES_MAX) {
         history.violation("memory", format!("{peak} MiB"));
     }

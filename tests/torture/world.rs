@@ -48,6 +48,8 @@ pub struct World {
     control: fs::File,
     /// The service could not start just now.
     failing: AtomicBool,
+    /// When the service was stopped or not there.
+    down: std::sync::Mutex<Vec<(At, At)>>,
 }
 
 /// Of ImmuDB's administrator: one that may be changed back.
@@ -107,6 +109,7 @@ impl World {
             proxy,
             control,
             failing: AtomicBool::new(false),
+            down: std::sync::Mutex::default(),
         };
         let mut service = world.service.lock().await;
         service.reconfigure(setup);
@@ -151,6 +154,15 @@ impl World {
         self.failing.load(Ordering::SeqCst)
     }
 
+    /// Since then, and until now.
+    pub fn was_down(&self, from: At) {
+        self.down.lock().unwrap().push((from, self.now()));
+    }
+
+    pub fn downs(&self) -> Vec<(At, At)> {
+        self.down.lock().unwrap().clone()
+    }
+
     /// Notes without an end what the service takes of the machine.
     pub async fn watch(&self, watch: &mut Watch) {
         loop {
@@ -163,6 +175,7 @@ impl World {
     /// Begins it anew on what it has, with one more line of configuration or, again, without.
     pub async fn begin_anew(&self, line: Option<(&str, &str)>) {
         let mut service = self.service.lock().await;
+        let from = self.now();
         service.kill();
         power::forget(&self.undo());
         let setup = self.setup.clone();
@@ -171,6 +184,7 @@ impl World {
             None => setup,
         });
         service.restart().await;
+        self.was_down(from);
     }
 
     /// A second service, which has no business with this database.
@@ -187,6 +201,7 @@ impl World {
     /// for nobody else has taken anything.
     pub async fn take_back(&self) {
         let mut service = self.service.lock().await;
+        let from = self.now();
         service.kill();
         // On a full disk it would not start.
         self.control(Control::DiskFull, 0);
@@ -194,6 +209,7 @@ impl World {
         power::forget(&self.undo());
         service.reconfigure(self.setup.clone().arguments(&TAKE_OVER));
         service.restart().await;
+        self.was_down(from);
         service.reconfigure(self.setup.clone());
     }
 
@@ -205,9 +221,11 @@ impl World {
             self.control(what, 0);
         }
         let mut service = self.service.lock().await;
+        let from = self.now();
         service.kill();
         power::forget(&self.undo());
         service.restart().await;
+        self.was_down(from);
         drop(service);
     }
 

@@ -1,7 +1,7 @@
-//! How long callers waited: once or twice in each outage of ImmuDB, and never for long.
+//! How long callers waited: once or twice in each outage of ImmuDB, never for long, and not at all outside of them.
 //!
-//! A glance at the figures never waits for ImmuDB. Where it took long the machine was busy, and writes prove nothing
-//! then.
+//! The time in which the service was down, or the machine did not get to run what was due, is no wait. Nothing else
+//! is an excuse: no full disk, no crowd of callers, and no other fault of the service.
 
 use std::{collections::HashMap, time::Duration};
 
@@ -16,24 +16,23 @@ use crate::{
 const LONG: Duration = FALLBACK_AFTER.saturating_sub(Duration::from_millis(200));
 /// However bad the outage.
 const WAIT_MAX: Duration = Duration::from_secs(8);
-/// A glance that took longer says that the machine was busy.
-const GLANCE_MAX: Duration = Duration::from_millis(400);
 /// What an outage leaves behind: ImmuDB is asked again after a while, and takes what is pending.
 const AFTERMATH: Duration = Duration::from_secs(3);
-const WAITS_A_FAULT: usize = 2;
+/// Of one caller in one outage. A service that is started anew in it knows nothing of those before.
+const WAITS_MAX: usize = 2;
 
-/// Faults of ImmuDB that followed each other too closely to be told apart.
+/// Faults of ImmuDB that overlap.
 struct Outage {
     from: At,
     until: At,
-    faults: usize,
+    waits_max: usize,
 }
 
 /// What the figures of a run tell.
 #[derive(Debug, Default, Clone, Copy)]
 pub struct Waits {
     pub longest: Duration,
-    /// So many were long, and so many more that a busy machine excuses.
+    /// So many were long, and so many more would be if the service had not been down, or the machine stalled.
     pub long: usize,
     pub excused: usize,
     /// Of one caller in one outage.
@@ -41,51 +40,71 @@ pub struct Waits {
 }
 
 pub fn check(history: &History, faults: &Faults, problems: &mut Problems) -> Waits {
-    let slow = |took: &&Took| took.kind == Kind::Glance && took.ended - took.began > GLANCE_MAX;
-    let slow_glances = history.took.iter().filter(slow).map(|took| (took.began, took.ended));
-    let busy: Vec<(At, At)> = slow_glances.chain(faults.service_gone.iter().copied()).collect();
-    let undisturbed =
-        |took: &Took| busy.iter().all(|(from, until)| *until < took.began || *from > took.ended);
-    let is_long = |took: &&Took| took.kind == Kind::Write && took.ended - took.began >= LONG;
-    let long: Vec<&Took> = history.took.iter().filter(is_long).filter(|took| undisturbed(took)).collect();
-    for took in long.iter().filter(|took| took.ended - took.began > WAIT_MAX) {
-        problems.add("a wait", || format!("{took:?}"));
-    }
-    let longest = long.iter().map(|took| took.ended - took.began).max().unwrap_or_default();
-    let mut most_in_an_outage = 0;
-    for outage in outages(&faults.immudb_gone) {
-        let mut of_caller: HashMap<u64, usize> = HashMap::new();
-        for took in long.iter().filter(|took| took.began <= outage.until && took.ended >= outage.from) {
-            *of_caller.entry(took.caller).or_default() += 1;
+    let excuses = merged(faults.service_down.iter().chain(&faults.stalls).copied());
+    let outages = outages(faults);
+    let mut waits = Waits::default();
+    let mut of_caller: HashMap<u64, Vec<&Took>> = HashMap::new();
+    for took in history.took.iter().filter(|took| took.kind == Kind::Write) {
+        if took.ended - took.began < LONG {
+            continue;
         }
-        let most = of_caller.values().copied().max().unwrap_or(0);
-        most_in_an_outage = most_in_an_outage.max(most);
-        if most > outage.faults * WAITS_A_FAULT {
-            let Outage { from, until, faults } = outage;
-            problems.add("waits", || {
-                format!(
-                    "a caller waited {most} times from {from:?} to {until:?}, in {faults} faults of ImmuDB"
-                )
-            });
+        let wait = (took.ended - took.began).saturating_sub(overlap(took, &excuses));
+        if wait < LONG {
+            waits.excused += 1;
+            continue;
+        }
+        waits.long += 1;
+        waits.longest = waits.longest.max(wait);
+        of_caller.entry(took.caller).or_default().push(took);
+        if wait > WAIT_MAX {
+            problems.add("a wait", || format!("of {wait:?}: {took:?}"));
         }
     }
-    let excused = history.took.iter().filter(is_long).count() - long.len();
-    Waits { longest, long: long.len(), excused, most_in_an_outage }
+    for mut calls in of_caller.into_values() {
+        calls.sort_unstable_by_key(|took| took.began);
+        let mut counts = vec![0; outages.len()];
+        for took in calls {
+            // The first that has room: later calls fit into later ones.
+            let in_it = |outage: &Outage| took.began <= outage.until + AFTERMATH && took.ended >= outage.from;
+            let mut meant = (0..outages.len()).filter(|place| in_it(&outages[*place])).peekable();
+            if meant.peek().is_none() {
+                problems.add("a wait outside of every outage", || format!("{took:?}"));
+                continue;
+            }
+            let Some(place) = meant.find(|place| counts[*place] < outages[*place].waits_max) else {
+                problems.add("waits", || format!("more than an outage allows a caller: {took:?}"));
+                continue;
+            };
+            counts[place] += 1;
+        }
+        let most = counts.into_iter().max().unwrap_or(0);
+        waits.most_in_an_outage = waits.most_in_an_outage.max(most);
+    }
+    waits
 }
 
-fn outages(faults: &[(At, At)]) -> Vec<Outage> {
-    let mut faults = faults.to_vec();
-    faults.sort_unstable();
-    let mut outages: Vec<Outage> = Vec::new();
-    for (from, until) in faults {
-        let until = until + AFTERMATH;
-        match outages.last_mut() {
-            Some(last) if last.until >= from => {
-                last.until = last.until.max(until);
-                last.faults += 1;
-            }
-            _ => outages.push(Outage { from, until, faults: 1 }),
+fn outages(faults: &Faults) -> Vec<Outage> {
+    let with_waits = |(from, until): (At, At)| {
+        let is_within = |down: &&(At, At)| down.1 >= from && down.0 <= until + AFTERMATH;
+        let starts = faults.service_down.iter().filter(is_within).count();
+        Outage { from, until, waits_max: WAITS_MAX * (starts + 1) }
+    };
+    merged(faults.immudb_gone.iter().copied()).into_iter().map(with_waits).collect()
+}
+
+fn merged(times: impl Iterator<Item = (At, At)>) -> Vec<(At, At)> {
+    let mut times: Vec<(At, At)> = times.collect();
+    times.sort_unstable();
+    let mut merged: Vec<(At, At)> = Vec::new();
+    for (from, until) in times {
+        match merged.last_mut() {
+            Some(last) if last.1 >= from => last.1 = last.1.max(until),
+            _ => merged.push((from, until)),
         }
     }
-    outages
+    merged
+}
+
+fn overlap(took: &Took, times: &[(At, At)]) -> Duration {
+    times.iter().map(|(from, until)| took.ended.min(*until).saturating_sub(took.began.max(*from))).sum()
 }

@@ -29,7 +29,9 @@ impl Series<'_> {
                 self.violation(format!("the service ended with {status}:\n{}", service.log()));
             }
             power::forget(&self.world.undo());
+            let from = self.world.now();
             service.restart().await;
+            self.world.was_down(from);
         }
     }
 
@@ -55,10 +57,13 @@ impl Series<'_> {
         let Ok(before) = prlimit(process, Resource::Nofile, Rlimit { current, maximum }) else { return };
         self.count(FAULT);
         self.world.set_failing(true);
+        let from = self.world.now();
         self.for_a_while(200, 3000).await;
         // It may be gone.
         _ = prlimit(process, Resource::Nofile, before);
         self.world.set_failing(false);
+        // No new connection to ImmuDB either.
+        self.faults.immudb_gone.push((from, self.world.now()));
         self.comes_back(FAULT).await;
     }
 
