@@ -390,6 +390,11 @@ impl Service {
         }
     }
 
+    #[allow(dead_code, reason = "for those who do what a supervisor does")]
+    pub fn is_running(&mut self) -> bool {
+        self.process.as_mut().is_some_and(|process| process.try_wait().unwrap().is_none())
+    }
+
     /// How it ended, if it did by itself; it can be started again then.
     #[allow(dead_code, reason = "for those who do what a supervisor does")]
     pub fn ended(&mut self) -> Option<ExitStatus> {

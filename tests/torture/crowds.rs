@@ -19,7 +19,7 @@ use crate::{
 const IDS: usize = 500;
 const SENDERS: u64 = 30;
 const CONNECTIONS: u64 = 5;
-const UNREAD_STREAMS: u64 = 60;
+const UNREAD_STREAMS: u64 = 150;
 /// Nobody of these waits for longer.
 const PATIENCE: Duration = Duration::from_secs(10);
 

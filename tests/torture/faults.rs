@@ -106,7 +106,7 @@ impl Series<'_> {
 
     async fn service(&mut self) {
         while self.pause(200, 2000).await {
-            match self.random.u8(..18) {
+            match self.random.u8(..20) {
                 0 | 1 => self.kill_service("service killed", |_, _| {}).await,
                 2..=4 => {
                     let world = self.world;
@@ -143,10 +143,10 @@ impl Series<'_> {
                     self.world.control(Control::DiskFull, 0);
                     self.kill_service("service killed", |_, _| {}).await;
                 }
-                9 | 10 => {
+                9 => {
                     self.goes_wrong_for_a_while("disk full, and nobody helps", Control::DiskFull, 2000).await;
                 }
-                11 => {
+                10 | 11 => {
                     self.goes_wrong_for_a_while("sync fails, and nobody helps", Control::SyncFails, 500)
                         .await;
                 }
@@ -157,6 +157,7 @@ impl Series<'_> {
                     let most = if self.random.u8(..3) == 0 { 22_000 } else { 3000 };
                     self.refuses("no room allowed", "limits", "disk_free_min: 1125899906842624", most).await;
                 }
+                16 | 17 => self.index_fails().await,
                 _ => {
                     self.count("sync fails");
                     self.world.control(Control::SyncFails, 1);
@@ -331,7 +332,6 @@ impl Series<'_> {
     async fn second_writers(&mut self) {
         let mut claimed = false;
         while self.pause(4000, 12_000).await {
-            // An empty database belongs to whoever comes first.
             claimed = claimed || self.has_forwarded().await;
             if !claimed {
                 continue;
@@ -344,6 +344,7 @@ impl Series<'_> {
         }
     }
 
+    /// Whether the database is claimed: an empty one belongs to whoever comes first.
     async fn has_forwarded(&self) -> bool {
         let mut client = self.world.client();
         let answer = tokio::time::timeout(Duration::from_secs(1), client.stats(StatsRequest {})).await;

@@ -57,7 +57,9 @@ const LONG_RUN: u64 = 300;
 /// More than the machine has: a fault that blocks for a moment holds nobody else up.
 const WORKERS: usize = 8;
 /// However many streams are not read, and whatever is sent.
-const MEBIBYTES_MAX: u64 = 1024;
+const MEBIBYTES_MAX: u64 = 768;
+/// However many callers there are.
+const THREADS_MAX: u64 = 128;
 
 #[derive(Debug)]
 struct Arguments {
@@ -206,7 +208,7 @@ async fn run(seed: u64, arguments: &Arguments) -> Result<Totals, String> {
     let known = Arc::new(Known::default());
     let callers = Callers::start(&world, seed, arguments.callers, &known);
     let probe = Probe::start(&world);
-    let stalls = Stalls::note(world.clock());
+    let stalls = Stalls::note(&world);
     let mut watch = Watch::new();
     let mut faults = tokio::select! {
         faults = Faults::run(&world, &known, seed, Duration::from_secs(arguments.seconds)) => faults,
@@ -221,6 +223,10 @@ async fn run(seed: u64, arguments: &Arguments) -> Result<Totals, String> {
     if let Some(peak) = watch.memory_peak().filter(|peak| *peak > MEBIBYTES_MAX) {
         history.violation("memory", format!("{peak} MiB"));
     }
+    if let Some(peak) = watch.threads_peak().filter(|peak| *peak > THREADS_MAX) {
+        history.violation("threads", format!("{peak} of them"));
+    }
+    let peaks = (watch.memory_peak().unwrap_or(0), watch.threads_peak().unwrap_or(0));
     let verdict = checker::check(&world, &history, &faults).await;
     if verdict.is_err() {
         std::fs::write(world.folder().join("history"), history.text()).unwrap();
@@ -235,7 +241,12 @@ async fn run(seed: u64, arguments: &Arguments) -> Result<Totals, String> {
             arguments.seconds
         )
     })?;
-    println!("torture: seed {seed}: {totals}, no violation, {:.0} s", began.elapsed().as_secs_f64());
+    println!(
+        "torture: seed {seed}: {totals}, at most {} MiB and {} threads, no violation, {:.0} s",
+        peaks.0,
+        peaks.1,
+        began.elapsed().as_secs_f64()
+    );
     if arguments.seconds >= LONG_RUN {
         println!("{watch}");
     }

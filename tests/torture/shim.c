@@ -2,7 +2,8 @@
  *
  * It notes what is written below TORTURE_WATCH and not synced yet, so that after a kill the test can take
  * it away, as a power cut would: the page cache survives a kill. And, when told to in TORTURE_CONTROL, it
- * fails writes (a full disk, after half of the bytes) and syncs, and moves the clock.
+ * fails writes (a full disk, after half of the bytes; or those below the folder `index` alone) and syncs, and moves
+ * the clock.
  *
  * A journal per file, named by its inode, in TORTURE_UNDO: the path and a line feed, then records of
  * five numbers of 64 bits (kind, offset, length, size before, bytes that follow) and what was there before. A
@@ -32,6 +33,7 @@ struct control {
     int64_t full;
     int64_t sync_fails;
     int64_t clock_seconds;
+    int64_t index_fails;
 };
 
 static struct control none;
@@ -146,6 +148,11 @@ static void note(int fd, int64_t kind, off_t offset, size_t length, const struct
     free(bytes);
 }
 
+static int is_of_index(const char *path) {
+    static const char index[] = "/index/";
+    return strncmp(path + strlen(watch), index, sizeof index - 1) == 0;
+}
+
 static ssize_t write_watched(int fd, const void *bytes, size_t length, off_t offset, int moves) {
     struct stat stat;
     char path[PATH_MAX];
@@ -157,6 +164,10 @@ static ssize_t write_watched(int fd, const void *bytes, size_t length, off_t off
     ssize_t written = -1;
     int failed = ENOSPC;
     size_t fits = control->full ? (length > 1 ? length / 2 : 0) : length;
+    if (control->index_fails && is_of_index(path)) {
+        failed = EIO;
+        fits = 0;
+    }
     if (fits > 0) {
         note(fd, 0, offset, fits, &stat, path);
         written = moves ? real_write(fd, bytes, fits) : real_pwrite(fd, bytes, fits, offset);

@@ -1,48 +1,76 @@
-//! When the machine, or this test, did not get to run what was due: nobody's wait proves anything then.
+//! When the machine, or this test, did not get to do what was due: nobody's wait proves anything then.
 
 use std::{
+    fs,
+    os::unix::fs::FileExt,
     sync::{
         Arc,
         atomic::{AtomicBool, Ordering},
     },
+    thread,
     time::Duration,
 };
 
 use tokio::task::JoinHandle;
 
-use crate::{history::At, world::Clock};
+use crate::{
+    history::At,
+    world::{Clock, World},
+};
 
 const EVERY: Duration = Duration::from_millis(20);
 /// Later than this is a stall.
 const LATE: Duration = Duration::from_millis(100);
+/// What is written each time.
+const BYTES: usize = 4096;
 
-/// A task that sleeps again and again, beside the callers and the proxy, and notes when it is woken too late.
+/// A task beside the callers and the proxy, and a thread that writes a little to the disk of the service. Each sleeps
+/// again and again, and notes when it is done too late.
 pub struct Stalls {
     ending: Arc<AtomicBool>,
-    noting: JoinHandle<Vec<(At, At)>>,
+    task: JoinHandle<Vec<(At, At)>>,
+    thread: thread::JoinHandle<Vec<(At, At)>>,
 }
 
 impl Stalls {
-    pub fn note(clock: Clock) -> Self {
-        let ending = Arc::new(AtomicBool::new(false));
+    pub fn note(world: &World) -> Self {
+        let (clock, ending) = (world.clock(), Arc::new(AtomicBool::new(false)));
         let ended = ending.clone();
-        let noting = tokio::spawn(async move {
+        let task = tokio::spawn(async move {
             let mut stalls = Vec::new();
             while !ended.load(Ordering::SeqCst) {
                 let due = clock.now() + EVERY;
                 tokio::time::sleep(EVERY).await;
-                let woken = clock.now();
-                if woken > due + LATE {
-                    stalls.push((due, woken));
-                }
+                note_late(clock, due, &mut stalls);
             }
             stalls
         });
-        Self { ending, noting }
+        let file = fs::File::create(world.folder().join("stalls")).unwrap();
+        let ended = ending.clone();
+        let thread = thread::spawn(move || {
+            let mut stalls = Vec::new();
+            while !ended.load(Ordering::SeqCst) {
+                let due = clock.now() + EVERY;
+                thread::sleep(EVERY);
+                file.write_all_at(&[7; BYTES], 0).unwrap();
+                note_late(clock, due, &mut stalls);
+            }
+            stalls
+        });
+        Self { ending, task, thread }
     }
 
     pub async fn end(self) -> Vec<(At, At)> {
         self.ending.store(true, Ordering::SeqCst);
-        self.noting.await.unwrap()
+        let mut stalls = self.task.await.unwrap();
+        stalls.extend(self.thread.join().unwrap());
+        stalls
+    }
+}
+
+fn note_late(clock: Clock, due: At, stalls: &mut Vec<(At, At)>) {
+    let done = clock.now();
+    if done > due + LATE {
+        stalls.push((due, done));
     }
 }

@@ -77,6 +77,10 @@ impl Watch {
         self.samples.iter().map(|sample| sample.mebibytes).max()
     }
 
+    pub fn threads_peak(&self) -> Option<u64> {
+        self.samples.iter().map(|sample| sample.threads).max()
+    }
+
     /// What is clearly more at the end than after the first quarter, in which everything fills up.
     pub fn growth(&self) -> Vec<String> {
         let figures: [Figure; 4] = [

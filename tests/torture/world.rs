@@ -68,6 +68,7 @@ pub enum Control {
     DiskFull = 0,
     SyncFails = 1,
     ClockSeconds = 2,
+    IndexFails = 3,
 }
 
 impl World {
@@ -78,7 +79,7 @@ impl World {
         let port = Port::free();
         fs::create_dir(folder.join("undo")).unwrap();
         let path = folder.join("control");
-        fs::write(&path, [0; 24]).unwrap();
+        fs::write(&path, [0; 32]).unwrap();
         let control = fs::File::options().write(true).open(&path).unwrap();
         let setup = Setup::with_immudb(proxy.port())
             .set("server", &format!("listen: 127.0.0.1:{}", port.number()))
@@ -166,7 +167,7 @@ impl World {
     /// Notes without an end what the service takes of the machine.
     pub async fn watch(&self, watch: &mut Watch) {
         loop {
-            tokio::time::sleep(Watch::EVERY).await;
+            tokio::time::sleep(Duration::from_secs(1)).await;
             let process = self.service.lock().await.process_id();
             watch.look(process, None, None);
         }
@@ -206,6 +207,7 @@ impl World {
         // On a full disk it would not start.
         self.control(Control::DiskFull, 0);
         self.control(Control::SyncFails, 0);
+        self.control(Control::IndexFails, 0);
         power::forget(&self.undo());
         service.reconfigure(self.setup.clone().arguments(&TAKE_OVER));
         service.restart().await;
@@ -217,7 +219,7 @@ impl World {
     pub async fn heal(&self) {
         self.proxy.set(Mode::Pass);
         self.proxy.cut();
-        for what in [Control::DiskFull, Control::SyncFails, Control::ClockSeconds] {
+        for what in [Control::DiskFull, Control::SyncFails, Control::ClockSeconds, Control::IndexFails] {
             self.control(what, 0);
         }
         let mut service = self.service.lock().await;

@@ -12,10 +12,10 @@ use crate::{
     world::FALLBACK_AFTER,
 };
 
-/// Nearly as long as a caller waits for an ImmuDB that does not answer.
-const LONG: Duration = FALLBACK_AFTER.saturating_sub(Duration::from_millis(200));
+/// A commit is slow above half of `fallback_after`; and something for a machine that has other things to do.
+const LONG: Duration = Duration::from_millis(FALLBACK_AFTER.as_millis() as u64 / 2 + 100);
 /// However bad the outage.
-const WAIT_MAX: Duration = Duration::from_secs(8);
+const WAIT_MAX: Duration = FALLBACK_AFTER.saturating_mul(2);
 /// What an outage leaves behind: ImmuDB is asked again after a while, and takes what is pending.
 const AFTERMATH: Duration = Duration::from_secs(3);
 /// Of one caller in one outage. A service that is started anew in it knows nothing of those before.

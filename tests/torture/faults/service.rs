@@ -17,8 +17,10 @@ const COMES_BACK_MAX: Duration = Duration::from_secs(60);
 impl Series<'_> {
     /// Starts the service again whenever it has ended by itself, but not while it could not start.
     pub(super) async fn supervise(&mut self) {
+        let mut claimed = false;
         loop {
             tokio::time::sleep(Duration::from_millis(200)).await;
+            claimed = claimed || self.has_forwarded().await;
             if self.world.is_failing() {
                 continue;
             }
@@ -27,6 +29,10 @@ impl Series<'_> {
             self.count("ended by itself, and was started again");
             if status.code() != Some(1) {
                 self.violation(format!("the service ended with {status}:\n{}", service.log()));
+            }
+            // What became of the last group is for the next start to say: nobody else may have the database before.
+            if claimed && service.log().contains("the local log is poisoned") {
+                self.intruder().await;
             }
             power::forget(&self.world.undo());
             let from = self.world.now();
@@ -44,6 +50,36 @@ impl Series<'_> {
         self.world.control(control, 0);
         self.world.set_failing(false);
         self.comes_back(fault).await;
+    }
+
+    /// The index alone can't be written: the service ends, and its supervisor starts it again.
+    pub(super) async fn index_fails(&mut self) {
+        self.count("index fails");
+        self.world.set_failing(true);
+        let end = Instant::now() + COMES_BACK_MAX;
+        let ended = loop {
+            let mut service = self.world.service.lock().await;
+            // Others start it anew meanwhile, and end this fault to that purpose.
+            self.world.control(Control::IndexFails, 1);
+            if let Some(status) = service.ended() {
+                break Some(status);
+            }
+            drop(service);
+            if Instant::now() > end {
+                break None;
+            }
+            // Something that the index has to take.
+            self.takes_writes().await;
+            self.for_a_while(100, 200).await;
+        };
+        self.world.control(Control::IndexFails, 0);
+        if ended.and_then(|status| status.code()) != Some(1) {
+            self.violation(format!(
+                "the index can't be written, and the service goes on, or ended with {ended:?}"
+            ));
+        }
+        self.kill_service("service started again", |_, _| {}).await;
+        self.world.set_failing(false);
     }
 
     /// No more files than are open now, or hardly more.
@@ -78,11 +114,12 @@ impl Series<'_> {
     /// A second process over the same folders, after somebody has removed the files that lock them.
     pub(super) async fn second_process(&mut self) {
         let mut service = self.world.service.lock().await;
-        if service.ended().is_some() {
+        if !service.is_running() {
             return;
         }
+        let all = self.random.bool();
         for lock in ["log/lock", "log.lock", "index/.owner"] {
-            if self.random.bool() {
+            if all || self.random.bool() {
                 let _ = std::fs::remove_file(service.storage().join(lock));
             }
         }
@@ -93,13 +130,13 @@ impl Series<'_> {
         let ended = loop {
             match second.try_wait().unwrap() {
                 Some(status) => break Some(status),
-                None if Instant::now() > until || service.ended().is_some() => break None,
+                None if Instant::now() > until || !service.is_running() => break None,
                 None => tokio::time::sleep(Duration::from_millis(50)).await,
             }
         };
         second.kill().unwrap();
         second.wait().unwrap();
-        let is_over = service.ended().is_some();
+        let is_over = !service.is_running();
         drop(service);
         self.count("locks removed");
         if !is_over && ended.and_then(|status| status.code()) != Some(1) {
