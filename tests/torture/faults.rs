@@ -250,7 +250,9 @@ impl Series<'_> {
                 3 => ("half-open connection", Some(Mode::KeepRequests)),
                 4 => ("slow network", Some(Mode::Slow)),
                 5 | 6 => {
-                    let late = Duration::from_millis(self.random.u64(300..2500));
+                    // Half of them are slow, and in time all the same.
+                    let most = if self.random.bool() { 950 } else { 2500 };
+                    let late = Duration::from_millis(self.random.u64(300..most));
                     ("late answers", Some(Mode::LateAnswers(late)))
                 }
                 _ => {
@@ -268,8 +270,11 @@ impl Series<'_> {
             self.count(fault);
             if let Some(mode) = mode {
                 proxy.set(mode);
-                let most = if matches!(mode, Mode::LateAnswers(_)) { 12_000 } else { 2500 };
-                self.for_a_while(50, most).await;
+                let (least, most) = match mode {
+                    Mode::LateAnswers(_) => (2000, 12_000),
+                    _ => (50, 2500),
+                };
+                self.for_a_while(least, most).await;
             }
             proxy.set(Mode::Pass);
             if self.random.bool() {
