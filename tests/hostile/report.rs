@@ -201,6 +201,7 @@ impl Report {
         assert_eq!(whole_order(&mut client).await.len() as u64, stats.event_count);
         drop(client);
         self.wait_for_threads().await;
+        self.wait_for_rest().await;
         println!(
             "hostile: {} attacks, {} requests, {honest} events of honest callers and {} of attackers stored, \
              peak {} MiB, at the end {:?}",
@@ -218,6 +219,16 @@ impl Report {
         );
         assert!(self.service.stop().success());
         self.attacks
+    }
+
+    /// What the attacks had is given back to the system.
+    async fn wait_for_rest(&self) {
+        const AT_REST_MAX: u64 = 200 << 20;
+        let until = Instant::now() + HANG;
+        while Figures::of(&self.service).resident > AT_REST_MAX {
+            assert!(Instant::now() < until, "still held at rest: {:?}", Figures::of(&self.service));
+            tokio::time::sleep(Duration::from_millis(500)).await;
+        }
     }
 
     async fn wait_for_threads(&self) {

@@ -42,7 +42,8 @@ async fn a_world_is_made_out_of_a_file_and_looked_at() {
     assert_eq!(object.get("exits"), None);
     let hostile = "wi\u{202e}zard";
     let line =
-        json!({"actor": hostile, "create_game_object": {"id": "h", "type": "thing", "name": "Ham\u{202e}"}}).to_string();
+        json!({"actor": hostile, "create_game_object": {"id": "h", "type": "thing", "name": "Ham\u{202e}"}})
+            .to_string();
     fs::write(&file, line).unwrap();
     output(&service, &["execute", path]);
     for command in [&["events", "h"][..], &["events", "h", "--json"], &["object", "h"]] {
