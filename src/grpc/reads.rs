@@ -24,8 +24,6 @@ pub const READS_PER_CALLER_MAX: usize = READS_MAX / 2;
 const READ_AHEAD_BYTES: usize = 768 * 1024;
 
 type Permit = Result<OwnedSemaphorePermit, AcquireError>;
-/// The caller's own, and that of all.
-type ListPlace = (Permit, Permit);
 
 /// Does reads. Cheap to clone.
 #[derive(Debug, Clone)]
@@ -58,13 +56,20 @@ impl Reads {
         Self { lists: Some(Arc::new(Semaphore::new(places))), ..self.clone() }
     }
 
-    /// The place of a list among the caller's own, and then among those of all.
-    async fn place_of_list(&self, call: &Admitted) -> Option<ListPlace> {
-        let lists = self.lists.clone()?;
+    /// The place of a list among the caller's own.
+    async fn own_place_of_list(&self, call: &Admitted) -> Option<Permit> {
+        self.lists.as_ref()?;
         let weight = self.weight.saturating_mul(2).min(READS_PER_CALLER_MAX as u32);
-        let own = call.lists.clone().acquire_many_owned(weight).await;
-        let place = lists.acquire_owned().await;
-        Some((own, place))
+        Some(call.lists.clone().acquire_many_owned(weight).await)
+    }
+
+    /// The places among those of all: that of a list, and that of a read.
+    async fn places(&self) -> (Option<Permit>, Permit) {
+        let list = match self.lists.clone() {
+            Some(lists) => Some(lists.acquire_owned().await),
+            None => None,
+        };
+        (list, self.places.clone().acquire_owned().await)
     }
 
     /// Reads where waiting for the disk holds nobody up. The bytes of the read are acquired before it is made, and
@@ -92,23 +97,24 @@ impl Reads {
     ) -> Result<T, Status> {
         const PAUSE_MIN: Duration = Duration::from_millis(20);
         const PAUSE_MAX: Duration = Duration::from_millis(320);
-        let list = self.place_of_list(call).await;
-        // First the caller's own, so that one caller does not fill the queue of all.
+        // First the caller's own, so that no caller fills the queue of all, or holds what is everybody's while it queues
+        // behind itself.
+        let own_list = self.own_place_of_list(call).await;
         let own = call.reads.clone().acquire_many_owned(self.weight).await;
         let mut pause = PAUSE_MIN;
-        let place = loop {
-            let place = self.places.clone().acquire_owned().await;
+        let places = loop {
+            let places = self.places().await;
             match call.answer.try_resize(bytes) {
-                Ok(()) => break place,
+                Ok(()) => break places,
                 Err(full) if pause > PAUSE_MAX => return Err(status::of_limit(full)),
                 Err(_) => {}
             }
-            // Somebody may be about to read what waits. The place is for others meanwhile.
-            drop(place);
+            // Somebody may be about to read what waits. The places are for others meanwhile.
+            drop(places);
             tokio::time::sleep(pause).await;
             pause *= 2;
         };
-        let held = (list, own, place, call.clone());
+        let held = (own_list, own, places, call.clone());
         let read = move || {
             let _held = held;
             read()
@@ -262,6 +268,48 @@ mod tests {
             list.unwrap().unwrap();
         }
         assert_eq!(reads.places.available_permits(), READS_MAX);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn lists_that_queue_behind_their_callers_reads_hold_no_place_of_all() {
+        let streams = SharedLimit::new(Limit::StreamsOpen, Resource::Streams, 1000);
+        let reads = Reads::new(&LimitsConfig::default(), ByteBudget::new(usize::MAX));
+        let (lists, callers) = (reads.lists(), [call(&streams), call(&streams)]);
+        let mut queued = Vec::new();
+        for caller in &callers {
+            let own = caller.reads.clone().try_acquire_many_owned(READS_PER_CALLER_MAX as u32).unwrap();
+            for _ in 0..READS_PER_CALLER_MAX {
+                let mut list = Box::pin(lists.run(caller, || ()));
+                assert!(futures_util::poll!(&mut list).is_pending());
+                queued.push(list);
+            }
+            std::mem::forget(own);
+        }
+        let other = call(&streams);
+        tokio::time::timeout(Duration::from_secs(60), lists.run(&other, || ())).await.unwrap().unwrap();
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_list_that_waits_for_bytes_holds_no_place_of_all() {
+        let budget = ByteBudget::new(9_876_544);
+        let reads = Reads {
+            budget: budget.clone(),
+            ..Reads::new(&LimitsConfig::default(), ByteBudget::new(usize::MAX))
+        };
+        let lists = reads.lists();
+        let places = lists.lists.clone().unwrap();
+        let full = budget.of_call(&Caller::default(), Purpose::Answer);
+        full.resize(3_000_000).unwrap();
+        let mut waiting = Admitted::of(&Request::new(()));
+        waiting.answer = budget.of_call(&Caller::default(), Purpose::Answer);
+        let mut list = Box::pin(lists.run(&waiting, || ()));
+        assert!(futures_util::poll!(&mut list).is_pending());
+        assert_eq!(
+            (places.available_permits(), reads.places.available_permits()),
+            (READS_MAX / 2, READS_MAX)
+        );
+        drop(full);
+        list.await.unwrap();
     }
 
     #[tokio::test]
