@@ -12,15 +12,11 @@ use std::{
         Arc,
         atomic::{AtomicU64, Ordering},
     },
-    thread,
 };
 
-use tokio::{
-    runtime::Handle,
-    sync::{oneshot, watch},
-};
+use tokio::{runtime::Handle, sync::watch};
 use tokio_util::sync::CancellationToken;
-use tracing::{error, warn};
+use tracing::warn;
 
 use crate::{
     config::EventSourcingConfig,
@@ -38,7 +34,7 @@ pub mod format;
 mod restart;
 
 use folder::Folder;
-use restart::until_ended;
+use restart::in_a_thread;
 
 /// What others see of the files.
 #[derive(Debug)]
@@ -141,19 +137,10 @@ impl EventFiles {
             behind: VecDeque::new(),
             newest_of: HashMap::new(),
         };
-        let (ended, end) = oneshot::channel::<()>();
         let handle = Handle::current();
-        let thread = thread::Builder::new().name("event-files".into()).spawn(move || {
-            let wait =
-                |pause| handle.block_on(stopping.run_until_cancelled(tokio::time::sleep(pause))).is_some();
-            until_ended(|| writer().run(&handle, tip.clone(), &stopping), wait);
-            _ = ended.send(());
-        });
-        if let Err(error) = thread {
-            error!(%error, "no thread for the event files; none are written");
-        }
-        // A thread that could not be started drops the sender, and was told of.
-        let watched = async move { _ = end.await };
+        let stop = stopping.clone();
+        let run = move || writer().run(&handle, tip.clone(), &stop);
+        let watched = in_a_thread(run, stopping);
         (files, watched)
     }
 }
