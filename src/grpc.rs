@@ -36,9 +36,9 @@ mod status;
 mod streams;
 pub mod wire;
 mod world;
+mod write_answer;
 
 pub use bodies::Bodies;
-use bodies::reserve_answer;
 pub use byte_budget::ByteBudget;
 pub use closing::Closing;
 use decode::Decoder;
@@ -53,6 +53,7 @@ use reads::size_answer;
 use streams::{Boxed, Reading, bounded};
 use wire::server::event_store_service_server::EventStoreService;
 pub use world::WorldCalls;
+use write_answer::reserve_answer;
 
 /// The service as tonic calls it.
 #[derive(Debug)]
@@ -143,7 +144,7 @@ impl EventStoreService for Service {
         call.within(async {
             let append = self.decoder.append(request.into_inner()).map_err(status::of_violations)?;
             let bytes = encode::appended_bytes_max(&append);
-            reserve_answer(&answering, bytes).map_err(status::of_limit)?;
+            reserve_answer(&answering, bytes).await.map_err(status::of_limit)?;
             self.store.append_for(append, origin).await.map(encode::appended).map_err(status::of_error)
         })
         .await
@@ -171,7 +172,7 @@ impl EventStoreService for Service {
         let answering = call.clone();
         call.within(async {
             let snapshot = self.decoder.snapshot(request.into_inner()).map_err(status::of_violations)?;
-            reserve_answer(&answering, 0).map_err(status::of_limit)?;
+            reserve_answer(&answering, 0).await.map_err(status::of_limit)?;
             let stored_in = self.store.save_snapshot(snapshot, origin).await.map_err(status::of_error)?;
             Ok(wire::SaveSnapshotResponse { stored_in: encode::stored_in(stored_in).into() })
         })

@@ -25,6 +25,8 @@ pub enum Resource {
     RequestBytes,
     /// Of these, the bytes of answers and reads in progress.
     AnswerBytes,
+    /// Of these, the bytes of answers to writes.
+    WriteAnswerBytes,
     /// Writes that wait for the sequencer.
     WaitingWrites,
     /// Their bytes.
@@ -46,6 +48,7 @@ struct Amounts {
     bytes: AtomicU64,
     request_bytes: AtomicU64,
     answer_bytes: AtomicU64,
+    write_answer_bytes: AtomicU64,
     waiting_writes: AtomicU64,
     waiting_bytes: AtomicU64,
     difference_bytes: AtomicU64,
@@ -53,6 +56,11 @@ struct Amounts {
 }
 
 impl Caller {
+    /// Whether it has any of it.
+    pub fn holds(&self, resource: Resource) -> bool {
+        self.amount(resource).load(Ordering::Relaxed) > 0
+    }
+
     fn amount(&self, resource: Resource) -> &AtomicU64 {
         match resource {
             Resource::Calls => &self.0.calls,
@@ -60,6 +68,7 @@ impl Caller {
             Resource::Bytes => &self.0.bytes,
             Resource::RequestBytes => &self.0.request_bytes,
             Resource::AnswerBytes => &self.0.answer_bytes,
+            Resource::WriteAnswerBytes => &self.0.write_answer_bytes,
             Resource::WaitingWrites => &self.0.waiting_writes,
             Resource::WaitingBytes => &self.0.waiting_bytes,
             Resource::DifferenceBytes => &self.0.difference_bytes,
@@ -105,6 +114,11 @@ impl SharedLimit {
     /// How much is in use.
     pub fn used(&self) -> u64 {
         self.used.load(Ordering::Relaxed)
+    }
+
+    /// More than half is in use.
+    pub fn is_short(&self) -> bool {
+        self.used() > self.max / 2
     }
 
     /// Takes so much of it for a caller.
@@ -160,6 +174,13 @@ pub struct Held {
 impl Held {
     pub fn amount(&self) -> u64 {
         self.amount
+    }
+
+    /// That more than half of the limit would be in use if this were `amount`.
+    pub fn short_with(&self, amount: u64) -> Option<Reached> {
+        let used = self.limit.used().saturating_sub(self.amount).saturating_add(amount);
+        let SharedLimit { limit, max, configured, .. } = *self.limit;
+        (used > max / 2).then_some(Reached { limit, max: configured, share: None })
     }
 
     /// Makes it `amount`. What it was before stays where it can't grow.

@@ -20,6 +20,7 @@ use std::{
     },
 };
 
+use futures_util::future::BoxFuture;
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 use tracing::warn;
 
@@ -155,7 +156,7 @@ impl World {
         &self,
         commands: Vec<Command>,
         caller: &Caller,
-        reserve: impl Fn(usize) -> Result<(), StoreError>,
+        reserve: impl Fn(usize) -> BoxFuture<'static, Result<(), StoreError>>,
     ) -> Result<Executed, WorldError> {
         let (executed, due) = self.handler.execute(commands, caller, reserve).await?;
         due.into_iter().for_each(|id| self.snapshots.due(id));

@@ -216,13 +216,25 @@ impl LimitsConfig {
         self.append_bytes_max.max(self.snapshot_bytes_max) + expectations + OVERHEAD_BYTES
     }
 
-    /// A caller that is alone has to get the largest request in, compressed too, and the largest record out.
-    pub(super) fn check_call_bytes(&self) -> Result<(), ConfigError> {
-        // A compressed request is there as it came in, and twice as it grows while it is unpacked.
+    /// What the largest request has in memory: compressed, it is there as it came in, and twice as it grows while it is
+    /// unpacked.
+    pub fn largest_request_in_memory(&self) -> usize {
         const COPIES: usize = 3;
         const UNPACKED_AT_ONCE: usize = 128 * 1024;
+        self.largest_request() * COPIES + UNPACKED_AT_ONCE
+    }
+
+    /// The least `call_bytes_max` with which a caller that is alone gets the largest request in. Its answer has bytes of
+    /// its own, of which there are always enough.
+    pub fn call_bytes_min(&self) -> usize {
         // Large requests may have three eighths, of which one caller has four fifths where it is alone.
-        let needed = (self.largest_request() * COPIES + UNPACKED_AT_ONCE).div_ceil(3) * 10;
+        // Parts are rounded down.
+        const ROUNDED: usize = 100;
+        self.largest_request_in_memory().div_ceil(3) * 10 + ROUNDED
+    }
+
+    pub(super) fn check_call_bytes(&self) -> Result<(), ConfigError> {
+        let needed = self.call_bytes_min();
         if needed <= self.call_bytes_max {
             return Ok(());
         }

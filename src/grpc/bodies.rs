@@ -6,6 +6,7 @@
 
 use std::{
     pin::Pin,
+    sync::Arc,
     task::{Context, Poll, ready},
     time::Duration,
 };
@@ -22,16 +23,10 @@ use super::{
     compression::{ENCODING, Encoding, Step, Unpacking},
     content::{Content, content_of, not_accepted, not_grpc},
     gate::Admitted,
-    peer::{Answer, OpenCall, Peer},
+    peer::{Answer, Peer},
     status,
+    write_answer::SLICE_BYTES,
 };
-use crate::shared_limit::Reached;
-
-/// No more than a frame of HTTP/2.
-const SLICE_BYTES: usize = 16 * 1024;
-
-/// What the answer to a write has beside what grows with the write.
-const ANSWER_OWN_BYTES: usize = 256;
 
 /// What a piece takes up on its way out beside itself: its last slice is copied. A piece of one slice is not.
 fn last_slice(piece_bytes: usize) -> usize {
@@ -39,18 +34,6 @@ fn last_slice(piece_bytes: usize) -> usize {
         0..=SLICE_BYTES => 0,
         longer => (longer - 1) % SLICE_BYTES + 1,
     }
-}
-
-/// Reserves what the answer to a write takes up at most, `bytes` of them encoded, before the write is begun: once it is
-/// done its answer is not withheld.
-///
-/// # Errors
-/// There is not so much. Nothing is written yet.
-pub fn reserve_answer(call: &Admitted, bytes: usize) -> Result<(), Reached> {
-    let bytes = bytes.saturating_add(ANSWER_OWN_BYTES);
-    let copied = if bytes <= SLICE_BYTES { 0 } else { SLICE_BYTES };
-    // As a message, and encoded.
-    call.answer.try_resize(bytes.saturating_mul(2).saturating_add(copied))
 }
 
 /// Calls that have stored something when they are answered.
@@ -125,17 +108,18 @@ where
         let path = request.uri().path();
         let (write, health) = (WRITES.contains(&path), path.starts_with(HEALTH));
         let settled = write || health;
+        let purpose = if write { Purpose::WriteAnswer } else { Purpose::Answer };
         let open_call = peer.begin_call();
         let mut admitted = request.extensions().get::<Admitted>().cloned();
         if let Some(admitted) = &mut admitted
             && write
         {
-            admitted.answer = self.bodies.budget.of_call(peer.caller(), Purpose::WriteAnswer);
+            admitted.answer = self.bodies.budget.of_call(peer.caller(), purpose);
             request.extensions_mut().insert(admitted.clone());
         }
         let bytes = match &admitted {
             Some(admitted) => admitted.answer.clone(),
-            None => self.bodies.budget.of_call(peer.caller(), Purpose::Answer),
+            None => self.bodies.budget.of_call(peer.caller(), purpose),
         };
         let deadline = admitted.as_ref().and_then(|admitted| admitted.deadline);
         let kept = match &admitted {
@@ -150,12 +134,11 @@ where
                 body,
                 rest: Bytes::new(),
                 sliced: false,
-                answer: peer.answer(),
+                answer: Arc::new(open_call.answer(purpose)),
                 bytes,
                 settled,
                 over: false,
                 _admitted: admitted,
-                _open_call: open_call,
             };
             Ok(answered.await?.map(|body| Body::new(outgoing(body))))
         })
@@ -288,14 +271,37 @@ struct Outgoing {
     rest: Bytes,
     /// Some of the piece was handed out before.
     sliced: bool,
-    answer: Answer,
+    answer: Arc<Answer>,
     /// What was read for the next piece, and then that itself.
     bytes: CallBytes,
     /// What was asked for is done, and its bytes are reserved, or few: it must not be withheld.
     settled: bool,
     over: bool,
     _admitted: Option<Admitted>,
-    _open_call: OpenCall,
+}
+
+impl Outgoing {
+    /// The call goes on until the slice is written, which may be long after this is over.
+    fn slice(&self, bytes: Bytes) -> Bytes {
+        Bytes::from_owner(Slice { bytes, answer: self.answer.clone() })
+    }
+}
+
+struct Slice {
+    bytes: Bytes,
+    answer: Arc<Answer>,
+}
+
+impl AsRef<[u8]> for Slice {
+    fn as_ref(&self) -> &[u8] {
+        &self.bytes
+    }
+}
+
+impl Drop for Slice {
+    fn drop(&mut self) {
+        self.answer.moved();
+    }
 }
 
 impl http_body::Body for Outgoing {
@@ -340,10 +346,11 @@ impl http_body::Body for Outgoing {
             // memory of all.
             let rest = std::mem::take(&mut self.rest);
             let copy = self.bytes.tie(Bytes::copy_from_slice(&rest));
-            return Poll::Ready(Some(Ok(Frame::data(copy))));
+            return Poll::Ready(Some(Ok(Frame::data(self.slice(copy)))));
         }
         self.sliced = true;
-        Poll::Ready(Some(Ok(Frame::data(self.rest.split_to(slice)))))
+        let slice = self.rest.split_to(slice);
+        Poll::Ready(Some(Ok(Frame::data(self.slice(slice)))))
     }
 
     fn is_end_stream(&self) -> bool {
@@ -360,7 +367,7 @@ mod tests {
     use http_body_util::{BodyExt, Full};
 
     use super::*;
-    use crate::shared_limit::Caller;
+    use crate::{grpc::write_answer::reserve_answer, shared_limit::Caller};
 
     fn body(bytes: &[u8]) -> Body {
         Body::new(Full::new(Bytes::copy_from_slice(bytes)).map_err(|never| match never {}))
@@ -371,12 +378,11 @@ mod tests {
             body: body(piece),
             rest: Bytes::new(),
             sliced: false,
-            answer: Peer::default().answer(),
+            answer: Arc::new(Peer::default().begin_call().answer(Purpose::Answer)),
             bytes: budget.of_call(&Caller::default(), Purpose::Answer),
             settled,
             over: false,
             _admitted: None,
-            _open_call: Peer::default().begin_call(),
         }
     }
 
@@ -403,13 +409,13 @@ mod tests {
         assert_eq!(budget.used(), 0);
     }
 
-    #[tokio::test]
+    #[tokio::test(start_paused = true)]
     async fn the_answer_to_a_write_takes_no_more_than_was_reserved_for_it() {
         for bytes in [10, SLICE_BYTES, SLICE_BYTES + 1, 200_000] {
-            let budget = ByteBudget::new(4 << 20);
+            let budget = ByteBudget::new(16 << 20);
             let mut call = Admitted::of(&tonic::Request::new(()));
             call.answer = budget.of_call(&Caller::default(), Purpose::WriteAnswer);
-            reserve_answer(&call, bytes).unwrap();
+            reserve_answer(&call, bytes).await.unwrap();
             let reserved = budget.used();
             let mut body = Outgoing { bytes: call.answer, ..outgoing(&vec![7; bytes], &budget, true) };
             let mut slices = Vec::new();
@@ -422,7 +428,7 @@ mod tests {
         }
         let mut call = Admitted::of(&tonic::Request::new(()));
         call.answer = ByteBudget::new(1000).of_call(&Caller::default(), Purpose::WriteAnswer);
-        reserve_answer(&call, 500).unwrap_err();
+        reserve_answer(&call, 500).await.unwrap_err();
     }
 
     #[tokio::test]

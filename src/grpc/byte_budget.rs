@@ -1,8 +1,10 @@
 //! The bytes that all calls may have in memory together: requests that arrive, reads in progress, and answers that
 //! wait for their readers. Each byte is acquired before the memory is, and given back when that is freed.
 //!
-//! Answers and reads may use half of the budget, and large requests with the large answers to writes three eighths: so callers that read nothing of
-//! what they asked for don't keep appends out, and callers that send most of a large request keep nobody out.
+//! Answers and reads may use seven sixteenths of the budget, large requests three eighths, and answers to writes one
+//! sixteenth: so callers that read nothing of what they asked for don't keep appends out, and callers that send most of a
+//! large request keep nobody out. Unread answers to writes keep nobody out but those who write without reading: see
+//! [`CallBytes::try_resize_within_half`].
 
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
@@ -24,6 +26,7 @@ pub struct ByteBudget {
     all: Arc<SharedLimit>,
     large_requests: Arc<SharedLimit>,
     answers: Arc<SharedLimit>,
+    write_answers: Arc<SharedLimit>,
 }
 
 /// What a call wants bytes for.
@@ -40,11 +43,12 @@ impl ByteBudget {
     pub fn new(bytes_max: usize) -> Self {
         let max = bytes_max as u64;
         // Together less than all: the rest is for small requests, whoever holds what.
-        let part = |resource, eighths| SharedLimit::part(Limit::CallBytes, resource, max / 8 * eighths, max);
+        let part = |resource, parts| SharedLimit::part(Limit::CallBytes, resource, max / 16 * parts, max);
         Self {
             all: SharedLimit::new(Limit::CallBytes, Resource::Bytes, max),
-            large_requests: part(Resource::RequestBytes, 3),
-            answers: part(Resource::AnswerBytes, 4),
+            large_requests: part(Resource::RequestBytes, 6),
+            answers: part(Resource::AnswerBytes, 7),
+            write_answers: part(Resource::WriteAnswerBytes, 1),
         }
     }
 
@@ -53,11 +57,17 @@ impl ByteBudget {
         self.answers.max()
     }
 
+    /// More than half of what answers to writes may have is in use.
+    pub fn write_answers_are_short(&self) -> bool {
+        self.write_answers.is_short()
+    }
+
     /// The bytes of one call for one purpose; none yet.
     pub fn of_call(&self, caller: &Caller, purpose: Purpose) -> CallBytes {
         let part = match purpose {
-            Purpose::Request | Purpose::WriteAnswer => &self.large_requests,
+            Purpose::Request => &self.large_requests,
             Purpose::Answer => &self.answers,
+            Purpose::WriteAnswer => &self.write_answers,
         };
         let (all, part) = (self.all.nothing(caller), part.nothing(caller));
         CallBytes(Arc::new(Mutex::new(Allotment { all, part, purpose })))
@@ -84,7 +94,7 @@ struct Allotment {
 impl Allotment {
     fn in_part(&self, bytes: u64) -> u64 {
         match self.purpose {
-            Purpose::Request | Purpose::WriteAnswer if bytes <= SMALL_BYTES => 0,
+            Purpose::Request if bytes <= SMALL_BYTES => 0,
             Purpose::Request | Purpose::Answer | Purpose::WriteAnswer => bytes,
         }
     }
@@ -115,6 +125,18 @@ impl CallBytes {
     /// As [`CallBytes::resize`].
     pub fn try_resize(&self, bytes: usize) -> Result<(), Reached> {
         self.allotment().resize(bytes as u64)
+    }
+
+    /// The same for a caller that does not read: others have what is left of the part once half of it is in use.
+    ///
+    /// # Errors
+    /// As [`CallBytes::resize`].
+    pub fn try_resize_within_half(&self, bytes: usize) -> Result<(), Reached> {
+        let mut allotment = self.allotment();
+        match allotment.part.short_with(allotment.in_part(bytes as u64)) {
+            Some(short) => Err(short),
+            None => allotment.resize(bytes as u64),
+        }
     }
 
     /// Makes it so many bytes, also beyond the limit: for a health check, and for less than there was.
@@ -153,26 +175,54 @@ impl AsRef<[u8]> for Tied {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::config::LimitsConfig;
 
     #[test]
     fn reads_and_large_requests_leave_room_for_each_other_and_for_small_requests() {
         const MAX: usize = 800_000;
-        for (greedy, eighths, other) in
-            [(Purpose::Answer, 4, Purpose::Request), (Purpose::Request, 3, Purpose::Answer)]
-        {
+        for (greedy, parts, others) in [
+            (Purpose::Answer, 7, [Purpose::Request, Purpose::WriteAnswer]),
+            (Purpose::Request, 6, [Purpose::Answer, Purpose::WriteAnswer]),
+            (Purpose::WriteAnswer, 1, [Purpose::Answer, Purpose::Request]),
+        ] {
             let budget = ByteBudget::new(MAX);
             let call = |purpose| budget.of_call(&Caller::default(), purpose);
             let held = [call(greedy), call(greedy)];
-            held[0].resize(MAX / 16 * eighths).unwrap();
-            held[1].resize(MAX / 16 * eighths).unwrap();
+            held[0].resize(MAX / 32 * parts).unwrap();
+            held[1].resize(MAX / 32 * parts).unwrap();
             let refused = call(greedy).resize(20_000).unwrap_err();
             assert_eq!(refused.code(), tonic::Code::ResourceExhausted);
             assert!(refused.message().contains("limits.call_bytes_max"), "{refused:?}");
-            call(other).resize(MAX / 4).unwrap();
+            for other in others {
+                call(other).resize(MAX / 32).unwrap();
+            }
             call(Purpose::Request).resize(SMALL_BYTES as usize).unwrap();
             drop(held);
-            assert_eq!((budget.used(), budget.answers.used(), budget.large_requests.used()), (0, 0, 0));
+            let parts = [&budget.all, &budget.answers, &budget.large_requests, &budget.write_answers];
+            assert_eq!(parts.map(|part| part.used()), [0; 4]);
         }
+    }
+
+    #[test]
+    fn the_first_byte_of_an_answer_to_a_write_counts_among_them() {
+        let budget = ByteBudget::new(1_600_000);
+        let held = budget.of_call(&Caller::default(), Purpose::WriteAnswer);
+        held.resize(100).unwrap();
+        assert_eq!(budget.write_answers.used(), 100);
+    }
+
+    #[test]
+    fn who_does_not_read_has_half_of_the_answers_to_writes_and_who_reads_has_all() {
+        let budget = ByteBudget::new(1_600_000);
+        let (unread, read) = (Caller::default(), Caller::default());
+        let of = |caller| budget.of_call(caller, Purpose::WriteAnswer);
+        let held = [of(&unread), of(&unread)];
+        held[0].try_resize_within_half(50_000).unwrap();
+        assert!(!budget.write_answers_are_short());
+        held[1].try_resize_within_half(1).unwrap_err();
+        let more = of(&read);
+        more.try_resize(50_000).unwrap();
+        assert!(budget.write_answers_are_short());
     }
 
     #[test]
@@ -188,15 +238,26 @@ mod tests {
             }
         };
         assert!(refused.message().contains("share"), "{refused:?}");
-        budget.of_call(&Caller::default(), Purpose::Answer).resize(80_000).unwrap();
+        budget.of_call(&Caller::default(), Purpose::Answer).resize(70_000).unwrap();
     }
 
     #[test]
     fn the_smallest_budget_that_may_be_configured_takes_the_largest_request() {
-        // What `config` asks for one of 3 MB.
-        let budget = ByteBudget::new(10_000_000);
-        budget.of_call(&Caller::default(), Purpose::Request).resize(3_000_000).unwrap();
-        budget.of_call(&Caller::default(), Purpose::Request).resize(3_100_000).unwrap_err();
+        // Of an event for each of 500 aggregates with long ids, and of as many commands.
+        const LARGEST_ANSWER: usize = 2 * 500 * 600;
+        let limits = LimitsConfig::default();
+        let small = LimitsConfig { append_bytes_max: 5 << 20, ..limits.clone() };
+        assert!(small.call_bytes_min() <= 64 << 20);
+        for (limits, bytes_max) in [(limits.clone(), limits.call_bytes_min()), (small, 64 << 20)] {
+            let (budget, caller) = (ByteBudget::new(bytes_max), Caller::default());
+            let (request, answer) =
+                (budget.of_call(&caller, Purpose::Request), budget.of_call(&caller, Purpose::WriteAnswer));
+            request.resize(limits.largest_request_in_memory()).unwrap();
+            answer.resize(LARGEST_ANSWER).unwrap();
+        }
+        let less = ByteBudget::new(limits.call_bytes_min() / 10 * 9);
+        let request = less.of_call(&Caller::default(), Purpose::Request);
+        request.resize(limits.largest_request_in_memory()).unwrap_err();
     }
 
     #[test]

@@ -43,6 +43,7 @@ pub struct Admitted {
     /// The same for lists.
     pub lists: Arc<Semaphore>,
     pub caller: Caller,
+    pub peer: Peer,
     _place: Option<Arc<Held>>,
     /// Among the open streams.
     _stream: Option<Arc<Held>>,
@@ -107,6 +108,7 @@ impl Admitted {
             reads: peer.reads().clone(),
             lists: peer.lists().clone(),
             caller: peer.caller().clone(),
+            peer: peer.clone(),
             _place: None,
             _stream: None,
         }

@@ -11,7 +11,7 @@ use std::{
 
 use tokio::{sync::Semaphore, time::Instant};
 
-use super::reads::READS_PER_CALLER_MAX;
+use super::{byte_budget::Purpose, reads::READS_PER_CALLER_MAX};
 use crate::shared_limit::Caller;
 
 /// The other end of one connection.
@@ -31,13 +31,22 @@ struct Seen {
     calls: AtomicU64,
     answers: AtomicU64,
     /// Answers of which a piece was handed out and the next not asked for, by number, and since when.
-    unread: Mutex<HashMap<u64, Instant>>,
+    unread: Mutex<HashMap<u64, Unread>>,
 }
 
-/// One answer on its way to the peer.
+#[derive(Debug, Clone, Copy)]
+struct Unread {
+    purpose: Purpose,
+    since: Instant,
+    /// When some of it was taken last.
+    moved: Instant,
+}
+
+/// One answer on its way to the peer, until its memory is free.
 #[derive(Debug)]
 pub struct Answer {
-    peer: Peer,
+    call: OpenCall,
+    purpose: Purpose,
     number: u64,
 }
 
@@ -89,18 +98,25 @@ impl Peer {
 
     /// Since when the answer lies that has lain longest.
     pub fn unread_since(&self) -> Option<Instant> {
-        self.unread().values().min().copied()
+        self.unread().values().map(|unread| unread.since).min()
     }
 
-    /// An answer begins; nobody has asked for any of it yet.
-    pub fn answer(&self) -> Answer {
-        let number = self.0.answers.fetch_add(1, Ordering::Relaxed);
-        let answer = Answer { peer: self.clone(), number };
-        answer.handed_out();
-        answer
+    /// Since when nothing was taken of the answer of which nothing was taken longest.
+    pub fn unmoved_since(&self) -> Option<Instant> {
+        self.unread().values().map(|unread| unread.moved).min()
     }
 
-    fn unread(&self) -> std::sync::MutexGuard<'_, HashMap<u64, Instant>> {
+    /// The same of answers to writes.
+    pub fn write_unread_since(&self) -> Option<Instant> {
+        let unread = self.unread();
+        unread
+            .values()
+            .filter(|unread| unread.purpose == Purpose::WriteAnswer)
+            .map(|unread| unread.since)
+            .min()
+    }
+
+    fn unread(&self) -> std::sync::MutexGuard<'_, HashMap<u64, Unread>> {
         self.0.unread.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
@@ -108,17 +124,36 @@ impl Peer {
 impl Answer {
     /// The peer has to take this piece before it is asked for the next.
     pub fn handed_out(&self) {
-        self.peer.unread().insert(self.number, Instant::now());
+        let now = Instant::now();
+        let unread = Unread { purpose: self.purpose, since: now, moved: now };
+        self.call.0.unread().insert(self.number, unread);
+    }
+
+    /// The peer has taken some of the piece.
+    pub fn moved(&self) {
+        if let Some(unread) = self.call.0.unread().get_mut(&self.number) {
+            unread.moved = Instant::now();
+        }
     }
 
     pub fn asked_for(&self) {
-        self.peer.unread().remove(&self.number);
+        self.call.0.unread().remove(&self.number);
     }
 }
 
-/// A call in progress, until its answer was handed over whole.
+/// A call in progress, until the memory of its answer is free.
 #[derive(Debug)]
 pub struct OpenCall(Peer);
+
+impl OpenCall {
+    /// Its answer begins; nobody has asked for any of it yet.
+    pub fn answer(self, purpose: Purpose) -> Answer {
+        let number = self.0.0.answers.fetch_add(1, Ordering::Relaxed);
+        let answer = Answer { call: self, purpose, number };
+        answer.handed_out();
+        answer
+    }
+}
 
 impl Drop for OpenCall {
     fn drop(&mut self) {
@@ -152,14 +187,18 @@ mod tests {
     #[tokio::test(start_paused = true)]
     async fn an_answer_lies_unread_until_the_next_piece_is_asked_for() {
         let peer = Peer::default();
-        let (began, first) = (Instant::now(), peer.answer());
+        let (began, first) = (Instant::now(), peer.begin_call().answer(Purpose::Answer));
         tokio::time::advance(Duration::from_secs(5)).await;
-        let second = peer.answer();
+        let second = peer.begin_call().answer(Purpose::WriteAnswer);
         assert_eq!(peer.unread_since(), Some(began));
+        assert_eq!(peer.write_unread_since(), Some(began + Duration::from_secs(5)));
         first.asked_for();
         assert_eq!(peer.unread_since(), Some(began + Duration::from_secs(5)));
         tokio::time::advance(Duration::from_secs(5)).await;
         first.handed_out();
+        second.moved();
+        assert_eq!(peer.unread_since(), Some(began + Duration::from_secs(5)));
+        assert_eq!(peer.unmoved_since(), Some(began + Duration::from_secs(10)));
         drop(second);
         assert_eq!(peer.unread_since(), Some(began + Duration::from_secs(10)));
         drop(first);

@@ -2,19 +2,19 @@
 
 use std::{sync::Arc, time::Duration};
 
-use futures_util::stream;
+use futures_util::{FutureExt, stream};
 use tokio_util::sync::CancellationToken;
 use tonic::{Request, Response, Status};
 
 use super::{
     Bounds,
-    bodies::reserve_answer,
     decode::{Violations, aggregate_id, name, timestamp},
     gate::Admitted,
     reads::{Reads, size_answer},
     status,
     streams::{Boxed, bounded},
     wire::world::{self as wire, command_service_server::CommandService, world_service_server::WorldService},
+    write_answer::reserve_answer,
 };
 use crate::{
     config::LimitsConfig,
@@ -133,7 +133,11 @@ impl CommandService for WorldCalls {
         call.within(async {
             let commands =
                 commands::decode(request.into_inner(), &self.limits).map_err(status::of_violations)?;
-            let reserve = |bytes| reserve_answer(&answering, bytes).map_err(status::limit_reached);
+            let reserving = answering.clone();
+            let reserve = move |bytes| {
+                let reserving = reserving.clone();
+                async move { reserve_answer(&reserving, bytes).await.map_err(status::limit_reached) }.boxed()
+            };
             let executed = self.world.execute(commands, &answering.caller, reserve).await;
             executed.map(encode::executed).map_err(status::of_world_error)
         })

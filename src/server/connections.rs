@@ -22,8 +22,9 @@ use tonic::transport::server::Connected;
 use tracing::{debug, warn};
 
 use crate::{
-    grpc::Peer,
+    grpc::{ByteBudget, Peer},
     refusals::{self, Severity},
+    shared_limit::Resource,
 };
 
 /// How long a connection has its place for nothing.
@@ -40,6 +41,7 @@ pub struct Patience {
 pub struct Connection {
     stream: TcpStream,
     peer: Peer,
+    budget: ByteBudget,
     accepted: Instant,
     /// Since when nothing more could be written.
     blocked: Option<Instant>,
@@ -57,12 +59,14 @@ impl Connection {
     fn new(
         stream: TcpStream,
         patience: Patience,
+        budget: ByteBudget,
         closing: CancellationToken,
         permit: OwnedSemaphorePermit,
     ) -> Self {
         Self {
             stream,
             peer: Peer::default(),
+            budget,
             accepted: Instant::now(),
             blocked: None,
             idle: None,
@@ -83,17 +87,32 @@ impl Connection {
             self.patience.hurry();
             self.look.as_mut().reset(Instant::now() + self.patience.look_every());
         }
+        let soon = self.next_look(Instant::now());
+        if self.look.deadline() > soon {
+            self.look.as_mut().reset(soon);
+        }
         while !self.overdue && self.look.as_mut().poll(cx).is_ready() {
             let now = Instant::now();
-            let idle = self.closing.is_none() && !self.peer.is_calling();
+            let idle = self.closing.is_none() && !self.peer.is_calling() && self.blocked.is_none();
             self.idle = idle.then(|| self.idle.unwrap_or(now));
             if let Some(why) = self.fault(now) {
                 debug!(why, "a connection is closed");
                 self.overdue = true;
             }
-            self.look.as_mut().reset(now + self.patience.look_every());
+            let next = self.next_look(now);
+            self.look.as_mut().reset(next);
         }
         if self.overdue { Err(io::ErrorKind::TimedOut.into()) } else { Ok(()) }
+    }
+
+    /// Answers to writes, whose unread bytes others may need soon, are looked after more often.
+    fn next_look(&self, now: Instant) -> Instant {
+        let every = self.patience.look_every();
+        now + if self.has_write_answers() { every.min(WRITE_UNREAD_MAX / 4) } else { every }
+    }
+
+    fn has_write_answers(&self) -> bool {
+        self.peer.caller().holds(Resource::WriteAnswerBytes)
     }
 
     fn fault(&self, now: Instant) -> Option<&'static str> {
@@ -104,10 +123,25 @@ impl Connection {
         if self.idle.is_some_and(|since| over(since, IDLE_MAX)) {
             return Some("the service stops, and the peer neither calls nor closes it");
         }
-        let unread = [self.blocked, self.peer.unread_since()].into_iter().flatten().min();
+        if self.budget.write_answers_are_short() {
+            let blocked = self.blocked.filter(|_| self.has_write_answers());
+            let unread = [blocked, self.peer.write_unread_since()].into_iter().flatten().min();
+            if unread.is_some_and(|since| over(since, WRITE_UNREAD_MAX)) {
+                return Some("its answers to writes are unread, and others need the bytes");
+            }
+        }
+        // A stop waits for those who read, however slow they are.
+        let unread = match self.closing {
+            Some(_) => self.peer.unread_since(),
+            None => self.peer.unmoved_since(),
+        };
+        let unread = [self.blocked, unread].into_iter().flatten().min();
         unread.filter(|since| over(*since, self.patience.unread_max)).map(|_| "unread for server.unread_max")
     }
 }
+
+/// How long an answer to a write may lie unread once half of the bytes for such answers are in use.
+const WRITE_UNREAD_MAX: Duration = Duration::from_secs(1);
 
 /// At a stop a connection without a call is closed by its peer, which is asked to. One that has vanished does not.
 const IDLE_MAX: Duration = Duration::from_secs(1);
@@ -168,12 +202,13 @@ pub fn incoming(
     listener: TcpListener,
     max: usize,
     patience: Patience,
+    budget: ByteBudget,
     closing: CancellationToken,
 ) -> impl Stream<Item = io::Result<Connection>> {
     const PAUSE: Duration = Duration::from_millis(100);
     let start = (listener, Arc::new(Semaphore::new(max)));
     stream::unfold(start, move |(listener, places)| {
-        let closing = closing.clone();
+        let (budget, closing) = (budget.clone(), closing.clone());
         async move {
             loop {
                 let stream = match listener.accept().await {
@@ -194,7 +229,7 @@ pub fn incoming(
                     warn!(%error, "a connection is gone already");
                     continue;
                 }
-                let connection = Connection::new(stream, patience, closing.clone(), permit);
+                let connection = Connection::new(stream, patience, budget.clone(), closing.clone(), permit);
                 return Some((Ok(connection), (listener, places)));
             }
         }
@@ -226,7 +261,13 @@ impl AsyncRead for Connection {
         buf: &mut ReadBuf<'_>,
     ) -> Poll<io::Result<()>> {
         self.look(cx)?;
-        Pin::new(&mut self.stream).poll_read(cx, buf)
+        let before = buf.filled().len();
+        let read = Pin::new(&mut self.stream).poll_read(cx, buf);
+        if buf.filled().len() > before {
+            // It is heard of.
+            self.idle = None;
+        }
+        read
     }
 }
 

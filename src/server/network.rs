@@ -81,7 +81,13 @@ impl Network {
         let ServerConfig { first_call_max, unread_max, .. } = config.server;
         let patience = Patience { first_call_max, unread_max };
         let connections_max = connections::make_room(limits.connections_max);
-        let incoming = connections::incoming(listener, connections_max, patience, self.closing.clone());
+        let incoming = connections::incoming(
+            listener,
+            connections_max,
+            patience,
+            self.budget.clone(),
+            self.closing.clone(),
+        );
         let closing = self.closing.clone();
         Ok(Server::builder()
             .max_concurrent_streams(STREAMS_PER_CONNECTION_MAX)

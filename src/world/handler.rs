@@ -6,6 +6,7 @@
 
 use std::{collections::BTreeMap, sync::Arc, time::Duration};
 
+use futures_util::future::BoxFuture;
 use tokio::sync::Semaphore;
 
 use super::{
@@ -53,7 +54,7 @@ impl Handler {
         &self,
         commands: Vec<Command>,
         caller: &Caller,
-        reserve: impl Fn(usize) -> Result<(), StoreError>,
+        reserve: impl Fn(usize) -> BoxFuture<'static, Result<(), StoreError>>,
     ) -> Result<(Executed, Vec<AggregateId>), WorldError> {
         let turn = self.turns.take(commands.iter().map(|command| &command.target)).await;
         let commands = Arc::new(commands);
@@ -63,7 +64,7 @@ impl Handler {
             }
             let Some(plan) = self.plan(commands.clone()).await? else { continue };
             let Plan { append, mut results, executed } = plan;
-            reserve(results.iter().map(CommandResult::bytes_max).sum())?;
+            reserve(results.iter().map(CommandResult::bytes_max).sum()).await?;
             if append.events.is_empty() {
                 drop(turn);
                 // It is as good as the first answer was, or is not known yet as that was.

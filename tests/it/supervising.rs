@@ -1,9 +1,10 @@
 //! What a supervisor is told, from the first moment to the last.
 
-use std::{fs::File, io::Read, net::TcpStream, process::Command};
+use std::{fs::File, io::Read, net::TcpStream, process::Command, time::Duration};
 
 use aethyr_event_store::grpc::wire::{
-    LoadEventsRequest, ReadAllRequest, State, StatsRequest, SubscribeRequest,
+    LoadEventsRequest, LoadSnapshotRequest, ReadAllRequest, SaveSnapshotRequest, State, StatsRequest,
+    SubscribeRequest, save_snapshot_request::Data,
 };
 use prost::Message;
 use rustix::process::Signal;
@@ -172,6 +173,44 @@ async fn no_peer_that_vanished_or_does_not_read_holds_a_stop_up() {
     service.signal(Signal::TERM);
     assert_eq!(service.wait().code(), Some(0));
     drop((sender, vanished, unread));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_slow_reader_gets_all_of_its_answer_at_a_stop() {
+    const LOAD: &str = "/aethyr.eventstore.v1.EventStoreService/LoadSnapshot";
+    const BYTES: usize = 2_000_000;
+    const WINDOW: u32 = 65_535;
+    // As much as is left when it becomes slow, all of which HTTP/2 has taken over already.
+    const LEFT: usize = 300_000;
+    let setup = Setup::local().set("limits", "snapshot_bytes_max: 2000000");
+    let mut service = Service::start(setup.set("server", "shutdown_grace: 3600.0")).await;
+    let mut client = service.client();
+    append_to(&mut client, "room-1", 1).await;
+    let data = Some(Data::Binary(vec![7; BYTES].into()));
+    let (aggregate_id, sequence_number) = ("room-1".to_owned(), 1);
+    let snapshot = SaveSnapshotRequest { aggregate_id, sequence_number, data, ..Default::default() };
+    client.save_snapshot(snapshot).await.unwrap();
+    let load = LoadSnapshotRequest { aggregate_id: "room-1".to_owned() }.encode_to_vec();
+    let sender = connect(service.port(), WINDOW).await;
+    let mut body = begin(&sender, LOAD, &[], framed(0, &load)).await.unwrap().into_body();
+    let (mut received, mut stopped) = (0, false);
+    while let Some(piece) = body.data().await {
+        let piece = piece.unwrap();
+        received += piece.len();
+        if received > BYTES - LEFT {
+            if !stopped {
+                service.signal(Signal::TERM);
+                stopped = true;
+            }
+            // It is slow: that is what this is about.
+            tokio::time::sleep(Duration::from_millis(200)).await;
+        }
+        body.flow_control().release_capacity(piece.len()).unwrap();
+    }
+    assert!(stopped && received > BYTES);
+    assert_eq!(body.trailers().await.unwrap().unwrap()["grpc-status"], "0");
+    drop(sender);
+    assert_eq!(service.wait().code(), Some(0));
 }
 
 #[tokio::test(flavor = "multi_thread")]
