@@ -27,7 +27,7 @@ use tracing::warn;
 use crate::{
     event::{AggregateId, Position, SequenceNumber},
     shared_limit::{Caller, Resource, SharedLimit},
-    store::{EventStore, Limit, StoreError},
+    store::{EventStore, Filter, Limit, OrderStart, StoreError},
 };
 
 pub mod aggregate;
@@ -68,7 +68,8 @@ use handler::Handler;
 use lists::{FoundPlayer, ObjectFilter, Page};
 use planning::EventLimits;
 use projections::Projection;
-use read_models::ReadModels;
+use read_models::{Reached, ReadModels};
+pub use read_models::{ReadModelError, remove_those_of as remove_read_models_of};
 use refusal::Refusal;
 use replay::{Moment, State};
 use snapshots::Snapshots;
@@ -127,8 +128,13 @@ impl World {
         ends: Ends,
     ) -> Arc<Self> {
         let (path, wal_max) = (settings.read_models_path.clone(), settings.read_models_wal_max);
-        let read_models =
-            Arc::new(ReadModels::new(path, wal_max, projections).of_log(settings.log_id.clone()));
+        let history = store.clone();
+        let fits = move |rows: Reached| {
+            let start = OrderStart::After(rows.position, Some(rows.hash));
+            history.read(start, Filter::default()).is_ok()
+        };
+        let read_models = ReadModels::new(path, wal_max, projections);
+        let read_models = Arc::new(read_models.of_log(settings.log_id.clone()).of_history(fits));
         if let Err(error) = read_models.be_there() {
             read_models.problems.they_do_not_follow(&error.to_string());
         }

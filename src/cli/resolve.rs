@@ -3,7 +3,7 @@
 
 use std::path::Path;
 
-use tracing::info;
+use tracing::{info, warn};
 
 use super::pending::{self, Pending};
 use crate::{
@@ -14,6 +14,7 @@ use crate::{
     },
     forwarder::comparison::{Comparison, Fit},
     storage::Storage,
+    world::remove_read_models_of,
 };
 
 mod aside;
@@ -80,8 +81,13 @@ pub async fn give_up(config: Config, export: &Path) -> Result<(), String> {
     let pending = Pending::of(&storage, Some(&comparison));
     let counts = pending::write(&config, &pending, export)?;
     drop(pending);
-    let Storage { lock, log, index, .. } = storage;
+    let Storage { lock, log, index, log_id, .. } = storage;
     drop((log, index));
+    // They are made from the log, and the next one is another.
+    let path = &config.world.read_models_path;
+    if let Err(error) = remove_read_models_of(path, log_id.map(|id| id.to_string()).as_deref()) {
+        warn!(%error, path = %path.display(), "delete the read models before the next start");
+    }
     let kept = aside::put(&config.event_sourcing)?;
     // It went with the log, which nobody else could open before it had its new name.
     drop(lock);

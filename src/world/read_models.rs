@@ -28,6 +28,7 @@ mod taking;
 mod tests;
 
 use files::remove;
+pub use files::remove_those_of;
 pub use problems::Problems;
 use tables::READER_BUSY_MAX;
 pub use tables::{Durability, Reached, Tables};
@@ -99,6 +100,8 @@ impl ReadModelError {
     }
 }
 
+type Fits = Box<dyn Fn(Reached) -> bool + Send + Sync>;
+
 /// The read models of a running service: one who writes, many who read.
 pub struct ReadModels {
     path: PathBuf,
@@ -106,6 +109,8 @@ pub struct ReadModels {
     wal_bytes_max: u64,
     /// The id of the log that they are made from.
     log: Option<String>,
+    /// Whether rows that are so far are of this log's history.
+    fits: Option<Fits>,
     projections: Vec<Box<dyn Projection>>,
     /// `None`: the file can't be opened or made. The service goes on without, and another try is made.
     writer: Mutex<Option<Tables>>,
@@ -149,6 +154,7 @@ impl ReadModels {
             writer: Mutex::default(),
             is_open: AtomicBool::new(false),
             log: None,
+            fits: None,
             identity: Mutex::default(),
             claim: OnceLock::new(),
             readers: Mutex::default(),
@@ -163,6 +169,13 @@ impl ReadModels {
     /// The file names the log that it is made from, and is not touched if it names another.
     pub fn of_log(mut self, log: Option<String>) -> Self {
         self.log = log;
+        self
+    }
+
+    /// A file that names another log is taken over all the same where its rows are of this log's history: the log was lost, and
+    /// copied back.
+    pub fn of_history(mut self, fits: impl Fn(Reached) -> bool + Send + Sync + 'static) -> Self {
+        self.fits = Some(Box::new(fits));
         self
     }
 
@@ -264,10 +277,17 @@ impl ReadModels {
             // Whoever opens it is alone: this one holds the place of who writes.
             _ = self.claim.set(files::claim(&self.path)?);
         }
-        self.check_owner(&self.path)?;
+        match self.check_owner(&self.path) {
+            Err(ReadModelError::OfAnotherLog { .. }) if self.is_of_history()? => tables::disown(&self.path)?,
+            checked => checked?,
+        }
         let mut tables = Tables::open(&self.path, &self.projections, Durability::Kept)?;
         tables.tell(self.problems.clone());
-        self.name_log(&tables)?;
+        match self.name_log(&tables) {
+            // It can wait: a file that names no log is this one's.
+            Err(error) if error.is_of_the_rows() => return Err(error),
+            Ok(()) | Err(_) => {}
+        }
         *self.identity() = files::Identity::of(&self.path);
         self.reach(tables.reached(), tables.reached().position);
         *writer = Some(tables);
@@ -276,6 +296,12 @@ impl ReadModels {
         self.changed();
         self.woken.notify_one();
         Ok(())
+    }
+
+    fn is_of_history(&self) -> Result<bool, ReadModelError> {
+        let Some(fits) = &self.fits else { return Ok(false) };
+        let reached = tables::reached_in_file(&self.path)?;
+        Ok(reached.position > Position(0) && fits(reached))
     }
 
     /// Other rows took the place of those that were there.

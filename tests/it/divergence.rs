@@ -125,8 +125,15 @@ async fn a_deposed_writer_gives_its_events_up_into_files_and_takes_the_other_his
     deposed.wait_until_forwarded().await;
     assert_eq!(whole_order(&mut deposed.client()).await, order);
     append_to(&mut deposed.client(), "room-1", 1).await;
-    deposed.wait_until_forwarded().await;
+    let stats = deposed.wait_until_forwarded().await;
     assert_in_immudb(&immudb, &whole_order(&mut deposed.client()).await);
+    // What was made from the log that was given up is made anew.
+    assert!(!stats.projections.is_empty());
+    deposed
+        .wait_for("the read models follow", |stats| {
+            stats.projections.iter().all(|models| models.problem.is_empty() && models.lag == 0)
+        })
+        .await;
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -78,6 +78,22 @@ pub fn remove(path: &Path) -> Result<(), ReadModelError> {
     each(path, |file, _| fs::remove_file(file))
 }
 
+/// Removes the read models of a log that is put aside. Others' are left alone.
+///
+/// # Errors
+/// A service uses them, or one of the files can't be deleted.
+pub fn remove_those_of(path: &Path, log: Option<&str>) -> Result<(), ReadModelError> {
+    if !path.exists() {
+        return Ok(());
+    }
+    let _claim = claim(path)?;
+    match super::tables::check_owner(path, log) {
+        Ok(()) => remove(path),
+        Err(ReadModelError::Foreign { .. } | ReadModelError::OfAnotherLog { .. }) => Ok(()),
+        Err(error) => Err(error),
+    }
+}
+
 /// Gives it another name, so that nothing is lost of what may be somebody's.
 ///
 /// # Errors

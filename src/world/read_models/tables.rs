@@ -125,6 +125,10 @@ impl Tables {
     /// # Errors
     /// The database's.
     pub fn belong_to(&self, log: &str) -> Result<(), ReadModelError> {
+        // Most files are named already, and another program may keep the lock that a write needs.
+        if owner_in(&self.rows)?.is_some() {
+            return Ok(());
+        }
         self.rows.execute_batch(BELONGS_TO)?;
         self.rows.execute("INSERT OR IGNORE INTO belongs_to VALUES (?1)", [log])?;
         Ok(())
@@ -216,16 +220,7 @@ pub(in crate::world) fn check_owner(path: &Path, log: Option<&str>) -> Result<()
         if let Whose::AnotherPrograms = whose(&rows)? {
             return Err(ReadModelError::Foreign { path: path.to_owned() });
         }
-        let is_named: bool = rows.query_row(
-            "SELECT count(*) > 0 FROM sqlite_master WHERE type = 'table' AND name = 'belongs_to'",
-            [],
-            |row| row.get(0),
-        )?;
-        if !is_named {
-            return Ok(None);
-        }
-        let owner = rows.query_row("SELECT log_id FROM belongs_to LIMIT 1", [], |row| row.get(0));
-        Ok(owner.optional()?)
+        Ok(owner_in(&rows)?)
     };
     match owner() {
         Ok(Some(owner)) if log.is_some_and(|log| log != owner) => {
@@ -234,6 +229,40 @@ pub(in crate::world) fn check_owner(path: &Path, log: Option<&str>) -> Result<()
         Err(error) if !error.is_damage() => Err(error),
         _ => Ok(()),
     }
+}
+
+/// How far the rows in a file are that is not opened.
+///
+/// # Errors
+/// The database's.
+pub(super) fn reached_in_file(path: &Path) -> Result<Reached, ReadModelError> {
+    let rows = Connection::open_with_flags(path, OpenFlags::SQLITE_OPEN_READ_WRITE)?;
+    rows.busy_timeout(WRITER_BUSY_MAX)?;
+    Ok(reached_in(&rows)?)
+}
+
+/// The file names no log any more.
+///
+/// # Errors
+/// The database's.
+pub(super) fn disown(path: &Path) -> Result<(), ReadModelError> {
+    let rows = Connection::open_with_flags(path, OpenFlags::SQLITE_OPEN_READ_WRITE)?;
+    rows.busy_timeout(WRITER_BUSY_MAX)?;
+    rows.execute("DELETE FROM belongs_to", [])?;
+    Ok(())
+}
+
+/// The log that the rows name; `None` where they name none.
+fn owner_in(rows: &Connection) -> rusqlite::Result<Option<String>> {
+    let is_named: bool = rows.query_row(
+        "SELECT count(*) > 0 FROM sqlite_schema WHERE type = 'table' AND name = 'belongs_to'",
+        [],
+        |row| row.get(0),
+    )?;
+    if !is_named {
+        return Ok(None);
+    }
+    rows.query_row("SELECT log_id FROM belongs_to LIMIT 1", [], |row| row.get(0)).optional()
 }
 
 /// How long to wait for somebody else who writes, or reads what is to be cut; then another try is made later.

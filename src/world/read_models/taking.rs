@@ -230,11 +230,16 @@ fn attempt(
     taking
         .prepare_cached("UPDATE projections SET position = ?1, hash = ?2")?
         .execute(params![reached.position.0.cast_signed(), reached.hash.0])?;
-    commit(taking, projections)
+    commit(taking, projections, &without.wholly)
 }
 
-/// Foreign keys may be checked only now.
-fn commit(taking: Transaction<'_>, projections: &[Box<dyn Projection>]) -> Result<Option<Tried>> {
+/// Foreign keys may be checked only now. Which event broke one can't be told: those whose rows name others are passed over,
+/// and if that is not enough those whose rows are named, and then all.
+fn commit(
+    taking: Transaction<'_>,
+    projections: &[Box<dyn Projection>],
+    passed_over: &BTreeMap<usize, String>,
+) -> Result<Option<Tried>> {
     let error = match taking.execute_batch("COMMIT") {
         Ok(()) => return Ok(Some(Tried::Committed)),
         Err(error) => error,
@@ -242,18 +247,24 @@ fn commit(taking: Transaction<'_>, projections: &[Box<dyn Projection>]) -> Resul
     if error.sqlite_error_code() != Some(ErrorCode::ConstraintViolation) {
         return Err(error);
     }
-    let mut dangling = BTreeMap::new();
-    let mut check = taking.prepare("SELECT DISTINCT \"table\" FROM pragma_foreign_key_check")?;
-    let tables = check.query_map([], |row| row.get::<_, String>(0))?.collect::<Result<Vec<_>>>()?;
-    for table in tables {
-        let owns = |projection: &dyn Projection| projection.tables().contains(&&*table);
-        if let Some(number) = projections.iter().position(|projection| owns(&**projection)) {
-            dangling.insert(number, Mistake::ForeignKey { table: table.clone() }.to_string());
-        }
-    }
-    match dangling.is_empty() {
+    let mut check = taking.prepare("SELECT DISTINCT \"table\", parent FROM pragma_foreign_key_check")?;
+    let broken = check.query_map([], |row| Ok((row.get(0)?, row.get(1)?)))?;
+    let broken = broken.collect::<Result<Vec<(String, String)>>>()?;
+    let owns = |number: usize, table: &String| {
+        projections.get(number).is_some_and(|projection| projection.tables().contains(&table.as_str()))
+    };
+    let left = || (0..projections.len()).filter(|number| !passed_over.contains_key(number));
+    let blamed = |guilty: &dyn Fn(usize, &(String, String)) -> bool| -> BTreeMap<usize, String> {
+        let of = |number| broken.iter().find(|pair| guilty(number, pair)).map(|(table, _)| (number, table));
+        let why = |table: &String| Mistake::ForeignKey { table: table.clone() }.to_string();
+        left().filter_map(of).map(|(number, table)| (number, why(table))).collect()
+    };
+    let found = blamed(&|number, (table, _)| owns(number, table));
+    let found = if found.is_empty() { blamed(&|number, (_, parent)| owns(number, parent)) } else { found };
+    let found = if found.is_empty() { blamed(&|_, _| true) } else { found };
+    match found.is_empty() {
         true => Err(error),
-        false => Ok(Some(Tried::Dangling(dangling))),
+        false => Ok(Some(Tried::Dangling(found))),
     }
 }
 

@@ -6,6 +6,7 @@ use std::sync::{
 };
 
 use rusqlite::Connection;
+use tokio_util::sync::CancellationToken;
 
 use super::{Durability, Problems, Reached, ReadModelError, ReadModels, Tables, files};
 use crate::{
@@ -15,6 +16,8 @@ use crate::{
     },
     world::projections::{ProjectedEvent, Projection},
 };
+
+mod foreign_keys;
 
 /// Adds one for every event it sees. At some positions it fails, after it has added.
 #[derive(Default)]
@@ -401,4 +404,50 @@ fn a_file_that_took_the_place_of_the_open_one_is_noticed() {
     assert_eq!(read_models.read(&given_up, count).unwrap(), (2, Position(2)));
     take(3);
     assert_eq!(read_models.read(&given_up, count).unwrap().0, 3);
+}
+
+/// The log was lost and copied back: its id is another, and its history the same.
+#[test]
+fn a_file_of_the_same_history_is_taken_over_and_one_of_another_is_not() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("read_models.sqlite");
+    let of = |log: &str, fits: bool| {
+        let projections: Vec<Box<dyn Projection>> = vec![Box::new(Arc::new(Counting::default()))];
+        let read_models = ReadModels::new(path.clone(), u64::MAX, projections).of_log(Some(log.to_owned()));
+        read_models.of_history(move |rows| rows.position == Position(1) && fits)
+    };
+    let first = of("one", true);
+    first.be_there().unwrap();
+    first.writer().as_mut().unwrap().take(first.projections(), &[event(1)], reached(1)).unwrap();
+    drop(first);
+    assert!(matches!(of("another", false).be_there(), Err(ReadModelError::OfAnotherLog { .. })));
+    let copied = of("another", true);
+    copied.be_there().unwrap();
+    assert_eq!(copied.position(), Position(1));
+    drop(copied);
+    // From now on it is that one's.
+    assert!(matches!(of("one", false).be_there(), Err(ReadModelError::OfAnotherLog { .. })));
+    of("another", false).be_there().unwrap();
+}
+
+#[test]
+fn a_strangers_write_lock_does_not_keep_the_file_from_being_opened() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("read_models.sqlite");
+    let of = |log: Option<&str>| {
+        let projections: Vec<Box<dyn Projection>> = vec![Box::new(Arc::new(Counting::default()))];
+        ReadModels::new(path.clone(), u64::MAX, projections).of_log(log.map(str::to_owned))
+    };
+    // Of an older version, which names no log, and then of this one.
+    for before in [None, Some("one")] {
+        of(before).be_there().unwrap();
+        let stranger = Connection::open(&path).unwrap();
+        stranger.execute_batch("BEGIN IMMEDIATE").unwrap();
+        let read_models = of(Some("one"));
+        read_models.be_there().unwrap();
+        let counted = read_models.read(&CancellationToken::new(), |rows| {
+            rows.query_row("SELECT count(*) FROM counted", [], |row| row.get::<_, i64>(0))
+        });
+        assert_eq!(counted.unwrap().0, 0);
+    }
 }
