@@ -33,8 +33,6 @@ pub enum Resource {
     WaitingBytes,
     /// Bytes of the objects that differences name.
     DifferenceBytes,
-    /// Differences that find out which objects changed.
-    Collecting,
 }
 
 /// One caller: what it holds of every limit.
@@ -52,7 +50,6 @@ struct Amounts {
     waiting_writes: AtomicU64,
     waiting_bytes: AtomicU64,
     difference_bytes: AtomicU64,
-    collecting: AtomicU64,
 }
 
 impl Caller {
@@ -72,7 +69,6 @@ impl Caller {
             Resource::WaitingWrites => &self.0.waiting_writes,
             Resource::WaitingBytes => &self.0.waiting_bytes,
             Resource::DifferenceBytes => &self.0.difference_bytes,
-            Resource::Collecting => &self.0.collecting,
         }
     }
 }

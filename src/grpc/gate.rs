@@ -42,6 +42,8 @@ pub struct Admitted {
     pub reads: Arc<Semaphore>,
     /// The same for lists.
     pub lists: Arc<Semaphore>,
+    /// The same for differences that find out which objects changed.
+    pub differences: Arc<Semaphore>,
     pub caller: Caller,
     pub peer: Peer,
     _place: Option<Arc<Held>>,
@@ -107,6 +109,7 @@ impl Admitted {
             answer: budget.of_call(peer.caller(), Purpose::Answer),
             reads: peer.reads().clone(),
             lists: peer.lists().clone(),
+            differences: peer.differences().clone(),
             caller: peer.caller().clone(),
             peer: peer.clone(),
             _place: None,

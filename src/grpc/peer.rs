@@ -11,7 +11,10 @@ use std::{
 
 use tokio::{sync::Semaphore, time::Instant};
 
-use super::{byte_budget::Purpose, reads::READS_PER_CALLER_MAX};
+use super::{
+    byte_budget::Purpose,
+    reads::{DIFFERENCES_PER_CALLER_MAX, READS_PER_CALLER_MAX},
+};
 use crate::shared_limit::Caller;
 
 /// The other end of one connection.
@@ -26,6 +29,8 @@ struct Seen {
     reads: Arc<Semaphore>,
     /// The same for lists, which are reads, too.
     lists: Arc<Semaphore>,
+    /// Places for its differences that find out which objects changed.
+    differences: Arc<Semaphore>,
     called: AtomicBool,
     /// Calls in progress.
     calls: AtomicU64,
@@ -56,6 +61,7 @@ impl Default for Seen {
             caller: Caller::default(),
             reads: Arc::new(Semaphore::new(READS_PER_CALLER_MAX)),
             lists: Arc::new(Semaphore::new(READS_PER_CALLER_MAX)),
+            differences: Arc::new(Semaphore::new(DIFFERENCES_PER_CALLER_MAX)),
             called: AtomicBool::default(),
             calls: AtomicU64::default(),
             answers: AtomicU64::default(),
@@ -75,6 +81,10 @@ impl Peer {
 
     pub fn lists(&self) -> &Arc<Semaphore> {
         &self.0.lists
+    }
+
+    pub fn differences(&self) -> &Arc<Semaphore> {
+        &self.0.differences
     }
 
     pub fn note_call(&self) {

@@ -20,6 +20,9 @@ const READS_MAX: usize = 16;
 /// The same for one connection.
 pub const READS_PER_CALLER_MAX: usize = READS_MAX / 2;
 
+/// Differences of one caller that find out which objects changed.
+pub const DIFFERENCES_PER_CALLER_MAX: usize = 2;
+
 /// What a read has in memory beside the events that it gives back: what is read at once, and gaps between records.
 const READ_AHEAD_BYTES: usize = 768 * 1024;
 

@@ -3,6 +3,7 @@
 use std::{sync::Arc, time::Duration};
 
 use futures_util::{FutureExt, stream};
+use tokio::sync::Semaphore;
 use tokio_util::sync::CancellationToken;
 use tonic::{Request, Response, Status};
 
@@ -50,7 +51,7 @@ pub struct WorldCalls {
     reads: Reads,
     /// For those who ask the read models: who waits for their file holds up nobody else.
     lists: Reads,
-    collecting: Arc<SharedLimit>,
+    collecting: Arc<Semaphore>,
     closing: CancellationToken,
 }
 
@@ -62,7 +63,7 @@ impl WorldCalls {
         Bounds { streams, reads }: Bounds,
         closing: CancellationToken,
     ) -> Self {
-        let collecting = difference::collecting();
+        let collecting = Arc::new(Semaphore::new(difference::COLLECTING_MAX));
         let lists = reads.lists();
         Self { world, limits: Arc::new(limits), streams, reads, lists, collecting, closing }
     }

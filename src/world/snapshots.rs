@@ -20,8 +20,8 @@ use crate::{event::AggregateId, sequencer::Origin, store::EventStore};
 /// Aggregates that wait for a snapshot. One more is left out: its next event says again that it is due.
 const WAITING_MAX: usize = 1024;
 
-/// One whose snapshot was too large is not tried again for so long.
-const TOO_LARGE_FOR: Duration = Duration::from_secs(600);
+/// One whose snapshot was too large, or whose events made the code panic, is not tried again for so long.
+const LATER: Duration = Duration::from_secs(600);
 
 /// Where aggregates are named that are due.
 #[derive(Debug, Clone)]
@@ -37,13 +37,13 @@ impl Snapshots {
         let (sender, mut due) = mpsc::channel(WAITING_MAX);
         let task = async move {
             let (mut waiting, mut panics) = (Vec::new(), 0u64);
-            let mut too_large: HashMap<AggregateId, Instant> = HashMap::new();
+            let mut later: HashMap<AggregateId, Instant> = HashMap::new();
             while let Some(Some(_)) =
                 stopping.run_until_cancelled(due.recv_many(&mut waiting, WAITING_MAX)).await.map(positive)
             {
                 let ids: HashSet<AggregateId> = waiting.drain(..).collect();
-                too_large.retain(|_, since| since.elapsed() < TOO_LARGE_FOR);
-                for id in ids.into_iter().filter(|id| !too_large.contains_key(id)).collect::<Vec<_>>() {
+                later.retain(|_, since| since.elapsed() < LATER);
+                for id in ids.into_iter().filter(|id| !later.contains_key(id)).collect::<Vec<_>>() {
                     if stopping.is_cancelled() {
                         return;
                     }
@@ -51,14 +51,14 @@ impl Snapshots {
                         Ok(Taken::Yes) => {}
                         Ok(Taken::TooLarge) => {
                             warn!(aggregate = %id, "its snapshot would be larger than limits.snapshot_bytes_max");
-                            if too_large.len() >= WAITING_MAX {
-                                too_large.clear();
-                            }
-                            too_large.insert(id, Instant::now());
+                            put_off(id, &mut later);
                         }
+                        // The work was ended, too.
+                        Ok(Taken::Panicked(_)) if stopping.is_cancelled() => return,
                         Ok(Taken::Panicked(panicked)) => {
                             panics = panics.saturating_add(1);
                             error!(aggregate = %id, %panicked, panics, "no snapshot was taken");
+                            put_off(id, &mut later);
                         }
                         Err(error) => debug!(aggregate = %id, %error, "no snapshot was taken"),
                     }
@@ -90,6 +90,13 @@ async fn take(store: &Arc<EventStore>, id: AggregateId, bytes_max: usize) -> Res
     }
     store.save_snapshot(snapshot, Origin::default()).await?;
     Ok(Taken::Yes)
+}
+
+fn put_off(id: AggregateId, later: &mut HashMap<AggregateId, Instant>) {
+    if later.len() >= WAITING_MAX {
+        later.clear();
+    }
+    later.insert(id, Instant::now());
 }
 
 /// Work that may wait for the disk, and may panic.

@@ -1,15 +1,20 @@
 //! Pieces of `DiffWorld`: which objects changed, and how.
 
-use std::{sync::Arc, time::Duration};
+use std::sync::Arc;
 
+use tokio::sync::Semaphore;
 use tokio_util::{sync::CancellationToken, task::AbortOnDropHandle};
 use tonic::Status;
 
 use super::{encode, piece};
 use crate::{
-    grpc::{gate::Admitted, reads::Reads, status, wire::world as wire},
-    shared_limit::{Caller, Resource, SharedLimit},
-    store::{EventStore, Limit},
+    grpc::{
+        gate::Admitted,
+        reads::{DIFFERENCES_PER_CALLER_MAX, Reads},
+        status,
+        wire::world as wire,
+    },
+    store::EventStore,
     world::{difference::DifferenceReader, error::WorldError},
 };
 
@@ -19,16 +24,8 @@ const LOOKED_AT_MAX: usize = 32;
 const DIFF_BYTES: usize = 256 * 1024;
 
 /// Differences that find out at once which objects changed: each holds a piece of the log meanwhile. None of them waits
-/// for its caller, and no caller has all of them.
-const COLLECTING_MAX: u64 = 4;
-
-/// Between two looks at whether there is room for one more.
-const COLLECTING_PAUSE: Duration = Duration::from_millis(20);
-
-/// The places of those that find out which objects changed.
-pub fn collecting() -> Arc<SharedLimit> {
-    SharedLimit::new(Limit::StreamsOpen, Resource::Collecting, COLLECTING_MAX)
-}
+/// for its caller.
+pub const COLLECTING_MAX: usize = 2 * DIFFERENCES_PER_CALLER_MAX;
 
 /// Finds out which objects changed.
 ///
@@ -37,10 +34,10 @@ pub fn collecting() -> Arc<SharedLimit> {
 pub async fn collected(
     reads: Reads,
     call: Admitted,
-    collecting: Arc<SharedLimit>,
+    collecting: Arc<Semaphore>,
     mut reader: DifferenceReader,
 ) -> Result<DifferenceReader, Status> {
-    let caller = call.caller.clone();
+    let own = call.differences.clone();
     let collect = async move {
         // Piece by piece, so that it ends soon when nobody waits for it.
         while !reader.is_ready() {
@@ -48,22 +45,20 @@ pub async fn collected(
         }
         Ok(reader)
     };
-    in_its_place(collecting, caller, collect).await
+    in_its_place(own, collecting, collect).await
 }
 
-/// Waits for a place and works, in a task of its own: a stream that nobody reads is not polled, and would keep the place.
+/// Waits for a place, and works, in a task of its own: a stream that nobody reads is not polled, and would keep the place.
+/// First for one of the caller's own, so that no caller fills the queue of all.
 async fn in_its_place<T: Send + 'static>(
-    places: Arc<SharedLimit>,
-    caller: Caller,
+    own: Arc<Semaphore>,
+    of_all: Arc<Semaphore>,
     work: impl Future<Output = Result<T, Status>> + Send + 'static,
 ) -> Result<T, Status> {
     let working = tokio::spawn(async move {
-        let _place = loop {
-            match places.acquire(&caller, 1) {
-                Ok(place) => break place,
-                Err(_) => tokio::time::sleep(COLLECTING_PAUSE).await,
-            }
-        };
+        // They are never closed.
+        let _own = own.acquire_owned().await;
+        let _place = of_all.acquire_owned().await;
         work.await
     });
     let working = AbortOnDropHandle::new(working);
@@ -102,38 +97,65 @@ mod tests {
 
     use super::*;
 
+    fn places(count: usize) -> Arc<Semaphore> {
+        Arc::new(Semaphore::new(count))
+    }
+
+    async fn until_free(places: &Semaphore) {
+        while places.available_permits() < COLLECTING_MAX {
+            tokio::task::yield_now().await;
+        }
+    }
+
     #[tokio::test]
     async fn a_difference_that_nobody_polls_gives_its_place_back() {
-        let (places, caller) = (collecting(), Caller::default());
+        let (own, all) = (places(DIFFERENCES_PER_CALLER_MAX), places(COLLECTING_MAX));
         let (go_on, wait) = tokio::sync::oneshot::channel::<()>();
         let work = async move { Ok(wait.await.is_ok()) };
-        let mut unread = std::pin::pin!(in_its_place(places.clone(), caller, work));
+        let mut unread = std::pin::pin!(in_its_place(own, all.clone(), work));
         assert!(poll!(&mut unread).is_pending());
-        while places.used() == 0 {
+        while all.available_permits() == COLLECTING_MAX {
             tokio::task::yield_now().await;
         }
         go_on.send(()).unwrap();
         // It is polled no more.
-        while places.used() > 0 {
-            tokio::task::yield_now().await;
-        }
+        until_free(&all).await;
         assert!(unread.await.unwrap());
     }
 
-    #[tokio::test(start_paused = true)]
-    async fn one_caller_has_not_all_places_and_gives_them_back_when_it_goes() {
-        let (places, greedy) = (collecting(), Caller::default());
-        let mut works: Vec<_> = (0..2 * COLLECTING_MAX)
-            .map(|_| Box::pin(in_its_place(places.clone(), greedy.clone(), pending::<Result<(), Status>>())))
-            .collect();
+    /// However many two callers ask for, the third is served after those that were there before it.
+    #[tokio::test]
+    async fn two_callers_do_not_keep_a_third_from_its_turn() {
+        let all = places(COLLECTING_MAX);
+        let (first, second) = (places(DIFFERENCES_PER_CALLER_MAX), places(DIFFERENCES_PER_CALLER_MAX));
+        let (go_on, wait) = tokio::sync::watch::channel(false);
+        let mut works = Vec::new();
+        for own in [&first, &second] {
+            for _ in 0..100 {
+                let mut wait = wait.clone();
+                let work = async move {
+                    if wait.wait_for(|go_on| *go_on).await.is_err() {
+                        pending::<()>().await;
+                    }
+                    // Those behind it never end.
+                    pending::<Result<(), Status>>().await
+                };
+                works.push(Box::pin(in_its_place(own.clone(), all.clone(), work)));
+            }
+        }
         for work in &mut works {
             assert!(poll!(work).is_pending());
         }
-        in_its_place(places.clone(), Caller::default(), async { Ok(()) }).await.unwrap();
-        assert!(places.used() > 0);
-        drop(works);
-        while places.used() > 0 {
+        while all.available_permits() > 0 {
             tokio::task::yield_now().await;
         }
+        let mut third = std::pin::pin!(in_its_place(places(2), all.clone(), async { Ok(()) }));
+        assert!(poll!(&mut third).is_pending());
+        tokio::task::yield_now().await;
+        // The first of all gives its place up: the next that waits for it is the third.
+        drop(works.swap_remove(0));
+        third.await.unwrap();
+        drop((works, go_on));
+        until_free(&all).await;
     }
 }
