@@ -16,7 +16,7 @@ use uuid::Uuid;
 use crate::{
     event::{Hash, Position, Timestamp},
     history::{History, HistoryError},
-    immudb::{self, KeyValue, Precondition, Session, TxId},
+    immudb::{self, ErrorKind, KeyValue, Precondition, Session, TxId},
     retry::RetryDelays,
     sequencer::Sequencer,
 };
@@ -92,6 +92,8 @@ pub struct Forwarder {
     foreign: Notice,
     /// Attempts with what ImmuDB does not take.
     too_large: Notice,
+    /// Attempts with an append that goes alone and whose connection breaks each time.
+    cut_off: Notice,
     shutdown: CancellationToken,
 }
 
@@ -166,6 +168,7 @@ impl Forwarder {
             outage: None,
             foreign: Notice::default(),
             too_large: Notice::default(),
+            cut_off: Notice::default(),
             shutdown,
         }
     }
@@ -193,7 +196,12 @@ impl Forwarder {
                     }
                 },
                 Ok(None) => break,
-                Err(ClaimError::Immudb(error)) => error,
+                Err(ClaimError::Immudb(error)) => {
+                    if matches!(error.kind, ErrorKind::Refused | ErrorKind::Unreachable) {
+                        self.batch_size.out_of_reach();
+                    }
+                    error
+                }
                 Err(ClaimError::Fenced(fence)) => return self.park(Happening::OtherWriter, &fence).await,
                 Err(ClaimError::FencedBy { head }) => {
                     let error = decision::Fence::OtherWriter;

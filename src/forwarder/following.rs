@@ -35,6 +35,15 @@ struct Company {
     event_count: u64,
 }
 
+/// A transaction that was committed.
+struct Carried {
+    event_count: u64,
+    record_bytes: usize,
+    /// Of the request.
+    bytes: usize,
+    took: Duration,
+}
+
 impl Forwarder {
     /// Carries the log over until something ends it.
     pub(super) async fn follow(&mut self, mut link: Link) -> End {
@@ -157,7 +166,8 @@ impl Forwarder {
                 self.look_for_foreign(head_tx, header.id);
                 let link = Link { session, head_tx: header.id, reached, last_event: next_event };
                 let waiting = self.sequencer.tip().position;
-                self.committed(&link, event_count, sent.elapsed(), bytes);
+                let carried = Carried { event_count, record_bytes, bytes, took: sent.elapsed() };
+                self.committed(&link, carried);
                 Ok((link, waiting))
             }
             // An attempt that was given up came through, or another writer: the head tells at once.
@@ -173,25 +183,28 @@ impl Forwarder {
             Err(SetError::NotWritten(mut error) | SetError::Unknown(mut error)) => {
                 let pause = match error.kind {
                     ErrorKind::TooLarge if frame_count > 1 => {
-                        self.log_smaller(|size| size.refused(record_bytes), &error);
+                        self.log_smaller(|size| size.refused(record_bytes, Instant::now()), &error);
                         Pause::None
                     }
                     ErrorKind::TooLarge => {
-                        let what = match event_count {
-                            0 => "a snapshot".to_owned(),
-                            _ => format!(
-                                "the append at positions {} to {}",
-                                from.position.next().0,
-                                reached.position.0
-                            ),
-                        };
-                        error.message =
-                            format!("{what} ({record_bytes} bytes) is more than it takes: {}", error.message);
+                        let what = named(event_count, from.position, reached.position, record_bytes);
+                        error.message = format!("{what} is more than it takes: {}", error.message);
                         Pause::Delay
                     }
                     // ImmuDB itself says why it is busy.
                     ErrorKind::Unreachable if frame_count > 1 => {
-                        self.log_smaller(|size| size.failed(record_bytes), &error);
+                        self.log_smaller(|size| size.failed(record_bytes, Instant::now()), &error);
+                        Pause::Delay
+                    }
+                    ErrorKind::Unreachable if frame_count == 1 => {
+                        if self.batch_size.failed_alone((reached.position, reached.snapshots), record_bytes) {
+                            let what = named(event_count, from.position, reached.position, record_bytes);
+                            let cut = "may be more than it, or a proxy before it, takes";
+                            error.message = format!("{what} {cut}: {}", error.message);
+                            if let Some(attempts) = self.cut_off.add(1) {
+                                warn!(%error, attempts, "nothing behind it is forwarded to ImmuDB");
+                            }
+                        }
                         Pause::Delay
                     }
                     ErrorKind::Unreachable
@@ -224,11 +237,12 @@ impl Forwarder {
         }
     }
 
-    fn committed(&mut self, link: &Link, event_count: u64, took: Duration, bytes: usize) {
+    fn committed(&mut self, link: &Link, carried: Carried) {
+        let Carried { event_count, record_bytes, bytes, took } = carried;
         self.delays.reset();
         self.session_expired = false;
         self.conflicted = false;
-        self.batch_size.taken();
+        self.batch_size.taken(record_bytes, Instant::now());
         self.standing.recovered();
         let tip = self.sequencer.tip();
         let events = tip.position.0.saturating_sub(link.reached.position.0);
@@ -258,6 +272,14 @@ impl Forwarder {
         };
         self.standing.advance(mark, reached.place, learned);
         mark
+    }
+}
+
+/// What goes alone, for those who have to make room for it.
+fn named(event_count: u64, from: Position, to: Position, bytes: usize) -> String {
+    match event_count {
+        0 => format!("a snapshot ({bytes} bytes)"),
+        _ => format!("the append at positions {} to {} ({bytes} bytes)", from.next().0, to.0),
     }
 }
 

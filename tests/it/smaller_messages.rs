@@ -82,3 +82,35 @@ async fn a_proxy_that_breaks_large_messages_off_without_a_word_gets_smaller_ones
     assert_in_immudb(&immudb, &whole_order(&mut service.client()).await);
     assert!(service.log().contains("smaller transactions"), "{}", service.log());
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_append_that_a_proxy_breaks_off_each_time_is_named_and_goes_over_when_it_lets_it_pass() {
+    let dir = tempdir().unwrap();
+    let immudb = ImmuDb::start(dir.path()).await;
+    let proxy = Proxy::start(immudb.port()).await;
+    let setup = Setup::with_immudb(proxy.port())
+        .set("immudb", "retry_delay: 0.05")
+        .set("immudb", "retry_delay_max: 0.1");
+    let service = Service::start(setup).await;
+    append_each(&mut service.client(), 3, 20_000).await;
+    service.wait_until_forwarded().await;
+    proxy.set(Mode::CutAbove(100_000));
+    append(&mut service.client(), (0..10).map(|_| of_size(20_000)).collect()).await;
+    append_each(&mut service.client(), 3, 20_000).await;
+    let named =
+        |said: &str| said.contains("the append at positions 4 to 13 (") && said.contains("bytes) may be");
+    let stats = service
+        .wait_for("the append is named", |stats| named(&stats.immudb.as_ref().unwrap().last_error))
+        .await;
+    assert_eq!((stats.state(), stats.forwarded_position), (State::Fallback, 3));
+    // Attempt by attempt it stays so, and is said once.
+    service.wait_for("more attempts", |later| later.retries > stats.retries + 5).await;
+    let stats = service.stats().await;
+    assert!(named(&stats.immudb.unwrap().last_error), "{}", service.log());
+    let log = service.log();
+    let warned: Vec<_> = log.lines().filter(|line| line.contains("nothing behind it is forwarded")).collect();
+    assert!(matches!(warned[..], [line] if line.contains("WARN") && named(line)), "{warned:?}\n{log}");
+    proxy.set(Mode::Pass);
+    service.wait_until_forwarded().await;
+    assert_in_immudb(&immudb, &whole_order(&mut service.client()).await);
+}
