@@ -32,6 +32,7 @@ mod following;
 pub mod head;
 mod notice;
 mod outage;
+mod probe;
 mod release;
 pub mod standing;
 pub mod state;
@@ -42,6 +43,7 @@ use batch_size::BatchSize;
 use claim::{ClaimError, Claimed};
 use notice::Notice;
 use outage::Outage;
+use probe::Probes;
 use standing::Learned;
 pub use standing::{PendingLimits, Settled, Standing, View};
 pub use state::State;
@@ -86,6 +88,7 @@ pub struct Forwarder {
     /// When the transaction under way was sent.
     sent: Option<Instant>,
     batch_size: BatchSize,
+    probes: Probes,
     /// Since callers are answered from the local log.
     outage: Option<Outage>,
     /// Transactions in ImmuDB that are none of ours.
@@ -165,6 +168,7 @@ impl Forwarder {
             conflicted: false,
             sent: None,
             batch_size,
+            probes: Probes::default(),
             outage: None,
             foreign: Notice::default(),
             too_large: Notice::default(),
@@ -261,6 +265,7 @@ impl Forwarder {
         }
         self.standing.set_state(state);
         if state != before {
+            self.probes.reset();
             self.log_change(before, happening);
         }
     }

@@ -22,9 +22,6 @@ use crate::{
     log::Tip,
 };
 
-/// Where nothing is appended, the head alone is written so often until the fallback has ended.
-const PROBE_EVERY: Duration = Duration::from_millis(200);
-
 /// Whom the next transaction waits for.
 #[derive(Debug, Clone, Copy)]
 struct Company {
@@ -89,7 +86,7 @@ impl Forwarder {
                 let company = Company { reached: link.reached.position, waiting, event_count };
                 self.await_company(&mut tip, company, busy).await;
                 keep_alive = Instant::now() + self.settings.keep_alive;
-                probe = Instant::now() + PROBE_EVERY;
+                probe = Instant::now() + self.probes.pause();
                 continue;
             }
             self.reach(&link, batch.reached, Learned::ByHead);
@@ -260,6 +257,10 @@ impl Forwarder {
         let rest = if fits { Rest::FitsOne } else { Rest::Backlog };
         let commit = Commit { rest, took, bytes };
         self.happened(Happening::Committed(commit));
+        match event_count {
+            0 => self.probes.written(self.machine.is_quick(commit)),
+            _ => self.probes.reset(),
+        }
         self.note_slowness(commit);
     }
 
