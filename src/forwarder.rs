@@ -85,6 +85,8 @@ pub struct Forwarder {
     session_expired: bool,
     /// A condition of the last transaction did not hold, and none was committed since.
     conflicted: bool,
+    /// The transaction in which the head was last as we wrote or claimed it.
+    own_tx: Option<TxId>,
     /// When the transaction under way was sent.
     sent: Option<Instant>,
     batch_size: BatchSize,
@@ -166,6 +168,7 @@ impl Forwarder {
             pending_min: u64::MAX,
             session_expired: false,
             conflicted: false,
+            own_tx: None,
             sent: None,
             batch_size,
             probes: Probes::default(),

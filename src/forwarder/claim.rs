@@ -97,6 +97,11 @@ impl Forwarder {
             };
             match (decision, head) {
                 (Decision::Resume, Some(head)) => {
+                    // Of the attempts without an answer one at most was committed, as the next transaction: ImmuDB
+                    // numbers no transaction whose conditions did not hold.
+                    if let Some(before) = self.own_tx.replace(seen) {
+                        self.look_for_foreign(before, seen);
+                    }
                     self.learn(&session, &head, seen).await?;
                     let (reached, last_event) = self.after(&head)?;
                     if let Some(key) = &last_event
@@ -108,6 +113,7 @@ impl Forwarder {
                 }
                 (Decision::Claim, Some(head)) => {
                     self.learn(&session, &head, seen).await?;
+                    self.own_tx = Some(seen);
                     self.take(&session, &head, seen).await?;
                 }
                 (Decision::ClaimAndCopy, Some(head)) => self.take_and_copy(&session, &head, seen).await?,
@@ -185,6 +191,7 @@ impl Forwarder {
         let first = copy.check_fit().await?;
         unfinished.begin().map_err(|error| ClaimError::Local(error.to_string()))?;
         if self.writer.is_none_or(|writer| writer.id != head.writer) {
+            self.own_tx = Some(seen);
             self.take(session, head, seen).await?;
         }
         copy.run(first).await?;
@@ -202,6 +209,7 @@ impl Forwarder {
         match self.unless_overdue(session.set(vec![entry], conditions)).await {
             Ok(header) => {
                 CrashPoint::HeadClaimed.reached();
+                self.own_tx = Some(header.id);
                 if let Some(seen) = seen {
                     self.look_for_foreign(seen, header.id);
                 }

@@ -160,6 +160,7 @@ impl Forwarder {
             Ok(header) if header.id <= head_tx => Err(End::Suspect),
             Ok(header) => {
                 CrashPoint::AfterSet.reached();
+                self.own_tx = Some(header.id);
                 self.look_for_foreign(head_tx, header.id);
                 let link = Link { session, head_tx: header.id, reached, last_event: next_event };
                 let waiting = self.sequencer.tip().position;

@@ -67,7 +67,9 @@ async fn a_precondition_that_does_not_hold_is_a_conflict_and_writes_nothing() {
     assert_eq!(set(unmodified(moved.id)).await, Err(SetError::Conflict));
     let found = session.get(&head).await.unwrap().unwrap();
     assert_eq!(found.value, "of another writer");
-    set(unmodified(found.tx)).await.unwrap();
+    let last = set(unmodified(found.tx)).await.unwrap();
+    // What is refused takes no number: the forwarder tells by them whether somebody else writes.
+    assert_eq!((found.tx, last.id), (moved.id.next(), found.tx.next()));
 }
 
 #[tokio::test]

@@ -2,7 +2,10 @@
 
 use std::time::Duration;
 
-use aethyr_event_store::grpc::wire::{State, StoredIn};
+use aethyr_event_store::{
+    grpc::wire::{State, StoredIn},
+    immudb::{KeyValue, Session},
+};
 use tempfile::tempdir;
 
 use crate::{
@@ -58,10 +61,35 @@ async fn an_answer_that_was_cut_off_is_found_in_immudb() {
     let stats = service.wait_until_forwarded().await;
     assert!(stats.retries > 0 && stats.fallbacks == 0, "{stats:?}");
     assert_in_immudb(&immudb, &whole_order(&mut service.client()).await);
+    assert!(!service.log().contains("somebody else"), "{}", service.log());
     // One transaction wrote the event, whatever was tried.
     let entries = immudb.reader(&["--database", "aethyr", "txscan"]);
     let key = "event:room-1:00000000000000000003";
     assert_eq!(entries.iter().filter(|entry| entry["key"] == key).count(), 1);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_somebody_else_writes_before_an_attempt_without_an_answer_is_found() {
+    let dir = tempdir().unwrap();
+    let immudb = ImmuDb::start(dir.path()).await;
+    let (proxy, service) = behind_proxy(&immudb).await;
+    service.wait_until_forwarded().await;
+    proxy.set(Mode::KeepRequests);
+    let mut client = service.client();
+    let appending = tokio::spawn(async move { append(&mut client, vec![event("room-1")]).await });
+    until("the request is kept", || proxy.kept() > 0).await;
+    let foreign = Session::open(&immudb.settings("aethyr")).await.unwrap();
+    for value in ["1", "2"] {
+        let entry = KeyValue { key: "foreign".into(), value: value.into() };
+        foreign.set(vec![entry], Vec::new()).await.unwrap();
+    }
+    proxy.set(Mode::DropAnswers);
+    until("ImmuDB has the event", || events_in(&immudb) == 3).await;
+    proxy.set(Mode::Pass);
+    proxy.cut();
+    assert_eq!(appending.await.unwrap().stored_in(), StoredIn::Immudb);
+    service.wait_for_log("somebody else writes to the database").await;
+    assert!(service.log().contains("transactions=2"), "{}", service.log());
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -109,6 +137,8 @@ async fn an_attempt_that_comes_after_the_next_one_writes_nothing() {
     assert_eq!((stats.event_count, stats.state()), (5, State::Connected));
     assert_in_immudb(&immudb, &whole_order(&mut service.client()).await);
     let entries = immudb.reader(&["--database", "aethyr", "txscan"]);
+    // Nor does it take a number: that would look like somebody else's writing.
+    assert!(!service.log().contains("somebody else"), "{}", service.log());
     // Two appends of one event: its record, its aggregate's number and the head, each.
     assert_eq!(entries.len(), before + 6);
 }
