@@ -398,6 +398,11 @@ impl Index {
         self.memory.has_failed()
     }
 
+    #[cfg(test)]
+    pub fn fail(&self) {
+        self.memory.fail();
+    }
+
     /// Turns true with [`Index::has_failed`].
     pub fn watch_failed(&self) -> watch::Receiver<bool> {
         self.memory.watch_failed()

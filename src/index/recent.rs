@@ -182,6 +182,11 @@ impl Memory {
         ids.into_iter().take(count).filter_map(|id| Some((id.clone(), head(id)?))).collect()
     }
 
+    #[cfg(test)]
+    pub fn fail(&self) {
+        self.progress.lock().unwrap_or_else(PoisonError::into_inner).failed = true;
+    }
+
     /// Waits until there is room for more.
     pub fn wait_for_room(&self) -> Result<(), IndexError> {
         let mut progress = self.progress.lock().unwrap_or_else(PoisonError::into_inner);

@@ -380,3 +380,22 @@ fn what_brings_the_index_up_looks_around_after_so_many_bytes_too() {
     looked.unwrap();
     assert!(looks > 3 && most < 6000, "{looks} looks, {most} bytes");
 }
+
+#[test]
+fn what_is_published_moves_while_nobody_can_look() {
+    let mut written = Written::new();
+    let folder = tempdir().unwrap();
+    let index = Index::open(folder.path()).unwrap();
+    written.append(1);
+    let mut entries = Entries::new(&index);
+    entries.reach(written.log.tip());
+    let mut published = false;
+    index
+        .add(entries, || {
+            assert!(index.visible.is_locked(), "others could see the one without the other");
+            published = true;
+        })
+        .unwrap();
+    assert!(published && !index.visible.is_locked());
+    assert_eq!(index.complete().tip.position, Position(3));
+}

@@ -28,6 +28,11 @@ impl Visible {
         self.0.read().unwrap_or_else(PoisonError::into_inner)
     }
 
+    #[cfg(test)]
+    pub fn is_locked(&self) -> bool {
+        matches!(self.0.try_read(), Err(std::sync::TryLockError::WouldBlock))
+    }
+
     pub fn write(&self) -> RwLockWriteGuard<'_, Figures> {
         self.0.write().unwrap_or_else(PoisonError::into_inner)
     }

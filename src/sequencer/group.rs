@@ -57,9 +57,11 @@ impl OpenGroup {
     const JUDGING_MAX: Duration = Duration::from_millis(10);
 
     pub fn is_full(&self) -> bool {
-        self.frames.byte_count() >= Self::BYTES_MAX
-            || self.answers.len() >= Self::CALLS_MAX
-            || self.began.elapsed() >= Self::JUDGING_MAX
+        Self::is_full_with(self.frames.byte_count(), self.answers.len(), self.began.elapsed())
+    }
+
+    fn is_full_with(bytes: usize, calls: usize, judging: Duration) -> bool {
+        bytes >= Self::BYTES_MAX || calls >= Self::CALLS_MAX || judging >= Self::JUDGING_MAX
     }
 
     /// Judges a call and adds what it stores. A call that needs this group to be written first comes back. One that
@@ -252,5 +254,20 @@ impl Answer {
             Self::Adopt(reply, result) => _ = reply.send(for_adopter().map_or(result, Err)),
             Self::AdoptSnapshot(reply, result) => _ = reply.send(for_adopter().map_or(result, Err)),
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_group_is_closed_at_each_of_its_bounds_alone() {
+        const BELOW: (usize, usize, Duration) = (8 * 1024 * 1024 - 1, 4095, Duration::from_micros(9999));
+        let (bytes, calls, judging) = BELOW;
+        assert!(!OpenGroup::is_full_with(bytes, calls, judging));
+        assert!(OpenGroup::is_full_with(bytes + 1, 0, Duration::ZERO));
+        assert!(OpenGroup::is_full_with(0, calls + 1, Duration::ZERO));
+        assert!(OpenGroup::is_full_with(0, 0, judging + Duration::from_micros(1)));
     }
 }
