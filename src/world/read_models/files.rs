@@ -83,7 +83,7 @@ pub fn remove(path: &Path) -> Result<(), ReadModelError> {
 /// # Errors
 /// A service uses them, or one of the files can't be deleted.
 pub fn remove_those_of(path: &Path, log: Option<&str>) -> Result<(), ReadModelError> {
-    if !path.exists() {
+    if log.is_none() || !path.exists() {
         return Ok(());
     }
     let _claim = claim(path)?;
