@@ -53,6 +53,8 @@ impl Stalls {
                 let due = clock.now() + EVERY;
                 thread::sleep(EVERY);
                 file.write_all_at(&[7; BYTES], 0).unwrap();
+                // As the service does before each answer: a disk that is busy with others' writes makes it wait.
+                file.sync_data().unwrap();
                 note_late(clock, due, &mut stalls);
             }
             stalls
