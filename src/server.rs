@@ -100,6 +100,9 @@ pub struct Parts {
     _locks: (Lock, [Option<FolderOwner>; 2], Option<ReadOnly>),
 }
 
+/// How long calls may take that are at work when a part of the service fails. What they wait for may have failed, too.
+const FAILURE_GRACE: Duration = Duration::from_secs(2);
+
 /// Serves on `listener` until `shutdown` resolves. While the storage is opened, callers hear that the service starts.
 ///
 /// # Errors
@@ -149,7 +152,13 @@ pub async fn run(
         network.open(&config, &parts, world);
         let ended = tokio::select! {
             ended = &mut served => Some(ended.map_err(ServerError::from)),
-            error = broken => Some(Err(error)),
+            error = broken => {
+                // Writes that wait for ImmuDB are stored: they are answered before the forwarder ends.
+                parts.closing.cancel();
+                network.close();
+                _ = Network::end(&mut served, grace.min(FAILURE_GRACE)).await;
+                Some(Err(error))
+            }
             () = opening::until_writable(config.event_sourcing.clone(), read_only_openings) => None,
             () = &mut shutdown => {
                 info!("shutting down");
