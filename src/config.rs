@@ -276,7 +276,7 @@ impl fmt::Display for Warning {
             }
             Warning::Links { variables } => write!(
                 f,
-                "{} ignored: Kubernetes and Docker set such variables for services of these names",
+                "ignored: {} (Kubernetes and Docker set such variables for other services)",
                 variables.join(", ")
             ),
             Warning::NoImmudb { variable } => {

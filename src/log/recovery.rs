@@ -79,11 +79,10 @@ pub fn recover(folder: &Path, seen: Option<Place>) -> Result<Recovered, OpenErro
 }
 
 /// Opens a log that can't be written. What is torn at its end is left where it is, and not read.
+/// Also says where the last group begins: it may be in memory only, after a sync that failed.
 ///
 /// # Errors
 /// There is no log, it is damaged, or a file can't be read.
-///
-/// Also says where the last group begins: it may be in memory only, after a sync that failed.
 pub fn recover_read_only(folder: &Path) -> Result<(Recovered, Place), OpenError> {
     let segments = Segments::open(folder, Access::ReadOnly)?;
     let Some(last) = segments.last_number() else { return Err(missing(folder, Place::START)) };

@@ -162,7 +162,7 @@ impl Network {
         match tokio::time::timeout(grace, served).await {
             Ok(ended) => Ok(ended?),
             Err(_) => {
-                warn!("calls were still running at the end of server.shutdown_grace");
+                warn!("calls were still running when the time for them was over");
                 Ok(())
             }
         }
