@@ -2,9 +2,13 @@
 //! keeps until it is over, although its caller may have gone. So a caller that asks and hangs up again and again gets
 //! no more work done than one that waits.
 
-use std::{sync::Arc, time::Duration};
+use std::{sync::Arc, task::Poll, time::Duration};
 
-use tokio::sync::{AcquireError, OwnedSemaphorePermit, Semaphore};
+use tokio::{
+    sync::{AcquireError, Mutex, OwnedSemaphorePermit, Semaphore},
+    time::Instant,
+};
+use tokio_util::task::AbortOnDropHandle;
 use tonic::Status;
 
 use super::{
@@ -26,7 +30,18 @@ pub const DIFFERENCES_PER_CALLER_MAX: usize = 2;
 /// What a read has in memory beside the events that it gives back: what is read at once, and gaps between records.
 const READ_AHEAD_BYTES: usize = 768 * 1024;
 
+/// A read waits so long for bytes.
+const BYTES_WAIT_MAX: Duration = Duration::from_secs(2);
+
 type Permit = Result<OwnedSemaphorePermit, AcquireError>;
+
+/// What a read in progress holds.
+struct Places {
+    /// Among those of its caller: that of a list, and that of a read.
+    _own: (Option<Permit>, Permit),
+    /// The same among those of all.
+    _of_all: (Option<Permit>, Permit),
+}
 
 /// Does reads. Cheap to clone.
 #[derive(Debug, Clone)]
@@ -34,6 +49,8 @@ pub struct Reads {
     places: Arc<Semaphore>,
     /// Of these, the places for lists; `None`: this is for other reads.
     lists: Option<Arc<Semaphore>>,
+    /// Reads that wait for bytes get them in the order in which they came: held by the first of them.
+    first: Arc<Mutex<()>>,
     budget: ByteBudget,
     /// The most that one read has in memory.
     read_bytes: usize,
@@ -49,14 +66,25 @@ impl Reads {
         let fitting = usize::try_from(budget.answers_max()).unwrap_or(usize::MAX) / 2 / read_bytes;
         let places = fitting.clamp(2, READS_MAX);
         let weight = (READS_PER_CALLER_MAX / (places / 2)) as u32;
-        Self { places: Arc::new(Semaphore::new(places)), lists: None, budget, read_bytes, weight }
+        let (places, first) = (Arc::new(Semaphore::new(places)), Arc::default());
+        Self { places, lists: None, first, budget, read_bytes, weight }
     }
 
     /// The same for reads that may wait for the file of the read models: they have half of the places, and of those of
     /// their caller, and the other half is for the rest.
     pub fn lists(&self) -> Self {
         let places = (self.places.available_permits() / 2).max(1);
-        Self { lists: Some(Arc::new(Semaphore::new(places))), ..self.clone() }
+        Self { lists: Some(Arc::new(Semaphore::new(places))), first: Arc::default(), ..self.clone() }
+    }
+
+    /// The places and the bytes for a read of the call.
+    async fn acquire(&self, bytes: usize, call: &Admitted) -> Result<Places, Status> {
+        // First the caller's own, so that no caller fills the queue of all, or holds what is everybody's while it queues
+        // behind itself.
+        let own_list = self.own_place_of_list(call).await;
+        let own = call.reads.clone().acquire_many_owned(self.weight).await;
+        let (list, read) = self.places_and_bytes(bytes, call).await?;
+        Ok(Places { _own: (own_list, own), _of_all: (list, read) })
     }
 
     /// The place of a list among the caller's own.
@@ -67,12 +95,44 @@ impl Reads {
     }
 
     /// The places among those of all: that of a list, and that of a read.
-    async fn places(&self) -> (Option<Permit>, Permit) {
+    async fn places_of_all(&self) -> (Option<Permit>, Permit) {
         let list = match self.lists.clone() {
             Some(lists) => Some(lists.acquire_owned().await),
             None => None,
         };
         (list, self.places.clone().acquire_owned().await)
+    }
+
+    async fn places_and_bytes(
+        &self,
+        bytes: usize,
+        call: &Admitted,
+    ) -> Result<(Option<Permit>, Permit), Status> {
+        const PAUSE: Duration = Duration::from_millis(10);
+        let until = Instant::now() + BYTES_WAIT_MAX;
+        loop {
+            // What needs little passes those that wait for much.
+            let first = if bytes < self.read_bytes { None } else { Some(self.first.lock().await) };
+            let full = loop {
+                let places = self.places_of_all().await;
+                let full = match call.answer.try_resize(bytes) {
+                    Ok(()) => return Ok(places),
+                    Err(full) => full,
+                };
+                // Somebody may be about to read what waits. The places are for others meanwhile.
+                drop(places);
+                if full.share.is_some() || Instant::now() >= until {
+                    break full;
+                }
+                tokio::time::sleep(PAUSE).await;
+            };
+            // A caller that has its share waits for itself, and holds nobody up.
+            drop(first);
+            if Instant::now() >= until {
+                return Err(status::of_limit(full));
+            }
+            tokio::time::sleep(PAUSE).await;
+        }
     }
 
     /// Reads where waiting for the disk holds nobody up. The bytes of the read are acquired before it is made, and
@@ -98,26 +158,18 @@ impl Reads {
         call: &Admitted,
         read: impl FnOnce() -> T + Send + 'static,
     ) -> Result<T, Status> {
-        const PAUSE_MIN: Duration = Duration::from_millis(20);
-        const PAUSE_MAX: Duration = Duration::from_millis(320);
-        // First the caller's own, so that no caller fills the queue of all, or holds what is everybody's while it queues
-        // behind itself.
-        let own_list = self.own_place_of_list(call).await;
-        let own = call.reads.clone().acquire_many_owned(self.weight).await;
-        let mut pause = PAUSE_MIN;
-        let places = loop {
-            let places = self.places().await;
-            match call.answer.try_resize(bytes) {
-                Ok(()) => break places,
-                Err(full) if pause > PAUSE_MAX => return Err(status::of_limit(full)),
-                Err(_) => {}
+        let (reads, acquiring) = (self.clone(), call.clone());
+        let mut acquired = Box::pin(async move { reads.acquire(bytes, &acquiring).await });
+        let places = match futures_util::poll!(&mut acquired) {
+            Poll::Ready(places) => places?,
+            // In a task of its own. A stream is only asked to go on while its caller takes what it sends: it would keep
+            // its turn from all others meanwhile.
+            Poll::Pending => {
+                let acquired = AbortOnDropHandle::new(tokio::spawn(acquired)).await;
+                acquired.map_err(|_| status::internal("a read was aborted"))??
             }
-            // Somebody may be about to read what waits. The places are for others meanwhile.
-            drop(places);
-            tokio::time::sleep(pause).await;
-            pause *= 2;
         };
-        let held = (own_list, own, places, call.clone());
+        let held = (places, call.clone());
         let read = move || {
             let _held = held;
             read()
@@ -243,6 +295,84 @@ mod tests {
         full.resize(3_000_000).unwrap();
         let refused = reads.run(&waiting, || ()).await.unwrap_err();
         assert_eq!(refused.code(), tonic::Code::ResourceExhausted);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn bytes_go_to_the_read_that_waited_longest() {
+        let budget = ByteBudget::new(9_876_545);
+        let reads = Reads {
+            budget: budget.clone(),
+            ..Reads::new(&LimitsConfig::default(), ByteBudget::new(usize::MAX))
+        };
+        let of_another = || {
+            let mut call = Admitted::of(&Request::new(()));
+            call.answer = budget.of_call(&Caller::default(), Purpose::Answer);
+            call
+        };
+        let full = budget.of_call(&Caller::default(), Purpose::Answer);
+        full.resize(3_000_000).unwrap();
+        let (first, second) = (of_another(), of_another());
+        let mut waits = Box::pin(reads.run(&first, || ()));
+        assert!(futures_util::poll!(&mut waits).is_pending());
+        tokio::time::advance(Duration::from_millis(1)).await;
+        // Enough for one of them.
+        drop(full);
+        let mut comes_later = Box::pin(reads.run(&second, || ()));
+        assert!(futures_util::poll!(&mut comes_later).is_pending(), "it passed one that came before");
+        waits.await.unwrap();
+        assert!(futures_util::poll!(&mut comes_later).is_pending(), "there were bytes for both");
+        drop(first);
+        comes_later.await.unwrap();
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_stream_that_is_not_asked_to_go_on_keeps_its_turn_from_nobody() {
+        let budget = ByteBudget::new(32_000_000);
+        let reads = Reads {
+            budget: budget.clone(),
+            ..Reads::new(&LimitsConfig::default(), ByteBudget::new(usize::MAX))
+        };
+        let of_another = || {
+            let mut call = Admitted::of(&Request::new(()));
+            call.answer = budget.of_call(&Caller::default(), Purpose::Answer);
+            call
+        };
+        let full = [(); 2].map(|()| budget.of_call(&Caller::default(), Purpose::Answer));
+        full.iter().for_each(|full| full.resize(6_500_000).unwrap());
+        let (first, second) = (of_another(), of_another());
+        let mut waits = Box::pin(reads.run(&first, || ()));
+        assert!(futures_util::poll!(&mut waits).is_pending());
+        drop(full);
+        let other = tokio::time::timeout(Duration::from_secs(60), reads.run(&second, || ())).await;
+        other.expect("it waited for one that nobody asks to go on").unwrap();
+        drop(waits);
+        drop(first);
+        while budget.used() > reads.read_bytes as u64 {
+            tokio::task::yield_now().await;
+        }
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_caller_that_has_its_share_holds_no_read_up() {
+        let (budget, greedy) = (ByteBudget::new(100 << 20), Caller::default());
+        let reads = Reads {
+            budget: budget.clone(),
+            ..Reads::new(&LimitsConfig::default(), ByteBudget::new(usize::MAX))
+        };
+        let call_of = |caller: &Caller| {
+            let mut call = Admitted::of(&Request::new(()));
+            call.answer = budget.of_call(caller, Purpose::Answer);
+            call
+        };
+        let held = budget.of_call(&greedy, Purpose::Answer);
+        held.resize(budget.answers_max() as usize / 100 * 79).unwrap();
+        let waiting = call_of(&greedy);
+        let mut waits = Box::pin(reads.run(&waiting, || ()));
+        assert!(futures_util::poll!(&mut waits).is_pending());
+        let other = call_of(&Caller::default());
+        let at_once = tokio::time::timeout(BYTES_WAIT_MAX / 2, reads.run(&other, || ())).await;
+        at_once.expect("it waited for the end of the other's wait").unwrap();
+        assert!(waits.await.unwrap_err().message().contains("share"));
     }
 
     #[tokio::test]
