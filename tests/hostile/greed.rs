@@ -134,7 +134,7 @@ pub async fn slow_readers(target: &Target) -> Tally {
     let call = Call::good(&format!("{STORE}/LoadEvents"), &request.encode_to_vec());
     let mut builder = h2::client::Builder::new();
     builder.initial_window_size(16 * 1024);
-    let take = Take::SliceEvery(target.patience / 4);
+    let take = Take::SliceEvery(target.unread_max() / 4);
     let mut readers = JoinSet::new();
     for _ in 0..target.streams_max() / 10 {
         let (sender, call) = (connect_with(target, &builder).await, call.clone());

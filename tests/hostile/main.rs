@@ -78,6 +78,11 @@ impl Target {
         OWN + self.call_bytes_max() as u64 + self.connections * CONNECTION
     }
 
+    /// Longer than a read waits for bytes: so those are refused before their callers are given up.
+    pub fn unread_max(&self) -> Duration {
+        self.patience + Duration::from_secs(2)
+    }
+
     pub fn streams_max(&self) -> u64 {
         self.connections / 10
     }
@@ -88,7 +93,7 @@ impl Target {
         Setup::local()
             .set("server", &format!("first_call_max: {seconds}"))
             .set("server", &format!("request_max: {seconds}"))
-            .set("server", &format!("unread_max: {seconds}"))
+            .set("server", &format!("unread_max: {}", self.unread_max().as_secs_f64()))
             .set("limits", &format!("connections_max: {}", self.connections))
             .set("limits", &format!("concurrent_calls_max: {}", self.calls_max()))
             .set("limits", &format!("streams_open_max: {}", self.streams_max()))
