@@ -22,6 +22,7 @@ use tonic::transport::server::Connected;
 use tracing::{debug, warn};
 
 use crate::{
+    config::ServerConfig,
     grpc::{ByteBudget, Peer},
     refusals::{self, Severity},
     shared_limit::Resource,
@@ -34,6 +35,8 @@ pub struct Patience {
     pub first_call_max: Duration,
     /// While an answer, or whatever else it was sent, is not read.
     pub unread_max: Duration,
+    /// The same once the service stops.
+    pub unread_max_at_stop: Duration,
 }
 
 /// A connection that counts until it is closed.
@@ -147,10 +150,19 @@ const WRITE_UNREAD_MAX: Duration = Duration::from_secs(1);
 const IDLE_MAX: Duration = Duration::from_secs(1);
 
 impl Patience {
+    pub fn new(config: &ServerConfig) -> Self {
+        /// So much of the time that a stop gives to calls is for those who do not read.
+        const PART_OF_GRACE: u32 = 10;
+        const AT_STOP_MIN: Duration = Duration::from_millis(10);
+        let unread_max_at_stop =
+            config.unread_max.min(config.shutdown_grace / PART_OF_GRACE).max(AT_STOP_MIN);
+        let ServerConfig { first_call_max, unread_max, .. } = *config;
+        Self { first_call_max, unread_max, unread_max_at_stop }
+    }
+
     /// The service stops, and waits for nobody who does not read.
     fn hurry(&mut self) {
-        const UNREAD_MAX: Duration = Duration::from_secs(1);
-        self.unread_max = self.unread_max.min(UNREAD_MAX);
+        self.unread_max = self.unread_max_at_stop;
     }
 
     fn look_every(self) -> Duration {

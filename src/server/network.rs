@@ -14,7 +14,7 @@ use super::{
     connections::{self, Patience},
 };
 use crate::{
-    config::{Config, ServerConfig},
+    config::Config,
     grpc::{
         Bodies, Bounds, ByteBudget, Closing, Gate, HealthReporter, Late, Service, Serving, WorldCalls,
         note_arrival,
@@ -78,8 +78,7 @@ impl Network {
                 .register_encoded_file_descriptor_set(tonic_health::pb::FILE_DESCRIPTOR_SET)
         };
         info!(address = ?listener.local_addr().ok(), "listening");
-        let ServerConfig { first_call_max, unread_max, .. } = config.server;
-        let patience = Patience { first_call_max, unread_max };
+        let patience = Patience::new(&config.server);
         let connections_max = connections::make_room(limits.connections_max);
         let incoming = connections::incoming(
             listener,

@@ -46,7 +46,9 @@ async fn a_limit_that_is_reached_is_a_warning_a_minute_and_a_count_in_stats() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_disk_that_is_full_is_not_an_error_line_for_each_append() {
-    let mut service = Service::new(Setup::local().set("limits", "disk_free_min: 0"));
+    // An index without room would end the process.
+    let setup = Setup::local().set("event_sourcing", "index_path: index");
+    let mut service = Service::new(setup.set("limits", "disk_free_min: 0"));
     if !service.use_disk(256) {
         return;
     }

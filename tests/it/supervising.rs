@@ -150,7 +150,8 @@ async fn no_peer_that_vanished_or_does_not_read_holds_a_stop_up() {
     const LIST: &str = "/aethyr.eventstore.v1.EventStoreService/ListAggregates";
     const STATS: &str = "/aethyr.eventstore.v1.EventStoreService/Stats";
     // Longer than any test waits.
-    let mut service = Service::start(Setup::local().set("server", "shutdown_grace: 3600.0")).await;
+    let setup = Setup::local().set("server", "shutdown_grace: 3600.0").set("server", "unread_max: 1.0");
+    let mut service = Service::start(setup).await;
     append_to(&mut service.client(), "room-1", 50).await;
     // It has called, has its answer, and is not heard of any more.
     let stream = tokio::net::TcpStream::connect(("127.0.0.1", service.port())).await.unwrap();
@@ -215,11 +216,11 @@ async fn a_slow_reader_gets_all_of_its_answer_at_a_stop() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_disk_without_room_takes_the_writes_away_and_not_the_reads_and_comes_back_by_itself() {
-    for (limit, setup) in [
-        ("limits.disk_free_min", Setup::local().set("limits", "disk_free_min: 67108864")),
-        ("no space", Setup::local().set("limits", "disk_free_min: 0")),
-    ] {
-        let mut service = Service::new(setup.clone());
+    for (limit, disk_free_min) in [("limits.disk_free_min", 67_108_864), ("no space", 0)] {
+        // An index without room would end the process.
+        let setup = Setup::local().set("event_sourcing", "index_path: index");
+        let setup = setup.set("limits", &format!("disk_free_min: {disk_free_min}"));
+        let mut service = Service::new(setup);
         if !service.use_disk(256) {
             return;
         }

@@ -18,18 +18,22 @@ use crate::{
     world::{Clock, World},
 };
 
+mod processors;
+
 const EVERY: Duration = Duration::from_millis(20);
 /// Later than this is a stall.
 const LATE: Duration = Duration::from_millis(100);
+/// So often it is looked who had the processors: long enough for what the system counts in.
+const PROCESSORS_EVERY: Duration = Duration::from_millis(200);
 /// What is written each time.
 const BYTES: usize = 4096;
 
 /// A task beside the callers and the proxy, and a thread that writes a little to the disk of the service. Each sleeps
-/// again and again, and notes when it is done too late.
+/// again and again, and notes when it is done too late. A third notes when other programs had the processors.
 pub struct Stalls {
     ending: Arc<AtomicBool>,
     task: JoinHandle<Vec<(At, At)>>,
-    thread: thread::JoinHandle<Vec<(At, At)>>,
+    threads: [thread::JoinHandle<Vec<(At, At)>>; 2],
 }
 
 impl Stalls {
@@ -47,7 +51,7 @@ impl Stalls {
         });
         let file = fs::File::create(world.folder().join("stalls")).unwrap();
         let ended = ending.clone();
-        let thread = thread::spawn(move || {
+        let disk = thread::spawn(move || {
             let mut stalls = Vec::new();
             while !ended.load(Ordering::SeqCst) {
                 let due = clock.now() + EVERY;
@@ -59,13 +63,27 @@ impl Stalls {
             }
             stalls
         });
-        Self { ending, task, thread }
+        let ended = ending.clone();
+        let processors = thread::spawn(move || {
+            let mut stalls = Vec::new();
+            let (mut since, mut before) = (clock.now(), processors::ticks_of_others());
+            while !ended.load(Ordering::SeqCst) {
+                thread::sleep(PROCESSORS_EVERY);
+                let (now, ticks) = (clock.now(), processors::ticks_of_others());
+                if processors::were_taken(ticks.saturating_sub(before), now - since) {
+                    stalls.push((since, now));
+                }
+                (since, before) = (now, ticks);
+            }
+            stalls
+        });
+        Self { ending, task, threads: [disk, processors] }
     }
 
     pub async fn end(self) -> Vec<(At, At)> {
         self.ending.store(true, Ordering::SeqCst);
         let mut stalls = self.task.await.unwrap();
-        stalls.extend(self.thread.join().unwrap());
+        stalls.extend(self.threads.into_iter().flat_map(|thread| thread.join().unwrap()));
         stalls
     }
 }

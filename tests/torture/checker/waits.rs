@@ -1,7 +1,7 @@
 //! How long callers waited: once or twice in each outage of ImmuDB, never for long, and not at all outside of them.
 //!
-//! The time in which the service was down, or the machine did not get to run what was due, is no wait. Nothing else
-//! is an excuse: no full disk, no crowd of callers, and no other fault of the service.
+//! The time in which the service was down, or the machine did not get to run what was due, or other programs had it, is
+//! no wait. Nothing else is an excuse: no full disk, no crowd of callers, and no other fault of the service.
 
 use std::{collections::HashMap, time::Duration};
 
