@@ -239,7 +239,7 @@ impl EventStore {
     /// # Errors
     /// Nothing may be read yet.
     pub fn admit_read(&self) -> Result<(), StoreError> {
-        self.standing.admit_read()
+        self.standing.admit_read(self.sequencer.tip())
     }
 
     /// Starts reading an aggregate's events.
@@ -248,7 +248,7 @@ impl EventStore {
     /// See [`StoreError`].
     pub fn load(&self, request: LoadRequest) -> Result<AggregateReader, StoreError> {
         self.counted_load(|| {
-            self.standing.admit_read()?;
+            self.admit_read()?;
             AggregateReader::open(self.history.clone(), request)
         })
     }
@@ -259,7 +259,7 @@ impl EventStore {
     /// It is damaged; see [`StoreError`].
     pub fn find(&self, id: EventId) -> Result<Option<RecordedEvent>, StoreError> {
         self.counted_load(|| {
-            self.standing.admit_read()?;
+            self.admit_read()?;
             let place = self.history.index.event(id)?;
             Ok(place.map(|place| self.history.event(place)).transpose()?)
         })
@@ -271,7 +271,7 @@ impl EventStore {
     /// There is none, or it is damaged.
     pub fn load_snapshot(&self, id: &AggregateId) -> Result<Snapshot, StoreError> {
         self.counted_load(|| {
-            self.standing.admit_read()?;
+            self.admit_read()?;
             let head = self.history.index.head(id)?.and_then(|head| head.snapshot);
             let head = head.ok_or_else(|| StoreError::NoSnapshot(id.clone()))?;
             let snapshot = self.history.snapshot(head.place)?;
@@ -286,7 +286,7 @@ impl EventStore {
     /// The checkpoint belongs to another history; see [`StoreError`].
     pub fn read(&self, start: OrderStart, filter: Filter) -> Result<OrderReader, StoreError> {
         self.counted_load(|| {
-            self.standing.admit_read()?;
+            self.admit_read()?;
             OrderReader::open(self.history.clone(), self.sequencer.tip(), start, filter)
         })
     }
@@ -315,7 +315,7 @@ impl EventStore {
         let looked_at = if aggregate_type.is_empty() { count } else { LOOKED_AT_MAX };
         // One more tells whether there is a next page.
         let mut found = self.counted_load(|| {
-            self.standing.admit_read()?;
+            self.admit_read()?;
             let (after, count) = (after.map(AggregateId::as_str), looked_at.saturating_add(1));
             Ok(self.history.index.aggregates(prefix, after, count)?)
         })?;

@@ -183,6 +183,10 @@ impl Standing {
         match inner.view.state {
             State::Starting | State::Copying => return Err(StoreError::Unavailable(Unavailable::Starting)),
             State::Fenced => return Err(Precondition::Fenced.into()),
+            // It would give numbers away again.
+            State::Suspect if tip.position == Position(0) => {
+                return Err(StoreError::Unavailable(Unavailable::EmptyLog));
+            }
             State::LocalOnly => return Ok(()),
             State::Connected | State::Fallback | State::Migrating | State::Suspect => {}
         }
@@ -205,30 +209,26 @@ impl Standing {
     /// # Errors
     /// Says why it may not.
     pub fn admit_resend(&self) -> Result<(), StoreError> {
-        if self.lock().shutting_down {
+        let inner = self.lock();
+        if inner.shutting_down {
             return Err(StoreError::Unavailable(Unavailable::ShuttingDown));
         }
-        self.admit_read()
+        inner.knows_its_history()
     }
 
-    /// Whether anything is served now.
+    /// Whether anything is served now; `tip` is the end of the log.
     ///
     /// # Errors
     /// Says why it is not.
-    pub fn admit_read(&self) -> Result<(), StoreError> {
+    pub fn admit_read(&self, tip: Tip) -> Result<(), StoreError> {
         let inner = self.lock();
+        inner.knows_its_history()?;
         match inner.view.state {
-            State::Starting | State::Copying => Err(StoreError::Unavailable(Unavailable::Starting)),
-            // What looks like an empty history may be a lost disk.
-            State::Fallback if inner.contact_missing => {
-                Err(StoreError::Unavailable(Unavailable::FirstContact))
+            // What looks like an empty history is a lost disk, or another's.
+            State::Suspect | State::Fenced if tip.position == Position(0) => {
+                Err(StoreError::Unavailable(Unavailable::EmptyLog))
             }
-            State::Connected
-            | State::Fallback
-            | State::Migrating
-            | State::LocalOnly
-            | State::Suspect
-            | State::Fenced => Ok(()),
+            _ => Ok(()),
         }
     }
 
@@ -430,6 +430,23 @@ impl Standing {
 }
 
 impl Inner {
+    /// Whether the local log may be taken for what was stored.
+    fn knows_its_history(&self) -> Result<(), StoreError> {
+        match self.view.state {
+            State::Starting | State::Copying => Err(StoreError::Unavailable(Unavailable::Starting)),
+            // What looks like an empty history may be a lost disk, and what looks like a whole one an older copy.
+            State::Fallback if self.contact_missing => {
+                Err(StoreError::Unavailable(Unavailable::FirstContact))
+            }
+            State::Connected
+            | State::Fallback
+            | State::Migrating
+            | State::LocalOnly
+            | State::Suspect
+            | State::Fenced => Ok(()),
+        }
+    }
+
     fn pending_events(&self, tip: Tip) -> u64 {
         tip.position.0.saturating_sub(self.view.forwarded.position.0)
     }

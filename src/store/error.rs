@@ -116,6 +116,8 @@ pub enum Unavailable {
     Starting,
     ShuttingDown,
     FirstContact,
+    /// ImmuDB has a history that this service may not continue, and the local log has none of it.
+    EmptyLog,
     /// The local disk refused the write, and nothing of it is left.
     NotWritten,
 }
@@ -127,6 +129,7 @@ impl Unavailable {
             Self::Starting => "STARTING",
             Self::ShuttingDown => "SHUTTING_DOWN",
             Self::FirstContact => "FIRST_CONTACT",
+            Self::EmptyLog => "EMPTY_LOG",
             Self::NotWritten => "NOT_WRITTEN",
         }
     }
@@ -136,8 +139,11 @@ impl Unavailable {
             Self::Starting => "the service is starting; nothing was written",
             Self::ShuttingDown => "the service is shutting down; nothing was written",
             Self::NotWritten => "the local log could not be written; nothing was written",
+            Self::EmptyLog => {
+                "the local log is empty, but ImmuDB has events (the log names what to do); nothing was written"
+            }
             Self::FirstContact => {
-                "the local log is empty and ImmuDB was not seen yet (immudb.require_first_contact); nothing was written"
+                "ImmuDB was not seen yet, and immudb.require_contact demands it after this start; nothing was written"
             }
         }
     }
@@ -179,6 +185,7 @@ impl StoreError {
                 match why {
                     Unavailable::Starting | Unavailable::ShuttingDown => Severity::Passing,
                     Unavailable::FirstContact | Unavailable::NotWritten => Severity::Limit,
+                    Unavailable::EmptyLog => Severity::Failure,
                 },
             )),
             Self::OutcomeUnknown => Some(("OUTCOME_UNKNOWN", Severity::Failure)),

@@ -224,7 +224,7 @@ async fn the_storage_folder_can_be_moved_to_another_server() {
     assert_in_immudb(&immudb, &order);
 }
 
-fn copy_folder(from: &Path, into: &Path) {
+pub fn copy_folder(from: &Path, into: &Path) {
     assert!(Command::new("cp").arg("-r").arg(from).arg(into).status().unwrap().success());
 }
 

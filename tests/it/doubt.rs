@@ -1,15 +1,17 @@
 //! Somebody else writes to the database, or it is not what it was: nothing goes into a wrong history.
 
-use std::{path::Path, process::Command};
-
-use aethyr_event_store::grpc::wire::{RecordedEvent, State, StoredIn};
+use aethyr_event_store::grpc::wire::{
+    LoadEventsRequest, RecordedEvent, State, StoredIn,
+    world::{GetRoomRequest, world_service_client::WorldServiceClient},
+};
 use tempfile::tempdir;
 use tonic::Code;
 
 use crate::{
+    copy::copy_folder,
     outage::assert_in_immudb,
     support::{
-        events::{append, append_to, event, load, reason, request, whole_order},
+        events::{append, append_to, event, load, load_pieces, reason, request, whole_order},
         immudb::ImmuDb,
         proxy::{Mode, Proxy},
         service::{Service, Setup},
@@ -21,8 +23,26 @@ async fn assert_fenced(service: &Service) {
     let before = service.stats().await.event_count;
     let refused = service.client().append_events(request(vec![event("room-1")])).await.unwrap_err();
     assert_eq!((refused.code(), reason(&refused).as_str()), (Code::FailedPrecondition, "FENCED"));
-    assert_eq!(service.health("").await, Some(true));
+    service.wait_for_health("reads", before > 0).await;
     assert_eq!(service.stats().await.event_count, before);
+}
+
+/// It looks like a world without events, and is a service that lost them.
+async fn assert_reads_are_refused(service: &Service) {
+    let refused = load_pieces(
+        &mut service.client(),
+        LoadEventsRequest { aggregate_id: "room-1".to_owned(), ..LoadEventsRequest::default() },
+    )
+    .await
+    .unwrap_err();
+    assert_eq!((refused.code(), reason(&refused).as_str()), (Code::Unavailable, "EMPTY_LOG"));
+    let refused = WorldServiceClient::new(service.channel())
+        .get_room(GetRoomRequest { id: "room-1".to_owned(), as_of: None })
+        .await
+        .unwrap_err();
+    assert_eq!((refused.code(), reason(&refused).as_str()), (Code::Unavailable, "EMPTY_LOG"));
+    service.wait_for_health("reads", false).await;
+    service.wait_for_health("", false).await;
 }
 
 /// Events are taken, and ImmuDB stays as it is.
@@ -33,10 +53,6 @@ async fn assert_suspect(service: &Service, immudb: &ImmuDb) {
     assert!(answers.iter().all(|answer| answer.stored_in() == StoredIn::LocalLog));
     assert_eq!(service.stats().await.state(), State::Suspect);
     assert_eq!(immudb.reader(&["--database", "aethyr", "txscan"]).len(), before);
-}
-
-fn copy(from: &Path, to: &Path) {
-    assert!(Command::new("cp").arg("-r").arg(from).arg(to).status().unwrap().success());
 }
 
 async fn resolved(service: &mut Service, immudb: &ImmuDb) -> Vec<RecordedEvent> {
@@ -57,9 +73,9 @@ async fn a_second_service_on_the_same_database_is_fenced() {
     let immudb = ImmuDb::start(dir.path()).await;
     let service = Service::start(Setup::with_immudb(immudb.port())).await;
     append_to(&mut service.client(), "room-1", 3).await;
-    let second = Service::start(Setup::with_immudb(immudb.port())).await;
+    let second = Service::launched(Setup::with_immudb(immudb.port()));
     assert_fenced(&second).await;
-    assert!(load(&mut second.client(), "room-1").await.is_empty());
+    assert_reads_are_refused(&second).await;
     append_to(&mut service.client(), "room-1", 3).await;
     let stats = service.wait_until_forwarded().await;
     assert_eq!((stats.event_count, stats.fallbacks), (6, 0));
@@ -132,7 +148,7 @@ async fn a_clean_stop_releases_the_database_but_not_while_events_are_pending() {
     append_to(&mut service.client(), "room-1", 1).await;
     assert!(service.stop().success());
     immudb.restart().await;
-    let mut second = Service::start(setup.clone()).await;
+    let mut second = Service::launched(setup.clone());
     assert_fenced(&second).await;
     second.stop();
     service.restart().await;
@@ -155,7 +171,7 @@ async fn an_immudb_that_was_put_back_gets_nothing_until_a_person_says_so() {
     let mut service = Service::start(Setup::with_immudb(immudb.port())).await;
     append_to(&mut service.client(), "room-1", 3).await;
     immudb.stop().await;
-    copy(&dir.path().join("data"), &dir.path().join("backup"));
+    copy_folder(&dir.path().join("data"), &dir.path().join("backup"));
     immudb.restart().await;
     append_to(&mut service.client(), "room-1", 3).await;
     service.wait_until_forwarded().await;
@@ -219,8 +235,15 @@ async fn a_database_with_events_of_unknown_origin_is_not_claimed() {
     assert!(service.stop().success());
     immudb.reader(&["--database", "aethyr", "delete", "log:head"]);
     std::fs::remove_dir_all(service.storage()).unwrap();
-    service.restart().await;
-    assert_suspect(&service, &immudb).await;
+    let before = immudb.reader(&["--database", "aethyr", "txscan"]).len();
+    service.launch();
+    service.wait_for_state(State::Suspect).await;
+    assert_reads_are_refused(&service).await;
+    // Its number was given away before.
+    let refused = service.client().append_events(request(vec![event("room-1")])).await.unwrap_err();
+    assert_eq!((refused.code(), reason(&refused).as_str()), (Code::Unavailable, "EMPTY_LOG"));
+    assert_eq!(service.stats().await.event_count, 0);
+    assert_eq!(immudb.reader(&["--database", "aethyr", "txscan"]).len(), before);
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -234,7 +257,7 @@ async fn an_immudb_that_was_put_back_below_a_living_session_is_noticed() {
     append_to(&mut service.client(), "room-1", 3).await;
     service.wait_until_forwarded().await;
     immudb.reader(&["--database", "aethyr", "unload-database"]);
-    copy(&data, &backup);
+    copy_folder(&data, &backup);
     immudb.reader(&["--database", "aethyr", "load-database"]);
     append_to(&mut service.client(), "room-1", 3).await;
     let retries = service.wait_until_forwarded().await.retries;

@@ -94,8 +94,8 @@ async fn after_a_failed_sync_no_other_service_gets_the_database() {
     assert_eq!(service.wait().code(), Some(1), "{}", service.log());
     disk.set(Fault::Nothing);
 
-    let other = Service::start(Setup::with_immudb(immudb.port())).await;
-    let answers = |state| !matches!(state, State::Fallback | State::Copying);
+    let other = Service::launched(Setup::with_immudb(immudb.port()));
+    let answers = |state| !matches!(state, State::Unspecified | State::Fallback | State::Copying);
     let stats = other.wait_for("an answer of ImmuDB", |stats| answers(stats.state())).await;
     assert_eq!(stats.state(), State::Fenced, "{}", other.log());
 

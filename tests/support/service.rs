@@ -121,8 +121,8 @@ pub struct Service {
     process: Option<Child>,
     /// Where its storage lies, if not on the disk of the machine.
     disk: Option<Disk>,
-    /// How many files it may open.
-    open_files: Option<u32>,
+    /// What the shell does that starts it.
+    shell: Option<String>,
 }
 
 impl Service {
@@ -133,16 +133,17 @@ impl Service {
         service
     }
 
+    /// Starts in a new folder and waits only until it listens.
+    #[allow(dead_code, reason = "not every test program has a service that refuses to serve")]
+    pub fn launched(setup: Setup) -> Self {
+        let mut service = Self::new(setup);
+        service.launch();
+        service
+    }
+
     /// The folder and the configuration alone; nothing runs yet.
     pub fn new(setup: Setup) -> Self {
-        Self {
-            dir: tempfile::tempdir().unwrap(),
-            setup,
-            port: 0,
-            process: None,
-            disk: None,
-            open_files: None,
-        }
+        Self { dir: tempfile::tempdir().unwrap(), setup, port: 0, process: None, disk: None, shell: None }
     }
 
     /// Puts the storage on a disk of its own, which can be full. False where the machine has none for us.
@@ -155,7 +156,12 @@ impl Service {
 
     #[allow(dead_code, reason = "not every test program bounds them")]
     pub fn use_open_files(&mut self, max: u32) {
-        self.open_files = Some(max);
+        self.shell = Some(format!("ulimit -n {max}"));
+    }
+
+    #[allow(dead_code, reason = "not every test program looks at files")]
+    pub fn use_umask(&mut self, umask: &str) {
+        self.shell = Some(format!("umask {umask}"));
     }
 
     #[allow(dead_code, reason = "not every test program fills a disk")]
@@ -218,16 +224,10 @@ impl Service {
                 command.arg(self.dir.path()).arg(program);
                 command
             }
-            None => match self.open_files {
-                Some(max) => {
+            None => match &self.shell {
+                Some(shell) => {
                     let mut command = Command::new("sh");
-                    command.args([
-                        "-c",
-                        "ulimit -n $1 && shift && exec \"$@\"",
-                        "sh",
-                        &max.to_string(),
-                        program,
-                    ]);
+                    command.args(["-c", &format!("{shell} && exec \"$@\""), "sh", program]);
                     command
                 }
                 None => Command::new(program),
