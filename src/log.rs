@@ -22,6 +22,7 @@ use crate::{
     event::{Hash, Position},
 };
 
+pub mod clean_stop;
 mod cursor;
 mod frame;
 mod frame_search;
@@ -118,6 +119,9 @@ pub enum OpenError {
     Locked(String),
     #[error(transparent)]
     Damage(#[from] Damage),
+    /// It is whole, and lacks what the index had of it.
+    #[error("{folder} ends before what was known of it")]
+    Older { folder: String },
     #[error("{path}: {source}")]
     Io { path: String, source: io::Error },
 }

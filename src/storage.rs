@@ -67,6 +67,13 @@ pub enum StorageError {
     Log(#[from] OpenError),
     #[error("{0} (it may be deleted: it is rebuilt from the log)")]
     Index(#[from] IndexError),
+    #[error(
+        "the local log {log} is older than the index {index}: it is whole, and ends before what the index had of it. \
+         Either it is an older copy, or its end was lost. `aethyr-event-store repair` brings back what ImmuDB and the \
+         event files have of it. To go on with the log as it is, move {index} away: it is made again, without the \
+         events that the log lacks"
+    )]
+    OlderLog { log: String, index: String },
     #[error(transparent)]
     Owner(#[from] OwnerError),
     #[error(
@@ -112,7 +119,13 @@ impl Storage {
                 None
             }
         };
-        let recovered = recover(&config.log_path, opened.as_ref().and_then(seen))?;
+        let recovered =
+            recover(&config.log_path, opened.as_ref().and_then(seen)).map_err(|error| match error {
+                OpenError::Older { folder: log } => {
+                    StorageError::OlderLog { log, index: config.index_path.display().to_string() }
+                }
+                error => error.into(),
+            })?;
         let log_id = LogId::keep(&config.log_path).map_err(log_error)?;
         if let Some(id) = log_id {
             index_owner.name(id);
@@ -258,7 +271,8 @@ impl StorageError {
                 Some(source) => source,
                 None => return false,
             },
-            Self::Log(OpenError::Damage(_) | OpenError::Locked(_))
+            Self::Log(OpenError::Damage(_) | OpenError::Locked(_) | OpenError::Older { .. })
+            | Self::OlderLog { .. }
             | Self::Stopped
             | Self::Owner(OwnerError::InUse { .. } | OwnerError::AnotherLog { .. })
             | Self::EventFilesWithoutLog { .. }
@@ -276,7 +290,8 @@ impl StorageError {
         match self {
             Self::Index(error) => !error.is_of_the_machine(),
             Self::Log(OpenError::Damage(_)) => true,
-            Self::Log(OpenError::Io { .. } | OpenError::Locked(_))
+            Self::Log(OpenError::Io { .. } | OpenError::Locked(_) | OpenError::Older { .. })
+            | Self::OlderLog { .. }
             | Self::Owner(_)
             | Self::EventFilesWithoutLog { .. }
             | Self::Stopped

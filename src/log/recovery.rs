@@ -3,7 +3,8 @@
 //! Only the group that was being written when the machine stopped may be torn: every group before it was
 //! synced before the next began. So bytes that are no whole frame are the torn end if no later group
 //! follows them, and are cut back to the last whole frame; if one follows, or if the index had seen frames
-//! there, they are damage, and nothing is touched.
+//! there, they are damage, and nothing is touched. A log that is whole, but ends before what the index had seen, is an
+//! older copy, and is not touched either.
 
 use std::{
     fs,
@@ -58,6 +59,9 @@ pub fn recover(folder: &Path, seen: Option<Place>) -> Result<Recovered, OpenErro
     let Ended { end, last_group } = find_end(&file, &bytes);
     let seen_here = seen.filter(|seen| seen.segment >= last);
     if let Some(seen) = seen_here.filter(|seen| *seen > (Place { segment: last, offset: end })) {
+        if end == bytes.len() as u64 {
+            return Err(OpenError::Older { folder: folder.display().to_string() });
+        }
         if seen.segment > last {
             return Err(missing(folder, seen));
         }

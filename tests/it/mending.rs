@@ -13,6 +13,7 @@ use tempfile::tempdir;
 use tonic::{Code, Status};
 
 use crate::{
+    copy::copy_folder,
     outage::assert_in_immudb,
     support::{
         events::{append, append_to, event, load, load_pieces, request, whole_order},
@@ -145,6 +146,29 @@ async fn a_log_whose_end_is_gone_is_not_taken_for_a_shorter_one() {
     assert_eq!(whole_order(&mut service.client()).await, order);
 }
 
+/// The log was copied first, and the index after more had been appended.
+#[tokio::test(flavor = "multi_thread")]
+async fn an_older_copy_of_the_log_is_named_as_such_and_no_damage() {
+    let mut service = Service::start(Setup::local()).await;
+    append_to(&mut service.client(), "room-1", 5).await;
+    let older = whole_order(&mut service.client()).await;
+    let (log, copied) = (service.storage().join("log"), service.dir().join("copied"));
+    copy_folder(&log, &copied);
+    append_to(&mut service.client(), "room-1", 5).await;
+    service.stop();
+    fs::remove_dir_all(&log).unwrap();
+    fs::rename(&copied, &log).unwrap();
+    let index = service.storage().join("index");
+    let (served, said) = service.run(&["serve"]);
+    assert!(!served && said.contains("is older than the index"), "{said}");
+    assert!(!said.contains("damage") && said.contains(&format!("move {}", "storage/index")), "{said}");
+    // It can be used as it is, if that is what is wanted.
+    fs::rename(&index, service.dir().join("index.aside")).unwrap();
+    service.restart().await;
+    assert_eq!(whole_order(&mut service.client()).await, older);
+    append_to(&mut service.client(), "room-1", 1).await;
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn a_torn_end_that_nobody_saw_is_cut_off_and_kept() {
     let mut service = Service::start(Setup::local()).await;
@@ -185,12 +209,7 @@ async fn an_index_that_is_gone_or_damaged_is_made_again_and_a_foreign_one_refuse
             "gone" => fs::remove_dir_all(&index).unwrap(),
             "foreign" => {
                 fs::remove_dir_all(&index).unwrap();
-                let copied = std::process::Command::new("cp")
-                    .arg("-r")
-                    .arg(other.storage().join("index"))
-                    .arg(&index)
-                    .status();
-                assert!(copied.unwrap().success());
+                copy_folder(&other.storage().join("index"), &index);
             }
             _ => flip_every_file(&index),
         }
