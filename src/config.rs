@@ -24,7 +24,7 @@ mod sections;
 mod tests;
 
 pub use sections::{
-    EventSourcingConfig, ImmudbConfig, LimitsConfig, LoggingConfig, ServerConfig, WorldConfig,
+    EventSourcingConfig, ImmudbConfig, LimitsConfig, LoggingConfig, RequireContact, ServerConfig, WorldConfig,
 };
 
 pub const DEFAULT_FILE: &str = "conf/server.yml";

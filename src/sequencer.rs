@@ -205,11 +205,9 @@ pub struct Running {
 }
 
 impl Running {
-    /// Waits for the thread's end, after [`Sequencer::stop`].
-    pub fn join(self) {
-        if self.thread.join().is_err() {
-            error!("the sequencer panicked");
-        }
+    /// Waits for the thread's end, after [`Sequencer::stop`]. False if it panicked.
+    pub fn join(self) -> bool {
+        self.thread.join().inspect_err(|_| error!("the sequencer panicked")).is_ok()
     }
 }
 

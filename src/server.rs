@@ -18,7 +18,7 @@ use crate::{
     history::{History, HistoryError},
     immudb,
     index::IndexError,
-    log::{FolderOwner, Lock, LogId, OwnerFile, Tip},
+    log::{FolderOwner, Lock, LogId, OwnerFile, Tip, clean_stop},
     sequencer::{self, Sequencer, SnapshotThresholds},
     stats::Counters,
     storage::{ReadOnly, Storage, StorageError},
@@ -88,6 +88,8 @@ pub struct Parts {
     log_id: Option<LogId>,
     event_files: Option<Arc<EventFiles>>,
     sequencer_thread: sequencer::Running,
+    /// Of the log, where it can be written.
+    log_path: Option<PathBuf>,
     forwarder: Option<JoinHandle<Result<(), RecvError>>>,
     /// What comes of examining the index, where that takes long.
     examined: Option<oneshot::Receiver<Result<(), IndexError>>>,
@@ -252,8 +254,10 @@ pub fn start(config: &Config, options: &Options, storage: Storage) -> Result<Par
         false => EventSourcing::Disabled { file: options.config_file.display().to_string() },
     };
     let store = Arc::new(EventStore::new(sequencer, standing, history, counters, event_sourcing));
+    let log_path = read_only.is_none().then(|| config.event_sourcing.log_path.clone());
     Ok(Parts {
         store,
+        log_path,
         log_id,
         event_files,
         sequencer_thread,
@@ -343,9 +347,7 @@ fn standing(config: &Config, storage: &Storage) -> Result<Standing, ServerError>
         (Some(_), false) if storage.read_only.is_some() => State::Fallback,
         (Some(_), false) => State::Starting,
     };
-    let is_empty = complete.tip.position.0 == 0;
-    let contact_missing =
-        is_empty && config.immudb.as_ref().is_some_and(|immudb| immudb.require_first_contact);
+    let contact_missing = opening::needs_contact(config, storage);
     let forwarded = complete.forwarded.position.min(complete.tip.position);
     let place = storage.history().locate(forwarded, complete.tip)?.append_end;
     Ok(Standing::new(state, complete.forwarded, place, contact_missing, limits))
@@ -397,7 +399,7 @@ fn forwarder_settings(config: &Config, immudb: &ImmudbConfig, options: &Options)
 
 /// The forwarder ends after its transaction and releases the head; then the log is closed.
 pub async fn stop(parts: Parts, grace: Duration) {
-    let Parts { store, sequencer_thread, tasks, closing, stopping, .. } = parts;
+    let Parts { store, sequencer_thread, log_path, tasks, closing, stopping, .. } = parts;
     store.standing().shut_down();
     closing.cancel();
     // Whatever was still admitted is durable before the head is released, or counts as pending.
@@ -408,7 +410,16 @@ pub async fn stop(parts: Parts, grace: Duration) {
         warn!("ImmuDB did not answer before the end of server.shutdown_grace");
     }
     store.sequencer().stop().await;
-    let joined = tokio::task::spawn_blocking(move || sequencer_thread.join());
+    let log_is_sound = store.sequencer().poisoned().is_none();
+    let joined = tokio::task::spawn_blocking(move || {
+        if sequencer_thread.join()
+            && log_is_sound
+            && let Some(log_path) = log_path
+            && let Err(error) = clean_stop::note(&log_path)
+        {
+            warn!(%error, "the next start takes this stop for a crash");
+        }
+    });
     if joined.await.is_err() {
         warn!("the sequencer could not be joined");
     }

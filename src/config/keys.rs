@@ -31,6 +31,7 @@ pub(super) enum Kind {
     SocketAddress,
     Host,
     Database,
+    Contact,
     LogLevel,
 }
 
@@ -66,6 +67,7 @@ pub(super) const KEYS: &[Key] = &[
     key("immudb.username", Kind::Text),
     key("immudb.password", Kind::Password),
     key("immudb.database", Kind::Database),
+    key("immudb.require_contact", Kind::Contact),
     key("immudb.require_first_contact", Kind::Flag),
     key("immudb.retry_count", count(1, 1000)),
     key("immudb.retry_delay", seconds(0.001, 60.0)),
@@ -226,6 +228,7 @@ impl Kind {
             | Kind::SocketAddress
             | Kind::Host
             | Kind::Database
+            | Kind::Contact
             | Kind::LogLevel => true,
         }
     }
@@ -257,6 +260,7 @@ impl Kind {
             Kind::SocketAddress => text.parse::<SocketAddr>().is_ok(),
             Kind::Host => is_host(text),
             Kind::Database => is_database(text),
+            Kind::Contact => ["never", "empty", "unclean"].contains(&text),
             Kind::LogLevel => telemetry::filter(text).is_ok(),
             Kind::Flag
             | Kind::Count { .. }
@@ -286,6 +290,7 @@ impl fmt::Display for Kind {
             Kind::Database => {
                 f.write_str("1 to 128 lower-case letters, digits and underscores, not defaultdb or systemdb")
             }
+            Kind::Contact => f.write_str("never, empty or unclean"),
             Kind::LogLevel => {
                 f.write_str("off, error, warn, info, debug or trace, or several as in info,tonic=warn")
             }

@@ -93,6 +93,8 @@ pub struct ImmudbConfig {
     pub username: String,
     pub password: Secret,
     pub database: String,
+    pub require_contact: RequireContact,
+    /// `true` is [`RequireContact::Empty`], as it was called before.
     pub require_first_contact: bool,
     pub retry_count: u32,
     #[serde(with = "seconds")]
@@ -120,6 +122,7 @@ impl Default for ImmudbConfig {
             username: "immudb".into(),
             password: Secret::new("immudb"),
             database: "aethyr".into(),
+            require_contact: RequireContact::Never,
             require_first_contact: false,
             retry_count: 5,
             retry_delay: Duration::from_millis(500),
@@ -135,7 +138,25 @@ impl Default for ImmudbConfig {
     }
 }
 
+/// Before ImmuDB was seen, nothing is taken or served after such a start.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum RequireContact {
+    Never,
+    /// With an empty log.
+    Empty,
+    /// With an empty log, or one that is not as a clean stop left it.
+    Unclean,
+}
+
 impl ImmudbConfig {
+    pub fn contact_required(&self) -> RequireContact {
+        match self.require_contact {
+            RequireContact::Never if self.require_first_contact => RequireContact::Empty,
+            required => required,
+        }
+    }
+
     pub(super) fn check_retry_delays(&self) -> Result<(), ConfigError> {
         if self.retry_delay <= self.retry_delay_max {
             return Ok(());

@@ -3,12 +3,14 @@
 use std::time::Duration;
 
 use tokio_util::sync::CancellationToken;
-use tracing::{error, info};
+use tracing::{error, info, warn};
 
 use super::ServerError;
 use crate::{
-    config::{Config, EventSourcingConfig},
+    config::{Config, EventSourcingConfig, RequireContact},
+    event::Position,
     event_files::EventFiles,
+    log::clean_stop::{self, Unclean},
     storage::{Storage, StorageError},
 };
 
@@ -55,6 +57,31 @@ fn read_only(
             Err(why)
         }
     }
+}
+
+/// Whether ImmuDB has to be seen before anything is taken or served. The note of a clean stop counts for one start.
+pub(super) fn needs_contact(config: &Config, storage: &Storage) -> bool {
+    let stopped = match storage.read_only {
+        Some(_) => Ok(()),
+        None => clean_stop::take(&config.event_sourcing.log_path).unwrap_or_else(|error| {
+            warn!(%error, "the note of the last clean stop can't be read");
+            Err(Unclean::NotNoted)
+        }),
+    };
+    let Some(immudb) = &config.immudb else { return false };
+    let is_empty = storage.log.tip().position == Position(0);
+    let reason = match (immudb.contact_required(), stopped) {
+        (RequireContact::Never, _) => None,
+        (RequireContact::Empty | RequireContact::Unclean, _) if is_empty => {
+            Some("the local log is empty".to_owned())
+        }
+        (RequireContact::Unclean, Err(why)) => Some(why.to_string()),
+        (RequireContact::Empty | RequireContact::Unclean, _) => None,
+    };
+    if let Some(reason) = &reason {
+        warn!(reason, "nothing is taken or served before ImmuDB was seen (immudb.require_contact)");
+    }
+    reason.is_some()
 }
 
 /// Resolves when a storage that could only be read can be written; `openings` is how often it could only be read, in a

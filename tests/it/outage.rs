@@ -11,11 +11,14 @@ use tempfile::tempdir;
 use tokio::time::timeout;
 
 pub use crate::support::stored::assert_in_immudb;
-use crate::support::{
-    events::{append, append_to, event, load, reason, request, whole_order},
-    immudb::ImmuDb,
-    load::{Load, acknowledged, assert_all_there},
-    service::{PATIENCE, Service, Setup},
+use crate::{
+    copy::copy_folder,
+    support::{
+        events::{append, append_to, event, load, reason, request, whole_order},
+        immudb::ImmuDb,
+        load::{Load, acknowledged, assert_all_there},
+        service::{PATIENCE, Service, Setup},
+    },
 };
 
 #[tokio::test(flavor = "multi_thread")]
@@ -190,6 +193,49 @@ async fn an_empty_log_takes_nothing_before_immudb_was_seen_if_it_is_told_so() {
     immudb.kill();
     service.stop();
     service.restart().await;
+    append_to(&mut service.client(), "room-1", 1).await;
+}
+
+/// A storage folder that is put back while ImmuDB is away would give the same numbers away again.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_log_that_is_not_as_it_was_left_takes_nothing_before_immudb_was_seen_if_it_is_told_so() {
+    let dir = tempdir().unwrap();
+    let mut immudb = ImmuDb::start(dir.path()).await;
+    let setup = Setup::with_immudb(immudb.port()).set("immudb", "require_contact: unclean");
+    let mut service = Service::start(setup).await;
+    append_to(&mut service.client(), "room-1", 3).await;
+    service.wait_until_forwarded().await;
+    service.stop();
+    let (storage, backup) = (service.storage(), service.dir().join("backup"));
+    copy_folder(&storage, &backup);
+    service.restart().await;
+    append_to(&mut service.client(), "room-1", 3).await;
+    service.wait_until_forwarded().await;
+    let order = whole_order(&mut service.client()).await;
+    service.stop();
+    // After a clean stop an outage of ImmuDB is an ordinary one.
+    immudb.stop().await;
+    service.restart().await;
+    assert_eq!(whole_order(&mut service.client()).await, order);
+    service.kill();
+    for put_back in [false, true] {
+        if put_back {
+            std::fs::remove_dir_all(&storage).unwrap();
+            copy_folder(&backup, &storage);
+        }
+        service.launch();
+        service.wait_for_state(State::Fallback).await;
+        let mut client = service.client();
+        let refused = client.append_events(request(vec![event("room-1")])).await.unwrap_err();
+        assert_eq!((refused.code(), reason(&refused).as_str()), (tonic::Code::Unavailable, "FIRST_CONTACT"));
+        let said = if put_back { "were copied or put back" } else { "crashed" };
+        service.wait_for_log(said).await;
+        service.kill();
+    }
+    immudb.restart().await;
+    service.restart().await;
+    service.wait_until_forwarded().await;
+    assert_eq!(whole_order(&mut service.client()).await, order);
     append_to(&mut service.client(), "room-1", 1).await;
 }
 
