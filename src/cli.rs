@@ -19,6 +19,7 @@ mod asking;
 mod health;
 mod import;
 mod pending;
+mod permissions;
 mod repair;
 mod resolve;
 mod serve;
@@ -136,6 +137,7 @@ pub fn main() -> ExitCode {
             return ExitCode::from(EXIT_USAGE);
         }
     };
+    permissions::restrict(&loaded.config);
     match arguments.command.unwrap_or(Command::Serve { take_over: false }) {
         Command::Serve { take_over } => serve::serve(loaded, arguments.config.as_deref(), take_over),
         Command::CheckConfig => check_config(&loaded),

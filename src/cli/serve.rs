@@ -15,7 +15,11 @@ use tokio::{
 };
 use tracing::{error, info, warn};
 
-use super::{EXIT_USAGE, environment, say};
+use super::{
+    EXIT_USAGE, environment,
+    permissions::{self, TooWide},
+    say,
+};
 use crate::{
     config::{Config, Loaded},
     server::{self, Options},
@@ -36,6 +40,9 @@ pub fn serve(loaded: Loaded, file: Option<&Path>, take_over: bool) -> ExitCode {
     };
     for warning in &loaded.warnings {
         warn!("{warning}");
+    }
+    for TooWide { key, path, command } in permissions::too_wide(&loaded.config) {
+        warn!(key, path = %path.display(), "other users can read what is there; to mend it: {command}");
     }
     // Threads for reads end soon after a crowd of them: the next ones would keep all of them alive.
     let runtime =

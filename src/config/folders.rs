@@ -9,6 +9,11 @@ use std::{
 use super::{Config, ConfigError};
 
 impl Config {
+    /// Where files of the service lie, with the keys that say so.
+    pub fn paths(&self) -> [(&'static str, &PathBuf); 5] {
+        folders(self)
+    }
+
     /// The key of the configured folder in which `path` lies, if it lies in one.
     pub fn folder_around(&self, path: &Path) -> Option<&'static str> {
         let around = |(_, folder): &(&str, &PathBuf)| real(path).starts_with(real(folder));

@@ -49,6 +49,7 @@ pub(super) const KEYS: &[Key] = &[
     key("server.first_call_max", seconds(0.5, 3600.0)),
     key("server.request_max", seconds(0.5, 3600.0)),
     key("server.unread_max", seconds(0.5, 86_400.0)),
+    key("server.group_readable", Kind::Flag),
     key("event_sourcing.enabled", Kind::Flag),
     key("event_sourcing.snapshot_threshold", count(1, THRESHOLD_MAX)),
     key("event_sourcing.snapshot_thresholds", Kind::Thresholds),

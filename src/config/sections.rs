@@ -23,6 +23,7 @@ pub struct ServerConfig {
     pub request_max: Duration,
     #[serde(with = "seconds")]
     pub unread_max: Duration,
+    pub group_readable: bool,
 }
 
 impl Default for ServerConfig {
@@ -33,6 +34,7 @@ impl Default for ServerConfig {
             first_call_max: Duration::from_secs(30),
             request_max: Duration::from_secs(60),
             unread_max: Duration::from_secs(300),
+            group_readable: false,
         }
     }
 }

@@ -27,6 +27,7 @@ mod mending;
 mod messages;
 mod operating;
 mod outage;
+mod permissions;
 mod refusals;
 mod refusing;
 mod repairing;

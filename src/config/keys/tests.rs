@@ -17,7 +17,7 @@ fn unknown_keys_are_named_with_their_path() {
         ),
         (
             "server: { lisen: x }",
-            "server.lisen: no such key (did you mean listen?), there are listen, shutdown_grace, first_call_max, request_max, unread_max",
+            "server.lisen: no such key (did you mean listen?), there are listen, shutdown_grace, first_call_max, request_max, unread_max, group_readable",
         ),
         ("server:\n  lisen:\n", "server.lisen: no such key"),
         ("immudb: { enabled: true }", "immudb.enabled: no such key, there are address, "),
