@@ -151,7 +151,8 @@ async fn calls_of_one_connection_leave_places_for_others() {
 #[tokio::test(flavor = "multi_thread")]
 async fn open_streams_do_not_hold_up_a_stop() {
     // Longer than anybody waits here.
-    let mut service = Service::start(Setup::local().set("server", "shutdown_grace: 3600.0")).await;
+    let setup = Setup::local().set("server", "shutdown_grace: 3600.0").set("server", "unread_max: 10.0");
+    let mut service = Service::start(setup).await;
     append_a_large_frame(&service).await;
     let mut read = service.client().subscribe(SubscribeRequest::default()).await.unwrap().into_inner();
     let idle = service.client().subscribe(SubscribeRequest::default()).await.unwrap();

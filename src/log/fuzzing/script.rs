@@ -61,7 +61,8 @@ pub fn damage(folder: &Path, script: &[u8]) {
 
 fn refused(folder: &Path, damaged: &[u8], seen: Option<Place>) {
     let refusal = recover(folder, seen).expect_err("damage of what was synced");
-    assert!(matches!(refusal, OpenError::Damage(_)), "{refusal}");
+    // Cut behind a whole frame, it may as well be a copy of before.
+    assert!(matches!(refusal, OpenError::Damage(_) | OpenError::Older { .. }), "{refusal}");
     assert_eq!(fs::read(segment::path(folder, 1)).expect("the segment"), damaged, "damage was touched");
 }
 

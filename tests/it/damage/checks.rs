@@ -172,7 +172,9 @@ pub fn judge(world: &Arc<World>, storage: &Path, hit: Hit) -> Result<Outcome, St
             Ok(asked.named)
         });
         match asked {
-            Err(refusal) if hit == Hit::Log && names_damage(&refusal) => Ok(Outcome::Refused),
+            Err(refusal) if hit == Hit::Log && (names_damage(&refusal) || is_an_older_log(&refusal)) => {
+                Ok(Outcome::Refused)
+            }
             Err(refusal) => Err(format!("refused to start: {refusal}")),
             Ok(Err(wrong)) => Err(wrong),
             Ok(Ok(named)) => {
@@ -258,6 +260,11 @@ fn names_damage(text: &str) -> bool {
     text.contains(".segment")
         && text.contains("damaged at byte")
         && text.contains("aethyr-event-store repair")
+}
+
+/// Its last segment is gone, or cut behind a whole frame.
+fn is_an_older_log(text: &str) -> bool {
+    text.contains("is older than the index") && text.contains("aethyr-event-store repair")
 }
 
 struct Asked<'a> {
