@@ -107,6 +107,16 @@ fn what_stays_where_it_is_is_listed_once_whatever_moves_between_two_pages() {
 }
 
 #[test]
+fn nothing_of_what_lies_in_a_thing_that_has_left_is_listed_any_more() {
+    let rows = tables();
+    for (id, container) in [("box", "top"), ("coin-1", "box"), ("coin-2", "box"), ("door", "top")] {
+        put(&rows, id, Some(container));
+    }
+    let listed = pages(&rows, "top", 2, || put(&rows, "box", Some("elsewhere")));
+    assert_eq!(listed, [("box".to_owned(), 1), ("coin-1".to_owned(), 2), ("door".to_owned(), 1)]);
+}
+
+#[test]
 fn a_circle_ends_where_it_began() {
     let rows = tables();
     put(&rows, "a", Some("b"));
