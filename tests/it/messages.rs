@@ -1,8 +1,17 @@
 //! Messages that a stranger reads: they name the key, the path or the address, and what to do.
 
-use std::{net::TcpListener, os::unix::fs::PermissionsExt};
+use std::{
+    net::{TcpListener, TcpStream},
+    os::unix::fs::PermissionsExt,
+    time::{Duration, Instant},
+};
 
-use crate::support::service::{Service, Setup};
+use aethyr_event_store::grpc::wire::{NewEvent, StatsRequest, new_event::Data};
+
+use crate::support::{
+    events::{append, append_to, event},
+    service::{PATIENCE, Service, Setup},
+};
 
 /// Exit code, standard output and standard error of a command that ends by itself.
 fn run(service: &Service, arguments: &[&str]) -> (Option<i32>, String, String) {
@@ -64,18 +73,25 @@ async fn a_hard_limit_on_open_files_costs_connections_and_not_the_log() {
     service.use_open_files(256);
     service.restart().await;
     assert!(service.log().contains("limits.connections_max"), "{}", service.log());
+    let mut writer = service.client();
+    append_to(&mut writer, "room-1", 1).await;
     let mut idle = Vec::new();
     for _ in 0..300 {
-        idle.extend(std::net::TcpStream::connect(("127.0.0.1", service.port())));
+        idle.extend(TcpStream::connect(("127.0.0.1", service.port())));
     }
-    let mut writer = service.client();
+    // Each takes more than half of a segment, so files have to be made while the connections have all that they get.
+    for _ in 0..8 {
+        let data = Some(Data::Binary(vec![7; 600_000].into()));
+        append(&mut writer, vec![NewEvent { data, ..event("room-1") }]).await;
+    }
     // A place may be free only when an idle connection was closed.
-    let until = std::time::Instant::now() + crate::support::service::PATIENCE;
-    while let Err(status) = writer.stats(aethyr_event_store::grpc::wire::StatsRequest {}).await {
-        assert!(std::time::Instant::now() < until, "{status:?}");
+    let mut newcomer = service.client();
+    let until = Instant::now() + PATIENCE;
+    while let Err(status) = newcomer.stats(StatsRequest {}).await {
+        assert!(Instant::now() < until, "{status:?}");
         idle.pop();
-        tokio::time::sleep(std::time::Duration::from_millis(20)).await;
+        tokio::time::sleep(Duration::from_millis(20)).await;
     }
-    crate::support::events::append_to(&mut writer, "room-1", 50).await;
+    append_to(&mut newcomer, "room-1", 50).await;
     drop(idle);
 }
