@@ -94,7 +94,9 @@ async fn no_half_of_a_call_shows_neither_when_it_comes_nor_in_catching_up_nor_in
 #[tokio::test(flavor = "multi_thread")]
 async fn a_list_names_exactly_the_moment_that_it_shows() {
     const CALLERS: usize = 4;
-    const CALLS: usize = 60;
+    const CALLS: usize = 240;
+    // Of many lists some are at work when the tables move on.
+    const LISTERS: usize = 4;
     let service = Service::start(Setup::local()).await;
     let game = &Game::of(&service).await;
     let writing = AtomicBool::new(true);
@@ -108,14 +110,14 @@ async fn a_list_names_exactly_the_moment_that_it_shows() {
         join_all(callers).await;
         writing.store(false, Ordering::Relaxed);
     };
-    let list = async {
+    let list = async |_| {
         while writing.load(Ordering::Relaxed) {
             let page = game.ask("ListGameObjects", json!({"page_size": 1000})).await;
             let shown = page["game_objects"].as_array().map_or(0, Vec::len);
             assert_eq!(page["read_model_position"].as_u64().unwrap_or(0), shown as u64);
         }
     };
-    tokio::join!(write, list);
+    tokio::join!(write, join_all((0..LISTERS).map(list)));
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -123,6 +125,8 @@ async fn the_position_of_a_list_goes_on_with_events_that_change_nothing_in_it() 
     let service = Service::start(Setup::local()).await;
     let game = Game::of(&service).await;
     game.execute(json!([room("r")])).await;
+    // In tables that have the room, and are not written again.
+    caught_up(&service).await;
     let quest = json!({"events": [{"aggregate_id": "q", "aggregate_type": "Quest", "event_type": "QuestBegun", "json": "{}"}]});
     game.store("AppendEvents", quest).await;
     caught_up(&service).await;
