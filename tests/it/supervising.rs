@@ -26,7 +26,7 @@ use crate::support::{
     events::{append_to, event, reason, request},
     h2::{begin, connect, framed},
     immudb::ImmuDb,
-    service::{Service, Setup},
+    service::{PATIENCE, Service, Setup},
 };
 
 /// The opening of the storage waits until somebody reads this.
@@ -105,7 +105,9 @@ async fn a_stop_while_the_storage_is_opened_is_in_order() {
 #[tokio::test(flavor = "multi_thread")]
 async fn no_open_stream_holds_a_stop_up() {
     // Longer than any test waits.
-    let mut service = Service::start(Setup::local().set("server", "shutdown_grace: 3600.0")).await;
+    let setup =
+        Setup::local().set("server", "shutdown_grace: 3600.0").set("server", "first_call_max: 3600.0");
+    let mut service = Service::start(setup).await;
     append_to(&mut service.client(), "room-1", 1).await;
     let (mut known, mut unknown) = (watch(&service, "").await, watch(&service, "nobody").await);
     assert_eq!(status(&mut known).await, ServingStatus::Serving);
@@ -125,20 +127,24 @@ async fn no_open_stream_holds_a_stop_up() {
     assert!(subscription.message().await.unwrap().is_some());
     let _silent = TcpStream::connect(("127.0.0.1", service.port())).unwrap();
     service.signal(Signal::TERM);
-    assert_eq!(status(&mut known).await, ServingStatus::NotServing);
-    let is_final = |status: &Status| status.code() == Code::Unavailable && reason(status) == "SHUTTING_DOWN";
-    for mut watch in [known, unknown] {
-        assert!(is_final(&watch.message().await.unwrap_err()));
-    }
-    assert!(is_final(&answers.message().await.unwrap_err()));
-    let ended = loop {
-        match subscription.message().await {
-            Ok(Some(_)) => {}
-            Ok(None) => panic!("a subscription ended without an error"),
-            Err(status) => break status,
+    let ends = async {
+        assert_eq!(status(&mut known).await, ServingStatus::NotServing);
+        let is_final =
+            |status: &Status| status.code() == Code::Unavailable && reason(status) == "SHUTTING_DOWN";
+        for mut watch in [known, unknown] {
+            assert!(is_final(&watch.message().await.unwrap_err()));
         }
+        assert!(is_final(&answers.message().await.unwrap_err()));
+        let ended = loop {
+            match subscription.message().await {
+                Ok(Some(_)) => {}
+                Ok(None) => panic!("a subscription ended without an error"),
+                Err(status) => break status,
+            }
+        };
+        assert!(is_final(&ended), "{ended:?}");
     };
-    assert!(is_final(&ended), "{ended:?}");
+    tokio::time::timeout(PATIENCE, ends).await.expect("a stream goes on after the stop");
     assert_eq!(service.wait().code(), Some(0));
     drop(questions);
 }
