@@ -178,12 +178,13 @@ async fn a_start_that_can_only_read_serves_reads_and_takes_writes_once_it_can() 
 
 #[tokio::test(flavor = "multi_thread")]
 async fn an_index_without_file_handles_ends_the_process_and_nothing_is_lost() {
-    // Small segments and a full disk make the index open files of its own again and again.
-    let (mut service, disk) = start(Setup::local(), "index").await;
+    let (mut service, disk) = start(Setup::local(), "index/keyspaces").await;
     append(&mut service.client(), vec![event("room-1")]).await;
     service.kill();
     disk.set(Fault::OutOfFiles);
     assert!(!service.launch_and_crash().success());
+    let said = service.log();
+    assert!(!said.contains("can't be opened; it is rebuilt"), "it was taken for damaged: {said}");
     disk.set(Fault::Nothing);
     service.restart().await;
     assert_eq!(load(&mut service.client(), "room-1").await.len(), 1);
