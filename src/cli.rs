@@ -12,6 +12,7 @@ use tokio::runtime::Runtime;
 use crate::{
     config::{Config, DEFAULT_FILE, Loaded},
     printable::escaped,
+    server::Options,
     telemetry,
 };
 
@@ -46,6 +47,9 @@ enum Command {
         /// later events are lost to this history.
         #[arg(long)]
         take_over: bool,
+        /// Believes the clock of this machine, although it does not fit the newest event or ImmuDB's clock.
+        #[arg(long)]
+        accept_clock: bool,
     },
     /// Checks the configuration and prints what is in force, without secrets.
     CheckConfig,
@@ -138,8 +142,11 @@ pub fn main() -> ExitCode {
         }
     };
     permissions::restrict(&loaded.config);
-    match arguments.command.unwrap_or(Command::Serve { take_over: false }) {
-        Command::Serve { take_over } => serve::serve(loaded, arguments.config.as_deref(), take_over),
+    match arguments.command.unwrap_or(Command::Serve { take_over: false, accept_clock: false }) {
+        Command::Serve { take_over, accept_clock } => {
+            let options = Options { take_over, accept_clock, ..Options::default() };
+            serve::serve(loaded, arguments.config.as_deref(), options)
+        }
         Command::CheckConfig => check_config(&loaded),
         Command::Health { service, at } => {
             run(health::ask(asking::address(&loaded.config, at.address), service))

@@ -350,11 +350,13 @@ pub struct Timestamp {
 }
 
 impl Timestamp {
+    const SECONDS_MIN: i64 = -62_135_596_800;
+    const SECONDS_MAX: i64 = 253_402_300_799;
+
     /// From the year 1 to 9999, as `google.protobuf.Timestamp` says.
     pub fn new(seconds: i64, nanos: i32) -> Option<Self> {
-        const SECONDS: std::ops::RangeInclusive<i64> = -62_135_596_800..=253_402_300_799;
         let nanos = u32::try_from(nanos).ok().filter(|nanos| *nanos < 1_000_000_000)?;
-        SECONDS.contains(&seconds).then_some(Self { seconds, nanos })
+        (Self::SECONDS_MIN..=Self::SECONDS_MAX).contains(&seconds).then_some(Self { seconds, nanos })
     }
 
     pub fn now() -> Self {
@@ -364,6 +366,17 @@ impl Timestamp {
 
     pub fn seconds(self) -> i64 {
         self.seconds
+    }
+
+    pub fn nanos_since_1970(self) -> i128 {
+        i128::from(self.seconds) * 1_000_000_000 + i128::from(self.nanos)
+    }
+
+    /// The nearest there is.
+    pub fn from_nanos_since_1970(nanos: i128) -> Self {
+        let (seconds, nanos) = (nanos.div_euclid(1_000_000_000), nanos.rem_euclid(1_000_000_000));
+        let seconds = seconds.clamp(Self::SECONDS_MIN.into(), Self::SECONDS_MAX.into());
+        Self { seconds: i64::try_from(seconds).unwrap_or(0), nanos: u32::try_from(nanos).unwrap_or(0) }
     }
 
     pub fn nanos(self) -> i32 {

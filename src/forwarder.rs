@@ -87,6 +87,8 @@ pub struct Forwarder {
     conflicted: bool,
     /// The transaction in which the head was last as we wrote or claimed it.
     own_tx: Option<TxId>,
+    /// With ImmuDB's, once.
+    clock_compared: bool,
     /// When the transaction under way was sent.
     sent: Option<Instant>,
     batch_size: BatchSize,
@@ -169,6 +171,7 @@ impl Forwarder {
             session_expired: false,
             conflicted: false,
             own_tx: None,
+            clock_compared: false,
             sent: None,
             batch_size,
             probes: Probes::default(),

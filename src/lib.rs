@@ -42,6 +42,7 @@
 //! | 10 everything has a limit | `bad_input`, `operating`, `sharing`, `wire` |
 
 pub mod cli;
+pub mod clock;
 pub mod config;
 pub mod crash_point;
 pub mod event;

@@ -6,8 +6,7 @@
 //! writing end of the log; what ImmuDB has to say comes later, and from the forwarder.
 
 use std::{
-    collections::{BTreeMap, HashSet},
-    path::PathBuf,
+    collections::BTreeMap,
     sync::{
         Arc, Mutex, PoisonError,
         atomic::{AtomicBool, Ordering},
@@ -22,6 +21,7 @@ use tokio::sync::{Semaphore, oneshot, watch};
 use tracing::error;
 
 use crate::{
+    clock::EventClock,
     event::{
         AggregateId, AppendBounds, Content, ContentDigest, EventId, NewEvent, SequenceNumber, Snapshot,
         record::ForwardedMark,
@@ -37,6 +37,7 @@ mod existing;
 mod group;
 mod judge;
 mod poisoned;
+mod settings;
 mod under_way;
 mod waiting;
 mod worker;
@@ -44,6 +45,7 @@ mod worker;
 pub use adopt::{AdoptError, AdoptedTransaction};
 use existing::{SentEvent, StoredEvents};
 pub use poisoned::{Poisoned, PoisonedBy};
+pub use settings::Settings;
 use under_way::AppendsUnderWay;
 pub use under_way::UnderWay;
 pub use waiting::Origin;
@@ -151,32 +153,8 @@ impl SnapshotThresholds {
     }
 }
 
-/// What the sequencer is told once.
-#[derive(Debug, Clone)]
-pub struct Settings {
-    /// Those of the log and the index, whose disks must not become full.
-    pub folders: [PathBuf; 2],
-    pub thresholds: SnapshotThresholds,
-    pub calls_waiting_max: usize,
-    pub calls_waiting_bytes_max: u64,
-    pub disk_free_min: u64,
-    /// Of a log that can only be read: the events of its last group, of which nobody knows whether they are durable.
-    pub in_doubt: HashSet<EventId>,
-}
-
 /// Stored events are looked up by so many callers at once.
 const LOOKING_UP_MAX: usize = 8;
-
-impl Settings {
-    fn disk_is_full(&self) -> bool {
-        let free_in = |folder: &PathBuf| {
-            let stat = rustix::fs::statvfs(folder);
-            stat.map_or(u64::MAX, |stat| stat.f_bavail.saturating_mul(stat.f_frsize))
-        };
-        let free = self.folders.iter().map(free_in).min().unwrap_or(u64::MAX);
-        free < self.disk_free_min
-    }
-}
 
 /// Says whether writes are taken at this moment; asked again just before an append is judged.
 pub type Admission = dyn Fn(Tip) -> Result<(), StoreError> + Send + Sync;
@@ -282,8 +260,9 @@ impl Sequencer {
     /// Whether the log takes a write, and its disk has room for one.
     ///
     /// # Errors
-    /// It is poisoned, or the disk as full as it may be.
+    /// It is poisoned, the disk as full as it may be, or the time not known.
     pub fn admit_log(&self) -> Result<(), StoreError> {
+        self.settings.admit_time()?;
         if self.poisoned().is_some() {
             return Err(Precondition::LocalLogFailed.into());
         }
@@ -291,6 +270,10 @@ impl Sequencer {
             true => Err(disk_full(self.settings.disk_free_min)),
             false => Ok(()),
         }
+    }
+
+    pub fn clock(&self) -> &EventClock {
+        &self.settings.clock
     }
 
     /// Resolves when the thread is gone: nothing is stored any more.

@@ -12,7 +12,9 @@ use tokio_util::{sync::CancellationToken, task::TaskTracker};
 use tracing::{error, info, warn};
 
 use crate::{
+    clock::EventClock,
     config::{Config, ImmudbConfig},
+    event::Position,
     event_files::EventFiles,
     forwarder::{BatchLimits, Forwarder, PendingLimits, Settings, Standing, State, copy::Unfinished},
     history::{History, HistoryError},
@@ -45,13 +47,20 @@ pub struct Options {
     /// The file that errors name.
     pub config_file: PathBuf,
     pub take_over: bool,
+    /// A person has said that the clock is right.
+    pub accept_clock: bool,
     /// Makes the projections that keep the read models.
     pub projections: fn() -> Vec<Box<dyn Projection>>,
 }
 
 impl Default for Options {
     fn default() -> Self {
-        Self { config_file: PathBuf::new(), take_over: false, projections: projections::all }
+        Self {
+            config_file: PathBuf::new(),
+            take_over: false,
+            accept_clock: false,
+            projections: projections::all,
+        }
     }
 }
 
@@ -218,6 +227,9 @@ fn start_world(config: &Config, options: &Options, parts: &Parts) -> Arc<World> 
 pub fn start(config: &Config, options: &Options, storage: Storage) -> Result<Parts, ServerError> {
     let history = storage.history();
     let standing = Arc::new(standing(config, &storage)?);
+    let complete = storage.index.complete();
+    let newest = (complete.tip.position > Position(0)).then_some(complete.recorded_at);
+    let clock = EventClock::start(config.event_sourcing.clock_jump_max, newest, options.accept_clock);
     let Storage { lock, log, index, examined, index_owner, log_id, read_only } = storage;
     let admission = {
         let standing = standing.clone();
@@ -227,7 +239,7 @@ pub fn start(config: &Config, options: &Options, storage: Storage) -> Result<Par
     let (sequencer, sequencer_thread) = Sequencer::start(
         log,
         index,
-        sequencer_settings(config, read_only.as_ref()),
+        sequencer_settings(config, read_only.as_ref(), clock),
         admission,
         counters.clone(),
     )
@@ -353,7 +365,11 @@ fn standing(config: &Config, storage: &Storage) -> Result<Standing, ServerError>
     Ok(Standing::new(state, complete.forwarded, place, contact_missing, limits))
 }
 
-fn sequencer_settings(config: &Config, read_only: Option<&ReadOnly>) -> sequencer::Settings {
+fn sequencer_settings(
+    config: &Config,
+    read_only: Option<&ReadOnly>,
+    clock: EventClock,
+) -> sequencer::Settings {
     let events = &config.event_sourcing;
     sequencer::Settings {
         folders: [events.log_path.clone(), events.index_path.clone()],
@@ -365,6 +381,7 @@ fn sequencer_settings(config: &Config, read_only: Option<&ReadOnly>) -> sequence
         calls_waiting_max: config.limits.calls_waiting_max,
         calls_waiting_bytes_max: config.limits.calls_waiting_bytes_max as u64,
         disk_free_min: config.limits.disk_free_min,
+        clock: Arc::new(clock),
         in_doubt: read_only.map(|read_only| read_only.in_doubt.clone()).unwrap_or_default(),
     }
 }

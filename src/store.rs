@@ -54,6 +54,10 @@ pub struct Figures {
     pub view: View,
     pub pending_events: u64,
     pub pending_snapshots: u64,
+    /// In seconds: see [`crate::clock::EventClock::difference`].
+    pub clock_difference: f64,
+    /// In seconds: how far the newest event was recorded in the future.
+    pub recorded_ahead: f64,
 }
 
 /// Whether an append was stored by this call, or by one before it.
@@ -344,7 +348,19 @@ impl EventStore {
                 complete.tip.snapshots.saturating_sub(view.forwarded.snapshots),
             ),
         };
-        Figures { complete, totals, view, pending_events, pending_snapshots }
+        let clock_difference = self.sequencer.clock().difference();
+        let ahead =
+            complete.recorded_at.nanos_since_1970().saturating_sub(Timestamp::now().nanos_since_1970());
+        let recorded_ahead = ahead.max(0) as f64 / 1e9;
+        Figures {
+            complete,
+            totals,
+            view,
+            pending_events,
+            pending_snapshots,
+            clock_difference,
+            recorded_ahead,
+        }
     }
 
     pub fn history(&self) -> &History {

@@ -30,7 +30,7 @@ use crate::{
 const BLOCKING_KEPT: Duration = Duration::from_secs(1);
 
 /// `file` is the configuration that the command line names.
-pub fn serve(loaded: Loaded, file: Option<&Path>, take_over: bool) -> ExitCode {
+pub fn serve(loaded: Loaded, file: Option<&Path>, options: Options) -> ExitCode {
     let guard = match telemetry::init(&loaded.config.logging) {
         Ok(guard) => guard,
         Err(error) => {
@@ -54,7 +54,7 @@ pub fn serve(loaded: Loaded, file: Option<&Path>, take_over: bool) -> ExitCode {
             }
         };
     let reload = Reload { file, in_force: loaded.config.clone(), guard: &guard };
-    let options = Options { config_file: loaded.file, take_over, ..Options::default() };
+    let options = Options { config_file: loaded.file, ..options };
     let ended = runtime.block_on(until_signalled(loaded.config, options, &reload));
     // Whatever still runs after a second signal is left behind.
     runtime.shutdown_background();

@@ -61,6 +61,7 @@ pub(super) const KEYS: &[Key] = &[
     key("event_sourcing.event_files_max", count(0, 10_000_000)),
     key("event_sourcing.segment_bytes_max", bytes(MIB, GIB)),
     key("event_sourcing.log_failure_grace", seconds(0.0, 3600.0)),
+    key("event_sourcing.clock_jump_max", seconds(1.0, 31_536_000.0)),
     key("world.read_models_path", Kind::File),
     key("world.read_models_wal_max", bytes(MIB, GIB)),
     key("immudb.address", Kind::Host),

@@ -54,6 +54,8 @@ pub struct EventSourcingConfig {
     pub segment_bytes_max: u64,
     #[serde(with = "seconds")]
     pub log_failure_grace: Duration,
+    #[serde(with = "seconds")]
+    pub clock_jump_max: Duration,
 }
 
 impl Default for EventSourcingConfig {
@@ -70,6 +72,7 @@ impl Default for EventSourcingConfig {
             event_files_max: 100_000,
             segment_bytes_max: 64 << 20,
             log_failure_grace: Duration::from_secs(10),
+            clock_jump_max: Duration::from_secs(60 * 60),
         }
     }
 }

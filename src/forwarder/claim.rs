@@ -216,6 +216,9 @@ impl Forwarder {
                 if let Some(writer) = &mut self.writer {
                     writer.confirmed = true;
                     info!(writer = %writer.id, "claimed the database");
+                    if !std::mem::replace(&mut self.clock_compared, true) {
+                        self.sequencer.clock().compare(header.timestamp_seconds);
+                    }
                 }
                 Ok(())
             }

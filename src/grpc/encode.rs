@@ -140,7 +140,15 @@ pub fn stats(
     started_at: Timestamp,
     surroundings: Surroundings,
 ) -> wire::StatsResponse {
-    let Figures { complete, totals, view, pending_events, pending_snapshots } = figures;
+    let Figures {
+        complete,
+        totals,
+        view,
+        pending_events,
+        pending_snapshots,
+        clock_difference,
+        recorded_ahead,
+    } = figures;
     let configured = surroundings.immudb.is_some();
     let (address, database) = surroundings.immudb.unwrap_or_default();
     wire::StatsResponse {
@@ -178,6 +186,8 @@ pub fn stats(
         refusals: surroundings.refusals.into_iter().map(refusal).collect(),
         writes_refused: surroundings.writes_refused.unwrap_or_default().to_owned(),
         reads_refused: surroundings.reads_refused.unwrap_or_default().to_owned(),
+        clock_difference_seconds: clock_difference,
+        recorded_ahead_seconds: recorded_ahead,
     }
 }
 

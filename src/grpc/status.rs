@@ -305,6 +305,7 @@ mod tests {
             (StoreError::Unavailable(Unavailable::ShuttingDown), Code::Unavailable, "SHUTTING_DOWN"),
             (StoreError::Unavailable(Unavailable::FirstContact), Code::Unavailable, "FIRST_CONTACT"),
             (StoreError::Unavailable(Unavailable::EmptyLog), Code::Unavailable, "EMPTY_LOG"),
+            (StoreError::Unavailable(Unavailable::Clock), Code::Unavailable, "CLOCK"),
             (StoreError::Unavailable(Unavailable::NotWritten), Code::Unavailable, "NOT_WRITTEN"),
             (StoreError::OutcomeUnknown, Code::Unknown, "OUTCOME_UNKNOWN"),
             (StoreError::Damaged("segment 1".into()), Code::DataLoss, "DAMAGED"),

@@ -104,6 +104,7 @@ impl OpenGroup {
 
     pub(super) fn admit(&self, worker: &Worker) -> Result<(), StoreError> {
         (worker.admission)(self.frames.tip())?;
+        worker.settings.admit_time()?;
         match self.disk_is_full {
             true => Err(disk_full(worker.settings.disk_free_min)),
             false => Ok(()),
@@ -128,7 +129,7 @@ impl Worker {
         })?;
         let entries = Entries::new(&self.index);
         // The clock may be set back; recorded times never run backwards.
-        let now = Timestamp::now().max(entries.complete().recorded_at);
+        let now = self.settings.clock.time().max(entries.complete().recorded_at);
         self.marks_due = None;
         let marks = std::mem::take(&mut *self.marks.lock().unwrap_or_else(PoisonError::into_inner));
         let (events, answers) = (HashMap::new(), Vec::new());

@@ -215,6 +215,7 @@ fn start_admitting(config: &EventSourcingConfig, admission: Arc<Admission>) -> R
         calls_waiting_max: 10_000,
         calls_waiting_bytes_max: u64::MAX,
         disk_free_min: 0,
+        clock: Arc::new(crate::clock::EventClock::start(std::time::Duration::MAX, None, true)),
         in_doubt: HashSet::new(),
     };
     let Storage { lock, log, index, .. } = storage;

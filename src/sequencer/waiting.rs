@@ -77,6 +77,7 @@ mod tests {
             calls_waiting_max,
             calls_waiting_bytes_max,
             disk_free_min: 0,
+            clock: Arc::new(crate::clock::EventClock::start(std::time::Duration::MAX, None, true)),
         })
     }
 

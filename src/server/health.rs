@@ -32,6 +32,7 @@ pub async fn watch(store: Arc<EventStore>, reporter: HealthReporter, log_path: P
             Ok(()) = reachable.changed() => {}
         }
         refusals::log_due();
+        store.sequencer().clock().look();
         let looked = store.clone();
         // The disk is asked, which may take its time.
         let looked = tokio::task::spawn_blocking(move || {

@@ -118,6 +118,8 @@ pub enum Unavailable {
     FirstContact,
     /// ImmuDB has a history that this service may not continue, and the local log has none of it.
     EmptyLog,
+    /// The time is not known: see [`crate::clock`].
+    Clock,
     /// The local disk refused the write, and nothing of it is left.
     NotWritten,
 }
@@ -130,6 +132,7 @@ impl Unavailable {
             Self::ShuttingDown => "SHUTTING_DOWN",
             Self::FirstContact => "FIRST_CONTACT",
             Self::EmptyLog => "EMPTY_LOG",
+            Self::Clock => "CLOCK",
             Self::NotWritten => "NOT_WRITTEN",
         }
     }
@@ -141,6 +144,9 @@ impl Unavailable {
             Self::NotWritten => "the local log could not be written; nothing was written",
             Self::EmptyLog => {
                 "the local log is empty, but ImmuDB has events (the log names what to do); nothing was written"
+            }
+            Self::Clock => {
+                "the clock of the service's machine is not plausible (the log says why); nothing was written"
             }
             Self::FirstContact => {
                 "ImmuDB was not seen yet, and immudb.require_contact demands it after this start; nothing was written"
@@ -185,7 +191,7 @@ impl StoreError {
                 match why {
                     Unavailable::Starting | Unavailable::ShuttingDown => Severity::Passing,
                     Unavailable::FirstContact | Unavailable::NotWritten => Severity::Limit,
-                    Unavailable::EmptyLog => Severity::Failure,
+                    Unavailable::EmptyLog | Unavailable::Clock => Severity::Failure,
                 },
             )),
             Self::OutcomeUnknown => Some(("OUTCOME_UNKNOWN", Severity::Failure)),

@@ -56,6 +56,7 @@ async fn a_resend_that_would_be_refused_waits_for_the_first_attempt() {
         calls_waiting_max: 100,
         calls_waiting_bytes_max: u64::MAX,
         disk_free_min: 0,
+        clock: Arc::new(crate::clock::EventClock::start(std::time::Duration::MAX, None, true)),
         in_doubt: HashSet::new(),
     };
     let (place, forwarded) = (storage.log.tip().end, storage.index.complete().forwarded);

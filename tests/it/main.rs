@@ -11,6 +11,7 @@
 
 mod appending;
 mod bad_input;
+mod clocks;
 mod copy;
 mod corpus;
 mod crash;

@@ -103,7 +103,7 @@ refuse_a_resend_where_new_events_are() {
 # The clock is years away.
 shows[let_recorded_times_follow_the_clock]='time runs backwards'
 let_recorded_times_follow_the_clock() {
-    change src/sequencer/group.rs 's.replace("Timestamp::now().max(entries.complete().recorded_at)", "Timestamp::now()")'
+    change src/sequencer/group.rs 's.replace("self.settings.clock.time().max(entries.complete().recorded_at)", "Timestamp::now()")'
 }
 
 shows[publish_the_tip_before_what_is_below_it]='stale|load shows less|stats|order shows less|list|conflict tells less|figures of two moments'

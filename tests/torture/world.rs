@@ -94,6 +94,8 @@ impl World {
             .set("immudb", "request_timeout: 2.0")
             .set("immudb", "retry_delay: 0.05")
             .set("immudb", "retry_delay_max: 0.5")
+            // A clock that is years away would keep every event out after a restart.
+            .arguments(&["serve", "--accept-clock"])
             .environment("LD_PRELOAD", shim().to_str().unwrap())
             .environment("TORTURE_CONTROL", path.to_str().unwrap())
             .environment("TORTURE_UNDO", folder.join("undo").to_str().unwrap());

@@ -1,0 +1,42 @@
+//! What the sequencer is told when it starts.
+
+use std::{collections::HashSet, path::PathBuf, sync::Arc};
+
+use super::SnapshotThresholds;
+use crate::{
+    clock::{EventClock, Implausible},
+    event::EventId,
+    store::{StoreError, Unavailable},
+};
+
+/// What the sequencer is told once.
+#[derive(Debug, Clone)]
+pub struct Settings {
+    /// Those of the log and the index, whose disks must not become full.
+    pub folders: [PathBuf; 2],
+    pub thresholds: SnapshotThresholds,
+    pub calls_waiting_max: usize,
+    pub calls_waiting_bytes_max: u64,
+    pub disk_free_min: u64,
+    /// The time of events.
+    pub clock: Arc<EventClock>,
+    /// Of a log that can only be read: the events of its last group, of which nobody knows whether they are durable.
+    pub in_doubt: HashSet<EventId>,
+}
+
+impl Settings {
+    pub(super) fn disk_is_full(&self) -> bool {
+        let free_in = |folder: &PathBuf| {
+            let stat = rustix::fs::statvfs(folder);
+            stat.map_or(u64::MAX, |stat| stat.f_bavail.saturating_mul(stat.f_frsize))
+        };
+        let free = self.folders.iter().map(free_in).min().unwrap_or(u64::MAX);
+        free < self.disk_free_min
+    }
+
+    /// # Errors
+    /// The clock is not believed.
+    pub(super) fn admit_time(&self) -> Result<(), StoreError> {
+        self.clock.admit().map_err(|Implausible| StoreError::Unavailable(Unavailable::Clock))
+    }
+}
