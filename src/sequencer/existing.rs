@@ -187,3 +187,36 @@ impl Aggregates {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn no_more_is_read_than_up_to_the_first_event_that_does_not_fit() {
+        const EVENTS: usize = 500;
+        let digest = ContentDigest([7; 32]);
+        let sent: Vec<SentEvent> = (0..EVENTS).map(|_| SentEvent { id: EventId::random(), digest }).collect();
+        let bounds = AppendBounds { first: Position(1), last: Position(EVENTS as u64) };
+        let existing = |number: usize| ExistingEvent {
+            id: sent[number].id,
+            aggregate_id: AggregateId::new("room-1").unwrap(),
+            sequence: SequenceNumber(number as u64 + 1),
+            position: Position(number as u64 + 1),
+            bounds,
+            digest,
+            place: RecordPlace { segment: 1, offset: 0, length: 1 },
+        };
+        for first_other in [0, 3, EVENTS - 1, EVENTS] {
+            let mut read = 0;
+            let stored = (0..EVENTS).map(|number| {
+                read += 1;
+                let digest = ContentDigest([if number == first_other { 8 } else { 7 }; 32]);
+                Ok(ExistingEvent { digest, ..existing(number) })
+            });
+            let found = ExistingAppend::matching(&sent, stored);
+            assert_eq!(found.is_ok(), first_other == EVENTS);
+            assert_eq!(read, (first_other + 1).min(EVENTS));
+        }
+    }
+}

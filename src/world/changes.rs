@@ -185,3 +185,39 @@ fn fields(aggregate: Option<&Aggregate>) -> BTreeMap<String, Value> {
     let fields = Field::of(aggregate).into_iter();
     fields.filter_map(|field| Some((field.path(), field.value(aggregate)?))).collect()
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::world::game_object::GameObject;
+
+    #[test]
+    fn of_an_object_with_many_attributes_and_things_an_event_costs_what_it_names() {
+        const MANY: usize = 1000;
+        let id = |number: usize| AggregateId::new(&format!("thing-{number}")).unwrap();
+        let mut object = GameObject {
+            id: id(0),
+            class: "Chest".into(),
+            generic: String::new(),
+            container_id: None,
+            attributes: (0..MANY).map(|number| (format!("key-{number}"), Value::from(number))).collect(),
+            inventory: (1..MANY).map(|number| (id(number), None)).collect(),
+            equipment: BTreeMap::new(),
+            deleted: false,
+        };
+        let before = Aggregate::GameObject(object.clone());
+        let event =
+            WorldEvent::GameObjectAttributeUpdated { key: "key-7".into(), value: Value::from("seven") };
+        let watched = Watched::before(Some(&before), &event);
+        assert_eq!(watched.0.as_ref().map(Vec::len), Some(1));
+        object.attributes.insert("key-7".into(), Value::from("seven"));
+        object.attributes.insert("key-8".into(), Value::from("of another event"));
+        let changes = watched.changes(&Aggregate::GameObject(object));
+        let change = Change {
+            field: "attributes.key-7".into(),
+            before: Some(Value::from(7)),
+            after: Some(Value::from("seven")),
+        };
+        assert_eq!(changes, [change]);
+    }
+}
