@@ -17,6 +17,7 @@ use sha2::{Digest, Sha256};
 use uuid::Uuid;
 
 pub mod record;
+pub mod time;
 
 /// The most events that one append may have: with their `sequence:` keys and the head they always fit
 /// into one transaction of ImmuDB (1024 keys).

@@ -10,8 +10,7 @@ use tracing::{info, warn};
 
 use crate::{
     config::Config,
-    event::{AggregateId, Position, RecordedEvent, Snapshot, Timestamp, record},
-    event_files::format::write_time,
+    event::{AggregateId, Position, RecordedEvent, Snapshot, Timestamp, record, time},
     forwarder::{
         comparison::{Comparison, Fit},
         head::Head,
@@ -84,7 +83,7 @@ pub async fn export(config: Config, contact: Contact, folder: &Path) -> Result<(
 fn write_line(lines: &mut impl Write, event: &RecordedEvent) -> std::io::Result<()> {
     let RecordedEvent { event: new, sequence, position, recorded_at, .. } = event;
     let (aggregate, event_type) = (escaped(new.aggregate_id.as_str()), escaped(&new.event_type));
-    let at = write_time(*recorded_at);
+    let at = time::format(*recorded_at);
     writeln!(lines, "{position}\t{aggregate}\t{sequence}\t{event_type}\t{at}\t{}", new.id)
 }
 
@@ -142,7 +141,7 @@ fn head_line(head: Option<&Head>, ours: &[uuid::Uuid]) -> String {
         return "ImmuDB: log:head is missing".to_owned();
     };
     let whose = if ours.contains(writer) { "this log" } else { "another log" };
-    let at = Timestamp::new(*written_at, 0).map_or_else(|| written_at.to_string(), write_time);
+    let at = Timestamp::new(*written_at, 0).map_or_else(|| written_at.to_string(), time::format);
     let released = if *released { "released" } else { "not released" };
     format!("ImmuDB: log:head is at position {position}, writer {writer} ({whose}), {at}, {released}")
 }

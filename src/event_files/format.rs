@@ -9,7 +9,7 @@ use serde_json::value::RawValue;
 
 use crate::event::{
     AggregateId, AppendBounds, Content, ContentDigest, EventId, Hash, NewEvent, Position, RecordedEvent,
-    SequenceNumber, Snapshot, Timestamp, check_name,
+    SequenceNumber, Snapshot, check_name, time,
 };
 
 /// `{sequence_number}.event`
@@ -103,10 +103,10 @@ pub fn write_event(recorded: RecordedEvent) -> Vec<u8> {
         correlation_id: event.correlation_id,
         causation_id: event.causation_id,
         metadata: event.metadata,
-        occurred_at: event.occurred_at.map(write_time),
+        occurred_at: event.occurred_at.map(time::format),
         sequence_number: recorded.sequence.0,
         position: recorded.position.0,
-        recorded_at: write_time(recorded.recorded_at),
+        recorded_at: time::format(recorded.recorded_at),
         append_first_position: recorded.append.first.0,
         append_last_position: recorded.append.last.0,
         content_digest: hex::encode(recorded.digest.0),
@@ -131,12 +131,12 @@ pub fn read_event(bytes: &[u8]) -> Option<RecordedEvent> {
             metadata: file.metadata,
             occurred_at: match file.occurred_at {
                 None => None,
-                Some(text) => Some(read_time(&text)?),
+                Some(text) => Some(time::parse(&text)?),
             },
         },
         sequence: SequenceNumber(file.sequence_number),
         position: Position(file.position),
-        recorded_at: read_time(&file.recorded_at)?,
+        recorded_at: time::parse(&file.recorded_at)?,
         append: AppendBounds {
             first: Position(file.append_first_position),
             last: Position(file.append_last_position),
@@ -157,7 +157,7 @@ pub fn write_snapshot(snapshot: Snapshot) -> Vec<u8> {
         binary_base64,
         schema_version: snapshot.schema_version,
         metadata: snapshot.metadata,
-        recorded_at: write_time(snapshot.recorded_at),
+        recorded_at: time::format(snapshot.recorded_at),
         event_hash: snapshot.event_hash.to_string(),
     };
     to_lines(&file)
@@ -172,7 +172,7 @@ pub fn read_snapshot(bytes: &[u8]) -> Option<Snapshot> {
         content: from_fields((file.json, file.json_text, file.binary_base64))?,
         schema_version: file.schema_version,
         metadata: file.metadata,
-        recorded_at: read_time(&file.recorded_at)?,
+        recorded_at: time::parse(&file.recorded_at)?,
         event_hash: Hash::from_hex(&file.event_hash)?,
     })
 }
@@ -182,14 +182,4 @@ fn to_lines(file: &impl Serialize) -> Vec<u8> {
     let mut lines = serde_json::to_vec_pretty(file).unwrap_or_default();
     lines.push(b'\n');
     lines
-}
-
-/// RFC 3339.
-pub fn write_time(at: Timestamp) -> String {
-    prost_types::Timestamp { seconds: at.seconds(), nanos: at.nanos() }.to_string()
-}
-
-fn read_time(text: &str) -> Option<Timestamp> {
-    let at: prost_types::Timestamp = text.parse().ok()?;
-    Timestamp::new(at.seconds, at.nanos)
 }

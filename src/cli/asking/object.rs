@@ -5,6 +5,7 @@ use std::str::FromStr;
 use serde_json::{Value, json};
 
 use super::{Address, connect, print_indented, text};
+use crate::event::{Timestamp, time};
 
 /// When: after an event with this number, or at a time.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -18,12 +19,22 @@ impl FromStr for At {
     type Err = String;
 
     fn from_str(text: &str) -> Result<Self, String> {
-        if let Ok(sequence) = text.parse() {
-            return Ok(Self::Sequence(sequence));
-        }
-        match prost_types::Timestamp::from_str(text) {
-            Ok(time) => Ok(Self::Time(time.to_string())),
-            Err(_) => Err("is neither a sequence number nor a time as in 2026-11-25T10:00:00Z".to_owned()),
+        /// No object has so many events; seconds since 1970 were less in 2001.
+        const SEQUENCE_MAX: u64 = 999_999_999;
+        match (text.parse(), time::parse(text)) {
+            (Ok(sequence), _) if sequence <= SEQUENCE_MAX => Ok(Self::Sequence(sequence)),
+            (Ok(seconds), _) => {
+                let at = i64::try_from(seconds).ok().and_then(|seconds| Timestamp::new(seconds, 0));
+                let meant = at
+                    .map_or_else(String::new, |at| format!("; seconds since 1970 are {}", time::format(at)));
+                Err(format!("is more than any sequence number{meant}"))
+            }
+            (Err(_), Some(at)) => Ok(Self::Time(time::format(at))),
+            (Err(_), None) => {
+                Err("is neither a sequence number nor a time with its zone, as in 2026-11-25T10:00:00Z \
+                                   or 2026-11-25T11:00:00+01:00"
+                    .to_owned())
+            }
         }
     }
 }
@@ -59,4 +70,28 @@ pub async fn show(address: Address, id: String, at: Option<At>) -> Result<(), St
         }
     }
     print_indented(&shown)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_number_is_a_sequence_number_and_a_time_has_a_zone() {
+        let time = |text: &str| Some(At::Time(text.to_owned()));
+        for (text, at, says) in [
+            ("17", Some(At::Sequence(17)), ""),
+            ("2026-11-25T11:00:00+01:00", time("2026-11-25T10:00:00Z"), ""),
+            ("1795633178", None, "2026-11-25T18:59:38Z"),
+            ("99999999999999999", None, "more than any sequence number"),
+            ("2026-11-25T10:00:00", None, "zone"),
+            ("now", None, "zone"),
+        ] {
+            match (text.parse::<At>(), at) {
+                (Ok(found), Some(at)) => assert_eq!(found, at),
+                (Err(said), None) => assert!(said.contains(says), "{text}: {said}"),
+                (found, _) => panic!("{text}: {found:?}"),
+            }
+        }
+    }
 }
