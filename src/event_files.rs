@@ -420,7 +420,7 @@ impl Writer {
     fn take_stock_of_snapshots(&mut self) -> Result<(), PassError> {
         let number = self.history.index.complete().tip.snapshots;
         for path in self.folder.snapshot_paths()? {
-            let snapshot = std::fs::read(&path).ok().filter(|bytes| self.is_snapshot_of_ours(bytes));
+            let snapshot = folder::read_file(&path).ok().filter(|bytes| self.is_snapshot_of_ours(bytes));
             if let Some(snapshot) = snapshot.and_then(|bytes| format::read_snapshot(&bytes)) {
                 self.written.push_back(Written::Snapshot { aggregate: snapshot.aggregate_id, number });
             }

@@ -12,7 +12,10 @@ use tracing::{info, warn};
 use crate::{
     config::Config,
     event::{Hash, Position, RecordedEvent, record},
-    event_files::{folder::Folder, format},
+    event_files::{
+        folder::{Folder, read_file},
+        format,
+    },
     forwarder::State,
     progress::Progress,
     sequencer::{AdoptedTransaction, Sequencer},
@@ -259,7 +262,14 @@ impl Appends<'_> {
 
 async fn import_snapshots(parts: &Parts, folder: &Folder, outcome: &mut Outcome) -> Result<(), String> {
     for path in folder.snapshot_paths().map_err(|error| error.to_string())? {
-        let bytes = std::fs::read(&path).map_err(|error| format!("{}: {error}", path.display()))?;
+        let bytes = match read_file(&path) {
+            Ok(bytes) => bytes,
+            Err(error) => {
+                warn!(file = %path.display(), %error, "can't be read");
+                outcome.unreadable = outcome.unreadable.saturating_add(1);
+                continue;
+            }
+        };
         let Some(snapshot) = format::read_snapshot(&bytes) else {
             warn!(file = %path.display(), "no snapshot file");
             continue;

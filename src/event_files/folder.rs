@@ -5,8 +5,14 @@
 //! none is synced unless it is asked for: usually the log has everything.
 
 use std::{
-    fs, io,
+    fs,
+    io::{self, Read},
     path::{Path, PathBuf},
+};
+
+use rustix::{
+    fs::{Mode, OFlags},
+    io::Errno,
 };
 
 use super::format;
@@ -124,7 +130,7 @@ impl Folder {
     pub fn sweep(&self) -> io::Result<()> {
         remove_partial(&self.path)?;
         for folder in entries(&self.path)? {
-            if !folder.is_dir() {
+            if !is_folder(&folder) {
                 continue;
             }
             remove_partial(&folder)?;
@@ -154,8 +160,11 @@ impl Folder {
     pub fn event_paths(&self) -> io::Result<Vec<PathBuf>> {
         let mut paths = Vec::new();
         for folder in entries(&self.path)? {
-            if folder.is_dir() {
+            if is_folder(&folder) {
                 paths.extend(entries(&folder)?.into_iter().filter(|path| has_extension(path, EVENT)));
+            } else if folder.is_dir() {
+                // A link. What lies there is not read, and that is told as of a file that can't be.
+                paths.push(folder);
             }
         }
         Ok(paths)
@@ -176,7 +185,7 @@ impl Folder {
     /// One of them can't be read or synced.
     pub fn make_durable(&self) -> io::Result<()> {
         for path in entries(&self.path)? {
-            if path.is_dir() {
+            if is_folder(&path) {
                 for inner in entries(&path)? {
                     fs::File::open(inner)?.sync_all()?;
                 }
@@ -191,7 +200,7 @@ impl Folder {
     /// # Errors
     /// The file can't be read.
     pub fn read_event(path: &Path) -> io::Result<Option<RecordedEvent>> {
-        fs::read(path).map(|bytes| format::read_event(&bytes))
+        read_file(path).map(|bytes| format::read_event(&bytes))
     }
 
     fn aggregate_path(&self, aggregate: &AggregateId) -> PathBuf {
@@ -209,6 +218,31 @@ impl Folder {
     fn snapshot_path(&self, aggregate: &AggregateId) -> PathBuf {
         self.path.join(SNAPSHOTS).join(format!("{}.{SNAPSHOT}", aggregate.encoded()))
     }
+}
+
+/// The contents of a file that may be anybody's: no link is followed out of the folder, and nothing waits for who
+/// writes to a pipe.
+///
+/// # Errors
+/// It can't be read, or is no regular file.
+pub fn read_file(path: &Path) -> io::Result<Vec<u8>> {
+    let flags = OFlags::RDONLY | OFlags::NOFOLLOW | OFlags::NONBLOCK | OFlags::CLOEXEC;
+    let mut file = match rustix::fs::open(path, flags, Mode::empty()) {
+        Ok(file) => fs::File::from(file),
+        Err(Errno::LOOP) => return Err(io::Error::other("it is a link, which is not followed")),
+        Err(error) => return Err(error.into()),
+    };
+    if !file.metadata()?.is_file() {
+        return Err(io::Error::other("it is no regular file"));
+    }
+    let mut bytes = Vec::new();
+    file.read_to_end(&mut bytes)?;
+    Ok(bytes)
+}
+
+/// A link to one is none.
+fn is_folder(path: &Path) -> bool {
+    fs::symlink_metadata(path).is_ok_and(|metadata| metadata.is_dir())
 }
 
 /// A folder that is not there has no entries.
@@ -243,7 +277,7 @@ fn write_whole(path: &Path, bytes: &[u8]) -> io::Result<()> {
 }
 
 fn read_if_there(path: &Path) -> io::Result<Option<Vec<u8>>> {
-    match fs::read(path) {
+    match read_file(path) {
         Ok(bytes) => Ok(Some(bytes)),
         Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
         Err(error) => Err(error),

@@ -327,6 +327,40 @@ async fn event_files_are_there_in_an_outage_and_cleared_after_it() {
     assert!(files.join("room-1/99.event").exists());
 }
 
+/// A folder that somebody else made may hold anything.
+#[tokio::test(flavor = "multi_thread")]
+async fn an_import_waits_for_no_pipe_and_follows_no_link() {
+    let mut service = Service::start(with_files()).await;
+    append_to(&mut service.client(), "room-1", 5).await;
+    append_to(&mut service.client(), "room-2", 1).await;
+    let order = whole_order(&mut service.client()).await;
+    service.wait_for("the event files", |stats| stats.event_files_pending == 0).await;
+    service.stop();
+    let (given, elsewhere) = (service.dir().join("given"), service.dir().join("elsewhere"));
+    fs::rename(service.storage().join("events"), &given).unwrap();
+    fs::remove_dir_all(service.storage()).unwrap();
+    fs::create_dir(&elsewhere).unwrap();
+    fs::rename(given.join("room-2"), elsewhere.join("room-2")).unwrap();
+    std::os::unix::fs::symlink(elsewhere.join("room-2"), given.join("room-2")).unwrap();
+    std::os::unix::fs::symlink(elsewhere.join("room-2/1.event"), given.join("room-1/6.event")).unwrap();
+    fs::create_dir_all(given.join("snapshots")).unwrap();
+    for pipe in ["room-1/7.event", "snapshots/room-1.snapshot"] {
+        assert!(std::process::Command::new("mkfifo").arg(given.join(pipe)).status().unwrap().success());
+    }
+    let (done, said) = service.run(&["import", "given"]);
+    assert!(!done && said.contains("imported=5"), "{said}");
+    for (file, why) in [
+        ("given/room-2", "it is a link"),
+        ("room-1/6.event", "it is a link"),
+        ("room-1/7.event", "it is no regular file"),
+        ("snapshots/room-1.snapshot", "it is no regular file"),
+    ] {
+        assert!(said.lines().any(|line| line.contains(file) && line.contains(why)), "{file}: {said}");
+    }
+    service.restart().await;
+    assert_eq!(whole_order(&mut service.client()).await, order[..5]);
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn an_import_copies_first_what_immudb_has() {
     let dir = tempdir().unwrap();

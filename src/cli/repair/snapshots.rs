@@ -2,7 +2,6 @@
 
 use std::{
     collections::{HashMap, HashSet},
-    fs,
     path::{Path, PathBuf},
 };
 
@@ -12,7 +11,10 @@ use tracing::warn;
 use crate::{
     config::Config,
     event::{AggregateId, Hash, SequenceNumber, Snapshot, record},
-    event_files::{folder::Folder, format},
+    event_files::{
+        folder::{Folder, read_file},
+        format,
+    },
 };
 
 /// The newest snapshots by their files, held against the history as it is put together.
@@ -81,5 +83,5 @@ impl Snapshots {
 }
 
 fn read(path: &Path) -> Option<Snapshot> {
-    format::read_snapshot(&fs::read(path).ok()?)
+    format::read_snapshot(&read_file(path).ok()?)
 }
