@@ -103,7 +103,7 @@ async fn after_a_crash_that_took_the_disk_a_person_says_that_the_writer_is_gone(
     service.launch();
     service.wait_for_state(State::Fenced).await;
     assert!(service.stats().await.immudb.unwrap().last_error.contains("another writer"));
-    assert!(service.log().contains("--take-over") || service.log().contains("another writer"));
+    service.wait_for_log("another writer").await;
     service.kill();
     service.reconfigure(setup.arguments(&["serve", "--take-over"]));
     service.restart().await;
@@ -201,7 +201,7 @@ async fn transactions_of_others_are_skipped_and_reported() {
     fs::remove_dir_all(service.storage()).unwrap();
     service.restart().await;
     assert_eq!(whole_order(&mut service.client()).await, order);
-    assert!(service.log().contains("transactions that are none of ours were skipped"));
+    service.wait_for_log("transactions that are none of ours were skipped").await;
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -313,11 +313,8 @@ fn the_program_starts_over_a_damaged_index() {
         image.place(&service.storage(), Some((file, damage)), false);
         runtime.block_on(async {
             service.restart().await;
-            assert!(
-                service.log().contains("rebuilt") || service.log().contains("cut off"),
-                "{}",
-                file.name()
-            );
+            let told = async || ["rebuilt", "cut off"].iter().any(|what| service.log().contains(what));
+            service.wait_until(&file.name(), told).await;
             let order = whole_order(&mut service.client()).await;
             assert_eq!(order.len(), world.order.len(), "{}", file.name());
             for aggregate in 0..9 {

@@ -139,6 +139,7 @@ async fn a_full_disk_refuses_appends_only_as_long_as_it_is_full() {
     disk.set(Fault::Nothing);
     append(&mut client, vec![event("room-1")]).await;
     assert_eq!(load(&mut client, "room-1").await.len(), 2);
+    service.wait_for_log("writes to the local log fail").await;
     let said = service.log().matches("writes to the local log fail").count();
     assert_eq!(said, 1, "one line a minute:\n{}", service.log());
 }

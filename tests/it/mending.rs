@@ -182,7 +182,7 @@ async fn a_torn_end_that_nobody_saw_is_cut_off_and_kept() {
     bytes.extend_from_within(whole / 2..whole - 3);
     fs::write(&path, &bytes).unwrap();
     service.restart().await;
-    assert!(service.log().contains("torn end of the local log cut off"));
+    service.wait_for_log("torn end of the local log cut off").await;
     assert_eq!(whole_order(&mut service.client()).await, order);
     assert_eq!(fs::read(path.with_extension(format!("torn-{whole}"))).unwrap(), bytes[whole..]);
     append_to(&mut service.client(), "room-1", 2).await;

@@ -30,6 +30,7 @@ async fn a_limit_that_is_reached_is_a_warning_a_minute_and_a_count_in_stats() {
     let service = Service::start(setup).await;
     let reasons = refused(&mut service.client(), CALLS).await;
     assert!(reasons.iter().all(|reason| reason == "DISK_FULL"), "{reasons:?}");
+    service.wait_for_log("DISK_FULL").await;
     let log = service.log();
     let told = lines(&log, "WARN", "DISK_FULL");
     assert!((1..=3).contains(&told.len()), "{} lines for {CALLS} calls: {told:#?}", told.len());
@@ -59,6 +60,7 @@ async fn a_disk_that_is_full_is_not_an_error_line_for_each_append() {
     let mut client = service.client();
     while client.append_events(request(vec![event("room-1")])).await.is_ok() {}
     refused(&mut service.client(), CALLS).await;
+    service.wait_for_log("writes to the local log fail").await;
     let log = service.log();
     let told = lines(&log, "ERROR", "writes to the local log fail");
     assert!((1..=3).contains(&told.len()), "{} lines for {CALLS} calls: {told:#?}", told.len());

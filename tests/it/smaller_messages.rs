@@ -36,6 +36,7 @@ async fn a_backlog_goes_over_in_messages_that_immudb_takes() {
     assert_eq!((stats.event_count, stats.fallbacks), (101, 1), "{}", service.log());
     assert_in_immudb(&immudb, &whole_order(&mut service.client()).await);
     // 2 MB was refused, and halves of it five times at most, which is remembered for the rest.
+    service.wait_for_log("smaller transactions").await;
     let smaller = service.log().matches("smaller transactions").count();
     assert!((1..=6).contains(&smaller), "{smaller}");
     assert!(!service.log().contains("ERROR"), "{}", service.log());
@@ -107,6 +108,7 @@ async fn an_append_that_a_proxy_breaks_off_each_time_is_named_and_goes_over_when
     service.wait_for("more attempts", |later| later.retries > stats.retries + 5).await;
     let stats = service.stats().await;
     assert!(named(&stats.immudb.unwrap().last_error), "{}", service.log());
+    service.wait_for_log("nothing behind it is forwarded").await;
     let log = service.log();
     let warned: Vec<_> = log.lines().filter(|line| line.contains("nothing behind it is forwarded")).collect();
     assert!(matches!(warned[..], [line] if line.contains("WARN") && named(line)), "{warned:?}\n{log}");

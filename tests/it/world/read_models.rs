@@ -3,7 +3,7 @@
 use std::{
     collections::BTreeMap,
     sync::atomic::{AtomicUsize, Ordering},
-    time::Duration,
+    time::{Duration, Instant},
 };
 
 use futures_util::future::join_all;
@@ -11,7 +11,7 @@ use rusqlite::Connection;
 use serde_json::{Value, json};
 
 use super::{Game, caught_up, describing, moving, player, read_models, room, thing};
-use crate::support::service::{Service, Setup};
+use crate::support::service::{PATIENCE, Service, Setup};
 
 /// Rows of a table, by their keys, as JSON.
 fn rows(tables: &Connection, sql: &str) -> Vec<Vec<String>> {
@@ -184,7 +184,18 @@ async fn they_are_made_anew_when_the_file_is_gone_damaged_or_of_other_projection
     game.execute(json!([describing("r", "while it runs")])).await;
     assert_like_the_aggregates(&service, &game, &ids).await;
     // Also where nothing happens but questions.
-    let found = async || game.ask("FindPlayer", json!({"name": "p"})).await;
+    let found = async || {
+        // They may be just being made.
+        let until = Instant::now() + PATIENCE;
+        loop {
+            match game.try_ask("FindPlayer", json!({"name": "p"})).await {
+                Ok(found) => return found,
+                Err(refused) => {
+                    assert!(refused.reason() == "READ_MODELS" && Instant::now() < until, "{refused}")
+                }
+            }
+        }
+    };
     found().await;
     std::fs::remove_file(&file).unwrap();
     found().await;
