@@ -256,7 +256,9 @@ async fn a_bad_command_line_or_configuration_is_exit_code_64() {
 async fn a_clean_end_waits_for_calls_and_a_second_signal_does_not() {
     let dir = tempdir().unwrap();
     let immudb = ImmuDb::start(dir.path()).await;
-    let mut service = Service::start(Setup::with_immudb(immudb.port())).await;
+    // Nobody is answered out of the local log meanwhile.
+    let setup = Setup::with_immudb(immudb.port()).set("immudb", "fallback_after: 60.0");
+    let mut service = Service::start(setup).await;
     append_to(&mut service.client(), "room-1", 1).await;
     let waiting = |service: &Service| {
         let mut client = service.client();
