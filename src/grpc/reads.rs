@@ -6,6 +6,7 @@ use std::{sync::Arc, task::Poll, time::Duration};
 
 use tokio::{
     sync::{AcquireError, Mutex, OwnedSemaphorePermit, Semaphore},
+    task::JoinHandle,
     time::Instant,
 };
 use tokio_util::task::AbortOnDropHandle;
@@ -160,21 +161,20 @@ impl Reads {
     ) -> Result<T, Status> {
         let (reads, acquiring) = (self.clone(), call.clone());
         let mut acquired = Box::pin(async move { reads.acquire(bytes, &acquiring).await });
-        let places = match futures_util::poll!(&mut acquired) {
-            Poll::Ready(places) => places?,
+        let aborted = |_| status::internal("a read was aborted");
+        match futures_util::poll!(&mut acquired) {
+            Poll::Ready(places) => begin(places?, call.clone(), read).await.map_err(aborted),
             // In a task of its own. A stream is only asked to go on while its caller takes what it sends: it would keep
-            // its turn from all others meanwhile.
+            // its turn, and then its places, from all others meanwhile.
             Poll::Pending => {
-                let acquired = AbortOnDropHandle::new(tokio::spawn(acquired)).await;
-                acquired.map_err(|_| status::internal("a read was aborted"))??
+                let call = call.clone();
+                let done = tokio::spawn(async move {
+                    let places = acquired.await?;
+                    begin(places, call, read).await.map_err(aborted)
+                });
+                AbortOnDropHandle::new(done).await.map_err(aborted)?
             }
-        };
-        let held = (places, call.clone());
-        let read = move || {
-            let _held = held;
-            read()
-        };
-        tokio::task::spawn_blocking(read).await.map_err(|_| status::internal("a read was aborted"))
+        }
     }
 
     /// The same for what begins a stream. There is no answer yet: no bytes stay acquired.
@@ -214,6 +214,18 @@ impl Reads {
     }
 }
 
+/// The read itself, which keeps its places until it is over.
+fn begin<T: Send + 'static>(
+    places: Places,
+    call: Admitted,
+    read: impl FnOnce() -> T + Send + 'static,
+) -> JoinHandle<T> {
+    tokio::task::spawn_blocking(move || {
+        let _held = (places, call);
+        read()
+    })
+}
+
 /// Acquires what a message takes up in memory, and as bytes on its way out.
 ///
 /// # Errors
@@ -238,6 +250,18 @@ mod tests {
 
     fn call(streams: &Arc<SharedLimit>) -> Admitted {
         Admitted::of(&Request::new(())).streaming(streams).unwrap()
+    }
+
+    /// Reads for which the bytes are short, and not the places.
+    fn reads_of(budget: &ByteBudget) -> Reads {
+        let reads = Reads::new(&LimitsConfig::default(), ByteBudget::new(usize::MAX));
+        Reads { budget: budget.clone(), ..reads }
+    }
+
+    fn call_of(budget: &ByteBudget, caller: &Caller) -> Admitted {
+        let mut call = Admitted::of(&Request::new(()));
+        call.answer = budget.of_call(caller, Purpose::Answer);
+        call
     }
 
     #[tokio::test]
@@ -300,18 +324,10 @@ mod tests {
     #[tokio::test(start_paused = true)]
     async fn bytes_go_to_the_read_that_waited_longest() {
         let budget = ByteBudget::new(9_876_545);
-        let reads = Reads {
-            budget: budget.clone(),
-            ..Reads::new(&LimitsConfig::default(), ByteBudget::new(usize::MAX))
-        };
-        let of_another = || {
-            let mut call = Admitted::of(&Request::new(()));
-            call.answer = budget.of_call(&Caller::default(), Purpose::Answer);
-            call
-        };
+        let reads = reads_of(&budget);
         let full = budget.of_call(&Caller::default(), Purpose::Answer);
         full.resize(3_000_000).unwrap();
-        let (first, second) = (of_another(), of_another());
+        let (first, second) = (call_of(&budget, &Caller::default()), call_of(&budget, &Caller::default()));
         let mut waits = Box::pin(reads.run(&first, || ()));
         assert!(futures_util::poll!(&mut waits).is_pending());
         tokio::time::advance(Duration::from_millis(1)).await;
@@ -328,23 +344,22 @@ mod tests {
     #[tokio::test(start_paused = true)]
     async fn a_stream_that_is_not_asked_to_go_on_keeps_its_turn_from_nobody() {
         let budget = ByteBudget::new(32_000_000);
-        let reads = Reads {
-            budget: budget.clone(),
-            ..Reads::new(&LimitsConfig::default(), ByteBudget::new(usize::MAX))
-        };
-        let of_another = || {
-            let mut call = Admitted::of(&Request::new(()));
-            call.answer = budget.of_call(&Caller::default(), Purpose::Answer);
-            call
-        };
+        let reads = reads_of(&budget);
         let full = [(); 2].map(|()| budget.of_call(&Caller::default(), Purpose::Answer));
         full.iter().for_each(|full| full.resize(6_500_000).unwrap());
-        let (first, second) = (of_another(), of_another());
+        let (first, second) = (call_of(&budget, &Caller::default()), call_of(&budget, &Caller::default()));
         let mut waits = Box::pin(reads.run(&first, || ()));
         assert!(futures_util::poll!(&mut waits).is_pending());
         drop(full);
         let other = tokio::time::timeout(Duration::from_secs(60), reads.run(&second, || ())).await;
         other.expect("it waited for one that nobody asks to go on").unwrap();
+        let free = async {
+            while reads.places.available_permits() < READS_MAX {
+                tokio::time::sleep(Duration::from_millis(1)).await;
+            }
+        };
+        let free = tokio::time::timeout(Duration::from_secs(60), free).await;
+        free.expect("it keeps its places for one that nobody asks to go on");
         drop(waits);
         drop(first);
         while budget.used() > reads.read_bytes as u64 {
@@ -355,21 +370,13 @@ mod tests {
     #[tokio::test(start_paused = true)]
     async fn a_caller_that_has_its_share_holds_no_read_up() {
         let (budget, greedy) = (ByteBudget::new(100 << 20), Caller::default());
-        let reads = Reads {
-            budget: budget.clone(),
-            ..Reads::new(&LimitsConfig::default(), ByteBudget::new(usize::MAX))
-        };
-        let call_of = |caller: &Caller| {
-            let mut call = Admitted::of(&Request::new(()));
-            call.answer = budget.of_call(caller, Purpose::Answer);
-            call
-        };
+        let reads = reads_of(&budget);
         let held = budget.of_call(&greedy, Purpose::Answer);
         held.resize(budget.answers_max() as usize / 100 * 79).unwrap();
-        let waiting = call_of(&greedy);
+        let waiting = call_of(&budget, &greedy);
         let mut waits = Box::pin(reads.run(&waiting, || ()));
         assert!(futures_util::poll!(&mut waits).is_pending());
-        let other = call_of(&Caller::default());
+        let other = call_of(&budget, &Caller::default());
         let at_once = tokio::time::timeout(BYTES_WAIT_MAX / 2, reads.run(&other, || ())).await;
         at_once.expect("it waited for the end of the other's wait").unwrap();
         assert!(waits.await.unwrap_err().message().contains("share"));
@@ -425,10 +432,7 @@ mod tests {
     #[tokio::test(start_paused = true)]
     async fn a_list_that_waits_for_bytes_holds_no_place_of_all() {
         let budget = ByteBudget::new(9_876_544);
-        let reads = Reads {
-            budget: budget.clone(),
-            ..Reads::new(&LimitsConfig::default(), ByteBudget::new(usize::MAX))
-        };
+        let reads = reads_of(&budget);
         let lists = reads.lists();
         let places = lists.lists.clone().unwrap();
         let full = budget.of_call(&Caller::default(), Purpose::Answer);
