@@ -1,8 +1,8 @@
 //! The time that events are recorded at, where the system's clock can't be trusted.
 //!
 //! While the service runs, the wall clock is compared with the time since the system was started, which nobody sets. Where
-//! they drift apart, recorded times go on with the latter. At a start, and at the first contact with ImmuDB, the wall clock
-//! is compared with what is known of the time; where it does not fit, no event is taken.
+//! they drift apart, recorded times go on with the latter. At a start, and at the first contact with ImmuDB, the time is
+//! compared with what is known of it; where it does not fit, no event is taken.
 
 use std::{
     sync::{Mutex, MutexGuard, PoisonError},
@@ -48,57 +48,9 @@ fn seconds(nanos: i128) -> i64 {
     i64::try_from(nanos / 1_000_000_000).unwrap_or(i64::MAX)
 }
 
-/// Why the wall clock is not believed at all.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Doubt {
-    /// The newest event, at the start.
-    Newest(i128),
-    /// ImmuDB had this time when the database was claimed.
-    Immudb(Reading),
-}
-
-impl Doubt {
-    /// How far the wall clock is from what it may be; `None`: it is right.
-    fn difference(self, now: Reading, jump_max: i128) -> Option<i128> {
-        match self {
-            Self::Newest(newest) => {
-                let since = now.wall.saturating_sub(newest);
-                (since < -jump_max || since > nanos(REST_MAX)).then_some(since)
-            }
-            Self::Immudb(reading) => {
-                let difference = now.wall.saturating_sub(reading.wall_at(now.running));
-                (difference.abs() > jump_max).then_some(difference)
-            }
-        }
-    }
-
-    fn reference(self) -> &'static str {
-        match self {
-            Self::Newest(_) => "the newest event",
-            Self::Immudb(_) => "ImmuDB's clock",
-        }
-    }
-}
-
-/// How the wall clock stands.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum State {
-    Followed,
-    /// It has jumped: recorded times do without it. With the running time at which that was last told.
-    Jumped {
-        told: i128,
-    },
-    /// No event is taken.
-    Doubted {
-        doubt: Doubt,
-        told: i128,
-    },
-}
-
 /// Shared by the sequencer, which asks it for the time, and those who tell of it.
 #[derive(Debug)]
 pub struct EventClock {
-    jump_max: i128,
     /// A person has said that the clock is right.
     accepted: bool,
     inner: Mutex<Inner>,
@@ -106,12 +58,20 @@ pub struct EventClock {
 
 #[derive(Debug)]
 struct Inner {
+    jump_max: i128,
     /// When the wall clock was last believed.
     believed: Reading,
-    state: State,
+    /// Recorded times do without the wall clock.
+    jumped: bool,
+    /// The newest event, which the wall clock did not fit at the start. While it does not, no event is taken.
+    newest: Option<i128>,
+    /// The same of the time that ImmuDB had when the database was claimed.
+    immudb: Option<Reading>,
+    /// When it was last told that something is wrong, by the running time.
+    told: i128,
 }
 
-/// The wall clock does not fit what is known of the time.
+/// The clock does not fit what is known of the time.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Implausible;
 
@@ -122,12 +82,12 @@ impl EventClock {
     }
 
     fn start_at(now: Reading, jump_max: Duration, newest: Option<Timestamp>, accepted: bool) -> Self {
-        let inner = Mutex::new(Inner { believed: now, state: State::Followed });
-        let clock = Self { jump_max: nanos(jump_max), accepted, inner };
-        if let Some(newest) = newest {
-            clock.doubt(Doubt::Newest(newest.nanos_since_1970()), now);
-        }
-        clock
+        let jump_max = nanos(jump_max);
+        let newest = newest.filter(|_| !accepted).map(Timestamp::nanos_since_1970);
+        let mut inner =
+            Inner { jump_max, believed: now, jumped: false, newest, immudb: None, told: now.running };
+        inner.doubt(now);
+        Self { accepted, inner: Mutex::new(inner) }
     }
 
     fn lock(&self) -> MutexGuard<'_, Inner> {
@@ -135,124 +95,170 @@ impl EventClock {
     }
 
     /// The time of a group of events.
-    pub fn time(&self) -> Timestamp {
-        Timestamp::from_nanos_since_1970(self.time_at(Reading::now()))
-    }
-
-    fn time_at(&self, now: Reading) -> i128 {
-        let mut inner = self.lock();
-        _ = self.believe_again(&mut inner, now);
-        let expected = inner.believed.wall_at(now.running);
-        let difference = now.wall.saturating_sub(expected);
-        if difference.abs() <= self.jump_max {
-            if let State::Jumped { .. } = inner.state {
-                info!("the wall clock is right again; recorded times follow it");
-                inner.state = State::Followed;
-            }
-            inner.believed = now;
-            return now.wall;
-        }
-        match &mut inner.state {
-            State::Followed => {
-                warn!(
-                    seconds = seconds(difference),
-                    "the wall clock has jumped (event_sourcing.clock_jump_max); recorded times go on without it until it \
-                     is set back, or the service is started again with --accept-clock"
-                );
-                inner.state = State::Jumped { told: now.running };
-            }
-            State::Jumped { .. } | State::Doubted { .. } => {}
-        }
-        expected
-    }
-
-    /// Whether events may be recorded.
     ///
     /// # Errors
-    /// The clock is not believed.
-    pub fn admit(&self) -> Result<(), Implausible> {
-        self.admit_at(Reading::now())
+    /// The time is not known: no event may be recorded.
+    pub fn time(&self) -> Result<Timestamp, Implausible> {
+        self.lock().time(Reading::now()).map(Timestamp::from_nanos_since_1970)
     }
 
-    fn admit_at(&self, now: Reading) -> Result<(), Implausible> {
-        self.believe_again(&mut self.lock(), now)
-    }
-
-    fn believe_again(&self, inner: &mut Inner, now: Reading) -> Result<(), Implausible> {
-        let State::Doubted { doubt, .. } = inner.state else { return Ok(()) };
-        if doubt.difference(now, self.jump_max).is_some() {
-            return Err(Implausible);
+    /// Compares the time with that at which ImmuDB took the claim, just now.
+    pub fn compare(&self, immudb_seconds: i64) {
+        if !self.accepted {
+            self.lock().compare(i128::from(immudb_seconds) * 1_000_000_000, Reading::now());
         }
-        info!("the wall clock is plausible; events are taken");
-        *inner = Inner { believed: now, state: State::Followed };
+    }
+
+    /// The newest event is another since the history was copied.
+    pub fn renew(&self, newest: Timestamp) {
+        let mut inner = self.lock();
+        if inner.newest.is_some() {
+            inner.newest = Some(newest.nanos_since_1970());
+            inner.doubt(Reading::now());
+        }
+    }
+
+    /// Notices what became of the wall clock, whether events come or not, and says once an hour what is wrong with it.
+    pub fn look(&self) {
+        self.lock().look(Reading::now());
+    }
+
+    /// By how many seconds the wall clock differs from what it should show; 0 while recorded times follow it.
+    pub fn difference(&self) -> f64 {
+        self.lock().difference(Reading::now()).map_or(0.0, |difference| difference as f64 / 1e9)
+    }
+
+    /// How many seconds a time lies in the future; 0: it does not.
+    pub fn ahead(&self, time: Timestamp) -> f64 {
+        let ahead = time.nanos_since_1970().saturating_sub(self.lock().present(Reading::now()));
+        ahead.max(0) as f64 / 1e9
+    }
+}
+
+impl Inner {
+    /// How far the wall clock is from where it should be if nobody had set it.
+    fn jump(&self, now: Reading) -> Option<i128> {
+        let difference = now.wall.saturating_sub(self.believed.wall_at(now.running));
+        (difference.abs() > self.jump_max).then_some(difference)
+    }
+
+    /// The time, as far as that can be said.
+    fn present(&self, now: Reading) -> i128 {
+        match self.jump(now) {
+            Some(_) if !self.is_doubted() => self.believed.wall_at(now.running),
+            _ => now.wall,
+        }
+    }
+
+    fn is_doubted(&self) -> bool {
+        self.newest.is_some() || self.immudb.is_some()
+    }
+
+    /// How far the wall clock is from what it does not fit, and what that is.
+    fn doubts(&self, now: Reading) -> Option<(&'static str, i128)> {
+        let newest = self.newest.and_then(|newest| {
+            let since = now.wall.saturating_sub(newest);
+            (since < -self.jump_max || since > nanos(REST_MAX)).then_some(("the newest event", since))
+        });
+        let immudb = self.immudb.and_then(|reading| {
+            let difference = now.wall.saturating_sub(reading.wall_at(now.running));
+            (difference.abs() > self.jump_max).then_some(("ImmuDB's clock", difference))
+        });
+        newest.or(immudb)
+    }
+
+    fn difference(&self, now: Reading) -> Option<i128> {
+        match self.is_doubted() {
+            true => self.doubts(now).map(|(_, difference)| difference),
+            false => self.jump(now),
+        }
+    }
+
+    /// Whether what `newest` and `immudb` say is in doubt. Where it is not, they are forgotten.
+    fn doubt(&mut self, now: Reading) {
+        match self.doubts(now) {
+            Some((reference, difference)) => {
+                tell(reference, difference);
+                (self.jumped, self.told) = (false, now.running);
+            }
+            None => (self.newest, self.immudb) = (None, None),
+        }
+    }
+
+    fn compare(&mut self, immudb: i128, now: Reading) {
+        let fits = |time: i128| time.saturating_sub(immudb).abs() <= self.jump_max;
+        if self.jumped && fits(self.believed.wall_at(now.running)) {
+            return;
+        }
+        if self.jumped && fits(now.wall) {
+            info!("the wall clock is right, as ImmuDB's says; recorded times follow it");
+            (self.believed, self.jumped) = (now, false);
+            return;
+        }
+        if !fits(now.wall) {
+            self.immudb = Some(Reading { wall: immudb, running: now.running });
+            self.doubt(now);
+        }
+    }
+
+    /// Follows the wall clock, or notices that it can't be followed.
+    fn observe(&mut self, now: Reading) -> Result<(), Implausible> {
+        if self.is_doubted() {
+            if self.doubts(now).is_some() {
+                return Err(Implausible);
+            }
+            info!("the wall clock is plausible; events are taken");
+            (self.newest, self.immudb, self.believed) = (None, None, now);
+        }
+        match self.jump(now) {
+            Some(difference) if !self.jumped => {
+                warn!(
+                    seconds = seconds(difference),
+                    "the wall clock has jumped (event_sourcing.clock_jump_max); recorded times go on without it until \
+                     it is set back; if it is right now, restart the service with --accept-clock"
+                );
+                (self.jumped, self.told) = (true, now.running);
+            }
+            Some(_) => {}
+            None => {
+                if std::mem::take(&mut self.jumped) {
+                    info!("the wall clock is right again; recorded times follow it");
+                }
+                self.believed = now;
+            }
+        }
         Ok(())
     }
 
-    /// Compares it with the time at which ImmuDB took the claim, just now.
-    pub fn compare(&self, immudb_seconds: i64) {
-        let now = Reading::now();
-        let immudb = i128::from(immudb_seconds) * 1_000_000_000;
-        self.doubt(Doubt::Immudb(Reading { wall: immudb, running: now.running }), now);
+    fn time(&mut self, now: Reading) -> Result<i128, Implausible> {
+        self.observe(now)?;
+        Ok(self.present(now))
     }
 
-    fn doubt(&self, doubt: Doubt, now: Reading) {
-        if self.accepted {
-            return;
-        }
-        if let Some(difference) = doubt.difference(now, self.jump_max) {
-            tell(doubt, difference);
-            self.lock().state = State::Doubted { doubt, told: now.running };
-        }
-    }
-
-    /// Says once an hour what is wrong with the clock, whether events come or not.
-    pub fn look(&self) {
-        self.look_at(Reading::now());
-    }
-
-    fn look_at(&self, now: Reading) -> bool {
-        let mut inner = self.lock();
-        let believed = inner.believed;
-        let (State::Jumped { told } | State::Doubted { told, .. }) = &mut inner.state else { return false };
-        if now.running.saturating_sub(*told) < nanos(TOLD_EVERY) {
+    /// Whether something was told.
+    fn look(&mut self, now: Reading) -> bool {
+        let known = self.observe(now);
+        if (known.is_ok() && !self.jumped) || now.running.saturating_sub(self.told) < nanos(TOLD_EVERY) {
             return false;
         }
-        *told = now.running;
-        match inner.state {
-            State::Doubted { doubt, .. } => match doubt.difference(now, self.jump_max) {
-                Some(difference) => tell(doubt, difference),
-                None => return false,
-            },
-            State::Jumped { .. } | State::Followed => {
-                let seconds = seconds(now.wall.saturating_sub(believed.wall_at(now.running)));
+        self.told = now.running;
+        match (self.doubts(now), self.jump(now)) {
+            (Some((reference, difference)), _) => tell(reference, difference),
+            (None, jump) => {
+                let seconds = seconds(jump.unwrap_or_default());
                 error!(seconds, "the wall clock has jumped; recorded times go on without it");
             }
         }
         true
     }
-
-    /// By how many seconds the wall clock differs from the time that it should show; 0 while it is followed.
-    pub fn difference(&self) -> f64 {
-        self.difference_at(Reading::now())
-    }
-
-    fn difference_at(&self, now: Reading) -> f64 {
-        let inner = self.lock();
-        let difference = match inner.state {
-            State::Followed => 0,
-            State::Jumped { .. } => now.wall.saturating_sub(inner.believed.wall_at(now.running)),
-            State::Doubted { doubt, .. } => doubt.difference(now, self.jump_max).unwrap_or(0),
-        };
-        difference as f64 / 1e9
-    }
 }
 
-fn tell(doubt: Doubt, difference: i128) {
+fn tell(reference: &'static str, difference: i128) {
     error!(
-        reference = doubt.reference(),
+        reference,
         seconds = seconds(difference),
-        "the wall clock is not plausible: no events are taken before it is right (CLOCK); if it is, start the service \
-         with --accept-clock"
+        "the wall clock is not plausible: no events are taken before it is right (CLOCK); if it is right, restart the \
+         service with --accept-clock"
     );
 }
 
@@ -266,6 +272,7 @@ mod tests {
     /// In 2026.
     const START: Reading = Reading { wall: 1_790_000_000 * 1_000_000_000, running: 5 * HOUR };
 
+    /// `running` after the start, with a wall clock that was `set`.
     fn later(running: i128, set: i128) -> Reading {
         Reading { wall: START.wall + running + set, running: START.running + running }
     }
@@ -274,40 +281,47 @@ mod tests {
         Some(Timestamp::from_nanos_since_1970(nanos))
     }
 
-    fn started(newest: Option<Timestamp>) -> EventClock {
-        EventClock::start_at(START, JUMP_MAX, newest, false)
+    fn started(newest: Option<Timestamp>) -> Inner {
+        EventClock::start_at(START, JUMP_MAX, newest, false).inner.into_inner().unwrap()
     }
 
     #[test]
     fn recorded_times_go_on_without_a_clock_that_jumped_until_it_is_right() {
         for jump in [10 * YEAR, -10 * YEAR, HOUR + 1, -HOUR - 1] {
-            let clock = started(at(START.wall));
-            assert_eq!(clock.time_at(later(HOUR, 0)), START.wall + HOUR);
+            let mut clock = started(at(START.wall));
+            assert_eq!(clock.time(later(HOUR, 0)), Ok(START.wall + HOUR));
             for hour in 2..5 {
-                assert_eq!(clock.time_at(later(hour * HOUR, jump)), START.wall + hour * HOUR, "{jump}");
-                assert_eq!(clock.difference_at(later(hour * HOUR, jump)), jump as f64 / 1e9);
+                assert_eq!(clock.time(later(hour * HOUR, jump)), Ok(START.wall + hour * HOUR), "{jump}");
+                assert_eq!(clock.difference(later(hour * HOUR, jump)), Some(jump));
             }
-            assert_eq!(clock.admit_at(later(5 * HOUR, jump)), Ok(()));
-            assert_eq!(clock.time_at(later(6 * HOUR, 7)), START.wall + 6 * HOUR + 7);
-            assert_eq!(clock.difference_at(later(6 * HOUR, 7)), 0.0);
+            assert_eq!(clock.time(later(6 * HOUR, 7)), Ok(START.wall + 6 * HOUR + 7));
+            assert_eq!(clock.difference(later(6 * HOUR, 7)), None);
         }
     }
 
     #[test]
     fn a_quiet_night_and_a_clock_that_is_set_a_little_are_no_jump() {
-        let clock = started(at(START.wall));
-        assert_eq!(clock.time_at(later(12 * HOUR, 0)), START.wall + 12 * HOUR);
-        assert_eq!(clock.time_at(later(13 * HOUR, HOUR)), START.wall + 14 * HOUR);
-        assert_eq!(clock.time_at(later(14 * HOUR, 0)), START.wall + 14 * HOUR);
-        assert!(!clock.look_at(later(24 * HOUR, 0)));
+        let mut clock = started(at(START.wall));
+        assert_eq!(clock.time(later(12 * HOUR, 0)), Ok(START.wall + 12 * HOUR));
+        assert_eq!(clock.time(later(13 * HOUR, HOUR)), Ok(START.wall + 14 * HOUR));
+        assert_eq!(clock.time(later(14 * HOUR, 0)), Ok(START.wall + 14 * HOUR));
+        assert!(!clock.look(later(24 * HOUR, 0)));
     }
 
     #[test]
-    fn a_jump_is_told_every_hour() {
-        let clock = started(None);
-        clock.time_at(later(0, 2 * HOUR));
-        let told: Vec<i128> =
-            (0..200).filter(|minute| clock.look_at(later(minute * HOUR / 60, 2 * HOUR))).collect();
+    fn a_jump_is_told_every_hour_until_it_is_over_also_where_no_events_come() {
+        let mut clock = started(None);
+        assert!(!clock.look(later(0, 2 * HOUR)));
+        let set_back = 200;
+        let set = |minute| if minute < set_back { 2 * HOUR } else { 0 };
+        let mut told = Vec::new();
+        for minute in 0..400 {
+            let now = later(minute * HOUR / 60, set(minute));
+            if clock.look(now) {
+                told.push(minute);
+            }
+            assert_eq!(clock.difference(now).is_some(), minute < set_back);
+        }
         assert_eq!(told, [60, 120, 180]);
     }
 
@@ -322,29 +336,72 @@ mod tests {
             (at(START.wall - rest), true),
             (at(START.wall - rest - 1), false),
         ] {
-            assert_eq!(started(newest).admit_at(START).is_ok(), believed, "{newest:?}");
-            assert_eq!(EventClock::start_at(START, JUMP_MAX, newest, true).admit_at(START), Ok(()));
+            assert_eq!(started(newest).time(START).is_ok(), believed, "{newest:?}");
+            let accepted = EventClock::start_at(START, JUMP_MAX, newest, true);
+            assert_eq!(accepted.lock().time(START), Ok(START.wall));
         }
-        let clock = started(at(START.wall + YEAR));
-        assert_eq!(clock.difference_at(START), (-YEAR) as f64 / 1e9);
-        assert_eq!(clock.admit_at(later(HOUR, 0)), Err(Implausible));
-        // The time of a group is asked for before it is known whether the group has events.
-        assert_eq!(clock.time_at(later(2 * HOUR, YEAR)), START.wall + 2 * HOUR + YEAR);
-        assert_eq!(clock.admit_at(later(2 * HOUR, YEAR)), Ok(()));
+        let mut clock = started(at(START.wall + YEAR));
+        assert_eq!(clock.difference(START), Some(-YEAR));
+        assert_eq!(clock.time(later(HOUR, 0)), Err(Implausible));
+        assert_eq!(clock.time(later(2 * HOUR, YEAR)), Ok(START.wall + 2 * HOUR + YEAR));
         // From here on it is followed.
-        assert_eq!(clock.time_at(later(3 * HOUR, YEAR)), START.wall + 3 * HOUR + YEAR);
-        assert_eq!(clock.difference_at(later(3 * HOUR, YEAR)), 0.0);
+        assert_eq!(clock.time(later(3 * HOUR, YEAR)), Ok(START.wall + 3 * HOUR + YEAR));
+        assert_eq!(clock.difference(later(3 * HOUR, YEAR)), None);
     }
 
     #[test]
     fn a_clock_that_is_not_that_of_immudb_is_not_believed_before_it_is_right() {
-        let clock = started(None);
-        let immudb = |wall| Doubt::Immudb(Reading { wall, running: START.running });
-        clock.doubt(immudb(START.wall - HOUR), START);
-        assert_eq!(clock.admit_at(START), Ok(()));
-        clock.doubt(immudb(START.wall - 2 * HOUR), START);
-        assert_eq!(clock.admit_at(later(5 * HOUR, 0)), Err(Implausible));
-        assert_eq!(clock.difference_at(later(5 * HOUR, 0)), 7200.0);
-        assert_eq!(clock.admit_at(later(6 * HOUR, -2 * HOUR)), Ok(()));
+        let mut clock = started(None);
+        clock.compare(START.wall - HOUR, START);
+        assert_eq!(clock.time(START), Ok(START.wall));
+        clock.compare(START.wall - 2 * HOUR, START);
+        assert_eq!(clock.time(later(5 * HOUR, 0)), Err(Implausible));
+        assert_eq!(clock.difference(later(5 * HOUR, 0)), Some(2 * HOUR));
+        assert_eq!(clock.time(later(6 * HOUR, -2 * HOUR)), Ok(START.wall + 4 * HOUR));
+    }
+
+    #[test]
+    fn it_has_to_fit_both_the_newest_event_and_immudb() {
+        let mut clock = started(at(START.wall + YEAR));
+        clock.compare(START.wall + YEAR + 2 * HOUR, START);
+        // The one, and not the other.
+        assert_eq!(clock.time(later(0, YEAR)), Err(Implausible));
+        assert_eq!(clock.time(later(0, YEAR + 2 * HOUR)), Ok(START.wall + YEAR + 2 * HOUR));
+    }
+
+    #[test]
+    fn after_a_jump_immudb_says_whether_the_recorded_times_or_the_clock_are_right() {
+        let (jump, now) = (5 * HOUR, later(HOUR, 5 * HOUR));
+        for (immudb, recorded) in [
+            // Times went on rightly.
+            (START.wall + HOUR, Ok(START.wall + HOUR)),
+            // The clock was wrong at the start, and is right now.
+            (START.wall + HOUR + jump, Ok(START.wall + HOUR + jump)),
+            (START.wall + YEAR, Err(Implausible)),
+        ] {
+            let mut clock = started(at(START.wall));
+            assert_eq!(clock.time(now), Ok(START.wall + HOUR));
+            clock.compare(immudb, now);
+            assert_eq!(clock.time(now), recorded, "{immudb}");
+        }
+    }
+
+    #[test]
+    fn a_history_that_was_copied_says_anew_what_fits() {
+        let long_ago = Timestamp::now().nanos_since_1970() - 2 * YEAR;
+        let clock = EventClock::start(JUMP_MAX, at(long_ago), false);
+        assert_eq!(clock.time(), Err(Implausible));
+        clock.renew(Timestamp::now());
+        assert!(clock.time().is_ok());
+        // Of what was never in doubt nothing is asked again.
+        clock.renew(Timestamp::from_nanos_since_1970(long_ago));
+        assert!(clock.time().is_ok());
+    }
+
+    #[test]
+    fn what_is_ahead_is_told_by_the_time_that_is_recorded() {
+        let mut clock = started(at(START.wall));
+        assert_eq!(clock.time(later(HOUR, -10 * YEAR)), Ok(START.wall + HOUR));
+        assert_eq!(clock.present(later(HOUR, -10 * YEAR)), START.wall + HOUR);
     }
 }

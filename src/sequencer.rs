@@ -262,10 +262,10 @@ impl Sequencer {
     /// # Errors
     /// It is poisoned, the disk as full as it may be, or the time not known.
     pub fn admit_log(&self) -> Result<(), StoreError> {
-        self.settings.admit_time()?;
         if self.poisoned().is_some() {
             return Err(Precondition::LocalLogFailed.into());
         }
+        self.settings.clock.time()?;
         match self.settings.disk_is_full() {
             true => Err(disk_full(self.settings.disk_free_min)),
             false => Ok(()),

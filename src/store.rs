@@ -349,9 +349,7 @@ impl EventStore {
             ),
         };
         let clock_difference = self.sequencer.clock().difference();
-        let ahead =
-            complete.recorded_at.nanos_since_1970().saturating_sub(Timestamp::now().nanos_since_1970());
-        let recorded_ahead = ahead.max(0) as f64 / 1e9;
+        let recorded_ahead = self.sequencer.clock().ahead(complete.recorded_at);
         Figures {
             complete,
             totals,

@@ -195,6 +195,7 @@ impl Forwarder {
             self.take(session, head, seen).await?;
         }
         copy.run(first).await?;
+        self.sequencer.clock().renew(self.history.index.complete().recorded_at);
         Ok(())
     }
 

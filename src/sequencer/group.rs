@@ -13,6 +13,7 @@ use super::{
     poisoned::PoisonedBy, under_way::UnderWay,
 };
 use crate::{
+    clock::Implausible,
     crash_point::CrashPoint,
     event::{
         EventId, Timestamp,
@@ -30,6 +31,8 @@ pub(super) struct OpenGroup {
     pub entries: Entries,
     /// The time of everything in the group.
     pub now: Timestamp,
+    /// Judged once, with `now`: the clock may be set meanwhile.
+    time_is_known: Result<(), Implausible>,
     /// Events of this group, which can't be looked up in the log yet.
     pub events: HashMap<EventId, ExistingEvent>,
     /// What was laid out can't be found any more, so nothing of it may be written.
@@ -104,7 +107,7 @@ impl OpenGroup {
 
     pub(super) fn admit(&self, worker: &Worker) -> Result<(), StoreError> {
         (worker.admission)(self.frames.tip())?;
-        worker.settings.admit_time()?;
+        self.time_is_known?;
         match self.disk_is_full {
             true => Err(disk_full(worker.settings.disk_free_min)),
             false => Ok(()),
@@ -129,14 +132,26 @@ impl Worker {
         })?;
         let entries = Entries::new(&self.index);
         // The clock may be set back; recorded times never run backwards.
-        let now = self.settings.clock.time().max(entries.complete().recorded_at);
+        let (time, newest) = (self.settings.clock.time(), entries.complete().recorded_at);
+        let now = time.unwrap_or(newest).max(newest);
+        let time_is_known = time.map(|_| ());
         self.marks_due = None;
         let marks = std::mem::take(&mut *self.marks.lock().unwrap_or_else(PoisonError::into_inner));
         let (events, answers) = (HashMap::new(), Vec::new());
         let disk_is_full = self.settings.disk_is_full();
         let (broken, began) = (false, Instant::now());
-        let mut group =
-            OpenGroup { frames, entries, now, events, broken, disk_is_full, marks, answers, began };
+        let mut group = OpenGroup {
+            frames,
+            entries,
+            now,
+            time_is_known,
+            events,
+            broken,
+            disk_is_full,
+            marks,
+            answers,
+            began,
+        };
         for mark in &group.marks {
             group.frames.mark(&record::encode_mark(*mark));
             group.entries.add_mark(*mark);

@@ -3,11 +3,7 @@
 use std::{collections::HashSet, path::PathBuf, sync::Arc};
 
 use super::SnapshotThresholds;
-use crate::{
-    clock::{EventClock, Implausible},
-    event::EventId,
-    store::{StoreError, Unavailable},
-};
+use crate::{clock::EventClock, event::EventId};
 
 /// What the sequencer is told once.
 #[derive(Debug, Clone)]
@@ -32,11 +28,5 @@ impl Settings {
         };
         let free = self.folders.iter().map(free_in).min().unwrap_or(u64::MAX);
         free < self.disk_free_min
-    }
-
-    /// # Errors
-    /// The clock is not believed.
-    pub(super) fn admit_time(&self) -> Result<(), StoreError> {
-        self.clock.admit().map_err(|Implausible| StoreError::Unavailable(Unavailable::Clock))
     }
 }

@@ -3,6 +3,7 @@
 use std::time::Duration;
 
 use crate::{
+    clock::Implausible,
     event::{AggregateId, EventId, SequenceNumber},
     index::IndexError,
     log::ReadError,
@@ -223,6 +224,12 @@ fn reached(max: u64, share: Option<u64>) -> String {
 impl From<ReadError> for StoreError {
     fn from(error: ReadError) -> Self {
         Self::Damaged(error.to_string())
+    }
+}
+
+impl From<Implausible> for StoreError {
+    fn from(_: Implausible) -> Self {
+        Self::Unavailable(Unavailable::Clock)
     }
 }
 
