@@ -58,7 +58,9 @@ pub const PASSWORD: &str = "Xyzzy-1-plugh";
 pub const FALLBACK_AFTER: Duration = Duration::from_secs(1);
 /// Few enough that a longer outage meets the limit.
 const PENDING_EVENTS_MAX: u64 = 5000;
-const TAKE_OVER: [&str; 2] = ["serve", "--take-over"];
+/// A clock that is years away would keep every event out after a start.
+pub const SERVE: [&str; 2] = ["serve", "--accept-clock"];
+const TAKE_OVER: [&str; 3] = ["serve", "--accept-clock", "--take-over"];
 /// More than a run writes. It lies in memory.
 const DISK_MEBIBYTES: u32 = 12 << 10;
 
@@ -94,8 +96,7 @@ impl World {
             .set("immudb", "request_timeout: 2.0")
             .set("immudb", "retry_delay: 0.05")
             .set("immudb", "retry_delay_max: 0.5")
-            // A clock that is years away would keep every event out after a restart.
-            .arguments(&["serve", "--accept-clock"])
+            .arguments(&SERVE)
             .environment("LD_PRELOAD", shim().to_str().unwrap())
             .environment("TORTURE_CONTROL", path.to_str().unwrap())
             .environment("TORTURE_UNDO", folder.join("undo").to_str().unwrap());

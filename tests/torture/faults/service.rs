@@ -9,7 +9,11 @@ use std::{
 use rustix::process::{Pid, Resource, Rlimit, getrlimit, prlimit};
 
 use super::Series;
-use crate::{crowds::Draft, power, world::Control};
+use crate::{
+    crowds::Draft,
+    power,
+    world::{Control, SERVE},
+};
 
 /// Until writes are taken after a fault is over.
 const COMES_BACK_MAX: Duration = Duration::from_secs(60);
@@ -123,7 +127,7 @@ impl Series<'_> {
                 let _ = std::fs::remove_file(service.storage().join(lock));
             }
         }
-        let mut second = service.command(&["serve"]);
+        let mut second = service.command(&SERVE);
         let mut second =
             second.env("AETHYR_SERVER__LISTEN", "127.0.0.1:0").stderr(Stdio::null()).spawn().unwrap();
         let until = Instant::now() + COMES_BACK_MAX;
