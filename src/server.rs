@@ -20,7 +20,10 @@ use crate::{
     history::{History, HistoryError},
     immudb,
     index::IndexError,
-    log::{FolderOwner, Lock, LogId, OwnerFile, Tip, clean_stop},
+    log::{
+        FolderOwner, Lock, LogId, OwnerFile, Tip,
+        clean_stop::{self, Unclean},
+    },
     sequencer::{self, Sequencer, SnapshotThresholds},
     stats::Counters,
     storage::{ReadOnly, Storage, StorageError},
@@ -99,6 +102,7 @@ pub struct Parts {
     sequencer_thread: sequencer::Running,
     /// Of the log, where it can be written.
     log_path: Option<PathBuf>,
+    last_stop: Result<(), Unclean>,
     forwarder: Option<JoinHandle<Result<(), RecvError>>>,
     /// What comes of examining the index, where that takes long.
     examined: Option<oneshot::Receiver<Result<(), IndexError>>>,
@@ -226,11 +230,12 @@ fn start_world(config: &Config, options: &Options, parts: &Parts) -> Arc<World> 
 /// A thread can't be started.
 pub fn start(config: &Config, options: &Options, storage: Storage) -> Result<Parts, ServerError> {
     let history = storage.history();
-    let standing = Arc::new(standing(config, &storage)?);
+    let last_stop = opening::take_note_of_clean_stop(config, &storage);
+    let standing = Arc::new(standing(config, &storage, last_stop)?);
     let complete = storage.index.complete();
     let newest = (complete.tip.position > Position(0)).then_some(complete.recorded_at);
     let clock = EventClock::start(config.event_sourcing.clock_jump_max, newest, options.accept_clock);
-    let Storage { lock, log, index, examined, index_owner, log_id, read_only } = storage;
+    let Storage { lock, log, index, examined, index_owner, log_id, read_only, .. } = storage;
     let admission = {
         let standing = standing.clone();
         Arc::new(move |tip: Tip| standing.admit_write(tip))
@@ -270,6 +275,7 @@ pub fn start(config: &Config, options: &Options, storage: Storage) -> Result<Par
     Ok(Parts {
         store,
         log_path,
+        last_stop,
         log_id,
         event_files,
         sequencer_thread,
@@ -343,7 +349,11 @@ fn start_event_files(
     Some(files)
 }
 
-fn standing(config: &Config, storage: &Storage) -> Result<Standing, ServerError> {
+fn standing(
+    config: &Config,
+    storage: &Storage,
+    last_stop: Result<(), Unclean>,
+) -> Result<Standing, ServerError> {
     let complete = storage.index.complete();
     let limits = PendingLimits {
         events_max: config.limits.pending_events_max,
@@ -359,7 +369,7 @@ fn standing(config: &Config, storage: &Storage) -> Result<Standing, ServerError>
         (Some(_), false) if storage.read_only.is_some() => State::Fallback,
         (Some(_), false) => State::Starting,
     };
-    let contact_missing = opening::needs_contact(config, storage);
+    let contact_missing = opening::needs_contact(config, storage, last_stop);
     let forwarded = complete.forwarded.position.min(complete.tip.position);
     let place = storage.history().locate(forwarded, complete.tip)?.append_end;
     Ok(Standing::new(state, complete.forwarded, place, contact_missing, limits))
@@ -416,7 +426,7 @@ fn forwarder_settings(config: &Config, immudb: &ImmudbConfig, options: &Options)
 
 /// The forwarder ends after its transaction and releases the head; then the log is closed.
 pub async fn stop(parts: Parts, grace: Duration) {
-    let Parts { store, sequencer_thread, log_path, tasks, closing, stopping, .. } = parts;
+    let Parts { store, sequencer_thread, log_path, last_stop, tasks, closing, stopping, .. } = parts;
     store.standing().shut_down();
     closing.cancel();
     // Whatever was still admitted is durable before the head is released, or counts as pending.
@@ -427,7 +437,9 @@ pub async fn stop(parts: Parts, grace: Duration) {
         warn!("ImmuDB did not answer before the end of server.shutdown_grace");
     }
     store.sequencer().stop().await;
-    let log_is_sound = store.sequencer().poisoned().is_none();
+    // A log that may be an older copy does not become the right one by a stop.
+    let is_the_log = last_stop.is_ok() || store.standing().was_contacted();
+    let log_is_sound = is_the_log && store.sequencer().poisoned().is_none();
     let joined = tokio::task::spawn_blocking(move || {
         if sequencer_thread.join()
             && log_is_sound

@@ -28,7 +28,9 @@ use crate::{
     },
     log::{
         Access, Cursor, FolderOwner, Frame, Lock, Log, LogId, OpenError, OwnerError, OwnerFile, Place,
-        Recovered, StoredRecord, recover, recover_read_only,
+        Recovered, StoredRecord,
+        clean_stop::{self, Unclean},
+        recover, recover_read_only,
     },
     progress::Progress,
 };
@@ -47,6 +49,8 @@ pub struct Storage {
     /// Of the index's folder.
     pub index_owner: Option<FolderOwner>,
     pub log_id: Option<LogId>,
+    /// Whether the log is as a clean stop left it.
+    pub last_stop: Result<(), Unclean>,
     /// Nothing can be written; then the index is a temporary one.
     pub read_only: Option<ReadOnly>,
 }
@@ -107,6 +111,7 @@ impl Storage {
     ) -> Result<Self, StorageError> {
         let lock = Lock::take(&config.log_path, Access::ReadWrite)?;
         let log_error = |source| OpenError::of_folder(&config.log_path, source);
+        let last_stop = clean_stop::check(&config.log_path).map_err(log_error)?;
         let log_id = LogId::find(&config.log_path).map_err(log_error)?;
         remove_temporary_folders(config, log_id);
         // Before anything in it is looked at: another's index is neither damaged nor deleted.
@@ -126,6 +131,12 @@ impl Storage {
                 }
                 error => error.into(),
             })?;
+        if last_stop.is_ok()
+            && let Err(error) = clean_stop::note(&config.log_path)
+        {
+            // The last group was written once more, which is no other log.
+            warn!(%error, "the note of the last clean stop is lost");
+        }
         let log_id = LogId::keep(&config.log_path).map_err(log_error)?;
         if let Some(id) = log_id {
             index_owner.name(id);
@@ -148,7 +159,7 @@ impl Storage {
         info!(position = tip.position.0, aggregates = index.complete().aggregates, "local log opened");
         let log = Log::new(recovered, tip, config.segment_bytes_max);
         let (index, index_owner) = (Arc::new(index), Some(index_owner));
-        Ok(Self { lock, log, index, examined, index_owner, log_id, read_only: None })
+        Ok(Self { lock, log, index, examined, index_owner, log_id, last_stop, read_only: None })
     }
 
     /// Opens what can't be written for reading: `why` is what [`Storage::open`] said. The index is built from the log in
@@ -176,7 +187,9 @@ impl Storage {
         log.fail();
         let read_only = Some(ReadOnly { reason: why.to_string(), in_doubt, _index: folder });
         let index = Arc::new(index);
-        Ok(Self { lock, log, index, examined: None, index_owner: None, log_id, read_only })
+        // Nothing is written, so nothing has to be known of it.
+        let last_stop = Ok(());
+        Ok(Self { lock, log, index, examined: None, index_owner: None, log_id, last_stop, read_only })
     }
 
     /// Whether a file can be written to the folders of the log and the index.

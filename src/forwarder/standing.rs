@@ -71,6 +71,7 @@ struct Inner {
     place: Place,
     /// No event is taken before ImmuDB was seen.
     contact_missing: bool,
+    contacted: bool,
     shutting_down: bool,
     waiting: BTreeMap<(Place, u64), Waiting>,
     waiting_count: u64,
@@ -139,6 +140,7 @@ impl Standing {
                 view,
                 place,
                 contact_missing,
+                contacted: false,
                 shutting_down: false,
                 waiting: BTreeMap::new(),
                 waiting_count: 0,
@@ -372,7 +374,13 @@ impl Standing {
     }
 
     pub(super) fn contacted(&self) {
-        self.lock().contact_missing = false;
+        let mut inner = self.lock();
+        (inner.contact_missing, inner.contacted) = (false, true);
+    }
+
+    /// ImmuDB has been asked what it has, and the log was compared with that.
+    pub fn was_contacted(&self) -> bool {
+        self.lock().contacted
     }
 
     pub(super) fn answered(&self) {
@@ -438,12 +446,7 @@ impl Inner {
             State::Fallback if self.contact_missing => {
                 Err(StoreError::Unavailable(Unavailable::FirstContact))
             }
-            State::Connected
-            | State::Fallback
-            | State::Migrating
-            | State::LocalOnly
-            | State::Suspect
-            | State::Fenced => Ok(()),
+            _ => Ok(()),
         }
     }
 

@@ -19,7 +19,7 @@ pub enum Unclean {
     NotNoted,
     #[error("the last clean stop was on another host")]
     AnotherHost,
-    #[error("the files are not those of the last clean stop: they were copied or put back")]
+    #[error("the files are not as the last clean stop left them: they were copied, put back or changed")]
     OtherFiles,
     #[error("the log is not as long as the last clean stop left it")]
     OtherLength,
@@ -42,7 +42,7 @@ impl Note {
         let newest = fs::metadata(segment::path(folder, number))?;
         Ok(Some(Self {
             host: host(),
-            files: format!("{} {}", file_id(&fs::metadata(folder)?), file_id(&newest)),
+            files: format!("{} {} {}", file_id(&fs::metadata(folder)?), file_id(&newest), changed(&newest)),
             length: format!("{number} {}", newest.len()),
         }))
     }
@@ -72,6 +72,11 @@ fn file_id(metadata: &fs::Metadata) -> String {
     format!("{}:{}", metadata.ino(), created.map_or(0, |since| since.as_nanos()))
 }
 
+/// When anything about a file was last changed. No program that copies over it can set that.
+fn changed(metadata: &fs::Metadata) -> String {
+    format!("{}.{:09}", metadata.ctime(), metadata.ctime_nsec())
+}
+
 fn host() -> String {
     fs::read_to_string("/etc/machine-id").map(|id| id.trim().to_owned()).unwrap_or_default()
 }
@@ -89,25 +94,31 @@ pub fn note(folder: &Path) -> io::Result<()> {
     fs::File::open(folder)?.sync_all()
 }
 
-/// Takes the note away, durably, before the log is written to. Says whether it is of the log as it is.
+/// Whether a clean stop noted the log as it is. To be asked before anything in the folder is written to.
 ///
 /// # Errors
-/// The note can't be taken away.
-pub fn take(folder: &Path) -> io::Result<Result<(), Unclean>> {
+/// A file can't be read.
+pub fn check(folder: &Path) -> io::Result<Result<(), Unclean>> {
     let noted = match fs::read_to_string(path(folder)) {
         Ok(noted) => noted,
         Err(error) if matches!(error.kind(), io::ErrorKind::NotFound | io::ErrorKind::InvalidData) => {
-            String::new()
+            return Ok(Err(Unclean::NotNoted));
         }
         Err(error) => return Err(error),
     };
-    let compared = Note::of(folder)?.map_or(Err(Unclean::NotNoted), |now| now.compare(&noted));
+    Ok(Note::of(folder)?.map_or(Err(Unclean::NotNoted), |now| now.compare(&noted)))
+}
+
+/// Takes the note away, durably, before the log is written to.
+///
+/// # Errors
+/// It is still there.
+pub fn remove(folder: &Path) -> io::Result<()> {
     match fs::remove_file(path(folder)) {
-        Ok(()) => fs::File::open(folder)?.sync_all()?,
-        Err(error) if error.kind() == io::ErrorKind::NotFound => {}
-        Err(error) => return Err(error),
+        Ok(()) => fs::File::open(folder)?.sync_all(),
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
+        Err(error) => Err(error),
     }
-    Ok(compared)
 }
 
 fn path(folder: &Path) -> PathBuf {
@@ -116,6 +127,8 @@ fn path(folder: &Path) -> PathBuf {
 
 #[cfg(test)]
 mod tests {
+    use std::process::Command;
+
     use super::*;
     use crate::log::{Log, Tip, recover};
 
@@ -127,15 +140,16 @@ mod tests {
     }
 
     #[test]
-    fn a_clean_stop_counts_for_one_start_on_the_same_files() {
+    fn a_clean_stop_counts_until_its_note_is_removed() {
         let dir = tempfile::tempdir().unwrap();
         let folder = dir.path().join("log");
         append(&folder);
-        assert_eq!(take(&folder).unwrap(), Err(Unclean::NotNoted));
+        assert_eq!(check(&folder).unwrap(), Err(Unclean::NotNoted));
         note(&folder).unwrap();
-        assert_eq!(take(&folder).unwrap(), Ok(()));
-        // That start did not stop.
-        assert_eq!(take(&folder).unwrap(), Err(Unclean::NotNoted));
+        assert_eq!(check(&folder).unwrap(), Ok(()));
+        remove(&folder).unwrap();
+        assert_eq!(check(&folder).unwrap(), Err(Unclean::NotNoted));
+        remove(&folder).unwrap();
     }
 
     #[test]
@@ -143,32 +157,42 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let (folder, backup) = (dir.path().join("log"), dir.path().join("backup"));
         let copy = |from: &Path, to: &Path| {
-            fs::create_dir_all(to).unwrap();
-            for entry in fs::read_dir(from).unwrap() {
-                let entry = entry.unwrap();
-                fs::copy(entry.path(), to.join(entry.file_name())).unwrap();
+            let copied = Command::new("cp").args(["-aT"]).args([from, to]).status().unwrap();
+            assert!(copied.success());
+        };
+        let put_back = |how: &str| {
+            match how {
+                "over the files" => {}
+                "in the folder" => {
+                    fs::read_dir(&folder)
+                        .unwrap()
+                        .for_each(|entry| fs::remove_file(entry.unwrap().path()).unwrap());
+                }
+                _ => fs::remove_dir_all(&folder).unwrap(),
             }
+            copy(&backup, &folder);
         };
         append(&folder);
         note(&folder).unwrap();
         copy(&folder, &backup);
-        // In the same folder.
-        for name in ["0000000001.segment", FILE] {
-            fs::remove_file(folder.join(name)).unwrap();
+        for how in ["over the files", "in the folder", "as another folder"] {
+            note(&folder).unwrap();
+            assert_eq!(check(&folder).unwrap(), Ok(()));
+            put_back(how);
+            assert_eq!(check(&folder).unwrap(), Err(Unclean::OtherFiles), "{how}");
         }
-        copy(&backup, &folder);
-        assert_eq!(take(&folder).unwrap(), Err(Unclean::OtherFiles));
-        // In a folder of that name.
-        note(&folder).unwrap();
-        fs::remove_dir_all(&folder).unwrap();
-        copy(&backup, &folder);
-        assert_eq!(take(&folder).unwrap(), Err(Unclean::OtherFiles));
-        note(&folder).unwrap();
-        let path = segment::path(&folder, 1);
-        fs::write(&path, [fs::read(&path).unwrap(), b"more".to_vec()].concat()).unwrap();
-        assert_eq!(take(&folder).unwrap(), Err(Unclean::OtherLength));
         fs::write(folder.join(FILE), "rubbish \u{1}").unwrap();
-        assert_eq!(take(&folder).unwrap(), Err(Unclean::NotNoted));
+        assert_eq!(check(&folder).unwrap(), Err(Unclean::NotNoted));
+    }
+
+    #[test]
+    fn a_log_of_another_length_is_noticed() {
+        let dir = tempfile::tempdir().unwrap();
+        append(dir.path());
+        let now = Note::of(dir.path()).unwrap().unwrap();
+        let noted = now.text();
+        let longer = Note { length: "1 5000".into(), ..Note::of(dir.path()).unwrap().unwrap() };
+        assert_eq!(longer.compare(&noted), Err(Unclean::OtherLength));
     }
 
     #[test]

@@ -59,18 +59,23 @@ fn read_only(
     }
 }
 
-/// Whether ImmuDB has to be seen before anything is taken or served. The note of a clean stop counts for one start.
-pub(super) fn needs_contact(config: &Config, storage: &Storage) -> bool {
-    let stopped = match storage.read_only {
-        Some(_) => Ok(()),
-        None => clean_stop::take(&config.event_sourcing.log_path).unwrap_or_else(|error| {
-            warn!(%error, "the note of the last clean stop can't be read");
-            Err(Unclean::NotNoted)
-        }),
-    };
+/// Whether the log is as a clean stop left it. The note of that stop counts for one start.
+pub(super) fn take_note_of_clean_stop(config: &Config, storage: &Storage) -> Result<(), Unclean> {
+    if storage.read_only.is_none()
+        && let Err(error) = clean_stop::remove(&config.event_sourcing.log_path)
+    {
+        // It would be there after a crash, too.
+        warn!(%error, "the note of the last clean stop can't be removed: it does not count");
+        return Err(Unclean::NotNoted);
+    }
+    storage.last_stop
+}
+
+/// Whether ImmuDB has to be seen before anything is taken or served.
+pub(super) fn needs_contact(config: &Config, storage: &Storage, last_stop: Result<(), Unclean>) -> bool {
     let Some(immudb) = &config.immudb else { return false };
     let is_empty = storage.log.tip().position == Position(0);
-    let reason = match (immudb.contact_required(), stopped) {
+    let reason = match (immudb.contact_required(), last_stop) {
         (RequireContact::Never, _) => None,
         (RequireContact::Empty | RequireContact::Unclean, _) if is_empty => {
             Some("the local log is empty".to_owned())

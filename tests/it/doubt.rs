@@ -206,6 +206,23 @@ async fn an_emptied_immudb_gets_nothing_until_a_person_says_so() {
     resolved(&mut service, &immudb).await;
 }
 
+/// It was seen: what is wrong with it is another question.
+#[tokio::test(flavor = "multi_thread")]
+async fn an_immudb_that_lacks_events_is_seen_all_the_same_after_a_crash() {
+    let dir = tempdir().unwrap();
+    let mut immudb = ImmuDb::start(dir.path()).await;
+    let setup = Setup::with_immudb(immudb.port()).set("immudb", "require_contact: unclean");
+    let mut service = Service::start(setup).await;
+    append_to(&mut service.client(), "room-1", 3).await;
+    service.wait_until_forwarded().await;
+    service.kill();
+    immudb.kill();
+    std::fs::remove_dir_all(dir.path().join("data")).unwrap();
+    immudb.restart().await;
+    service.launch();
+    assert_suspect(&service, &immudb).await;
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn a_head_that_vanished_or_was_overwritten_stops_the_forwarder() {
     let dir = tempdir().unwrap();

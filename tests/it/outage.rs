@@ -230,8 +230,26 @@ async fn a_log_that_is_not_as_it_was_left_takes_nothing_before_immudb_was_seen_i
         let mut client = service.client();
         let refused = client.append_events(request(vec![event("room-1")])).await.unwrap_err();
         assert_eq!((refused.code(), reason(&refused).as_str()), (tonic::Code::Unavailable, "FIRST_CONTACT"));
-        let said = if put_back { "were copied or put back" } else { "crashed" };
+        let said = if put_back { "were copied, put back or changed" } else { "crashed" };
         service.wait_for_log(said).await;
+        // An orderly stop makes it no better.
+        for stop in ["orderly", "killed"] {
+            match stop {
+                "orderly" => assert!(service.stop().success()),
+                _ => service.kill(),
+            }
+            service.launch();
+            service.wait_for_state(State::Fallback).await;
+            let refused = service.client().append_events(request(vec![event("room-1")])).await.unwrap_err();
+            assert_eq!(reason(&refused), "FIRST_CONTACT", "after {said}, {stop}");
+        }
+        service.kill();
+        let (done, said) = service.run(&["import", "storage/events", "--without-immudb"]);
+        assert!(done, "{said}");
+        service.launch();
+        service.wait_for_state(State::Fallback).await;
+        let refused = service.client().append_events(request(vec![event("room-1")])).await.unwrap_err();
+        assert_eq!(reason(&refused), "FIRST_CONTACT", "after an import");
         service.kill();
     }
     immudb.restart().await;

@@ -1,4 +1,4 @@
-//! `players`: every player who is not deleted. Passwords are not in it, nor their hashes: anybody may read it.
+//! `players`: every player who is not deleted. Passwords are not in it, nor their hashes: other programs read it.
 
 use rusqlite::{Connection, Result, params};
 use serde_json::Value;
