@@ -33,7 +33,7 @@ pub mod folder;
 pub mod format;
 mod restart;
 
-use folder::Folder;
+use folder::{Existing, Folder};
 use restart::in_a_thread;
 
 /// What others see of the files.
@@ -308,16 +308,11 @@ impl Writer {
     fn write_event(&mut self, event: RecordedEvent) -> io::Result<()> {
         let (aggregate, sequence, position) =
             (event.event.aggregate_id.clone(), event.sequence, event.position);
-        match self.folder.event_bytes(&aggregate, sequence)? {
-            Some(bytes)
-                if is_foreign(&bytes, |bytes| {
-                    format::read_event(bytes).is_some_and(|found| found.hash == event.hash)
-                }) =>
-            {
-                let kept = self.folder.set_event_aside(&aggregate, sequence)?;
-                warn!(file = %kept.display(), "set aside: an event file whose event is not in the log");
-            }
-            Some(_) | None => {}
+        let found = self.folder.existing_event(&aggregate, sequence)?;
+        if is_foreign(&found, |bytes| format::read_event(bytes).is_some_and(|found| found.hash == event.hash))
+        {
+            let kept = self.folder.set_event_aside(&aggregate, sequence)?;
+            warn!(file = %kept.display(), "set aside: it lies in the place of an event file, and is not of this log");
         }
         self.folder.write_event(event)?;
         self.remember_event(aggregate, sequence, position);
@@ -362,11 +357,10 @@ impl Writer {
         }
         let Ok(snapshot) = record::decode_snapshot(stored.bytes.clone()) else { return Ok(false) };
         let aggregate = snapshot.aggregate_id.clone();
-        if let Some(bytes) = self.folder.snapshot_bytes(&aggregate)?
-            && is_foreign(&bytes, |bytes| self.is_snapshot_of_ours(bytes))
-        {
+        let found = self.folder.existing_snapshot(&aggregate)?;
+        if is_foreign(&found, |bytes| self.is_snapshot_of_ours(bytes)) {
             let kept = self.folder.set_snapshot_aside(&aggregate)?;
-            warn!(file = %kept.display(), "set aside: a snapshot file of another history");
+            warn!(file = %kept.display(), "set aside: it lies in the place of a snapshot file, and is not of this log");
         }
         self.folder.write_snapshot(snapshot)?;
         // It has taken the place of the one before.
@@ -471,8 +465,12 @@ impl Written {
 
 /// There is something at a file's place that was not written for it. An empty file is what a power cut may
 /// leave of one of ours.
-fn is_foreign(bytes: &[u8], is_ours: impl FnOnce(&[u8]) -> bool) -> bool {
-    !bytes.is_empty() && !is_ours(bytes)
+fn is_foreign(found: &Existing, is_ours: impl FnOnce(&[u8]) -> bool) -> bool {
+    match found {
+        Existing::Nothing => false,
+        Existing::File(bytes) => !bytes.is_empty() && !is_ours(bytes),
+        Existing::Other => true,
+    }
 }
 
 /// In these states events wait for ImmuDB for longer than a moment, or for ever.

@@ -6,7 +6,7 @@
 
 use std::{
     fs,
-    io::{self, Read},
+    io::{self, Read, Write},
     path::{Path, PathBuf},
 };
 
@@ -27,6 +27,25 @@ const SNAPSHOT: &str = "snapshot";
 const SNAPSHOTS: &str = "snapshots";
 /// Instead of the last part of a file's name, until it has its contents.
 const PARTIAL: &str = "partial";
+
+/// What lies at the place of a file of ours.
+#[derive(Debug, PartialEq, Eq)]
+pub enum Existing {
+    Nothing,
+    File(Vec<u8>),
+    /// A link, a pipe or a folder; or the folder of the place is none.
+    Other,
+}
+
+impl Existing {
+    /// What a file has.
+    pub fn bytes(self) -> Option<Vec<u8>> {
+        match self {
+            Self::File(bytes) => Some(bytes),
+            Self::Nothing | Self::Other => None,
+        }
+    }
+}
 
 /// A folder in the documented layout.
 #[derive(Debug, Clone)]
@@ -50,27 +69,23 @@ impl Folder {
         write_whole(&self.sequence_path(&aggregate), sequence.to_string().as_bytes())
     }
 
-    /// The bytes at the place of an event's file, if there is one.
+    /// What lies at the place of an event's file.
     ///
     /// # Errors
     /// It can't be read.
-    pub fn event_bytes(
-        &self,
-        aggregate: &AggregateId,
-        sequence: SequenceNumber,
-    ) -> io::Result<Option<Vec<u8>>> {
-        read_if_there(&self.event_path(aggregate, sequence))
+    pub fn existing_event(&self, aggregate: &AggregateId, sequence: SequenceNumber) -> io::Result<Existing> {
+        find(&self.event_path(aggregate, sequence))
     }
 
-    /// The bytes at the place of a snapshot's file, if there is one.
+    /// What lies at the place of a snapshot's file.
     ///
     /// # Errors
     /// It can't be read.
-    pub fn snapshot_bytes(&self, aggregate: &AggregateId) -> io::Result<Option<Vec<u8>>> {
-        read_if_there(&self.snapshot_path(aggregate))
+    pub fn existing_snapshot(&self, aggregate: &AggregateId) -> io::Result<Existing> {
+        find(&self.snapshot_path(aggregate))
     }
 
-    /// Gives the file at the place of an event's another name, so that it is kept.
+    /// Gives what lies at the place of an event's file another name, so that it is kept.
     ///
     /// # Errors
     /// It can't be renamed.
@@ -150,10 +165,11 @@ impl Folder {
     /// # Errors
     /// The folder can't be read.
     pub fn has_events(&self) -> io::Result<bool> {
-        Ok(!self.event_paths()?.is_empty())
+        let paths = self.event_paths()?;
+        Ok(paths.iter().any(|path| kind(path).is_some_and(|kind| kind.is_file())))
     }
 
-    /// All event files, in no order.
+    /// All event files, and what lies at the place of one or of their folders, in no order.
     ///
     /// # Errors
     /// A folder can't be read.
@@ -187,10 +203,10 @@ impl Folder {
         for path in entries(&self.path)? {
             if is_folder(&path) {
                 for inner in entries(&path)? {
-                    fs::File::open(inner)?.sync_all()?;
+                    sync(&inner)?;
                 }
             }
-            fs::File::open(path)?.sync_all()?;
+            sync(&path)?;
         }
         fs::File::open(&self.path)?.sync_all()
     }
@@ -226,12 +242,7 @@ impl Folder {
 /// # Errors
 /// It can't be read, or is no regular file.
 pub fn read_file(path: &Path) -> io::Result<Vec<u8>> {
-    let flags = OFlags::RDONLY | OFlags::NOFOLLOW | OFlags::NONBLOCK | OFlags::CLOEXEC;
-    let mut file = match rustix::fs::open(path, flags, Mode::empty()) {
-        Ok(file) => fs::File::from(file),
-        Err(Errno::LOOP) => return Err(io::Error::other("it is a link, which is not followed")),
-        Err(error) => return Err(error.into()),
-    };
+    let mut file = open(path)?;
     if !file.metadata()?.is_file() {
         return Err(io::Error::other("it is no regular file"));
     }
@@ -240,9 +251,31 @@ pub fn read_file(path: &Path) -> io::Result<Vec<u8>> {
     Ok(bytes)
 }
 
+fn open(path: &Path) -> io::Result<fs::File> {
+    let flags = OFlags::RDONLY | OFlags::NOFOLLOW | OFlags::NONBLOCK | OFlags::CLOEXEC;
+    match rustix::fs::open(path, flags, Mode::empty()) {
+        Ok(file) => Ok(file.into()),
+        Err(Errno::LOOP) => Err(io::Error::other("it is a link, which is not followed")),
+        Err(error) => Err(error.into()),
+    }
+}
+
+/// A link or a pipe is nothing of ours: what it leads to is left alone.
+fn sync(path: &Path) -> io::Result<()> {
+    match kind(path) {
+        Some(kind) if kind.is_file() || kind.is_dir() => open(path)?.sync_all(),
+        _ => Ok(()),
+    }
+}
+
+/// `None`: nothing is there.
+fn kind(path: &Path) -> Option<fs::FileType> {
+    fs::symlink_metadata(path).ok().map(|metadata| metadata.file_type())
+}
+
 /// A link to one is none.
 fn is_folder(path: &Path) -> bool {
-    fs::symlink_metadata(path).is_ok_and(|metadata| metadata.is_dir())
+    kind(path).is_some_and(|kind| kind.is_dir())
 }
 
 /// A folder that is not there has no entries.
@@ -255,7 +288,8 @@ fn entries(folder: &Path) -> io::Result<Vec<PathBuf>> {
 }
 
 fn remove_partial(folder: &Path) -> io::Result<()> {
-    entries(folder)?.iter().filter(|path| has_extension(path, PARTIAL)).try_for_each(|path| remove(path))
+    let ours = |path: &&PathBuf| has_extension(path, PARTIAL) && !is_folder(path);
+    entries(folder)?.iter().filter(ours).try_for_each(|path| remove(path))
 }
 
 fn has_extension(path: &Path, extension: &str) -> bool {
@@ -264,33 +298,60 @@ fn has_extension(path: &Path, extension: &str) -> bool {
 
 fn write_whole(path: &Path, bytes: &[u8]) -> io::Result<()> {
     let temporary = path.with_extension(PARTIAL);
-    let written = match fs::write(&temporary, bytes) {
+    let written = match write_new(&temporary, bytes) {
         Err(error) if error.kind() == io::ErrorKind::NotFound => {
             path.parent().map_or(Ok(()), fs::create_dir_all)?;
-            fs::write(&temporary, bytes)
+            write_new(&temporary, bytes)
+        }
+        Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {
+            match is_folder(&temporary) {
+                true => _ = set_aside(&temporary)?,
+                // Of a process that was killed.
+                false => fs::remove_file(&temporary)?,
+            }
+            write_new(&temporary, bytes)
         }
         other => other,
     };
     written?;
     CrashPoint::EventFileWritten.reached();
-    fs::rename(&temporary, path)
-}
-
-fn read_if_there(path: &Path) -> io::Result<Option<Vec<u8>>> {
-    match read_file(path) {
-        Ok(bytes) => Ok(Some(bytes)),
-        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
-        Err(error) => Err(error),
+    match fs::rename(&temporary, path) {
+        Err(error) if error.kind() == io::ErrorKind::IsADirectory => {
+            set_aside(path)?;
+            fs::rename(&temporary, path)
+        }
+        other => other,
     }
 }
 
+fn write_new(path: &Path, bytes: &[u8]) -> io::Result<()> {
+    fs::File::create_new(path)?.write_all(bytes)
+}
+
+fn find(path: &Path) -> io::Result<Existing> {
+    if in_the_way(path).is_some() {
+        return Ok(Existing::Other);
+    }
+    match kind(path) {
+        None => Ok(Existing::Nothing),
+        Some(kind) if kind.is_file() => read_file(path).map(Existing::File),
+        Some(_) => Ok(Existing::Other),
+    }
+}
+
+/// What lies where the folder of a file should be, and is none.
+fn in_the_way(path: &Path) -> Option<&Path> {
+    path.parent().filter(|parent| kind(parent).is_some_and(|kind| !kind.is_dir()))
+}
+
 fn set_aside(path: &Path) -> io::Result<PathBuf> {
+    let path = in_the_way(path).unwrap_or(path);
     let mut number = 1u32;
     loop {
         let mut name = path.as_os_str().to_owned();
         name.push(format!(".foreign-{number}"));
         let aside = PathBuf::from(name);
-        if !aside.exists() {
+        if kind(&aside).is_none() {
             return fs::rename(path, &aside).map(|()| aside);
         }
         number = number.saturating_add(1);

@@ -1,4 +1,4 @@
-use std::collections::BTreeMap;
+use std::{collections::BTreeMap, path::Path, process::Command};
 
 use proptest::prelude::*;
 
@@ -167,4 +167,59 @@ fn files_behind_a_gap_are_pending_once_immudb_has_their_events() {
     writer.count(mark(5));
     assert_eq!(shared.pending(), 0);
     assert!(writer.folder.event_paths().unwrap().is_empty());
+}
+
+/// Something of somebody else's at the place of a file.
+fn put(what: &str, path: &Path, elsewhere: &Path) {
+    std::fs::create_dir_all(path.parent().unwrap()).unwrap();
+    match what {
+        "a link" => std::os::unix::fs::symlink(elsewhere, path).unwrap(),
+        "a pipe" => assert!(Command::new("mkfifo").arg(path).status().unwrap().success()),
+        "a folder" => put("a file", &path.join("note"), elsewhere),
+        _ => std::fs::write(path, "not ours").unwrap(),
+    }
+}
+
+#[test]
+fn what_lies_in_the_place_of_a_file_is_set_aside_and_holds_up_nothing() {
+    let event = numbered(1);
+    let name = event.event.aggregate_id.encoded();
+    for what in ["a link", "a pipe", "a folder", "a file"] {
+        for place in ["", "/1.event", "/1.partial", ".sequence", ".partial"] {
+            let dir = tempfile::tempdir().unwrap();
+            let (folder, elsewhere) = (dir.path().join("events"), dir.path().join("elsewhere"));
+            std::fs::create_dir(&elsewhere).unwrap();
+            let (mut writer, _) = writer(dir.path(), 0);
+            let path = folder.join(format!("{name}{place}"));
+            put(what, &path, &elsewhere);
+            writer.folder.make_durable().unwrap();
+            writer.folder.sweep().unwrap();
+            writer.write_event(event.clone()).unwrap();
+            let written = writer.folder.existing_event(&event.event.aggregate_id, event.sequence).unwrap();
+            let read = format::read_event(&written.bytes().unwrap());
+            assert_eq!(read.as_ref(), Some(&event), "{what} at {place:?}");
+            assert_eq!(std::fs::read_dir(&elsewhere).unwrap().count(), 0, "{what} at {place:?}");
+            // Files that can be made from others are replaced.
+            let is_kept = match place {
+                "" => what != "a folder",
+                "/1.event" => true,
+                _ => what == "a folder",
+            };
+            let aside = format!("{}.foreign-1", path.display());
+            assert_eq!(Path::new(&aside).symlink_metadata().is_ok(), is_kept, "{what} at {place:?}");
+        }
+    }
+}
+
+#[test]
+fn what_is_no_event_file_keeps_no_log_from_being_begun() {
+    let dir = tempfile::tempdir().unwrap();
+    let folder = Folder::new(&dir.path().join("events"));
+    for (number, what) in ["a link", "a pipe", "a folder"].into_iter().enumerate() {
+        put(what, &dir.path().join(format!("events/room-{number}/1.event")), dir.path());
+    }
+    put("a link", &dir.path().join("events/room-9"), dir.path());
+    assert!(!folder.has_events().unwrap());
+    put("a file", &dir.path().join("events/room-1/2.event"), dir.path());
+    assert!(folder.has_events().unwrap());
 }

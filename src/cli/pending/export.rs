@@ -77,8 +77,8 @@ impl Export<'_> {
                 if self.beginning == Beginning::Anew {
                     self.folder.write_event(event).map_err(problem)?;
                 }
-                let bytes = self.folder.event_bytes(&aggregate, sequence).map_err(problem)?;
-                let read = bytes.and_then(|bytes| format::read_event(&bytes));
+                let found = self.folder.existing_event(&aggregate, sequence).map_err(problem)?;
+                let read = found.bytes().and_then(|bytes| format::read_event(&bytes));
                 self.check(&what, read.map(record::encode_recorded), &record)
             }
             Found::Snapshot { snapshot, record } => {
@@ -87,8 +87,8 @@ impl Export<'_> {
                 if self.beginning == Beginning::Anew {
                     self.folder.write_snapshot(snapshot).map_err(problem)?;
                 }
-                let bytes = self.folder.snapshot_bytes(&aggregate).map_err(problem)?;
-                let read = bytes.and_then(|bytes| format::read_snapshot(&bytes));
+                let found = self.folder.existing_snapshot(&aggregate).map_err(problem)?;
+                let read = found.bytes().and_then(|bytes| format::read_snapshot(&bytes));
                 self.check(&what, read.map(record::encode_snapshot), &record)
             }
         }
