@@ -8,7 +8,7 @@ use std::{
 
 use rustix::{fs::Mode, process::umask};
 
-use crate::config::Config;
+use crate::{config::Config, world::read_models::all_files};
 
 const GROUP_AND_OTHERS: u32 = 0o077;
 const OTHERS: u32 = 0o007;
@@ -24,12 +24,12 @@ pub fn restrict(config: &Config) {
     umask(masked);
 }
 
-/// A path that more may read than should.
+/// What lies at a configured path, and more may read than should.
 #[derive(Debug)]
 pub struct TooWide {
     pub key: &'static str,
     pub path: PathBuf,
-    /// The command that mends it.
+    /// Mends it, and all other files of that key.
     pub command: String,
 }
 
@@ -39,14 +39,16 @@ pub fn too_wide(config: &Config) -> Vec<TooWide> {
         true => (OTHERS, "o-rwx"),
         false => (GROUP_AND_OTHERS, "go-rwx"),
     };
-    let paths = config.paths().into_iter().filter_map(|(key, path)| {
-        let path = fs::canonicalize(path).ok()?;
-        is_open_to(&path, not_allowed).then(|| {
-            let command = format!("chmod -R {who} {}", quoted(&path));
-            TooWide { key, path, command }
-        })
+    let is_open = |path: &PathBuf| is_open_to(path, not_allowed);
+    let found = config.paths().into_iter().filter_map(|(key, path)| {
+        // A database has files beside its own; a folder has none.
+        let open: Vec<PathBuf> =
+            all_files(path).filter_map(|path| fs::canonicalize(path).ok()).filter(is_open).collect();
+        let command = open.iter().map(|path| quoted(path)).collect::<Vec<_>>().join(" ");
+        let path = open.into_iter().next()?;
+        Some(TooWide { key, path, command: format!("chmod -R {who} {command}") })
     });
-    paths.collect()
+    found.collect()
 }
 
 /// Whether those that `not_allowed` stands for may do anything there, and get there at all.

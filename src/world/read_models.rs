@@ -28,7 +28,7 @@ mod taking;
 mod tests;
 
 use files::remove;
-pub use files::remove_those_of;
+pub use files::{all as all_files, remove_those_of};
 pub use problems::Problems;
 use tables::READER_BUSY_MAX;
 pub use tables::{Durability, Reached, Tables};

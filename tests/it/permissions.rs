@@ -60,18 +60,26 @@ async fn a_folder_that_others_can_read_is_a_warning_with_the_command_that_mends_
     let mut service = ran(Setup::local()).await;
     assert!(!service.log().contains(WARNING), "{}", service.log());
     let widen = |path: PathBuf| fs::set_permissions(path, fs::Permissions::from_mode(0o755)).unwrap();
-    for name in ["", "storage", "storage/log"] {
+    // As a crash leaves it: SQLite reads from it, and does not change its mode.
+    fs::write(service.storage().join("read_models.sqlite-wal"), "").unwrap();
+    for name in ["", "storage", "storage/log", "storage/read_models.sqlite-wal"] {
         widen(service.dir().join(name));
     }
     service.restart().await;
     service.stop();
     let log = service.log();
     let warnings: Vec<&str> = log.lines().filter(|line| line.contains(WARNING)).collect();
-    assert!(matches!(warnings[..], [one] if one.contains("event_sourcing.log_path")), "{warnings:?}");
-    let (_, command) = warnings[0].split_once("to mend it: ").unwrap();
-    // The fields of the line follow the message.
-    let command = command.split(" key=").next().unwrap();
-    assert!(Command::new("sh").args(["-c", command]).status().unwrap().success(), "{command}");
+    let keys = ["event_sourcing.log_path", "world.read_models_path"];
+    assert_eq!(warnings.len(), keys.len(), "{warnings:?}");
+    for (warning, key) in warnings.into_iter().zip(keys) {
+        assert!(warning.contains(key), "{warning}");
+        let (_, command) = warning.split_once("to mend it: ").unwrap();
+        // The fields of the line follow the message.
+        let command = command.split(" key=").next().unwrap();
+        // What was there at the start may be gone by now.
+        fs::write(service.storage().join("read_models.sqlite-wal"), "").unwrap();
+        assert!(Command::new("sh").args(["-c", command]).status().unwrap().success(), "{command}");
+    }
     service.restart().await;
     assert!(!service.log().contains(WARNING), "{}", service.log());
 }

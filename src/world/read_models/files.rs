@@ -16,6 +16,11 @@ pub fn with_suffix(path: &Path, suffix: &str) -> PathBuf {
     name.into()
 }
 
+/// Where the file and all that belongs to it may lie.
+pub fn all(path: &Path) -> impl Iterator<Item = PathBuf> + use<'_> {
+    ALL.iter().map(|suffix| with_suffix(path, suffix))
+}
+
 /// How long the write-ahead log is.
 pub fn wal_bytes(path: &Path) -> u64 {
     fs::metadata(with_suffix(path, "-wal")).map_or(0, |found| found.len())
