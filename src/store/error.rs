@@ -144,10 +144,12 @@ impl Unavailable {
             Self::ShuttingDown => "the service is shutting down; nothing was written",
             Self::NotWritten => "the local log could not be written; nothing was written",
             Self::EmptyLog => {
-                "the local log is empty, but ImmuDB has events (the log names what to do); nothing was written"
+                "the local log is empty, and the database has a history or belongs to another writer (see the \
+                 service's system.log); nothing was written"
             }
             Self::Clock => {
-                "the clock of the service's machine is not plausible (the log says why); nothing was written"
+                "the clock of the service's machine is not plausible (see the service's system.log); nothing was \
+                 written"
             }
             Self::FirstContact => {
                 "ImmuDB was not seen yet, and immudb.require_contact demands it after this start; nothing was written"

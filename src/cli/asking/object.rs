@@ -25,8 +25,9 @@ impl FromStr for At {
             (Ok(sequence), _) if sequence <= SEQUENCE_MAX => Ok(Self::Sequence(sequence)),
             (Ok(seconds), _) => {
                 let at = i64::try_from(seconds).ok().and_then(|seconds| Timestamp::new(seconds, 0));
-                let meant = at
-                    .map_or_else(String::new, |at| format!("; seconds since 1970 are {}", time::format(at)));
+                let meant = at.map_or_else(String::new, |at| {
+                    format!("; as seconds since 1970 it would be {}", time::format(at))
+                });
                 Err(format!("is more than any sequence number{meant}"))
             }
             (Err(_), Some(at)) => Ok(Self::Time(time::format(at))),
