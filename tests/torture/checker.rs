@@ -295,5 +295,7 @@ fn totals(history: &History, faults: &Faults, waits: Waits) -> Totals {
         most_waits: waits.most_in_an_outage,
         long_waits: waits.long,
         excused_waits: waits.excused,
+        excused_time: waits.excused_time,
+        ..Totals::default()
     }
 }

@@ -164,6 +164,8 @@ struct Totals {
     most_waits: usize,
     long_waits: usize,
     excused_waits: usize,
+    excused_time: Duration,
+    time: Duration,
 }
 
 impl Totals {
@@ -179,6 +181,8 @@ impl Totals {
         self.most_waits = self.most_waits.max(other.most_waits);
         self.long_waits += other.long_waits;
         self.excused_waits += other.excused_waits;
+        self.excused_time += other.excused_time;
+        self.time += other.time;
     }
 }
 
@@ -188,7 +192,7 @@ impl std::fmt::Display for Totals {
         write!(
             f,
             "{faults} faults {:?}, {} calls, {} events acknowledged, {} appends of unknown outcome, \
-             {} conflicts, longest wait in an outage of ImmuDB {:.2} s, {} long ones, at most {} of a caller in one outage ({} more with the service down or the machine stalled)",
+             {} conflicts, longest wait in an outage of ImmuDB {:.2} s, {} long ones, at most {} of a caller in one outage ({} more with the service down or the machine stalled, {:.0} % of the time)",
             self.faults,
             self.calls,
             self.acknowledged,
@@ -197,7 +201,8 @@ impl std::fmt::Display for Totals {
             self.longest_wait.as_secs_f64(),
             self.long_waits,
             self.most_waits,
-            self.excused_waits
+            self.excused_waits,
+            100.0 * self.excused_time.as_secs_f64() / self.time.as_secs_f64()
         )
     }
 }
@@ -218,6 +223,7 @@ async fn run(seed: u64, arguments: &Arguments) -> Result<Totals, String> {
     let mut history = callers.end().await;
     history.add(probe.end().await);
     history.add(std::mem::take(&mut faults.history));
+    let time = began.elapsed();
     faults.stalls = stalls.end().await;
     faults.service_down = world.downs();
     if let Some(peak) = watch.memory_peak().filter(|peak| *peak > MEBIBYTES_MAX) {
@@ -232,7 +238,7 @@ async fn run(seed: u64, arguments: &Arguments) -> Result<Totals, String> {
         std::fs::write(world.folder().join("history"), history.text()).unwrap();
     }
     world.end(verdict.is_err()).await;
-    let totals = verdict.map_err(|problems| {
+    let mut totals = verdict.map_err(|problems| {
         let folder = world.folder().display();
         format!(
             "{}\nfaults: {:?}\nthe folder {folder} is kept; again: --seed {seed} --seconds {}",
@@ -241,6 +247,7 @@ async fn run(seed: u64, arguments: &Arguments) -> Result<Totals, String> {
             arguments.seconds
         )
     })?;
+    totals.time = time;
     println!(
         "torture: seed {seed}: {totals}, at most {} MiB and {} threads, no violation, {:.0} s",
         peaks.0,

@@ -35,6 +35,8 @@ pub struct Waits {
     /// So many were long, and so many more would be if the service had not been down, or the machine stalled.
     pub long: usize,
     pub excused: usize,
+    /// For so long the service was down, or the machine stalled.
+    pub excused_time: Duration,
     /// Of one caller in one outage.
     pub most_in_an_outage: usize,
 }
@@ -42,7 +44,8 @@ pub struct Waits {
 pub fn check(history: &History, faults: &Faults, problems: &mut Problems) -> Waits {
     let excuses = merged(faults.service_down.iter().chain(&faults.stalls).copied());
     let outages = outages(faults);
-    let mut waits = Waits::default();
+    let excused_time = excuses.iter().map(|(from, until)| *until - *from).sum();
+    let mut waits = Waits { excused_time, ..Waits::default() };
     let mut of_caller: HashMap<u64, Vec<&Took>> = HashMap::new();
     for took in history.took.iter().filter(|took| took.kind == Kind::Write) {
         if took.ended - took.began < LONG {
