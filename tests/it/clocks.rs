@@ -1,12 +1,7 @@
 //! A clock that is set while the service runs, or is wrong when it starts: recorded times stay plausible, or no event is
 //! taken.
 
-use std::{
-    os::unix::fs::FileExt,
-    path::{Path, PathBuf},
-    process::Command,
-    sync::OnceLock,
-};
+use std::os::unix::fs::FileExt;
 
 use aethyr_event_store::{event::Timestamp, grpc::wire::StatsResponse};
 use tempfile::{NamedTempFile, tempdir};
@@ -31,7 +26,7 @@ impl Clocks {
         let clocks = Self(NamedTempFile::new().unwrap());
         clocks.set(0, 0);
         let setup = setup
-            .environment("LD_PRELOAD", library().to_str().unwrap())
+            .preload("tests/it/clocks/clock.c")
             .environment("CLOCK_OFFSETS", clocks.0.path().to_str().unwrap());
         (clocks, setup)
     }
@@ -41,23 +36,6 @@ impl Clocks {
         let bytes = [ahead.to_ne_bytes(), passed.to_ne_bytes()].concat();
         self.0.as_file().write_all_at(&bytes, 0).unwrap();
     }
-}
-
-/// Built once, by the C compiler that Rust's linker needs anyway.
-fn library() -> &'static Path {
-    static LIBRARY: OnceLock<PathBuf> = OnceLock::new();
-    LIBRARY.get_or_init(|| {
-        let source = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/it/clocks/clock.c");
-        let folder = tempfile::Builder::new().prefix("clock-").tempdir().unwrap().keep();
-        let library = folder.join("clock.so");
-        let built = Command::new("cc")
-            .args(["-O1", "-shared", "-fPIC", "-o"])
-            .args([&library, &source])
-            .arg("-ldl")
-            .status();
-        assert!(built.expect("a C compiler").success(), "the library does not compile");
-        library
-    })
 }
 
 /// Appends, and says how far from now the event was recorded.

@@ -20,7 +20,7 @@ use tempfile::TempDir;
 use tonic::transport::{Channel, Endpoint};
 use tonic_health::pb::{HealthCheckRequest, health_client::HealthClient};
 
-use super::immudb::disk::Disk;
+use super::{immudb::disk::Disk, preloaded};
 
 /// How long a test waits for what must come true. Only a test that fails waits that long: the machine may be
 /// busy with everything else.
@@ -81,6 +81,12 @@ impl Setup {
     pub fn environment(mut self, name: &str, value: &str) -> Self {
         self.environment.push((name.to_owned(), value.to_owned()));
         self
+    }
+
+    /// Has functions of the system's replaced by those of a source in C, named from the project's folder.
+    #[allow(dead_code, reason = "not every test program replaces some")]
+    pub fn preload(self, source: &str) -> Self {
+        self.environment("LD_PRELOAD", preloaded::library(source).to_str().unwrap())
     }
 
     fn yaml(&self) -> String {

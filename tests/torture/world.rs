@@ -5,10 +5,7 @@ use std::{
     os::unix::fs::FileExt,
     path::{Path, PathBuf},
     process::Command,
-    sync::{
-        OnceLock,
-        atomic::{AtomicBool, Ordering},
-    },
+    sync::atomic::{AtomicBool, Ordering},
     time::{Duration, Instant},
 };
 
@@ -97,7 +94,7 @@ impl World {
             .set("immudb", "retry_delay: 0.05")
             .set("immudb", "retry_delay_max: 0.5")
             .arguments(&SERVE)
-            .environment("LD_PRELOAD", shim().to_str().unwrap())
+            .preload("tests/torture/shim.c")
             .environment("TORTURE_CONTROL", path.to_str().unwrap())
             .environment("TORTURE_UNDO", folder.join("undo").to_str().unwrap());
         let service = Service::new(setup.clone());
@@ -275,21 +272,4 @@ async fn start_immudb(dir: &Path) -> ImmuDb {
 
 fn setup_of_second(immudb_port: u16) -> Setup {
     Setup::with_immudb(immudb_port).set("immudb", &format!("password: {PASSWORD}"))
-}
-
-/// The shim, built once by the C compiler that Rust's linker needs anyway.
-fn shim() -> &'static Path {
-    static SHIM: OnceLock<PathBuf> = OnceLock::new();
-    SHIM.get_or_init(|| {
-        let source = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/torture/shim.c");
-        let folder = tempfile::Builder::new().prefix("torture-shim-").tempdir().unwrap().keep();
-        let library = folder.join("shim.so");
-        let built = Command::new("cc")
-            .args(["-O1", "-shared", "-fPIC", "-o"])
-            .args([&library, &source])
-            .args(["-ldl", "-lpthread"])
-            .status();
-        assert!(built.expect("a C compiler").success(), "the shim does not compile");
-        library
-    })
 }

@@ -1,12 +1,6 @@
 //! A disk that fails when the test says so, for the real program: a library that is preloaded into it.
 
-use std::{
-    fs,
-    os::unix::fs::FileExt,
-    path::{Path, PathBuf},
-    process::Command,
-    sync::OnceLock,
-};
+use std::{fs, os::unix::fs::FileExt, path::Path};
 
 use tempfile::NamedTempFile;
 
@@ -33,7 +27,7 @@ impl FaultyDisk {
         let kind = NamedTempFile::new().unwrap();
         fs::write(kind.path(), "0").unwrap();
         let setup = setup
-            .environment("LD_PRELOAD", library().to_str().unwrap())
+            .preload("tests/it/failing_disk/faulty_disk.c")
             .environment("FAULT_KIND", kind.path().to_str().unwrap())
             .environment("FAULT_BELOW", folder.to_str().unwrap());
         (Self { kind }, setup)
@@ -50,21 +44,4 @@ impl FaultyDisk {
         };
         self.kind.as_file().write_all_at(&[letter], 0).unwrap();
     }
-}
-
-/// Built once, by the C compiler that Rust's linker needs anyway.
-fn library() -> &'static Path {
-    static LIBRARY: OnceLock<PathBuf> = OnceLock::new();
-    LIBRARY.get_or_init(|| {
-        let source = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/it/failing_disk/faulty_disk.c");
-        let folder = tempfile::Builder::new().prefix("faulty-disk-").tempdir().unwrap().keep();
-        let library = folder.join("faulty_disk.so");
-        let built = Command::new("cc")
-            .args(["-O1", "-shared", "-fPIC", "-o"])
-            .args([&library, &source])
-            .arg("-ldl")
-            .status();
-        assert!(built.expect("a C compiler").success(), "the library does not compile");
-        library
-    })
 }

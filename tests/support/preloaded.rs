@@ -1,0 +1,30 @@
+//! Libraries in C whose functions a program under test calls in the place of the system's.
+
+use std::{
+    collections::BTreeMap,
+    path::{Path, PathBuf},
+    process::Command,
+    sync::Mutex,
+};
+
+/// What `LD_PRELOAD` takes: built once in a run, by the C compiler that Rust's linker needs anyway. `source` starts at the
+/// project's folder.
+pub fn library(source: &str) -> PathBuf {
+    static BUILT: Mutex<BTreeMap<String, PathBuf>> = Mutex::new(BTreeMap::new());
+    let mut built = BUILT.lock().unwrap();
+    built.entry(source.to_owned()).or_insert_with(|| build(source)).clone()
+}
+
+fn build(source: &str) -> PathBuf {
+    let source = Path::new(env!("CARGO_MANIFEST_DIR")).join(source);
+    let folder = Path::new(env!("CARGO_TARGET_TMPDIR"));
+    let name = format!("{}.so", source.file_stem().unwrap().display());
+    // Another run may use the one that is there.
+    let new = tempfile::Builder::new().prefix(&name).tempfile_in(folder).unwrap().into_temp_path();
+    let output = ["-O1", "-shared", "-fPIC", "-o"];
+    let status = Command::new("cc").args(output).args([&*new, &*source]).args(["-ldl", "-lpthread"]).status();
+    assert!(status.expect("a C compiler").success(), "{} does not compile", source.display());
+    let library = folder.join(name);
+    new.persist(&library).unwrap();
+    library
+}
