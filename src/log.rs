@@ -45,7 +45,7 @@ pub use owner::{FolderOwner, LogId, OWNER, OwnerError, OwnerFile};
 pub use record_cursor::{Found, FoundRecord, RecordCursor};
 pub use record_run::RecordRun;
 pub use recovery::{Recovered, recover, recover_read_only};
-pub use salvage::Salvage;
+pub use salvage::{Damaged, Salvage};
 pub use segment::{Access, Segments, numbers as segment_numbers};
 
 /// A byte in the log: where a frame begins or ends.

@@ -18,8 +18,8 @@ use crate::{
     event::{Hash, Position, record},
     index::Index,
     log::{
-        Access, FolderOwner, Frame, Lock, Log, LogId, OwnerFile, Place, Salvage, Tip, recover,
-        segment_numbers, writer_ids,
+        Access, Damaged, FolderOwner, Frame, Lock, Log, LogId, OwnerFile, Place, ReadFrame, Salvage, Tip,
+        recover, segment_numbers, writer_ids,
     },
     storage::INDEX_PATH,
 };
@@ -69,22 +69,21 @@ pub async fn run(config: Config, loss: Loss) -> Result<(), String> {
         doubt: None,
         damages: 0,
         filled: 0,
+        flow: Flow::GoesOn,
+        given_up: GivenUp::default(),
     };
     let numbers = segment_numbers(&folder).map_err(|error| error.to_string())?;
     let last = numbers.last().copied().unwrap_or(0);
-    let mut flow = Flow::GoesOn;
     for number in 1..=last {
-        if flow == Flow::GoesOn {
-            flow = repair.segment(&folder, number).await?;
-        }
+        repair.segment(&folder, number).await?;
     }
-    if flow == Flow::GoesOn {
+    if repair.flow == Flow::GoesOn {
         repair.end(known).await?;
     }
     if repair.damages > 0 {
         repair.write_lost_snapshots()?;
     }
-    let Repair { damages, filled, mut log, .. } = repair;
+    let Repair { damages, filled, given_up, mut log, .. } = repair;
     log.sync().map_err(|error| error.to_string())?;
     let position = log.tip().position.0;
     drop(log);
@@ -94,6 +93,10 @@ pub async fn run(config: Config, loss: Loss) -> Result<(), String> {
         return Ok(());
     }
     let kept = swap(&folder, &draft, &mended, &config.event_sourcing.index_path)?;
+    let GivenUp { frames, events, snapshots } = given_up;
+    if frames > 0 {
+        warn!(frames, events, snapshots, "whole frames were passed over; each is named above");
+    }
     info!(position, filled, kept = %kept.display(), "the local log was mended; the damaged one is kept");
     Ok(())
 }
@@ -117,7 +120,16 @@ fn known_end(config: &Config) -> Tip {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Flow {
     GoesOn,
+    /// A gap was given up: nothing behind it continues the log.
     Ended,
+}
+
+/// Whole frames that are not in the mended log.
+#[derive(Debug, Default)]
+struct GivenUp {
+    frames: u64,
+    events: u64,
+    snapshots: u64,
 }
 
 struct Repair<'a> {
@@ -132,11 +144,13 @@ struct Repair<'a> {
     doubt: Option<Place>,
     damages: u64,
     filled: u64,
+    flow: Flow,
+    given_up: GivenUp,
 }
 
 impl Repair<'_> {
-    /// Takes over what is whole in one segment.
-    async fn segment(&mut self, folder: &Path, number: u32) -> Result<Flow, String> {
+    /// Takes over what is whole in one segment, or names it.
+    async fn segment(&mut self, folder: &Path, number: u32) -> Result<(), String> {
         let salvage = match Salvage::open(folder, number) {
             Ok(salvage) => salvage,
             Err(error) if error.kind() == std::io::ErrorKind::NotFound => None,
@@ -146,17 +160,20 @@ impl Repair<'_> {
             warn!(segment = number, "the segment is missing, or its header is damaged");
             self.damages += 1;
             self.doubt.get_or_insert(Place { segment: number, offset: 0 });
-            return Ok(Flow::GoesOn);
+            return Ok(());
         };
         while let Some(read) = salvage.next() {
+            if self.flow == Flow::Ended {
+                self.pass_over(&read, "it lies behind what is given up");
+                continue;
+            }
             if let Some(damaged) = salvage.take_synced_damage() {
                 self.doubt.get_or_insert(damaged);
             }
-            let offset = read.start.offset;
-            match read.frame {
+            match &read.frame {
                 Frame::Mark(bytes) => {
                     let mark = record::decode_mark(bytes.clone()).map_err(|error| error.to_string())?;
-                    self.marks.push((mark.position, bytes));
+                    self.marks.push((mark.position, bytes.clone()));
                     self.write_marks()?;
                 }
                 Frame::Snapshot { record, .. } => {
@@ -164,47 +181,88 @@ impl Repair<'_> {
                     self.write(|group| _ = group.snapshot(&record.bytes))?;
                 }
                 Frame::Append { first, previous, records } => {
-                    let records: Vec<Bytes> = records.into_iter().map(|stored| stored.bytes).collect();
-                    let here = format!("segment {number}, byte {offset}");
-                    if self.take(&here, first, previous, &records).await? == Flow::Ended {
-                        return Ok(Flow::Ended);
-                    }
+                    let records: Vec<Bytes> = records.iter().map(|stored| stored.bytes.clone()).collect();
+                    self.take(&read, *first, *previous, &records).await?;
                 }
             }
         }
-        if salvage.skipped > 0 {
-            warn!(segment = number, bytes = salvage.skipped, "damaged bytes");
+        for Damaged { offset, bytes } in &salvage.damages {
+            warn!(segment = number, offset, bytes, "damaged bytes");
             self.damages += 1;
         }
-        Ok(Flow::GoesOn)
+        Ok(())
     }
 
     /// Takes over a whole append, after what is missing before it.
     async fn take(
         &mut self,
-        here: &str,
+        read: &ReadFrame,
         first: Position,
         previous: Hash,
         records: &[Bytes],
-    ) -> Result<Flow, String> {
+    ) -> Result<(), String> {
+        if first > self.numbers.position().next() {
+            self.flow = self.fill_or_give_up(first, Some(previous)).await?;
+            if self.flow == Flow::Ended {
+                self.pass_over(read, "it lies behind what is given up");
+                return Ok(());
+            }
+        }
         let position = self.numbers.position();
-        if first <= position {
-            return Err(format!("{here}: position {first} stands there twice"));
+        let before = self.numbers.hash();
+        let goes_on = match first <= position {
+            true => Err("its positions are in the log already"),
+            false if before != previous => Err("the history before it is another one"),
+            false => self.numbers.go_on(records, None),
+        };
+        match (goes_on, self.loss) {
+            (Ok(()), _) => {
+                self.doubt = None;
+                self.write_append(records, before)
+            }
+            (Err(why), Loss::Accepted) => {
+                self.damages += 1;
+                self.pass_over(read, why);
+                Ok(())
+            }
+            (Err(why), Loss::Refused) => Err(format!(
+                "segment {}, byte {}: an append of {} events from position {first} on does not continue the log: \
+                 {why}. With --discard-after-damage it is passed over, like all others of this kind",
+                read.start.segment,
+                read.start.offset,
+                records.len()
+            )),
         }
-        if first > position.next() && self.fill_or_give_up(first, Some(previous)).await? == Flow::Ended {
-            return Ok(Flow::Ended);
+    }
+
+    fn pass_over(&mut self, read: &ReadFrame, why: &str) {
+        let Place { segment, offset } = read.start;
+        self.given_up.frames += 1;
+        match &read.frame {
+            Frame::Append { first, records, .. } => {
+                let events = records.len() as u64;
+                self.given_up.events += events;
+                let last = first.0.saturating_add(events).saturating_sub(1);
+                warn!(segment, offset, first = first.0, last, why, "passed over: an append");
+            }
+            Frame::Snapshot { record, .. } => {
+                self.given_up.snapshots += 1;
+                let snapshot = record::decode_snapshot(record.bytes.clone());
+                let aggregate =
+                    snapshot.map(|snapshot| snapshot.aggregate_id.to_string()).unwrap_or_default();
+                warn!(segment, offset, %aggregate, why, "passed over: a snapshot");
+            }
+            Frame::Mark(_) => warn!(segment, offset, why, "passed over: a note of the forwarded position"),
         }
-        if self.numbers.hash() != previous {
-            return Err(format!("{here}: the history before it is another one"));
-        }
-        self.append(records).map_err(|problem| format!("{here}: {problem}"))?;
-        self.doubt = None;
-        Ok(Flow::GoesOn)
     }
 
     fn append(&mut self, records: &[Bytes]) -> Result<(), String> {
         let before = self.numbers.hash();
         self.numbers.go_on(records, None)?;
+        self.write_append(records, before)
+    }
+
+    fn write_append(&mut self, records: &[Bytes], before: Hash) -> Result<(), String> {
         self.snapshots.pass(records, before);
         self.write(|group| _ = group.append(records))?;
         self.write_marks()

@@ -10,14 +10,21 @@ use super::{
     segment::{self, File},
 };
 
+/// Bytes that were no whole frame.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Damaged {
+    pub offset: u64,
+    pub bytes: u64,
+}
+
 /// All whole frames of one segment, whatever lies between them.
 #[derive(Debug)]
 pub struct Salvage {
     salt: frame::Salt,
     bytes: Bytes,
     place: Place,
-    /// Bytes that were no whole frame, so far.
-    pub skipped: u64,
+    /// What was no whole frame, so far.
+    pub damages: Vec<Damaged>,
     /// Where the last of them began, until it is known whether they were synced.
     damaged: Option<u64>,
     /// Made where the first of them is met.
@@ -37,7 +44,7 @@ impl Salvage {
             salt,
             bytes,
             place,
-            skipped: 0,
+            damages: Vec::new(),
             damaged: None,
             search: None,
             synced_damage: None,
@@ -82,9 +89,9 @@ impl Iterator for Salvage {
                 return Some(read);
             }
             self.damaged.get_or_insert(self.place.offset);
-            let passed_over = self.next_frame().saturating_sub(self.place.offset);
-            self.place.offset = self.place.offset.saturating_add(passed_over);
-            self.skipped = self.skipped.saturating_add(passed_over);
+            let (offset, next) = (self.place.offset, self.next_frame());
+            self.damages.push(Damaged { offset, bytes: next.saturating_sub(offset) });
+            self.place.offset = next;
         }
         None
     }

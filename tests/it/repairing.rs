@@ -4,6 +4,7 @@ use std::{
     fs,
     io::{Seek, SeekFrom, Write},
     path::Path,
+    process::Command,
 };
 
 use aethyr_event_store::grpc::wire::{NewEvent, RecordedEvent, new_event::Data};
@@ -93,7 +94,10 @@ async fn what_does_not_go_on_from_the_log_is_not_filled_in() {
     let (done, said) = service.run(&["repair"]);
     assert!(!done && said.contains("--discard-after-damage"), "{said}");
     let (done, said) = service.run(&["repair", "--discard-after-damage"]);
-    assert!(done, "{said}");
+    assert!(done && said.contains("frames=2 events=2"), "{said}");
+    for position in 7..=8 {
+        assert!(said.contains(&format!("first={position} last={position}")), "{said}");
+    }
     service.restart().await;
     assert_eq!(whole_order(&mut service.client()).await, order[..3]);
     append_to(&mut service.client(), "room-1", 2).await;
@@ -148,6 +152,46 @@ async fn a_repair_that_ended_between_two_steps_is_begun_anew() {
     assert!(done, "{said}");
     assert_eq!(fs::read_to_string(service.storage().join("log.damaged-1/writers")).unwrap(), "kept");
     assert!(service.storage().join("log.damaged-2/0000000001.segment").exists());
+    service.restart().await;
+    assert_eq!(whole_order(&mut service.client()).await, order);
+}
+
+/// Two processes wrote to the same places, each what continued the log as it knew it.
+#[tokio::test(flavor = "multi_thread")]
+async fn each_whole_frame_that_is_passed_over_is_named_and_none_without_a_persons_word() {
+    let mut service = Service::start(Setup::local()).await;
+    large_events(&service, 1..=4).await;
+    service.stop();
+    let (storage, kept) = (service.storage(), service.dir().join("kept"));
+    let copied = Command::new("cp").arg("-a").args([&storage, &kept]).status().unwrap();
+    assert!(copied.success());
+    let segment = service.segments().pop().unwrap();
+    let shared = fs::read(&segment).unwrap().len();
+    service.restart().await;
+    large_events(&service, 5..=8).await;
+    service.stop();
+    let mut both = fs::read(&segment).unwrap();
+    fs::remove_dir_all(&storage).unwrap();
+    fs::rename(&kept, &storage).unwrap();
+    service.restart().await;
+    append_to(&mut service.client(), "room-1", 1).await;
+    let order = whole_order(&mut service.client()).await;
+    service.stop();
+    let other = fs::read(&segment).unwrap();
+    both[shared..other.len()].copy_from_slice(&other[shared..]);
+    fs::write(&segment, both).unwrap();
+    forget_index(&service);
+    let (done, said) = service.run(&["repair"]);
+    assert!(
+        !done && said.contains("from position 6 on") && said.contains("--discard-after-damage"),
+        "{said}"
+    );
+    let (done, said) = service.run(&["repair", "--discard-after-damage"]);
+    assert!(done && said.contains("frames=3 events=3"), "{said}");
+    for position in 6..=8 {
+        let passed_over = format!("first={position} last={position}");
+        assert_eq!(said.matches(&passed_over).count(), 1, "{said}");
+    }
     service.restart().await;
     assert_eq!(whole_order(&mut service.client()).await, order);
 }
