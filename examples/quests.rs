@@ -201,8 +201,11 @@ async fn main() -> ExitCode {
         let loaded = Config::load(None, std::env::vars()).map_err(|error| error.to_string())?;
         let listener =
             TcpListener::bind(loaded.config.server.listen).await.map_err(|error| error.to_string())?;
-        let options =
-            Options { config_file: loaded.file, projections: all_projections, ..Options::default() };
+        let options = Options {
+            config_file: loaded.file.unwrap_or_default(),
+            projections: all_projections,
+            ..Options::default()
+        };
         let interrupted = async { _ = tokio::signal::ctrl_c().await };
         server::run(loaded.config, options, listener, interrupted).await.map_err(|error| error.to_string())
     };

@@ -10,7 +10,8 @@ use clap::{Parser, Subcommand};
 use tokio::runtime::Runtime;
 
 use crate::{
-    config::{Config, DEFAULT_FILE, Loaded},
+    config::{Config, Loaded, Warning},
+    log,
     printable::escaped,
     server::Options,
     telemetry,
@@ -19,6 +20,7 @@ use crate::{
 mod asking;
 mod health;
 mod import;
+mod init;
 mod pending;
 mod permissions;
 mod repair;
@@ -32,7 +34,8 @@ const EXIT_USAGE: u8 = 64;
 #[derive(Debug, Parser)]
 #[command(name = "aethyr-event-store", version)]
 struct Arguments {
-    /// Configuration file; without it conf/server.yml, if that is there.
+    /// Configuration file; without it conf/server.yml, or server.yml in $XDG_CONFIG_HOME/aethyr-event-store or
+    /// /etc/aethyr-event-store.
     #[arg(long, global = true, value_name = "FILE")]
     config: Option<PathBuf>,
     #[command(subcommand)]
@@ -50,6 +53,12 @@ enum Command {
         /// Believes the clock of this machine, although it does not fit the newest event or ImmuDB's clock.
         #[arg(long)]
         accept_clock: bool,
+    },
+    /// Writes a configuration with every key and its default.
+    Init {
+        /// The folder in which conf/server.yml is made.
+        #[arg(default_value = ".")]
+        folder: PathBuf,
     },
     /// Checks the configuration and prints what is in force, without secrets.
     CheckConfig,
@@ -133,19 +142,28 @@ pub fn main() -> ExitCode {
             return if error.use_stderr() { ExitCode::from(EXIT_USAGE) } else { ExitCode::SUCCESS };
         }
     };
+    let command = arguments.command.unwrap_or(Command::Serve { take_over: false, accept_clock: false });
+    if let Command::Init { folder } = &command {
+        return init::write(folder);
+    }
     let loaded = match Config::load(arguments.config.as_deref(), environment()) {
         Ok(loaded) => loaded,
         Err(error) => {
-            let file = arguments.config.as_deref().unwrap_or(Path::new(DEFAULT_FILE)).display();
-            say(&format!("aethyr-event-store: configuration ({file} and the environment): {error}"));
-            return ExitCode::from(EXIT_USAGE);
+            let named = arguments.config.map(|file| format!("{} and ", file.display())).unwrap_or_default();
+            return refused(&format!("configuration ({named}the environment): {error}"));
         }
     };
+    if command.uses_storage()
+        && let Err(why) = may_use_storage(&loaded)
+    {
+        return refused(&why);
+    }
     permissions::restrict(&loaded.config);
-    match arguments.command.unwrap_or(Command::Serve { take_over: false, accept_clock: false }) {
+    match command {
+        Command::Init { .. } => ExitCode::SUCCESS,
         Command::Serve { take_over, accept_clock } => {
             let options = Options { take_over, accept_clock, ..Options::default() };
-            serve::serve(loaded, arguments.config.as_deref(), options)
+            serve::serve(loaded, options)
         }
         Command::CheckConfig => check_config(&loaded),
         Command::Health { service, at } => {
@@ -166,6 +184,51 @@ pub fn main() -> ExitCode {
         }
         Command::Resolve { .. } => logged(&loaded, resolve::resend(loaded.config.clone())),
     }
+}
+
+impl Command {
+    fn uses_storage(&self) -> bool {
+        match self {
+            Self::Serve { .. }
+            | Self::Import { .. }
+            | Self::Repair { .. }
+            | Self::Pending { .. }
+            | Self::Resolve { .. } => true,
+            Self::Init { .. } | Self::CheckConfig | Self::Health { .. } | Self::Ask(_) => false,
+        }
+    }
+}
+
+/// An empty world must not be taken for the one that lies elsewhere.
+fn may_use_storage(loaded: &Loaded) -> Result<(), String> {
+    let absolute = |path: &Path| std::path::absolute(path).unwrap_or_else(|_| path.to_owned());
+    for warning in &loaded.warnings {
+        if let Warning::NoFile { looked_for } = warning {
+            let looked_for: Vec<_> =
+                looked_for.iter().map(|path| absolute(path).display().to_string()).collect();
+            return Err(format!(
+                "no configuration: looked for {}. `aethyr-event-store init` writes conf/server.yml here, --config \
+                 names another file",
+                looked_for.join(", ")
+            ));
+        }
+    }
+    let log = &loaded.config.event_sourcing.log_path;
+    let former = loaded.former_log_path.as_deref().filter(|former| log::is_there(former));
+    match former.filter(|_| !log::is_there(log)) {
+        Some(former) => Err(format!(
+            "there is a log in {}, and none in {}: relative paths start at the folder of the configuration (or above it \
+             if that is called conf), not at the working directory. Move the storage there, or write the paths out",
+            absolute(former).display(),
+            log.display()
+        )),
+        None => Ok(()),
+    }
+}
+
+fn refused(why: &str) -> ExitCode {
+    say(&format!("aethyr-event-store: {why}"));
+    ExitCode::from(EXIT_USAGE)
 }
 
 fn pending(loaded: &Loaded, what: PendingCommand) -> ExitCode {

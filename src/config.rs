@@ -1,4 +1,4 @@
-//! The configuration: `conf/server.yml`, then the environment, then the defaults.
+//! The configuration: the environment goes before a file, usually `conf/server.yml`, and that before the defaults.
 //!
 //! Every key has a default. An unknown key and a value out of its bounds are errors that name the
 //! key. No error shows a password: texts of the YAML library that can hold a value are replaced by
@@ -19,6 +19,7 @@ mod environment;
 mod folders;
 pub(crate) mod fuzzing;
 mod keys;
+mod places;
 mod sections;
 #[cfg(test)]
 mod tests;
@@ -27,7 +28,8 @@ pub use sections::{
     EventSourcingConfig, ImmudbConfig, LimitsConfig, LoggingConfig, RequireContact, ServerConfig, WorldConfig,
 };
 
-pub const DEFAULT_FILE: &str = "conf/server.yml";
+/// The configuration that comes with the program: every key with its default.
+pub const SHIPPED: &str = include_str!("../conf/server.yml");
 const FILE_BYTES_MAX: u64 = 1 << 20;
 
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
@@ -46,16 +48,18 @@ pub struct Config {
 #[derive(Debug)]
 pub struct Loaded {
     pub config: Config,
-    /// The file that was read, or looked for where `Warning::DefaultFileMissing` says so.
-    pub file: PathBuf,
+    /// The file that was read. `None`: there is none, and the defaults are in force.
+    pub file: Option<PathBuf>,
+    /// Where the log would lie if relative paths started at the working directory, as they once did, and that is another place.
+    pub former_log_path: Option<PathBuf>,
     /// For the caller to log, who has no log before this.
     pub warnings: Vec<Warning>,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Warning {
-    DefaultFileMissing {
-        path: PathBuf,
+    NoFile {
+        looked_for: Vec<PathBuf>,
     },
     EventSourcingDisabled,
     NoImmudb {
@@ -96,14 +100,18 @@ pub enum ConfigError {
 }
 
 impl Config {
-    /// Reads `file`, which must then be there, or the default file, which may be missing.
+    /// Reads `file`, which must then be there, or the first that is found where one is looked for.
     pub fn load(
         file: Option<&Path>,
         environment: impl Iterator<Item = (String, String)>,
     ) -> Result<Loaded, ConfigError> {
+        let environment: Vec<(String, String)> = environment.collect();
         match file {
-            Some(path) => load(path, Absence::IsError, environment),
-            None => load(Path::new(DEFAULT_FILE), Absence::MeansDefaults, environment),
+            Some(path) => {
+                let values = parse(path, &read(path)?)?;
+                resolve(Some(path), values, Vec::new(), environment)
+            }
+            None => load_first(places::candidates(&environment), environment),
         }
     }
 
@@ -114,48 +122,39 @@ impl Config {
     }
 }
 
-#[derive(Clone, Copy)]
-enum Absence {
-    IsError,
-    MeansDefaults,
-}
-
-fn load(
-    path: &Path,
-    absence: Absence,
-    environment: impl Iterator<Item = (String, String)>,
-) -> Result<Loaded, ConfigError> {
-    let mut warnings = Vec::new();
-    let values = match (read(path), absence) {
-        (Ok(text), _) => parse(path, &text)?,
-        (Err(ConfigError::Unreadable { source, .. }), Absence::MeansDefaults)
-            if source.kind() == io::ErrorKind::NotFound =>
-        {
-            let path = path.to_owned();
-            warnings.push(Warning::DefaultFileMissing { path });
-            Mapping::new()
+fn load_first(candidates: Vec<PathBuf>, environment: Vec<(String, String)>) -> Result<Loaded, ConfigError> {
+    for path in &candidates {
+        match read(path) {
+            Ok(text) => return resolve(Some(path), parse(path, &text)?, Vec::new(), environment),
+            Err(ConfigError::Unreadable { source, .. }) if source.kind() == io::ErrorKind::NotFound => {}
+            Err(error) => return Err(error),
         }
-        (Err(error), _) => return Err(error),
-    };
-    resolve(path, values, warnings, environment)
+    }
+    let missing = Warning::NoFile { looked_for: candidates };
+    resolve(None, Mapping::new(), vec![missing], environment)
 }
 
 fn resolve(
-    path: &Path,
+    path: Option<&Path>,
     mut values: Mapping,
     mut warnings: Vec<Warning>,
-    environment: impl Iterator<Item = (String, String)>,
+    environment: Vec<(String, String)>,
 ) -> Result<Loaded, ConfigError> {
-    let overrides = environment::apply(&mut values, environment)?;
+    let overrides = environment::apply(&mut values, environment.into_iter())?;
     warnings.extend(overrides.warnings);
 
-    let config = keys::check(&values)
-        .and_then(|()| typed(values))
-        .map_err(|error| error.of_variable(&overrides.variables))?;
+    let of_variable = |error: ConfigError| error.of_variable(&overrides.variables);
+    let mut config = keys::check(&values).and_then(|()| typed(values)).map_err(of_variable)?;
+    let given = config.event_sourcing.log_path.clone();
+    if let Some(start) = path.and_then(places::start_of_paths) {
+        config.start_paths_at(&start);
+    }
+    let former_log_path = (given != config.event_sourcing.log_path).then_some(given);
+    folders::check(&config).map_err(of_variable)?;
     if !config.event_sourcing.enabled {
         warnings.push(Warning::EventSourcingDisabled);
     }
-    Ok(Loaded { config, file: path.to_owned(), warnings })
+    Ok(Loaded { config, file: path.map(Path::to_owned), former_log_path, warnings })
 }
 
 fn read(path: &Path) -> Result<String, ConfigError> {
@@ -205,7 +204,6 @@ fn typed(values: Mapping) -> Result<Config, ConfigError> {
     // The library's own text could show a value, and says nothing that the check left open.
     let config: Config =
         serde_yaml::from_value(Value::Mapping(values)).map_err(|_| ConfigError::Unfitting)?;
-    folders::check(&config)?;
     config.limits.check_message()?;
     config.limits.check_call_bytes()?;
     if let Some(immudb) = &config.immudb {
@@ -268,8 +266,9 @@ fn hint(instead: Option<&str>) -> String {
 impl fmt::Display for Warning {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            Warning::DefaultFileMissing { path } => {
-                write!(f, "{} is missing, the defaults are in force", path.display())
+            Warning::NoFile { looked_for } => {
+                let looked_for: Vec<_> = looked_for.iter().map(|path| path.display().to_string()).collect();
+                write!(f, "no configuration file ({}), the defaults are in force", looked_for.join(", "))
             }
             Warning::EventSourcingDisabled => {
                 f.write_str("event_sourcing.enabled is not true, writes are refused")

@@ -44,9 +44,9 @@ pub use lock::Lock;
 pub use owner::{FolderOwner, LogId, OWNER, OwnerError, OwnerFile};
 pub use record_cursor::{Found, FoundRecord, RecordCursor};
 pub use record_run::RecordRun;
-pub use recovery::{Recovered, recover, recover_read_only};
+pub use recovery::{Recovered, begins_anew, recover, recover_read_only};
 pub use salvage::{Damaged, Salvage};
-pub use segment::{Access, Segments, numbers as segment_numbers};
+pub use segment::{Access, Segments, is_there, numbers as segment_numbers};
 
 /// A byte in the log: where a frame begins or ends.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
@@ -119,6 +119,11 @@ pub enum OpenError {
     Locked(String),
     #[error(transparent)]
     Damage(#[from] Damage),
+    #[error(
+        "{folder} (event_sourcing.log_path) has no segment of a log, but {found}: a new log is begun only in a folder that \
+         is missing or empty. If the segments were lost, put them back; if this is another's folder, name your own"
+    )]
+    NotEmpty { folder: String, found: String },
     /// It is whole, and lacks what the index had of it.
     #[error("{folder} ends before what was known of it")]
     Older { folder: String },

@@ -284,7 +284,12 @@ impl StorageError {
                 Some(source) => source,
                 None => return false,
             },
-            Self::Log(OpenError::Damage(_) | OpenError::Locked(_) | OpenError::Older { .. })
+            Self::Log(
+                OpenError::Damage(_)
+                | OpenError::Locked(_)
+                | OpenError::NotEmpty { .. }
+                | OpenError::Older { .. },
+            )
             | Self::OlderLog { .. }
             | Self::Stopped
             | Self::Owner(OwnerError::InUse { .. } | OwnerError::AnotherLog { .. })
@@ -303,7 +308,12 @@ impl StorageError {
         match self {
             Self::Index(error) => !error.is_of_the_machine(),
             Self::Log(OpenError::Damage(_)) => true,
-            Self::Log(OpenError::Io { .. } | OpenError::Locked(_) | OpenError::Older { .. })
+            Self::Log(
+                OpenError::Io { .. }
+                | OpenError::Locked(_)
+                | OpenError::NotEmpty { .. }
+                | OpenError::Older { .. },
+            )
             | Self::OlderLog { .. }
             | Self::Owner(_)
             | Self::EventFilesWithoutLog { .. }

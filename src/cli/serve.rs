@@ -22,6 +22,7 @@ use super::{
 };
 use crate::{
     config::{Config, Loaded},
+    log,
     server::{self, Options},
     telemetry,
 };
@@ -29,8 +30,7 @@ use crate::{
 /// So long a thread for reads stays without one.
 const BLOCKING_KEPT: Duration = Duration::from_secs(1);
 
-/// `file` is the configuration that the command line names.
-pub fn serve(loaded: Loaded, file: Option<&Path>, options: Options) -> ExitCode {
+pub fn serve(loaded: Loaded, options: Options) -> ExitCode {
     let guard = match telemetry::init(&loaded.config.logging) {
         Ok(guard) => guard,
         Err(error) => {
@@ -38,6 +38,11 @@ pub fn serve(loaded: Loaded, file: Option<&Path>, options: Options) -> ExitCode 
             return ExitCode::from(EXIT_USAGE);
         }
     };
+    let log_path = &loaded.config.event_sourcing.log_path;
+    if log::begins_anew(log_path) {
+        let path = std::path::absolute(log_path).unwrap_or_else(|_| log_path.clone());
+        info!("new, empty log at {}", path.display());
+    }
     for warning in &loaded.warnings {
         warn!("{warning}");
     }
@@ -53,8 +58,9 @@ pub fn serve(loaded: Loaded, file: Option<&Path>, options: Options) -> ExitCode 
                 return ExitCode::FAILURE;
             }
         };
-    let reload = Reload { file, in_force: loaded.config.clone(), guard: &guard };
-    let options = Options { config_file: loaded.file, ..options };
+    let file = loaded.file.unwrap_or_default();
+    let reload = Reload { file: &file, in_force: loaded.config.clone(), guard: &guard };
+    let options = Options { config_file: file.clone(), ..options };
     let ended = runtime.block_on(until_signalled(loaded.config, options, &reload));
     // Whatever still runs after a second signal is left behind.
     runtime.shutdown_background();
@@ -162,7 +168,7 @@ impl Signals {
 
 /// What SIGHUP does: the log file is opened again, and `logging.level` is read again.
 struct Reload<'a> {
-    file: Option<&'a Path>,
+    file: &'a Path,
     /// As the service was started.
     in_force: Config,
     guard: &'a telemetry::Guard,
@@ -171,7 +177,7 @@ struct Reload<'a> {
 impl Reload<'_> {
     fn now(&self) {
         self.guard.reopen();
-        match Config::load(self.file, environment()) {
+        match Config::load(Some(self.file), environment()) {
             Ok(loaded) => {
                 let level = &loaded.config.logging.level;
                 match self.guard.filter(level) {

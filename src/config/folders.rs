@@ -14,6 +14,20 @@ impl Config {
         folders(self)
     }
 
+    /// Has relative paths start at this folder.
+    pub(super) fn start_paths_at(&mut self, start: &Path) {
+        let events = &mut self.event_sourcing;
+        for path in [
+            &mut events.storage_path,
+            &mut events.log_path,
+            &mut events.index_path,
+            &mut self.world.read_models_path,
+            &mut self.logging.path,
+        ] {
+            *path = start.join(&path);
+        }
+    }
+
     /// The key of the configured folder in which `path` lies, if it lies in one.
     pub fn folder_around(&self, path: &Path) -> Option<&'static str> {
         let around = |(_, folder): &(&str, &PathBuf)| real(path).starts_with(real(folder));

@@ -32,7 +32,7 @@ pub fn configuration(bytes: &[u8]) {
 
 fn of_text(text: &str, environment: Vec<(String, String)>) -> Result<Loaded, ConfigError> {
     let path = Path::new("server.yml");
-    resolve(path, parse(path, text)?, Vec::new(), environment.into_iter())
+    resolve(Some(path), parse(path, text)?, Vec::new(), environment)
 }
 
 /// What is in force, written out and read back, is in force again.

@@ -7,10 +7,8 @@ use super::*;
 use crate::secret::Secret;
 
 pub(super) fn load_with(yaml: &str, environment: &[(&str, &str)]) -> Result<Loaded, ConfigError> {
-    let folder = tempfile::tempdir().unwrap();
-    let path = folder.path().join("server.yml");
-    fs::write(&path, yaml).unwrap();
-    Config::load(Some(&path), variables(environment))
+    // Of no folder, so that relative paths stay as they are.
+    resolve(None, parse(Path::new("server.yml"), yaml)?, Vec::new(), variables(environment).collect())
 }
 
 pub(super) fn config_of(yaml: &str) -> Config {
@@ -42,8 +40,6 @@ pub(super) fn leaves(yaml: &str) -> Vec<(String, Value)> {
     }
     leaves
 }
-
-const SHIPPED: &str = include_str!("../../conf/server.yml");
 
 #[test]
 fn shipped_file_has_every_key_with_its_default() {
@@ -191,15 +187,39 @@ fn immudb_of(config: &mut Config) -> &mut ImmudbConfig {
 }
 
 #[test]
-fn a_missing_default_file_means_defaults_and_a_warning() {
+fn the_first_file_that_is_there_counts_and_without_one_the_defaults_do() {
+    let folder = tempfile::tempdir().unwrap();
+    let paths = ["first.yml", "second.yml"].map(|name| folder.path().join(name));
+    let load = || {
+        let environment = variables(&[("AETHYR_LIMITS__ID_BYTES_MAX", "9")]).collect();
+        load_first(paths.to_vec(), environment).unwrap()
+    };
+    let loaded = load();
+    assert_eq!(loaded.config.limits.id_bytes_max, 9);
+    assert_eq!(loaded.file, None);
+    let missing = Warning::NoFile { looked_for: paths.to_vec() };
+    assert_eq!(loaded.warnings, [missing, Warning::EventSourcingDisabled]);
+    for path in paths.iter().rev() {
+        fs::write(path, "event_sourcing: { enabled: true }").unwrap();
+        let loaded = load();
+        assert_eq!((loaded.file.as_ref(), loaded.warnings), (Some(path), Vec::new()));
+    }
+}
+
+#[test]
+fn relative_paths_start_at_the_folder_of_the_configuration() {
     let folder = tempfile::tempdir().unwrap();
     let path = folder.path().join("conf/server.yml");
-    let environment = variables(&[("AETHYR_LIMITS__ID_BYTES_MAX", "9")]);
-    let loaded = load(&path, Absence::MeansDefaults, environment).unwrap();
-    assert_eq!(loaded.config.limits.id_bytes_max, 9);
-    assert_eq!(loaded.file, path);
-    let missing = Warning::DefaultFileMissing { path };
-    assert_eq!(loaded.warnings, [missing, Warning::EventSourcingDisabled]);
+    fs::create_dir(folder.path().join("conf")).unwrap();
+    fs::write(&path, "logging: { path: /var/log/a }\nworld: { read_models_path: w/r }").unwrap();
+    let loaded = Config::load(Some(&path), variables(&[("AETHYR_EVENT_SOURCING__INDEX_PATH", "i")])).unwrap();
+    let config = loaded.config;
+    assert_eq!(config.event_sourcing.log_path, folder.path().join("storage/log"));
+    assert_eq!(config.event_sourcing.storage_path, folder.path().join("storage/events"));
+    assert_eq!(config.event_sourcing.index_path, folder.path().join("i"));
+    assert_eq!(config.world.read_models_path, folder.path().join("w/r"));
+    assert_eq!(config.logging.path, Path::new("/var/log/a"));
+    assert_eq!(loaded.former_log_path.as_deref(), Some(Path::new("storage/log")));
 }
 
 #[test]
@@ -214,7 +234,7 @@ fn a_named_file_that_is_missing_is_an_error_and_named() {
 #[test]
 fn a_file_that_cannot_be_one_is_refused() {
     let folder = tempfile::tempdir().unwrap();
-    let error = load(folder.path(), Absence::MeansDefaults, variables(&[])).unwrap_err();
+    let error = load_first(vec![folder.path().to_owned()], Vec::new()).unwrap_err();
     assert!(matches!(error, ConfigError::Unreadable { .. }), "{error:?}");
 
     let path = folder.path().join("large.yml");

@@ -14,7 +14,7 @@ use tracing::{error, warn};
 
 use super::{Access, OpenError};
 
-const WITHIN: &str = "lock";
+pub(super) const WITHIN: &str = "lock";
 const BESIDE: &str = ".lock";
 
 /// The lock that keeps a second process away from the log; held as long as it lives.

@@ -7,7 +7,7 @@
 //! older copy, and is not touched either.
 
 use std::{
-    fs,
+    fs, io,
     path::{Path, PathBuf},
     sync::Arc,
 };
@@ -19,7 +19,7 @@ use super::{
     Access, OpenError, Place, ReadError, Segments,
     frame::{self, Header},
     frame_search::FrameSearch,
-    segment,
+    lock, segment,
 };
 use crate::crash_point::CrashPoint;
 
@@ -49,6 +49,9 @@ pub fn recover(folder: &Path, seen: Option<Place>) -> Result<Recovered, OpenErro
     let Some(last) = segments.last_number() else {
         if let Some(seen) = seen.filter(|seen| *seen > Place::START) {
             return Err(missing(folder, seen));
+        }
+        if let Some(found) = something_else(folder).map_err(io_error)? {
+            return Err(OpenError::NotEmpty { folder: folder.display().to_string(), found });
         }
         let first = segments.create(folder, Place::START.segment).map_err(io_error)?;
         first.make_durable().map_err(io_error)?;
@@ -80,6 +83,30 @@ pub fn recover(folder: &Path, seen: Option<Place>) -> Result<Recovered, OpenErro
         .and_then(|()| file.make_durable())
         .map_err(|source| OpenError::from(file.io_error(source)))?;
     Ok(recovered(segments, Place { segment: last, offset: end }))
+}
+
+/// Whether the next start begins a new log here.
+pub fn begins_anew(folder: &Path) -> bool {
+    match something_else(folder) {
+        Ok(found) => found.is_none() && !segment::is_there(folder),
+        Err(error) => error.kind() == io::ErrorKind::NotFound,
+    }
+}
+
+/// The name of something in the folder that no log was begun beside: the segments of a log were lost, or it is another's
+/// folder.
+fn something_else(folder: &Path) -> io::Result<Option<String>> {
+    /// Of a file system.
+    const LOST_AND_FOUND: &str = "lost+found";
+    for entry in fs::read_dir(folder)? {
+        let name = entry?.file_name().to_string_lossy().into_owned();
+        let may_be = name == lock::WITHIN || name == LOST_AND_FOUND || name.starts_with('.');
+        // What is left of a first segment that was torn.
+        if !may_be && !name.contains(".torn-") {
+            return Ok(Some(name));
+        }
+    }
+    Ok(None)
 }
 
 /// Opens a log that can't be written. What is torn at its end is left where it is, and not read.

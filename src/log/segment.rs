@@ -344,6 +344,11 @@ pub(super) fn path(folder: &Path, number: u32) -> PathBuf {
     folder.join(format!("{number:010}.segment"))
 }
 
+/// Whether a folder has segments of a log.
+pub fn is_there(folder: &Path) -> bool {
+    numbers(folder).is_ok_and(|numbers| !numbers.is_empty())
+}
+
 /// The numbers of the segments in a folder, in order.
 ///
 /// # Errors

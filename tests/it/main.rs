@@ -29,6 +29,7 @@ mod messages;
 mod operating;
 mod outage;
 mod permissions;
+mod places;
 mod refusals;
 mod refusing;
 mod repairing;
