@@ -61,7 +61,7 @@ pub mod snapshots;
 mod turns;
 pub mod weight;
 
-use command::Command;
+use command::Commands;
 use error::WorldError;
 use executed::Executed;
 use handler::Handler;
@@ -160,7 +160,7 @@ impl World {
     /// See [`WorldError`], and what `reserve` says.
     pub async fn execute(
         &self,
-        commands: Vec<Command>,
+        commands: Commands,
         caller: &Caller,
         reserve: impl Fn(usize) -> BoxFuture<'static, Result<(), StoreError>>,
     ) -> Result<Executed, WorldError> {

@@ -138,9 +138,9 @@ fn content(content: &Content, bytes_max: usize) {
 /// What was let through is decided, and what comes of it is read back as it was.
 fn commands(limits: &LimitsConfig, request: wire::world::ExecuteCommandsRequest) {
     let Some(commands) = accepted(world::decode(request, limits)) else { return };
-    assert!((1..=COMMANDS_MAX).contains(&commands.len()));
+    assert!((1..=COMMANDS_MAX).contains(&commands.commands.len()));
     let mut known = Known::default();
-    for command in commands {
+    for command in commands.commands {
         assert!(command.target.as_str().len() <= limits.id_bytes_max);
         let decided = loop {
             match decide(&known, &command) {

@@ -123,12 +123,12 @@ pub fn of_world_error(error: WorldError) -> Status {
             of_world(refusal_code(&refusal), message, refusal.reason(), facts)
         }
         WorldError::WrongExpectedSequence { command, aggregate, expected, actual } => {
-            let facts = [
-                place(command),
+            let mut facts = vec![
                 ("aggregate_id", aggregate.to_string()),
                 ("expected", expected.to_string()),
                 ("actual", actual.to_string()),
             ];
+            facts.extend(command.map(place));
             of_world(Code::Aborted, message, "WRONG_EXPECTED_SEQUENCE", facts)
         }
         WorldError::CommandIdReused { command, id } => {

@@ -1,5 +1,7 @@
 //! Commands: what is to happen, checked as far as that goes without knowing the world.
 
+use std::collections::BTreeMap;
+
 use serde::Serialize;
 use serde_json::Value;
 use sha2::{Digest, Sha256};
@@ -15,6 +17,16 @@ pub const COMMANDS_MAX: usize = 100;
 pub const ACTOR: &str = "actor";
 pub const COMMAND: &str = "command";
 
+/// The last sequence number of each object that a caller saw.
+pub type Expected = BTreeMap<AggregateId, SequenceNumber>;
+
+/// The commands of one call, and what the caller saw before it.
+#[derive(Debug, Default)]
+pub struct Commands {
+    pub commands: Vec<Command>,
+    pub expected: Expected,
+}
+
 /// One operation on one object.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Command {
@@ -22,8 +34,8 @@ pub struct Command {
     pub id: String,
     pub actor: String,
     pub correlation_id: String,
-    /// What the caller saw last of the object.
-    pub expected: Option<SequenceNumber>,
+    /// What the caller saw last of the object, and of others.
+    pub expected: Expected,
     /// The object.
     pub target: AggregateId,
     pub operation: Operation,

@@ -16,7 +16,8 @@ pub enum WorldError {
     Refused { command: Option<usize>, refusal: Refusal },
     #[error("{aggregate}: expected sequence {expected}, actual {actual}")]
     WrongExpectedSequence {
-        command: usize,
+        /// `None`: the call as a whole expects it.
+        command: Option<usize>,
         aggregate: AggregateId,
         expected: SequenceNumber,
         actual: SequenceNumber,

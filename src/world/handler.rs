@@ -10,7 +10,7 @@ use futures_util::future::BoxFuture;
 use tokio::sync::Semaphore;
 
 use super::{
-    command::Command,
+    command::Commands,
     error::WorldError,
     executed::{CommandResult, Executed},
     planning::{EventLimits, Located, Plan, Planning},
@@ -52,11 +52,11 @@ impl Handler {
     /// See [`WorldError`].
     pub async fn execute(
         &self,
-        commands: Vec<Command>,
+        commands: Commands,
         caller: &Caller,
         reserve: impl Fn(usize) -> BoxFuture<'static, Result<(), StoreError>>,
     ) -> Result<(Executed, Vec<AggregateId>), WorldError> {
-        let turn = self.turns.take(commands.iter().map(|command| &command.target)).await;
+        let turn = self.turns.take(commands.commands.iter().map(|command| &command.target)).await;
         let commands = Arc::new(commands);
         for attempt in 0..ATTEMPTS_MAX {
             if attempt > 1 {
@@ -99,7 +99,7 @@ impl Handler {
     }
 
     /// Loads and decides; may wait for the disk. `None`: what it looked at changed meanwhile.
-    async fn plan(&self, commands: Arc<Vec<Command>>) -> Result<Option<Plan>, WorldError> {
+    async fn plan(&self, commands: Arc<Commands>) -> Result<Option<Plan>, WorldError> {
         let (store, limits) = (self.store.clone(), self.limits);
         let place = self.deciding.clone().acquire_owned().await;
         let planned = tokio::task::spawn_blocking(move || {
@@ -107,6 +107,9 @@ impl Handler {
             let _place = place;
             let mut planning = Planning::new(&store, limits);
             let decided = planning.decide_all(&commands);
+            if planning.saw_a_change() {
+                return Ok(None);
+            }
             // An append is refused where anything changed; without one it has to be looked at here.
             let stores_nothing = decided.is_err() || planning.stores_nothing();
             if stores_nothing && !planning.is_still_so()? {

@@ -5,7 +5,7 @@ use std::{collections::BTreeMap, time::Duration};
 use super::{
     call::{Call, Was},
     capacity,
-    command::{ACTOR, COMMAND, Command},
+    command::{ACTOR, COMMAND, Command, Commands, Expected},
     decide::decide,
     error::{Damage, Problem, WorldError},
     executed::{CommandEvent, CommandResult},
@@ -64,6 +64,8 @@ pub struct Planning<'s> {
     known_weight: usize,
     /// Last numbers of what was looked at, before this call.
     heads: BTreeMap<AggregateId, SequenceNumber>,
+    /// One of them moved while it was looked at.
+    saw_a_change: bool,
     events: Vec<(NewEvent, ContentDigest)>,
     results: Vec<CommandResult>,
 }
@@ -79,6 +81,7 @@ impl<'s> Planning<'s> {
             known: Known::default(),
             known_weight: 0,
             heads: BTreeMap::new(),
+            saw_a_change: false,
             events: Vec::new(),
             results: Vec::new(),
         }
@@ -88,7 +91,8 @@ impl<'s> Planning<'s> {
     ///
     /// # Errors
     /// A rule forbids one, or what it depends on can't be read.
-    pub fn decide_all(&mut self, commands: &[Command]) -> Result<(), WorldError> {
+    pub fn decide_all(&mut self, call: &Commands) -> Result<(), WorldError> {
+        let Commands { commands, expected } = call;
         self.call = Call::of(commands);
         let firsts = commands.iter().map(|command| self.store.find(command.event_id(0)));
         let firsts: Vec<Option<RecordedEvent>> = firsts.collect::<Result<_, _>>()?;
@@ -97,6 +101,9 @@ impl<'s> Planning<'s> {
         let was = self.call.was(firsts.iter().flatten());
         refuse_others(commands, &firsts, was)?;
         self.locate(firsts.iter().flatten().map(|first| first.append.last).max())?;
+        if was != Was::Executed && firsts.iter().any(Option::is_none) {
+            self.expect(None, expected)?;
+        }
         for ((index, command), first) in commands.iter().enumerate().zip(firsts) {
             match first {
                 Some(first) => {
@@ -118,6 +125,11 @@ impl<'s> Planning<'s> {
     /// It would store nothing.
     pub fn stores_nothing(&self) -> bool {
         self.events.is_empty()
+    }
+
+    /// What it decided fits no moment.
+    pub fn saw_a_change(&self) -> bool {
+        self.saw_a_change
     }
 
     /// Nothing that was looked at has changed since, and none of the commands was executed meanwhile. One aggregate
@@ -142,9 +154,7 @@ impl<'s> Planning<'s> {
     }
 
     fn add(&mut self, index: usize, command: &Command) -> Result<(), WorldError> {
-        if let Some(expected) = command.expected {
-            self.expect(index, &command.target, expected)?;
-        }
+        self.expect(Some(index), &command.expected)?;
         let decided = loop {
             match decide(&self.known, command) {
                 Ok(decided) => break decided,
@@ -178,25 +188,29 @@ impl<'s> Planning<'s> {
         Ok(())
     }
 
-    fn expect(
-        &mut self,
-        index: usize,
-        target: &AggregateId,
-        expected: SequenceNumber,
-    ) -> Result<(), WorldError> {
-        if !self.heads.contains_key(target) {
-            self.learn(index, target)?;
+    fn expect(&mut self, command: Option<usize>, expected: &Expected) -> Result<(), WorldError> {
+        for (id, expected) in expected {
+            let actual = match self.heads.get(id) {
+                Some(head) => *head,
+                None => {
+                    let head = replay::last_sequence(self.store, id)?;
+                    self.look_at(id, head)?;
+                    head
+                }
+            };
+            if actual != *expected {
+                let (aggregate, expected) = (id.clone(), *expected);
+                return Err(WorldError::WrongExpectedSequence { command, aggregate, expected, actual });
+            }
         }
-        let actual = self.heads.get(target).copied().unwrap_or_default();
-        match actual == expected {
-            true => Ok(()),
-            false => Err(WorldError::WrongExpectedSequence {
-                command: index,
-                aggregate: target.clone(),
-                expected,
-                actual,
-            }),
-        }
+        Ok(())
+    }
+
+    /// Nothing is stored unless the object still has this number then.
+    fn look_at(&mut self, id: &AggregateId, head: SequenceNumber) -> Result<(), WorldError> {
+        let before = self.heads.insert(id.clone(), head);
+        self.saw_a_change |= before.is_some_and(|before| before != head);
+        refuse_more(self.heads.len(), "objects", OBJECTS_MAX)
     }
 
     fn learn(&mut self, index: usize, id: &AggregateId) -> Result<(), WorldError> {
@@ -209,17 +223,8 @@ impl<'s> Planning<'s> {
         // One that is heavier than it may be can still be made lighter.
         let weight = self.known.weight_at_most(id).min(capacity::WEIGHT_MAX);
         self.known_weight = self.known_weight.saturating_add(weight);
-        self.heads.insert(id.clone(), SequenceNumber(sequence));
-        for (what, count, max) in [
-            ("objects", self.heads.len(), OBJECTS_MAX),
-            ("bytes of objects", self.known_weight, OBJECTS_WEIGHT_MAX),
-        ] {
-            if count > max {
-                let problem = format!("depend on {count} {what}, {max} are allowed; send fewer in one call");
-                return Err(StoreError::invalid("commands", problem).into());
-            }
-        }
-        Ok(())
+        refuse_more(self.known_weight, "bytes of objects", OBJECTS_WEIGHT_MAX)?;
+        self.look_at(id, SequenceNumber(sequence))
     }
 
     fn event(
@@ -317,6 +322,16 @@ impl<'s> Planning<'s> {
         };
         let append = Append { events: self.events, expected };
         Ok(Plan { append, results: self.results, executed: self.executed })
+    }
+}
+
+fn refuse_more(count: usize, what: &str, max: usize) -> Result<(), WorldError> {
+    match count > max {
+        true => {
+            let problem = format!("depend on {count} {what}, {max} are allowed; send fewer in one call");
+            Err(StoreError::invalid("commands", problem).into())
+        }
+        false => Ok(()),
     }
 }
 

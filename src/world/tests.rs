@@ -86,7 +86,7 @@ impl Lived {
             id: "c".into(),
             actor: String::new(),
             correlation_id: String::new(),
-            expected: None,
+            expected: Default::default(),
             target: id(number),
             operation,
         };

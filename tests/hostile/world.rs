@@ -50,7 +50,7 @@ fn call(method: &str, request: &impl Message) -> Call {
 }
 
 fn execute(commands: Vec<Command>) -> Call {
-    call("CommandService/ExecuteCommands", &ExecuteCommandsRequest { commands })
+    call("CommandService/ExecuteCommands", &ExecuteCommandsRequest { commands, ..Default::default() })
 }
 
 fn command(operation: Operation) -> Command {
@@ -122,7 +122,7 @@ fn wrong(rng: &mut Rng) -> Call {
     };
     match rng.u8(..5) {
         0 => {
-            let request = ExecuteCommandsRequest { commands: vec![update(numbers(3))] };
+            let request = ExecuteCommandsRequest { commands: vec![update(numbers(3))], ..Default::default() };
             Call::good(EXECUTE, &mutate(rng, request.encode_to_vec()))
         }
         1 => {

@@ -13,6 +13,7 @@ use crate::support::service::{PATIENCE, Service};
 
 mod asking;
 mod commands;
+mod expectations;
 mod extending;
 mod moments;
 mod one_moment;
@@ -35,9 +36,12 @@ impl Game {
         Self { client: JsonClient::connect(&address.to_string()).await.unwrap() }
     }
 
-    pub async fn try_execute(&self, commands: Value) -> Result<Value, ClientError> {
-        let request = json!({ "commands": commands });
+    pub async fn try_call(&self, request: Value) -> Result<Value, ClientError> {
         self.client.call("aethyr.world.v1.CommandService/ExecuteCommands", &request).await
+    }
+
+    pub async fn try_execute(&self, commands: Value) -> Result<Value, ClientError> {
+        self.try_call(json!({ "commands": commands })).await
     }
 
     /// Commands that must be taken: a list of them.

@@ -16,7 +16,7 @@ use crate::{
     },
     world::{
         command::COMMANDS_MAX,
-        command::{Command, Operation},
+        command::{Command, Commands, Expected, Operation},
         event::Attributes,
         password::PasswordHash,
     },
@@ -24,12 +24,11 @@ use crate::{
 
 /// # Errors
 /// Names every field that is wrong.
-pub fn decode(
-    request: wire::ExecuteCommandsRequest,
-    limits: &LimitsConfig,
-) -> Result<Vec<Command>, Violations> {
+pub fn decode(request: wire::ExecuteCommandsRequest, limits: &LimitsConfig) -> Result<Commands, Violations> {
     let mut wrong = Violations::default();
     let count = request.commands.len();
+    let of_commands = request.commands.iter().map(|command| command.expected_sequences.len());
+    let expected_count = of_commands.sum::<usize>().saturating_add(request.expected_sequences.len());
     if count == 0 {
         wrong.add("commands", "must not be empty");
     }
@@ -37,6 +36,12 @@ pub fn decode(
         wrong.add("commands", format!("has {count}, {COMMANDS_MAX} are allowed"));
         return Err(wrong);
     }
+    let expected_max = limits.expected_sequences_max;
+    if expected_count > expected_max {
+        wrong.add("expected_sequences", format!("are {expected_count} together, {expected_max} are allowed"));
+        return Err(wrong);
+    }
+    let expected = expected_sequences("expected_sequences", request.expected_sequences, limits, &mut wrong);
     let mut ids = HashSet::with_capacity(count);
     let mut commands = Vec::with_capacity(count);
     for (index, command) in request.commands.into_iter().enumerate() {
@@ -46,7 +51,21 @@ pub fn decode(
         }
         commands.extend(Decoding { at, limits, wrong: &mut wrong }.command(command));
     }
-    wrong.none_or(Some(commands))
+    wrong.none_or(Some(Commands { commands, expected }))
+}
+
+fn expected_sequences(
+    field: &str,
+    expected: BTreeMap<String, u64>,
+    limits: &LimitsConfig,
+    wrong: &mut Violations,
+) -> Expected {
+    let mut checked = Expected::new();
+    for (index, (id, sequence)) in expected.into_iter().enumerate() {
+        let id = aggregate_id(&format!("{field}[{index}]"), &id, limits.id_bytes_max, wrong);
+        checked.extend(id.map(|id| (id, SequenceNumber(sequence))));
+    }
+    checked
 }
 
 /// One command.
@@ -79,7 +98,16 @@ impl Decoding<'_> {
             return None;
         };
         let (target, operation) = self.operation(operation)?;
-        let expected = command.expected_sequence.map(SequenceNumber);
+        let field = format!("{}.expected_sequences", self.at);
+        let mut expected = expected_sequences(&field, command.expected_sequences, self.limits, self.wrong);
+        if let Some(sequence) = command.expected_sequence.map(SequenceNumber) {
+            match expected.insert(target.clone(), sequence) {
+                Some(other) if other != sequence => {
+                    self.add("expected_sequence", "is another than that of the object in expected_sequences");
+                }
+                Some(_) | None => {}
+            }
+        }
         Some(Command { id, actor: command.actor, correlation_id, expected, target, operation })
     }
 

@@ -18,7 +18,7 @@ fn command(target: &str, operation: Operation) -> Command {
         id: "command".into(),
         actor: String::new(),
         correlation_id: String::new(),
-        expected: None,
+        expected: Default::default(),
         target: id(target),
         operation,
     }

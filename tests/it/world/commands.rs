@@ -165,7 +165,7 @@ async fn a_call_that_an_older_service_executed_gets_its_first_answer() {
         id: "c-2".into(),
         actor: String::new(),
         correlation_id: "c-2".into(),
-        expected: None,
+        expected: Default::default(),
         target: AggregateId::new("r").unwrap(),
         operation: Operation::UpdateRoomDescription { description: "y".into() },
     };
