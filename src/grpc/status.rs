@@ -161,6 +161,7 @@ fn refusal_code(refusal: &Refusal) -> Code {
         Refusal::NoSuchObject(_) | Refusal::NoSuchEvent { .. } | Refusal::Deleted(_) => Code::NotFound,
         Refusal::Exists(_) => Code::AlreadyExists,
         Refusal::Full { .. } => Code::ResourceExhausted,
+        Refusal::Nameless(_) => Code::InvalidArgument,
         Refusal::Foreign(_)
         | Refusal::NotAPlayer(_)
         | Refusal::NotARoom(_)

@@ -3,10 +3,13 @@
 //! Pure: it looks at what is known and says what happens, what it would have to know besides, or why not. Whoever
 //! calls it makes sure that nothing it looked at changes before the events are stored.
 
+use serde_json::Value;
+
 use super::{
     capacity,
     command::{Command, Operation},
     event::{Attributes, WorldEvent},
+    game_object::NAME,
     known::{Decided, Known, Undecided},
     moving::{self, check_container},
     player::Player,
@@ -47,9 +50,15 @@ fn rules(known: &Known, command: &Command) -> Result<Vec<Decided>, Undecided> {
             create(known, id, Kind::Room, vec![named(Room::CLASS, name), room])
         }
         Operation::UpdateGameObjectAttribute { key, value } => {
+            if key == NAME {
+                check_name(known, id, value)?;
+            }
             one(known, id, known.living(id)?.object().update_attribute(key, value))
         }
         Operation::UpdateGameObjectAttributes { attributes } => {
+            if let Some(name) = attributes.get(NAME) {
+                check_name(known, id, name)?;
+            }
             one(known, id, known.living(id)?.object().update_attributes(attributes))
         }
         Operation::UpdateGameObjectContainer { container_id } => {
@@ -78,6 +87,15 @@ fn rules(known: &Known, command: &Command) -> Result<Vec<Decided>, Undecided> {
         Operation::RemoveItemFromInventory { item_id } => moving::remove_item(known, id, item_id),
         Operation::EquipItem { item_id, slot } => moving::equip(known, id, item_id, slot),
         Operation::UnequipItem { item_id, slot } => moving::unequip(known, id, item_id, slot.as_deref()),
+    }
+}
+
+/// Players are found by their names. What else a name must not be was checked for all objects alike.
+fn check_name(known: &Known, id: &AggregateId, name: &Value) -> Result<(), Undecided> {
+    let is_empty = name.as_str().is_none_or(str::is_empty);
+    match known.living(id)?.kind() {
+        Kind::Player if is_empty => Err(Refusal::Nameless(id.clone()).into()),
+        Kind::Player | Kind::GameObject | Kind::Room => Ok(()),
     }
 }
 

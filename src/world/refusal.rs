@@ -26,6 +26,8 @@ pub enum Refusal {
     ContainersTooDeep { id: AggregateId, container: AggregateId, max: usize },
     #[error("{0}: can't be put into itself")]
     Itself(AggregateId),
+    #[error("{0}: a player has a name, a text that is not empty")]
+    Nameless(AggregateId),
     #[error("{room}: has no exit {direction:?}")]
     NoSuchExit { room: AggregateId, direction: String },
     #[error("{holder}: {item} is not in its inventory")]
@@ -58,6 +60,7 @@ impl Refusal {
             Self::ContainerCycle { .. } => "CONTAINER_CYCLE",
             Self::ContainersTooDeep { .. } => "CONTAINERS_TOO_DEEP",
             Self::Itself(_) => "ITSELF",
+            Self::Nameless(_) => "NAME_MISSING",
             Self::NoSuchExit { .. } => "NO_SUCH_EXIT",
             Self::NotInInventory { .. } => "NOT_IN_INVENTORY",
             Self::NotCarried { .. } => "NOT_CARRIED",
@@ -79,6 +82,7 @@ impl Refusal {
             | Self::NotAPlayer(id)
             | Self::NotARoom(id)
             | Self::Itself(id)
+            | Self::Nameless(id)
             | Self::NoSuchEvent { id, .. }
             | Self::Full { id, .. }
             | Self::ContainerCycle { id, .. }

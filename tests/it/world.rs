@@ -16,6 +16,7 @@ mod commands;
 mod expectations;
 mod extending;
 mod moments;
+mod names;
 mod one_moment;
 mod read_models;
 mod rebuilding;

@@ -18,6 +18,7 @@ use crate::{
         command::COMMANDS_MAX,
         command::{Command, Commands, Expected, Operation},
         event::Attributes,
+        game_object::NAME,
         password::PasswordHash,
     },
 };
@@ -118,8 +119,11 @@ impl Decoding<'_> {
             Wire::UpdateGameObjectAttribute(command) => {
                 let id = self.id("id", &command.id);
                 self.text("key", &command.key);
-                let value = self.value("value", command.value.unwrap_or_default());
-                Some((id?, Operation::UpdateGameObjectAttribute { key: command.key, value: value? }))
+                let value = self.value("value", command.value.unwrap_or_default())?;
+                if command.key == NAME {
+                    self.name_value("value", &value);
+                }
+                Some((id?, Operation::UpdateGameObjectAttribute { key: command.key, value }))
             }
             Wire::UpdateGameObjectAttributes(command) => {
                 let id = self.id("id", &command.id);
@@ -156,6 +160,7 @@ impl Decoding<'_> {
             }
             Wire::CreateRoom(command) => {
                 let wire::CreateRoom { id, name, description } = command;
+                self.name("name", &name);
                 Some((self.id("id", &id)?, Operation::CreateRoom { name, description }))
             }
             Wire::UpdateRoomDescription(command) => {
@@ -200,6 +205,7 @@ impl Decoding<'_> {
     fn create_game_object(&mut self, command: wire::CreateGameObject) -> Option<(AggregateId, Operation)> {
         let id = self.id("id", &command.id);
         self.text("type", &command.r#type);
+        self.name("name", &command.name);
         let container_id = self.optional_id("container_id", &command.container_id);
         let attributes = self.attributes(command.attributes);
         let other_name = attributes.get("name").is_some_and(|name| name.as_str() != Some(&command.name));
@@ -227,6 +233,22 @@ impl Decoding<'_> {
         name(&format!("{}.{field}", self.at), text, self.limits.id_bytes_max, self.wrong);
     }
 
+    /// The name of an object, which may have none.
+    fn name(&mut self, field: &str, name: &str) {
+        if !name.is_empty() {
+            self.text(field, name);
+        }
+    }
+
+    /// The same as the value of the attribute `name`.
+    fn name_value(&mut self, field: &str, name: &Value) {
+        match name {
+            Value::String(name) => self.name(field, name),
+            Value::Null => {}
+            _ => self.add(field, "a name must be a text"),
+        }
+    }
+
     fn value(&mut self, field: &str, value: WireValue) -> Option<Value> {
         json::from_wire(value).map_err(|problem| self.add(field, problem)).ok()
     }
@@ -236,6 +258,9 @@ impl Decoding<'_> {
         for (key, value) in attributes {
             self.text("attributes", &key);
             if let Some(value) = self.value("attributes", value) {
+                if key == NAME {
+                    self.name_value("attributes", &value);
+                }
                 checked.insert(key, value);
             }
         }
