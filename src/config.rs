@@ -25,7 +25,8 @@ mod sections;
 mod tests;
 
 pub use sections::{
-    EventSourcingConfig, ImmudbConfig, LimitsConfig, LoggingConfig, RequireContact, ServerConfig, WorldConfig,
+    EventSourcingConfig, ImmudbConfig, LimitsConfig, LoggingConfig, RawAppends, RequireContact, ServerConfig,
+    WorldConfig,
 };
 
 /// The configuration that comes with the program: every key with its default.

@@ -65,20 +65,21 @@ pub struct Service {
     /// Host and port, and database of ImmuDB.
     immudb: Option<(String, String)>,
     event_files: Option<Arc<EventFiles>>,
-    world: Arc<World>,
+    /// `None`: there is none.
+    world: Option<Arc<World>>,
     shutdown: CancellationToken,
 }
 
 impl Service {
     pub fn new(
-        world: Arc<World>,
+        store: Arc<EventStore>,
+        world: Option<Arc<World>>,
         limits: LimitsConfig,
         immudb: Option<(String, String)>,
         event_files: Option<Arc<EventFiles>>,
         Bounds { streams, reads }: Bounds,
         shutdown: CancellationToken,
     ) -> Self {
-        let store = world.store().clone();
         Self { store, streams, reads, decoder: Decoder { limits }, immudb, event_files, world, shutdown }
     }
 
@@ -145,7 +146,17 @@ impl EventStoreService for Service {
             let append = self.decoder.append(request.into_inner()).map_err(status::of_violations)?;
             let bytes = encode::appended_bytes_max(&append);
             reserve_answer(&answering, bytes).await.map_err(status::of_limit)?;
-            self.store.append_for(append, origin).await.map(encode::appended).map_err(status::of_error)
+            match &self.world {
+                Some(world) => {
+                    world.append(append, origin).await.map(encode::appended).map_err(status::of_world_error)
+                }
+                None => self
+                    .store
+                    .append_for(append, origin)
+                    .await
+                    .map(encode::appended)
+                    .map_err(status::of_error),
+            }
         })
         .await
     }
@@ -261,7 +272,7 @@ impl EventStoreService for Service {
                 let surroundings = encode::Surroundings {
                     immudb: self.immudb.clone(),
                     event_files_pending: self.event_files.as_ref().map_or(0, |files| files.pending()),
-                    projections: self.world.projections(),
+                    projections: self.world.as_ref().map(|world| world.projections()).unwrap_or_default(),
                     refusals: refusals::recorded(),
                     writes_refused: None,
                     reads_refused: reason(self.store.admit_read()),

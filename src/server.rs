@@ -13,7 +13,7 @@ use tracing::{error, info, warn};
 
 use crate::{
     clock::EventClock,
-    config::{Config, ImmudbConfig},
+    config::{self, Config, ImmudbConfig},
     event::Position,
     event_files::EventFiles,
     forwarder::{BatchLimits, Forwarder, PendingLimits, Settings, Standing, State, copy::Unfinished},
@@ -31,6 +31,7 @@ use crate::{
     telemetry,
     world::{
         self, Ends, World,
+        handler::RawAppends,
         planning::EventLimits,
         projections::{self, Projection},
     },
@@ -207,7 +208,10 @@ fn report(config: &Config, parts: &Parts, network: &Network) {
     parts.tasks.spawn(async move { closing.run_until_cancelled(health).await });
 }
 
-fn start_world(config: &Config, options: &Options, parts: &Parts) -> Arc<World> {
+fn start_world(config: &Config, options: &Options, parts: &Parts) -> Option<Arc<World>> {
+    if !config.world.enabled {
+        return None;
+    }
     let settings = world::Settings {
         read_models_path: config.world.read_models_path.clone(),
         read_models_wal_max: config.world.read_models_wal_max as u64,
@@ -217,11 +221,16 @@ fn start_world(config: &Config, options: &Options, parts: &Parts) -> Arc<World> 
             append_bytes_max: config.limits.append_bytes_max,
             append_events_max: config.limits.append_events_max,
         },
+        raw_appends: match config.world.raw_appends {
+            config::RawAppends::Checked => RawAppends::Checked,
+            config::RawAppends::Refused => RawAppends::Refused,
+            config::RawAppends::Unchecked => RawAppends::Unchecked,
+        },
         snapshot_bytes_max: config.limits.snapshot_bytes_max,
     };
     let Parts { tasks, closing, stopping, .. } = parts;
     let ends = Ends { tasks: tasks.clone(), closing: closing.clone(), stopping: stopping.clone() };
-    World::start(parts.store.clone(), &settings, (options.projections)(), ends)
+    Some(World::start(parts.store.clone(), &settings, (options.projections)(), ends))
 }
 
 /// Starts everything but the server on the network.

@@ -26,8 +26,9 @@ use tracing::warn;
 
 use crate::{
     event::{AggregateId, Position, SequenceNumber},
+    sequencer::{Append, Origin},
     shared_limit::{Caller, Resource, SharedLimit},
-    store::{EventStore, Filter, Limit, OrderStart, StoreError},
+    store::{Appended, Attempt, EventStore, Filter, Limit, OrderStart, StoreError},
 };
 
 pub mod aggregate;
@@ -64,7 +65,7 @@ pub mod weight;
 use command::Commands;
 use error::WorldError;
 use executed::Executed;
-use handler::Handler;
+use handler::{Handler, RawAppends};
 use lists::{FoundPlayer, ObjectFilter, Page};
 use planning::EventLimits;
 use projections::Projection;
@@ -82,6 +83,7 @@ pub struct Settings {
     /// The log that the read models are made from.
     pub log_id: Option<String>,
     pub events: EventLimits,
+    pub raw_appends: RawAppends,
     pub snapshot_bytes_max: usize,
 }
 
@@ -142,7 +144,7 @@ impl World {
             Snapshots::start(store.clone(), settings.snapshot_bytes_max, ends.stopping.clone());
         ends.tasks.spawn(taking);
         ends.tasks.spawn(projector::start(store.clone(), read_models.clone(), ends.stopping.clone()));
-        let handler = Handler::new(store.clone(), settings.events);
+        let handler = Handler::new(store.clone(), settings.events, settings.raw_appends);
         let rebuilding = Arc::default();
         let differences =
             SharedLimit::new(Limit::CallBytes, Resource::DifferenceBytes, difference::HELD_BYTES_MAX);
@@ -167,6 +169,16 @@ impl World {
         let (executed, due) = self.handler.execute(commands, caller, reserve).await?;
         due.into_iter().for_each(|id| self.snapshots.due(id));
         Ok(executed)
+    }
+
+    /// Stores events of a caller that decides for itself, all or none, if they fit the objects of the world that they are of.
+    ///
+    /// # Errors
+    /// See [`WorldError`].
+    pub async fn append(&self, append: Append, origin: Origin) -> Result<Appended, WorldError> {
+        let stored = self.handler.append_raw(append, origin).await?;
+        let stored_in = self.store.settle(stored.end, stored.bounds.last, Attempt::of(&stored)).await?;
+        Ok(Appended { stored, stored_in })
     }
 
     /// An aggregate as it is, or as it was. May wait for the disk.

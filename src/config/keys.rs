@@ -32,6 +32,7 @@ pub(super) enum Kind {
     Host,
     Database,
     Contact,
+    RawAppends,
     LogLevel,
 }
 
@@ -62,6 +63,8 @@ pub(super) const KEYS: &[Key] = &[
     key("event_sourcing.segment_bytes_max", bytes(MIB, GIB)),
     key("event_sourcing.log_failure_grace", seconds(0.0, 3600.0)),
     key("event_sourcing.clock_jump_max", seconds(1.0, 31_536_000.0)),
+    key("world.enabled", Kind::Flag),
+    key("world.raw_appends", Kind::RawAppends),
     key("world.read_models_path", Kind::File),
     key("world.read_models_wal_max", bytes(MIB, GIB)),
     key("immudb.address", Kind::Host),
@@ -231,6 +234,7 @@ impl Kind {
             | Kind::Host
             | Kind::Database
             | Kind::Contact
+            | Kind::RawAppends
             | Kind::LogLevel => true,
         }
     }
@@ -263,6 +267,7 @@ impl Kind {
             Kind::Host => is_host(text),
             Kind::Database => is_database(text),
             Kind::Contact => ["never", "empty", "unclean"].contains(&text),
+            Kind::RawAppends => ["checked", "refused", "unchecked"].contains(&text),
             Kind::LogLevel => telemetry::filter(text).is_ok(),
             Kind::Flag
             | Kind::Count { .. }
@@ -293,6 +298,7 @@ impl fmt::Display for Kind {
                 f.write_str("1 to 128 lower-case letters, digits and underscores, not defaultdb or systemdb")
             }
             Kind::Contact => f.write_str("never, empty or unclean"),
+            Kind::RawAppends => f.write_str("checked, refused or unchecked"),
             Kind::LogLevel => {
                 f.write_str("off, error, warn, info, debug or trace, or several as in info,tonic=warn")
             }

@@ -80,14 +80,31 @@ impl Default for EventSourcingConfig {
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct WorldConfig {
+    pub enabled: bool,
+    pub raw_appends: RawAppends,
     pub read_models_path: PathBuf,
     pub read_models_wal_max: usize,
 }
 
 impl Default for WorldConfig {
     fn default() -> WorldConfig {
-        WorldConfig { read_models_path: "storage/read_models.sqlite".into(), read_models_wal_max: 256 << 20 }
+        WorldConfig {
+            enabled: true,
+            raw_appends: RawAppends::Checked,
+            read_models_path: "storage/read_models.sqlite".into(),
+            read_models_wal_max: 256 << 20,
+        }
     }
+}
+
+/// What becomes of appends to objects of the world that are no commands.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum RawAppends {
+    /// An event that its object can't have is refused.
+    Checked,
+    Refused,
+    Unchecked,
 }
 
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]

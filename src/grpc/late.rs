@@ -18,27 +18,40 @@ use crate::store::{StoreError, Unavailable};
 
 /// See the module. Its clones are one service.
 #[derive(Debug)]
-pub struct Late<S>(Arc<RwLock<Option<S>>>);
+pub struct Late<S>(Arc<RwLock<Instead<S>>>);
+
+#[derive(Debug, Clone)]
+enum Instead<S> {
+    There(S),
+    Starting,
+    /// It does not come; why.
+    Absent(&'static str),
+}
 
 impl<S> Late<S> {
     /// From now on `service` answers.
     pub fn arrive(&self, service: S) {
-        self.set(Some(service));
+        self.set(Instead::There(service));
+    }
+
+    /// It does not come: callers hear why.
+    pub fn be_absent(&self, why: &'static str) {
+        self.set(Instead::Absent(why));
     }
 
     /// Until another arrives, callers hear that it starts.
     pub fn leave(&self) {
-        self.set(None);
+        self.set(Instead::Starting);
     }
 
-    fn set(&self, service: Option<S>) {
+    fn set(&self, service: Instead<S>) {
         *self.0.write().unwrap_or_else(PoisonError::into_inner) = service;
     }
 }
 
 impl<S> Default for Late<S> {
     fn default() -> Self {
-        Self(Arc::default())
+        Self(Arc::new(RwLock::new(Instead::Starting)))
     }
 }
 
@@ -68,11 +81,12 @@ where
     fn call(&mut self, request: Request<Body>) -> Self::Future {
         let service = self.0.read().unwrap_or_else(PoisonError::into_inner).clone();
         match service {
-            Some(mut service) => Either::Left(service.call(request)),
-            None => {
+            Instead::There(mut service) => Either::Left(service.call(request)),
+            Instead::Starting => {
                 let starting = status::of_error(StoreError::Unavailable(Unavailable::Starting));
                 Either::Right(ready(Ok(starting.into_http())))
             }
+            Instead::Absent(why) => Either::Right(ready(Ok(status::absent(why).into_http()))),
         }
     }
 }

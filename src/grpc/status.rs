@@ -12,7 +12,7 @@ use crate::{
     shared_limit::Reached,
     store::{Conflict, Limit, Precondition, StoreError, Unavailable},
     world::{
-        error::{Damage, WorldError},
+        error::{Damage, Unfitting, WorldError},
         refusal::Refusal,
     },
 };
@@ -93,6 +93,11 @@ pub fn other_content() -> Status {
     )
 }
 
+/// The configuration has no such service.
+pub fn absent(why: &'static str) -> Status {
+    Status::unimplemented(why)
+}
+
 /// A request that is compressed with something else than what is accepted.
 pub fn other_encoding(encoding: &str, accepted: &str) -> Status {
     Status::unimplemented(format!("grpc-encoding {encoding:?} is not accepted; {accepted} are"))
@@ -130,6 +135,16 @@ pub fn of_world_error(error: WorldError) -> Status {
             ];
             facts.extend(command.map(place));
             of_world(Code::Aborted, message, "WRONG_EXPECTED_SEQUENCE", facts)
+        }
+        WorldError::Unfitting(unfitting) => {
+            let Unfitting { index, id, kind, problem } = *unfitting;
+            let facts = [
+                ("index", index.to_string()),
+                ("aggregate_id", id.to_string()),
+                ("aggregate_type", kind.name().to_owned()),
+                ("rule", problem.to_string()),
+            ];
+            of_world(Code::FailedPrecondition, message, "WORLD_RULE", facts)
         }
         WorldError::CommandIdReused { command, id } => {
             let facts = [place(command), ("command_id", id)];

@@ -33,6 +33,7 @@ const REFLECTION_BYTES_MAX: usize = 16 * 1024;
 const STREAMS_PER_CONNECTION_MAX: u32 = 4096;
 /// HTTP/2 itself refuses what is larger, without a word that gRPC has for it: the gate refuses much less.
 const HEADER_LIST_BYTES_MAX: u32 = 64 * 1024;
+const NO_WORLD: &str = "this service has no world (world.enabled is false)";
 /// A silent connection is asked for a sign of life, and has so long to give it.
 const KEEP_ALIVE: Duration = Duration::from_secs(30);
 const KEEP_ALIVE_ANSWER_MAX: Duration = Duration::from_secs(20);
@@ -109,7 +110,7 @@ impl Network {
     }
 
     /// From now on calls are answered.
-    pub fn open(&self, config: &Config, parts: &Parts, world: Arc<World>) {
+    pub fn open(&self, config: &Config, parts: &Parts, world: Option<Arc<World>>) {
         let limits = &config.limits;
         let message_bytes_max = limits.largest_request();
         let immudb = config.immudb.as_ref();
@@ -117,6 +118,7 @@ impl Network {
             immudb.map(|immudb| (format!("{}:{}", immudb.address, immudb.port), immudb.database.clone()));
         let bounds = Bounds::new(limits, self.budget.clone());
         let service = Service::new(
+            parts.store.clone(),
             world.clone(),
             limits.clone(),
             named,
@@ -124,11 +126,20 @@ impl Network {
             bounds.clone(),
             parts.closing.clone(),
         );
-        let world = WorldCalls::new(world, limits.clone(), bounds, parts.closing.clone());
         let events = EventStoreServiceServer::new(service).max_decoding_message_size(message_bytes_max);
-        let commands = CommandServiceServer::new(world.clone()).max_decoding_message_size(message_bytes_max);
-        self.world.arrive(WorldServiceServer::new(world));
-        self.commands.arrive(commands);
+        match world {
+            Some(world) => {
+                let world = WorldCalls::new(world, limits.clone(), bounds, parts.closing.clone());
+                let commands =
+                    CommandServiceServer::new(world.clone()).max_decoding_message_size(message_bytes_max);
+                self.world.arrive(WorldServiceServer::new(world));
+                self.commands.arrive(commands);
+            }
+            None => {
+                self.world.be_absent(NO_WORLD);
+                self.commands.be_absent(NO_WORLD);
+            }
+        }
         self.events.arrive(events);
     }
 

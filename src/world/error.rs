@@ -1,6 +1,6 @@
 //! Why the world refuses or fails: one type, from the aggregates to the caller's status.
 
-use super::{event::EventError, refusal::Refusal, rule::BrokenRule};
+use super::{aggregate::Kind, event::EventError, refusal::Refusal, rule::BrokenRule};
 use crate::{
     event::{AggregateId, SequenceNumber},
     store::StoreError,
@@ -22,6 +22,8 @@ pub enum WorldError {
         expected: SequenceNumber,
         actual: SequenceNumber,
     },
+    #[error(transparent)]
+    Unfitting(#[from] Box<Unfitting>),
     #[error("the command id {id:?} belongs to another command that was executed")]
     CommandIdReused { command: usize, id: String },
     #[error("others changed the same objects first, again and again; nothing was done")]
@@ -67,4 +69,27 @@ pub enum Problem {
     Rule(#[from] BrokenRule),
     #[error("its number does not follow that of the event before")]
     Gap,
+}
+
+/// An append that is no command, and does not fit an object of the world.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error(
+    "events[{index}]: {id} is a {} of the world, and {problem}. ExecuteCommands does what the rules allow; an aggregate of \
+     another type is not held to them; with world.enabled: false there is no world",
+    kind.name()
+)]
+pub struct Unfitting {
+    pub index: usize,
+    pub id: AggregateId,
+    pub kind: Kind,
+    pub problem: Misfit,
+}
+
+/// What is wrong with the event.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum Misfit {
+    #[error("{0}")]
+    Event(Problem),
+    #[error("such appends are refused (world.raw_appends)")]
+    Refused,
 }

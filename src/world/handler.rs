@@ -23,6 +23,11 @@ use crate::{
     store::{Attempt, Conflict, EventStore, StoreError},
 };
 
+mod raw_appends;
+
+pub use raw_appends::RawAppends;
+use raw_appends::Told;
+
 /// How often a call is decided before it gives up. Whoever loses a race has it lost to somebody who won.
 const ATTEMPTS_MAX: u32 = 100;
 const PAUSE_MAX: Duration = Duration::from_millis(20);
@@ -38,11 +43,20 @@ pub struct Handler {
     /// Places of those who decide: what they look at is in memory.
     deciding: Arc<Semaphore>,
     limits: EventLimits,
+    raw_appends: RawAppends,
+    told: Arc<Told>,
 }
 
 impl Handler {
-    pub fn new(store: Arc<EventStore>, limits: EventLimits) -> Self {
-        Self { store, turns: Turns::default(), deciding: Arc::new(Semaphore::new(DECIDING_MAX)), limits }
+    pub fn new(store: Arc<EventStore>, limits: EventLimits, raw_appends: RawAppends) -> Self {
+        Self {
+            store,
+            turns: Turns::default(),
+            deciding: Arc::new(Semaphore::new(DECIDING_MAX)),
+            limits,
+            raw_appends,
+            told: Arc::default(),
+        }
     }
 
     /// Executes the commands in their order, all or none. Also says which aggregates are due for a snapshot.

@@ -15,7 +15,7 @@ use super::{
 };
 use crate::{
     event::{
-        AggregateId, Content, Position, RecordedEvent, SequenceNumber, Snapshot, Timestamp,
+        AggregateId, Content, NewEvent, Position, RecordedEvent, SequenceNumber, Snapshot, Timestamp,
         record::StoredEvent,
     },
     index::Direction,
@@ -52,11 +52,19 @@ pub enum Moment {
 /// # Errors
 /// It is none.
 pub fn read(event: &RecordedEvent) -> Result<WorldEvent, EventError> {
-    match &event.event.content {
-        Content::Json(data) => WorldEvent::decode(&event.event.event_type, data),
-        Content::Absent | Content::Binary(_) => match WorldEvent::TYPES.contains(&&*event.event.event_type) {
+    of_new(&event.event)
+}
+
+/// The world's event in one that is to be stored.
+///
+/// # Errors
+/// It is none.
+pub fn of_new(event: &NewEvent) -> Result<WorldEvent, EventError> {
+    match &event.content {
+        Content::Json(data) => WorldEvent::decode(&event.event_type, data),
+        Content::Absent | Content::Binary(_) => match WorldEvent::TYPES.contains(&&*event.event_type) {
             true => Err(EventError::NotJson),
-            false => Err(EventError::UnknownType(event.event.event_type.to_string())),
+            false => Err(EventError::UnknownType(event.event_type.to_string())),
         },
     }
 }

@@ -112,8 +112,8 @@ append() {
         \"events\": [{
             \"event_id\": \"00000000-0000-4000-8000-$(printf '%012d' "$1")\",
             \"aggregate_id\": \"$aggregate\",
-            \"aggregate_type\": \"Room\",
-            \"event_type\": \"RoomDescribed\",
+            \"aggregate_type\": \"Quest\",
+            \"event_type\": \"QuestAdvanced\",
             \"json\": \"{\\\"number\\\":$1}\"
         }],
         \"expected_sequences\": {\"$aggregate\": $(($1 - 1))}

@@ -78,7 +78,7 @@ async fn an_append_over_three_aggregates_is_stored_whole_or_not_at_all() {
     let status = client.append_events(expecting(three(), &[("a", 0), ("b", 0), ("c", 0)])).await.unwrap_err();
     assert_eq!(reason(&status), "WRONG_EXPECTED_SEQUENCE");
     let mut wrong_type = three();
-    wrong_type[3].aggregate_type = "Player".into();
+    wrong_type[3].aggregate_type = "Hero".into();
     assert_eq!(refused(&mut client, wrong_type).await.0, Code::InvalidArgument);
     assert_eq!(service.stats().await.event_count, 1);
     let answer =
@@ -104,9 +104,9 @@ async fn an_aggregate_keeps_its_first_type() {
     );
     append(&mut client, vec![event("a"), untyped("a")]).await;
     append(&mut client, vec![untyped("a")]).await;
-    let other = NewEvent { aggregate_type: "Player".into(), ..event("a") };
+    let other = NewEvent { aggregate_type: "Hero".into(), ..event("a") };
     assert_eq!(refused(&mut client, vec![other]).await.0, Code::InvalidArgument);
-    assert!(load(&mut client, "a").await.iter().all(|event| event.aggregate_type == "Room"));
+    assert!(load(&mut client, "a").await.iter().all(|event| event.aggregate_type == "Place"));
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -215,7 +215,7 @@ async fn a_resend_says_where_the_events_lie_now() {
 async fn an_answer_says_when_a_snapshot_is_due() {
     let setup = Setup::local()
         .set("event_sourcing", "snapshot_threshold: 3")
-        .set("event_sourcing", "snapshot_thresholds: { Player: 5 }")
+        .set("event_sourcing", "snapshot_thresholds: { Hero: 5 }")
         .set("event_sourcing", "snapshot_thresholds_by_id: { special: 1 }");
     let service = Service::start(setup).await;
     let mut client = service.client();
@@ -230,9 +230,8 @@ async fn an_answer_says_when_a_snapshot_is_due() {
     assert_eq!(due(append_to(&mut client, "special", 1).await), [true]);
     let mut players = Vec::new();
     for _ in 0..5 {
-        players.push(
-            append(&mut client, vec![NewEvent { aggregate_type: "Player".into(), ..event("p") }]).await,
-        );
+        players
+            .push(append(&mut client, vec![NewEvent { aggregate_type: "Hero".into(), ..event("p") }]).await);
     }
     assert_eq!(due(players), [false, false, false, false, true]);
     assert_eq!(service.stats().await.state(), State::LocalOnly);

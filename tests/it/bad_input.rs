@@ -156,7 +156,7 @@ async fn every_bad_field_of_the_other_calls_is_named() {
         let read = ReadAllRequest { filter: Some(filter), ..Default::default() };
         assert_names(&client.read_all(read).await.unwrap_err(), field);
     }
-    let filter = Filter { aggregate_types: vec!["Room".into(); 101], ..Default::default() };
+    let filter = Filter { aggregate_types: vec!["Place".into(); 101], ..Default::default() };
     let subscribe = SubscribeRequest { filter: Some(filter), ..Default::default() };
     assert_names(&client.subscribe(subscribe).await.unwrap_err(), "filter.aggregate_types");
     let after = Some(Checkpoint { position: 1, hash: vec![1, 2, 3].into() });

@@ -33,7 +33,7 @@ async fn history(client: &mut Client) -> AppendEventsRequest {
     append_to(client, "room-1", 5).await;
     let sent = expecting(vec![event("room-1"), event("room-2"), event("room-1")], &[("room-2", 0)]);
     client.append_events(sent.clone()).await.unwrap();
-    let player = NewEvent { aggregate_type: "Player".into(), event_type: "PlayerMoved".into(), ..event("p") };
+    let player = NewEvent { aggregate_type: "Hero".into(), event_type: "PlayerMoved".into(), ..event("p") };
     append(client, vec![player]).await;
     // The last takes the place of one of the same event.
     for (sequence_number, version) in [(3, 1), (6, 1), (6, 2)] {

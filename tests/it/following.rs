@@ -45,7 +45,7 @@ async fn the_order_can_be_filtered() {
     let service = Service::start(Setup::local()).await;
     let mut client = service.client();
     for number in 1..=30 {
-        let kind = if number % 3 == 0 { "Player" } else { "Room" };
+        let kind = if number % 3 == 0 { "Hero" } else { "Place" };
         let one = NewEvent {
             aggregate_type: kind.into(),
             event_type: format!("Type{}", number % 5),
@@ -61,8 +61,8 @@ async fn the_order_can_be_filtered() {
     let table: Vec<(Filter, Matches)> = vec![
         (Filter::default(), Box::new(|_| true)),
         (
-            Filter { aggregate_types: vec!["Player".into()], ..Default::default() },
-            Box::new(|event| event.aggregate_type == "Player"),
+            Filter { aggregate_types: vec!["Hero".into()], ..Default::default() },
+            Box::new(|event| event.aggregate_type == "Hero"),
         ),
         (
             Filter { event_types: vec!["Type1".into(), "Type4".into()], ..Default::default() },
@@ -82,11 +82,11 @@ async fn the_order_can_be_filtered() {
         ),
         (
             Filter {
-                aggregate_types: vec!["Player".into()],
+                aggregate_types: vec!["Hero".into()],
                 event_types: vec!["Type0".into()],
                 ..Default::default()
             },
-            Box::new(|event| event.aggregate_type == "Player" && event.event_type == "Type0"),
+            Box::new(|event| event.aggregate_type == "Hero" && event.event_type == "Type0"),
         ),
     ];
     for (filter, matches) in table {
@@ -151,7 +151,7 @@ async fn a_subscription_whose_filter_lets_nothing_through_is_told_how_far_it_is(
     let service = Service::start(Setup::local()).await;
     let mut client = service.client();
     append_to(&mut client, "room-1", 3).await;
-    let filter = Some(Filter { aggregate_types: vec!["Player".into()], ..Default::default() });
+    let filter = Some(Filter { aggregate_types: vec!["Hero".into()], ..Default::default() });
     let request = SubscribeRequest { after: None, filter };
     let mut stream = client.subscribe(request).await.unwrap().into_inner();
     assert!(matches!(next(&mut stream).await, Content::CaughtUp(_)));

@@ -214,7 +214,7 @@ async fn the_list_of_aggregates_comes_in_pages() {
         append_to(&mut client, &id, 1 + number % 3).await;
         expected.push((id, 1 + number as u64 % 3));
     }
-    let player = NewEvent { aggregate_type: "Player".into(), ..event("player-1") };
+    let player = NewEvent { aggregate_type: "Hero".into(), ..event("player-1") };
     append(&mut client, vec![player]).await;
     let list = async |client: &mut Client, kind: &str, prefix: &str, page_size| {
         let mut found = Vec::new();
@@ -236,11 +236,11 @@ async fn the_list_of_aggregates_comes_in_pages() {
         }
     };
     for page_size in [1, 7, 25, 1000] {
-        assert_eq!(list(&mut client, "Room", "", page_size).await, expected);
+        assert_eq!(list(&mut client, "Place", "", page_size).await, expected);
         assert_eq!(list(&mut client, "", "room-1", page_size).await, expected[10..20]);
         assert_eq!(list(&mut client, "", "", page_size).await.len(), 26);
     }
-    assert_eq!(list(&mut client, "Player", "", 10).await, [("player-1".to_owned(), 1)]);
+    assert_eq!(list(&mut client, "Hero", "", 10).await, [("player-1".to_owned(), 1)]);
     assert!(list(&mut client, "Sword", "", 10).await.is_empty());
 }
 

@@ -33,7 +33,7 @@ async fn stats_agree_with_a_count_by_hand() {
     let mut service = Service::start(Setup::local()).await;
     let mut client = service.client();
     append_to(&mut client, "room-1", 3).await;
-    let player = NewEvent { aggregate_type: "Player".into(), event_type: "PlayerMoved".into(), ..event("p") };
+    let player = NewEvent { aggregate_type: "Hero".into(), event_type: "PlayerMoved".into(), ..event("p") };
     let sent = vec![event("room-2"), player, event("room-1")];
     append(&mut client, sent.clone()).await;
     append(&mut client, sent).await;
@@ -65,7 +65,7 @@ async fn stats_agree_with_a_count_by_hand() {
         assert_eq!((stats.last_position, stats.forwarded_position), (6, 0));
         assert_eq!(stats.event_types, count(&[("RoomCreated", 5), ("PlayerMoved", 1)]));
         // Of aggregates, not of events.
-        assert_eq!(stats.aggregate_types, count(&[("Room", 2), ("Player", 1)]));
+        assert_eq!(stats.aggregate_types, count(&[("Place", 2), ("Hero", 1)]));
         assert!(!stats.immudb.unwrap().configured);
         service.kill();
         if round == 1 {
@@ -402,7 +402,7 @@ async fn types_and_connections_and_what_waits_are_bounded() {
     append(&mut client, vec![of_type("A"), of_type("B"), of_type("A")]).await;
     // Types beyond the limit are stored as they are, and counted together: one caller's names are in nobody's way.
     append(&mut client, vec![of_type("C"), of_type("A"), of_type("D")]).await;
-    for (number, aggregate_type) in (1..).zip(["Player", "Item", "Shop"]) {
+    for (number, aggregate_type) in (1..).zip(["Hero", "Item", "Shop"]) {
         let aggregate_id = format!("other-{number}");
         append(
             &mut client,
@@ -414,7 +414,7 @@ async fn types_and_connections_and_what_waits_are_bounded() {
     let counts =
         |types: &[(&str, u64)]| types.iter().map(|(name, count)| (name.to_string(), *count)).collect();
     assert_eq!(stats.event_types, counts(&[("A", 3), ("B", 4), ("other", 2)]));
-    assert_eq!(stats.aggregate_types, counts(&[("Room", 1), ("Player", 1), ("other", 2)]));
+    assert_eq!(stats.aggregate_types, counts(&[("Place", 1), ("Hero", 1), ("other", 2)]));
     let stored: Vec<_> =
         load(&mut client, "room-1").await.into_iter().map(|event| event.event_type).collect();
     assert_eq!(stored, ["A", "B", "A", "C", "A", "D"]);

@@ -18,6 +18,7 @@ mod extending;
 mod moments;
 mod names;
 mod one_moment;
+mod raw_appends;
 mod read_models;
 mod rebuilding;
 mod walk_through;

@@ -15,7 +15,7 @@ pub fn event(aggregate: &str) -> NewEvent {
     NewEvent {
         event_id: Uuid::new_v4().to_string(),
         aggregate_id: aggregate.to_owned(),
-        aggregate_type: "Room".to_owned(),
+        aggregate_type: "Place".to_owned(),
         event_type: "RoomCreated".to_owned(),
         data: Some(Data::Json("{\"name\":\"Forest Clearing\"}".to_owned())),
         ..NewEvent::default()

@@ -312,7 +312,7 @@ impl Following {
 fn put_event(out: &mut Vec<u8>, draft: &mut Draft<'_>) {
     put_bytes(out, 1, &draft.supply.id());
     put_bytes(out, 2, draft.aggregate.as_bytes());
-    put_bytes(out, 3, b"Room");
+    put_bytes(out, 3, b"Place");
     put_bytes(out, 4, b"RoomCreated");
     put_bytes(out, 6, &draft.payload());
 }

@@ -22,7 +22,7 @@ pub fn event(number: u64) -> NewEvent {
     NewEvent {
         id: EventId::random(),
         aggregate_id: AggregateId::new(&format!("room-{}", number % 10)).expect("an id"),
-        aggregate_type: Arc::from("Room"),
+        aggregate_type: Arc::from("Place"),
         event_type: Arc::from("RoomDescriptionUpdated"),
         content: Content::Binary(Bytes::from(vec![number as u8; 256])),
         correlation_id: String::new(),

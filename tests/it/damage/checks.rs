@@ -236,8 +236,11 @@ pub fn mend(storage: &Path) -> Result<(), String> {
 
 fn repair(storage: &Path) -> Result<(), String> {
     let said = storage.join("repair.log");
+    let configuration = storage.join("server.yml");
+    fs::write(&configuration, "").unwrap();
     let ended = Command::new(env!("CARGO_BIN_EXE_aethyr-event-store"))
-        .arg("repair")
+        .args(["repair", "--config"])
+        .arg(configuration)
         .current_dir(storage)
         .env("AETHYR_EVENT_SOURCING__STORAGE_PATH", storage.join("events"))
         .env("AETHYR_EVENT_SOURCING__LOG_PATH", storage.join("log"))
@@ -441,7 +444,7 @@ fn new_event(aggregate: &AggregateId) -> (NewEvent, ContentDigest) {
     let event = NewEvent {
         id: EventId::random(),
         aggregate_id: aggregate.clone(),
-        aggregate_type: "Room".into(),
+        aggregate_type: "Place".into(),
         event_type: "Later".into(),
         content: Content::Absent,
         correlation_id: String::new(),

@@ -395,11 +395,12 @@ async fn a_password_is_neither_taken_in_clear_nor_shown() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn what_is_not_of_the_world_is_left_alone() {
-    let service = Service::start(Setup::local()).await;
+    let service = Service::start(Setup::local().set("world", "raw_appends: unchecked")).await;
     let game = Game::of(&service).await;
     let quest = aethyr_event_store::grpc::wire::NewEvent { aggregate_type: "Quest".into(), ..event("quest") };
     // A room whose history does not begin as one of the world's does.
-    append(&mut service.client(), vec![quest, event("broken")]).await;
+    let broken = NewEvent { aggregate_type: "Room".into(), ..event("broken") };
+    append(&mut service.client(), vec![quest, broken]).await;
     game.execute(json!([room("r"), thing("t", "r")])).await;
     assert_eq!(game.refused(json!([moving("t", "quest")])).await, "NOT_OF_THE_WORLD");
     assert_eq!(game.refused(json!([room("quest")])).await, "NOT_OF_THE_WORLD");

@@ -11,7 +11,12 @@ use crate::support::{
 };
 
 fn raw(aggregate: &str, event_type: &str, data: &str) -> NewEvent {
-    NewEvent { event_type: event_type.into(), data: Some(Data::Json(data.into())), ..event(aggregate) }
+    NewEvent {
+        aggregate_type: "Room".into(),
+        event_type: event_type.into(),
+        data: Some(Data::Json(data.into())),
+        ..event(aggregate)
+    }
 }
 
 fn problems(report: &Value, what: &str) -> Vec<String> {
@@ -25,7 +30,7 @@ fn problems(report: &Value, what: &str) -> Vec<String> {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn damaged_aggregates_are_named_and_do_not_stop_the_rest() {
-    let service = Service::start(Setup::local()).await;
+    let service = Service::start(Setup::local().set("world", "raw_appends: unchecked")).await;
     let game = Game::of(&service).await;
     game.execute(json!([room("good"), room("strange"), room("twisted"), room("garbled")])).await;
     let mut client = service.client();
