@@ -226,7 +226,7 @@ fn start_world(config: &Config, options: &Options, parts: &Parts) -> Option<Arc<
             config::RawAppends::Refused => RawAppends::Refused,
             config::RawAppends::Unchecked => RawAppends::Unchecked,
         },
-        snapshot_bytes_max: config.limits.snapshot_bytes_max,
+        states_path: config.world.states_path.clone(),
     };
     let Parts { tasks, closing, stopping, .. } = parts;
     let ends = Ends { tasks: tasks.clone(), closing: closing.clone(), stopping: stopping.clone() };

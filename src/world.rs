@@ -8,8 +8,8 @@
 //!
 //! It uses the store as any caller could, and nothing of the store knows of it. The modules, in the order of a
 //! command's way: [`command`], [`handler`], [`planning`] with [`call`], [`known`] and [`decide`] with [`moving`], [`capacity`] and [`weight`], the aggregates
-//! ([`game_object`], [`player`], [`room`], one of which is an [`aggregate`], with each [`rule`]), [`event`], [`executed`], [`snapshots`]. Of a question's way:
-//! [`replay`], [`history`], [`difference`], [`changes`]. Of the read models': [`projector`], [`projections`],
+//! ([`game_object`], [`player`], [`room`], one of which is an [`aggregate`], with each [`rule`]), [`event`], [`executed`]. Of a question's way:
+//! [`replay`] with [`states`], [`history`], [`difference`], [`changes`]. Of the read models': [`projector`], [`projections`],
 //! [`read_models`], [`lists`], [`rebuild`].
 
 use std::{
@@ -58,7 +58,7 @@ pub mod refusal;
 pub mod replay;
 pub mod room;
 pub mod rule;
-pub mod snapshots;
+pub mod states;
 mod turns;
 pub mod weight;
 
@@ -72,19 +72,19 @@ use projections::Projection;
 use read_models::{Reached, ReadModels};
 pub use read_models::{ReadModelError, remove_those_of as remove_read_models_of};
 use refusal::Refusal;
-use replay::{Moment, State};
-use snapshots::Snapshots;
+use replay::{Moment, Source, State};
+use states::States;
 
 /// What the world is told by the configuration.
 #[derive(Debug, Clone)]
 pub struct Settings {
     pub read_models_path: PathBuf,
+    pub states_path: PathBuf,
     pub read_models_wal_max: u64,
     /// The log that the read models are made from.
     pub log_id: Option<String>,
     pub events: EventLimits,
     pub raw_appends: RawAppends,
-    pub snapshot_bytes_max: usize,
 }
 
 /// What the world's tasks end with.
@@ -100,9 +100,8 @@ pub struct Ends {
 /// The game world. Shared by all calls.
 #[derive(Debug)]
 pub struct World {
-    store: Arc<EventStore>,
+    source: Source,
     handler: Handler,
-    snapshots: Snapshots,
     read_models: Arc<ReadModels>,
     rebuilding: Arc<AtomicBool>,
     /// Bytes that all differences may hold.
@@ -121,7 +120,7 @@ pub struct ProjectionState {
 }
 
 impl World {
-    /// Starts the tasks that take snapshots and keep the read models. Where these can't be opened it says so, and goes on
+    /// Starts the tasks that keep states and the read models. Where these can't be opened it says so, and goes on
     /// without until they can.
     pub fn start(
         store: Arc<EventStore>,
@@ -140,19 +139,17 @@ impl World {
         if let Err(error) = read_models.be_there() {
             read_models.problems.they_do_not_follow(&error.to_string());
         }
-        let (snapshots, taking) =
-            Snapshots::start(store.clone(), settings.snapshot_bytes_max, ends.stopping.clone());
-        ends.tasks.spawn(taking);
-        ends.tasks.spawn(projector::start(store.clone(), read_models.clone(), ends.stopping.clone()));
-        let handler = Handler::new(store.clone(), settings.events, settings.raw_appends);
+        let source = Source { store: store.clone(), states: States::start(settings.states_path.clone()) };
+        ends.tasks.spawn(projector::start(store, read_models.clone(), ends.stopping.clone()));
+        let handler = Handler::new(source.clone(), settings.events, settings.raw_appends);
         let rebuilding = Arc::default();
         let differences =
             SharedLimit::new(Limit::CallBytes, Resource::DifferenceBytes, difference::HELD_BYTES_MAX);
-        Arc::new(Self { store, handler, snapshots, read_models, rebuilding, differences, ends })
+        Arc::new(Self { source, handler, read_models, rebuilding, differences, ends })
     }
 
-    pub fn store(&self) -> &Arc<EventStore> {
-        &self.store
+    pub fn source(&self) -> &Source {
+        &self.source
     }
 
     /// Executes the commands in their order, all or none. `reserve` is asked for the bytes of the answer before anything
@@ -166,9 +163,7 @@ impl World {
         caller: &Caller,
         reserve: impl Fn(usize) -> BoxFuture<'static, Result<(), StoreError>>,
     ) -> Result<Executed, WorldError> {
-        let (executed, due) = self.handler.execute(commands, caller, reserve).await?;
-        due.into_iter().for_each(|id| self.snapshots.due(id));
-        Ok(executed)
+        self.handler.execute(commands, caller, reserve).await
     }
 
     /// Stores events of a caller that decides for itself, all or none, if they fit the objects of the world that they are of.
@@ -177,7 +172,8 @@ impl World {
     /// See [`WorldError`].
     pub async fn append(&self, append: Append, origin: Origin) -> Result<Appended, WorldError> {
         let stored = self.handler.append_raw(append, origin).await?;
-        let stored_in = self.store.settle(stored.end, stored.bounds.last, Attempt::of(&stored)).await?;
+        let stored_in =
+            self.source.store.settle(stored.end, stored.bounds.last, Attempt::of(&stored)).await?;
         Ok(Appended { stored, stored_in })
     }
 
@@ -191,7 +187,7 @@ impl World {
         moment: Moment,
         given_up: &CancellationToken,
     ) -> Result<State, WorldError> {
-        let state = replay::load_unless(&self.store, id, moment, given_up)?;
+        let state = replay::load_unless(&self.source, id, moment, given_up)?;
         state.ok_or_else(|| Refusal::NoSuchObject(id.clone()).into())
     }
 
@@ -206,7 +202,7 @@ impl World {
         to: SequenceNumber,
         given_up: &CancellationToken,
     ) -> Result<history::HistoryReader, WorldError> {
-        history::HistoryReader::open(&self.store, id, from, to, given_up)
+        history::HistoryReader::open(&self.source, id, from, to, given_up)
     }
 
     /// What changed between two moments.
@@ -219,7 +215,7 @@ impl World {
         to: difference::WorldMoment,
         caller: &Caller,
     ) -> Result<difference::DifferenceReader, WorldError> {
-        difference::DifferenceReader::open(&self.store, from, to, (&self.differences, caller))
+        difference::DifferenceReader::open(&self.source.store, from, to, (&self.differences, caller))
     }
 
     /// Objects that match, by id, and up to where the events are in it.
@@ -284,7 +280,7 @@ impl World {
         query: impl Fn(&rusqlite::Connection) -> rusqlite::Result<T>,
     ) -> Result<(T, Position), WorldError> {
         const TRIES_MAX: usize = 5;
-        self.store.admit_read()?;
+        self.source.store.admit_read()?;
         let mut failed = "they are made anew again and again".to_owned();
         // Where the file can't be made anew, each try fails.
         for _ in 0..TRIES_MAX {
@@ -303,7 +299,7 @@ impl World {
     /// How far each projection is.
     pub fn projections(&self) -> Vec<ProjectionState> {
         let position = self.read_models.position();
-        let tip = self.store.sequencer().tip().position;
+        let tip = self.source.store.sequencer().tip().position;
         // Ahead of what there is, they belong to another history, and nothing of this one is in them.
         let lag = tip.0.checked_sub(position.0).unwrap_or(tip.0.max(1));
         let projections = self.read_models.projections().iter();
@@ -333,7 +329,7 @@ impl World {
         let (world, watching) = (self.clone(), watched.clone());
         let running = self.ends.tasks.spawn_blocking(move || {
             let _running = Running(world.rebuilding.clone());
-            let rebuilt = rebuild::rebuild(&world.store, &world.read_models, &watching, &world.ends.closing);
+            let rebuilt = rebuild::rebuild(&world.source, &world.read_models, &watching, &world.ends.closing);
             rebuilt.inspect_err(|error| warn!(%error, "the world was not rebuilt"))
         });
         Ok(Rebuild { watched, running })

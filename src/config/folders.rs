@@ -10,7 +10,7 @@ use super::{Config, ConfigError};
 
 impl Config {
     /// Where files of the service lie, with the keys that say so.
-    pub fn paths(&self) -> [(&'static str, &PathBuf); 5] {
+    pub fn paths(&self) -> [(&'static str, &PathBuf); 6] {
         folders(self)
     }
 
@@ -21,6 +21,7 @@ impl Config {
             &mut events.storage_path,
             &mut events.log_path,
             &mut events.index_path,
+            &mut self.world.states_path,
             &mut self.world.read_models_path,
             &mut self.logging.path,
         ] {
@@ -36,12 +37,13 @@ impl Config {
 }
 
 /// The file of the read models counts: it is deleted, too.
-fn folders(config: &Config) -> [(&'static str, &PathBuf); 5] {
+fn folders(config: &Config) -> [(&'static str, &PathBuf); 6] {
     let events = &config.event_sourcing;
     [
         ("event_sourcing.storage_path", &events.storage_path),
         ("event_sourcing.log_path", &events.log_path),
         ("event_sourcing.index_path", &events.index_path),
+        ("world.states_path", &config.world.states_path),
         ("world.read_models_path", &config.world.read_models_path),
         ("logging.path", &config.logging.path),
     ]

@@ -65,6 +65,7 @@ pub(super) const KEYS: &[Key] = &[
     key("event_sourcing.clock_jump_max", seconds(1.0, 31_536_000.0)),
     key("world.enabled", Kind::Flag),
     key("world.raw_appends", Kind::RawAppends),
+    key("world.states_path", Kind::Folder),
     key("world.read_models_path", Kind::File),
     key("world.read_models_wal_max", bytes(MIB, GIB)),
     key("immudb.address", Kind::Host),

@@ -82,6 +82,7 @@ impl Default for EventSourcingConfig {
 pub struct WorldConfig {
     pub enabled: bool,
     pub raw_appends: RawAppends,
+    pub states_path: PathBuf,
     pub read_models_path: PathBuf,
     pub read_models_wal_max: usize,
 }
@@ -91,6 +92,7 @@ impl Default for WorldConfig {
         WorldConfig {
             enabled: true,
             raw_appends: RawAppends::Checked,
+            states_path: "storage/states".into(),
             read_models_path: "storage/read_models.sqlite".into(),
             read_models_wal_max: 256 << 20,
         }

@@ -333,20 +333,20 @@ impl WorldService for WorldCalls {
         let (from, to) = wrong.none_or(from.zip(to)).map_err(status::of_violations)?;
         let caller = call.caller.clone();
         let reader = self.reader(&call, move |world, _| world.difference(from, to, &caller)).await?;
-        let (store, reads) = (self.world.store().clone(), self.reads.clone());
+        let (source, reads) = (self.world.source().clone(), self.reads.clone());
         let (collecting, caller) = (self.collecting.clone(), call.clone());
         let messages = stream::try_unfold(reader, move |mut reader| {
-            let (store, reads) = (store.clone(), reads.clone());
+            let (source, reads) = (source.clone(), reads.clone());
             let (collecting, call) = (collecting.clone(), caller.clone());
             async move {
                 if !reader.is_ready() {
                     reader = difference::collected(reads.clone(), call.clone(), collecting, reader).await?;
                 }
                 while !reader.is_at_end() {
-                    let store = store.clone();
+                    let source = source.clone();
                     let given_up = CancellationToken::new();
                     let _gives_up = given_up.clone().drop_guard();
-                    let look = move |reader: &mut _| difference::differing(reader, &store, &given_up);
+                    let look = move |reader: &mut _| difference::differing(reader, &source, &given_up);
                     let (back, objects) = piece(&reads, &call, reader, look).await?;
                     reader = back;
                     if !objects.is_empty() {

@@ -12,7 +12,7 @@ use super::{
     aggregate::Kind,
     changes::{self, Change},
     error::WorldError,
-    replay::{self, Moment},
+    replay::{self, Moment, Source},
 };
 use crate::{
     event::{AggregateId, Position, SequenceNumber, Timestamp},
@@ -123,12 +123,12 @@ impl DifferenceReader {
     /// Something can't be read.
     pub fn look(
         &mut self,
-        store: &EventStore,
+        source: &Source,
         given_up: &CancellationToken,
     ) -> Result<Option<ObjectDiff>, WorldError> {
         let Some(TouchedObject { id, kind, first, last }) = self.touched.next() else { return Ok(None) };
         let id = AggregateId::new(&id).map_err(|error| StoreError::Damaged(error.to_string()))?;
-        let problem = match differs(store, &id, kind, (first, last), given_up) {
+        let problem = match differs(source, &id, kind, (first, last), given_up) {
             Err(WorldError::Damaged(damage)) => damage.to_string(),
             Err(WorldError::Store(error @ StoreError::Damaged(_))) => error.to_string(),
             Err(WorldError::Refused { refusal, .. }) => refusal.to_string(),
@@ -149,15 +149,15 @@ impl DifferenceReader {
 
 /// What the events from one number to another changed. They alone are replayed, behind the state before them.
 fn differs(
-    store: &EventStore,
+    source: &Source,
     id: &AggregateId,
     kind: Kind,
     (first, last): (SequenceNumber, SequenceNumber),
     given_up: &CancellationToken,
 ) -> Result<Option<ObjectDiff>, WorldError> {
     let from = SequenceNumber(first.0.saturating_sub(1));
-    let before = replay::load_unless(store, id, Moment::Sequence(from), given_up)?;
-    let Some(after) = replay::go_on(store, id, kind, before.clone(), last, given_up)? else {
+    let before = replay::load_unless(source, id, Moment::Sequence(from), given_up)?;
+    let Some(after) = replay::go_on(&source.store, id, kind, before.clone(), last, given_up)? else {
         return Ok(None);
     };
     let was = before.as_ref().map(|before| &before.aggregate);

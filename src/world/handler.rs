@@ -14,13 +14,14 @@ use super::{
     error::WorldError,
     executed::{CommandResult, Executed},
     planning::{EventLimits, Located, Plan, Planning},
+    replay::Source,
     turns::Turns,
 };
 use crate::{
     event::{AggregateId, EventId, Position, SequenceNumber},
     sequencer::{Origin, Stored},
     shared_limit::Caller,
-    store::{Attempt, Conflict, EventStore, StoreError},
+    store::{Attempt, Conflict, StoreError},
 };
 
 mod raw_appends;
@@ -38,7 +39,7 @@ const DECIDING_MAX: usize = 32;
 /// Executes commands. Shared by all calls.
 #[derive(Debug)]
 pub struct Handler {
-    store: Arc<EventStore>,
+    source: Source,
     turns: Turns,
     /// Places of those who decide: what they look at is in memory.
     deciding: Arc<Semaphore>,
@@ -48,9 +49,9 @@ pub struct Handler {
 }
 
 impl Handler {
-    pub fn new(store: Arc<EventStore>, limits: EventLimits, raw_appends: RawAppends) -> Self {
+    pub fn new(source: Source, limits: EventLimits, raw_appends: RawAppends) -> Self {
         Self {
-            store,
+            source,
             turns: Turns::default(),
             deciding: Arc::new(Semaphore::new(DECIDING_MAX)),
             limits,
@@ -59,7 +60,7 @@ impl Handler {
         }
     }
 
-    /// Executes the commands in their order, all or none. Also says which aggregates are due for a snapshot.
+    /// Executes the commands in their order, all or none.
     /// `reserve` is asked for the bytes of the answer before anything is stored.
     ///
     /// # Errors
@@ -69,7 +70,7 @@ impl Handler {
         commands: Commands,
         caller: &Caller,
         reserve: impl Fn(usize) -> BoxFuture<'static, Result<(), StoreError>>,
-    ) -> Result<(Executed, Vec<AggregateId>), WorldError> {
+    ) -> Result<Executed, WorldError> {
         let turn = self.turns.take(commands.commands.iter().map(|command| &command.target)).await;
         let commands = Arc::new(commands);
         for attempt in 0..ATTEMPTS_MAX {
@@ -84,23 +85,24 @@ impl Handler {
                 // It is as good as the first answer was, or is not known yet as that was.
                 let stored_in = match executed {
                     Some(Located { end, last }) => {
-                        Some(self.store.settle(end, last, Attempt::Repeated).await?)
+                        Some(self.source.store.settle(end, last, Attempt::Repeated).await?)
                     }
                     None => None,
                 };
-                return Ok((Executed { results, stored_in }, Vec::new()));
+                return Ok(Executed { results, stored_in });
             }
             // The commands stay in memory beside it, until this ends.
             let origin = Origin { caller: caller.clone(), counted: None };
-            match self.store.append_here(append, origin).await {
+            match self.source.store.append_here(append, origin).await {
                 Ok(stored) => {
                     drop(turn);
-                    let stored_in =
-                        self.store.settle(stored.end, stored.bounds.last, Attempt::of(&stored)).await?;
+                    let stored_in = self
+                        .source
+                        .store
+                        .settle(stored.end, stored.bounds.last, Attempt::of(&stored))
+                        .await?;
                     number(&mut results, &stored);
-                    let due = stored.aggregates.into_iter().filter(|aggregate| aggregate.snapshot_due);
-                    let due = due.map(|aggregate| aggregate.id).collect();
-                    return Ok((Executed { results, stored_in: Some(stored_in) }, due));
+                    return Ok(Executed { results, stored_in: Some(stored_in) });
                 }
                 // Of the ids: the same command was executed meanwhile. The next plan finds it.
                 Err(StoreError::Conflict(
@@ -114,12 +116,12 @@ impl Handler {
 
     /// Loads and decides; may wait for the disk. `None`: what it looked at changed meanwhile.
     async fn plan(&self, commands: Arc<Commands>) -> Result<Option<Plan>, WorldError> {
-        let (store, limits) = (self.store.clone(), self.limits);
+        let (source, limits) = (self.source.clone(), self.limits);
         let place = self.deciding.clone().acquire_owned().await;
         let planned = tokio::task::spawn_blocking(move || {
             // Held to the end, also where the caller has gone.
             let _place = place;
-            let mut planning = Planning::new(&store, limits);
+            let mut planning = Planning::new(&source, limits);
             let decided = planning.decide_all(&commands);
             if planning.saw_a_change() {
                 return Ok(None);

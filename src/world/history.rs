@@ -9,13 +9,13 @@ use super::{
     error::{Damage, Problem, WorldError},
     event::EventError,
     refusal::Refusal,
-    replay::{self, Moment, State},
+    replay::{self, Moment, Source, State},
     weight,
 };
 use crate::{
     event::{AggregateId, EventId, Position, SequenceNumber, Timestamp},
     index::Direction,
-    store::{AggregateReader, EventStore, LoadRequest},
+    store::{AggregateReader, LoadRequest},
 };
 
 /// One event, and what it did.
@@ -47,15 +47,15 @@ impl HistoryReader {
     /// # Errors
     /// There is no such aggregate, or its history is damaged before that.
     pub fn open(
-        store: &EventStore,
+        source: &Source,
         id: AggregateId,
         from: SequenceNumber,
         to: SequenceNumber,
         given_up: &CancellationToken,
     ) -> Result<Self, WorldError> {
         let before = SequenceNumber(from.0.saturating_sub(1));
-        let state = replay::load_unless(store, &id, Moment::Sequence(before), given_up)?;
-        let reader = store.load(LoadRequest {
+        let state = replay::load_unless(source, &id, Moment::Sequence(before), given_up)?;
+        let reader = source.store.load(LoadRequest {
             aggregate_id: id.clone(),
             from,
             to,

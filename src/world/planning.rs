@@ -10,7 +10,7 @@ use super::{
     error::{Damage, Problem, WorldError},
     executed::{CommandEvent, CommandResult},
     known::{Decided, Known, Undecided},
-    replay::{self, Moment},
+    replay::{self, Moment, Source},
 };
 use crate::{
     event::{
@@ -18,7 +18,7 @@ use crate::{
     },
     log::{Place, Tip},
     sequencer::Append,
-    store::{EventStore, StoreError},
+    store::StoreError,
 };
 
 /// Key in the metadata of an event, by which a resend is told.
@@ -53,7 +53,7 @@ pub struct Located {
 
 /// A plan while it is made. May wait for the disk.
 pub struct Planning<'s> {
-    store: &'s EventStore,
+    source: &'s Source,
     limits: EventLimits,
     call: Call,
     executed: Option<Located>,
@@ -71,9 +71,9 @@ pub struct Planning<'s> {
 }
 
 impl<'s> Planning<'s> {
-    pub fn new(store: &'s EventStore, limits: EventLimits) -> Self {
+    pub fn new(source: &'s Source, limits: EventLimits) -> Self {
         Self {
-            store,
+            source,
             limits,
             call: Call::default(),
             executed: None,
@@ -94,7 +94,7 @@ impl<'s> Planning<'s> {
     pub fn decide_all(&mut self, call: &Commands) -> Result<(), WorldError> {
         let Commands { commands, expected } = call;
         self.call = Call::of(commands);
-        let firsts = commands.iter().map(|command| self.store.find(command.event_id(0)));
+        let firsts = commands.iter().map(|command| self.source.store.find(command.event_id(0)));
         let firsts: Vec<Option<RecordedEvent>> = firsts.collect::<Result<_, _>>()?;
         let ids = commands.iter().map(|command| command.event_id(0)).zip(&firsts);
         self.not_found = ids.filter(|(_, first)| first.is_none()).map(|(id, _)| id).collect();
@@ -139,13 +139,13 @@ impl<'s> Planning<'s> {
     /// The index can't be read.
     pub fn is_still_so(&self) -> Result<bool, WorldError> {
         for id in &self.not_found {
-            if self.store.find(*id)?.is_some() {
+            if self.source.store.find(*id)?.is_some() {
                 return Ok(false);
             }
         }
         if self.heads.len() > 1 {
             for (id, head) in &self.heads {
-                if replay::last_sequence(self.store, id)? != *head {
+                if replay::last_sequence(&self.source.store, id)? != *head {
                     return Ok(false);
                 }
             }
@@ -193,7 +193,7 @@ impl<'s> Planning<'s> {
             let actual = match self.heads.get(id) {
                 Some(head) => *head,
                 None => {
-                    let head = replay::last_sequence(self.store, id)?;
+                    let head = replay::last_sequence(&self.source.store, id)?;
                     self.look_at(id, head)?;
                     head
                 }
@@ -214,7 +214,7 @@ impl<'s> Planning<'s> {
     }
 
     fn learn(&mut self, index: usize, id: &AggregateId) -> Result<(), WorldError> {
-        let state = replay::load(self.store, id, Moment::Now).map_err(|error| match error {
+        let state = replay::load(self.source, id, Moment::Now).map_err(|error| match error {
             WorldError::Refused { refusal, .. } => WorldError::Refused { command: Some(index), refusal },
             other => other,
         })?;
@@ -267,7 +267,7 @@ impl<'s> Planning<'s> {
     fn executed(&self, command: &Command, first: RecordedEvent) -> Result<CommandResult, WorldError> {
         let mut events = vec![first];
         for nth in 1..Command::EVENTS_MAX {
-            let Some(event) = self.store.find(command.event_id(nth))? else { break };
+            let Some(event) = self.source.store.find(command.event_id(nth))? else { break };
             events.push(event);
         }
         let events = events.into_iter().map(|event| CommandEvent {
@@ -283,7 +283,7 @@ impl<'s> Planning<'s> {
     /// Notes where the append ends that has the newest events of commands that were executed before.
     fn locate(&mut self, newest: Option<Position>) -> Result<(), WorldError> {
         let Some(last) = newest else { return Ok(()) };
-        let located = self.store.history().locate(last, self.tip_behind(last)?);
+        let located = self.source.store.history().locate(last, self.tip_behind(last)?);
         let end = located.map_err(StoreError::from)?.append_end;
         self.executed = Some(Located { end, last });
         Ok(())
@@ -294,7 +294,7 @@ impl<'s> Planning<'s> {
         const LOOKS_MAX: usize = 5000;
         const BETWEEN: Duration = Duration::from_millis(1);
         for _ in 0..LOOKS_MAX {
-            let tip = self.store.sequencer().tip();
+            let tip = self.source.store.sequencer().tip();
             if tip.position >= position {
                 return Ok(tip);
             }

@@ -20,12 +20,11 @@ use super::{
     error::{Damage, WorldError},
     projector::{Follower, ProjectorError, project_anew},
     read_models::{ReadModelError, ReadModels, Tables, files},
-    replay::{self, State},
+    replay::{self, Source},
 };
 use crate::{
     event::{AggregateId, Position, SequenceNumber},
     log::Tip,
-    sequencer::Origin,
     store::{EventStore, StoreError, Unavailable},
 };
 
@@ -115,15 +114,15 @@ impl Findings {
 /// # Errors
 /// The events or the tables can't be read or written. Damaged aggregates are no error, but are reported.
 pub fn rebuild(
-    store: &EventStore,
+    source: &Source,
     read_models: &ReadModels,
     watched: &Watched,
     stopping: &CancellationToken,
 ) -> Result<Report, WorldError> {
     let began = Instant::now();
-    watched.total.store(store.sequencer().tip().position.0, Ordering::Relaxed);
+    watched.total.store(source.store.sequencer().tip().position.0, Ordering::Relaxed);
     read_models.check_owner(&beside(read_models)).map_err(read_model_error)?;
-    let rebuilt = rebuild_beside(store, read_models, watched, stopping);
+    let rebuilt = rebuild_beside(source, read_models, watched, stopping);
     let removed = files::remove(&beside(read_models));
     let mut report = rebuilt?;
     removed.map_err(read_model_error)?;
@@ -142,11 +141,12 @@ pub fn rebuild(
 
 /// Replays and projects side by side, then compares.
 fn rebuild_beside(
-    store: &EventStore,
+    source: &Source,
     read_models: &ReadModels,
     watched: &Watched,
     stopping: &CancellationToken,
 ) -> Result<Report, WorldError> {
+    let store = &*source.store;
     let path = beside(read_models);
     let (replayed, projected) = std::thread::scope(|scope| {
         let projecting = scope.spawn(|| {
@@ -155,7 +155,7 @@ fn rebuild_beside(
                 go_on(stopping)
             })
         });
-        let replayed = replay_all(store, &watched.replayed, stopping);
+        let replayed = replay_all(source, &watched.replayed, stopping);
         // What is of no aggregate of the world counts as replayed.
         watched.replayed.store(watched.total.load(Ordering::Relaxed), Ordering::Relaxed);
         let panicked = |_| Err(ProjectorError::ReadModels(rusqlite::Error::InvalidQuery.into()));
@@ -201,9 +201,9 @@ fn go_on(stopping: &CancellationToken) -> Result<(), StoreError> {
     }
 }
 
-/// Replays every aggregate of the world from its first event, and checks its snapshot against that.
+/// Replays every aggregate of the world from its first event, and checks the state that is kept of it against that.
 fn replay_all(
-    store: &EventStore,
+    source: &Source,
     replayed: &AtomicU64,
     stopping: &CancellationToken,
 ) -> Result<Report, WorldError> {
@@ -211,20 +211,22 @@ fn replay_all(
     let mut after: Option<AggregateId> = None;
     loop {
         go_on(stopping)?;
-        let page = store.aggregates("", "", after.as_ref(), PAGE)?;
+        let page = source.store.aggregates("", "", after.as_ref(), PAGE)?;
         for (id, head) in &page.aggregates {
             if Kind::of(&head.aggregate_type).is_none() {
                 continue;
             }
             report.aggregates = report.aggregates.saturating_add(1);
             report.events = report.events.saturating_add(head.last.0);
-            match replay::check(store, id) {
-                Ok((Some(state), Some(wrong))) => {
-                    let problem = match save(store, &state) {
-                        Ok(()) => "its snapshot was not what its events lead to; a new one took its place"
+            match replay::check(source, id) {
+                Ok((_, Some(wrong))) => {
+                    let problem = match source.states.remove(id) {
+                        Ok(()) => "the state that was kept is not what its events lead to, and was removed"
                             .to_owned(),
                         Err(error) => {
-                            format!("its snapshot is not what its events lead to, and stays: {error}")
+                            format!(
+                                "the state that is kept is not what its events lead to, and stays: {error}"
+                            )
                         }
                     };
                     report.warnings.add(id.as_str(), wrong, problem);
@@ -245,19 +247,6 @@ fn replay_all(
             Some(next) => after = Some(next),
             None => return Ok(report),
         }
-    }
-}
-
-/// Keeps a state as the newest snapshot, or says why not.
-fn save(store: &EventStore, state: &State) -> Result<(), String> {
-    let snapshot = state.snapshot().ok_or("its state can't be written as JSON")?;
-    let saving = store.save_snapshot(snapshot, Origin::default());
-    tokio::runtime::Handle::current().block_on(saving).map_err(|error| error.to_string())?;
-    let newest = store.load_snapshot(&state.aggregate.object().id).map_err(|error| error.to_string())?;
-    match newest.sequence.0 == state.sequence {
-        true => Ok(()),
-        // Perhaps it goes back to the wrong one.
-        false => Err("a newer one came meanwhile; rebuild again".to_owned()),
     }
 }
 

@@ -3,39 +3,36 @@
 //! Every load checks what it reads: numbers without a gap, types that are known, data that fits them, the rules
 //! of the aggregates.
 
-use serde::{Deserialize, Serialize};
+use std::sync::Arc;
+
 use tokio_util::sync::CancellationToken;
 use tracing::debug;
 
+pub use super::states::State;
 use super::{
     aggregate::{Aggregate, Kind},
     error::{Damage, Problem, WorldError},
     event::{EventError, WorldEvent},
     refusal::Refusal,
+    states::{Kept, REPLAYED, States},
 };
 use crate::{
     event::{
-        AggregateId, Content, NewEvent, Position, RecordedEvent, SequenceNumber, Snapshot, Timestamp,
+        AggregateId, Content, Hash, NewEvent, Position, RecordedEvent, SequenceNumber, Timestamp,
         record::StoredEvent,
     },
     index::Direction,
     store::{EventStore, LoadRequest},
 };
 
-/// Version of the state that a snapshot holds. To be raised with every change of the aggregates' fields: older ones
-/// are passed over then.
-pub const SCHEMA_VERSION: u32 = 1;
-
 /// Events that are read at a time.
 const READ_BYTES: usize = 256 * 1024;
 
-/// An aggregate after one of its events.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
-pub struct State {
-    pub aggregate: Aggregate,
-    pub sequence: u64,
-    pub created_at: Timestamp,
-    pub updated_at: Timestamp,
+/// What aggregates are loaded from. Cheap to clone.
+#[derive(Debug, Clone)]
+pub struct Source {
+    pub store: Arc<EventStore>,
+    pub states: States,
 }
 
 /// A moment in the life of an aggregate.
@@ -112,30 +109,6 @@ impl State {
             .map_err(|rule| damage(rule.into()))?;
         Ok(Self { aggregate, sequence: recorded.sequence.0, created_at, updated_at: recorded.recorded_at })
     }
-
-    /// The state as a snapshot. `None`: JSON can't have it.
-    pub fn snapshot(&self) -> Option<Snapshot> {
-        Some(Snapshot {
-            aggregate_id: self.aggregate.object().id.clone(),
-            sequence: SequenceNumber(self.sequence),
-            content: Content::Json(serde_json::to_string(self).ok()?),
-            schema_version: SCHEMA_VERSION,
-            metadata: Default::default(),
-            // Both are the sequencer's to say.
-            recorded_at: Timestamp::default(),
-            event_hash: crate::event::Hash::START,
-        })
-    }
-
-    /// The state in a snapshot. `None`: it is another's, or of another shape.
-    pub fn of_snapshot(snapshot: &Snapshot) -> Option<Self> {
-        let Content::Json(text) = &snapshot.content else { return None };
-        let state: Self = serde_json::from_str(text).ok()?;
-        let is_its_own = state.aggregate.object().id == snapshot.aggregate_id
-            && state.sequence == snapshot.sequence.0
-            && snapshot.schema_version == SCHEMA_VERSION;
-        is_its_own.then_some(state)
-    }
 }
 
 /// Number of the last event; 0: it does not exist.
@@ -159,8 +132,8 @@ pub fn last_sequence(store: &EventStore, id: &AggregateId) -> Result<SequenceNum
 ///
 /// # Errors
 /// It is none of the world's, or its history is damaged.
-pub fn load(store: &EventStore, id: &AggregateId, moment: Moment) -> Result<Option<State>, WorldError> {
-    load_from(store, id, moment, Snapshots::Used, &mut |_| Ok(()))
+pub fn load(source: &Source, id: &AggregateId, moment: Moment) -> Result<Option<State>, WorldError> {
+    load_from(source, id, moment, Beginning::Kept, &mut |_, _| Ok(()))
 }
 
 /// The same, until nobody waits for it any more.
@@ -168,12 +141,12 @@ pub fn load(store: &EventStore, id: &AggregateId, moment: Moment) -> Result<Opti
 /// # Errors
 /// As [`load`], or it was given up.
 pub fn load_unless(
-    store: &EventStore,
+    source: &Source,
     id: &AggregateId,
     moment: Moment,
     given_up: &CancellationToken,
 ) -> Result<Option<State>, WorldError> {
-    load_from(store, id, moment, Snapshots::Used, &mut |_| match given_up.is_cancelled() {
+    load_from(source, id, moment, Beginning::Kept, &mut |_, _| match given_up.is_cancelled() {
         true => Err(WorldError::GivenUp),
         false => Ok(()),
     })
@@ -224,62 +197,59 @@ fn decoded(id: &AggregateId, event: &StoredEvent) -> Result<RecordedEvent, Damag
     })
 }
 
-/// Whether a load may begin at a snapshot.
+/// Where a load begins.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Snapshots {
-    Used,
-    /// Every event is replayed.
-    Ignored,
+enum Beginning {
+    /// At a state that was kept.
+    Kept,
+    FirstEvent,
 }
 
-/// The aggregate by all of its events, and its newest snapshot if that is not what they lead to.
+/// The aggregate by all of its events. If the state that is kept of it is not what they lead to, also its number.
 ///
 /// # Errors
 /// As [`load`].
 pub fn check(
-    store: &EventStore,
+    source: &Source,
     id: &AggregateId,
 ) -> Result<(Option<State>, Option<SequenceNumber>), WorldError> {
+    let kept = source.states.find(id);
     let mut wrong = None;
-    let newest = LoadRequest {
-        aggregate_id: id.clone(),
-        from: SequenceNumber(0),
-        to: SequenceNumber(0),
-        recorded_until: None,
-        snapshot_schema: Some(SCHEMA_VERSION),
-        direction: Direction::Forwards,
-        limit: 0,
-    };
-    let snapshot = store.load(newest)?.take_snapshot().and_then(|snapshot| State::of_snapshot(&snapshot));
-    let mut compare = |state: &State| {
-        if let Some(snapshot) = &snapshot
-            && snapshot.sequence == state.sequence
-            && snapshot != state
+    let mut compare = |state: &State, hash: Hash| {
+        if let Some(kept) = &kept
+            && kept.hash == hash
+            && kept.state != *state
         {
-            wrong = Some(SequenceNumber(state.sequence));
+            wrong = Some(kept.sequence());
         }
         Ok(())
     };
-    let state = load_from(store, id, Moment::Now, Snapshots::Ignored, &mut compare)?;
+    let state = load_from(source, id, Moment::Now, Beginning::FirstEvent, &mut compare)?;
     Ok((state, wrong))
 }
 
-/// As [`load`]; `seen` is shown the state after each event, and may end it.
+/// Is shown each state with the hash of its event, and may end the load.
+type Seen<'s> = dyn FnMut(&State, Hash) -> Result<(), WorldError> + 's;
+
+/// As [`load`]; `seen` is shown the state after each event with the event's hash, and may end it.
 fn load_from(
-    store: &EventStore,
+    source: &Source,
     id: &AggregateId,
     moment: Moment,
-    snapshots: Snapshots,
-    seen: &mut dyn FnMut(&State) -> Result<(), WorldError>,
+    beginning: Beginning,
+    seen: &mut Seen<'_>,
 ) -> Result<Option<State>, WorldError> {
-    // A snapshot does not say at which position it was made.
-    let usable = snapshots == Snapshots::Used && !matches!(moment, Moment::Position(_));
     if moment == Moment::Sequence(SequenceNumber(0)) {
         return Ok(None);
     }
-    let mut reader = store.load(LoadRequest {
+    let mut kept = match beginning {
+        Beginning::Kept => source.states.find(id).filter(|kept| is_before(kept, moment)),
+        Beginning::FirstEvent => None,
+    };
+    let mut reader = source.store.load(LoadRequest {
         aggregate_id: id.clone(),
-        from: SequenceNumber(0),
+        // From the event of the state on, whose hash says whether it is of this history.
+        from: kept.as_ref().map_or(SequenceNumber(0), Kept::sequence),
         to: match moment {
             Moment::Sequence(sequence) => sequence,
             Moment::Now | Moment::Position(_) | Moment::Time(_) => SequenceNumber(0),
@@ -288,7 +258,7 @@ fn load_from(
             Moment::Time(time) => Some(time),
             Moment::Now | Moment::Position(_) | Moment::Sequence(_) => None,
         },
-        snapshot_schema: usable.then_some(SCHEMA_VERSION),
+        snapshot_schema: None,
         direction: Direction::Forwards,
         limit: 0,
     })?;
@@ -298,26 +268,49 @@ fn load_from(
     if matches!(moment, Moment::Sequence(sequence) if sequence > last) {
         return Err(Refusal::NoSuchEvent { id: id.clone(), last }.into());
     }
-    let mut state = None;
-    if let Some(snapshot) = reader.take_snapshot() {
-        state = State::of_snapshot(&snapshot).filter(|state| state.aggregate.kind() == kind);
-        if state.is_none() {
-            debug!(aggregate = %id, sequence = snapshot.sequence.0, "a snapshot is not of the world; its events are replayed");
-            return load_from(store, id, moment, Snapshots::Ignored, seen);
-        }
-    }
+    let (mut newest, mut replayed) = (None::<Kept>, 0u64);
     loop {
         let events = reader.next(READ_BYTES)?;
+        if kept.is_some() && events.is_empty() {
+            return load_from(source, id, moment, Beginning::FirstEvent, seen);
+        }
         if events.is_empty() {
-            return Ok(state);
+            break;
         }
         for event in &events {
             if matches!(moment, Moment::Position(last) if event.position > last) {
-                return Ok(state);
+                return Ok(newest.map(|newest| newest.state));
             }
-            let after = State::after(state, kind, &decoded(id, event)?)?;
-            seen(&after)?;
-            state = Some(after);
+            let event = decoded(id, event)?;
+            if let Some(kept) = kept.take() {
+                let is_of_this_history = kept.hash == event.hash
+                    && kept.sequence() == event.sequence
+                    && kept.state.aggregate.kind() == kind;
+                if !is_of_this_history {
+                    debug!(aggregate = %id, "the state that was kept is of another history; all events are replayed");
+                    return load_from(source, id, moment, Beginning::FirstEvent, seen);
+                }
+                newest = Some(kept);
+                continue;
+            }
+            let state = State::after(newest.map(|newest| newest.state), kind, &event)?;
+            seen(&state, event.hash)?;
+            newest = Some(Kept { state, position: event.position, hash: event.hash });
+            replayed = replayed.saturating_add(1);
         }
+    }
+    if let Some(newest) = newest.as_ref().filter(|_| replayed >= REPLAYED && moment == Moment::Now) {
+        source.states.keep(newest.clone());
+    }
+    Ok(newest.map(|newest| newest.state))
+}
+
+/// The state is one on the way to the moment.
+fn is_before(kept: &Kept, moment: Moment) -> bool {
+    match moment {
+        Moment::Now => true,
+        Moment::Sequence(sequence) => kept.sequence() <= sequence,
+        Moment::Position(position) => kept.position <= position,
+        Moment::Time(time) => kept.state.updated_at <= time,
     }
 }

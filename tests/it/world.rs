@@ -21,6 +21,7 @@ mod one_moment;
 mod raw_appends;
 mod read_models;
 mod rebuilding;
+mod states;
 mod walk_through;
 mod without_immudb;
 mod without_read_models;

@@ -14,8 +14,7 @@ use crate::{
         status,
         wire::world as wire,
     },
-    store::EventStore,
-    world::{difference::DifferenceReader, error::WorldError},
+    world::{difference::DifferenceReader, error::WorldError, replay::Source},
 };
 
 /// Objects that are looked at for one message of a difference, and the bytes of those that differ, unless a single one
@@ -71,7 +70,7 @@ async fn in_its_place<T: Send + 'static>(
 /// As [`DifferenceReader::look`].
 pub fn differing(
     reader: &mut DifferenceReader,
-    store: &EventStore,
+    source: &Source,
     given_up: &CancellationToken,
 ) -> Result<Vec<wire::ObjectDiff>, WorldError> {
     let (mut objects, mut bytes) = (Vec::new(), 0usize);
@@ -79,7 +78,7 @@ pub fn differing(
         if given_up.is_cancelled() {
             return Err(WorldError::GivenUp);
         }
-        if let Some(object) = reader.look(store, given_up)? {
+        if let Some(object) = reader.look(source, given_up)? {
             let object = encode::object_diff(object);
             bytes = bytes.saturating_add(prost::Message::encoded_len(&object));
             objects.push(object);

@@ -14,12 +14,12 @@ use crate::{
     event::{AggregateId, NewEvent, SequenceNumber},
     refusals::{self, Severity},
     sequencer::{Append, Origin, Stored},
-    store::{Conflict, EventStore, StoreError},
+    store::{Conflict, StoreError},
     world::{
         aggregate::{Aggregate, Kind},
         error::{Damage, Misfit, Problem, Unfitting, WorldError},
         refusal::Refusal,
-        replay::{self, Moment},
+        replay::{self, Moment, Source},
     },
 };
 
@@ -64,7 +64,7 @@ impl Handler {
             append.events.iter().map(|(event, _)| event).filter(|event| may_be_of_the_world(event));
         let ids: BTreeSet<AggregateId> = of_the_world.map(|event| event.aggregate_id.clone()).collect();
         if ids.is_empty() || self.raw_appends == RawAppends::Unchecked {
-            return Ok(self.store.append_here(append, origin).await?);
+            return Ok(self.source.store.append_here(append, origin).await?);
         }
         let _turn = self.turns.take(ids.iter()).await;
         let append = Arc::new(append);
@@ -83,7 +83,7 @@ impl Handler {
             // The events stay in memory beside these, until this ends.
             let origin = Origin { caller: origin.caller.clone(), counted: None };
             let events = append.events.clone();
-            match self.store.append_here(Append { events, expected }, origin).await {
+            match self.source.store.append_here(Append { events, expected }, origin).await {
                 Err(StoreError::Conflict(Conflict::WrongExpectedSequence { aggregate, .. }))
                     if !expected_by_caller.contains(&aggregate) => {}
                 result => return Ok(result?),
@@ -94,7 +94,7 @@ impl Handler {
 
     /// What was stored before is answered, whatever stands against it now.
     async fn unless_stored(&self, append: &Append, error: WorldError) -> Result<Stored, WorldError> {
-        if let Some(stored) = self.store.sequencer().stored_before(append).await? {
+        if let Some(stored) = self.source.store.sequencer().stored_before(append).await? {
             return Ok(stored);
         }
         if let WorldError::Unfitting(unfitting) = &error {
@@ -105,12 +105,12 @@ impl Handler {
 
     /// Loads and decides; may wait for the disk.
     async fn check(&self, append: Arc<Append>, ids: BTreeSet<AggregateId>) -> Result<Heads, WorldError> {
-        let (store, raw_appends, told) = (self.store.clone(), self.raw_appends, self.told.clone());
+        let (source, raw_appends, told) = (self.source.clone(), self.raw_appends, self.told.clone());
         let place = self.deciding.clone().acquire_owned().await;
         let checked = tokio::task::spawn_blocking(move || {
             // Held to the end, also where the caller has gone.
             let _place = place;
-            let checking = Checking { store: &store, append: &append, raw_appends, told: &told };
+            let checking = Checking { source: &source, append: &append, raw_appends, told: &told };
             let mut heads = Heads::new();
             for id in ids {
                 if let Some(head) = checking.object(&id)? {
@@ -124,7 +124,7 @@ impl Handler {
 }
 
 struct Checking<'c> {
-    store: &'c EventStore,
+    source: &'c Source,
     append: &'c Append,
     raw_appends: RawAppends,
     told: &'c Told,
@@ -135,7 +135,7 @@ impl Checking<'_> {
     fn object(&self, id: &AggregateId) -> Result<Option<SequenceNumber>, WorldError> {
         let events = self.append.events.iter().enumerate().map(|(index, (event, _))| (index, event));
         let events: Vec<(usize, &NewEvent)> = events.filter(|(_, event)| event.aggregate_id == *id).collect();
-        let state = match replay::load(self.store, id, Moment::Now) {
+        let state = match replay::load(self.source, id, Moment::Now) {
             Ok(state) => state,
             Err(WorldError::Damaged(damage)) => {
                 self.told.once(&damage);
@@ -172,7 +172,7 @@ impl Checking<'_> {
     /// What the caller expects goes before.
     fn unfitting(&self, unfitting: Unfitting) -> WorldError {
         for (id, expected) in &self.append.expected {
-            match replay::last_sequence(self.store, id) {
+            match replay::last_sequence(&self.source.store, id) {
                 Ok(actual) if actual != *expected => return self.conflict(id, *expected, actual),
                 Ok(_) => {}
                 Err(error) => return error,

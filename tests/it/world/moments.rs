@@ -3,43 +3,24 @@
 
 use serde_json::{Value, json};
 
-use super::{Game, describing, moving, player, room, thing};
+use super::{Game, describing, moving, player, room, states::kept, thing};
 use crate::support::{
     events::load,
     service::{Service, Setup},
 };
 
-/// A room with a past, some of which is in a snapshot.
-async fn lived_in(game: &Game) {
-    game.execute(json!([{"command_id": "c", "actor": "wizard", "create_room": {"id": "r"}}])).await;
-    for number in 0..40 {
-        let commands = match number % 4 {
-            0 => json!([describing("r", &number.to_string())]),
-            1 => {
-                json!([{"add_room_exit": {"id": "r", "direction": format!("way-{number}"), "target_room_id": "r"}}])
-            }
-            2 => json!([{"update_game_object_attribute": {"id": "r", "key": "n", "value": number}}]),
-            _ => {
-                json!([thing(&format!("t-{number}"), "r"), {"add_item_to_inventory": {"id": "r", "item_id": format!("t-{number}")}}])
-            }
-        };
-        game.execute(commands).await;
-    }
-}
-
 #[tokio::test(flavor = "multi_thread")]
 async fn every_moment_is_the_fold_of_the_events_up_to_it() {
-    let setup = Setup::local().set("event_sourcing", "snapshot_threshold: 7");
-    let service = Service::start(setup).await;
+    let service = Service::start(Setup::local()).await;
     let game = Game::of(&service).await;
     // States are asked for right after each event, and again when all is over.
     game.execute(json!([room("r")])).await;
     let mut seen = Vec::new();
-    for number in 0..30 {
+    for number in 0..130 {
         game.execute(json!([describing("r", &number.to_string())])).await;
         seen.push(game.room("r").await);
     }
-    service.wait_for("a snapshot", |stats| stats.snapshot_count == 1).await;
+    kept(&service, "r").await;
     let events = load(&mut service.client(), "r").await;
     for (state, event) in seen.iter().zip(events.iter().skip(2)) {
         let at = |moment: Value| game.ask("GetRoom", json!({"id": "r", "as_of": moment}));
@@ -52,31 +33,10 @@ async fn every_moment_is_the_fold_of_the_events_up_to_it() {
     assert_eq!(second["room"].get("description"), None);
     let before = game.try_ask("GetRoom", json!({"id": "r", "as_of": {"time": "2020-01-01T00:00:00Z"}})).await;
     assert_eq!(before.unwrap_err().reason(), "NO_SUCH_OBJECT");
-    let beyond = game.try_ask("GetRoom", json!({"id": "r", "as_of": {"sequence_number": 33}})).await;
-    assert_eq!(beyond.unwrap_err().to_string(), "r: its last event has the number 32");
+    let beyond = game.try_ask("GetRoom", json!({"id": "r", "as_of": {"sequence_number": 133}})).await;
+    assert_eq!(beyond.unwrap_err().to_string(), "r: its last event has the number 132");
     let zero = game.try_ask("GetRoom", json!({"id": "r", "as_of": {"sequence_number": 0}})).await;
     assert_eq!(zero.unwrap_err().to_string(), "as_of.sequence_number: must be 1 or more");
-}
-
-#[tokio::test(flavor = "multi_thread")]
-async fn snapshots_are_taken_by_themselves_and_those_of_another_shape_passed_over() {
-    let setup = Setup::local().set("event_sourcing", "snapshot_threshold: 10");
-    let mut service = Service::start(setup).await;
-    let game = Game::of(&service).await;
-    lived_in(&game).await;
-    service.wait_for("a snapshot", |stats| stats.snapshot_count == 1).await;
-    let state = game.room("r").await;
-    let last = state["object"]["sequence_number"].as_u64().unwrap();
-    for (schema, data) in [(1, "{\"room\":1}"), (99, "{}"), (1, "[]")] {
-        let snapshot = json!({
-            "aggregate_id": "r", "sequence_number": last, "schema_version": schema, "json": data
-        });
-        game.store("SaveSnapshot", snapshot).await;
-        assert_eq!(game.room("r").await, state, "{schema} {data}");
-    }
-    service.kill();
-    service.restart().await;
-    assert_eq!(Game::of(&service).await.room("r").await, state);
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -161,6 +161,34 @@ async fn of_many_who_do_what_can_be_done_once_one_does_it() {
     assert_eq!(report.get("damaged"), None, "{report}");
 }
 
+/// A command changes others than the object that it names: whoever loses an item loses it once.
+#[tokio::test(flavor = "multi_thread")]
+async fn what_was_checked_has_not_changed_when_it_is_stored() {
+    let service = Service::start(Setup::local()).await;
+    let game = Game::of(&service).await;
+    let mut commands = vec![player("holder"), player("thief")];
+    for race in 0..60 {
+        commands.push(json!({"create_game_object": {"id": format!("gem-{race}"), "type": "Gem"}}));
+    }
+    game.execute(json!(commands)).await;
+    for race in 0..60 {
+        let gem = format!("gem-{race}");
+        game.execute(json!([{"add_item_to_inventory": {"id": "holder", "item_id": gem}}])).await;
+        let lost = raw("holder", "Player", "ItemRemovedFromInventory", json!({"item_id": gem}));
+        let mut client = service.client();
+        let (appended, executed) = tokio::join!(
+            try_append(&mut client, request(vec![lost])),
+            game.try_execute(json!([{"add_item_to_inventory": {"id": "thief", "item_id": gem}}]))
+        );
+        executed.unwrap();
+        if let Err(refused) = appended {
+            assert_eq!(rule(&refused), "the item that is removed is not there");
+        }
+    }
+    let report = game.rebuild().await;
+    assert_eq!(report.get("damaged"), None, "{report}");
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn they_are_refused_or_unchecked_if_the_configuration_says_so_and_damage_goes_on() {
     let unchecked = Setup::local().set("world", "raw_appends: unchecked");

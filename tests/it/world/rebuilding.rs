@@ -4,7 +4,7 @@ use aethyr_event_store::grpc::wire::{NewEvent, new_event::Data};
 use rusqlite::Connection;
 use serde_json::{Value, json};
 
-use super::{Game, caught_up, describing, player, read_models, room, thing};
+use super::{Game, caught_up, describing, read_models, room, thing};
 use crate::support::{
     events::{append, event},
     service::{Service, Setup},
@@ -125,30 +125,4 @@ async fn read_models_that_are_wrong_are_found_out_and_put_right_under_load() {
     assert_eq!(count, 1);
     let again = game.rebuild().await;
     assert!(again["differences"].as_object().unwrap().values().all(|count| count == 0), "{again}");
-}
-
-#[tokio::test(flavor = "multi_thread")]
-async fn a_snapshot_that_is_wrong_is_found_out_and_replaced() {
-    let service = Service::start(Setup::local()).await;
-    let game = Game::of(&service).await;
-    game.execute(json!([player("p"), player("q")])).await;
-    let is_admin = async |id: &str| {
-        game.ask("GetPlayer", json!({ "id": id })).await["player"]
-            .get("admin")
-            .is_some_and(|admin| admin == true)
-    };
-    let object = json!({"id": "p", "type": "Player", "generic": "", "container_id": null, "attributes": {"name": "p"},
-        "inventory": {}, "equipment": {}, "deleted": false});
-    let moment = json!({"seconds": 0, "nanos": 0});
-    let state = json!({"aggregate": {"Player": {"object": object, "created": true, "password_hash": null, "admin": true}},
-        "sequence": 2, "created_at": moment, "updated_at": moment});
-    let snapshot =
-        json!({"aggregate_id": "p", "sequence_number": 2, "schema_version": 1, "json": state.to_string()});
-    game.store("SaveSnapshot", snapshot).await;
-    assert!(is_admin("p").await, "the snapshot is used");
-    let report = game.rebuild().await;
-    let told = "p 2: its snapshot was not what its events lead to; a new one took its place";
-    assert_eq!(problems(&report, "warnings"), [told]);
-    assert!(!is_admin("p").await);
-    assert_eq!(problems(&game.rebuild().await, "warnings"), [""; 0]);
 }

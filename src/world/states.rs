@@ -1,0 +1,222 @@
+//! States of aggregates that were replayed before, so that a load need not begin with the first event.
+//!
+//! They are derived: a file that is missing, damaged, of another version or of another history is passed over, and made
+//! again when many events were replayed. Each says by its chain hash after which event it is. No caller can write them.
+
+use std::{
+    fs, io,
+    path::{Path, PathBuf},
+    sync::mpsc::{Receiver, SyncSender, sync_channel},
+    thread,
+};
+
+use serde::{Deserialize, Serialize};
+use sha2::{Digest, Sha256};
+use tracing::{debug, warn};
+
+use super::aggregate::Aggregate;
+use crate::event::{AggregateId, Hash, Position, SequenceNumber, Timestamp};
+
+/// A load that replays so many events has its state kept.
+pub const REPLAYED: u64 = 100;
+/// States that wait for being written. One more is left out, and kept after a later load.
+const WAITING_MAX: usize = 16;
+/// With the version of what follows: to be raised with every change of the aggregates' fields.
+const MAGIC: &[u8; 16] = b"aethyr-state\0\0\0\x01";
+const CHECKSUM_BYTES: usize = 32;
+
+/// An aggregate after one of its events.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct State {
+    pub aggregate: Aggregate,
+    pub sequence: u64,
+    pub created_at: Timestamp,
+    pub updated_at: Timestamp,
+}
+
+/// A state, and the event that it is after.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Kept {
+    pub state: State,
+    pub position: Position,
+    pub hash: Hash,
+}
+
+/// The same as JSON.
+#[derive(Serialize, Deserialize)]
+struct Written {
+    state: State,
+    position: u64,
+    hash: [u8; 32],
+}
+
+/// Where states are kept. Cheap to clone.
+#[derive(Debug, Clone)]
+pub struct States {
+    folder: PathBuf,
+    /// `None`: there is no thread, and none are kept.
+    waiting: Option<SyncSender<Kept>>,
+}
+
+impl States {
+    /// Starts the thread that writes them, which ends with the last clone.
+    pub fn start(folder: PathBuf) -> Self {
+        let (waiting, due) = sync_channel(WAITING_MAX);
+        let writing = folder.clone();
+        let started =
+            thread::Builder::new().name("states".to_owned()).spawn(move || write_all(&writing, &due));
+        if let Err(error) = &started {
+            warn!(%error, "no thread: states of the world are not kept, and every load replays all events");
+        }
+        Self { folder, waiting: started.ok().map(|_| waiting) }
+    }
+
+    /// What was kept of an aggregate, if it is whole. It may be of another history.
+    pub fn find(&self, id: &AggregateId) -> Option<Kept> {
+        let kept = decode(&fs::read(path(&self.folder, id)).ok()?)?;
+        (kept.state.aggregate.object().id == *id).then_some(kept)
+    }
+
+    /// Keeps a state soon, or not. Never waits.
+    pub fn keep(&self, kept: Kept) {
+        if let Some(waiting) = &self.waiting {
+            let _full = waiting.try_send(kept);
+        }
+    }
+
+    /// What was kept is not what the events lead to.
+    ///
+    /// # Errors
+    /// It is still there.
+    pub fn remove(&self, id: &AggregateId) -> io::Result<()> {
+        match fs::remove_file(path(&self.folder, id)) {
+            Err(error) if error.kind() != io::ErrorKind::NotFound => Err(error),
+            Ok(()) | Err(_) => Ok(()),
+        }
+    }
+}
+
+impl Kept {
+    /// The number of its event.
+    pub fn sequence(&self) -> SequenceNumber {
+        SequenceNumber(self.state.sequence)
+    }
+}
+
+fn write_all(folder: &Path, due: &Receiver<Kept>) {
+    for kept in due {
+        let id = kept.state.aggregate.object().id.clone();
+        if let Err(error) = write(folder, kept) {
+            debug!(aggregate = %id, %error, "its state is not kept");
+        }
+    }
+}
+
+/// Not synced: what a crash tears has another checksum.
+fn write(folder: &Path, kept: Kept) -> io::Result<()> {
+    let path = path(folder, &kept.state.aggregate.object().id);
+    path.parent().map_or(Ok(()), fs::create_dir_all)?;
+    let partial = path.with_extension("partial");
+    fs::write(&partial, encode(kept)?)?;
+    fs::rename(partial, path)
+}
+
+/// Ids may be longer than the name of a file.
+fn path(folder: &Path, id: &AggregateId) -> PathBuf {
+    let digest = hex::encode(Sha256::digest(id.as_str()));
+    let (first, rest) = digest.split_at(2);
+    folder.join(first).join(rest)
+}
+
+/// The version, the checksum of what follows, and JSON.
+pub(super) fn encode(kept: Kept) -> io::Result<Vec<u8>> {
+    let Kept { state, position, hash } = kept;
+    let json = serde_json::to_vec(&Written { state, position: position.0, hash: hash.0 })?;
+    let mut bytes = Vec::with_capacity(MAGIC.len() + CHECKSUM_BYTES + json.len());
+    bytes.extend_from_slice(MAGIC);
+    bytes.extend_from_slice(&Sha256::digest(&json));
+    bytes.extend_from_slice(&json);
+    Ok(bytes)
+}
+
+pub(super) fn decode(bytes: &[u8]) -> Option<Kept> {
+    let (checksum, json) = bytes.strip_prefix(MAGIC)?.split_at_checked(CHECKSUM_BYTES)?;
+    if Sha256::digest(json).as_slice() != checksum {
+        return None;
+    }
+    let Written { state, position, hash } = serde_json::from_slice(json).ok()?;
+    Some(Kept { state, position: Position(position), hash: Hash(hash) })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::world::game_object::GameObject;
+
+    fn kept(id: &str, sequence: u64) -> Kept {
+        let object = GameObject {
+            id: AggregateId::new(id).unwrap(),
+            class: "Thing".into(),
+            generic: String::new(),
+            container_id: None,
+            attributes: [("n".to_owned(), sequence.into())].into(),
+            inventory: Default::default(),
+            equipment: Default::default(),
+            deleted: false,
+        };
+        let aggregate = Aggregate::GameObject(object);
+        let (created_at, updated_at) = (Timestamp::default(), Timestamp::now());
+        let state = State { aggregate, sequence, created_at, updated_at };
+        Kept { state, position: Position(sequence + 5), hash: Hash::START.chain(b"x") }
+    }
+
+    #[test]
+    fn what_is_kept_is_found_again_and_what_is_not_whole_is_not() {
+        let dir = tempfile::tempdir().unwrap();
+        let states = States::start(dir.path().join("states"));
+        let long = "ä".repeat(120);
+        for id in ["t", &long, "../t"] {
+            let id = AggregateId::new(id).unwrap();
+            assert_eq!(states.find(&id), None);
+            for sequence in [100, 200] {
+                write(&states.folder, kept(id.as_str(), sequence)).unwrap();
+                assert_eq!(states.find(&id), Some(kept_at(&states, &id, sequence)));
+            }
+            let path = path(&states.folder, &id);
+            let whole = fs::read(&path).unwrap();
+            for at in 0..whole.len() {
+                let mut damaged = whole.clone();
+                damaged[at] ^= 1;
+                fs::write(&path, &damaged).unwrap();
+                assert_eq!(states.find(&id), None, "byte {at}");
+                fs::write(&path, &whole[..at]).unwrap();
+                assert_eq!(states.find(&id), None, "{at} bytes");
+            }
+            // Under the name of another.
+            let other = AggregateId::new("other").unwrap();
+            write(&states.folder, kept("other", 1)).unwrap();
+            fs::copy(super::path(&states.folder, &other), &path).unwrap();
+            assert_eq!(states.find(&id), None);
+            states.remove(&id).unwrap();
+            states.remove(&id).unwrap();
+        }
+    }
+
+    fn kept_at(states: &States, id: &AggregateId, sequence: u64) -> Kept {
+        let found = states.find(id).unwrap();
+        assert_eq!((found.sequence(), found.position), (SequenceNumber(sequence), Position(sequence + 5)));
+        assert_eq!(found.state.aggregate, kept(id.as_str(), sequence).state.aggregate);
+        found
+    }
+
+    #[test]
+    fn more_than_can_wait_is_left_out() {
+        let (waiting, due) = sync_channel(1);
+        let states = States { folder: PathBuf::new(), waiting: Some(waiting) };
+        for sequence in 1..=3 {
+            states.keep(kept("t", sequence));
+        }
+        drop(states);
+        assert_eq!(due.iter().map(|kept| kept.state.sequence).collect::<Vec<_>>(), [1]);
+    }
+}
