@@ -14,6 +14,7 @@ use serde::de::IgnoredAny;
 use serde::{Deserialize, Serialize};
 use serde_yaml::{Mapping, Value};
 
+mod aethyr;
 mod changes;
 mod environment;
 mod folders;
@@ -65,6 +66,16 @@ pub enum Warning {
     EventSourcingDisabled,
     NoImmudb {
         variable: String,
+    },
+    /// A key or variable that Aethyr's documents have, read as ours.
+    OtherName {
+        name: String,
+        instead: String,
+    },
+    /// A variable that Aethyr reads.
+    NotRead {
+        variable: String,
+        instead: String,
     },
     /// Made by Kubernetes or Docker of the name of another service.
     Links {
@@ -139,8 +150,10 @@ fn resolve(
     path: Option<&Path>,
     mut values: Mapping,
     mut warnings: Vec<Warning>,
-    environment: Vec<(String, String)>,
+    mut environment: Vec<(String, String)>,
 ) -> Result<Loaded, ConfigError> {
+    warnings.extend(aethyr::rename_keys(&mut values));
+    warnings.extend(aethyr::rename_variables(&mut environment));
     let overrides = environment::apply(&mut values, environment.into_iter())?;
     warnings.extend(overrides.warnings);
 
@@ -273,6 +286,12 @@ impl fmt::Display for Warning {
             }
             Warning::EventSourcingDisabled => {
                 f.write_str("event_sourcing.enabled is not true, writes are refused")
+            }
+            Warning::OtherName { name, instead } => {
+                write!(f, "{name}, as Aethyr's documents have it, is read as {instead}; write that")
+            }
+            Warning::NotRead { variable, instead } => {
+                write!(f, "{variable}, which Aethyr reads, is not read; set {instead}")
             }
             Warning::Links { variables } => write!(
                 f,

@@ -93,7 +93,10 @@ impl EventFiles {
         let path = config.storage_path.display().to_string();
         let io_error = |source| StorageError::EventFiles { path: path.clone(), source };
         if log_ends == Position(0) && Folder::new(&config.storage_path).has_events().map_err(io_error)? {
-            return Err(StorageError::EventFilesWithoutLog { path });
+            return Err(match Folder::new(&config.storage_path).is_of_aethyr().map_err(io_error)? {
+                true => StorageError::EventFilesOfAethyr { path },
+                false => StorageError::EventFilesWithoutLog { path },
+            });
         }
         Ok(())
     }

@@ -85,6 +85,11 @@ pub enum StorageError {
          `aethyr-event-store import {path}` takes them over, or move them away"
     )]
     EventFilesWithoutLog { path: String },
+    #[error(
+        "{path} holds event files of Aethyr's own event store, which can't be taken over (Ruby's Marshal format): move them \
+         away, or name another folder (event_sourcing.storage_path)"
+    )]
+    EventFilesOfAethyr { path: String },
     #[error("the opening was ended by a stop of the service")]
     Stopped,
     #[error("{path}: {source}")]
@@ -294,6 +299,7 @@ impl StorageError {
             | Self::Stopped
             | Self::Owner(OwnerError::InUse { .. } | OwnerError::AnotherLog { .. })
             | Self::EventFilesWithoutLog { .. }
+            | Self::EventFilesOfAethyr { .. }
             | Self::EventFiles { .. } => return false,
         };
         matches!(
@@ -317,6 +323,7 @@ impl StorageError {
             | Self::OlderLog { .. }
             | Self::Owner(_)
             | Self::EventFilesWithoutLog { .. }
+            | Self::EventFilesOfAethyr { .. }
             | Self::Stopped
             | Self::EventFiles { .. } => false,
         }

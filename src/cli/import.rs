@@ -98,6 +98,12 @@ struct Outcome {
 
 async fn import(parts: &Parts, path: &Path) -> Result<(), String> {
     let folder = Folder::new(path);
+    if folder.is_of_aethyr().map_err(|error| error.to_string())? {
+        let path = path.display();
+        return Err(format!(
+            "{path}: event files of Aethyr's own event store (Ruby's Marshal format) are not read"
+        ));
+    }
     let mut outcome = Outcome::default();
     let mut files = stock(&folder, &mut outcome)?;
     files.sort_unstable();

@@ -18,6 +18,9 @@ mod wire {
     tonic::include_proto!("aethyr.storage.v1");
 }
 
+/// What begins with this was written by Aethyr's own event store, in Ruby's Marshal format, version 4.8.
+pub const RUBY_MARSHAL: [u8; 2] = [4, 8];
+
 /// Bytes that are no record of ours, or one that breaks the rules of its fields.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[error("not a record: {what}")]

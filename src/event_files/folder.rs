@@ -18,7 +18,7 @@ use rustix::{
 use super::format;
 use crate::{
     crash_point::CrashPoint,
-    event::{AggregateId, RecordedEvent, SequenceNumber, Snapshot},
+    event::{AggregateId, RecordedEvent, SequenceNumber, Snapshot, record::RUBY_MARSHAL},
 };
 
 const EVENT: &str = "event";
@@ -167,6 +167,16 @@ impl Folder {
     pub fn has_events(&self) -> io::Result<bool> {
         let paths = self.event_paths()?;
         Ok(paths.iter().any(|path| kind(path).is_some_and(|kind| kind.is_file())))
+    }
+
+    /// Whether the event files are those of Aethyr's own event store, which has the same layout.
+    ///
+    /// # Errors
+    /// The folder can't be read.
+    pub fn is_of_aethyr(&self) -> io::Result<bool> {
+        let paths = self.event_paths()?;
+        let first = paths.iter().find_map(|path| read_file(path).ok());
+        Ok(first.is_some_and(|bytes| bytes.starts_with(&RUBY_MARSHAL)))
     }
 
     /// All event files, and what lies at the place of one or of their folders, in no order.

@@ -6,14 +6,17 @@ use tracing::{info, warn};
 use super::{
     Forwarder, Learned, Reached, Released, Writer, batch,
     copy::{self, Copy, CopyError, Unfinished},
-    decision::{self, Decision, Doubt, Fence, Ours, Serving},
+    decision::{self, Decision, Doubt, Events, Fence, Ours, Serving},
     head::{self, Head},
     state::Happening,
     unchanged_since,
 };
 use crate::{
     crash_point::CrashPoint,
-    event::{Position, record::ForwardedMark},
+    event::{
+        Position,
+        record::{ForwardedMark, RUBY_MARSHAL},
+    },
     history::HistoryError,
     immudb::{self, KeyValue, Precondition, Session, SetError, TransactionPages, TxId},
     log::writer_ids,
@@ -138,12 +141,9 @@ impl Forwarder {
             Some(head) => Some(self.history.locate(head.position, tip)?.hash),
             None => None,
         };
-        let has_events = match head {
-            Some(_) => true,
-            None => {
-                let found = self.unless_overdue(session.scan_keys(batch::EVENT_PREFIX.as_bytes(), 1)).await?;
-                !found.is_empty()
-            }
+        let events = match head {
+            Some(_) => Events::Ours,
+            None => self.events(session).await?,
         };
         let serving = if self.standing.is_serving() { Serving::Began } else { Serving::NotYet };
         let ours = Ours {
@@ -155,7 +155,16 @@ impl Forwarder {
             serving,
             take_over: self.settings.take_over,
         };
-        Ok(decision::decide(head, has_events, &ours))
+        Ok(decision::decide(head, events, &ours))
+    }
+
+    /// What lies under the keys of events.
+    async fn events(&mut self, session: &Session) -> Result<Events, ClaimError> {
+        let found = self.unless_overdue(session.scan_keys(batch::EVENT_PREFIX.as_bytes(), 1)).await?;
+        let Some(key) = found.into_iter().next() else { return Ok(Events::None) };
+        let first = self.unless_overdue(session.get(&key)).await?;
+        let is_of_aethyr = first.is_some_and(|entry| entry.value.starts_with(&RUBY_MARSHAL));
+        Ok(if is_of_aethyr { Events::OfAethyr } else { Events::Ours })
     }
 
     /// A new writer id, kept before it is claimed with.

@@ -66,17 +66,32 @@ pub enum Doubt {
     RolledBack,
     #[error("the database has events of ours, but no log:head")]
     HeadMissing,
+    #[error(
+        "the database has events of Aethyr's own event store, which can't be taken over (Ruby's Marshal format): name another \
+         database (immudb.database)"
+    )]
+    OfAethyr,
     #[error("ImmuDB lacks the event that log:head is at")]
     EventMissing,
 }
 
-/// `has_events`: the database has keys of ours, whatever the head says.
-pub fn decide(head: Option<&Head>, has_events: bool, ours: &Ours<'_>) -> Decision {
+/// What lies under the keys of events.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Events {
+    None,
+    Ours,
+    /// Aethyr's own event store has the same keys.
+    OfAethyr,
+}
+
+/// `events` are looked at where there is no head.
+pub fn decide(head: Option<&Head>, events: Events, ours: &Ours<'_>) -> Decision {
     let Some(head) = head else {
-        return match (ours.forwarded > Position(0) || ours.current.is_some(), has_events) {
+        return match (ours.forwarded > Position(0) || ours.current.is_some(), events) {
             (true, _) => Decision::Suspect(Doubt::Emptied),
-            (false, true) => Decision::Suspect(Doubt::HeadMissing),
-            (false, false) => Decision::ClaimEmpty,
+            (false, Events::Ours) => Decision::Suspect(Doubt::HeadMissing),
+            (false, Events::OfAethyr) => Decision::Suspect(Doubt::OfAethyr),
+            (false, Events::None) => Decision::ClaimEmpty,
         };
     };
     let mine = ours.ids.contains(&head.writer);
@@ -174,7 +189,7 @@ mod tests {
             ("rolled back before the claim", head(old, 7, hash, false), &claimed, Suspect(Doubt::RolledBack)),
         ];
         for (what, head, ours, expected) in table {
-            assert_eq!(decide(Some(&head), true, ours), expected, "{what}");
+            assert_eq!(decide(Some(&head), Events::Ours, ours), expected, "{what}");
         }
     }
 
@@ -189,11 +204,12 @@ mod tests {
             serving: Serving::Began,
             take_over: false,
         };
-        assert_eq!(decide(None, false, &fresh), Decision::ClaimEmpty);
-        assert_eq!(decide(None, true, &fresh), Decision::Suspect(Doubt::HeadMissing));
+        assert_eq!(decide(None, Events::None, &fresh), Decision::ClaimEmpty);
+        assert_eq!(decide(None, Events::OfAethyr, &fresh), Decision::Suspect(Doubt::OfAethyr));
+        assert_eq!(decide(None, Events::Ours, &fresh), Decision::Suspect(Doubt::HeadMissing));
         let forwarded = Ours { forwarded: Position(1), ..fresh.clone() };
-        assert_eq!(decide(None, false, &forwarded), Decision::Suspect(Doubt::Emptied));
+        assert_eq!(decide(None, Events::None, &forwarded), Decision::Suspect(Doubt::Emptied));
         let claimed = Ours { current: Some(Uuid::new_v4()), ..fresh };
-        assert_eq!(decide(None, false, &claimed), Decision::Suspect(Doubt::Emptied));
+        assert_eq!(decide(None, Events::None, &claimed), Decision::Suspect(Doubt::Emptied));
     }
 }

@@ -263,6 +263,31 @@ async fn a_database_with_events_of_unknown_origin_is_not_claimed() {
     assert_eq!(immudb.reader(&["--database", "aethyr", "txscan"]).len(), before);
 }
 
+/// It has the same keys, and the same default name of the database.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_database_of_aethyrs_own_is_named_as_such_and_nothing_is_taken_beside_it() {
+    let dir = tempdir().unwrap();
+    let immudb = ImmuDb::start(dir.path()).await;
+    let mut service = Service::start(Setup::with_immudb(immudb.port())).await;
+    service.wait_for_state(State::Connected).await;
+    assert!(service.stop().success());
+    immudb.reader(&["--database", "aethyr", "delete", "log:head"]);
+    immudb.reader(&["--database", "aethyr", "set", "event:room-1:1", "\u{4}\u{8}{\u{6}:\u{9}name"]);
+    std::fs::remove_dir_all(service.storage()).unwrap();
+    service.launch();
+    service.wait_for_state(State::Suspect).await;
+    let error = service.stats().await.immudb.unwrap().last_error;
+    assert!(error.contains("Aethyr's own event store") && error.contains("immudb.database"), "{error}");
+    assert_reads_are_refused(&service).await;
+    let refused = service.client().append_events(request(vec![event("room-1")])).await.unwrap_err();
+    assert_eq!(reason(&refused), "EMPTY_LOG");
+    service.kill();
+    service.reconfigure(Setup::with_immudb(immudb.port()).set("immudb", "database: another"));
+    service.restart().await;
+    service.wait_for_state(State::Connected).await;
+    append(&mut service.client(), vec![event("room-1")]).await;
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn an_immudb_that_was_put_back_below_a_living_session_is_noticed() {
     let dir = tempdir().unwrap();

@@ -85,6 +85,22 @@ async fn a_log_that_lies_by_the_former_rule_alone_is_named_and_no_other_is_begun
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn event_files_of_aethyrs_own_are_named_as_such() {
+    let mut service = Service::new(Setup::local());
+    let folder = service.storage().join("events/476dfe3e-96bc-1952-fadd-26c22043a5a3");
+    fs::create_dir_all(&folder).unwrap();
+    fs::write(folder.join("1.event"), b"\x04\x08{\x06:\x09name").unwrap();
+    for command in [&["serve"][..], &["import", "storage/events"]] {
+        let (done, said) = service.run(command);
+        assert!(!done && said.contains("Aethyr's own event store"), "{command:?}: {said}");
+        assert!(!said.contains("takes them over"), "{command:?}: {said}");
+    }
+    fs::rename(service.storage().join("events"), service.dir().join("elsewhere")).unwrap();
+    service.restart().await;
+    append_to(&mut service.client(), "room-1", 1).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn no_log_is_begun_in_a_folder_that_has_something_else() {
     let mut service = Service::start(Setup::local()).await;
     append_to(&mut service.client(), "room-1", 2).await;
