@@ -27,9 +27,15 @@ struct Reading {
     running: i128,
 }
 
+/// The time since the system was started, also while it sleeps; elsewhere than on Linux it lacks that.
+#[cfg(target_os = "linux")]
+const RUNNING: ClockId = ClockId::Boottime;
+#[cfg(not(target_os = "linux"))]
+const RUNNING: ClockId = ClockId::Monotonic;
+
 impl Reading {
     fn now() -> Self {
-        let running = clock_gettime(ClockId::Boottime);
+        let running = clock_gettime(RUNNING);
         let wall = SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, nanos);
         Self { wall, running: i128::from(running.tv_sec) * 1_000_000_000 + i128::from(running.tv_nsec) }
     }

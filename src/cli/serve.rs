@@ -108,7 +108,7 @@ fn not_bound(listen: std::net::SocketAddr, error: &std::io::Error) -> String {
 }
 
 /// Signals that end a process that does not handle them.
-const ENDING: [(&str, Number); 12] = [
+const ENDING: &[(&str, Number)] = &[
     ("SIGTERM", Number::TERM),
     ("SIGINT", Number::INT),
     ("SIGQUIT", Number::QUIT),
@@ -118,12 +118,15 @@ const ENDING: [(&str, Number); 12] = [
     ("SIGVTALRM", Number::VTALARM),
     ("SIGPROF", Number::PROF),
     ("SIGIO", Number::IO),
+    #[cfg(target_os = "linux")]
     ("SIGPWR", Number::POWER),
+    #[cfg(target_os = "linux")]
     ("SIGSTKFLT", Number::STKFLT),
     ("SIGXCPU", Number::XCPU),
 ];
 
-/// The real-time signals, of which the first two are the threads' own. All of them would kill.
+/// The real-time signals, of which the first two are the threads' own. All of them would kill. Where there are none, handling
+/// them is refused.
 const REAL_TIME: std::ops::RangeInclusive<i32> = 34..=64;
 
 /// All of them are handled: a process that is killed does not release the head, and another writer starts fenced.
@@ -137,7 +140,7 @@ struct Signals {
 impl Signals {
     fn new() -> std::io::Result<Self> {
         let handle = |number: Number| signal(SignalKind::from_raw(number.as_raw()));
-        let ending = ENDING.into_iter().map(|(name, number)| Ok((name, handle(number)?)));
+        let ending = ENDING.iter().map(|(name, number)| Ok((*name, handle(*number)?)));
         let mut ending = ending.collect::<std::io::Result<Vec<_>>>()?;
         // The C library may keep another for itself.
         let real_time = REAL_TIME.filter_map(|number| signal(SignalKind::from_raw(number)).ok());
