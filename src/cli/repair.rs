@@ -176,6 +176,9 @@ impl Repair<'_> {
                     self.marks.push((mark.position, bytes.clone()));
                     self.write_marks()?;
                 }
+                Frame::Snapshot { .. } if self.given_up.events > 0 => {
+                    self.pass_over(&read, "it may be of an append that was passed over");
+                }
                 Frame::Snapshot { record, .. } => {
                     self.snapshots.is_whole(&record.bytes);
                     self.write(|group| _ = group.snapshot(&record.bytes))?;

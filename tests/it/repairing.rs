@@ -7,7 +7,9 @@ use std::{
     process::Command,
 };
 
-use aethyr_event_store::grpc::wire::{NewEvent, RecordedEvent, new_event::Data};
+use aethyr_event_store::grpc::wire::{
+    NewEvent, RecordedEvent, SaveSnapshotRequest, new_event::Data, save_snapshot_request,
+};
 use tempfile::tempdir;
 
 use crate::{
@@ -169,6 +171,10 @@ async fn each_whole_frame_that_is_passed_over_is_named_and_none_without_a_person
     let shared = fs::read(&segment).unwrap().len();
     service.restart().await;
     large_events(&service, 5..=8).await;
+    let data = Some(save_snapshot_request::Data::Json("{}".into()));
+    let aggregate_id = "room-1".into();
+    let snapshot = SaveSnapshotRequest { aggregate_id, sequence_number: 8, data, ..Default::default() };
+    service.client().save_snapshot(snapshot).await.unwrap();
     service.stop();
     let mut both = fs::read(&segment).unwrap();
     fs::remove_dir_all(&storage).unwrap();
@@ -187,11 +193,13 @@ async fn each_whole_frame_that_is_passed_over_is_named_and_none_without_a_person
         "{said}"
     );
     let (done, said) = service.run(&["repair", "--discard-after-damage"]);
-    assert!(done && said.contains("frames=3 events=3"), "{said}");
+    assert!(done && said.contains("frames=4 events=3 snapshots=1"), "{said}");
     for position in 6..=8 {
         let passed_over = format!("first={position} last={position}");
         assert_eq!(said.matches(&passed_over).count(), 1, "{said}");
     }
     service.restart().await;
     assert_eq!(whole_order(&mut service.client()).await, order);
+    // It is of another history.
+    assert_eq!(service.stats().await.snapshot_count, 0);
 }
