@@ -135,10 +135,15 @@ impl Config {
 }
 
 fn load_first(candidates: Vec<PathBuf>, environment: Vec<(String, String)>) -> Result<Loaded, ConfigError> {
-    for path in &candidates {
+    let is_missing = |kind| matches!(kind, io::ErrorKind::NotFound | io::ErrorKind::NotADirectory);
+    for (number, path) in candidates.iter().enumerate() {
+        // The home of another user, or of none, may be out of reach.
+        let is_of_user = (1..candidates.len().saturating_sub(1)).contains(&number);
         match read(path) {
             Ok(text) => return resolve(Some(path), parse(path, &text)?, Vec::new(), environment),
-            Err(ConfigError::Unreadable { source, .. }) if source.kind() == io::ErrorKind::NotFound => {}
+            Err(ConfigError::Unreadable { source, .. }) if is_missing(source.kind()) => {}
+            Err(ConfigError::Unreadable { source, .. })
+                if is_of_user && source.kind() == io::ErrorKind::PermissionDenied => {}
             Err(error) => return Err(error),
         }
     }

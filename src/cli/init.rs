@@ -3,7 +3,6 @@
 use std::{
     fs,
     io::{self, Write},
-    os::unix::fs::OpenOptionsExt,
     path::Path,
     process::ExitCode,
 };
@@ -27,11 +26,14 @@ pub fn write(folder: &Path) -> ExitCode {
     }
 }
 
-/// Nothing that is there is overwritten.
+/// Nothing that is there is overwritten, and it appears whole or not at all. A password may come to stand in it, so it is for
+/// its user alone, as temporary files are.
 fn write_new(path: &Path) -> io::Result<()> {
-    path.parent().map_or(Ok(()), fs::create_dir_all)?;
-    // A password may come to stand in it.
-    let mut file = fs::File::options().write(true).create_new(true).mode(0o600).open(path)?;
+    let folder = path.parent().unwrap_or(Path::new("."));
+    fs::create_dir_all(folder)?;
+    let mut file = tempfile::NamedTempFile::new_in(folder)?;
     file.write_all(SHIPPED.as_bytes())?;
-    file.sync_all()
+    file.as_file().sync_all()?;
+    file.persist_noclobber(path)?;
+    Ok(())
 }

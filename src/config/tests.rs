@@ -189,7 +189,9 @@ fn immudb_of(config: &mut Config) -> &mut ImmudbConfig {
 #[test]
 fn the_first_file_that_is_there_counts_and_without_one_the_defaults_do() {
     let folder = tempfile::tempdir().unwrap();
-    let paths = ["first.yml", "second.yml"].map(|name| folder.path().join(name));
+    // A folder that is none is as good as missing.
+    fs::write(folder.path().join("file"), "").unwrap();
+    let paths = ["first.yml", "file/x.yml", "second.yml"].map(|name| folder.path().join(name));
     let load = || {
         let environment = variables(&[("AETHYR_LIMITS__ID_BYTES_MAX", "9")]).collect();
         load_first(paths.to_vec(), environment).unwrap()
@@ -199,7 +201,7 @@ fn the_first_file_that_is_there_counts_and_without_one_the_defaults_do() {
     assert_eq!(loaded.file, None);
     let missing = Warning::NoFile { looked_for: paths.to_vec() };
     assert_eq!(loaded.warnings, [missing, Warning::EventSourcingDisabled]);
-    for path in paths.iter().rev() {
+    for path in [&paths[2], &paths[0]] {
         fs::write(path, "event_sourcing: { enabled: true }").unwrap();
         let loaded = load();
         assert_eq!((loaded.file.as_ref(), loaded.warnings), (Some(path), Vec::new()));
