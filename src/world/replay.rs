@@ -111,12 +111,25 @@ impl State {
     }
 }
 
+/// The kind of an aggregate that exists; the inner `None`: it is none of the world's.
+///
+/// # Errors
+/// The index can't be read.
+pub fn kind(store: &EventStore, id: &AggregateId) -> Result<Option<Option<Kind>>, WorldError> {
+    Ok(store.load(nothing(id))?.aggregate_type().map(Kind::of))
+}
+
 /// Number of the last event; 0: it does not exist.
 ///
 /// # Errors
 /// The index can't be read.
 pub fn last_sequence(store: &EventStore, id: &AggregateId) -> Result<SequenceNumber, WorldError> {
-    let nothing = LoadRequest {
+    Ok(store.load(nothing(id))?.last_sequence())
+}
+
+/// Its head alone.
+fn nothing(id: &AggregateId) -> LoadRequest {
+    LoadRequest {
         aggregate_id: id.clone(),
         from: SequenceNumber(u64::MAX),
         to: SequenceNumber(0),
@@ -124,8 +137,7 @@ pub fn last_sequence(store: &EventStore, id: &AggregateId) -> Result<SequenceNum
         snapshot_schema: None,
         direction: Direction::Forwards,
         limit: 0,
-    };
-    Ok(store.load(nothing)?.last_sequence())
+    }
 }
 
 /// The aggregate at that moment; `None`: it did not exist. May wait for the disk.
@@ -242,14 +254,9 @@ fn load_from(
     if moment == Moment::Sequence(SequenceNumber(0)) {
         return Ok(None);
     }
-    let mut kept = match beginning {
-        Beginning::Kept => source.states.find(id).filter(|kept| is_before(kept, moment)),
-        Beginning::FirstEvent => None,
-    };
-    let mut reader = source.store.load(LoadRequest {
+    let events = |from| LoadRequest {
         aggregate_id: id.clone(),
-        // From the event of the state on, whose hash says whether it is of this history.
-        from: kept.as_ref().map_or(SequenceNumber(0), Kept::sequence),
+        from,
         to: match moment {
             Moment::Sequence(sequence) => sequence,
             Moment::Now | Moment::Position(_) | Moment::Time(_) => SequenceNumber(0),
@@ -261,12 +268,21 @@ fn load_from(
         snapshot_schema: None,
         direction: Direction::Forwards,
         limit: 0,
-    })?;
+    };
+    let mut reader = source.store.load(events(SequenceNumber(0)))?;
     let Some(aggregate_type) = reader.aggregate_type() else { return Ok(None) };
     let Some(kind) = Kind::of(aggregate_type) else { return Err(Refusal::Foreign(id.clone()).into()) };
     let last = reader.last_sequence();
     if matches!(moment, Moment::Sequence(sequence) if sequence > last) {
         return Err(Refusal::NoSuchEvent { id: id.clone(), last }.into());
+    }
+    let mut kept = match beginning {
+        Beginning::Kept => source.states.find(id).filter(|kept| is_before(kept, moment)),
+        Beginning::FirstEvent => None,
+    };
+    if let Some(kept) = &kept {
+        // From its event on, whose hash says whether it is of this history.
+        reader = source.store.load(events(kept.sequence()))?;
     }
     let (mut newest, mut replayed) = (None::<Kept>, 0u64);
     loop {
@@ -300,7 +316,7 @@ fn load_from(
         }
     }
     if let Some(newest) = newest.as_ref().filter(|_| replayed >= REPLAYED && moment == Moment::Now) {
-        source.states.keep(newest.clone());
+        source.states.keep(newest);
     }
     Ok(newest.map(|newest| newest.state))
 }

@@ -6,7 +6,11 @@
 use std::{
     fs, io,
     path::{Path, PathBuf},
-    sync::mpsc::{Receiver, SyncSender, sync_channel},
+    sync::{
+        Arc,
+        atomic::{AtomicUsize, Ordering},
+        mpsc::{Receiver, Sender, channel},
+    },
     thread,
 };
 
@@ -14,13 +18,15 @@ use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
 use tracing::{debug, warn};
 
-use super::aggregate::Aggregate;
+use super::{aggregate::Aggregate, capacity::WEIGHT_MAX, weight};
 use crate::event::{AggregateId, Hash, Position, SequenceNumber, Timestamp};
 
 /// A load that replays so many events has its state kept.
 pub const REPLAYED: u64 = 100;
 /// States that wait for being written. One more is left out, and kept after a later load.
 const WAITING_MAX: usize = 16;
+/// One that is heavier than commands let an object become is not kept; as JSON it has less than that.
+const BYTES_MAX: u64 = 4 << 20;
 /// With the version of what follows: to be raised with every change of the aggregates' fields.
 const MAGIC: &[u8; 16] = b"aethyr-state\0\0\0\x01";
 const CHECKSUM_BYTES: usize = 32;
@@ -55,33 +61,44 @@ struct Written {
 pub struct States {
     folder: PathBuf,
     /// `None`: there is no thread, and none are kept.
-    waiting: Option<SyncSender<Kept>>,
+    due: Option<Sender<Kept>>,
+    waiting: Arc<AtomicUsize>,
 }
 
 impl States {
     /// Starts the thread that writes them, which ends with the last clone.
     pub fn start(folder: PathBuf) -> Self {
-        let (waiting, due) = sync_channel(WAITING_MAX);
-        let writing = folder.clone();
-        let started =
-            thread::Builder::new().name("states".to_owned()).spawn(move || write_all(&writing, &due));
+        let (sender, due) = channel();
+        let waiting = Arc::new(AtomicUsize::new(0));
+        let (writing, taken) = (folder.clone(), waiting.clone());
+        let write_all = move || write_all(&writing, &due, &taken);
+        let started = thread::Builder::new().name("states".to_owned()).spawn(write_all);
         if let Err(error) = &started {
             warn!(%error, "no thread: states of the world are not kept, and every load replays all events");
         }
-        Self { folder, waiting: started.ok().map(|_| waiting) }
+        Self { folder, due: started.ok().map(|_| sender), waiting }
     }
 
     /// What was kept of an aggregate, if it is whole. It may be of another history.
     pub fn find(&self, id: &AggregateId) -> Option<Kept> {
-        let kept = decode(&fs::read(path(&self.folder, id)).ok()?)?;
+        let path = path(&self.folder, id);
+        if fs::metadata(&path).ok()?.len() > BYTES_MAX {
+            return None;
+        }
+        let kept = decode(&fs::read(path).ok()?)?;
         (kept.state.aggregate.object().id == *id).then_some(kept)
     }
 
     /// Keeps a state soon, or not. Never waits.
-    pub fn keep(&self, kept: Kept) {
-        if let Some(waiting) = &self.waiting {
-            let _full = waiting.try_send(kept);
+    pub fn keep(&self, kept: &Kept) {
+        let Some(due) = &self.due else { return };
+        let room = |waiting| (waiting < WAITING_MAX).then_some(waiting + 1);
+        if weight::of(&kept.state.aggregate) > WEIGHT_MAX
+            || self.waiting.fetch_update(Ordering::AcqRel, Ordering::Acquire, room).is_err()
+        {
+            return;
         }
+        let _ended = due.send(kept.clone());
     }
 
     /// What was kept is not what the events lead to.
@@ -103,8 +120,9 @@ impl Kept {
     }
 }
 
-fn write_all(folder: &Path, due: &Receiver<Kept>) {
+fn write_all(folder: &Path, due: &Receiver<Kept>, waiting: &AtomicUsize) {
     for kept in due {
+        waiting.fetch_sub(1, Ordering::AcqRel);
         let id = kept.state.aggregate.object().id.clone();
         if let Err(error) = write(folder, kept) {
             debug!(aggregate = %id, %error, "its state is not kept");
@@ -211,12 +229,19 @@ mod tests {
 
     #[test]
     fn more_than_can_wait_is_left_out() {
-        let (waiting, due) = sync_channel(1);
-        let states = States { folder: PathBuf::new(), waiting: Some(waiting) };
-        for sequence in 1..=3 {
-            states.keep(kept("t", sequence));
+        let (sender, due) = channel();
+        let states = States { folder: PathBuf::new(), due: Some(sender), waiting: Arc::default() };
+        for sequence in 1..=20 {
+            states.keep(&kept("t", sequence));
         }
+        let mut heavy = kept("t", 1);
+        if let Aggregate::GameObject(object) = &mut heavy.state.aggregate {
+            object.attributes.insert("long".into(), "x".repeat(WEIGHT_MAX).into());
+        }
+        states.waiting.store(0, Ordering::Release);
+        states.keep(&heavy);
         drop(states);
-        assert_eq!(due.iter().map(|kept| kept.state.sequence).collect::<Vec<_>>(), [1]);
+        let sequences: Vec<u64> = due.iter().map(|kept| kept.state.sequence).collect();
+        assert_eq!(sequences, (1..=WAITING_MAX as u64).collect::<Vec<_>>());
     }
 }
