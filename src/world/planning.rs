@@ -194,7 +194,7 @@ impl<'s> Planning<'s> {
                 Some(head) => *head,
                 None => {
                     let head = replay::last_sequence(&self.source.store, id)?;
-                    self.look_at(id, head)?;
+                    self.look_at(id, head);
                     head
                 }
             };
@@ -207,10 +207,9 @@ impl<'s> Planning<'s> {
     }
 
     /// Nothing is stored unless the object still has this number then.
-    fn look_at(&mut self, id: &AggregateId, head: SequenceNumber) -> Result<(), WorldError> {
+    fn look_at(&mut self, id: &AggregateId, head: SequenceNumber) {
         let before = self.heads.insert(id.clone(), head);
         self.saw_a_change |= before.is_some_and(|before| before != head);
-        refuse_more(self.heads.len(), "objects", OBJECTS_MAX)
     }
 
     fn learn(&mut self, index: usize, id: &AggregateId) -> Result<(), WorldError> {
@@ -223,8 +222,9 @@ impl<'s> Planning<'s> {
         // One that is heavier than it may be can still be made lighter.
         let weight = self.known.weight_at_most(id).min(capacity::WEIGHT_MAX);
         self.known_weight = self.known_weight.saturating_add(weight);
-        refuse_more(self.known_weight, "bytes of objects", OBJECTS_WEIGHT_MAX)?;
-        self.look_at(id, SequenceNumber(sequence))
+        self.look_at(id, SequenceNumber(sequence));
+        refuse_more(self.known.ids().count(), "objects", OBJECTS_MAX)?;
+        refuse_more(self.known_weight, "bytes of objects", OBJECTS_WEIGHT_MAX)
     }
 
     fn event(

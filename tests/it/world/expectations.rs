@@ -64,6 +64,10 @@ async fn expectations_are_of_any_object_as_it_was_before_the_call() {
     let two = json!([{"expected_sequence": 4, "expected_sequences": {"r": 5}, "update_room_description": {"id": "r", "description": "z"}}]);
     let refused = game.try_execute(two).await.unwrap_err();
     assert!(refused.to_string().starts_with("commands[0].expected_sequence: is another"), "{refused}");
+    // As many as there may be, and the object itself.
+    let most: serde_json::Map<String, Value> =
+        (0..1000).map(|number| (format!("x-{number}"), json!(0))).collect();
+    game.try_call(call(Value::Object(most), json!([describing("r", "most")]))).await.unwrap();
     let many: serde_json::Map<String, Value> =
         (0..1001).map(|number| (format!("x-{number}"), json!(0))).collect();
     let refused = game.try_call(call(Value::Object(many), json!([describing("r", "z")]))).await.unwrap_err();
