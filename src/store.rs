@@ -149,7 +149,8 @@ impl EventStore {
     }
 
     /// The answer to an earlier attempt, which may still be under way; `None`: none of it is stored.
-    async fn first_answer(&self, append: &Append) -> Result<Option<Stored>, StoreError> {
+    pub(crate) async fn first_answer(&self, append: &Append) -> Result<Option<Stored>, StoreError> {
+        self.standing.admit_resend()?;
         self.sequencer.until_decided(append).await;
         self.sequencer.stored_before(append).await
     }
@@ -217,7 +218,7 @@ impl EventStore {
         result
     }
 
-    fn admit_write(&self) -> Result<(), StoreError> {
+    pub(crate) fn admit_write(&self) -> Result<(), StoreError> {
         if let EventSourcing::Disabled { file } = &self.event_sourcing {
             return Err(Precondition::EventSourcingDisabled { file: file.clone() }.into());
         }

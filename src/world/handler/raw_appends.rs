@@ -31,6 +31,9 @@ pub enum RawAppends {
     Unchecked,
 }
 
+/// Aggregates with what they are if they exist, or else what the append makes them; `None`: neither is known.
+type Objects = BTreeMap<AggregateId, Option<Kind>>;
+
 /// The last number of each object, as it was when its events were found to fit.
 type Heads = BTreeMap<AggregateId, SequenceNumber>;
 
@@ -40,6 +43,11 @@ pub(super) struct Told(Mutex<HashSet<AggregateId>>);
 
 impl Told {
     const MAX: usize = 1000;
+
+    /// No history heals while the service runs.
+    fn has(&self, id: &AggregateId) -> bool {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner).contains(id)
+    }
 
     fn once(&self, damage: &Damage) {
         let mut told = self.0.lock().unwrap_or_else(PoisonError::into_inner);
@@ -56,23 +64,23 @@ impl Handler {
     /// # Errors
     /// An event does not fit, or as the store.
     pub async fn append_raw(&self, append: Append, origin: Origin) -> Result<Stored, WorldError> {
-        let may_be_of_the_world = |event: &NewEvent| {
-            // An aggregate that exists has its type already.
-            event.aggregate_type.is_empty() || Kind::of(&event.aggregate_type).is_some()
-        };
-        let of_the_world =
-            append.events.iter().map(|(event, _)| event).filter(|event| may_be_of_the_world(event));
-        let ids: BTreeSet<AggregateId> = of_the_world.map(|event| event.aggregate_id.clone()).collect();
-        if ids.is_empty() || self.raw_appends == RawAppends::Unchecked {
+        if self.raw_appends == RawAppends::Unchecked {
             return Ok(self.source.store.append_here(append, origin).await?);
         }
-        let _turn = self.turns.take(ids.iter()).await;
+        let objects = match self.objects(&append).await {
+            Ok(objects) => objects,
+            Err(error) => return self.unless_stored(&append, error).await,
+        };
+        if objects.is_empty() {
+            return Ok(self.source.store.append_here(append, origin).await?);
+        }
+        let _turn = self.turns.take(objects.keys()).await;
         let append = Arc::new(append);
         for attempt in 0..ATTEMPTS_MAX {
             if attempt > 1 {
                 tokio::time::sleep(pause(attempt)).await;
             }
-            let heads = match self.check(append.clone(), ids.clone()).await {
+            let heads = match self.check(append.clone(), objects.clone()).await {
                 Ok(heads) => heads,
                 Err(error) => return self.unless_stored(&append, error).await,
             };
@@ -92,11 +100,43 @@ impl Handler {
         Err(WorldError::Contention)
     }
 
+    /// The aggregates that are of the world, or may be when the append is stored. What exists keeps its type.
+    async fn objects(&self, append: &Append) -> Result<Objects, WorldError> {
+        let (mut objects, mut unnamed) = (Objects::new(), BTreeSet::new());
+        for (event, _) in &append.events {
+            match Kind::of(&event.aggregate_type) {
+                Some(kind) => _ = objects.insert(event.aggregate_id.clone(), Some(kind)),
+                None if event.aggregate_type.is_empty() => _ = unnamed.insert(event.aggregate_id.clone()),
+                None => {}
+            }
+        }
+        unnamed.retain(|id| !objects.contains_key(id));
+        if unnamed.is_empty() {
+            return Ok(objects);
+        }
+        let source = self.source.clone();
+        let looked_up = tokio::task::spawn_blocking(move || {
+            for id in unnamed {
+                match replay::kind(&source.store, &id)? {
+                    Some(None) => {}
+                    Some(kind) => _ = objects.insert(id, kind),
+                    None => _ = objects.insert(id, None),
+                }
+            }
+            Ok(objects)
+        });
+        looked_up
+            .await
+            .unwrap_or_else(|_| Err(StoreError::Damaged("a look-up was aborted".to_owned()).into()))
+    }
+
     /// What was stored before is answered, whatever stands against it now.
     async fn unless_stored(&self, append: &Append, error: WorldError) -> Result<Stored, WorldError> {
-        if let Some(stored) = self.source.store.sequencer().stored_before(append).await? {
+        if let Some(stored) = self.source.store.first_answer(append).await? {
             return Ok(stored);
         }
+        // Where nothing is taken at all, that is what the caller has to know.
+        self.source.store.admit_write()?;
         if let WorldError::Unfitting(unfitting) = &error {
             refusals::refused("WORLD_RULE", Severity::Limit, &unfitting.to_string());
         }
@@ -104,7 +144,7 @@ impl Handler {
     }
 
     /// Loads and decides; may wait for the disk.
-    async fn check(&self, append: Arc<Append>, ids: BTreeSet<AggregateId>) -> Result<Heads, WorldError> {
+    async fn check(&self, append: Arc<Append>, objects: Objects) -> Result<Heads, WorldError> {
         let (source, raw_appends, told) = (self.source.clone(), self.raw_appends, self.told.clone());
         let place = self.deciding.clone().acquire_owned().await;
         let checked = tokio::task::spawn_blocking(move || {
@@ -112,8 +152,8 @@ impl Handler {
             let _place = place;
             let checking = Checking { source: &source, append: &append, raw_appends, told: &told };
             let mut heads = Heads::new();
-            for id in ids {
-                if let Some(head) = checking.object(&id)? {
+            for (id, kind) in objects {
+                if let Some(head) = checking.object(&id, kind)? {
                     heads.insert(id, head);
                 }
             }
@@ -132,9 +172,18 @@ struct Checking<'c> {
 
 impl Checking<'_> {
     /// Whether the events fit one object, and after which of its own. `None`: it is none of the world's, or damaged.
-    fn object(&self, id: &AggregateId) -> Result<Option<SequenceNumber>, WorldError> {
+    fn object(&self, id: &AggregateId, kind: Option<Kind>) -> Result<Option<SequenceNumber>, WorldError> {
+        // The store refuses it, unless it comes to be meanwhile.
+        let Some(kind) = kind else { return Ok(Some(SequenceNumber(0))) };
+        let unfitting = |index, problem| self.unfitting(Unfitting { index, id: id.clone(), kind, problem });
         let events = self.append.events.iter().enumerate().map(|(index, (event, _))| (index, event));
-        let events: Vec<(usize, &NewEvent)> = events.filter(|(_, event)| event.aggregate_id == *id).collect();
+        let mut events = events.filter(|(_, event)| event.aggregate_id == *id);
+        if self.raw_appends == RawAppends::Refused {
+            return events.next().map_or(Ok(None), |(index, _)| Err(unfitting(index, Misfit::Refused)));
+        }
+        if self.told.has(id) {
+            return Ok(None);
+        }
         let state = match replay::load(self.source, id, Moment::Now) {
             Ok(state) => state,
             Err(WorldError::Damaged(damage)) => {
@@ -144,23 +193,12 @@ impl Checking<'_> {
             Err(WorldError::Refused { refusal: Refusal::Foreign(_), .. }) => return Ok(None),
             Err(error) => return Err(error),
         };
-        let given = || events.iter().find_map(|(_, event)| Kind::of(&event.aggregate_type));
-        let Some(kind) = state.as_ref().map(|state| state.aggregate.kind()).or_else(given) else {
-            return Ok(None);
-        };
         let head = SequenceNumber(state.as_ref().map_or(0, |state| state.sequence));
         let mut aggregate = state.map(|state| state.aggregate);
         for (index, event) in events {
-            let after = match self.raw_appends {
-                RawAppends::Refused => Err(Misfit::Refused),
-                RawAppends::Checked | RawAppends::Unchecked => {
-                    after(aggregate.take(), kind, event).map_err(Misfit::Event)
-                }
-            };
-            aggregate = Some(
-                after
-                    .map_err(|problem| self.unfitting(Unfitting { index, id: id.clone(), kind, problem }))?,
-            );
+            let kind = aggregate.as_ref().map_or(kind, Aggregate::kind);
+            let after = after(aggregate.take(), kind, event);
+            aggregate = Some(after.map_err(|problem| unfitting(index, Misfit::Event(problem)))?);
         }
         match self.append.expected.iter().find(|(expecting, _)| expecting == id) {
             // It was decided on another number than the caller saw.

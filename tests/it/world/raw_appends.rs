@@ -213,12 +213,24 @@ async fn they_are_refused_or_unchecked_if_the_configuration_says_so_and_damage_g
     service.restart().await;
     let mut client = service.client();
     let update = |kind: &str| raw("s", kind, "GameObjectAttributeUpdated", json!({"key": "k", "value": 1}));
-    for event in [update("Room"), update(""), created("new", "Player")] {
+    // The damaged one, too.
+    for event in [update("Room"), update(""), created("new", "Player"), created("r", "Room")] {
         let refused = try_append(&mut client, request(vec![event])).await.unwrap_err();
         assert_eq!(rule(&refused), "such appends are refused (world.raw_appends)");
     }
     append(&mut client, vec![event("quest-1")]).await;
+    append(&mut client, vec![NewEvent { aggregate_type: String::new(), ..event("quest-1") }]).await;
+    let unnamed = NewEvent { aggregate_type: String::new(), ..event("nothing") };
+    let refused = try_append(&mut client, request(vec![unnamed])).await.unwrap_err();
+    assert!(refused.message().contains("must not be empty with the first event"), "{refused:?}");
     Game::of(&service).await.execute(json!([room("by-command")])).await;
+    // That nothing is taken goes before.
+    service.stop();
+    service.reconfigure(Setup::local().set("event_sourcing", "enabled: false"));
+    service.restart().await;
+    let refused =
+        try_append(&mut service.client(), request(vec![created("by-command", "Room")])).await.unwrap_err();
+    assert_eq!(reason(&refused), "EVENT_SOURCING_DISABLED");
 }
 
 #[tokio::test(flavor = "multi_thread")]
