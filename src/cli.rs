@@ -218,7 +218,8 @@ fn may_use_storage(loaded: &Loaded) -> Result<(), String> {
     match former.filter(|_| !log::is_there(log)) {
         Some(former) => Err(format!(
             "there is a log in {}, and none in {}: relative paths start at the folder of the configuration (or above it \
-             if that is called conf), not at the working directory. Move the storage there, or write the paths out",
+             if that is called conf), not at the working directory. If it is the world's, move the storage there, or write \
+             the paths out; if it is an old copy, move it away",
             absolute(former).display(),
             log.display()
         )),
