@@ -1,4 +1,4 @@
-//! How much one object may hold. What is loaded, answered and kept as a snapshot at once has to be bounded.
+//! How much one object may hold. What is loaded, answered and kept at once has to be bounded.
 
 use super::{
     aggregate::Aggregate,
@@ -14,7 +14,7 @@ pub const ITEMS_MAX: usize = 10_000;
 pub const SLOTS_MAX: usize = 1000;
 pub const EXITS_MAX: usize = 1000;
 
-/// How much one object may weigh: as a snapshot and as an answer it stays below the limits of both.
+/// How much one object may weigh: as an answer it stays below the limit of a message.
 pub const WEIGHT_MAX: usize = 900_000;
 
 /// # Errors

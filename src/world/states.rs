@@ -19,7 +19,10 @@ use sha2::{Digest, Sha256};
 use tracing::{debug, warn};
 
 use super::{aggregate::Aggregate, capacity::WEIGHT_MAX, weight};
-use crate::event::{AggregateId, Hash, Position, SequenceNumber, Timestamp};
+use crate::{
+    event::{AggregateId, Hash, Position, SequenceNumber, Timestamp},
+    event_files::folder::read_file,
+};
 
 /// A load that replays so many events has its state kept.
 pub const REPLAYED: u64 = 100;
@@ -85,7 +88,8 @@ impl States {
         if fs::metadata(&path).ok()?.len() > BYTES_MAX {
             return None;
         }
-        let kept = decode(&fs::read(path).ok()?)?;
+        // Whatever lies there, no load waits for it.
+        let kept = decode(&read_file(&path).ok()?)?;
         (kept.state.aggregate.object().id == *id).then_some(kept)
     }
 
@@ -168,6 +172,8 @@ pub(super) fn decode(bytes: &[u8]) -> Option<Kept> {
 
 #[cfg(test)]
 mod tests {
+    use std::process::Command;
+
     use super::*;
     use crate::world::game_object::GameObject;
 
@@ -217,6 +223,9 @@ mod tests {
             assert_eq!(states.find(&id), None);
             states.remove(&id).unwrap();
             states.remove(&id).unwrap();
+            // Nobody writes to it.
+            assert!(Command::new("mkfifo").arg(&path).status().unwrap().success());
+            assert_eq!(states.find(&id), None);
         }
     }
 
