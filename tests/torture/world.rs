@@ -9,6 +9,7 @@ use std::{
     time::{Duration, Instant},
 };
 
+use aethyr_event_store::grpc::wire::State;
 use tokio::sync::Mutex;
 use tonic::transport::Endpoint;
 
@@ -115,6 +116,9 @@ impl World {
         let mut service = world.service.lock().await;
         service.reconfigure(setup);
         service.restart().await;
+        // ImmuDB itself, when its disk is full or it is killed while it makes a database, leaves files that it never opens
+        // again.
+        service.wait_for_state(State::Connected).await;
         drop(service);
         world
     }
