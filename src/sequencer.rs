@@ -328,13 +328,13 @@ impl Sequencer {
     /// # Errors
     /// See [`StoreError`].
     pub async fn append(&self, append: Append, origin: Origin) -> Result<Stored, StoreError> {
-        let under_way = self.under_way(&append);
+        let under_way = self.under_way(&append, &origin);
         self.append_under_way(append, origin, under_way).await
     }
 
     /// Notes that an append is under way, until it is decided or given up.
-    pub fn under_way(&self, append: &Append) -> UnderWay {
-        self.under_way.begin(append)
+    pub fn under_way(&self, append: &Append, origin: &Origin) -> UnderWay {
+        self.under_way.begin(append, origin.kept.clone())
     }
 
     /// Resolves when no attempt at this append is under way.

@@ -134,7 +134,7 @@ impl EventStore {
         self.counted_write(async {
             self.standing.admit_resend()?;
             // From here on, so that a resend that is refused meanwhile knows of this one.
-            let under_way = self.sequencer.under_way(&append);
+            let under_way = self.sequencer.under_way(&append, &origin);
             if let Some(stored) = self.sequencer.stored_before(&append).await? {
                 return Ok(stored);
             }

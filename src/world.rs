@@ -7,7 +7,7 @@
 //! ```
 //!
 //! It uses the store as any caller could, and nothing of the store knows of it. The modules, in the order of a
-//! command's way: [`command`], [`handler`], [`planning`] with [`call`], [`known`] and [`decide`] with [`moving`], [`capacity`] and [`weight`], the aggregates
+//! command's way: [`command`], [`handler`], [`planning`] with [`call`], [`contents`], [`known`] and [`decide`] with [`moving`], [`capacity`] and [`weight`], the aggregates
 //! ([`game_object`], [`player`], [`room`], one of which is an [`aggregate`], with each [`rule`]), [`event`], [`executed`]. Of a question's way:
 //! [`replay`] with [`states`], [`history`], [`difference`], [`changes`]. Of the read models': [`projector`], [`projections`],
 //! [`read_models`], [`lists`], [`rebuild`].
@@ -36,6 +36,7 @@ pub mod call;
 pub mod capacity;
 pub mod changes;
 pub mod command;
+pub mod contents;
 pub mod decide;
 pub mod difference;
 pub mod error;
@@ -63,6 +64,7 @@ mod turns;
 pub mod weight;
 
 use command::Commands;
+use contents::Contents;
 use error::WorldError;
 use executed::Executed;
 use handler::{Handler, RawAppends};
@@ -102,6 +104,7 @@ pub struct Ends {
 pub struct World {
     source: Source,
     handler: Handler,
+    contents: Contents,
     read_models: Arc<ReadModels>,
     rebuilding: Arc<AtomicBool>,
     /// Bytes that all differences may hold.
@@ -140,12 +143,13 @@ impl World {
             read_models.problems.they_do_not_follow(&error.to_string());
         }
         let source = Source { store: store.clone(), states: States::start(settings.states_path.clone()) };
-        ends.tasks.spawn(projector::start(store, read_models.clone(), ends.stopping.clone()));
-        let handler = Handler::new(source.clone(), settings.events, settings.raw_appends);
+        ends.tasks.spawn(projector::start(store.clone(), read_models.clone(), ends.stopping.clone()));
+        let contents = Contents::start(store, settings, &ends);
+        let handler = Handler::new(source.clone(), contents.clone(), settings.events, settings.raw_appends);
         let rebuilding = Arc::default();
         let differences =
             SharedLimit::new(Limit::CallBytes, Resource::DifferenceBytes, difference::HELD_BYTES_MAX);
-        Arc::new(Self { source, handler, read_models, rebuilding, differences, ends })
+        Arc::new(Self { source, handler, contents, read_models, rebuilding, differences, ends })
     }
 
     pub fn source(&self) -> &Source {
@@ -296,20 +300,19 @@ impl World {
         Err(WorldError::ReadModels(failed))
     }
 
-    /// How far each projection is.
+    /// How far each projection is, and the table of what lies in what.
     pub fn projections(&self) -> Vec<ProjectionState> {
-        let position = self.read_models.position();
-        let tip = self.source.store.sequencer().tip().position;
-        // Ahead of what there is, they belong to another history, and nothing of this one is in them.
-        let lag = tip.0.checked_sub(position.0).unwrap_or(tip.0.max(1));
-        let projections = self.read_models.projections().iter();
-        let state = |name: &'static str| ProjectionState {
-            name,
-            position,
-            lag,
-            problem: self.read_models.problems.of(name),
+        let tip = self.source.store.sequencer().tip();
+        let of = |rows: &ReadModels| -> Vec<ProjectionState> {
+            let position = rows.position();
+            // Ahead of what there is, they belong to another history, and nothing of this one is in them.
+            let lag = tip.position.0.checked_sub(position.0).unwrap_or(tip.position.0.max(1));
+            let state = |name| ProjectionState { name, position, lag, problem: rows.problems.of(name) };
+            rows.projections().iter().map(|projection| state(projection.name())).collect()
         };
-        projections.map(|projection| state(projection.name())).collect()
+        let mut all = of(&self.read_models);
+        all.extend(of(self.contents.rows()));
+        all
     }
 
     /// Why the read models do not follow just now; `None`: they do.
@@ -329,7 +332,9 @@ impl World {
         let (world, watching) = (self.clone(), watched.clone());
         let running = self.ends.tasks.spawn_blocking(move || {
             let _running = Running(world.rebuilding.clone());
-            let rebuilt = rebuild::rebuild(&world.source, &world.read_models, &watching, &world.ends.closing);
+            let (read_models, contents) = (&world.read_models, world.contents.rows());
+            let rebuilt =
+                rebuild::rebuild(&world.source, (read_models, contents), &watching, &world.ends.closing);
             rebuilt.inspect_err(|error| warn!(%error, "the world was not rebuilt"))
         });
         Ok(Rebuild { watched, running })

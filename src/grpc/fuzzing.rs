@@ -146,6 +146,7 @@ fn commands(limits: &LimitsConfig, request: wire::world::ExecuteCommandsRequest)
             match decide(&known, &command) {
                 Ok(decided) => break decided,
                 Err(Undecided::Unknown(id)) => known.learn(id, None),
+                Err(Undecided::Unanswered(question)) => known.answer_alone(question),
                 Err(Undecided::Refused(_)) => break Vec::new(),
             }
         };

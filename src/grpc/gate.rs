@@ -135,7 +135,7 @@ impl Admitted {
     /// On whose behalf a write of this call waits.
     pub fn origin(&self) -> Origin {
         let request = self.request.clone();
-        Origin { caller: self.caller.clone(), counted: Some(Box::new(move || request.force(0))) }
+        Origin { caller: self.caller.clone(), counted: Some(Box::new(move || request.force(0))), kept: None }
     }
 
     /// Does a single call within the caller's deadline.

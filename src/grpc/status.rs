@@ -175,13 +175,14 @@ fn refusal_code(refusal: &Refusal) -> Code {
     match refusal {
         Refusal::NoSuchObject(_) | Refusal::NoSuchEvent { .. } | Refusal::Deleted(_) => Code::NotFound,
         Refusal::Exists(_) => Code::AlreadyExists,
-        Refusal::Full { .. } => Code::ResourceExhausted,
+        Refusal::Full { .. } | Refusal::TooMuchInside { .. } => Code::ResourceExhausted,
         Refusal::Nameless(_) => Code::InvalidArgument,
         Refusal::Foreign(_)
         | Refusal::NotAPlayer(_)
         | Refusal::NotARoom(_)
         | Refusal::ContainerCycle { .. }
         | Refusal::ContainersTooDeep { .. }
+        | Refusal::NotEmpty { .. }
         | Refusal::Itself(_)
         | Refusal::NoSuchExit { .. }
         | Refusal::NotInInventory { .. }

@@ -2,6 +2,7 @@
 //! at any moment, and a refusal says that nothing was.
 
 use std::{
+    any::Any,
     collections::HashMap,
     sync::{Arc, Mutex, MutexGuard, PoisonError},
 };
@@ -21,15 +22,17 @@ pub struct UnderWay {
     all: AppendsUnderWay,
     id: Option<EventId>,
     over: CancellationToken,
+    /// What the caller wants kept until then.
+    _kept: Option<Arc<dyn Any + Send + Sync>>,
 }
 
 impl AppendsUnderWay {
-    pub fn begin(&self, append: &Append) -> UnderWay {
+    pub fn begin(&self, append: &Append, kept: Option<Arc<dyn Any + Send + Sync>>) -> UnderWay {
         let (id, over) = (first_id(append), CancellationToken::new());
         if let Some(id) = id {
             self.lock().entry(id).or_default().push(over.clone());
         }
-        UnderWay { all: self.clone(), id, over }
+        UnderWay { all: self.clone(), id, over, _kept: kept }
     }
 
     /// Resolves when the attempts at this append that are under way now are over. Later ones are not waited for: they may
@@ -74,10 +77,10 @@ mod tests {
     async fn attempts_that_come_later_are_not_waited_for() {
         let append = one_event("room-1");
         let all = AppendsUnderWay::default();
-        let first = all.begin(&append);
+        let first = all.begin(&append, None);
         let mut waiting = std::pin::pin!(all.until_over(&append));
         assert!(poll!(&mut waiting).is_pending());
-        let later = all.begin(&append);
+        let later = all.begin(&append, None);
         drop(first);
         assert!(poll!(&mut waiting).is_ready());
         drop(later);

@@ -1,6 +1,6 @@
 //! What the calls that wait for the sequencer take up, of which no caller takes the whole.
 
-use std::{sync::Arc, time::Duration};
+use std::{any::Any, sync::Arc, time::Duration};
 
 use super::Settings;
 use crate::{
@@ -14,6 +14,8 @@ pub struct Origin {
     pub caller: Caller,
     /// Called as soon as the write counts among those that wait: until then its memory counts elsewhere.
     pub counted: Option<Box<dyn FnOnce() + Send>>,
+    /// Kept until the append is decided or given up, also where the caller has gone.
+    pub kept: Option<Arc<dyn Any + Send + Sync>>,
 }
 
 /// The limits. Cheap to clone.
@@ -47,7 +49,7 @@ impl Waiting {
     /// # Errors
     /// A limit is reached, or the caller has its share.
     pub fn weigh(&self, origin: Origin, bytes: u64) -> Result<Weight, StoreError> {
-        let Origin { caller, counted } = origin;
+        let Origin { caller, counted, kept: _ } = origin;
         let bytes = match self.bytes.acquire(&caller, bytes) {
             Ok(bytes) => bytes,
             // A call that is larger than the limit passes when it is alone.
@@ -82,7 +84,7 @@ mod tests {
     }
 
     fn of(caller: &Caller) -> Origin {
-        Origin { caller: caller.clone(), counted: None }
+        Origin { caller: caller.clone(), ..Origin::default() }
     }
 
     #[test]
@@ -127,7 +129,7 @@ mod tests {
         let (waiting, (told, hears)) = (waiting(1, 1000), std::sync::mpsc::channel());
         let origin = || {
             let told = told.clone();
-            Origin { caller: Caller::default(), counted: Some(Box::new(move || told.send(()).unwrap())) }
+            Origin { counted: Some(Box::new(move || told.send(()).unwrap())), ..Origin::default() }
         };
         let held = waiting.weigh(origin(), 1).ok().unwrap();
         hears.try_recv().unwrap();

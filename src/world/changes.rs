@@ -21,7 +21,10 @@ const PASSWORD_HASH: &str = "password_hash";
 
 /// In the order of the fields' names. `None`: there is no such aggregate.
 pub fn between(before: Option<&Aggregate>, after: Option<&Aggregate>) -> Vec<Change> {
-    let (before, mut after) = (fields(before), fields(after));
+    different(fields(before), fields(after))
+}
+
+fn different(before: BTreeMap<String, Value>, mut after: BTreeMap<String, Value>) -> Vec<Change> {
     let mut changes = Vec::new();
     for (field, before) in before {
         let after = after.remove(&field);
@@ -47,24 +50,33 @@ fn in_order(mut changes: Vec<Change>) -> Vec<Change> {
     changes
 }
 
-/// What one event changes. Only the fields that it names are looked at, before it and after it, however much the
-/// aggregate has besides.
+/// What one event changes.
 #[derive(Debug)]
-pub struct Watched<'e>(Option<Vec<(Field<'e>, Option<Value>)>>);
+pub enum Watched<'e> {
+    /// Only the fields that it names are looked at, before it and after it, however much the aggregate has besides.
+    Named(Vec<(Field<'e>, Option<Value>)>),
+    /// The first event, and the last.
+    All(BTreeMap<String, Value>),
+}
 
 impl<'e> Watched<'e> {
     /// `None`: the event is the first.
     pub fn before(aggregate: Option<&Aggregate>, event: &'e WorldEvent) -> Self {
-        let watched = |aggregate| {
-            let fields = Field::named_by(event).into_iter();
-            fields.map(|field| (field, field.value(aggregate))).collect()
-        };
-        Self(aggregate.map(watched))
+        match (aggregate, event) {
+            (None, _) | (_, WorldEvent::GameObjectDeleted {}) => Self::All(fields(aggregate)),
+            (Some(aggregate), event) => {
+                let fields = Field::named_by(event).into_iter();
+                Self::Named(fields.map(|field| (field, field.value(aggregate))).collect())
+            }
+        }
     }
 
     /// In the order of the fields' names.
     pub fn changes(self, after: &Aggregate) -> Vec<Change> {
-        let Some(watched) = self.0 else { return between(None, Some(after)) };
+        let watched = match self {
+            Self::Named(watched) => watched,
+            Self::All(before) => return different(before, fields(Some(after))),
+        };
         let changed = watched.into_iter().filter_map(|(field, before)| {
             let after = field.value(after);
             (after != before).then(|| Change { field: field.path(), before, after })
@@ -75,7 +87,7 @@ impl<'e> Watched<'e> {
 
 /// A field of an aggregate.
 #[derive(Debug, Clone, Copy)]
-enum Field<'f> {
+pub enum Field<'f> {
     Class,
     Generic,
     Container,
@@ -111,14 +123,13 @@ impl<'f> Field<'f> {
     /// All that an event may change in an aggregate that exists.
     fn named_by(event: &'f WorldEvent) -> Vec<Self> {
         match event {
-            // What exists is not created again.
-            WorldEvent::GameObjectCreated { .. } => Vec::new(),
+            // What exists is not created again, and whatever is deleted changes as a whole.
+            WorldEvent::GameObjectCreated { .. } | WorldEvent::GameObjectDeleted {} => Vec::new(),
             WorldEvent::GameObjectAttributeUpdated { key, .. } => vec![Self::Attribute(key)],
             WorldEvent::GameObjectAttributesUpdated { attributes } => {
                 attributes.keys().map(|key| Self::Attribute(key)).collect()
             }
             WorldEvent::GameObjectContainerUpdated { .. } => vec![Self::Container],
-            WorldEvent::GameObjectDeleted {} => vec![Self::Deleted],
             WorldEvent::PlayerCreated { .. } => vec![Self::PasswordHash, Self::Admin],
             WorldEvent::PlayerPasswordUpdated { .. } => vec![Self::PasswordHash],
             WorldEvent::PlayerAdminStatusUpdated { .. } => vec![Self::Admin],
@@ -209,7 +220,7 @@ mod tests {
         let event =
             WorldEvent::GameObjectAttributeUpdated { key: "key-7".into(), value: Value::from("seven") };
         let watched = Watched::before(Some(&before), &event);
-        assert_eq!(watched.0.as_ref().map(Vec::len), Some(1));
+        assert!(matches!(&watched, Watched::Named(named) if named.len() == 1));
         object.attributes.insert("key-7".into(), Value::from("seven"));
         object.attributes.insert("key-8".into(), Value::from("of another event"));
         let changes = watched.changes(&Aggregate::GameObject(object));

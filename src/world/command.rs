@@ -62,7 +62,11 @@ pub enum Operation {
     UpdateGameObjectContainer {
         container_id: Option<AggregateId>,
     },
-    DeleteGameObject {},
+    DeleteGameObject {
+        /// Left out where it is the default: older services knew nothing else to write.
+        #[serde(skip_serializing_if = "Contents::is_default")]
+        contents: Contents,
+    },
     CreatePlayer {
         name: String,
         password_hash: Option<PasswordHash>,
@@ -105,6 +109,27 @@ pub enum Operation {
     },
 }
 
+/// What becomes of what lies in an object that is deleted.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize)]
+pub enum Contents {
+    /// Nothing may lie in it.
+    #[default]
+    RefuseIfAny,
+    /// It lies then where the object lay.
+    MoveToContainer,
+    /// It stays in what was deleted.
+    Leave,
+}
+
+impl Contents {
+    /// The most things that are moved out of what is deleted.
+    pub const MOVED_MAX: usize = 400;
+
+    fn is_default(&self) -> bool {
+        *self == Self::default()
+    }
+}
+
 /// Namespace of the ids of events that commands lead to. Never changes: a resend is found by them.
 const EVENT_IDS: Uuid = Uuid::from_u128(0x6b0d_5a5e_51f4_4f0e_9d0b_b5a2_3a8f_7c11);
 
@@ -116,7 +141,7 @@ impl Operation {
             Self::UpdateGameObjectAttribute { .. } => "UpdateGameObjectAttribute",
             Self::UpdateGameObjectAttributes { .. } => "UpdateGameObjectAttributes",
             Self::UpdateGameObjectContainer { .. } => "UpdateGameObjectContainer",
-            Self::DeleteGameObject {} => "DeleteGameObject",
+            Self::DeleteGameObject { .. } => "DeleteGameObject",
             Self::CreatePlayer { .. } => "CreatePlayer",
             Self::UpdatePlayerPassword { .. } => "UpdatePlayerPassword",
             Self::UpdatePlayerAdminStatus { .. } => "UpdatePlayerAdminStatus",
@@ -133,9 +158,9 @@ impl Operation {
 }
 
 impl Command {
-    /// The most events that one command leads to: an item that was worn by one and goes into the inventory of
-    /// another is taken off, taken out, put in and moved.
-    pub const EVENTS_MAX: usize = 4;
+    /// The most events that one command leads to: what is deleted is taken off and taken out before, and each thing in it
+    /// is moved.
+    pub const EVENTS_MAX: usize = Contents::MOVED_MAX + 3;
 
     /// Id of its event number `index`. The same for every attempt, so that no attempt can succeed beside another.
     pub fn event_id(&self, index: usize) -> EventId {

@@ -11,7 +11,7 @@ use super::{
     event::{Attributes, WorldEvent},
     game_object::NAME,
     known::{Decided, Known, Undecided},
-    moving::{self, check_container},
+    moving::{self, Put, check_container},
     player::Player,
     refusal::Refusal,
     room::Room,
@@ -64,7 +64,7 @@ fn rules(known: &Known, command: &Command) -> Result<Vec<Decided>, Undecided> {
         Operation::UpdateGameObjectContainer { container_id } => {
             moving::move_to(known, id, container_id.as_ref())
         }
-        Operation::DeleteGameObject {} => moving::delete(known, id),
+        Operation::DeleteGameObject { contents } => moving::delete(known, id, *contents),
         Operation::UpdatePlayerPassword { password_hash } => {
             one(known, id, known.player(id)?.update_password(password_hash))
         }
@@ -120,7 +120,7 @@ fn create(
         return Err(Refusal::Exists(id.clone()).into());
     }
     if let Some(WorldEvent::GameObjectCreated { container_id: Some(container), .. }) = events.first() {
-        check_container(known, id, container)?;
+        check_container(known, id, container, Put::New)?;
     }
     Ok(events.into_iter().map(|event| Decided { id: id.clone(), kind, event }).collect())
 }

@@ -85,7 +85,12 @@ impl GameObject {
                 }
                 self.container_id.clone_from(container_id);
             }
-            WorldEvent::GameObjectDeleted {} => self.deleted = true,
+            WorldEvent::GameObjectDeleted {} => {
+                self.deleted = true;
+                // Others may take what it had, and nothing happens to it any more.
+                self.inventory.clear();
+                self.equipment.clear();
+            }
             WorldEvent::ItemAddedToInventory { item_id, position } => {
                 self.inventory.insert(item_id.clone(), position.clone());
             }

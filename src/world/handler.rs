@@ -11,11 +11,12 @@ use tokio::sync::Semaphore;
 
 use super::{
     command::Commands,
+    contents::Contents,
     error::WorldError,
     executed::{CommandResult, Executed},
     planning::{EventLimits, Located, Plan, Planning},
     replay::Source,
-    turns::Turns,
+    turns::{Turns, Wanted},
 };
 use crate::{
     event::{AggregateId, EventId, Position, SequenceNumber},
@@ -40,6 +41,7 @@ const DECIDING_MAX: usize = 32;
 #[derive(Debug)]
 pub struct Handler {
     source: Source,
+    contents: Contents,
     turns: Turns,
     /// Places of those who decide: what they look at is in memory.
     deciding: Arc<Semaphore>,
@@ -49,9 +51,10 @@ pub struct Handler {
 }
 
 impl Handler {
-    pub fn new(source: Source, limits: EventLimits, raw_appends: RawAppends) -> Self {
+    pub fn new(source: Source, contents: Contents, limits: EventLimits, raw_appends: RawAppends) -> Self {
         Self {
             source,
+            contents,
             turns: Turns::default(),
             deciding: Arc::new(Semaphore::new(DECIDING_MAX)),
             limits,
@@ -71,14 +74,21 @@ impl Handler {
         caller: &Caller,
         reserve: impl Fn(usize) -> BoxFuture<'static, Result<(), StoreError>>,
     ) -> Result<Executed, WorldError> {
-        let turn = self.turns.take(commands.commands.iter().map(|command| &command.target)).await;
+        let mut wanted = Wanted::by(&commands.commands);
+        let mut turn = Arc::new(self.turns.take(&wanted).await);
         let commands = Arc::new(commands);
         for attempt in 0..ATTEMPTS_MAX {
             if attempt > 1 {
                 tokio::time::sleep(pause(attempt)).await;
             }
             let Some(plan) = self.plan(commands.clone()).await? else { continue };
-            let Plan { append, mut results, executed } = plan;
+            let Plan { append, mut results, executed, put_into } = plan;
+            if wanted.share(&put_into) {
+                // Known only now. It may have changed before the turn comes.
+                drop(turn);
+                turn = Arc::new(self.turns.take(&wanted).await);
+                continue;
+            }
             reserve(results.iter().map(CommandResult::bytes_max).sum()).await?;
             if append.events.is_empty() {
                 drop(turn);
@@ -92,7 +102,8 @@ impl Handler {
                 return Ok(Executed { results, stored_in });
             }
             // The commands stay in memory beside it, until this ends.
-            let origin = Origin { caller: caller.clone(), counted: None };
+            // Whoever has the turn next sees this append, also where nobody waits for it any more.
+            let origin = Origin { caller: caller.clone(), counted: None, kept: Some(turn.clone()) };
             match self.source.store.append_here(append, origin).await {
                 Ok(stored) => {
                     drop(turn);
@@ -116,12 +127,12 @@ impl Handler {
 
     /// Loads and decides; may wait for the disk. `None`: what it looked at changed meanwhile.
     async fn plan(&self, commands: Arc<Commands>) -> Result<Option<Plan>, WorldError> {
-        let (source, limits) = (self.source.clone(), self.limits);
+        let (source, contents, limits) = (self.source.clone(), self.contents.clone(), self.limits);
         let place = self.deciding.clone().acquire_owned().await;
         let planned = tokio::task::spawn_blocking(move || {
             // Held to the end, also where the caller has gone.
             let _place = place;
-            let mut planning = Planning::new(&source, limits);
+            let mut planning = Planning::new(&source, &contents, limits);
             let decided = planning.decide_all(&commands);
             if planning.saw_a_change() {
                 return Ok(None);

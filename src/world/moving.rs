@@ -6,6 +6,8 @@
 use serde_json::Value;
 
 use super::{
+    aggregate::Aggregate,
+    command::Contents,
     event::WorldEvent,
     game_object::GameObject,
     known::{Decided, Known, Undecided},
@@ -16,24 +18,87 @@ use crate::event::AggregateId;
 /// The most containers that one thing may lie in, one in the other.
 pub const CONTAINERS_MAX: usize = 64;
 
-/// Whether `id` may lie in `container`: that exists, and does not lie in `id` itself.
+/// Where things lie in more than that already, by older rules or by appends that are no commands, this is the end.
+const CONTAINERS_WALKED_MAX: usize = 500;
+
+/// What is put somewhere.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Put {
+    /// It is created there, and nothing lies in it.
+    New,
+    /// Whatever lies in it comes along.
+    Moved,
+}
+
+/// Whether `id` may lie in `container`: that exists, does not lie in `id` itself, and nothing comes to lie in more than
+/// [`CONTAINERS_MAX`] others. Where that is so already it stays usable: empty things may be put there, and nothing may be
+/// moved to where it lies deeper than it did.
 ///
 /// # Errors
 /// It may not, or what the container lies in is not known.
-pub fn check_container(known: &Known, id: &AggregateId, container: &AggregateId) -> Result<(), Undecided> {
+pub fn check_container(
+    known: &Known,
+    id: &AggregateId,
+    container: &AggregateId,
+    put: Put,
+) -> Result<(), Undecided> {
     if container == id {
         return Err(Refusal::Itself(id.clone()).into());
     }
-    let mut above = known.living(container)?.object().container_id.as_ref();
-    for _ in 0..CONTAINERS_MAX {
-        let Some(next) = above else { return Ok(()) };
-        if next == id {
+    let holder = known.living(container)?.object();
+    let too_deep = || {
+        let (id, container) = (id.clone(), container.clone());
+        Undecided::from(Refusal::ContainersTooDeep { id, container, max: CONTAINERS_MAX })
+    };
+    let mut above = 0;
+    for next in chain(known, holder.container_id.as_ref()) {
+        if next? == id {
             return Err(Refusal::ContainerCycle { id: id.clone(), container: container.clone() }.into());
         }
-        above = known.find(next)?.and_then(|aggregate| aggregate.object().container_id.as_ref());
+        above += 1;
     }
-    let (id, container) = (id.clone(), container.clone());
-    Err(Refusal::ContainersTooDeep { id, container, max: CONTAINERS_MAX }.into())
+    if above >= CONTAINERS_WALKED_MAX {
+        return Err(too_deep());
+    }
+    let height = match put {
+        Put::New => 0,
+        Put::Moved => known.height(id)?,
+    };
+    let containers = above + 1;
+    if containers + height <= CONTAINERS_MAX || (height == 0 && above > CONTAINERS_MAX) {
+        return Ok(());
+    }
+    if put == Put::Moved {
+        let before = chain(known, known.living(id)?.object().container_id.as_ref());
+        let before = before.map(|next| next.map(|_| 1)).sum::<Result<usize, _>>()?;
+        if containers <= before {
+            return Ok(());
+        }
+    }
+    Err(too_deep())
+}
+
+/// A container, what that lies in, and so on. What does not exist lies nowhere.
+fn chain<'k>(
+    known: &'k Known,
+    first: Option<&'k AggregateId>,
+) -> impl Iterator<Item = Result<&'k AggregateId, Undecided>> {
+    let mut next = Ok(first);
+    let walk = std::iter::from_fn(move || match std::mem::replace(&mut next, Ok(None)) {
+        Ok(None) => None,
+        Ok(Some(id)) => {
+            let found = known.find(id);
+            next = found.map(|found| found.and_then(|found| found.object().container_id.as_ref()));
+            Some(Ok(id))
+        }
+        Err(unknown) => Some(Err(unknown)),
+    });
+    walk.take(CONTAINERS_WALKED_MAX)
+}
+
+/// What a thing lies in after it was put somewhere, as far as that is known: its container, what that lies in, and so on.
+pub fn containers<'k>(known: &'k Known, id: &'k AggregateId) -> impl Iterator<Item = &'k AggregateId> {
+    chain(known, Some(id)).skip(1).map_while(Result::ok)
 }
 
 pub fn move_to(
@@ -46,16 +111,54 @@ pub fn move_to(
         return Ok(Vec::new());
     }
     if let Some(container) = container {
-        check_container(known, id, container)?;
+        check_container(known, id, container, Put::Moved)?;
     }
     let mut events = let_go(known, object)?;
     events.push(contained(known, id, container)?);
     Ok(events)
 }
 
-pub fn delete(known: &Known, id: &AggregateId) -> Result<Vec<Decided>, Undecided> {
-    let mut events = let_go(known, known.living(id)?.object())?;
+pub fn delete(known: &Known, id: &AggregateId, contents: Contents) -> Result<Vec<Decided>, Undecided> {
+    let object = known.living(id)?.object();
+    let mut events = match contents {
+        Contents::Leave => Vec::new(),
+        Contents::RefuseIfAny => match known.contents(id)? {
+            [] => Vec::new(),
+            [item, others @ ..] => {
+                let (id, item) = (id.clone(), item.clone());
+                return Err(Refusal::NotEmpty { id, item, others: others.len() }.into());
+            }
+        },
+        Contents::MoveToContainer => move_out(known, object)?,
+    };
+    events.extend(let_go(known, object)?);
     events.push(decided(known, id, WorldEvent::GameObjectDeleted {})?);
+    Ok(events)
+}
+
+/// What lies in an object lies then where it lies itself: nowhere, if that was deleted. That the object carries or wears no
+/// longer what is moved goes without saying: it is deleted.
+fn move_out(known: &Known, object: &GameObject) -> Result<Vec<Decided>, Undecided> {
+    let contents = known.contents(&object.id)?;
+    if contents.len() > Contents::MOVED_MAX {
+        let (id, max) = (object.id.clone(), Contents::MOVED_MAX);
+        return Err(Refusal::TooMuchInside { id, max }.into());
+    }
+    let to = match &object.container_id {
+        Some(container) => {
+            known.find(container)?.map(Aggregate::object).filter(|container| !container.deleted)
+        }
+        None => None,
+    };
+    let mut events = Vec::with_capacity(contents.len());
+    for id in contents {
+        let item = known.find(id)?.map(Aggregate::object);
+        // It may have been taken out meanwhile.
+        let lies_here = |item: &&GameObject| !item.deleted && item.container_id.as_ref() == Some(&object.id);
+        if item.filter(lies_here).is_some() {
+            events.push(contained(known, id, to.map(|to| &to.id))?);
+        }
+    }
     Ok(events)
 }
 
@@ -68,7 +171,7 @@ pub fn add_item(
     let (holder, item) = (known.living(id)?.object(), known.living(item_id)?.object());
     let lies_here = item.container_id.as_ref() == Some(id);
     if !lies_here {
-        check_container(known, item_id, id)?;
+        check_container(known, item_id, id, Put::Moved)?;
     }
     let is_there = holder.inventory.get(item_id);
     if is_there.is_some_and(|there| position.is_none() || there.as_ref() == position) {

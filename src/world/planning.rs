@@ -1,15 +1,22 @@
 //! What a call would store: its commands decided one after the other, against a world that is loaded as they ask for it.
 
-use std::{collections::BTreeMap, time::Duration};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    time::Duration,
+};
 
 use super::{
+    aggregate::{Aggregate, Kind},
     call::{Call, Was},
     capacity,
-    command::{ACTOR, COMMAND, Command, Commands, Expected},
+    command::{ACTOR, COMMAND, Command, Commands, Expected, Operation},
+    contents::Contents,
     decide::decide,
     error::{Damage, Problem, WorldError},
-    executed::{CommandEvent, CommandResult},
-    known::{Decided, Known, Undecided},
+    event::WorldEvent,
+    executed::{CommandEvent, CommandResult, LeftBehind},
+    known::{Decided, Known, Question, Undecided},
+    moving,
     replay::{self, Moment, Source},
 };
 use crate::{
@@ -42,6 +49,8 @@ pub struct Plan {
     pub results: Vec<CommandResult>,
     /// The newest append of commands that were executed before.
     pub executed: Option<Located>,
+    /// What things are put into, and what that lies in.
+    pub put_into: BTreeSet<AggregateId>,
 }
 
 /// Where an append ends.
@@ -54,6 +63,7 @@ pub struct Located {
 /// A plan while it is made. May wait for the disk.
 pub struct Planning<'s> {
     source: &'s Source,
+    contents: &'s Contents,
     limits: EventLimits,
     call: Call,
     executed: Option<Located>,
@@ -66,14 +76,16 @@ pub struct Planning<'s> {
     heads: BTreeMap<AggregateId, SequenceNumber>,
     /// One of them moved while it was looked at.
     saw_a_change: bool,
+    put_into: BTreeSet<AggregateId>,
     events: Vec<(NewEvent, ContentDigest)>,
     results: Vec<CommandResult>,
 }
 
 impl<'s> Planning<'s> {
-    pub fn new(source: &'s Source, limits: EventLimits) -> Self {
+    pub fn new(source: &'s Source, contents: &'s Contents, limits: EventLimits) -> Self {
         Self {
             source,
+            contents,
             limits,
             call: Call::default(),
             executed: None,
@@ -82,6 +94,7 @@ impl<'s> Planning<'s> {
             known_weight: 0,
             heads: BTreeMap::new(),
             saw_a_change: false,
+            put_into: BTreeSet::new(),
             events: Vec::new(),
             results: Vec::new(),
         }
@@ -115,6 +128,7 @@ impl<'s> Planning<'s> {
                     command_id: command.id.clone(),
                     events: Vec::new(),
                     already_executed: true,
+                    left_behind: LeftBehind::default(),
                 }),
                 None => self.add(index, command)?,
             }
@@ -159,10 +173,16 @@ impl<'s> Planning<'s> {
             match decide(&self.known, command) {
                 Ok(decided) => break decided,
                 Err(Undecided::Unknown(id)) => self.learn(index, &id)?,
+                Err(Undecided::Unanswered(question)) => self.answer(question)?,
                 Err(Undecided::Refused(refusal)) => {
                     return Err(WorldError::Refused { command: Some(index), refusal });
                 }
             }
+        };
+        // Before it happens: what is in the room may be moved out of it.
+        let left_behind = match decided.last().map(|last| (&last.event, last.kind)) {
+            Some((WorldEvent::GameObjectDeleted {}, Kind::Room)) => self.left_behind(&command.target),
+            _ => LeftBehind::default(),
         };
         let mut events = Vec::with_capacity(decided.len());
         for (nth, decided) in decided.into_iter().enumerate() {
@@ -184,8 +204,73 @@ impl<'s> Planning<'s> {
             })?;
             self.events.push((event.clone(), ContentDigest::of(&event)));
         }
-        self.results.push(CommandResult { command_id: command.id.clone(), events, already_executed: false });
+        self.note_containers(command);
+        let command_id = command.id.clone();
+        self.results.push(CommandResult { command_id, events, already_executed: false, left_behind });
         Ok(())
+    }
+
+    fn note_containers(&mut self, command: &Command) {
+        let put = match &command.operation {
+            Operation::CreateGameObject { .. } | Operation::UpdateGameObjectContainer { .. } => {
+                &command.target
+            }
+            Operation::AddItemToInventory { item_id, .. } => item_id,
+            Operation::UpdateGameObjectAttribute { .. }
+            | Operation::UpdateGameObjectAttributes { .. }
+            | Operation::DeleteGameObject { .. }
+            | Operation::CreatePlayer { .. }
+            | Operation::UpdatePlayerPassword { .. }
+            | Operation::UpdatePlayerAdminStatus { .. }
+            | Operation::CreateRoom { .. }
+            | Operation::UpdateRoomDescription { .. }
+            | Operation::AddRoomExit { .. }
+            | Operation::RemoveRoomExit { .. }
+            | Operation::RemoveItemFromInventory { .. }
+            | Operation::EquipItem { .. }
+            | Operation::UnequipItem { .. } => return,
+        };
+        self.put_into.extend(moving::containers(&self.known, put).cloned());
+    }
+
+    fn answer(&mut self, question: Question) -> Result<(), WorldError> {
+        match question {
+            Question::Contents(id) => {
+                let contents = self.contents.of(&id, &self.known)?;
+                self.known.learn_contents(id, contents);
+            }
+            Question::Height(id) => {
+                // What is derived stops no move: then only what a thing is put into is looked at.
+                let height = self.contents.height(&id, &self.known).unwrap_or_default();
+                self.known.learn_height(id, height);
+            }
+        }
+        Ok(())
+    }
+
+    /// Of a room that is deleted. What can't be found is not named, and stops nobody.
+    fn left_behind(&self, room: &AggregateId) -> LeftBehind {
+        let mut left = self.contents.left_behind(room, &self.known).unwrap_or_default();
+        for other in self.known.ids().filter(|id| *id != room) {
+            let Ok(Some(other)) = self.known.find(other) else { continue };
+            let object = other.object();
+            if object.deleted {
+                continue;
+            }
+            match other {
+                Aggregate::Room(other) => {
+                    let exits = other.exits.iter().filter(|(_, target)| *target == room);
+                    let exits = exits.map(|(direction, _)| (object.id.to_string(), direction.clone()));
+                    left.exits.extend(exits);
+                }
+                Aggregate::Player(_) if object.container_id.as_ref() == Some(room) => {
+                    left.players.push(object.id.to_string());
+                }
+                Aggregate::Player(_) | Aggregate::GameObject(_) => {}
+            }
+        }
+        left.in_order();
+        left
     }
 
     fn expect(&mut self, command: Option<usize>, expected: &Expected) -> Result<(), WorldError> {
@@ -270,6 +355,20 @@ impl<'s> Planning<'s> {
             let Some(event) = self.source.store.find(command.event_id(nth))? else { break };
             events.push(event);
         }
+        let of_players =
+            events.iter().filter(|event| Kind::of(&event.event.aggregate_type) == Some(Kind::Player));
+        let moved: Vec<String> = of_players.map(|event| event.event.aggregate_id.to_string()).collect();
+        let left_behind = match events.last().map(|last| (replay::read(last), &last.event)) {
+            Some((Ok(WorldEvent::GameObjectDeleted {}), room))
+                if Kind::of(&room.aggregate_type) == Some(Kind::Room) =>
+            {
+                let mut left = self.left_behind(&room.aggregate_id);
+                left.players.extend(moved);
+                left.in_order();
+                left
+            }
+            _ => LeftBehind::default(),
+        };
         let events = events.into_iter().map(|event| CommandEvent {
             id: event.event.id,
             aggregate_id: event.event.aggregate_id,
@@ -277,7 +376,12 @@ impl<'s> Planning<'s> {
             sequence: event.sequence,
             position: event.position,
         });
-        Ok(CommandResult { command_id: command.id.clone(), events: events.collect(), already_executed: true })
+        Ok(CommandResult {
+            command_id: command.id.clone(),
+            events: events.collect(),
+            already_executed: true,
+            left_behind,
+        })
     }
 
     /// Notes where the append ends that has the newest events of commands that were executed before.
@@ -321,7 +425,8 @@ impl<'s> Planning<'s> {
             false => self.heads.into_iter().collect(),
         };
         let append = Append { events: self.events, expected };
-        Ok(Plan { append, results: self.results, executed: self.executed })
+        let Self { results, executed, put_into, .. } = self;
+        Ok(Plan { append, results, executed, put_into })
     }
 }
 

@@ -12,6 +12,7 @@ use tokio::{runtime::Handle, sync::oneshot};
 use tokio_util::sync::CancellationToken;
 
 use super::{
+    error::WorldError,
     projections::Projection,
     read_models::{Durability, Panicked, Problems, Reached, ReadModelError, ReadModels, Tables, files},
 };
@@ -48,7 +49,17 @@ pub enum ProjectorError {
     Store(#[from] StoreError),
 }
 
+impl From<ProjectorError> for WorldError {
+    fn from(error: ProjectorError) -> Self {
+        match error {
+            ProjectorError::ReadModels(error) => error.into(),
+            ProjectorError::Store(error) => error.into(),
+        }
+    }
+}
+
 /// Reads the events that some projections want, and has tables take them in.
+#[derive(Debug)]
 pub struct Follower {
     reader: OrderReader,
     reached: Reached,
@@ -212,7 +223,11 @@ enum Next {
     AfterMore(Duration),
 }
 
-fn follow(
+/// Takes some more events in, by whoever did so before if the rows are still the same. Says whether that was all.
+///
+/// # Errors
+/// Something can't be read or written.
+pub fn follow(
     store: &EventStore,
     read_models: &ReadModels,
     kept: Option<(Follower, u64)>,
@@ -239,7 +254,7 @@ fn follow(
 }
 
 /// What another try does not mend, a new file does.
-fn mend(error: &ProjectorError, read_models: &ReadModels, until: Position) {
+pub fn mend(error: &ProjectorError, read_models: &ReadModels, until: Position) {
     let of_no_use = match error {
         ProjectorError::ReadModels(error) => error.is_of_the_rows(),
         ProjectorError::Store(error) => {

@@ -20,6 +20,7 @@ use tokio_util::sync::CancellationToken;
 use super::projections::Projection;
 use crate::event::Position;
 
+mod error;
 pub(super) mod files;
 mod problems;
 mod tables;
@@ -27,6 +28,7 @@ mod taking;
 #[cfg(test)]
 mod tests;
 
+pub use error::ReadModelError;
 use files::remove;
 pub use files::{all as all_files, remove_those_of};
 pub use problems::Problems;
@@ -34,81 +36,19 @@ use tables::READER_BUSY_MAX;
 pub use tables::{Durability, Reached, Tables};
 pub use taking::Panicked;
 
-/// The tables could not be read or written.
-#[derive(Debug, thiserror::Error)]
-pub enum ReadModelError {
-    #[error(transparent)]
-    Database(#[from] rusqlite::Error),
-    #[error("somebody else writes to them")]
-    InUse,
-    #[error("{path}: {source}")]
-    Io { path: PathBuf, source: std::io::Error },
-    /// Nothing in it is touched.
-    #[error("{path} is a database of something else; world.read_models_path must name another file")]
-    Foreign { path: PathBuf },
-    #[error(
-        "{path} is in use by another service: every service needs a file of its own (world.read_models_path)"
-    )]
-    OfAnotherService { path: PathBuf },
-    /// Nothing in it is touched.
-    #[error(
-        "{path} was made from another log ({owner}): give this service a file of its own (world.read_models_path), or delete that \
-         one if no service uses it"
-    )]
-    OfAnotherLog { path: PathBuf, owner: String },
-    #[error("they are not open: {0}")]
-    NotOpen(String),
-    #[error(
-        "somebody keeps an old state of the file open, so its write-ahead log has {bytes} bytes, and no more than {max} \
-         (world.read_models_wal_max) are allowed; they take no events until that reader ends"
-    )]
-    WalFull { bytes: u64, max: u64 },
-}
-
-impl ReadModelError {
-    /// The file is damaged, or none of a database.
-    pub fn is_damage(&self) -> bool {
-        match self {
-            Self::Database(error) => {
-                matches!(
-                    error.sqlite_error_code(),
-                    Some(ErrorCode::DatabaseCorrupt | ErrorCode::NotADatabase)
-                )
-            }
-            Self::InUse
-            | Self::Io { .. }
-            | Self::Foreign { .. }
-            | Self::OfAnotherService { .. }
-            | Self::OfAnotherLog { .. }
-            | Self::NotOpen(_)
-            | Self::WalFull { .. } => false,
-        }
-    }
-
-    /// Another try helps as little as a restart: the rows are not what the projections left.
-    pub fn is_of_the_rows(&self) -> bool {
-        match self {
-            Self::Database(error) => self.is_damage() || !taking::is_of_the_environment(error),
-            Self::InUse
-            | Self::Io { .. }
-            | Self::Foreign { .. }
-            | Self::OfAnotherService { .. }
-            | Self::OfAnotherLog { .. }
-            | Self::NotOpen(_)
-            | Self::WalFull { .. } => false,
-        }
-    }
-}
-
 type Fits = Box<dyn Fn(Reached) -> bool + Send + Sync>;
 
 /// The read models of a running service: one who writes, many who read.
 pub struct ReadModels {
     path: PathBuf,
+    /// The key of the configuration that says so.
+    key: &'static str,
     /// The most that the write-ahead log may have while somebody else keeps an old state open.
     wal_bytes_max: u64,
     /// The id of the log that they are made from.
     log: Option<String>,
+    /// A file of another log that nobody uses just now is replaced.
+    replaces_others: bool,
     /// Whether rows that are so far are of this log's history.
     fits: Option<Fits>,
     projections: Vec<Box<dyn Projection>>,
@@ -149,11 +89,13 @@ impl ReadModels {
         let looked_at = LookedAt { in_file: Reached::START, position: Position(0) };
         Self {
             path,
+            key: files::KEY,
             wal_bytes_max,
             projections,
             writer: Mutex::default(),
             is_open: AtomicBool::new(false),
             log: None,
+            replaces_others: false,
             fits: None,
             identity: Mutex::default(),
             claim: OnceLock::new(),
@@ -166,9 +108,21 @@ impl ReadModels {
         }
     }
 
+    /// Another key of the configuration says where the file lies.
+    pub fn of_key(mut self, key: &'static str) -> Self {
+        self.key = key;
+        self
+    }
+
     /// The file names the log that it is made from, and is not touched if it names another.
     pub fn of_log(mut self, log: Option<String>) -> Self {
         self.log = log;
+        self
+    }
+
+    /// Nobody else has a use for the file: one that is of another log is replaced.
+    pub fn of_ours_alone(mut self) -> Self {
+        self.replaces_others = true;
         self
     }
 
@@ -184,7 +138,7 @@ impl ReadModels {
     /// # Errors
     /// It is not.
     pub fn check_owner(&self, path: &Path) -> Result<(), ReadModelError> {
-        tables::check_owner(path, self.log.as_deref())
+        tables::check_owner(path, self.log.as_deref()).map_err(|error| error.of_key(self.key))
     }
 
     /// Writes the log down in tables.
@@ -275,13 +229,15 @@ impl ReadModels {
         }
         if self.claim.get().is_none() {
             // Whoever opens it is alone: this one holds the place of who writes.
-            _ = self.claim.set(files::claim(&self.path)?);
+            _ = self.claim.set(files::claim(&self.path).map_err(|error| error.of_key(self.key))?);
         }
         match self.check_owner(&self.path) {
+            Err(ReadModelError::OfAnotherLog { .. }) if self.replaces_others => remove(&self.path)?,
             Err(ReadModelError::OfAnotherLog { .. }) if self.is_of_history()? => tables::disown(&self.path)?,
             checked => checked?,
         }
-        let mut tables = Tables::open(&self.path, &self.projections, Durability::Kept)?;
+        let tables = Tables::open(&self.path, &self.projections, Durability::Kept);
+        let mut tables = tables.map_err(|error| error.of_key(self.key))?;
         tables.tell(self.problems.clone());
         match self.name_log(&tables) {
             // It can wait: a file that names no log is this one's.

@@ -115,17 +115,18 @@ impl Findings {
 /// The events or the tables can't be read or written. Damaged aggregates are no error, but are reported.
 pub fn rebuild(
     source: &Source,
-    read_models: &ReadModels,
+    (read_models, contents): (&ReadModels, &ReadModels),
     watched: &Watched,
     stopping: &CancellationToken,
 ) -> Result<Report, WorldError> {
     let began = Instant::now();
     watched.total.store(source.store.sequencer().tip().position.0, Ordering::Relaxed);
-    read_models.check_owner(&beside(read_models)).map_err(read_model_error)?;
+    read_models.check_owner(&beside(read_models))?;
     let rebuilt = rebuild_beside(source, read_models, watched, stopping);
     let removed = files::remove(&beside(read_models));
     let mut report = rebuilt?;
-    removed.map_err(read_model_error)?;
+    removed?;
+    rebuild_contents(&source.store, contents, &mut report, stopping);
     report.took = began.elapsed();
     info!(
         aggregates = report.aggregates,
@@ -171,26 +172,40 @@ fn rebuild_beside(
             report.reached = read_models.position();
             return Ok(report);
         }
-        Err(error) => return Err(projector_error(error)),
+        Err(error) => return Err(error.into()),
     };
-    warn_of_nowhere(tables.rows(), &mut report.warnings).map_err(read_model_error)?;
+    warn_of_nowhere(tables.rows(), &mut report.warnings)?;
     replace(store, read_models, tables, follower, &mut report, watched)?;
     Ok(report)
 }
 
-fn beside(read_models: &ReadModels) -> PathBuf {
-    files::with_suffix(read_models.path(), ".rebuilding")
-}
-
-fn projector_error(error: ProjectorError) -> WorldError {
-    match error {
-        ProjectorError::ReadModels(error) => read_model_error(error),
-        ProjectorError::Store(error) => error.into(),
+/// The table of what lies in what is no read model of anybody's, and stops no rebuild.
+fn rebuild_contents(
+    store: &EventStore,
+    contents: &ReadModels,
+    report: &mut Report,
+    stopping: &CancellationToken,
+) {
+    let path = beside(contents);
+    let mut rebuild = || -> Result<(), WorldError> {
+        contents.check_owner(&path)?;
+        let (tables, follower) = project_anew(store, &path, contents.projections(), |_| go_on(stopping))?;
+        // It neither counts as a step, nor says how far the read models are.
+        let mut its = Report::default();
+        replace(store, contents, tables, follower, &mut its, &Watched::default())?;
+        report.differences.extend(its.differences);
+        Ok(())
+    };
+    if let Err(error) = rebuild() {
+        warn!(%error, "the table of what lies in what was not made anew");
+    }
+    if let Err(error) = files::remove(&path) {
+        warn!(%error, "the table of what lies in what left a file behind");
     }
 }
 
-fn read_model_error(error: ReadModelError) -> WorldError {
-    WorldError::ReadModels(error.to_string())
+fn beside(read_models: &ReadModels) -> PathBuf {
+    files::with_suffix(read_models.path(), ".rebuilding")
 }
 
 /// Not when the service ends.
@@ -283,22 +298,22 @@ fn replace(
     report: &mut Report,
     watched: &Watched,
 ) -> Result<(), WorldError> {
-    read_models.be_there().map_err(read_model_error)?;
-    let comparing = attached(read_models).map_err(read_model_error)?;
+    read_models.be_there()?;
+    let comparing = attached(read_models)?;
     // First while the live ones go on, so that they stand still only for what is left then.
     bring_up(&mut follower, &mut tables, read_models, store.sequencer().tip())?;
     let tip = {
         let mut live = read_models.writer();
         let tip = store.sequencer().tip();
         bring_up(&mut follower, &mut tables, read_models, tip)?;
-        let live = live.as_mut().ok_or_else(|| read_model_error(read_models.not_open()))?;
+        let live = live.as_mut().ok_or_else(|| read_models.not_open())?;
         // Where the live ones take nothing any more, they differ.
         if let Err(error) = bring_live_up(store, live, read_models, tip) {
             warn!(%error, "the live read models take no events any more");
         }
         // From here on the comparison sees the live ones as they are now, and they go on.
         let pin = "BEGIN; SELECT count(*) FROM main.projections";
-        comparing.execute_batch(pin).map_err(|error| read_model_error(error.into()))?;
+        comparing.execute_batch(pin).map_err(ReadModelError::from)?;
         tip
     };
     report.reached = tip.position;
@@ -309,12 +324,12 @@ fn replace(
         watched.enter(Step::Swapping);
         warn!(?differences, "the read models were not what the events make of them");
         let mut live = read_models.writer();
-        let live = live.as_mut().ok_or_else(|| read_model_error(read_models.not_open()))?;
-        read_models.bound_wal(live).map_err(read_model_error)?;
+        let live = live.as_mut().ok_or_else(|| read_models.not_open())?;
+        read_models.bound_wal(live)?;
         let tip = store.sequencer().tip();
         bring_up(&mut follower, &mut tables, read_models, tip)?;
-        read_models.name_log(&tables).map_err(read_model_error)?;
-        live.become_like(&tables).map_err(read_model_error)?;
+        read_models.name_log(&tables)?;
+        live.become_like(&tables)?;
         read_models.changed();
         report.reached = tip.position;
         read_models.reach(live.reached(), tip.position);
@@ -339,7 +354,7 @@ fn bring_up(
     read_models: &ReadModels,
     tip: Tip,
 ) -> Result<(), WorldError> {
-    while !follower.step(tables, read_models.projections(), tip).map_err(projector_error)? {}
+    while !follower.step(tables, read_models.projections(), tip)? {}
     Ok(())
 }
 

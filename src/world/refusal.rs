@@ -24,6 +24,13 @@ pub enum Refusal {
     ContainerCycle { id: AggregateId, container: AggregateId },
     #[error("{id}: can't lie in {container}, below more than {max} others")]
     ContainersTooDeep { id: AggregateId, container: AggregateId, max: usize },
+    #[error(
+        "{id}: is not empty: {item} lies in it{}; say what becomes of that (contents)",
+        others_text(*others)
+    )]
+    NotEmpty { id: AggregateId, item: AggregateId, others: usize },
+    #[error("{id}: more than {max} things lie in it; move some of them first")]
+    TooMuchInside { id: AggregateId, max: usize },
     #[error("{0}: can't be put into itself")]
     Itself(AggregateId),
     #[error("{0}: a player has a name, a text that is not empty")]
@@ -46,6 +53,14 @@ pub enum Refusal {
     PositionTaken { holder: AggregateId, item: AggregateId },
 }
 
+fn others_text(others: usize) -> &'static str {
+    match others {
+        0 => "",
+        1 => ", and one thing more",
+        _ => ", and others",
+    }
+}
+
 impl Refusal {
     /// The reason in `ErrorInfo`.
     pub fn reason(&self) -> &'static str {
@@ -59,6 +74,8 @@ impl Refusal {
             Self::NotARoom(_) => "NOT_A_ROOM",
             Self::ContainerCycle { .. } => "CONTAINER_CYCLE",
             Self::ContainersTooDeep { .. } => "CONTAINERS_TOO_DEEP",
+            Self::NotEmpty { .. } => "NOT_EMPTY",
+            Self::TooMuchInside { .. } => "TOO_MUCH_INSIDE",
             Self::Itself(_) => "ITSELF",
             Self::Nameless(_) => "NAME_MISSING",
             Self::NoSuchExit { .. } => "NO_SUCH_EXIT",
@@ -85,6 +102,8 @@ impl Refusal {
             | Self::Nameless(id)
             | Self::NoSuchEvent { id, .. }
             | Self::Full { id, .. }
+            | Self::NotEmpty { id, .. }
+            | Self::TooMuchInside { id, .. }
             | Self::ContainerCycle { id, .. }
             | Self::ContainersTooDeep { id, .. }
             | Self::NoSuchExit { room: id, .. }

@@ -30,8 +30,8 @@ pub const REPLAYED: u64 = 100;
 const WAITING_MAX: usize = 16;
 /// One that is heavier than commands let an object become is not kept; as JSON it has less than that.
 const BYTES_MAX: u64 = 4 << 20;
-/// With the version of what follows: to be raised with every change of the aggregates' fields.
-const MAGIC: &[u8; 16] = b"aethyr-state\0\0\0\x01";
+/// With the version of what follows: to be raised with every change of the aggregates.
+const MAGIC: &[u8; 16] = b"aethyr-state\0\0\0\x02";
 const CHECKSUM_BYTES: usize = 32;
 
 /// An aggregate after one of its events.

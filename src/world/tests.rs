@@ -7,7 +7,7 @@ use proptest::prelude::*;
 use super::{
     aggregate::{Aggregate, Kind},
     changes,
-    command::{Command, Operation},
+    command::{Command, Contents, Operation},
     decide::decide,
     event::{Attributes, WorldEvent},
     known::{Decided, Known, Undecided},
@@ -50,7 +50,8 @@ fn operations() -> impl Strategy<Value = (usize, Operation)> {
         }),
         6 => prop::option::of(any_id())
             .prop_map(|container_id| Operation::UpdateGameObjectContainer { container_id }),
-        1 => Just(Operation::DeleteGameObject {}),
+        2 => prop_oneof![Just(Contents::RefuseIfAny), Just(Contents::MoveToContainer), Just(Contents::Leave)]
+            .prop_map(|contents| Operation::DeleteGameObject { contents }),
         1 => any::<bool>().prop_map(|admin| Operation::UpdatePlayerAdminStatus { admin }),
         1 => (0..3u8).prop_map(|text| Operation::UpdateRoomDescription { description: text.to_string() }),
         2 => (slot(), any_id())
@@ -91,10 +92,13 @@ impl Lived {
             target: id(number),
             operation,
         };
-        let decided = match decide(&self.known, &command) {
-            Ok(decided) => decided,
-            Err(Undecided::Refused(_)) => return,
-            Err(Undecided::Unknown(id)) => panic!("{id} is known"),
+        let decided = loop {
+            match decide(&self.known, &command) {
+                Ok(decided) => break decided,
+                Err(Undecided::Refused(_)) => return,
+                Err(Undecided::Unanswered(question)) => self.known.answer_alone(question),
+                Err(Undecided::Unknown(id)) => panic!("{id} is known"),
+            }
         };
         assert!(decided.len() <= Command::EVENTS_MAX);
         for Decided { id, kind, event } in decided {

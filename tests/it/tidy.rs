@@ -69,6 +69,7 @@ fn each_library_that_may_be_exchanged_has_one_user() {
     assert_eq!(outside(&["src/grpc/json_client.rs"], "prost_reflect"), nobody);
     let read_models = [
         "src/world.rs",
+        "src/world/contents",
         "src/world/projections",
         "src/world/read_models",
         "src/world/lists",

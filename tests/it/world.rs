@@ -13,6 +13,7 @@ use crate::support::service::{PATIENCE, Service};
 
 mod asking;
 mod commands;
+mod deleting;
 mod expectations;
 mod extending;
 mod moments;

@@ -16,7 +16,7 @@ use crate::{
     },
     world::{
         command::COMMANDS_MAX,
-        command::{Command, Commands, Expected, Operation},
+        command::{Command, Commands, Contents, Expected, Operation},
         event::Attributes,
         game_object::NAME,
         password::PasswordHash,
@@ -139,7 +139,9 @@ impl Decoding<'_> {
                 Some((id?, Operation::UpdateGameObjectContainer { container_id }))
             }
             Wire::DeleteGameObject(command) => {
-                Some((self.id("id", &command.id)?, Operation::DeleteGameObject {}))
+                let id = self.id("id", &command.id);
+                let contents = self.contents(command.contents)?;
+                Some((id?, Operation::DeleteGameObject { contents }))
             }
             Wire::CreatePlayer(command) => {
                 let id = self.id("id", &command.id);
@@ -198,6 +200,19 @@ impl Decoding<'_> {
                 let (id, item) = (self.id("id", &command.id), self.id("item_id", &command.item_id));
                 let slot = Some(command.slot).filter(|slot| !slot.is_empty());
                 Some((id?, Operation::UnequipItem { item_id: item?, slot }))
+            }
+        }
+    }
+
+    fn contents(&mut self, contents: i32) -> Option<Contents> {
+        use wire::delete_game_object::Contents as Wire;
+        match Wire::try_from(contents) {
+            Ok(Wire::RefuseIfAny) => Some(Contents::RefuseIfAny),
+            Ok(Wire::MoveToContainer) => Some(Contents::MoveToContainer),
+            Ok(Wire::Leave) => Some(Contents::Leave),
+            Err(_) => {
+                self.add("contents", "is none of REFUSE_IF_ANY, MOVE_TO_CONTAINER, LEAVE");
+                None
             }
         }
     }

@@ -13,7 +13,7 @@ use crate::{
         aggregate::Aggregate,
         changes::Change,
         difference::ObjectDiff,
-        executed::{CommandResult, Executed},
+        executed::{CommandResult, Executed, LeftBehind},
         game_object::GameObject,
         history::Entry,
         lists::{FoundPlayer, Listed},
@@ -46,10 +46,16 @@ fn result(result: CommandResult) -> wire::CommandResult {
         sequence_number: event.sequence.0,
         position: event.position.0,
     });
+    let LeftBehind { exits, players } = result.left_behind;
     wire::CommandResult {
         command_id: result.command_id,
         events: events.collect(),
         already_executed: result.already_executed,
+        exits_to_room: exits
+            .into_iter()
+            .map(|(room_id, direction)| wire::ExitToDeletedRoom { room_id, direction })
+            .collect(),
+        players_in_room: players,
     }
 }
 

@@ -3,6 +3,7 @@
 //! not looked at.
 
 use std::{
+    any::Any,
     collections::{BTreeMap, BTreeSet, HashSet},
     sync::{Arc, Mutex, PoisonError},
 };
@@ -20,6 +21,7 @@ use crate::{
         error::{Damage, Misfit, Problem, Unfitting, WorldError},
         refusal::Refusal,
         replay::{self, Moment, Source},
+        turns::Wanted,
     },
 };
 
@@ -74,7 +76,7 @@ impl Handler {
         if objects.is_empty() {
             return Ok(self.source.store.append_here(append, origin).await?);
         }
-        let _turn = self.turns.take(objects.keys()).await;
+        let turn = Arc::new(self.turns.take(&Wanted::alone(objects.keys())).await);
         let append = Arc::new(append);
         for attempt in 0..ATTEMPTS_MAX {
             if attempt > 1 {
@@ -89,7 +91,8 @@ impl Handler {
             let others = heads.into_iter().filter(|(id, _)| !expected_by_caller.contains(id));
             let expected = append.expected.iter().cloned().chain(others).collect();
             // The events stay in memory beside these, until this ends.
-            let origin = Origin { caller: origin.caller.clone(), counted: None };
+            let kept: Option<Arc<dyn Any + Send + Sync>> = Some(turn.clone());
+            let origin = Origin { caller: origin.caller.clone(), counted: None, kept };
             let events = append.events.clone();
             match self.source.store.append_here(Append { events, expected }, origin).await {
                 Err(StoreError::Conflict(Conflict::WrongExpectedSequence { aggregate, .. }))

@@ -8,6 +8,9 @@ use std::{
 
 use super::ReadModelError;
 
+/// The key of the configuration that names it.
+pub const KEY: &str = "world.read_models_path";
+
 const ALL: [&str; 4] = ["", "-wal", "-shm", "-journal"];
 
 pub fn with_suffix(path: &Path, suffix: &str) -> PathBuf {
@@ -37,7 +40,9 @@ pub fn claim(path: &Path) -> Result<fs::File, ReadModelError> {
     let file = fs::File::options().create(true).truncate(false).write(true).open(&lock).map_err(error)?;
     match file.try_lock() {
         Ok(()) => Ok(file),
-        Err(fs::TryLockError::WouldBlock) => Err(ReadModelError::OfAnotherService { path: path.to_owned() }),
+        Err(fs::TryLockError::WouldBlock) => {
+            Err(ReadModelError::OfAnotherService { path: path.to_owned(), key: KEY })
+        }
         Err(fs::TryLockError::Error(source)) => Err(error(source)),
     }
 }

@@ -11,7 +11,7 @@ use tracing::{info, warn};
 
 use super::{
     ReadModelError,
-    files::{put_aside, remove},
+    files::{self, put_aside, remove},
     problems::Problems,
     taking,
 };
@@ -84,7 +84,9 @@ impl Tables {
         let is_new = match whose(&rows)? {
             Whose::Nobodys => true,
             Whose::Ours => false,
-            Whose::AnotherPrograms => return Err(ReadModelError::Foreign { path: path.to_owned() }),
+            Whose::AnotherPrograms => {
+                return Err(ReadModelError::Foreign { path: path.to_owned(), key: files::KEY });
+            }
         };
         match durability {
             Durability::Kept => {
@@ -218,13 +220,13 @@ pub(in crate::world) fn check_owner(path: &Path, log: Option<&str>) -> Result<()
         let rows = Connection::open_with_flags(path, OpenFlags::SQLITE_OPEN_READ_WRITE)?;
         rows.busy_timeout(WRITER_BUSY_MAX)?;
         if let Whose::AnotherPrograms = whose(&rows)? {
-            return Err(ReadModelError::Foreign { path: path.to_owned() });
+            return Err(ReadModelError::Foreign { path: path.to_owned(), key: files::KEY });
         }
         Ok(owner_in(&rows)?)
     };
     match owner() {
         Ok(Some(owner)) if log.is_some_and(|log| log != owner) => {
-            Err(ReadModelError::OfAnotherLog { path: path.to_owned(), owner })
+            Err(ReadModelError::OfAnotherLog { path: path.to_owned(), owner, key: files::KEY })
         }
         Err(error) if !error.is_damage() => Err(error),
         _ => Ok(()),

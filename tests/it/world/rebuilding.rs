@@ -74,7 +74,7 @@ async fn exits_and_containers_that_point_nowhere_are_warnings() {
     let exit =
         |target: &str| json!({"add_room_exit": {"id": "r", "direction": target, "target_room_id": target}});
     game.execute(json!([room("r"), room("s"), thing("box", "r"), thing("coin", "box")])).await;
-    game.execute(json!([exit("s"), exit("never"), exit("box"), {"delete_game_object": {"id": "box"}}])).await;
+    game.execute(json!([exit("s"), exit("never"), exit("box"), {"delete_game_object": {"id": "box", "contents": "LEAVE"}}])).await;
     let report = game.rebuild().await;
     assert_eq!(
         problems(&report, "warnings"),
