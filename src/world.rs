@@ -10,7 +10,7 @@
 //! command's way: [`command`], [`handler`], [`planning`] with [`call`], [`contents`], [`known`] and [`decide`] with [`moving`], [`capacity`] and [`weight`], the aggregates
 //! ([`game_object`], [`player`], [`room`], one of which is an [`aggregate`], with each [`rule`]), [`event`], [`executed`]. Of a question's way:
 //! [`replay`] with [`states`], [`history`], [`difference`], [`changes`]. Of the read models': [`projector`], [`projections`],
-//! [`read_models`], [`lists`], [`rebuild`].
+//! [`read_models`], [`lists`], [`rebuild`], with [`repairs`].
 
 use std::{
     path::PathBuf,
@@ -56,6 +56,7 @@ pub mod projector;
 pub mod read_models;
 pub mod rebuild;
 pub mod refusal;
+pub mod repairs;
 pub mod replay;
 pub mod room;
 pub mod rule;
@@ -320,34 +321,72 @@ impl World {
         self.read_models.problems.why_not()
     }
 
-    /// Begins to rebuild the world; one at a time.
+    async fn repair(&self, repairs: &Repairs) -> Result<rebuild::Findings, WorldError> {
+        let mut repaired = rebuild::Findings::default();
+        for id in &repairs.objects {
+            for (sequence, problem) in repairs::repair(&self.source, id, &repairs.actor).await? {
+                warn!(aggregate = %id, event = sequence.0, %problem, "an event is passed over from now on");
+                repaired.add(id.as_str(), sequence, problem.to_string());
+            }
+            self.handler.was_repaired(id);
+        }
+        Ok(repaired)
+    }
+
+    /// Begins to rebuild the world; one at a time. Before that, the objects are repaired that are named.
     ///
     /// # Errors
     /// One is running.
-    pub fn rebuild(self: &Arc<Self>) -> Result<Rebuild, WorldError> {
+    pub fn rebuild(self: &Arc<Self>, repairs: Repairs) -> Result<Rebuild, WorldError> {
         if self.rebuilding.swap(true, Ordering::AcqRel) {
             return Err(WorldError::RebuildRunning);
         }
         let watched = Arc::new(rebuild::Watched::default());
         let (world, watching) = (self.clone(), watched.clone());
-        let running = self.ends.tasks.spawn_blocking(move || {
-            let _running = Running(world.rebuilding.clone());
-            let (read_models, contents) = (&world.read_models, world.contents.rows());
-            let rebuilt =
-                rebuild::rebuild(&world.source, (read_models, contents), &watching, &world.ends.closing);
-            rebuilt.inspect_err(|error| warn!(%error, "the world was not rebuilt"))
+        let rebuilding = Rebuilding::begin(self);
+        let running = self.ends.tasks.spawn(async move {
+            let rebuilding = rebuilding;
+            let repaired = world.repair(&repairs).await?;
+            let rebuild = move || {
+                let _rebuilding = rebuilding;
+                let (read_models, contents) = (&world.read_models, world.contents.rows());
+                rebuild::rebuild(&world.source, (read_models, contents), &watching, &world.ends.closing)
+            };
+            let rebuilt = tokio::task::spawn_blocking(rebuild).await;
+            let rebuilt = rebuilt.unwrap_or_else(|_| Err(aborted()));
+            let report = rebuilt.inspect_err(|error| warn!(%error, "the world was not rebuilt"))?;
+            Ok(rebuild::Report { repaired, ..report })
         });
         Ok(Rebuild { watched, running })
     }
 }
 
-/// Ends with the rebuild, also where it panics.
-struct Running(Arc<AtomicBool>);
+/// Which objects are to be repaired, and for whom.
+#[derive(Debug, Clone, Default)]
+pub struct Repairs {
+    pub objects: Vec<AggregateId>,
+    pub actor: String,
+}
 
-impl Drop for Running {
-    fn drop(&mut self) {
-        self.0.store(false, Ordering::Release);
+/// Ends with the rebuild, also where it panics.
+struct Rebuilding(Arc<World>);
+
+impl Rebuilding {
+    fn begin(world: &Arc<World>) -> Self {
+        world.read_models.set_being_rebuilt(true);
+        Self(world.clone())
     }
+}
+
+impl Drop for Rebuilding {
+    fn drop(&mut self) {
+        self.0.read_models.set_being_rebuilt(false);
+        self.0.rebuilding.store(false, Ordering::Release);
+    }
+}
+
+fn aborted() -> WorldError {
+    StoreError::Damaged("the rebuild was aborted".to_owned()).into()
 }
 
 /// A rebuild under way. It goes on when nobody waits for it.
@@ -364,7 +403,7 @@ impl Rebuild {
     /// It could not be done.
     pub async fn report(&mut self) -> Result<rebuild::Report, WorldError> {
         let ended = (&mut self.running).await;
-        ended.unwrap_or_else(|_| Err(StoreError::Damaged("the rebuild was aborted".to_owned()).into()))
+        ended.unwrap_or_else(|_| Err(aborted()))
     }
 }
 

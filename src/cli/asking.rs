@@ -85,6 +85,12 @@ pub enum Ask {
     },
     /// Replays and checks all events, and makes the read models anew, while the service goes on.
     Rebuild {
+        /// First has this damaged object repaired: what can't have happened to it is passed over from then on.
+        #[arg(long, value_name = "ID")]
+        repair: Vec<String>,
+        /// Who wants that; it is kept in the event.
+        #[arg(long, value_name = "NAME", requires = "repair")]
+        actor: Option<String>,
         #[command(flatten)]
         service: Service,
     },
@@ -150,7 +156,9 @@ pub fn ask(config: &Config, ask: Ask) -> ExitCode {
             let refused = if keep_going { execute::Refused::GoOn } else { execute::Refused::Stop };
             run(execute::run(at(service), execute::Wanted { file, refused, callers }))
         }
-        Ask::Rebuild { service } => run(rebuild::run(at(service))),
+        Ask::Rebuild { repair, actor, service } => {
+            run(rebuild::run(at(service), repair, actor.unwrap_or_default()))
+        }
     }
 }
 

@@ -22,7 +22,7 @@ use crate::{
     event::{AggregateId, NAME_BYTES_MAX, Position, SequenceNumber},
     shared_limit::SharedLimit,
     world::{
-        Rebuild, World,
+        Rebuild, Repairs, World,
         difference::WorldMoment,
         error::WorldError,
         lists::{ObjectFilter, Page, STEPS_MAX},
@@ -368,7 +368,8 @@ impl WorldService for WorldCalls {
         request: Request<wire::RebuildWorldStateRequest>,
     ) -> Result<Response<Self::RebuildWorldStateStream>, Status> {
         let call = self.open(&request)?;
-        let begin = async { self.world.rebuild().map_err(status::of_world_error) };
+        let repairs = repairs(request.into_inner())?;
+        let begin = async { self.world.rebuild(repairs).map_err(status::of_world_error) };
         let rebuild = call.in_time(begin).await?;
         let messages = stream::try_unfold(Some(rebuild), |rebuild: Option<Rebuild>| async move {
             let Some(mut rebuild) = rebuild else { return Ok(None) };
@@ -379,6 +380,23 @@ impl WorldService for WorldCalls {
         });
         Ok(Response::new(bounded(messages, call, self.closing.clone())))
     }
+}
+
+/// What a request has repaired.
+fn repairs(request: wire::RebuildWorldStateRequest) -> Result<Repairs, Status> {
+    const OBJECTS_MAX: usize = 100;
+    let (mut wrong, mut objects) = (Violations::default(), Vec::new());
+    if request.repair.len() > OBJECTS_MAX {
+        wrong.add("repair", format!("has {}, {OBJECTS_MAX} are allowed", request.repair.len()));
+    }
+    for (index, id) in request.repair.iter().take(OBJECTS_MAX).enumerate() {
+        objects.extend(aggregate_id(&format!("repair[{index}]"), id, NAME_BYTES_MAX, &mut wrong));
+    }
+    if !request.actor.is_empty() {
+        name("actor", &request.actor, NAME_BYTES_MAX, &mut wrong);
+    }
+    let repairs = Repairs { objects, actor: request.actor };
+    wrong.none_or(Some(repairs)).map_err(status::of_violations)
 }
 
 /// One piece of a stream.

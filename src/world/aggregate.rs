@@ -60,15 +60,23 @@ impl Aggregate {
                 Kind::Room => Self::Room(Room::new(object)),
             });
         };
-        if state.object().deleted {
+        state.take(event)?;
+        Ok(state)
+    }
+
+    /// Takes an event in that is not the first.
+    ///
+    /// # Errors
+    /// The event can't have happened. Nothing has changed then.
+    pub fn take(&mut self, event: &WorldEvent) -> Result<(), BrokenRule> {
+        if self.object().deleted {
             return Err(BrokenRule::Deleted);
         }
-        match &mut state {
-            Self::GameObject(object) => object.apply(event)?,
-            Self::Player(player) => player.apply(event)?,
-            Self::Room(room) => room.apply(event)?,
+        match self {
+            Self::GameObject(object) => object.apply(event),
+            Self::Player(player) => player.apply(event),
+            Self::Room(room) => room.apply(event),
         }
-        Ok(state)
     }
 
     pub fn object(&self) -> &GameObject {

@@ -65,6 +65,7 @@ fn check_counts(aggregate: Option<&Aggregate>, decided: &Decided) -> Result<(), 
         | WorldEvent::RoomCreated { .. }
         | WorldEvent::RoomDescriptionUpdated { .. }
         | WorldEvent::RoomExitRemoved { .. }
+        | WorldEvent::ObjectRepaired { .. }
         | WorldEvent::ItemRemovedFromInventory { .. }
         // It goes back into the inventory that it was taken out of, or that has room for what is worn.
         | WorldEvent::ItemUnequipped { .. } => return Ok(()),

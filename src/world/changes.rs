@@ -124,7 +124,9 @@ impl<'f> Field<'f> {
     fn named_by(event: &'f WorldEvent) -> Vec<Self> {
         match event {
             // What exists is not created again, and whatever is deleted changes as a whole.
-            WorldEvent::GameObjectCreated { .. } | WorldEvent::GameObjectDeleted {} => Vec::new(),
+            WorldEvent::GameObjectCreated { .. }
+            | WorldEvent::GameObjectDeleted {}
+            | WorldEvent::ObjectRepaired { .. } => Vec::new(),
             WorldEvent::GameObjectAttributeUpdated { key, .. } => vec![Self::Attribute(key)],
             WorldEvent::GameObjectAttributesUpdated { attributes } => {
                 attributes.keys().map(|key| Self::Attribute(key)).collect()

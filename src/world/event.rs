@@ -87,6 +87,15 @@ pub enum WorldEvent {
         item_id: AggregateId,
         slot: String,
     },
+    /// Events before it that can't have happened are passed over.
+    ObjectRepaired {
+        /// Their numbers.
+        passed_over: Vec<u64>,
+        #[serde(default)]
+        because: String,
+        #[serde(default)]
+        actor: String,
+    },
 }
 
 /// An event that is none of the world's, or whose data can't be read.
@@ -105,7 +114,9 @@ pub enum EventError {
 }
 
 impl WorldEvent {
-    pub const TYPES: [&str; 16] = [
+    pub const REPAIRED: &str = "ObjectRepaired";
+
+    pub const TYPES: [&str; 17] = [
         "GameObjectCreated",
         "GameObjectAttributeUpdated",
         "GameObjectAttributesUpdated",
@@ -122,6 +133,7 @@ impl WorldEvent {
         "ItemRemovedFromInventory",
         "ItemEquipped",
         "ItemUnequipped",
+        Self::REPAIRED,
     ];
 
     /// Its type and its data.

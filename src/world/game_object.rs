@@ -37,8 +37,12 @@ impl GameObject {
     /// # Errors
     /// The event creates nothing.
     pub fn create(id: &AggregateId, event: &WorldEvent) -> Result<Self, BrokenRule> {
-        let WorldEvent::GameObjectCreated { class, name, generic, container_id, attributes } = event else {
-            return Err(BrokenRule::NotCreated);
+        let (class, name, generic, container_id, attributes) = match event {
+            WorldEvent::GameObjectCreated { class, name, generic, container_id, attributes } => {
+                (class, name, generic, container_id, attributes)
+            }
+            WorldEvent::ObjectRepaired { .. } => return Err(BrokenRule::NoRepair),
+            _ => return Err(BrokenRule::NotCreated),
         };
         let mut attributes = attributes.clone();
         if !name.is_empty() {
@@ -111,6 +115,7 @@ impl GameObject {
                 self.equipment.remove(slot);
                 self.inventory.insert(item_id.clone(), None);
             }
+            WorldEvent::ObjectRepaired { .. } => return Err(BrokenRule::NoRepair),
             WorldEvent::PlayerCreated { .. }
             | WorldEvent::PlayerPasswordUpdated { .. }
             | WorldEvent::PlayerAdminStatusUpdated { .. }

@@ -1,5 +1,7 @@
 //! The history of one aggregate: each event with what it changed, by whom, and why.
 
+use std::sync::Arc;
+
 use tokio_util::sync::CancellationToken;
 
 use super::{
@@ -9,13 +11,14 @@ use super::{
     error::{Damage, Problem, WorldError},
     event::EventError,
     refusal::Refusal,
-    replay::{self, Moment, Source, State},
+    repairs,
+    replay::{self, Life, Moment, Source, Taken},
     weight,
 };
 use crate::{
     event::{AggregateId, EventId, Position, SequenceNumber, Timestamp},
     index::Direction,
-    store::{AggregateReader, LoadRequest},
+    store::{AggregateReader, EventStore, LoadRequest},
 };
 
 /// One event, and what it did.
@@ -30,15 +33,17 @@ pub struct Entry {
     pub causation_id: String,
     pub correlation_id: String,
     pub changes: Vec<Change>,
+    /// It can't have happened, and a repair passes it over.
+    pub passed_over: bool,
 }
 
 /// Reads on when asked. May wait for the disk.
 #[derive(Debug)]
 pub struct HistoryReader {
     id: AggregateId,
-    kind: Kind,
+    store: Arc<EventStore>,
+    life: Life,
     reader: AggregateReader,
-    state: Option<State>,
 }
 
 impl HistoryReader {
@@ -68,14 +73,17 @@ impl HistoryReader {
             None => Err(Refusal::NoSuchObject(id).into()),
             Some(aggregate_type) => match Kind::of(aggregate_type) {
                 None => Err(Refusal::Foreign(id).into()),
-                Some(kind) => Ok(Self { id, kind, reader, state }),
+                Some(kind) => {
+                    let (store, life) = (source.store.clone(), Life::behind(kind, state, before));
+                    Ok(Self { id, store, life, reader })
+                }
             },
         }
     }
 
     /// What it has in memory between two reads.
     pub fn kept_bytes(&self) -> usize {
-        self.state.as_ref().map_or(0, |state| weight::of(&state.aggregate))
+        self.life.state().map_or(0, |state| weight::of(&state.aggregate))
     }
 
     /// Some more entries; none at the end.
@@ -90,12 +98,15 @@ impl HistoryReader {
                 sequence: event.sequence,
                 problem: Problem::Event(EventError::NotJson),
             })?;
-            let happened = replay::happened(&recorded)?;
-            let before = self.state.take();
-            let watched = Watched::before(before.as_ref().map(|before| &before.aggregate), &happened);
-            let after = State::after_what_happened(before, self.kind, &recorded, &happened)?;
-            let changes = watched.changes(&after.aggregate);
-            self.state = Some(after);
+            let happened = replay::read(&recorded);
+            let before = self.life.state().map(|state| &state.aggregate);
+            let watched = happened.as_ref().ok().map(|happened| Watched::before(before, happened));
+            let taken =
+                self.life.take_what_happened(&recorded, &happened, |id| repairs::of(&self.store, id))?;
+            let changes = match (taken, watched, self.life.state()) {
+                (Taken::Happened, Some(watched), Some(after)) => watched.changes(&after.aggregate),
+                _ => Vec::new(),
+            };
             let event = recorded.event;
             entries.push(Entry {
                 id: event.id,
@@ -107,6 +118,7 @@ impl HistoryReader {
                 causation_id: event.causation_id,
                 correlation_id: event.correlation_id,
                 changes,
+                passed_over: taken == Taken::PassedOver,
             });
         }
         Ok(entries)

@@ -17,7 +17,8 @@ use super::{
     executed::{CommandEvent, CommandResult, LeftBehind},
     known::{Decided, Known, Question, Undecided},
     moving,
-    replay::{self, Moment, Source},
+    refusal::Refusal,
+    replay::{self, Source},
 };
 use crate::{
     event::{
@@ -76,6 +77,8 @@ pub struct Planning<'s> {
     heads: BTreeMap<AggregateId, SequenceNumber>,
     /// One of them moved while it was looked at.
     saw_a_change: bool,
+    /// Objects all of whose events are passed over. What is made of them again is of the same kind.
+    emptied: BTreeMap<AggregateId, Kind>,
     put_into: BTreeSet<AggregateId>,
     events: Vec<(NewEvent, ContentDigest)>,
     results: Vec<CommandResult>,
@@ -94,6 +97,7 @@ impl<'s> Planning<'s> {
             known_weight: 0,
             heads: BTreeMap::new(),
             saw_a_change: false,
+            emptied: BTreeMap::new(),
             put_into: BTreeSet::new(),
             events: Vec::new(),
             results: Vec::new(),
@@ -179,6 +183,12 @@ impl<'s> Planning<'s> {
                 }
             }
         };
+        if let Some(other) =
+            decided.iter().find(|one| self.emptied.get(&one.id).is_some_and(|was| *was != one.kind))
+        {
+            let refusal = Refusal::Exists(other.id.clone());
+            return Err(WorldError::Refused { command: Some(index), refusal });
+        }
         // Before it happens: what is in the room may be moved out of it.
         let left_behind = match decided.last().map(|last| (&last.event, last.kind)) {
             Some((WorldEvent::GameObjectDeleted {}, Kind::Room)) => self.left_behind(&command.target),
@@ -298,16 +308,18 @@ impl<'s> Planning<'s> {
     }
 
     fn learn(&mut self, index: usize, id: &AggregateId) -> Result<(), WorldError> {
-        let state = replay::load(self.source, id, Moment::Now).map_err(|error| match error {
+        let loaded = replay::load_now(self.source, id).map_err(|error| match error {
             WorldError::Refused { refusal, .. } => WorldError::Refused { command: Some(index), refusal },
             other => other,
         })?;
-        let sequence = state.as_ref().map_or(0, |state| state.sequence);
-        self.known.learn(id.clone(), state.map(|state| state.aggregate));
+        if let (None, Some(kind)) = (&loaded.state, loaded.kind) {
+            self.emptied.insert(id.clone(), kind);
+        }
+        self.known.learn(id.clone(), loaded.state.map(|state| state.aggregate));
         // One that is heavier than it may be can still be made lighter.
         let weight = self.known.weight_at_most(id).min(capacity::WEIGHT_MAX);
         self.known_weight = self.known_weight.saturating_add(weight);
-        self.look_at(id, SequenceNumber(sequence));
+        self.look_at(id, loaded.last);
         refuse_more(self.known.ids().count(), "objects", OBJECTS_MAX)?;
         refuse_more(self.known_weight, "bytes of objects", OBJECTS_WEIGHT_MAX)
     }

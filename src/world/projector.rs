@@ -13,11 +13,13 @@ use tokio_util::sync::CancellationToken;
 
 use super::{
     error::WorldError,
+    event::WorldEvent,
     projections::Projection,
     read_models::{Durability, Panicked, Problems, Reached, ReadModelError, ReadModels, Tables, files},
+    repairs::PassedOver,
 };
 use crate::{
-    event::{Position, RecordedEvent},
+    event::{AggregateId, Position, RecordedEvent},
     log::Tip,
     priority,
     store::{EventStore, Filter, OrderChunk, OrderReader, OrderStart, Precondition, StoreError},
@@ -47,6 +49,8 @@ pub enum ProjectorError {
     ReadModels(#[from] ReadModelError),
     #[error(transparent)]
     Store(#[from] StoreError),
+    #[error("{0} was repaired, and they have what is passed over now")]
+    Repaired(AggregateId),
 }
 
 impl From<ProjectorError> for WorldError {
@@ -54,6 +58,7 @@ impl From<ProjectorError> for WorldError {
         match error {
             ProjectorError::ReadModels(error) => error.into(),
             ProjectorError::Store(error) => error.into(),
+            ProjectorError::Repaired(_) => Self::ReadModels(error.to_string()),
         }
     }
 }
@@ -63,6 +68,9 @@ impl From<ProjectorError> for WorldError {
 pub struct Follower {
     reader: OrderReader,
     reached: Reached,
+    /// By repairs up to here.
+    passed_over: PassedOver,
+    repairs_until: Position,
 }
 
 impl Follower {
@@ -75,14 +83,20 @@ impl Follower {
         tables: &Tables,
         projections: &[Box<dyn Projection>],
     ) -> Result<Self, StoreError> {
-        let reached = tables.reached();
+        let (reached, tip) = (tables.reached(), store.sequencer().tip());
         let types = projections.iter().flat_map(|projection| projection.aggregate_types());
         let filter = Filter {
             aggregate_types: types.map(|name| name.as_bytes().to_vec()).collect(),
             ..Filter::default()
         };
         let start = OrderStart::After(reached.position, Some(reached.hash));
-        Ok(Self { reader: store.read(start, filter)?, reached })
+        let reader = store.read(start, filter)?;
+        // What rows have already can't be passed over any more.
+        let (passed_over, repairs_until) = match reached == Reached::START {
+            true => (PassedOver::by_repairs_behind(store, start, tip)?, tip.position),
+            false => (PassedOver::default(), reached.position),
+        };
+        Ok(Self { reader, reached, passed_over, repairs_until })
     }
 
     /// How far it has read.
@@ -112,7 +126,16 @@ impl Follower {
         let passed_over = reached.0.saturating_sub(tables.reached().position.0);
         if !events.is_empty() || passed_over >= PASSED_OVER_MAX {
             let decoded: Result<Vec<RecordedEvent>, _> = events.iter().map(|event| event.decode()).collect();
-            let decoded = decoded.map_err(|error| StoreError::Damaged(error.to_string()))?;
+            let mut decoded = decoded.map_err(|error| StoreError::Damaged(error.to_string()))?;
+            let is_repair = |event: &RecordedEvent| {
+                event.position > self.repairs_until && &*event.event.event_type == WorldEvent::REPAIRED
+            };
+            if let Some(repair) = decoded.iter().find(|event| is_repair(event)) {
+                return Err(ProjectorError::Repaired(repair.event.aggregate_id.clone()));
+            }
+            if !self.passed_over.is_empty() {
+                decoded.retain(|event| !self.passed_over.names(event));
+            }
             tables.take(projections, &decoded, self.reached)?;
         }
         Ok(at_end)
@@ -256,6 +279,7 @@ pub fn follow(
 /// What another try does not mend, a new file does.
 pub fn mend(error: &ProjectorError, read_models: &ReadModels, until: Position) {
     let of_no_use = match error {
+        ProjectorError::Repaired(_) => !read_models.is_being_rebuilt(),
         ProjectorError::ReadModels(error) => error.is_of_the_rows(),
         ProjectorError::Store(error) => {
             matches!(error, StoreError::Precondition(Precondition::HistoryChanged(_)))

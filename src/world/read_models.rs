@@ -64,6 +64,8 @@ pub struct ReadModels {
     generation: AtomicU64,
     /// They were made anew because of something wrong behind which they have not got yet: it is not done again for that.
     renewed_below: Mutex<Option<Position>>,
+    /// Others are made beside these, and are to take their place.
+    being_rebuilt: AtomicBool,
     /// There is work although no event has come.
     pub woken: Notify,
     looked_at: watch::Sender<LookedAt>,
@@ -102,6 +104,7 @@ impl ReadModels {
             readers: Mutex::default(),
             generation: AtomicU64::new(0),
             renewed_below: Mutex::default(),
+            being_rebuilt: AtomicBool::new(false),
             woken: Notify::new(),
             looked_at: watch::Sender::new(looked_at),
             problems: Arc::default(),
@@ -282,6 +285,16 @@ impl ReadModels {
             true => Ok(()),
             false => self.be_there_with(&mut self.writer()),
         }
+    }
+
+    /// Others are made beside these, and are to take their place: there is no use in making these anew.
+    pub fn is_being_rebuilt(&self) -> bool {
+        self.being_rebuilt.load(Ordering::Acquire)
+    }
+
+    /// Says that it begins, or is over.
+    pub fn set_being_rebuilt(&self, is_being_rebuilt: bool) {
+        self.being_rebuilt.store(is_being_rebuilt, Ordering::Release);
     }
 
     fn is_there(&self) -> bool {

@@ -78,6 +78,8 @@ pub struct Report {
     pub aggregates: u64,
     pub events: u64,
     pub damaged: Findings,
+    /// Events that are passed over from now on.
+    pub repaired: Findings,
     pub warnings: Findings,
     /// Rows in which the live tables differed from what they should be.
     pub differences: BTreeMap<String, u64>,
@@ -101,7 +103,7 @@ pub struct Finding {
 }
 
 impl Findings {
-    fn add(&mut self, aggregate_id: &str, sequence: SequenceNumber, problem: String) {
+    pub(super) fn add(&mut self, aggregate_id: &str, sequence: SequenceNumber, problem: String) {
         self.count = self.count.saturating_add(1);
         if self.named.len() < NAMED_MAX {
             self.named.push(Finding { aggregate_id: aggregate_id.to_owned(), sequence, problem });
@@ -234,19 +236,16 @@ fn replay_all(
             report.aggregates = report.aggregates.saturating_add(1);
             report.events = report.events.saturating_add(head.last.0);
             match replay::check(source, id) {
-                Ok((_, Some(wrong))) => {
-                    let problem = match source.states.remove(id) {
-                        Ok(()) => "the state that was kept is not what its events lead to, and was removed"
-                            .to_owned(),
-                        Err(error) => {
-                            format!(
-                                "the state that is kept is not what its events lead to, and stays: {error}"
-                            )
-                        }
-                    };
-                    report.warnings.add(id.as_str(), wrong, problem);
+                Ok((loaded, wrong)) => {
+                    if loaded.passed_over > 0 {
+                        let problem =
+                            format!("{} of its events are passed over, by a repair", loaded.passed_over);
+                        report.warnings.add(id.as_str(), SequenceNumber(0), problem);
+                    }
+                    if let Some(wrong) = wrong {
+                        report.warnings.add(id.as_str(), wrong, remove_state(source, id));
+                    }
                 }
-                Ok(_) => {}
                 Err(WorldError::Damaged(Damage { id, sequence, problem })) => {
                     report.damaged.add(id.as_str(), sequence, problem.to_string());
                 }
@@ -261,6 +260,16 @@ fn replay_all(
         match page.next {
             Some(next) => after = Some(next),
             None => return Ok(report),
+        }
+    }
+}
+
+/// It is not what the events lead to. Says so, and what became of it.
+fn remove_state(source: &Source, id: &AggregateId) -> String {
+    match source.states.remove(id) {
+        Ok(()) => "the state that was kept is not what its events lead to, and was removed".to_owned(),
+        Err(error) => {
+            format!("the state that is kept is not what its events lead to, and stays: {error}")
         }
     }
 }

@@ -3,7 +3,7 @@
 //! Every load checks what it reads: numbers without a gap, types that are known, data that fits them, the rules
 //! of the aggregates.
 
-use std::sync::Arc;
+use std::{collections::BTreeSet, sync::Arc};
 
 use tokio_util::sync::CancellationToken;
 use tracing::debug;
@@ -14,6 +14,7 @@ use super::{
     error::{Damage, Problem, WorldError},
     event::{EventError, WorldEvent},
     refusal::Refusal,
+    repairs,
     states::{Kept, REPLAYED, States},
 };
 use crate::{
@@ -66,48 +67,166 @@ pub fn of_new(event: &NewEvent) -> Result<WorldEvent, EventError> {
     }
 }
 
-/// The same, where everything has to be one.
-///
-/// # Errors
-/// It is none.
-pub fn happened(recorded: &RecordedEvent) -> Result<WorldEvent, Damage> {
-    read(recorded).map_err(|error| damage(recorded, error.into()))
-}
-
 fn damage(recorded: &RecordedEvent, problem: Problem) -> Damage {
     Damage { id: recorded.event.aggregate_id.clone(), sequence: recorded.sequence, problem }
 }
 
-impl State {
-    /// The state after one more event.
-    ///
-    /// # Errors
-    /// The event can't have happened to it, or can't be read.
-    pub fn after(before: Option<Self>, kind: Kind, recorded: &RecordedEvent) -> Result<Self, Damage> {
-        let happened = happened(recorded)?;
-        Self::after_what_happened(before, kind, recorded, &happened)
+/// Events that can't have happened to an aggregate, and why.
+pub type Misfits = Vec<(SequenceNumber, Problem)>;
+
+/// An aggregate while its events are taken in one by one.
+#[derive(Debug)]
+pub struct Life {
+    kind: Kind,
+    state: Option<State>,
+    last: SequenceNumber,
+    /// Looked up when an event does not fit.
+    passed_over: Option<BTreeSet<SequenceNumber>>,
+    /// What no repair passes over is noted, and ends nothing.
+    notes_misfits: bool,
+    misfits: Misfits,
+}
+
+/// What became of an event.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Taken {
+    Happened,
+    /// A repair says so.
+    PassedOver,
+}
+
+impl Life {
+    /// Goes on behind the event `last`, after which it is `state`.
+    pub fn behind(kind: Kind, state: Option<State>, last: SequenceNumber) -> Self {
+        Self { kind, state, last, passed_over: None, notes_misfits: false, misfits: Misfits::new() }
     }
 
-    /// The same, where it is known already what happened.
+    /// From the first event on. What does not fit is noted.
+    pub fn of_all(kind: Kind) -> Self {
+        Self { notes_misfits: true, ..Self::behind(kind, None, SequenceNumber(0)) }
+    }
+
+    /// As it is after the last event; `None`: there is nothing, or all was passed over.
+    pub fn state(&self) -> Option<&State> {
+        self.state.as_ref()
+    }
+
+    /// The last event, whatever became of it.
+    pub fn last(&self) -> SequenceNumber {
+        self.last
+    }
+
+    pub fn into_state(self) -> Option<State> {
+        self.state
+    }
+
+    pub fn into_misfits(self) -> Misfits {
+        self.misfits
+    }
+
+    /// Takes in one more event.
     ///
     /// # Errors
-    /// It can't have happened to it.
-    pub fn after_what_happened(
-        before: Option<Self>,
-        kind: Kind,
+    /// The event can't have happened to it, or can't be read, and no repair passes it over.
+    pub fn take(&mut self, store: &EventStore, recorded: &RecordedEvent) -> Result<Taken, WorldError> {
+        self.take_what_happened(recorded, &read(recorded), |id| repairs::of(store, id))
+    }
+
+    /// The same, where it was read already. `repairs` looks up what repairs of the aggregate pass over.
+    ///
+    /// # Errors
+    /// As [`Life::take`].
+    pub fn take_what_happened(
+        &mut self,
         recorded: &RecordedEvent,
-        happened: &WorldEvent,
-    ) -> Result<Self, Damage> {
+        happened: &Result<WorldEvent, EventError>,
+        repairs: impl FnOnce(&AggregateId) -> Result<BTreeSet<SequenceNumber>, WorldError>,
+    ) -> Result<Taken, WorldError> {
         let damage = |problem| damage(recorded, problem);
-        let last = before.as_ref().map_or(0, |before| before.sequence);
-        if recorded.sequence.0 != last.saturating_add(1) {
-            return Err(damage(Problem::Gap));
+        if recorded.sequence != self.last.next() {
+            return Err(damage(Problem::Gap).into());
         }
-        let created_at = before.as_ref().map_or(recorded.recorded_at, |before| before.created_at);
-        let before = before.map(|before| before.aggregate);
-        let aggregate = Aggregate::apply(before, kind, &recorded.event.aggregate_id, happened)
-            .map_err(|rule| damage(rule.into()))?;
-        Ok(Self { aggregate, sequence: recorded.sequence.0, created_at, updated_at: recorded.recorded_at })
+        let taken = match self.fit(recorded, happened) {
+            Ok(()) => Taken::Happened,
+            Err(problem) => {
+                let id = &recorded.event.aggregate_id;
+                let passed_over = match self.passed_over.take() {
+                    Some(looked_up) => looked_up,
+                    None => repairs(id)?,
+                };
+                let is_named = passed_over.contains(&recorded.sequence);
+                self.passed_over = Some(passed_over);
+                match (is_named, self.notes_misfits) {
+                    (true, _) => {}
+                    (false, true) => self.misfits.push((recorded.sequence, problem)),
+                    (false, false) => return Err(damage(problem).into()),
+                }
+                Taken::PassedOver
+            }
+        };
+        self.last = recorded.sequence;
+        if let Some(state) = &mut self.state {
+            state.sequence = recorded.sequence.0;
+            state.updated_at = recorded.recorded_at;
+        }
+        Ok(taken)
+    }
+
+    fn fit(
+        &mut self,
+        recorded: &RecordedEvent,
+        happened: &Result<WorldEvent, EventError>,
+    ) -> Result<(), Problem> {
+        let happened = happened.as_ref().map_err(|error| error.clone())?;
+        match (&mut self.state, happened) {
+            (_, WorldEvent::ObjectRepaired { .. }) => {}
+            (Some(state), happened) => state.aggregate.take(happened)?,
+            (None, happened) => {
+                let aggregate = Aggregate::apply(None, self.kind, &recorded.event.aggregate_id, happened)?;
+                let at = recorded.recorded_at;
+                self.state =
+                    Some(State { aggregate, sequence: recorded.sequence.0, created_at: at, updated_at: at });
+            }
+        }
+        Ok(())
+    }
+}
+
+/// Takes in all events of an aggregate.
+///
+/// # Errors
+/// As [`Life::take`].
+pub fn live(store: &EventStore, id: &AggregateId, life: &mut Life) -> Result<(), WorldError> {
+    live_until(store, id, life, SequenceNumber(0), &CancellationToken::new())
+}
+
+fn live_until(
+    store: &EventStore,
+    id: &AggregateId,
+    life: &mut Life,
+    to: SequenceNumber,
+    given_up: &CancellationToken,
+) -> Result<(), WorldError> {
+    let mut reader = store.load(LoadRequest {
+        aggregate_id: id.clone(),
+        from: life.last.next(),
+        to,
+        recorded_until: None,
+        snapshot_schema: None,
+        direction: Direction::Forwards,
+        limit: 0,
+    })?;
+    loop {
+        let events = reader.next(READ_BYTES)?;
+        if events.is_empty() {
+            return Ok(());
+        }
+        for event in &events {
+            if given_up.is_cancelled() {
+                return Err(WorldError::GivenUp);
+            }
+            life.take(store, &decoded(id, event)?)?;
+        }
     }
 }
 
@@ -145,7 +264,28 @@ fn nothing(id: &AggregateId) -> LoadRequest {
 /// # Errors
 /// It is none of the world's, or its history is damaged.
 pub fn load(source: &Source, id: &AggregateId, moment: Moment) -> Result<Option<State>, WorldError> {
-    load_from(source, id, moment, Beginning::Kept, &mut |_, _| Ok(()))
+    Ok(load_from(source, id, moment, Beginning::Kept, &mut |_, _| Ok(()))?.state)
+}
+
+/// An aggregate as it is now.
+#[derive(Debug, Default)]
+pub struct Loaded {
+    /// `None`: there is nothing, or all that there is was passed over.
+    pub state: Option<State>,
+    /// `None`: there is no event.
+    pub kind: Option<Kind>,
+    /// The last event; 0: there is none.
+    pub last: SequenceNumber,
+    /// Some of its events do not count.
+    pub passed_over: u64,
+}
+
+/// The aggregate as it is, with the number of its last event. May wait for the disk.
+///
+/// # Errors
+/// As [`load`].
+pub fn load_now(source: &Source, id: &AggregateId) -> Result<Loaded, WorldError> {
+    load_from(source, id, Moment::Now, Beginning::Kept, &mut |_, _| Ok(()))
 }
 
 /// The same, until nobody waits for it any more.
@@ -158,10 +298,11 @@ pub fn load_unless(
     moment: Moment,
     given_up: &CancellationToken,
 ) -> Result<Option<State>, WorldError> {
-    load_from(source, id, moment, Beginning::Kept, &mut |_, _| match given_up.is_cancelled() {
+    let loaded = load_from(source, id, moment, Beginning::Kept, &mut |_, _| match given_up.is_cancelled() {
         true => Err(WorldError::GivenUp),
         false => Ok(()),
-    })
+    });
+    Ok(loaded?.state)
 }
 
 /// The aggregate after some more of its events, up to this number.
@@ -176,29 +317,10 @@ pub fn go_on(
     to: SequenceNumber,
     given_up: &CancellationToken,
 ) -> Result<Option<State>, WorldError> {
-    let first = before.as_ref().map_or(0, |before| before.sequence).saturating_add(1);
-    let mut reader = store.load(LoadRequest {
-        aggregate_id: id.clone(),
-        from: SequenceNumber(first),
-        to,
-        recorded_until: None,
-        snapshot_schema: None,
-        direction: Direction::Forwards,
-        limit: 0,
-    })?;
-    let mut state = before;
-    loop {
-        let events = reader.next(READ_BYTES)?;
-        if events.is_empty() {
-            return Ok(state);
-        }
-        for event in &events {
-            if given_up.is_cancelled() {
-                return Err(WorldError::GivenUp);
-            }
-            state = Some(State::after(state, kind, &decoded(id, event)?)?);
-        }
-    }
+    let last = SequenceNumber(before.as_ref().map_or(0, |before| before.sequence));
+    let mut life = Life::behind(kind, before, last);
+    live_until(store, id, &mut life, to, given_up)?;
+    Ok(life.into_state())
 }
 
 fn decoded(id: &AggregateId, event: &StoredEvent) -> Result<RecordedEvent, Damage> {
@@ -221,10 +343,7 @@ enum Beginning {
 ///
 /// # Errors
 /// As [`load`].
-pub fn check(
-    source: &Source,
-    id: &AggregateId,
-) -> Result<(Option<State>, Option<SequenceNumber>), WorldError> {
+pub fn check(source: &Source, id: &AggregateId) -> Result<(Loaded, Option<SequenceNumber>), WorldError> {
     let kept = source.states.find(id);
     let mut wrong = None;
     let mut compare = |state: &State, hash: Hash| {
@@ -236,8 +355,8 @@ pub fn check(
         }
         Ok(())
     };
-    let state = load_from(source, id, Moment::Now, Beginning::FirstEvent, &mut compare)?;
-    Ok((state, wrong))
+    let loaded = load_from(source, id, Moment::Now, Beginning::FirstEvent, &mut compare)?;
+    Ok((loaded, wrong))
 }
 
 /// Is shown each state with the hash of its event, and may end the load.
@@ -250,9 +369,9 @@ fn load_from(
     moment: Moment,
     beginning: Beginning,
     seen: &mut Seen<'_>,
-) -> Result<Option<State>, WorldError> {
+) -> Result<Loaded, WorldError> {
     if moment == Moment::Sequence(SequenceNumber(0)) {
-        return Ok(None);
+        return Ok(Loaded::default());
     }
     let events = |from| LoadRequest {
         aggregate_id: id.clone(),
@@ -270,7 +389,7 @@ fn load_from(
         limit: 0,
     };
     let mut reader = source.store.load(events(SequenceNumber(0)))?;
-    let Some(aggregate_type) = reader.aggregate_type() else { return Ok(None) };
+    let Some(aggregate_type) = reader.aggregate_type() else { return Ok(Loaded::default()) };
     let Some(kind) = Kind::of(aggregate_type) else { return Err(Refusal::Foreign(id.clone()).into()) };
     let last = reader.last_sequence();
     if matches!(moment, Moment::Sequence(sequence) if sequence > last) {
@@ -284,8 +403,9 @@ fn load_from(
         // From its event on, whose hash says whether it is of this history.
         reader = source.store.load(events(kept.sequence()))?;
     }
-    let (mut newest, mut replayed) = (None::<Kept>, 0u64);
-    loop {
+    let mut life = Life::behind(kind, None, SequenceNumber(0));
+    let (mut newest, mut replayed, mut passed_over) = (None, 0u64, 0u64);
+    'all: loop {
         let events = reader.next(READ_BYTES)?;
         if kept.is_some() && events.is_empty() {
             return load_from(source, id, moment, Beginning::FirstEvent, seen);
@@ -295,7 +415,7 @@ fn load_from(
         }
         for event in &events {
             if matches!(moment, Moment::Position(last) if event.position > last) {
-                return Ok(newest.map(|newest| newest.state));
+                break 'all;
             }
             let event = decoded(id, event)?;
             if let Some(kept) = kept.take() {
@@ -306,19 +426,28 @@ fn load_from(
                     debug!(aggregate = %id, "the state that was kept is of another history; all events are replayed");
                     return load_from(source, id, moment, Beginning::FirstEvent, seen);
                 }
-                newest = Some(kept);
+                life = Life::behind(kind, Some(kept.state), event.sequence);
                 continue;
             }
-            let state = State::after(newest.map(|newest| newest.state), kind, &event)?;
-            seen(&state, event.hash)?;
-            newest = Some(Kept { state, position: event.position, hash: event.hash });
+            if life.take(&source.store, &event)? == Taken::PassedOver {
+                passed_over = passed_over.saturating_add(1);
+            }
+            if let Some(state) = life.state() {
+                seen(state, event.hash)?;
+            }
+            newest = Some((event.position, event.hash));
             replayed = replayed.saturating_add(1);
         }
     }
-    if let Some(newest) = newest.as_ref().filter(|_| replayed >= REPLAYED && moment == Moment::Now) {
-        source.states.keep(newest);
+    let last = life.last();
+    let state = life.into_state();
+    if let (Some(state), Some((position, hash))) = (&state, newest)
+        && replayed >= REPLAYED
+        && moment == Moment::Now
+    {
+        source.states.keep(&Kept { state: state.clone(), position, hash });
     }
-    Ok(newest.map(|newest| newest.state))
+    Ok(Loaded { state, kind: Some(kind), last, passed_over })
 }
 
 /// The state is one on the way to the moment.

@@ -17,4 +17,6 @@ pub enum BrokenRule {
     NotThere(&'static str),
     #[error("two items are in one slot")]
     SlotTaken,
+    #[error("only RebuildWorldState repairs it")]
+    NoRepair,
 }

@@ -50,7 +50,8 @@ pub fn growth(event: &WorldEvent) -> usize {
         | WorldEvent::RoomExitRemoved { .. }
         | WorldEvent::ItemRemovedFromInventory { .. }
         | WorldEvent::ItemEquipped { .. }
-        | WorldEvent::ItemUnequipped { .. } => 1,
+        | WorldEvent::ItemUnequipped { .. }
+        | WorldEvent::ObjectRepaired { .. } => 1,
     };
     // The names of its own fields are longer than those of the state.
     FIELDS_BYTES.saturating_add(bytes(event)).saturating_add(values.saturating_mul(VALUE_BYTES))

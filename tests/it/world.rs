@@ -22,6 +22,7 @@ mod one_moment;
 mod raw_appends;
 mod read_models;
 mod rebuilding;
+mod repairs;
 mod states;
 mod walk_through;
 mod without_immudb;

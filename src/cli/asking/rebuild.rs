@@ -9,9 +9,12 @@ const REBUILD: &str = "aethyr.world.v1.WorldService/RebuildWorldState";
 
 /// # Errors
 /// Says what the service answered, or that aggregates are damaged.
-pub async fn run(address: Address) -> Result<(), String> {
+pub async fn run(address: Address, repair: Vec<String>, actor: String) -> Result<(), String> {
     let client = connect(address).await?;
-    let mut answers = client.stream(REBUILD, &json!({})).await.map_err(|error| error.to_string())?;
+    let mut answers = client
+        .stream(REBUILD, &json!({"repair": repair, "actor": actor}))
+        .await
+        .map_err(|error| error.to_string())?;
     let mut bar: Option<Progress> = None;
     let mut report = Value::Null;
     while let Some(answer) = answers.next().await.map_err(|error| error.to_string())? {
@@ -35,7 +38,7 @@ fn show(report: &Value) -> Result<(), String> {
         number(report, "aggregates"),
         number(report, "events"),
     ))?;
-    for (what, findings) in [("damaged", "damaged"), ("warning", "warnings")] {
+    for (what, findings) in [("passed over", "repaired"), ("damaged", "damaged"), ("warning", "warnings")] {
         for finding in list(report, findings) {
             let at = match number(finding, "sequence_number") {
                 0 => String::new(),

@@ -133,6 +133,7 @@ pub fn entry(entry: Entry) -> wire::HistoryEntry {
         causation_id: entry.causation_id,
         correlation_id: entry.correlation_id,
         changes: entry.changes.into_iter().map(change).collect(),
+        passed_over: entry.passed_over,
     }
 }
 
@@ -189,6 +190,8 @@ pub fn report(report: Report) -> wire::RebuildWorldStateResponse {
         differences: report.differences,
         read_model_position: report.reached.0,
         seconds: report.took.as_secs_f64(),
+        repaired_count: report.repaired.count,
+        repaired: findings(report.repaired.named),
     };
     let content = wire::rebuild_world_state_response::Content::Report(report);
     wire::RebuildWorldStateResponse { content: Some(content) }

@@ -45,10 +45,12 @@ impl Projection for Places {
     fn apply(&self, rows: &Connection, event: &ProjectedEvent<'_>) -> Result<()> {
         let id = event.id();
         match event.happened {
-            Some(WorldEvent::GameObjectCreated { container_id, .. }) if event.sequence() == 1 => {
-                rows.prepare_cached("INSERT OR REPLACE INTO places VALUES (?1, ?2, ?3)")?.execute(
-                    params![id, event.aggregate_type(), container_id.as_ref().map(|id| id.as_str())],
-                )?;
+            Some(WorldEvent::GameObjectCreated { container_id, .. }) => {
+                rows.prepare_cached("INSERT OR IGNORE INTO places VALUES (?1, ?2, ?3)")?.execute(params![
+                    id,
+                    event.aggregate_type(),
+                    container_id.as_ref().map(|id| id.as_str())
+                ])?;
             }
             Some(WorldEvent::GameObjectContainerUpdated { container_id }) => {
                 rows.prepare_cached("UPDATE places SET container_id = ?2 WHERE id = ?1")?

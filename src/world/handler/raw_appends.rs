@@ -20,7 +20,7 @@ use crate::{
         aggregate::{Aggregate, Kind},
         error::{Damage, Misfit, Problem, Unfitting, WorldError},
         refusal::Refusal,
-        replay::{self, Moment, Source},
+        replay::{self, Source},
         turns::Wanted,
     },
 };
@@ -46,9 +46,13 @@ pub(super) struct Told(Mutex<HashSet<AggregateId>>);
 impl Told {
     const MAX: usize = 1000;
 
-    /// No history heals while the service runs.
     fn has(&self, id: &AggregateId) -> bool {
         self.0.lock().unwrap_or_else(PoisonError::into_inner).contains(id)
+    }
+
+    /// It was repaired.
+    pub fn forget(&self, id: &AggregateId) {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner).remove(id);
     }
 
     fn once(&self, damage: &Damage) {
@@ -60,6 +64,11 @@ impl Told {
 }
 
 impl Handler {
+    /// An object is whole again: what is appended to it is checked.
+    pub fn was_repaired(&self, id: &AggregateId) {
+        self.told.forget(id);
+    }
+
     /// Stores the events, all or none, if they fit the objects of the world that they are of. Ids first, then what the
     /// caller expects, then the rules.
     ///
@@ -187,8 +196,8 @@ impl Checking<'_> {
         if self.told.has(id) {
             return Ok(None);
         }
-        let state = match replay::load(self.source, id, Moment::Now) {
-            Ok(state) => state,
+        let loaded = match replay::load_now(self.source, id) {
+            Ok(loaded) => loaded,
             Err(WorldError::Damaged(damage)) => {
                 self.told.once(&damage);
                 return Ok(None);
@@ -196,10 +205,9 @@ impl Checking<'_> {
             Err(WorldError::Refused { refusal: Refusal::Foreign(_), .. }) => return Ok(None),
             Err(error) => return Err(error),
         };
-        let head = SequenceNumber(state.as_ref().map_or(0, |state| state.sequence));
-        let mut aggregate = state.map(|state| state.aggregate);
+        let (head, kind) = (loaded.last, loaded.kind.unwrap_or(kind));
+        let mut aggregate = loaded.state.map(|state| state.aggregate);
         for (index, event) in events {
-            let kind = aggregate.as_ref().map_or(kind, Aggregate::kind);
             let after = after(aggregate.take(), kind, event);
             aggregate = Some(after.map_err(|problem| unfitting(index, Misfit::Event(problem)))?);
         }

@@ -18,7 +18,7 @@ impl Projection for GameObjects {
     }
 
     fn version(&self) -> u32 {
-        1
+        2
     }
 
     fn aggregate_types(&self) -> &'static [&'static str] {
@@ -53,26 +53,26 @@ impl Projection for GameObjects {
         let Some(happened) = event.happened else { return Ok(()) };
         match happened {
             WorldEvent::GameObjectCreated { class, name, generic, container_id, attributes } => {
-                if event.sequence() == 1 {
-                    let mut attributes = attributes.clone();
-                    if !name.is_empty() {
-                        attributes.insert(NAME.to_owned(), name.as_str().into());
-                    }
-                    let container = container_id.as_ref().map(|id| id.as_str());
-                    rows.prepare_cached(
-                        "INSERT OR REPLACE INTO game_objects VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, 1, ?8, ?8)",
-                    )?
-                    .execute(params![
-                        event.id(),
-                        event.aggregate_type(),
-                        class,
-                        name_in(&attributes),
-                        generic,
-                        container,
-                        json(&attributes),
-                        event.time()
-                    ])?;
+                let mut attributes = attributes.clone();
+                if !name.is_empty() {
+                    attributes.insert(NAME.to_owned(), name.as_str().into());
                 }
+                let container = container_id.as_ref().map(|id| id.as_str());
+                // What is created a second time, which only a broken history has, stays as it is.
+                rows.prepare_cached(
+                    "INSERT OR IGNORE INTO game_objects VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?9)",
+                )?
+                .execute(params![
+                    event.id(),
+                    event.aggregate_type(),
+                    class,
+                    name_in(&attributes),
+                    generic,
+                    container,
+                    json(&attributes),
+                    event.sequence(),
+                    event.time()
+                ])?;
                 return Ok(());
             }
             WorldEvent::GameObjectDeleted {} => {
@@ -100,7 +100,8 @@ impl Projection for GameObjects {
             | WorldEvent::ItemAddedToInventory { .. }
             | WorldEvent::ItemRemovedFromInventory { .. }
             | WorldEvent::ItemEquipped { .. }
-            | WorldEvent::ItemUnequipped { .. } => {}
+            | WorldEvent::ItemUnequipped { .. }
+            | WorldEvent::ObjectRepaired { .. } => {}
         }
         rows.prepare_cached("UPDATE game_objects SET sequence_number = ?2, updated_at = ?3 WHERE id = ?1")?
             .execute(params![event.id(), event.sequence(), event.time()])?;

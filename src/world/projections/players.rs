@@ -14,7 +14,7 @@ impl Projection for Players {
     }
 
     fn version(&self) -> u32 {
-        1
+        2
     }
 
     fn aggregate_types(&self) -> &'static [&'static str] {
@@ -42,14 +42,12 @@ impl Projection for Players {
                 .execute(params![id, name.as_str().unwrap_or_default()])
         };
         match event.happened {
-            Some(WorldEvent::GameObjectCreated { name, container_id, attributes, .. })
-                if event.sequence() == 1 =>
-            {
+            Some(WorldEvent::GameObjectCreated { name, container_id, attributes, .. }) => {
                 let name = match name.as_str() {
                     "" => attributes.get(NAME).and_then(Value::as_str).unwrap_or_default(),
                     name => name,
                 };
-                rows.prepare_cached("INSERT OR REPLACE INTO players VALUES (?1, ?2, 0, ?3)")?
+                rows.prepare_cached("INSERT OR IGNORE INTO players VALUES (?1, ?2, 0, ?3)")?
                     .execute(params![id, name, container_id.as_ref().map(|id| id.as_str())])?;
             }
             Some(

@@ -14,7 +14,7 @@ impl Projection for Rooms {
     }
 
     fn version(&self) -> u32 {
-        1
+        2
     }
 
     fn aggregate_types(&self) -> &'static [&'static str] {
@@ -47,12 +47,12 @@ impl Projection for Rooms {
                 .execute(params![id, name.as_str().unwrap_or_default()])
         };
         match event.happened {
-            Some(WorldEvent::GameObjectCreated { name, attributes, .. }) if event.sequence() == 1 => {
+            Some(WorldEvent::GameObjectCreated { name, attributes, .. }) => {
                 let name = match name.as_str() {
                     "" => attributes.get(NAME).and_then(Value::as_str).unwrap_or_default(),
                     name => name,
                 };
-                rows.prepare_cached("INSERT OR REPLACE INTO rooms VALUES (?1, ?2, '')")?
+                rows.prepare_cached("INSERT OR IGNORE INTO rooms VALUES (?1, ?2, '')")?
                     .execute(params![id, name])?;
             }
             Some(

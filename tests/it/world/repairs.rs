@@ -1,0 +1,205 @@
+//! Objects that were damaged by appends that nobody checked, and are repaired.
+
+use aethyr_event_store::grpc::wire::{NewEvent, new_event::Data};
+use serde_json::{Value, json};
+
+use super::{Game, caught_up, describing, moving, player, read_models, room, thing};
+use crate::support::{
+    events::{append, event},
+    service::{Service, Setup},
+};
+
+fn raw(aggregate_type: &str, aggregate: &str, event_type: &str, data: Value) -> NewEvent {
+    NewEvent {
+        aggregate_type: aggregate_type.into(),
+        event_type: event_type.into(),
+        data: Some(Data::Json(data.to_string())),
+        ..event(aggregate)
+    }
+}
+
+/// A world in which every object but one is damaged, each in its way.
+async fn damaged(service: &Service) -> Game {
+    let game = Game::of(service).await;
+    game.execute(json!([room("hall"), room("cellar"), player("eve"), thing("ring", "hall")])).await;
+    let mut client = service.client();
+    // An administrator by a second creation, who is moved afterwards.
+    append(&mut client, vec![raw("Player", "eve", "PlayerCreated", json!({"admin": true}))]).await;
+    let into = json!({"container_id": "hall"});
+    append(&mut client, vec![raw("Player", "eve", "GameObjectContainerUpdated", into)]).await;
+    let nowhere = json!({"direction": "up"});
+    append(&mut client, vec![raw("Room", "cellar", "RoomExitRemoved", nowhere)]).await;
+    append(&mut client, vec![raw("Room", "cellar", "Flooded", json!({}))]).await;
+    // It goes on after it was deleted.
+    append(&mut client, vec![raw("GameObject", "ring", "GameObjectDeleted", json!({}))]).await;
+    let into = json!({"container_id": "cellar"});
+    append(&mut client, vec![raw("GameObject", "ring", "GameObjectContainerUpdated", into)]).await;
+    append(&mut client, vec![raw("Room", "attic", "RoomDescriptionUpdated", json!({"description": "x"}))])
+        .await;
+    game
+}
+
+const DAMAGED: [&str; 4] = ["attic", "cellar", "eve", "ring"];
+
+async fn repair(game: &Game, objects: &[&str], actor: &str) -> Value {
+    let answers = game.ask_all("RebuildWorldState", json!({"repair": objects, "actor": actor})).await;
+    answers.last().unwrap()["report"].clone()
+}
+
+fn rows(service: &Service, sql: &str) -> Vec<String> {
+    let rows = read_models(service);
+    let mut query = rows.prepare(sql).unwrap();
+    query.query_map([], |row| row.get(0)).unwrap().collect::<Result<_, _>>().unwrap()
+}
+
+/// What the world and the read models say of the repaired objects.
+async fn assert_whole(service: &Service) {
+    let game = Game::of(service).await;
+    let eve = game.ask("GetPlayer", json!({"id": "eve"})).await["player"].clone();
+    assert_eq!((eve.get("admin"), &eve["object"]["container_id"]), (None, &json!("hall")));
+    assert_eq!(eve["object"]["sequence_number"], 5);
+    assert_eq!(game.room("cellar").await["object"]["sequence_number"], 5);
+    assert_eq!(game.object("ring").await["deleted"], true);
+    let attic = game.try_ask("GetRoom", json!({"id": "attic"})).await.unwrap_err();
+    assert_eq!(attic.reason(), "NO_SUCH_OBJECT");
+    caught_up(service).await;
+    assert_eq!(rows(service, "SELECT id FROM players WHERE admin = 0"), ["eve"]);
+    assert_eq!(rows(service, "SELECT id FROM game_objects ORDER BY id"), ["cellar", "eve", "hall"]);
+    assert_eq!(rows(service, "SELECT id FROM contents WHERE container_id = 'hall'"), ["eve"]);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_cannot_have_happened_is_passed_over_from_then_on() {
+    let mut service = Service::start(Setup::local().set("world", "raw_appends: unchecked")).await;
+    let game = damaged(&service).await;
+    assert_eq!(game.rebuild().await["damaged_count"], 4);
+    let refused = game.try_ask("GetPlayer", json!({"id": "eve"})).await.unwrap_err();
+    assert_eq!(refused.reason(), "OBJECT_DAMAGED");
+
+    let report = repair(&game, &DAMAGED, "wizard").await;
+    let repaired: Vec<String> = report["repaired"]
+        .as_array()
+        .unwrap()
+        .iter()
+        .map(|finding| {
+            format!("{} {} {}", finding["aggregate_id"], finding["sequence_number"], finding["problem"])
+                .replace(['"', '\\'], "")
+        })
+        .collect();
+    let expected = [
+        "attic 1 its first event does not create it",
+        "cellar 3 the exit that is removed is not there",
+        "cellar 4 its type Flooded is not known",
+        "eve 3 it is created twice",
+        "ring 3 it goes on after it was deleted",
+    ];
+    assert_eq!((repaired, &report["repaired_count"]), (expected.map(str::to_owned).into(), &json!(5)));
+    assert_eq!((report.get("damaged_count"), &report["warning_count"]), (None, &json!(4)));
+    assert_whole(&service).await;
+
+    // It says so itself, for good.
+    let history = game.ask_all("GetHistory", json!({"id": "eve"})).await;
+    let entries = history[0]["entries"].as_array().unwrap();
+    let passed_over: Vec<&Value> =
+        entries.iter().filter(|entry| entry.get("passed_over").is_some()).collect();
+    assert_eq!((passed_over.len(), &passed_over[0]["sequence_number"]), (1, &json!(3)));
+    assert_eq!(passed_over[0].get("changes"), None);
+    assert_eq!(
+        (&entries[4]["event_type"], &entries[4]["actor"]),
+        (&json!("ObjectRepaired"), &json!("wizard"))
+    );
+    let stored = game.store("LoadEvents", json!({"aggregate_id": "eve", "from_sequence": 5})).await;
+    let data: Value = serde_json::from_str(stored["events"][0]["json"].as_str().unwrap()).unwrap();
+    assert_eq!(
+        data,
+        json!({"passed_over": [3], "because": "event 3: it is created twice", "actor": "wizard"})
+    );
+
+    // Whole once, it has nothing to be repaired, and lives on, over restarts and with new read models.
+    let again = repair(&game, &["eve"], "").await;
+    assert_eq!(again.get("repaired_count"), None);
+    assert!(again["differences"].as_object().unwrap().values().all(|count| count == 0), "{again}");
+    game.execute(json!([moving("eve", "cellar"), describing("cellar", "Dry."), moving("eve", "hall")])).await;
+    for _ in 0..2 {
+        service.kill();
+        std::fs::remove_file(service.storage().join("read_models.sqlite")).unwrap();
+        service.restart().await;
+        let game = Game::of(&service).await;
+        caught_up(&service).await;
+        assert_eq!(rows(&service, "SELECT id FROM contents WHERE container_id = 'hall'"), ["eve"]);
+        assert_eq!(game.room("cellar").await["description"], "Dry.");
+        assert_eq!(game.rebuild().await.get("damaged_count"), None);
+    }
+    // What was nothing can be made, and only as what it was to be.
+    let game = Game::of(&service).await;
+    assert_eq!(game.refused(json!([player("attic")])).await, "OBJECT_EXISTS");
+    game.execute(json!([room("attic"), describing("attic", "Dust.")])).await;
+    assert_eq!(game.room("attic").await["description"], "Dust.");
+    caught_up(&service).await;
+    assert_eq!(rows(&service, "SELECT description FROM rooms WHERE id = 'attic'"), ["Dust."]);
+    assert_eq!(game.refused(json!([room("attic")])).await, "OBJECT_EXISTS");
+}
+
+/// The service was killed between the repair and the read models, or somebody appended the event.
+#[tokio::test(flavor = "multi_thread")]
+async fn read_models_that_have_what_is_passed_over_are_made_anew() {
+    let service = Service::start(Setup::local().set("world", "raw_appends: unchecked")).await;
+    let game = damaged(&service).await;
+    caught_up(&service).await;
+    assert_eq!(rows(&service, "SELECT id FROM players WHERE admin = 1"), ["eve"]);
+    let mut client = service.client();
+    for (kind, id, passed_over) in [
+        ("Player", "eve", vec![3]),
+        ("Room", "cellar", vec![3, 4]),
+        ("GameObject", "ring", vec![3]),
+        ("Room", "attic", vec![1]),
+    ] {
+        let repaired = raw(kind, id, "ObjectRepaired", json!({"passed_over": passed_over}));
+        append(&mut client, vec![repaired]).await;
+    }
+    assert_whole(&service).await;
+    assert_eq!(game.rebuild().await.get("damaged_count"), None);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn only_a_rebuild_repairs_and_only_what_there_is() {
+    let mut service = Service::start(Setup::local().set("world", "raw_appends: unchecked")).await;
+    damaged(&service).await;
+    let address = format!("127.0.0.1:{}", service.port());
+    let (succeeded, said) = service.run(&["rebuild", "--address", &address, "--repair", "nobody"]);
+    assert!(!succeeded && said.contains("nobody: does not exist"), "{said}");
+    let (succeeded, said) = service.run(&[
+        "rebuild",
+        "--address",
+        &address,
+        "--repair",
+        "eve",
+        "--repair",
+        "ring",
+        "--actor",
+        "wizard",
+    ]);
+    assert!(!succeeded && said.contains("2 aggregates are damaged"), "{said}");
+    service.kill();
+    service.reconfigure(Setup::local());
+    service.restart().await;
+    let (game, mut client) = (Game::of(&service).await, service.client());
+    assert_eq!(game.ask("GetPlayer", json!({"id": "eve"})).await["player"].get("admin"), None);
+    // A damaged one is not checked, and one that was repaired is again.
+    let twice = || raw("Player", "eve", "PlayerCreated", json!({"admin": true}));
+    let refused = client.append_events(crate::support::events::request(vec![twice()])).await.unwrap_err();
+    assert!(refused.message().contains("it is created twice"), "{}", refused.message());
+    append(&mut client, vec![raw("Room", "cellar", "Flooded", json!({}))]).await;
+    repair(&game, &["cellar"], "").await;
+    for (kind, id, event) in [
+        ("Room", "cellar", "Flooded"),
+        ("Room", "cellar", "ObjectRepaired"),
+        ("Room", "new", "ObjectRepaired"),
+    ] {
+        let data = json!({"passed_over": [1]});
+        let request = crate::support::events::request(vec![raw(kind, id, event, data)]);
+        let refused = client.append_events(request).await.unwrap_err();
+        assert_eq!(refused.code(), tonic::Code::FailedPrecondition, "{event}: {}", refused.message());
+    }
+    assert_eq!(game.room("cellar").await["object"]["sequence_number"], 6);
+}
