@@ -6,7 +6,8 @@ ARG RUNTIME_IMAGE=debian:bookworm-slim
 FROM ${BUILD_IMAGE} AS build
 WORKDIR /src
 COPY . .
-RUN cargo build --release --locked --bin aethyr-event-store
+# Without symbols it is a third smaller; a panic still says its file and line.
+RUN CARGO_PROFILE_RELEASE_STRIP=symbols cargo build --release --locked --bin aethyr-event-store
 
 FROM ${RUNTIME_IMAGE}
 

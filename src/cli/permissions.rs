@@ -1,4 +1,5 @@
-//! Who may read the files of the service: its user, and its group where the configuration says so.
+//! Who may read the files of the service: its user, and its group where the configuration says so. And whether its user
+//! may.
 
 use std::{
     fs,
@@ -6,7 +7,11 @@ use std::{
     path::{Path, PathBuf},
 };
 
-use rustix::{fs::Mode, process::umask};
+use rustix::{
+    fs::{Access, Mode, access},
+    io::Errno,
+    process::{getegid, geteuid, umask},
+};
 
 use crate::{config::Config, world::read_models::all_files};
 
@@ -58,6 +63,54 @@ fn is_open_to(path: &Path, not_allowed: u32) -> bool {
     mode(path) & not_allowed != 0 && around.all(|folder| mode(folder) & not_allowed & SEARCH != 0)
 }
 
+/// What this process may not use at a configured path: somebody else's, as a copy made by another user is.
+#[derive(Debug)]
+pub struct OutOfReach {
+    pub key: &'static str,
+    pub path: PathBuf,
+    /// Whose it is, and who we are.
+    pub owner: u32,
+    pub user: u32,
+    /// Mends it.
+    pub command: String,
+}
+
+/// The first of each configured path.
+pub fn out_of_reach(config: &Config) -> Vec<OutOfReach> {
+    let (user, group) = (geteuid().as_raw(), getegid().as_raw());
+    let found = config.paths().into_iter().filter_map(|(key, configured)| {
+        let (path, owner) = not_usable(configured, &is_usable)?;
+        // All of what is configured, unless even the way there is barred.
+        let all = if configured.starts_with(&path) { path.as_path() } else { configured };
+        let command = format!("chown -R {user}:{group} {}", quoted(all));
+        Some(OutOfReach { key, path, owner, user, command })
+    });
+    found.collect()
+}
+
+/// What is there of the path, or what is in it, and can't be used, with its owner.
+fn not_usable(path: &Path, is_usable: &impl Fn(&Path, bool) -> bool) -> Option<(PathBuf, u32)> {
+    const LOOKED_AT_MAX: usize = 1000;
+    let whose = |path: &Path| {
+        let metadata = fs::metadata(path).ok()?;
+        let is_usable = is_usable(path, metadata.is_dir());
+        (!is_usable).then(|| (path.to_owned(), metadata.uid()))
+    };
+    let is_there = |path: &&Path| !path.as_os_str().is_empty() && fs::metadata(path).is_ok();
+    let here = path.ancestors().find(is_there)?;
+    if let Some(found) = whose(here) {
+        return Some(found);
+    }
+    let inside = if here == path { fs::read_dir(here).ok() } else { None };
+    inside?.take(LOOKED_AT_MAX).flatten().find_map(|entry| whose(&entry.path()))
+}
+
+/// Also where it is whole, but on a read-only file system: that is no question of owners.
+fn is_usable(path: &Path, is_folder: bool) -> bool {
+    let search = if is_folder { Access::EXEC_OK } else { Access::empty() };
+    access(path, Access::READ_OK | Access::WRITE_OK | search) != Err(Errno::ACCESS)
+}
+
 /// As a shell takes it.
 fn quoted(path: &Path) -> String {
     let path = path.display().to_string();
@@ -91,6 +144,24 @@ mod tests {
             let found = is_open_to(&inner, not_allowed);
             assert_eq!(found, open, "{inner_mode:o} in {outer_mode:o} for {not_allowed:o}");
         }
+    }
+
+    #[test]
+    fn what_is_in_the_way_is_named_with_its_owner() {
+        let dir = tempfile::tempdir().unwrap();
+        let (storage, log) = (dir.path().join("storage"), dir.path().join("storage/log"));
+        fs::create_dir_all(&log).unwrap();
+        let segment = log.join("0000000001.segment");
+        fs::write(&segment, "").unwrap();
+        let owner = fs::metadata(&segment).unwrap().uid();
+        let barred = |barred: &Path| not_usable(&log, &|path: &Path, _: bool| path != barred);
+        assert_eq!(barred(Path::new("/elsewhere")), None);
+        assert_eq!(barred(&log), Some((log.clone(), owner)));
+        assert_eq!(barred(&segment), Some((segment.clone(), owner)));
+        // What is not there yet is made in what is.
+        fs::remove_dir_all(&log).unwrap();
+        assert_eq!(barred(&storage), Some((storage.clone(), owner)));
+        assert!(is_usable(&storage, true));
     }
 
     #[test]

@@ -17,7 +17,7 @@ use tracing::{error, info, warn};
 
 use super::{
     EXIT_USAGE, environment,
-    permissions::{self, TooWide},
+    permissions::{self, OutOfReach, TooWide},
     say,
 };
 use crate::{
@@ -45,6 +45,10 @@ pub fn serve(loaded: Loaded, options: Options) -> ExitCode {
     }
     for warning in &loaded.warnings {
         warn!("{warning}");
+    }
+    for OutOfReach { key, path, owner, user, command } in permissions::out_of_reach(&loaded.config) {
+        let path = path.display();
+        warn!(key, %path, owner, user, "it belongs to another user, and this one can't use it; to mend it: {command}");
     }
     for TooWide { key, path, command } in permissions::too_wide(&loaded.config) {
         warn!(key, path = %path.display(), "other users can read what is there; to mend it: {command}");

@@ -85,5 +85,11 @@ mod tests {
         assert!(poll!(&mut waiting).is_ready());
         drop(later);
         assert!(all.lock().is_empty());
+        // What is kept goes with it, and no sooner.
+        let kept = Arc::new(());
+        let one = all.begin(&append, Some(kept.clone()));
+        assert_eq!(Arc::strong_count(&kept), 2);
+        drop(one);
+        assert_eq!(Arc::strong_count(&kept), 1);
     }
 }

@@ -1,6 +1,7 @@
 #!/usr/bin/env bash
-# Brings docker-compose.yml really up, takes its ImmuDB away and gives it back, and at last takes
-# the event store's own disk away: what was acknowledged is there every time.
+# Brings docker-compose.yml really up, takes its ImmuDB away and gives it back, takes the event
+# store's own disk away, and plays what the README has administrators do: what was acknowledged is
+# there every time.
 #
 #     tests/docker/compose.sh
 #     EVENT_STORE_TEST_BASE_IMAGES=make tests/docker/compose.sh     without an image registry, as root
@@ -28,6 +29,7 @@ else
     exit 1
 fi
 command -v grpcurl >/dev/null || { echo "FAIL: grpcurl is not here" >&2; exit 1; }
+generation=("${compose[@]}")
 compose+=(--project-directory "$PWD" -p "$project" -f docker-compose.yml)
 if [[ ${EVENT_STORE_TEST_BASE_IMAGES:-} == make ]]; then
     tests/docker/base-images.sh
@@ -129,7 +131,41 @@ load() {
     call LoadEvents "{\"aggregate_id\": \"$aggregate\"}" >"$1"
 }
 
+# in_service ARGUMENTS...: a command in a container of the service, which is stopped.
+in_service() {
+    "${compose[@]}" run --rm -T --no-deps "$@"
+}
+
+# taking_over: starts it once so.
+taking_over() {
+    EVENT_STORE_COMMAND="serve --take-over" "${compose[@]}" up -d event-store
+}
+
+lose_storage() {
+    "${compose[@]}" rm -f event-store
+    docker volume rm "${project}_event-store-storage" >/dev/null
+}
+
+# put_back FILE: the storage as it was when the file was made.
+put_back() {
+    lose_storage
+    in_service --entrypoint tar event-store -xf - <"$1"
+}
+
+# same_history WHAT: as it was when it was loaded into "before".
+same_history() {
+    load "$work/after"
+    diff "$work/before" "$work/after" || fail "the history differs: $1"
+    pass "$1"
+}
+
+refused_with() {
+    "${compose[@]}" logs event-store 2>&1 | grep -q "$1"
+}
+
+began=$SECONDS
 "${compose[@]}" up -d --build
+echo "built in $((SECONDS - began)) s"
 wait_for 120 "ImmuDB is healthy on a fresh volume" healthy immudb
 wait_for 120 "the event store is healthy" healthy event-store
 wait_for 60 "it is connected" connected
@@ -176,7 +212,96 @@ load "$work/before"
 docker volume rm "${project}_event-store-storage" >/dev/null
 "${compose[@]}" up -d
 wait_for 60 "the event store is connected after the loss of its disk" connected
-load "$work/after"
-has lastSequence "$number" <"$work/after" || fail "events are missing: $(cat "$work/after")"
-diff "$work/before" "$work/after" || fail "the history out of ImmuDB differs"
-pass "the whole history came back out of ImmuDB"
+same_history "the whole history came back out of ImmuDB"
+
+# Killed, and the disk is gone: another service may have the database. Nobody hears that the world is empty.
+"${compose[@]}" kill event-store
+lose_storage
+"${compose[@]}" up -d
+wait_for 60 "killed, and without its disk: it is fenced" state_is STATE_FENCED
+! call LoadEvents "{\"aggregate_id\": \"$aggregate\"}" >"$work/empty" 2>&1 || fail "an answer: $(cat "$work/empty")"
+grep -q EMPTY_LOG "$work/empty" || fail "not EMPTY_LOG: $(cat "$work/empty")"
+! "${compose[@]}" exec -T event-store aethyr-event-store health --service reads || fail "it is healthy"
+pass "it does not say that the world is empty, and is not healthy"
+taking_over
+wait_for 60 "it has taken over" connected
+same_history "all of the history is back after that"
+"${compose[@]}" up -d
+wait_for 60 "it goes on without --take-over" connected
+
+# A backup, and what was appended since.
+"${compose[@]}" stop event-store
+in_service --entrypoint tar event-store -cf - storage >"$work/backup.tar"
+"${compose[@]}" up -d
+wait_for 60 "it goes on after a backup" connected
+number=$((number + 1))
+append "$number"
+stored_in STORED_IN_IMMUDB
+load "$work/before"
+"${compose[@]}" stop event-store
+put_back "$work/backup.tar"
+"${compose[@]}" up -d
+wait_for 60 "the backup is put back" connected
+same_history "what the backup lacks came back out of ImmuDB"
+
+# The same backup, while ImmuDB is away: the game goes on in another history, which is given up.
+"${compose[@]}" stop event-store immudb
+put_back "$work/backup.tar"
+"${compose[@]}" up -d --no-deps event-store
+wait_for 60 "it serves an old backup without ImmuDB" state_is STATE_FALLBACK
+other=$number
+call AppendEvents "{
+    \"events\": [{\"aggregate_id\": \"$aggregate\", \"event_type\": \"QuestLost\", \"json\": \"{}\"}],
+    \"expected_sequences\": {\"$aggregate\": $((other - 1))}
+}" >"$work/answer"
+"${compose[@]}" up -d
+wait_for 60 "of two histories none is overwritten" state_is STATE_FENCED
+"${compose[@]}" stop event-store
+in_service event-store pending list >"$work/pending" 2>"$work/pending.log"
+grep -q QuestLost "$work/pending" || fail "not pending: $(cat "$work/pending" "$work/pending.log")"
+grep -q "other events behind that" "$work/pending" || fail "no advice: $(cat "$work/pending")"
+pass "pending list says what only this log has"
+in_service event-store resolve --give-up-pending --export storage/rescued >"$work/given-up" 2>&1 \
+    || fail "not given up: $(cat "$work/given-up")"
+in_service --entrypoint tar event-store -cf - storage/rescued >"$work/rescued.tar"
+tar -tf "$work/rescued.tar" | grep -q "$aggregate/$other.event" || fail "not rescued: $(tar -tf "$work/rescued.tar")"
+pass "what is given up is there as files"
+taking_over
+wait_for 60 "it has ImmuDB's history again" connected
+same_history "the history is that of before"
+"${compose[@]}" up -d
+
+# Another password.
+IMMUDB_PASSWORD=$(od -An -N12 -tx1 /dev/urandom | tr -d ' \n')
+"${compose[@]}" up -d
+wait_for 120 "it is connected with a new password" connected
+number=$((number + 1))
+append "$number"
+stored_in STORED_IN_IMMUDB
+load "$work/before"
+
+# A checkout of another name, which has the same .env.
+mkdir "$work/renamed"
+cp docker-compose.yml "$work/renamed/"
+printf 'COMPOSE_PROJECT_NAME=%s\nIMMUDB_PASSWORD=%s\nEVENT_STORE_PORT=%s\n' \
+    "$project" "$IMMUDB_PASSWORD" "$EVENT_STORE_PORT" >"$work/renamed/.env"
+(cd "$work/renamed" && env -u IMMUDB_PASSWORD -u EVENT_STORE_PORT "${generation[@]}" up -d --no-build)
+wait_for 60 "a renamed checkout is connected" connected
+same_history "a renamed checkout has the same world"
+
+# Files of another user.
+image=$(docker inspect -f '{{.Image}}' "$("${compose[@]}" ps -q event-store)")
+owned_by() {
+    docker run --rm --user 0 --entrypoint chown -v "${project}_event-store-storage:/storage" "$image" -R "$1" /storage
+}
+"${compose[@]}" stop event-store
+owned_by 0:0
+"${compose[@]}" up -d --no-build
+wait_for 60 "files of another user are named with the uid that is wanted" refused_with "chown -R 10001:10001"
+"${compose[@]}" stop event-store
+owned_by 10001:10001
+"${compose[@]}" up -d --no-build
+wait_for 60 "it goes on with files of its own" connected
+same_history "the history is whole"
+
+echo "image: $(($(docker image inspect -f '{{.Size}}' "$image") / 1000000)) MB; $SECONDS s in all"
