@@ -9,8 +9,8 @@
 //! It uses the store as any caller could, and nothing of the store knows of it. The modules, in the order of a
 //! command's way: [`command`], [`handler`], [`planning`] with [`call`], [`contents`], [`known`] and [`decide`] with [`moving`], [`capacity`] and [`weight`], the aggregates
 //! ([`game_object`], [`player`], [`room`], one of which is an [`aggregate`], with each [`rule`]), [`event`], [`executed`]. Of a question's way:
-//! [`replay`] with [`states`], [`history`], [`difference`], [`changes`]. Of the read models': [`projector`], [`projections`],
-//! [`read_models`], [`lists`], [`rebuild`], with [`repairs`].
+//! [`replay`] with [`states`] and [`life`], [`history`], [`difference`], [`changes`]. Of the read models': [`projector`], [`projections`],
+//! [`read_models`], [`lists`], [`rebuild`] with [`repairing`] and [`repairs`].
 
 use std::{
     path::PathBuf,
@@ -46,6 +46,7 @@ pub mod game_object;
 pub mod handler;
 pub mod history;
 pub mod known;
+pub mod life;
 pub mod lists;
 pub mod moving;
 pub mod password;
@@ -56,6 +57,7 @@ pub mod projector;
 pub mod read_models;
 pub mod rebuild;
 pub mod refusal;
+pub mod repairing;
 pub mod repairs;
 pub mod replay;
 pub mod room;
@@ -324,11 +326,14 @@ impl World {
     async fn repair(&self, repairs: &Repairs) -> Result<rebuild::Findings, WorldError> {
         let mut repaired = rebuild::Findings::default();
         for id in &repairs.objects {
-            for (sequence, problem) in repairs::repair(&self.source, id, &repairs.actor).await? {
-                warn!(aggregate = %id, event = sequence.0, %problem, "an event is passed over from now on");
+            let misfits = self.handler.repair(id, &repairs.actor).await?;
+            if let Some((first, problem)) = misfits.first() {
+                let count = misfits.len();
+                warn!(aggregate = %id, count, %first, %problem, "events are passed over from now on");
+            }
+            for (sequence, problem) in misfits {
                 repaired.add(id.as_str(), sequence, problem.to_string());
             }
-            self.handler.was_repaired(id);
         }
         Ok(repaired)
     }
@@ -374,6 +379,7 @@ struct Rebuilding(Arc<World>);
 impl Rebuilding {
     fn begin(world: &Arc<World>) -> Self {
         world.read_models.set_being_rebuilt(true);
+        world.contents.rows().set_being_rebuilt(true);
         Self(world.clone())
     }
 }
@@ -381,6 +387,7 @@ impl Rebuilding {
 impl Drop for Rebuilding {
     fn drop(&mut self) {
         self.0.read_models.set_being_rebuilt(false);
+        self.0.contents.rows().set_being_rebuilt(false);
         self.0.rebuilding.store(false, Ordering::Release);
     }
 }

@@ -10,7 +10,7 @@ use uuid::Uuid;
 use super::{event::Attributes, password::PasswordHash};
 use crate::event::{AggregateId, EventId, SequenceNumber};
 
-/// The most commands in one call: with all their events they fit into one append.
+/// The most commands in one call.
 pub const COMMANDS_MAX: usize = 100;
 
 /// Keys in the metadata of an event.

@@ -5,7 +5,7 @@
 //! asks has all events up to the tip taken in first.
 
 use std::{
-    sync::{Arc, Mutex, PoisonError},
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
     time::Duration,
 };
 
@@ -17,12 +17,13 @@ use super::{
     command::Contents as Becomes,
     executed::LeftBehind,
     known::{Known, Place},
-    lists::STEPS_MAX,
+    moving::CONTAINERS_MAX,
     projector::{self, Follower, ProjectorError},
-    read_models::ReadModels,
+    read_models::{ReadModelError, ReadModels},
 };
 use crate::{
     event::AggregateId,
+    log::Tip,
     store::{EventStore, StoreError},
 };
 
@@ -35,6 +36,14 @@ const EVERY: Duration = Duration::from_secs(1);
 const FILE: &str = "contents.sqlite";
 /// The configuration's key of that folder.
 const KEY: &str = "world.states_path";
+/// What problems call it.
+const NAME: &str = "the rows of what lies in what";
+
+/// Who asks has no more events than that taken in.
+const BEHIND_MAX: u64 = 10_000;
+
+/// Things that are looked at below one that is moved.
+const BELOW_MAX: usize = 100_000;
 
 /// The table. Cheap to clone.
 #[derive(Debug, Clone)]
@@ -44,7 +53,7 @@ pub struct Contents {
     following: Arc<Mutex<Following>>,
 }
 
-/// Who takes the events in, and for which rows.
+/// Who takes the events in, and for which rows: they are of this history then.
 type Following = Option<(Follower, u64)>;
 
 impl Contents {
@@ -52,7 +61,10 @@ impl Contents {
     pub fn start(store: Arc<EventStore>, settings: &Settings, ends: &Ends) -> Self {
         let (path, wal_max) = (settings.states_path.join(FILE), settings.read_models_wal_max);
         let rows = ReadModels::new(path, wal_max, vec![Box::new(places::Places)]).of_key(KEY);
-        let rows = Arc::new(rows.of_log(settings.log_id.clone()).of_ours_alone());
+        let rows = Arc::new(rows.of_log(settings.log_id.clone()).of_ours_alone().named(NAME));
+        if let Err(error) = rows.be_there() {
+            rows.problems.they_do_not_follow(&error.to_string());
+        }
         let contents = Self { store, rows, following: Arc::default() };
         ends.tasks.spawn(contents.clone().follow_now_and_then(ends.stopping.clone()));
         contents
@@ -67,11 +79,12 @@ impl Contents {
         let mut tip = self.store.sequencer().watch_tip();
         let following = async {
             loop {
-                let contents = self.clone();
-                // What is wrong is told where it is found.
-                _ = tokio::task::spawn_blocking(move || contents.follow()).await;
+                let (contents, ends) = (self.clone(), stopping.clone());
+                let followed = tokio::task::spawn_blocking(move || contents.follow(&ends)).await;
                 tokio::time::sleep(EVERY).await;
-                if tip.changed().await.is_err() {
+                // After a failure, which is told where it is found, it is tried again although nothing comes.
+                let is_at_tip = matches!(followed, Ok(Ok(())));
+                if is_at_tip && tip.changed().await.is_err() {
                     return;
                 }
             }
@@ -79,46 +92,64 @@ impl Contents {
         stopping.run_until_cancelled(following).await;
     }
 
-    /// Takes in all events that there are.
-    fn follow(&self) -> Result<(), ProjectorError> {
-        /// Once as it is, and once made anew.
-        const TRIES_MAX: usize = 2;
+    /// Takes in all events that there are. Who asks comes in between.
+    fn follow(&self, stopping: &CancellationToken) -> Result<(), ProjectorError> {
         let tip = self.store.sequencer().tip();
-        let mut following = self.following.lock().unwrap_or_else(PoisonError::into_inner);
-        let mut failed = None;
-        for _ in 0..TRIES_MAX {
-            match self.follow_to(tip, &mut following) {
-                Ok(()) => {
-                    self.rows.problems.they_follow();
-                    self.rows.follow_to(self.rows.position());
-                    return Ok(());
-                }
-                // While the service starts or copies nothing can be read yet.
-                Err(error @ ProjectorError::Store(StoreError::Unavailable(_))) => return Err(error),
-                Err(error) => {
-                    projector::mend(&error, &self.rows, tip.position);
-                    failed = Some(error);
-                }
-            }
-        }
-        failed.map_or(Ok(()), Err)
-    }
-
-    fn follow_to(&self, tip: crate::log::Tip, following: &mut Following) -> Result<(), ProjectorError> {
-        self.rows.be_there()?;
-        while self.rows.position() < tip.position {
-            let (kept, at_end) = projector::follow(&self.store, &self.rows, following.take(), tip)?;
-            *following = Some(kept);
-            if at_end {
-                break;
-            }
-        }
+        while !stopping.is_cancelled() && !self.step(&mut self.following(), tip)? {}
         Ok(())
     }
 
-    /// Asks the table as it is now.
+    fn following(&self) -> MutexGuard<'_, Following> {
+        self.following.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Takes some more in; says whether that is all up to the tip. Rows of another history are made anew.
+    fn step(&self, following: &mut Following, tip: Tip) -> Result<bool, ProjectorError> {
+        match self.try_step(following, tip).or_else(|error| match is_for_now(&error) {
+            false if projector::mend(&error, &self.rows, tip.position) => self.try_step(following, tip),
+            _ => Err(error),
+        }) {
+            Ok(is_at_tip) => {
+                self.rows.problems.they_follow();
+                self.rows.follow_to(self.rows.position());
+                Ok(is_at_tip)
+            }
+            Err(error) => {
+                if !is_for_now(&error) {
+                    self.rows.problems.they_do_not_follow(&error.to_string());
+                }
+                Err(error)
+            }
+        }
+    }
+
+    fn try_step(&self, following: &mut Following, tip: Tip) -> Result<bool, ProjectorError> {
+        self.rows.be_there()?;
+        let generation = self.rows.generation();
+        let is_of_this_history = following.as_ref().is_some_and(|(_, its)| *its == generation);
+        if is_of_this_history && self.rows.position() >= tip.position {
+            return Ok(true);
+        }
+        let (kept, is_at_end) = projector::follow(&self.store, &self.rows, following.take(), tip)?;
+        *following = Some(kept);
+        Ok(is_at_end)
+    }
+
+    /// Asks the table as it is now. What would take long is not waited for.
     fn ask<T>(&self, query: impl FnOnce(&Connection) -> rusqlite::Result<T>) -> Result<T, ProjectorError> {
-        self.follow()?;
+        let not_now = |why| Err(ReadModelError::NotOpen(why).into());
+        if let Some(why) = self.rows.problems.why_not() {
+            return not_now(why);
+        }
+        let tip = self.store.sequencer().tip();
+        let behind = tip.position.0.saturating_sub(self.rows.position().0);
+        if behind > BEHIND_MAX {
+            return not_now(format!("{NAME} are {behind} events behind"));
+        }
+        {
+            let mut following = self.following();
+            while !self.step(&mut following, tip)? {}
+        }
         let (answer, _) = self.rows.read(&CancellationToken::new(), query)?;
         Ok(answer)
     }
@@ -143,7 +174,7 @@ impl Contents {
         Ok(all)
     }
 
-    /// How many steps down things lie in an object.
+    /// How many steps down things lie in an object, as far as that counts.
     ///
     /// # Errors
     /// The table can't be read.
@@ -155,11 +186,14 @@ impl Contents {
                  UNION SELECT places.id, steps + 1 FROM below JOIN places ON places.container_id = below.id
                      WHERE steps < ?3 AND places.id NOT IN (SELECT id FROM known)
                  UNION SELECT known.id, steps + 1 FROM below JOIN known ON known.container_id = below.id
-                     WHERE steps < ?3)
+                     WHERE steps < ?3
+                 LIMIT ?4)
              SELECT max(steps) FROM below";
+        // One more is too many already.
+        let (steps, below) = (number(CONTAINERS_MAX + 1), number(BELOW_MAX));
         let steps: i64 = self.ask(|rows| {
             let mut query = rows.prepare_cached(sql)?;
-            query.query_row(params![id.as_str(), json(known), number(STEPS_MAX)], |row| row.get(0))
+            query.query_row(params![id.as_str(), json(known), steps, below], |row| row.get(0))
         })?;
         Ok(usize::try_from(steps).unwrap_or_default())
     }
@@ -187,6 +221,11 @@ impl Contents {
             Ok(LeftBehind { exits, players })
         })
     }
+}
+
+/// While the service starts or copies nothing can be read yet.
+fn is_for_now(error: &ProjectorError) -> bool {
+    matches!(error, ProjectorError::Store(StoreError::Unavailable(_)))
 }
 
 fn number(count: usize) -> i64 {

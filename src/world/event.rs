@@ -10,7 +10,7 @@ use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
 use super::password::PasswordHash;
-use crate::event::AggregateId;
+use crate::event::{AggregateId, Content, NewEvent, RecordedEvent};
 
 /// Attributes of a game object: any JSON, by name.
 pub type Attributes = BTreeMap<String, Value>;
@@ -147,6 +147,28 @@ impl WorldEvent {
                 Ok((event_type, data.to_string()))
             }
             _ => Err(EventError::Unwritable),
+        }
+    }
+
+    /// The world's event in a stored one.
+    ///
+    /// # Errors
+    /// It is none.
+    pub fn read(event: &RecordedEvent) -> Result<Self, EventError> {
+        Self::of_new(&event.event)
+    }
+
+    /// The world's event in one that is to be stored.
+    ///
+    /// # Errors
+    /// It is none.
+    pub fn of_new(event: &NewEvent) -> Result<Self, EventError> {
+        match &event.content {
+            Content::Json(data) => Self::decode(&event.event_type, data),
+            Content::Absent | Content::Binary(_) => match Self::TYPES.contains(&&*event.event_type) {
+                true => Err(EventError::NotJson),
+                false => Err(EventError::UnknownType(event.event_type.to_string())),
+            },
         }
     }
 

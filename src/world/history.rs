@@ -1,24 +1,23 @@
 //! The history of one aggregate: each event with what it changed, by whom, and why.
 
-use std::sync::Arc;
-
 use tokio_util::sync::CancellationToken;
 
 use super::{
     aggregate::Kind,
-    changes::{Change, Watched},
+    changes::{self, Change, Watched},
     command::ACTOR,
     error::{Damage, Problem, WorldError},
-    event::EventError,
+    event::{EventError, WorldEvent},
+    life::{Life, Taken},
     refusal::Refusal,
     repairs,
-    replay::{self, Life, Moment, Source, Taken},
+    replay::{self, Moment, Source, State},
     weight,
 };
 use crate::{
     event::{AggregateId, EventId, Position, SequenceNumber, Timestamp},
     index::Direction,
-    store::{AggregateReader, EventStore, LoadRequest},
+    store::{AggregateReader, LoadRequest},
 };
 
 /// One event, and what it did.
@@ -41,7 +40,8 @@ pub struct Entry {
 #[derive(Debug)]
 pub struct HistoryReader {
     id: AggregateId,
-    store: Arc<EventStore>,
+    kind: Kind,
+    source: Source,
     life: Life,
     reader: AggregateReader,
 }
@@ -74,11 +74,21 @@ impl HistoryReader {
             Some(aggregate_type) => match Kind::of(aggregate_type) {
                 None => Err(Refusal::Foreign(id).into()),
                 Some(kind) => {
-                    let (store, life) = (source.store.clone(), Life::behind(kind, state, before));
-                    Ok(Self { id, store, life, reader })
+                    let (source, life) = (source.clone(), Life::behind(kind, state, before));
+                    Ok(Self { id, kind, source, life, reader })
                 }
             },
         }
+    }
+
+    /// A repair says that events do not count which were shown as if they did: that is what it changes.
+    fn begin_anew(&mut self, sequence: SequenceNumber) -> Result<Vec<Change>, WorldError> {
+        let after = replay::load(&self.source, &self.id, Moment::Sequence(sequence))?;
+        let aggregate = |state: &State| state.aggregate.clone();
+        let before = self.life.state().map(aggregate);
+        let changes = changes::between(before.as_ref(), after.as_ref().map(aggregate).as_ref());
+        self.life = Life::behind(self.kind, after, sequence);
+        Ok(changes)
     }
 
     /// What it has in memory between two reads.
@@ -98,12 +108,14 @@ impl HistoryReader {
                 sequence: event.sequence,
                 problem: Problem::Event(EventError::NotJson),
             })?;
-            let happened = replay::read(&recorded);
+            let happened = WorldEvent::read(&recorded);
             let before = self.life.state().map(|state| &state.aggregate);
             let watched = happened.as_ref().ok().map(|happened| Watched::before(before, happened));
-            let taken =
-                self.life.take_what_happened(&recorded, &happened, |id| repairs::of(&self.store, id))?;
+            let taken = self
+                .life
+                .take_what_happened(&recorded, &happened, |id| repairs::of(&self.source.store, id))?;
             let changes = match (taken, watched, self.life.state()) {
+                _ if self.life.begins_anew() => self.begin_anew(recorded.sequence)?,
                 (Taken::Happened, Some(watched), Some(after)) => watched.changes(&after.aggregate),
                 _ => Vec::new(),
             };

@@ -78,7 +78,7 @@ pub fn check_container(
     Err(too_deep())
 }
 
-/// A container, what that lies in, and so on. What does not exist lies nowhere.
+/// A container, what that lies in, and so on. What does not exist or was deleted lies nowhere.
 fn chain<'k>(
     known: &'k Known,
     first: Option<&'k AggregateId>,
@@ -88,7 +88,8 @@ fn chain<'k>(
         Ok(None) => None,
         Ok(Some(id)) => {
             let found = known.find(id);
-            next = found.map(|found| found.and_then(|found| found.object().container_id.as_ref()));
+            let living = |found: &&Aggregate| !found.object().deleted;
+            next = found.map(|found| found.filter(living)?.object().container_id.as_ref());
             Some(Ok(id))
         }
         Err(unknown) => Some(Err(unknown)),

@@ -9,7 +9,7 @@ use super::{
     aggregate::{Aggregate, Kind},
     call::{Call, Was},
     capacity,
-    command::{ACTOR, COMMAND, Command, Commands, Expected, Operation},
+    command::{ACTOR, COMMAND, Command, Commands, Contents as Deleted, Expected, Operation},
     contents::Contents,
     decide::decide,
     error::{Damage, Problem, WorldError},
@@ -187,6 +187,13 @@ impl<'s> Planning<'s> {
             decided.iter().find(|one| self.emptied.get(&one.id).is_some_and(|was| *was != one.kind))
         {
             let refusal = Refusal::Exists(other.id.clone());
+            return Err(WorldError::Refused { command: Some(index), refusal });
+        }
+        if let Operation::DeleteGameObject { .. } = command.operation
+            && decided.len() > self.limits.append_events_max
+        {
+            let max = self.limits.append_events_max.saturating_sub(Command::EVENTS_MAX - Deleted::MOVED_MAX);
+            let refusal = Refusal::TooMuchInside { id: command.target.clone(), max };
             return Err(WorldError::Refused { command: Some(index), refusal });
         }
         // Before it happens: what is in the room may be moved out of it.
@@ -367,10 +374,13 @@ impl<'s> Planning<'s> {
             let Some(event) = self.source.store.find(command.event_id(nth))? else { break };
             events.push(event);
         }
-        let of_players =
-            events.iter().filter(|event| Kind::of(&event.event.aggregate_type) == Some(Kind::Player));
-        let moved: Vec<String> = of_players.map(|event| event.event.aggregate_id.to_string()).collect();
-        let left_behind = match events.last().map(|last| (replay::read(last), &last.event)) {
+        let is_player = |event: &&RecordedEvent| {
+            Kind::of(&event.event.aggregate_type) == Some(Kind::Player)
+                && matches!(WorldEvent::read(event), Ok(WorldEvent::GameObjectContainerUpdated { .. }))
+        };
+        let players = events.iter().filter(is_player);
+        let moved: Vec<String> = players.map(|event| event.event.aggregate_id.to_string()).collect();
+        let left_behind = match events.last().map(|last| (WorldEvent::read(last), &last.event)) {
             Some((Ok(WorldEvent::GameObjectDeleted {}), room))
                 if Kind::of(&room.aggregate_type) == Some(Kind::Room) =>
             {

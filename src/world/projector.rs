@@ -13,7 +13,6 @@ use tokio_util::sync::CancellationToken;
 
 use super::{
     error::WorldError,
-    event::WorldEvent,
     projections::Projection,
     read_models::{Durability, Panicked, Problems, Reached, ReadModelError, ReadModels, Tables, files},
     repairs::PassedOver,
@@ -80,7 +79,7 @@ impl Follower {
     /// They belong to another history, or nothing can be read.
     pub fn behind(
         store: &EventStore,
-        tables: &Tables,
+        tables: &mut Tables,
         projections: &[Box<dyn Projection>],
     ) -> Result<Self, StoreError> {
         let (reached, tip) = (tables.reached(), store.sequencer().tip());
@@ -91,10 +90,14 @@ impl Follower {
         };
         let start = OrderStart::After(reached.position, Some(reached.hash));
         let reader = store.read(start, filter)?;
-        // What rows have already can't be passed over any more.
-        let (passed_over, repairs_until) = match reached == Reached::START {
-            true => (PassedOver::by_repairs_behind(store, start, tip)?, tip.position),
-            false => (PassedOver::default(), reached.position),
+        // What rows have already can't be passed over any more: only those that are begun know all repairs.
+        if reached == Reached::START {
+            tables.know_repairs_until(tip.position);
+        }
+        let repairs_until = tables.repairs_until().max(reached.position);
+        let passed_over = match repairs_until > reached.position {
+            true => PassedOver::by_repairs(store, start, (repairs_until, tip))?,
+            false => PassedOver::default(),
         };
         Ok(Self { reader, reached, passed_over, repairs_until })
     }
@@ -127,9 +130,8 @@ impl Follower {
         if !events.is_empty() || passed_over >= PASSED_OVER_MAX {
             let decoded: Result<Vec<RecordedEvent>, _> = events.iter().map(|event| event.decode()).collect();
             let mut decoded = decoded.map_err(|error| StoreError::Damaged(error.to_string()))?;
-            let is_repair = |event: &RecordedEvent| {
-                event.position > self.repairs_until && &*event.event.event_type == WorldEvent::REPAIRED
-            };
+            let is_repair =
+                |event: &RecordedEvent| event.position > self.repairs_until && PassedOver::is_repair(event);
             if let Some(repair) = decoded.iter().find(|event| is_repair(event)) {
                 return Err(ProjectorError::Repaired(repair.event.aggregate_id.clone()));
             }
@@ -214,7 +216,7 @@ async fn run(store: &EventStore, read_models: &ReadModels, stopping: &Cancellati
             // While the service starts or copies nothing can be read yet.
             Err(ProjectorError::Store(StoreError::Unavailable(_))) => Next::After(RETRY_AFTER),
             Err(error) => {
-                mend(&error, read_models, until.position);
+                _ = mend(&error, read_models, until.position);
                 let this_time = retry_after;
                 retry_after = retry_after.saturating_mul(2).min(RETRY_AFTER_MAX);
                 Next::After(this_time)
@@ -276,8 +278,8 @@ pub fn follow(
     Ok(((follower, generation), at_end))
 }
 
-/// What another try does not mend, a new file does.
-pub fn mend(error: &ProjectorError, read_models: &ReadModels, until: Position) {
+/// What another try does not mend, a new file does. Says whether there is one.
+pub fn mend(error: &ProjectorError, read_models: &ReadModels, until: Position) -> bool {
     let of_no_use = match error {
         ProjectorError::Repaired(_) => !read_models.is_being_rebuilt(),
         ProjectorError::ReadModels(error) => error.is_of_the_rows(),
@@ -286,9 +288,14 @@ pub fn mend(error: &ProjectorError, read_models: &ReadModels, until: Position) {
         }
     };
     read_models.problems.they_do_not_follow(&error.to_string());
-    if of_no_use && let Err(error) = read_models.renew(until) {
+    if !of_no_use {
+        return false;
+    }
+    let renewed = read_models.renew(until);
+    if let Err(error) = &renewed {
         read_models.problems.they_do_not_follow(&format!("they can't be made anew: {error}"));
     }
+    renewed.is_ok()
 }
 
 /// Tables made anew in a file of their own, from all events. `done` is told how far it is, and may end it.
@@ -303,7 +310,7 @@ pub fn project_anew(
 ) -> Result<(Tables, Follower), ProjectorError> {
     files::remove(path)?;
     let mut tables = Tables::open(path, projections, Durability::Given)?;
-    let mut follower = Follower::behind(store, &tables, projections)?;
+    let mut follower = Follower::behind(store, &mut tables, projections)?;
     let tip = store.sequencer().tip();
     while !follower.step(&mut tables, projections, tip)? {
         done(follower.reached.position)?;

@@ -117,6 +117,12 @@ impl ReadModels {
         self
     }
 
+    /// Problems call it so.
+    pub fn named(mut self, what: &'static str) -> Self {
+        self.problems = Arc::new(Problems::of_these(what));
+        self
+    }
+
     /// The file names the log that it is made from, and is not touched if it names another.
     pub fn of_log(mut self, log: Option<String>) -> Self {
         self.log = log;

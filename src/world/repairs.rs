@@ -1,27 +1,16 @@
 //! Repairs: what can't have happened to an object is passed over from then on, and the object is whole again.
 //!
-//! A repair is an event of the object, which names the others. Nothing is taken out of the log.
+//! A repair is an event of the object, which names the others. Nothing is taken out of the log. Here they are looked up.
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use super::{
-    aggregate::Kind,
-    command::{ACTOR, COMMAND},
-    error::WorldError,
-    event::WorldEvent,
-    refusal::Refusal,
-    replay::{self, Life, Misfits, Source},
-};
+use super::{aggregate::Kind, error::WorldError, event::WorldEvent};
 use crate::{
-    event::{AggregateId, Content, ContentDigest, EventId, NewEvent, RecordedEvent, SequenceNumber},
+    event::{AggregateId, Position, RecordedEvent, SequenceNumber},
     index::Direction,
     log::Tip,
-    sequencer::Append,
-    store::{Conflict, EventStore, Filter, LoadRequest, OrderStart, StoreError},
+    store::{EventStore, Filter, LoadRequest, OrderStart, StoreError},
 };
-
-/// What was asked for, as the event's metadata name it.
-const REBUILD: &str = "RebuildWorldState";
 
 /// Events that are read at a time.
 const READ_BYTES: usize = 256 * 1024;
@@ -54,7 +43,7 @@ pub fn of(store: &EventStore, id: &AggregateId) -> Result<BTreeSet<SequenceNumbe
 }
 
 fn named_by(repair: &RecordedEvent) -> impl Iterator<Item = SequenceNumber> + use<> {
-    let named = match replay::read(repair) {
+    let named = match WorldEvent::read(repair) {
         Ok(WorldEvent::ObjectRepaired { passed_over, .. }) => passed_over,
         _ => Vec::new(),
     };
@@ -68,11 +57,15 @@ fn named_by(repair: &RecordedEvent) -> impl Iterator<Item = SequenceNumber> + us
 pub struct PassedOver(BTreeMap<AggregateId, BTreeSet<SequenceNumber>>);
 
 impl PassedOver {
-    /// By the repairs behind a position.
+    /// By the repairs behind a start, up to a position.
     ///
     /// # Errors
     /// The log can't be read, or goes on otherwise.
-    pub fn by_repairs_behind(store: &EventStore, start: OrderStart, tip: Tip) -> Result<Self, StoreError> {
+    pub fn by_repairs(
+        store: &EventStore,
+        start: OrderStart,
+        (until, tip): (Position, Tip),
+    ) -> Result<Self, StoreError> {
         let filter = Filter {
             aggregate_types: Kind::ALL.iter().map(|kind| kind.name().as_bytes().to_vec()).collect(),
             event_types: [WorldEvent::REPAIRED.as_bytes().to_vec()].into(),
@@ -82,14 +75,22 @@ impl PassedOver {
         let mut all = Self::default();
         loop {
             let chunk = reader.next(tip, READ_BYTES)?;
-            for repair in chunk.events.iter().filter_map(|event| event.decode().ok()) {
+            let repairs = chunk.events.iter().filter(|event| event.position <= until);
+            for repair in repairs.filter_map(|event| event.decode().ok()) {
                 let its = all.0.entry(repair.event.aggregate_id.clone()).or_default();
                 its.extend(named_by(&repair));
             }
-            if chunk.at_end {
+            if chunk.at_end || chunk.reached >= until {
                 return Ok(all);
             }
         }
+    }
+
+    /// Whether an event is a repair, and names something.
+    pub fn is_repair(event: &RecordedEvent) -> bool {
+        &*event.event.event_type == WorldEvent::REPAIRED
+            && Kind::of(&event.event.aggregate_type).is_some()
+            && named_by(event).next().is_some()
     }
 
     pub fn is_empty(&self) -> bool {
@@ -99,76 +100,4 @@ impl PassedOver {
     pub fn names(&self, event: &RecordedEvent) -> bool {
         self.0.get(&event.event.aggregate_id).is_some_and(|its| its.contains(&event.sequence))
     }
-}
-
-/// Has all events of an object passed over that can't have happened to it. Gives what they are; none: it is whole.
-///
-/// # Errors
-/// There is no such object, or the log can't be read or written.
-pub async fn repair(source: &Source, id: &AggregateId, actor: &str) -> Result<Misfits, WorldError> {
-    const TRIES_MAX: usize = 10;
-    for _ in 0..TRIES_MAX {
-        let (reading, its) = (source.clone(), id.clone());
-        let looked = tokio::task::spawn_blocking(move || misfits(&reading, &its)).await;
-        let aborted = |_| Err(StoreError::Damaged("a look at an object was aborted".to_owned()).into());
-        let (kind, last, misfits) = looked.unwrap_or_else(aborted)?;
-        if misfits.is_empty() {
-            return Ok(misfits);
-        }
-        let event = event(id, kind, &misfits, actor)?;
-        let digest = ContentDigest::of(&event);
-        let append = Append { events: vec![(event, digest)], expected: vec![(id.clone(), last)] };
-        match source.store.append(append).await {
-            Ok(_) => return Ok(misfits),
-            // It went on meanwhile.
-            Err(StoreError::Conflict(Conflict::WrongExpectedSequence { .. })) => {}
-            Err(error) => return Err(error.into()),
-        }
-    }
-    Err(WorldError::Contention)
-}
-
-/// What an object is, its last event, and those that can't have happened and are not passed over yet.
-fn misfits(source: &Source, id: &AggregateId) -> Result<(Kind, SequenceNumber, Misfits), WorldError> {
-    let kind = match replay::kind(&source.store, id)? {
-        Some(Some(kind)) => kind,
-        Some(None) => return Err(Refusal::Foreign(id.clone()).into()),
-        None => return Err(Refusal::NoSuchObject(id.clone()).into()),
-    };
-    let mut life = Life::of_all(kind);
-    replay::live(&source.store, id, &mut life)?;
-    let last = life.last();
-    Ok((kind, last, life.into_misfits()))
-}
-
-fn event(id: &AggregateId, kind: Kind, misfits: &Misfits, actor: &str) -> Result<NewEvent, WorldError> {
-    /// So many are said to be what they are.
-    const BECAUSE_MAX: usize = 10;
-    let said = misfits.iter().take(BECAUSE_MAX).map(|(at, problem)| format!("event {at}: {problem}"));
-    let mut because: Vec<String> = said.collect();
-    if let Some(more) = misfits.len().checked_sub(BECAUSE_MAX).filter(|more| *more > 0) {
-        because.push(format!("and {more} more"));
-    }
-    let repaired = WorldEvent::ObjectRepaired {
-        passed_over: misfits.iter().map(|(at, _)| at.0).collect(),
-        because: because.join("; "),
-        actor: actor.to_owned(),
-    };
-    let unwritable = |error: super::event::EventError| StoreError::invalid("repair", error.to_string());
-    let (event_type, data) = repaired.encode().map_err(unwritable)?;
-    let mut metadata = BTreeMap::from([(COMMAND.to_owned(), REBUILD.to_owned())]);
-    if !actor.is_empty() {
-        metadata.insert(ACTOR.to_owned(), actor.to_owned());
-    }
-    Ok(NewEvent {
-        id: EventId::random(),
-        aggregate_id: id.clone(),
-        aggregate_type: kind.name().into(),
-        event_type: event_type.into(),
-        content: Content::Json(data),
-        correlation_id: String::new(),
-        causation_id: String::new(),
-        metadata,
-        occurred_at: None,
-    })
 }

@@ -3,25 +3,23 @@
 //! Every load checks what it reads: numbers without a gap, types that are known, data that fits them, the rules
 //! of the aggregates.
 
-use std::{collections::BTreeSet, sync::Arc};
+use std::sync::Arc;
 
 use tokio_util::sync::CancellationToken;
 use tracing::debug;
 
 pub use super::states::State;
 use super::{
-    aggregate::{Aggregate, Kind},
+    aggregate::Kind,
     error::{Damage, Problem, WorldError},
-    event::{EventError, WorldEvent},
+    event::EventError,
+    life::{Life, Taken},
     refusal::Refusal,
     repairs,
     states::{Kept, REPLAYED, States},
 };
 use crate::{
-    event::{
-        AggregateId, Content, Hash, NewEvent, Position, RecordedEvent, SequenceNumber, Timestamp,
-        record::StoredEvent,
-    },
+    event::{AggregateId, Hash, Position, RecordedEvent, SequenceNumber, Timestamp, record::StoredEvent},
     index::Direction,
     store::{EventStore, LoadRequest},
 };
@@ -45,153 +43,6 @@ pub enum Moment {
     Time(Timestamp),
 }
 
-/// The world's event in a stored one.
-///
-/// # Errors
-/// It is none.
-pub fn read(event: &RecordedEvent) -> Result<WorldEvent, EventError> {
-    of_new(&event.event)
-}
-
-/// The world's event in one that is to be stored.
-///
-/// # Errors
-/// It is none.
-pub fn of_new(event: &NewEvent) -> Result<WorldEvent, EventError> {
-    match &event.content {
-        Content::Json(data) => WorldEvent::decode(&event.event_type, data),
-        Content::Absent | Content::Binary(_) => match WorldEvent::TYPES.contains(&&*event.event_type) {
-            true => Err(EventError::NotJson),
-            false => Err(EventError::UnknownType(event.event_type.to_string())),
-        },
-    }
-}
-
-fn damage(recorded: &RecordedEvent, problem: Problem) -> Damage {
-    Damage { id: recorded.event.aggregate_id.clone(), sequence: recorded.sequence, problem }
-}
-
-/// Events that can't have happened to an aggregate, and why.
-pub type Misfits = Vec<(SequenceNumber, Problem)>;
-
-/// An aggregate while its events are taken in one by one.
-#[derive(Debug)]
-pub struct Life {
-    kind: Kind,
-    state: Option<State>,
-    last: SequenceNumber,
-    /// Looked up when an event does not fit.
-    passed_over: Option<BTreeSet<SequenceNumber>>,
-    /// What no repair passes over is noted, and ends nothing.
-    notes_misfits: bool,
-    misfits: Misfits,
-}
-
-/// What became of an event.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Taken {
-    Happened,
-    /// A repair says so.
-    PassedOver,
-}
-
-impl Life {
-    /// Goes on behind the event `last`, after which it is `state`.
-    pub fn behind(kind: Kind, state: Option<State>, last: SequenceNumber) -> Self {
-        Self { kind, state, last, passed_over: None, notes_misfits: false, misfits: Misfits::new() }
-    }
-
-    /// From the first event on. What does not fit is noted.
-    pub fn of_all(kind: Kind) -> Self {
-        Self { notes_misfits: true, ..Self::behind(kind, None, SequenceNumber(0)) }
-    }
-
-    /// As it is after the last event; `None`: there is nothing, or all was passed over.
-    pub fn state(&self) -> Option<&State> {
-        self.state.as_ref()
-    }
-
-    /// The last event, whatever became of it.
-    pub fn last(&self) -> SequenceNumber {
-        self.last
-    }
-
-    pub fn into_state(self) -> Option<State> {
-        self.state
-    }
-
-    pub fn into_misfits(self) -> Misfits {
-        self.misfits
-    }
-
-    /// Takes in one more event.
-    ///
-    /// # Errors
-    /// The event can't have happened to it, or can't be read, and no repair passes it over.
-    pub fn take(&mut self, store: &EventStore, recorded: &RecordedEvent) -> Result<Taken, WorldError> {
-        self.take_what_happened(recorded, &read(recorded), |id| repairs::of(store, id))
-    }
-
-    /// The same, where it was read already. `repairs` looks up what repairs of the aggregate pass over.
-    ///
-    /// # Errors
-    /// As [`Life::take`].
-    pub fn take_what_happened(
-        &mut self,
-        recorded: &RecordedEvent,
-        happened: &Result<WorldEvent, EventError>,
-        repairs: impl FnOnce(&AggregateId) -> Result<BTreeSet<SequenceNumber>, WorldError>,
-    ) -> Result<Taken, WorldError> {
-        let damage = |problem| damage(recorded, problem);
-        if recorded.sequence != self.last.next() {
-            return Err(damage(Problem::Gap).into());
-        }
-        let taken = match self.fit(recorded, happened) {
-            Ok(()) => Taken::Happened,
-            Err(problem) => {
-                let id = &recorded.event.aggregate_id;
-                let passed_over = match self.passed_over.take() {
-                    Some(looked_up) => looked_up,
-                    None => repairs(id)?,
-                };
-                let is_named = passed_over.contains(&recorded.sequence);
-                self.passed_over = Some(passed_over);
-                match (is_named, self.notes_misfits) {
-                    (true, _) => {}
-                    (false, true) => self.misfits.push((recorded.sequence, problem)),
-                    (false, false) => return Err(damage(problem).into()),
-                }
-                Taken::PassedOver
-            }
-        };
-        self.last = recorded.sequence;
-        if let Some(state) = &mut self.state {
-            state.sequence = recorded.sequence.0;
-            state.updated_at = recorded.recorded_at;
-        }
-        Ok(taken)
-    }
-
-    fn fit(
-        &mut self,
-        recorded: &RecordedEvent,
-        happened: &Result<WorldEvent, EventError>,
-    ) -> Result<(), Problem> {
-        let happened = happened.as_ref().map_err(|error| error.clone())?;
-        match (&mut self.state, happened) {
-            (_, WorldEvent::ObjectRepaired { .. }) => {}
-            (Some(state), happened) => state.aggregate.take(happened)?,
-            (None, happened) => {
-                let aggregate = Aggregate::apply(None, self.kind, &recorded.event.aggregate_id, happened)?;
-                let at = recorded.recorded_at;
-                self.state =
-                    Some(State { aggregate, sequence: recorded.sequence.0, created_at: at, updated_at: at });
-            }
-        }
-        Ok(())
-    }
-}
-
 /// Takes in all events of an aggregate.
 ///
 /// # Errors
@@ -209,7 +60,7 @@ fn live_until(
 ) -> Result<(), WorldError> {
     let mut reader = store.load(LoadRequest {
         aggregate_id: id.clone(),
-        from: life.last.next(),
+        from: life.last().next(),
         to,
         recorded_until: None,
         snapshot_schema: None,
@@ -225,7 +76,7 @@ fn live_until(
             if given_up.is_cancelled() {
                 return Err(WorldError::GivenUp);
             }
-            life.take(store, &decoded(id, event)?)?;
+            life.take(&decoded(id, event)?, |id| repairs::of(store, id))?;
         }
     }
 }
@@ -320,6 +171,10 @@ pub fn go_on(
     let last = SequenceNumber(before.as_ref().map_or(0, |before| before.sequence));
     let mut life = Life::behind(kind, before, last);
     live_until(store, id, &mut life, to, given_up)?;
+    if life.begins_anew() {
+        life = Life::knowing(kind, repairs::of(store, id)?);
+        live_until(store, id, &mut life, to, given_up)?;
+    }
     Ok(life.into_state())
 }
 
@@ -337,6 +192,8 @@ enum Beginning {
     /// At a state that was kept.
     Kept,
     FirstEvent,
+    /// At the first event, by whoever knows all repairs.
+    Repaired,
 }
 
 /// The aggregate by all of its events. If the state that is kept of it is not what they lead to, also its number.
@@ -397,13 +254,16 @@ fn load_from(
     }
     let mut kept = match beginning {
         Beginning::Kept => source.states.find(id).filter(|kept| is_before(kept, moment)),
-        Beginning::FirstEvent => None,
+        Beginning::FirstEvent | Beginning::Repaired => None,
     };
     if let Some(kept) = &kept {
         // From its event on, whose hash says whether it is of this history.
         reader = source.store.load(events(kept.sequence()))?;
     }
-    let mut life = Life::behind(kind, None, SequenceNumber(0));
+    let mut life = match beginning {
+        Beginning::Kept | Beginning::FirstEvent => Life::behind(kind, None, SequenceNumber(0)),
+        Beginning::Repaired => Life::knowing(kind, repairs::of(&source.store, id)?),
+    };
     let (mut newest, mut replayed, mut passed_over) = (None, 0u64, 0u64);
     'all: loop {
         let events = reader.next(READ_BYTES)?;
@@ -429,8 +289,11 @@ fn load_from(
                 life = Life::behind(kind, Some(kept.state), event.sequence);
                 continue;
             }
-            if life.take(&source.store, &event)? == Taken::PassedOver {
+            if life.take(&event, |id| repairs::of(&source.store, id))? == Taken::PassedOver {
                 passed_over = passed_over.saturating_add(1);
+            }
+            if life.begins_anew() && beginning != Beginning::Repaired {
+                return load_from(source, id, moment, Beginning::Repaired, seen);
             }
             if let Some(state) = life.state() {
                 seen(state, event.hash)?;

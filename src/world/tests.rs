@@ -12,7 +12,8 @@ use super::{
     error::WorldError,
     event::{Attributes, WorldEvent},
     known::{Decided, Known, Undecided},
-    replay::{self, Life, State},
+    life::Life,
+    replay::State,
     states::{self, Kept},
 };
 use crate::event::{
@@ -139,7 +140,7 @@ impl Lived {
 fn after(before: Option<State>, kind: Kind, event: &RecordedEvent) -> Result<Option<State>, WorldError> {
     let last = SequenceNumber(before.as_ref().map_or(0, |before| before.sequence));
     let mut life = Life::behind(kind, before, last);
-    life.take_what_happened(event, &replay::read(event), |_| Ok(BTreeSet::new()))?;
+    life.take_what_happened(event, &WorldEvent::read(event), |_| Ok(BTreeSet::new()))?;
     Ok(life.into_state())
 }
 
@@ -222,7 +223,7 @@ proptest! {
                 let (before, after) = (aggregate(before), aggregate(after));
                 let told = changes::between(before.as_ref(), after.as_ref());
                 // What one event changes is found without looking at the rest.
-                let happened = replay::read(event).unwrap();
+                let happened = WorldEvent::read(event).unwrap();
                 let watched = changes::Watched::before(before.as_ref(), &happened);
                 prop_assert_eq!(&watched.changes(after.as_ref().unwrap()), &told);
                 // These complete what is created, and may have nothing to say.

@@ -19,7 +19,10 @@ use crate::{
     world::{
         aggregate::{Aggregate, Kind},
         error::{Damage, Misfit, Problem, Unfitting, WorldError},
+        event::WorldEvent,
+        life::Misfits,
         refusal::Refusal,
+        repairing,
         replay::{self, Source},
         turns::Wanted,
     },
@@ -64,9 +67,17 @@ impl Told {
 }
 
 impl Handler {
-    /// An object is whole again: what is appended to it is checked.
-    pub fn was_repaired(&self, id: &AggregateId) {
+    /// Has what damages an object passed over. What is appended to it from then on is checked again.
+    ///
+    /// # Errors
+    /// As [`repairing::repair`].
+    pub async fn repair(&self, id: &AggregateId, actor: &str) -> Result<Misfits, WorldError> {
+        let turn = Arc::new(self.turns.take(&Wanted::alone(std::iter::once(id))).await);
+        let repaired = repairing::repair(&self.source, id, actor, turn.clone()).await;
+        // Before anybody else has the turn. One that is damaged all the same is found to be.
         self.told.forget(id);
+        drop(turn);
+        repaired
     }
 
     /// Stores the events, all or none, if they fit the objects of the world that they are of. Ids first, then what the
@@ -237,6 +248,6 @@ impl Checking<'_> {
 }
 
 fn after(before: Option<Aggregate>, kind: Kind, event: &NewEvent) -> Result<Aggregate, Problem> {
-    let happened = replay::of_new(event)?;
+    let happened = WorldEvent::of_new(event)?;
     Ok(Aggregate::apply(before, kind, &event.aggregate_id, &happened)?)
 }

@@ -44,8 +44,18 @@ struct PassedOver {
 }
 
 /// What is wrong just now.
-#[derive(Debug, Default)]
-pub struct Problems(Mutex<Wrong>);
+#[derive(Debug)]
+pub struct Problems {
+    /// Of these.
+    what: &'static str,
+    wrong: Mutex<Wrong>,
+}
+
+impl Default for Problems {
+    fn default() -> Self {
+        Self::of_these("the read models")
+    }
+}
 
 #[derive(Debug, Default)]
 struct Wrong {
@@ -56,8 +66,12 @@ struct Wrong {
 }
 
 impl Problems {
+    pub fn of_these(what: &'static str) -> Self {
+        Self { what, wrong: Mutex::default() }
+    }
+
     fn wrong(&self) -> MutexGuard<'_, Wrong> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+        self.wrong.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// The tables do not follow the events.
@@ -66,14 +80,14 @@ impl Problems {
         let since = wrong.following.take().map_or_else(Instant::now, |(_, since)| since);
         wrong.following = Some((problem.to_owned(), since));
         if let Some(times) = wrong.not_following.due() {
-            error!(problem, times, "the read models do not follow; another try is made every few seconds");
+            error!(problem, times, "{} do not follow; another try is made every few seconds", self.what);
         }
     }
 
     /// They do.
     pub fn they_follow(&self) {
         if let Some((_, since)) = self.wrong().following.take() {
-            info!(after = ?since.elapsed(), "the read models follow again");
+            info!(after = ?since.elapsed(), "{} follow again", self.what);
         }
     }
 
@@ -85,7 +99,7 @@ impl Problems {
     /// A question was not answered.
     pub fn they_cannot_be_read(&self, error: &ReadModelError) {
         if let Some(times) = self.wrong().unreadable.due() {
-            warn!(%error, times, "the read models can't be read");
+            warn!(%error, times, "{} can't be read", self.what);
         }
     }
 

@@ -35,6 +35,8 @@ impl Reached {
 pub struct Tables {
     rows: Connection,
     reached: Reached,
+    /// What repairs up to here pass over was never taken in.
+    repairs_until: Position,
     problems: Arc<Problems>,
 }
 
@@ -119,7 +121,12 @@ impl Tables {
             Err(error) if error.is_of_the_rows() && !error.is_damage() => None,
             reached => reached?,
         };
-        Ok(reached.map(|reached| Self { rows, reached, problems: Arc::default() }))
+        Ok(reached.map(|reached| Self {
+            rows,
+            reached,
+            repairs_until: Position(0),
+            problems: Arc::default(),
+        }))
     }
 
     /// Writes down which log they were made from.
@@ -138,6 +145,15 @@ impl Tables {
 
     pub fn reached(&self) -> Reached {
         self.reached
+    }
+
+    pub fn repairs_until(&self) -> Position {
+        self.repairs_until
+    }
+
+    /// They are begun now, by whoever knows the repairs up to here.
+    pub fn know_repairs_until(&mut self, until: Position) {
+        self.repairs_until = until;
     }
 
     pub fn rows(&self) -> &Connection {
@@ -160,7 +176,7 @@ impl Tables {
             }
         }
         drop(copying);
-        self.reached = others.reached;
+        (self.reached, self.repairs_until) = (others.reached, others.repairs_until);
         Ok(())
     }
 

@@ -20,8 +20,8 @@ use super::{problems::Problems, tables::Reached};
 use crate::{
     event::{Position, RecordedEvent},
     world::{
+        event::WorldEvent,
         projections::{ProjectedEvent, Projection},
-        replay,
     },
 };
 
@@ -188,7 +188,7 @@ fn attempt(
 ) -> Result<Option<Tried>> {
     let taking = rows.transaction()?;
     for recorded in events {
-        let happened = replay::read(recorded).ok();
+        let happened = WorldEvent::read(recorded).ok();
         let event = ProjectedEvent { recorded, happened: happened.as_ref() };
         for (number, projection) in projections.iter().enumerate() {
             if !projection.aggregate_types().contains(&event.aggregate_type())

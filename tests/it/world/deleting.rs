@@ -1,6 +1,6 @@
 //! What becomes of what lies in an object that is deleted, and what is put there in the same moment.
 
-use std::fs;
+use std::{fs, time::Duration};
 
 use futures_util::future::{join, join_all};
 use serde_json::{Value, json};
@@ -75,6 +75,32 @@ async fn of_a_deletion_and_a_put_one_wins() {
     }
     assert_eq!(deleted + filled, 60);
     assert_eq!(game.rebuild().await.get("damaged_count"), None);
+}
+
+/// The turn is kept while a put is under way, also where nobody waits for it any more.
+#[tokio::test(flavor = "multi_thread")]
+async fn nothing_is_lost_where_whoever_puts_it_in_has_gone() {
+    let service = Service::start(Setup::local()).await;
+    let game = Game::of(&service).await;
+    game.execute(json!([room("r"), thing("gem", "r")])).await;
+    for race in 0..100u64 {
+        let chest = format!("chest-{race}");
+        game.execute(json!([thing(&chest, "r"), moving("gem", "r")])).await;
+        let patience = Duration::from_micros(race * 40);
+        let put = tokio::time::timeout(patience, game.try_execute(json!([moving("gem", &chest)])));
+        let deletion = async {
+            tokio::time::sleep(patience).await;
+            game.try_execute(json!([deleting(&chest, "REFUSE_IF_ANY")])).await
+        };
+        let (_, deletion) = join(put, deletion).await;
+        // What is still under way is stored by then.
+        game.execute(json!([thing(&format!("last-{race}"), "r")])).await;
+        let gem = game.object("gem").await["container_id"].clone();
+        match deletion {
+            Ok(_) => assert_eq!(gem, "r", "{chest} is deleted"),
+            Err(refused) => assert_eq!((refused.reason(), gem), ("NOT_EMPTY", json!(chest))),
+        }
+    }
 }
 
 /// Two chains that are moved into one another at once are never longer together than one may be.
@@ -270,14 +296,41 @@ async fn the_table_of_contents_is_made_again_and_stops_no_move() {
     game.execute(json!([deleting("chest", "LEAVE")])).await;
     // It comes back by itself.
     fs::remove_file(service.storage().join("states")).unwrap();
-    assert_eq!(
-        game.refused(json!([
-            deleting("s", "REFUSE_IF_ANY"),
-            moving("gem", "s"),
-            deleting("s", "REFUSE_IF_ANY")
-        ]))
-        .await,
-        "OBJECT_DELETED"
-    );
-    game.execute(json!([moving("gem", "r"), deleting("s", "REFUSE_IF_ANY")])).await;
+    service
+        .wait_until("the table of contents", async || {
+            game.refused(json!([deleting("s", "REFUSE_IF_ANY"), thing("pin", "s")])).await != "READ_MODELS"
+        })
+        .await;
+    assert_eq!(game.refused(json!([moving("gem", "s"), deleting("s", "REFUSE_IF_ANY")])).await, "NOT_EMPTY");
+    game.execute(json!([moving("gem", "r"), moving("pin", "r"), deleting("s", "REFUSE_IF_ANY")])).await;
+}
+
+/// An older log was put back, and the table of a newer one stayed: it knows of what has not happened.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_table_that_is_ahead_of_the_log_is_not_believed() {
+    let mut service = Service::start(Setup::local()).await;
+    let game = Game::of(&service).await;
+    game.execute(json!([room("r"), thing("chest", "r"), thing("gem", "r")])).await;
+    service.stop();
+    let (log, copy) = (service.storage().join("log"), service.dir().join("copy"));
+    fs::create_dir(&copy).unwrap();
+    for file in fs::read_dir(&log).unwrap() {
+        let file = file.unwrap();
+        fs::copy(file.path(), copy.join(file.file_name())).unwrap();
+    }
+    service.restart().await;
+    let game = Game::of(&service).await;
+    game.execute(json!([moving("gem", "chest"), moving("gem", "r"), thing("pin", "r")])).await;
+    assert_eq!(game.refused(json!([deleting("r", "REFUSE_IF_ANY")])).await, "NOT_EMPTY");
+    service.stop();
+    fs::remove_dir_all(&log).unwrap();
+    fs::rename(&copy, &log).unwrap();
+    fs::remove_dir_all(service.storage().join("index")).unwrap();
+    service.restart().await;
+    let game = Game::of(&service).await;
+    game.execute(json!([moving("gem", "chest")])).await;
+    assert_eq!(game.refused(json!([deleting("chest", "REFUSE_IF_ANY")])).await, "NOT_EMPTY");
+    // Also where there are as many events again.
+    game.execute(json!([moving("gem", "r"), moving("gem", "chest")])).await;
+    assert_eq!(game.refused(json!([deleting("chest", "REFUSE_IF_ANY")])).await, "NOT_EMPTY");
 }

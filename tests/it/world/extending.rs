@@ -34,6 +34,7 @@ fn config(folder: &Path) -> Config {
     config.event_sourcing.index_path = folder.join("index");
     config.event_sourcing.storage_path = folder.join("events");
     config.world.read_models_path = folder.join("read_models.sqlite");
+    config.world.states_path = folder.join("states");
     config.limits.disk_free_min = 0;
     config
 }

@@ -161,6 +161,47 @@ async fn read_models_that_have_what_is_passed_over_are_made_anew() {
     assert_eq!(game.rebuild().await.get("damaged_count"), None);
 }
 
+/// A newer version knows an event that an older one did not, and passed over.
+#[tokio::test(flavor = "multi_thread")]
+async fn what_is_passed_over_does_not_count_although_it_fits() {
+    let mut service = Service::start(Setup::local().set("world", "raw_appends: unchecked")).await;
+    let game = Game::of(&service).await;
+    game.execute(json!([room("r"), describing("r", "Dry."), describing("r", "Flooded.")])).await;
+    game.execute(json!([room("chest"), thing("gem", "r"), moving("gem", "chest")])).await;
+    let mut client = service.client();
+    // Of a game, and of nothing that there is.
+    append(&mut client, vec![raw("Ship", "ship", "ObjectRepaired", json!({"passed_over": [1]}))]).await;
+    for (kind, id, passed_over) in [("Room", "r", 4), ("GameObject", "gem", 2)] {
+        append(&mut client, vec![raw(kind, id, "ObjectRepaired", json!({"passed_over": [passed_over]}))])
+            .await;
+    }
+    for restart in [false, true] {
+        if restart {
+            service.kill();
+            service.restart().await;
+        }
+        let game = Game::of(&service).await;
+        assert_eq!(game.room("r").await["description"], "Dry.");
+        assert_eq!(game.object("gem").await["container_id"], "r");
+        caught_up(&service).await;
+        assert_eq!(rows(&service, "SELECT description FROM rooms WHERE id = 'r'"), ["Dry."]);
+        assert_eq!(rows(&service, "SELECT id FROM contents WHERE container_id = 'r'"), ["gem"]);
+        let history = game.ask_all("GetHistory", json!({"id": "r"})).await;
+        let change = json!({"field": "description", "before": "Flooded.", "after": "Dry."});
+        assert_eq!(history[0]["entries"][4]["changes"], json!([change]));
+        let as_it_was = game.ask("GetRoom", json!({"id": "r", "as_of": {"sequence_number": 4}})).await;
+        assert_eq!(as_it_was["room"]["description"], "Flooded.");
+        let deletion = json!({"delete_game_object": {"id": "chest"}});
+        let expected = json!({"chest": 1});
+        let refused = game.try_call(json!({"expected_sequences": expected, "commands": [deletion]})).await;
+        assert_eq!(refused.unwrap_err().reason(), "WRONG_EXPECTED_SEQUENCE");
+    }
+    let game = Game::of(&service).await;
+    game.execute(json!([describing("r", "Damp."), {"delete_game_object": {"id": "chest"}}])).await;
+    assert_eq!(game.room("r").await["description"], "Damp.");
+    assert_eq!(game.rebuild().await.get("damaged_count"), None);
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn only_a_rebuild_repairs_and_only_what_there_is() {
     let mut service = Service::start(Setup::local().set("world", "raw_appends: unchecked")).await;
