@@ -60,20 +60,21 @@ pub fn check_container(
     if above >= CONTAINERS_WALKED_MAX {
         return Err(too_deep());
     }
+    let containers = above + 1;
+    // Most moves lead no deeper, so what comes along need not be looked at.
+    if put == Put::Moved {
+        let before = chain(known, known.living(id)?.object().container_id.as_ref()).take(containers);
+        let before = before.map(|next| next.map(|_| 1)).sum::<Result<usize, _>>()?;
+        if before == containers {
+            return Ok(());
+        }
+    }
     let height = match put {
         Put::New => 0,
         Put::Moved => known.height(id)?,
     };
-    let containers = above + 1;
     if containers + height <= CONTAINERS_MAX || (height == 0 && above > CONTAINERS_MAX) {
         return Ok(());
-    }
-    if put == Put::Moved {
-        let before = chain(known, known.living(id)?.object().container_id.as_ref());
-        let before = before.map(|next| next.map(|_| 1)).sum::<Result<usize, _>>()?;
-        if containers <= before {
-            return Ok(());
-        }
     }
     Err(too_deep())
 }
