@@ -84,8 +84,11 @@ impl Contents {
                 tokio::time::sleep(EVERY).await;
                 // After a failure, which is told where it is found, it is tried again although nothing comes.
                 let is_at_tip = matches!(followed, Ok(Ok(())));
-                if is_at_tip && tip.changed().await.is_err() {
-                    return;
+                if is_at_tip {
+                    tokio::select! {
+                        changed = tip.changed() => if changed.is_err() { return },
+                        () = self.rows.woken.notified() => {}
+                    }
                 }
             }
         };
@@ -136,22 +139,35 @@ impl Contents {
     }
 
     /// Asks the table as it is now. What would take long is not waited for.
-    fn ask<T>(&self, query: impl FnOnce(&Connection) -> rusqlite::Result<T>) -> Result<T, ProjectorError> {
-        let not_now = |why| Err(ReadModelError::NotOpen(why).into());
+    fn ask<T>(&self, query: impl Fn(&Connection) -> rusqlite::Result<T>) -> Result<T, ProjectorError> {
+        const TRIES_MAX: usize = 3;
         if let Some(why) = self.rows.problems.why_not() {
-            return not_now(why);
+            return Err(ReadModelError::NotOpen(why).into());
         }
         let tip = self.store.sequencer().tip();
-        let behind = tip.position.0.saturating_sub(self.rows.position().0);
-        if behind > BEHIND_MAX {
-            return not_now(format!("{NAME} are {behind} events behind"));
+        for _ in 0..TRIES_MAX {
+            let generation = self.follow_soon(tip)?;
+            let (answer, position) = self.rows.read(&CancellationToken::new(), &query)?;
+            // Unless other rows took the place of those meanwhile.
+            if position >= tip.position && self.rows.generation() == generation {
+                return Ok(answer);
+            }
         }
-        {
-            let mut following = self.following();
-            while !self.step(&mut following, tip)? {}
+        Err(ReadModelError::NotOpen(format!("{NAME} are being made anew")).into())
+    }
+
+    /// Takes in what is left up to the tip, if that is little. Says which rows these are.
+    fn follow_soon(&self, tip: Tip) -> Result<u64, ProjectorError> {
+        let mut following = self.following();
+        loop {
+            let behind = tip.position.0.saturating_sub(self.rows.position().0);
+            if behind > BEHIND_MAX {
+                return Err(ReadModelError::NotOpen(format!("{NAME} are {behind} events behind")).into());
+            }
+            if self.step(&mut following, tip)? {
+                return Ok(self.rows.generation());
+            }
         }
-        let (answer, _) = self.rows.read(&CancellationToken::new(), query)?;
-        Ok(answer)
     }
 
     /// What lies directly in an object, by id, as far as that may be moved, and one more. What is known already is not looked

@@ -157,13 +157,13 @@ fn differs(
 ) -> Result<Option<ObjectDiff>, WorldError> {
     let from = SequenceNumber(first.0.saturating_sub(1));
     let before = replay::load_unless(source, id, Moment::Sequence(from), given_up)?;
-    let Some(after) = replay::go_on(&source.store, id, kind, before.clone(), last, given_up)? else {
-        return Ok(None);
-    };
+    let after = replay::go_on(&source.store, id, kind, before.clone(), last, given_up)?;
     let was = before.as_ref().map(|before| &before.aggregate);
-    let changes = changes::between(was, Some(&after.aggregate));
+    // Nothing may be left of it, after a repair.
+    let is = after.as_ref().map(|after| &after.aggregate);
+    let changes = changes::between(was, is);
     let was_there = was.is_some_and(|was| !was.object().deleted);
-    let is_there = !after.aggregate.object().deleted;
+    let is_there = is.is_some_and(|is| !is.object().deleted);
     if changes.is_empty() || (was.is_none() && !is_there) {
         return Ok(None);
     }
@@ -174,7 +174,7 @@ fn differs(
         deleted: was_there && !is_there,
         changes,
         from,
-        to: SequenceNumber(after.sequence),
+        to: last,
         problem: None,
     }))
 }

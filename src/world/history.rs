@@ -114,8 +114,9 @@ impl HistoryReader {
             let taken = self
                 .life
                 .take_what_happened(&recorded, &happened, |id| repairs::of(&self.source.store, id))?;
+            let anew = self.life.begins_anew();
             let changes = match (taken, watched, self.life.state()) {
-                _ if self.life.begins_anew() => self.begin_anew(recorded.sequence)?,
+                _ if anew => self.begin_anew(recorded.sequence)?,
                 (Taken::Happened, Some(watched), Some(after)) => watched.changes(&after.aggregate),
                 _ => Vec::new(),
             };
@@ -130,7 +131,7 @@ impl HistoryReader {
                 causation_id: event.causation_id,
                 correlation_id: event.correlation_id,
                 changes,
-                passed_over: taken == Taken::PassedOver,
+                passed_over: taken == Taken::PassedOver && !anew,
             });
         }
         Ok(entries)

@@ -64,8 +64,8 @@ impl Life {
         Self { passed_over: Some(passed_over), ..Self::behind(kind, None, SequenceNumber(0)) }
     }
 
-    /// A repair that was taken in names an event that counted before: what it is has to be found out from the first event
-    /// on, by whoever knows all repairs.
+    /// A repair names an event that counted before: what it is has to be found out from the first event on, by whoever
+    /// knows all repairs.
     pub fn begins_anew(&self) -> bool {
         self.begins_anew
     }
@@ -126,8 +126,11 @@ impl Life {
                         None => repairs(&recorded.event.aggregate_id)?,
                     };
                     let is_named = is_named(&passed_over);
+                    // It may fit where those before it do not count that are passed over.
+                    let counted = |named: &SequenceNumber| *named < sequence && !self.skipped.contains(named);
+                    self.begins_anew |= passed_over.iter().any(counted);
                     self.passed_over = Some(passed_over);
-                    match (is_named, self.notes_misfits) {
+                    match (is_named || self.begins_anew, self.notes_misfits) {
                         (true, _) => {}
                         (false, true) => self.misfits.push((sequence, problem)),
                         (false, false) => return Err(damage(problem).into()),

@@ -61,11 +61,10 @@ pub fn check_container(
         return Err(too_deep());
     }
     let containers = above + 1;
-    // Most moves lead no deeper, so what comes along need not be looked at.
+    // Most moves lead no deeper, so what comes along need not be looked at. As far as that is known already.
     if put == Put::Moved {
-        let before = chain(known, known.living(id)?.object().container_id.as_ref()).take(containers);
-        let before = before.map(|next| next.map(|_| 1)).sum::<Result<usize, _>>()?;
-        if before == containers {
+        let before = chain(known, known.living(id)?.object().container_id.as_ref());
+        if before.map_while(Result::ok).take(containers).count() == containers {
             return Ok(());
         }
     }

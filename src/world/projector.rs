@@ -291,11 +291,14 @@ pub fn mend(error: &ProjectorError, read_models: &ReadModels, until: Position) -
     if !of_no_use {
         return false;
     }
+    if let ProjectorError::Repaired(_) = error {
+        read_models.may_renew_again();
+    }
     let renewed = read_models.renew(until);
     if let Err(error) = &renewed {
         read_models.problems.they_do_not_follow(&format!("they can't be made anew: {error}"));
     }
-    renewed.is_ok()
+    renewed.unwrap_or(false)
 }
 
 /// Tables made anew in a file of their own, from all events. `done` is told how far it is, and may end it.

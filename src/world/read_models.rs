@@ -188,18 +188,20 @@ impl ReadModels {
     }
 
     /// Makes the file anew, empty, because something up to `until` can't be taken in; once for that, since a second time would
-    /// change nothing.
+    /// change nothing. Says whether it did.
     ///
     /// # Errors
     /// The file can't be replaced.
-    pub fn renew(&self, until: Position) -> Result<(), ReadModelError> {
-        match self.may_renew(until) {
-            true => self.renew_with(&mut self.writer()).inspect_err(|_| self.may_renew_again()),
-            false => Ok(()),
+    pub fn renew(&self, until: Position) -> Result<bool, ReadModelError> {
+        let renewing = self.may_renew(until);
+        if renewing {
+            self.renew_with(&mut self.writer()).inspect_err(|_| self.may_renew_again())?;
         }
+        Ok(renewing)
     }
 
-    fn may_renew_again(&self) {
+    /// Something else is known now than when they were made anew.
+    pub fn may_renew_again(&self) {
         *self.renewed_below.lock().unwrap_or_else(PoisonError::into_inner) = None;
     }
 

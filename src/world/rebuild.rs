@@ -308,6 +308,7 @@ fn replace(
     watched: &Watched,
 ) -> Result<(), WorldError> {
     read_models.be_there()?;
+    let mut stands_still = false;
     let comparing = attached(read_models)?;
     // First while the live ones go on, so that they stand still only for what is left then.
     bring_up(&mut follower, &mut tables, read_models, store.sequencer().tip())?;
@@ -316,9 +317,10 @@ fn replace(
         let tip = store.sequencer().tip();
         bring_up(&mut follower, &mut tables, read_models, tip)?;
         let live = live.as_mut().ok_or_else(|| read_models.not_open())?;
-        // Where the live ones take nothing any more, they differ.
+        // Where the live ones take nothing any more, others take their place in any case.
         if let Err(error) = bring_live_up(store, live, read_models, tip) {
             warn!(%error, "the live read models take no events any more");
+            stands_still = true;
         }
         // From here on the comparison sees the live ones as they are now, and they go on.
         let pin = "BEGIN; SELECT count(*) FROM main.projections";
@@ -329,7 +331,7 @@ fn replace(
     watched.enter(Step::Comparing);
     let differences = differences(&comparing, read_models);
     drop(comparing);
-    if differences.values().any(|count| *count > 0) {
+    if stands_still || differences.values().any(|count| *count > 0) {
         watched.enter(Step::Swapping);
         warn!(?differences, "the read models were not what the events make of them");
         let mut live = read_models.writer();

@@ -77,6 +77,9 @@ fn live_until(
                 return Err(WorldError::GivenUp);
             }
             life.take(&decoded(id, event)?, |id| repairs::of(store, id))?;
+            if life.begins_anew() {
+                return Ok(());
+            }
         }
     }
 }

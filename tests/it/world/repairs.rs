@@ -175,6 +175,11 @@ async fn what_is_passed_over_does_not_count_although_it_fits() {
         append(&mut client, vec![raw(kind, id, "ObjectRepaired", json!({"passed_over": [passed_over]}))])
             .await;
     }
+    // What came behind it fits only without it.
+    game.execute(json!([thing("cup", "r"), {"delete_game_object": {"id": "cup"}}])).await;
+    let full = json!({"key": "full", "value": true});
+    append(&mut client, vec![raw("GameObject", "cup", "GameObjectAttributeUpdated", full)]).await;
+    append(&mut client, vec![raw("GameObject", "cup", "ObjectRepaired", json!({"passed_over": [2]}))]).await;
     for restart in [false, true] {
         if restart {
             service.kill();
@@ -185,7 +190,11 @@ async fn what_is_passed_over_does_not_count_although_it_fits() {
         assert_eq!(game.object("gem").await["container_id"], "r");
         caught_up(&service).await;
         assert_eq!(rows(&service, "SELECT description FROM rooms WHERE id = 'r'"), ["Dry."]);
-        assert_eq!(rows(&service, "SELECT id FROM contents WHERE container_id = 'r'"), ["gem"]);
+        assert_eq!(rows(&service, "SELECT id FROM contents WHERE container_id = 'r'"), ["cup", "gem"]);
+        let cup = game.object("cup").await;
+        assert_eq!((cup.get("deleted"), &cup["attributes"]["full"]), (None, &json!(true)));
+        let history = game.ask_all("GetHistory", json!({"id": "cup"})).await;
+        assert_eq!(history[0]["entries"].as_array().unwrap().len(), 4);
         let history = game.ask_all("GetHistory", json!({"id": "r"})).await;
         let change = json!({"field": "description", "before": "Flooded.", "after": "Dry."});
         assert_eq!(history[0]["entries"][4]["changes"], json!([change]));
