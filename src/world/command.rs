@@ -168,6 +168,30 @@ impl Command {
         EventId::from(Uuid::new_v5(&EVENT_IDS, name.as_bytes()))
     }
 
+    /// What it puts somewhere, if it does, and into what; `None` as the second: nowhere.
+    pub fn puts(&self) -> Option<(&AggregateId, Option<&AggregateId>)> {
+        match &self.operation {
+            Operation::CreateGameObject { container_id, .. }
+            | Operation::UpdateGameObjectContainer { container_id } => {
+                Some((&self.target, container_id.as_ref()))
+            }
+            Operation::AddItemToInventory { item_id, .. } => Some((item_id, Some(&self.target))),
+            Operation::UpdateGameObjectAttribute { .. }
+            | Operation::UpdateGameObjectAttributes { .. }
+            | Operation::DeleteGameObject { .. }
+            | Operation::CreatePlayer { .. }
+            | Operation::UpdatePlayerPassword { .. }
+            | Operation::UpdatePlayerAdminStatus { .. }
+            | Operation::CreateRoom { .. }
+            | Operation::UpdateRoomDescription { .. }
+            | Operation::AddRoomExit { .. }
+            | Operation::RemoveRoomExit { .. }
+            | Operation::RemoveItemFromInventory { .. }
+            | Operation::EquipItem { .. }
+            | Operation::UnequipItem { .. } => None,
+        }
+    }
+
     /// Tells the command from another with the same id: the first half of a SHA-256.
     pub fn digest(&self) -> String {
         let operation = serde_json::to_vec(&(&self.target, &self.operation)).unwrap_or_default();

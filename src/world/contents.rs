@@ -29,7 +29,7 @@ use crate::{
 
 mod places;
 
-/// What takes events in although nobody asks.
+/// Between two looks for events that nobody has asked about.
 const EVERY: Duration = Duration::from_secs(1);
 
 /// The file, in the folder of what the world keeps for itself.
@@ -39,7 +39,7 @@ const KEY: &str = "world.states_path";
 /// What problems call it.
 const NAME: &str = "the rows of what lies in what";
 
-/// Who asks has no more events than that taken in.
+/// Who asks waits for no more events than that to be taken in.
 const BEHIND_MAX: u64 = 10_000;
 
 /// Things that are looked at below one that is moved.

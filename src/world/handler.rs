@@ -101,8 +101,8 @@ impl Handler {
                 };
                 return Ok(Executed { results, stored_in });
             }
-            // The commands stay in memory beside it, until this ends.
-            // Whoever has the turn next sees this append, also where nobody waits for it any more.
+            // The commands stay in memory beside it, until this ends. Whoever has the turn next sees this append, also
+            // where nobody waits for it any more.
             let origin = Origin { caller: caller.clone(), counted: None, kept: Some(turn.clone()) };
             match self.source.store.append_here(append, origin).await {
                 Ok(stored) => {

@@ -20,9 +20,9 @@ pub struct Life {
     kind: Kind,
     state: Option<State>,
     last: SequenceNumber,
-    /// Looked up when an event does not fit, or when a repair turns up.
+    /// By repairs; looked up when an event does not fit.
     passed_over: Option<BTreeSet<SequenceNumber>>,
-    /// Events that were.
+    /// Events that were passed over.
     skipped: BTreeSet<SequenceNumber>,
     /// A repair names an event that counted until then.
     begins_anew: bool,
@@ -54,12 +54,12 @@ impl Life {
         }
     }
 
-    /// The same. What does not fit besides is noted.
+    /// From the first event on, where it is known what repairs pass over. What does not fit besides is noted.
     pub fn to_be_repaired(kind: Kind, passed_over: BTreeSet<SequenceNumber>) -> Self {
         Self { notes_misfits: true, ..Self::knowing(kind, passed_over) }
     }
 
-    /// From the first event on, where it is known what repairs pass over.
+    /// The same; what does not fit is damage.
     pub fn knowing(kind: Kind, passed_over: BTreeSet<SequenceNumber>) -> Self {
         Self { passed_over: Some(passed_over), ..Self::behind(kind, None, SequenceNumber(0)) }
     }

@@ -228,26 +228,9 @@ impl<'s> Planning<'s> {
     }
 
     fn note_containers(&mut self, command: &Command) {
-        let put = match &command.operation {
-            Operation::CreateGameObject { .. } | Operation::UpdateGameObjectContainer { .. } => {
-                &command.target
-            }
-            Operation::AddItemToInventory { item_id, .. } => item_id,
-            Operation::UpdateGameObjectAttribute { .. }
-            | Operation::UpdateGameObjectAttributes { .. }
-            | Operation::DeleteGameObject { .. }
-            | Operation::CreatePlayer { .. }
-            | Operation::UpdatePlayerPassword { .. }
-            | Operation::UpdatePlayerAdminStatus { .. }
-            | Operation::CreateRoom { .. }
-            | Operation::UpdateRoomDescription { .. }
-            | Operation::AddRoomExit { .. }
-            | Operation::RemoveRoomExit { .. }
-            | Operation::RemoveItemFromInventory { .. }
-            | Operation::EquipItem { .. }
-            | Operation::UnequipItem { .. } => return,
-        };
-        self.put_into.extend(moving::containers(&self.known, put).cloned());
+        if let Some((what, _)) = command.puts() {
+            self.put_into.extend(moving::containers(&self.known, what).cloned());
+        }
     }
 
     fn answer(&mut self, question: Question) -> Result<(), WorldError> {

@@ -11,7 +11,7 @@ use std::{
 
 use tokio::sync::{OwnedRwLockReadGuard, OwnedRwLockWriteGuard, RwLock};
 
-use super::command::{Command, Operation};
+use super::command::Command;
 use crate::event::AggregateId;
 
 /// Objects share turns by their hash.
@@ -42,25 +42,9 @@ impl Wanted {
         let mut wanted = Self::default();
         for command in commands {
             wanted.alone.insert(command.target.clone());
-            match &command.operation {
-                Operation::AddItemToInventory { item_id, .. } => _ = wanted.alone.insert(item_id.clone()),
-                Operation::CreateGameObject { container_id, .. }
-                | Operation::UpdateGameObjectContainer { container_id } => {
-                    wanted.shared.extend(container_id.clone());
-                }
-                Operation::UpdateGameObjectAttribute { .. }
-                | Operation::UpdateGameObjectAttributes { .. }
-                | Operation::DeleteGameObject { .. }
-                | Operation::CreatePlayer { .. }
-                | Operation::UpdatePlayerPassword { .. }
-                | Operation::UpdatePlayerAdminStatus { .. }
-                | Operation::CreateRoom { .. }
-                | Operation::UpdateRoomDescription { .. }
-                | Operation::AddRoomExit { .. }
-                | Operation::RemoveRoomExit { .. }
-                | Operation::RemoveItemFromInventory { .. }
-                | Operation::EquipItem { .. }
-                | Operation::UnequipItem { .. } => {}
+            if let Some((what, container)) = command.puts() {
+                wanted.alone.insert(what.clone());
+                wanted.shared.extend(container.cloned());
             }
         }
         wanted
