@@ -21,7 +21,7 @@ use crate::{
         proxy::Mode,
         service::Service,
     },
-    world::{Control, PASSWORD, World},
+    world::{Control, PASSWORD, World, state_within},
 };
 
 /// What was done, and what bears on how long a call may take.
@@ -383,11 +383,17 @@ impl Series<'_> {
         usurper.launch();
         let has_it = |state| state == State::Connected;
         let took = state_within(&usurper, Duration::from_secs(10), has_it).await.is_some_and(has_it);
-        usurper.signal(Signal::STOP);
-        self.world.take_back().await;
+        match took {
+            true => usurper.signal(Signal::STOP),
+            // It would go on trying.
+            false => usurper.kill(),
+        }
+        let taken_back = self.world.take_back().await;
         self.faults.immudb_gone.push((from, self.world.now()));
-        usurper.signal(Signal::CONT);
         if took {
+            usurper.signal(Signal::CONT);
+        }
+        if took && taken_back {
             self.count("deposed writer");
             let answer = append_as_usurper(&usurper).await;
             if answer.is_some_and(|answer| answer.stored_in() == StoredIn::Immudb) {
@@ -396,24 +402,6 @@ impl Series<'_> {
         }
         usurper.kill();
     }
-}
-
-/// The state once it is as wanted, or the last one that was seen; `None` where it does not answer.
-async fn state_within(service: &Service, time: Duration, wanted: impl Fn(State) -> bool) -> Option<State> {
-    let end = Instant::now() + time;
-    let mut client = service.client();
-    let mut last = None;
-    while Instant::now() < end {
-        let answer = tokio::time::timeout(Duration::from_secs(1), client.stats(StatsRequest {})).await;
-        if let Ok(Ok(answer)) = answer {
-            last = Some(answer.into_inner().state());
-        }
-        if last.is_some_and(&wanted) {
-            return last;
-        }
-        tokio::time::sleep(Duration::from_millis(50)).await;
-    }
-    last
 }
 
 async fn append_as_usurper(usurper: &Service) -> Option<AppendEventsResponse> {

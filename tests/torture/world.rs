@@ -9,7 +9,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use aethyr_event_store::grpc::wire::State;
+use aethyr_event_store::grpc::wire::{State, StatsRequest};
 use tokio::sync::Mutex;
 use tonic::transport::Endpoint;
 
@@ -203,8 +203,9 @@ impl World {
     }
 
     /// An administrator gives the database back to the service, which was fenced. What it took meanwhile fits,
-    /// for nobody else has taken anything.
-    pub async fn take_back(&self) {
+    /// for nobody else has taken anything. Says whether the service was seen to have it.
+    pub async fn take_back(&self) -> bool {
+        const CLAIMED_WITHIN: Duration = Duration::from_secs(60);
         let mut service = self.service.lock().await;
         let from = self.now();
         service.kill();
@@ -216,7 +217,14 @@ impl World {
         service.reconfigure(self.setup.clone().arguments(&TAKE_OVER));
         service.restart().await;
         self.was_down(from);
-        service.reconfigure(self.setup.clone());
+        // Whoever starts it anew before that does not take the database over.
+        let has_it = |state| matches!(state, State::Connected | State::Migrating);
+        let state = state_within(&service, CLAIMED_WITHIN, has_it).await;
+        let claimed = state.is_some_and(has_it);
+        if claimed {
+            service.reconfigure(self.setup.clone());
+        }
+        claimed
     }
 
     /// Ends all faults, and waits until ImmuDB has everything.
@@ -276,4 +284,26 @@ async fn start_immudb(dir: &Path) -> ImmuDb {
 
 fn setup_of_second(immudb_port: u16) -> Setup {
     Setup::with_immudb(immudb_port).set("immudb", &format!("password: {PASSWORD}"))
+}
+
+/// The state once it is as wanted, or the last one that was seen; `None` where it does not answer.
+pub async fn state_within(
+    service: &Service,
+    time: Duration,
+    wanted: impl Fn(State) -> bool,
+) -> Option<State> {
+    let end = Instant::now() + time;
+    let mut client = service.client();
+    let mut last = None;
+    while Instant::now() < end {
+        let answer = tokio::time::timeout(Duration::from_secs(1), client.stats(StatsRequest {})).await;
+        if let Ok(Ok(answer)) = answer {
+            last = Some(answer.into_inner().state());
+        }
+        if last.is_some_and(&wanted) {
+            return last;
+        }
+        tokio::time::sleep(Duration::from_millis(50)).await;
+    }
+    last
 }
