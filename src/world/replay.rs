@@ -43,7 +43,7 @@ pub enum Moment {
     Time(Timestamp),
 }
 
-/// Takes in all events of an aggregate.
+/// Takes in all events of an aggregate, or those up to where [`Life::begins_anew`] says that it has to begin anew.
 ///
 /// # Errors
 /// As [`Life::take`].
