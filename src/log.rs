@@ -124,7 +124,7 @@ pub enum OpenError {
          is missing or empty. If the segments were lost, put them back; if this is another's folder, name your own"
     )]
     NotEmpty { folder: String, found: String },
-    /// It is whole, and lacks what the index had of it.
+    /// It lacks what the index had of it, and nothing says that it is damaged.
     #[error("{folder} ends before what was known of it")]
     Older { folder: String },
     #[error("{path}: {source}")]

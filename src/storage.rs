@@ -72,10 +72,10 @@ pub enum StorageError {
     #[error("{0} (it may be deleted: it is rebuilt from the log)")]
     Index(#[from] IndexError),
     #[error(
-        "the local log {log} is older than the index {index}: it is whole, and ends before what the index had of it. \
-         Either it is an older copy, or its end was lost. `aethyr-event-store repair` brings back what ImmuDB and the \
-         event files have of it. To go on with the log as it is, move {index} away: it is made again, without the \
-         events that the log lacks"
+        "the local log {log} is older than the index {index}: it ends before what the index had of it. Either it \
+         is an older copy, or its end was lost. `aethyr-event-store repair` brings back what ImmuDB and the event \
+         files have of it. To go on with the log as it is, move {index} away: it is made again, without the events \
+         that the log lacks"
     )]
     OlderLog { log: String, index: String },
     #[error(transparent)]

@@ -62,7 +62,9 @@ pub fn recover(folder: &Path, seen: Option<Place>) -> Result<Recovered, OpenErro
     let Ended { end, last_group } = find_end(&file, &bytes);
     let seen_here = seen.filter(|seen| seen.segment >= last);
     if let Some(seen) = seen_here.filter(|seen| *seen > (Place { segment: last, offset: end })) {
-        if end == bytes.len() as u64 {
+        let ends_before = seen.segment > last || seen.offset > bytes.len() as u64;
+        // What is torn at the end of a copy may have been written just then.
+        if end == bytes.len() as u64 || ends_before && !later_group(&file, &bytes, end) {
             return Err(OpenError::Older { folder: folder.display().to_string() });
         }
         if seen.segment > last {

@@ -265,7 +265,7 @@ fn names_damage(text: &str) -> bool {
         && text.contains("aethyr-event-store repair")
 }
 
-/// Its last segment is gone, or cut behind a whole frame.
+/// Its last segment is gone or cut.
 fn is_an_older_log(text: &str) -> bool {
     text.contains("is older than the index") && text.contains("aethyr-event-store repair")
 }
