@@ -79,7 +79,10 @@ impl Forwarder {
     /// Nothing is forwarded any more until a person has acted and the service was restarted.
     pub(super) async fn park(mut self, happening: Happening, reason: &(dyn std::error::Error + Sync)) {
         error!(%reason, "nothing is forwarded to ImmuDB until a person has decided");
-        self.standing.contacted();
+        // Another writer's history says nothing of whether this log is as it was.
+        if matches!(happening, Happening::HistoryMissing) {
+            self.standing.contacted();
+        }
         self.standing.failed(true, reason.to_string());
         self.happened(happening);
         self.shutdown.cancelled().await;

@@ -443,7 +443,7 @@ impl Inner {
         match self.view.state {
             State::Starting | State::Copying => Err(StoreError::Unavailable(Unavailable::Starting)),
             // What looks like an empty history may be a lost disk, and what looks like a whole one an older copy.
-            State::Fallback if self.contact_missing => {
+            State::Fallback | State::Fenced if self.contact_missing => {
                 Err(StoreError::Unavailable(Unavailable::FirstContact))
             }
             _ => Ok(()),

@@ -152,7 +152,8 @@ impl Unavailable {
                  written"
             }
             Self::FirstContact => {
-                "ImmuDB was not seen yet, and immudb.require_contact demands it after this start; nothing was written"
+                "after this start immudb.require_contact demands that the log is compared with ImmuDB, which was not reached \
+                 yet or belongs to another writer; nothing was written"
             }
         }
     }

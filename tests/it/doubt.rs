@@ -113,6 +113,52 @@ async fn a_deposed_writer_writes_nothing_any_more() {
     assert_in_immudb(&immudb, &order);
 }
 
+/// It has the name of a writer that was deposed, and is itself older: neither is served for what was stored.
+#[tokio::test(flavor = "multi_thread")]
+async fn an_older_copy_that_another_writer_came_after_serves_nothing_if_it_is_told_so() {
+    let dir = tempdir().unwrap();
+    let immudb = ImmuDb::start(dir.path()).await;
+    let setup = Setup::with_immudb(immudb.port());
+    let careful = setup.clone().set("immudb", "require_contact: unclean");
+    let taking_over = careful.clone().arguments(&["serve", "--take-over"]);
+    let mut service = Service::start(careful.clone()).await;
+    append_to(&mut service.client(), "room-1", 3).await;
+    service.wait_until_forwarded().await;
+    service.stop();
+    let (storage, backup) = (service.storage(), service.dir().join("backup"));
+    copy_folder(&storage, &backup);
+    let mut other = Service::start(setup.arguments(&["serve", "--take-over"])).await;
+    other.wait_for_state(State::Connected).await;
+    other.kill();
+    service.reconfigure(taking_over.clone());
+    service.restart().await;
+    service.wait_for_state(State::Connected).await;
+    let last = event("room-1");
+    append(&mut service.client(), vec![last.clone()]).await;
+    service.wait_until_forwarded().await;
+    let order = whole_order(&mut service.client()).await;
+    service.kill();
+
+    std::fs::remove_dir_all(&storage).unwrap();
+    copy_folder(&backup, &storage);
+    service.reconfigure(careful);
+    service.launch();
+    service.wait_for_state(State::Fenced).await;
+    let ask = LoadEventsRequest { aggregate_id: "room-1".to_owned(), ..LoadEventsRequest::default() };
+    let refused = load_pieces(&mut service.client(), ask).await.unwrap_err();
+    assert_eq!((refused.code(), reason(&refused).as_str()), (Code::Unavailable, "FIRST_CONTACT"));
+    // It is stored, and this log does not know of it.
+    let refused = service.client().append_events(request(vec![last])).await.unwrap_err();
+    assert_eq!((refused.code(), reason(&refused).as_str()), (Code::Unavailable, "FIRST_CONTACT"));
+    service.wait_for_health("reads", false).await;
+    service.kill();
+
+    service.reconfigure(taking_over);
+    service.restart().await;
+    service.wait_for_state(State::Connected).await;
+    assert_eq!(whole_order(&mut service.client()).await, order);
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn taking_over_with_events_that_do_not_fit_is_refused() {
     let dir = tempdir().unwrap();
