@@ -366,6 +366,8 @@ fn may_answer_a_resend(status: &Status) -> bool {
         "" => !matches!(status.code(), Code::AlreadyExists | Code::Aborted | Code::FailedPrecondition),
         "STARTING"
         | "SHUTTING_DOWN"
+        // An older copy of the log lacks what is asked for.
+        | "FIRST_CONTACT"
         | "CALLS_WAITING"
         | "CALLS_WAITING_BYTES"
         | "CONCURRENT_CALLS"

@@ -106,7 +106,7 @@ impl Series<'_> {
 
     async fn service(&mut self) {
         while self.pause(200, 2000).await {
-            match self.random.u8(..20) {
+            match self.random.u8(..25) {
                 0 | 1 => self.kill_service("service killed", |_, _| {}).await,
                 2..=4 => {
                     let world = self.world;
@@ -158,6 +158,8 @@ impl Series<'_> {
                     self.refuses("no room allowed", "limits", "disk_free_min: 1125899906842624", most).await;
                 }
                 16 | 17 => self.index_fails().await,
+                18 => self.shares_its_index().await,
+                19..=22 => self.older_copy().await,
                 _ => {
                     self.count("sync fails");
                     self.world.control(Control::SyncFails, 1);
@@ -184,6 +186,7 @@ impl Series<'_> {
             meanwhile(&mut self.random, &last);
         }
         power::forget(&self.world.undo());
+        service::copy_log(&service);
         let down = self.random.u64(0..300);
         tokio::time::sleep(Duration::from_millis(down)).await;
         service.restart().await;
@@ -377,6 +380,7 @@ impl Series<'_> {
     /// A second service that takes the database, sleeps while the first takes it back, wakes up, and believes
     /// that it still has it. Nothing that it takes may come into ImmuDB.
     async fn usurper(&mut self) {
+        let _contested = self.world.contested.lock().await;
         let port = self.world.immudb.lock().await.port();
         let mut usurper = self.world.usurper(port);
         let from = self.world.now();

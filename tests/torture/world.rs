@@ -40,6 +40,8 @@ pub struct World {
     began: Instant,
     port: Port,
     setup: Setup,
+    /// Whose the database is. Locked before the service.
+    pub contested: Mutex<()>,
     pub service: Mutex<Service>,
     pub immudb: Mutex<ImmuDb>,
     pub proxy: Proxy,
@@ -58,7 +60,7 @@ pub const FALLBACK_AFTER: Duration = Duration::from_secs(1);
 const PENDING_EVENTS_MAX: u64 = 5000;
 /// A clock that is years away would keep every event out after a start.
 pub const SERVE: [&str; 2] = ["serve", "--accept-clock"];
-const TAKE_OVER: [&str; 3] = ["serve", "--accept-clock", "--take-over"];
+pub const TAKE_OVER: [&str; 3] = ["serve", "--accept-clock", "--take-over"];
 /// More than a run writes. It lies in memory.
 const DISK_MEBIBYTES: u32 = 12 << 10;
 
@@ -106,6 +108,7 @@ impl World {
             began: Instant::now(),
             port,
             setup: setup.clone(),
+            contested: Mutex::default(),
             service: Mutex::new(service),
             immudb: Mutex::new(immudb),
             proxy,
@@ -157,6 +160,10 @@ impl World {
 
     pub fn is_failing(&self) -> bool {
         self.failing.load(Ordering::SeqCst)
+    }
+
+    pub fn setup(&self) -> Setup {
+        self.setup.clone()
     }
 
     /// Since then, and until now.

@@ -102,7 +102,10 @@ impl Caller {
                     self.history.violation("figures of two moments", format!("{stats:?}"));
                 }
                 let (event_count, last_position) = (stats.event_count, stats.last_position);
-                self.saw(began, Seen::Stats { event_count, last_position });
+                // They tell of the log as it is, also of one that is not served yet.
+                if stats.reads_refused.is_empty() {
+                    self.saw(began, Seen::Stats { event_count, last_position });
+                }
             }
             Some(Err(status)) => self.read_failed(&status),
             None => {}

@@ -2,21 +2,25 @@
 //! configurations in which it refuses all writes.
 
 use std::{
-    process::Stdio,
+    path::PathBuf,
+    process::{Child, ExitStatus, Stdio},
     time::{Duration, Instant},
 };
 
+use aethyr_event_store::grpc::wire::State;
 use rustix::process::{Pid, Resource, Rlimit, getrlimit, prlimit};
 
 use super::Series;
 use crate::{
     crowds::Draft,
     power,
-    world::{Control, SERVE},
+    support::service::{Service, Setup},
+    world::{Control, SERVE, TAKE_OVER, state_within},
 };
 
 /// Until writes are taken after a fault is over.
 const COMES_BACK_MAX: Duration = Duration::from_secs(60);
+const ALL_IN_IMMUDB_WITHIN: Duration = Duration::from_secs(15);
 
 impl Series<'_> {
     /// Starts the service again whenever it has ended by itself, but not while it could not start.
@@ -148,6 +152,70 @@ impl Series<'_> {
         }
     }
 
+    /// A service of another log over the index of this one.
+    pub(super) async fn shares_its_index(&mut self) {
+        let mut service = self.world.service.lock().await;
+        if !service.is_running() {
+            return;
+        }
+        let index = service.storage().canonicalize().unwrap().join("index");
+        let line = format!("index_path: {}", index.display());
+        let other = Service::new(Setup::local().set("event_sourcing", &line));
+        let mut process = other.command(&["serve"]).stderr(Stdio::null()).spawn().unwrap();
+        let ended = ended_within(&mut process, COMES_BACK_MAX).await;
+        drop(service);
+        self.count("index shared");
+        if ended.and_then(|status| status.code()) != Some(1) {
+            self.violation(format!("a service of another log over the same index: {ended:?}"));
+        }
+    }
+
+    /// An older copy of the log is put back, of which the rest is in ImmuDB alone.
+    pub(super) async fn older_copy(&mut self) {
+        const FAULT: &str = "older copy of the log put back";
+        // Whoever had the database in the meantime would have what the older log lacks, which is for a person to decide.
+        let _contested = self.world.contested.lock().await;
+        let mut service = self.world.service.lock().await;
+        let [log, older] = log_and_older_copy(&service);
+        if !older.exists() {
+            return;
+        }
+        let from = self.world.now();
+        let writes_nothing = self.world.setup().set("event_sourcing", "enabled: false");
+        self.begin_with(&mut service, writes_nothing).await;
+        let all_is_in_immudb = forwards_all(&service).await;
+        service.kill();
+        if all_is_in_immudb {
+            self.count(FAULT);
+            std::fs::remove_dir_all(&log).unwrap();
+            std::fs::rename(&older, &log).unwrap();
+            let (opened, said) = service.run(&["pending", "list", "--offline"]);
+            if !opened && !said.contains("is older than the index") || said.contains("panicked") {
+                self.violation(format!("{FAULT}: {said}"));
+            }
+            std::fs::remove_dir_all(service.storage().join("index")).unwrap();
+            let careful = self.world.setup().set("immudb", "require_contact: unclean");
+            service.reconfigure(careful.clone());
+            service.launch();
+            let is_known = |state| matches!(state, State::Connected | State::Migrating | State::Fenced);
+            if state_within(&service, COMES_BACK_MAX, is_known).await == Some(State::Fenced) {
+                // The database was taken and had back since the copy: a person decides.
+                self.begin_with(&mut service, careful.arguments(&TAKE_OVER)).await;
+            }
+            service.reconfigure(self.world.setup());
+        } else {
+            self.begin_with(&mut service, self.world.setup()).await;
+        }
+        self.world.was_down(from);
+    }
+
+    async fn begin_with(&self, service: &mut Service, setup: Setup) {
+        service.kill();
+        power::forget(&self.world.undo());
+        service.reconfigure(setup);
+        service.restart().await;
+    }
+
     async fn comes_back(&mut self, fault: &'static str) {
         let end = Instant::now() + COMES_BACK_MAX;
         while !self.takes_writes().await {
@@ -171,4 +239,47 @@ impl Series<'_> {
     fn violation(&mut self, what: String) {
         self.faults.history.violation("the service", what);
     }
+}
+
+/// Of a service that takes nothing new.
+async fn forwards_all(service: &Service) -> bool {
+    let until = Instant::now() + ALL_IN_IMMUDB_WITHIN;
+    while Instant::now() < until {
+        let stats = service.stats().await;
+        if stats.pending_events == 0 && stats.pending_snapshots == 0 {
+            return true;
+        }
+        tokio::time::sleep(Duration::from_millis(50)).await;
+    }
+    false
+}
+
+async fn ended_within(process: &mut Child, time: Duration) -> Option<ExitStatus> {
+    let until = Instant::now() + time;
+    while Instant::now() < until {
+        if let Some(status) = process.try_wait().unwrap() {
+            return Some(status);
+        }
+        tokio::time::sleep(Duration::from_millis(50)).await;
+    }
+    process.kill().unwrap();
+    process.wait().unwrap();
+    None
+}
+
+/// Of a service that is not running.
+pub(super) fn copy_log(service: &Service) {
+    let [log, older] = log_and_older_copy(service);
+    if older.exists() {
+        return;
+    }
+    std::fs::create_dir(&older).unwrap();
+    for entry in std::fs::read_dir(log).unwrap() {
+        let entry = entry.unwrap();
+        std::fs::copy(entry.path(), older.join(entry.file_name())).unwrap();
+    }
+}
+
+fn log_and_older_copy(service: &Service) -> [PathBuf; 2] {
+    [service.storage().join("log"), service.dir().join("older-log")]
 }
