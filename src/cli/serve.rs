@@ -29,6 +29,9 @@ use crate::{
 
 /// So long a thread for reads stays without one.
 const BLOCKING_KEPT: Duration = Duration::from_secs(1);
+/// More than there are places for work that waits for the disk. A thread that has just given its place back is not free yet:
+/// without this, the next piece of work would begin another.
+const BLOCKING_MAX: usize = 80;
 
 pub fn serve(loaded: Loaded, options: Options) -> ExitCode {
     let guard = match telemetry::init(&loaded.config.logging) {
@@ -54,14 +57,18 @@ pub fn serve(loaded: Loaded, options: Options) -> ExitCode {
         warn!(key, path = %path.display(), "other users can read what is there; to mend it: {command}");
     }
     // Threads for reads end soon after a crowd of them: the next ones would keep all of them alive.
-    let runtime =
-        match runtime::Builder::new_multi_thread().enable_all().thread_keep_alive(BLOCKING_KEPT).build() {
-            Ok(runtime) => runtime,
-            Err(error) => {
-                error!(%error, "no runtime");
-                return ExitCode::FAILURE;
-            }
-        };
+    let runtime = runtime::Builder::new_multi_thread()
+        .enable_all()
+        .thread_keep_alive(BLOCKING_KEPT)
+        .max_blocking_threads(BLOCKING_MAX)
+        .build();
+    let runtime = match runtime {
+        Ok(runtime) => runtime,
+        Err(error) => {
+            error!(%error, "no runtime");
+            return ExitCode::FAILURE;
+        }
+    };
     let file = loaded.file.unwrap_or_default();
     let reload = Reload { file: &file, in_force: loaded.config.clone(), guard: &guard };
     let options = Options { config_file: file.clone(), ..options };

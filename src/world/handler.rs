@@ -128,10 +128,7 @@ impl Handler {
     /// Loads and decides; may wait for the disk. `None`: what it looked at changed meanwhile.
     async fn plan(&self, commands: Arc<Commands>) -> Result<Option<Plan>, WorldError> {
         let (source, contents, limits) = (self.source.clone(), self.contents.clone(), self.limits);
-        let place = self.deciding.clone().acquire_owned().await;
-        let planned = tokio::task::spawn_blocking(move || {
-            // Held to the end, also where the caller has gone.
-            let _place = place;
+        let decide = move || {
             let mut planning = Planning::new(&source, &contents, limits);
             let decided = planning.decide_all(&commands);
             if planning.saw_a_change() {
@@ -143,8 +140,22 @@ impl Handler {
                 return Ok(None);
             }
             decided.and_then(|()| planning.finish()).map(Some)
+        };
+        self.in_a_place(decide).await
+    }
+
+    /// Does work that may wait for the disk.
+    async fn in_a_place<T: Send + 'static>(
+        &self,
+        work: impl FnOnce() -> Result<T, WorldError> + Send + 'static,
+    ) -> Result<T, WorldError> {
+        let place = self.deciding.clone().acquire_owned().await;
+        let worked = tokio::task::spawn_blocking(move || {
+            // Held to the end, also where the caller has gone.
+            let _place = place;
+            work()
         });
-        planned.await.unwrap_or_else(|_| Err(StoreError::Damaged("a decision was aborted".to_owned()).into()))
+        worked.await.unwrap_or_else(|_| Err(StoreError::Damaged("a decision was aborted".to_owned()).into()))
     }
 }
 

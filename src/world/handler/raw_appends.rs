@@ -138,7 +138,7 @@ impl Handler {
             return Ok(objects);
         }
         let source = self.source.clone();
-        let looked_up = tokio::task::spawn_blocking(move || {
+        let look_up = move || {
             for id in unnamed {
                 match replay::kind(&source.store, &id)? {
                     Some(None) => {}
@@ -147,10 +147,8 @@ impl Handler {
                 }
             }
             Ok(objects)
-        });
-        looked_up
-            .await
-            .unwrap_or_else(|_| Err(StoreError::Damaged("a look-up was aborted".to_owned()).into()))
+        };
+        self.in_a_place(look_up).await
     }
 
     /// What was stored before is answered, whatever stands against it now.
@@ -169,10 +167,7 @@ impl Handler {
     /// Loads and decides; may wait for the disk.
     async fn check(&self, append: Arc<Append>, objects: Objects) -> Result<Heads, WorldError> {
         let (source, raw_appends, told) = (self.source.clone(), self.raw_appends, self.told.clone());
-        let place = self.deciding.clone().acquire_owned().await;
-        let checked = tokio::task::spawn_blocking(move || {
-            // Held to the end, also where the caller has gone.
-            let _place = place;
+        let check = move || {
             let checking = Checking { source: &source, append: &append, raw_appends, told: &told };
             let mut heads = Heads::new();
             for (id, kind) in objects {
@@ -181,8 +176,8 @@ impl Handler {
                 }
             }
             Ok(heads)
-        });
-        checked.await.unwrap_or_else(|_| Err(StoreError::Damaged("a check was aborted".to_owned()).into()))
+        };
+        self.in_a_place(check).await
     }
 }
 
