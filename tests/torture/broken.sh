@@ -54,8 +54,9 @@ renew_copy() {
     done < <(git ls-files -z)
 }
 
-# Each way, and the kinds of violations that may show it: what stands before the colon.
-declare -A shows=()
+# Each way, and the kinds of violations that may show it: what stands before the colon; and the fault that happens
+# more often, if one alone shows it.
+declare -A shows=() mostly=()
 
 nothing() { :; }
 
@@ -103,7 +104,7 @@ refuse_a_resend_where_new_events_are() {
 # The clock is years away.
 shows[let_recorded_times_follow_the_clock]='time runs backwards'
 let_recorded_times_follow_the_clock() {
-    change src/sequencer/group.rs 's.replace("self.settings.clock.time().max(entries.complete().recorded_at)", "Timestamp::now()")'
+    replace src/sequencer/group.rs 'time.unwrap_or(newest).max(newest);' 'time.unwrap_or(newest);'
 }
 
 shows[publish_the_tip_before_what_is_below_it]='stale|load shows less|stats|order shows less|list|conflict tells less|figures of two moments'
@@ -112,6 +113,7 @@ publish_the_tip_before_what_is_below_it() {
 }
 
 shows[go_on_without_an_index]='the service'
+mostly[go_on_without_an_index]='index fails'
 go_on_without_an_index() {
     change src/server/failure.rs 's.replace("PoisonedBy::Index => ServerError::IndexFailed,", "PoisonedBy::Index => std::future::pending().await,").replace("() = index_failed => ServerError::IndexFailed,", "() = async { index_failed.await; std::future::pending().await } => ServerError::IndexFailed,")'
 }
@@ -119,6 +121,69 @@ go_on_without_an_index() {
 shows[say_that_reads_fail]='health'
 say_that_reads_fail() {
     change src/server/health.rs 's.replace("            reads,\n", "            reads: false,\n")'
+}
+
+# Late answers.
+shows[count_no_slow_commits]='waits|a wait'
+mostly[count_no_slow_commits]='late answers'
+count_no_slow_commits() {
+    replace src/forwarder/state.rs 'self.recent.push_back(commit.took > self.slow_above());' 'self.recent.push_back(false);'
+}
+
+# Few files.
+shows[accept_nobody_after_an_error]='the service'
+mostly[accept_nobody_after_an_error]='no more files'
+accept_nobody_after_an_error() {
+    replace src/server/connections.rs 'tokio::time::sleep(PAUSE).await;
+                        continue;' 'let _ = PAUSE;
+                        std::future::pending::<()>().await;
+                        continue;'
+}
+
+# A full disk that nobody restarts the service for.
+shows[take_nothing_after_a_full_disk]='the service'
+mostly[take_nothing_after_a_full_disk]='disk full, and nobody helps'
+take_nothing_after_a_full_disk() {
+    replace src/sequencer/group.rs 'self.settings.disk_is_full();' 'self.settings.disk_is_full() || WAS_FULL.get().is_some();' \
+        'if let Err(error) = &written {
+' 'if let Err(error) = &written {
+            let _ = WAS_FULL.set(());
+'
+    printf '%s\n' 'static WAS_FULL: std::sync::OnceLock<()> = std::sync::OnceLock::new();' >>src/sequencer/group.rs
+}
+
+# Removed locks.
+shows[lock_the_file_within_alone]='the service'
+mostly[lock_the_file_within_alone]='locks removed'
+lock_the_file_within_alone() {
+    replace src/log/lock.rs 'if let Some(path) = beside(folder) {' 'if let Some(path) = beside(folder).filter(|_| false) {' \
+        'let opened = File::open(folder).map_err(fs::TryLockError::Error)?;' 'let opened = File::open(folder).map_err(fs::TryLockError::Error)?;
+        if opened.metadata().is_ok() {
+            return Ok(Self(None));
+        }'
+}
+
+# A shared index.
+shows[take_the_index_of_another]='the service'
+mostly[take_the_index_of_another]='index shared'
+take_the_index_of_another() {
+    replace src/log/owner.rs 'LockedFolder::lock_if_there(folder)' 'LockedFolder::lock_if_there(&folder.join("none"))' \
+        'Err(fs::TryLockError::WouldBlock) => return Err(in_use()),' 'Err(fs::TryLockError::WouldBlock) => {}' \
+        'if owner != log => {' 'if false && owner != log => {'
+}
+
+# An older copy of the log.
+shows[serve_what_may_be_an_older_log]='stale|load shows less|stats|order shows less|list|resend refused|subscription'
+mostly[serve_what_may_be_an_older_log]='older copy of the log put back'
+serve_what_may_be_an_older_log() {
+    replace src/forwarder/standing.rs 'State::Fallback | State::Fenced if self.contact_missing => {' 'State::Fallback | State::Fenced if false && self.contact_missing => {'
+}
+
+# A log that is poisoned.
+shows[release_the_head_of_a_poisoned_log]='second writer'
+mostly[release_the_head_of_a_poisoned_log]='sync fails, and nobody helps'
+release_the_head_of_a_poisoned_log() {
+    replace src/forwarder/release.rs 'if self.sequencer.poisoned().is_some() {' 'if self.sequencer.poisoned().is_some_and(|_| false) {'
 }
 
 # Known ids.
@@ -146,9 +211,9 @@ build_torture() {
         sed -n 's/.*"name":"torture".*"executable":"\([^"]*\)".*/\1/p'
 }
 
-# torture SEED: 20 seconds of faults.
+# torture SEED [FAULT]: 20 seconds of faults, and of this one most.
 torture() {
-    (cd "$copy" && timeout 300 "$torture" --seed "$1" --seconds 20 >"$log" 2>&1)
+    (cd "$copy" && timeout 300 "$torture" --seed "$1" --seconds 20 ${2:+--mostly "$2"} >"$log" 2>&1)
 }
 
 # The first violation of one of these kinds, or of any.
@@ -164,8 +229,10 @@ if ((${#ways[@]} == 0)); then
         take_a_failed_sync_for_not_written leave_a_segment_without_a_durable_name
         leave_out_a_precondition refuse_a_resend_where_new_events_are
         let_recorded_times_follow_the_clock publish_the_tip_before_what_is_below_it
-        go_on_without_an_index say_that_reads_fail take_other_content_for_a_resend
-        judge_known_ids_before_everybody_else)
+        go_on_without_an_index say_that_reads_fail count_no_slow_commits
+        accept_nobody_after_an_error take_nothing_after_a_full_disk lock_the_file_within_alone
+        take_the_index_of_another serve_what_may_be_an_older_log release_the_head_of_a_poisoned_log
+        take_other_content_for_a_resend judge_known_ids_before_everybody_else)
 fi
 renew_copy
 torture=$(build_torture)
@@ -180,7 +247,7 @@ for way in "${ways[@]}"; do
     outcome="FAIL: $way is not caught"
     # Several seeds, in 60 seconds of faults together.
     for seed in 1 2 3; do
-        if torture "$seed"; then
+        if torture "$seed" "${mostly[$way]:-}"; then
             continue
         elif [[ -z $kinds ]]; then
             outcome="FAIL: the service as it is fails (seed $seed): $(violation "$any" || tail -n 1 "$log")"

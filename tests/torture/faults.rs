@@ -41,20 +41,47 @@ pub struct Faults {
 /// Of a segment of the log.
 const HEADER_BYTES: usize = 64;
 
+/// Those that may be asked for, and the number that each is drawn by in its series.
+const BY_SERVICE: [(&str, u8); 6] = [
+    ("sync fails, and nobody helps", 10),
+    ("no more files", 12),
+    ("index fails", 16),
+    ("index shared", 18),
+    ("older copy of the log put back", 19),
+    ("disk full, and nobody helps", 9),
+];
+const BY_NETWORK: [(&str, u8); 1] = [("late answers", 5)];
+const BY_CROWDS: [(&str, u8); 1] = [("storm of known ids", 0)];
+const BY_SECOND_WRITERS: [(&str, u8); 2] = [("deposed writer", 0), ("locks removed", 1)];
+
+pub fn may_be_frequent(fault: &str) -> bool {
+    let known = BY_SERVICE.iter().chain(&BY_NETWORK).chain(&BY_CROWDS).chain(&BY_SECOND_WRITERS);
+    known.into_iter().any(|(name, _)| *name == fault)
+}
+
 /// One part's series.
 struct Series<'a> {
     world: &'a World,
     known: &'a Known,
+    /// A fault that happens more often.
+    mostly: Option<&'a str>,
     random: Rng,
     end: Instant,
     faults: Faults,
 }
 
 impl Faults {
-    pub async fn run(world: &World, known: &Known, seed: u64, length: Duration) -> Self {
+    pub async fn run(
+        world: &World,
+        known: &Known,
+        seed: u64,
+        length: Duration,
+        mostly: Option<&str>,
+    ) -> Self {
         let series = |part: u64| Series {
             world,
             known,
+            mostly,
             random: Rng::with_seed(seed.wrapping_mul(31).wrapping_add(part)),
             end: Instant::now() + length,
             faults: Self::default(),
@@ -100,13 +127,22 @@ impl Series<'_> {
         tokio::time::sleep(Duration::from_millis(length)).await;
     }
 
+    /// The next fault's number, of so many.
+    fn draw(&mut self, numbers: u8, by_name: &[(&str, u8)]) -> u8 {
+        let frequent = self.mostly.and_then(|fault| by_name.iter().find(|(name, _)| *name == fault));
+        match frequent {
+            Some((_, number)) if self.random.u8(..4) > 0 => *number,
+            _ => self.random.u8(..numbers),
+        }
+    }
+
     fn count(&mut self, fault: &'static str) {
         *self.faults.counts.entry(fault).or_default() += 1;
     }
 
     async fn service(&mut self) {
         while self.pause(200, 2000).await {
-            match self.random.u8(..25) {
+            match self.draw(25, &BY_SERVICE) {
                 0 | 1 => self.kill_service("service killed", |_, _| {}).await,
                 2..=4 => {
                     let world = self.world;
@@ -246,7 +282,7 @@ impl Series<'_> {
         let proxy = &self.world.proxy;
         while self.pause(100, 1500).await {
             let from = self.world.now();
-            let (fault, mode) = match self.random.u8(..10) {
+            let (fault, mode) = match self.draw(10, &BY_NETWORK) {
                 0 => ("connections cut", None),
                 1 => ("connections refused", Some(Mode::PassAndRefuse)),
                 2 => ("answers lost", Some(Mode::DropAnswers)),
@@ -309,7 +345,7 @@ impl Series<'_> {
         let mut large = 1;
         while self.pause(500, 4000).await {
             let length = Duration::from_millis(self.random.u64(500..4000));
-            match self.random.u8(..6) {
+            match self.draw(6, &BY_CROWDS) {
                 0 | 1 => {
                     self.count("storm of known ids");
                     let storm = crowds::storm_of_known_ids(self.world, &mut self.random, self.known, length);
@@ -344,7 +380,7 @@ impl Series<'_> {
             if !claimed {
                 continue;
             }
-            match self.random.u8(..4) {
+            match self.draw(4, &BY_SECOND_WRITERS) {
                 0 => self.usurper().await,
                 1 => self.second_process().await,
                 _ => self.intruder().await,

@@ -2,11 +2,12 @@
 //! Every call and answer goes into a history, and a checker proves from it what is promised.
 //!
 //!     cargo test --test torture -- --seed 7 --seconds 60
+//!     cargo test --test torture -- --mostly "late answers"
 //!     cargo test --test torture -- --load --seconds 1800
 //!     cargo test --test torture -- --late --seconds 60
 //!
 //! The same seed gives the same faults. A run that fails keeps its folder, with the history of all calls, and
-//! says where. `--load` is without faults, and looks at what the service takes of the machine. `--late` has ImmuDB's
+//! says where. `--mostly` has one fault happen more often. `--load` is without faults, and looks at what the service takes of the machine. `--late` has ImmuDB's
 //! answers come late by several times, each for so many seconds, and looks at how long callers wait.
 
 #![allow(
@@ -68,6 +69,8 @@ struct Arguments {
     /// So many seeds, one after the other.
     runs: u64,
     callers: u64,
+    /// A fault that happens more often.
+    mostly: Option<String>,
     /// Without faults.
     load: bool,
     /// With late answers alone.
@@ -75,8 +78,15 @@ struct Arguments {
 }
 
 fn arguments() -> Result<Arguments, String> {
-    let mut arguments =
-        Arguments { seed: SEED, seconds: SECONDS, runs: 1, callers: CALLERS, load: false, late: false };
+    let mut arguments = Arguments {
+        seed: SEED,
+        seconds: SECONDS,
+        runs: 1,
+        callers: CALLERS,
+        mostly: None,
+        load: false,
+        late: false,
+    };
     let mut words = std::env::args().skip(1);
     while let Some(word) = words.next() {
         let place = match word.as_str() {
@@ -84,6 +94,14 @@ fn arguments() -> Result<Arguments, String> {
             "--seconds" => &mut arguments.seconds,
             "--runs" => &mut arguments.runs,
             "--callers" => &mut arguments.callers,
+            "--mostly" => {
+                let fault = words.next().ok_or("--mostly wants a fault")?;
+                if !faults::may_be_frequent(&fault) {
+                    return Err(format!("{fault} is none of the faults that --mostly knows"));
+                }
+                arguments.mostly = Some(fault);
+                continue;
+            }
             "--load" => {
                 arguments.load = true;
                 continue;
@@ -98,7 +116,7 @@ fn arguments() -> Result<Arguments, String> {
             other if !other.starts_with('-') => return Err(format!("{other} is for other tests")),
             other => {
                 return Err(format!(
-                    "{other}: --seed N --seconds S --runs R --callers C --load --late are known"
+                    "{other}: --seed N --seconds S --runs R --callers C --mostly FAULT --load --late are known"
                 ));
             }
         };
@@ -215,8 +233,9 @@ async fn run(seed: u64, arguments: &Arguments) -> Result<Totals, String> {
     let probe = Probe::start(&world);
     let stalls = Stalls::note(&world);
     let mut watch = Watch::new();
+    let length = Duration::from_secs(arguments.seconds);
     let mut faults = tokio::select! {
-        faults = Faults::run(&world, &known, seed, Duration::from_secs(arguments.seconds)) => faults,
+        faults = Faults::run(&world, &known, seed, length, arguments.mostly.as_deref()) => faults,
         () = world.watch(&mut watch) => unreachable!("it watches for ever"),
     };
     world.heal().await;
