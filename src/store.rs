@@ -132,7 +132,7 @@ impl EventStore {
     /// See [`StoreError`].
     pub async fn append_here(&self, append: Append, origin: Origin) -> Result<Stored, StoreError> {
         self.counted_write(async {
-            self.standing.admit_resend()?;
+            self.standing.admit_resend(self.sequencer.tip())?;
             // From here on, so that a resend that is refused meanwhile knows of this one.
             let under_way = self.sequencer.under_way(&append, &origin);
             if let Some(stored) = self.sequencer.stored_before(&append).await? {
@@ -150,7 +150,7 @@ impl EventStore {
 
     /// The answer to an earlier attempt, which may still be under way; `None`: none of it is stored.
     pub(crate) async fn first_answer(&self, append: &Append) -> Result<Option<Stored>, StoreError> {
-        self.standing.admit_resend()?;
+        self.standing.admit_resend(self.sequencer.tip())?;
         self.sequencer.until_decided(append).await;
         self.sequencer.stored_before(append).await
     }

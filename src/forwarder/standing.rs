@@ -206,16 +206,16 @@ impl Standing {
         Ok(())
     }
 
-    /// Whether a call may be answered with what an earlier one stored.
+    /// Whether a call may be answered with what an earlier one stored; `tip` is the end of the log.
     ///
     /// # Errors
     /// Says why it may not.
-    pub fn admit_resend(&self) -> Result<(), StoreError> {
+    pub fn admit_resend(&self, tip: Tip) -> Result<(), StoreError> {
         let inner = self.lock();
         if inner.shutting_down {
             return Err(StoreError::Unavailable(Unavailable::ShuttingDown));
         }
-        inner.knows_its_history()
+        inner.knows_its_history(tip)
     }
 
     /// Whether anything is served now; `tip` is the end of the log.
@@ -224,7 +224,7 @@ impl Standing {
     /// Says why it is not.
     pub fn admit_read(&self, tip: Tip) -> Result<(), StoreError> {
         let inner = self.lock();
-        inner.knows_its_history()?;
+        inner.knows_its_history(tip)?;
         match inner.view.state {
             // What looks like an empty history is a lost disk, or another's.
             State::Suspect | State::Fenced if tip.position == Position(0) => {
@@ -439,11 +439,14 @@ impl Standing {
 
 impl Inner {
     /// Whether the local log may be taken for what was stored.
-    fn knows_its_history(&self) -> Result<(), StoreError> {
+    fn knows_its_history(&self, tip: Tip) -> Result<(), StoreError> {
         match self.view.state {
             State::Starting | State::Copying => Err(StoreError::Unavailable(Unavailable::Starting)),
             // What looks like an empty history may be a lost disk, and what looks like a whole one an older copy.
-            State::Fallback | State::Fenced if self.contact_missing => {
+            State::Fallback if self.contact_missing => {
+                Err(StoreError::Unavailable(Unavailable::FirstContact))
+            }
+            State::Fenced if self.contact_missing && tip.position > Position(0) => {
                 Err(StoreError::Unavailable(Unavailable::FirstContact))
             }
             _ => Ok(()),

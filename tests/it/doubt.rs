@@ -141,7 +141,7 @@ async fn an_older_copy_that_another_writer_came_after_serves_nothing_if_it_is_to
 
     std::fs::remove_dir_all(&storage).unwrap();
     copy_folder(&backup, &storage);
-    service.reconfigure(careful);
+    service.reconfigure(careful.clone());
     service.launch();
     service.wait_for_state(State::Fenced).await;
     let ask = LoadEventsRequest { aggregate_id: "room-1".to_owned(), ..LoadEventsRequest::default() };
@@ -157,6 +157,14 @@ async fn an_older_copy_that_another_writer_came_after_serves_nothing_if_it_is_to
     service.restart().await;
     service.wait_for_state(State::Connected).await;
     assert_eq!(whole_order(&mut service.client()).await, order);
+
+    // An empty one is told apart.
+    service.kill();
+    std::fs::remove_dir_all(&storage).unwrap();
+    service.reconfigure(careful);
+    service.launch();
+    service.wait_for_state(State::Fenced).await;
+    assert_reads_are_refused(&service).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
