@@ -76,6 +76,7 @@ skip_the_duplicate_check_inside_a_group() {
 }
 
 shows[take_a_failed_sync_for_not_written]='refused and stored'
+mostly[take_a_failed_sync_for_not_written]='sync fails'
 take_a_failed_sync_for_not_written() {
     change src/sequencer.rs 's.replace("Self::Write(WriteError::Unknown(_)) | Self::Index(_) => StoreError::OutcomeUnknown,", "Self::Write(WriteError::Unknown(_)) | Self::Index(_) => StoreError::Unavailable(Unavailable::NotWritten),")'
 }
@@ -87,18 +88,20 @@ take_a_time_out_for_not_written() {
 }
 
 shows[leave_a_segment_without_a_durable_name]='lost'
+mostly[leave_a_segment_without_a_durable_name]='power cut'
 leave_a_segment_without_a_durable_name() {
     change src/log/segment.rs 's.replace("path.parent().map_or(Ok(()), sync_entries)", "path.parent().map_or(Ok(()), |_| Ok(()))")'
 }
 
 shows[leave_out_a_precondition]='second writer|ImmuDB|migration'
+mostly[leave_out_a_precondition]='deposed writer'
 leave_out_a_precondition() {
     change src/forwarder.rs 's.replace("vec![Precondition::KeyMustExist(key.clone()), Precondition::KeyNotModifiedAfterTx { key, tx }]", "let _ = tx;\n    vec![Precondition::KeyMustExist(key)]")'
 }
 
 shows[refuse_a_resend_where_new_events_are]='resend refused'
 refuse_a_resend_where_new_events_are() {
-    change src/store.rs 's.replace("self.standing.admit_resend()?;", "self.admit_write()?;")'
+    change src/store.rs 's.replace("self.standing.admit_resend(self.sequencer.tip())?;", "self.admit_write()?;")'
 }
 
 # The clock is years away.
@@ -238,11 +241,11 @@ renew_copy
 torture=$(build_torture)
 for way in "${ways[@]}"; do
     renew_copy
-    (
-        cd "$copy"
-        "$way"
-        cargo build --quiet --locked --bin aethyr-event-store
-    )
+    if ! (cd "$copy" && "$way" && cargo build --quiet --locked --bin aethyr-event-store); then
+        echo "FAIL: $way can't be built"
+        failed=$((failed + 1))
+        continue
+    fi
     kinds=${shows[$way]:-}
     outcome="FAIL: $way is not caught"
     # Several seeds, in 60 seconds of faults together.

@@ -42,9 +42,11 @@ pub struct Faults {
 const HEADER_BYTES: usize = 64;
 
 /// Those that may be asked for, and the number that each is drawn by in its series.
-const BY_SERVICE: [(&str, u8); 6] = [
+const BY_SERVICE: [(&str, u8); 8] = [
+    ("power cut", 2),
     ("sync fails, and nobody helps", 10),
     ("no more files", 12),
+    ("sync fails", 24),
     ("index fails", 16),
     ("index shared", 18),
     ("older copy of the log put back", 19),
