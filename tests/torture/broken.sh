@@ -20,7 +20,7 @@ failed=0
 
 # change FILE PYTHON-EXPRESSION: of the text `s`; it must change something.
 change() {
-    python3 - "$1" "$2" <<'PY'
+    python3 - "$1" "$2" <<'PY' || exit 1
 import sys
 path, expression = sys.argv[1:]
 s = open(path).read()
@@ -32,7 +32,7 @@ PY
 
 # replace FILE FROM TO, each once or more often: FROM must be there.
 replace() {
-    python3 - "$@" <<'PY'
+    python3 - "$@" <<'PY' || exit 1
 import sys
 path, *pairs = sys.argv[1:]
 s = open(path).read()
@@ -179,7 +179,8 @@ take_the_index_of_another() {
 shows[serve_what_may_be_an_older_log]='stale|load shows less|stats|order shows less|list|resend refused|subscription'
 mostly[serve_what_may_be_an_older_log]='older copy of the log put back'
 serve_what_may_be_an_older_log() {
-    replace src/forwarder/standing.rs 'State::Fallback | State::Fenced if self.contact_missing => {' 'State::Fallback | State::Fenced if false && self.contact_missing => {'
+    replace src/forwarder/standing.rs 'State::Fallback if self.contact_missing' 'State::Fallback if false' \
+        'State::Fenced if self.contact_missing' 'State::Fenced if false'
 }
 
 # A log that is poisoned.
