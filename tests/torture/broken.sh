@@ -127,8 +127,8 @@ say_that_reads_fail() {
 }
 
 # Late answers.
-shows[count_no_slow_commits]='waits|a wait'
-mostly[count_no_slow_commits]='late answers'
+shows[count_no_slow_commits]='answers late by [^:]*'
+mostly[count_no_slow_commits]=--late
 count_no_slow_commits() {
     replace src/forwarder/state.rs 'self.recent.push_back(commit.took > self.slow_above());' 'self.recent.push_back(false);'
 }
@@ -215,9 +215,15 @@ build_torture() {
         sed -n 's/.*"name":"torture".*"executable":"\([^"]*\)".*/\1/p'
 }
 
-# torture SEED [FAULT]: 20 seconds of faults, and of this one most.
+# torture SEED [FAULT]: 20 seconds of faults, and of this one most; or --late.
 torture() {
-    (cd "$copy" && timeout 300 "$torture" --seed "$1" --seconds 20 ${2:+--mostly "$2"} >"$log" 2>&1)
+    local faults=()
+    case ${2:-} in
+        '') ;;
+        --*) faults=("$2") ;;
+        *) faults=(--mostly "$2") ;;
+    esac
+    (cd "$copy" && timeout 300 "$torture" --seed "$1" --seconds 20 "${faults[@]}" >"$log" 2>&1)
 }
 
 # The first violation of one of these kinds, or of any.

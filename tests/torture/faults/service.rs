@@ -196,7 +196,16 @@ impl Series<'_> {
             std::fs::remove_dir_all(service.storage().join("index")).unwrap();
             let careful = self.world.setup().set("immudb", "require_contact: unclean");
             service.reconfigure(careful.clone());
+            // Until ImmuDB was seen nothing of the older log is to be shown.
+            let world = self.world;
+            let immudb = world.immudb.lock().await;
+            let gone = world.now();
+            immudb.pause();
             service.launch();
+            self.for_a_while(200, 1500).await;
+            immudb.resume();
+            drop(immudb);
+            self.faults.immudb_gone.push((gone, world.now()));
             let is_known = |state| matches!(state, State::Connected | State::Migrating | State::Fenced);
             if state_within(&service, COMES_BACK_MAX, is_known).await == Some(State::Fenced) {
                 // The database was taken and had back since the copy: a person decides.
