@@ -177,10 +177,14 @@ impl Series<'_> {
         let _contested = self.world.contested.lock().await;
         let mut service = self.world.service.lock().await;
         let [log, older] = log_and_older_copy(&service);
+        let from = self.world.now();
         if !older.exists() {
+            service.kill();
+            copy_log(&service);
+            self.begin_with(&mut service, self.world.setup()).await;
+            self.world.was_down(from);
             return;
         }
-        let from = self.world.now();
         let writes_nothing = self.world.setup().set("event_sourcing", "enabled: false");
         self.begin_with(&mut service, writes_nothing).await;
         let all_is_in_immudb = forwards_all(&service).await;
