@@ -197,6 +197,7 @@ take_other_content_for_a_resend() {
 }
 
 shows[judge_known_ids_before_everybody_else]='waits|a wait|a wait outside of every outage'
+mostly[judge_known_ids_before_everybody_else]='storm of known ids'
 judge_known_ids_before_everybody_else() {
     replace src/sequencer.rs 'if !self.stored_events.may_have(&sent) {' 'if sent.len() >= 500 || !self.stored_events.may_have(&sent) {'
     replace src/sequencer/existing.rs 'let Some(first) = sent.first() else { return Ok(None) };' 'for event in sent {
@@ -228,7 +229,8 @@ torture() {
 
 # The first violation of one of these kinds, or of any.
 violation() {
-    grep -vE '^(torture|faults): ' "$log" | grep -m1 -E "^($1): " | cut -c1-200
+    local found
+    found=$(grep -E "^($1): " "$log" | grep -vE '^(torture|faults): ' | cut -c1-200) && echo "${found%%$'\n'*}"
 }
 any='[A-Za-z][A-Za-z ]*'
 
