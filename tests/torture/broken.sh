@@ -224,7 +224,7 @@ torture() {
         --*) faults=("$2") ;;
         *) faults=(--mostly "$2") ;;
     esac
-    (cd "$copy" && timeout 300 "$torture" --seed "$1" --seconds 20 "${faults[@]}" >"$log" 2>&1)
+    (cd "$copy" && timeout 600 "$torture" --seed "$1" --seconds 20 "${faults[@]}" >"$log" 2>&1)
 }
 
 # The first violation of one of these kinds, or of any.
