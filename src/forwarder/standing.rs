@@ -442,11 +442,9 @@ impl Inner {
     fn knows_its_history(&self, tip: Tip) -> Result<(), StoreError> {
         match self.view.state {
             State::Starting | State::Copying => Err(StoreError::Unavailable(Unavailable::Starting)),
+            State::Fenced if tip.position == Position(0) => Ok(()),
             // What looks like an empty history may be a lost disk, and what looks like a whole one an older copy.
-            State::Fallback if self.contact_missing => {
-                Err(StoreError::Unavailable(Unavailable::FirstContact))
-            }
-            State::Fenced if self.contact_missing && tip.position > Position(0) => {
+            State::Fallback | State::Fenced if self.contact_missing => {
                 Err(StoreError::Unavailable(Unavailable::FirstContact))
             }
             _ => Ok(()),

@@ -179,8 +179,7 @@ take_the_index_of_another() {
 shows[serve_what_may_be_an_older_log]='stale|load shows less|stats|order shows less|list|resend refused|subscription'
 mostly[serve_what_may_be_an_older_log]='older copy of the log put back'
 serve_what_may_be_an_older_log() {
-    replace src/forwarder/standing.rs 'State::Fallback if self.contact_missing' 'State::Fallback if false' \
-        'State::Fenced if self.contact_missing' 'State::Fenced if false'
+    replace src/forwarder/standing.rs 'State::Fenced if self.contact_missing => {' 'State::Fenced if false => {'
 }
 
 # A log that is poisoned.
