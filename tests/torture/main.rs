@@ -7,8 +7,9 @@
 //!     cargo test --test torture -- --late --seconds 60
 //!
 //! The same seed gives the same faults. A run that fails keeps its folder, with the history of all calls, and
-//! says where. `--mostly` has one fault happen more often. `--load` is without faults, and looks at what the service takes of the machine. `--late` has ImmuDB's
-//! answers come late by several times, each for so many seconds, and looks at how long callers wait.
+//! says where. `--mostly` has one fault happen more often. `--load` is without faults, and looks at what the service
+//! takes of the machine. `--late` has ImmuDB's answers come late by several times, each for so many seconds, and looks at
+//! how long callers wait.
 
 #![allow(
     clippy::unwrap_used,

@@ -188,15 +188,20 @@ impl World {
     pub async fn begin_anew(&self, line: Option<(&str, &str)>) {
         let mut service = self.service.lock().await;
         let from = self.now();
+        let setup = match line {
+            Some((section, line)) => self.setup().set(section, line),
+            None => self.setup(),
+        };
+        self.begin(&mut service, setup).await;
+        self.was_down(from);
+    }
+
+    /// Begins the service anew with this configuration.
+    pub async fn begin(&self, service: &mut Service, setup: Setup) {
         service.kill();
         power::forget(&self.undo());
-        let setup = self.setup.clone();
-        service.reconfigure(match line {
-            Some((section, line)) => setup.set(section, line),
-            None => setup,
-        });
+        service.reconfigure(setup);
         service.restart().await;
-        self.was_down(from);
     }
 
     /// A second service, which has no business with this database.

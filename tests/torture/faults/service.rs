@@ -181,12 +181,12 @@ impl Series<'_> {
         if !older.exists() {
             service.kill();
             copy_log(&service);
-            self.begin_with(&mut service, self.world.setup()).await;
+            self.world.begin(&mut service, self.world.setup()).await;
             self.world.was_down(from);
             return;
         }
         let writes_nothing = self.world.setup().set("event_sourcing", "enabled: false");
-        self.begin_with(&mut service, writes_nothing).await;
+        self.world.begin(&mut service, writes_nothing).await;
         let all_is_in_immudb = forwards_all(&service).await;
         service.kill();
         if all_is_in_immudb {
@@ -211,22 +211,17 @@ impl Series<'_> {
             drop(immudb);
             self.faults.immudb_gone.push((gone, world.now()));
             let is_known = |state| matches!(state, State::Connected | State::Migrating | State::Fenced);
-            if state_within(&service, COMES_BACK_MAX, is_known).await == Some(State::Fenced) {
+            match state_within(&service, COMES_BACK_MAX, is_known).await {
                 // The database was taken and had back since the copy: a person decides.
-                self.begin_with(&mut service, careful.arguments(&TAKE_OVER)).await;
+                Some(State::Fenced) => world.begin(&mut service, careful.arguments(&TAKE_OVER)).await,
+                Some(state) if is_known(state) => {}
+                state => self.violation(format!("{FAULT}: {state:?} after {COMES_BACK_MAX:?}")),
             }
             service.reconfigure(self.world.setup());
         } else {
-            self.begin_with(&mut service, self.world.setup()).await;
+            self.world.begin(&mut service, self.world.setup()).await;
         }
         self.world.was_down(from);
-    }
-
-    async fn begin_with(&self, service: &mut Service, setup: Setup) {
-        service.kill();
-        power::forget(&self.world.undo());
-        service.reconfigure(setup);
-        service.restart().await;
     }
 
     async fn comes_back(&mut self, fault: &'static str) {
