@@ -176,7 +176,9 @@ fn assert_sound(known: &Known) {
         for _ in 0..=NAMES.len() {
             let Some(next) = above else { break };
             assert_ne!(next, holder.id, "{} lies in itself", holder.id);
-            above = known.find(&next).unwrap().and_then(|next| next.object().container_id.clone());
+            let next = known.find(&next).unwrap().map(Aggregate::object);
+            // What was deleted lies nowhere.
+            above = next.filter(|next| !next.deleted).and_then(|next| next.container_id.clone());
         }
     }
 }
@@ -236,6 +238,30 @@ proptest! {
             }
         }
     }
+}
+
+/// What was left in it can hold what it lay in.
+#[test]
+fn what_was_deleted_lies_nowhere() {
+    let mut lived = Lived::new();
+    let create = |container_id| Operation::CreateGameObject {
+        class: "Thing".into(),
+        name: "thing".into(),
+        generic: String::new(),
+        container_id,
+        attributes: Attributes::new(),
+    };
+    let [outer, middle, inner] = [0, 1, 2];
+    lived.execute(outer, create(None));
+    lived.execute(middle, create(Some(id(outer))));
+    lived.execute(inner, create(Some(id(middle))));
+    let put = || Operation::AddItemToInventory { item_id: id(outer), position: None };
+    lived.execute(inner, put());
+    assert_eq!(lived.known.find(&id(outer)).unwrap().unwrap().object().container_id, None, "in itself");
+    lived.execute(middle, Operation::DeleteGameObject { contents: Contents::Leave });
+    lived.execute(inner, put());
+    assert_eq!(lived.known.find(&id(outer)).unwrap().unwrap().object().container_id, Some(id(inner)));
+    assert_sound(&lived.known);
 }
 
 #[test]
