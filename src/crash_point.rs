@@ -25,6 +25,12 @@ pub enum CrashPoint {
     TornEndCut,
     /// The index was brought up to somewhere within the log.
     IndexMidway,
+    /// A file of the index is durable, and has not its name.
+    IndexFileWritten,
+    /// It has.
+    IndexFileNamed,
+    /// Files of the index were merged, and are still there.
+    IndexFilesMerged,
     /// A transaction is about to be sent to ImmuDB.
     BeforeSet,
     /// ImmuDB has committed, and nobody was told.
@@ -48,7 +54,7 @@ pub enum CrashPoint {
 }
 
 impl CrashPoint {
-    pub const ALL: [Self; 19] = [
+    pub const ALL: [Self; 22] = [
         Self::SegmentCreated,
         Self::SegmentDurable,
         Self::BeforeLocalSync,
@@ -58,6 +64,9 @@ impl CrashPoint {
         Self::TornEndKept,
         Self::TornEndCut,
         Self::IndexMidway,
+        Self::IndexFileWritten,
+        Self::IndexFileNamed,
+        Self::IndexFilesMerged,
         Self::BeforeSet,
         Self::AfterSet,
         Self::WriterKept,
@@ -84,6 +93,9 @@ impl CrashPoint {
             Self::TornEndKept => "torn_end_kept",
             Self::TornEndCut => "torn_end_cut",
             Self::IndexMidway => "index_midway",
+            Self::IndexFileWritten => "index_file_written",
+            Self::IndexFileNamed => "index_file_named",
+            Self::IndexFilesMerged => "index_files_merged",
             Self::BeforeSet => "before_set",
             Self::AfterSet => "after_set",
             Self::WriterKept => "writer_kept",

@@ -248,7 +248,7 @@ impl fmt::Display for SequenceNumber {
 }
 
 /// Number of an event in the whole order; the first is 1, and 0 stands for "none yet".
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Default)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Default, Serialize, Deserialize)]
 pub struct Position(pub u64);
 
 impl Position {
@@ -265,7 +265,7 @@ impl fmt::Display for Position {
 }
 
 /// The whole history up to one event, in 32 bytes: SHA-256 over the hash before it and its record.
-#[derive(Clone, Copy, PartialEq, Eq, Default)]
+#[derive(Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
 pub struct Hash(pub [u8; 32]);
 
 impl Hash {

@@ -23,7 +23,7 @@ use crate::{
     event::{AggregateId, Position, RecordedEvent, SequenceNumber, record, record::ForwardedMark},
     forwarder::{Standing, State},
     history::{History, HistoryError},
-    index::Direction,
+    index::Patience,
     log::{Cursor, Frame, Tip},
     priority,
     storage::StorageError,
@@ -429,10 +429,8 @@ impl Writer {
     fn is_snapshot_of_ours(&self, bytes: &[u8]) -> bool {
         let Some(snapshot) = format::read_snapshot(bytes) else { return false };
         let index = &self.history.index;
-        let Ok(Some(head)) = index.head(&snapshot.aggregate_id) else { return false };
-        let range = snapshot.sequence.0..=snapshot.sequence.0;
-        let places = index.events(head.number, range, Direction::Forwards, 1).unwrap_or_default();
-        let event = places.first().and_then(|place| self.history.event(*place).ok());
+        let place = index.event_numbered(&snapshot.aggregate_id, snapshot.sequence, Patience::Waits);
+        let event = place.ok().flatten().and_then(|place| self.history.event(place).ok());
         event.is_some_and(|event| event.hash == snapshot.event_hash)
     }
 

@@ -10,7 +10,7 @@ use crate::{
         AggregateId, Hash, Position, RecordedEvent, SequenceNumber, Snapshot,
         record::{self, StoredEvent},
     },
-    index::{Direction, Head, Index, IndexError},
+    index::{Direction, Index, IndexError, Patience},
     log::{Cursor, Found, FoundRecord, Place, ReadError, RecordCursor, RecordPlace, Segments, Tip},
 };
 
@@ -33,6 +33,8 @@ pub enum HistoryError {
 #[derive(Debug, Clone)]
 pub struct History {
     pub index: Arc<Index>,
+    /// Where places are looked up by position.
+    pub patience: Patience,
     pub segments: Arc<Segments>,
 }
 
@@ -51,7 +53,6 @@ impl History {
     pub fn events(
         &self,
         aggregate: &AggregateId,
-        head: &Head,
         range: RangeInclusive<u64>,
         direction: Direction,
         bytes_max: usize,
@@ -59,7 +60,7 @@ impl History {
         const EVENTS_MAX: u64 = 512;
         let wanted = range.end().saturating_sub(*range.start()).saturating_add(1).min(EVENTS_MAX);
         let count = usize::try_from(wanted).unwrap_or(usize::MAX);
-        let mut places = self.index.events(head.number, range.clone(), direction, count)?;
+        let mut places = self.index.events(aggregate, range.clone(), direction, count)?;
         let whole = places.len() == count;
         let mut bytes = 0usize;
         let fits = |place: &&RecordPlace| {
@@ -115,7 +116,7 @@ impl History {
     /// # Errors
     /// The index is unusable.
     pub fn cursor_before(&self, position: Position) -> Result<Cursor, HistoryError> {
-        let (first, place) = self.index.frame_before(position)?;
+        let (first, place) = self.index.frame_before(position, self.patience)?;
         Ok(Cursor::at(self.segments.clone(), place, first))
     }
 
@@ -124,7 +125,7 @@ impl History {
     /// # Errors
     /// The index is unusable.
     pub fn records_before(&self, position: Position) -> Result<RecordCursor, HistoryError> {
-        let (first, place) = self.index.frame_before(position)?;
+        let (first, place) = self.index.frame_before(position, self.patience)?;
         Ok(RecordCursor::at(self.segments.clone(), place, first))
     }
 

@@ -16,6 +16,7 @@ use std::{
 };
 
 use bytes::Bytes;
+use serde::{Deserialize, Serialize};
 
 use crate::{
     crash_point::CrashPoint,
@@ -46,10 +47,10 @@ pub use record_cursor::{Found, FoundRecord, RecordCursor};
 pub use record_run::RecordRun;
 pub use recovery::{Recovered, begins_anew, recover, recover_read_only};
 pub use salvage::{Damaged, Salvage};
-pub use segment::{Access, Segments, is_there, numbers as segment_numbers};
+pub use segment::{Access, Segments, is_there, numbers as segment_numbers, salt_in as segment_salt};
 
 /// A byte in the log: where a frame begins or ends.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 pub struct Place {
     pub segment: u32,
     pub offset: u64,
@@ -76,7 +77,7 @@ impl RecordPlace {
 }
 
 /// How far the log goes, and what the next append continues.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Tip {
     /// Behind the last frame.
     pub end: Place,

@@ -26,7 +26,7 @@ use crate::{
         AggregateId, AppendBounds, Content, ContentDigest, EventId, NewEvent, SequenceNumber, Snapshot,
         record::ForwardedMark,
     },
-    index::{Carrier, Head, Index},
+    index::{Head, Index, Patience, Upkeep},
     log::{Log, Place, Tip},
     stats::Counters,
     store::{Limit, Precondition, StoreError, Unavailable},
@@ -214,11 +214,12 @@ impl Sequencer {
         let (published, tip) = watch::channel(log.tip());
         let read_only = log.has_failed().then(|| Arc::new(Poisoned::read_only(settings.in_doubt.clone())));
         let (poisoning, poisoned) = watch::channel(read_only);
-        let stored_events = StoredEvents { index: index.clone(), segments: log.segments().clone() };
-        let carrier = Carrier::start(index.clone())?;
+        let (own, segments) = (index.clone(), log.segments().clone());
+        let stored_events = StoredEvents { index: own, segments };
+        let upkeep = Upkeep::start(index.clone())?;
         let worker = Worker {
             log,
-            _carrier: carrier,
+            _upkeep: upkeep,
             index,
             settings: settings.clone(),
             admission,
@@ -318,7 +319,9 @@ impl Sequencer {
             let _place = place;
             let found = stored_events.find(&sent)?.filter(|found| found.bounds.last <= tip.position);
             let index = &stored_events.index;
-            Ok(found.map(|found| found.into_stored(&sent, &settings.thresholds, |id| index.head(id))))
+            Ok(found.map(|found| {
+                found.into_stored(&sent, &settings.thresholds, |id| index.head_with(id, Patience::AtOnce))
+            }))
         });
         looked_up.await.unwrap_or(Ok(None))
     }
@@ -455,9 +458,7 @@ fn disk_full(max: u64) -> StoreError {
 enum GroupError {
     #[error(transparent)]
     Write(#[from] crate::log::WriteError),
-    #[error(transparent)]
-    Index(#[from] crate::index::IndexError),
-    #[error("the index failed while the group was put together; nothing of it was written")]
+    #[error("the index could not be read while the group was put together; nothing of it was written")]
     Broken,
 }
 
@@ -470,7 +471,7 @@ impl GroupError {
                 ErrorKind::StorageFull | ErrorKind::QuotaExceeded => disk_full(settings.disk_free_min),
                 _ => StoreError::Unavailable(Unavailable::NotWritten),
             },
-            Self::Write(WriteError::Unknown(_)) | Self::Index(_) => StoreError::OutcomeUnknown,
+            Self::Write(WriteError::Unknown(_)) => StoreError::OutcomeUnknown,
             Self::Broken => StoreError::Unavailable(Unavailable::NotWritten),
             Self::Write(WriteError::Failed) => Precondition::LocalLogFailed.into(),
         }

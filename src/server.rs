@@ -19,7 +19,7 @@ use crate::{
     forwarder::{BatchLimits, Forwarder, PendingLimits, Settings, Standing, State, copy::Unfinished},
     history::{History, HistoryError},
     immudb,
-    index::IndexError,
+    index::Patience,
     log::{
         FolderOwner, Lock, LogId, OwnerFile, Tip,
         clean_stop::{self, Unclean},
@@ -75,8 +75,6 @@ pub enum ServerError {
     Storage(#[from] StorageError),
     #[error("{what}: {source}")]
     Io { what: &'static str, source: std::io::Error },
-    #[error("{0}; the next start rebuilds it")]
-    IndexDamaged(IndexError),
     #[error("server: {0}")]
     Transport(#[from] tonic::transport::Error),
     #[error("server reflection: {0}")]
@@ -91,8 +89,6 @@ pub enum ServerError {
     Panicked(&'static str),
     #[error("the local log can't be written: {0}; a start finds out what is stored")]
     LogFailed(String),
-    #[error("the index takes no entries any more; the next start brings it up from the log")]
-    IndexFailed,
 }
 
 /// The parts that run.
@@ -105,8 +101,6 @@ pub struct Parts {
     log_path: Option<PathBuf>,
     last_stop: Result<(), Unclean>,
     forwarder: Option<JoinHandle<Result<(), RecvError>>>,
-    /// What comes of examining the index, where that takes long.
-    examined: Option<oneshot::Receiver<Result<(), IndexError>>>,
     tasks: TaskTracker,
     /// Ends subscriptions and the health reports.
     closing: CancellationToken,
@@ -244,7 +238,7 @@ pub fn start(config: &Config, options: &Options, storage: Storage) -> Result<Par
     let complete = storage.index.complete();
     let newest = (complete.tip.position > Position(0)).then_some(complete.recorded_at);
     let clock = EventClock::start(config.event_sourcing.clock_jump_max, newest, options.accept_clock);
-    let Storage { lock, log, index, examined, index_owner, log_id, read_only, .. } = storage;
+    let Storage { lock, log, index, index_owner, log_id, read_only, .. } = storage;
     let admission = {
         let standing = standing.clone();
         Arc::new(move |tip: Tip| standing.admit_write(tip))
@@ -262,7 +256,9 @@ pub fn start(config: &Config, options: &Options, storage: Storage) -> Result<Par
     let immudb = config.immudb.as_ref().filter(|_| read_only.is_none());
     let forwarder = immudb.map(|immudb| {
         let settings = forwarder_settings(config, immudb, options);
-        let (standing, sequencer, history) = (standing.clone(), sequencer.clone(), history.clone());
+        let (standing, sequencer) = (standing.clone(), sequencer.clone());
+        // Callers wait for what its thread does besides.
+        let history = History { patience: Patience::AtOnce, ..history.clone() };
         let forwarder = Forwarder::new(settings, standing, sequencer, history, stopping.clone());
         start_forwarder(forwarder, &tasks).map_err(|source| ServerError::Io { what: "no thread", source })
     });
@@ -289,7 +285,6 @@ pub fn start(config: &Config, options: &Options, storage: Storage) -> Result<Par
         event_files,
         sequencer_thread,
         forwarder,
-        examined,
         tasks,
         closing,
         stopping,
@@ -391,7 +386,7 @@ fn sequencer_settings(
 ) -> sequencer::Settings {
     let events = &config.event_sourcing;
     sequencer::Settings {
-        folders: [events.log_path.clone(), events.index_path.clone()],
+        folder: events.log_path.clone(),
         thresholds: SnapshotThresholds {
             default: events.snapshot_threshold,
             by_type: events.snapshot_thresholds.clone(),

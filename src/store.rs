@@ -9,7 +9,7 @@ use crate::{
     event::{AggregateId, EventId, Position, RecordedEvent, Snapshot, Timestamp},
     forwarder::{Settled, Standing, View},
     history::{History, HistoryError},
-    index::{Complete, Head, Totals},
+    index::{Complete, Head, Patience, Totals},
     log::Place,
     sequencer::{Append, Origin, Sequencer, Stored},
     stats::Counters,
@@ -183,7 +183,7 @@ impl EventStore {
         if let Some(tx) = self.standing.committed_transaction(position) {
             return tx;
         }
-        let tx = self.history.index.transaction(position).unwrap_or_else(|error| {
+        let tx = self.history.index.transaction(position, Patience::AtOnce).unwrap_or_else(|error| {
             tracing::warn!(%error, position = position.0, "the transaction of an event can't be looked up");
             None
         });

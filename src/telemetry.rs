@@ -103,7 +103,7 @@ pub fn filter(level: &str) -> Result<EnvFilter, TelemetryError> {
     }
     // What a library says of its daily work is of no use to an administrator, unless it is asked for. And
     // h2 warns of frames, so that a caller who sends rubbish could fill the log with it.
-    let quiet = ["fjall=warn", "lsm_tree=warn", "h2=error", "hyper=warn", "tower=warn"];
+    let quiet = ["h2=error", "hyper=warn", "tower=warn"];
     let unasked =
         quiet.into_iter().filter(|rule| !rule.split('=').take(1).any(|library| level.contains(library)));
     let all: Vec<&str> = std::iter::once(level).chain(unasked).collect();

@@ -44,8 +44,7 @@ pub async fn run(
     }
     // The files are read here, and not to be written or cleared meanwhile.
     config.event_sourcing.event_files = false;
-    let storage =
-        Storage::open(&config.event_sourcing, config.limits.types_max).map_err(|error| error.to_string())?;
+    let storage = Storage::open(&config.event_sourcing, &config.limits).map_err(|error| error.to_string())?;
     let options = Options { take_over, ..Options::default() };
     let parts = server::start(&config, &options, storage).map_err(|error| error.to_string())?;
     let imported = match wants_immudb {

@@ -37,8 +37,7 @@ pub enum Contact {
 /// # Errors
 /// The storage can't be used, or standard output is closed.
 pub async fn list(config: Config, contact: Contact) -> Result<(), String> {
-    let storage =
-        Storage::open(&config.event_sourcing, config.limits.types_max).map_err(|error| error.to_string())?;
+    let storage = Storage::open(&config.event_sourcing, &config.limits).map_err(|error| error.to_string())?;
     let answer = ask(&config, contact, &storage).await;
     let pending = Pending::of(&storage, answer.comparison());
     let mut lines = std::io::BufWriter::new(std::io::stdout().lock());
@@ -65,8 +64,7 @@ pub async fn list(config: Config, contact: Contact) -> Result<(), String> {
 /// # Errors
 /// The storage can't be used, or the folder holds something else.
 pub async fn export(config: Config, contact: Contact, folder: &Path) -> Result<(), String> {
-    let storage =
-        Storage::open(&config.event_sourcing, config.limits.types_max).map_err(|error| error.to_string())?;
+    let storage = Storage::open(&config.event_sourcing, &config.limits).map_err(|error| error.to_string())?;
     let answer = ask(&config, contact, &storage).await;
     if let Answer::Failed(why) = &answer {
         warn!(%why, "ImmuDB can't say what it has; exported is what lies behind the forwarded position");

@@ -16,7 +16,7 @@ use tracing::{info, warn};
 use crate::{
     config::Config,
     event::{Hash, Position, record},
-    index::Index,
+    index::{self, Found, Seen},
     log::{
         Access, Damaged, FolderOwner, Frame, Lock, Log, LogId, OwnerFile, Place, ReadFrame, Salvage, Tip,
         recover, segment_numbers, writer_ids,
@@ -48,7 +48,7 @@ pub async fn run(config: Config, loss: Loss) -> Result<(), String> {
     let _index = FolderOwner::claim(&config.event_sourcing.index_path, OwnerFile::Within, log_id, INDEX_PATH)
         .map_err(|error| error.to_string())?;
     let known = known_end(&config);
-    if recover(&folder, Some(known.end).filter(|end| *end > Place::START)).is_ok() {
+    if recover(&folder, known.map(|known| known.end).filter(|end| *end > Place::START)).is_ok() {
         info!("what a start would cut off is cut off");
     }
     let (draft, mended) = (folder.with_extension("draft"), folder.with_extension("mended"));
@@ -107,12 +107,12 @@ fn new_log(folder: &Path, segment_bytes_max: u64) -> Result<Log, String> {
 }
 
 /// How far the index had the log: all of that was synced once.
-fn known_end(config: &Config) -> Tip {
-    match Index::open(&config.event_sourcing.index_path) {
-        Ok(index) => index.complete().tip,
+fn known_end(config: &Config) -> Option<Seen> {
+    match Found::look(&config.event_sourcing.index_path) {
+        Ok(found) => found.seen(&config.event_sourcing.log_path),
         Err(error) => {
             warn!(%error, "the index can't tell how far the log went");
-            Tip::START
+            None
         }
     }
 }
@@ -273,14 +273,14 @@ impl Repair<'_> {
 
     /// What lies behind the last whole append: as much as the index or a note has seen, and whatever else
     /// the damage may have hit.
-    async fn end(&mut self, known: Tip) -> Result<(), String> {
+    async fn end(&mut self, known: Option<Seen>) -> Result<(), String> {
         let marked = self.marks.iter().map(|(position, _)| *position).max().unwrap_or(Position(0));
-        let last = marked.max(known.position);
-        let hash = (last == known.position).then_some(known.hash);
+        let last = marked.max(known.map_or(Position(0), |known| known.position));
+        let hash = known.filter(|known| last == known.position).map(|known| known.hash);
         if last > self.numbers.position() && self.fill_or_give_up(last.next(), hash).await? == Flow::Ended {
             return Ok(());
         }
-        if let Some(damaged) = self.doubt.filter(|damaged| known.end <= *damaged) {
+        if let Some(damaged) = self.doubt.filter(|damaged| known.is_none_or(|known| known.end <= *damaged)) {
             return self.go_beyond(damaged).await;
         }
         Ok(())
@@ -378,7 +378,7 @@ impl Repair<'_> {
 
 /// Puts the mended log in the place of the damaged one, in one step: at no time is there no log, or an index
 /// of another one beside it that would be believed. The damaged one is kept.
-fn swap(folder: &Path, draft: &Path, mended: &Path, index: &Path) -> Result<PathBuf, String> {
+fn swap(folder: &Path, draft: &Path, mended: &Path, index_path: &Path) -> Result<PathBuf, String> {
     let problem = |error: std::io::Error| error.to_string();
     writer_ids::copy(folder, draft).map_err(problem)?;
     if let Some(id) = LogId::find(folder).map_err(problem)? {
@@ -391,7 +391,7 @@ fn swap(folder: &Path, draft: &Path, mended: &Path, index: &Path) -> Result<Path
     })?;
     sync_parent(folder)?;
     // Whatever ends the process before this: an index that had seen more stays in the way of the start.
-    Index::remove(index).map_err(problem)?;
+    index::remove(index_path).map_err(problem)?;
     keep(folder, mended)
 }
 

@@ -25,7 +25,7 @@ mod aside;
 /// ImmuDB can't be asked, has another history, or lacks nothing; or the storage can't be used.
 pub async fn resend(config: Config) -> Result<(), String> {
     let mut storage =
-        Storage::open(&config.event_sourcing, config.limits.types_max).map_err(|error| error.to_string())?;
+        Storage::open(&config.event_sourcing, &config.limits).map_err(|error| error.to_string())?;
     let Comparison { common: position, fit, .. } = compare(&config, &storage).await?;
     match fit {
         Fit::Empty | Fit::Behind | Fit::Whole => {}
@@ -68,8 +68,7 @@ const HEAD_MISSING: &str = "the database has events, but no log:head: use a new 
 /// # Errors
 /// ImmuDB can't be asked, the local events fit, or there are none; or a folder can't be used.
 pub async fn give_up(config: Config, export: &Path) -> Result<(), String> {
-    let storage =
-        Storage::open(&config.event_sourcing, config.limits.types_max).map_err(|error| error.to_string())?;
+    let storage = Storage::open(&config.event_sourcing, &config.limits).map_err(|error| error.to_string())?;
     let last = storage.log.tip().position;
     if last == Position(0) {
         return Err("there is nothing to do: the local log is empty".to_owned());

@@ -3,6 +3,7 @@
 
 use bytes::Bytes;
 use prost::Message;
+use serde::{Deserialize, Serialize};
 
 use super::{
     AggregateId, AppendBounds, Content, ContentDigest, EventId, Hash, NewEvent, Position, RecordedEvent,
@@ -93,6 +94,7 @@ pub fn decode(bytes: Bytes, hash: Hash) -> Result<RecordedEvent, RecordError> {
         return Err(not("numbers"));
     }
     check_name(&record.event_type).map_err(|_| not("event type"))?;
+    check_name(&record.aggregate_type).map_err(|_| not("aggregate type"))?;
     Ok(RecordedEvent {
         event: NewEvent {
             id: EventId::parse(&record.event_id).ok_or(not("event id"))?,
@@ -158,7 +160,7 @@ pub fn decode_snapshot(bytes: Bytes) -> Result<Snapshot, RecordError> {
 }
 
 /// How far ImmuDB has the log.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
 pub struct ForwardedMark {
     /// It has every event up to here.
     pub position: Position,

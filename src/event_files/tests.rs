@@ -4,6 +4,7 @@ use proptest::prelude::*;
 
 use super::*;
 use crate::{
+    config::LimitsConfig,
     event::{AppendBounds, Content, ContentDigest, EventId, Hash, NewEvent, Snapshot, Timestamp},
     forwarder::PendingLimits,
     log::Place,
@@ -107,7 +108,7 @@ fn writer(dir: &std::path::Path, forwarded: u64) -> (Writer, Arc<EventFiles>) {
     let writer = Writer {
         folder: Folder::new(&config.storage_path),
         files_max: 100,
-        history: Storage::open(&config, 1000).unwrap().history(),
+        history: Storage::open(&config, &LimitsConfig::default()).unwrap().history(),
         standing,
         shared: shared.clone(),
         cursor: None,

@@ -209,7 +209,7 @@ fn snapshot_key(aggregate: &AggregateId) -> Bytes {
 mod tests {
     use super::*;
     use crate::{
-        config::EventSourcingConfig,
+        config::{EventSourcingConfig, LimitsConfig},
         event::{Content, Snapshot, Timestamp},
         index::IndexedSnapshot,
         storage::Storage,
@@ -223,12 +223,12 @@ mod tests {
             index_path: dir.path().join("index"),
             ..EventSourcingConfig::default()
         };
-        let mut storage = Storage::open(&config, 1000).unwrap();
+        let mut storage = Storage::open(&config, &LimitsConfig::default()).unwrap();
         let aggregate = AggregateId::new("room-1").unwrap();
         let mut tips = Vec::new();
         let mut entries = crate::index::Entries::new(&storage.index);
         entries.add_append(&storage.index, Place::START, vec![indexed_event(&aggregate)]).unwrap();
-        storage.index.apply(entries).unwrap();
+        storage.index.add(entries, || ());
         for sequence in 1..=3 {
             let record = record::encode_snapshot(Snapshot {
                 aggregate_id: aggregate.clone(),
@@ -245,7 +245,7 @@ mod tests {
             let mut entries = crate::index::Entries::new(&storage.index);
             let (aggregate_id, sequence) = (aggregate.clone(), SequenceNumber(sequence));
             entries.add_snapshot(&storage.index, IndexedSnapshot { aggregate_id, sequence, place }).unwrap();
-            storage.index.apply(entries).unwrap();
+            storage.index.add(entries, || ());
             tips.push(storage.log.tip());
         }
         let limits = BatchLimits { keys_max: 100, bytes_max: 1 << 20 };
@@ -273,6 +273,7 @@ mod tests {
             position: Position(1),
             recorded_at: Timestamp::default(),
             place: crate::log::RecordPlace { segment: 1, offset: 0, length: 0 },
+            digest: crate::event::ContentDigest([0; 32]),
         }
     }
 }

@@ -113,8 +113,10 @@ fn stored(limits: &LimitsConfig, event: NewEvent, digest: ContentDigest) -> usiz
     assert!(event.metadata.len() <= limits.metadata_entries_max);
     assert!(event.metadata.values().all(|value| value.len() <= limits.metadata_value_bytes_max));
     content(&event.content, limits.event_bytes_max);
+    // Where it names no type, the aggregate's is recorded.
+    let aggregate_type = if event.aggregate_type.is_empty() { "T".into() } else { event.aggregate_type };
     let recorded = RecordedEvent {
-        event,
+        event: NewEvent { aggregate_type, ..event },
         sequence: SequenceNumber(1),
         position: Position(1),
         recorded_at: Timestamp::default(),

@@ -1,20 +1,17 @@
-//! Bringing the index up to the end of the log: a few frames after a crash, everything after the index
-//! was deleted.
+//! Bringing the index up to the end of the log: a few frames after a crash, the part that a missing file knew, everything
+//! after the index was deleted.
 
-use std::{ops::ControlFlow, sync::Arc};
+use std::ops::ControlFlow;
 
-use super::{Entries, Index, IndexError, IndexedEvent, IndexedSnapshot};
+use super::{Entries, Index, IndexError, IndexedEvent, IndexedSnapshot, Layer};
 use crate::{
     crash_point::CrashPoint,
     event::record,
-    log::{Cursor, Damage, Frame, Place, ReadError, ReadFrame, Segments, Tip},
+    log::{Cursor, Damage, Frame, Place, ReadError, ReadFrame, Tip},
 };
 
-/// So many events are applied at once.
+/// So many events or frames are added at once at most.
 const EVENTS_AT_ONCE: usize = 10_000;
-
-/// Or events of so many bytes.
-const BYTES_AT_ONCE: u64 = 64 * 1024 * 1024;
 
 /// Why the index can't be brought up.
 #[derive(Debug, thiserror::Error)]
@@ -27,37 +24,46 @@ pub enum RebuildError {
     Stopped,
 }
 
-/// Reads the log from where the index is complete up to `end`, checking every frame on the way, and applies
-/// what it finds. `progress` hears how far it is, and may end it: what is applied stays.
+/// Reads the log from where the index is complete up to `end`, but for what its files know, checking every frame on the
+/// way, and adds what it finds. `progress` hears how far it is, and may end it: what was added stays.
 ///
 /// # Errors
-/// The log is damaged or the index is unusable.
+/// The log is damaged, or the index can't be read.
 pub fn bring_up(
     index: &Index,
-    segments: &Arc<Segments>,
-    end: Place,
-    progress: impl FnMut(Place) -> ControlFlow<()>,
-) -> Result<(), RebuildError> {
-    bring_up_by(BYTES_AT_ONCE, index, segments, end, progress)
-}
-
-pub(super) fn bring_up_by(
-    bytes_at_once: u64,
-    index: &Index,
-    segments: &Arc<Segments>,
     end: Place,
     mut progress: impl FnMut(Place) -> ControlFlow<()>,
 ) -> Result<(), RebuildError> {
+    while let Some(next) = index.next_file() {
+        let from = next.summary.from;
+        read_up_to(index, from, &mut progress)?;
+        index.write_all();
+        index.layers_mut().go_on_with(Layer::File(next));
+        index.heads.clear();
+    }
+    read_up_to(index, end, &mut progress)
+}
+
+fn read_up_to(
+    index: &Index,
+    end: Place,
+    progress: &mut impl FnMut(Place) -> ControlFlow<()>,
+) -> Result<(), RebuildError> {
     let mut entries = Entries::new(index);
     let tip = entries.complete().tip;
-    let mut cursor = Cursor::after(segments.clone(), tip.end, tip.position, tip.hash);
+    if tip.end == end {
+        return Ok(());
+    }
+    let mut cursor = Cursor::after(index.segments.clone(), tip.end, tip.position, tip.hash);
     let (mut frames, mut bytes) = (0usize, 0u64);
     while let Some(read) = cursor.next(end)? {
         bytes = bytes.saturating_add(read.byte_count());
         add_frame(index, &mut entries, read)?;
         frames = frames.saturating_add(1);
-        if entries.event_count() >= EVENTS_AT_ONCE || frames >= EVENTS_AT_ONCE || bytes >= bytes_at_once {
-            index.apply(entries)?;
+        let many = entries.event_count() >= EVENTS_AT_ONCE || frames >= EVENTS_AT_ONCE;
+        if many || bytes >= index.options.bytes_at_once {
+            index.add(entries, || {});
+            index.keep_up();
             entries = Entries::new(index);
             (frames, bytes) = (0, 0);
             if progress(cursor.place()).is_break() {
@@ -68,7 +74,9 @@ pub(super) fn bring_up_by(
     }
     let tip = Tip { end, ..entries.complete().tip };
     entries.reach(tip);
-    index.apply(entries)?;
+    index.add(entries, || {});
+    // What there is to be merged can wait.
+    index.write_frozen();
     Ok(())
 }
 

@@ -1,116 +1,132 @@
-use std::path::{Path, PathBuf};
-use std::time::Duration;
-
-use bytes::Bytes;
-use tempfile::{TempDir, tempdir};
-
-use super::{opening::FORMAT, *};
-use crate::{
-    event::{
-        AppendBounds, Content, ContentDigest, NewEvent, Snapshot, Timestamp,
-        record::{self, ForwardedMark, Numbers},
-    },
-    log::{Cursor, Log, Tip, recover},
+use std::{
+    fs,
+    ops::ControlFlow,
+    path::PathBuf,
+    sync::atomic::{AtomicBool, Ordering},
 };
 
-/// A log of `appends` appends of three events over three of seven aggregates, with snapshots and marks.
-struct Written {
-    _folder: TempDir,
-    path: PathBuf,
-    log: Log,
-    ids: Vec<EventId>,
-    last_of: HashMap<AggregateId, u64>,
+use proptest::prelude::*;
+use tempfile::tempdir;
+
+use super::*;
+use crate::log::Tip;
+
+mod written;
+
+use written::{Written, id};
+
+fn files(folder: &Path) -> Vec<PathBuf> {
+    let entries = fs::read_dir(folder).unwrap().map(|entry| entry.unwrap().path());
+    let mut files: Vec<_> =
+        entries.filter(|path| path.extension().is_some_and(|end| end == "index")).collect();
+    files.sort();
+    files
 }
 
-fn id(number: u64) -> AggregateId {
-    AggregateId::new(&format!("room-{}", number % 7)).unwrap()
+/// What may happen to an index.
+#[derive(Debug, Clone)]
+enum Step {
+    Append(u8),
+    Freeze,
+    Write,
+    Merge,
+    /// The process ends, in order or not.
+    Restart {
+        orderly: bool,
+    },
+    /// The folder can't be written for a while.
+    Refuse,
+    /// While the process is stopped a file is removed, or a byte in it is another, or while it runs.
+    Remove(prop::sample::Index),
+    Flip {
+        file: prop::sample::Index,
+        byte: prop::sample::Index,
+        running: bool,
+    },
 }
 
-impl Written {
-    fn new() -> Self {
+fn steps() -> impl Strategy<Value = Vec<Step>> {
+    let index = any::<prop::sample::Index>;
+    let step = prop_oneof![
+        6 => (1..12u8).prop_map(Step::Append),
+        2 => Just(Step::Freeze),
+        3 => Just(Step::Write),
+        3 => Just(Step::Merge),
+        2 => any::<bool>().prop_map(|orderly| Step::Restart { orderly }),
+        1 => Just(Step::Refuse),
+        1 => index().prop_map(Step::Remove),
+        1 => (index(), index(), any::<bool>()).prop_map(|(file, byte, running)| Step::Flip { file, byte, running }),
+    ];
+    prop::collection::vec(step, 1..40)
+}
+
+fn flip(path: &Path, byte: prop::sample::Index) {
+    let mut bytes = fs::read(path).unwrap();
+    let at = byte.index(bytes.len());
+    bytes[at] ^= 0x10;
+    // In place: whoever has it open sees that.
+    let file = fs::File::options().write(true).open(path).unwrap();
+    std::os::unix::fs::FileExt::write_all_at(&file, &bytes, 0).unwrap();
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(60))]
+    #[test]
+    fn whatever_happens_to_it_an_index_answers_as_a_fold_over_the_log(steps in steps()) {
         let folder = tempdir().unwrap();
-        let path = folder.path().join("log");
-        let log = Log::new(recover(&path, None).unwrap(), Tip::START, 20_000);
-        Self { _folder: folder, path, log, ids: Vec::new(), last_of: HashMap::new() }
-    }
-
-    fn append(&mut self, number: u64) {
-        let first = self.log.tip().position.0 + 1;
-        let append = AppendBounds { first: Position(first), last: Position(first + 2) };
-        let records: Vec<Bytes> = (0..3)
-            .map(|offset| {
-                let event = NewEvent {
-                    id: EventId::random(),
-                    aggregate_id: id(number + offset),
-                    aggregate_type: if number.is_multiple_of(2) { "Room".into() } else { "Player".into() },
-                    event_type: format!("Type{}", number % 5).as_str().into(),
-                    content: Content::Binary(vec![1; 50].into()),
-                    correlation_id: String::new(),
-                    causation_id: String::new(),
-                    metadata: Default::default(),
-                    occurred_at: None,
-                };
-                self.ids.push(event.id);
-                let last = self.last_of.entry(event.aggregate_id.clone()).or_default();
-                *last += 1;
-                let numbers = Numbers {
-                    sequence: SequenceNumber(*last),
-                    position: Position(first + offset),
-                    recorded_at: Timestamp::new(1_700_000_000 + first as i64, 0).unwrap(),
-                    append,
-                };
-                let digest = ContentDigest::of(&event);
-                record::encode(event, numbers, digest)
-            })
-            .collect();
-        let mut group = self.log.begin().unwrap();
-        group.append(&records);
-        if number % 4 == 3 {
-            let aggregate_id = id(number);
-            let snapshot = Snapshot {
-                sequence: SequenceNumber(self.last_of[&aggregate_id]),
-                aggregate_id,
-                content: Content::Absent,
-                schema_version: 1,
-                metadata: Default::default(),
-                recorded_at: Timestamp::new(1_700_000_000, 0).unwrap(),
-                event_hash: crate::event::Hash::START,
-            };
-            group.snapshot(&record::encode_snapshot(snapshot));
+        let path = folder.path().join("index");
+        let mut written = Written::new();
+        let mut index = written.brought_up(&path);
+        let mut refused = false;
+        for step in steps {
+            match step {
+                Step::Append(count) => {
+                    (0..count).for_each(|_| written.append());
+                    written.add_to(&index);
+                }
+                Step::Freeze => index.layers_mut().freeze(),
+                Step::Write => index.write_frozen(),
+                Step::Merge => index.keep_up(),
+                Step::Restart { orderly } => {
+                    if refused {
+                        fs::remove_file(&path).unwrap();
+                        fs::rename(path.with_extension("aside"), &path).unwrap();
+                        refused = false;
+                    }
+                    if orderly {
+                        drop(Upkeep::start(Arc::new(index)).unwrap());
+                    } else {
+                        drop(index);
+                    }
+                    index = written.brought_up(&path);
+                }
+                Step::Refuse if !refused => {
+                    fs::rename(&path, path.with_extension("aside")).unwrap();
+                    fs::write(&path, "").unwrap();
+                    refused = true;
+                }
+                Step::Refuse => {
+                    fs::remove_file(&path).unwrap();
+                    fs::rename(path.with_extension("aside"), &path).unwrap();
+                    refused = false;
+                    index.write_frozen();
+                    prop_assert!(index.layers().older.iter().all(|layer| layer.table().is_some()));
+                }
+                Step::Remove(_) | Step::Flip { .. } if refused || files(&path).is_empty() => {}
+                Step::Remove(file) => {
+                    drop(index);
+                    fs::remove_file(file.get(&files(&path)).as_path()).unwrap();
+                    index = written.brought_up(&path);
+                }
+                Step::Flip { file, byte, running: true } => flip(file.get(&files(&path)).as_path(), byte),
+                Step::Flip { file, byte, running: false } => {
+                    drop(index);
+                    flip(file.get(&files(&path)).as_path(), byte);
+                    index = written.brought_up(&path);
+                }
+            }
+            written.check(&index);
         }
-        if number % 5 == 4 {
-            let mark = ForwardedMark { position: append.last, snapshots: 0, immudb_tx: 100 + number };
-            group.mark(&record::encode_mark(mark));
-        }
-        self.log.write(group).unwrap();
-    }
-
-    fn bring_up(&self, index: &Index) {
-        rebuild::bring_up(index, self.log.segments(), self.log.tip().end, |_| {
-            std::ops::ControlFlow::Continue(())
-        })
-        .unwrap();
-    }
-
-    /// Everything that can be asked.
-    fn answers(&self, index: &Index) -> impl PartialEq + std::fmt::Debug + use<> {
-        let complete = index.complete();
-        let aggregates = index.aggregates("", None, 1000).unwrap();
-        let events: Vec<_> = aggregates
-            .iter()
-            .map(|(_, head)| index.events(head.number, 0..=u64::MAX, Direction::Backwards, 1000).unwrap())
-            .collect();
-        let by_id: Vec<_> = self.ids.iter().map(|id| index.event(*id).unwrap().unwrap()).collect();
-        let transactions: Vec<_> = (1..=complete.tip.position.0)
-            .map(|position| index.transaction(Position(position)).unwrap())
-            .collect();
-        let totals = index.totals();
-        let places: Vec<_> = (1..=complete.tip.position.0)
-            .map(|position| index.frame_before(Position(position)).unwrap())
-            .collect();
-        // Of what the database has, and not of what is found.
-        let complete = Complete { digest: Digest::default(), ..complete };
-        (aggregates, events, by_id, transactions, totals, places, complete)
     }
 }
 
@@ -118,264 +134,298 @@ impl Written {
 fn an_index_made_at_once_is_the_one_that_followed() {
     let folder = tempdir().unwrap();
     let mut written = Written::new();
-    let mut following = Index::open(&folder.path().join("following")).unwrap();
+    let mut following = written.brought_up(&folder.path().join("following"));
     for number in 0..200 {
-        written.append(number);
+        written.append();
         if number % 3 == 0 {
             written.bring_up(&following);
         }
         if number % 50 == 49 {
             drop(following);
-            following = Index::open(&folder.path().join("following")).unwrap();
+            following = written.brought_up(&folder.path().join("following"));
         }
     }
     written.bring_up(&following);
-    let at_once = Index::open(&folder.path().join("at-once")).unwrap();
-    written.bring_up(&at_once);
-    assert_eq!(written.answers(&following), written.answers(&at_once));
-    assert_eq!(following.complete(), at_once.complete());
-    let complete = at_once.complete();
-    assert_eq!((complete.tip, complete.aggregates), (written.log.tip(), 7));
-    let totals = at_once.totals();
-    assert_eq!(totals.event_types.values().sum::<u64>(), 600);
-    assert_eq!(totals.aggregate_types.values().sum::<u64>(), 7);
-    for (id, last) in &written.last_of {
-        assert_eq!(at_once.head(id).unwrap().unwrap().last.0, *last);
-    }
+    written.check(&following);
+    written.check(&written.brought_up(&folder.path().join("at-once")));
     assert!(written.path.join("0000000002.segment").exists(), "one segment proves less");
 }
 
+/// Look-ups from other threads while memory becomes files and files are merged.
 #[test]
-fn what_was_added_is_found_wherever_it_is_on_its_way_into_the_database() {
+fn nothing_is_missing_while_it_moves() {
     let folder = tempdir().unwrap();
     let mut written = Written::new();
-    let layered = Index::open(&folder.path().join("layered")).unwrap();
-    let plain = Index::open(&folder.path().join("plain")).unwrap();
-    let mut carried = None;
-    let mut chance = fastrand::Rng::with_seed(7);
-    for number in 0..300 {
-        let tip = written.log.tip();
-        written.append(number);
-        let mut cursor = Cursor::after(written.log.segments().clone(), tip.end, tip.position, tip.hash);
-        let mut entries = Entries::new(&layered);
-        while let Some(read) = cursor.next(written.log.tip().end).unwrap() {
-            rebuild::add_frame(&layered, &mut entries, read).unwrap();
-        }
-        entries.reach(written.log.tip());
-        layered.add(entries, || ()).unwrap();
-        match carried.take() {
-            None if chance.u8(..3) == 0 => carried = layered.memory.take(),
-            None => {}
-            // Already in the database, and in memory still.
-            Some(recent) if chance.bool() => {
-                layered.store(&recent.entries).unwrap();
-                if number % 10 == 0 {
-                    written.bring_up(&plain);
-                    assert_eq!(written.answers(&layered), written.answers(&plain), "stored at {number}");
+    let index = Arc::new(written.brought_up(folder.path()));
+    let upkeep = Upkeep::start(index.clone()).unwrap();
+    let (known, ended) = (Mutex::new(Vec::<(EventId, RecordPlace)>::new()), AtomicBool::new(false));
+    std::thread::scope(|scope| {
+        let reading = scope.spawn(|| {
+            let mut chance = fastrand::Rng::with_seed(7);
+            while !ended.load(Ordering::Acquire) {
+                let some = known.lock().unwrap().get(chance.usize(..1000)).copied();
+                if let Some((id, place)) = some {
+                    assert_eq!(index.event(id).unwrap(), Some(place));
                 }
-                layered.memory.done(Ok(()));
+                let head = index.head(&id_of(3)).unwrap().map_or(0, |head| head.last.0);
+                let places = index.events(&id_of(3), 1..=head, Direction::Forwards, usize::MAX).unwrap();
+                assert_eq!(places.len() as u64, head);
             }
-            waiting => carried = waiting,
+        });
+        for _ in 0..400 {
+            written.append();
+            written.add_to(&index);
+            *known.lock().unwrap() = written.places.iter().map(|(id, place)| (*id, *place)).collect();
         }
-        if number % 7 == 0 {
-            written.bring_up(&plain);
-            assert_eq!(written.answers(&layered), written.answers(&plain), "after {number}");
+        ended.store(true, Ordering::Release);
+        reading.join().unwrap();
+    });
+    drop(upkeep);
+    written.check(&index);
+    // It ended in order: nothing has to be read.
+    drop(index);
+    let index = written.opened(folder.path());
+    assert_eq!(index.complete().tip, written.log.tip());
+    // How much the threads came to is not told.
+    index.keep_up();
+    assert!(files(folder.path()).len() <= 28);
+}
+
+fn id_of(number: u64) -> AggregateId {
+    id(number)
+}
+
+#[test]
+fn files_of_another_log_or_another_history_are_not_believed() {
+    let folder = tempdir().unwrap();
+    let mut written = Written::new();
+    (0..30).for_each(|_| written.append());
+    drop(Upkeep::start(Arc::new(written.brought_up(folder.path()))).unwrap());
+    let mut other = Written::new();
+    (0..30).for_each(|_| other.append());
+    assert_eq!(other.opened(folder.path()).complete().tip, Tip::START);
+    other.check(&other.brought_up(folder.path()));
+}
+
+#[test]
+fn files_of_another_history_of_the_same_log_are_not_believed() {
+    for back in 1..8 {
+        let folder = tempdir().unwrap();
+        let mut written = Written::new();
+        (0..60).for_each(|_| written.append());
+        drop(Upkeep::start(Arc::new(written.brought_up(folder.path()))).unwrap());
+        let was = written.log.tip();
+        let (first, cut) = written.frames.iter().rev().nth(back).map(|(first, cut)| (*first, *cut)).unwrap();
+        if cut.segment < was.end.segment {
+            assert!(back > 1, "its last segment goes on otherwise");
+            return;
         }
-        let page = |index: &Index| index.aggregates("room-", Some("room-2"), 2).unwrap();
-        if number % 7 == 0 {
-            assert_eq!(page(&layered), page(&plain));
+        let is_lost = |place: &RecordPlace| (place.segment, place.offset) >= (cut.segment, cut.offset);
+        let lost: Vec<_> =
+            written.places.iter().filter(|(_, place)| is_lost(place)).map(|(id, _)| *id).collect();
+        assert_eq!(written.opened(folder.path()).complete().tip, was);
+        // So that frames end elsewhere than before.
+        written.number += 1;
+        written.go_on_otherwise(first);
+        assert!(written.log.tip().end > was.end);
+        let index = written.brought_up(folder.path());
+        assert_eq!(index.complete().tip, written.log.tip(), "from {first} on");
+        assert!(lost.iter().all(|id| index.event(*id).unwrap().is_none()), "from {first} on");
+    }
+}
+
+fn copy_files(from: &Path, to: &Path) {
+    for file in files(from) {
+        fs::copy(&file, to.join(file.file_name().unwrap())).unwrap();
+    }
+}
+
+/// Log and index were put back to an earlier state and went on, and then a file from before comes back.
+#[test]
+fn a_file_of_another_history_is_not_believed_beside_those_of_this_one() {
+    let unmerged = CancellationToken::new();
+    unmerged.cancel();
+    for (at_once, frames_fit) in [(true, false), (false, true), (false, false)] {
+        let [base, before, now] = std::array::from_fn(|_| tempdir().unwrap());
+        // Segments tell histories apart, too.
+        let mut written = Written::in_segments_of(1_000_000);
+        (0..20).for_each(|_| written.append());
+        written.brought_up(base.path()).write_all();
+        let (first, common) = (written.log.tip().position.0 + 1, written.places.clone());
+        copy_files(base.path(), before.path());
+        copy_files(base.path(), now.path());
+        (0..40).for_each(|_| written.append());
+        let index = written.opened_until(&unmerged, before.path());
+        match at_once {
+            true => written.add_to(&index),
+            false => written.bring_up(&index),
         }
-    }
-}
-
-#[test]
-fn a_carrier_leaves_nothing_in_memory() {
-    let folder = tempdir().unwrap();
-    let mut written = Written::new();
-    let index = Arc::new(Index::open(folder.path()).unwrap());
-    let carrier = Carrier::start(index.clone()).unwrap();
-    written.append(0);
-    let mut cursor = Cursor::new(written.log.segments().clone(), Place::START);
-    let mut entries = Entries::new(&index);
-    rebuild::add_frame(&index, &mut entries, cursor.next(written.log.tip().end).unwrap().unwrap()).unwrap();
-    index.add(entries, || ()).unwrap();
-    let found = written.answers(&index);
-    drop(carrier);
-    drop(index);
-    let index = Index::open(folder.path()).unwrap();
-    assert_eq!(written.answers(&index), found);
-    index.examination().run().unwrap();
-}
-
-#[test]
-fn an_index_of_another_format_is_refused() {
-    let folder = tempdir().unwrap();
-    let index = Index::open(folder.path()).unwrap();
-    index.meta.insert(FORMAT, b"0").unwrap();
-    drop(index);
-    assert!(Index::open(folder.path()).is_err());
-}
-
-#[test]
-fn a_journal_with_anything_in_it_is_an_error_and_no_panic() {
-    let mut written = Written::new();
-    for number in 0..5 {
-        written.append(number);
-    }
-    let folder = tempdir().unwrap();
-    let index = Index::open(folder.path()).unwrap();
-    written.bring_up(&index);
-    drop(index);
-    let journal = |folder: &Path| {
-        let entries = std::fs::read_dir(folder).unwrap().map(|entry| entry.unwrap().path());
-        { entries }.find(|path| path.extension().is_some_and(|extension| extension == "jnl")).unwrap()
-    };
-    let bytes = std::fs::read(journal(folder.path())).unwrap();
-    let used = bytes.iter().rposition(|byte| *byte != 0).unwrap();
-    for at in (0..used.min(300)).step_by(5) {
-        let copy = tempdir().unwrap();
-        let copied = std::process::Command::new("cp").arg("-r").arg(folder.path()).arg(copy.path()).status();
-        assert!(copied.unwrap().success());
-        let path = copy.path().join(folder.path().file_name().unwrap());
-        let mut torn = bytes.clone();
-        torn[at..at + 4].fill(0);
-        std::fs::write(journal(&path), torn).unwrap();
-        // Whatever it says, it comes back and says it.
-        let _ = Index::open(&path);
-    }
-}
-
-#[test]
-fn an_index_that_lacks_an_entry_or_has_another_is_noticed() {
-    let mut written = Written::new();
-    for number in 0..20 {
-        written.append(number);
-    }
-    let folder = tempdir().unwrap();
-    let index = Index::open(folder.path()).unwrap();
-    written.bring_up(&index);
-    index.examination().run().unwrap();
-    let keyspaces = [
-        &index.aggregates,
-        &index.events,
-        &index.event_ids,
-        &index.positions,
-        &index.transactions,
-        &index.totals_kept,
-    ];
-    for keyspace in keyspaces {
-        let (key, value) = keyspace.iter().next().unwrap().into_inner().unwrap();
-        keyspace.remove(&key[..]).unwrap();
-        assert!(
-            matches!(index.examination().run(), Err(IndexError::Lacking)),
-            "without an entry of {}",
-            keyspace.name()
-        );
-        let mut other = value.to_vec();
-        *other.last_mut().unwrap() ^= 1;
-        keyspace.insert(&key[..], other).unwrap();
-        assert!(
-            matches!(index.examination().run(), Err(IndexError::Lacking)),
-            "another entry of {}",
-            keyspace.name()
-        );
-        keyspace.insert(&key[..], &value[..]).unwrap();
-        index.examination().run().unwrap();
-    }
-}
-
-#[tokio::test]
-async fn an_examination_that_is_not_waited_for_tells_later() {
-    let mut written = Written::new();
-    written.append(0);
-    let folder = tempdir().unwrap();
-    let index = Index::open(folder.path()).unwrap();
-    written.bring_up(&index);
-    // Without waiting; it may be that fast all the same.
-    let examine = || {
-        let examined = index.examination().run_within(Duration::ZERO);
-        async {
-            match examined {
-                Examined::Later(result) => result.await.unwrap(),
-                Examined::Done(result) => result,
+        index.write_all();
+        let lost: Vec<_> = written.places.keys().filter(|id| !common.contains_key(id)).copied().collect();
+        written.number = if frames_fit { 20 } else { 21 };
+        written.go_on_otherwise(first);
+        let index = written.opened_until(&unmerged, now.path());
+        written.bring_up(&index);
+        index.write_all();
+        let old = files(before.path()).split_off(files(base.path()).len());
+        assert_eq!(old.len() == 1, at_once);
+        for (old, alone) in old.iter().flat_map(|old| [(old, false), (old, true)]) {
+            let folder = tempdir().unwrap();
+            copy_files(now.path(), folder.path());
+            let copied = folder.path().join(old.file_name().unwrap());
+            fs::copy(old, &copied).unwrap();
+            let here = files(folder.path());
+            let place = here.iter().position(|file| *file == copied).unwrap();
+            for beside in [place - 1, place + 1].into_iter().filter(|_| alone) {
+                fs::remove_file(&here[beside]).unwrap();
+            }
+            let index = written.brought_up(folder.path());
+            assert_eq!(index.complete().tip, written.log.tip(), "{}", old.display());
+            assert!(lost.iter().all(|id| index.event(*id).unwrap().is_none()), "{}", old.display());
+            for (id, place) in &written.places {
+                assert_eq!(index.event(*id).unwrap(), Some(*place), "{}", old.display());
             }
         }
-    };
-    let whole = examine();
-    // What comes meanwhile does not matter.
-    written.append(1);
-    written.bring_up(&index);
-    whole.await.unwrap();
-    let (key, _) = index.events.iter().next().unwrap().into_inner().unwrap();
-    index.events.remove(&key[..]).unwrap();
-    assert!(matches!(examine().await, Err(IndexError::Lacking)));
-}
-
-#[test]
-fn an_index_with_too_few_entries_is_known_without_reading_them() {
-    let mut written = Written::new();
-    for number in 0..20 {
-        written.append(number);
     }
+}
+
+#[test]
+fn a_folder_that_was_removed_is_made_again() {
     let folder = tempdir().unwrap();
-    let index = Index::open(folder.path()).unwrap();
+    let mut written = Written::new();
+    let index = written.brought_up(folder.path());
+    (0..30).for_each(|_| written.append());
+    fs::remove_dir_all(folder.path()).unwrap();
+    written.add_to(&index);
+    index.write_all();
+    assert_eq!(files(folder.path()).len(), 1);
+    assert_eq!(written.opened(folder.path()).complete().tip, written.log.tip());
+}
+
+/// An index whose first file, which is of many events, is damaged where it has the aggregates.
+fn with_a_damaged_file(written: &mut Written, folder: &Path, stop: &CancellationToken) -> Index {
+    (0..100).for_each(|_| written.append());
+    let index = written.brought_up(folder);
+    index.keep_up();
+    drop(Upkeep::start(Arc::new(index)).unwrap());
+    let index = written.opened_until(stop, folder);
+    assert!(index.layers().older.first().unwrap().table().unwrap().summary.events > 100);
+    let file = fs::File::options().write(true).open(&files(folder)[0]).unwrap();
+    std::os::unix::fs::FileExt::write_all_at(&file, &[0xff; 64], 0).unwrap();
+    index
+}
+
+fn is_not_made(index: &Index) -> bool {
+    let first = index.event_numbered(&id_of(0), SequenceNumber(1), Patience::Waits);
+    matches!(first, Err(IndexError::NotMadeYet { .. }))
+}
+
+#[test]
+fn a_stop_ends_the_making_of_a_file_again() {
+    let folder = tempdir().unwrap();
+    let mut written = Written::new();
+    let stop = CancellationToken::new();
+    let index = with_a_damaged_file(&mut written, folder.path(), &stop);
+    let before = files(folder.path());
+    stop.cancel();
+    assert!(is_not_made(&index));
+    assert_eq!(files(folder.path()), before);
+    drop(index);
+    written.check(&written.brought_up(folder.path()));
+}
+
+#[test]
+fn a_stop_ends_a_merge() {
+    let folder = tempdir().unwrap();
+    let mut written = Written::new();
+    let stop = CancellationToken::new();
+    stop.cancel();
+    let index = written.opened_until(&stop, folder.path());
+    (0..100).for_each(|_| written.append());
     written.bring_up(&index);
-    assert!(index.has_enough());
-    let complete = index.complete();
-    let with = |events: u64, aggregates: u64| {
-        let tip = Tip { position: Position(complete.tip.position.0 + events), ..complete.tip };
-        let aggregates = complete.aggregates + aggregates;
-        index.visible.write().complete = Complete { tip, aggregates, ..complete };
-        index.has_enough()
-    };
-    assert!(!with(1, 0) && !with(0, 1) && with(0, 0));
+    let unmerged = files(folder.path()).len();
+    drop(index);
+    let index = written.brought_up(folder.path());
+    index.keep_up();
+    let merged = files(folder.path()).len();
+    assert!(merged + 7 <= unmerged, "{unmerged}, then {merged}");
+    written.check(&index);
 }
 
 #[test]
-fn what_the_machine_refuses_is_no_damage() {
-    let io = |kind: io::ErrorKind| IndexError::Io { path: String::new(), source: kind.into() };
-    assert!(io(io::ErrorKind::StorageFull).is_of_the_machine());
-    assert!(IndexError::Database(fjall::Error::Io(Errno::MFILE.into())).is_of_the_machine());
-    assert!(!io(io::ErrorKind::NotFound).is_of_the_machine());
-    assert!(!IndexError::Lacking.is_of_the_machine());
-}
-
-#[test]
-fn an_index_over_which_the_process_ended_is_not_opened_again() {
+fn what_is_made_again_and_can_not_be_written_fills_no_memory() {
     let folder = tempdir().unwrap();
     let path = folder.path().join("index");
-    drop(Index::open(&path).unwrap());
-    let note = folder.path().join("index.opening");
-    // Once may have been a kill.
-    std::fs::write(&note, ".").unwrap();
-    drop(Index::open(&path).unwrap());
-    assert!(!note.exists());
-    Index::distrust(&path).unwrap();
-    // Whoever only looks does not use the note up.
-    for _ in 0..2 {
-        assert!(matches!(Index::open(&path), Err(IndexError::NotOpened)));
+    let mut written = Written::new();
+    let index = Arc::new(with_a_damaged_file(&mut written, &path, &CancellationToken::new()));
+    // A start has no other way.
+    let _upkeep = Upkeep::start(index.clone()).unwrap();
+    let aside = path.with_extension("aside");
+    fs::rename(&path, &aside).unwrap();
+    fs::write(&path, "").unwrap();
+    let layers = index.layers().older.len();
+    assert!(is_not_made(&index));
+    assert_eq!(index.layers().older.len(), layers);
+    fs::remove_file(&path).unwrap();
+    fs::rename(&aside, &path).unwrap();
+    assert!(is_not_made(&index), "it is tried again after a while only");
+    index.not_made.lock().unwrap().clear();
+    written.check(&index);
+}
+
+#[test]
+fn a_folder_says_how_far_the_log_went() {
+    let folder = tempdir().unwrap();
+    let mut written = Written::new();
+    (0..30).for_each(|_| written.append());
+    let index = Arc::new(written.brought_up(folder.path()));
+    let upkeep = Upkeep::start(index.clone()).unwrap();
+    written.append();
+    written.add_to(&index);
+    drop(upkeep);
+    let seen = |folder: &Path| Found::look(folder).unwrap().seen(&written.path).map(|seen| seen.end);
+    assert_eq!(seen(folder.path()), Some(written.log.tip().end));
+    for file in files(folder.path()) {
+        fs::remove_file(file).unwrap();
     }
-    std::fs::remove_dir_all(&path).unwrap();
-    drop(Index::renew(&path).unwrap());
-    assert!(!note.exists());
-    Index::distrust(&folder.path().join("index.of-another")).unwrap();
-    // Another's note is not ours.
-    Index::open(&path).unwrap();
+    assert_eq!(seen(folder.path()), Some(written.log.tip().end), "by the note alone");
+    let note = folder.path().join("tip");
+    let text = fs::read_to_string(&note).unwrap();
+    for cut in [0, 5, text.len() - 2] {
+        fs::write(&note, &text[..cut]).unwrap();
+        assert_eq!(seen(folder.path()), None, "cut at {cut}");
+    }
+}
+
+#[test]
+fn what_is_left_of_earlier_versions_and_crashes_is_removed_and_nothing_else() {
+    let folder = tempdir().unwrap();
+    let written = Written::new();
+    let all = ["keyspaces", "0.jnl", "lock", "version", "x.unfinished", "x.index", "notes.txt", ".owner"];
+    for name in all {
+        match name {
+            "keyspaces" => fs::create_dir_all(folder.path().join(name).join("1")).unwrap(),
+            _ => fs::write(folder.path().join(name), "x").unwrap(),
+        }
+    }
+    written.brought_up(folder.path());
+    let left: Vec<_> = all.into_iter().filter(|name| folder.path().join(name).exists()).collect();
+    assert_eq!(left, ["notes.txt", ".owner"]);
 }
 
 #[test]
 fn what_brings_the_index_up_looks_around_after_so_many_bytes_too() {
     let folder = tempdir().unwrap();
     let mut written = Written::new();
-    (0..40).for_each(|number| written.append(number));
-    let index = Index::open(&folder.path().join("index")).unwrap();
+    (0..40).for_each(|_| written.append());
+    let index = written.opened(folder.path());
     let (mut before, mut most, mut looks) = (0, 0, 0);
     let segments = written.log.segments().clone();
-    let looked = rebuild::bring_up_by(2000, &index, &segments, written.log.tip().end, |place| {
+    let looked = rebuild::bring_up(&index, written.log.tip().end, |place| {
         let reached = segments.bytes_before(place).unwrap();
         most = most.max(reached - before);
         (before, looks) = (reached, looks + 1);
-        std::ops::ControlFlow::Continue(())
+        ControlFlow::Continue(())
     });
     looked.unwrap();
     assert!(looks > 3 && most < 6000, "{looks} looks, {most} bytes");
@@ -385,17 +435,16 @@ fn what_brings_the_index_up_looks_around_after_so_many_bytes_too() {
 fn what_is_published_moves_while_nobody_can_look() {
     let mut written = Written::new();
     let folder = tempdir().unwrap();
-    let index = Index::open(folder.path()).unwrap();
-    written.append(1);
+    let index = written.brought_up(folder.path());
+    written.append();
     let mut entries = Entries::new(&index);
     entries.reach(written.log.tip());
     let mut published = false;
-    index
-        .add(entries, || {
-            assert!(index.visible.is_locked(), "others could see the one without the other");
-            published = true;
-        })
-        .unwrap();
-    assert!(published && !index.visible.is_locked());
+    let is_locked = || matches!(index.layers.try_read(), Err(std::sync::TryLockError::WouldBlock));
+    index.add(entries, || {
+        assert!(is_locked(), "others could see the one without the other");
+        published = true;
+    });
+    assert!(published && !is_locked());
     assert_eq!(index.complete().tip.position, Position(3));
 }

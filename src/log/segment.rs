@@ -227,7 +227,11 @@ impl Segments {
         files.get(&number).cloned().ok_or_else(missing)
     }
 
-    pub(super) fn salt(&self, number: u32) -> io::Result<Salt> {
+    /// The random bytes that only this segment has.
+    ///
+    /// # Errors
+    /// There is no such segment.
+    pub fn salt(&self, number: u32) -> io::Result<Salt> {
         self.file(number).map(|file| file.salt)
     }
 
@@ -342,6 +346,13 @@ impl ReadRun {
 
 pub(super) fn path(folder: &Path, number: u32) -> PathBuf {
     folder.join(format!("{number:010}.segment"))
+}
+
+/// The salt of a segment in a folder; `None`: it is not there, or its header is not whole.
+pub fn salt_in(folder: &Path, number: u32) -> Option<Salt> {
+    let mut header = [0; HEADER_BYTES as usize];
+    fs::File::open(path(folder, number)).and_then(|file| file.read_exact_at(&mut header, 0)).ok()?;
+    File::salt_of(&header, number)
 }
 
 /// Whether a folder has segments of a log.

@@ -39,7 +39,10 @@ pub enum AdoptError {
 
 impl From<IndexError> for AdoptError {
     fn from(error: IndexError) -> Self {
-        Self::Failed(error.to_string())
+        match error {
+            IndexError::NotMadeYet { .. } => Self::NotWritten(error.to_string()),
+            IndexError::NotMade { .. } => Self::Failed(error.to_string()),
+        }
     }
 }
 
@@ -92,7 +95,7 @@ impl OpenGroup {
         if head.snapshot.is_some_and(|ours| ours.sequence > snapshot.sequence) {
             return Ok(());
         }
-        let hash = match judge::event_hash(worker, &head, snapshot.sequence) {
+        let hash = match judge::event_hash(worker, &snapshot.aggregate_id, snapshot.sequence) {
             Ok(hash) => hash,
             Err(StoreError::Damaged(what)) => return Err(AdoptError::Failed(what)),
             Err(other) => return Err(AdoptError::Failed(other.to_string())),

@@ -6,13 +6,12 @@
 
 use std::{collections::HashMap, sync::Arc};
 
-use tracing::warn;
-
 use super::{Append, SnapshotThresholds, Stored, StoredAggregate};
 use crate::{
     event::{AggregateId, AppendBounds, ContentDigest, EventId, Position, SequenceNumber, record},
-    index::{Head, Index, IndexError},
+    index::{Head, Index, IndexError, Patience, StoredId},
     log::{Place, RecordPlace, RecordRun, Segments},
+    refusals,
     store::{Conflict, StoreError},
 };
 
@@ -62,18 +61,26 @@ impl StoredEvents {
         sent.iter().any(|event| self.index.may_have_event(event.id))
     }
 
+    /// Where the index can't tell, the event may be stored.
+    fn look_up(&self, id: EventId) -> Result<Option<StoredId>, StoreError> {
+        self.index.event_with(id, Patience::AtOnce).map_err(|error| {
+            refusals::failed("the index can't tell whether an event is stored", &error);
+            StoreError::OutcomeUnknown
+        })
+    }
+
     /// The append that stored these events.
     ///
     /// # Errors
     /// Some of the ids were used for something else; or what is stored can't be read.
     pub fn find(&self, sent: &[SentEvent]) -> Result<Option<ExistingAppend>, StoreError> {
         let Some(first) = sent.first() else { return Ok(None) };
-        let Some(place) = self.index.event(first.id)? else {
+        let Some(found) = self.look_up(first.id)? else {
             // All or none of an append's ids are stored.
             for event in sent.iter().skip(1) {
-                if self.index.event(event.id)?.is_some() {
+                if self.look_up(event.id)?.is_some() {
                     // They may have become visible since the first was looked for, all in one step.
-                    return match self.index.event(first.id)? {
+                    return match self.look_up(first.id)? {
                         Some(_) => self.find(sent),
                         None => Err(Conflict::EventIdReused(event.id).into()),
                     };
@@ -81,23 +88,29 @@ impl StoredEvents {
             }
             return Ok(None);
         };
-        let mut records = RecordRun::new(&self.segments, place)?;
-        let stored = sent.iter().map(|_| {
-            let (place, checked) = records.read()?;
-            let stored = record::decode(checked.bytes, checked.hash)
-                .map_err(|error| StoreError::Damaged(error.to_string()))?;
-            Ok(ExistingEvent {
-                id: stored.event.id,
-                aggregate_id: stored.event.aggregate_id,
-                sequence: stored.sequence,
-                position: stored.position,
-                bounds: stored.append,
-                digest: stored.digest,
-                place,
-            })
+        let mut records = RecordRun::new(&self.segments, found.place)?;
+        let stored = sent.iter().map_while(|sent| match self.look_up(sent.id) {
+            // Nothing is read of what is another event.
+            Ok(found) => found.filter(|found| found.may_be(sent.digest)).map(|_| read(&mut records)),
+            Err(error) => Some(Err(error)),
         });
         ExistingAppend::matching(sent, stored).map(Some)
     }
+}
+
+fn read(records: &mut RecordRun) -> Result<ExistingEvent, StoreError> {
+    let (place, checked) = records.read()?;
+    let stored = record::decode(checked.bytes, checked.hash)
+        .map_err(|error| StoreError::Damaged(error.to_string()))?;
+    Ok(ExistingEvent {
+        id: stored.event.id,
+        aggregate_id: stored.event.aggregate_id,
+        sequence: stored.sequence,
+        position: stored.position,
+        bounds: stored.append,
+        digest: stored.digest,
+        place,
+    })
 }
 
 impl ExistingAppend {
@@ -150,7 +163,7 @@ impl ExistingAppend {
         for aggregate in &mut aggregates {
             // The append is stored: what else can't be read makes no failure of it.
             let head = head(&aggregate.id).unwrap_or_else(|error| {
-                warn!(%error, aggregate = %aggregate.id, "it can't be told whether a snapshot is due");
+                refusals::failed("the index can't tell whether a snapshot is due", &error);
                 None
             });
             aggregate.snapshot_due = head.is_some_and(|head| thresholds.is_due(&aggregate.id, &head));

@@ -118,10 +118,6 @@ impl OpenGroup {
 impl Worker {
     /// A new group, which takes along the notes that wait.
     pub(super) fn begin(&mut self) -> Result<OpenGroup, GroupError> {
-        if self.index.has_failed() {
-            // What is written now could not be found.
-            self.poison(PoisonedBy::Index, "the index takes no entries any more", HashSet::new());
-        }
         let frames = self.log.begin().map_err(|error| match error {
             // A new segment failed: of the calls that come to this group nothing was written.
             WriteError::Unknown(source) => {
@@ -176,7 +172,9 @@ impl Worker {
             false => self.log.write(frames).map_err(GroupError::from),
         };
         CrashPoint::AfterLocalSync.reached();
-        let written = written.and_then(|()| self.publish(entries, tip));
+        if written.is_ok() {
+            self.publish(entries, tip);
+        }
         if !answers.is_empty() {
             CrashPoint::BeforeAnswer.reached();
         }
@@ -199,19 +197,22 @@ impl Worker {
         let tip = group.frames.tip();
         group.entries.reach(tip);
         let written = self.log.write(group.frames).map_err(GroupError::from);
-        if let Err(error) = written.and_then(|()| self.publish(group.entries, tip)) {
-            debug!(%error, "a note of the forwarded position was not written");
-            self.keep_marks(group.marks);
-            self.not_stored(&error, HashSet::new());
+        match written {
+            Ok(()) => self.publish(group.entries, tip),
+            Err(error) => {
+                debug!(%error, "a note of the forwarded position was not written");
+                self.keep_marks(group.marks);
+                self.not_stored(&error, HashSet::new());
+            }
         }
     }
 
     /// Makes a group that was written findable and moves the tip, in one step.
-    fn publish(&self, entries: Entries, tip: Tip) -> Result<(), GroupError> {
+    fn publish(&self, entries: Entries, tip: Tip) {
         let published = || {
             _ = self.published.send_if_modified(|published| std::mem::replace(published, tip) != tip);
         };
-        Ok(self.index.add(entries, published)?)
+        self.index.add(entries, published);
     }
 
     /// A group came to nothing, or it can't be known.
@@ -220,10 +221,8 @@ impl Worker {
             GroupError::Write(WriteError::Unknown(_)) => {
                 self.poison(PoisonedBy::Log, &error.to_string(), events);
             }
-            // The log has what the index lacks: only a restart brings them together.
-            GroupError::Index(_) => self.poison(PoisonedBy::Index, &error.to_string(), events),
             // Nothing of it was written.
-            GroupError::Broken => self.poison(PoisonedBy::Index, &error.to_string(), HashSet::new()),
+            GroupError::Broken => refusals::failed("appends fail over the index", error),
             GroupError::Write(WriteError::NotWritten(_) | WriteError::Failed) => {
                 refusals::failed("writes to the local log fail", error);
             }
@@ -238,9 +237,7 @@ impl Answer {
         let for_adopter = || {
             failed.map(|error| match error {
                 GroupError::Write(WriteError::NotWritten(_)) => AdoptError::NotWritten(error.to_string()),
-                GroupError::Write(_) | GroupError::Index(_) | GroupError::Broken => {
-                    AdoptError::Failed(error.to_string())
-                }
+                GroupError::Write(_) | GroupError::Broken => AdoptError::Failed(error.to_string()),
             })
         };
         // A caller that is gone needs no answer; what it sent is stored all the same.

@@ -13,7 +13,7 @@ use crate::{
         AggregateId, AppendBounds, Hash, NewEvent, Position, SequenceNumber, Snapshot,
         record::{self, Numbers},
     },
-    index::{Direction, Head, IndexedEvent, IndexedSnapshot},
+    index::{IndexedEvent, IndexedSnapshot, Patience},
     log::RecordPlace,
     store::{Conflict, Precondition, StoreError},
 };
@@ -86,6 +86,7 @@ impl OpenGroup {
                 recorded_at: self.now,
                 // Known once the frame is laid out.
                 place: RecordPlace { segment: 0, offset: 0, length: 0 },
+                digest,
             });
             let numbers = Numbers { sequence, position, recorded_at: self.now, append: bounds };
             records.push(record::encode(NewEvent { aggregate_type, ..event }, numbers, digest));
@@ -168,7 +169,7 @@ impl OpenGroup {
         if let Some(newer) = head.snapshot.filter(|newer| newer.sequence > sequence) {
             return Ok(SnapshotStored { end: newer.place.end(), dropped: true });
         }
-        let event_hash = event_hash(worker, &head, sequence)?;
+        let event_hash = event_hash(worker, &aggregate, sequence)?;
         let record = record::encode_snapshot(Snapshot { event_hash, recorded_at: self.now, ..snapshot });
         let stored = self.frames.snapshot(&record);
         CrashPoint::SnapshotLaidOut.reached();
@@ -181,9 +182,12 @@ impl OpenGroup {
 type Heads = HashMap<AggregateId, (SequenceNumber, std::sync::Arc<str>)>;
 
 /// Hash of an event that is in the log.
-pub(super) fn event_hash(worker: &Worker, head: &Head, sequence: SequenceNumber) -> Result<Hash, StoreError> {
-    let range = sequence.0..=sequence.0;
-    let places = worker.index.events(head.number, range, Direction::Forwards, 1)?;
-    let place = places.first().ok_or_else(|| StoreError::Damaged("index: an event is missing".into()))?;
-    Ok(worker.log.segments().read(*place)?.hash)
+pub(super) fn event_hash(
+    worker: &Worker,
+    aggregate: &AggregateId,
+    sequence: SequenceNumber,
+) -> Result<Hash, StoreError> {
+    let place = worker.index.event_numbered(aggregate, sequence, Patience::AtOnce)?;
+    let place = place.ok_or_else(|| StoreError::Damaged("index: an event is missing".into()))?;
+    Ok(worker.log.segments().read(place)?.hash)
 }

@@ -5,8 +5,7 @@ use std::collections::HashSet;
 use super::Append;
 use crate::event::EventId;
 
-/// No write is taken before a restart: what a failed sync left on the disk can't be known, or the index lacks what
-/// the log has.
+/// No write is taken before a restart: what a failed sync left on the disk can't be known.
 #[derive(Debug)]
 pub struct Poisoned {
     pub by: PoisonedBy,
@@ -19,7 +18,6 @@ pub struct Poisoned {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum PoisonedBy {
     Log,
-    Index,
     /// The log was opened for reading only. A start is tried again by the service itself.
     ReadOnly,
 }

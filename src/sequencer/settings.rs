@@ -8,8 +8,8 @@ use crate::{clock::EventClock, event::EventId};
 /// What the sequencer is told once.
 #[derive(Debug, Clone)]
 pub struct Settings {
-    /// Those of the log and the index, whose disks must not become full.
-    pub folders: [PathBuf; 2],
+    /// Of the log, whose disk must not become full.
+    pub folder: PathBuf,
     pub thresholds: SnapshotThresholds,
     pub calls_waiting_max: usize,
     pub calls_waiting_bytes_max: u64,
@@ -22,11 +22,8 @@ pub struct Settings {
 
 impl Settings {
     pub(super) fn disk_is_full(&self) -> bool {
-        let free_in = |folder: &PathBuf| {
-            let stat = rustix::fs::statvfs(folder);
-            stat.map_or(u64::MAX, |stat| stat.f_bavail.saturating_mul(stat.f_frsize))
-        };
-        let free = self.folders.iter().map(free_in).min().unwrap_or(u64::MAX);
+        let stat = rustix::fs::statvfs(&self.folder);
+        let free = stat.map_or(u64::MAX, |stat| stat.f_bavail.saturating_mul(stat.f_frsize));
         free < self.disk_free_min
     }
 }

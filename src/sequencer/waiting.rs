@@ -74,7 +74,7 @@ mod tests {
     fn waiting(calls_waiting_max: usize, calls_waiting_bytes_max: u64) -> Waiting {
         Waiting::new(&Settings {
             in_doubt: std::collections::HashSet::new(),
-            folders: Default::default(),
+            folder: Default::default(),
             thresholds: Default::default(),
             calls_waiting_max,
             calls_waiting_bytes_max,

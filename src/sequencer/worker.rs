@@ -21,7 +21,7 @@ use super::{
 };
 use crate::{
     event::{AggregateId, EventId},
-    index::{Carrier, Index},
+    index::{Index, Patience, Upkeep},
     log::{Log, Tip},
     stats::Counters,
     store::StoreError,
@@ -41,8 +41,8 @@ pub(super) struct Worker {
     pub(super) unhurried: Arc<AtomicBool>,
     pub(super) stored_events: StoredEvents,
     pub(super) poisoned: watch::Sender<Option<Arc<Poisoned>>>,
-    /// Has all of the index stored when the thread ends.
-    pub(super) _carrier: Carrier,
+    /// Ends with all of the index in files when the thread ends.
+    pub(super) _upkeep: Upkeep,
 }
 
 impl Worker {
@@ -165,10 +165,10 @@ impl Worker {
                 let answer = match self.stored_events.find(&sent) {
                     _ if in_doubt => Err(StoreError::OutcomeUnknown),
                     Ok(Some(existing)) => {
-                        let head = |id: &AggregateId| self.index.head(id);
+                        let head = |id: &AggregateId| self.index.head_with(id, Patience::AtOnce);
                         Ok(existing.into_stored(&sent, &self.settings.thresholds, head))
                     }
-                    Err(StoreError::Conflict(conflict)) => Err(conflict.into()),
+                    Err(unknown @ (StoreError::Conflict(_) | StoreError::OutcomeUnknown)) => Err(unknown),
                     Ok(None) | Err(_) => Err(error.for_caller(&self.settings)),
                 };
                 _ = reply.send(answer);

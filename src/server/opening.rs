@@ -7,7 +7,7 @@ use tracing::{error, info, warn};
 
 use super::ServerError;
 use crate::{
-    config::{Config, EventSourcingConfig, RequireContact},
+    config::{Config, EventSourcingConfig, LimitsConfig, RequireContact},
     event::Position,
     event_files::EventFiles,
     log::clean_stop::{self, Unclean},
@@ -23,11 +23,11 @@ const DOUBLINGS_MAX: u32 = 5;
 
 /// Opens the storage beside everything else. It ends early when `closing` is cancelled.
 pub(super) async fn open(config: &Config, closing: &CancellationToken) -> Result<Storage, ServerError> {
-    let (types_max, closing) = (config.limits.types_max, closing.clone());
+    let (limits, closing) = (config.limits.clone(), closing.clone());
     let config = config.event_sourcing.clone();
     let opened = tokio::task::spawn_blocking(move || {
-        let storage = match Storage::open_unless(&config, types_max, &closing) {
-            Err(error) if error.is_of_writing() => read_only(&config, types_max, error, &closing)?,
+        let storage = match Storage::open_unless(&config, &limits, &closing) {
+            Err(error) if error.is_of_writing() => read_only(&config, &limits, error, &closing)?,
             opened => opened?,
         };
         EventFiles::refuse_without_log(&config, storage.log.tip().position)?;
@@ -38,11 +38,11 @@ pub(super) async fn open(config: &Config, closing: &CancellationToken) -> Result
 
 fn read_only(
     config: &EventSourcingConfig,
-    types_max: u64,
+    limits: &LimitsConfig,
     why: StorageError,
     closing: &CancellationToken,
 ) -> Result<Storage, StorageError> {
-    match Storage::open_read_only(config, types_max, &why, closing) {
+    match Storage::open_read_only(config, limits, &why, closing) {
         Ok(storage) => {
             error!(
                 reason = %why,

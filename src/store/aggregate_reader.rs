@@ -59,7 +59,7 @@ impl AggregateReader {
             to => to.min(head.last.0),
         };
         if let Some(until) = request.recorded_until {
-            last = reader.last_recorded_until(&head, until, last)?;
+            last = reader.last_recorded_until(until, last)?;
         }
         if let Some(schema) = request.snapshot_schema {
             reader.snapshot = reader.fitting_snapshot(&head, schema, first..=last);
@@ -104,9 +104,10 @@ impl AggregateReader {
     /// # Errors
     /// One of them is damaged or missing.
     pub fn next(&mut self, bytes_max: usize) -> Result<Vec<StoredEvent>, StoreError> {
-        let Some(head) = self.head.as_ref().filter(|_| !self.left.is_empty()) else { return Ok(Vec::new()) };
-        let events =
-            self.history.events(&self.aggregate_id, head, self.left.clone(), self.direction, bytes_max)?;
+        if self.left.is_empty() {
+            return Ok(Vec::new());
+        }
+        let events = self.history.events(&self.aggregate_id, self.left.clone(), self.direction, bytes_max)?;
         let read = events.len() as u64;
         let (first, last) = self.left.clone().into_inner();
         self.left = match self.direction {
@@ -119,17 +120,12 @@ impl AggregateReader {
 
     /// The last event at or before `last` that was recorded until then. Times never run backwards along
     /// positions, so it can be found by halving.
-    fn last_recorded_until(&self, head: &Head, until: Timestamp, last: u64) -> Result<u64, StoreError> {
+    fn last_recorded_until(&self, until: Timestamp, last: u64) -> Result<u64, StoreError> {
         let (mut known, mut beyond) = (0u64, last.saturating_add(1));
         while known.saturating_add(1) < beyond {
             let middle = known.midpoint(beyond);
-            let events = self.history.events(
-                &self.aggregate_id,
-                head,
-                middle..=middle,
-                Direction::Forwards,
-                usize::MAX,
-            )?;
+            let range = middle..=middle;
+            let events = self.history.events(&self.aggregate_id, range, Direction::Forwards, usize::MAX)?;
             match events.first().is_some_and(|event| event.recorded_at <= until) {
                 true => known = middle,
                 false => beyond = middle,

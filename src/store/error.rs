@@ -123,6 +123,8 @@ pub enum Unavailable {
     Clock,
     /// The local disk refused the write, and nothing of it is left.
     NotWritten,
+    /// A file of the index is being made again from the log.
+    Index,
 }
 
 impl Unavailable {
@@ -135,6 +137,7 @@ impl Unavailable {
             Self::EmptyLog => "EMPTY_LOG",
             Self::Clock => "CLOCK",
             Self::NotWritten => "NOT_WRITTEN",
+            Self::Index => "INDEX",
         }
     }
 
@@ -143,6 +146,7 @@ impl Unavailable {
             Self::Starting => "the service is starting; nothing was written",
             Self::ShuttingDown => "the service is shutting down; nothing was written",
             Self::NotWritten => "the local log could not be written; nothing was written",
+            Self::Index => "a part of the index is being made again from the log; nothing was written",
             Self::EmptyLog => {
                 "the local log is empty, and the database has a history or belongs to another writer (see the \
                  service's system.log); nothing was written"
@@ -194,7 +198,9 @@ impl StoreError {
                 why.reason(),
                 match why {
                     Unavailable::Starting | Unavailable::ShuttingDown => Severity::Passing,
-                    Unavailable::FirstContact | Unavailable::NotWritten => Severity::Limit,
+                    Unavailable::FirstContact | Unavailable::NotWritten | Unavailable::Index => {
+                        Severity::Limit
+                    }
                     Unavailable::EmptyLog | Unavailable::Clock => Severity::Failure,
                 },
             )),
@@ -238,6 +244,9 @@ impl From<Implausible> for StoreError {
 
 impl From<IndexError> for StoreError {
     fn from(error: IndexError) -> Self {
-        Self::Damaged(error.to_string())
+        match error {
+            IndexError::NotMadeYet { .. } => Self::Unavailable(Unavailable::Index),
+            IndexError::NotMade { .. } => Self::Damaged(error.to_string()),
+        }
     }
 }

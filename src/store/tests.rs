@@ -9,7 +9,7 @@ use tempfile::tempdir;
 
 use super::*;
 use crate::{
-    config::EventSourcingConfig,
+    config::{EventSourcingConfig, LimitsConfig},
     event::{Content, ContentDigest, NewEvent},
     forwarder::{PendingLimits, State},
     sequencer::{Settings, SnapshotThresholds},
@@ -40,7 +40,7 @@ async fn a_resend_that_would_be_refused_waits_for_the_first_attempt() {
         index_path: folder.path().join("index"),
         ..EventSourcingConfig::default()
     };
-    let storage = Storage::open(&config, 1000).unwrap();
+    let storage = Storage::open(&config, &LimitsConfig::default()).unwrap();
     let history = storage.history();
     let (judging, judged) = mpsc::channel();
     let (go_on, wait) = mpsc::channel::<()>();
@@ -51,7 +51,7 @@ async fn a_resend_that_would_be_refused_waits_for_the_first_attempt() {
         Ok(())
     });
     let settings = Settings {
-        folders: [config.log_path.clone(), config.index_path.clone()],
+        folder: config.log_path.clone(),
         thresholds: SnapshotThresholds::default(),
         calls_waiting_max: 100,
         calls_waiting_bytes_max: u64::MAX,

@@ -54,7 +54,10 @@ fn way_to(point: CrashPoint) -> Way {
         | CrashPoint::BeforeLocalSync
         | CrashPoint::AfterLocalSync
         | CrashPoint::BeforeAnswer
-        | CrashPoint::SnapshotLaidOut => Way::Load,
+        | CrashPoint::SnapshotLaidOut
+        | CrashPoint::IndexFileWritten
+        | CrashPoint::IndexFileNamed
+        | CrashPoint::IndexFilesMerged => Way::Load,
         // The head alone is written at the start.
         CrashPoint::BeforeSet | CrashPoint::AfterSet | CrashPoint::WriterKept | CrashPoint::HeadClaimed => {
             Way::Start(Prepared::Nothing)
@@ -240,10 +243,10 @@ async fn crash_and_check(points: &[CrashPoint]) {
 // Two tests, so that both cores have something to do.
 #[tokio::test(flavor = "multi_thread")]
 async fn each_point_up_to_the_transaction_is_reached_and_loses_nothing() {
-    crash_and_check(&CrashPoint::ALL[..10]).await;
+    crash_and_check(&CrashPoint::ALL[..12]).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn each_point_from_the_transaction_on_is_reached_and_loses_nothing() {
-    crash_and_check(&CrashPoint::ALL[10..]).await;
+    crash_and_check(&CrashPoint::ALL[12..]).await;
 }

@@ -167,6 +167,12 @@ async fn an_older_copy_of_the_log_is_named_as_such_and_no_damage() {
     let index = service.storage().join("index");
     let (served, said) = service.run(&["serve"]);
     assert!(!served && said.contains("is older than the index"), "{said}");
+    // Also where nothing can be written to the index.
+    let owner = index.join(".owner");
+    fs::rename(&owner, service.dir().join("owner")).unwrap();
+    fs::create_dir(&owner).unwrap();
+    let (served, said) = service.run(&["serve"]);
+    assert!(!served && said.contains("is older than the index"), "{said}");
     assert!(!said.contains("damage") && said.contains(&format!("move {}", "storage/index")), "{said}");
     // It can be used as it is, if that is what is wanted.
     fs::rename(&index, service.dir().join("index.aside")).unwrap();

@@ -47,7 +47,7 @@ async fn a_limit_that_is_reached_is_a_warning_a_minute_and_a_count_in_stats() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_disk_that_is_full_is_not_an_error_line_for_each_append() {
-    // An index without room would end the process.
+    // Only the log is to be without room.
     let setup = Setup::local().set("event_sourcing", "index_path: index");
     let mut service = Service::new(setup.set("limits", "disk_free_min: 0"));
     if !service.use_disk(256) {

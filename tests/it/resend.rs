@@ -7,7 +7,7 @@ use tonic::Code;
 use crate::{
     outage::assert_in_immudb,
     support::{
-        events::{append_to, event, expecting, reason, request, whole_order},
+        events::{append, append_to, event, expecting, reason, request, whole_order},
         immudb::ImmuDb,
         proxy::{Mode, Proxy},
         service::{Service, Setup},
@@ -63,6 +63,29 @@ impl Sent {
 async fn assert_reused(service: &Service, events: Vec<NewEvent>) {
     let status = service.client().append_events(request(events)).await.unwrap_err();
     assert_eq!((status.code(), reason(&status).as_str()), (Code::AlreadyExists, "EVENT_ID_REUSED"));
+}
+
+/// What is beside an id in the index tells that it was used for something else.
+#[tokio::test(flavor = "multi_thread")]
+async fn whatever_is_another_event_is_refused_without_reading_what_is_stored() {
+    let service = Service::start(Setup::local()).await;
+    let sent = NewEvent { event_type: "LookedFor".to_owned(), ..event("room-1") };
+    let sent = NewEvent { event_id: uuid::Uuid::new_v4().to_string(), ..sent };
+    append(&mut service.client(), vec![sent.clone()]).await;
+    let segment = service.segments().pop().unwrap();
+    let mut bytes = std::fs::read(&segment).unwrap();
+    let at = bytes.windows(9).position(|bytes| bytes == b"LookedFor").unwrap();
+    bytes[at] ^= 1;
+    // In place: the service has it open.
+    std::os::unix::fs::FileExt::write_all_at(
+        &std::fs::File::options().write(true).open(&segment).unwrap(),
+        &bytes[at..=at],
+        at as u64,
+    )
+    .unwrap();
+    let again = service.client().append_events(request(vec![sent.clone()])).await.unwrap_err();
+    assert_eq!(again.code(), Code::DataLoss, "{again:?}");
+    assert_reused(&service, vec![NewEvent { event_type: "Changed".to_owned(), ..sent }]).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]

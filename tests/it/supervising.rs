@@ -1,6 +1,6 @@
 //! What a supervisor is told, from the first moment to the last.
 
-use std::{fs::File, io::Read, net::TcpStream, process::Command, time::Duration};
+use std::{fs::File, net::TcpStream, process::Command, time::Duration};
 
 use aethyr_event_store::grpc::wire::{
     LoadEventsRequest, LoadSnapshotRequest, ReadAllRequest, SaveSnapshotRequest, State, StatsRequest,
@@ -34,14 +34,14 @@ struct Held(std::path::PathBuf);
 
 impl Held {
     fn hold(service: &Service) -> Self {
-        std::fs::create_dir_all(service.storage()).unwrap();
-        let path = service.storage().join("index.opening");
+        std::fs::create_dir_all(service.storage().join("index")).unwrap();
+        let path = service.storage().join("index/held.index");
         assert!(Command::new("mkfifo").arg(&path).status().unwrap().success());
         Self(path)
     }
 
     fn let_go(self) {
-        std::thread::spawn(move || File::open(self.0).unwrap().read_to_end(&mut Vec::new()).unwrap());
+        std::thread::spawn(move || File::options().write(true).open(self.0).unwrap());
     }
 }
 
@@ -223,7 +223,7 @@ async fn a_slow_reader_gets_all_of_its_answer_at_a_stop() {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_disk_without_room_takes_the_writes_away_and_not_the_reads_and_comes_back_by_itself() {
     for (limit, disk_free_min) in [("limits.disk_free_min", 67_108_864), ("no space", 0)] {
-        // An index without room would end the process.
+        // Only the log is to be without room.
         let setup = Setup::local().set("event_sourcing", "index_path: index");
         let setup = setup.set("limits", &format!("disk_free_min: {disk_free_min}"));
         let mut service = Service::new(setup);

@@ -78,7 +78,7 @@ skip_the_duplicate_check_inside_a_group() {
 shows[take_a_failed_sync_for_not_written]='refused and stored'
 mostly[take_a_failed_sync_for_not_written]='sync fails'
 take_a_failed_sync_for_not_written() {
-    change src/sequencer.rs 's.replace("Self::Write(WriteError::Unknown(_)) | Self::Index(_) => StoreError::OutcomeUnknown,", "Self::Write(WriteError::Unknown(_)) | Self::Index(_) => StoreError::Unavailable(Unavailable::NotWritten),")'
+    change src/sequencer.rs 's.replace("Self::Write(WriteError::Unknown(_)) => StoreError::OutcomeUnknown,", "Self::Write(WriteError::Unknown(_)) => StoreError::Unavailable(Unavailable::NotWritten),")'
 }
 
 # Callers vanish at their deadlines, too.
@@ -112,13 +112,17 @@ let_recorded_times_follow_the_clock() {
 
 shows[publish_the_tip_before_what_is_below_it]='stale|load shows less|stats|order shows less|list|conflict tells less|figures of two moments'
 publish_the_tip_before_what_is_below_it() {
-    change src/sequencer/group.rs 's.replace("Ok(self.index.add(entries, published)?)", "published(); std::thread::sleep(std::time::Duration::from_millis(5)); Ok(self.index.add(entries, || ())?)")'
+    change src/sequencer/group.rs 's.replace("self.index.add(entries, published);", "published(); std::thread::sleep(std::time::Duration::from_millis(5)); self.index.add(entries, || ());")'
 }
 
-shows[go_on_without_an_index]='the service'
-mostly[go_on_without_an_index]='index fails'
-go_on_without_an_index() {
-    change src/server/failure.rs 's.replace("PoisonedBy::Index => ServerError::IndexFailed,", "PoisonedBy::Index => std::future::pending().await,").replace("() = index_failed => ServerError::IndexFailed,", "() = async { index_failed.await; std::future::pending().await } => ServerError::IndexFailed,")'
+# Of what the index could not write.
+shows[lose_what_is_not_in_a_file]='lost|load shows less|stats|list|stale|conflict tells less|doubled'
+mostly[lose_what_is_not_in_a_file]='index fails'
+lose_what_is_not_in_a_file() {
+    replace src/index/upkeep.rs 'Err(error) => return self.not_written(&error),' 'Err(error) => {
+                    self.layers_mut().replace(slice::from_ref(layer), &[]);
+                    return self.not_written(&error);
+                }'
 }
 
 shows[say_that_reads_fail]='health'
@@ -240,7 +244,7 @@ if ((${#ways[@]} == 0)); then
         take_a_failed_sync_for_not_written leave_a_segment_without_a_durable_name
         leave_out_a_precondition refuse_a_resend_where_new_events_are
         let_recorded_times_follow_the_clock publish_the_tip_before_what_is_below_it
-        go_on_without_an_index say_that_reads_fail count_no_slow_commits
+        lose_what_is_not_in_a_file say_that_reads_fail count_no_slow_commits
         accept_nobody_after_an_error take_nothing_after_a_full_disk lock_the_file_within_alone
         take_the_index_of_another serve_what_may_be_an_older_log release_the_head_of_a_poisoned_log
         take_other_content_for_a_resend judge_known_ids_before_everybody_else)

@@ -3,7 +3,7 @@
 use std::{collections::BTreeMap, sync::Arc};
 
 use aethyr_event_store::{
-    config::EventSourcingConfig,
+    config::{EventSourcingConfig, LimitsConfig},
     event::{
         AggregateId, AppendBounds, Content, ContentDigest, EventId, Hash, NewEvent, Position, RecordedEvent,
         SequenceNumber, Timestamp,
@@ -80,7 +80,10 @@ impl Store {
             index_path: folder.path().join("index"),
             ..EventSourcingConfig::default()
         };
-        let mut store = Self { storage: Storage::open(&config, 1000).expect("a store"), _folder: folder };
+        let mut store = Self {
+            storage: Storage::open(&config, &LimitsConfig::default()).expect("a store"),
+            _folder: folder,
+        };
         for number in 0..appends {
             let events = append(number * 100 + 1);
             let records = encoded(&events);
@@ -91,7 +94,7 @@ impl Store {
             store.storage.log.write(group).expect("written");
             let mut entries = store.entries(before, &events, places.iter().map(|at| at.place).collect());
             entries.reach(tip);
-            store.storage.index.apply(entries).expect("applied");
+            store.storage.index.add(entries, || ());
         }
         store
     }

@@ -106,11 +106,8 @@ impl Image {
                 self.read_folder(storage, &path);
                 continue;
             }
-            let mut used = fs::read(entry.path()).unwrap();
+            let used = fs::read(entry.path()).unwrap();
             let length = used.len() as u64;
-            if path.extension().is_some_and(|extension| extension == "jnl") {
-                used.truncate(used.iter().rposition(|byte| *byte != 0).map_or(0, |last| last + 1));
-            }
             self.files.push(File { path, used, length });
         }
     }
@@ -159,10 +156,8 @@ impl File {
         let name = self.path.file_name().unwrap().to_str().unwrap();
         match name {
             _ if name.ends_with(".segment") => "segments",
-            _ if name.ends_with(".jnl") => "journals",
-            "current" => "`current`",
-            _ if name.starts_with('v') && name[1..].parse::<u64>().is_ok() => "manifests",
-            _ if self.path.components().any(|part| part.as_os_str() == "tables") => "tables",
+            _ if name.ends_with(".index") => "files",
+            "tip" => "the note of the tip",
             _ => "others (locks, markers, writer ids)",
         }
     }

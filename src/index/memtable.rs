@@ -1,0 +1,125 @@
+//! What was added to the index and is in no file yet.
+
+use std::{
+    collections::{BTreeMap, HashMap},
+    ops::Bound,
+};
+
+use bytes::Bytes;
+
+use super::{
+    Complete, Continued, Entries, Totals,
+    entry::{
+        Entry, Run, StoredId, aggregate_key, event_id_in, frame_entry, transaction_entry, transaction_key,
+    },
+    source::Source,
+    table::TableError,
+};
+use crate::{
+    event::{EventId, Position},
+    log::Place,
+};
+
+/// Entries that lie in memory: of the frames behind a place in the log, up to another.
+#[derive(Debug)]
+pub struct Memtable {
+    pub from: Place,
+    /// The last event before that.
+    pub after: Continued,
+    pub complete: Complete,
+    /// Up to there, once nothing is added any more.
+    pub totals: Totals,
+    /// Nearly every append asks for ids that are new.
+    ids: HashMap<EventId, StoredId>,
+    others: BTreeMap<Bytes, Bytes>,
+    transactions_lost: Option<Position>,
+}
+
+impl Memtable {
+    /// Nothing yet, behind what is complete.
+    pub fn behind(complete: Complete) -> Self {
+        Self {
+            from: complete.tip.end,
+            after: Continued::by(complete.tip),
+            complete,
+            totals: Totals::default(),
+            ids: HashMap::new(),
+            others: BTreeMap::new(),
+            transactions_lost: None,
+        }
+    }
+
+    pub fn add(&mut self, added: Entries) {
+        let parts = added.into_parts();
+        for run in parts.runs {
+            self.add_run(run);
+        }
+        self.ids.extend(parts.ids);
+        let frames = parts.findable.into_iter().map(frame_entry);
+        self.others.extend(frames.map(|entry| (entry.key, entry.value)));
+        if let Some(lost) = parts.transactions_lost {
+            self.others.split_off(&*transaction_key(lost.next()));
+            self.transactions_lost = Some(lost.min(self.transactions_lost.unwrap_or(lost)));
+        }
+        let transactions = parts.transactions.into_iter().map(transaction_entry);
+        self.others.extend(transactions.map(|entry| (entry.key, entry.value)));
+        self.complete = parts.complete;
+    }
+
+    /// Behind the last one of the same aggregate, if there is room in it.
+    fn add_run(&mut self, run: Run) {
+        let last = self.last_other(&aggregate_key(run.id.as_str(), u64::MAX));
+        let added = run.entry();
+        let joined = last.and_then(|last| Run::join(&last, &added));
+        let Entry { key, value } = joined.unwrap_or(added);
+        self.others.insert(key, value);
+    }
+
+    fn last_other(&self, key: &[u8]) -> Option<Entry> {
+        let last = self.others.range::<[u8], _>((Bound::Unbounded, Bound::Included(key))).next_back();
+        last.map(|(key, value)| Entry { key: key.clone(), value: value.clone() })
+    }
+
+    pub fn has_event(&self, id: EventId) -> bool {
+        self.ids.contains_key(&id)
+    }
+
+    pub fn event_count(&self) -> usize {
+        self.ids.len()
+    }
+
+    /// All of it, in the order of keys.
+    pub fn sorted(&self) -> Vec<Entry> {
+        let ids = self.ids.iter().map(|(id, stored)| stored.entry(*id));
+        let others = self.others.iter().map(|(key, value)| Entry { key: key.clone(), value: value.clone() });
+        let mut all: Vec<_> = ids.chain(others).collect();
+        all.sort_unstable();
+        all
+    }
+}
+
+impl Source for Memtable {
+    fn may_have(&self, _: u64) -> bool {
+        true
+    }
+
+    fn last_up_to(&self, key: &[u8]) -> Result<Option<Entry>, TableError> {
+        if let Some(id) = event_id_in(key) {
+            return Ok(self.ids.get(&id).map(|stored| stored.entry(id)));
+        }
+        Ok(self.last_other(key))
+    }
+
+    fn entries_from<'s>(&'s self, key: &[u8]) -> Box<dyn Iterator<Item = Result<Entry, TableError>> + 's> {
+        let entries = self.others.range::<[u8], _>((Bound::Included(key), Bound::Unbounded));
+        Box::new(entries.map(|(key, value)| Ok(Entry { key: key.clone(), value: value.clone() })))
+    }
+
+    fn transactions_lost(&self) -> Option<Position> {
+        self.transactions_lost
+    }
+
+    fn error(&self, what: &str) -> TableError {
+        TableError { file: "what is in memory".into(), what: what.to_owned() }
+    }
+}

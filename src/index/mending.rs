@@ -1,0 +1,116 @@
+//! Making files again that can't be used.
+
+use std::{
+    collections::HashMap,
+    path::PathBuf,
+    sync::{Arc, MutexGuard, PoisonError},
+    time::{Duration, Instant},
+};
+
+use tracing::warn;
+
+use super::{
+    Index, IndexError, Layer, Table, TableError, goes_on,
+    rebuild::{self, RebuildError},
+};
+
+/// So many layers may stay in memory that can't be written.
+const IN_MEMORY_MAX: usize = 4;
+
+/// After a try that came to nothing: it may have read much of the log.
+const PAUSE: Duration = Duration::from_secs(60);
+
+impl Index {
+    fn not_made(&self) -> MutexGuard<'_, HashMap<PathBuf, (Instant, IndexError)>> {
+        self.not_made.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Why a file that can't be used was not made again a short time ago, if that is so.
+    pub(super) fn why_not_made(&self, table: &Table) -> Option<IndexError> {
+        let mut not_made = self.not_made();
+        not_made.retain(|_, (when, _)| when.elapsed() < PAUSE);
+        not_made.get(table.path()).map(|(_, error)| error.clone())
+    }
+
+    /// Makes the part of the index that a file knew again, from the log.
+    pub(super) fn mend(&self, table: &Arc<Table>, why: &TableError) -> Result<(), IndexError> {
+        let _mending = self.mending.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(error) = self.why_not_made(table) {
+            return Err(error);
+        }
+        let old = Layer::File(table.clone());
+        let older = self.layers().older.clone();
+        let Some(place) = older.iter().position(|layer| layer.is(&old)) else {
+            // Somebody else was first.
+            return Ok(());
+        };
+        warn!(error = %why, "a file of the index can't be used; it is made again");
+        let before = older.iter().take(place).cloned().collect();
+        let part = Self {
+            own_from: table.range().0,
+            upkeep: self.upkeep.of_part(),
+            ..Self::new(
+                self.folder.clone(),
+                self.segments.clone(),
+                self.seed,
+                self.options,
+                before,
+                self.stop.clone(),
+            )
+        };
+        let made = self.made_again(&part, table, why);
+        if let Err(error) = &made {
+            self.not_made().insert(table.path().to_owned(), (Instant::now(), error.clone()));
+        }
+        let parts_layers = part.layers().older.clone();
+        let replaced = match &made {
+            Ok(made) => self.layers_mut().replace(&[old], made),
+            Err(_) => false,
+        };
+        // What has a file's name is that file by now.
+        let is_used = |table: &Arc<Table>| {
+            let layers = self.layers().older.clone();
+            layers.iter().filter_map(Layer::table).any(|used| used.path() == table.path())
+        };
+        let left = parts_layers.iter().filter_map(Layer::table).chain(replaced.then_some(table));
+        left.filter(|table| !is_used(table)).for_each(|table| self.folder.remove(table));
+        made.map(drop)
+    }
+
+    /// The layers of a part of the index that take a file's place.
+    fn made_again(&self, part: &Self, table: &Table, why: &TableError) -> Result<Vec<Layer>, IndexError> {
+        let not_yet = |why_not| IndexError::NotMadeYet { table: why.clone(), why: why_not };
+        let not_made = |reason: String| IndexError::NotMade { table: why.clone(), why: reason };
+        let (from, end) = table.range();
+        // A start has no other way; what is missing has no bounds either.
+        let is_bounded = self.folder.writes() && self.upkeep.has_threads();
+        if is_bounded && !self.folder.has_room_for(table.byte_count()) {
+            return Err(not_yet("there is no room for it"));
+        }
+        let is_ended = || self.upkeep.is_stopping() || self.stop.is_cancelled();
+        let may_go_on = |_| {
+            let layers = part.layers();
+            let in_memory = layers.older.iter().filter(|layer| layer.table().is_none()).count();
+            let fills_memory = is_bounded && in_memory > IN_MEMORY_MAX;
+            goes_on(!fills_memory && !is_ended())
+        };
+        match rebuild::bring_up(part, end, may_go_on) {
+            Ok(()) => {}
+            Err(RebuildError::Stopped) if is_ended() => return Err(not_yet("the service stops")),
+            Err(RebuildError::Stopped) => return Err(not_yet("its files can't be written")),
+            Err(RebuildError::Index(error)) => return Err(error),
+            Err(RebuildError::Log(error)) => return Err(not_made(error.to_string())),
+        }
+        if part.complete() != table.summary.complete {
+            return Err(not_made("the log goes on otherwise".to_owned()));
+        }
+        part.write_all();
+        // A file before it may have been made again, too.
+        let made = part.layers().older.clone();
+        let made: Vec<_> = made.iter().skip_while(|layer| layer.from() < from).cloned().collect();
+        match made.first().is_some_and(|layer| layer.from() == from) {
+            true => Ok(made),
+            false => Err(not_yet("what is before it can't be used either")),
+        }
+    }
+}

@@ -1,0 +1,53 @@
+//! Several files of the index, which follow each other, as one.
+
+use std::sync::Arc;
+
+use itertools::Itertools;
+
+use super::{
+    entry::{Entry, Run, take_transaction},
+    table::{Summary, Table, WriteError},
+};
+
+/// What one file has to say that knows what these know, from the oldest to the newest.
+pub fn summary(tables: &[Arc<Table>]) -> Option<Summary> {
+    let (first, last) = (&tables.first()?.summary, &tables.last()?.summary);
+    let ([first_salt, _], [_, last_salt]) = (first.salts, last.salts);
+    Some(Summary {
+        from: first.from,
+        after: first.after,
+        salts: [first_salt, last_salt],
+        events: tables.iter().map(|table| table.summary.events).sum(),
+        transactions_lost: tables.iter().filter_map(|table| table.summary.transactions_lost).min(),
+        ..last.clone()
+    })
+}
+
+/// Their entries in the order of keys, without transactions that a newer file knows to be lost. It ends midway once
+/// `is_ended` says so.
+#[expect(clippy::result_large_err, reason = "`coalesce` gives back what it was given")]
+pub fn entries(
+    tables: &[Arc<Table>],
+    is_ended: &impl Fn() -> bool,
+) -> impl Iterator<Item = Result<Entry, WriteError>> {
+    let inputs = tables.iter().enumerate().map(move |(number, table)| {
+        let newer = tables.iter().skip(number.saturating_add(1));
+        let lost = newer.filter_map(|table| table.summary.transactions_lost).min();
+        let is_lost = move |entry: &Entry| {
+            lost.is_some_and(|lost| take_transaction(entry).is_some_and(|(last, _)| last > lost))
+        };
+        let kept = table.all().filter(move |entry| !entry.as_ref().is_ok_and(&is_lost));
+        kept.map(move |entry| match is_ended() {
+            false => Ok(entry.map(|entry| (entry, number))?),
+            true => Err(WriteError::Ended),
+        })
+    });
+    let in_order = inputs.kmerge_by(|one, other| match (one, other) {
+        (Ok((one, number)), Ok((other, other_number))) => (&one.key, number) < (&other.key, other_number),
+        (one, _) => one.is_err(),
+    });
+    in_order.map_ok(|(entry, _)| entry).coalesce(|one, next| match (&one, &next) {
+        (Ok(former), Ok(latter)) => Run::join(former, latter).map(Ok).ok_or((one, next)),
+        _ => Err((one, next)),
+    })
+}

@@ -1,0 +1,152 @@
+//! What entries are looked up in: a file, or what is in memory yet. A look-up asks them from the newest to the oldest.
+
+use std::iter::{self, Peekable};
+
+use super::{
+    Head,
+    entry::{
+        Entry, Run, StoredId, aggregate_in, aggregate_key, aggregates_from, id_key, position_key, take_frame,
+        take_transaction, transaction_key,
+    },
+    table::TableError,
+};
+use crate::{
+    event::{AggregateId, EventId, Position},
+    log::Place,
+};
+
+pub trait Source {
+    /// Whether an id with this hash may be here. Looks at nothing but memory.
+    fn may_have(&self, hash: u64) -> bool;
+
+    /// The last entry up to a key. For an id that is not here, what comes before it may be left out.
+    ///
+    /// # Errors
+    /// A file can't be used.
+    fn last_up_to(&self, key: &[u8]) -> Result<Option<Entry>, TableError>;
+
+    /// The entries from a key on. Those of events' ids may be left out.
+    fn entries_from<'s>(&'s self, key: &[u8]) -> Box<dyn Iterator<Item = Result<Entry, TableError>> + 's>;
+
+    /// Transactions behind this position, of older sources, hold no more.
+    fn transactions_lost(&self) -> Option<Position>;
+
+    fn error(&self, what: &str) -> TableError;
+}
+
+/// An id, and its hash by the key of the index.
+#[derive(Debug, Clone, Copy)]
+pub struct Hashed<T> {
+    pub id: T,
+    pub hash: u64,
+}
+
+/// What a whole source has makes sense.
+fn sensible<T>(source: &dyn Source, taken: Option<T>) -> Result<T, TableError> {
+    taken.ok_or_else(|| source.error("an entry makes no sense"))
+}
+
+pub fn event(source: &dyn Source, event: Hashed<EventId>) -> Result<Option<StoredId>, TableError> {
+    if !source.may_have(event.hash) {
+        return Ok(None);
+    }
+    let key = id_key(event.id);
+    let found = source.last_up_to(&key)?.filter(|entry| *entry.key == *key);
+    found.map(|entry| sensible(source, StoredId::take(&entry))).transpose()
+}
+
+/// The last run of an aggregate that begins with the event `sequence` or before it.
+pub fn run_up_to(
+    source: &dyn Source,
+    aggregate: Hashed<&AggregateId>,
+    sequence: u64,
+) -> Result<Option<Run>, TableError> {
+    if !source.may_have(aggregate.hash) {
+        return Ok(None);
+    }
+    let id = aggregate.id.as_str();
+    let found = source.last_up_to(&aggregate_key(id, sequence))?;
+    let found = found.filter(|entry| aggregate_in(&entry.key) == Some(id.as_bytes()));
+    found.map(|entry| sensible(source, Run::take(&entry))).transpose()
+}
+
+/// The runs of an aggregate that have events from `first` to `last`, in order.
+pub fn runs(
+    source: &dyn Source,
+    aggregate: Hashed<&AggregateId>,
+    first: u64,
+    last: u64,
+) -> Result<Vec<Run>, TableError> {
+    let Some(newest) = run_up_to(source, aggregate, last)? else { return Ok(Vec::new()) };
+    if newest.first <= first {
+        return Ok(vec![newest]);
+    }
+    let oldest = run_up_to(source, aggregate, first)?.map_or(first, |run| run.first);
+    let key = |sequence| aggregate_key(aggregate.id.as_str(), sequence);
+    let end = key(last);
+    let between = source.entries_from(&key(oldest));
+    let between = between.take_while(|entry| entry.as_ref().map_or(true, |entry| *entry.key <= *end));
+    between.map(|entry| sensible(source, Run::take(&entry?))).collect()
+}
+
+/// The last frame that begins with `position` or one before it, of those that can be found by it.
+pub fn frame_before(
+    source: &dyn Source,
+    position: Position,
+) -> Result<Option<(Position, Place)>, TableError> {
+    Ok(source.last_up_to(&position_key(position))?.and_then(|entry| take_frame(&entry)))
+}
+
+/// The first transaction that ends with `position` or one behind it.
+pub fn transaction(source: &dyn Source, position: Position) -> Result<Option<(Position, u64)>, TableError> {
+    let first = source.entries_from(&transaction_key(position)).next().transpose()?;
+    Ok(first.and_then(|entry| take_transaction(&entry)))
+}
+
+/// Heads of the aggregates whose id starts with `prefix`, behind `after`, in the order of ids.
+pub fn heads<'s>(
+    source: &'s dyn Source,
+    prefix: &'s str,
+    after: Option<&str>,
+) -> impl Iterator<Item = Result<(AggregateId, Head), TableError>> + use<'s> {
+    let start = match after.filter(|after| *after >= prefix) {
+        Some(after) => aggregate_key(after, u64::MAX),
+        None => aggregates_from(prefix),
+    };
+    let mut entries = source.entries_from(&start).peekable();
+    iter::from_fn(move || {
+        let is_wanted =
+            |entry: &Entry| aggregate_in(&entry.key).is_some_and(|id| id.starts_with(prefix.as_bytes()));
+        let newest = match entries.next()? {
+            Ok(first) => last_run(source, &mut entries, Some(first).filter(is_wanted)?),
+            Err(error) => Err(error),
+        };
+        let run = newest.and_then(|entry| sensible(source, Run::take(&entry)));
+        Some(run.map(|run| (run.id.clone(), run.head())))
+    })
+}
+
+type Entries<'s> = Peekable<Box<dyn Iterator<Item = Result<Entry, TableError>> + 's>>;
+
+/// The last run of an aggregate whose first is this; it is read up to there, or passed over if there is much of it.
+fn last_run<'s>(
+    source: &'s dyn Source,
+    entries: &mut Entries<'s>,
+    first: Entry,
+) -> Result<Entry, TableError> {
+    const READ_MAX: usize = 16;
+    let mut newest = first;
+    for _ in 0..READ_MAX {
+        let is_next = |next: &Result<Entry, TableError>| {
+            next.as_ref().map_or(true, |next| aggregate_in(&next.key) == aggregate_in(&newest.key))
+        };
+        match entries.next_if(is_next) {
+            Some(next) => newest = next?,
+            None => return Ok(newest),
+        }
+    }
+    let id = aggregate_in(&newest.key).unwrap_or_default();
+    let behind = [b"a", id, &[0], &u64::MAX.to_be_bytes()].concat();
+    *entries = source.entries_from(&behind).peekable();
+    Ok(source.last_up_to(&behind)?.unwrap_or(newest))
+}

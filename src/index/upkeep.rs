@@ -1,0 +1,362 @@
+//! What becomes of the index beside the look-ups: memory becomes files, small files become larger ones, and damaged ones
+//! are made again. Whatever of it fails is tried again.
+
+use std::{
+    io,
+    ops::{Range, RangeInclusive},
+    slice,
+    sync::{
+        Arc, Condvar, Mutex, MutexGuard, PoisonError,
+        atomic::{AtomicBool, Ordering},
+    },
+    thread,
+    time::{Duration, Instant},
+};
+
+use tracing::error;
+
+use super::{
+    Index, Layer,
+    entry::filtered,
+    memtable::Memtable,
+    merge,
+    source::Source,
+    table::{Summary, Table, TableError, WriteError},
+};
+use crate::{crash_point::CrashPoint, log::Tip, refusals};
+
+/// So many files of about the same size become one.
+const FANOUT: usize = 8;
+
+/// No more files than that are asked for an id, once the merging has caught up.
+const FILES_MAX: usize = 28;
+
+/// Files below this level are merged by the thread that writes them, those above by another: that may take long.
+const WRITTEN_LEVELS: RangeInclusive<u32> = 0..=5;
+const MERGED_LEVELS: RangeInclusive<u32> = 6..=u32::MAX;
+
+/// Between two looks for what failed before.
+const EVERY: Duration = Duration::from_secs(1);
+
+/// After a merge that failed: it may have written much.
+const PAUSE: Duration = Duration::from_secs(60);
+
+/// What the threads are told.
+#[derive(Debug, Default)]
+pub(super) struct Signals {
+    state: Mutex<State>,
+    changed: Condvar,
+    stopping: Arc<AtomicBool>,
+    /// A file is to be made again: large merges can wait.
+    urgent: AtomicBool,
+}
+
+#[derive(Debug, Default)]
+struct State {
+    /// How often there was something to do.
+    woken: u64,
+    has_threads: bool,
+    /// Files that are to be made again, the first of which may be under way.
+    damaged: Vec<(Arc<Table>, TableError)>,
+}
+
+impl State {
+    fn is_damaged(&self, table: &Arc<Table>) -> bool {
+        self.damaged.iter().any(|(other, _)| Arc::ptr_eq(other, table))
+    }
+}
+
+/// When a thread merges again after a merge that failed.
+type Pause = Option<Instant>;
+
+impl Signals {
+    fn state(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    pub fn wake(&self) {
+        self.state().woken += 1;
+        self.changed.notify_all();
+    }
+
+    /// Has a file made again, if there is somebody who does that.
+    pub fn mend(&self, table: &Arc<Table>, why: &TableError) -> bool {
+        let mut state = self.state();
+        if state.has_threads && !state.is_damaged(table) {
+            state.damaged.push((table.clone(), why.clone()));
+            state.woken += 1;
+            self.urgent.store(true, Ordering::Release);
+            self.changed.notify_all();
+        }
+        state.has_threads
+    }
+
+    /// One that is to be made again.
+    fn damaged(&self) -> Option<(Arc<Table>, TableError)> {
+        self.state().damaged.first().cloned()
+    }
+
+    fn has_mended(&self, table: &Arc<Table>) {
+        let mut state = self.state();
+        state.damaged.retain(|(other, _)| !Arc::ptr_eq(other, table));
+        self.urgent.store(!state.damaged.is_empty(), Ordering::Release);
+    }
+
+    /// Whether there are threads that do what can't be done at once.
+    pub fn has_threads(&self) -> bool {
+        self.state().has_threads
+    }
+
+    /// For what is made beside the index, and ends with it.
+    pub fn of_part(&self) -> Self {
+        Self { stopping: self.stopping.clone(), ..Self::default() }
+    }
+
+    fn has_urgent(&self) -> bool {
+        self.urgent.load(Ordering::Acquire)
+    }
+
+    pub fn is_stopping(&self) -> bool {
+        self.stopping.load(Ordering::Acquire)
+    }
+
+    /// Waits until there is something to do, or for a while. Says how often there was.
+    fn wait(&self, seen: u64) -> u64 {
+        let idle = |state: &mut State| state.woken == seen && !self.is_stopping();
+        let waited = self.changed.wait_timeout_while(self.state(), EVERY, idle);
+        waited.unwrap_or_else(PoisonError::into_inner).0.woken
+    }
+}
+
+/// The threads. They end when this is dropped, and what was in memory is in files then.
+#[derive(Debug)]
+pub struct Upkeep {
+    index: Arc<Index>,
+    threads: Vec<thread::JoinHandle<()>>,
+}
+
+impl Upkeep {
+    /// # Errors
+    /// No thread can be started.
+    pub fn start(index: Arc<Index>) -> io::Result<Self> {
+        let mut upkeep = Self { index: index.clone(), threads: Vec::new() };
+        let writing = index.clone();
+        upkeep.spawn("index-write", move || writing.keep_writing())?;
+        let merging = index.clone();
+        upkeep.spawn("index-merge", move || merging.keep_merging())?;
+        index.upkeep.state().has_threads = true;
+        Ok(upkeep)
+    }
+
+    fn spawn(&mut self, name: &str, run: impl FnOnce() + Send + 'static) -> io::Result<()> {
+        self.threads.push(thread::Builder::new().name(name.into()).spawn(run)?);
+        Ok(())
+    }
+}
+
+impl Drop for Upkeep {
+    fn drop(&mut self) {
+        self.index.upkeep.state().has_threads = false;
+        self.index.upkeep.stopping.store(true, Ordering::Release);
+        self.index.upkeep.wake();
+        for thread in self.threads.drain(..) {
+            if thread.join().is_err() {
+                error!("the upkeep of the index panicked");
+            }
+        }
+    }
+}
+
+/// There is nobody any more who makes files again.
+struct OnEnd<'s>(&'s Signals);
+
+impl Drop for OnEnd<'_> {
+    fn drop(&mut self) {
+        self.0.state().has_threads = false;
+    }
+}
+
+impl Index {
+    fn keep_writing(&self) {
+        let (mut seen, mut noted, mut pause) = (0, None, None);
+        loop {
+            seen = self.upkeep.wait(seen);
+            let stopping = self.upkeep.is_stopping();
+            if stopping {
+                self.layers_mut().freeze();
+            }
+            self.write_frozen();
+            while !stopping && self.merge(WRITTEN_LEVELS, &mut pause) {
+                self.write_frozen();
+            }
+            self.note_tip(&mut noted);
+            if stopping {
+                return;
+            }
+        }
+    }
+
+    fn keep_merging(&self) {
+        // Whatever ends this: others must not leave anything to it.
+        let _ended = OnEnd(&self.upkeep);
+        let (mut seen, mut pause) = (0, None);
+        while !self.upkeep.is_stopping() {
+            seen = self.upkeep.wait(seen);
+            self.mend_what_is_damaged();
+            while !self.upkeep.is_stopping() && self.merge(MERGED_LEVELS, &mut pause) {
+                self.mend_what_is_damaged();
+            }
+        }
+    }
+
+    fn mend_what_is_damaged(&self) {
+        while let Some((table, why)) = self.upkeep.damaged() {
+            if let Err(error) = self.mend(&table, &why) {
+                refusals::failed("files of the index can't be made again", &error);
+            }
+            self.upkeep.has_mended(&table);
+        }
+    }
+
+    /// All that is in memory becomes files.
+    pub(super) fn write_all(&self) {
+        self.layers_mut().freeze();
+        self.write_frozen();
+    }
+
+    /// What is to become a file does, and files are merged.
+    pub(super) fn keep_up(&self) {
+        self.write_frozen();
+        while self.merge(0..=u32::MAX, &mut None) {}
+    }
+
+    /// What is frozen becomes files, as far as they can be written.
+    pub(super) fn write_frozen(&self) {
+        let older = self.layers().older.clone();
+        for layer in self.own(&older).iter().filter(|_| self.folder.writes()) {
+            let Layer::Memory(memtable) = layer else { continue };
+            match self.written(memtable) {
+                Ok(table) => {
+                    _ = self.layers_mut().replace(slice::from_ref(layer), &[Layer::File(table.into())])
+                }
+                Err(error) => return self.not_written(&error),
+            }
+        }
+    }
+
+    fn own<'l>(&self, layers: &'l [Layer]) -> &'l [Layer] {
+        let first = layers.partition_point(|layer| layer.from() < self.own_from);
+        layers.get(first..).unwrap_or_default()
+    }
+
+    fn written(&self, memtable: &Memtable) -> Result<Table, WriteError> {
+        let (from, end) = (memtable.from, memtable.complete.tip.end);
+        let summary = Summary {
+            from,
+            after: memtable.after,
+            complete: memtable.complete,
+            totals: memtable.totals.clone(),
+            salts: [self.segments.salt(from.segment)?, self.segments.salt(end.segment)?],
+            seed: self.seed,
+            events: memtable.event_count() as u64,
+            transactions_lost: memtable.transactions_lost(),
+        };
+        let entries = memtable.sorted();
+        let filtered = entries.iter().filter(|entry| filtered(&entry.key).is_some()).count() as u64;
+        self.folder.write(&summary, filtered, entries.into_iter().map(Ok))
+    }
+
+    fn not_written(&self, error: &WriteError) {
+        if self.folder.writes() {
+            refusals::failed("writes of the index fail; what they were to hold stays in memory", error);
+        }
+    }
+
+    /// Merges some files, if that is due. Says whether others may be due now.
+    fn merge(&self, levels: RangeInclusive<u32>, pause: &mut Pause) -> bool {
+        if pause.is_some_and(|after| Instant::now() < after) {
+            return false;
+        }
+        let older = self.layers().older.clone();
+        let own = self.own(&older);
+        let is_whole = |table: &&Arc<Table>| {
+            !self.upkeep.state().is_damaged(table) && self.why_not_made(table).is_none()
+        };
+        let events = |layer: &Layer| layer.table().filter(is_whole).map(|table| table.summary.events);
+        let events: Vec<_> = own.iter().map(events).collect();
+        let waits_for_mending = levels == MERGED_LEVELS;
+        let Some(old) = due(&events, levels).and_then(|due| own.get(due)) else { return false };
+        let tables: Vec<_> = old.iter().filter_map(|layer| layer.table().cloned()).collect();
+        match self.merged(&tables, waits_for_mending) {
+            Ok(merged) => {
+                CrashPoint::IndexFilesMerged.reached();
+                let replaced = self.layers_mut().replace(old, &[Layer::File(merged.clone())]);
+                match replaced {
+                    true => tables.iter().for_each(|table| self.folder.remove(table)),
+                    false => self.folder.remove(&merged),
+                }
+                true
+            }
+            Err(WriteError::Ended) => false,
+            Err(error) => {
+                if let WriteError::Source(why) = &error
+                    && let Some(table) = tables.iter().find(|table| table.path() == why.file)
+                {
+                    // It is passed over until then.
+                    return self.upkeep.mend(table, why) || self.mend(table, why).is_ok();
+                }
+                *pause = Some(Instant::now() + PAUSE);
+                self.not_written(&error);
+                false
+            }
+        }
+    }
+
+    fn merged(&self, tables: &[Arc<Table>], waits_for_mending: bool) -> Result<Arc<Table>, WriteError> {
+        let none = || io::Error::from(io::ErrorKind::NotFound);
+        let summary = merge::summary(tables).ok_or_else(none)?;
+        if !self.folder.has_room_for(tables.iter().map(|table| table.byte_count()).sum()) {
+            return Err(io::Error::from(io::ErrorKind::StorageFull).into());
+        }
+        let filtered = tables.iter().map(|table| table.filtered_max()).sum();
+        let is_ended = || {
+            let waits = waits_for_mending && self.upkeep.has_urgent();
+            waits || self.upkeep.is_stopping() || self.stop.is_cancelled()
+        };
+        let entries = merge::entries(tables, &is_ended);
+        Ok(Arc::new(self.folder.write(&summary, filtered, entries)?))
+    }
+
+    fn note_tip(&self, noted: &mut Option<Tip>) {
+        let tip = self.complete().tip;
+        if *noted == Some(tip) {
+            return;
+        }
+        let salt = self.segments.salt(tip.end.segment);
+        match salt.and_then(|salt| self.folder.note_tip(tip, salt)) {
+            Ok(()) => *noted = Some(tip),
+            Err(error) => self.not_written(&error.into()),
+        }
+    }
+}
+
+/// Which layers are to be merged, by the events of those that can be: the first so many that are about as large as each other.
+/// If there are too many for that, those that are the least work.
+fn due(events: &[Option<u64>], levels: RangeInclusive<u32>) -> Option<Range<usize>> {
+    let level = |events: &Option<u64>| events.map(|events| events.max(1).ilog(FANOUT as u64));
+    let mut start = 0usize;
+    let mut first: Option<(u32, usize)> = None;
+    for run in events.chunk_by(|one, other| level(one) == level(other)) {
+        let its = run.first().and_then(level).filter(|its| levels.contains(its) && run.len() >= FANOUT);
+        first = first.into_iter().chain(its.map(|its| (its, start))).min();
+        start = start.saturating_add(run.len());
+    }
+    let many = events.iter().flatten().count() > FILES_MAX;
+    let least = events.windows(FANOUT).enumerate().filter(|_| many).filter_map(|(start, window)| {
+        let its = window.iter().filter_map(level).max()?;
+        let sum = window.iter().copied().sum::<Option<u64>>()?;
+        levels.contains(&its).then_some((sum, start))
+    });
+    let start = first.map(|(_, start)| start).or(least.min().map(|(_, start)| start))?;
+    Some(start..start.saturating_add(FANOUT))
+}
