@@ -15,7 +15,7 @@ use crate::{
         appends::{self, Appends},
         followers,
         growth::Growth,
-        latency, loads,
+        latency, loads, mixed,
         outage::{self, Backlog},
     },
     options::Options,
@@ -195,6 +195,18 @@ impl Comparison {
                 whole.events_per_second
             ));
             self.results.whole_orders.push(whole);
+            self.doing(&format!("reading and writing, {}", row.key()));
+            if let Some(mixed) = mixed::measure(row, &system, self.plan.round * 2).await? {
+                self.say(&format!(
+                    "{:<24} mixed: {:>8.0} loads/s, {:>8.0} appends/s, p99 {:.3} and {:.3} ms",
+                    row.key(),
+                    mixed.loads_per_second,
+                    mixed.appends_per_second,
+                    mixed.load.p99,
+                    mixed.append.p99
+                ));
+                self.results.mixed.push(mixed);
+            }
         }
         Ok(())
     }

@@ -8,7 +8,10 @@ pub mod paced;
 mod socket;
 pub mod wire;
 
-use std::{cell::RefCell, rc::Rc};
+use std::{
+    cell::{Cell, RefCell},
+    rc::Rc,
+};
 
 use hdrhistogram::Histogram;
 
@@ -21,6 +24,57 @@ pub const PAYLOAD_BYTES: usize = 256;
 pub const AGGREGATES: usize = 10_000;
 const SEED: u64 = 1;
 
+/// Of what players read.
+const WORDS: &[&str] = &[
+    "a",
+    "and",
+    "the",
+    "of",
+    "into",
+    "stone",
+    "narrow",
+    "corridor",
+    "leads",
+    "north",
+    "south",
+    "where",
+    "torches",
+    "flicker",
+    "on",
+    "damp",
+    "walls",
+    "an",
+    "old",
+    "merchant",
+    "sells",
+    "rusty",
+    "swords",
+    "beside",
+    "fountain",
+    "whose",
+    "water",
+    "has",
+    "long",
+    "since",
+    "turned",
+    "green",
+    "you",
+    "hear",
+    "distant",
+    "thunder",
+    "over",
+    "mountains",
+    "while",
+    "market",
+    "slowly",
+    "fills",
+    "with",
+    "travellers",
+    "from",
+    "every",
+    "province",
+];
+
 /// Latencies in nanoseconds.
 pub type Latencies = Histogram<u64>;
 
@@ -32,6 +86,7 @@ pub fn latencies() -> Latencies {
 pub struct Supply {
     random: fastrand::Rng,
     bytes: Rc<[u8]>,
+    words: Rc<[u8]>,
 }
 
 impl Supply {
@@ -40,14 +95,34 @@ impl Supply {
         const SHARED_BYTES: usize = 1 << 20;
         let mut random = fastrand::Rng::with_seed(SEED);
         let bytes: Rc<[u8]> = (0..SHARED_BYTES).map(|_| random.u8(..)).collect();
+        let mut words = Vec::with_capacity(SHARED_BYTES + 32);
+        while words.len() < SHARED_BYTES {
+            words.extend_from_slice(random.choice(WORDS).expect("there are words").as_bytes());
+            words.push(b' ');
+        }
+        let words = Rc::from(words);
         let own = |caller| fastrand::Rng::with_seed(SEED ^ seed.rotate_left(32) ^ (caller as u64 + 1));
-        (0..count).map(|caller| Self { random: own(caller), bytes: bytes.clone() }).collect()
+        let supply = |caller| Self { random: own(caller), bytes: bytes.clone(), words: Rc::clone(&words) };
+        (0..count).map(supply).collect()
     }
 
     pub fn payload(&mut self) -> [u8; PAYLOAD_BYTES] {
         let start = self.random.usize(..self.bytes.len() - PAYLOAD_BYTES);
         let mut payload = [0; PAYLOAD_BYTES];
         payload.copy_from_slice(&self.bytes[start..start + PAYLOAD_BYTES]);
+        payload
+    }
+
+    /// The change of an attribute, as a game world's events have it: text of the same length.
+    pub fn json(&mut self) -> [u8; PAYLOAD_BYTES] {
+        const BEFORE: &[u8] = br#"{"key":"description","value":""#;
+        const BEHIND: &[u8] = br#""}"#;
+        let length = PAYLOAD_BYTES - BEFORE.len() - BEHIND.len();
+        let start = self.random.usize(..self.words.len() - length);
+        let mut payload = [0; PAYLOAD_BYTES];
+        payload[..BEFORE.len()].copy_from_slice(BEFORE);
+        payload[BEFORE.len()..][..length].copy_from_slice(&self.words[start..start + length]);
+        payload[BEFORE.len() + length..].copy_from_slice(BEHIND);
         payload
     }
 
@@ -75,11 +150,16 @@ pub struct Draft<'a> {
     pub events: usize,
     /// Goes into the first bytes of the first payload, for those who look for it at the other end.
     pub stamp: Option<u64>,
+    /// The payload is a text of JSON.
+    pub json: bool,
     pub supply: &'a mut Supply,
 }
 
 impl Draft<'_> {
     pub fn payload(&mut self) -> [u8; PAYLOAD_BYTES] {
+        if self.json {
+            return self.supply.json();
+        }
         let mut payload = self.supply.payload();
         if let Some(stamp) = self.stamp.take() {
             payload[..8].copy_from_slice(&stamp.to_be_bytes());
@@ -122,6 +202,22 @@ pub struct Caller {
     supply: Supply,
     expecting: bool,
     events: usize,
+    json: bool,
+    contention: Option<Contention>,
+}
+
+/// What callers that append to the same aggregate know together.
+#[derive(Clone, Debug, Default)]
+pub struct Contention {
+    version: Rc<Cell<u64>>,
+    conflicts: Rc<Cell<u64>>,
+}
+
+impl Contention {
+    /// Since it was last asked.
+    pub fn conflicts(&self) -> u64 {
+        self.conflicts.take()
+    }
 }
 
 impl Caller {
@@ -134,7 +230,26 @@ impl Caller {
     ) -> Vec<Self> {
         let supplies = Supply::many(seed, clients.len());
         let all = clients.into_iter().zip(shares).zip(supplies);
-        all.map(|((client, share), supply)| Self { client, share, supply, expecting, events }).collect()
+        all.map(|((client, share), supply)| Self {
+            client,
+            share,
+            supply,
+            expecting,
+            events,
+            json: false,
+            contention: None,
+        })
+        .collect()
+    }
+
+    #[must_use]
+    pub fn with_json(self, json: bool) -> Self {
+        Self { json, ..self }
+    }
+
+    #[must_use]
+    pub fn contending(self, contention: Option<Contention>) -> Self {
+        Self { contention, ..self }
     }
 
     pub fn into_share(self) -> Share {
@@ -149,10 +264,27 @@ impl Caller {
             true => Expectation::Version(self.share.versions[at]),
             false => Expectation::None,
         };
+        let (events, json) = (self.events, self.json);
         let aggregate = &self.share.names[at];
-        let draft = Draft { aggregate, expectation, events: self.events, stamp, supply: &mut self.supply };
-        self.share.versions[at] = self.client.append(draft).await?;
-        Ok(())
+        let Some(contention) = &self.contention else {
+            let draft = Draft { aggregate, expectation, events, stamp, json, supply: &mut self.supply };
+            self.share.versions[at] = self.client.append(draft).await?;
+            return Ok(());
+        };
+        loop {
+            let expectation = Expectation::Version(contention.version.get());
+            let draft = Draft { aggregate, expectation, events, stamp, json, supply: &mut self.supply };
+            match self.client.append(draft).await {
+                Ok(version) => {
+                    contention.version.set(version.max(contention.version.get()));
+                    return Ok(());
+                }
+                Err(problem) if self.client.is_conflict(&problem) => {
+                    contention.conflicts.set(contention.conflicts.get() + 1);
+                }
+                Err(problem) => return Err(problem),
+            }
+        }
     }
 }
 

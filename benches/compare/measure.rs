@@ -5,6 +5,7 @@ pub mod followers;
 pub mod growth;
 pub mod latency;
 pub mod loads;
+pub mod mixed;
 pub mod outage;
 
 use serde::{Deserialize, Serialize};

@@ -15,16 +15,33 @@ pub enum Spread {
     Unconditional,
     /// All to one aggregate, without.
     OneAggregate,
+    /// Over many aggregates, each append with an expectation, and JSON instead of random bytes.
+    Json,
+    /// All to one aggregate, each with an expectation, and once more after a conflict.
+    Contended,
 }
 
 impl Spread {
-    const ALL: [Self; 3] = [Self::Conditional, Self::Unconditional, Self::OneAggregate];
+    const ALL: [Self; 5] =
+        [Self::Conditional, Self::Unconditional, Self::OneAggregate, Self::Json, Self::Contended];
+
+    /// Whether appends say which version they expect.
+    pub fn expects(self) -> bool {
+        matches!(self, Self::Conditional | Self::Json | Self::Contended)
+    }
+
+    /// Whether all append to the same aggregate.
+    pub fn is_one_aggregate(self) -> bool {
+        matches!(self, Self::OneAggregate | Self::Contended)
+    }
 
     fn key(self) -> &'static str {
         match self {
             Self::Conditional => "conditional",
             Self::Unconditional => "unconditional",
             Self::OneAggregate => "one-aggregate",
+            Self::Json => "json",
+            Self::Contended => "contended",
         }
     }
 }
@@ -105,16 +122,21 @@ pub struct Plan {
 impl Plan {
     pub fn full() -> Self {
         let mut works = Vec::new();
-        for events in [1, 100] {
-            for callers in [1, 8, 64, 256] {
-                works.push(Work { spread: Spread::Conditional, callers, events });
-            }
+        let conditional = [(1, &[1, 8, 64, 256][..]), (10, &[1, 64]), (100, &[1, 8, 64, 256])];
+        for (events, callers) in conditional {
+            works.extend(callers.iter().map(|callers| Work {
+                spread: Spread::Conditional,
+                callers: *callers,
+                events,
+            }));
         }
         for spread in [Spread::Unconditional, Spread::OneAggregate] {
             for (callers, events) in [(1, 1), (8, 1), (64, 1), (256, 1), (64, 100)] {
                 works.push(Work { spread, callers, events });
             }
         }
+        works.push(Work { spread: Spread::Json, callers: 64, events: 1 });
+        works.push(Work { spread: Spread::Contended, callers: 8, events: 1 });
         let seconds = Duration::from_secs;
         Self {
             parts: Part::ALL.to_vec(),
@@ -135,6 +157,7 @@ impl Plan {
             Spread::Conditional => work.events == 1 || work.callers == 64,
             Spread::Unconditional => [1, 64].contains(&work.callers) && work.events == 1,
             Spread::OneAggregate => work.callers == 64 && work.events == 1,
+            Spread::Json | Spread::Contended => true,
         };
         Self {
             works: full.works.iter().copied().filter(wanted).collect(),

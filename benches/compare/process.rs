@@ -151,6 +151,12 @@ pub fn disk_bytes(folder: &Path) -> u64 {
     entries.filter_map(Result::ok).map(size).sum()
 }
 
+/// Has everything read from the disk again; only root may. Says whether it was done.
+pub fn drop_page_cache() -> bool {
+    rustix::fs::sync();
+    fs::write("/proc/sys/vm/drop_caches", "1").is_ok()
+}
+
 /// Makes an empty folder of it.
 pub fn clear_folder(folder: &Path) -> Outcome<()> {
     let problem = |error| format!("{}: {error}", folder.display());

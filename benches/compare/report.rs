@@ -1,6 +1,7 @@
 //! The report: `docs/benchmarks.md` and its plots, out of one run's results. What stands between its markers is
 //! written here; the rest of the page is by hand, and is kept.
 
+mod best;
 mod markers;
 mod plots;
 mod rows;
@@ -20,6 +21,7 @@ pub fn write(results: &Results) -> Outcome<()> {
     let page = root.join(PAGE);
     let mut text = fs::read_to_string(&page).map_err(|error| format!("{PAGE}: {error}"))?;
     let sections = [
+        ("best", best::section(results)),
         ("targets", targets::section(results)),
         ("machine", rows::machine(results)),
         ("rows", rows::section(results)),
@@ -28,6 +30,7 @@ pub fn write(results: &Results) -> Outcome<()> {
         ("disk", tables::disk(results)),
         ("loads", tables::loads(results)),
         ("whole-order", tables::whole_order(results)),
+        ("mixed", tables::mixed(results)),
         ("followers", tables::followers(results)),
         ("growth", tables::growth(results)),
         ("outage", tables::outage(results)),

@@ -204,6 +204,18 @@ impl Client {
         }
     }
 
+    /// Whether an append went wrong because another one came first.
+    pub fn is_conflict(&self, problem: &str) -> bool {
+        match self {
+            // ABORTED.
+            Self::Aethyr(_) => problem.starts_with("status 10:"),
+            // FAILED_PRECONDITION.
+            Self::Umadb(_) => problem.starts_with("status 9:"),
+            Self::Nats(_) => problem.contains("wrong last sequence"),
+            Self::MessageDb(_) => problem.contains("Wrong expected version"),
+        }
+    }
+
     /// Loads all events of an aggregate, and counts them.
     pub async fn load(&mut self, aggregate: &str) -> Outcome<u64> {
         match self {

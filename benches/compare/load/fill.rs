@@ -41,6 +41,7 @@ async fn work(
             expectation: Expectation::None,
             events,
             stamp: None,
+            json: false,
             supply: &mut supply,
         };
         client.append(draft).await?;

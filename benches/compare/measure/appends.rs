@@ -7,7 +7,7 @@ use serde::{Deserialize, Serialize};
 
 use super::Percentiles;
 use crate::{
-    load::{AGGREGATES, Caller, Outcome, Share, closed},
+    load::{AGGREGATES, Caller, Contention, Outcome, Share, closed},
     plan::{Spread, Work},
     process,
     rows::{Row, System, immudb::Order},
@@ -21,6 +21,9 @@ pub struct Turn {
     pub cpu_seconds: f64,
     pub load_cpu_seconds: f64,
     pub latency: Percentiles,
+    /// Appends that came too late, and were made once more.
+    #[serde(default)]
+    pub conflicts: u64,
 }
 
 impl Turn {
@@ -33,6 +36,7 @@ impl Turn {
 pub struct Appends {
     work: Work,
     driver: Driver,
+    contention: Option<Contention>,
 }
 
 enum Driver {
@@ -47,10 +51,12 @@ impl Appends {
     /// Connects the callers; the aggregates are this work's own.
     pub async fn prepare(system: &System, work: Work) -> Outcome<Self> {
         if let System::Immudb(_) = system {
-            return Ok(Self { work, driver: Driver::Program { turns: 0 } });
+            return Ok(Self { work, driver: Driver::Program { turns: 0 }, contention: None });
         }
         let callers = callers(system, work, &work.to_string()).await?;
-        Ok(Self { work, driver: Driver::Callers(callers) })
+        let contention = (work.spread == Spread::Contended).then(Contention::default);
+        let callers = callers.into_iter().map(|caller| caller.contending(contention.clone())).collect();
+        Ok(Self { work, driver: Driver::Callers(callers), contention })
     }
 
     pub async fn turn(&mut self, system: &System, length: Duration) -> Outcome<Turn> {
@@ -67,6 +73,7 @@ impl Appends {
                     cpu_seconds: 0.0,
                     load_cpu_seconds: process::own_cpu_seconds() - load_before,
                     latency: Percentiles::of(&tally.latencies()),
+                    conflicts: self.contention.as_ref().map_or(0, Contention::conflicts),
                 }
             }
             Driver::Program { turns } => {
@@ -83,11 +90,12 @@ impl Appends {
 
 /// Callers for a work, with aggregates that begin with `prefix`.
 pub async fn callers(system: &System, work: Work, prefix: &str) -> Outcome<Vec<Caller>> {
-    let aggregates = if work.spread == Spread::OneAggregate { 1 } else { AGGREGATES };
+    let aggregates = if work.spread.is_one_aggregate() { 1 } else { AGGREGATES };
     let shares = Share::many(&prefix.replace('-', "_"), aggregates, work.callers);
     let clients = system.clients(work.callers).await?;
     let seed = u64::from(crc32c::crc32c(prefix.as_bytes()));
-    Ok(Caller::many(clients, shares, seed, work.spread == Spread::Conditional, work.events))
+    let callers = Caller::many(clients, shares, seed, work.spread.expects(), work.events);
+    Ok(callers.into_iter().map(|caller| caller.with_json(work.spread == Spread::Json)).collect())
 }
 
 /// The same for ImmuDB's own client.
@@ -112,6 +120,7 @@ pub async fn program(system: &System, order: &Order) -> Outcome<Turn> {
         cpu_seconds: 0.0,
         load_cpu_seconds: done.cpu_seconds,
         latency: Percentiles::of(&done.latencies()),
+        conflicts: 0,
     })
 }
 
@@ -130,5 +139,8 @@ pub fn describe(row: Row, work: Work, turn: &Turn) -> String {
         per_event(turn.cpu_seconds),
         turn.load_cpu_seconds / turn.seconds,
         per_event(turn.load_cpu_seconds) * work.events as f64,
-    )
+    ) + &match turn.conflicts {
+        0 => String::new(),
+        conflicts => format!("   {conflicts} conflicts"),
+    }
 }

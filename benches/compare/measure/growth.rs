@@ -35,6 +35,12 @@ pub struct Stage {
     /// Milliseconds of loading 1 000 events.
     pub load: Percentiles,
     pub start_seconds: f64,
+    /// After it was killed.
+    #[serde(default)]
+    pub start_after_crash_seconds: f64,
+    /// With nothing of the disk in memory; absent where that can't be had.
+    #[serde(default)]
+    pub cold_start_seconds: Option<f64>,
     pub stats_mean_ms: f64,
     pub stats_max_ms: f64,
     pub resident_bytes_at_start: u64,
@@ -76,11 +82,16 @@ impl Growth {
         let fill_events_per_second = filled as f64 / began.elapsed().as_secs_f64();
 
         let System::Aethyr(service) = system else { return Err("not ours".to_owned()) };
+        let (service, start_after_crash_seconds) = timed_start(service.kill()).await?;
         let (_, setup) = service.stop()?;
         let disk_bytes = process::disk_bytes(&setup.folder);
-        let began = Instant::now();
-        let service = aethyr::Service::start(setup).await?;
-        let start_seconds = began.elapsed().as_secs_f64();
+        let mut cold_start_seconds = None;
+        if process::drop_page_cache() {
+            let (service, seconds) = timed_start(setup.clone()).await?;
+            service.stop()?;
+            cold_start_seconds = Some(seconds);
+        }
+        let (service, start_seconds) = timed_start(setup).await?;
         let id = service.process.id();
         let resident_bytes_at_start = process::resident_bytes(id);
         let (stats_mean_ms, stats_max_ms) = time_stats(&service).await?;
@@ -104,6 +115,8 @@ impl Growth {
             appends_per_second: super::median(&mut rates),
             load,
             start_seconds,
+            start_after_crash_seconds,
+            cold_start_seconds,
             stats_mean_ms,
             stats_max_ms,
             resident_bytes_at_start,
@@ -114,6 +127,13 @@ impl Growth {
         let System::Aethyr(service) = system else { return Err("not ours".to_owned()) };
         Ok((Self { service, shares, next_filler: next_filler + filled as usize / CHUNK }, stage))
     }
+}
+
+/// How long it takes until it answers.
+async fn timed_start(setup: aethyr::Setup) -> Outcome<(aethyr::Service, f64)> {
+    let began = Instant::now();
+    let service = aethyr::Service::start(setup).await?;
+    Ok((service, began.elapsed().as_secs_f64()))
 }
 
 /// Waits until what the filling left behind is worked off: no store of this size was filled in a minute.

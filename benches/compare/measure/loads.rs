@@ -192,6 +192,12 @@ async fn closed(
     Ok((Percentiles::of(&all.borrow()), seconds))
 }
 
+/// Loads one of the smallest.
+pub async fn load_small(client: &mut Client, number: usize) -> Outcome<()> {
+    let size = SIZES[0];
+    load(client, &name(size.prefix, number % size.aggregates), size, false).await
+}
+
 async fn load(client: &mut Client, aggregate: &str, size: Size, from_snapshot: bool) -> Outcome<()> {
     let (found, expected) = match client {
         Client::Aethyr(client) if from_snapshot => {

@@ -14,6 +14,7 @@ pub fn appends(results: &Results) -> String {
     let mut text = "![Appends with expectation](benchmarks/appends.svg)\n".to_owned();
     let parts = [
         ("With expectation, over 10 000 aggregates, one event a call, events/s:", Spread::Conditional, 1),
+        ("With expectation, over 10 000 aggregates, 10 events a call, events/s:", Spread::Conditional, 10),
         ("With expectation, over 10 000 aggregates, 100 events a call, events/s:", Spread::Conditional, 100),
         (
             "Without expectation, over 10 000 aggregates, one event a call, events/s:",
@@ -27,6 +28,18 @@ pub fn appends(results: &Results) -> String {
         ),
         ("Without expectation, to one aggregate, one event a call, events/s:", Spread::OneAggregate, 1),
         ("Without expectation, to one aggregate, 100 events a call, events/s:", Spread::OneAggregate, 100),
+        (
+            "With expectation, over 10 000 aggregates, one event of JSON a call (256 bytes of text, so that some of it can be \
+             compressed), events/s:",
+            Spread::Json,
+            1,
+        ),
+        (
+            "With expectation, to one aggregate, one event a call; a call that meets a conflict is made once more with the \
+             version that the callers know by then, events/s:",
+            Spread::Contended,
+            1,
+        ),
     ];
     for (title, spread, events) in parts {
         let works = CALLERS.map(|callers| Work { spread, callers, events });
@@ -45,6 +58,17 @@ pub fn appends(results: &Results) -> String {
         });
         text.push_str(&format!("\n{title}\n\n{}", table(&heads, &rows).replace("| 1 callers", "| 1 caller")));
     }
+    let conflicts = each_row(results, |row| {
+        let work = Work { spread: Spread::Contended, callers: 8, events: 1 };
+        let each = |turn: &crate::measure::appends::Turn| turn.conflicts as f64 / turn.events.max(1) as f64;
+        vec![
+            results.appended(row, work).map_or(NONE.to_owned(), |found| format!("{:.2}", found.median(each))),
+        ]
+    });
+    text.push_str(&format!(
+        "\nConflicts for each append that was stored:\n\n{}",
+        table(&["row", "8 callers"], &conflicts)
+    ));
     text.push_str("\nWhat it costs, at 64 callers with one event a call (the rows of unconditional `Set` without expectation):\n\n");
     let rows = each_row(results, |row| {
         let work = |spread| Work { spread, callers: 64, events: 1 };
@@ -175,6 +199,21 @@ pub fn whole_order(results: &Results) -> String {
     table(&["row", "events stored", "events/s"], &rows)
 }
 
+pub fn mixed(results: &Results) -> String {
+    let rows: Vec<Vec<String>> = results
+        .mixed
+        .iter()
+        .map(|found| {
+            let rates = [rate(found.loads_per_second), rate(found.appends_per_second)];
+            let [load, append] = [&found.load, &found.append];
+            let times = [load.p50, load.p99, append.p50, append.p99].map(milliseconds);
+            [found.row.title().to_owned()].into_iter().chain(rates).chain(times).collect()
+        })
+        .collect();
+    let head = ["row", "loads/s", "appends/s", "load p50, ms", "p99", "append p50, ms", "p99"];
+    table(&head, &rows)
+}
+
 pub fn followers(results: &Results) -> String {
     let rows: Vec<Vec<String>> = results
         .followers
@@ -199,7 +238,12 @@ pub fn growth(results: &Results) -> String {
                 rate(stage.appends_per_second),
                 rate(stage.fill_events_per_second),
                 milliseconds(stage.load.p50),
-                format!("{:.2}", stage.start_seconds),
+                format!(
+                    "{:.2}, {:.2}, {}",
+                    stage.start_seconds,
+                    stage.start_after_crash_seconds,
+                    stage.cold_start_seconds.map_or(NONE.to_owned(), |seconds| format!("{seconds:.2}"))
+                ),
                 format!("{} ({})", milliseconds(stage.stats_mean_ms), milliseconds(stage.stats_max_ms)),
                 format!(
                     "{}, {}",
@@ -215,7 +259,7 @@ pub fn growth(results: &Results) -> String {
         "appends/s, 64 callers",
         "filled, events/s",
         "load of 1 000 events, ms",
-        "start, s",
+        "start, after a crash, with a cold page cache, s",
         "`Stats` mean (longest), ms",
         "MiB of memory after the start, after appends",
         "disk / encoded events",

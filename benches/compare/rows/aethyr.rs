@@ -110,6 +110,13 @@ impl Service {
         Ok((self.immudb, self.setup))
     }
 
+    /// Ends it as a crash does.
+    pub fn kill(self) -> Setup {
+        let setup = self.setup.clone();
+        drop(self);
+        setup
+    }
+
     pub async fn clients(&self, count: usize) -> Outcome<Vec<Client>> {
         let connections = Connection::for_callers(self.port, count).await?;
         let methods = Methods::new();
@@ -314,5 +321,5 @@ fn put_event(out: &mut Vec<u8>, draft: &mut Draft<'_>) {
     put_bytes(out, 2, draft.aggregate.as_bytes());
     put_bytes(out, 3, b"Place");
     put_bytes(out, 4, b"RoomCreated");
-    put_bytes(out, 6, &draft.payload());
+    put_bytes(out, if draft.json { 5 } else { 6 }, &draft.payload());
 }

@@ -141,7 +141,7 @@ impl Client {
     pub async fn append(&mut self, mut draft: Draft<'_>) -> Outcome<u64> {
         let stream = format!("{CATEGORY}-{}", draft.aggregate);
         for number in 0..draft.events {
-            let (id, data) = (draft.supply.id(), json(&draft.payload()));
+            let (id, data) = (draft.supply.id(), json(&draft.payload(), draft.json));
             let parameters: [&[u8]; 4] = [&id, stream.as_bytes(), b"RoomCreated", data.as_bytes()];
             match draft.expectation {
                 Expectation::Version(version) => {
@@ -191,6 +191,9 @@ impl Client {
 }
 
 /// message-db takes JSON alone, so the payload is one text of the same length: random base64.
-fn json(payload: &[u8; PAYLOAD_BYTES]) -> String {
+fn json(payload: &[u8; PAYLOAD_BYTES], is_json: bool) -> String {
+    if is_json {
+        return String::from_utf8_lossy(payload).into_owned();
+    }
     format!("{{\"payload\":\"{}\"}}", STANDARD.encode(&payload[..PAYLOAD_BYTES / 4 * 3]))
 }

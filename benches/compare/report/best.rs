@@ -1,0 +1,106 @@
+//! The head of the page: each figure of ours beside that of the best peer.
+
+use super::text::{grouped, milliseconds, rate, table};
+use crate::{
+    plan::{Spread, Work},
+    results::Results,
+    rows::Row,
+};
+
+const OURS: Row = Row::AethyrLocal;
+/// Who stores events as we do, without ImmuDB.
+const PEERS: [Row; 3] = [Row::Umadb, Row::Nats, Row::MessageDb];
+
+/// What of two figures is the better one.
+#[derive(Clone, Copy)]
+enum Better {
+    More,
+    Less,
+}
+
+impl Better {
+    /// How many times as good as theirs ours is.
+    fn ratio(self, ours: f64, theirs: f64) -> f64 {
+        match self {
+            Self::More => ours / theirs,
+            Self::Less => theirs / ours,
+        }
+    }
+}
+
+pub fn section(results: &Results) -> String {
+    let mut rows = Vec::new();
+    let mut add =
+        |what: String, better: Better, shown: fn(f64) -> String, of: &dyn Fn(Row) -> Option<f64>| {
+            let theirs = PEERS.into_iter().filter_map(|row| Some((row, of(row)?)));
+            let best = theirs.max_by(|one, other| better.ratio(one.1, other.1).total_cmp(&1.0));
+            if let (Some(ours), Some((peer, theirs))) = (of(OURS), best) {
+                let ratio = better.ratio(ours, theirs);
+                let ratio = if ratio < 1.0 { format!("**{ratio:.2}**") } else { format!("{ratio:.2}") };
+                rows.push(vec![what, shown(ours), shown(theirs), peer.title().to_owned(), ratio]);
+            }
+        };
+    let mut works: Vec<Work> = results.appends.iter().map(|appended| appended.work).collect();
+    works.sort_unstable();
+    works.dedup();
+    for work in works {
+        add(named(work), Better::More, rate, &|row| results.appended(row, work).map(|found| found.rate()));
+    }
+    for latency in results.latencies.iter().filter(|latency| latency.row == OURS) {
+        let what = format!("{} appends/s, p99, ms", rate(latency.calls_per_second));
+        add(what, Better::Less, milliseconds, &|row| {
+            results.latencies.iter().find(|found| found.row == row).map(|found| found.latency.p99)
+        });
+    }
+    let bytes = |row| results.disk.iter().find(|disk| disk.row == row);
+    add("disk, bytes an event".to_owned(), Better::Less, rate, &|row| {
+        bytes(row).map(|disk| disk.bytes as f64 / disk.events.max(1) as f64)
+    });
+    for ours in results.loads.iter().filter(|load| load.row == OURS && !load.from_snapshot) {
+        let what =
+            format!("loads of {} events, {}, loads/s", grouped(ours.events as u64), callers(ours.callers));
+        add(what, Better::More, rate, &|row| {
+            let same = results.loads.iter().find(|load| {
+                load.row == row
+                    && !load.from_snapshot
+                    && (load.events, load.callers) == (ours.events, ours.callers)
+            });
+            same.map(|load| load.loads_per_second)
+        });
+    }
+    add("the whole order, events/s".to_owned(), Better::More, rate, &|row| {
+        results.whole_orders.iter().find(|whole| whole.row == row).map(|whole| whole.events_per_second)
+    });
+    add("reading and writing, 64 callers, calls/s".to_owned(), Better::More, rate, &|row| {
+        let found = results.mixed.iter().find(|mixed| mixed.row == row);
+        found.map(|mixed| mixed.loads_per_second + mixed.appends_per_second)
+    });
+    for ours in results.followers.iter().filter(|found| found.row == OURS) {
+        let what = format!("{} followers, p50, ms", ours.followers).replace("1 followers", "1 follower");
+        add(what, Better::Less, milliseconds, &|row| {
+            let same =
+                results.followers.iter().find(|found| found.row == row && found.followers == ours.followers);
+            same.map(|found| found.delay.p50)
+        });
+    }
+    table(&["figure", "ours, local only", "best peer", "which", "ratio"], &rows)
+}
+
+fn named(work: Work) -> String {
+    let spread = match work.spread {
+        Spread::Conditional => "with expectation",
+        Spread::Unconditional => "without expectation",
+        Spread::OneAggregate => "to one aggregate",
+        Spread::Json => "with expectation, of JSON",
+        Spread::Contended => "with expectation to one aggregate, repeated after a conflict",
+    };
+    let events = match work.events {
+        1 => "one event a call".to_owned(),
+        events => format!("{events} events a call"),
+    };
+    format!("appends {spread}, {events}, {}, events/s", callers(work.callers))
+}
+
+fn callers(count: usize) -> String {
+    if count == 1 { "1 caller".to_owned() } else { format!("{count} callers") }
+}
