@@ -49,15 +49,27 @@ impl Game {
         self.try_call(json!({ "commands": commands })).await
     }
 
+    /// What becomes of commands once it can be told.
+    async fn decided(&self, commands: Value) -> Result<Value, ClientError> {
+        let until = Instant::now() + PATIENCE;
+        loop {
+            match self.try_execute(commands.clone()).await {
+                Err(error) if error.reason() == "READ_MODELS" && Instant::now() < until => {
+                    tokio::time::sleep(Duration::from_millis(50)).await;
+                }
+                decided => return decided,
+            }
+        }
+    }
+
     /// Commands that must be taken: a list of them.
     pub async fn execute(&self, commands: Value) -> Value {
-        self.try_execute(commands).await.unwrap()
+        self.decided(commands).await.unwrap()
     }
 
     /// The reason why commands are refused.
     pub async fn refused(&self, commands: Value) -> String {
-        let refused = self.try_execute(commands).await.expect_err("they are refused");
-        refused.reason().to_owned()
+        self.decided(commands).await.expect_err("they are refused").reason().to_owned()
     }
 
     pub async fn try_ask(&self, call: &str, request: Value) -> Result<Value, ClientError> {
