@@ -15,7 +15,7 @@ use aethyr_event_store::grpc::wire::{
 use tonic::{Code, Status};
 use uuid::Uuid;
 
-use super::Caller;
+use super::{Caller, PATIENCE};
 use crate::{
     history::{At, History, Kind, Load, Look, Seen, aggregate_id, aggregate_of},
     support::service::Client,
@@ -24,6 +24,9 @@ use crate::{
 
 /// So far behind the end some begin that read to the end.
 const EVENTS_BEHIND_MAX: u64 = 20_000;
+
+/// So many calls in a row without an answer are no accident.
+const LOST_MAX: u32 = 3;
 
 impl Caller {
     pub(super) async fn load(&mut self) {
@@ -147,11 +150,20 @@ impl Caller {
 pub async fn follow(mut client: Client, clock: Clock, ending: Arc<AtomicBool>) -> History {
     let mut history = History::default();
     let mut after = Checkpoint::default();
+    let mut lost = 0;
     while !ending.load(Ordering::SeqCst) {
         let ask = SubscribeRequest { after: Some(after.clone()), ..SubscribeRequest::default() };
-        let mut stream = match client.subscribe(ask).await {
-            Ok(stream) => stream.into_inner(),
-            Err(status) => {
+        let mut stream = match tokio::time::timeout(PATIENCE, client.subscribe(ask)).await {
+            // The client may have lost the call with its connection, but not each time.
+            Err(_) => {
+                lost += 1;
+                if lost == LOST_MAX {
+                    history.violation("subscription", format!("{lost} calls in a row were not answered"));
+                }
+                continue;
+            }
+            Ok(Ok(stream)) => stream.into_inner(),
+            Ok(Err(status)) => {
                 if matches!(status.code(), Code::FailedPrecondition | Code::DataLoss) {
                     history.violation("subscription", format!("at {after:?}: {status:?}"));
                 }
@@ -159,6 +171,7 @@ pub async fn follow(mut client: Client, clock: Clock, ending: Arc<AtomicBool>) -
                 continue;
             }
         };
+        lost = 0;
         while !ending.load(Ordering::SeqCst) {
             let next = tokio::time::timeout(Duration::from_millis(500), stream.message()).await;
             let content = match next {
