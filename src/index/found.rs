@@ -83,9 +83,7 @@ impl Found {
         }
         Ok(found)
     }
-}
 
-impl Found {
     /// How far the log in a folder certainly went; `None`: it can't be told, or the index is of another log.
     pub fn seen(&self, log: &Path) -> Option<Seen> {
         let contradicts = |seen: &Seen| {

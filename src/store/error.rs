@@ -123,7 +123,7 @@ pub enum Unavailable {
     Clock,
     /// The local disk refused the write, and nothing of it is left.
     NotWritten,
-    /// A file of the index is being made again from the log.
+    /// A file of the index has to be made again from the log first.
     Index,
 }
 
@@ -146,7 +146,7 @@ impl Unavailable {
             Self::Starting => "the service is starting; nothing was written",
             Self::ShuttingDown => "the service is shutting down; nothing was written",
             Self::NotWritten => "the local log could not be written; nothing was written",
-            Self::Index => "a part of the index is being made again from the log; nothing was written",
+            Self::Index => "a part of the index can't be used until it is made again; nothing was written",
             Self::EmptyLog => {
                 "the local log is empty, and the database has a history or belongs to another writer (see the \
                  service's system.log); nothing was written"
