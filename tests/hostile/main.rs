@@ -158,7 +158,7 @@ async fn run(mut target: Target) -> u64 {
     report.attack("appends over the limits", Nothing, floods::appends(&target)).await;
     report.attack("more streams than a connection has", Refusals, floods::streams(&target)).await;
     report.attack("more calls than may run", Refusals, floods::calls(&target)).await;
-    report.attack("the game world's calls", Nothing, world::run(&target)).await;
+    report.attack("the game world's calls", Refusals, world::run(&target)).await;
     report.fill_for_readers().await;
     report.attack("more subscriptions than may be open", Refusals, unread::subscriptions(&target)).await;
     report.attack("answers unread, windows shut", Refusals, unread::shut(&target)).await;
