@@ -4,6 +4,8 @@
 //! take a minute. So checksums up to every [`STEP`]th byte are computed once, and that of a candidate follows from two
 //! of them: a checksum is linear, and what precedes a part is taken out of it by moving it over the part's length.
 
+use std::sync::LazyLock;
+
 use bytes::Bytes;
 
 use super::frame::{self, HEADER_BYTES, Header, Salt};
@@ -20,9 +22,12 @@ pub(super) struct FrameSearch {
     salt: Salt,
     /// Checksum of the bytes up to each step.
     up_to_step: Vec<u32>,
-    /// What becomes of each bit of a checksum over 2^n zero bytes.
-    over_zeros: Vec<[u32; 32]>,
 }
+
+/// What becomes of each bit of a checksum over 2^n zero bytes.
+static OVER_ZEROS: LazyLock<[[u32; 32]; LENGTH_BITS]> = LazyLock::new(|| {
+    std::array::from_fn(|power| std::array::from_fn(|bit| crc32c::crc32c_combine(1 << bit, 0, 1 << power)))
+});
 
 impl FrameSearch {
     pub fn new(bytes: Bytes, salt: Salt) -> Self {
@@ -32,10 +37,7 @@ impl FrameSearch {
             crc = crc32c::crc32c_append(crc, step);
             up_to_step.push(crc);
         }
-        let over_zeros = (0..LENGTH_BITS)
-            .map(|power| std::array::from_fn(|bit| crc32c::crc32c_combine(1 << bit, 0, 1 << power)))
-            .collect();
-        Self { bytes, salt, up_to_step, over_zeros }
+        Self { bytes, salt, up_to_step }
     }
 
     /// The header of the frame at `offset`, if one is there and its checksum is right.
@@ -49,7 +51,7 @@ impl FrameSearch {
             return None;
         }
         let before = frame::checksum(&self.salt, offset, head, &[]) ^ self.up_to(payload)?;
-        let checksum = self.moved(before, end.checked_sub(payload)?) ^ self.up_to(end)?;
+        let checksum = moved(before, end.checked_sub(payload)?) ^ self.up_to(end)?;
         if stored != checksum.to_le_bytes() {
             return None;
         }
@@ -62,17 +64,17 @@ impl FrameSearch {
         let rest = self.bytes.get(step.checked_mul(STEP)?..end)?;
         Some(crc32c::crc32c_append(*self.up_to_step.get(step)?, rest))
     }
+}
 
-    /// What becomes of a checksum when as many zero bytes follow.
-    fn moved(&self, mut crc: u32, length: usize) -> u32 {
-        for (power, over) in self.over_zeros.iter().enumerate() {
-            if length >> power & 1 == 1 {
-                let bits = over.iter().enumerate().filter(|(bit, _)| crc >> bit & 1 == 1);
-                crc = bits.fold(0, |sum, (_, column)| sum ^ column);
-            }
+/// What becomes of a checksum when as many zero bytes follow.
+fn moved(mut crc: u32, length: usize) -> u32 {
+    for (power, over) in OVER_ZEROS.iter().enumerate() {
+        if length >> power & 1 == 1 {
+            let bits = over.iter().enumerate().filter(|(bit, _)| crc >> bit & 1 == 1);
+            crc = bits.fold(0, |sum, (_, column)| sum ^ column);
         }
-        crc
     }
+    crc
 }
 
 #[cfg(test)]
