@@ -169,9 +169,9 @@ impl EventStoreService for Service {
     ) -> Result<Response<Self::LoadEventsStream>, Status> {
         let reading = self.open(&request)?;
         let load = self.decoder.load(request.get_ref()).map_err(status::of_violations)?;
-        let reader = self.reader(&reading.call, move |store| store.load(load)).await?;
         let call = reading.call.clone();
-        Ok(Response::new(bounded(streams::load(reading, reader), call, self.shutdown.clone())))
+        let messages = streams::load(reading, load).await?;
+        Ok(Response::new(bounded(messages, call, self.shutdown.clone())))
     }
 
     async fn save_snapshot(

@@ -191,7 +191,7 @@ impl Reads {
         opened
     }
 
-    /// The same with a reader that is used again.
+    /// The same with a reader that is used again, for the next message of a stream.
     ///
     /// # Errors
     /// As [`Reads::run`].
@@ -201,6 +201,7 @@ impl Reads {
         mut reader: R,
         read: impl FnOnce(&mut R) -> T + Send + 'static,
     ) -> Result<(R, T), Status> {
+        taken().await;
         let read = move || {
             let read = read(&mut reader);
             (reader, read)
@@ -212,6 +213,11 @@ impl Reads {
     pub fn kept_bytes(&self, call: &Admitted) -> CallBytes {
         self.budget.of_call(&call.caller, Purpose::Answer)
     }
+}
+
+/// Lets the message before go out: no read is begun while its caller has not taken it.
+pub async fn taken() {
+    tokio::task::yield_now().await;
 }
 
 /// The read itself, which keeps its places until it is over.

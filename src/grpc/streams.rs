@@ -13,13 +13,13 @@ use super::{
     decode::hash_bytes,
     encode,
     gate::Admitted,
-    reads::{Reads, size_answer},
+    reads::{Reads, size_answer, taken},
     status, wire,
 };
 use crate::{
     event::{Hash, Position},
     log::Tip,
-    store::{AggregateReader, EventStore, OrderChunk, OrderReader, StoreError},
+    store::{AggregateReader, EventStore, LoadRequest, OrderChunk, OrderReader, StoreError},
 };
 
 /// What a stream reads with, and on whose behalf.
@@ -36,15 +36,38 @@ pub type Boxed<T> = Pin<Box<dyn Stream<Item = Result<T, Status>> + Send>>;
 /// encoded and one waiting for its reader, so a message of 1 MiB would cost all of them gigabytes.
 const MESSAGE_BYTES: usize = 128 * 1024;
 
-/// The events of one aggregate.
-pub fn load(reading: Reading, reader: AggregateReader) -> impl Messages<answers::LoadEventsResponse> {
+/// The events of one aggregate. Those of the first message are read with where they lie: most aggregates have no more.
+///
+/// # Errors
+/// It can't be read.
+pub async fn load(
+    reading: Reading,
+    request: LoadRequest,
+) -> Result<impl Messages<answers::LoadEventsResponse>, Status> {
+    let Reading { store, reads, call } = reading.clone();
+    let open = move || {
+        let mut reader = store.load(request)?;
+        let first = (!reader.has_snapshot()).then(|| read_events(&mut reader));
+        Ok((reader, first))
+    };
+    let (reader, first) = call.in_time(reads.run(&call, open)).await?.map_err(status::of_error)?;
     let last_sequence = reader.last_sequence().0;
+    let message = move |events| answers::LoadEventsResponse { snapshot: None, events, last_sequence };
+    let store = reading.store.clone();
+    let first = first.map(|read| counted(&store, read)).transpose()?.map(message);
+    match &first {
+        Some(message) => size_answer(&call, message)?,
+        None => call.answer.resize(0)?,
+    }
     // A snapshot that was read may wait long for its caller.
-    let kept = reading.reads.kept_bytes(&reading.call);
-    let start = (reader, First::Yes, Some(kept));
-    stream::try_unfold(start, move |(mut reader, first, kept)| {
+    let kept = reading.reads.kept_bytes(&call);
+    Ok(stream::try_unfold((reader, first, Some(kept)), move |(mut reader, first, kept)| {
         let Reading { store, reads, call } = reading.clone();
         async move {
+            if let Some(message) = first {
+                store.counters.events_loaded.add(message.events.len() as u64);
+                return Ok(Some((message, (reader, None, None))));
+            }
             if let Some(kept) = &kept {
                 kept.resize(reader.kept_bytes())?;
             }
@@ -54,21 +77,23 @@ pub fn load(reading: Reading, reader: AggregateReader) -> impl Messages<answers:
                 let snapshot = Some(encode::snapshot(snapshot));
                 let message = answers::LoadEventsResponse { snapshot, events: Vec::new(), last_sequence };
                 size_answer(&call, &message)?;
-                return Ok(Some((message, (reader, First::No, None))));
+                return Ok(Some((message, (reader, None, None))));
             }
-            // What was read is let go there: it may be much more than what is sent.
-            let next = |reader: &mut AggregateReader| Ok(answers::events(&reader.next(MESSAGE_BYTES)?));
-            let (back, read) = reads.next(&call, reader, next).await?;
-            let events = counted(&store, read)?;
-            if events.is_empty() && first == First::No {
+            if reader.is_at_end() {
                 return Ok(None);
             }
-            store.counters.events_loaded.add(events.len() as u64);
-            let message = answers::LoadEventsResponse { snapshot: None, events, last_sequence };
+            let (reader, read) = reads.next(&call, reader, read_events).await?;
+            let message = message(counted(&store, read)?);
+            store.counters.events_loaded.add(message.events.len() as u64);
             size_answer(&call, &message)?;
-            Ok(Some((message, (back, First::No, None))))
+            Ok(Some((message, (reader, None, None))))
         }
-    })
+    }))
+}
+
+/// What was read is let go here: it may be much more than what is sent.
+fn read_events(reader: &mut AggregateReader) -> Result<Vec<bytes::Bytes>, StoreError> {
+    Ok(answers::events(&reader.next(MESSAGE_BYTES)?))
 }
 
 #[derive(Clone, Copy, PartialEq, Eq)]
@@ -148,7 +173,10 @@ impl Subscription {
             let next = move |reader: &mut OrderReader| read_order(reader, tip, u64::MAX);
             let live = self.caught_up && self.reader.is_close_to(tip);
             let read = match live && call.answer.try_resize(LIVE_READ_BYTES).is_ok() {
-                true => next(&mut self.reader),
+                true => {
+                    taken().await;
+                    next(&mut self.reader)
+                }
                 false => {
                     let (reader, read) = reads.next(call, self.reader, next).await?;
                     self.reader = reader;
@@ -256,8 +284,6 @@ pub fn bounded<T: Send + 'static>(
     let start = Some((Box::pin(messages), end, call));
     Box::pin(stream::unfold(start, |state| async move {
         let (mut messages, mut end, call) = state?;
-        // The message before goes out first: no read is begun while its caller has not taken it.
-        tokio::task::yield_now().await;
         tokio::select! {
             biased;
             status = &mut end => Some((Err(status), None)),

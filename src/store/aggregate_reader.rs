@@ -89,6 +89,15 @@ impl AggregateReader {
         self.head.as_ref().map(|head| &*head.aggregate_type)
     }
 
+    /// There is nothing left to read.
+    pub fn is_at_end(&self) -> bool {
+        self.snapshot.is_none() && self.left.is_empty()
+    }
+
+    pub fn has_snapshot(&self) -> bool {
+        self.snapshot.is_some()
+    }
+
     /// The snapshot that the events continue. Only the first call has it.
     pub fn take_snapshot(&mut self) -> Option<Snapshot> {
         self.snapshot.take()

@@ -55,14 +55,12 @@ async fn read_nothing(target: &Target, window: u32) -> Tally {
         while let Some(piece) = body.data().await {
             piece?;
         }
-        // More was waiting for readers than all of them together may leave waiting.
         let trailers = body.trailers().await?.unwrap_or_default();
-        let status =
-            trailers.get("grpc-status").map_or(Code::Ok, |status| Code::from_bytes(status.as_bytes()));
-        Ok(format!("open, then {status:?}"))
+        Ok(format!("open, then {}", refusal(&trailers).unwrap_or("Ok".to_owned())))
     });
     let mut tally = tally.await;
-    if !tally.outcomes.contains_key("open, then ResourceExhausted") {
+    // More was waiting for readers than all of them together may leave waiting.
+    if !tally.outcomes.keys().any(|outcome| outcome.ends_with(" limits.call_bytes_max")) {
         tally.wrong(format!("limits.call_bytes_max was not reached: {:?}", tally.outcomes));
     }
     tally
@@ -94,7 +92,8 @@ pub async fn subscriptions(target: &Target) -> Tally {
         Ok("served".to_owned())
     };
     let mut tally = open_many(target, &h2::client::Builder::new(), count, &call, read).await;
-    let refused = tally.outcomes.get("ResourceExhausted").copied().unwrap_or_default();
+    let refusals = tally.outcomes.iter().filter(|(outcome, _)| outcome.starts_with("ResourceExhausted"));
+    let refused: u64 = refusals.map(|(_, count)| count).sum();
     if refused < count - target.streams_max() {
         tally.wrong(format!("{refused} of {count} subscriptions were refused"));
     }
@@ -150,13 +149,22 @@ where
         Ok(answer) => answer,
         Err(error) => return calls::reset(&error),
     };
-    if let Some(status) = answer.headers().get("grpc-status") {
-        return format!("{:?}", Code::from_bytes(status.as_bytes()));
+    if let Some(refusal) = refusal(answer.headers()) {
+        return refusal;
     }
     match take(answer).await {
         Ok(outcome) => outcome,
         Err(error) => format!("open, then {}", calls::reset(&error)),
     }
+}
+
+/// The status that headers or trailers have, and which limit it names.
+fn refusal(headers: &http::HeaderMap) -> Option<String> {
+    let status = Code::from_bytes(headers.get("grpc-status")?.as_bytes());
+    let message = headers.get("grpc-message").and_then(|message| message.to_str().ok()).unwrap_or_default();
+    // The rest may be percent-encoded.
+    let limit = message.split([':', '%']).next().filter(|limit| limit.starts_with("limits."));
+    Some(limit.map_or(format!("{status:?}"), |limit| format!("{status:?} {limit}")))
 }
 
 /// The windows are as wide as they get, and the socket is not read at all.
