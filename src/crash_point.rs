@@ -11,6 +11,8 @@ pub enum CrashPoint {
     SegmentCreated,
     /// A segment is durable, and has no frame.
     SegmentDurable,
+    /// The last segment has space ahead of its frames, and that is not durable.
+    SpaceAllocated,
     /// A group was written and not synced.
     BeforeLocalSync,
     /// A group is durable and can't be found.
@@ -21,7 +23,7 @@ pub enum CrashPoint {
     SnapshotLaidOut,
     /// The torn end of the log was kept, and not cut off.
     TornEndKept,
-    /// The torn end was cut off, and that is not durable.
+    /// What is behind the last frame was cut off, and that is not durable.
     TornEndCut,
     /// The index was brought up to somewhere within the log.
     IndexMidway,
@@ -47,6 +49,8 @@ pub enum CrashPoint {
     BeforeRelease,
     /// The head is released.
     AfterRelease,
+    /// The space behind the last frame was given back, and that is not durable.
+    SpaceGivenBack,
     /// An event file has its contents, and not its name.
     EventFileWritten,
     /// An event file was removed, and its aggregate's last number was not.
@@ -54,9 +58,10 @@ pub enum CrashPoint {
 }
 
 impl CrashPoint {
-    pub const ALL: [Self; 22] = [
+    pub const ALL: [Self; 24] = [
         Self::SegmentCreated,
         Self::SegmentDurable,
+        Self::SpaceAllocated,
         Self::BeforeLocalSync,
         Self::AfterLocalSync,
         Self::BeforeAnswer,
@@ -75,6 +80,7 @@ impl CrashPoint {
         Self::CopyEnding,
         Self::BeforeRelease,
         Self::AfterRelease,
+        Self::SpaceGivenBack,
         Self::EventFileWritten,
         Self::EventFileCleared,
     ];
@@ -86,6 +92,7 @@ impl CrashPoint {
         match self {
             Self::SegmentCreated => "segment_created",
             Self::SegmentDurable => "segment_durable",
+            Self::SpaceAllocated => "space_allocated",
             Self::BeforeLocalSync => "before_local_sync",
             Self::AfterLocalSync => "after_local_sync",
             Self::BeforeAnswer => "before_answer",
@@ -104,6 +111,7 @@ impl CrashPoint {
             Self::CopyEnding => "copy_ending",
             Self::BeforeRelease => "before_release",
             Self::AfterRelease => "after_release",
+            Self::SpaceGivenBack => "space_given_back",
             Self::EventFileWritten => "event_file_written",
             Self::EventFileCleared => "event_file_cleared",
         }

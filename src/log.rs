@@ -18,6 +18,7 @@ use std::{
 use bytes::Bytes;
 use serde::{Deserialize, Serialize};
 
+use self::preallocation::Preallocation;
 use crate::{
     crash_point::CrashPoint,
     event::{Hash, Position},
@@ -31,6 +32,7 @@ pub(crate) mod fuzzing;
 mod group;
 mod lock;
 mod owner;
+mod preallocation;
 mod record_cursor;
 mod record_run;
 mod recovery;
@@ -168,6 +170,7 @@ pub struct Log {
     segment_bytes_max: u64,
     segments: Arc<Segments>,
     tip: Tip,
+    preallocation: Preallocation,
     /// Where the group in progress began, if something was written since the last sync.
     unsynced_from: Option<u64>,
     failed: bool,
@@ -181,6 +184,7 @@ impl Log {
             segment_bytes_max,
             segments: recovered.segments,
             tip,
+            preallocation: Preallocation::none(tip.end.offset),
             unsynced_from: None,
             failed: false,
         }
@@ -237,6 +241,7 @@ impl Log {
         }
         let before = self.tip.end;
         let file = self.segments.file(before.segment).map_err(WriteError::NotWritten)?;
+        self.preallocation.prepare(&file, group.tip().end.offset, self.segment_bytes_max);
         if let Err(error) = file.write_all_at(group.bytes(), before.offset) {
             return Err(self.take_back(&file, before, error));
         }
@@ -270,7 +275,7 @@ impl Log {
 
     /// Removes what a failed write left, durably, so that the refusal is true for ever.
     fn take_back(&mut self, file: &segment::File, end: Place, error: io::Error) -> WriteError {
-        let cut = file.set_len(end.offset).and_then(|()| file.sync_data());
+        let cut = self.preallocation.give_back(file, end.offset).and_then(|()| file.sync_data());
         match cut {
             Ok(()) => {
                 self.unsynced_from = None;
@@ -283,8 +288,34 @@ impl Log {
         }
     }
 
+    /// Makes all that was written durable, and gives back the space behind it. A log that has failed is left as it is.
+    ///
+    /// # Errors
+    /// A file can't be synced or cut. The next start finds the end all the same.
+    pub fn close(mut self) -> Result<(), WriteError> {
+        self.sync()?;
+        if self.failed { Ok(()) } else { self.give_space_back() }
+    }
+
+    /// Has the last segment's file end where its frames end.
+    fn give_space_back(&mut self) -> Result<(), WriteError> {
+        let end = self.tip.end;
+        let file = self.segments.file(end.segment).map_err(WriteError::NotWritten)?;
+        if file.length().map_err(WriteError::NotWritten)? <= end.offset {
+            return Ok(());
+        }
+        self.preallocation.give_back(&file, end.offset).map_err(WriteError::NotWritten)?;
+        CrashPoint::SpaceGivenBack.reached();
+        file.sync_data().map_err(|error| {
+            self.failed = true;
+            WriteError::Unknown(error)
+        })
+    }
+
     fn roll(&mut self) -> Result<(), WriteError> {
         self.sync()?;
+        // Only the last segment may have more than frames. There is more where a file system gave some and said no.
+        self.give_space_back()?;
         let next = self.tip.end.segment.saturating_add(1);
         let file = self.segments.create(&self.folder, next).map_err(WriteError::NotWritten)?;
         CrashPoint::SegmentCreated.reached();
@@ -294,6 +325,7 @@ impl Log {
         }
         CrashPoint::SegmentDurable.reached();
         self.tip.end = Place { segment: next, offset: segment::HEADER_BYTES };
+        self.preallocation = Preallocation::none(segment::HEADER_BYTES);
         Ok(())
     }
 }

@@ -179,7 +179,7 @@ pub struct Sequencer {
 /// The running thread; joined at shutdown.
 #[derive(Debug)]
 pub struct Running {
-    thread: thread::JoinHandle<Log>,
+    thread: thread::JoinHandle<()>,
 }
 
 impl Running {

@@ -5,7 +5,7 @@
 //! continues. Nothing that was stored is given up unless a person says so. The damaged log is kept.
 
 use std::{
-    fs,
+    fs, io,
     path::{Path, PathBuf},
 };
 
@@ -75,7 +75,8 @@ pub async fn run(config: Config, loss: Loss) -> Result<(), String> {
     let numbers = segment_numbers(&folder).map_err(|error| error.to_string())?;
     let last = numbers.last().copied().unwrap_or(0);
     for number in 1..=last {
-        repair.segment(&folder, number).await?;
+        let salvage = if number == last { Salvage::open_last } else { Salvage::open };
+        repair.segment(number, salvage(&folder, number)).await?;
     }
     if repair.flow == Flow::GoesOn {
         repair.end(known).await?;
@@ -83,10 +84,9 @@ pub async fn run(config: Config, loss: Loss) -> Result<(), String> {
     if repair.damages > 0 {
         repair.write_lost_snapshots()?;
     }
-    let Repair { damages, filled, given_up, mut log, .. } = repair;
-    log.sync().map_err(|error| error.to_string())?;
+    let Repair { damages, filled, given_up, log, .. } = repair;
     let position = log.tip().position.0;
-    drop(log);
+    log.close().map_err(|error| error.to_string())?;
     if damages == 0 {
         fs::remove_dir_all(&draft).map_err(|error| error.to_string())?;
         info!(position, segments = last, "the local log is whole; nothing was changed");
@@ -150,10 +150,10 @@ struct Repair<'a> {
 
 impl Repair<'_> {
     /// Takes over what is whole in one segment, or names it.
-    async fn segment(&mut self, folder: &Path, number: u32) -> Result<(), String> {
-        let salvage = match Salvage::open(folder, number) {
+    async fn segment(&mut self, number: u32, opened: io::Result<Option<Salvage>>) -> Result<(), String> {
+        let salvage = match opened {
             Ok(salvage) => salvage,
-            Err(error) if error.kind() == std::io::ErrorKind::NotFound => None,
+            Err(error) if error.kind() == io::ErrorKind::NotFound => None,
             Err(error) => return Err(format!("segment {number}: {error}")),
         };
         let Some(mut salvage) = salvage else {

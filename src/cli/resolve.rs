@@ -49,6 +49,7 @@ pub async fn resend(config: Config) -> Result<(), String> {
     let mut group = storage.log.begin().map_err(|error| error.to_string())?;
     group.mark(&record::encode_mark(mark));
     storage.log.write(group).map_err(|error| error.to_string())?;
+    storage.log.close().map_err(|error| error.to_string())?;
     info!(from = position.next().0, to = tip.position.0, "will be sent again at the next start");
     Ok(())
 }

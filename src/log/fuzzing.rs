@@ -113,7 +113,7 @@ fn with_checksums(frames: &[u8]) -> Vec<u8> {
 
 /// What salvage finds: where, and what.
 fn salvaged(folder: &Path) -> Vec<(Place, Frame)> {
-    let salvage = Salvage::open(folder, 1).expect("a file that is there");
+    let salvage = Salvage::open_last(folder, 1).expect("a file that is there");
     salvage.into_iter().flatten().map(|read| (read.start, read.frame)).collect()
 }
 

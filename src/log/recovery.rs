@@ -8,12 +8,13 @@
 
 use std::{
     fs, io,
+    ops::Range,
     path::{Path, PathBuf},
     sync::Arc,
 };
 
 use bytes::Bytes;
-use tracing::warn;
+use tracing::{info, warn};
 
 use super::{
     Access, OpenError, Place, ReadError, Segments,
@@ -59,12 +60,12 @@ pub fn recover(folder: &Path, seen: Option<Place>) -> Result<Recovered, OpenErro
     };
     let file = segments.file(last).map_err(io_error)?;
     let bytes = read_whole(&file)?;
-    let Ended { end, last_group } = find_end(&file, &bytes);
+    let Ended { end, last_group, written } = find_end(&file, &bytes);
     let seen_here = seen.filter(|seen| seen.segment >= last);
     if let Some(seen) = seen_here.filter(|seen| *seen > (Place { segment: last, offset: end })) {
-        let ends_before = seen.segment > last || seen.offset > bytes.len() as u64;
+        let ends_before = seen.segment > last || seen.offset > written;
         // What is torn at the end of a copy may have been written just then.
-        if end == bytes.len() as u64 || ends_before && !later_group(&file, &bytes, end) {
+        if end == written || ends_before && !later_group(&file, &bytes, end) {
             return Err(OpenError::Older { folder: folder.display().to_string() });
         }
         if seen.segment > last {
@@ -72,11 +73,17 @@ pub fn recover(folder: &Path, seen: Option<Place>) -> Result<Recovered, OpenErro
         }
         return Err(file.damage(end, "frames that were there are gone or damaged").into());
     }
-    if end < bytes.len() as u64 {
+    if end < written {
         if later_group(&file, &bytes, end) {
             return Err(file.damage(end, "a frame is damaged, and later groups follow it").into());
         }
-        cut(&file, &bytes, end)?;
+        keep_torn(&file, &bytes, end..written)?;
+    }
+    if end < bytes.len() as u64 {
+        let space = (bytes.len() as u64).saturating_sub(written);
+        info!(file = %file.path().display(), offset = end, bytes = space, "unused space of the local log given back");
+        file.set_len(end).map_err(|source| OpenError::from(file.io_error(source)))?;
+        CrashPoint::TornEndCut.reached();
     }
     // What a crash left unsynced is taken over here, so it has to be durable before anything relies on it.
     // It is written once more: after a sync that failed, the system may take it for written already.
@@ -121,8 +128,8 @@ pub fn recover_read_only(folder: &Path) -> Result<(Recovered, Place), OpenError>
     let Some(last) = segments.last_number() else { return Err(missing(folder, Place::START)) };
     let file = segments.file(last).map_err(|source| OpenError::of_folder(folder, source))?;
     let bytes = read_whole(&file)?;
-    let Ended { end, last_group } = find_end(&file, &bytes);
-    if end < bytes.len() as u64 && later_group(&file, &bytes, end) {
+    let Ended { end, last_group, written } = find_end(&file, &bytes);
+    if end < written && later_group(&file, &bytes, end) {
         return Err(file.damage(end, "a frame is damaged, and later groups follow it").into());
     }
     let [end, last_group] = [end, last_group].map(|offset| Place { segment: last, offset });
@@ -148,14 +155,17 @@ struct Ended {
     end: u64,
     /// Where the group of that frame begins.
     last_group: u64,
+    /// Where the bytes end that may be more than allocated space. A frame behind `end` that ends in zeros reaches further.
+    written: u64,
 }
 
 fn find_end(file: &segment::File, bytes: &Bytes) -> Ended {
-    let mut ended = Ended { end: segment::HEADER_BYTES, last_group: segment::HEADER_BYTES };
+    let mut ended = Ended { end: segment::HEADER_BYTES, last_group: segment::HEADER_BYTES, written: 0 };
     while let Some(header) = whole_frame(file, bytes, ended.end) {
         ended.last_group = header.group_offset.min(ended.end);
         ended.end = ended.end.saturating_add(header.frame_bytes() as u64);
     }
+    ended.written = ended.end.max(segment::written(bytes) as u64);
     ended
 }
 
@@ -183,15 +193,14 @@ fn later_group(file: &segment::File, bytes: &Bytes, damaged: u64) -> bool {
     candidates.any(|offset| search.whole_frame(offset).is_some())
 }
 
-/// Cuts the torn end off. The bytes are kept beside the segment: a person may want to look at them.
-fn cut(file: &segment::File, bytes: &Bytes, end: u64) -> Result<(), OpenError> {
-    let torn = bytes.get(usize::try_from(end).unwrap_or(usize::MAX)..).unwrap_or_default();
+/// Keeps the torn end beside the segment before it is cut off: a person may want to look at it.
+fn keep_torn(file: &segment::File, bytes: &Bytes, torn: Range<u64>) -> Result<(), OpenError> {
+    let end = torn.start;
+    let torn = bytes.get(offset(torn.start)..offset(torn.end)).unwrap_or_default();
     warn!(file = %file.path().display(), offset = end, bytes = torn.len(), "torn end of the local log cut off");
     let kept = file.path().with_extension(format!("torn-{end}"));
     let io_error = |source| OpenError::Io { path: kept.display().to_string(), source };
     fs::write(&kept, torn).map_err(io_error)?;
     CrashPoint::TornEndKept.reached();
-    file.set_len(end).map_err(|source| OpenError::from(file.io_error(source)))?;
-    CrashPoint::TornEndCut.reached();
     Ok(())
 }

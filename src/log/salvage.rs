@@ -22,6 +22,8 @@ pub struct Damaged {
 pub struct Salvage {
     salt: frame::Salt,
     bytes: Bytes,
+    /// Where the segment's end is; a frame whose last bytes are zeros may reach further.
+    end: u64,
     place: Place,
     /// What was no whole frame, so far.
     pub damages: Vec<Damaged>,
@@ -42,6 +44,7 @@ impl Salvage {
         let place = Place { segment: number, offset: segment::HEADER_BYTES };
         Ok(File::salt_of(&bytes, number).map(|salt| Self {
             salt,
+            end: bytes.len() as u64,
             bytes,
             place,
             damages: Vec::new(),
@@ -49,6 +52,15 @@ impl Salvage {
             search: None,
             synced_damage: None,
         }))
+    }
+
+    /// The same of the last segment, which may have space for more behind its frames.
+    ///
+    /// # Errors
+    /// The file can't be read.
+    pub fn open_last(folder: &Path, number: u32) -> io::Result<Option<Self>> {
+        let opened = Self::open(folder, number)?;
+        Ok(opened.map(|all| Self { end: segment::written(&all.bytes) as u64, ..all }))
     }
 
     /// Damage before the frame that was read last, which a later group than the damaged one shows to have
@@ -59,7 +71,7 @@ impl Salvage {
 
     /// Where the next whole frame behind this place begins, or the segment ends.
     fn next_frame(&mut self) -> u64 {
-        let end = self.bytes.len() as u64;
+        let end = self.end;
         let search = self.search.get_or_insert_with(|| FrameSearch::new(self.bytes.clone(), self.salt));
         let behind = self.place.offset.saturating_add(1);
         (behind..end).find(|offset| search.whole_frame(*offset).is_some()).unwrap_or(end)
@@ -79,7 +91,7 @@ impl Iterator for Salvage {
     type Item = ReadFrame;
 
     fn next(&mut self) -> Option<ReadFrame> {
-        while self.place.offset < self.bytes.len() as u64 {
+        while self.place.offset < self.end {
             if let Some((read, group)) = self.frame_here() {
                 self.place = read.end;
                 if let Some(offset) = self.damaged.filter(|damaged| group > *damaged) {

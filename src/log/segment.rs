@@ -2,7 +2,8 @@
 //!
 //! A segment is `{number, 10 digits}.segment`, numbered from 1 without a gap. Its first 64 bytes are
 //! the magic `AETHYRLG`, the format version (u32), the number (u32), a random salt (16 bytes), the CRC-32C
-//! of these (u32), and zeros.
+//! of these (u32), and zeros. The frames follow. Behind those of the last segment there may be more zeros: space that is
+//! allocated already.
 
 use std::{
     collections::BTreeMap,
@@ -14,6 +15,7 @@ use std::{
 };
 
 use bytes::{Buf, Bytes};
+use rustix::fs::FallocateFlags;
 use uuid::Uuid;
 
 use super::{
@@ -53,6 +55,13 @@ impl File {
 
     pub(super) fn set_len(&self, length: u64) -> io::Result<()> {
         self.file.set_len(length)
+    }
+
+    /// Has space for these bytes on the disk, which read as zeros until they are written.
+    pub(super) fn allocate(&self, bytes: Range<u64>) -> io::Result<()> {
+        let length = bytes.end.saturating_sub(bytes.start);
+        let allocate = || rustix::fs::fallocate(&self.file, FallocateFlags::empty(), bytes.start, length);
+        Ok(rustix::io::retry_on_intr(allocate)?)
     }
 
     pub(super) fn length(&self) -> io::Result<u64> {
@@ -134,6 +143,12 @@ pub(super) fn header(number: u32, salt: &Salt) -> Vec<u8> {
     bytes.extend_from_slice(&crc32c::crc32c(&bytes).to_le_bytes());
     bytes.resize(HEADER_BYTES as usize, 0);
     bytes
+}
+
+/// How many bytes of a last segment may be frames: those behind are zeros, as space that was allocated for more reads.
+/// A frame whose last bytes are zeros reaches further.
+pub(super) fn written(bytes: &[u8]) -> usize {
+    bytes.iter().rposition(|byte| *byte != 0).map_or(0, |last| last.saturating_add(1))
 }
 
 fn is_whole(header: &[u8]) -> bool {

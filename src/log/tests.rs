@@ -66,6 +66,7 @@ fn three_groups() -> (TempDir, Vec<Place>) {
         write(&mut log, &pieces);
         ends.push(log.tip().end);
     }
+    log.close().unwrap();
     (folder, ends)
 }
 

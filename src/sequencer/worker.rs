@@ -51,7 +51,7 @@ impl Worker {
     /// A group waits no longer for company.
     const GATHERING_MAX: Duration = Duration::from_millis(1);
 
-    pub(super) fn run(mut self, waiting: &Receiver<Call>) -> Log {
+    pub(super) fn run(mut self, waiting: &Receiver<Call>) {
         let mut next = None;
         loop {
             let call = match next.take() {
@@ -71,10 +71,9 @@ impl Worker {
             }
         }
         self.write_marks();
-        if let Err(error) = self.log.sync() {
+        if let Err(error) = self.log.close() {
             error!(%error, "the local log could not be synced at the end");
         }
-        self.log
     }
 
     /// Lets more calls come, where nobody waits for this group alone.

@@ -51,6 +51,7 @@ fn way_to(point: CrashPoint) -> Way {
     match point {
         CrashPoint::SegmentCreated
         | CrashPoint::SegmentDurable
+        | CrashPoint::SpaceAllocated
         | CrashPoint::BeforeLocalSync
         | CrashPoint::AfterLocalSync
         | CrashPoint::BeforeAnswer
@@ -65,7 +66,7 @@ fn way_to(point: CrashPoint) -> Way {
         CrashPoint::TornEndKept | CrashPoint::TornEndCut => Way::Start(Prepared::TornEnd),
         CrashPoint::IndexMidway => Way::Start(Prepared::NoIndex),
         CrashPoint::PageCopied | CrashPoint::CopyEnding => Way::Start(Prepared::NoDisk),
-        CrashPoint::BeforeRelease | CrashPoint::AfterRelease => Way::Stop,
+        CrashPoint::BeforeRelease | CrashPoint::AfterRelease | CrashPoint::SpaceGivenBack => Way::Stop,
         CrashPoint::EventFileWritten => Way::Outage,
         CrashPoint::EventFileCleared => Way::OutageEnds,
     }
@@ -120,6 +121,7 @@ impl Story {
                 self.service.reconfigure(armed);
                 self.service.restart().await;
                 self.service.wait_for_state(State::Connected).await;
+                append(&mut self.service.client(), vec![event("room-1")]).await;
                 self.service.stop()
             }
             Way::Outage => {

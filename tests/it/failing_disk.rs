@@ -163,6 +163,30 @@ async fn a_full_disk_refuses_appends_only_as_long_as_it_is_full() {
     assert_eq!(said, 1, "one line a minute:\n{}", service.log());
 }
 
+/// Some file systems can't, and a disk may be too full for it: then an append is just slower.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_log_whose_space_can_not_be_allocated_takes_appends_all_the_same() {
+    for fault in [Fault::Nothing, Fault::CannotAllocate] {
+        let (mut service, disk) = start(Setup::local(), "log").await;
+        disk.set(fault);
+        let mut client = service.client();
+        append(&mut client, vec![event("room-1")]).await;
+        append(&mut client, vec![event("room-1")]).await;
+        let segment = service.storage().join("log/0000000001.segment");
+        let length = || std::fs::metadata(&segment).unwrap().len();
+        let allocated = length();
+        assert_eq!(allocated > 10_000, fault == Fault::Nothing, "{fault:?}: {allocated} bytes");
+        service.kill();
+        service.restart().await;
+        assert!(!service.log().contains("torn end"), "{fault:?}:\n{}", service.log());
+        assert_eq!(load(&mut service.client(), "room-1").await.len(), 2, "{fault:?}");
+        append(&mut service.client(), vec![event("room-1")]).await;
+        assert!(service.stop().success());
+        // What is at rest has frames alone.
+        assert!(length() < 10_000, "{fault:?}: {} bytes", length());
+    }
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn a_start_that_can_only_read_serves_reads_and_takes_writes_once_it_can() {
     let setup = Setup::local().set("event_sourcing", "log_failure_grace: 0");

@@ -160,7 +160,13 @@ impl Series<'_> {
                         let mut bytes = std::fs::read(segments).unwrap();
                         // A segment without its header is made anew, not written behind.
                         if bytes.len() >= HEADER_BYTES {
-                            bytes.extend(garbage);
+                            // Space may follow the frames, the last of which may end in a few zeros.
+                            let last = bytes.iter().rposition(|byte| *byte != 0).unwrap_or_default();
+                            let behind = (last + 16).max(HEADER_BYTES).min(bytes.len());
+                            let at = *random.choice([behind, bytes.len()].iter()).unwrap();
+                            let end = at + garbage.len();
+                            bytes.resize(end.max(bytes.len()), 0);
+                            bytes[at..end].copy_from_slice(&garbage);
                             std::fs::write(segments, bytes).unwrap();
                         }
                     })

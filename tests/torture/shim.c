@@ -48,6 +48,7 @@ static int (*real_open)(const char *, int, ...);
 static int (*real_openat)(int, const char *, int, ...);
 static int (*real_mkdir)(const char *, mode_t);
 static int (*real_ftruncate)(int, off_t);
+static int (*real_fallocate)(int, int, off_t, off_t);
 static int (*real_fsync)(int);
 static int (*real_fdatasync)(int);
 static int (*real_clock_gettime)(clockid_t, struct timespec *);
@@ -87,6 +88,7 @@ __attribute__((constructor)) static void begin(void) {
     real_openat = dlsym(RTLD_NEXT, "openat64");
     real_mkdir = dlsym(RTLD_NEXT, "mkdir");
     real_ftruncate = dlsym(RTLD_NEXT, "ftruncate64");
+    real_fallocate = dlsym(RTLD_NEXT, "fallocate64");
     real_fsync = dlsym(RTLD_NEXT, "fsync");
     real_fdatasync = dlsym(RTLD_NEXT, "fdatasync");
     real_clock_gettime = dlsym(RTLD_NEXT, "clock_gettime");
@@ -212,6 +214,29 @@ int ftruncate64(int fd, off_t size) {
 }
 
 int ftruncate(int fd, off_t size) { return ftruncate64(fd, size); }
+
+int fallocate64(int fd, int mode, off_t offset, off_t length) {
+    struct stat stat;
+    char path[PATH_MAX];
+    if (!watched(fd, &stat, path)) return real_fallocate(fd, mode, offset, length);
+    pthread_mutex_lock(&lock);
+    fstat(fd, &stat);
+    /* What is there stays as it is: no more than the size can change. */
+    if (mode != 0) abort();
+    note(fd, 2, stat.st_size, 0, &stat, path);
+    /* On a full disk, some of it is had. */
+    int done = real_fallocate(fd, mode, offset, control->full ? (length + 1) / 2 : length);
+    int failed = errno;
+    if (control->full) {
+        done = -1;
+        failed = ENOSPC;
+    }
+    pthread_mutex_unlock(&lock);
+    if (done < 0) errno = failed;
+    return done;
+}
+
+int fallocate(int fd, int mode, off_t offset, off_t length) { return fallocate64(fd, mode, offset, length); }
 
 /* The whole path of a name below the watched folder; 0 for all others. */
 static int named(int folder, const char *name, char *path) {

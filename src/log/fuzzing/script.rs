@@ -18,17 +18,23 @@ struct Written {
     group: u64,
 }
 
-/// Writes a log into an empty folder, damages it, and opens it.
+/// Writes a log into an empty folder, damages it, and opens it. Half of them were closed: the others have space behind
+/// their frames.
 pub fn damage(folder: &Path, script: &[u8]) {
+    let is_closed = script.len().is_multiple_of(2);
     let mut script = Script(script);
-    let (written, tip) = write(folder, &mut script);
+    let (written, tip, log) = write(folder, &mut script);
+    match is_closed {
+        true => log.close().expect("closed"),
+        false => drop(log),
+    }
     let path = segment::path(folder, 1);
     let whole = fs::read(&path).expect("the segment");
     let frames = salvaged(folder);
     let starts: Vec<u64> = frames.iter().map(|(start, _)| start.offset).collect();
     assert_eq!(starts, written.iter().map(|frame| frame.start).collect::<Vec<_>>());
 
-    let damaged = script.damage(&whole);
+    let damaged = script.damage(&whole, tip.end.offset);
     fs::write(&path, &damaged).expect("written");
     let is_whole = |frame: &Written| {
         let range = usize::try_from(frame.start).expect("so")..usize::try_from(frame.end).expect("so");
@@ -77,10 +83,12 @@ fn taken(folder: &Path, damaged: &[u8], frames: &[(Place, Frame)], end: u64) {
     let path = segment::path(folder, 1);
     let mut kept = fs::read(&path).expect("the segment");
     kept.extend(fs::read(path.with_extension(format!("torn-{end}"))).unwrap_or_default());
-    assert_eq!(kept, damaged);
+    let (without_space, space) = damaged.split_at(kept.len());
+    assert_eq!(kept, without_space);
+    assert!(space.iter().all(|byte| *byte == 0), "more than space was cut off");
 }
 
-fn write(folder: &Path, script: &mut Script) -> (Vec<Written>, Tip) {
+fn write(folder: &Path, script: &mut Script) -> (Vec<Written>, Tip, Log) {
     let mut log = Log::new(recover(folder, None).expect("an empty folder"), Tip::START, u64::MAX);
     let mut written = Vec::new();
     let mut group_start = log.tip().end.offset;
@@ -109,7 +117,7 @@ fn write(folder: &Path, script: &mut Script) -> (Vec<Written>, Tip) {
         written.push(Written { start, end: group.tip().end.offset, group: group_start });
     }
     log.write(group).expect("written");
-    (written, log.tip())
+    (written, log.tip(), log)
 }
 
 fn copied(folder: &Path, group: &Group) -> Bytes {
@@ -141,13 +149,15 @@ impl<'a> Script<'a> {
         (0..count).map(|_| Bytes::copy_from_slice(self.bytes())).collect()
     }
 
-    /// The rest of the script: places behind the header, each with what is done to the byte there. Zero cuts.
-    fn damage(&mut self, whole: &[u8]) -> Vec<u8> {
+    /// The rest of the script: places behind the header, in frames or not far behind them, each with what is done to the
+    /// byte there. Zero cuts.
+    fn damage(&mut self, whole: &[u8], frames_end: u64) -> Vec<u8> {
         const HEADER_BYTES: usize = segment::HEADER_BYTES as usize;
         let mut damaged = whole.to_vec();
         while let [low, high, change, rest @ ..] = self.0 {
             self.0 = rest;
-            let room = damaged.len() - HEADER_BYTES;
+            let near = usize::try_from(frames_end).expect("so") + HEADER_BYTES;
+            let room = damaged.len().min(near) - HEADER_BYTES;
             if room == 0 {
                 break;
             }

@@ -89,8 +89,8 @@ fn a_large_frame_is_never_in_memory_as_a_whole() {
 fn no_flipped_byte_goes_unnoticed() {
     let (folder, log, _) = written(u64::MAX);
     let (end, path) = (log.tip().end, segment::path(folder.path(), 1));
+    log.close().unwrap();
     let bytes = fs::read(&path).unwrap();
-    drop(log);
     let recovered = recover(folder.path(), None).unwrap();
     let segments = recovered.segments();
     let at = |segments: &Arc<Segments>| RecordCursor::at(segments.clone(), Place::START, Position(1));

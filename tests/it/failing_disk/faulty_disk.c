@@ -2,7 +2,8 @@
  *
  * What it does below the folder FAULT_BELOW is told by the first byte of the file FAULT_KIND:
  * '0' nothing, 's' syncs fail with EIO, 'w' writes fail with ENOSPC, 'f' files can't be opened (EMFILE),
- * 'r' the file system is read-only. Calls that go past the C library are not seen. */
+ * 'r' the file system is read-only, 'a' there is room for half of what
+ * is allocated ahead. Calls that go past the C library are not seen. */
 #define _GNU_SOURCE
 #include <dlfcn.h>
 #include <errno.h>
@@ -99,6 +100,16 @@ int ftruncate64(int fd, off_t size) {
 }
 
 int ftruncate(int fd, off_t size) { return ftruncate64(fd, size); }
+
+int fallocate64(int fd, int mode, off_t offset, off_t length) {
+    int error = write_error(fd);
+    if (error) return refused(error);
+    int is_short = *kind == 'a' && fd_is_below(fd);
+    int done = REAL(fallocate64, fd, mode, offset, is_short ? length / 2 : length);
+    return is_short ? refused(ENOSPC) : done;
+}
+
+int fallocate(int fd, int mode, off_t offset, off_t length) { return fallocate64(fd, mode, offset, length); }
 
 int fsync(int fd) {
     if (*kind == 's' && fd_is_below(fd)) return refused(EIO);

@@ -14,6 +14,8 @@ pub enum Fault {
     Full,
     OutOfFiles,
     ReadOnly,
+    /// Half of the space ahead of what is written is there.
+    CannotAllocate,
 }
 
 /// The faults of one service.
@@ -41,6 +43,7 @@ impl FaultyDisk {
             Fault::Full => b'w',
             Fault::OutOfFiles => b'f',
             Fault::ReadOnly => b'r',
+            Fault::CannotAllocate => b'a',
         };
         self.kind.as_file().write_all_at(&[letter], 0).unwrap();
     }
