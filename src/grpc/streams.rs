@@ -55,21 +55,21 @@ pub async fn load(
     let message = move |events| answers::LoadEventsResponse { snapshot: None, events, last_sequence };
     let store = reading.store.clone();
     let first = first.map(|read| counted(&store, read)).transpose()?.map(message);
-    match &first {
-        Some(message) => size_answer(&call, message)?,
-        None => call.answer.resize(0)?,
-    }
     // A snapshot that was read may wait long for its caller.
     let kept = reading.reads.kept_bytes(&call);
-    Ok(stream::try_unfold((reader, first, Some(kept)), move |(mut reader, first, kept)| {
+    match &first {
+        Some(message) => size_answer(&call, message)?,
+        None => {
+            call.answer.resize(0)?;
+            kept.resize(reader.kept_bytes())?;
+        }
+    }
+    Ok(stream::try_unfold((reader, first, Some(kept)), move |(mut reader, first, _kept)| {
         let Reading { store, reads, call } = reading.clone();
         async move {
             if let Some(message) = first {
                 store.counters.events_loaded.add(message.events.len() as u64);
                 return Ok(Some((message, (reader, None, None))));
-            }
-            if let Some(kept) = &kept {
-                kept.resize(reader.kept_bytes())?;
             }
             // In a message of its own: together with events it could outgrow what a caller takes.
             if let Some(snapshot) = reader.take_snapshot() {
@@ -167,16 +167,15 @@ pub fn subscribe(reading: Reading, reader: OrderReader) -> impl Messages<answers
 impl Subscription {
     async fn next(mut self) -> Result<Option<(answers::SubscribeResponse, Self)>, Status> {
         use answers::Content;
+        // Before bytes are acquired: the message that goes out has the same.
+        taken().await;
         loop {
             let tip = *self.tip.borrow_and_update();
             let Reading { store, reads, call } = &self.reading;
             let next = move |reader: &mut OrderReader| read_order(reader, tip, u64::MAX);
             let live = self.caught_up && self.reader.is_close_to(tip);
             let read = match live && call.answer.try_resize(LIVE_READ_BYTES).is_ok() {
-                true => {
-                    taken().await;
-                    next(&mut self.reader)
-                }
+                true => next(&mut self.reader),
                 false => {
                     let (reader, read) = reads.next(call, self.reader, next).await?;
                     self.reader = reader;
