@@ -201,7 +201,7 @@ impl Reads {
         mut reader: R,
         read: impl FnOnce(&mut R) -> T + Send + 'static,
     ) -> Result<(R, T), Status> {
-        taken().await;
+        previous_sent().await;
         let read = move || {
             let read = read(&mut reader);
             (reader, read)
@@ -215,8 +215,8 @@ impl Reads {
     }
 }
 
-/// Lets the message before go out: no read is begun while its caller has not taken it.
-pub async fn taken() {
+/// Lets the previous message go out: no read is begun while its caller has not taken it.
+pub async fn previous_sent() {
     tokio::task::yield_now().await;
 }
 

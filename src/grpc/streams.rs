@@ -13,7 +13,7 @@ use super::{
     decode::hash_bytes,
     encode,
     gate::Admitted,
-    reads::{Reads, size_answer, taken},
+    reads::{Reads, previous_sent, size_answer},
     status, wire,
 };
 use crate::{
@@ -36,7 +36,7 @@ pub type Boxed<T> = Pin<Box<dyn Stream<Item = Result<T, Status>> + Send>>;
 /// encoded and one waiting for its reader, so a message of 1 MiB would cost all of them gigabytes.
 const MESSAGE_BYTES: usize = 128 * 1024;
 
-/// The events of one aggregate. Those of the first message are read with where they lie: most aggregates have no more.
+/// The events of one aggregate. Those of the first message are read in one step with the index lookup: most aggregates have no more.
 ///
 /// # Errors
 /// It can't be read.
@@ -167,8 +167,8 @@ pub fn subscribe(reading: Reading, reader: OrderReader) -> impl Messages<answers
 impl Subscription {
     async fn next(mut self) -> Result<Option<(answers::SubscribeResponse, Self)>, Status> {
         use answers::Content;
-        // Before bytes are acquired: the message that goes out has the same.
-        taken().await;
+        // Before bytes are acquired: the previous message still uses those of this call.
+        previous_sent().await;
         loop {
             let tip = *self.tip.borrow_and_update();
             let Reading { store, reads, call } = &self.reading;

@@ -1,10 +1,12 @@
 //! Space that the last segment has on the disk before anything is written there.
 //!
-//! A sync after a write behind the end of a file has to make the file's new length durable, too, which takes a file system
-//! about as long as the bytes themselves. So the length grows ahead of the frames. The space between reads as
+//! A sync after a write behind the end of a file has to make the file's new length durable, too, which costs the file system
+//! a write of its own. So the length grows ahead of the frames. The space between reads as
 //! zeros, which no frame begins with, and is cut off at a stop and at the next start.
 
 use std::io;
+
+use tracing::debug;
 
 use super::segment::File;
 use crate::crash_point::CrashPoint;
@@ -17,14 +19,14 @@ const AHEAD_BYTES_MAX: u64 = 4 * 1024 * 1024;
 #[derive(Debug)]
 pub(super) struct Preallocation {
     file_end: u64,
-    /// The file system can't allocate, or had no room: it is asked again from here on.
-    ask_from: u64,
+    /// The file system can't allocate, or had no room: it is asked again once the frames reach this offset.
+    retry_at: u64,
 }
 
 impl Preallocation {
     /// Of a file that ends at `file_end`.
     pub fn none(file_end: u64) -> Self {
-        Self { file_end, ask_from: 0 }
+        Self { file_end, retry_at: 0 }
     }
 
     /// Called before a write that ends at `end`. Without space ahead, it is just a slower one.
@@ -35,7 +37,7 @@ impl Preallocation {
         let ahead = end.clamp(AHEAD_BYTES_MIN, AHEAD_BYTES_MAX);
         // The segment's last group ends behind its full length.
         let wanted = end.saturating_add(ahead).min(segment_bytes_max);
-        if end < self.ask_from || wanted <= end {
+        if end < self.retry_at || wanted <= end {
             self.file_end = end;
             return;
         }
@@ -44,10 +46,11 @@ impl Preallocation {
                 self.file_end = wanted;
                 CrashPoint::SpaceAllocated.reached();
             }
-            Err(_) => {
+            Err(error) => {
+                debug!(%error, "no space is allocated ahead in the local log");
                 // A part of it may have been had, which others can use better.
                 _ = file.set_len(self.file_end);
-                self.ask_from = end.saturating_add(AHEAD_BYTES_MAX);
+                self.retry_at = end.saturating_add(AHEAD_BYTES_MAX);
                 self.file_end = end;
             }
         }

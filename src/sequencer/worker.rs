@@ -72,7 +72,7 @@ impl Worker {
         }
         self.write_marks();
         if let Err(error) = self.log.close() {
-            error!(%error, "the local log could not be synced at the end");
+            error!(%error, "the local log could not be closed");
         }
     }
 
