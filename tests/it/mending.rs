@@ -186,7 +186,10 @@ async fn a_torn_end_that_nobody_saw_is_cut_off_and_kept() {
     let mut service = Service::start(Setup::local()).await;
     append_to(&mut service.client(), "room-1", 5).await;
     let order = whole_order(&mut service.client()).await;
+    // The length of the frames alone, and no clean stop.
     service.stop();
+    service.restart().await;
+    service.kill();
     // What a crash leaves of a group that was never acknowledged.
     let path = service.segments().pop().unwrap();
     let mut bytes = fs::read(&path).unwrap();
