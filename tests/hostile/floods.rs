@@ -43,9 +43,9 @@ pub async fn half_sent(target: &Target) -> Tally {
     let mut body = message(&vec![0; BYTES + 1000]);
     body.truncate(BYTES);
     let mut tally = start_all(target, count as u64, 1, &post("AppendEvents", body)).await;
-    let refused = tally.outcomes.get("ResourceExhausted").copied().unwrap_or_default();
-    if refused < count as u64 / 2 {
-        tally.wrong(format!("{refused} of {count} were refused"));
+    // How many depends on how much of each had arrived when the time of the first was over.
+    if !tally.outcomes.contains_key("ResourceExhausted") {
+        tally.wrong(format!("none of {count} was refused"));
     }
     tally
 }

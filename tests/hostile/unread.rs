@@ -92,10 +92,9 @@ pub async fn subscriptions(target: &Target) -> Tally {
         Ok("served".to_owned())
     };
     let mut tally = open_many(target, &h2::client::Builder::new(), count, &call, read).await;
-    let refusals = tally.outcomes.iter().filter(|(outcome, _)| outcome.starts_with("ResourceExhausted"));
-    let refused: u64 = refusals.map(|(_, count)| count).sum();
-    if refused < count - target.streams_max() {
-        tally.wrong(format!("{refused} of {count} subscriptions were refused"));
+    // The first may be over when the last is opened.
+    if !tally.outcomes.keys().any(|outcome| outcome == "ResourceExhausted limits.streams_open_max") {
+        tally.wrong(format!("none of {count} subscriptions was refused"));
     }
     tally
 }
