@@ -1,6 +1,6 @@
 //! Requests from the wire: everything is checked here, once, and all that is wrong is named together.
 
-use std::{collections::BTreeMap, sync::Arc};
+use std::{collections::BTreeMap, fmt, sync::Arc};
 
 use bytes::Bytes;
 
@@ -24,9 +24,9 @@ impl Violations {
     /// No more are named than a person reads.
     const NAMED_MAX: usize = 20;
 
-    pub fn add(&mut self, field: impl Into<String>, problem: impl Into<String>) {
+    pub fn add(&mut self, field: impl fmt::Display, problem: impl Into<String>) {
         if self.0.len() < Self::NAMED_MAX {
-            self.0.push((field.into(), problem.into()));
+            self.0.push((field.to_string(), problem.into()));
         }
     }
 
@@ -68,9 +68,11 @@ impl Decoder {
         let mut events = Vec::with_capacity(count);
         let mut ids = std::collections::HashSet::with_capacity(count);
         for (index, event) in request.events.into_iter().enumerate() {
-            let Some(event) = self.event(&format!("events[{index}]"), event, &mut wrong) else { continue };
+            let before = events.last().map(|(event, _)| event);
+            let event = self.event(format_args!("events[{index}]"), event, before, &mut wrong);
+            let Some(event) = event else { continue };
             if !ids.insert(event.id) {
-                wrong.add(format!("events[{index}].event_id"), "stands twice in this call");
+                wrong.add(format_args!("events[{index}].event_id"), "stands twice in this call");
             }
             let digest = ContentDigest::of(&event);
             events.push((event, digest));
@@ -91,46 +93,56 @@ impl Decoder {
         }
         let mut checked = Vec::with_capacity(expected.len());
         for (index, (id, sequence)) in expected.into_iter().enumerate() {
-            let id = self.aggregate_id(&format!("expected_sequences[{index}]"), &id, wrong);
+            let id = self.aggregate_id(format_args!("expected_sequences[{index}]"), &id, wrong);
             checked.extend(id.map(|id| (id, SequenceNumber(sequence))));
         }
         checked
     }
 
-    fn event(&self, at: &str, event: wire::NewEvent, wrong: &mut Violations) -> Option<NewEvent> {
+    /// What is the same as in the event before is shared with it.
+    fn event(
+        &self,
+        at: fmt::Arguments<'_>,
+        event: wire::NewEvent,
+        before: Option<&NewEvent>,
+        wrong: &mut Violations,
+    ) -> Option<NewEvent> {
         let id = match event.event_id.as_str() {
             "" => Some(EventId::random()),
             text => EventId::parse(text).or_else(|| {
-                wrong.add(format!("{at}.event_id"), "is no UUID");
+                wrong.add(format_args!("{at}.event_id"), "is no UUID");
                 None
             }),
         };
-        let aggregate_id = self.aggregate_id(&format!("{at}.aggregate_id"), &event.aggregate_id, wrong);
+        let aggregate_id = match before.map(|before| &before.aggregate_id) {
+            Some(same) if same.as_str() == event.aggregate_id => Some(same.clone()),
+            _ => self.aggregate_id(format_args!("{at}.aggregate_id"), &event.aggregate_id, wrong),
+        };
         let types_max = self.limits.type_bytes_max;
         if !event.aggregate_type.is_empty() {
-            name(&format!("{at}.aggregate_type"), &event.aggregate_type, types_max, wrong);
+            name(format_args!("{at}.aggregate_type"), &event.aggregate_type, types_max, wrong);
         }
-        name(&format!("{at}.event_type"), &event.event_type, types_max, wrong);
+        name(format_args!("{at}.event_type"), &event.event_type, types_max, wrong);
         for (field, text) in
             [("correlation_id", &event.correlation_id), ("causation_id", &event.causation_id)]
         {
             if !text.is_empty() {
-                name(&format!("{at}.{field}"), text, self.limits.id_bytes_max, wrong);
+                name(format_args!("{at}.{field}"), text, self.limits.id_bytes_max, wrong);
             }
         }
-        self.metadata(&format!("{at}.metadata"), &event.metadata, wrong);
-        let occurred_at = timestamp(&format!("{at}.occurred_at"), event.occurred_at, wrong);
+        self.metadata(format_args!("{at}.metadata"), &event.metadata, wrong);
+        let occurred_at = timestamp(format_args!("{at}.occurred_at"), event.occurred_at, wrong);
         let content = match event.data {
             None => Content::Absent,
             Some(wire::new_event::Data::Json(text)) => Content::Json(text),
             Some(wire::new_event::Data::Binary(bytes)) => Content::Binary(bytes),
         };
-        content_ok(at, &content, self.limits.event_bytes_max, wrong);
+        content_ok(format_args!("{at}."), &content, self.limits.event_bytes_max, wrong);
         Some(NewEvent {
             id: id?,
             aggregate_id: aggregate_id?,
-            aggregate_type: Arc::from(event.aggregate_type),
-            event_type: Arc::from(event.event_type),
+            aggregate_type: shared(event.aggregate_type, before.map(|before| &before.aggregate_type)),
+            event_type: shared(event.event_type, before.map(|before| &before.event_type)),
             content,
             correlation_id: event.correlation_id,
             causation_id: event.causation_id,
@@ -140,22 +152,32 @@ impl Decoder {
     }
 
     /// Of an aggregate that may be new: what is only read may be longer, from before the limit was lowered.
-    fn aggregate_id(&self, field: &str, text: &str, wrong: &mut Violations) -> Option<AggregateId> {
+    fn aggregate_id(
+        &self,
+        field: impl fmt::Display,
+        text: &str,
+        wrong: &mut Violations,
+    ) -> Option<AggregateId> {
         aggregate_id(field, text, self.limits.id_bytes_max, wrong)
     }
 
-    fn metadata(&self, field: &str, metadata: &BTreeMap<String, String>, wrong: &mut Violations) {
+    fn metadata(
+        &self,
+        field: impl fmt::Display,
+        metadata: &BTreeMap<String, String>,
+        wrong: &mut Violations,
+    ) {
         let (entries_max, value_max) =
             (self.limits.metadata_entries_max, self.limits.metadata_value_bytes_max);
         if metadata.len() > entries_max {
-            wrong.add(field, format!("has {} entries, {entries_max} are allowed", metadata.len()));
+            wrong.add(&field, format!("has {} entries, {entries_max} are allowed", metadata.len()));
         }
         for (key, value) in metadata {
             if let Err(error) = check_name(key) {
-                wrong.add(field, format!("a key {error}"));
+                wrong.add(&field, format!("a key {error}"));
             }
             if value.len() > value_max {
-                wrong.add(field, format!("a value has {} bytes, {value_max} are allowed", value.len()));
+                wrong.add(&field, format!("a value has {} bytes, {value_max} are allowed", value.len()));
             }
         }
     }
@@ -173,7 +195,7 @@ impl Decoder {
             Some(wire::save_snapshot_request::Data::Json(text)) => Content::Json(text),
             Some(wire::save_snapshot_request::Data::Binary(bytes)) => Content::Binary(bytes),
         };
-        content_ok("", &content, self.limits.snapshot_bytes_max, &mut wrong);
+        content_ok(format_args!(""), &content, self.limits.snapshot_bytes_max, &mut wrong);
         self.metadata("metadata", &request.metadata, &mut wrong);
         let snapshot = id.map(|aggregate_id| Snapshot {
             aggregate_id,
@@ -311,7 +333,12 @@ pub fn token_id(token: &str) -> Option<AggregateId> {
 }
 
 /// An id of at most so many bytes.
-pub fn aggregate_id(field: &str, text: &str, max: usize, wrong: &mut Violations) -> Option<AggregateId> {
+pub fn aggregate_id(
+    field: impl fmt::Display,
+    text: &str,
+    max: usize,
+    wrong: &mut Violations,
+) -> Option<AggregateId> {
     if text.len() > max {
         wrong.add(field, NameError::TooLong { bytes: text.len(), max }.to_string());
         return None;
@@ -320,7 +347,7 @@ pub fn aggregate_id(field: &str, text: &str, max: usize, wrong: &mut Violations)
 }
 
 /// A name of at most so many bytes.
-pub fn name(field: &str, text: &str, bytes_max: usize, wrong: &mut Violations) {
+pub fn name(field: impl fmt::Display, text: &str, bytes_max: usize, wrong: &mut Violations) {
     let checked = match text.len() > bytes_max {
         true => Err(NameError::TooLong { bytes: text.len(), max: bytes_max }),
         false => check_name(text),
@@ -330,26 +357,33 @@ pub fn name(field: &str, text: &str, bytes_max: usize, wrong: &mut Violations) {
     }
 }
 
+fn shared(text: String, before: Option<&Arc<str>>) -> Arc<str> {
+    match before {
+        Some(same) if **same == *text => same.clone(),
+        _ => Arc::from(text),
+    }
+}
+
 /// What is only looked for is not held to a configured limit: it may have been stored before that was
 /// lowered.
-fn stored_id(field: &str, text: &str, wrong: &mut Violations) -> Option<AggregateId> {
+fn stored_id(field: impl fmt::Display, text: &str, wrong: &mut Violations) -> Option<AggregateId> {
     AggregateId::new(text).map_err(|error| wrong.add(field, error.to_string())).ok()
 }
 
-fn stored_name(field: &str, text: &str, wrong: &mut Violations) {
+fn stored_name(field: impl fmt::Display, text: &str, wrong: &mut Violations) {
     if let Err(error) = check_name(text) {
         wrong.add(field, error.to_string());
     }
 }
 
-fn optional_name(field: &str, text: &str, wrong: &mut Violations) {
+fn optional_name(field: impl fmt::Display, text: &str, wrong: &mut Violations) {
     if !text.is_empty() {
         stored_name(field, text, wrong);
     }
 }
 
 pub fn timestamp(
-    field: &str,
+    field: impl fmt::Display,
     at: Option<prost_types::Timestamp>,
     wrong: &mut Violations,
 ) -> Option<Timestamp> {
@@ -361,23 +395,23 @@ pub fn timestamp(
     checked
 }
 
-fn content_ok(at: &str, content: &Content, bytes_max: usize, wrong: &mut Violations) {
-    let field = |name: &str| if at.is_empty() { name.to_owned() } else { format!("{at}.{name}") };
+/// `prefix` stands before the name of the field.
+fn content_ok(prefix: fmt::Arguments<'_>, content: &Content, bytes_max: usize, wrong: &mut Violations) {
     let bytes = content.byte_count();
     match content {
         Content::Absent => {}
         Content::Json(_) if bytes > bytes_max => {
-            wrong.add(field("json"), format!("has {bytes} bytes, {bytes_max} are allowed"));
+            wrong.add(format_args!("{prefix}json"), format!("has {bytes} bytes, {bytes_max} are allowed"));
         }
         Content::Binary(_) if bytes > bytes_max => {
-            wrong.add(field("binary"), format!("has {bytes} bytes, {bytes_max} are allowed"));
+            wrong.add(format_args!("{prefix}binary"), format!("has {bytes} bytes, {bytes_max} are allowed"));
         }
         Content::Binary(_) => {}
         // The parser's own message may quote the text: line and column are enough.
         Content::Json(text) => {
             if let Err(error) = serde_json::from_str::<serde::de::IgnoredAny>(text) {
                 let place = format!("is no JSON (line {}, column {})", error.line(), error.column());
-                wrong.add(field("json"), place);
+                wrong.add(format_args!("{prefix}json"), place);
             }
         }
     }
@@ -386,4 +420,40 @@ fn content_ok(at: &str, content: &Content, bytes_max: usize, wrong: &mut Violati
 /// Bytes as the wire has them.
 pub fn hash_bytes(hash: Hash) -> Bytes {
     Bytes::copy_from_slice(&hash.0)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn append(names: &[(&str, &str, &str)]) -> Result<Append, Violations> {
+        let event = |(aggregate_id, aggregate_type, event_type): &(&str, &str, &str)| wire::NewEvent {
+            aggregate_id: (*aggregate_id).to_owned(),
+            aggregate_type: (*aggregate_type).to_owned(),
+            event_type: (*event_type).to_owned(),
+            ..wire::NewEvent::default()
+        };
+        let events = names.iter().map(event).collect();
+        let request = wire::AppendEventsRequest { events, ..wire::AppendEventsRequest::default() };
+        Decoder { limits: LimitsConfig::default() }.append(request)
+    }
+
+    #[test]
+    fn an_event_shares_with_the_one_before_only_what_is_the_same() {
+        let names = [("a", "A", "x"), ("a", "A", "x"), ("b", "A", "x"), ("b", "B", "y"), ("a", "", "x")];
+        let events: Vec<_> = append(&names).unwrap().events.into_iter().map(|(event, _)| event).collect();
+        let decoded = events.iter().map(|event| {
+            (event.aggregate_id.as_str(), event.aggregate_type.as_ref(), event.event_type.as_ref())
+        });
+        assert_eq!(decoded.collect::<Vec<_>>(), names);
+        assert!(Arc::ptr_eq(&events[0].aggregate_type, &events[2].aggregate_type));
+        assert!(Arc::ptr_eq(&events[0].event_type, &events[1].event_type));
+    }
+
+    #[test]
+    fn what_is_refused_is_named_for_each_event() {
+        let Violations(wrong) = append(&[("a", "A", "x"), ("\0", "A", ""), ("\0", "A", "x")]).unwrap_err();
+        let fields: Vec<&str> = wrong.iter().map(|(field, _)| field.as_str()).collect();
+        assert_eq!(fields, ["events[1].aggregate_id", "events[1].event_type", "events[2].aggregate_id"]);
+    }
 }

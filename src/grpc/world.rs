@@ -390,7 +390,7 @@ fn repairs(request: wire::RebuildWorldStateRequest) -> Result<Repairs, Status> {
         wrong.add("repair", format!("has {}, {OBJECTS_MAX} are allowed", request.repair.len()));
     }
     for (index, id) in request.repair.iter().take(OBJECTS_MAX).enumerate() {
-        objects.extend(aggregate_id(&format!("repair[{index}]"), id, NAME_BYTES_MAX, &mut wrong));
+        objects.extend(aggregate_id(format_args!("repair[{index}]"), id, NAME_BYTES_MAX, &mut wrong));
     }
     if !request.actor.is_empty() {
         name("actor", &request.actor, NAME_BYTES_MAX, &mut wrong);
@@ -420,12 +420,14 @@ fn moment(field: &str, moment: Option<wire::Moment>, wrong: &mut Violations) -> 
     match moment.and_then(|moment| moment.moment) {
         None => Some(Moment::Now),
         Some(Wire::SequenceNumber(0)) => {
-            wrong.add(format!("{field}.sequence_number"), "must be 1 or more");
+            wrong.add(format_args!("{field}.sequence_number"), "must be 1 or more");
             None
         }
         Some(Wire::SequenceNumber(number)) => Some(Moment::Sequence(SequenceNumber(number))),
         Some(Wire::Position(position)) => Some(Moment::Position(Position(position))),
-        Some(Wire::Time(time)) => timestamp(&format!("{field}.time"), Some(time), wrong).map(Moment::Time),
+        Some(Wire::Time(time)) => {
+            timestamp(format_args!("{field}.time"), Some(time), wrong).map(Moment::Time)
+        }
     }
 }
 
@@ -440,12 +442,12 @@ fn world_moment(
     match moment.and_then(|moment| moment.moment) {
         None => Some(absent),
         Some(Wire::SequenceNumber(_)) => {
-            wrong.add(format!("{field}.sequence_number"), "is of one aggregate, not of the world");
+            wrong.add(format_args!("{field}.sequence_number"), "is of one aggregate, not of the world");
             None
         }
         Some(Wire::Position(position)) => Some(WorldMoment::Position(Position(position))),
         Some(Wire::Time(time)) => {
-            timestamp(&format!("{field}.time"), Some(time), wrong).map(WorldMoment::Time)
+            timestamp(format_args!("{field}.time"), Some(time), wrong).map(WorldMoment::Time)
         }
     }
 }

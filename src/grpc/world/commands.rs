@@ -1,6 +1,9 @@
 //! Commands from the wire: everything is checked here, once, and all that is wrong is named together.
 
-use std::collections::{BTreeMap, HashSet};
+use std::{
+    collections::{BTreeMap, HashSet},
+    fmt,
+};
 
 use prost_types::Value as WireValue;
 use serde_json::Value;
@@ -46,24 +49,24 @@ pub fn decode(request: wire::ExecuteCommandsRequest, limits: &LimitsConfig) -> R
     let mut ids = HashSet::with_capacity(count);
     let mut commands = Vec::with_capacity(count);
     for (index, command) in request.commands.into_iter().enumerate() {
-        let at = format!("commands[{index}]");
         if !command.command_id.is_empty() && !ids.insert(command.command_id.clone()) {
-            wrong.add(format!("{at}.command_id"), "stands twice in this call");
+            wrong.add(format_args!("commands[{index}].command_id"), "stands twice in this call");
         }
+        let at = format_args!("commands[{index}]");
         commands.extend(Decoding { at, limits, wrong: &mut wrong }.command(command));
     }
     wrong.none_or(Some(Commands { commands, expected }))
 }
 
 fn expected_sequences(
-    field: &str,
+    field: impl fmt::Display,
     expected: BTreeMap<String, u64>,
     limits: &LimitsConfig,
     wrong: &mut Violations,
 ) -> Expected {
     let mut checked = Expected::new();
     for (index, (id, sequence)) in expected.into_iter().enumerate() {
-        let id = aggregate_id(&format!("{field}[{index}]"), &id, limits.id_bytes_max, wrong);
+        let id = aggregate_id(format_args!("{field}[{index}]"), &id, limits.id_bytes_max, wrong);
         checked.extend(id.map(|id| (id, SequenceNumber(sequence))));
     }
     checked
@@ -71,7 +74,7 @@ fn expected_sequences(
 
 /// One command.
 struct Decoding<'d> {
-    at: String,
+    at: fmt::Arguments<'d>,
     limits: &'d LimitsConfig,
     wrong: &'d mut Violations,
 }
@@ -95,12 +98,12 @@ impl Decoding<'_> {
             false => command.correlation_id,
         };
         let Some(operation) = command.command else {
-            self.wrong.add(self.at.clone(), "says nothing that is to be done");
+            self.wrong.add(self.at, "says nothing that is to be done");
             return None;
         };
         let (target, operation) = self.operation(operation)?;
-        let field = format!("{}.expected_sequences", self.at);
-        let mut expected = expected_sequences(&field, command.expected_sequences, self.limits, self.wrong);
+        let field = format_args!("{}.expected_sequences", self.at);
+        let mut expected = expected_sequences(field, command.expected_sequences, self.limits, self.wrong);
         if let Some(sequence) = command.expected_sequence.map(SequenceNumber) {
             match expected.insert(target.clone(), sequence) {
                 Some(other) if other != sequence => {
@@ -232,11 +235,11 @@ impl Decoding<'_> {
     }
 
     fn add(&mut self, field: &str, problem: &str) {
-        self.wrong.add(format!("{}.{field}", self.at), problem);
+        self.wrong.add(format_args!("{}.{field}", self.at), problem);
     }
 
     fn id(&mut self, field: &str, text: &str) -> Option<AggregateId> {
-        aggregate_id(&format!("{}.{field}", self.at), text, self.limits.id_bytes_max, self.wrong)
+        aggregate_id(format_args!("{}.{field}", self.at), text, self.limits.id_bytes_max, self.wrong)
     }
 
     fn optional_id(&mut self, field: &str, text: &str) -> Option<AggregateId> {
@@ -245,7 +248,7 @@ impl Decoding<'_> {
 
     /// A name of 1 to so many bytes.
     fn text(&mut self, field: &str, text: &str) {
-        name(&format!("{}.{field}", self.at), text, self.limits.id_bytes_max, self.wrong);
+        name(format_args!("{}.{field}", self.at), text, self.limits.id_bytes_max, self.wrong);
     }
 
     /// The name of an object, which may have none.
