@@ -29,7 +29,7 @@ use crate::{
 pub fn records(bytes: &[u8]) {
     let bytes = Bytes::copy_from_slice(bytes);
     if let Ok(event) = record::decode(bytes.clone(), Hash::START) {
-        let encoded = record::encode_recorded(event.clone());
+        let encoded = record::encode_recorded(&event);
         let stored = StoredEvent::new(encoded.clone(), Hash::START).expect("a record of ours");
         assert_eq!(stored.aggregate_id(), event.event.aggregate_id.as_str().as_bytes());
         assert_eq!(stored.aggregate_type(), event.event.aggregate_type.as_bytes());
@@ -66,7 +66,7 @@ fn event_file(event: RecordedEvent) {
     let written = format::write_event(event.clone());
     let back = format::read_event(&written).expect("a file that was written can be read");
     assert_eq!(back, event);
-    assert_eq!(record::encode_recorded(back), record::encode_recorded(event), "or its hash fits no more");
+    assert_eq!(record::encode_recorded(&back), record::encode_recorded(&event), "or its hash fits no more");
 }
 
 fn snapshot_file(snapshot: Snapshot) {

@@ -146,7 +146,7 @@ fn append(options: &Options) {
                 }
             })
             .collect();
-        let records: Vec<_> = events.iter().cloned().map(record::encode_recorded).collect();
+        let records: Vec<_> = events.iter().map(record::encode_recorded).collect();
         let frame = storage.log.tip().end;
         let mut group = storage.log.begin().unwrap();
         let frame = if group.tip().end == frame { frame } else { group.tip().end };

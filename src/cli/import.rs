@@ -231,7 +231,7 @@ impl Appends<'_> {
             if event.position != position.next() {
                 return Err("it does not continue the log");
             }
-            let record = record::encode_recorded(event.clone());
+            let record = record::encode_recorded(event);
             (position, hash) = (event.position, hash.chain(&record));
             if hash != event.hash {
                 return Err("its hash does not continue the log's");

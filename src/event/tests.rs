@@ -74,7 +74,7 @@ fn the_digest_covers_every_field_but_the_id() {
 fn a_damaged_record_is_an_error_or_another_event_but_never_a_panic() {
     let one = event("room-1");
     let digest = ContentDigest::of(&one);
-    let bytes = encode(one, numbers(1, 1), digest);
+    let bytes = encode(&one, numbers(1, 1), digest);
     for index in 0..bytes.len() {
         let mut damaged = bytes.to_vec();
         damaged[index] ^= 0xff;
@@ -95,12 +95,12 @@ proptest! {
         for content in [Content::Absent, Content::Json(text.clone()), Content::Binary(binary.clone().into())] {
             let one = NewEvent { content, metadata: metadata.clone(), occurred_at: Timestamp::new(seconds, 7), ..event(&id) };
             let digest = ContentDigest::of(&one);
-            let bytes = encode(one.clone(), numbers(sequence, position), digest);
+            let bytes = encode(&one, numbers(sequence, position), digest);
             let hash = Hash::START.chain(&bytes);
             let back = decode(bytes.clone(), hash).unwrap();
             prop_assert_eq!(&back.event, &one);
             prop_assert_eq!((back.sequence.0, back.position.0, back.digest, back.hash), (sequence, position, digest, hash));
-            prop_assert_eq!(encode_recorded(back), bytes);
+            prop_assert_eq!(encode_recorded(&back), bytes);
         }
     }
 }

@@ -39,7 +39,7 @@ fn assert_kept_to_the_byte(content: Content) {
     let event = recorded(content);
     let back = format::read_event(&format::write_event(event.clone())).unwrap();
     assert_eq!(back, event);
-    assert_eq!(record::encode_recorded(back), record::encode_recorded(event));
+    assert_eq!(record::encode_recorded(&back), record::encode_recorded(&event));
 }
 
 #[test]

@@ -92,7 +92,7 @@ mod tests {
     }
 
     fn stored(recorded: &RecordedEvent) -> StoredEvent {
-        StoredEvent::new(record::encode_recorded(recorded.clone()), recorded.hash).unwrap()
+        StoredEvent::new(record::encode_recorded(recorded), recorded.hash).unwrap()
     }
 
     #[test]

@@ -124,7 +124,7 @@ fn stored(limits: &LimitsConfig, event: NewEvent, digest: ContentDigest) -> usiz
         digest,
         hash: Hash::START,
     };
-    let bytes = record::encode_recorded(recorded.clone());
+    let bytes = record::encode_recorded(&recorded);
     let length = bytes.len();
     assert_eq!(record::decode(bytes, Hash::START), Ok(recorded));
     length

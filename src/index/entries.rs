@@ -174,20 +174,22 @@ impl Entries {
         frame: Place,
         events: Vec<IndexedEvent>,
     ) -> Result<(), IndexError> {
-        let Some(first) = events.first() else { return Ok(()) };
+        let (Some(first), Some(last)) = (events.first(), events.last()) else { return Ok(()) };
         self.make_findable(first.position, frame);
-        for event in events {
-            let known = self.head(index, &event.aggregate_id)?;
-            let head = known.unwrap_or_else(|| self.first_of(index, &event));
-            self.event_types.add(
-                &index.layers().totals.event_types,
-                index.options.types_max,
-                &event.event_type,
-            );
-            self.complete.recorded_at = event.recorded_at;
-            self.set_head(event.aggregate_id.clone(), Head { last: event.sequence, ..head });
-            self.events.push(event);
+        for run in events.chunk_by(|one, next| one.aggregate_id == next.aggregate_id) {
+            let (Some(first), Some(last)) = (run.first(), run.last()) else { continue };
+            let known = self.head(index, &first.aggregate_id)?;
+            let head = known.unwrap_or_else(|| self.first_of(index, first));
+            self.set_head(first.aggregate_id.clone(), Head { last: last.sequence, ..head });
         }
+        let types_max = index.options.types_max;
+        for run in events.chunk_by(|one, next| one.event_type == next.event_type) {
+            let Some(first) = run.first() else { continue };
+            let totals = &index.layers().totals.event_types;
+            self.event_types.add(totals, types_max, &first.event_type, run.len() as u64);
+        }
+        self.complete.recorded_at = last.recorded_at;
+        self.events.extend(events);
         Ok(())
     }
 
@@ -226,7 +228,7 @@ impl Entries {
     fn first_of(&mut self, index: &Index, event: &IndexedEvent) -> Head {
         self.complete.aggregates = self.complete.aggregates.saturating_add(1);
         let totals = &index.layers().totals.aggregate_types;
-        self.aggregate_types.add(totals, index.options.types_max, &event.aggregate_type);
+        self.aggregate_types.add(totals, index.options.types_max, &event.aggregate_type, 1);
         Head { last: SequenceNumber(0), aggregate_type: event.aggregate_type.clone(), snapshot: None }
     }
 
@@ -251,11 +253,12 @@ impl Entries {
     }
 
     pub(super) fn into_parts(self) -> Parts {
-        let mut places: HashMap<AggregateId, Vec<RecordPlace>> = HashMap::new();
-        let mut ids = Vec::with_capacity(self.events.len());
-        for event in self.events {
-            ids.push((event.id, StoredId::new(event.place, event.digest)));
-            places.entry(event.aggregate_id).or_default().push(event.place);
+        let of_event = |event: &IndexedEvent| (event.id, StoredId::new(event.place, event.digest));
+        let ids = self.events.iter().map(of_event).collect();
+        let mut places: HashMap<&AggregateId, Vec<RecordPlace>> = HashMap::new();
+        for run in self.events.chunk_by(|one, next| one.aggregate_id == next.aggregate_id) {
+            let Some(first) = run.first() else { continue };
+            places.entry(&first.aggregate_id).or_default().extend(run.iter().map(|event| event.place));
         }
         let mut runs = Vec::new();
         for (id, known) in self.heads {

@@ -23,11 +23,11 @@ pub struct AddedTypes {
 }
 
 impl AddedTypes {
-    /// Counts one of a type. Beyond `types_max` names it goes to the others: a caller that makes types up must not
+    /// Counts so many of a type. Beyond `types_max` names it goes to the others: a caller that makes types up must not
     /// fill the memory.
-    pub fn add(&mut self, totals: &HashMap<Arc<str>, u64>, types_max: u64, name: &Arc<str>) {
-        if let Some(count) = self.counts.get_mut(name) {
-            *count = count.saturating_add(1);
+    pub fn add(&mut self, totals: &HashMap<Arc<str>, u64>, types_max: u64, name: &Arc<str>, count: u64) {
+        if let Some(known) = self.counts.get_mut(name) {
+            *known = known.saturating_add(count);
             return;
         }
         let known = totals.contains_key(name);
@@ -36,7 +36,7 @@ impl AddedTypes {
             self.new = self.new.saturating_add(1);
         }
         let name = if known || room { name.clone() } else { OTHER_TYPES.into() };
-        *self.counts.entry(name).or_default() += 1;
+        *self.counts.entry(name).or_default() += count;
     }
 
     /// Adds them to the totals.

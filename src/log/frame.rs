@@ -116,13 +116,18 @@ pub(super) enum Kind {
     Mark = KIND_MARK as isize,
 }
 
-/// Writes a record's entry: length, bytes, and the hash after it, which is returned.
-pub(super) fn put_entry(out: &mut Vec<u8>, previous: Hash, record: &[u8]) -> Hash {
+/// Writes a record's entry: its length, its bytes, which `put` writes, and the hash after it. Returns length and hash.
+pub(super) fn put_entry(out: &mut Vec<u8>, previous: Hash, put: impl FnOnce(&mut Vec<u8>)) -> (u32, Hash) {
+    let start = out.len();
+    out.extend_from_slice(&[0; LENGTH_BYTES]);
+    put(out);
+    let (_, entry) = out.split_at_mut(start);
+    let Some((slot, record)) = entry.split_first_chunk_mut() else { return (0, previous) };
+    let length = u32::try_from(record.len()).unwrap_or(u32::MAX);
+    *slot = length.to_le_bytes();
     let hash = previous.chain(record);
-    out.extend_from_slice(&u32::try_from(record.len()).unwrap_or(u32::MAX).to_le_bytes());
-    out.extend_from_slice(record);
     out.extend_from_slice(&hash.0);
-    hash
+    (length, hash)
 }
 
 /// The fixed part of a frame, as far as a reader needs it before the payload.

@@ -55,24 +55,33 @@ impl Group {
 
     /// Adds all records of one append, whose first has the position after the tip's.
     pub fn append(&mut self, records: &[Bytes]) -> Vec<StoredAt> {
+        self.append_with(records.iter().map(|record| move |out: &mut Vec<u8>| out.extend_from_slice(record)))
+    }
+
+    /// The same with records that are written where they belong: each item writes one behind what is there.
+    pub fn append_with(
+        &mut self,
+        records: impl ExactSizeIterator<Item: FnOnce(&mut Vec<u8>)>,
+    ) -> Vec<StoredAt> {
         let (first, mut hash) = (self.tip.position.next(), self.tip.hash);
-        let mut stored = Vec::with_capacity(records.len());
+        let count = records.len();
+        let mut stored = Vec::with_capacity(count);
         let segment = self.start.segment;
         let start = self.start.offset;
         let base = self.bytes.len();
         let place = self.frame_place();
         frame::write(&mut self.bytes, &self.salt, place, Kind::Append, |out| {
             out.extend_from_slice(&first.0.to_le_bytes());
-            out.extend_from_slice(&u32::try_from(records.len()).unwrap_or(u32::MAX).to_le_bytes());
+            out.extend_from_slice(&u32::try_from(count).unwrap_or(u32::MAX).to_le_bytes());
             out.extend_from_slice(&hash.0);
-            for record in records {
+            for put in records {
                 let offset = start.saturating_add(out.len() as u64);
-                hash = frame::put_entry(out, hash, record);
-                let length = u32::try_from(record.len()).unwrap_or(u32::MAX);
+                let (length, after) = frame::put_entry(out, hash, put);
+                hash = after;
                 stored.push(StoredAt { place: RecordPlace { segment, offset, length }, hash });
             }
         });
-        self.tip.position = Position(self.tip.position.0.saturating_add(records.len() as u64));
+        self.tip.position = Position(self.tip.position.0.saturating_add(count as u64));
         self.tip.hash = hash;
         self.grow(base);
         stored
@@ -84,18 +93,17 @@ impl Group {
         let base = self.bytes.len();
         let start = self.start.offset;
         let place = self.frame_place();
-        let mut entry = (0, Hash::START);
+        let (mut offset, mut length, mut hash) = (0, 0, Hash::START);
         frame::write(&mut self.bytes, &self.salt, place, Kind::Snapshot, |out| {
             out.extend_from_slice(&number.to_le_bytes());
             out.extend_from_slice(&Hash::START.0);
-            let offset = start.saturating_add(out.len() as u64);
-            entry = (offset, frame::put_entry(out, Hash::START, record));
+            offset = start.saturating_add(out.len() as u64);
+            (length, hash) = frame::put_entry(out, Hash::START, |out| out.extend_from_slice(record));
         });
         self.tip.snapshots = number;
         self.grow(base);
-        let length = u32::try_from(record.len()).unwrap_or(u32::MAX);
-        let place = RecordPlace { segment: self.start.segment, offset: entry.0, length };
-        StoredAt { place, hash: entry.1 }
+        let place = RecordPlace { segment: self.start.segment, offset, length };
+        StoredAt { place, hash }
     }
 
     /// Adds a note of how far ImmuDB has the log.

@@ -183,14 +183,23 @@ pub(super) struct Aggregates {
 impl Aggregates {
     /// Numbers the next event of the aggregate, whose last number before the append is `before`.
     pub fn next(&mut self, id: &AggregateId, before: SequenceNumber) -> SequenceNumber {
-        let known = self.places.get(id).and_then(|place| self.list.get(*place));
-        let sequence = known.map_or(before, |aggregate| aggregate.last).next();
+        let sequence = self.known(id).map_or(before, |aggregate| aggregate.last).next();
         self.add(id, sequence);
         sequence
     }
 
+    /// Most events of an append have the aggregate of the one before.
+    fn known(&mut self, id: &AggregateId) -> Option<&mut StoredAggregate> {
+        let newest = self.list.len().checked_sub(1)?;
+        let place = match self.list.get(newest) {
+            Some(aggregate) if aggregate.id == *id => newest,
+            _ => *self.places.get(id)?,
+        };
+        self.list.get_mut(place)
+    }
+
     fn add(&mut self, id: &AggregateId, sequence: SequenceNumber) {
-        match self.places.get(id).and_then(|place| self.list.get_mut(*place)) {
+        match self.known(id) {
             Some(aggregate) => aggregate.last = sequence,
             None => {
                 self.places.insert(id.clone(), self.list.len());

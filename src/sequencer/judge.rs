@@ -1,6 +1,6 @@
 //! Whether an append or a snapshot may be stored, and what it becomes.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, hash_map::Entry};
 
 use super::{
     Append, SnapshotStored, Stored, Worker,
@@ -14,7 +14,6 @@ use crate::{
         record::{self, Numbers},
     },
     index::{IndexedEvent, IndexedSnapshot, Patience},
-    log::RecordPlace,
     store::{Conflict, Precondition, StoreError},
 };
 
@@ -66,47 +65,45 @@ impl OpenGroup {
             last: Position(before.position.0.saturating_add(append.events.len() as u64)),
         };
         let mut aggregates = Aggregates::default();
-        let mut records = Vec::with_capacity(append.events.len());
-        let mut indexed = Vec::with_capacity(append.events.len());
-        let mut digests = Vec::with_capacity(append.events.len());
+        let mut numbered = Vec::with_capacity(append.events.len());
         for (position, (event, digest)) in (bounds.first.0..).zip(append.events) {
-            let position = Position(position);
             let (before, aggregate_type) = heads.get(&event.aggregate_id).map_or_else(
                 || (SequenceNumber(0), event.aggregate_type.clone()),
                 |(last, kind)| (*last, kind.clone()),
             );
             let sequence = aggregates.next(&event.aggregate_id, before);
-            indexed.push(IndexedEvent {
-                id: event.id,
-                aggregate_id: event.aggregate_id.clone(),
-                aggregate_type: aggregate_type.clone(),
-                event_type: event.event_type.clone(),
-                sequence,
-                position,
-                recorded_at: self.now,
-                // Known once the frame is laid out.
-                place: RecordPlace { segment: 0, offset: 0, length: 0 },
-                digest,
-            });
+            let position = Position(position);
             let numbers = Numbers { sequence, position, recorded_at: self.now, append: bounds };
-            records.push(record::encode(NewEvent { aggregate_type, ..event }, numbers, digest));
-            digests.push(digest);
+            numbered.push((NewEvent { aggregate_type, ..event }, numbers, digest));
         }
-        let places = self.frames.append(&records);
-        let mut event_ids = Vec::with_capacity(indexed.len());
-        for ((event, stored), digest) in indexed.iter_mut().zip(&places).zip(digests) {
-            event.place = stored.place;
+        let places = self.frames.append_with(numbered.iter().map(|(event, numbers, digest)| {
+            move |out: &mut Vec<u8>| record::put(event, *numbers, *digest, out)
+        }));
+        let mut indexed = Vec::with_capacity(numbered.len());
+        let mut event_ids = Vec::with_capacity(numbered.len());
+        for ((event, numbers, digest), stored) in numbered.into_iter().zip(places) {
             event_ids.push(event.id);
             let existing = ExistingEvent {
                 id: event.id,
                 aggregate_id: event.aggregate_id.clone(),
-                sequence: event.sequence,
-                position: event.position,
+                sequence: numbers.sequence,
+                position: numbers.position,
                 bounds,
                 digest,
                 place: stored.place,
             };
             self.events.insert(event.id, existing);
+            indexed.push(IndexedEvent {
+                id: event.id,
+                aggregate_id: event.aggregate_id,
+                aggregate_type: event.aggregate_type,
+                event_type: event.event_type,
+                sequence: numbers.sequence,
+                position: numbers.position,
+                recorded_at: numbers.recorded_at,
+                place: stored.place,
+                digest,
+            });
         }
         if let Err(error) = self.entries.add_append(&worker.index, before.end, indexed) {
             // The frame is laid out already: without its entries the group must not be written.
@@ -129,26 +126,21 @@ impl OpenGroup {
         for (index, (event, _)) in append.events.iter().enumerate() {
             let given = &event.aggregate_type;
             let field = || format!("events[{index}].aggregate_type");
-            let known = match heads.get(&event.aggregate_id) {
-                Some(head) => Some(head.clone()),
-                None => {
-                    let head = self.entries.head(&worker.index, &event.aggregate_id)?;
-                    head.map(|head| (head.last, head.aggregate_type))
-                }
+            let (_, kind) = match heads.entry(event.aggregate_id.clone()) {
+                Entry::Occupied(known) => known.into_mut(),
+                Entry::Vacant(unknown) => match self.entries.head(&worker.index, &event.aggregate_id)? {
+                    Some(head) => unknown.insert((head.last, head.aggregate_type)),
+                    None if given.is_empty() => {
+                        let problem = "must not be empty with the first event of an aggregate";
+                        return Err(StoreError::invalid(field(), problem));
+                    }
+                    None => unknown.insert((SequenceNumber(0), given.clone())),
+                },
             };
-            let head = match known {
-                Some((_, kind)) if !given.is_empty() && *given != kind => {
-                    let problem = format!("aggregate {} is of another type", event.aggregate_id);
-                    return Err(StoreError::invalid(field(), problem));
-                }
-                Some(head) => head,
-                None if given.is_empty() => {
-                    let problem = "must not be empty with the first event of an aggregate";
-                    return Err(StoreError::invalid(field(), problem));
-                }
-                None => (SequenceNumber(0), given.clone()),
-            };
-            heads.insert(event.aggregate_id.clone(), head);
+            if !given.is_empty() && given != kind {
+                let problem = format!("aggregate {} is of another type", event.aggregate_id);
+                return Err(StoreError::invalid(field(), problem));
+            }
         }
         Ok(heads)
     }

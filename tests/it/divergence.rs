@@ -84,7 +84,7 @@ fn assert_holds(folder: &Path, events: &[RecordedEvent], after: &[u8]) {
         let path = folder.join(aggregate.encoded()).join(format!("{}.event", event.sequence_number));
         let found = Folder::read_event(&path).unwrap().unwrap();
         assert_eq!(found.position.0, event.position);
-        hash = hash.chain(&record::encode_recorded(found));
+        hash = hash.chain(&record::encode_recorded(&found));
         assert_eq!(hash.0.as_slice(), event.hash.as_ref(), "position {}", event.position);
     }
 }

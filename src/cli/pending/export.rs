@@ -79,7 +79,7 @@ impl Export<'_> {
                 }
                 let found = self.folder.existing_event(&aggregate, sequence).map_err(problem)?;
                 let read = found.bytes().and_then(|bytes| format::read_event(&bytes));
-                self.check(&what, read.map(record::encode_recorded), &record)
+                self.check(&what, read.as_ref().map(record::encode_recorded), &record)
             }
             Found::Snapshot { snapshot, record } => {
                 let aggregate = snapshot.aggregate_id.clone();

@@ -53,10 +53,7 @@ impl<'a> Sources<'a> {
         files
             .range(from.next()..until.max(from.next()))
             .map_while(|(_, path)| Folder::read_event(path).ok().flatten())
-            .map(|event| {
-                let hash = event.hash;
-                (record::encode_recorded(event), Some(hash))
-            })
+            .map(|event| (record::encode_recorded(&event), Some(event.hash)))
     }
 }
 
