@@ -181,6 +181,10 @@ impl std::fmt::Debug for Index {
     }
 }
 
+/// A position up to which certain events are not stored.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct AbsentUpTo(Position);
+
 /// Heads that are remembered: about 20 MiB.
 const HEADS_MAX: usize = 64 * 1024;
 
@@ -298,15 +302,30 @@ impl Index {
         Ok(head)
     }
 
-    /// Whether the event with this id may be stored. Looks at nothing but memory.
-    pub fn may_have_event(&self, id: EventId) -> bool {
-        let hash = self.seed.hash(id.as_bytes());
-        let layers = self.layers();
-        layers.recent.has_event(id)
-            || layers.older.iter().any(|layer| match layer {
+    /// Up to where none of these events is stored; `None` if one of them may be. Looks at nothing but memory.
+    pub fn absent_up_to(&self, ids: impl Iterator<Item = EventId> + Clone) -> Option<AbsentUpTo> {
+        let (older, position) = {
+            let layers = self.layers();
+            if ids.clone().any(|id| layers.recent.has_event(id)) {
+                return None;
+            }
+            (layers.older.clone(), layers.complete.tip.position)
+        };
+        let may_have = |id: EventId| {
+            let hash = self.seed.hash(id.as_bytes());
+            older.iter().any(|layer| match layer {
                 Layer::File(table) => table.may_have(hash),
                 Layer::Memory(memtable) => memtable.has_event(id),
             })
+        };
+        (!ids.into_iter().any(may_have)).then_some(AbsentUpTo(position))
+    }
+
+    /// Whether it is certain, without a look at the files, that none of these events is stored, of which none was up to
+    /// there.
+    pub fn is_still_absent(&self, up_to: AbsentUpTo, mut ids: impl Iterator<Item = EventId>) -> bool {
+        let layers = self.layers();
+        layers.recent.after.position <= up_to.0 && !ids.any(|id| layers.recent.has_event(id))
     }
 
     /// Where the event with this id lies.

@@ -26,7 +26,7 @@ use crate::{
         AggregateId, AppendBounds, Content, ContentDigest, EventId, NewEvent, SequenceNumber, Snapshot,
         record::ForwardedMark,
     },
-    index::{Head, Index, Patience, Upkeep},
+    index::{AbsentUpTo, Head, Index, Patience, Upkeep},
     log::{Log, Place, Tip},
     stats::Counters,
     store::{Limit, Precondition, StoreError, Unavailable},
@@ -43,6 +43,7 @@ mod waiting;
 mod worker;
 
 pub use adopt::{AdoptError, AdoptedTransaction};
+pub use existing::Earlier;
 use existing::{SentEvent, StoredEvents};
 pub use poisoned::{Poisoned, PoisonedBy};
 pub use settings::Settings;
@@ -107,6 +108,8 @@ type Reply<T, E = StoreError> = oneshot::Sender<Result<T, E>>;
 enum Call {
     Append {
         append: Append,
+        /// As in [`Earlier::NotFound`].
+        absent_up_to: Option<AbsentUpTo>,
         weight: Weight,
         reply: Reply<Stored>,
         under_way: UnderWay,
@@ -299,31 +302,33 @@ impl Sequencer {
         std::future::pending().await
     }
 
-    /// The answer to an append that was stored before, whatever the state of the service. Not finding it proves
-    /// nothing: it may be under way.
+    /// The answer to an append that was stored before, whatever the state of the service. One that is not found may be
+    /// under way.
     ///
     /// # Errors
     /// Its ids were used for something else, or its outcome can't be known before a restart.
-    pub async fn stored_before(&self, append: &Append) -> Result<Option<Stored>, StoreError> {
+    pub async fn stored_before(&self, append: &Append) -> Result<Earlier, StoreError> {
         if self.poisoned.borrow().as_ref().is_some_and(|poisoned| poisoned.leaves_in_doubt(append)) {
             return Err(StoreError::OutcomeUnknown);
         }
         let sent = SentEvent::all_of(append);
-        if !self.stored_events.may_have(&sent) {
-            return Ok(None);
+        if let Some(up_to) = self.stored_events.absent_up_to(&sent) {
+            return Ok(Earlier::NotFound { absent_up_to: Some(up_to) });
         }
-        let Ok(place) = self.looking_up.clone().acquire_owned().await else { return Ok(None) };
+        const NOT_FOUND: Earlier = Earlier::NotFound { absent_up_to: None };
+        let Ok(place) = self.looking_up.clone().acquire_owned().await else { return Ok(NOT_FOUND) };
         let (stored_events, settings, tip) = (self.stored_events.clone(), self.settings.clone(), self.tip());
         let looked_up = tokio::task::spawn_blocking(move || {
             // Held to the end, also where the caller has gone.
             let _place = place;
             let found = stored_events.find(&sent)?.filter(|found| found.bounds.last <= tip.position);
             let index = &stored_events.index;
-            Ok(found.map(|found| {
-                found.into_stored(&sent, &settings.thresholds, |id| index.head_with(id, Patience::AtOnce))
+            Ok(found.map_or(NOT_FOUND, |found| {
+                let head = |id: &AggregateId| index.head_with(id, Patience::AtOnce);
+                Earlier::Stored(found.into_stored(&sent, &settings.thresholds, head))
             }))
         });
-        looked_up.await.unwrap_or(Ok(None))
+        looked_up.await.unwrap_or(Ok(NOT_FOUND))
     }
 
     /// Stores the events durably here, all or none.
@@ -332,7 +337,8 @@ impl Sequencer {
     /// See [`StoreError`].
     pub async fn append(&self, append: Append, origin: Origin) -> Result<Stored, StoreError> {
         let under_way = self.under_way(&append, &origin);
-        self.append_under_way(append, origin, under_way).await
+        let absent_up_to = self.stored_events.absent_up_to(&SentEvent::all_of(&append));
+        self.append_under_way(append, absent_up_to, origin, under_way).await
     }
 
     /// Notes that an append is under way, until it is decided or given up.
@@ -345,19 +351,20 @@ impl Sequencer {
         self.under_way.until_over(append).await;
     }
 
-    /// As [`Sequencer::append`], of one that was noted before.
+    /// As [`Sequencer::append`], of one that was noted and looked for before.
     ///
     /// # Errors
     /// See [`StoreError`].
     pub async fn append_under_way(
         &self,
         append: Append,
+        absent_up_to: Option<AbsentUpTo>,
         origin: Origin,
         under_way: UnderWay,
     ) -> Result<Stored, StoreError> {
         let weight = self.waiting.weigh(origin, append.byte_count())?;
         let (reply, answer) = oneshot::channel();
-        self.send(Call::Append { append, weight, reply, under_way })?;
+        self.send(Call::Append { append, absent_up_to, weight, reply, under_way })?;
         answer.await.unwrap_or(Err(StoreError::OutcomeUnknown))
     }
 

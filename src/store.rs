@@ -11,7 +11,7 @@ use crate::{
     history::{History, HistoryError},
     index::{Complete, Head, Patience, Totals},
     log::Place,
-    sequencer::{Append, Origin, Sequencer, Stored},
+    sequencer::{Append, Earlier, Origin, Sequencer, Stored},
     stats::Counters,
 };
 
@@ -135,15 +135,16 @@ impl EventStore {
             self.standing.admit_resend(self.sequencer.tip())?;
             // From here on, so that a resend that is refused meanwhile knows of this one.
             let under_way = self.sequencer.under_way(&append, &origin);
-            if let Some(stored) = self.sequencer.stored_before(&append).await? {
-                return Ok(stored);
-            }
+            let absent_up_to = match self.sequencer.stored_before(&append).await? {
+                Earlier::Stored(stored) => return Ok(stored),
+                Earlier::NotFound { absent_up_to } => absent_up_to,
+            };
             if let Err(refusal) = self.admit_write() {
                 // Before the wait: two that are refused must not wait for each other.
                 drop(under_way);
                 return self.first_answer(&append).await?.ok_or(refusal);
             }
-            self.sequencer.append_under_way(append, origin, under_way).await
+            self.sequencer.append_under_way(append, absent_up_to, origin, under_way).await
         })
         .await
     }
@@ -152,7 +153,7 @@ impl EventStore {
     pub(crate) async fn first_answer(&self, append: &Append) -> Result<Option<Stored>, StoreError> {
         self.standing.admit_resend(self.sequencer.tip())?;
         self.sequencer.until_decided(append).await;
-        self.sequencer.stored_before(append).await
+        Ok(self.sequencer.stored_before(append).await?.stored())
     }
 
     /// The second half: waits for as long as the state asks for. Says where the append lies that ends at `end` with

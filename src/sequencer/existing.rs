@@ -9,7 +9,7 @@ use std::{collections::HashMap, sync::Arc};
 use super::{Append, SnapshotThresholds, Stored, StoredAggregate};
 use crate::{
     event::{AggregateId, AppendBounds, ContentDigest, EventId, Position, SequenceNumber, record},
-    index::{Head, Index, IndexError, Patience, StoredId},
+    index::{AbsentUpTo, Head, Index, IndexError, Patience, StoredId},
     log::{Place, RecordPlace, RecordRun, Segments},
     refusals,
     store::{Conflict, StoreError},
@@ -25,6 +25,25 @@ pub(super) struct ExistingEvent {
     pub bounds: AppendBounds,
     pub digest: ContentDigest,
     pub place: RecordPlace,
+}
+
+/// What became of earlier attempts at an append.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Earlier {
+    Stored(Stored),
+    NotFound {
+        /// Up to where none of its events is stored; `None`: nothing is known for certain.
+        absent_up_to: Option<AbsentUpTo>,
+    },
+}
+
+impl Earlier {
+    pub fn stored(self) -> Option<Stored> {
+        match self {
+            Self::Stored(stored) => Some(stored),
+            Self::NotFound { .. } => None,
+        }
+    }
 }
 
 /// What tells a resend: the event's id, and a digest of what the caller sent.
@@ -56,9 +75,9 @@ pub(super) struct ExistingAppend {
 }
 
 impl StoredEvents {
-    /// Whether one of them may be stored. Looks at nothing but a filter in memory.
-    pub fn may_have(&self, sent: &[SentEvent]) -> bool {
-        sent.iter().any(|event| self.index.may_have_event(event.id))
+    /// As [`Index::absent_up_to`].
+    pub fn absent_up_to(&self, sent: &[SentEvent]) -> Option<AbsentUpTo> {
+        self.index.absent_up_to(sent.iter().map(|event| event.id))
     }
 
     /// Where the index can't tell, the event may be stored.
@@ -67,6 +86,23 @@ impl StoredEvents {
             refusals::failed("the index can't tell whether an event is stored", &error);
             StoreError::OutcomeUnknown
         })
+    }
+
+    /// The append that stored these events. Most were looked for just now: what is known since then is in memory.
+    ///
+    /// # Errors
+    /// As [`StoredEvents::find`].
+    pub fn find_since(
+        &self,
+        absent_up_to: Option<AbsentUpTo>,
+        sent: &[SentEvent],
+    ) -> Result<Option<ExistingAppend>, StoreError> {
+        let ids = sent.iter().map(|event| event.id);
+        if absent_up_to.is_some_and(|up_to| self.index.is_still_absent(up_to, ids)) {
+            debug_assert!(!matches!(self.find(sent), Ok(Some(_))), "it is stored");
+            return Ok(None);
+        }
+        self.find(sent)
     }
 
     /// The append that stored these events.

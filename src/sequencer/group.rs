@@ -73,9 +73,9 @@ impl OpenGroup {
         match call {
             Call::Append { reply, .. } if reply.is_closed() => {}
             Call::Snapshot { reply, .. } if reply.is_closed() => {}
-            Call::Append { append, weight, reply, under_way } => {
+            Call::Append { append, absent_up_to, weight, reply, under_way } => {
                 drop(weight);
-                let result = self.append(worker, append);
+                let result = self.append(worker, append, absent_up_to);
                 self.answers.push(Answer::Append(reply, result, under_way));
             }
             Call::Snapshot { snapshot, weight, reply } => {

@@ -13,16 +13,21 @@ use crate::{
         AggregateId, AppendBounds, Hash, NewEvent, Position, SequenceNumber, Snapshot,
         record::{self, Numbers},
     },
-    index::{IndexedEvent, IndexedSnapshot, Patience},
+    index::{AbsentUpTo, IndexedEvent, IndexedSnapshot, Patience},
     store::{Conflict, Precondition, StoreError},
 };
 
 impl OpenGroup {
     /// Ids first, then the state of the service, then expectations: a resend of what was stored is no conflict, and is
     /// answered whatever came after it.
-    pub(super) fn append(&mut self, worker: &Worker, append: Append) -> Result<Stored, StoreError> {
+    pub(super) fn append(
+        &mut self,
+        worker: &Worker,
+        append: Append,
+        absent_up_to: Option<AbsentUpTo>,
+    ) -> Result<Stored, StoreError> {
         let sent = SentEvent::all_of(&append);
-        if let Some(existing) = self.existing(worker, &sent)? {
+        if let Some(existing) = self.existing(worker, &sent, absent_up_to)? {
             let thresholds = &worker.settings.thresholds;
             return Ok(existing.into_stored(&sent, thresholds, |id| self.entries.head(&worker.index, id)));
         }
@@ -32,7 +37,12 @@ impl OpenGroup {
     }
 
     /// The append that stored these events, in this group or before it.
-    fn existing(&self, worker: &Worker, sent: &[SentEvent]) -> Result<Option<ExistingAppend>, StoreError> {
+    fn existing(
+        &self,
+        worker: &Worker,
+        sent: &[SentEvent],
+        absent_up_to: Option<AbsentUpTo>,
+    ) -> Result<Option<ExistingAppend>, StoreError> {
         let in_group = |event: &SentEvent| self.events.get(&event.id);
         if let Some(reused) = sent.iter().find(|event| in_group(event).is_some()) {
             // An append is in this group with all of its events, or with none.
@@ -42,7 +52,7 @@ impl OpenGroup {
                 found => found.map(Some),
             };
         }
-        worker.stored_events.find(sent)
+        worker.stored_events.find_since(absent_up_to, sent)
     }
 
     fn check_expectations(&mut self, worker: &Worker, append: &Append) -> Result<(), StoreError> {

@@ -203,6 +203,27 @@ impl Written {
         index.add(entries, || ());
     }
 
+    /// What is said without a look at the files may be less than is known, and never wrong.
+    fn check_absence(&self, index: &Index, unknown: &[EventId]) {
+        let tip = self.log.tip().position;
+        match index.absent_up_to(unknown.iter().copied()) {
+            Some(AbsentUpTo(up_to)) => assert_eq!(up_to, tip),
+            None => {
+                assert!(index.layers().older.iter().any(|layer| layer.table().is_some()), "no filter errs")
+            }
+        }
+        assert!(index.is_still_absent(AbsentUpTo(tip), unknown.iter().copied()));
+        let frames: Vec<_> = self.frames.iter().map(|(first, place)| (*place, *first)).collect();
+        for (id, place) in &self.places {
+            let place = Place { segment: place.segment, offset: place.offset };
+            let behind = frames.partition_point(|(frame, _)| *frame <= place);
+            let (_, first) = frames[behind - 1];
+            assert_eq!(index.absent_up_to([*id].into_iter()), None);
+            let before = AbsentUpTo(Position(first - 1));
+            assert!(!index.is_still_absent(before, [*id].into_iter()), "{id} at {first} or later");
+        }
+    }
+
     /// Everything that can be asked.
     pub fn check(&self, index: &Index) {
         let complete = index.complete();
@@ -216,6 +237,7 @@ impl Written {
         }
         let unknown: Vec<_> = (0..20).map(|_| EventId::random()).collect();
         assert!(unknown.iter().all(|id| index.event(*id).unwrap().is_none()));
+        self.check_absence(index, &unknown);
         let mut heads = Vec::new();
         for (id, aggregate) in &self.aggregates {
             let head = Head {
