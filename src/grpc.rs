@@ -120,7 +120,7 @@ pub struct Bounds {
 impl Bounds {
     pub fn new(limits: &LimitsConfig, budget: ByteBudget) -> Self {
         let streams_max = limits.streams_open_max as u64;
-        let streams = SharedLimit::new(Limit::StreamsOpen, Resource::Streams, streams_max);
+        let streams = Arc::new(SharedLimit::new(Limit::StreamsOpen, Resource::Streams, streams_max));
         Self { streams, reads: Reads::new(limits, budget) }
     }
 }

@@ -3,7 +3,8 @@
 //! While less than four fifths of a limit is in use, nobody is held back. Above that, a caller that would hold more
 //! than half of it is refused, so that there is always room for another. A caller is one connection.
 //!
-//! A [`Held`] amount belongs to the work or the memory that it stands for, and is given back when that is gone.
+//! A [`Held`] amount belongs to the work or the memory that it stands for, and is given back when that is gone. What holds
+//! amounts of several limits for one caller keeps them itself, and gives them back by [`SharedLimit::force`].
 
 use std::sync::{
     Arc,
@@ -94,13 +95,13 @@ pub struct SharedLimit {
 }
 
 impl SharedLimit {
-    pub fn new(limit: Limit, resource: Resource, max: u64) -> Arc<Self> {
-        Arc::new(Self { limit, resource, max, configured: max, used: AtomicU64::new(0) })
+    pub fn new(limit: Limit, resource: Resource, max: u64) -> Self {
+        Self::part(limit, resource, max, max)
     }
 
     /// A part of a limit that is configured as `configured`.
-    pub fn part(limit: Limit, resource: Resource, max: u64, configured: u64) -> Arc<Self> {
-        Arc::new(Self { limit, resource, max, configured, used: AtomicU64::new(0) })
+    pub fn part(limit: Limit, resource: Resource, max: u64, configured: u64) -> Self {
+        Self { limit, resource, max, configured, used: AtomicU64::new(0) }
     }
 
     pub fn max(&self) -> u64 {
@@ -128,15 +129,57 @@ impl SharedLimit {
     }
 
     /// Takes so much for a caller where nothing is in use, also if that is more than the limit.
-    pub fn acquire_alone(self: &Arc<Self>, caller: &Caller, amount: u64) -> Option<Held> {
-        self.used.compare_exchange(0, amount, Ordering::Relaxed, Ordering::Relaxed).ok()?;
-        caller.amount(self.resource).fetch_add(amount, Ordering::Relaxed);
-        Some(Held { limit: self.clone(), caller: caller.clone(), amount })
+    pub fn take_alone(&self, caller: &Caller, held: &mut u64, amount: u64) -> bool {
+        let alone = self.used.compare_exchange(0, amount, Ordering::Relaxed, Ordering::Relaxed).is_ok();
+        if alone {
+            caller.amount(self.resource).fetch_add(amount, Ordering::Relaxed);
+            *held = amount;
+        }
+        alone
     }
 
     /// An amount of zero, to be resized.
     pub fn nothing(self: &Arc<Self>, caller: &Caller) -> Held {
         Held { limit: self.clone(), caller: caller.clone(), amount: 0 }
+    }
+
+    /// Makes what a caller holds, which is `held`, `amount`. It stays what it was where it can't grow.
+    ///
+    /// # Errors
+    /// As [`SharedLimit::acquire`].
+    pub fn resize(&self, caller: &Caller, held: &mut u64, amount: u64) -> Result<(), Reached> {
+        match amount.checked_sub(*held) {
+            Some(0) => {}
+            Some(more) => self.take(caller, more)?,
+            None => self.give_back(caller, held.saturating_sub(amount)),
+        }
+        *held = amount;
+        Ok(())
+    }
+
+    /// The same also beyond the limit: for what has to be answered in any case.
+    pub fn force(&self, caller: &Caller, held: &mut u64, amount: u64) {
+        match amount.checked_sub(*held) {
+            Some(0) => {}
+            Some(more) => {
+                caller.amount(self.resource).fetch_add(more, Ordering::Relaxed);
+                self.used.fetch_add(more, Ordering::Relaxed);
+            }
+            None => self.give_back(caller, held.saturating_sub(amount)),
+        }
+        *held = amount;
+    }
+
+    /// That more than half would be in use if `held` were `amount`.
+    pub fn short_with(&self, held: u64, amount: u64) -> Option<Reached> {
+        let used = self.used().saturating_sub(held).saturating_add(amount);
+        let Self { limit, max, configured, .. } = *self;
+        (used > max / 2).then_some(Reached { limit, max: configured, share: None })
+    }
+
+    fn give_back(&self, caller: &Caller, amount: u64) {
+        self.used.fetch_sub(amount, Ordering::Relaxed);
+        caller.amount(self.resource).fetch_sub(amount, Ordering::Relaxed);
     }
 
     fn take(&self, caller: &Caller, more: u64) -> Result<(), Reached> {
@@ -172,55 +215,23 @@ impl Held {
         self.amount
     }
 
-    /// That more than half of the limit would be in use if this were `amount`.
-    pub fn short_with(&self, amount: u64) -> Option<Reached> {
-        let used = self.limit.used().saturating_sub(self.amount).saturating_add(amount);
-        let SharedLimit { limit, max, configured, .. } = *self.limit;
-        (used > max / 2).then_some(Reached { limit, max: configured, share: None })
-    }
-
     /// Makes it `amount`. What it was before stays where it can't grow.
     ///
     /// # Errors
     /// As [`SharedLimit::acquire`].
     pub fn resize(&mut self, amount: u64) -> Result<(), Reached> {
-        match amount.checked_sub(self.amount) {
-            Some(0) => {}
-            Some(more) => self.limit.take(&self.caller, more)?,
-            None => self.give_back(self.amount.saturating_sub(amount)),
-        }
-        self.amount = amount;
-        Ok(())
+        self.limit.resize(&self.caller, &mut self.amount, amount)
     }
 
-    /// Makes it `amount`, also beyond the limit: for what has to be answered in any case.
+    /// Makes it `amount`, also beyond the limit.
     pub fn force(&mut self, amount: u64) {
-        match amount.checked_sub(self.amount) {
-            Some(more) => {
-                self.caller.amount(self.limit.resource).fetch_add(more, Ordering::Relaxed);
-                self.limit.used.fetch_add(more, Ordering::Relaxed);
-            }
-            None => self.give_back(self.amount.saturating_sub(amount)),
-        }
-        self.amount = amount;
-    }
-
-    /// Takes all out but `left`.
-    pub fn take_but(&mut self, left: u64) -> Self {
-        let left = left.min(self.amount);
-        let amount = std::mem::replace(&mut self.amount, left).saturating_sub(left);
-        Self { limit: self.limit.clone(), caller: self.caller.clone(), amount }
-    }
-
-    fn give_back(&self, amount: u64) {
-        self.limit.used.fetch_sub(amount, Ordering::Relaxed);
-        self.caller.amount(self.limit.resource).fetch_sub(amount, Ordering::Relaxed);
+        self.limit.force(&self.caller, &mut self.amount, amount);
     }
 }
 
 impl Drop for Held {
     fn drop(&mut self) {
-        self.give_back(self.amount);
+        self.force(0);
     }
 }
 
@@ -229,7 +240,7 @@ mod tests {
     use super::*;
 
     fn limit(max: u64) -> Arc<SharedLimit> {
-        SharedLimit::new(Limit::StreamsOpen, Resource::Streams, max)
+        Arc::new(SharedLimit::new(Limit::StreamsOpen, Resource::Streams, max))
     }
 
     #[test]
@@ -282,10 +293,8 @@ mod tests {
         held.resize(20).unwrap();
         assert_eq!(limit.used(), 20);
         held.force(200);
-        let taken = held.take_but(0);
+        assert_eq!((held.amount(), limit.used()), (200, 200));
         drop(held);
-        assert_eq!((taken.amount(), limit.used()), (200, 200));
-        drop(taken);
-        assert_eq!(limit.used(), 0);
+        assert_eq!((limit.used(), caller.amount(Resource::Streams).load(Ordering::Relaxed)), (0, 0));
     }
 }

@@ -150,8 +150,11 @@ impl World {
         let contents = Contents::start(store, settings, &ends);
         let handler = Handler::new(source.clone(), contents.clone(), settings.events, settings.raw_appends);
         let rebuilding = Arc::default();
-        let differences =
-            SharedLimit::new(Limit::CallBytes, Resource::DifferenceBytes, difference::HELD_BYTES_MAX);
+        let differences = Arc::new(SharedLimit::new(
+            Limit::CallBytes,
+            Resource::DifferenceBytes,
+            difference::HELD_BYTES_MAX,
+        ));
         Arc::new(Self { source, handler, contents, read_models, rebuilding, differences, ends })
     }
 

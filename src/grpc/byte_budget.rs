@@ -13,7 +13,7 @@ use tonic::Status;
 
 use super::status;
 use crate::{
-    shared_limit::{Caller, Held, Reached, Resource, SharedLimit},
+    shared_limit::{Caller, Reached, Resource, SharedLimit},
     store::Limit,
 };
 
@@ -22,11 +22,14 @@ pub const SMALL_BYTES: u64 = 16 * 1024;
 
 /// The budget. Cheap to clone.
 #[derive(Debug, Clone)]
-pub struct ByteBudget {
-    all: Arc<SharedLimit>,
-    large_requests: Arc<SharedLimit>,
-    answers: Arc<SharedLimit>,
-    write_answers: Arc<SharedLimit>,
+pub struct ByteBudget(Arc<Parts>);
+
+#[derive(Debug)]
+struct Parts {
+    all: SharedLimit,
+    large_requests: SharedLimit,
+    answers: SharedLimit,
+    write_answers: SharedLimit,
 }
 
 /// What a call wants bytes for.
@@ -39,43 +42,58 @@ pub enum Purpose {
     WriteAnswer,
 }
 
+impl Purpose {
+    /// How many of the bytes of a call count in the part for this purpose.
+    fn counted_in_part(self, bytes: u64) -> u64 {
+        match self {
+            Self::Request if bytes <= SMALL_BYTES => 0,
+            Self::Request | Self::Answer | Self::WriteAnswer => bytes,
+        }
+    }
+}
+
+impl Parts {
+    fn of(&self, purpose: Purpose) -> &SharedLimit {
+        match purpose {
+            Purpose::Request => &self.large_requests,
+            Purpose::Answer => &self.answers,
+            Purpose::WriteAnswer => &self.write_answers,
+        }
+    }
+}
+
 impl ByteBudget {
     pub fn new(bytes_max: usize) -> Self {
         let max = bytes_max as u64;
         // Together less than all: the rest is for small requests, whoever holds what.
         let part = |resource, parts| SharedLimit::part(Limit::CallBytes, resource, max / 16 * parts, max);
-        Self {
+        Self(Arc::new(Parts {
             all: SharedLimit::new(Limit::CallBytes, Resource::Bytes, max),
             large_requests: part(Resource::RequestBytes, 6),
             answers: part(Resource::AnswerBytes, 7),
             write_answers: part(Resource::WriteAnswerBytes, 1),
-        }
+        }))
     }
 
     /// What all answers and reads in progress may have together.
     pub fn answers_max(&self) -> u64 {
-        self.answers.max()
+        self.0.answers.max()
     }
 
     /// More than half of what answers to writes may have is in use.
     pub fn write_answers_are_short(&self) -> bool {
-        self.write_answers.is_short()
+        self.0.write_answers.is_short()
     }
 
     /// The bytes of one call for one purpose; none yet.
     pub fn of_call(&self, caller: &Caller, purpose: Purpose) -> CallBytes {
-        let part = match purpose {
-            Purpose::Request => &self.large_requests,
-            Purpose::Answer => &self.answers,
-            Purpose::WriteAnswer => &self.write_answers,
-        };
-        let (all, part) = (self.all.nothing(caller), part.nothing(caller));
-        CallBytes(Arc::new(Mutex::new(Allotment { all, part, purpose })))
+        let (parts, caller) = (self.0.clone(), caller.clone());
+        CallBytes(Arc::new(Mutex::new(Allotment { parts, caller, purpose, bytes: 0, in_part: 0 })))
     }
 
     #[cfg(test)]
     pub fn used(&self) -> u64 {
-        self.all.used()
+        self.0.all.used()
     }
 }
 
@@ -83,26 +101,48 @@ impl ByteBudget {
 #[derive(Debug, Clone)]
 pub struct CallBytes(Arc<Mutex<Allotment>>);
 
+/// Bytes that are held until this is dropped.
 #[derive(Debug)]
 struct Allotment {
-    all: Held,
-    /// Of the part for this purpose.
-    part: Held,
+    parts: Arc<Parts>,
+    caller: Caller,
     purpose: Purpose,
+    bytes: u64,
+    /// Of these, those that count in the part for this purpose.
+    in_part: u64,
 }
 
 impl Allotment {
-    fn in_part(&self, bytes: u64) -> u64 {
-        match self.purpose {
-            Purpose::Request if bytes <= SMALL_BYTES => 0,
-            Purpose::Request | Purpose::Answer | Purpose::WriteAnswer => bytes,
+    fn resize(&mut self, bytes: u64) -> Result<(), Reached> {
+        let (part, before) = (self.parts.of(self.purpose), self.in_part);
+        part.resize(&self.caller, &mut self.in_part, self.purpose.counted_in_part(bytes))?;
+        let resized = self.parts.all.resize(&self.caller, &mut self.bytes, bytes);
+        if resized.is_err() {
+            part.force(&self.caller, &mut self.in_part, before);
         }
+        resized
     }
 
-    fn resize(&mut self, bytes: u64) -> Result<(), Reached> {
-        let before = self.part.amount();
-        self.part.resize(self.in_part(bytes))?;
-        self.all.resize(bytes).inspect_err(|_| self.part.force(before))
+    fn force(&mut self, bytes: u64) {
+        let part = self.parts.of(self.purpose);
+        part.force(&self.caller, &mut self.in_part, self.purpose.counted_in_part(bytes));
+        self.parts.all.force(&self.caller, &mut self.bytes, bytes);
+    }
+
+    /// Takes all out but `left`.
+    fn take_but(&mut self, left: u64) -> Self {
+        let left = left.min(self.bytes);
+        let left_in_part = self.purpose.counted_in_part(left).min(self.in_part);
+        let bytes = std::mem::replace(&mut self.bytes, left).saturating_sub(left);
+        let in_part = std::mem::replace(&mut self.in_part, left_in_part).saturating_sub(left_in_part);
+        let (parts, caller, purpose) = (self.parts.clone(), self.caller.clone(), self.purpose);
+        Self { parts, caller, purpose, bytes, in_part }
+    }
+}
+
+impl Drop for Allotment {
+    fn drop(&mut self) {
+        self.force(0);
     }
 }
 
@@ -133,7 +173,9 @@ impl CallBytes {
     /// As [`CallBytes::resize`].
     pub fn try_resize_within_half(&self, bytes: usize) -> Result<(), Reached> {
         let mut allotment = self.allotment();
-        match allotment.part.short_with(allotment.in_part(bytes as u64)) {
+        let (part, in_part) =
+            (allotment.parts.of(allotment.purpose), allotment.purpose.counted_in_part(bytes as u64));
+        match part.short_with(allotment.in_part, in_part) {
             Some(short) => Err(short),
             None => allotment.resize(bytes as u64),
         }
@@ -141,10 +183,7 @@ impl CallBytes {
 
     /// Makes it so many bytes, also beyond the limit: for a health check, and for less than there was.
     pub fn force(&self, bytes: usize) {
-        let mut allotment = self.allotment();
-        let in_part = allotment.in_part(bytes as u64);
-        allotment.part.force(in_part);
-        allotment.all.force(bytes as u64);
+        self.allotment().force(bytes as u64);
     }
 
     /// Ties the bytes to a piece of memory: they are held until the last part of it is dropped, wherever that is.
@@ -154,16 +193,14 @@ impl CallBytes {
 
     /// The same, but so many of the bytes are left for another piece.
     pub fn tie_and_leave(&self, piece: Bytes, left: usize) -> Bytes {
-        let mut allotment = self.allotment();
-        let (left_in_all, left_in_part) = (left as u64, allotment.in_part(left as u64));
-        let held = [allotment.all.take_but(left_in_all), allotment.part.take_but(left_in_part)];
+        let held = self.allotment().take_but(left as u64);
         Bytes::from_owner(Tied { piece, _held: held })
     }
 }
 
 struct Tied {
     piece: Bytes,
-    _held: [Held; 2],
+    _held: Allotment,
 }
 
 impl AsRef<[u8]> for Tied {
@@ -198,8 +235,8 @@ mod tests {
             }
             call(Purpose::Request).resize(SMALL_BYTES as usize).unwrap();
             drop(held);
-            let parts = [&budget.all, &budget.answers, &budget.large_requests, &budget.write_answers];
-            assert_eq!(parts.map(|part| part.used()), [0; 4]);
+            let Parts { all, answers, large_requests, write_answers } = &*budget.0;
+            assert_eq!([all, answers, large_requests, write_answers].map(SharedLimit::used), [0; 4]);
         }
     }
 
@@ -208,7 +245,7 @@ mod tests {
         let budget = ByteBudget::new(1_600_000);
         let held = budget.of_call(&Caller::default(), Purpose::WriteAnswer);
         held.resize(100).unwrap();
-        assert_eq!(budget.write_answers.used(), 100);
+        assert_eq!(budget.0.write_answers.used(), 100);
     }
 
     #[test]
@@ -258,6 +295,56 @@ mod tests {
         let less = ByteBudget::new(limits.call_bytes_min() / 10 * 9);
         let request = less.of_call(&Caller::default(), Purpose::Request);
         request.resize(limits.largest_request_in_memory()).unwrap_err();
+    }
+
+    #[test]
+    fn what_is_tied_and_what_is_left_count_where_they_did() {
+        let resources =
+            [Resource::Bytes, Resource::AnswerBytes, Resource::RequestBytes, Resource::WriteAnswerBytes];
+        for (purpose, part) in [(Purpose::Answer, 1), (Purpose::Request, 2), (Purpose::WriteAnswer, 3)] {
+            for (left, piece_first) in
+                [0, 10_000, 17_000, 30_000].into_iter().flat_map(|left| [(left, true), (left, false)])
+            {
+                let (budget, caller) = (ByteBudget::new(1_600_000), Caller::default());
+                let used = || {
+                    let Parts { all, answers, large_requests, write_answers } = &*budget.0;
+                    [all, answers, large_requests, write_answers].map(SharedLimit::used)
+                };
+                let call = budget.of_call(&caller, purpose);
+                call.resize(20_000).unwrap();
+                let held = used();
+                let piece = call.tie_and_leave(Bytes::from_static(&[7; 20_000]), left);
+                assert_eq!(used(), held);
+                if piece_first {
+                    drop(piece);
+                    let left = left.min(20_000) as u64;
+                    let mut expected = [left, 0, 0, 0];
+                    expected[part] =
+                        if purpose == Purpose::Request && left <= SMALL_BYTES { 0 } else { left };
+                    assert_eq!(used(), expected, "{purpose:?}, {left} left");
+                    drop(call);
+                } else {
+                    drop(call);
+                    drop(piece);
+                }
+                assert_eq!(used(), [0; 4]);
+                assert!(resources.iter().all(|resource| !caller.holds(*resource)));
+            }
+        }
+    }
+
+    #[test]
+    fn bytes_that_the_whole_refuses_are_none_of_the_part() {
+        let budget = ByteBudget::new(160_000);
+        let callers = [Caller::default(), Caller::default()];
+        let small = |caller| budget.of_call(caller, Purpose::Request);
+        let held: Vec<_> = callers.iter().flat_map(|caller| [(); 5].map(|()| small(caller))).collect();
+        held.iter().for_each(|one| one.resize(16_000).unwrap());
+        let answer = budget.of_call(&Caller::default(), Purpose::Answer);
+        answer.resize(1000).unwrap_err();
+        assert_eq!((budget.0.answers.used(), budget.used()), (0, 160_000));
+        drop(held);
+        answer.resize(1000).unwrap();
     }
 
     #[test]

@@ -53,7 +53,7 @@ pub struct Admitted {
 
 impl Gate {
     pub fn new(calls_max: usize, budget: ByteBudget) -> Self {
-        let places = SharedLimit::new(Limit::ConcurrentCalls, Resource::Calls, calls_max as u64);
+        let places = Arc::new(SharedLimit::new(Limit::ConcurrentCalls, Resource::Calls, calls_max as u64));
         Self { places, budget }
     }
 }

@@ -272,7 +272,7 @@ mod tests {
 
     #[tokio::test]
     async fn a_read_keeps_its_places_and_bytes_after_its_caller_has_gone() {
-        let streams = SharedLimit::new(Limit::StreamsOpen, Resource::Streams, 100);
+        let streams = Arc::new(SharedLimit::new(Limit::StreamsOpen, Resource::Streams, 100));
         let budget = ByteBudget::new(384 << 20);
         let reads = Reads::new(&LimitsConfig::default(), budget.clone());
         let mut gate = Gate::new(10, budget.clone());
@@ -390,7 +390,7 @@ mod tests {
 
     #[tokio::test]
     async fn lists_that_wait_leave_half_of_the_reads_of_all_and_of_their_caller() {
-        let streams = SharedLimit::new(Limit::StreamsOpen, Resource::Streams, 1000);
+        let streams = Arc::new(SharedLimit::new(Limit::StreamsOpen, Resource::Streams, 1000));
         let reads = Reads::new(&LimitsConfig::default(), ByteBudget::new(usize::MAX));
         let (lists, mut ends, mut begun) = (reads.lists(), Vec::new(), tokio::task::JoinSet::new());
         let callers: Vec<_> = (0..4).map(|_| call(&streams)).collect();
@@ -418,12 +418,13 @@ mod tests {
 
     #[tokio::test(start_paused = true)]
     async fn lists_that_queue_behind_their_callers_reads_hold_no_place_of_all() {
-        let streams = SharedLimit::new(Limit::StreamsOpen, Resource::Streams, 1000);
+        let streams = Arc::new(SharedLimit::new(Limit::StreamsOpen, Resource::Streams, 1000));
         let reads = Reads::new(&LimitsConfig::default(), ByteBudget::new(usize::MAX));
         let (lists, callers) = (reads.lists(), [call(&streams), call(&streams)]);
         let mut queued = Vec::new();
         for caller in &callers {
-            let own = caller.reads.clone().try_acquire_many_owned(READS_PER_CALLER_MAX as u32).unwrap();
+            let own =
+                caller.reads.clone().try_acquire_many_owned(READS_PER_CALLER_MAX as u32).unwrap();
             for _ in 0..READS_PER_CALLER_MAX {
                 let mut list = Box::pin(lists.run(caller, || ()));
                 assert!(futures_util::poll!(&mut list).is_pending());
@@ -457,7 +458,7 @@ mod tests {
 
     #[tokio::test]
     async fn one_connection_does_not_have_all_reads() {
-        let streams = SharedLimit::new(Limit::StreamsOpen, Resource::Streams, 1000);
+        let streams = Arc::new(SharedLimit::new(Limit::StreamsOpen, Resource::Streams, 1000));
         let reads = Reads::new(&LimitsConfig::default(), ByteBudget::new(usize::MAX));
         let (greedy, mut ends) = (call(&streams), Vec::new());
         let mut begun = tokio::task::JoinSet::new();

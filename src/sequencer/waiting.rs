@@ -4,7 +4,7 @@ use std::{any::Any, sync::Arc, time::Duration};
 
 use super::Settings;
 use crate::{
-    shared_limit::{Caller, Held, Reached, Resource, SharedLimit},
+    shared_limit::{Caller, Reached, Resource, SharedLimit},
     store::{Limit, StoreError},
 };
 
@@ -20,28 +20,29 @@ pub struct Origin {
 
 /// The limits. Cheap to clone.
 #[derive(Debug, Clone)]
-pub(super) struct Waiting {
-    calls: Arc<SharedLimit>,
-    bytes: Arc<SharedLimit>,
+pub(super) struct Waiting(Arc<Limits>);
+
+#[derive(Debug)]
+struct Limits {
+    calls: SharedLimit,
+    bytes: SharedLimit,
 }
 
 /// What a call adds to what waits, until it is taken.
 pub(super) struct Weight {
-    _call: Held,
-    _bytes: Held,
+    limits: Arc<Limits>,
+    caller: Caller,
+    calls: u64,
+    bytes: u64,
 }
 
 impl Waiting {
     pub fn new(settings: &Settings) -> Self {
-        let calls_max = settings.calls_waiting_max as u64;
-        Self {
+        let (calls_max, bytes_max) = (settings.calls_waiting_max as u64, settings.calls_waiting_bytes_max);
+        Self(Arc::new(Limits {
             calls: SharedLimit::new(Limit::CallsWaiting, Resource::WaitingWrites, calls_max),
-            bytes: SharedLimit::new(
-                Limit::CallsWaitingBytes,
-                Resource::WaitingBytes,
-                settings.calls_waiting_bytes_max,
-            ),
-        }
+            bytes: SharedLimit::new(Limit::CallsWaitingBytes, Resource::WaitingBytes, bytes_max),
+        }))
     }
 
     /// Counts a call.
@@ -50,16 +51,36 @@ impl Waiting {
     /// A limit is reached, or the caller has its share.
     pub fn weigh(&self, origin: Origin, bytes: u64) -> Result<Weight, StoreError> {
         let Origin { caller, counted, kept: _ } = origin;
-        let bytes = match self.bytes.acquire(&caller, bytes) {
-            Ok(bytes) => bytes,
-            // A call that is larger than the limit passes when it is alone.
-            Err(reached) => self.bytes.acquire_alone(&caller, bytes).ok_or_else(|| full(reached))?,
-        };
-        let call = self.calls.acquire(&caller, 1).map_err(full)?;
+        let mut weight = Weight { limits: self.0.clone(), caller, calls: 0, bytes: 0 };
+        weight.count_bytes(bytes)?;
+        weight.count_call()?;
         if let Some(counted) = counted {
             counted();
         }
-        Ok(Weight { _call: call, _bytes: bytes })
+        Ok(weight)
+    }
+}
+
+impl Weight {
+    /// A call that is larger than the limit passes when it is alone.
+    fn count_bytes(&mut self, bytes: u64) -> Result<(), StoreError> {
+        let Self { limits, caller, bytes: held, .. } = self;
+        let resized = limits.bytes.resize(caller, held, bytes);
+        resized.or_else(|reached| match limits.bytes.take_alone(caller, held, bytes) {
+            true => Ok(()),
+            false => Err(full(reached)),
+        })
+    }
+
+    fn count_call(&mut self) -> Result<(), StoreError> {
+        self.limits.calls.resize(&self.caller, &mut self.calls, 1).map_err(full)
+    }
+}
+
+impl Drop for Weight {
+    fn drop(&mut self) {
+        self.limits.calls.force(&self.caller, &mut self.calls, 0);
+        self.limits.bytes.force(&self.caller, &mut self.bytes, 0);
     }
 }
 

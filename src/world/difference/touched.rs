@@ -214,7 +214,7 @@ mod tests {
     use crate::{shared_limit::Resource, store::Limit, world::difference::HELD_BYTES_MAX};
 
     fn budget(bytes: u64) -> Arc<SharedLimit> {
-        SharedLimit::new(Limit::CallBytes, Resource::DifferenceBytes, bytes)
+        Arc::new(SharedLimit::new(Limit::CallBytes, Resource::DifferenceBytes, bytes))
     }
 
     fn add_some(touched: &mut Touched, count: u64) -> Result<usize, WorldError> {
