@@ -131,22 +131,24 @@ impl EventStore {
     /// # Errors
     /// See [`StoreError`].
     pub async fn append_here(&self, append: Append, origin: Origin) -> Result<Stored, StoreError> {
-        self.counted_write(async {
-            self.standing.admit_resend(self.sequencer.tip())?;
-            // From here on, so that a resend that is refused meanwhile knows of this one.
-            let under_way = self.sequencer.under_way(&append, &origin);
-            let absent_up_to = match self.sequencer.stored_before(&append).await? {
-                Earlier::Stored(stored) => return Ok(stored),
-                Earlier::NotFound { absent_up_to } => absent_up_to,
-            };
-            if let Err(refusal) = self.admit_write() {
-                // Before the wait: two that are refused must not wait for each other.
-                drop(under_way);
-                return self.first_answer(&append).await?.ok_or(refusal);
-            }
-            self.sequencer.append_under_way(append, absent_up_to, origin, under_way).await
-        })
-        .await
+        let stored = self.append_or_find(append, origin).await;
+        self.counted_write(stored)
+    }
+
+    async fn append_or_find(&self, append: Append, origin: Origin) -> Result<Stored, StoreError> {
+        self.standing.admit_resend(self.sequencer.tip())?;
+        // From here on, so that a resend that is refused meanwhile knows of this one.
+        let under_way = self.sequencer.under_way(&append, &origin);
+        let absent_up_to = match self.sequencer.stored_before(&append).await? {
+            Earlier::Stored(stored) => return Ok(stored),
+            Earlier::NotFound { absent_up_to } => absent_up_to,
+        };
+        if let Err(refusal) = self.admit_write() {
+            // Before the wait: two that are refused must not wait for each other.
+            drop(under_way);
+            return self.first_answer(&append).await?.ok_or(refusal);
+        }
+        self.sequencer.append_under_way(append, absent_up_to, origin, under_way).await
     }
 
     /// The answer to an earlier attempt, which may still be under way; `None`: none of it is stored.
@@ -162,20 +164,17 @@ impl EventStore {
     /// # Errors
     /// The outcome is not known.
     pub async fn settle(&self, end: Place, last: Position, attempt: Attempt) -> Result<StoredIn, StoreError> {
-        self.counted_write(async {
-            match self.standing.settle(end, Some(last), self.sequencer.tip()).await {
-                Settled::Local => Ok(StoredIn::LocalLog),
-                Settled::Immudb => Ok(StoredIn::Immudb(self.transaction(last))),
-                Settled::Unknown => match attempt {
-                    Attempt::First => Err(StoreError::OutcomeUnknown),
-                    Attempt::Repeated if self.standing.is_forwarded(end, last) => {
-                        Ok(StoredIn::Immudb(self.transaction(last)))
-                    }
-                    Attempt::Repeated => Ok(StoredIn::LocalLog),
-                },
-            }
+        self.counted_write(match self.standing.settle(end, Some(last), self.sequencer.tip()).await {
+            Settled::Local => Ok(StoredIn::LocalLog),
+            Settled::Immudb => Ok(StoredIn::Immudb(self.transaction(last))),
+            Settled::Unknown => match attempt {
+                Attempt::First => Err(StoreError::OutcomeUnknown),
+                Attempt::Repeated if self.standing.is_forwarded(end, last) => {
+                    Ok(StoredIn::Immudb(self.transaction(last)))
+                }
+                Attempt::Repeated => Ok(StoredIn::LocalLog),
+            },
         })
-        .await
     }
 
     /// The transaction that took the event at `position`; 0 where that is not known. The append is stored, so nothing
@@ -196,23 +195,21 @@ impl EventStore {
     /// # Errors
     /// See [`StoreError`].
     pub async fn save_snapshot(&self, snapshot: Snapshot, origin: Origin) -> Result<StoredIn, StoreError> {
-        self.counted_write(async {
-            self.admit_write()?;
-            let stored = self.sequencer.snapshot(snapshot, origin).await?;
-            match self.standing.settle(stored.end, None, self.sequencer.tip()).await {
-                Settled::Local => Ok(StoredIn::LocalLog),
-                Settled::Immudb => Ok(StoredIn::Immudb(0)),
-                Settled::Unknown => Err(StoreError::OutcomeUnknown),
-            }
-        })
-        .await
+        let stored_in = self.save(snapshot, origin).await;
+        self.counted_write(stored_in)
     }
 
-    async fn counted_write<T>(
-        &self,
-        write: impl Future<Output = Result<T, StoreError>>,
-    ) -> Result<T, StoreError> {
-        let result = write.await;
+    async fn save(&self, snapshot: Snapshot, origin: Origin) -> Result<StoredIn, StoreError> {
+        self.admit_write()?;
+        let stored = self.sequencer.snapshot(snapshot, origin).await?;
+        match self.standing.settle(stored.end, None, self.sequencer.tip()).await {
+            Settled::Local => Ok(StoredIn::LocalLog),
+            Settled::Immudb => Ok(StoredIn::Immudb(0)),
+            Settled::Unknown => Err(StoreError::OutcomeUnknown),
+        }
+    }
+
+    fn counted_write<T>(&self, result: Result<T, StoreError>) -> Result<T, StoreError> {
         if result.as_ref().is_err_and(StoreError::is_failure) {
             self.counters.store_failures.add(1);
         }

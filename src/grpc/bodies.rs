@@ -22,7 +22,7 @@ use super::{
     byte_budget::{ByteBudget, CallBytes, Purpose},
     compression::{ENCODING, Encoding, Step, Unpacking},
     content::{Content, content_of, not_accepted, not_grpc},
-    gate::Admitted,
+    gate::{Admitted, answer_purpose},
     peer::{Answer, Peer},
     status,
     write_answer::SLICE_BYTES,
@@ -35,13 +35,6 @@ fn last_slice(piece_bytes: usize) -> usize {
         longer => (longer - 1) % SLICE_BYTES + 1,
     }
 }
-
-/// Calls that have stored something when they are answered.
-const WRITES: [&str; 3] = [
-    "/aethyr.eventstore.v1.EventStoreService/AppendEvents",
-    "/aethyr.eventstore.v1.EventStoreService/SaveSnapshot",
-    "/aethyr.world.v1.CommandService/ExecuteCommands",
-];
 
 /// Whoever asks decides about the service's life, and asks most when it is busiest.
 const HEALTH: &str = "/grpc.health.v1.Health/";
@@ -105,18 +98,11 @@ where
         };
         request.headers_mut().remove(ENCODING);
         let peer = request.extensions().get::<Peer>().cloned().unwrap_or_default();
-        let path = request.uri().path();
-        let (write, health) = (WRITES.contains(&path), path.starts_with(HEALTH));
-        let settled = write || health;
-        let purpose = if write { Purpose::WriteAnswer } else { Purpose::Answer };
+        let health = request.uri().path().starts_with(HEALTH);
+        let purpose = answer_purpose(request.extensions());
+        let settled = purpose == Purpose::WriteAnswer || health;
         let open_call = peer.begin_call();
-        let mut admitted = request.extensions().get::<Admitted>().cloned();
-        if let Some(admitted) = &mut admitted
-            && write
-        {
-            admitted.answer = self.bodies.budget.of_call(peer.caller(), purpose);
-            request.extensions_mut().insert(admitted.clone());
-        }
+        let admitted = request.extensions().get::<Admitted>().cloned();
         let bytes = match &admitted {
             Some(admitted) => admitted.answer.clone(),
             None => self.bodies.budget.of_call(peer.caller(), purpose),

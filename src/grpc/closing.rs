@@ -3,6 +3,7 @@
 
 use std::{
     pin::Pin,
+    sync::Arc,
     task::{Context, Poll},
 };
 
@@ -17,7 +18,13 @@ use super::status;
 
 /// The layer. It stands next to the services.
 #[derive(Debug, Clone)]
-pub struct Closing(pub CancellationToken);
+pub struct Closing(Arc<CancellationToken>);
+
+impl Closing {
+    pub fn new(closing: CancellationToken) -> Self {
+        Self(Arc::new(closing))
+    }
+}
 
 impl<S> Layer<S> for Closing {
     type Service = Ending<S>;
@@ -31,7 +38,8 @@ impl<S> Layer<S> for Closing {
 #[derive(Debug, Clone)]
 pub struct Ending<S> {
     inner: S,
-    closing: CancellationToken,
+    /// Each copy of a token takes its lock, and this one is copied for every call.
+    closing: Arc<CancellationToken>,
 }
 
 impl<S> Service<Request<Body>> for Ending<S>
@@ -62,14 +70,17 @@ where
 /// The wait for the stop. Made only where somebody has to wait.
 #[derive(Debug)]
 struct Closed {
-    closing: CancellationToken,
+    closing: Arc<CancellationToken>,
     wait: Option<Pin<Box<WaitForCancellationFutureOwned>>>,
 }
 
 impl Closed {
     fn poll(&mut self, cx: &mut Context<'_>) -> Poll<()> {
         let closing = &self.closing;
-        self.wait.get_or_insert_with(|| Box::pin(closing.clone().cancelled_owned())).as_mut().poll(cx)
+        self.wait
+            .get_or_insert_with(|| Box::pin(CancellationToken::clone(closing).cancelled_owned()))
+            .as_mut()
+            .poll(cx)
     }
 }
 
@@ -81,7 +92,7 @@ struct Arriving {
 }
 
 impl Arriving {
-    fn new(body: Body, closing: CancellationToken) -> Self {
+    fn new(body: Body, closing: Arc<CancellationToken>) -> Self {
         Self { body, closed: Closed { closing, wait: None } }
     }
 }
@@ -118,7 +129,7 @@ struct Answering {
 }
 
 impl Answering {
-    fn new(body: Body, closing: CancellationToken) -> Self {
+    fn new(body: Body, closing: Arc<CancellationToken>) -> Self {
         Self { body, closed: Closed { closing, wait: None }, over: false }
     }
 }

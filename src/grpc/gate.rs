@@ -1,10 +1,11 @@
 //! What every call passes before its body is read: the size of its metadata, its deadline, and the bound on concurrent
 //! calls.
 
-use std::{sync::Arc, time::Duration};
+use std::{future::ready, sync::Arc, time::Duration};
 
+use futures_util::{FutureExt, future::Either};
 use http::HeaderMap;
-use tokio::{sync::Semaphore, time::Instant};
+use tokio::time::Instant;
 use tonic::{Request, Response, Status, metadata::MetadataMap, service::Interceptor};
 
 use super::{
@@ -14,7 +15,7 @@ use super::{
 };
 use crate::{
     sequencer::Origin,
-    shared_limit::{Caller, Held, Resource, SharedLimit},
+    shared_limit::{Held, Resource, SharedLimit},
     store::Limit,
 };
 
@@ -38,13 +39,6 @@ pub struct Admitted {
     pub request: CallBytes,
     /// What the read in progress and the answer have in memory.
     pub answer: CallBytes,
-    /// Places for the reads of the same connection.
-    pub reads: Arc<Semaphore>,
-    /// The same for lists.
-    pub lists: Arc<Semaphore>,
-    /// The same for differences that find out which objects changed.
-    pub differences: Arc<Semaphore>,
-    pub caller: Caller,
     pub peer: Peer,
     _place: Option<Arc<Held>>,
     /// Among the open streams.
@@ -63,12 +57,34 @@ impl Gate {
 #[derive(Debug, Clone, Copy)]
 struct HealthCheck;
 
+/// A call whose answer tells what it has stored.
+#[derive(Debug, Clone, Copy)]
+struct AnswersWrite;
+
+/// What the answer to a call counts as.
+pub fn answer_purpose(extensions: &http::Extensions) -> Purpose {
+    match extensions.get::<AnswersWrite>() {
+        Some(AnswersWrite) => Purpose::WriteAnswer,
+        None => Purpose::Answer,
+    }
+}
+
+/// Calls that have stored something when they are answered.
+const WRITES: [&str; 3] = [
+    "/aethyr.eventstore.v1.EventStoreService/AppendEvents",
+    "/aethyr.eventstore.v1.EventStoreService/SaveSnapshot",
+    "/aethyr.world.v1.CommandService/ExecuteCommands",
+];
+
 /// Comes before the gate, which does not see the path. A call that is refused is a call, too.
 pub fn note_arrival<B>(mut request: http::Request<B>) -> http::Request<B> {
     if let Some(peer) = request.extensions().get::<Peer>() {
         peer.note_call();
     }
-    if request.uri().path() == "/grpc.health.v1.Health/Check" {
+    let path = request.uri().path();
+    if WRITES.contains(&path) {
+        request.extensions_mut().insert(AnswersWrite);
+    } else if path == "/grpc.health.v1.Health/Check" {
         request.extensions_mut().insert(HealthCheck);
     }
     request
@@ -90,7 +106,9 @@ impl Interceptor for Gate {
             Some(HealthCheck) => None,
             None => Some(Arc::new(self.places.acquire(peer.caller(), 1).map_err(status::of_limit)?)),
         };
-        let admitted = Admitted { deadline, _place: place, ..Admitted::unbounded(&peer, &self.budget) };
+        let answer = answer_purpose(request.extensions());
+        let admitted =
+            Admitted { deadline, _place: place, ..Admitted::unbounded(&peer, &self.budget, answer) };
         request.extensions_mut().insert(admitted);
         Ok(request)
     }
@@ -102,15 +120,11 @@ fn header_bytes(headers: &HeaderMap) -> usize {
 }
 
 impl Admitted {
-    fn unbounded(peer: &Peer, budget: &ByteBudget) -> Self {
+    fn unbounded(peer: &Peer, budget: &ByteBudget, answer: Purpose) -> Self {
         Self {
             deadline: None,
             request: budget.of_call(peer.caller(), Purpose::Request),
-            answer: budget.of_call(peer.caller(), Purpose::Answer),
-            reads: peer.reads().clone(),
-            lists: peer.lists().clone(),
-            differences: peer.differences().clone(),
-            caller: peer.caller().clone(),
+            answer: budget.of_call(peer.caller(), answer),
             peer: peer.clone(),
             _place: None,
             _stream: None,
@@ -120,7 +134,8 @@ impl Admitted {
     /// The call that a request belongs to. One that came through no gate has no bounds.
     pub fn of<T>(request: &Request<T>) -> Self {
         let admitted = request.extensions().get::<Self>().cloned();
-        admitted.unwrap_or_else(|| Self::unbounded(&Peer::default(), &ByteBudget::new(usize::MAX)))
+        let unbounded = || Self::unbounded(&Peer::default(), &ByteBudget::new(usize::MAX), Purpose::Answer);
+        admitted.unwrap_or_else(unbounded)
     }
 
     /// The same with a place among the open streams.
@@ -128,42 +143,57 @@ impl Admitted {
     /// # Errors
     /// All are taken, or the caller has its share.
     pub fn streaming(self, streams: &Arc<SharedLimit>) -> Result<Self, Status> {
-        let place = streams.acquire(&self.caller, 1).map_err(status::of_limit)?;
+        let place = streams.acquire(self.peer.caller(), 1).map_err(status::of_limit)?;
         Ok(Self { _stream: Some(Arc::new(place)), ..self })
     }
 
     /// On whose behalf a write of this call waits.
     pub fn origin(&self) -> Origin {
         let request = self.request.clone();
-        Origin { caller: self.caller.clone(), counted: Some(Box::new(move || request.force(0))), kept: None }
+        Origin {
+            caller: self.peer.caller().clone(),
+            counted: Some(Box::new(move || request.force(0))),
+            kept: None,
+        }
     }
 
     /// Does a single call within the caller's deadline.
     ///
     /// # Errors
     /// Those of the work, and the deadline's.
-    pub async fn within<T>(
+    pub fn within<T>(
         self,
         work: impl Future<Output = Result<T, Status>>,
-    ) -> Result<Response<T>, Status> {
-        let done = self.in_time(work).await;
-        // The answer may wait long for its reader.
-        self.request.force(0);
-        done.map(Response::new)
+    ) -> impl Future<Output = Result<Response<T>, Status>> {
+        let done = self.in_time(work);
+        done.map(move |done| {
+            // All of it, and not only what is used here: its places are held until the work is over.
+            let call = self;
+            // The answer may wait long for its reader.
+            call.request.force(0);
+            done.map(Response::new)
+        })
     }
 
-    /// Does some work within the caller's deadline. None of it is begun when the deadline is over already.
+    /// Does some work within the caller's deadline. None of it is begun if that is over when this is called.
     ///
     /// # Errors
     /// Those of the work, and the deadline's.
-    pub async fn in_time<T>(&self, work: impl Future<Output = Result<T, Status>>) -> Result<T, Status> {
-        let Some(deadline) = self.deadline else { return work.await };
-        if deadline <= Instant::now() {
-            return Err(status::deadline_exceeded());
-        }
-        match tokio::time::timeout_at(deadline, work).await {
-            Ok(done) => done,
-            Err(_) => Err(status::deadline_exceeded()),
+    pub fn in_time<T, W: Future<Output = Result<T, Status>>>(
+        &self,
+        work: W,
+    ) -> impl Future<Output = Result<T, Status>> + use<T, W> {
+        // An `async fn` would keep the work in memory twice: as its argument, and while it waits for it.
+        match self.deadline {
+            None => Either::Left(work),
+            Some(deadline) if deadline <= Instant::now() => {
+                Either::Right(Either::Left(ready(Err(status::deadline_exceeded()))))
+            }
+            Some(deadline) => {
+                let done = tokio::time::timeout_at(deadline, work);
+                let done = done.map(|done| done.unwrap_or_else(|_| Err(status::deadline_exceeded())));
+                Either::Right(Either::Right(done))
+            }
         }
     }
 }
@@ -272,6 +302,17 @@ mod tests {
         drop(first);
         assert_eq!(gate.call(Request::new(())).unwrap_err().code(), tonic::Code::ResourceExhausted);
         drop(admitted);
+        gate.call(Request::new(())).unwrap();
+    }
+
+    #[tokio::test]
+    async fn a_place_is_taken_while_the_work_goes_on() {
+        let mut gate = gate(1);
+        let admitted = Admitted::of(&gate.call(Request::new(())).unwrap());
+        let mut work = Box::pin(admitted.within(std::future::pending::<Result<(), Status>>()));
+        assert!(futures_util::poll!(&mut work).is_pending());
+        assert_eq!(gate.call(Request::new(())).unwrap_err().code(), tonic::Code::ResourceExhausted);
+        drop(work);
         gate.call(Request::new(())).unwrap();
     }
 

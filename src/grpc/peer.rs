@@ -2,7 +2,7 @@
 //! answers lie unread. The connection itself looks here to see whether it is worth its place.
 
 use std::{
-    collections::HashMap,
+    collections::BTreeMap,
     sync::{
         Arc, Mutex, PoisonError,
         atomic::{AtomicBool, AtomicU64, Ordering},
@@ -36,7 +36,7 @@ struct Seen {
     calls: AtomicU64,
     answers: AtomicU64,
     /// Answers of which a piece was handed out and the next not asked for, by number, and since when.
-    unread: Mutex<HashMap<u64, Unread>>,
+    unread: Mutex<BTreeMap<u64, Unread>>,
 }
 
 #[derive(Debug, Clone, Copy)]
@@ -126,7 +126,7 @@ impl Peer {
             .min()
     }
 
-    fn unread(&self) -> std::sync::MutexGuard<'_, HashMap<u64, Unread>> {
+    fn unread(&self) -> std::sync::MutexGuard<'_, BTreeMap<u64, Unread>> {
         self.0.unread.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }

@@ -83,7 +83,7 @@ impl Reads {
         // First the caller's own, so that no caller fills the queue of all, or holds what is everybody's while it queues
         // behind itself.
         let own_list = self.own_place_of_list(call).await;
-        let own = call.reads.clone().acquire_many_owned(self.weight).await;
+        let own = call.peer.reads().clone().acquire_many_owned(self.weight).await;
         let (list, read) = self.places_and_bytes(bytes, call).await?;
         Ok(Places { _own: (own_list, own), _of_all: (list, read) })
     }
@@ -92,7 +92,7 @@ impl Reads {
     async fn own_place_of_list(&self, call: &Admitted) -> Option<Permit> {
         self.lists.as_ref()?;
         let weight = self.weight.saturating_mul(2).min(READS_PER_CALLER_MAX as u32);
-        Some(call.lists.clone().acquire_many_owned(weight).await)
+        Some(call.peer.lists().clone().acquire_many_owned(weight).await)
     }
 
     /// The places among those of all: that of a list, and that of a read.
@@ -211,7 +211,7 @@ impl Reads {
 
     /// For what a reader keeps in memory between its reads.
     pub fn kept_bytes(&self, call: &Admitted) -> CallBytes {
-        self.budget.of_call(&call.caller, Purpose::Answer)
+        self.budget.of_call(call.peer.caller(), Purpose::Answer)
     }
 }
 
@@ -424,7 +424,7 @@ mod tests {
         let mut queued = Vec::new();
         for caller in &callers {
             let own =
-                caller.reads.clone().try_acquire_many_owned(READS_PER_CALLER_MAX as u32).unwrap();
+                caller.peer.reads().clone().try_acquire_many_owned(READS_PER_CALLER_MAX as u32).unwrap();
             for _ in 0..READS_PER_CALLER_MAX {
                 let mut list = Box::pin(lists.run(caller, || ()));
                 assert!(futures_util::poll!(&mut list).is_pending());

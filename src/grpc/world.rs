@@ -139,7 +139,7 @@ impl CommandService for WorldCalls {
                 let reserving = reserving.clone();
                 async move { reserve_answer(&reserving, bytes).await.map_err(status::limit_reached) }.boxed()
             };
-            let executed = self.world.execute(commands, &answering.caller, reserve).await;
+            let executed = self.world.execute(commands, answering.peer.caller(), reserve).await;
             executed.map(encode::executed).map_err(status::of_world_error)
         })
         .await
@@ -331,7 +331,7 @@ impl WorldService for WorldCalls {
         let from = world_moment("from", request.from, WorldMoment::Position(Position(0)), &mut wrong);
         let to = world_moment("to", request.to, WorldMoment::Now, &mut wrong);
         let (from, to) = wrong.none_or(from.zip(to)).map_err(status::of_violations)?;
-        let caller = call.caller.clone();
+        let caller = call.peer.caller().clone();
         let reader = self.reader(&call, move |world, _| world.difference(from, to, &caller)).await?;
         let (source, reads) = (self.world.source().clone(), self.reads.clone());
         let (collecting, caller) = (self.collecting.clone(), call.clone());

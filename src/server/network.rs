@@ -97,7 +97,7 @@ impl Network {
             .layer(MapRequestLayer::new(note_arrival::<Body>))
             .layer(InterceptorLayer::new(Gate::new(limits.concurrent_calls_max, self.budget.clone())))
             .layer(Bodies::new(self.budget.clone(), config.server.request_max, limits.largest_request()))
-            .layer(Closing(self.closing.clone()))
+            .layer(Closing::new(self.closing.clone()))
             .add_service(self.health.server())
             .add_service(descriptors().build_v1()?.max_decoding_message_size(REFLECTION_BYTES_MAX))
             .add_service(descriptors().build_v1alpha()?.max_decoding_message_size(REFLECTION_BYTES_MAX))

@@ -36,7 +36,7 @@ pub async fn collected(
     collecting: Arc<Semaphore>,
     mut reader: DifferenceReader,
 ) -> Result<DifferenceReader, Status> {
-    let own = call.differences.clone();
+    let own = call.peer.differences().clone();
     let collect = async move {
         // Piece by piece, so that it ends soon when nobody waits for it.
         while !reader.is_ready() {
