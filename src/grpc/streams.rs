@@ -293,3 +293,6 @@ pub fn bounded<T: Send + 'static>(
         }
     }))
 }
+
+#[cfg(test)]
+mod tests;
