@@ -24,17 +24,18 @@ async fn behind_proxy(fallback_after: &str) -> (tempfile::TempDir, ImmuDb, Proxy
     let service = Service::start(setup).await;
     append_to(&mut service.client(), "room-1", 1).await;
     service.wait_until_forwarded().await;
+    service.wait_for("the end of a fallback", |stats| stats.state() == State::Connected).await;
     (dir, immudb, proxy, service)
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn late_answers_begin_one_fallback_that_lasts_until_they_come_in_time() {
-    let (_dir, immudb, proxy, service) = behind_proxy("2.0").await;
-    let before = service.stats().await;
-    assert_eq!(before.fallbacks, 0);
-    proxy.set(Mode::LateAnswers(Duration::from_millis(1400)));
+    let (_dir, immudb, proxy, service) = behind_proxy("4.0").await;
+    // A busy machine may have been that slow by itself.
+    let before = service.stats().await.fallbacks;
+    proxy.set(Mode::LateAnswers(Duration::from_millis(2800)));
     let calls = Load::start(&service.client(), 4, 1);
-    let fallen = service.wait_for("the fallback", |stats| stats.fallbacks > 0).await;
+    let fallen = service.wait_for("the fallback", |stats| stats.fallbacks > before).await;
     // However many of them come through, each of them came late.
     let last_tx = |stats: &aethyr_event_store::grpc::wire::StatsResponse| {
         stats.immudb.as_ref().map_or(0, |immudb| immudb.last_tx)
@@ -51,7 +52,7 @@ async fn late_answers_begin_one_fallback_that_lasts_until_they_come_in_time() {
     proxy.set(Mode::Pass);
     let calls = calls.end().await;
     let stats = service.wait_until_forwarded().await;
-    assert_eq!(stats.fallbacks, 1, "{}", service.log());
+    assert_eq!(stats.fallbacks, before + 1, "{}", service.log());
     for caller in 0..4 {
         let own = |event: &str| event == format!("caller-{caller}");
         let of_caller = calls.iter().filter(|call| own(&call.events[0].aggregate_id));
