@@ -321,8 +321,7 @@ impl Index {
         (!ids.into_iter().any(may_have)).then_some(AbsentUpTo(position))
     }
 
-    /// Whether it is certain, without a look at the files, that none of these events is stored, of which none was up to
-    /// there.
+    /// Whether events that were absent up to there are certainly still not stored. Looks only at the newest part in memory.
     pub fn is_still_absent(&self, up_to: AbsentUpTo, mut ids: impl Iterator<Item = EventId>) -> bool {
         let layers = self.layers();
         layers.recent.after.position <= up_to.0 && !ids.any(|id| layers.recent.has_event(id))

@@ -486,4 +486,4 @@ impl GroupError {
 }
 
 #[cfg(test)]
-mod tests;
+pub(crate) mod tests;

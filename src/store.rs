@@ -380,4 +380,4 @@ impl From<HistoryError> for StoreError {
 }
 
 #[cfg(test)]
-mod tests;
+pub(crate) mod tests;

@@ -58,7 +58,7 @@ impl Group {
         self.append_with(records.iter().map(|record| move |out: &mut Vec<u8>| out.extend_from_slice(record)))
     }
 
-    /// The same with records that are written where they belong: each item writes one behind what is there.
+    /// The same without copying the records: each item appends one to the frame.
     pub fn append_with(
         &mut self,
         records: impl ExactSizeIterator<Item: FnOnce(&mut Vec<u8>)>,

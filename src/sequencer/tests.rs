@@ -195,18 +195,18 @@ fn calls(batch: &[Step], model: &Model) -> Vec<(Sent, Vec<(AggregateId, Sequence
     calls
 }
 
-struct Running {
-    sequencer: Sequencer,
-    thread: super::Running,
-    history: crate::history::History,
+pub(crate) struct Running {
+    pub sequencer: Sequencer,
+    pub thread: super::Running,
+    pub history: crate::history::History,
     _lock: crate::log::Lock,
 }
 
-fn start(config: &EventSourcingConfig) -> Running {
+pub(crate) fn start(config: &EventSourcingConfig) -> Running {
     start_admitting(config, Arc::new(|_| Ok(())))
 }
 
-fn start_admitting(config: &EventSourcingConfig, admission: Arc<Admission>) -> Running {
+pub(crate) fn start_admitting(config: &EventSourcingConfig, admission: Arc<Admission>) -> Running {
     let storage = Storage::open(config, &LimitsConfig::default()).unwrap();
     let history = storage.history();
     let settings = Settings {
@@ -332,7 +332,7 @@ async fn notes_are_written_although_more_of_them_come_all_the_time() {
     running.sequencer.stop().await;
 }
 
-fn in_folder(folder: &tempfile::TempDir) -> EventSourcingConfig {
+pub(crate) fn in_folder(folder: &tempfile::TempDir) -> EventSourcingConfig {
     EventSourcingConfig {
         log_path: folder.path().join("log"),
         index_path: folder.path().join("index"),
@@ -340,7 +340,7 @@ fn in_folder(folder: &tempfile::TempDir) -> EventSourcingConfig {
     }
 }
 
-pub(super) fn one_event(aggregate: &str) -> Append {
+pub(crate) fn one_event(aggregate: &str) -> Append {
     let event = NewEvent {
         id: EventId::random(),
         aggregate_id: AggregateId::new(aggregate).unwrap(),
