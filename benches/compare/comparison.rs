@@ -12,7 +12,8 @@ use crate::{
     load::Outcome,
     machine::Machine,
     measure::{
-        appends::{self, Appends},
+        appends::{self, Appends, Turn},
+        floor::BareServer,
         followers,
         growth::Growth,
         latency, loads, mixed,
@@ -20,7 +21,7 @@ use crate::{
     },
     options::Options,
     peers::{self, Peers},
-    plan::{Part, Plan, Work},
+    plan::{Part, Plan, Spread, Work},
     process,
     results::{About, Appended, Disk, Results},
     rows::{Row, System},
@@ -112,6 +113,7 @@ impl Comparison {
             for work in self.plan.works.clone() {
                 self.work(work, &mut systems).await?;
             }
+            self.beside_set(&mut systems).await?;
             for (row, system, events) in &systems {
                 let disk = Disk { row: *row, bytes: system.disk_bytes(), events: *events };
                 self.say(&format!(
@@ -148,7 +150,20 @@ impl Comparison {
             *events += appends.turn(system, self.plan.warm_up).await?.events;
             prepared.push((*row, system, events, appends, Vec::new()));
         }
+        let is_one = work == Work { spread: Spread::Conditional, callers: 1, events: 1 };
+        let mut bare_server = match is_one {
+            true => Some(BareServer::start(&self.data).await?),
+            false => None,
+        };
         for round in 0..self.plan.rounds {
+            if let Some(bare_server) = &mut bare_server {
+                let floor = bare_server.measure(&self.data, self.plan.round).await?;
+                self.say(&format!(
+                    "a synced write {:.3} ms, an empty call {:.3} ms (p50)",
+                    floor.synced_write.p50, floor.empty_call.p50
+                ));
+                self.results.floors.push(floor);
+            }
             let count = prepared.len().max(1);
             for at in 0..prepared.len() {
                 let (row, system, events, appends, turns) = &mut prepared[(at + round) % count];
@@ -161,6 +176,38 @@ impl Comparison {
         }
         for (row, _, _, _, turns) in prepared {
             self.results.appends.push(Appended { row, work, turns });
+        }
+        Ok(())
+    }
+
+    /// Ours through ImmuDB and its plain `Set` in turns, if both were asked for.
+    async fn beside_set(&mut self, systems: &mut [(Row, System, u64)]) -> Outcome<()> {
+        const ROUNDS: usize = 9;
+        let mut prepared = Vec::new();
+        for (wanted, spread) in
+            [(Row::AethyrImmudb, Spread::Conditional), (Row::ImmudbSetOurs, Spread::Unconditional)]
+        {
+            let work = Work { spread, callers: 64, events: 1 };
+            let Some(at) = systems.iter().position(|(row, ..)| *row == wanted) else { return Ok(()) };
+            if !self.plan.works.contains(&work) {
+                return Ok(());
+            }
+            systems[at].1.wake()?;
+            let appends = Appends::prepare(&systems[at].1, work).await?;
+            systems[at].1.sleep()?;
+            prepared.push((at, work, appends));
+        }
+        for round in 0..ROUNDS {
+            self.doing(&format!("through ImmuDB and beside it, round {} of {ROUNDS}", round + 1));
+            let mut turns = Vec::new();
+            for (at, work, appends) in &mut prepared {
+                let (row, system, events) = &mut systems[*at];
+                let turn = appends.turn(system, self.plan.round).await?;
+                *events += turn.events;
+                self.say(&appends::describe(*row, *work, &turn));
+                turns.push(turn);
+            }
+            self.results.beside_set.extend(<[Turn; 2]>::try_from(turns));
         }
         Ok(())
     }

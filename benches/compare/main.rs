@@ -39,11 +39,15 @@ use std::{
 
 use comparison::Comparison;
 use load::Outcome;
+use measure::floor;
 use options::Options;
 use results::Results;
 use tokio::signal::unix::{SignalKind, signal};
 
 fn main() -> ExitCode {
+    if std::env::args().nth(1).is_some_and(|word| word == floor::SERVE) {
+        return ended(floor::serve());
+    }
     let options = match Options::read(std::env::args().skip(1)) {
         Ok(options) => options,
         Err(why) => {
@@ -53,7 +57,11 @@ fn main() -> ExitCode {
     };
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
     let local = tokio::task::LocalSet::new();
-    match local.block_on(&runtime, until_stopped(run(&options))) {
+    ended(local.block_on(&runtime, until_stopped(run(&options))))
+}
+
+fn ended(outcome: Outcome<()>) -> ExitCode {
+    match outcome {
         Ok(()) => ExitCode::SUCCESS,
         Err(problem) => {
             println!("compare: FAILED: {problem}");

@@ -1,6 +1,7 @@
 //! What is measured, each by a module of its own.
 
 pub mod appends;
+pub mod floor;
 pub mod followers;
 pub mod growth;
 pub mod latency;

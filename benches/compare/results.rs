@@ -9,6 +9,7 @@ use crate::{
     machine::Machine,
     measure::{
         appends::Turn,
+        floor::Floor,
         followers::Followers,
         growth::Stage,
         latency::Latency,
@@ -31,6 +32,10 @@ pub struct Results {
     pub machine: Machine,
     pub rows: Vec<About>,
     pub appends: Vec<Appended>,
+    /// Measured in the rounds of one caller.
+    pub floors: Vec<Floor>,
+    /// Measured in turns, and both by 64 callers: appends through ImmuDB, and ImmuDB's `Set` with our settings.
+    pub beside_set: Vec<[Turn; 2]>,
     pub disk: Vec<Disk>,
     pub latencies: Vec<Latency>,
     pub loads: Vec<Load>,
@@ -87,6 +92,26 @@ impl Results {
 
     pub fn appended(&self, row: Row, work: Work) -> Option<&Appended> {
         self.appends.iter().find(|appended| appended.row == row && appended.work == work)
+    }
+
+    /// How many events a second the service stores through ImmuDB for each that plain `Set` does; and both rates.
+    pub fn beside_set(&self) -> Option<(f64, [f64; 2])> {
+        if self.beside_set.is_empty() {
+            return None;
+        }
+        let of =
+            |of: &dyn Fn(&[Turn; 2]) -> f64| median(&mut self.beside_set.iter().map(of).collect::<Vec<_>>());
+        let ratio = of(&|[ours, theirs]| ours.rate() / theirs.rate());
+        Some((ratio, [of(&|[ours, _]| ours.rate()), of(&|[_, theirs]| theirs.rate())]))
+    }
+
+    /// The medians of a synced write and of an empty call, in milliseconds.
+    pub fn floor(&self) -> Option<(f64, f64)> {
+        if self.floors.is_empty() {
+            return None;
+        }
+        let of = |of: &dyn Fn(&Floor) -> f64| median(&mut self.floors.iter().map(of).collect::<Vec<_>>());
+        Some((of(&|floor| floor.synced_write.p50), of(&|floor| floor.empty_call.p50)))
     }
 
     pub fn about(&self, row: Row) -> Option<&About> {
