@@ -2,7 +2,8 @@
 //! may be missing at the end.
 //!
 //! Real disks, no shim, no proxy. Beside the appends, everything that could leave something behind: connections
-//! that come and go, loads, snapshots, lists, subscriptions that are given up in the middle.
+//! that come and go, loads, snapshots, lists, subscriptions that are given up in the middle. Or, at a pace, appends and
+//! followers alone: then memory must stay as it is, but for what each stored event may take of it.
 
 use std::{
     sync::{
@@ -25,10 +26,11 @@ use crate::{
         immudb::ImmuDb,
         service::{Client, Service, Setup},
     },
-    watch::Watch,
+    watch::{Sample, Watch},
 };
 
-const FOLLOWERS: u64 = 4;
+/// Bytes of memory that an event which is stored may take: its share of the filters.
+const EVENT_MEMORY: u64 = 3;
 const EVENT_BYTES: usize = 256;
 /// Of one aggregate; then its caller goes on to another.
 const EVENTS_MAX: u64 = 500;
@@ -44,9 +46,20 @@ struct Seen {
     ending: AtomicBool,
 }
 
+#[derive(Debug, Clone, Copy)]
+pub struct Load {
+    pub seed: u64,
+    pub length: Duration,
+    pub callers: u64,
+    pub followers: u64,
+    /// Appends a second; 0: as many as there can be, and everything else besides.
+    pub pace: u64,
+}
+
 /// # Errors
 /// What does not hold.
-pub async fn run(seed: u64, length: Duration, callers: u64) -> Result<(), String> {
+pub async fn run(load: Load) -> Result<(), String> {
+    let Load { seed, length, callers, followers, pace } = load;
     let folder = tempfile::tempdir().unwrap();
     let immudb = ImmuDb::start(folder.path()).await;
     let setup = Setup::with_default_deadlines(immudb.port())
@@ -55,9 +68,11 @@ pub async fn run(seed: u64, length: Duration, callers: u64) -> Result<(), String
     let service = Service::start(setup).await;
     service.wait_until_forwarded().await;
     let seen = Arc::new(Seen::default());
+    let interval = (pace > 0).then(|| Duration::from_secs(1).mul_f64(callers as f64 / pace as f64));
     let callers: Vec<_> = (0..callers)
         .map(|number| {
             let caller = Caller {
+                interval,
                 client: service.client(),
                 number,
                 generation: 0,
@@ -69,7 +84,7 @@ pub async fn run(seed: u64, length: Duration, callers: u64) -> Result<(), String
         })
         .collect();
     let followers: Vec<_> =
-        (0..FOLLOWERS).map(|_| tokio::spawn(follow(service.client(), seen.clone()))).collect();
+        (0..followers).map(|_| tokio::spawn(follow(service.client(), seen.clone()))).collect();
     let watch = watch(&service, &seen, length).await;
     seen.ending.store(true, Ordering::Relaxed);
     for caller in callers {
@@ -88,8 +103,20 @@ pub async fn run(seed: u64, length: Duration, callers: u64) -> Result<(), String
         Duration::from_micros(seen.longest_wait.load(Ordering::Relaxed)).as_secs_f64()
     );
     println!("{watch}");
-    let growth = watch.growth();
+    let growth = if pace > 0 { grown_at_a_pace(&watch) } else { watch.growth() };
     if growth.is_empty() { Ok(()) } else { Err(growth.join("\n")) }
+}
+
+/// By more than a tenth, from the second third of the time to the last.
+fn grown_at_a_pace(watch: &Watch) -> Vec<String> {
+    let beside_events = |sample: &Sample| {
+        let events = sample.events.unwrap_or(0) * EVENT_MEMORY / 1024;
+        (sample.mebibytes * 1024).saturating_sub(events)
+    };
+    let [early, late] = [1, 2].map(|third| watch.median(third, 3, beside_events));
+    println!("full load: memory less {EVENT_MEMORY} bytes an event: {early} KiB, then {late} KiB");
+    let is_grown = late > early + early / 10;
+    is_grown.then(|| format!("memory grew from {early} to {late} KiB")).into_iter().collect()
 }
 
 async fn watch(service: &Service, seen: &Seen, length: Duration) -> Watch {
@@ -128,6 +155,8 @@ async fn check_order(service: &Service, seen: &Seen) -> Result<(), String> {
 
 struct Caller {
     client: Client,
+    /// Between two appends.
+    interval: Option<Duration>,
     number: u64,
     /// Of its aggregate.
     generation: u64,
@@ -138,6 +167,9 @@ struct Caller {
 
 impl Caller {
     async fn run(mut self, port: u16) -> Result<(), Status> {
+        if let Some(interval) = self.interval {
+            return self.append_at_a_pace(interval).await;
+        }
         while !self.seen.ending.load(Ordering::Relaxed) {
             let began = Instant::now();
             match self.random.u8(..100) {
@@ -154,16 +186,32 @@ impl Caller {
         Ok(())
     }
 
+    async fn append_at_a_pace(mut self, interval: Duration) -> Result<(), Status> {
+        let mut due = tokio::time::interval(interval);
+        while !self.seen.ending.load(Ordering::Relaxed) {
+            due.tick().await;
+            let began = Instant::now();
+            self.append_events(1).await?;
+            self.seen.calls.fetch_add(1, Ordering::Relaxed);
+            self.seen.longest_wait.fetch_max(began.elapsed().as_micros() as u64, Ordering::Relaxed);
+        }
+        Ok(())
+    }
+
     fn aggregate(&self) -> String {
         format!("room-{}-{}", self.number, self.generation)
     }
 
     async fn append(&mut self) -> Result<(), Status> {
+        let count = if self.random.u8(..10) == 0 { self.random.u64(2..20) } else { 1 };
+        self.append_events(count).await
+    }
+
+    async fn append_events(&mut self, count: u64) -> Result<(), Status> {
         if self.sequence >= EVENTS_MAX {
             (self.generation, self.sequence) = (self.generation + 1, 0);
         }
         let aggregate = self.aggregate();
-        let count = if self.random.u8(..10) == 0 { self.random.u64(2..20) } else { 1 };
         let one = |_| {
             let data = (0..EVENT_BYTES).map(|_| self.random.u8(..)).collect::<Vec<u8>>();
             NewEvent { data: Some(Data::Binary(data.into())), ..event(&aggregate) }

@@ -4,12 +4,15 @@
 //!     cargo test --test torture -- --seed 7 --seconds 60
 //!     cargo test --test torture -- --mostly "late answers"
 //!     cargo test --test torture -- --load --seconds 1800
+//!     cargo test --test torture -- --load --pace 5000 --followers 20 --callers 64 --seconds 1800
 //!     cargo test --test torture -- --late --seconds 60
+//!     cargo test --test torture -- --recovery --seconds 30 --runs 10
 //!
 //! The same seed gives the same faults. A run that fails keeps its folder, with the history of all calls, and
 //! says where. `--mostly` has one fault happen more often. `--load` is without faults, and looks at what the service
 //! takes of the machine. `--late` has ImmuDB's answers come late by several times, each for so many seconds, and looks at
-//! how long callers wait.
+//! how long callers wait. `--recovery` has the disk full, and then files used up, for so many seconds, each so many times, and
+//! looks at when appends are taken again.
 
 #![allow(
     clippy::unwrap_used,
@@ -31,6 +34,7 @@ mod late;
 mod names;
 mod power;
 mod probe;
+mod recovery;
 mod stalls;
 #[path = "../support/mod.rs"]
 mod support;
@@ -54,6 +58,7 @@ use world::World;
 const SEED: u64 = 1;
 const SECONDS: u64 = 60;
 const CALLERS: u64 = 16;
+const FOLLOWERS: u64 = 4;
 /// A run of so many seconds says what became of memory and the like.
 const LONG_RUN: u64 = 300;
 /// More than the machine has: a fault that blocks for a moment holds nobody else up.
@@ -70,12 +75,18 @@ struct Arguments {
     /// So many seeds, one after the other.
     runs: u64,
     callers: u64,
+    /// Of a load without faults.
+    followers: u64,
+    /// Appends a second of a load without faults; 0: as many as there can be.
+    pace: u64,
     /// A fault that happens more often.
     mostly: Option<String>,
     /// Without faults.
     load: bool,
     /// With late answers alone.
     late: bool,
+    /// With a full disk and used-up files alone.
+    recovery: bool,
 }
 
 fn arguments() -> Result<Arguments, String> {
@@ -84,9 +95,12 @@ fn arguments() -> Result<Arguments, String> {
         seconds: SECONDS,
         runs: 1,
         callers: CALLERS,
+        followers: FOLLOWERS,
+        pace: 0,
         mostly: None,
         load: false,
         late: false,
+        recovery: false,
     };
     let mut words = std::env::args().skip(1);
     while let Some(word) = words.next() {
@@ -95,6 +109,8 @@ fn arguments() -> Result<Arguments, String> {
             "--seconds" => &mut arguments.seconds,
             "--runs" => &mut arguments.runs,
             "--callers" => &mut arguments.callers,
+            "--followers" => &mut arguments.followers,
+            "--pace" => &mut arguments.pace,
             "--mostly" => {
                 let fault = words.next().ok_or("--mostly wants a fault")?;
                 if !faults::may_be_frequent(&fault) {
@@ -111,13 +127,17 @@ fn arguments() -> Result<Arguments, String> {
                 arguments.late = true;
                 continue;
             }
+            "--recovery" => {
+                arguments.recovery = true;
+                continue;
+            }
             // What cargo hands to every test program.
             "--quiet" | "--nocapture" | "--include-ignored" => continue,
             // A filter for the tests of other programs.
             other if !other.starts_with('-') => return Err(format!("{other} is for other tests")),
             other => {
                 return Err(format!(
-                    "{other}: --seed N --seconds S --runs R --callers C --mostly FAULT --load --late are known"
+                    "{other}: --seed N --seconds S --runs R --callers C --mostly FAULT --load --followers F --pace P --late --recovery are known"
                 ));
             }
         };
@@ -137,24 +157,25 @@ fn main() -> ExitCode {
     };
     let runtime =
         tokio::runtime::Builder::new_multi_thread().worker_threads(WORKERS).enable_all().build().unwrap();
-    if arguments.load {
-        let length = Duration::from_secs(arguments.seconds);
-        return match runtime.block_on(full_load::run(arguments.seed, length, arguments.callers)) {
-            Ok(()) => ExitCode::SUCCESS,
-            Err(problem) => {
-                println!("torture: full load FAILED\n{problem}");
-                ExitCode::FAILURE
-            }
-        };
-    }
-    if arguments.late {
-        return match runtime.block_on(late::run(Duration::from_secs(arguments.seconds))) {
-            Ok(()) => ExitCode::SUCCESS,
-            Err(problems) => {
-                println!("torture: late answers FAILED\n{problems}");
-                ExitCode::FAILURE
-            }
-        };
+    let length = Duration::from_secs(arguments.seconds);
+    let alone = if arguments.load {
+        let Arguments { seed, callers, followers, pace, .. } = arguments;
+        let load = full_load::Load { seed, length, callers, followers, pace };
+        Some(("full load", runtime.block_on(full_load::run(load))))
+    } else if arguments.late {
+        Some(("late answers", runtime.block_on(late::run(length))))
+    } else if arguments.recovery {
+        Some(("recovery", runtime.block_on(recovery::run(arguments.seed, length, arguments.runs))))
+    } else {
+        None
+    };
+    match alone {
+        Some((_, Ok(()))) => return ExitCode::SUCCESS,
+        Some((what, Err(problems))) => {
+            println!("torture: {what} FAILED\n{problems}");
+            return ExitCode::FAILURE;
+        }
+        None => {}
     }
     let mut totals = Totals::default();
     for seed in arguments.seed..arguments.seed + arguments.runs {

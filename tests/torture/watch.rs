@@ -63,10 +63,10 @@ impl Watch {
         }
     }
 
-    /// The median of a figure in one of four quarters of the time.
-    fn median(&self, quarter: usize, figure: impl Fn(&Sample) -> u64) -> u64 {
+    /// The median of a figure in one of so many equal parts of the time.
+    pub fn median(&self, part: usize, parts: usize, figure: impl Fn(&Sample) -> u64) -> u64 {
         let length = self.samples.len();
-        let range = length * quarter / 4..length * (quarter + 1) / 4;
+        let range = length * part / parts..length * (part + 1) / parts;
         let mut figures: Vec<u64> = self.samples[range].iter().map(figure).collect();
         figures.sort_unstable();
         figures.get(figures.len() / 2).copied().unwrap_or(0)
@@ -90,7 +90,7 @@ impl Watch {
             ("tasks", |sample| sample.tasks.unwrap_or(0), 16),
         ];
         let grown = figures.into_iter().filter_map(|(name, figure, slack)| {
-            let (early, late) = (self.median(1, figure), self.median(3, figure));
+            let (early, late) = (self.median(1, 4, figure), self.median(3, 4, figure));
             (late > early + early / 4 + slack).then(|| format!("{name} grew from {early} to {late}"))
         });
         grown.collect()

@@ -1,0 +1,98 @@
+//! The disk is full, or no more files can be opened, under a load and for a while. Appends come back by themselves.
+
+use std::time::{Duration, Instant};
+
+use rustix::process::{Pid, Resource, Rlimit, getrlimit, prlimit};
+
+use crate::{
+    support::{
+        events::{event, request, whole_order},
+        load::{Load, assert_all_there},
+    },
+    world::{Control, World},
+};
+
+/// After the end of the fault.
+const BACK_WITHIN: Duration = Duration::from_secs(5);
+const CALLERS: usize = 8;
+
+#[derive(Clone, Copy, Debug)]
+enum Fault {
+    DiskFull,
+    NoMoreFiles,
+}
+
+/// Each fault so many times, for so long each time, in one run of the service.
+///
+/// # Errors
+/// Appends that came back too late, or something that is lost.
+pub async fn run(seed: u64, length: Duration, runs: u64) -> Result<(), String> {
+    let world = World::build(seed).await;
+    let process = world.service.lock().await.process_id();
+    let mut late = 0;
+    for number in 1..=runs {
+        for fault in [Fault::DiskFull, Fault::NoMoreFiles] {
+            let back = one(&world, process, fault, length).await?;
+            late += u64::from(back > BACK_WITHIN);
+            println!(
+                "recovery: {fault:?}, {number} of {runs}: back {:.3} s after its end",
+                back.as_secs_f64()
+            );
+        }
+    }
+    world.settled().await?;
+    world.end(false).await;
+    println!("recovery: {} of {} times within {BACK_WITHIN:?}", runs * 2 - late, runs * 2);
+    if late == 0 { Ok(()) } else { Err(format!("{late} times too late")) }
+}
+
+/// How long it takes after the end of the fault until an append is acknowledged.
+async fn one(world: &World, process: u32, fault: Fault, length: Duration) -> Result<Duration, String> {
+    let load = Load::start(&world.client(), CALLERS, 2);
+    tokio::time::sleep(Duration::from_secs(1)).await;
+    let before = match fault {
+        Fault::DiskFull => {
+            world.control(Control::DiskFull, 1);
+            None
+        }
+        Fault::NoMoreFiles => {
+            let open = std::fs::read_dir(format!("/proc/{process}/fd")).unwrap().count() as u64;
+            let maximum = getrlimit(Resource::Nofile).maximum;
+            Some(limit_files(process, Rlimit { current: Some(open), maximum }))
+        }
+    };
+    tokio::time::sleep(length).await;
+    match before {
+        None => world.control(Control::DiskFull, 0),
+        Some(before) => _ = limit_files(process, before),
+    }
+    let ended = Instant::now();
+    let mut client = world.client();
+    let back = loop {
+        if client.append_events(request(vec![event("back")])).await.is_ok() {
+            break ended.elapsed();
+        }
+        if ended.elapsed() > BACK_WITHIN * 4 {
+            return Err(format!("{fault:?}: nothing is taken {:?} after its end", ended.elapsed()));
+        }
+        tokio::time::sleep(Duration::from_millis(10)).await;
+    };
+    let calls = load.end().await;
+    let refused = calls.iter().filter(|call| call.answer.is_err()).count();
+    println!("recovery: {fault:?}: {refused} of {} appends refused", calls.len());
+    if refused == 0 {
+        return Err(format!("{fault:?} refused nothing"));
+    }
+    let mut service = world.service.lock().await;
+    if !service.is_running() || service.process_id() != process {
+        return Err(format!("{fault:?}: the service ended"));
+    }
+    drop(service);
+    assert_all_there(&calls, &whole_order(&mut client).await);
+    Ok(back)
+}
+
+/// Gives what held before.
+fn limit_files(process: u32, limit: Rlimit) -> Rlimit {
+    prlimit(Pid::from_raw(process as i32), Resource::Nofile, limit).unwrap()
+}
