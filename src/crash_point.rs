@@ -35,6 +35,8 @@ pub enum CrashPoint {
     IndexFilesMerged,
     /// A transaction is about to be sent to ImmuDB.
     BeforeSet,
+    /// A second transaction was sent, and the first is not answered.
+    SecondSent,
     /// ImmuDB has committed, and nobody was told.
     AfterSet,
     /// The id of a new writer is kept, and was not claimed with.
@@ -58,7 +60,7 @@ pub enum CrashPoint {
 }
 
 impl CrashPoint {
-    pub const ALL: [Self; 24] = [
+    pub const ALL: [Self; 25] = [
         Self::SegmentCreated,
         Self::SegmentDurable,
         Self::SpaceAllocated,
@@ -73,6 +75,7 @@ impl CrashPoint {
         Self::IndexFileNamed,
         Self::IndexFilesMerged,
         Self::BeforeSet,
+        Self::SecondSent,
         Self::AfterSet,
         Self::WriterKept,
         Self::HeadClaimed,
@@ -104,6 +107,7 @@ impl CrashPoint {
             Self::IndexFileNamed => "index_file_named",
             Self::IndexFilesMerged => "index_files_merged",
             Self::BeforeSet => "before_set",
+            Self::SecondSent => "second_sent",
             Self::AfterSet => "after_set",
             Self::WriterKept => "writer_kept",
             Self::HeadClaimed => "head_claimed",

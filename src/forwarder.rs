@@ -1,4 +1,4 @@
-//! Carries the local log into ImmuDB, in order, one transaction at a time.
+//! Carries the local log into ImmuDB, in order, one transaction after the other.
 //!
 //! One task owns the session with ImmuDB, the claim on its database and the state. It follows the log, so
 //! fallback is only an answer that waits for less, and migration is only this task catching up. After
@@ -30,6 +30,7 @@ pub mod decision;
 mod failures;
 mod following;
 pub mod head;
+mod in_flight;
 mod notice;
 mod outage;
 mod probe;
@@ -89,8 +90,12 @@ pub struct Forwarder {
     own_tx: Option<TxId>,
     /// With ImmuDB's, once.
     clock_compared: bool,
-    /// When the transaction under way was sent.
+    /// When the transaction was sent that is answered next.
     sent: Option<Instant>,
+    /// So many transactions still go alone.
+    alone: u32,
+    /// The last transaction was committed quickly.
+    last_was_quick: bool,
     batch_size: BatchSize,
     probes: Probes,
     /// Since callers are answered from the local log.
@@ -173,6 +178,8 @@ impl Forwarder {
             own_tx: None,
             clock_compared: false,
             sent: None,
+            alone: 0,
+            last_was_quick: false,
             batch_size,
             probes: Probes::default(),
             outage: None,
@@ -254,6 +261,8 @@ impl Forwarder {
         };
         let Claimed { session, head_tx, reached, last_event } = claimed;
         self.standing.contacted();
+        // What the head says now is the first that is known of this session.
+        self.alone = self.alone.max(1);
         Ok(Some(Link { session, head_tx, reached, last_event }))
     }
 

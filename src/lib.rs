@@ -31,13 +31,13 @@
 //! | promise | held by |
 //! |---|---|
 //! | 1 never lost | `outage`, `crash`, `crash_points`, `copy`, `mending`, `repairing`, `damage`, `divergence`, `failing_disk`, `log::tests` |
-//! | 2 exactly once | `appending`, `resend`, `refusing`, `failing_disk`, `lost_answer`, `sequencer::tests` |
+//! | 2 exactly once | `appending`, `resend`, `refusing`, `failing_disk`, `lost_answer`, `two_in_flight`, `sequencer::tests` |
 //! | 3 numbers without gap | `appending`, `crash`, `sequencer::tests` |
 //! | 4 all or nothing | `appending`, `crash`, `sequencer::tests` |
 //! | 5 expectations that can't be raced | `appending`, `sequencer::tests` |
 //! | 6 one order | `following`, `copy`, `index::tests` |
 //! | 7 reads go on | `outage`, `loading`, `failing_disk` |
-//! | 8 an outage costs no failed call | `outage`, `lost_answer`, `slow_immudb`, `smaller_messages` |
+//! | 8 an outage costs no failed call | `outage`, `lost_answer`, `two_in_flight`, `slow_immudb`, `smaller_messages` |
 //! | 9 tampering shows | `doubt` (rolled back, emptied, another writer, foreign transactions); proofs come later |
 //! | 10 everything has a limit | `bad_input`, `operating`, `sharing`, `wire` |
 

@@ -30,7 +30,8 @@ pub struct Batch {
     pub frame_count: u64,
     /// Of their records.
     pub bytes: usize,
-    /// The key of its last event, if it has one.
+    /// The keys of its first and its last event, if it has any.
+    pub first_event: Option<Bytes>,
     pub last_event: Option<Bytes>,
     /// The log is in ImmuDB up to here once this is committed.
     pub reached: Reached,
@@ -99,6 +100,7 @@ impl Packer {
             event_count: contents.event_count,
             frame_count: contents.frame_count,
             bytes: contents.bytes,
+            first_event: contents.events.first().map(|entry| entry.key.clone()),
             last_event: contents.events.last().map(|entry| entry.key.clone()),
             entries: contents.into_entries(),
             reached: self.reached,

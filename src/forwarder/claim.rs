@@ -100,12 +100,10 @@ impl Forwarder {
             };
             match (decision, head) {
                 (Decision::Resume, Some(head)) => {
-                    // Of the attempts without an answer one at most was committed, as the next transaction: ImmuDB
-                    // numbers no transaction whose conditions did not hold.
+                    let ours = self.learn(&session, &head, seen).await?;
                     if let Some(before) = self.own_tx.replace(seen) {
-                        self.look_for_foreign(before, seen);
+                        self.look_for_foreign(before, seen, ours);
                     }
-                    self.learn(&session, &head, seen).await?;
                     let (reached, last_event) = self.after(&head)?;
                     if let Some(key) = &last_event
                         && self.unless_overdue(session.get(key)).await?.is_none()
@@ -221,7 +219,7 @@ impl Forwarder {
                 CrashPoint::HeadClaimed.reached();
                 self.own_tx = Some(header.id);
                 if let Some(seen) = seen {
-                    self.look_for_foreign(seen, header.id);
+                    self.look_for_foreign(seen, header.id, 1);
                 }
                 if let Some(writer) = &mut self.writer {
                     writer.confirmed = true;
@@ -238,45 +236,49 @@ impl Forwarder {
     }
 
     /// Notes which transactions took the events between the forwarded position and the head's: those whose
-    /// commit was not answered, or whose note was lost in a crash.
-    async fn learn(&mut self, session: &Session, head: &Head, seen: TxId) -> Result<(), ClaimError> {
+    /// commit was not answered, or whose note was lost in a crash. Tells how many they are.
+    async fn learn(&mut self, session: &Session, head: &Head, seen: TxId) -> Result<u64, ClaimError> {
         let known = self.standing.view().forwarded;
         if head.position <= known.position {
-            return Ok(());
+            // At most one without events, which went alone: ImmuDB numbers no transaction whose conditions did not hold.
+            return Ok(1);
         }
-        let mut marks = Vec::new();
-        // Of this process, one transaction at most was under way.
-        if self.writer.is_none_or(|writer| writer.id != head.writer) {
-            let tip = self.sequencer.tip();
-            let first = self.history.event_at(known.position.next(), tip)?;
-            let key = batch::event_key(&first.event.aggregate_id, first.sequence);
-            let entry = self.unless_overdue(session.get(&key)).await?;
-            let mut pages = TransactionPages::from(entry.map_or(seen, |entry| entry.tx));
-            loop {
-                let page = self.unless_overdue(pages.next(session)).await?;
-                let heads = page.iter().filter_map(|tx| Some((tx.header.id, copy::head_in(tx)?)));
-                marks.extend(heads.map(|(tx, head)| (head.position, tx)));
-                if page.is_empty() || marks.last().is_some_and(|(position, _)| *position >= head.position) {
-                    break;
-                }
+        let tip = self.sequencer.tip();
+        let first = self.history.event_at(known.position.next(), tip)?;
+        let key = batch::event_key(&first.event.aggregate_id, first.sequence);
+        let entry = self.unless_overdue(session.get(&key)).await?;
+        let first = entry.map_or(seen, |entry| entry.tx);
+        let mut marks: Vec<(Position, TxId)> = Vec::new();
+        if first == seen {
+            marks.push((head.position, seen));
+        }
+        let mut pages = TransactionPages::one_by_one_from(first);
+        while pages.position() <= seen && marks.last().is_none_or(|(position, _)| *position < head.position) {
+            let page = self.unless_overdue(pages.next(session)).await?;
+            if page.is_empty() {
+                break;
             }
+            let heads = page.iter().filter_map(|tx| Some((copy::head_in(tx)?.position, tx.header.id)));
+            let heads = heads.take_while(|(_, tx)| *tx <= seen);
+            // One of another writer may reach beyond what its history and ours have in common.
+            marks.extend(heads.map(|(position, tx)| (position.min(head.position), tx)));
         }
-        marks.retain(|(position, _)| *position > known.position && *position <= head.position);
+        let ours = marks.len() as u64;
+        marks.retain(|(position, _)| *position > known.position);
         // Later ones with the same position are claims, or carry snapshots only.
         marks.dedup_by_key(|(position, _)| *position);
-        // Where none was looked for, the one that was under way wrote the head.
         if marks.last().is_none_or(|(position, _)| *position < head.position) {
             marks.push((head.position, seen));
         }
-        let place = self.history.locate(head.position, self.sequencer.tip())?.append_end;
-        for (position, tx) in marks {
+        let tip = self.sequencer.tip();
+        let place = |position| Ok::<_, HistoryError>(self.history.locate(position, tip)?.append_end);
+        let places: Vec<_> = marks.iter().map(|(position, _)| place(*position)).collect::<Result<_, _>>()?;
+        for ((position, tx), place) in marks.into_iter().zip(places) {
             let mark = ForwardedMark { position, snapshots: known.snapshots, immudb_tx: tx.0 };
             self.sequencer.mark(mark);
-            if position == head.position {
-                self.standing.advance(mark, place, Learned::ByHead);
-            }
+            self.standing.advance(mark, place, Learned::ByHead);
         }
-        Ok(())
+        Ok(ours)
     }
 
     /// Another writer has the database: what its history and ours have in common is in ImmuDB all the same.
@@ -288,12 +290,15 @@ impl Forwarder {
             let copy =
                 Copy { session, sequencer: &sequencer, history: &history, unfinished: &unfinished, head };
             match copy.check_fit().await {
-                Ok(_) => self.learn(session, &Head { position: tip.position, ..head.clone() }, seen).await,
+                Ok(_) => self
+                    .learn(session, &Head { position: tip.position, ..head.clone() }, seen)
+                    .await
+                    .map(drop),
                 Err(error) => Err(error.into()),
             }
         } else {
             match self.history.locate(head.position, tip) {
-                Ok(located) if located.hash == head.hash => self.learn(session, head, seen).await,
+                Ok(located) if located.hash == head.hash => self.learn(session, head, seen).await.map(drop),
                 Ok(_) => Ok(()),
                 Err(error) => Err(error.into()),
             }

@@ -88,18 +88,29 @@ impl Forwarder {
         self.shutdown.cancelled().await;
     }
 
+    /// Nobody waits any longer where trying again makes no sense, also if something else is still to be waited for.
+    pub(super) fn note_definite(&mut self, error: &immudb::Error) {
+        if failure(error) == Failure::Definite {
+            self.note_failure(error);
+        }
+    }
+
     fn note_failure(&mut self, error: &immudb::Error) {
         self.in_contact = false;
-        let failure = match error.kind {
-            ErrorKind::Refused | ErrorKind::Configuration | ErrorKind::TooLarge => Failure::Definite,
-            ErrorKind::Unreachable
-            | ErrorKind::Busy
-            | ErrorKind::SessionExpired
-            | ErrorKind::Rejected
-            | ErrorKind::Corrupted => Failure::Passing,
-        };
+        let failure = failure(error);
         let reachable = !matches!(error.kind, ErrorKind::Refused | ErrorKind::Unreachable);
         self.standing.failed(reachable, error.to_string());
         self.happened(Happening::Failed(failure));
+    }
+}
+
+fn failure(error: &immudb::Error) -> Failure {
+    match error.kind {
+        ErrorKind::Refused | ErrorKind::Configuration | ErrorKind::TooLarge => Failure::Definite,
+        ErrorKind::Unreachable
+        | ErrorKind::Busy
+        | ErrorKind::SessionExpired
+        | ErrorKind::Rejected
+        | ErrorKind::Corrupted => Failure::Passing,
     }
 }

@@ -1,4 +1,4 @@
-//! Following the log: one transaction after the other, until something ends it.
+//! Following the log: transaction after transaction, until something ends it.
 
 use std::time::Duration;
 
@@ -6,19 +6,19 @@ use tokio::{
     sync::watch,
     time::{Instant, sleep_until},
 };
-use tracing::warn;
+use tracing::{debug, warn};
 
 use super::{
-    BatchSize, End, Forwarder, Learned, Link, Pause, Reached, Released, State,
+    BatchLimits, BatchSize, End, Forwarder, Learned, Link, Pause, Reached, Released, Standing, State,
     batch::{Batch, Packer},
+    in_flight::{Answer, Answered, InFlight, Sent},
     state::{Commit, Happening, Rest},
-    unchanged_since,
 };
 use crate::{
     crash_point::CrashPoint,
     event::{Position, record::ForwardedMark},
     history::HistoryError,
-    immudb::{self, ErrorKind, Precondition, Session, SetError, TxId},
+    immudb::{self, ErrorKind, Session, SetError, TxId},
     log::Tip,
 };
 
@@ -32,16 +32,31 @@ struct Company {
     event_count: u64,
 }
 
-/// A transaction that was committed.
+/// What comes next while transactions are in flight.
+enum Progress {
+    /// The oldest one is.
+    Answered(Box<Answered>),
+    /// More lies behind this than one transaction takes.
+    Backlog(Reached),
+    /// The runtime ends.
+    GoingDown,
+}
+
+/// What was carried over in one go.
 struct Carried {
+    link: Link,
+    packer: Packer,
+    /// Of the last transaction.
     event_count: u64,
-    record_bytes: usize,
-    /// Of the request.
-    bytes: usize,
     took: Duration,
+    /// The end of the log when it was committed.
+    waiting: Position,
 }
 
 impl Forwarder {
+    /// So many transactions go alone after one that failed, or after one of somebody else's.
+    const ALONE_AFTER_FAILURE: u32 = 16;
+
     /// Carries the log over until something ends it.
     pub(super) async fn follow(&mut self, mut link: Link) -> End {
         let mut packer = Packer::new(self.history.clone(), self.settings.batch, link.reached);
@@ -49,10 +64,7 @@ impl Forwarder {
         let mut keep_alive = Instant::now() + self.settings.keep_alive;
         let mut probe = Instant::now();
         loop {
-            packer.limit_bytes(self.batch_size.bytes());
-            let now = *tip.borrow_and_update();
-            let lag_bytes = self.standing.distance(link.reached.place, now.end);
-            let batch = match pack(packer, now, lag_bytes).await {
+            let batch = match self.next_batch(packer, &mut tip, link.reached).await {
                 Some((back, Ok(batch))) => {
                     packer = back;
                     batch
@@ -74,17 +86,16 @@ impl Forwarder {
             }
             // Only committed writes end the fallback, so there the head alone is written.
             if !is_empty || self.machine.state() != State::Connected {
-                let (began, event_count) = (Instant::now(), batch.event_count);
-                let waiting;
-                (link, waiting) = match self.send(link, batch).await {
-                    Ok(sent) => sent,
+                let carried = match self.carry(link, batch, packer, &mut tip).await {
+                    Ok(carried) => carried,
                     Err(end) => return end,
                 };
+                (link, packer) = (carried.link, carried.packer);
+                let (event_count, waiting, took) = (carried.event_count, carried.waiting, carried.took);
                 let pending = tip.borrow().position.0.saturating_sub(link.reached.position.0);
-                let busy = began.elapsed();
-                self.give_way(busy, pending).await;
+                self.give_way(took, pending).await;
                 let company = Company { reached: link.reached.position, waiting, event_count };
-                self.await_company(&mut tip, company, busy).await;
+                self.await_company(&mut tip, company, took).await;
                 keep_alive = Instant::now() + self.settings.keep_alive;
                 probe = Instant::now() + self.probes.pause();
                 continue;
@@ -99,11 +110,141 @@ impl Forwarder {
                     if let Err(error) = alive {
                         return failed(error, link.session, Pause::Delay);
                     }
-                    self.look_for_foreign(link.head_tx, link.head_tx.next());
+                    self.look_for_foreign(link.head_tx, link.head_tx.next(), 1);
                     keep_alive = Instant::now() + self.settings.keep_alive;
                 }
             }
         }
+    }
+
+    /// What the next transaction carries, behind what was packed before. `None`: the runtime is going down.
+    async fn next_batch(
+        &mut self,
+        mut packer: Packer,
+        tip: &mut watch::Receiver<Tip>,
+        reached: Reached,
+    ) -> Option<(Packer, Result<Batch, HistoryError>)> {
+        packer.limit_bytes(self.batch_size.bytes());
+        let now = *tip.borrow_and_update();
+        let packing = pack(packer, now, self.standing.distance(reached.place, now.end));
+        self.unless_overdue(packing).await
+    }
+
+    /// Sends a transaction, and others behind it while more waits than one takes. Ends when all of them are answered.
+    async fn carry(
+        &mut self,
+        mut link: Link,
+        first: Batch,
+        mut packer: Packer,
+        tip: &mut watch::Receiver<Tip>,
+    ) -> Result<Carried, End> {
+        let mut in_flight = InFlight::default();
+        let mut next = Some(first);
+        let mut unreadable = None;
+        // Nothing of what is pending can be sent before the next answer.
+        let mut exhausted = false;
+        loop {
+            if let Some(batch) = next.take_if(|batch| in_flight.takes(batch)) {
+                self.send(&link, &mut in_flight, batch).await;
+            }
+            let may_pack = next.is_none() && !exhausted && self.may_follow(&in_flight);
+            let before = may_pack.then(|| in_flight.before(&link).reached);
+            let Answered { sent, answer, at } = match self.progress(&mut in_flight, before, tip.clone()).await
+            {
+                Progress::Answered(answered) => *answered,
+                Progress::Backlog(reached) => {
+                    let Some((back, packed)) = self.next_batch(packer, tip, reached).await else {
+                        return Err(End::ShutDown(link));
+                    };
+                    packer = back;
+                    match packed {
+                        Ok(batch) => next = Some(batch).filter(|batch| !batch.entries.is_empty()),
+                        Err(error) => unreadable = Some(error),
+                    }
+                    exhausted = next.is_none();
+                    continue;
+                }
+                Progress::GoingDown => return Err(End::ShutDown(link)),
+            };
+            if in_flight.is_empty() || answer.is_err() {
+                self.sequencer.unhurried(false);
+            }
+            let (event_count, took) = (sent.event_count, at.duration_since(sent.at));
+            link = match self.answered(link, sent, answer, took) {
+                Ok(link) => link,
+                Err(end) => {
+                    self.alone = Self::ALONE_AFTER_FAILURE;
+                    if let End::Failed { error, .. } = &*end
+                        && !in_flight.is_empty()
+                    {
+                        self.note_definite(error);
+                    }
+                    // The head is read when nothing that was sent can change it any more, or has timed out.
+                    self.unless_overdue(in_flight.drain()).await;
+                    return Err(*end);
+                }
+            };
+            exhausted = unreadable.is_some();
+            if in_flight.is_empty() && next.is_none() {
+                return match unreadable {
+                    Some(error) => Err(End::Unreadable(error)),
+                    None => {
+                        let waiting = self.sequencer.tip().position;
+                        Ok(Carried { link, packer, event_count, took, waiting })
+                    }
+                };
+            }
+        }
+    }
+
+    /// Whether another transaction may be sent before what is in flight is answered: to an ImmuDB that is quick. One that
+    /// is slow would only have more to do before it answers those who wait.
+    fn may_follow(&self, in_flight: &InFlight) -> bool {
+        self.alone == 0
+            && self.last_was_quick
+            && self.machine.state() == State::Connected
+            && !self.shutdown.is_cancelled()
+            && in_flight.may_be_followed()
+            && in_flight.is_large(self.limits())
+    }
+
+    /// Waits for the next answer, or until more lies behind `before`, if that is given, than one transaction takes. A second
+    /// one pays only where it is full: of what fits into one, two halves take longer.
+    async fn progress(
+        &mut self,
+        in_flight: &mut InFlight,
+        before: Option<Reached>,
+        mut tip: watch::Receiver<Tip>,
+    ) -> Progress {
+        let (standing, limits) = (self.standing.clone(), self.limits());
+        let backlog = async {
+            let Some(reached) = before else { return std::future::pending().await };
+            let is_backlog = |tip: &Tip| rest_behind(&standing, limits, reached, *tip) == Rest::Backlog;
+            match tip.wait_for(is_backlog).await {
+                Ok(_) => reached,
+                // The sequencer is gone.
+                Err(_) => std::future::pending().await,
+            }
+        };
+        self.sent = in_flight.oldest_sent();
+        let progress = async {
+            tokio::select! {
+                biased;
+                answered = in_flight.next() => match answered {
+                    Some(answered) => Progress::Answered(answered),
+                    None => Progress::GoingDown,
+                },
+                reached = backlog => Progress::Backlog(reached),
+            }
+        };
+        let progress = self.unless_overdue(progress).await;
+        self.sent = None;
+        progress
+    }
+
+    /// What one transaction takes.
+    fn limits(&self) -> BatchLimits {
+        BatchLimits { bytes_max: self.batch_size.bytes(), ..self.settings.batch }
     }
 
     /// Working off a backlog takes half of the time at most: the rest of the machine, and of ImmuDB's, is for
@@ -135,48 +276,48 @@ impl Forwarder {
         }
     }
 
-    /// One transaction: the batch and the head, on the condition that the head is as we saw it.
-    async fn send(&mut self, link: Link, batch: Batch) -> Result<(Link, Position), End> {
-        let Link { session, head_tx, last_event, reached: from } = link;
-        let (reached, next_event) = (batch.reached, batch.last_event.or_else(|| last_event.clone()));
-        let (event_count, frame_count, record_bytes) = (batch.event_count, batch.frame_count, batch.bytes);
-        let mut entries = batch.entries;
-        entries.push(self.head_entry(reached, Released::No));
-        let bytes = entries.iter().map(|entry| entry.key.len().saturating_add(entry.value.len())).sum();
-        let sent = Instant::now();
-        let result = {
-            let mut conditions = unchanged_since(head_tx);
-            // That alone would pass on an ImmuDB that was put back below this session.
-            conditions.extend(last_event.map(Precondition::KeyMustExist));
-            CrashPoint::BeforeSet.reached();
-            self.sequencer.unhurried(self.machine.state() == State::Connected);
-            self.sent = Some(sent);
-            let set = session.set(entries, conditions);
-            self.unless_overdue(set).await
-        };
-        self.sent = None;
-        self.sequencer.unhurried(false);
-        match result {
-            Ok(header) if header.id <= head_tx => Err(End::Suspect),
+    /// One transaction: the batch and the head, on the condition that the head is as we saw it, or will be.
+    async fn send(&mut self, link: &Link, in_flight: &mut InFlight, batch: Batch) {
+        let head = self.head_entry(batch.reached, Released::No);
+        CrashPoint::BeforeSet.reached();
+        self.sequencer.unhurried(self.machine.state() == State::Connected);
+        let is_second = !in_flight.is_empty();
+        in_flight.send(link, batch, head).await;
+        if is_second {
+            CrashPoint::SecondSent.reached();
+        }
+    }
+
+    /// What follows from ImmuDB's answer to the transaction that was sent first.
+    fn answered(&mut self, link: Link, sent: Sent, answer: Answer, took: Duration) -> Result<Link, Box<End>> {
+        let Link { session, head_tx, .. } = link;
+        let Sent { reached, event_count, frame_count, record_bytes, .. } = sent;
+        let from = sent.before.reached;
+        match answer {
+            Ok(header) if header.id <= head_tx => Err(Box::new(End::Suspect)),
             Ok(header) => {
                 CrashPoint::AfterSet.reached();
                 self.own_tx = Some(header.id);
-                self.look_for_foreign(head_tx, header.id);
-                let link = Link { session, head_tx: header.id, reached, last_event: next_event };
-                let waiting = self.sequencer.tip().position;
-                let carried = Carried { event_count, record_bytes, bytes, took: sent.elapsed() };
-                self.committed(&link, carried);
-                Ok((link, waiting))
+                self.look_for_foreign(head_tx, header.id, 1);
+                self.alone = match header.id == sent.expected() {
+                    true => self.alone.saturating_sub(1),
+                    false => Self::ALONE_AFTER_FAILURE,
+                };
+                let last_event = sent.last_event.clone();
+                let link = Link { session, head_tx: header.id, reached, last_event };
+                self.committed(&link, &sent, took);
+                Ok(link)
             }
             // An attempt that was given up came through, or another writer: the head tells at once.
             Err(SetError::Conflict) => {
+                debug!(before = ?sent.before, "a condition of a transaction did not hold");
                 let (kind, operation) = (ErrorKind::Busy, "Set");
                 let error = immudb::Error { kind, operation, message: "the head has changed".to_owned() };
                 let pause = match std::mem::replace(&mut self.conflicted, true) {
                     false => Pause::None,
                     true => Pause::Delay,
                 };
-                Err(End::Failed { error, session: Some(session), pause })
+                Err(Box::new(End::Failed { error, session: Some(session), pause }))
             }
             Err(SetError::NotWritten(mut error) | SetError::Unknown(mut error)) => {
                 let pause = match error.kind {
@@ -213,7 +354,7 @@ impl Forwarder {
                     | ErrorKind::Rejected
                     | ErrorKind::Corrupted => Pause::Delay,
                 };
-                Err(failed(error, session, pause))
+                Err(Box::new(failed(error, session, pause)))
             }
         }
     }
@@ -226,40 +367,33 @@ impl Forwarder {
         }
     }
 
-    /// Every transaction of ours writes `log:head`, so what lies between two of them was written by somebody else.
-    pub(super) fn look_for_foreign(&mut self, before: TxId, now: TxId) {
-        let foreign = now.0.saturating_sub(before.0).saturating_sub(1);
+    /// Every transaction of ours writes `log:head`. So many of those behind `before` and up to `now` are ours; the others
+    /// were written by somebody else.
+    pub(super) fn look_for_foreign(&mut self, before: TxId, now: TxId, ours: u64) {
+        let foreign = now.0.saturating_sub(before.0).saturating_sub(ours);
         if let Some(transactions) = self.foreign.add(foreign) {
             let (after, before) = (before.0, now.0);
             warn!(transactions, after, before, "somebody else writes to the database");
         }
     }
 
-    fn committed(&mut self, link: &Link, carried: Carried) {
-        let Carried { event_count, record_bytes, bytes, took } = carried;
+    fn committed(&mut self, link: &Link, sent: &Sent, took: Duration) {
         self.delays.reset();
         self.session_expired = false;
         self.conflicted = false;
-        self.batch_size.taken(record_bytes, Instant::now());
+        self.batch_size.taken(sent.record_bytes, Instant::now());
         self.standing.recovered();
-        let tip = self.sequencer.tip();
-        let events = tip.position.0.saturating_sub(link.reached.position.0);
-        let snapshots = tip.snapshots.saturating_sub(link.reached.snapshots);
-        // A lone event is two keys.
-        let keys = events.saturating_mul(2).saturating_add(snapshots);
-        let bytes_left = self.standing.distance(link.reached.place, tip.end);
-        let (keys_max, bytes_max) = (self.settings.batch.keys_max, self.batch_size.bytes());
-        let fits = keys < keys_max as u64 && bytes_left <= bytes_max as u64;
+        let rest = rest_behind(&self.standing, self.limits(), link.reached, self.sequencer.tip());
         let snapshots_before = self.standing.view().forwarded.snapshots;
         let mark = self.reach(link, link.reached, Learned::ByCommit);
-        if event_count > 0 || mark.snapshots > snapshots_before {
+        if sent.event_count > 0 || mark.snapshots > snapshots_before {
             self.sequencer.mark(mark);
         }
-        let rest = if fits { Rest::FitsOne } else { Rest::Backlog };
-        let commit = Commit { rest, took, bytes };
+        let commit = Commit { rest, took, bytes: sent.bytes };
+        self.last_was_quick = self.machine.is_quick(commit);
         self.happened(Happening::Committed(commit));
-        match event_count {
-            0 => self.probes.written(self.machine.is_quick(commit)),
+        match sent.event_count {
+            0 => self.probes.written(self.last_was_quick),
             _ => self.probes.reset(),
         }
         self.note_slowness(commit);
@@ -274,6 +408,19 @@ impl Forwarder {
         };
         self.standing.advance(mark, reached.place, learned);
         mark
+    }
+}
+
+/// How much of the log lies behind here.
+fn rest_behind(standing: &Standing, limits: BatchLimits, reached: Reached, tip: Tip) -> Rest {
+    let events = tip.position.0.saturating_sub(reached.position.0);
+    let snapshots = tip.snapshots.saturating_sub(reached.snapshots);
+    // A lone event is two keys.
+    let keys = events.saturating_mul(2).saturating_add(snapshots);
+    let bytes = standing.distance(reached.place, tip.end);
+    match keys < limits.keys_max as u64 && bytes <= limits.bytes_max as u64 {
+        true => Rest::FitsOne,
+        false => Rest::Backlog,
     }
 }
 

@@ -25,6 +25,11 @@ impl TransactionPages {
         TransactionPages { next: first, limit: LIMIT_FIRST }
     }
 
+    /// The same for few transactions that may be large: a page too many would keep the others waiting.
+    pub fn one_by_one_from(first: TxId) -> TransactionPages {
+        TransactionPages { next: first, limit: 1 }
+    }
+
     /// The transaction that the next page begins with.
     pub fn position(&self) -> TxId {
         self.next

@@ -58,7 +58,8 @@ fn way_to(point: CrashPoint) -> Way {
         | CrashPoint::SnapshotLaidOut
         | CrashPoint::IndexFileWritten
         | CrashPoint::IndexFileNamed
-        | CrashPoint::IndexFilesMerged => Way::Load,
+        | CrashPoint::IndexFilesMerged
+        | CrashPoint::SecondSent => Way::Load,
         // The head alone is written at the start.
         CrashPoint::BeforeSet | CrashPoint::AfterSet | CrashPoint::WriterKept | CrashPoint::HeadClaimed => {
             Way::Start(Prepared::Nothing)
@@ -90,6 +91,11 @@ impl Story {
         let setup = Setup::with_immudb(immudb.port())
             .set("event_sourcing", "segment_bytes_max: 1048576")
             .set("event_sourcing", "event_files: true");
+        // So that more waits than one transaction takes.
+        let setup = match point {
+            CrashPoint::SecondSent => setup.set("immudb", "batch_bytes_max: 1000"),
+            _ => setup,
+        };
         let service = Service::start(setup.clone()).await;
         let mut client = service.client();
         for number in 0..24 {

@@ -32,7 +32,7 @@ async fn behind_proxy(immudb: &ImmuDb) -> (Proxy, Service) {
     (proxy, service)
 }
 
-async fn until(what: &str, mut come_true: impl FnMut() -> bool) {
+pub async fn until(what: &str, mut come_true: impl FnMut() -> bool) {
     let end = std::time::Instant::now() + PATIENCE;
     while !come_true() {
         assert!(std::time::Instant::now() < end, "{what} did not come true");
@@ -40,7 +40,7 @@ async fn until(what: &str, mut come_true: impl FnMut() -> bool) {
     }
 }
 
-fn events_in(immudb: &ImmuDb) -> usize {
+pub fn events_in(immudb: &ImmuDb) -> usize {
     immudb.reader(&["--database", "aethyr", "scan", "event:"]).len()
 }
 

@@ -42,5 +42,6 @@ mod supervising;
 #[path = "../support/mod.rs"]
 mod support;
 mod tidy;
+mod two_in_flight;
 mod wire;
 mod world;

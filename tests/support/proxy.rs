@@ -31,12 +31,20 @@ pub enum Mode {
     Pass,
     /// Requests reach ImmuDB, its answers reach nobody.
     DropAnswers,
+    /// The same from the first request on that is larger.
+    #[allow(dead_code, reason = "not every test program has requests like this")]
+    DropAnswersAbove(usize),
     /// Requests wait in the proxy, even after their caller has gone, until the mode changes.
     KeepRequests,
+    /// As before; and answers to earlier ones reach nobody.
+    #[allow(dead_code, reason = "not every test program has requests like this")]
+    KeepRequestsAndDropAnswers,
     /// As before; and new connections are closed at once.
     KeepRequestsAndRefuse,
     /// What waited goes on; new connections are closed at once.
     PassAndRefuse,
+    /// Of what waited on a connection, the first request is cancelled, and the rest goes on.
+    PassWithoutFirst,
     /// Requests are held up for a while.
     Slow,
     /// Each answer arrives so much later, and none holds the next one up.
@@ -51,7 +59,11 @@ const SLOW_BY: Duration = Duration::from_millis(100);
 
 impl Mode {
     fn keeps(self) -> bool {
-        matches!(self, Self::KeepRequests | Self::KeepRequestsAndRefuse)
+        matches!(self, Self::KeepRequests | Self::KeepRequestsAndDropAnswers | Self::KeepRequestsAndRefuse)
+    }
+
+    fn drops_answers(self) -> bool {
+        matches!(self, Self::DropAnswers | Self::KeepRequestsAndDropAnswers)
     }
 
     fn refuses(self) -> bool {
@@ -76,13 +88,20 @@ struct Shared {
 struct Connections {
     mode: watch::Sender<Mode>,
     cut: CancellationToken,
-    /// Requests that are not through yet.
+    /// Connections whose requests are not through yet.
     open: Arc<AtomicUsize>,
+    /// Requests that ImmuDB has answered.
+    answered: Arc<AtomicUsize>,
 }
 
 impl Connections {
     fn new(mode: Mode) -> Self {
-        Self { mode: watch::Sender::new(mode), cut: CancellationToken::new(), open: Arc::default() }
+        Self {
+            mode: watch::Sender::new(mode),
+            cut: CancellationToken::new(),
+            open: Arc::default(),
+            answered: Arc::default(),
+        }
     }
 }
 
@@ -92,6 +111,16 @@ pub struct Late(Connections);
 impl Late {
     pub fn deliver(&self) {
         self.0.mode.send_replace(Mode::Pass);
+    }
+
+    /// But for the first request of each connection, which is cancelled.
+    pub fn deliver_without_first(&self) {
+        self.0.mode.send_replace(Mode::PassWithoutFirst);
+    }
+
+    /// So many requests were answered so far.
+    pub fn answered(&self) -> usize {
+        self.0.answered.load(Ordering::SeqCst)
     }
 
     /// ImmuDB has got and answered everything.
@@ -139,8 +168,13 @@ impl Proxy {
 
     /// Breaks all connections with the service; those that come pass, and what these kept stays kept.
     pub fn cut_and_keep(&self) -> Late {
+        self.cut_and_keep_then(Mode::Pass)
+    }
+
+    /// The same, with this mode for those that come.
+    pub fn cut_and_keep_then(&self, mode: Mode) -> Late {
         let mut connections = self.shared.connections.lock().unwrap();
-        let late = std::mem::replace(&mut *connections, Connections::new(Mode::Pass));
+        let late = std::mem::replace(&mut *connections, Connections::new(mode));
         late.cut.cancel();
         Late(late)
     }
@@ -159,17 +193,23 @@ impl Drop for Proxy {
 
 async fn carry(client: TcpStream, server: TcpStream, connections: Connections, proxy: Arc<Shared>) {
     let ((from_client, to_client), (from_server, to_server)) = (client.into_split(), server.into_split());
-    let Connections { mode, cut, open } = connections;
+    let Connections { mode, cut, open, answered } = connections;
     let unanswered = OpenRequests::new();
     open.fetch_add(1, Ordering::SeqCst);
-    let requests = Requests { mode: mode.subscribe(), cut: cut.clone(), unanswered: unanswered.clone() };
-    let answers = Answers { mode: mode.subscribe(), cut, unanswered };
+    let requests = Requests {
+        mode: mode.subscribe(),
+        modes: mode.clone(),
+        cut: cut.clone(),
+        unanswered: unanswered.clone(),
+    };
+    let answers = Answers { mode: mode.subscribe(), cut, unanswered, answered };
     tokio::join!(requests.carry(from_client, to_server, &proxy.kept), answers.carry(from_server, to_client));
     open.fetch_sub(1, Ordering::SeqCst);
 }
 
 struct Requests {
     mode: watch::Receiver<Mode>,
+    modes: watch::Sender<Mode>,
     cut: CancellationToken,
     unanswered: OpenRequests,
 }
@@ -179,10 +219,18 @@ impl Requests {
         let mut buffer = vec![0; 64 * 1024];
         let mut frames = Frames::of_client();
         let mut waiting = Vec::new();
+        // Where the first frame begins in it.
+        let mut first_frame = None;
         let mut ended = false;
         let mut request_bytes = 0;
         while !ended || !waiting.is_empty() {
-            if !self.mode.borrow_and_update().keeps() && !waiting.is_empty() {
+            let mode = *self.mode.borrow_and_update();
+            if !mode.keeps() && !waiting.is_empty() {
+                if mode == Mode::PassWithoutFirst
+                    && let Some(first_frame) = first_frame
+                {
+                    self.unanswered.cancel_first(&mut waiting, first_frame);
+                }
                 if to.write_all(&waiting).await.is_err() {
                     break;
                 }
@@ -201,12 +249,22 @@ impl Requests {
                 tokio::time::sleep(SLOW_BY).await;
             }
             ended |= read == 0;
+            if waiting.is_empty() {
+                first_frame = frames.next_begins_at();
+            }
             let asked = self.unanswered.asked(&mut frames, &buffer[..read]);
-            request_bytes = if asked > 0 { 0 } else { request_bytes + read };
+            let so_far = request_bytes + read;
+            request_bytes = if asked > 0 { 0 } else { so_far };
             if let Mode::CutAbove(bytes_max) = *self.mode.borrow()
                 && request_bytes > bytes_max
             {
                 return;
+            }
+            let mode = *self.mode.borrow();
+            if let Mode::DropAnswersAbove(bytes) = mode
+                && so_far > bytes
+            {
+                self.modes.send_replace(Mode::DropAnswers);
             }
             if self.mode.borrow().keeps() {
                 kept.fetch_add(asked, Ordering::SeqCst);
@@ -224,9 +282,14 @@ struct Answers {
     mode: watch::Receiver<Mode>,
     cut: CancellationToken,
     unanswered: OpenRequests,
+    answered: Arc<AtomicUsize>,
 }
 
 impl Answers {
+    fn note(&self, frames: &mut Frames, bytes: &[u8]) {
+        self.answered.fetch_add(self.unanswered.answered(frames, bytes), Ordering::SeqCst);
+    }
+
     async fn carry(self, mut from: OwnedReadHalf, to: OwnedWriteHalf) {
         let (queue, waiting) = mpsc::unbounded_channel();
         let deliver = deliver(waiting, to, self.cut.clone());
@@ -238,18 +301,18 @@ impl Answers {
                     read = from.read(&mut buffer) => read.unwrap_or(0),
                     () = self.cut.cancelled() => break,
                 };
-                self.unanswered.answered(&mut frames, &buffer[..read]);
+                self.note(&mut frames, &buffer[..read]);
                 let mode = *self.mode.borrow();
                 let late = if let Mode::LateAnswers(late) = mode { late } else { Duration::ZERO };
                 let answer = (Instant::now() + late, buffer[..read].to_vec());
-                if read == 0 || (mode != Mode::DropAnswers && queue.send(answer).is_err()) {
+                if read == 0 || (!mode.drops_answers() && queue.send(answer).is_err()) {
                     break;
                 }
             }
             drop(queue);
             // ImmuDB may go on with what it was sent, and says so to nobody.
             while let Ok(read @ 1..) = from.read(&mut buffer).await {
-                self.unanswered.answered(&mut frames, &buffer[..read]);
+                self.note(&mut frames, &buffer[..read]);
             }
             self.unanswered.give_up();
         };

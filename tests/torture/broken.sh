@@ -99,6 +99,20 @@ leave_out_a_precondition() {
     change src/forwarder.rs 's.replace("vec![Precondition::KeyMustExist(key.clone()), Precondition::KeyNotModifiedAfterTx { key, tx }]", "let _ = tx;\n    vec![Precondition::KeyMustExist(key)]")'
 }
 
+# Two transactions in flight.
+shows[send_the_second_without_the_first]='ImmuDB|migration'
+mostly[send_the_second_without_the_first]='first request cancelled, the next late'
+send_the_second_without_the_first() {
+    replace src/forwarder/in_flight.rs 'conditions.extend(self.last_event' 'conditions.extend(self.last_event.as_ref().filter(|_| !self.is_in_flight)'
+    replace src/forwarder/in_flight.rs '.clone().map(Precondition::KeyMustExist)' '.cloned().map(Precondition::KeyMustExist)'
+}
+
+shows[send_the_second_behind_its_repetition]='ImmuDB|migration'
+mostly[send_the_second_behind_its_repetition]='first request cancelled, the next late'
+send_the_second_behind_its_repetition() {
+    replace src/forwarder/in_flight.rs 'conditions.extend(batch.first_event.clone().map(Precondition::KeyMustNotExist));' ''
+}
+
 shows[refuse_a_resend_where_new_events_are]='resend refused'
 refuse_a_resend_where_new_events_are() {
     change src/store.rs 's.replace("self.standing.admit_resend(self.sequencer.tip())?;", "self.admit_write()?;")'
@@ -242,7 +256,8 @@ if ((${#ways[@]} == 0)); then
     ways=(nothing acknowledge_before_the_sync forget_the_forwarded_position
         skip_the_duplicate_check_inside_a_group take_a_time_out_for_not_written
         take_a_failed_sync_for_not_written leave_a_segment_without_a_durable_name
-        leave_out_a_precondition refuse_a_resend_where_new_events_are
+        leave_out_a_precondition send_the_second_without_the_first
+        send_the_second_behind_its_repetition refuse_a_resend_where_new_events_are
         let_recorded_times_follow_the_clock publish_the_tip_before_what_is_below_it
         lose_what_is_not_in_a_file say_that_reads_fail count_no_slow_commits
         accept_nobody_after_an_error take_nothing_after_a_full_disk lock_the_file_within_alone

@@ -38,6 +38,8 @@ pub struct Faults {
     pub history: History,
 }
 
+/// A request to ImmuDB with more bytes has events.
+const WITH_EVENTS: usize = 1000;
 /// Of a segment of the log.
 const HEADER_BYTES: usize = 64;
 
@@ -52,7 +54,8 @@ const BY_SERVICE: [(&str, u8); 8] = [
     ("older copy of the log put back", 19),
     ("disk full, and nobody helps", 9),
 ];
-const BY_NETWORK: [(&str, u8); 1] = [("late answers", 5)];
+const FIRST_CANCELLED: &str = "first request cancelled, the next late";
+const BY_NETWORK: [(&str, u8); 2] = [("late answers", 5), (FIRST_CANCELLED, 10)];
 const BY_CROWDS: [(&str, u8); 1] = [("storm of known ids", 0)];
 const BY_SECOND_WRITERS: [(&str, u8); 2] = [("deposed writer", 0), ("locks removed", 1)];
 
@@ -290,7 +293,7 @@ impl Series<'_> {
         let proxy = &self.world.proxy;
         while self.pause(100, 1500).await {
             let from = self.world.now();
-            let (fault, mode) = match self.draw(10, &BY_NETWORK) {
+            let (fault, mode) = match self.draw(11, &BY_NETWORK) {
                 0 => ("connections cut", None),
                 1 => ("connections refused", Some(Mode::PassAndRefuse)),
                 2 => ("answers lost", Some(Mode::DropAnswers)),
@@ -301,6 +304,26 @@ impl Series<'_> {
                     let most = if self.random.bool() { 950 } else { 2500 };
                     let late = Duration::from_millis(self.random.u64(300..most));
                     ("late answers", Some(Mode::LateAnswers(late)))
+                }
+                10 => {
+                    // Only then are there two.
+                    self.until_connected().await;
+                    let from = self.world.now();
+                    self.count(FIRST_CANCELLED);
+                    proxy.set(Mode::KeepRequests);
+                    self.for_a_while(50, 500).await;
+                    // The next one comes before anything is sent again, or behind what is sent again first.
+                    let late = proxy.cut_and_keep_then(match self.random.u8(..4) {
+                        0 => Mode::PassAndRefuse,
+                        _ => Mode::DropAnswersAbove(WITH_EVENTS),
+                    });
+                    self.for_a_while(50, 1000).await;
+                    late.deliver_without_first();
+                    self.for_a_while(50, 500).await;
+                    proxy.set(Mode::Pass);
+                    proxy.cut();
+                    self.faults.immudb_gone.push((from, self.world.now()));
+                    continue;
                 }
                 _ => {
                     // What was under way comes late, when another session has gone on.
@@ -329,6 +352,23 @@ impl Series<'_> {
             }
             self.faults.immudb_gone.push((from, self.world.now()));
         }
+    }
+
+    /// For a while, and a bit longer: some transactions go alone then.
+    async fn until_connected(&mut self) {
+        const WITHIN: Duration = Duration::from_secs(3);
+        let mut client = self.world.client();
+        let connected = async {
+            while client
+                .stats(StatsRequest {})
+                .await
+                .is_ok_and(|stats| stats.get_ref().state() != State::Connected)
+            {
+                tokio::time::sleep(Duration::from_millis(20)).await;
+            }
+        };
+        _ = tokio::time::timeout(WITHIN, connected).await;
+        self.for_a_while(100, 500).await;
     }
 
     async fn clock(&mut self) {

@@ -83,7 +83,10 @@ impl World {
         let path = folder.join("control");
         fs::write(&path, [0; 32]).unwrap();
         let control = fs::File::options().write(true).open(&path).unwrap();
+        // In one of two runs more waits than one transaction takes.
+        let batch_bytes_max = if seed % 2 == 1 { 2048 } else { 4 << 20 };
         let setup = Setup::with_immudb(proxy.port())
+            .set("immudb", &format!("batch_bytes_max: {batch_bytes_max}"))
             .set("server", &format!("listen: 127.0.0.1:{}", port.number()))
             .set("server", "shutdown_grace: 10.0")
             .set("event_sourcing", "segment_bytes_max: 1048576")

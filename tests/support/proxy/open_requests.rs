@@ -10,6 +10,8 @@ const DATA: u8 = 0;
 const HEADERS: u8 = 1;
 const RST_STREAM: u8 = 3;
 const END_STREAM: u8 = 1;
+/// An error code: the caller does not want it any more.
+const CANCEL: u32 = 8;
 
 /// The streams whose request is whole and whose answer is not. Both directions of a connection share it.
 #[derive(Clone)]
@@ -32,8 +34,43 @@ impl OpenRequests {
         asked
     }
 
-    pub fn answered(&self, frames: &mut Frames, bytes: &[u8]) {
-        frames.read(bytes, |stream, _| self.0.send_modify(|open| _ = open.remove(&stream)));
+    /// Notes which streams ImmuDB has ended; tells how many requests that answers.
+    pub fn answered(&self, frames: &mut Frames, bytes: &[u8]) -> usize {
+        let mut answered = 0;
+        frames.read(bytes, |stream, _| {
+            self.0.send_modify(|open| answered += usize::from(open.remove(&stream)));
+        });
+        answered
+    }
+
+    /// Cancels the first whole request among these frames, as its caller would if it went out of patience after its
+    /// headers.
+    pub fn cancel_first(&self, bytes: &mut Vec<u8>, first_frame: usize) {
+        let Some((before, mut rest)) = bytes.split_at_checked(first_frame) else { return };
+        let (mut cancelled, mut kept) = (None, before.to_vec());
+        while let Some((header, behind)) = rest.split_at_checked(HEADER_BYTES) {
+            let length = u32::from_be_bytes([0, header[0], header[1], header[2]]) as usize;
+            let Some((payload, behind)) = behind.split_at_checked(length) else { break };
+            let stream = u32::from_be_bytes(header[5..].try_into().unwrap());
+            match header[3] {
+                HEADERS if cancelled.is_none() => {
+                    cancelled = Some(stream);
+                    kept.extend_from_slice(&[header, payload].concat());
+                    kept.extend_from_slice(&[0, 0, 4, RST_STREAM, 0]);
+                    kept.extend_from_slice(&stream.to_be_bytes());
+                    kept.extend_from_slice(&CANCEL.to_be_bytes());
+                }
+                // The headers are in one frame: those of this service's are small.
+                _ if cancelled == Some(stream) => {}
+                _ => kept.extend_from_slice(&[header, payload].concat()),
+            }
+            rest = behind;
+        }
+        kept.extend_from_slice(rest);
+        *bytes = kept;
+        if let Some(stream) = cancelled {
+            self.0.send_modify(|open| _ = open.remove(&stream));
+        }
     }
 
     /// No answer will come any more.
@@ -67,6 +104,11 @@ impl Frames {
 
     pub fn of_server() -> Self {
         Self { header: Vec::new(), skip: 0, ending: None }
+    }
+
+    /// How many bytes of the frame that is being read are to come. `None`: its header is not whole.
+    pub fn next_begins_at(&self) -> Option<usize> {
+        self.header.is_empty().then_some(self.skip)
     }
 
     /// Calls `ended` for each stream whose last frame becomes whole with these bytes.
