@@ -144,13 +144,18 @@ pub fn read_models(service: &Service) -> Connection {
     Connection::open_with_flags(path, OpenFlags::SQLITE_OPEN_READ_ONLY).unwrap()
 }
 
-/// Waits until the read models include all events.
+/// Waits until the read models include all events, for as long as they go on: they follow on a thread of the lowest
+/// priority.
 pub async fn caught_up(service: &Service) {
-    let until = Instant::now() + PATIENCE;
+    let (mut until, mut reached) = (Instant::now() + PATIENCE, Vec::new());
     loop {
         let stats = service.stats().await;
         if stats.projections.iter().all(|projection| projection.lag == 0) {
             return;
+        }
+        let positions: Vec<u64> = stats.projections.iter().map(|projection| projection.position).collect();
+        if positions != reached {
+            (until, reached) = (Instant::now() + PATIENCE, positions);
         }
         assert!(Instant::now() < until, "the read models do not follow: {stats:#?}\n{}", service.log());
         tokio::time::sleep(Duration::from_millis(20)).await;
