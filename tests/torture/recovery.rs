@@ -69,11 +69,16 @@ async fn one(world: &World, process: u32, fault: Fault, length: Duration) -> Res
     let ended = Instant::now();
     let mut client = world.client();
     let back = loop {
-        if client.append_events(request(vec![event("back")])).await.is_ok() {
+        let Err(status) = client.append_events(request(vec![event("back")])).await else {
             break ended.elapsed();
-        }
+        };
         if ended.elapsed() > BACK_WITHIN * 4 {
-            return Err(format!("{fault:?}: nothing is taken {:?} after its end", ended.elapsed()));
+            let log = world.service.lock().await.log();
+            let last: Vec<&str> = log.lines().rev().take(20).collect();
+            let after = ended.elapsed();
+            return Err(format!(
+                "{fault:?}: nothing is taken {after:?} after its end: {status:?}\n{last:#?}"
+            ));
         }
         tokio::time::sleep(Duration::from_millis(10)).await;
     };
