@@ -116,6 +116,12 @@ impl File {
         sync_folder(&self.path)
     }
 
+    /// The same with its folder, which is open: nothing fails but a sync.
+    pub(super) fn make_durable_in(&self, folder: &fs::File) -> io::Result<()> {
+        self.file.sync_all()?;
+        folder.sync_all()
+    }
+
     /// `Ok(None)`: the file ends within the header, as a crash while it was made leaves it.
     fn open(path: PathBuf, number: u32, access: Access) -> Result<Option<Self>, ReadError> {
         let io_error = |source| ReadError::Io { file: path.display().to_string(), source };
@@ -177,10 +183,14 @@ fn sync_folder(path: &Path) -> io::Result<()> {
     path.parent().map_or(Ok(()), sync_entries)
 }
 
-/// Makes durable what a folder contains; the empty path is the working directory.
+/// Makes durable what a folder contains.
 fn sync_entries(folder: &Path) -> io::Result<()> {
-    let folder = if folder.as_os_str().is_empty() { Path::new(".") } else { folder };
-    fs::File::open(folder)?.sync_all()
+    open_folder(folder)?.sync_all()
+}
+
+/// The empty path is the working directory.
+pub(super) fn open_folder(folder: &Path) -> io::Result<fs::File> {
+    fs::File::open(if folder.as_os_str().is_empty() { Path::new(".") } else { folder })
 }
 
 /// All segments of the log, open for any number of readers.

@@ -4,6 +4,7 @@
 use std::path::PathBuf;
 
 use aethyr_event_store::grpc::wire::{NewEvent, SaveSnapshotRequest, State, new_event::Data};
+use rustix::process::{Pid, Resource, Rlimit, getrlimit, prlimit};
 use tonic::Code;
 
 use crate::support::{
@@ -218,4 +219,38 @@ async fn a_start_that_can_only_read_serves_reads_and_takes_writes_once_it_can() 
     append(&mut service.client(), vec![event("room-1")]).await;
     assert_eq!(load(&mut service.client(), "room-1").await.len(), 2);
     assert!(service.stop().success());
+}
+
+/// Whichever file it is that can't be opened when the log goes on with a new segment.
+#[tokio::test(flavor = "multi_thread")]
+async fn files_that_are_used_up_refuse_appends_until_some_are_free_again() {
+    let setup = Setup::local().set("event_sourcing", "segment_bytes_max: 1048576");
+    let mut service = Service::start(setup).await;
+    let mut client = service.client();
+    let process = service.process_id();
+    let large =
+        || request(vec![NewEvent { data: Some(Data::Binary(vec![7; 300_000].into())), ..event("room-1") }]);
+    let mut stored = 0;
+    for spare in 0..4 {
+        client.append_events(large()).await.unwrap();
+        let open = std::fs::read_dir(format!("/proc/{process}/fd")).unwrap().count() as u64;
+        let maximum = getrlimit(Resource::Nofile).maximum;
+        let limit = |limit| prlimit(Pid::from_raw(process as i32), Resource::Nofile, limit).unwrap();
+        let before = limit(Rlimit { current: Some(open + spare), maximum });
+        let mut taken = 1;
+        let status = loop {
+            match client.append_events(large()).await {
+                Ok(_) => taken += 1,
+                Err(status) => break status,
+            }
+            assert!(taken < 100, "with {spare} more files than are open, all appends are taken");
+        };
+        assert_eq!(reason(&status), "NOT_WRITTEN", "{spare}: {status:?}");
+        limit(before);
+        stored += taken;
+        client.append_events(large()).await.unwrap();
+        stored += 1;
+    }
+    assert_eq!(load(&mut client, "room-1").await.len(), stored);
+    assert!(service.is_running());
 }

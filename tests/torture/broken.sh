@@ -90,7 +90,11 @@ take_a_time_out_for_not_written() {
 shows[leave_a_segment_without_a_durable_name]='lost'
 mostly[leave_a_segment_without_a_durable_name]='power cut'
 leave_a_segment_without_a_durable_name() {
-    change src/log/segment.rs 's.replace("path.parent().map_or(Ok(()), sync_entries)", "path.parent().map_or(Ok(()), |_| Ok(()))")'
+    replace src/log/segment.rs 'path.parent().map_or(Ok(()), sync_entries)' 'path.parent().map_or(Ok(()), |_| Ok(()))' \
+        '        folder.sync_all()
+' '        let _ = folder;
+        Ok(())
+'
 }
 
 shows[leave_out_a_precondition]='second writer|ImmuDB|migration'
