@@ -317,7 +317,7 @@ impl Log {
         // Only the last segment may have more than frames. There is more where a file system gave some and said no.
         self.give_space_back()?;
         let next = self.tip.end.segment.saturating_add(1);
-        // First of all: where no more files can be opened, it must not turn out when the segment is there.
+        // Before the segment: if no more files can be opened, nothing was changed, and the append is just refused.
         let folder = segment::open_folder(&self.folder).map_err(WriteError::NotWritten)?;
         let file = self.segments.create(&self.folder, next).map_err(WriteError::NotWritten)?;
         CrashPoint::SegmentCreated.reached();
