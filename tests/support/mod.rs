@@ -1,6 +1,7 @@
 //! What the stories share.
 
 pub mod events;
+pub mod go;
 pub mod h2;
 pub mod immudb;
 pub mod load;
