@@ -134,7 +134,7 @@ async fn reflection_explains_the_calls_and_the_details_of_errors() {
     }
     let comments = files[0].source_code_info.as_ref().unwrap();
     let said = |text: &str| comments.location.iter().any(|place| place.leading_comments().contains(text));
-    assert!(said("Stores events, all or none of them"), "no comments");
+    assert!(said("Appends events to one or more aggregates, all or nothing."), "no comments");
     for symbol in symbols {
         use v1alpha::{
             server_reflection_request::MessageRequest, server_reflection_response::MessageResponse,
