@@ -84,7 +84,7 @@ take_a_failed_sync_for_not_written() {
 # Callers vanish at their deadlines, too.
 shows[take_a_time_out_for_not_written]='refused and stored'
 take_a_time_out_for_not_written() {
-    change src/grpc/gate.rs 's.replace("Err(_) => Err(status::deadline_exceeded()),", "Err(_) => Err(status::of_error(crate::store::StoreError::Unavailable(crate::store::Unavailable::NotWritten))),")'
+    change src/grpc/gate.rs 's.replace("done.unwrap_or_else(|_| Err(status::deadline_exceeded()))", "done.unwrap_or_else(|_| Err(status::of_error(crate::store::StoreError::Unavailable(crate::store::Unavailable::NotWritten))))")'
 }
 
 shows[leave_a_segment_without_a_durable_name]='lost'
@@ -221,7 +221,12 @@ take_other_content_for_a_resend() {
 shows[judge_known_ids_before_everybody_else]='waits|a wait|a wait outside of every outage'
 mostly[judge_known_ids_before_everybody_else]='storm of known ids'
 judge_known_ids_before_everybody_else() {
-    replace src/sequencer.rs 'if !self.stored_events.may_have(&sent) {' 'if sent.len() >= 500 || !self.stored_events.may_have(&sent) {'
+    replace src/sequencer.rs 'let sent = SentEvent::all_of(append);
+        if let' 'let sent = SentEvent::all_of(append);
+        if sent.len() >= 500 {
+            return Ok(Earlier::NotFound { absent_up_to: None });
+        }
+        if let'
     replace src/sequencer/existing.rs 'let Some(first) = sent.first() else { return Ok(None) };' 'for event in sent {
             if let Some(place) = self.index.event(event.id)? {
                 RecordRun::new(&self.segments, place)?.read()?;
