@@ -1,7 +1,7 @@
 //! A game's own aggregate, command, event and projection: quests, which the service knows nothing of.
 //!
 //! `cargo run --example quests` runs the service with the projection in it. The other parts need nothing of the
-//! service but its calls, so they can be written in any language in the same way. `docs/extending.md` explains them.
+//! service but its calls, so they can be written in any language in the same way. `docs/world/extending.md` explains them.
 
 use std::process::ExitCode;
 

@@ -96,7 +96,7 @@ pub async fn give_up(config: Config, export: &Path) -> Result<(), String> {
         given_up = counts.events,
         export = %export.display(),
         kept = %kept.display(),
-        "the local log is put aside; the next start copies ImmuDB's history"
+        "local log renamed; the next start restores the history from ImmuDB"
     );
     Ok(())
 }

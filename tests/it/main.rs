@@ -18,6 +18,7 @@ mod crash;
 mod crash_points;
 mod damage;
 mod divergence;
+mod documents;
 mod doubt;
 mod failing_disk;
 mod following;

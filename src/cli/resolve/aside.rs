@@ -33,7 +33,7 @@ fn set_event_files_aside(config: &EventSourcingConfig) -> Result<(), String> {
         Err(error) => return Err(format!("{}: {error}", folder.display())),
     }
     let kept = rename(folder)?;
-    info!(kept = %kept.display(), "the event files are put aside");
+    info!(kept = %kept.display(), "event files renamed");
     Ok(())
 }
 

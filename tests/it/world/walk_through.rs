@@ -1,41 +1,45 @@
-//! The walk-through of the README, as it is printed there.
+//! The walk through the game world that `docs/world` prints: what it leaves in the world and in the tables.
 
-use std::{fs, path::Path};
+use std::path::Path;
 
 use serde_json::{Value, json};
 
 use super::{Game, caught_up, read_models};
-use crate::support::service::{Service, Setup};
+use crate::{
+    documents::{markdown::Page, transcript::steps},
+    support::service::{Service, Setup},
+};
 
-/// The calls of a section: the method and the request, in their order.
-fn printed(readme: &str, from: &str, until: &str) -> Vec<(String, Value)> {
-    let (_, section) = readme.split_once(from).unwrap();
-    let (section, _) = section.split_once(until).unwrap();
-    let mut calls = Vec::new();
-    let mut lines = section.lines();
-    while let Some(line) = lines.next() {
-        let Some(call) = line.strip_prefix("    $ grpcurl -plaintext ") else { continue };
-        let method = call.split_whitespace().find(|word| word.contains('/')).unwrap().to_owned();
-        let request = if call.ends_with("<<'JSON'") {
-            lines.by_ref().take_while(|line| line.trim() != "JSON").collect()
-        } else if let Some((_, data)) = call.split_once("-d '") {
-            data.split_once('\'').unwrap().0.to_owned()
-        } else {
-            "{}".to_owned()
-        };
-        calls.push((method, serde_json::from_str(&request).unwrap()));
-    }
-    calls
+/// The calls of a page: the method and the request, in their order.
+fn printed(page: &str) -> Vec<(String, Value)> {
+    let root = Path::new(env!("CARGO_MANIFEST_DIR"));
+    let page = Page::read(root, &root.join(page));
+    let sessions = page.blocks.iter().filter(|block| block.is_session());
+    let commands = sessions.flat_map(|session| steps(&session.lines)).map(|step| step.command);
+    let calls = commands.filter(|command| command.starts_with("grpcurl "));
+    calls.map(|call| (method(&call), request(&call))).collect()
+}
+
+fn method(call: &str) -> String {
+    call.split_whitespace().find(|word| word.starts_with("aethyr.")).unwrap().to_owned()
+}
+
+fn request(call: &str) -> Value {
+    let request = match call.split_once("<<'JSON'\n") {
+        Some((_, here)) => here.trim_end().strip_suffix("JSON").unwrap(),
+        None => call.split_once("-d '").map_or("{}", |(_, data)| data.split_once('\'').unwrap().0),
+    };
+    serde_json::from_str(request).unwrap()
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn it_leads_where_the_readme_says() {
-    let readme = fs::read_to_string(Path::new(env!("CARGO_MANIFEST_DIR")).join("README.md")).unwrap();
-    let calls = printed(&readme, "\n## The game world\n", "\n### Read models\n");
+async fn it_leads_where_the_pages_say() {
+    let calls = ["docs/world/commands.md", "docs/world/queries.md"].map(printed).concat();
     assert!(calls.len() >= 8, "{calls:?}");
     let service = Service::start(Setup::local()).await;
     let game = Game::of(&service).await;
     for (method, request) in calls {
+        caught_up(&service).await;
         let (name, call) = method.rsplit_once('/').unwrap();
         let last = match name.rsplit_once('.').unwrap().1 {
             "CommandService" => game.execute(request["commands"].clone()).await,
@@ -56,6 +60,7 @@ async fn it_leads_where_the_readme_says() {
                 assert_eq!(last["room"]["object"]["sequence_number"], 2);
                 assert_eq!(last["room"].get("description"), None);
             }
+            "ListContents" => assert_eq!(last["game_objects"][0]["id"], "sword-1"),
             "RebuildWorldState" => assert_eq!(last["report"]["events"], 10),
             _ => assert_eq!(call, "ExecuteCommands"),
         }

@@ -1,0 +1,96 @@
+//! The situations that the documentation's sessions begin in.
+
+use std::fs;
+
+use aethyr_event_store::grpc::wire::{NewEvent, State};
+use tempfile::{TempDir, tempdir};
+
+use crate::support::{
+    events::{append, append_to, event},
+    immudb::ImmuDb,
+    service::{Service, Setup},
+};
+
+/// A port of the system's that no ImmuDB listens on.
+const NOBODY: u16 = 1;
+
+/// A service, and what is around it.
+pub struct Situation {
+    pub service: Service,
+    #[allow(dead_code, reason = "they last as long as the situation")]
+    around: (Vec<Service>, Option<(ImmuDb, TempDir)>),
+}
+
+impl Situation {
+    pub async fn named(name: &str) -> Self {
+        match name {
+            "local" => local().await,
+            "diverged" => diverged().await,
+            "nothing diverged" => nothing_diverged().await,
+            "emptied" => emptied().await,
+            name => panic!("no situation is called {name:?}"),
+        }
+    }
+}
+
+/// A new service, and no ImmuDB where it looks for one.
+async fn local() -> Situation {
+    let setup = Setup::with_default_deadlines(NOBODY).set("event_sourcing", "event_files: true");
+    let service = Service::start(setup).await;
+    service.wait_for_state(State::Fallback).await;
+    Situation { service, around: (Vec::new(), None) }
+}
+
+/// A service that is stopped: with three events in common, it and the writer that deposed it have two more each.
+async fn diverged() -> Situation {
+    let dir = tempdir().unwrap();
+    let mut immudb = ImmuDb::start(dir.path()).await;
+    let setup = Setup::with_immudb(immudb.port()).set("event_sourcing", "event_files: true");
+    let mut service = Service::start(setup.clone()).await;
+    append_to(&mut service.client(), "room-1", 3).await;
+    service.wait_until_forwarded().await;
+    immudb.kill();
+    let opened = NewEvent { event_type: "DoorOpened".to_owned(), ..event("room-1") };
+    append(&mut service.client(), vec![opened]).await;
+    append_to(&mut service.client(), "room-2", 1).await;
+    service.wait_for("the event files", |stats| stats.event_files_pending == 0).await;
+    service.kill();
+    immudb.restart().await;
+    let other = Service::start(setup.arguments(&["serve", "--take-over"])).await;
+    append_to(&mut other.client(), "room-3", 1).await;
+    other.wait_until_forwarded().await;
+    service.launch();
+    service.wait_for_state(State::Fenced).await;
+    service.stop();
+    Situation { service, around: (vec![other], Some((immudb, dir))) }
+}
+
+/// A service that is stopped: what it has is pending, and nobody else has written.
+async fn nothing_diverged() -> Situation {
+    let dir = tempdir().unwrap();
+    let mut immudb = ImmuDb::start(dir.path()).await;
+    let mut service = Service::start(Setup::with_immudb(immudb.port())).await;
+    append_to(&mut service.client(), "room-1", 3).await;
+    service.wait_until_forwarded().await;
+    immudb.kill();
+    append_to(&mut service.client(), "room-1", 2).await;
+    service.kill();
+    immudb.restart().await;
+    Situation { service, around: (Vec::new(), Some((immudb, dir))) }
+}
+
+/// A service that is stopped, and whose ImmuDB has lost everything.
+async fn emptied() -> Situation {
+    let dir = tempdir().unwrap();
+    let mut immudb = ImmuDb::start(dir.path()).await;
+    let mut service = Service::start(Setup::with_immudb(immudb.port())).await;
+    append_to(&mut service.client(), "room-1", 5).await;
+    service.wait_until_forwarded().await;
+    immudb.kill();
+    fs::remove_dir_all(dir.path().join("data")).unwrap();
+    immudb.restart().await;
+    append_to(&mut service.client(), "room-1", 1).await;
+    service.wait_for_state(State::Suspect).await;
+    service.stop();
+    Situation { service, around: (Vec::new(), Some((immudb, dir))) }
+}
