@@ -1,0 +1,32 @@
+# Shortcuts for the commands of docs/internals/testing.md. None of them is needed by `.ci/run`.
+
+# List the recipes.
+default:
+    @just --list
+
+# Formatting and lints of everything, and the API documentation.
+check:
+    cargo fmt --check
+    cargo clippy --locked --all-targets -- -D warnings
+    RUSTDOCFLAGS="-D warnings" cargo doc --locked --no-deps
+
+# All tests. Needs Go 1.25 or later at the first run, to build ImmuDB.
+test *arguments:
+    cargo test --locked {{ arguments }}
+
+# The torture test: `just torture --seed 100 --runs 50 --seconds 30`.
+torture *arguments:
+    cargo test --locked --test torture -- {{ arguments }}
+
+# Attacks on the wire: `just hostile --requests 1000000 --connections 10000`.
+hostile *arguments:
+    cargo test --locked --test hostile -- {{ arguments }}
+
+# The comparison with other event stores. Writes docs/benchmarks.md.
+bench *arguments:
+    cargo bench --locked --bench compare -- {{ arguments }}
+
+# The tests of the documentation, and the API documentation.
+docs:
+    cargo test --locked --test it -- documents
+    RUSTDOCFLAGS="-D warnings" cargo doc --locked --no-deps
