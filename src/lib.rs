@@ -26,7 +26,7 @@
 //! - [`priority`] is for threads whose work may wait.
 //! - [`crash_point`] names places at which a test can have the process die.
 //!
-//! The promises of the README, and the tests (under `tests/it`, unless it is said otherwise) that hold them:
+//! The promises of `docs/guarantees.md`, and the tests (under `tests/it`, unless it is said otherwise) that hold them:
 //!
 //! | promise | held by |
 //! |---|---|

@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
 # Brings docker-compose.yml really up, takes its ImmuDB away and gives it back, takes the event
-# store's own disk away, and plays what the README has administrators do: what was acknowledged is
+# store's own disk away, and plays the procedures of docs/operations: what was acknowledged is
 # there every time.
 #
 #     tests/docker/compose.sh
