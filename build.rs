@@ -1,4 +1,6 @@
-//! Compiles the protos with `protox`, so that no `protoc` has to be installed.
+//! Generates code from the protobuf files.
+//!
+//! It uses `protox`, so `protoc` does not have to be installed.
 
 use std::{env, fs, path::PathBuf};
 
@@ -14,7 +16,7 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
     println!("cargo:rerun-if-changed=proto");
     let out = PathBuf::from(env::var("OUT_DIR")?);
 
-    // Reflection hands out the services' descriptors with their comments.
+    // Server reflection returns the descriptors of the services with their comments.
     let described = |files: &[&str]| -> Result<_, protox::Error> {
         let mut compiler = protox::Compiler::new(["proto"])?;
         compiler.include_imports(true).include_source_info(true).open_files(files)?;
@@ -26,14 +28,16 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
     let types = tonic_build::configure().build_server(false).btree_map(".").bytes(".");
     types.compile_fds(service.clone())?;
 
-    // The server sends stored bytes as they are: its streams have messages of our own.
+    // The server sends stored bytes unchanged, so its streams use hand-written message types.
     let server = out.join("server");
     fs::create_dir_all(&server)?;
     STREAMED
         .iter()
         .fold(tonic_build::configure().build_client(false).out_dir(server), |server, name| {
-            server
-                .extern_path(format!(".aethyr.eventstore.v1.{name}"), format!("crate::grpc::answers::{name}"))
+            server.extern_path(
+                format!(".aethyr.eventstore.v1.{name}"),
+                format!("crate::grpc::event_store::messages::{name}"),
+            )
         })
         .extern_path(".aethyr.eventstore.v1", "crate::grpc::wire")
         .compile_fds(service)?;

@@ -1,7 +1,9 @@
-//! A game's own aggregate, command, event and projection: quests, which the service knows nothing of.
+//! A game's own aggregate, command, event and projection: quests, which the service knows nothing
+//! of.
 //!
-//! `cargo run --example quests` runs the service with the projection in it. The other parts need nothing of the
-//! service but its calls, so they can be written in any language in the same way. `docs/world/extending.md` explains them.
+//! `cargo run --example quests` runs the service with the projection included. The other parts only
+//! use the calls of the service, so they can be written in any language in the same way.
+//! `docs/extending.md` explains them.
 
 use std::process::ExitCode;
 
@@ -13,7 +15,7 @@ use aethyr_event_store::{
         event_store_service_client::EventStoreServiceClient, new_event, recorded_event,
     },
     server::{self, Options},
-    world::projections::{self, ProjectedEvent, Projection},
+    world::read_models::projections::{self, ProjectedEvent, Projection},
 };
 use rusqlite::{Connection, params};
 use serde::{Deserialize, Serialize};
@@ -22,7 +24,7 @@ use tonic::{Code, Status, transport::Channel};
 
 const AGGREGATE_TYPE: &str = "Quest";
 
-/// What happened: the variant's name in the store is the event type, its fields are the data.
+/// An event. In the store, the variant's name is the event type, and its fields are the data.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub enum QuestEvent {
     #[serde(rename = "QuestBegun")]
@@ -33,14 +35,14 @@ pub enum QuestEvent {
     Finished {},
 }
 
-/// What is to happen.
+/// A command.
 #[derive(Debug, Clone)]
 pub enum QuestCommand {
     Begin { player_id: String, steps: u32 },
     DoStep { step: u32 },
 }
 
-/// The aggregate.
+/// The aggregate, built from its events.
 #[derive(Debug, Default, Clone, PartialEq)]
 pub struct Quest {
     steps: u32,
@@ -49,7 +51,7 @@ pub struct Quest {
 }
 
 impl Quest {
-    /// Takes in what happened.
+    /// Applies an event.
     pub fn apply(&mut self, event: &QuestEvent) {
         match event {
             QuestEvent::Begun { steps, .. } => self.steps = *steps,
@@ -58,7 +60,7 @@ impl Quest {
         }
     }
 
-    /// What comes of a command, or why nothing does.
+    /// Returns the events that a command leads to, or the reason why it is refused.
     pub fn decide(&self, command: &QuestCommand) -> Result<Vec<QuestEvent>, String> {
         match command {
             QuestCommand::Begin { .. } if self.steps > 0 => Err("it has begun already".to_owned()),
@@ -69,7 +71,7 @@ impl Quest {
             QuestCommand::DoStep { step } if !(1..=self.steps).contains(step) => {
                 Err("it has no such step".to_owned())
             }
-            // A change that changes nothing gives no event.
+            // A command that changes nothing produces no event.
             QuestCommand::DoStep { step } if self.done.contains(step) => Ok(Vec::new()),
             QuestCommand::DoStep { step } => {
                 let mut events = vec![QuestEvent::StepDone { step: *step }];
@@ -82,7 +84,8 @@ impl Quest {
     }
 }
 
-/// The command handler: loads, decides, appends if nobody was faster, and begins again if somebody was.
+/// The command handler. It loads, decides and appends, and starts again if another client was
+/// faster.
 pub async fn execute(
     store: &mut EventStoreServiceClient<Channel>,
     id: &str,
@@ -138,7 +141,7 @@ fn from_store(event_type: &str, data: &str) -> Option<QuestEvent> {
     serde_json::from_str(&format!("{{\"{event_type}\":{data}}}")).ok()
 }
 
-/// The projection: open quests, and how far they are.
+/// The projection: open quests, and their progress.
 pub struct Quests;
 
 impl Projection for Quests {
@@ -188,7 +191,7 @@ impl Projection for Quests {
     }
 }
 
-/// Those of the world, and ours.
+/// Returns the projections of the world, and ours.
 pub fn all_projections() -> Vec<Box<dyn Projection>> {
     let mut all = projections::all();
     all.push(Box::new(Quests));

@@ -1,4 +1,8 @@
-//! The command line: what can be asked of the program, and what each command does.
+//! The command line. Parses the arguments, loads the configuration, restricts the permissions of
+//! new files, and runs one command.
+//!
+//! A command that uses the storage is rejected if there is no configuration file, or if the log
+//! appears to be in a different directory. What each command does is left to its own module.
 
 use std::{
     future::Future,
@@ -27,15 +31,15 @@ mod repair;
 mod resolve;
 mod serve;
 
-/// Bad usage or configuration.
+/// The exit code for invalid usage or an invalid configuration.
 const EXIT_USAGE: u8 = 64;
 
-/// The event store of a game world.
+/// Event store for game worlds: gRPC service with a durable local log and replication to ImmuDB.
 #[derive(Debug, Parser)]
 #[command(name = "aethyr-event-store", version)]
 struct Arguments {
-    /// Configuration file; without it conf/server.yml, or server.yml in $XDG_CONFIG_HOME/aethyr-event-store or
-    /// /etc/aethyr-event-store.
+    /// Configuration file [default: conf/server.yml, then server.yml in $XDG_CONFIG_HOME/aethyr-event-store,
+    /// then in /etc/aethyr-event-store]
     #[arg(long, global = true, value_name = "FILE")]
     config: Option<PathBuf>,
     #[command(subcommand)]
@@ -44,27 +48,27 @@ struct Arguments {
 
 #[derive(Debug, Subcommand)]
 enum Command {
-    /// Serves (also without any command).
+    /// Run the service (default command)
     Serve {
-        /// Takes the ImmuDB database over from a writer that is gone for good. If it still lives, its
-        /// later events are lost to this history.
+        /// Claim the ImmuDB database although its last writer did not release it. Only use this if that
+        /// writer is gone permanently: if it still runs, its pending events are lost to this history
         #[arg(long)]
         take_over: bool,
-        /// Believes the clock of this machine, although it does not fit the newest event or ImmuDB's clock.
+        /// Accept the clock of this machine although it does not fit the newest event or ImmuDB's clock
         #[arg(long)]
         accept_clock: bool,
     },
-    /// Writes a configuration with every key and its default.
+    /// Write a configuration file with every key, most with their default values
     Init {
-        /// The folder in which conf/server.yml is made.
+        /// Directory in which conf/server.yml is created
         #[arg(default_value = ".")]
         folder: PathBuf,
     },
-    /// Checks the configuration and prints what is in force, without secrets.
+    /// Check the configuration and print the effective values, without secrets
     CheckConfig,
-    /// Asks a running service whether it serves; exit code 0 if it does.
+    /// Query the health of a running service; exit code 0 if it is serving
     Health {
-        /// What is asked about: the whole service, `reads`, or `immudb`.
+        /// Health service to query: empty for the whole service, `reads`, or `immudb`
         #[arg(long, default_value = "")]
         service: String,
         #[command(flatten)]
@@ -73,42 +77,42 @@ enum Command {
     /// Asks a running service about its events and its world, or has it change them.
     #[command(flatten)]
     Ask(asking::Ask),
-    /// Takes over event files (a copy of storage/events) that continue the local log. The service must
-    /// be stopped. What ImmuDB has is copied first.
+    /// Append event files (a copy of storage/events) to the local log. Everything that ImmuDB has is copied
+    /// first. The service must be stopped
     Import {
-        /// The folder, in the layout of storage/events.
+        /// Directory with the event files, in the layout of storage/events
         folder: PathBuf,
-        /// Does not ask ImmuDB first: what only ImmuDB has can't be told from what is missing then.
+        /// Do not contact ImmuDB. Only use this if ImmuDB has no event that both the local log and the files
+        /// lack
         #[arg(long)]
         without_immudb: bool,
-        /// Takes the ImmuDB database over from a writer that is gone for good.
+        /// Claim the ImmuDB database although its last writer did not release it
         #[arg(long)]
         take_over: bool,
     },
-    /// Checks the whole local log, and mends what is damaged out of ImmuDB and the event files. The
-    /// service must be stopped. The damaged log is kept beside the mended one.
+    /// Check the local log and repair damage from ImmuDB and the event files. The damaged log is kept next to
+    /// the repaired one. The service must be stopped
     Repair {
-        /// Where nothing has the missing events any more: gives up everything from the damage on.
+        /// If events cannot be recovered from anywhere: discard everything from the damage on
         #[arg(long)]
         discard_after_damage: bool,
     },
-    /// Shows the local events that ImmuDB does not have. The service must be stopped.
+    /// List or export pending events: local events that ImmuDB does not have. The service must be stopped
     Pending {
         #[command(subcommand)]
         what: PendingCommand,
     },
-    /// Ends STATE_SUSPECT or STATE_FENCED, after a person has found out what happened. The service must be
-    /// stopped.
+    /// End STATE_SUSPECT or STATE_FENCED after the cause has been found. The service must be stopped
     #[command(group(clap::ArgGroup::new("choice").required(true)))]
     Resolve {
-        /// ImmuDB lacks what it had: sends everything again that it lacks.
+        /// For an ImmuDB that lost events: replicate again everything that it lacks
         #[arg(long, group = "choice")]
         resend: bool,
-        /// ImmuDB has another history: gives the local events up that don't fit it, after they were
-        /// exported, and puts the local log aside. A start can then take the other history over.
+        /// For an ImmuDB with a different history: export the local events that do not fit into it, and
+        /// rename the local log. The next start restores the history from ImmuDB
         #[arg(long, group = "choice", requires = "export")]
         give_up_pending: bool,
-        /// A new or empty folder for the events that are given up.
+        /// New or empty directory for the exported events
         #[arg(long, value_name = "DIR", requires = "give_up_pending", conflicts_with = "resend")]
         export: Option<PathBuf>,
     },
@@ -116,24 +120,24 @@ enum Command {
 
 #[derive(Debug, Subcommand)]
 enum PendingCommand {
-    /// Prints position, aggregate, sequence number, type, time and id of each, with tabs between, then
-    /// what ImmuDB says, and counts.
+    /// List pending events (tab-separated: position, aggregate id, sequence number, event type, time, event
+    /// id), then compare with ImmuDB and print totals
     List {
-        /// Does not ask ImmuDB: what it has is taken from the local log's notes.
+        /// Do not contact ImmuDB; use the forwarded position recorded in the local log
         #[arg(long)]
         offline: bool,
     },
-    /// Writes them as event files, in the layout of storage/events.
+    /// Export pending events to event files, in the layout of storage/events
     Export {
-        /// A new or empty folder.
+        /// New or empty directory
         folder: PathBuf,
-        /// Does not ask ImmuDB: what it has is taken from the local log's notes.
+        /// Do not contact ImmuDB; use the forwarded position recorded in the local log
         #[arg(long)]
         offline: bool,
     },
 }
 
-/// Does what the arguments say.
+/// Runs the command that the arguments name and returns the exit code of the process.
 pub fn main() -> ExitCode {
     let arguments = match Arguments::try_parse() {
         Ok(arguments) => arguments,
@@ -150,7 +154,7 @@ pub fn main() -> ExitCode {
         Ok(loaded) => loaded,
         Err(error) => {
             let named = arguments.config.map(|file| format!("{} and ", file.display())).unwrap_or_default();
-            return refused(&format!("configuration ({named}the environment): {error}"));
+            return refused(&format!("invalid configuration ({named}environment variables): {error}"));
         }
     };
     if command.uses_storage()
@@ -199,7 +203,11 @@ impl Command {
     }
 }
 
-/// An empty world must not be taken for the one that lies elsewhere.
+/// Checks that the configured storage is the one that the operator means.
+///
+/// Returns an error if there is no configuration file, or if there is no log in the configured
+/// directory but one where an earlier version would have looked. Otherwise the command would use an
+/// empty log in place of the existing one.
 fn may_use_storage(loaded: &Loaded) -> Result<(), String> {
     let absolute = |path: &Path| std::path::absolute(path).unwrap_or_else(|_| path.to_owned());
     for warning in &loaded.warnings {
@@ -207,8 +215,8 @@ fn may_use_storage(loaded: &Loaded) -> Result<(), String> {
             let looked_for: Vec<_> =
                 looked_for.iter().map(|path| absolute(path).display().to_string()).collect();
             return Err(format!(
-                "no configuration: looked for {}. `aethyr-event-store init` writes conf/server.yml here, --config \
-                 names another file",
+                "no configuration file found; searched: {}. Run `aethyr-event-store init` to create \
+                 conf/server.yml, or use --config FILE",
                 looked_for.join(", ")
             ));
         }
@@ -217,9 +225,9 @@ fn may_use_storage(loaded: &Loaded) -> Result<(), String> {
     let former = loaded.former_log_path.as_deref().filter(|former| log::is_there(former));
     match former.filter(|_| !log::is_there(log)) {
         Some(former) => Err(format!(
-            "there is a log in {}, and none in {}: relative paths start at the folder of the configuration (or above it \
-             if that is called conf), not at the working directory. If it is the world's, move the storage there, or write \
-             the paths out; if it is an old copy, move it away",
+            "found a log in {}, but none in {}: relative paths start at the directory of the configuration file (or at \
+             its parent, if it is called conf), not at the working directory. If the log is the current one, move the \
+             storage or configure absolute paths; if it is an old copy, move it away",
             absolute(former).display(),
             log.display()
         )),
@@ -243,14 +251,15 @@ fn pending(loaded: &Loaded, what: PendingCommand) -> ExitCode {
     }
 }
 
-/// What of the environment is text. A value of ours that is none would be ignored silently, so it goes on
-/// with a sign in it that no key lets pass.
+/// Returns the environment variables whose names are valid UTF-8. A value that is not is converted
+/// lossily instead of being dropped: the check of text values rejects the replacement character, so
+/// the value is reported and not silently ignored.
 fn environment() -> impl Iterator<Item = (String, String)> {
     std::env::vars_os()
         .filter_map(|(name, value)| Some((name.into_string().ok()?, value.to_string_lossy().into_owned())))
 }
 
-/// A line on standard error, for those who typed the command.
+/// Prints a line on standard error, for the operator who ran the command.
 fn say(line: &str) {
     use std::io::Write;
     let _ = writeln!(std::io::stderr(), "{}", escaped(line));
@@ -267,7 +276,7 @@ fn check_config(loaded: &Loaded) -> ExitCode {
     }
 }
 
-/// Runs a command that ends by itself and says on failure why.
+/// Runs a command to completion. If it fails, prints the reason.
 fn run(command: impl Future<Output = Result<(), String>>) -> ExitCode {
     let result = match Runtime::new() {
         Ok(runtime) => runtime.block_on(command),
@@ -275,7 +284,7 @@ fn run(command: impl Future<Output = Result<(), String>>) -> ExitCode {
     };
     match result {
         Ok(()) => ExitCode::SUCCESS,
-        // Whoever read what it printed is gone.
+        // The reader of standard output is gone.
         Err(error) if error.is_empty() => ExitCode::FAILURE,
         Err(error) => {
             say(&format!("aethyr-event-store: {error}"));
@@ -284,7 +293,8 @@ fn run(command: impl Future<Output = Result<(), String>>) -> ExitCode {
     }
 }
 
-/// The same, for a command that writes to the storage: what it does stands in the log.
+/// Like `run`, but initializes logging first. For commands that use the storage, so that their
+/// actions are recorded in the log file.
 fn logged(loaded: &Loaded, command: impl Future<Output = Result<(), String>>) -> ExitCode {
     match telemetry::init(&loaded.config.logging) {
         Ok(_guard) => run(command),

@@ -1,8 +1,9 @@
-//! The time that events are recorded at, where the system's clock can't be trusted.
+//! The source of recorded times, for machines whose wall clock cannot be trusted.
 //!
-//! While the service runs, the wall clock is compared with the time since the system was started, which nobody sets. Where
-//! they drift apart, recorded times go on with the latter. At a start, and at the first contact with ImmuDB, the time is
-//! compared with what is known of it; where it does not fit, no event is taken.
+//! While the service runs, the wall clock is compared with the time since boot, which cannot be
+//! set. If they drift apart, recorded times follow the time since boot. At startup and at the first
+//! contact with ImmuDB, the wall clock is compared with the newest event and with ImmuDB's clock.
+//! If it is not plausible, no events are accepted.
 
 use std::{
     sync::{Mutex, MutexGuard, PoisonError},
@@ -14,7 +15,7 @@ use tracing::{error, info, warn};
 
 use crate::event::Timestamp;
 
-/// A game may rest for so long after its newest event.
+/// The longest plausible time between the newest event and a start: a game may rest this long.
 const REST_MAX: Duration = Duration::from_secs(400 * 24 * 60 * 60);
 const TOLD_EVERY: Duration = Duration::from_secs(60 * 60);
 
@@ -23,11 +24,11 @@ const TOLD_EVERY: Duration = Duration::from_secs(60 * 60);
 struct Reading {
     /// Since 1970.
     wall: i128,
-    /// Since the system was started. It goes on while the system sleeps.
+    /// Since boot. It keeps running while the system sleeps.
     running: i128,
 }
 
-/// The time since the system was started, also while it sleeps; elsewhere than on Linux it lacks that.
+/// The clock of the time since boot. It includes time spent asleep only on Linux.
 #[cfg(target_os = "linux")]
 const RUNNING: ClockId = ClockId::Boottime;
 #[cfg(not(target_os = "linux"))]
@@ -40,7 +41,7 @@ impl Reading {
         Self { wall, running: i128::from(running.tv_sec) * 1_000_000_000 + i128::from(running.tv_nsec) }
     }
 
-    /// What the wall clock shows later if nobody sets it.
+    /// Returns what the wall clock will show at a later time if it is not set.
     fn wall_at(self, running: i128) -> i128 {
         self.wall.saturating_add(running.saturating_sub(self.running))
     }
@@ -54,10 +55,11 @@ fn seconds(nanos: i128) -> i64 {
     i64::try_from(nanos / 1_000_000_000).unwrap_or(i64::MAX)
 }
 
-/// Shared by the sequencer, which asks it for the time, and those who tell of it.
+/// The clock shared by the sequencer, which reads the time from it, and the code that reports on
+/// it.
 #[derive(Debug)]
 pub struct EventClock {
-    /// A person has said that the clock is right.
+    /// Whether the operator has confirmed that the clock is right.
     accepted: bool,
     inner: Mutex<Inner>,
 }
@@ -65,24 +67,26 @@ pub struct EventClock {
 #[derive(Debug)]
 struct Inner {
     jump_max: i128,
-    /// When the wall clock was last believed.
+    /// The last time that the wall clock was trusted.
     believed: Reading,
-    /// Recorded times do without the wall clock.
+    /// Set while recorded times do not follow the wall clock.
     jumped: bool,
-    /// The newest event, which the wall clock did not fit at the start. While it does not, no event is taken.
+    /// The time of the newest event, if the wall clock was not plausible against it at startup.
+    /// While that remains so, no events are accepted.
     newest: Option<i128>,
-    /// The same of the time that ImmuDB had when the database was claimed.
+    /// The time of ImmuDB at the claim, if the wall clock was not plausible against it. It has the
+    /// same effect.
     immudb: Option<Reading>,
-    /// When it was last told that something is wrong, by the running time.
+    /// The time since boot when a problem was last logged.
     told: i128,
 }
 
-/// The clock does not fit what is known of the time.
+/// The wall clock contradicts what is known of the time.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Implausible;
 
 impl EventClock {
-    /// `newest` is when the newest event was recorded.
+    /// Starts the clock. `newest` is the recorded time of the newest event.
     pub fn start(jump_max: Duration, newest: Option<Timestamp>, accepted: bool) -> Self {
         Self::start_at(Reading::now(), jump_max, newest, accepted)
     }
@@ -100,22 +104,22 @@ impl EventClock {
         self.inner.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// The time of a group of events.
+    /// Returns the recorded time for a group of events.
     ///
     /// # Errors
-    /// The time is not known: no event may be recorded.
+    /// Returns an error if the time is not known. No event may then be recorded.
     pub fn time(&self) -> Result<Timestamp, Implausible> {
         self.lock().time(Reading::now()).map(Timestamp::from_nanos_since_1970)
     }
 
-    /// Compares the time with that at which ImmuDB took the claim, just now.
+    /// Compares the clock with the time at which ImmuDB has just committed the claim.
     pub fn compare(&self, immudb_seconds: i64) {
         if !self.accepted {
             self.lock().compare(i128::from(immudb_seconds) * 1_000_000_000, Reading::now());
         }
     }
 
-    /// The newest event is another since the history was copied.
+    /// Replaces the newest event, which is a different one after the history was restored.
     pub fn renew(&self, newest: Timestamp) {
         let mut inner = self.lock();
         if inner.newest.is_some() {
@@ -124,17 +128,18 @@ impl EventClock {
         }
     }
 
-    /// Notices what became of the wall clock, whether events come or not, and says once an hour what is wrong with it.
+    /// Checks the wall clock even if no events come, and logs a problem with it once an hour.
     pub fn look(&self) {
         self.lock().look(Reading::now());
     }
 
-    /// By how many seconds the wall clock differs from what it should show; 0 while recorded times follow it.
+    /// Returns by how many seconds the wall clock differs from the expected time. Returns 0 while
+    /// recorded times follow it.
     pub fn difference(&self) -> f64 {
         self.lock().difference(Reading::now()).map_or(0.0, |difference| difference as f64 / 1e9)
     }
 
-    /// How many seconds a time lies in the future; 0: it does not.
+    /// Returns how many seconds a time is in the future, or 0 if it is not.
     pub fn ahead(&self, time: Timestamp) -> f64 {
         let ahead = time.nanos_since_1970().saturating_sub(self.lock().present(Reading::now()));
         ahead.max(0) as f64 / 1e9
@@ -142,13 +147,14 @@ impl EventClock {
 }
 
 impl Inner {
-    /// How far the wall clock is from where it should be if nobody had set it.
+    /// Returns how far the wall clock is from the time that it would show if it had not been set.
+    /// Returns `None` if the difference is within the limit.
     fn jump(&self, now: Reading) -> Option<i128> {
         let difference = now.wall.saturating_sub(self.believed.wall_at(now.running));
         (difference.abs() > self.jump_max).then_some(difference)
     }
 
-    /// The time, as far as that can be said.
+    /// Returns the best estimate of the current time.
     fn present(&self, now: Reading) -> i128 {
         match self.jump(now) {
             Some(_) if !self.is_doubted() => self.believed.wall_at(now.running),
@@ -160,7 +166,7 @@ impl Inner {
         self.newest.is_some() || self.immudb.is_some()
     }
 
-    /// How far the wall clock is from what it does not fit, and what that is.
+    /// Returns the reference that the wall clock contradicts, and the difference to it.
     fn doubts(&self, now: Reading) -> Option<(&'static str, i128)> {
         let newest = self.newest.and_then(|newest| {
             let since = now.wall.saturating_sub(newest);
@@ -174,13 +180,11 @@ impl Inner {
     }
 
     fn difference(&self, now: Reading) -> Option<i128> {
-        match self.is_doubted() {
-            true => self.doubts(now).map(|(_, difference)| difference),
-            false => self.jump(now),
-        }
+        if self.is_doubted() { self.doubts(now).map(|(_, difference)| difference) } else { self.jump(now) }
     }
 
-    /// Whether what `newest` and `immudb` say is in doubt. Where it is not, they are forgotten.
+    /// Logs an error if the wall clock contradicts `newest` or `immudb`. Forgets both if it does
+    /// not.
     fn doubt(&mut self, now: Reading) {
         match self.doubts(now) {
             Some((reference, difference)) => {
@@ -207,7 +211,7 @@ impl Inner {
         }
     }
 
-    /// Follows the wall clock, or notices that it can't be followed.
+    /// Follows the wall clock, or detects that it cannot be followed.
     fn observe(&mut self, now: Reading) -> Result<(), Implausible> {
         if self.is_doubted() {
             if self.doubts(now).is_some() {
@@ -241,7 +245,7 @@ impl Inner {
         Ok(self.present(now))
     }
 
-    /// Whether something was told.
+    /// Checks the wall clock. Returns whether a problem was logged.
     fn look(&mut self, now: Reading) -> bool {
         let known = self.observe(now);
         if (known.is_ok() && !self.jumped) || now.running.saturating_sub(self.told) < nanos(TOLD_EVERY) {
@@ -275,10 +279,10 @@ mod tests {
     const HOUR: i128 = 3600 * 1_000_000_000;
     const YEAR: i128 = 365 * 24 * HOUR;
     const JUMP_MAX: Duration = Duration::from_secs(3600);
-    /// In 2026.
+    /// A time in 2026.
     const START: Reading = Reading { wall: 1_790_000_000 * 1_000_000_000, running: 5 * HOUR };
 
-    /// `running` after the start, with a wall clock that was `set`.
+    /// Returns a reading taken `running` after the start, with a wall clock moved by `set`.
     fn later(running: i128, set: i128) -> Reading {
         Reading { wall: START.wall + running + set, running: START.running + running }
     }
@@ -350,7 +354,7 @@ mod tests {
         assert_eq!(clock.difference(START), Some(-YEAR));
         assert_eq!(clock.time(later(HOUR, 0)), Err(Implausible));
         assert_eq!(clock.time(later(2 * HOUR, YEAR)), Ok(START.wall + 2 * HOUR + YEAR));
-        // From here on it is followed.
+        // From here on, the wall clock is followed.
         assert_eq!(clock.time(later(3 * HOUR, YEAR)), Ok(START.wall + 3 * HOUR + YEAR));
         assert_eq!(clock.difference(later(3 * HOUR, YEAR)), None);
     }
@@ -370,7 +374,7 @@ mod tests {
     fn it_has_to_fit_both_the_newest_event_and_immudb() {
         let mut clock = started(at(START.wall + YEAR));
         clock.compare(START.wall + YEAR + 2 * HOUR, START);
-        // The one, and not the other.
+        // The clock fits one of them and not the other.
         assert_eq!(clock.time(later(0, YEAR)), Err(Implausible));
         assert_eq!(clock.time(later(0, YEAR + 2 * HOUR)), Ok(START.wall + YEAR + 2 * HOUR));
     }
@@ -379,9 +383,9 @@ mod tests {
     fn after_a_jump_immudb_says_whether_the_recorded_times_or_the_clock_are_right() {
         let (jump, now) = (5 * HOUR, later(HOUR, 5 * HOUR));
         for (immudb, recorded) in [
-            // Times went on rightly.
+            // Recorded times were right.
             (START.wall + HOUR, Ok(START.wall + HOUR)),
-            // The clock was wrong at the start, and is right now.
+            // The clock was wrong at the start and is right now.
             (START.wall + HOUR + jump, Ok(START.wall + HOUR + jump)),
             (START.wall + YEAR, Err(Implausible)),
         ] {
@@ -399,7 +403,7 @@ mod tests {
         assert_eq!(clock.time(), Err(Implausible));
         clock.renew(Timestamp::now());
         assert!(clock.time().is_ok());
-        // Of what was never in doubt nothing is asked again.
+        // A clock that was never in doubt is not checked again.
         clock.renew(Timestamp::from_nanos_since_1970(long_ago));
         assert!(clock.time().is_ok());
     }

@@ -1,61 +1,62 @@
-//! Named places at which a debug build can be told to die, as if the machine had stopped just there.
+//! Named points at which a debug build can be made to abort, as if the machine had stopped there.
 //!
-//! `EVENT_STORE_CRASH_AT=after_local_sync` aborts the process where that point is reached for the first
-//! time, `after_local_sync:3` the third time. Nothing is flushed or unwound. A release build has none of
-//! this. `tests/it/crash_points.rs` crashes at each of them and checks what is promised.
+//! `EVENT_STORE_CRASH_AT=after_local_sync` aborts the process when that point is reached for the
+//! first time, `after_local_sync:3` at the third time. Nothing is flushed or unwound. A release
+//! build contains none of this. `tests/it/crash_points.rs` crashes at each point and checks the
+//! promises.
 
-/// Every place, in the order of the way of an event.
+/// All crash points, roughly in the order in which an event reaches them.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum CrashPoint {
-    /// A segment was made and is not durable.
+    /// A segment has been created but is not durable.
     SegmentCreated,
-    /// A segment is durable, and has no frame.
+    /// A segment is durable but has no frame yet.
     SegmentDurable,
-    /// The last segment has space ahead of its frames, and that is not durable.
+    /// Space was preallocated in the last segment, but not durably.
     SpaceAllocated,
-    /// A group was written and not synced.
+    /// A group has been written but not synced.
     BeforeLocalSync,
-    /// A group is durable and can't be found.
+    /// A group is durable but cannot be found yet.
     AfterLocalSync,
-    /// A group can be found, and nobody was told.
+    /// A group can be found, but no answer has been sent.
     BeforeAnswer,
-    /// A snapshot was laid out in a group.
+    /// A snapshot has been added to a group.
     SnapshotLaidOut,
-    /// The torn end of the log was kept, and not cut off.
+    /// The torn tail of the log was saved to a file, but has not been truncated.
     TornEndKept,
-    /// What is behind the last frame was cut off, and that is not durable.
+    /// The bytes after the last frame were truncated, but not durably.
     TornEndCut,
-    /// The index was brought up to somewhere within the log.
+    /// The index has been rebuilt up to a position within the log.
     IndexMidway,
-    /// A file of the index is durable, and has not its name.
+    /// An index file is durable but has not been renamed to its final name.
     IndexFileWritten,
-    /// It has.
+    /// An index file has its final name.
     IndexFileNamed,
-    /// Files of the index were merged, and are still there.
+    /// Index files were merged, but the old ones still exist.
     IndexFilesMerged,
     /// A transaction is about to be sent to ImmuDB.
     BeforeSet,
-    /// A second transaction was sent, and the first is not answered.
+    /// A second transaction was sent before the first was answered.
     SecondSent,
-    /// ImmuDB has committed, and nobody was told.
+    /// ImmuDB has committed, but no answer has been sent.
     AfterSet,
-    /// The id of a new writer is kept, and was not claimed with.
+    /// The id of a new writer was saved, but not used for a claim.
     WriterKept,
-    /// The head names us, and we have not seen it.
+    /// The head in ImmuDB names this writer, but the service has not read it.
     HeadClaimed,
-    /// A page of ImmuDB's history was copied.
+    /// A page of ImmuDB's history was restored.
     PageCopied,
-    /// All of it was copied, and the note says otherwise.
+    /// The whole history was restored, but the marker of an unfinished restore still exists.
     CopyEnding,
-    /// Everything is ended but the release of the head.
+    /// Everything else has ended, but the head has not been released.
     BeforeRelease,
-    /// The head is released.
+    /// The head has been released.
     AfterRelease,
-    /// The space behind the last frame was given back, and that is not durable.
+    /// The space after the last frame was released, but not durably.
     SpaceGivenBack,
-    /// An event file has its contents, and not its name.
+    /// An event file has its contents but not its final name.
     EventFileWritten,
-    /// An event file was removed, and its aggregate's last number was not.
+    /// An event file was removed, but the file with its aggregate's last number was not.
     EventFileCleared,
 }
 
@@ -88,7 +89,7 @@ impl CrashPoint {
         Self::EventFileCleared,
     ];
 
-    /// The environment's variable for it.
+    /// The environment variable that selects a crash point.
     pub const VARIABLE: &str = "EVENT_STORE_CRASH_AT";
 
     pub fn name(self) -> &'static str {
@@ -121,7 +122,7 @@ impl CrashPoint {
         }
     }
 
-    /// The process ends here, if it was told to.
+    /// Aborts the process if this point was selected.
     #[inline]
     pub fn reached(self) {
         #[cfg(debug_assertions)]
@@ -140,7 +141,7 @@ mod armed {
 
     struct Armed {
         name: String,
-        /// How often it has to be reached yet.
+        /// How many more times the point must be reached.
         left: AtomicU64,
     }
 

@@ -1,8 +1,8 @@
-//! The values that everything else speaks of: ids, numbers, events, snapshots.
+//! The values that all other modules use: ids, numbers, hashes, events, snapshots.
 //!
-//! They are legal by construction: the bounds are checked once, where a request, a file or a record
-//! comes in, and nobody checks again. [`record`] gives the bytes that are stored; nothing here knows
-//! of gRPC, of the disk or of ImmuDB.
+//! They are valid by construction. Their limits are checked once, where a request, a file or a
+//! record is read, and never again. [`record`] defines the stored bytes. Nothing here depends on
+//! gRPC, the disk or ImmuDB.
 
 use std::{
     collections::BTreeMap,
@@ -19,19 +19,19 @@ use uuid::Uuid;
 pub mod record;
 pub mod time;
 
-/// The most events that one append may have: with their `sequence:` keys and the head they always fit
-/// into one transaction of ImmuDB (1024 keys).
+/// The maximum number of events in one append. With their `sequence:` keys and the head they always
+/// fit into one transaction of ImmuDB, which has at most 1024 keys.
 pub const APPEND_EVENTS_MAX: usize = 500;
 
-/// The longest id or type, in bytes.
+/// The maximum length of an id or a type, in bytes.
 pub const NAME_BYTES_MAX: usize = 255;
 
-/// An event as a caller hands it in, checked.
+/// An event as sent by a client, after validation.
 #[derive(Debug, Clone, PartialEq)]
 pub struct NewEvent {
     pub id: EventId,
     pub aggregate_id: AggregateId,
-    /// Empty: that of the aggregate's first event.
+    /// If empty, the type of the aggregate's first event applies.
     pub aggregate_type: Arc<str>,
     pub event_type: Arc<str>,
     pub content: Content,
@@ -48,14 +48,14 @@ pub struct RecordedEvent {
     pub sequence: SequenceNumber,
     pub position: Position,
     pub recorded_at: Timestamp,
-    /// The events that were appended together with this one.
+    /// The positions of the append that contains this event.
     pub append: AppendBounds,
-    /// Of what the caller sent.
+    /// The digest of the data that the client sent.
     pub digest: ContentDigest,
     pub hash: Hash,
 }
 
-/// The state of an aggregate after one of its events, as the game made it.
+/// The state of an aggregate after one of its events, as computed by the game.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Snapshot {
     pub aggregate_id: AggregateId,
@@ -64,11 +64,12 @@ pub struct Snapshot {
     pub schema_version: u32,
     pub metadata: BTreeMap<String, String>,
     pub recorded_at: Timestamp,
-    /// Hash of the last event that is included.
+    /// The chain hash of the last event that the snapshot includes.
     pub event_hash: Hash,
 }
 
-/// What an event or a snapshot holds. Never looked into, but for the check that JSON is JSON.
+/// The contents of an event or a snapshot. They are never interpreted, except to check that JSON is
+/// valid.
 #[derive(Clone, PartialEq, Eq, Default)]
 pub enum Content {
     #[default]
@@ -88,7 +89,7 @@ impl Content {
 }
 
 impl fmt::Debug for Content {
-    /// Only the kind and the size: content never reaches a log.
+    /// Shows only the kind and the size: contents must never appear in a log.
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let kind = match self {
             Self::Absent => "Absent",
@@ -99,7 +100,7 @@ impl fmt::Debug for Content {
     }
 }
 
-/// Positions of the first and the last event of one append.
+/// The positions of the first and the last event of an append.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct AppendBounds {
     pub first: Position,
@@ -112,14 +113,16 @@ impl AppendBounds {
     }
 }
 
-/// Id of an aggregate: 1 to 255 bytes of UTF-8 without control characters. Cheap to clone.
+/// The id of an aggregate: 1 to 255 bytes of UTF-8 without control characters. Cheap to clone.
 #[derive(Clone, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
 #[serde(try_from = "String", into = "String")]
 pub struct AggregateId(Arc<str>);
 
 impl AggregateId {
+    /// Creates an id from `text`.
+    ///
     /// # Errors
-    /// Says what is wrong with `text`.
+    /// Returns an error that says what is wrong with `text`.
     pub fn new(text: &str) -> Result<Self, NameError> {
         check_name(text).map(|()| Self(Arc::from(text)))
     }
@@ -128,8 +131,9 @@ impl AggregateId {
         &self.0
     }
 
-    /// The id as file names and ImmuDB's keys carry it: all but ASCII letters, digits, `_` and `-`
-    /// percent-encoded; above 200 bytes a prefix of it and the SHA-256 of the id.
+    /// Returns the id in the form used in file names and ImmuDB keys. All characters except ASCII
+    /// letters, digits, `_` and `-` are percent-encoded. If the result is longer than 200 bytes, it
+    /// is replaced by a prefix of it and the SHA-256 of the id.
     pub fn encoded(&self) -> String {
         const ENCODED_BYTES_MAX: usize = 200;
         const PREFIX_BYTES: usize = 120;
@@ -141,7 +145,7 @@ impl AggregateId {
         }
         let digest = hex::encode(Sha256::digest(self.0.as_bytes()));
         let prefix: String = encoded.chars().take(PREFIX_BYTES).collect();
-        // A dot never comes out of the encoding, so no short id looks like this.
+        // The encoding never produces a dot, so no short id can look like this.
         format!("{prefix}.{digest}")
     }
 }
@@ -172,21 +176,21 @@ impl fmt::Debug for AggregateId {
     }
 }
 
-/// Why a text is no name of ours.
+/// Why a text is not a valid id or type.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 pub enum NameError {
     #[error("must not be empty")]
     Empty,
-    #[error("has {bytes} bytes, {max} are allowed")]
+    #[error("has {bytes} bytes; at most {max} are allowed")]
     TooLong { bytes: usize, max: usize },
     #[error("must not contain control characters")]
     ControlCharacter,
 }
 
-/// The rule for ids and types: 1 to 255 bytes, no control characters.
+/// Checks the rule for ids and types: 1 to 255 bytes, no control characters.
 ///
 /// # Errors
-/// Says which part of the rule `text` breaks.
+/// Returns an error that says which part of the rule `text` breaks.
 pub fn check_name(text: &str) -> Result<(), NameError> {
     if text.is_empty() {
         return Err(NameError::Empty);
@@ -200,7 +204,7 @@ pub fn check_name(text: &str) -> Result<(), NameError> {
     Ok(())
 }
 
-/// Id of an event: a UUID, compared as 16 bytes.
+/// The id of an event: a UUID, compared as 16 bytes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct EventId(Uuid);
 
@@ -230,7 +234,7 @@ impl fmt::Display for EventId {
     }
 }
 
-/// Number of an event in its aggregate; the first is 1, and 0 stands for "none yet".
+/// The number of an event within its aggregate. The first is 1; 0 means that there is no event yet.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Default)]
 pub struct SequenceNumber(pub u64);
 
@@ -247,7 +251,8 @@ impl fmt::Display for SequenceNumber {
     }
 }
 
-/// Number of an event in the whole order; the first is 1, and 0 stands for "none yet".
+/// The number of an event in the order of all events. The first is 1; 0 means that there is no
+/// event yet.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Default, Serialize, Deserialize)]
 pub struct Position(pub u64);
 
@@ -264,15 +269,16 @@ impl fmt::Display for Position {
     }
 }
 
-/// The whole history up to one event, in 32 bytes: SHA-256 over the hash before it and its record.
+/// A chain hash: SHA-256 over the previous chain hash and the event's record. Its 32 bytes identify
+/// the whole history up to that event.
 #[derive(Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
 pub struct Hash(pub [u8; 32]);
 
 impl Hash {
-    /// The hash before the first event.
+    /// The chain hash before the first event.
     pub const START: Self = Self([0; 32]);
 
-    /// The hash of the history that `record` continues.
+    /// Returns the chain hash after `record`, where `self` is the chain hash before it.
     #[must_use]
     pub fn chain(self, record: &[u8]) -> Self {
         Self(Sha256::new().chain_update(self.0).chain_update(record).finalize().into())
@@ -299,12 +305,14 @@ impl fmt::Debug for Hash {
     }
 }
 
-/// SHA-256 of what a caller sent for one event: tells a resend from another event with its id.
+/// SHA-256 of the data that a client sent for one event. It distinguishes a retry from a different
+/// event with the same id.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct ContentDigest(pub [u8; 32]);
 
 impl ContentDigest {
-    /// Over every field but the id, each behind its length, so that no two events run together.
+    /// Covers every field except the id. Each field is preceded by its length, so that different
+    /// events never produce the same input.
     pub fn of(event: &NewEvent) -> Self {
         let mut digest = Sha256::new();
         let mut field = |bytes: &[u8]| {
@@ -343,7 +351,7 @@ impl ContentDigest {
     }
 }
 
-/// A moment as protobuf's `Timestamp` has it: seconds since 1970 (UTC) and nanoseconds.
+/// A time as in protobuf's `Timestamp`: seconds since 1970 (UTC) and nanoseconds.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Default, Serialize, Deserialize)]
 pub struct Timestamp {
     seconds: i64,
@@ -354,7 +362,8 @@ impl Timestamp {
     const SECONDS_MIN: i64 = -62_135_596_800;
     const SECONDS_MAX: i64 = 253_402_300_799;
 
-    /// From the year 1 to 9999, as `google.protobuf.Timestamp` says.
+    /// Returns `None` if a value is out of range. The years 1 to 9999 are valid, as specified for
+    /// `google.protobuf.Timestamp`.
     pub fn new(seconds: i64, nanos: i32) -> Option<Self> {
         let nanos = u32::try_from(nanos).ok().filter(|nanos| *nanos < 1_000_000_000)?;
         (Self::SECONDS_MIN..=Self::SECONDS_MAX).contains(&seconds).then_some(Self { seconds, nanos })
@@ -373,7 +382,7 @@ impl Timestamp {
         i128::from(self.seconds) * 1_000_000_000 + i128::from(self.nanos)
     }
 
-    /// The nearest there is.
+    /// Returns the nearest time that can be represented.
     pub fn from_nanos_since_1970(nanos: i128) -> Self {
         let (seconds, nanos) = (nanos.div_euclid(1_000_000_000), nanos.rem_euclid(1_000_000_000));
         let seconds = seconds.clamp(Self::SECONDS_MIN.into(), Self::SECONDS_MAX.into());

@@ -1,9 +1,10 @@
-//! The readable files under `storage/events`: every event and snapshot that ImmuDB does not have yet, for
-//! administrators to look into, copy and restore from.
+//! The readable files under `storage/events`: every event and snapshot that ImmuDB does not have
+//! yet, for operators to read, copy and restore from.
 //!
-//! A printout of the log, written in the background by a thread of the lowest priority in every state but
-//! Connected, and cleared as ImmuDB takes the events over. It never holds up an append. A file whose event
-//! is not in the log is never touched.
+//! They are a printout of the log. A background thread of the lowest priority writes them in every
+//! state that leaves events pending, and removes them once ImmuDB has committed the events. It
+//! never delays an append. A file whose event is not in the log is never changed or removed; it is
+//! renamed if it occupies the name of a file to be written.
 
 use std::{
     collections::{HashMap, VecDeque},
@@ -20,13 +21,16 @@ use tracing::warn;
 
 use crate::{
     config::EventSourcingConfig,
-    event::{AggregateId, Position, RecordedEvent, SequenceNumber, record, record::ForwardedMark},
-    forwarder::{Standing, State},
+    event::{
+        AggregateId, Position, RecordedEvent, SequenceNumber,
+        record::{self, ReplicationMark},
+    },
     history::{History, HistoryError},
     index::Patience,
     log::{Cursor, Frame, Tip},
-    priority,
+    replication::{state::State, status::ReplicationStatus},
     storage::StorageError,
+    threads,
 };
 
 pub mod folder;
@@ -36,27 +40,27 @@ mod restart;
 use folder::{Existing, Folder};
 use restart::in_a_thread;
 
-/// What others see of the files.
+/// The state of the files as seen by other modules.
 #[derive(Debug)]
 pub struct EventFiles {
     files_max: u64,
-    standing: Arc<Standing>,
+    replication: Arc<ReplicationStatus>,
     tip: watch::Receiver<Tip>,
-    /// There are files of the events behind this position …
+    /// Files exist for the events after this position …
     cleared_to: AtomicU64,
-    /// … up to this one.
+    /// … up to and including this one.
     written_to: AtomicU64,
-    /// Snapshots up to this number were looked at.
+    /// Snapshots up to this number have been examined.
     snapshots_seen: AtomicU64,
-    /// The first file behind a gap that a crash left, which is not counted above; `u64::MAX`: there is none.
+    /// The first file after a gap left by a crash, outside the range above; `u64::MAX` if none.
     behind_from: AtomicU64,
-    /// Files that are there, of events and snapshots.
+    /// The number of existing files, of events and snapshots.
     files: AtomicU64,
-    /// Files of snapshots that ImmuDB has, as of the last pass.
+    /// The number of files of snapshots that ImmuDB has, as of the last pass.
     snapshots_over: AtomicU64,
 }
 
-/// Why a pass over the files ended early. The next one begins where it stopped.
+/// Why a pass over the files ended early. The next pass continues where it stopped.
 #[derive(Debug, thiserror::Error)]
 enum PassError {
     #[error(transparent)]
@@ -66,11 +70,11 @@ enum PassError {
 }
 
 impl EventFiles {
-    /// Files that are still to be written or cleared.
+    /// Returns the number of files still to be written or removed.
     pub fn pending(&self) -> u64 {
         let (cleared_to, written_to) =
             (self.cleared_to.load(Ordering::Acquire), self.written_to.load(Ordering::Acquire));
-        let view = self.standing.view();
+        let view = self.replication.view();
         let forwarded = view.forwarded.position.0;
         let behind = u64::from(self.behind_from.load(Ordering::Acquire) <= forwarded);
         let to_clear = written_to.min(forwarded).saturating_sub(cleared_to).saturating_add(behind);
@@ -78,52 +82,56 @@ impl EventFiles {
         let tip = *self.tip.borrow();
         let snapshots_seen = self.snapshots_seen.load(Ordering::Acquire).max(view.forwarded.snapshots);
         let unwritten = tip.position.0.saturating_sub(written_to.max(forwarded));
-        let to_write = match wants_files(view.state) {
-            true => unwritten.saturating_add(tip.snapshots.saturating_sub(snapshots_seen)).min(room),
-            false => 0,
+        let to_write = if wants_files(view.state) {
+            unwritten.saturating_add(tip.snapshots.saturating_sub(snapshots_seen)).min(room)
+        } else {
+            0
         };
         self.snapshots_over.load(Ordering::Acquire).saturating_add(to_clear).saturating_add(to_write)
     }
 
-    /// An empty log beside event files is a lost disk, or the wrong folder: nothing may be begun there.
+    /// Rejects an empty log beside event files: a disk was lost, or the directory is the wrong one,
+    /// and no new history may begin there.
     ///
     /// # Errors
-    /// It is so, or the folder can't be read.
+    /// Returns an error if this is the case, or if the directory cannot be read.
     pub fn refuse_without_log(config: &EventSourcingConfig, log_ends: Position) -> Result<(), StorageError> {
         let path = config.storage_path.display().to_string();
         let io_error = |source| StorageError::EventFiles { path: path.clone(), source };
         if log_ends == Position(0) && Folder::new(&config.storage_path).has_events().map_err(io_error)? {
-            return Err(match Folder::new(&config.storage_path).is_of_aethyr().map_err(io_error)? {
-                true => StorageError::EventFilesOfAethyr { path },
-                false => StorageError::EventFilesWithoutLog { path },
+            return Err(if Folder::new(&config.storage_path).is_of_aethyr().map_err(io_error)? {
+                StorageError::EventFilesOfAethyr { path }
+            } else {
+                StorageError::EventFilesWithoutLog { path }
             });
         }
         Ok(())
     }
 
-    /// Whether there is certainly no event file.
+    /// Returns whether there is certainly no event file.
     pub fn are_none(config: &EventSourcingConfig) -> bool {
         Folder::new(&config.storage_path).has_events().is_ok_and(|any| !any)
     }
 
-    /// Starts the thread. The future ends when it has ended, after `stopping`.
+    /// Starts the thread. The future resolves when the thread has ended, after `stopping` is
+    /// cancelled.
     pub fn start(
         config: &EventSourcingConfig,
         history: History,
-        standing: Arc<Standing>,
+        replication: Arc<ReplicationStatus>,
         tip: watch::Receiver<Tip>,
         stopping: CancellationToken,
     ) -> (Arc<Self>, impl Future<Output = ()> + use<>) {
         let files = Arc::new(Self {
             files_max: config.event_files_max,
-            standing: standing.clone(),
+            replication: replication.clone(),
             tip: tip.clone(),
             cleared_to: AtomicU64::new(0),
             written_to: AtomicU64::new(0),
             snapshots_seen: AtomicU64::new(0),
             behind_from: AtomicU64::new(u64::MAX),
             files: AtomicU64::new(0),
-            // What an earlier run left is not known before the first pass.
+            // Files left by an earlier run are not known before the first pass.
             snapshots_over: AtomicU64::new(1),
         });
         let (folder, files_max, shared) =
@@ -132,7 +140,7 @@ impl EventFiles {
             folder: Folder::new(&folder),
             files_max,
             history: history.clone(),
-            standing: standing.clone(),
+            replication: replication.clone(),
             shared: shared.clone(),
             cursor: None,
             written_to: Position(0),
@@ -148,42 +156,44 @@ impl EventFiles {
     }
 }
 
-/// A file that is there.
+/// An existing file.
 #[derive(Debug)]
 enum Written {
     Event { aggregate: AggregateId, sequence: SequenceNumber, position: Position },
     Snapshot { aggregate: AggregateId, number: u64 },
 }
 
-/// The thread's own.
+/// The state owned by the thread.
 struct Writer {
     folder: Folder,
     files_max: u64,
     history: History,
-    standing: Arc<Standing>,
+    replication: Arc<ReplicationStatus>,
     shared: Arc<EventFiles>,
-    /// Behind the last frame that was looked at; `None` where that has to be found again.
+    /// The position in the log after the last frame processed. `None` if it must be determined
+    /// again.
     cursor: Option<Cursor>,
     written_to: Position,
-    /// In the order of the log.
+    /// In log order.
     written: VecDeque<Written>,
-    /// Event files behind a gap, by position: those that a crash left, until the gap is closed.
+    /// Event files after a gap left by a crash, by position, until the gap is closed.
     behind: VecDeque<(Position, AggregateId, SequenceNumber)>,
-    /// The last file of an aggregate: with it, the aggregate's folder goes.
+    /// The newest file of each aggregate. Its removal also removes the aggregate's directory.
     newest_of: HashMap<AggregateId, SequenceNumber>,
 }
 
 impl Writer {
-    /// So much is done before the thread looks whether it shall end.
+    /// About how many files one pass removes or writes. Between passes, the thread checks whether
+    /// to stop.
     const FILES_AT_ONCE: usize = 256;
 
     fn run(mut self, handle: &Handle, mut tip: watch::Receiver<Tip>, stopping: &CancellationToken) {
-        priority::lowest();
+        threads::lowest();
         if let Err(error) = self.take_stock() {
-            warn!(%error, "the event files could not be looked through; those of an earlier run stay");
+            warn!(%error, "cannot scan the event files; files of an earlier run are not removed");
         }
-        let mut forwarded = self.standing.watch_forwarded();
-        let mut state = self.standing.watch_state();
+        let mut forwarded = self.replication.watch_forwarded();
+        let mut state = self.replication.watch_state();
         let mut warned = false;
         while !stopping.is_cancelled() {
             let now = *tip.borrow_and_update();
@@ -196,7 +206,7 @@ impl Writer {
                 Err(error) => {
                     // The log has everything; the files are only a printout.
                     if !warned {
-                        warn!(%error, "the event files are behind");
+                        warn!(%error, "cannot update the event files; they lag behind the log");
                     }
                     (warned, self.cursor) = (true, None);
                     false
@@ -216,15 +226,15 @@ impl Writer {
         }
     }
 
-    /// Clears and writes some files. Says whether there is more to do at once.
-    fn pass(&mut self, tip: Tip, forwarded: ForwardedMark, state: State) -> Result<bool, PassError> {
+    /// Removes and writes a batch of files. Returns whether there is more to do immediately.
+    fn pass(&mut self, tip: Tip, forwarded: ReplicationMark, state: State) -> Result<bool, PassError> {
         let cleared = self.clear(forwarded)?;
         let written = if wants_files(state) { self.write(tip, forwarded)? } else { 0 };
         self.count(forwarded);
         Ok(cleared == Self::FILES_AT_ONCE || written == Self::FILES_AT_ONCE)
     }
 
-    fn count(&self, forwarded: ForwardedMark) {
+    fn count(&self, forwarded: ReplicationMark) {
         let first = self.written.iter().find_map(|written| match written {
             Written::Event { position, .. } => Some(position.0.saturating_sub(1)),
             Written::Snapshot { .. } => None,
@@ -244,7 +254,7 @@ impl Writer {
     }
 
     /// Removes files whose contents ImmuDB has.
-    fn clear(&mut self, forwarded: ForwardedMark) -> io::Result<usize> {
+    fn clear(&mut self, forwarded: ReplicationMark) -> io::Result<usize> {
         self.close_gap(forwarded.position);
         let mut cleared = 0;
         while cleared < Self::FILES_AT_ONCE
@@ -259,7 +269,7 @@ impl Writer {
                     }
                 }
                 Some(Written::Snapshot { aggregate, number }) => {
-                    // A newer one may have taken the file's place.
+                    // A newer snapshot may have replaced the file.
                     let newer =
                         self.written.iter().skip(1).any(|file| file.is_snapshot_of(aggregate, *number));
                     if !newer {
@@ -274,8 +284,8 @@ impl Writer {
         Ok(cleared)
     }
 
-    /// Writes files for what ImmuDB does not have, as long as there is room.
-    fn write(&mut self, tip: Tip, forwarded: ForwardedMark) -> Result<usize, PassError> {
+    /// Writes files for contents that ImmuDB does not have, up to the limit on files.
+    fn write(&mut self, tip: Tip, forwarded: ReplicationMark) -> Result<usize, PassError> {
         let mut done = 0;
         if self.written_to < forwarded.position || self.cursor.is_none() {
             let from = self.written_to.max(forwarded.position);
@@ -315,7 +325,8 @@ impl Writer {
         if is_foreign(&found, |bytes| format::read_event(bytes).is_some_and(|found| found.hash == event.hash))
         {
             let kept = self.folder.set_event_aside(&aggregate, sequence)?;
-            warn!(file = %kept.display(), "set aside: it lies in the place of an event file, and is not of this log");
+            warn!(file = %kept.display(), "renamed a file that has the name of an event file but does not \
+             belong to this log");
         }
         self.folder.write_event(event)?;
         self.remember_event(aggregate, sequence, position);
@@ -323,14 +334,14 @@ impl Writer {
         Ok(())
     }
 
-    /// Files behind a gap take their turn: those that come next, and those that ImmuDB has.
+    /// Takes over files after a gap: those that come next, and those whose events ImmuDB has.
     fn close_gap(&mut self, forwarded: Position) {
         while let Some((position, aggregate, sequence)) = self.behind.pop_front() {
             if position > self.written_to.next().max(forwarded) {
                 self.behind.push_front((position, aggregate, sequence));
                 return;
             }
-            // What was written again meanwhile is known already.
+            // Files that were written again in the meantime are already known.
             if position > self.written_to {
                 self.remember_event(aggregate, sequence, position);
             }
@@ -352,7 +363,7 @@ impl Writer {
         &mut self,
         number: u64,
         stored: &crate::log::StoredRecord,
-        forwarded: ForwardedMark,
+        forwarded: ReplicationMark,
     ) -> Result<bool, PassError> {
         let known = self.written.iter().any(|file| file.is_snapshot(number));
         if number <= forwarded.snapshots || known {
@@ -363,20 +374,21 @@ impl Writer {
         let found = self.folder.existing_snapshot(&aggregate)?;
         if is_foreign(&found, |bytes| self.is_snapshot_of_ours(bytes)) {
             let kept = self.folder.set_snapshot_aside(&aggregate)?;
-            warn!(file = %kept.display(), "set aside: it lies in the place of a snapshot file, and is not of this log");
+            warn!(file = %kept.display(), "renamed a file that has the name of a snapshot file but does \
+             not belong to this log");
         }
         self.folder.write_snapshot(snapshot)?;
-        // It has taken the place of the one before.
+        // The file has replaced the previous snapshot of the aggregate.
         self.written.retain(|file| !file.is_snapshot_of(&aggregate, 0));
         self.written.push_back(Written::Snapshot { aggregate, number });
         Ok(true)
     }
 
-    /// Looks at the files of an earlier run: those that ImmuDB has go, those that it lacks are kept, and
-    /// those whose event is not in the log are left alone.
+    /// Examines the files of an earlier run. Files whose events ImmuDB has will be removed, files
+    /// whose events it lacks are kept, and files whose events are not in the log are left alone.
     fn take_stock(&mut self) -> Result<(), PassError> {
         self.folder.sweep()?;
-        let forwarded = self.standing.view().forwarded;
+        let forwarded = self.replication.view().forwarded;
         let mut waiting = Vec::new();
         let mut foreign = 0u64;
         for path in self.folder.event_paths()? {
@@ -389,14 +401,15 @@ impl Writer {
             waiting.push((position, aggregate, sequence));
         }
         if foreign > 0 {
-            warn!(files = foreign, "event files whose events are not in the log are left alone");
+            warn!(files = foreign, "left event files unchanged whose events are not in the log");
         }
         waiting.sort_unstable();
         self.take_up(waiting.into(), forwarded.position);
         self.take_stock_of_snapshots()
     }
 
-    /// Only an unbroken run from the forwarded position on saves writing; the rest waits for its turn.
+    /// Takes over existing files. Only those that continue the forwarded position without a gap
+    /// need not be written again. The rest wait until the gap before them is closed.
     fn take_up(
         &mut self,
         mut waiting: VecDeque<(Position, AggregateId, SequenceNumber)>,
@@ -413,7 +426,8 @@ impl Writer {
         self.close_gap(Position(0));
     }
 
-    /// Which number a file's snapshot had is not known: it goes when ImmuDB has all that there are now.
+    /// Takes over snapshot files. The number of a file's snapshot is not known, so the file is
+    /// removed when ImmuDB has all snapshots that exist now.
     fn take_stock_of_snapshots(&mut self) -> Result<(), PassError> {
         let number = self.history.index.complete().tip.snapshots;
         for path in self.folder.snapshot_paths()? {
@@ -425,7 +439,7 @@ impl Writer {
         Ok(())
     }
 
-    /// It was made from this history.
+    /// Returns whether the snapshot was made from this history.
     fn is_snapshot_of_ours(&self, bytes: &[u8]) -> bool {
         let Some(snapshot) = format::read_snapshot(bytes) else { return false };
         let index = &self.history.index;
@@ -443,8 +457,8 @@ impl Writer {
 }
 
 impl Written {
-    /// ImmuDB has it.
-    fn is_over(&self, forwarded: ForwardedMark) -> bool {
+    /// Returns whether ImmuDB has the contents of the file.
+    fn is_over(&self, forwarded: ReplicationMark) -> bool {
         match self {
             Self::Event { position, .. } => *position <= forwarded.position,
             Self::Snapshot { number, .. } => *number <= forwarded.snapshots,
@@ -464,8 +478,8 @@ impl Written {
     }
 }
 
-/// There is something at a file's place that was not written for it. An empty file is what a power cut may
-/// leave of one of ours.
+/// Returns whether there is something at the path of a file that was not written for it. An empty
+/// file is not foreign: a power failure may leave one of ours empty.
 fn is_foreign(found: &Existing, is_ours: impl FnOnce(&[u8]) -> bool) -> bool {
     match found {
         Existing::Nothing => false,
@@ -474,7 +488,7 @@ fn is_foreign(found: &Existing, is_ours: impl FnOnce(&[u8]) -> bool) -> bool {
     }
 }
 
-/// In these states events wait for ImmuDB for longer than a moment, or for ever.
+/// In these states, events wait for ImmuDB for longer than a moment, or forever.
 fn wants_files(state: State) -> bool {
     match state {
         State::Connected | State::Starting | State::Copying => false,

@@ -1,8 +1,8 @@
-//! What the fuzz targets in `fuzz/` and the test `corpus` call: bytes from outside, however made, through the
-//! code that reads them.
+//! The entry points of the fuzz targets in `fuzz/` and of the test `corpus`.
 //!
-//! Each function panics where a promise of that code is broken; bytes that are refused are fine. What needs
-//! the private parts of a module stands in that module. Nothing else in the program calls these.
+//! They pass arbitrary bytes to the code that reads data from outside. Each function panics if a
+//! promise of that code is broken; rejected bytes are fine. Checks that need the private parts of a
+//! module are in that module. Nothing else in the program calls these functions.
 #![expect(clippy::expect_used, reason = "a broken promise has to end the run")]
 
 use bytes::Bytes;
@@ -18,14 +18,14 @@ use crate::{
         record::{self, StoredEvent},
     },
     event_files::format,
-    forwarder::{
-        copy::{self, Checked},
-        head::Head,
-    },
     immudb::{self, Transaction},
+    replication::{
+        head::Head,
+        restore::{self, Checked},
+    },
 };
 
-/// Records as they stand in the log and in ImmuDB.
+/// Checks records as stored in the log and in ImmuDB.
 pub fn records(bytes: &[u8]) {
     let bytes = Bytes::copy_from_slice(bytes);
     if let Ok(event) = record::decode(bytes.clone(), Hash::START) {
@@ -53,7 +53,7 @@ pub fn records(bytes: &[u8]) {
     }
 }
 
-/// Event files, from a file's text and from a record.
+/// Checks event files, made from a file's text and from a record.
 pub fn event_files(bytes: &[u8]) {
     let record = Bytes::copy_from_slice(bytes);
     let events = [format::read_event(bytes), record::decode(record.clone(), Hash::START).ok()];
@@ -74,7 +74,7 @@ fn snapshot_file(snapshot: Snapshot) {
     assert_eq!(format::read_snapshot(&written), Some(snapshot));
 }
 
-/// What ImmuDB answers: errors, heads, transactions.
+/// Checks ImmuDB's answers: errors, heads and transactions.
 pub fn immudb(bytes: &[u8]) {
     immudb::fuzzing::errors(bytes);
     if let Some(head) = Head::decode(bytes) {
@@ -82,7 +82,7 @@ pub fn immudb(bytes: &[u8]) {
     }
     for transaction in immudb::fuzzing::transactions(bytes) {
         copied(&transaction, Checked { position: Position(0), hash: Hash::START });
-        // The same, where the log ends just before the first event.
+        // The same with a log that ends just before the first event.
         let first = transaction.entries.iter().find_map(|(_, value)| event_of(value));
         if let Some(before) = first.and_then(|event| event.position.0.checked_sub(1)) {
             copied(&transaction, Checked { position: Position(before), hash: Hash::START });
@@ -94,10 +94,11 @@ fn event_of(value: &Bytes) -> Option<RecordedEvent> {
     record::decode(value.clone(), Hash::START).ok()
 }
 
-/// What a copy takes out of a transaction continues what was checked before, event by event.
+/// Checks that the appends restored from a transaction continue the checked history, event by
+/// event.
 fn copied(transaction: &Transaction, before: Checked) {
     let mut checked = before;
-    let Ok(appends) = copy::take_apart(transaction, &mut checked) else { return };
+    let Ok(appends) = restore::take_apart(transaction, &mut checked) else { return };
     assert!(appends.iter().all(|append| !append.is_empty()), "an append without an event");
     let (mut position, mut hash) = (before.position, before.hash);
     for value in appends.iter().flatten() {

@@ -1,7 +1,8 @@
-//! Reading what is stored: by aggregate, by position, from a position on.
+//! Reads stored events: by aggregate, by position, and from a position on.
 //!
-//! Everything that is read is checked: each record against the hash stored with it, the numbers of an
-//! aggregate for gaps, and along the whole order the hash chain. It never depends on the network.
+//! Everything is verified when it is read: each record against the hash stored with it, the
+//! sequence numbers of an aggregate for gaps, and the chain hash along the global order. Reading
+//! never depends on the network.
 
 use std::{ops::RangeInclusive, sync::Arc};
 
@@ -11,10 +12,10 @@ use crate::{
         record::{self, StoredEvent},
     },
     index::{Direction, Index, IndexError, Patience},
-    log::{Cursor, Found, FoundRecord, Place, ReadError, RecordCursor, RecordPlace, Segments, Tip},
+    log::{Cursor, Found, FoundRecord, LogOffset, ReadError, RecordAddress, RecordCursor, Segments, Tip},
 };
 
-/// What is stored can't be read back.
+/// Why stored data cannot be read back.
 #[derive(Debug, thiserror::Error)]
 pub enum HistoryError {
     #[error(transparent)]
@@ -26,30 +27,31 @@ pub enum HistoryError {
     #[error("position {0} can't be found")]
     Position(Position),
     #[error("at {place:?}: {source}")]
-    Record { place: RecordPlace, source: record::RecordError },
+    Record { place: RecordAddress, source: record::RecordError },
 }
 
 /// The log and its index, for reading. Cheap to clone.
 #[derive(Debug, Clone)]
 pub struct History {
     pub index: Arc<Index>,
-    /// Where places are looked up by position.
+    /// Whether index lookups by position wait for the rebuild of a damaged index file.
     pub patience: Patience,
     pub segments: Arc<Segments>,
 }
 
-/// An event of the whole order and the place behind its append.
+/// The chain hash of an event, and the offset at which its append ends.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Located {
     pub hash: Hash,
-    pub append_end: Place,
+    pub append_end: LogOffset,
 }
 
 impl History {
-    /// Events of an aggregate from one end of `range` on: as many as fit into `bytes_max`, and at least one.
+    /// Returns events of an aggregate from one end of `range` on: as many as fit into `bytes_max`,
+    /// up to a fixed maximum, and at least one.
     ///
     /// # Errors
-    /// One of them is missing or damaged.
+    /// Returns an error if one of them is missing or damaged.
     pub fn events(
         &self,
         aggregate: &AggregateId,
@@ -63,7 +65,7 @@ impl History {
         let mut places = self.index.events(aggregate, range.clone(), direction, count)?;
         let whole = places.len() == count;
         let mut bytes = 0usize;
-        let fits = |place: &&RecordPlace| {
+        let fits = |place: &&RecordAddress| {
             bytes = bytes.saturating_add(place.length as usize);
             bytes <= bytes_max
         };
@@ -87,73 +89,71 @@ impl History {
             }
             events.push(event);
         }
-        match all_fit && !whole {
-            true => Err(gap(sequence_at(events.len()))),
-            false => Ok(events),
-        }
+        if all_fit && !whole { Err(gap(sequence_at(events.len()))) } else { Ok(events) }
     }
 
-    /// One event.
+    /// Reads one event.
     ///
     /// # Errors
-    /// It is damaged.
-    pub fn event(&self, place: RecordPlace) -> Result<RecordedEvent, HistoryError> {
+    /// Returns an error if it is damaged.
+    pub fn event(&self, place: RecordAddress) -> Result<RecordedEvent, HistoryError> {
         let checked = self.segments.read(place)?;
         record::decode(checked.bytes, checked.hash).map_err(|source| HistoryError::Record { place, source })
     }
 
-    /// One snapshot.
+    /// Reads one snapshot.
     ///
     /// # Errors
-    /// It is damaged.
-    pub fn snapshot(&self, place: RecordPlace) -> Result<Snapshot, HistoryError> {
+    /// Returns an error if it is damaged.
+    pub fn snapshot(&self, place: RecordAddress) -> Result<Snapshot, HistoryError> {
         let checked = self.segments.read(place)?;
         record::decode_snapshot(checked.bytes).map_err(|source| HistoryError::Record { place, source })
     }
 
-    /// A cursor at or before the append that holds `position`.
+    /// Returns a cursor at or before the append that contains `position`.
     ///
     /// # Errors
-    /// The index is unusable.
+    /// Returns an error if the index is unusable.
     pub fn cursor_before(&self, position: Position) -> Result<Cursor, HistoryError> {
         let (first, place) = self.index.frame_before(position, self.patience)?;
         Ok(Cursor::at(self.segments.clone(), place, first))
     }
 
-    /// The same, record by record.
+    /// Same as [`History::cursor_before`], but returns a cursor over records.
     ///
     /// # Errors
-    /// The index is unusable.
+    /// Returns an error if the index is unusable.
     pub fn records_before(&self, position: Position) -> Result<RecordCursor, HistoryError> {
         let (first, place) = self.index.frame_before(position, self.patience)?;
         Ok(RecordCursor::at(self.segments.clone(), place, first))
     }
 
-    /// Where the append of the event at `position` ends, and the event's hash; 0 is the start of everything.
+    /// Returns where the append of the event at `position` ends, and the event's chain hash.
+    /// Position 0 is the start of the log.
     ///
     /// # Errors
-    /// There is none up to `tip`, or it is damaged.
+    /// Returns an error if there is no such event up to `tip`, or if it is damaged.
     pub fn locate(&self, position: Position, tip: Tip) -> Result<Located, HistoryError> {
         if position == Position(0) {
-            return Ok(Located { hash: Hash::START, append_end: Place::START });
+            return Ok(Located { hash: Hash::START, append_end: LogOffset::START });
         }
         let found = self.record_at(position, tip)?;
         Ok(Located { hash: found.hash, append_end: found.append_end })
     }
 
-    /// The event at `position`.
+    /// Returns the event at `position`.
     ///
     /// # Errors
-    /// There is none up to `tip`, or it is damaged.
+    /// Returns an error if there is no such event up to `tip`, or if it is damaged.
     pub fn event_at(&self, position: Position, tip: Tip) -> Result<RecordedEvent, HistoryError> {
         let stored = self.record_at(position, tip)?;
         record::decode(stored.bytes, stored.hash).map_err(|_| HistoryError::Position(position))
     }
 
-    /// The record at `position`, as it is stored.
+    /// Returns the record at `position` as it is stored.
     ///
     /// # Errors
-    /// As [`History::event_at`].
+    /// See [`History::event_at`].
     pub fn record_at(&self, position: Position, tip: Tip) -> Result<FoundRecord, HistoryError> {
         let mut records = self.records_before(position)?;
         while let Some(found) = records.find(tip.end)? {

@@ -1,9 +1,9 @@
-//! What can be looked up: derived from the log, and made again from it wherever it is missing or damaged.
+//! The index for lookups: derived from the log, and rebuilt where it is missing or damaged.
 //!
-//! It owns the folder `storage/index`. What is added lies in memory first. When it is enough, or at a stop, it becomes a file
-//! that never changes; small files are merged into larger ones. No append waits for that: what can't be written stays in
-//! memory, and what can't be read is made again. Nothing is ever decided from the index that the log could
-//! contradict.
+//! The module owns the directory `storage/index`. Entries are kept in memory first. When there are
+//! enough, or at a stop, they become a file that never changes; small files are merged into larger
+//! ones. No append waits for that: entries that cannot be written stay in memory, and unreadable
+//! files are rebuilt. The index never decides anything that the log could contradict.
 
 use std::{
     collections::{BTreeMap, HashMap, VecDeque},
@@ -19,12 +19,13 @@ use tokio_util::sync::CancellationToken;
 use tracing::warn;
 
 use crate::{
-    event::{AggregateId, EventId, Hash, Position, SequenceNumber, Timestamp, record::ForwardedMark},
-    log::{Place, RecordPlace, Segments, Tip},
+    event::{AggregateId, EventId, Hash, Position, SequenceNumber, Timestamp, record::ReplicationMark},
+    log::{LogOffset, RecordAddress, Segments, Tip},
 };
 
 mod entries;
 mod entry;
+mod error;
 mod folder;
 mod found;
 mod layers;
@@ -41,6 +42,7 @@ mod visit;
 pub use entries::{Entries, IndexedEvent, IndexedSnapshot};
 use entry::Run;
 pub use entry::StoredId;
+pub use error::IndexError;
 use folder::Folder;
 pub use folder::remove;
 pub use found::{Found, Seen};
@@ -52,23 +54,7 @@ pub use upkeep::Upkeep;
 pub use visit::Patience;
 use visit::goes_on;
 
-/// A look-up came to nothing.
-#[derive(Debug, Clone, thiserror::Error)]
-pub enum IndexError {
-    #[error("index: {table}; it is not made again from the log yet: {why}")]
-    NotMadeYet { table: TableError, why: &'static str },
-    #[error("index: {table}, and it can't be made again from the log: {why}")]
-    NotMade { table: TableError, why: String },
-}
-
-impl IndexError {
-    /// It can't happen; should it, nothing is to be answered from what is older.
-    fn of_memory(table: TableError) -> Self {
-        Self::NotMade { table, why: "it is in memory".to_owned() }
-    }
-}
-
-/// What is known of an aggregate without reading its events.
+/// What is known about an aggregate without reading its events.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Head {
     pub last: SequenceNumber,
@@ -80,24 +66,24 @@ pub struct Head {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct SnapshotHead {
     pub sequence: SequenceNumber,
-    pub place: RecordPlace,
+    pub place: RecordAddress,
 }
 
-/// How far in the log everything is known, and what holds there.
+/// How far into the log the index is complete, and the state at that point.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Complete {
     pub tip: Tip,
     /// When the last event was recorded.
     pub recorded_at: Timestamp,
     pub aggregates: u64,
-    /// Aggregates that have a snapshot.
+    /// The number of aggregates that have a snapshot.
     pub snapshots: u64,
-    pub forwarded: ForwardedMark,
+    pub forwarded: ReplicationMark,
     /// The last frame that can be found by its position.
-    last_findable: Place,
+    last_findable: LogOffset,
 }
 
-/// The event that a part of the log goes on from.
+/// The event that a part of the log continues.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 struct Continued {
     position: Position,
@@ -117,8 +103,8 @@ impl Default for Complete {
             recorded_at: Timestamp::default(),
             aggregates: 0,
             snapshots: 0,
-            forwarded: ForwardedMark::default(),
-            last_findable: Place { segment: 0, offset: 0 },
+            forwarded: ReplicationMark::default(),
+            last_findable: LogOffset { segment: 0, offset: 0 },
         }
     }
 }
@@ -130,47 +116,47 @@ pub enum Direction {
     Backwards,
 }
 
-/// The index. Cheap look-ups from any thread; one thread adds.
+/// The index. Lookups are cheap and possible from any thread; one thread adds entries.
 pub struct Index {
     folder: Folder,
     segments: Arc<Segments>,
     seed: Seed,
     options: Options,
     layers: RwLock<Layers>,
-    /// Heads as they are now, of aggregates that were lately changed, or are about to be.
+    /// The current heads of aggregates that were changed recently, or are about to be.
     heads: Cache<AggregateId, Head>,
-    /// Layers behind a part of the log that is in no file.
+    /// Files after a gap: the part of the log before them is in no file.
     later: Mutex<VecDeque<Arc<Table>>>,
-    /// Held by who makes a file again.
+    /// Held while a file is rebuilt.
     mending: Mutex<()>,
-    /// Files that could not be made again, why, and when that was: it is not tried again at once.
+    /// Files that could not be rebuilt, with time and reason. The next attempt waits for a while.
     not_made: Mutex<HashMap<PathBuf, (Instant, IndexError)>>,
     upkeep: upkeep::Signals,
-    /// Ends what may take long.
+    /// Cancels work that may take long.
     stop: CancellationToken,
-    /// Layers before this place are another's to write and to merge.
-    own_from: Place,
+    /// Layers before this offset belong to another index, which writes and merges them.
+    own_from: LogOffset,
 }
 
 /// How an index is kept.
 #[derive(Debug, Clone, Copy)]
 pub struct Options {
-    /// Distinct types that are counted by name.
+    /// The maximum number of types that are counted by name.
     pub types_max: u64,
-    /// With so many events in memory they become a file.
+    /// The number of events in memory at which they are written to a file.
     pub file_events: usize,
-    /// Or when so many bytes of the log would have to be read again after a crash.
+    /// The same limit in bytes of the log that would have to be read again after a crash.
     pub file_log_bytes: u64,
-    /// What is made again is added when so many bytes of the log were read.
+    /// A rebuild adds its entries each time it has read this many bytes of the log.
     pub bytes_at_once: u64,
-    /// So many bytes of the disk are the log's.
+    /// Disk space in bytes that is reserved for the log.
     pub disk_free_min: u64,
-    /// Otherwise everything stays in memory.
+    /// Whether files are written. If not, everything stays in memory.
     pub writes: bool,
 }
 
 impl Options {
-    /// Events of a file that was in memory before.
+    /// The number of events in a file that was written from memory.
     pub const FILE_EVENTS: usize = 64 * 1024;
     pub const BYTES_AT_ONCE: u64 = 16 * 1024 * 1024;
 }
@@ -181,11 +167,11 @@ impl std::fmt::Debug for Index {
     }
 }
 
-/// A position up to which certain events are not stored.
+/// A position up to which certain events are known to be absent.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct AbsentUpTo(Position);
 
-/// Heads that are remembered: about 20 MiB.
+/// The maximum number of cached heads: about 20 MiB.
 const HEADS_MAX: usize = 64 * 1024;
 
 impl Index {
@@ -209,16 +195,16 @@ impl Index {
             not_made: Mutex::default(),
             upkeep: upkeep::Signals::default(),
             stop,
-            own_from: Place::START,
+            own_from: LogOffset::START,
         }
     }
 
-    /// Goes on with the files that were found, as far as they are of the log. `end` is where that ends; what the files lack
-    /// is to be brought up. Once `stop` is cancelled no file is made again or merged.
+    /// Continues with the files that match the log, which ends at `end`. The caller must bring the
+    /// index up to there. Once `stop` is cancelled, no file is rebuilt or merged.
     pub fn open(
         folder: &Path,
         found: Found,
-        (segments, end): (Arc<Segments>, Place),
+        (segments, end): (Arc<Segments>, LogOffset),
         options: Options,
         stop: &CancellationToken,
     ) -> Self {
@@ -226,7 +212,7 @@ impl Index {
         let tables = found::of_this_log(found.tables, &segments, end);
         let mut tables = found::of_its_history(&tables, &segments, end);
         if let Err(error) = folder.clear(&tables, &found.unopened) {
-            warn!(%error, "files that are no part of the index any more stay in its folder");
+            warn!(%error, "cannot remove obsolete files from the index folder");
         }
         let seed = tables.first().map_or_else(Seed::random, |table| table.summary.seed);
         let later = found::behind_the_first_gap(&mut tables);
@@ -236,12 +222,12 @@ impl Index {
         index
     }
 
-    /// Of those that are behind a gap.
+    /// Returns the next file after a gap.
     fn next_file(&self) -> Option<Arc<Table>> {
         self.later.lock().unwrap_or_else(PoisonError::into_inner).pop_front()
     }
 
-    /// Nothing moves while this is held: for what is in memory, never for a look at the disk.
+    /// No layer changes while this lock is held. Hold it for memory only, never for disk access.
     fn layers(&self) -> RwLockReadGuard<'_, Layers> {
         self.layers.read().unwrap_or_else(PoisonError::into_inner)
     }
@@ -250,12 +236,12 @@ impl Index {
         self.layers.write().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// How far in the log everything is known.
+    /// Returns how far into the log the index is complete.
     pub fn complete(&self) -> Complete {
         self.layers().complete
     }
 
-    /// The same with the totals up to there.
+    /// Like [`Index::complete`], together with the totals up to that point.
     pub fn figures(&self) -> (Complete, Totals) {
         let layers = self.layers();
         (layers.complete, layers.totals.clone())
@@ -265,14 +251,18 @@ impl Index {
         self.figures().1
     }
 
+    /// Returns the head of an aggregate. Waits for the rebuild of a damaged file.
+    ///
     /// # Errors
-    /// A file can't be used or made again.
+    /// Returns an error if a file cannot be used or rebuilt.
     pub fn head(&self, id: &AggregateId) -> Result<Option<Head>, IndexError> {
         self.head_with(id, Patience::Waits)
     }
 
+    /// Returns the head of an aggregate.
+    ///
     /// # Errors
-    /// As [`Index::head`].
+    /// See [`Index::head`].
     pub fn head_with(&self, id: &AggregateId, patience: Patience) -> Result<Option<Head>, IndexError> {
         let remembered = {
             let _unmoved = self.layers();
@@ -292,17 +282,18 @@ impl Index {
         )
     }
 
-    /// The same for the thread that adds, which is about to build on it.
+    /// Looks up a head for the thread that adds entries, which is about to change it.
     fn head_to_change(&self, id: &AggregateId) -> Result<Option<Head>, IndexError> {
         let head = self.head_with(id, Patience::AtOnce)?;
-        // Only this thread puts any there, so none is older.
+        // Only this thread adds to the cache, so this head is up to date.
         if let Some(head) = head.as_ref().filter(|_| self.heads.get(id).is_none()) {
             self.heads.insert(id.clone(), head.clone());
         }
         Ok(head)
     }
 
-    /// Up to where none of these events is stored; `None` if one of them may be. Looks at nothing but memory.
+    /// Returns up to where none of these events is stored, or `None` if one may be. Reads only
+    /// memory.
     pub fn absent_up_to(&self, ids: impl Iterator<Item = EventId> + Clone) -> Option<AbsentUpTo> {
         let (older, position) = {
             let layers = self.layers();
@@ -321,24 +312,25 @@ impl Index {
         (!ids.into_iter().any(may_have)).then_some(AbsentUpTo(position))
     }
 
-    /// Whether events that were absent up to there are certainly still not stored. Looks only at the newest part in memory.
+    /// Whether events absent up to `up_to` certainly still are. Reads only the newest part in
+    /// memory.
     pub fn is_still_absent(&self, up_to: AbsentUpTo, mut ids: impl Iterator<Item = EventId>) -> bool {
         let layers = self.layers();
         layers.recent.after.position <= up_to.0 && !ids.any(|id| layers.recent.has_event(id))
     }
 
-    /// Where the event with this id lies.
+    /// Returns the address of the event with this id.
     ///
     /// # Errors
-    /// A file can't be used or made again.
-    pub fn event(&self, id: EventId) -> Result<Option<RecordPlace>, IndexError> {
+    /// Returns an error if a file cannot be used or rebuilt.
+    pub fn event(&self, id: EventId) -> Result<Option<RecordAddress>, IndexError> {
         Ok(self.event_with(id, Patience::Waits)?.map(|stored| stored.place))
     }
 
-    /// The same, and what tells without reading it whether it can be the one that was sent.
+    /// Like [`Index::event`], with a part of the digest to rule out a match without a read.
     ///
     /// # Errors
-    /// As [`Index::event`].
+    /// See [`Index::event`].
     pub fn event_with(&self, id: EventId, patience: Patience) -> Result<Option<StoredId>, IndexError> {
         let event = Hashed { id, hash: self.seed.hash(id.as_bytes()) };
         self.visit(
@@ -351,19 +343,20 @@ impl Index {
         )
     }
 
-    /// Places of the events `range` of an aggregate, at most `count`, from either end on. The last of them must be there.
+    /// Returns the addresses of the events `range` of an aggregate, at most `count`, from either
+    /// end. The last event of the range must exist.
     ///
     /// # Errors
-    /// A file can't be used or made again.
+    /// Returns an error if a file cannot be used or rebuilt.
     pub fn events(
         &self,
         aggregate: &AggregateId,
         range: RangeInclusive<u64>,
         direction: Direction,
         count: usize,
-    ) -> Result<Vec<RecordPlace>, IndexError> {
+    ) -> Result<Vec<RecordAddress>, IndexError> {
         let steps = (count as u64).saturating_sub(1);
-        // Numbers have no gap, so it is known which of them are wanted.
+        // Sequence numbers have no gaps, so it is known which events are wanted.
         let (first, last) = match direction {
             Direction::Forwards => (*range.start(), range.start().saturating_add(steps).min(*range.end())),
             Direction::Backwards => (range.end().saturating_sub(steps).max(*range.start()), *range.end()),
@@ -375,16 +368,16 @@ impl Index {
         Ok(places)
     }
 
-    /// Where an aggregate's event with a number lies.
+    /// Returns the address of an aggregate's event with this sequence number.
     ///
     /// # Errors
-    /// As [`Index::events`].
+    /// See [`Index::events`].
     pub fn event_numbered(
         &self,
         aggregate: &AggregateId,
         sequence: SequenceNumber,
         patience: Patience,
-    ) -> Result<Option<RecordPlace>, IndexError> {
+    ) -> Result<Option<RecordAddress>, IndexError> {
         Ok(self.places(aggregate, sequence.0..=sequence.0, patience)?.first().copied())
     }
 
@@ -393,7 +386,7 @@ impl Index {
         aggregate: &AggregateId,
         range: RangeInclusive<u64>,
         patience: Patience,
-    ) -> Result<Vec<RecordPlace>, IndexError> {
+    ) -> Result<Vec<RecordAddress>, IndexError> {
         let aggregate = self.hashed_aggregate(aggregate);
         let parts = self.visit(patience, Vec::new, |parts: &mut Vec<Vec<Run>>, source| {
             let runs = source::runs(source, aggregate, *range.start(), *range.end())?;
@@ -405,16 +398,16 @@ impl Index {
         Ok(places.filter(|(number, _)| range.contains(number)).map(|(_, place)| place).collect())
     }
 
-    /// A frame at or before the one that holds `position`, to read on from, and the position that it begins
-    /// with.
+    /// Returns a frame at or before the one that holds `position`, and the frame's first position.
+    /// To find the event, read on from there.
     ///
     /// # Errors
-    /// A file can't be used or made again.
+    /// Returns an error if a file cannot be used or rebuilt.
     pub fn frame_before(
         &self,
         position: Position,
         patience: Patience,
-    ) -> Result<(Position, Place), IndexError> {
+    ) -> Result<(Position, LogOffset), IndexError> {
         let found = self.visit(
             patience,
             || None,
@@ -423,15 +416,16 @@ impl Index {
                 Ok(goes_on(found.is_none()))
             },
         )?;
-        Ok(found.unwrap_or((Position(1), Place::START)))
+        Ok(found.unwrap_or((Position(1), LogOffset::START)))
     }
 
-    /// The transaction in which ImmuDB took the event at `position`; `None` while that is not known.
+    /// Returns the ImmuDB transaction that committed `position`, or `None` if it is not known yet.
     ///
     /// # Errors
-    /// A file can't be used or made again.
+    /// Returns an error if a file cannot be used or rebuilt.
     pub fn transaction(&self, position: Position, patience: Patience) -> Result<Option<u64>, IndexError> {
-        // The oldest that holds: the first from the position on, and up to where those of older layers hold.
+        // The oldest layer with a valid transaction counts: its first one that ends at `position`
+        // or later, unless a newer layer has lost it.
         let begin = || (None, Position(u64::MAX));
         let (found, _) = self.visit(patience, begin, |(found, lost), source| {
             let first = source::transaction(source, position)?;
@@ -442,10 +436,10 @@ impl Index {
         Ok(found.map(|(_, transaction)| transaction))
     }
 
-    /// At most `count` aggregates behind the id `after` whose id starts with `prefix`, by id.
+    /// Returns at most `count` aggregates by id: those after `after` whose id starts with `prefix`.
     ///
     /// # Errors
-    /// A file can't be used or made again.
+    /// Returns an error if a file cannot be used or rebuilt.
     pub fn aggregates(
         &self,
         prefix: &str,
@@ -462,7 +456,7 @@ impl Index {
         Ok(found.into_iter().take(count).collect())
     }
 
-    /// Makes everything of `entries` findable, in one step with what `published` does.
+    /// Makes all of `entries` findable, in one step with the effect of `published`.
     pub fn add(&self, entries: Entries, published: impl FnOnce()) {
         let mut layers = self.layers_mut();
         for (id, head) in entries.changed() {

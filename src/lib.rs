@@ -1,53 +1,66 @@
-//! The event store that game servers trust with their world.
+//! A durable event store for game servers.
 //!
 //! ```text
-//! game server --gRPC--> grpc --> store --> sequencer --> log --> answer (Fallback, Migrating, LocalOnly, Suspect)
-//!                                  ^                     |  |
-//!                                  |                     |  +--> index (what can be looked up)
-//!                                  +-- loads, reads -----+
-//!                                                        v
-//!                                                    forwarder --Set--> ImmuDB --> answer (Connected)
+//! client --> grpc --> store --> sequencer --> log --> answer (Fallback, Migrating, LocalOnly,
+//!                       ^                     | |             Suspect)
+//!                       |                     | +--> index (lookups)
+//!                       +-- loads, reads -----+
+//!                                             v
+//!                                        replication --Set--> ImmuDB --> answer (Connected)
 //! ```
 //!
-//! There is one way through, in every state: fallback is an answer that waits for less, and migration is
-//! the forwarder catching up. The modules, in the order of that way:
+//! There is one data path in every state. In fallback, the answer waits for less; migration is the
+//! forwarder catching up. The modules, in the order of that path:
 //!
-//! - [`server`] puts the parts together, runs them and takes them down; [`cli`] is the command line,
-//!   [`config`] and [`telemetry`] what it reads and writes.
-//! - [`grpc`] turns requests into values of [`event`] and answers into messages.
-//! - [`store`] says what each call means; [`stats`] counts; [`history`] reads what is stored.
-//! - [`sequencer`] judges, numbers and stores appends in groups.
-//! - [`log`] keeps them; [`index`] finds them again; [`storage`] opens both.
-//! - [`forwarder`] carries the log into ImmuDB, over [`immudb`], with the delays of [`retry`].
-//! - [`event_files`] prints out what ImmuDB does not have yet.
-//! - [`world`] is the game world on top of the store: commands, aggregates, projections. Nothing of the store knows it.
-//! - [`refusals`] counts what is refused, and has it logged once a minute.
-//! - [`shared_limit`] is for limits of which no caller takes the whole.
-//! - [`priority`] is for threads whose work may wait.
-//! - [`crash_point`] names places at which a test can have the process die.
+//! - [`server`] assembles the service, runs it and shuts it down. [`cli`] is the command line.
+//! - [`config`] reads the configuration, and [`telemetry`] writes the log lines.
+//! - [`grpc`] turns requests into values of [`event`], and results into messages.
+//! - [`store`] defines what each call means, and [`history`] reads stored events.
+//! - [`sequencer`] checks, numbers and stores appends in groups, at the time given by [`clock`].
+//! - [`log`] stores the groups, [`index`] finds their records again, and [`storage`] opens both.
+//! - [`replication`] carries the log into ImmuDB, over [`immudb`], with the delays of [`retry`].
+//! - [`event_files`] writes the events that ImmuDB does not have yet as readable files.
+//! - [`world`] is the game world on top of the store: commands, aggregates, projections. No module
+//!   of the store depends on it.
 //!
-//! The promises of `docs/guarantees.md`, and the tests (under `tests/it`, unless it is said otherwise) that hold them:
+//! Modules that the others share:
 //!
-//! | promise | held by |
+//! - [`error`] has the errors of the store, and [`refusals`] counts rejected calls and logs each
+//!   reason at most once a minute.
+//! - [`shared_limit`] has limits that no single client can use up.
+//! - [`stats`] has the counters, and [`progress`] reports long operations.
+//! - [`printable`] and [`secret`] keep unsafe text and passwords out of terminals and logs.
+//! - [`threads`] starts named threads and lowers the priority of those whose work may wait.
+//! - [`crash_point`] names points at which a test can abort the process, and [`fuzzing`] has the
+//!   entry points of the fuzz targets.
+//!
+//! The promises of `docs/guarantees.md`, and the tests that cover them (in `tests/it`, except
+//! `…::tests`):
+//!
+//! | promise | covered by |
 //! |---|---|
-//! | 1 never lost | `outage`, `crash`, `crash_points`, `copy`, `mending`, `repairing`, `damage`, `divergence`, `failing_disk`, `log::tests` |
-//! | 2 exactly once | `appending`, `resend`, `refusing`, `failing_disk`, `lost_answer`, `two_in_flight`, `sequencer::tests` |
-//! | 3 numbers without gap | `appending`, `crash`, `sequencer::tests` |
+//! | 1 never lost | `outage`, `crash`, `crash_points`, `copy`, `mending`, `repairing`, `damage` |
+//! | | `divergence`, `failing_disk`, `log::tests` |
+//! | 2 exactly once | `appending`, `resend`, `refusing`, `failing_disk`, `lost_answer` |
+//! | | `two_in_flight`, `sequencer::tests` |
+//! | 3 numbers without gaps | `appending`, `crash`, `sequencer::tests` |
 //! | 4 all or nothing | `appending`, `crash`, `sequencer::tests` |
-//! | 5 expectations that can't be raced | `appending`, `sequencer::tests` |
+//! | 5 expectations that cannot be raced | `appending`, `sequencer::tests` |
 //! | 6 one order | `following`, `copy`, `index::tests` |
-//! | 7 reads go on | `outage`, `loading`, `failing_disk` |
-//! | 8 an outage costs no failed call | `outage`, `lost_answer`, `two_in_flight`, `slow_immudb`, `smaller_messages` |
-//! | 9 tampering shows | `doubt` (rolled back, emptied, another writer, foreign transactions); proofs come later |
+//! | 7 reads continue | `outage`, `loading`, `failing_disk` |
+//! | 8 an outage fails no call | `outage`, `lost_answer`, `two_in_flight`, `slow_immudb` |
+//! | | `smaller_messages` |
+//! | 9 tampering shows | `doubt` (rolled back, emptied, another writer, foreign transactions) |
+//! | | (cryptographic proofs will follow in a later version) |
 //! | 10 everything has a limit | `bad_input`, `operating`, `sharing`, `wire` |
 
 pub mod cli;
 pub mod clock;
 pub mod config;
 pub mod crash_point;
+pub mod error;
 pub mod event;
 pub mod event_files;
-pub mod forwarder;
 #[doc(hidden)]
 pub mod fuzzing;
 pub mod grpc;
@@ -56,9 +69,9 @@ pub mod immudb;
 pub mod index;
 pub mod log;
 pub mod printable;
-pub mod priority;
 pub mod progress;
 pub mod refusals;
+pub mod replication;
 pub mod retry;
 pub mod secret;
 pub mod sequencer;
@@ -68,4 +81,5 @@ pub mod stats;
 pub mod storage;
 pub mod store;
 pub mod telemetry;
+pub mod threads;
 pub mod world;

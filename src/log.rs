@@ -1,13 +1,13 @@
-//! The local log: append-only segment files, the one truth on this machine.
+//! The local log: append-only segment files, the source of truth on this machine.
 //!
-//! It owns the folder `storage/log`: the segments, the lock against a second process and the list of
-//! our writer ids. Bytes in, bytes out: it knows frames, groups and the hash chain, and nothing of
-//! gRPC, of ImmuDB or of what an event means.
+//! The module owns the directory `storage/log`: the segments, the lock against a second process,
+//! and the list of our writer ids. It stores and returns bytes. It knows frames, groups and the
+//! hash chain, but nothing about gRPC, ImmuDB or the meaning of an event.
 //!
-//! Promises: one append is one frame, whole or absent; a group (all frames before one sync) is not
-//! acknowledged before its sync; after a write or sync whose outcome is not known nothing is written
-//! any more. What the last group left may be torn and is cut; damage before it is reported, with file
-//! and offset, and never healed over.
+//! Promises: An append is one frame, complete or absent. A group (all frames before one sync) is
+//! not acknowledged before its sync. After a write or sync with an unknown outcome, nothing more is
+//! written. The last group may leave a torn tail, which is truncated. Damage before it is reported
+//! with file and offset, and is never silently repaired.
 
 use std::{
     io,
@@ -51,53 +51,56 @@ pub use recovery::{Recovered, begins_anew, recover, recover_read_only};
 pub use salvage::{Damaged, Salvage};
 pub use segment::{Access, Segments, is_there, numbers as segment_numbers, salt_in as segment_salt};
 
-/// A byte in the log: where a frame begins or ends.
+/// A byte offset in the log where a frame begins or ends.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
-pub struct Place {
+pub struct LogOffset {
     pub segment: u32,
     pub offset: u64,
 }
 
-impl Place {
-    /// Where the first frame of all begins.
+impl LogOffset {
+    /// The offset of the very first frame.
     pub const START: Self = Self { segment: 1, offset: segment::HEADER_BYTES };
 }
 
-/// Where one record lies: the offset of its length field, and the length of the record.
+/// The address of one record: the offset of its length field, and its length.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct RecordPlace {
+pub struct RecordAddress {
     pub segment: u32,
     pub offset: u64,
     pub length: u32,
 }
 
-impl RecordPlace {
-    /// Just behind the record: whatever is complete up to here has it.
-    pub fn end(self) -> Place {
-        Place { segment: self.segment, offset: self.offset.saturating_add(frame::entry_bytes(self.length)) }
+impl RecordAddress {
+    /// Returns the end of the record. Any copy of the log that reaches this offset contains it.
+    pub fn end(self) -> LogOffset {
+        LogOffset {
+            segment: self.segment,
+            offset: self.offset.saturating_add(frame::entry_bytes(self.length)),
+        }
     }
 }
 
-/// How far the log goes, and what the next append continues.
+/// The end of the log, and the state that the next append continues.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Tip {
-    /// Behind the last frame.
-    pub end: Place,
-    /// Position of the last event.
+    /// The end of the last frame.
+    pub end: LogOffset,
+    /// The position of the last event.
     pub position: Position,
-    /// Hash of the last event.
+    /// The chain hash of the last event.
     pub hash: Hash,
-    /// Snapshot frames so far.
+    /// The number of snapshot frames so far.
     pub snapshots: u64,
 }
 
 impl Tip {
-    /// Of a log without a frame.
+    /// The tip of a log without frames.
     pub const START: Self =
-        Self { end: Place::START, position: Position(0), hash: Hash::START, snapshots: 0 };
+        Self { end: LogOffset::START, position: Position(0), hash: Hash::START, snapshots: 0 };
 }
 
-/// What is stored is not what was written.
+/// Stored bytes that differ from the bytes that were written.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[error("{file}: damaged at byte {offset}: {what} (stop the service and run `aethyr-event-store repair`)")]
 pub struct Damage {
@@ -106,7 +109,7 @@ pub struct Damage {
     pub what: &'static str,
 }
 
-/// Why nothing can be read.
+/// Why a read failed.
 #[derive(Debug, thiserror::Error)]
 pub enum ReadError {
     #[error(transparent)]
@@ -115,7 +118,7 @@ pub enum ReadError {
     Io { file: String, source: io::Error },
 }
 
-/// Why a log can't be opened.
+/// Why a log cannot be opened.
 #[derive(Debug, thiserror::Error)]
 pub enum OpenError {
     #[error("{0} (event_sourcing.log_path) is in use by another process")]
@@ -123,12 +126,13 @@ pub enum OpenError {
     #[error(transparent)]
     Damage(#[from] Damage),
     #[error(
-        "{folder} (event_sourcing.log_path) has no segment of a log, but {found}: a new log is begun only in a folder that \
-         is missing or empty. If the segments were lost, put them back; if this is another's folder, name your own"
+        "{folder} (event_sourcing.log_path) contains no log segment, but {found}; a new log is created \
+         only in a missing or empty folder. If segments were lost, restore them; if the folder belongs to \
+         something else, configure another one"
     )]
     NotEmpty { folder: String, found: String },
-    /// It lacks what the index had of it, and nothing says that it is damaged.
-    #[error("{folder} ends before what was known of it")]
+    /// The log lacks frames that the index has seen, and shows no sign of damage.
+    #[error("the log in {folder} ends before a position that the index has seen")]
     Older { folder: String },
     #[error("{path}: {source}")]
     Io { path: String, source: io::Error },
@@ -152,18 +156,18 @@ impl From<ReadError> for OpenError {
 /// Why a group was not acknowledged.
 #[derive(Debug, thiserror::Error)]
 pub enum WriteError {
-    /// Nothing of the group is on the disk, and nothing of it ever will be.
+    /// No part of the group is on the disk, and none will appear there later.
     #[error("not written: {0}")]
     NotWritten(io::Error),
-    /// Some of it may be there after a restart. The log takes nothing any more.
-    #[error("the outcome is not known: {0}")]
+    /// Parts of the group may be found after a restart. The log is poisoned.
+    #[error("the outcome is unknown: {0}")]
     Unknown(io::Error),
-    /// An earlier write ended so.
-    #[error("an earlier write to the local log failed; a restart is needed")]
+    /// An earlier write poisoned the log.
+    #[error("an earlier write to the local log failed; restart the service")]
     Failed,
 }
 
-/// The writing end of the log. There is one, and one thread has it.
+/// The write end of the log. There is only one, and one thread owns it.
 #[derive(Debug)]
 pub struct Log {
     folder: PathBuf,
@@ -171,13 +175,13 @@ pub struct Log {
     segments: Arc<Segments>,
     tip: Tip,
     preallocation: Preallocation,
-    /// Where the group in progress began, if something was written since the last sync.
+    /// Where the current group began, if anything was written since the last sync.
     unsynced_from: Option<u64>,
     failed: bool,
 }
 
 impl Log {
-    /// Takes over a recovered log whose frames up to the end were read, which gave `tip`.
+    /// Takes over a recovered log. Its frames up to the end were read, which gave `tip`.
     pub fn new(recovered: Recovered, tip: Tip, segment_bytes_max: u64) -> Self {
         Self {
             folder: recovered.folder,
@@ -202,15 +206,15 @@ impl Log {
         self.failed
     }
 
-    /// Takes nothing any more.
+    /// Poisons the log: it accepts no more writes.
     pub fn fail(&mut self) {
         self.failed = true;
     }
 
-    /// Starts a group at the end of the log; a full segment is closed first.
+    /// Starts a group at the end of the log. Closes the segment first if it is full.
     ///
     /// # Errors
-    /// The next segment can't be made, or an earlier write failed.
+    /// Returns an error if the next segment cannot be created, or if an earlier write failed.
     pub fn begin(&mut self) -> Result<Group, WriteError> {
         if self.failed {
             return Err(WriteError::Failed);
@@ -222,19 +226,20 @@ impl Log {
         Ok(Group::new(self.tip, self.unsynced_from, salt))
     }
 
-    /// Writes a group and syncs it. When this returns `Ok`, the group is durable.
+    /// Writes a group and syncs it. If this returns `Ok`, the group is durable.
     ///
     /// # Errors
-    /// See [`WriteError`]: it says whether anything of the group may be there later.
+    /// See [`WriteError`]: it says whether parts of the group may be found later.
     pub fn write(&mut self, group: Group) -> Result<(), WriteError> {
         self.write_unsynced(group)?;
         self.sync()
     }
 
-    /// Writes frames that may be lost in a power cut; the next sync takes them along.
+    /// Writes a group without a sync. A power cut may lose its frames until the next sync, which
+    /// makes them durable.
     ///
     /// # Errors
-    /// As [`Log::write`].
+    /// See [`Log::write`].
     pub fn write_unsynced(&mut self, group: Group) -> Result<(), WriteError> {
         if self.failed {
             return Err(WriteError::Failed);
@@ -250,11 +255,11 @@ impl Log {
         Ok(())
     }
 
-    /// Makes all that was written durable.
+    /// Makes everything written so far durable.
     ///
     /// # Errors
-    /// [`WriteError::Unknown`]: what a failed sync leaves on the disk can't be known, so nothing is
-    /// written after it.
+    /// Returns [`WriteError::Unknown`] if the sync fails. It cannot be known what a failed sync
+    /// leaves on the disk, so nothing is written after it.
     pub fn sync(&mut self) -> Result<(), WriteError> {
         if self.unsynced_from.is_none() {
             return Ok(());
@@ -273,8 +278,8 @@ impl Log {
         }
     }
 
-    /// Removes what a failed write left, durably, so that the refusal is true for ever.
-    fn take_back(&mut self, file: &segment::File, end: Place, error: io::Error) -> WriteError {
+    /// Removes the remains of a failed write, durably, so that the group stays rejected for good.
+    fn take_back(&mut self, file: &segment::File, end: LogOffset, error: io::Error) -> WriteError {
         let cut = self.preallocation.give_back(file, end.offset).and_then(|()| file.sync_data());
         match cut {
             Ok(()) => {
@@ -288,16 +293,18 @@ impl Log {
         }
     }
 
-    /// Makes all that was written durable, and gives back the space behind it. A log that has failed is left as it is.
+    /// Makes everything written so far durable, and releases the preallocated space after it. A
+    /// poisoned log is left unchanged.
     ///
     /// # Errors
-    /// A file can't be synced or cut. The next start finds the end all the same.
+    /// Returns an error if a file cannot be synced or truncated. The next start finds the end
+    /// anyway.
     pub fn close(mut self) -> Result<(), WriteError> {
         self.sync()?;
         if self.failed { Ok(()) } else { self.give_space_back() }
     }
 
-    /// Has the last segment's file end where its frames end.
+    /// Truncates the last segment's file to the end of its frames.
     fn give_space_back(&mut self) -> Result<(), WriteError> {
         let end = self.tip.end;
         let file = self.segments.file(end.segment).map_err(WriteError::NotWritten)?;
@@ -314,10 +321,12 @@ impl Log {
 
     fn roll(&mut self) -> Result<(), WriteError> {
         self.sync()?;
-        // Only the last segment may have more than frames. There is more where a file system gave some and said no.
+        // Only the last segment may have bytes after its frames. There may be some even here: a
+        // file system may have allocated space and still reported an error.
         self.give_space_back()?;
         let next = self.tip.end.segment.saturating_add(1);
-        // Before the segment: if no more files can be opened, nothing was changed, and the append is just refused.
+        // Opened before the segment is created: if no more files can be opened, nothing has changed
+        // yet, and the append is simply rejected.
         let folder = segment::open_folder(&self.folder).map_err(WriteError::NotWritten)?;
         let file = self.segments.create(&self.folder, next).map_err(WriteError::NotWritten)?;
         CrashPoint::SegmentCreated.reached();
@@ -326,13 +335,13 @@ impl Log {
             return Err(WriteError::Unknown(error));
         }
         CrashPoint::SegmentDurable.reached();
-        self.tip.end = Place { segment: next, offset: segment::HEADER_BYTES };
+        self.tip.end = LogOffset { segment: next, offset: segment::HEADER_BYTES };
         self.preallocation = Preallocation::none(segment::HEADER_BYTES);
         Ok(())
     }
 }
 
-/// A record, as the log gives it back: checked against the hash that was stored with it.
+/// A record from the log, checked against the hash that was stored with it.
 #[derive(Debug, Clone)]
 pub struct CheckedRecord {
     pub bytes: Bytes,

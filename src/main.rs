@@ -1,10 +1,12 @@
-//! The program: everything is in the library.
+//! The program's entry point.
+//!
+//! Everything else is in the library.
 
 use std::process::ExitCode;
 
 use tikv_jemallocator::Jemalloc;
 
-/// It gives memory back after a crowd of calls, which glibc's arenas keep.
+/// Unlike glibc's arenas, jemalloc returns memory to the system after many concurrent calls.
 #[global_allocator]
 static ALLOCATOR: Jemalloc = Jemalloc;
 

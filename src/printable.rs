@@ -1,9 +1,12 @@
-//! Text of callers on its way to a terminal or a log: what would move the cursor, forge a line or turn the reading
-//! direction is shown as its code instead.
+//! Makes text from clients safe to print to a terminal or a log.
+//!
+//! Characters that would move the cursor, forge a line or change the direction of the text are
+//! shown as escapes.
 
 use std::{borrow::Cow, fmt::Write};
 
-/// The text with such characters as JSON writes them (`\u001b`), so that JSON stays what it is.
+/// Escapes such characters as JSON does (`\u001b`), so that JSON remains valid and unchanged in
+/// meaning.
 pub fn escaped(text: &str) -> Cow<'_, str> {
     if !text.contains(acts_on_terminals) {
         return Cow::Borrowed(text);
@@ -11,7 +14,7 @@ pub fn escaped(text: &str) -> Cow<'_, str> {
     let mut shown = String::with_capacity(text.len());
     for character in text.chars() {
         if acts_on_terminals(character) {
-            // A string takes whatever is written into it.
+            // Writing to a string cannot fail.
             let _ = write!(shown, "\\u{:04x}", u32::from(character));
         } else {
             shown.push(character);
@@ -20,8 +23,9 @@ pub fn escaped(text: &str) -> Cow<'_, str> {
     Cow::Owned(shown)
 }
 
-/// Control characters (C0, DEL, C1), the ends of lines and paragraphs, and what changes the direction of the text
-/// (Unicode Standard Annex 9, "Directional Formatting Characters").
+/// Returns whether a character is a control character (C0, DEL, C1), ends a line or a paragraph, or
+/// changes the direction of the text (Unicode Standard Annex 9, "Directional Formatting
+/// Characters").
 fn acts_on_terminals(character: char) -> bool {
     let turns = matches!(
         character,

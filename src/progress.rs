@@ -1,5 +1,7 @@
-//! Progress of long work: a bar where standard error is a terminal, a line in the log every few seconds, and for
-//! callers who have to wait for it.
+//! Reports the progress of long operations.
+//!
+//! A process shows a progress bar if standard error is a terminal, writes a line to the log every
+//! few seconds, and includes the progress in the errors of clients that have to wait.
 
 use std::{
     sync::{Mutex, MutexGuard, PoisonError},
@@ -9,7 +11,7 @@ use std::{
 use indicatif::{ProgressBar, ProgressStyle};
 use tracing::info;
 
-/// Long work and how far it is.
+/// A long operation and its progress.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Work {
     pub what: &'static str,
@@ -25,19 +27,19 @@ impl Work {
     }
 }
 
-/// A process does one such work at a time.
+/// The current operation. A process runs at most one at a time.
 static CURRENT: Mutex<Option<Work>> = Mutex::new(None);
 
 fn lock() -> MutexGuard<'static, Option<Work>> {
     CURRENT.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
-/// The long work that this process is at.
+/// Returns the long operation that this process is running.
 pub fn current() -> Option<Work> {
     lock().clone()
 }
 
-/// Progress of one piece of work, from its start until it is dropped.
+/// Progress of one operation, from its start until it is dropped.
 #[derive(Debug)]
 pub struct Progress {
     bar: ProgressBar,
@@ -49,9 +51,9 @@ pub struct Progress {
 impl Progress {
     const LOG_EVERY: Duration = Duration::from_secs(5);
 
-    /// `what` is done, from `from` to `until` in `unit`s.
+    /// Starts reporting the operation `what`, which proceeds from `from` to `until` in `unit`s.
     pub fn new(what: &'static str, unit: &'static str, from: u64, until: u64) -> Self {
-        // indicatif draws nothing where standard error is no terminal.
+        // indicatif draws nothing if standard error is not a terminal.
         let bar = ProgressBar::new(until).with_position(from);
         let template = format!("{what} {{bar:40}} {{human_pos}}/{{human_len}} {unit}, {{eta}} left");
         if let Ok(style) = ProgressStyle::with_template(&template) {

@@ -1,9 +1,10 @@
-//! What the service refuses, and why: counted by reason for `Stats`, and logged once a minute for each reason with
-//! the number of calls, so that a storm of callers does not fill the log and a refusal is never silent.
+//! Counts the calls that the service rejects, by reason, for `Stats` and the log.
 //!
-//! Only refusals that are the service's own are recorded: a limit, a full disk, a failed log. A conflict or a wrong
-//! request is the caller's. There is one record for the process, as there is one log. Besides, it rations the lines
-//! about a failure that may repeat as often as somebody calls.
+//! Each reason is logged at most once a minute, with the number of calls, so that a flood of calls
+//! does not fill the log and no rejection is silent. Only rejections caused by the service are
+//! recorded, such as a limit, a full disk or a failed log; a conflict or an invalid request is the
+//! client's. There is one record per process, as there is one log. It also limits the log lines
+//! about failures that may repeat as often as clients call.
 
 use std::{
     collections::BTreeMap,
@@ -13,70 +14,64 @@ use std::{
 
 use tracing::{error, warn};
 
-use crate::{event::Timestamp, store::StoreError};
+use crate::event::Timestamp;
 
-/// A reason or a failure is logged no more often than this.
+/// The minimum time between two log lines about the same reason or failure.
 pub const LOG_EVERY: Duration = Duration::from_secs(60);
 
-/// Refusals of one reason that are further apart do not belong together: `since` starts again.
+/// After a pause longer than this, `since` starts again: the rejections no longer belong together.
 const PAUSE_MAX: Duration = Duration::from_secs(60);
 
 static PROCESS: Refusals = Refusals::new();
 
-/// Records a refusal of this process. `message` is what the caller is told.
+/// Records a rejection in this process. `message` is the text sent to the client.
 pub fn refused(reason: &'static str, severity: Severity, message: &str) {
     PROCESS.refused(reason, severity, message, Moment::now());
 }
 
-/// Records the refusal that this error is, if it is one of the service's own.
-pub fn refused_with(error: &StoreError, message: &str) {
-    if let Some((reason, severity)) = error.refusal() {
-        refused(reason, severity, message);
-    }
-}
-
-/// Logs an ERROR about something that may fail again and again, at most once a minute, with the count.
+/// Logs an ERROR about a failure that may repeat, at most once a minute and with the count.
 pub fn failed(what: &'static str, error: &dyn std::fmt::Display) {
     PROCESS.failed(what, &error.to_string(), Moment::now());
 }
 
-/// What this process has refused since it started, by reason.
+/// Returns the rejections since the process started, by reason.
 pub fn recorded() -> Vec<Refusal> {
     PROCESS.recorded()
 }
 
-/// Logs what was counted and not logged yet, once its minute is over. Asked every second or so.
+/// Logs counts that have not been logged yet and whose minute is over. Called about once a second.
 pub fn log_due() {
     PROCESS.log_due(Moment::now());
 }
 
-/// Who has to act.
+/// Who must act on a rejection.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Severity {
-    /// It passes by itself and is announced elsewhere, as a start is: counted, and not logged.
+    /// Temporary and announced elsewhere, such as a start: counted but not logged.
     Passing,
-    /// A limit, or something that may pass: WARN.
+    /// A limit, or another condition that may be temporary: logged as WARN.
     Limit,
-    /// A person has to mend it: ERROR.
+    /// An operator must fix it: logged as ERROR.
     Failure,
 }
 
-/// The refusals of one reason.
+/// The rejections with one reason.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Refusal {
-    /// As in `ErrorInfo`.
+    /// The reason as in `ErrorInfo`.
     pub reason: &'static str,
-    /// What the last caller was told.
+    /// The message sent to the last client.
     pub message: String,
-    /// Calls refused since the service started.
+    /// The number of calls rejected since the service started.
     pub calls: u64,
-    /// When the present row of refusals began. One ends when no call was refused for a minute.
+    /// When the current series of rejections began. A series ends after a minute without a
+    /// rejection.
     pub since: Timestamp,
-    /// When a call was last refused.
+    /// When a call was last rejected.
     pub last: Timestamp,
 }
 
-/// See the module.
+/// The record of rejections. See the module documentation.
 #[derive(Debug)]
 pub struct Refusals {
     inner: Mutex<Inner>,
@@ -102,14 +97,15 @@ struct Failing {
     line: Ration,
 }
 
-/// One line a minute at most. What is not logged is counted for the next line.
+/// Allows at most one log line a minute. Occurrences that are not logged count towards the next
+/// line.
 #[derive(Debug, Default)]
 struct Ration {
     logged: Option<Instant>,
     unlogged: u64,
 }
 
-/// Both clocks: one for people, one that never jumps.
+/// Both clocks: the wall clock for readers, and a monotonic one for intervals.
 #[derive(Debug, Clone, Copy)]
 pub struct Moment {
     instant: Instant,
@@ -217,7 +213,7 @@ impl Ration {
         self.unlogged = self.unlogged.saturating_add(1);
     }
 
-    /// How many a line now stands for; `None` if none is due.
+    /// Returns the number of occurrences for a log line now, or `None` if none is due.
     fn due(&mut self, now: Instant) -> Option<u64> {
         let rested = self.logged.is_none_or(|logged| now.saturating_duration_since(logged) >= LOG_EVERY);
         if self.unlogged == 0 || !rested {

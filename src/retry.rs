@@ -1,10 +1,11 @@
-//! How long to wait before the next attempt. The only file that names `backoff`.
+//! Computes the delays between attempts; the attempts themselves are left to the caller. This is
+//! the only module that uses the `backoff` crate.
 
 use std::time::Duration;
 
 use backoff::{ExponentialBackoff, backoff::Backoff};
 
-/// Delays that double each time, with jitter, up to a bound, and without an end.
+/// Delays that double each time up to a maximum, with jitter. They never end.
 #[derive(Debug)]
 pub struct RetryDelays {
     backoff: ExponentialBackoff,
@@ -27,12 +28,12 @@ impl RetryDelays {
         Self { backoff }
     }
 
-    /// The delay before the next attempt.
+    /// Returns the delay before the next attempt.
     pub fn next_delay(&mut self) -> Duration {
         self.backoff.next_backoff().unwrap_or(self.backoff.max_interval)
     }
 
-    /// An attempt succeeded: the next failure begins with the first delay again.
+    /// Records that an attempt succeeded: the next failure starts with the first delay again.
     pub fn reset(&mut self) {
         self.backoff.reset();
     }

@@ -1,4 +1,6 @@
-//! A text that must not be seen: it prints stars wherever it is printed by mistake.
+//! A text that must stay secret, such as a password.
+//!
+//! It is replaced by asterisks if it is printed or serialized by mistake.
 
 use std::fmt;
 
@@ -13,7 +15,7 @@ impl Secret {
         Secret(text.into())
     }
 
-    /// The text itself, for the one place that sends it.
+    /// Returns the text itself, for the one place that sends it.
     pub fn expose(&self) -> &str {
         &self.0
     }

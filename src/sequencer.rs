@@ -1,9 +1,10 @@
-//! One thread that gives every event its numbers.
+//! Runs the single thread that gives every event its sequence number and position.
 //!
-//! It takes what is waiting as one group, judges each append against everything before it (event ids,
-//! then expectations), writes the group into the local log with one sync, makes it findable, and only
-//! then answers: no answer, a refusal included, leaves before the sync that it was judged on. It owns the
-//! writing end of the log; what ImmuDB has to say comes later, and from the forwarder.
+//! The thread takes the waiting calls as one group and checks each append against everything before
+//! it: event ids first, then expectations. It writes the group to the local log with one sync,
+//! makes it findable in the index, and only then answers. No answer, not even a rejection, is sent
+//! before the sync of the group on which it is based. The sequencer owns the write end of the log.
+//! Commits in ImmuDB happen later and are left to the forwarder.
 
 use std::{
     collections::BTreeMap,
@@ -22,38 +23,39 @@ use tracing::error;
 
 use crate::{
     clock::EventClock,
+    error::{Limit, Precondition, StoreError, Unavailable},
     event::{
         AggregateId, AppendBounds, Content, ContentDigest, EventId, NewEvent, SequenceNumber, Snapshot,
-        record::ForwardedMark,
+        record::ReplicationMark,
     },
     index::{AbsentUpTo, Head, Index, Patience, Upkeep},
-    log::{Log, Place, Tip},
+    log::{Log, LogOffset, Tip},
     stats::Counters,
-    store::{Limit, Precondition, StoreError, Unavailable},
 };
 
-mod adopt;
 mod existing;
 mod group;
-mod judge;
+mod numbering;
 mod poisoned;
+mod queue;
+mod restore;
 mod settings;
 mod under_way;
-mod waiting;
 mod worker;
 
-pub use adopt::{AdoptError, AdoptedTransaction};
 pub use existing::Earlier;
 use existing::{SentEvent, StoredEvents};
 pub use poisoned::{Poisoned, PoisonedBy};
+pub use queue::Origin;
+use queue::{Waiting, Weight};
+pub use restore::{RestoreError, RestoredTransaction};
 pub use settings::Settings;
 use under_way::AppendsUnderWay;
 pub use under_way::UnderWay;
-pub use waiting::Origin;
-use waiting::{Waiting, Weight};
 use worker::Worker;
 
-/// What an append asks for, checked as far as that goes without knowing what is stored.
+/// The contents of an append request, validated as far as possible without looking at stored
+/// events.
 #[derive(Debug)]
 pub struct Append {
     pub events: Vec<(NewEvent, ContentDigest)>,
@@ -66,7 +68,7 @@ impl Append {
     }
 }
 
-/// About as much memory as an event or a snapshot takes.
+/// Estimates the memory used by an event or a snapshot.
 fn byte_count(content: &Content, metadata: &BTreeMap<String, String>) -> u64 {
     const OVERHEAD: usize = 1024;
     const ENTRY_OVERHEAD: usize = 64;
@@ -74,15 +76,15 @@ fn byte_count(content: &Content, metadata: &BTreeMap<String, String>) -> u64 {
     (content.byte_count() + entries.sum::<usize>() + OVERHEAD) as u64
 }
 
-/// An append that is durable here.
+/// An append that is durable in the local log.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Stored {
     pub aggregates: Vec<StoredAggregate>,
     pub event_ids: Vec<EventId>,
     pub bounds: AppendBounds,
-    /// Whoever has the log up to here has these events.
-    pub end: Place,
-    /// They were stored by an earlier call.
+    /// Any copy of the log that reaches this offset contains these events.
+    pub end: LogOffset,
+    /// Whether the events were stored by an earlier call.
     pub already: bool,
 }
 
@@ -95,11 +97,11 @@ pub struct StoredAggregate {
     pub snapshot_due: bool,
 }
 
-/// A snapshot that is durable here: whoever has the log up to `end` has it.
+/// A snapshot that is durable in the local log. Any copy of the log that reaches `end` contains it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct SnapshotStored {
-    pub end: Place,
-    /// A newer one was there, and this one was dropped.
+    pub end: LogOffset,
+    /// Whether this snapshot was dropped because a newer one exists.
     pub dropped: bool,
 }
 
@@ -108,7 +110,7 @@ type Reply<T, E = StoreError> = oneshot::Sender<Result<T, E>>;
 enum Call {
     Append {
         append: Append,
-        /// As in [`Earlier::NotFound`].
+        /// See [`Earlier::NotFound`].
         absent_up_to: Option<AbsentUpTo>,
         weight: Weight,
         reply: Reply<Stored>,
@@ -119,24 +121,24 @@ enum Call {
         weight: Weight,
         reply: Reply<SnapshotStored>,
     },
-    Adopt {
-        transactions: Vec<AdoptedTransaction>,
-        reply: Reply<Tip, AdoptError>,
+    Restore {
+        transactions: Vec<RestoredTransaction>,
+        reply: Reply<Tip, RestoreError>,
     },
-    AdoptSnapshot {
+    RestoreSnapshot {
         record: Bytes,
-        reply: Reply<(), AdoptError>,
+        reply: Reply<(), RestoreError>,
     },
-    /// Nothing wakes the thread but a call: there are notes in `Marks`.
+    /// Wakes the thread to handle the marks in `Marks`. Only a call can wake it.
     MarksWaiting,
     Stop,
 }
 
-/// Notes of how far ImmuDB has the log, for the next group. None is ever dropped: the index finds
-/// transactions by them.
-type Marks = Arc<Mutex<Vec<ForwardedMark>>>;
+/// Replication marks waiting for the next group. None is dropped while the service runs: the index
+/// uses them to find transactions.
+type Marks = Arc<Mutex<Vec<ReplicationMark>>>;
 
-/// When an aggregate is due for a snapshot, in events since the last.
+/// The number of events since its last snapshot at which an aggregate is due for a new one.
 #[derive(Debug, Clone, Default)]
 pub struct SnapshotThresholds {
     pub default: u64,
@@ -156,37 +158,37 @@ impl SnapshotThresholds {
     }
 }
 
-/// Stored events are looked up by so many callers at once.
+/// The maximum number of concurrent lookups of stored events.
 const LOOKING_UP_MAX: usize = 8;
 
-/// Says whether writes are taken at this moment; asked again just before an append is judged.
+/// Checks whether writes are accepted at the moment. Called again just before an append is checked.
 pub type Admission = dyn Fn(Tip) -> Result<(), StoreError> + Send + Sync;
 
-/// The way to the sequencer. Cheap to clone.
+/// A handle to the sequencer thread. Cheap to clone.
 #[derive(Debug, Clone)]
 pub struct Sequencer {
     calls: SyncSender<Call>,
     waiting: Waiting,
     marks: Marks,
-    unhurried: Arc<AtomicBool>,
+    lingers: Arc<AtomicBool>,
     thread: thread::Thread,
     settings: Arc<Settings>,
     tip: watch::Receiver<Tip>,
     stored_events: StoredEvents,
-    /// Places of those who look stored events up.
+    /// Permits for lookups of stored events.
     looking_up: Arc<Semaphore>,
     poisoned: watch::Receiver<Option<Arc<Poisoned>>>,
     under_way: AppendsUnderWay,
 }
 
-/// The running thread; joined at shutdown.
+/// The running thread. It is joined at shutdown.
 #[derive(Debug)]
 pub struct Running {
     thread: thread::JoinHandle<()>,
 }
 
 impl Running {
-    /// Waits for the thread's end, after [`Sequencer::stop`]. False if it panicked.
+    /// Waits for the thread to end after [`Sequencer::stop`]. Returns false if the thread panicked.
     pub fn join(self) -> bool {
         self.thread.join().inspect_err(|_| error!("the sequencer panicked")).is_ok()
     }
@@ -199,10 +201,10 @@ impl std::fmt::Debug for Call {
 }
 
 impl Sequencer {
-    /// Starts the thread. `tip` hears how far the log goes, once that is durable and can be found.
+    /// Starts the thread. The tip it publishes covers only what is durable and findable.
     ///
     /// # Errors
-    /// No thread can be started.
+    /// Returns an error if a thread cannot be started.
     pub fn start(
         log: Log,
         index: Arc<Index>,
@@ -212,7 +214,7 @@ impl Sequencer {
     ) -> std::io::Result<(Self, Running)> {
         let (calls, waiting) = sync_channel(settings.calls_waiting_max);
         let marks = Marks::default();
-        let unhurried = Arc::new(AtomicBool::new(false));
+        let lingers = Arc::new(AtomicBool::new(false));
         let settings = Arc::new(settings);
         let (published, tip) = watch::channel(log.tip());
         let read_only = log.has_failed().then(|| Arc::new(Poisoned::read_only(settings.in_doubt.clone())));
@@ -230,7 +232,7 @@ impl Sequencer {
             published,
             marks: marks.clone(),
             marks_due: None,
-            unhurried: unhurried.clone(),
+            lingers: lingers.clone(),
             stored_events: stored_events.clone(),
             poisoned: poisoning,
         };
@@ -239,7 +241,7 @@ impl Sequencer {
             calls,
             waiting: Waiting::new(&settings),
             marks,
-            unhurried,
+            lingers,
             thread: thread.thread().clone(),
             settings,
             tip,
@@ -251,47 +253,45 @@ impl Sequencer {
         Ok((sequencer, Running { thread }))
     }
 
-    /// How far the log goes: durable and findable up to here.
+    /// Returns the tip: the log is durable and findable up to here.
     pub fn tip(&self) -> Tip {
         *self.tip.borrow()
     }
 
-    /// The same, to be told of every change.
+    /// Returns a receiver that is notified of every change of the tip.
     pub fn watch_tip(&self) -> watch::Receiver<Tip> {
         self.tip.clone()
     }
 
-    /// Whether the log takes a write, and its disk has room for one.
+    /// Checks that the log accepts writes and that its disk has room for them.
     ///
     /// # Errors
-    /// It is poisoned, the disk as full as it may be, or the time not known.
+    /// Returns an error if the log is poisoned, if the disk has less free space than configured, or
+    /// if the time is not known.
     pub fn admit_log(&self) -> Result<(), StoreError> {
         if self.poisoned().is_some() {
             return Err(Precondition::LocalLogFailed.into());
         }
         self.settings.clock.time()?;
-        match self.settings.disk_is_full() {
-            true => Err(disk_full(self.settings.disk_free_min)),
-            false => Ok(()),
-        }
+        if self.settings.disk_is_full() { Err(disk_full(self.settings.disk_free_min)) } else { Ok(()) }
     }
 
     pub fn clock(&self) -> &EventClock {
         &self.settings.clock
     }
 
-    /// Resolves when the thread is gone: nothing is stored any more.
+    /// Resolves when the thread has ended. Nothing is stored after that.
     pub async fn ended(&self) {
         let mut tip = self.tip.clone();
         while tip.changed().await.is_ok() {}
     }
 
-    /// Why nothing is written any more, if that is so.
+    /// Returns why the log is poisoned, or `None` if it is not.
     pub fn poisoned(&self) -> Option<Arc<Poisoned>> {
         self.poisoned.borrow().clone()
     }
 
-    /// Resolves when nothing is written any more.
+    /// Resolves when the log is poisoned.
     pub async fn until_poisoned(&self) -> Arc<Poisoned> {
         let mut poisoned = self.poisoned.clone();
         if let Ok(found) = poisoned.wait_for(Option::is_some).await
@@ -302,11 +302,12 @@ impl Sequencer {
         std::future::pending().await
     }
 
-    /// The answer to an append that was stored before, whatever the state of the service. One that is not found may be
-    /// under way.
+    /// Looks up the answer to an earlier attempt at this append, whatever the state of the service.
+    /// An append that is not found may still be under way.
     ///
     /// # Errors
-    /// Its ids were used for something else, or its outcome can't be known before a restart.
+    /// Returns an error if its ids were used for a different append, if its outcome cannot be known
+    /// before a restart, or if the stored events cannot be read.
     pub async fn stored_before(&self, append: &Append) -> Result<Earlier, StoreError> {
         if self.poisoned.borrow().as_ref().is_some_and(|poisoned| poisoned.leaves_in_doubt(append)) {
             return Err(StoreError::OutcomeUnknown);
@@ -319,7 +320,7 @@ impl Sequencer {
         let Ok(place) = self.looking_up.clone().acquire_owned().await else { return Ok(NOT_FOUND) };
         let (stored_events, settings, tip) = (self.stored_events.clone(), self.settings.clone(), self.tip());
         let looked_up = tokio::task::spawn_blocking(move || {
-            // Held to the end, also where the caller has gone.
+            // The permit is held until the lookup ends, even if the caller is gone.
             let _place = place;
             let found = stored_events.find(&sent)?.filter(|found| found.bounds.last <= tip.position);
             let index = &stored_events.index;
@@ -331,7 +332,7 @@ impl Sequencer {
         looked_up.await.unwrap_or(Ok(NOT_FOUND))
     }
 
-    /// Stores the events durably here, all or none.
+    /// Stores the events durably in the local log, all or none.
     ///
     /// # Errors
     /// See [`StoreError`].
@@ -341,17 +342,18 @@ impl Sequencer {
         self.append_under_way(append, absent_up_to, origin, under_way).await
     }
 
-    /// Notes that an append is under way, until it is decided or given up.
+    /// Registers an append as under way until it is decided or discarded.
     pub fn under_way(&self, append: &Append, origin: &Origin) -> UnderWay {
         self.under_way.begin(append, origin.kept.clone())
     }
 
-    /// Resolves when no attempt at this append is under way.
+    /// Resolves when the attempts at this append that are under way now are over.
     pub async fn until_decided(&self, append: &Append) {
         self.under_way.until_over(append).await;
     }
 
-    /// As [`Sequencer::append`], of one that was noted and looked for before.
+    /// Stores an append that is already registered as under way and was not found in the log. See
+    /// [`Sequencer::append`].
     ///
     /// # Errors
     /// See [`StoreError`].
@@ -368,7 +370,7 @@ impl Sequencer {
         answer.await.unwrap_or(Err(StoreError::OutcomeUnknown))
     }
 
-    /// Stores a snapshot durably here; its hash and time are set by the sequencer.
+    /// Stores a snapshot durably in the local log. The sequencer sets its hash and its time.
     ///
     /// # Errors
     /// See [`StoreError`].
@@ -380,49 +382,50 @@ impl Sequencer {
         answer.await.unwrap_or(Err(StoreError::OutcomeUnknown))
     }
 
-    /// Takes whole appends over as they are, from ImmuDB or from event files. They must continue the log.
+    /// Stores whole appends unchanged, as restored from ImmuDB or from event files. They must
+    /// continue the log.
     ///
     /// # Errors
-    /// They don't, or the log can't be written.
-    pub async fn adopt(&self, transactions: Vec<AdoptedTransaction>) -> Result<Tip, AdoptError> {
+    /// Returns an error if they do not continue the log, or if the log cannot be written.
+    pub async fn restore(&self, transactions: Vec<RestoredTransaction>) -> Result<Tip, RestoreError> {
         let (reply, answer) = oneshot::channel();
-        self.send_patiently(Call::Adopt { transactions, reply }).await?;
-        answer.await.unwrap_or(Err(AdoptError::Stopped))
+        self.send_patiently(Call::Restore { transactions, reply }).await?;
+        answer.await.unwrap_or(Err(RestoreError::Stopped))
     }
 
-    /// Takes a snapshot over as it is.
+    /// Stores a restored snapshot record unchanged.
     ///
     /// # Errors
-    /// The log can't be written.
-    pub async fn adopt_snapshot(&self, record: Bytes) -> Result<(), AdoptError> {
+    /// Returns an error if the log cannot be written.
+    pub async fn restore_snapshot(&self, record: Bytes) -> Result<(), RestoreError> {
         let (reply, answer) = oneshot::channel();
-        self.send_patiently(Call::AdoptSnapshot { record, reply }).await?;
-        answer.await.unwrap_or(Err(AdoptError::Stopped))
+        self.send_patiently(Call::RestoreSnapshot { record, reply }).await?;
+        answer.await.unwrap_or(Err(RestoreError::Stopped))
     }
 
-    /// Has a note written, with the next group, of how far ImmuDB has the log. It may be lost in a crash:
-    /// ImmuDB's own head says the same.
-    pub fn mark(&self, mark: ForwardedMark) {
+    /// Queues a replication mark for the next group. A crash may lose the mark, which does no harm:
+    /// ImmuDB's own head holds the same information.
+    pub fn mark(&self, mark: ReplicationMark) {
         self.marks.lock().unwrap_or_else(PoisonError::into_inner).push(mark);
-        // A full queue means that a group is about to be made, which takes the note along.
+        // A full queue means that a group is about to be assembled, and it will include the mark.
         let _ = self.calls.try_send(Call::MarksWaiting);
     }
 
-    /// Callers wait for something else after their sync. While that is under way there is time to gather many
-    /// of them into one group.
-    pub fn unhurried(&self, unhurried: bool) {
-        self.unhurried.store(unhurried, Ordering::Release);
-        if !unhurried {
+    /// Sets whether the thread lingers. While clients have to wait for something else after the
+    /// sync, there is time to gather many calls into one group.
+    pub fn lingers(&self, lingers: bool) {
+        self.lingers.store(lingers, Ordering::Release);
+        if !lingers {
             self.thread.unpark();
         }
     }
 
-    /// Resolves when all calls are answered that were made before.
+    /// Resolves when all calls made earlier have been answered.
     pub async fn drain(&self) {
-        let _ = self.adopt(Vec::new()).await;
+        let _ = self.restore(Vec::new()).await;
     }
 
-    /// Has the thread end once it has answered everything that is waiting.
+    /// Makes the thread end once it has answered all waiting calls.
     pub async fn stop(&self) {
         let _ = self.send_patiently(Call::Stop).await;
     }
@@ -434,12 +437,12 @@ impl Sequencer {
         })
     }
 
-    async fn send_patiently(&self, mut call: Call) -> Result<(), AdoptError> {
+    async fn send_patiently(&self, mut call: Call) -> Result<(), RestoreError> {
         const PAUSE: Duration = Duration::from_millis(1);
         loop {
             match self.calls.try_send(call) {
                 Ok(()) => return Ok(()),
-                Err(TrySendError::Disconnected(_)) => return Err(AdoptError::Stopped),
+                Err(TrySendError::Disconnected(_)) => return Err(RestoreError::Stopped),
                 Err(TrySendError::Full(back)) => call = back,
             }
             tokio::time::sleep(PAUSE).await;
@@ -460,12 +463,12 @@ fn disk_full(max: u64) -> StoreError {
     StoreError::Full { limit: Limit::DiskFull, max, share: None, retry_after: Duration::from_secs(5) }
 }
 
-/// Why a whole group came to nothing.
+/// Why a whole group failed.
 #[derive(Debug, thiserror::Error)]
 enum GroupError {
     #[error(transparent)]
     Write(#[from] crate::log::WriteError),
-    #[error("the index could not be read while the group was put together; nothing of it was written")]
+    #[error("cannot read the index while assembling a group; nothing of it was written")]
     Broken,
 }
 

@@ -1,13 +1,12 @@
-//! The whole service: put together, run, and taken down again in order.
+//! The whole service: assembles its parts, runs them, and stops them in order.
+//!
+//! It listens from the start. While the storage is being opened, calls are answered with the error
+//! that the service is starting. A stop makes admitted writes durable, releases the head, and
+//! records a clean stop if the log is sound. What each part does is left to its own module.
 
-use std::{path::PathBuf, sync::Arc, thread, time::Duration};
+use std::{path::PathBuf, sync::Arc, time::Duration};
 
-use tokio::{
-    net::TcpListener,
-    runtime,
-    sync::oneshot::{self, error::RecvError},
-    task::JoinHandle,
-};
+use tokio::{net::TcpListener, runtime, sync::oneshot::error::RecvError, task::JoinHandle};
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 use tracing::{error, info, warn};
 
@@ -16,7 +15,6 @@ use crate::{
     config::{self, Config, ImmudbConfig},
     event::Position,
     event_files::EventFiles,
-    forwarder::{BatchLimits, Forwarder, PendingLimits, Settings, Standing, State, copy::Unfinished},
     history::{History, HistoryError},
     immudb,
     index::Patience,
@@ -24,36 +22,41 @@ use crate::{
         FolderOwner, Lock, LogId, OwnerFile, Tip,
         clean_stop::{self, Unclean},
     },
+    replication::{
+        BatchLimits, PendingLimits,
+        forwarder::{Forwarder, Settings},
+        restore::Unfinished,
+        state::State,
+        status::ReplicationStatus,
+    },
     sequencer::{self, Sequencer, SnapshotThresholds},
     stats::Counters,
     storage::{ReadOnly, Storage, StorageError},
     store::{EventSourcing, EventStore},
-    telemetry,
+    telemetry, threads,
     world::{
-        self, Ends, World,
-        handler::RawAppends,
-        planning::EventLimits,
-        projections::{self, Projection},
+        self, World,
+        read_models::projections::{self, Projection},
+        settings::{EventLimits, RawAppends, Shutdown},
     },
 };
 
-mod connections;
 mod failure;
 mod health;
-mod network;
+mod listen;
 mod opening;
 
-use network::Network;
+use listen::Network;
 
-/// What the command line, or a game's own program, adds to the configuration.
+/// Settings from the command line, or from a game's own program, in addition to the configuration.
 #[derive(Debug, Clone)]
 pub struct Options {
-    /// The file that errors name.
+    /// The configuration file, for error messages.
     pub config_file: PathBuf,
     pub take_over: bool,
-    /// A person has said that the clock is right.
+    /// The operator has confirmed that the clock is right.
     pub accept_clock: bool,
-    /// Makes the projections that keep the read models.
+    /// Creates the projections that maintain the read models.
     pub projections: fn() -> Vec<Box<dyn Projection>>,
 }
 
@@ -68,7 +71,7 @@ impl Default for Options {
     }
 }
 
-/// Why the service can't run.
+/// The reason why the service cannot run.
 #[derive(Debug, thiserror::Error)]
 pub enum ServerError {
     #[error(transparent)]
@@ -79,44 +82,47 @@ pub enum ServerError {
     Transport(#[from] tonic::transport::Error),
     #[error("server reflection: {0}")]
     Reflection(#[from] tonic_reflection::server::Error),
-    #[error(
-        "the local log is an unfinished copy of what ImmuDB has, and the configuration has no section immudb"
-    )]
+    #[error("the local log is an incomplete copy from ImmuDB, and no ImmuDB is configured (section immudb)")]
     UnfinishedCopy,
     #[error(transparent)]
     History(#[from] HistoryError),
     #[error("{0} panicked")]
     Panicked(&'static str),
-    #[error("the local log can't be written: {0}; a start finds out what is stored")]
+    #[error("cannot write the local log: {0}; restart the service to find out what is stored")]
     LogFailed(String),
 }
 
-/// The parts that run.
-pub struct Parts {
+/// How the thread of the forwarder ended: with an error if it could not run.
+type Ended = Result<std::io::Result<()>, RecvError>;
+
+/// The running parts of the service.
+pub struct Components {
     pub store: Arc<EventStore>,
     log_id: Option<LogId>,
     event_files: Option<Arc<EventFiles>>,
     sequencer_thread: sequencer::Running,
-    /// Of the log, where it can be written.
+    /// The directory of the log, or `None` if it cannot be written.
     log_path: Option<PathBuf>,
     last_stop: Result<(), Unclean>,
-    forwarder: Option<JoinHandle<Result<(), RecvError>>>,
+    forwarder: Option<JoinHandle<Ended>>,
     tasks: TaskTracker,
     /// Ends subscriptions and the health reports.
     closing: CancellationToken,
-    /// Ends the forwarder and the event files.
+    /// Ends the forwarder and the writer of event files.
     stopping: CancellationToken,
-    /// Held to the very end.
+    /// Held until everything else has stopped.
     _locks: (Lock, [Option<FolderOwner>; 2], Option<ReadOnly>),
 }
 
-/// How long calls may take that are at work when a part of the service fails. What they wait for may have failed, too.
+/// How long calls in progress may continue after a part of the service has failed. They may be
+/// waiting for the part that failed.
 const FAILURE_GRACE: Duration = Duration::from_secs(2);
 
-/// Serves on `listener` until `shutdown` resolves. While the storage is opened, callers hear that the service starts.
+/// Serves on `listener` until `shutdown` resolves. While the storage is being opened, calls are
+/// answered with the error that the service is starting.
 ///
 /// # Errors
-/// The storage can't be opened, or the server fails.
+/// Returns an error if the storage cannot be opened, or if the server or one of its parts fails.
 pub async fn run(
     config: Config,
     options: Options,
@@ -135,7 +141,7 @@ pub async fn run(
             ended = &mut served => return Ok(ended?),
             opened = &mut opening => opened,
             () = &mut shutdown => {
-                info!("shutting down before the storage was open");
+                info!("shutting down while the storage is being opened");
                 network.close();
                 let opened = tokio::time::timeout(grace, opening);
                 let (ended, _) = tokio::join!(Network::end(served, grace), opened);
@@ -151,7 +157,8 @@ pub async fn run(
             Ok(parts) => parts,
             Err(error) => {
                 network.close();
-                // Why the service could not start is worth more than why the network could not end.
+                // The reason why the service could not start matters more than an error of the
+                // network.
                 _ = Network::end(served, grace).await;
                 return Err(error);
             }
@@ -163,7 +170,8 @@ pub async fn run(
         let ended = tokio::select! {
             ended = &mut served => Some(ended.map_err(ServerError::from)),
             error = broken => {
-                // Writes that wait for ImmuDB are stored: they are answered before the forwarder ends.
+                // Writes that wait for ImmuDB are already stored, so answer them before the
+                // forwarder ends.
                 parts.closing.cancel();
                 network.close();
                 _ = Network::end(&mut served, grace.min(FAILURE_GRACE)).await;
@@ -180,7 +188,7 @@ pub async fn run(
         match ended {
             Some(_) => network.close(),
             None => {
-                // Before health is told otherwise for the last time.
+                // Stop the health reports first, so that `leave` makes the last one.
                 parts.closing.cancel();
                 network.leave();
             }
@@ -192,8 +200,8 @@ pub async fn run(
     }
 }
 
-/// What is told of the parts as long as they run.
-fn report(config: &Config, parts: &Parts, network: &Network) {
+/// Starts the reports on the runtime and on health, which last as long as the parts run.
+fn report(config: &Config, parts: &Components, network: &Network) {
     let closing = parts.closing.clone();
     parts.tasks.spawn(async move { closing.run_until_cancelled(telemetry::report_runtime()).await });
     let log_path = config.event_sourcing.log_path.clone();
@@ -202,11 +210,11 @@ fn report(config: &Config, parts: &Parts, network: &Network) {
     parts.tasks.spawn(async move { closing.run_until_cancelled(health).await });
 }
 
-fn start_world(config: &Config, options: &Options, parts: &Parts) -> Option<Arc<World>> {
+fn start_world(config: &Config, options: &Options, parts: &Components) -> Option<Arc<World>> {
     if !config.world.enabled {
         return None;
     }
-    let settings = world::Settings {
+    let settings = world::settings::Settings {
         read_models_path: config.world.read_models_path.clone(),
         read_models_wal_max: config.world.read_models_wal_max as u64,
         log_id: parts.log_id.map(|id| id.to_string()),
@@ -222,26 +230,27 @@ fn start_world(config: &Config, options: &Options, parts: &Parts) -> Option<Arc<
         },
         states_path: config.world.states_path.clone(),
     };
-    let Parts { tasks, closing, stopping, .. } = parts;
-    let ends = Ends { tasks: tasks.clone(), closing: closing.clone(), stopping: stopping.clone() };
-    Some(World::start(parts.store.clone(), &settings, (options.projections)(), ends))
+    let Components { tasks, closing, stopping, .. } = parts;
+    let shutdown = Shutdown { tasks: tasks.clone(), closing: closing.clone(), stopping: stopping.clone() };
+    Some(World::start(parts.store.clone(), &settings, (options.projections)(), shutdown))
 }
 
-/// Starts everything but the server on the network.
+/// Starts everything except the server on the network.
 ///
 /// # Errors
-/// A thread can't be started.
-pub fn start(config: &Config, options: &Options, storage: Storage) -> Result<Parts, ServerError> {
+/// Returns an error if the log cannot be read, if its restore from ImmuDB is unfinished and no
+/// ImmuDB is configured, or if a thread cannot be started.
+pub fn start(config: &Config, options: &Options, storage: Storage) -> Result<Components, ServerError> {
     let history = storage.history();
     let last_stop = opening::take_note_of_clean_stop(config, &storage);
-    let standing = Arc::new(standing(config, &storage, last_stop)?);
+    let replication = Arc::new(replication(config, &storage, last_stop)?);
     let complete = storage.index.complete();
     let newest = (complete.tip.position > Position(0)).then_some(complete.recorded_at);
     let clock = EventClock::start(config.event_sourcing.clock_jump_max, newest, options.accept_clock);
     let Storage { lock, log, index, index_owner, log_id, read_only, .. } = storage;
     let admission = {
-        let standing = standing.clone();
-        Arc::new(move |tip: Tip| standing.admit_write(tip))
+        let replication = replication.clone();
+        Arc::new(move |tip: Tip| replication.admit_write(tip))
     };
     let counters = Arc::new(Counters::default());
     let (sequencer, sequencer_thread) = Sequencer::start(
@@ -251,16 +260,18 @@ pub fn start(config: &Config, options: &Options, storage: Storage) -> Result<Par
         admission,
         counters.clone(),
     )
-    .map_err(|source| ServerError::Io { what: "no thread", source })?;
+    .map_err(|source| ServerError::Io { what: "cannot start a thread", source })?;
     let (tasks, closing, stopping) = (TaskTracker::new(), CancellationToken::new(), CancellationToken::new());
     let immudb = config.immudb.as_ref().filter(|_| read_only.is_none());
     let forwarder = immudb.map(|immudb| {
         let settings = forwarder_settings(config, immudb, options);
-        let (standing, sequencer) = (standing.clone(), sequencer.clone());
-        // Callers wait for what its thread does besides.
+        let (replication, sequencer) = (replication.clone(), sequencer.clone());
+        // Clients wait for the other work of this thread, so it must not rebuild index files
+        // itself.
         let history = History { patience: Patience::AtOnce, ..history.clone() };
-        let forwarder = Forwarder::new(settings, standing, sequencer, history, stopping.clone());
-        start_forwarder(forwarder, &tasks).map_err(|source| ServerError::Io { what: "no thread", source })
+        let forwarder = Forwarder::new(settings, replication, sequencer, history, stopping.clone());
+        start_forwarder(forwarder, &tasks)
+            .map_err(|source| ServerError::Io { what: "cannot start a thread", source })
     });
     let forwarder = forwarder.transpose()?;
     let files_owner = match read_only {
@@ -268,16 +279,17 @@ pub fn start(config: &Config, options: &Options, storage: Storage) -> Result<Par
         None => claim_event_files(config, log_id),
     };
     let event_files = match &files_owner {
-        Some(_) => start_event_files(config, &standing, &sequencer, &history, &tasks, &stopping),
+        Some(_) => start_event_files(config, &replication, &sequencer, &history, &tasks, &stopping),
         None => None,
     };
-    let event_sourcing = match config.event_sourcing.enabled {
-        true => EventSourcing::Enabled,
-        false => EventSourcing::Disabled { file: options.config_file.display().to_string() },
+    let event_sourcing = if config.event_sourcing.enabled {
+        EventSourcing::Enabled
+    } else {
+        EventSourcing::Disabled { file: options.config_file.display().to_string() }
     };
-    let store = Arc::new(EventStore::new(sequencer, standing, history, counters, event_sourcing));
+    let store = Arc::new(EventStore::new(sequencer, replication, history, counters, event_sourcing));
     let log_path = read_only.is_none().then(|| config.event_sourcing.log_path.clone());
-    Ok(Parts {
+    Ok(Components {
         store,
         log_path,
         last_stop,
@@ -292,37 +304,32 @@ pub fn start(config: &Config, options: &Options, storage: Storage) -> Result<Par
     })
 }
 
-/// Runs the forwarder on a thread of its own: the next transaction must not queue behind the answers to those whose
-/// events the last one had.
-fn start_forwarder(
-    forwarder: Forwarder,
-    tasks: &TaskTracker,
-) -> std::io::Result<JoinHandle<Result<(), RecvError>>> {
-    let (ended, end) = oneshot::channel();
+/// Runs the forwarder on its own thread, so that the next transaction does not queue behind the
+/// answers to the clients whose events the last one contained.
+fn start_forwarder(forwarder: Forwarder, tasks: &TaskTracker) -> std::io::Result<JoinHandle<Ended>> {
     let abandoned = CancellationToken::new();
     let kept = abandoned.clone().drop_guard();
-    thread::Builder::new().name("forwarder".into()).spawn(move || {
-        match runtime::Builder::new_current_thread().enable_all().build() {
-            Ok(runtime) => _ = runtime.block_on(abandoned.run_until_cancelled(forwarder.run())),
-            Err(error) => return error!(%error, "the forwarder has no runtime"),
-        }
-        _ = ended.send(());
+    let (_, end) = threads::spawn("forwarder", move || {
+        // Built here, because a runtime must not be dropped where another one runs.
+        let runtime = runtime::Builder::new_current_thread().enable_all().build()?;
+        _ = runtime.block_on(abandoned.run_until_cancelled(forwarder.run()));
+        Ok(())
     })?;
-    // A panic drops the sender.
     Ok(tasks.spawn(async move {
         let _kept = kept;
         end.await
     }))
 }
 
-/// Of event files that belong to another log none is touched, and the service goes on without them.
+/// Claims the directory of the event files. If it belongs to another log, its files are not
+/// touched, and the service runs without event files.
 fn claim_event_files(config: &Config, log_id: Option<LogId>) -> Option<FolderOwner> {
     const STORAGE_PATH: &str = "event_sourcing.storage_path";
     if !config.event_sourcing.event_files {
         return None;
     }
     let folder = &config.event_sourcing.storage_path;
-    // Where none are left it does not matter whose they were.
+    // If there are no event files left, it does not matter which log the directory belonged to.
     let none_left = EventFiles::are_none(&config.event_sourcing);
     match FolderOwner::claim(folder, OwnerFile::Beside, log_id.filter(|_| !none_left), STORAGE_PATH) {
         Ok(mut owner) => {
@@ -332,7 +339,7 @@ fn claim_event_files(config: &Config, log_id: Option<LogId>) -> Option<FolderOwn
             Some(owner)
         }
         Err(error) => {
-            error!(%error, "no event files are written");
+            error!(%error, "event files are disabled");
             None
         }
     }
@@ -340,24 +347,29 @@ fn claim_event_files(config: &Config, log_id: Option<LogId>) -> Option<FolderOwn
 
 fn start_event_files(
     config: &Config,
-    standing: &Arc<Standing>,
+    replication: &Arc<ReplicationStatus>,
     sequencer: &Sequencer,
     history: &History,
     tasks: &TaskTracker,
     stopping: &CancellationToken,
 ) -> Option<Arc<EventFiles>> {
     let tip = sequencer.watch_tip();
-    let (files, ended) =
-        EventFiles::start(&config.event_sourcing, history.clone(), standing.clone(), tip, stopping.clone());
+    let (files, ended) = EventFiles::start(
+        &config.event_sourcing,
+        history.clone(),
+        replication.clone(),
+        tip,
+        stopping.clone(),
+    );
     tasks.spawn(ended);
     Some(files)
 }
 
-fn standing(
+fn replication(
     config: &Config,
     storage: &Storage,
     last_stop: Result<(), Unclean>,
-) -> Result<Standing, ServerError> {
+) -> Result<ReplicationStatus, ServerError> {
     let complete = storage.index.complete();
     let limits = PendingLimits {
         events_max: config.limits.pending_events_max,
@@ -369,14 +381,14 @@ fn standing(
         (None, true) => return Err(ServerError::UnfinishedCopy),
         (None, false) => State::LocalOnly,
         (Some(_), true) => State::Copying,
-        // Nothing can be claimed without a file.
+        // ImmuDB cannot be claimed without writing a file.
         (Some(_), false) if storage.read_only.is_some() => State::Fallback,
         (Some(_), false) => State::Starting,
     };
     let contact_missing = opening::needs_contact(config, storage, last_stop);
     let forwarded = complete.forwarded.position.min(complete.tip.position);
     let place = storage.history().locate(forwarded, complete.tip)?.append_end;
-    Ok(Standing::new(state, complete.forwarded, place, contact_missing, limits))
+    Ok(ReplicationStatus::new(state, complete.forwarded, place, contact_missing, limits))
 }
 
 fn sequencer_settings(
@@ -400,7 +412,7 @@ fn sequencer_settings(
     }
 }
 
-/// How ImmuDB is reached; the command line's own tools use it too.
+/// Returns the settings for connecting to ImmuDB. Also used by commands other than `serve`.
 pub fn immudb_settings(immudb: &ImmudbConfig) -> immudb::Settings {
     immudb::Settings {
         address: immudb.address.clone(),
@@ -428,21 +440,24 @@ fn forwarder_settings(config: &Config, immudb: &ImmudbConfig, options: &Options)
     }
 }
 
-/// The forwarder ends after its transaction and releases the head; then the log is closed.
-pub async fn stop(parts: Parts, grace: Duration) {
-    let Parts { store, sequencer_thread, log_path, last_stop, tasks, closing, stopping, .. } = parts;
-    store.standing().shut_down();
+/// Stops the service. The forwarder ends after its transaction and releases the head; then the log
+/// is closed.
+pub async fn stop(parts: Components, grace: Duration) {
+    let Components { store, sequencer_thread, log_path, last_stop, tasks, closing, stopping, .. } = parts;
+    store.replication().shut_down();
     closing.cancel();
-    // Whatever was still admitted is durable before the head is released, or counts as pending.
+    // Writes that are already admitted are durable before the head is released, or count as
+    // pending.
     store.sequencer().drain().await;
     stopping.cancel();
     tasks.close();
     if tokio::time::timeout(grace, tasks.wait()).await.is_err() {
-        warn!("ImmuDB did not answer before the end of server.shutdown_grace");
+        warn!("background tasks did not finish within server.shutdown_grace");
     }
     store.sequencer().stop().await;
-    // A log that may be an older copy does not become the right one by a stop.
-    let is_the_log = last_stop.is_ok() || store.standing().was_contacted();
+    // Do not record a clean stop for a log that may be an older copy, or the next start would trust
+    // it.
+    let is_the_log = last_stop.is_ok() || store.replication().was_contacted();
     let log_is_sound = is_the_log && store.sequencer().poisoned().is_none();
     let joined = tokio::task::spawn_blocking(move || {
         if sequencer_thread.join()
@@ -450,11 +465,11 @@ pub async fn stop(parts: Parts, grace: Duration) {
             && let Some(log_path) = log_path
             && let Err(error) = clean_stop::note(&log_path)
         {
-            warn!(%error, "the next start takes this stop for a crash");
+            warn!(%error, "cannot record the clean stop; the next start treats it as a crash");
         }
     });
     if joined.await.is_err() {
-        warn!("the sequencer could not be joined");
+        warn!("the sequencer thread did not stop cleanly");
     }
     info!("stopped");
 }

@@ -1,42 +1,44 @@
-//! Limits that all callers share, of which no caller takes the whole.
+//! Limits that all clients share, none of which a single client can use up.
 //!
-//! While less than four fifths of a limit is in use, nobody is held back. Above that, a caller that would hold more
-//! than half of it is refused, so that there is always room for another. A caller is one connection.
+//! While no more than four fifths of a limit is in use, no client is restricted. Above that, a
+//! client that would hold more than half of the limit is rejected, so that there is always room for
+//! others. A client is one connection.
 //!
-//! A [`Held`] amount belongs to the work or the memory that it stands for, and is given back when that is gone. What holds
-//! amounts of several limits for one caller keeps them itself, and gives them back by [`SharedLimit::force`].
+//! A [`Held`] amount belongs to the work or the memory that it stands for, and is released when
+//! that ends. Code that holds amounts of several limits for one client keeps them itself, and
+//! releases them with [`SharedLimit::force`].
 
 use std::sync::{
     Arc,
     atomic::{AtomicU64, Ordering},
 };
 
-use crate::store::Limit;
+use crate::error::Limit;
 
-/// What is counted for each caller.
+/// The resources that are counted per client.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Resource {
     /// Calls in progress.
     Calls,
     /// Open streams.
     Streams,
-    /// Bytes of requests, answers and reads in progress.
+    /// Bytes of requests, responses and reads in progress.
     Bytes,
-    /// Of these, the bytes of large requests.
+    /// The part of `Bytes` used by large requests.
     RequestBytes,
-    /// Of these, the bytes of answers and reads in progress.
+    /// The part of `Bytes` used by responses and reads in progress.
     AnswerBytes,
-    /// Of these, the bytes of answers to writes.
+    /// The part of `Bytes` used by responses to writes.
     WriteAnswerBytes,
     /// Writes that wait for the sequencer.
     WaitingWrites,
-    /// Their bytes.
+    /// Bytes of the writes that wait for the sequencer.
     WaitingBytes,
-    /// Bytes of the objects that differences name.
+    /// Bytes of the objects named by differences.
     DifferenceBytes,
 }
 
-/// One caller: what it holds of every limit.
+/// A client, with the amounts that it holds of every limit.
 #[derive(Debug, Clone, Default)]
 pub struct Caller(Arc<Amounts>);
 
@@ -54,7 +56,7 @@ struct Amounts {
 }
 
 impl Caller {
-    /// Whether it has any of it.
+    /// Returns whether the client holds any amount of the resource.
     pub fn holds(&self, resource: Resource) -> bool {
         self.amount(resource).load(Ordering::Relaxed) > 0
     }
@@ -74,22 +76,22 @@ impl Caller {
     }
 }
 
-/// The limit is reached, or the caller has its share of it.
+/// The error of a limit that is reached, or of which the client has used up its share.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Reached {
     pub limit: Limit,
     pub max: u64,
-    /// The caller's share, if that is what was reached.
+    /// The client's share, if the share was reached.
     pub share: Option<u64>,
 }
 
-/// A limit that all callers share.
+/// A limit that all clients share.
 #[derive(Debug)]
 pub struct SharedLimit {
     limit: Limit,
     resource: Resource,
     max: u64,
-    /// What the limit is configured as, of which this may be a part.
+    /// The configured value of the limit, of which this may be a part.
     configured: u64,
     used: AtomicU64,
 }
@@ -99,7 +101,7 @@ impl SharedLimit {
         Self::part(limit, resource, max, max)
     }
 
-    /// A part of a limit that is configured as `configured`.
+    /// Creates a limit that is a part of a limit configured as `configured`.
     pub fn part(limit: Limit, resource: Resource, max: u64, configured: u64) -> Self {
         Self { limit, resource, max, configured, used: AtomicU64::new(0) }
     }
@@ -108,27 +110,27 @@ impl SharedLimit {
         self.max
     }
 
-    /// How much is in use.
+    /// Returns how much is in use.
     pub fn used(&self) -> u64 {
         self.used.load(Ordering::Relaxed)
     }
 
-    /// More than half is in use.
+    /// Returns whether more than half is in use.
     pub fn is_short(&self) -> bool {
         self.used() > self.max / 2
     }
 
-    /// Takes so much of it for a caller.
+    /// Acquires an amount for a client.
     ///
     /// # Errors
-    /// The limit is reached, or the caller has its share.
+    /// Returns an error if the limit is reached, or if the client has used up its share.
     pub fn acquire(self: &Arc<Self>, caller: &Caller, amount: u64) -> Result<Held, Reached> {
         let mut held = self.nothing(caller);
         held.resize(amount)?;
         Ok(held)
     }
 
-    /// Takes so much for a caller where nothing is in use, also if that is more than the limit.
+    /// Acquires an amount for a client if nothing is in use, even if the amount exceeds the limit.
     pub fn take_alone(&self, caller: &Caller, held: &mut u64, amount: u64) -> bool {
         let alone = self.used.compare_exchange(0, amount, Ordering::Relaxed, Ordering::Relaxed).is_ok();
         if alone {
@@ -138,15 +140,16 @@ impl SharedLimit {
         alone
     }
 
-    /// An amount of zero, to be resized.
+    /// Returns an amount of zero, which can be resized.
     pub fn nothing(self: &Arc<Self>, caller: &Caller) -> Held {
         Held { limit: self.clone(), caller: caller.clone(), amount: 0 }
     }
 
-    /// Makes what a caller holds, which is `held`, `amount`. It stays what it was where it can't grow.
+    /// Changes the amount that a client holds from `held` to `amount`. If it cannot grow, it stays
+    /// unchanged.
     ///
     /// # Errors
-    /// As [`SharedLimit::acquire`].
+    /// See [`SharedLimit::acquire`].
     pub fn resize(&self, caller: &Caller, held: &mut u64, amount: u64) -> Result<(), Reached> {
         match amount.checked_sub(*held) {
             Some(0) => {}
@@ -157,7 +160,8 @@ impl SharedLimit {
         Ok(())
     }
 
-    /// The same also beyond the limit: for what has to be answered in any case.
+    /// Changes the amount like [`SharedLimit::resize`], but may exceed the limit. Used for
+    /// responses that must be sent in any case.
     pub fn force(&self, caller: &Caller, held: &mut u64, amount: u64) {
         match amount.checked_sub(*held) {
             Some(0) => {}
@@ -170,7 +174,8 @@ impl SharedLimit {
         *held = amount;
     }
 
-    /// That more than half would be in use if `held` were `amount`.
+    /// Returns [`Reached`] if more than half of the limit would be in use with `amount` in place of
+    /// `held`.
     pub fn short_with(&self, held: u64, amount: u64) -> Option<Reached> {
         let used = self.used().saturating_sub(held).saturating_add(amount);
         let Self { limit, max, configured, .. } = *self;
@@ -185,7 +190,7 @@ impl SharedLimit {
     fn take(&self, caller: &Caller, more: u64) -> Result<(), Reached> {
         let share = (self.max / 2).max(1);
         let unheld = self.max.saturating_sub(self.max.div_ceil(5));
-        // First, so that calls at the same time can't pass the share together.
+        // Counted before the check, so that concurrent calls cannot exceed the share together.
         let own = caller.amount(self.resource);
         let mine = own.fetch_add(more, Ordering::Relaxed).saturating_add(more);
         let mut beyond_share = false;
@@ -202,7 +207,7 @@ impl SharedLimit {
     }
 }
 
-/// An amount of a limit. It is given back when this is dropped.
+/// An amount of a limit. It is released on drop.
 #[derive(Debug)]
 pub struct Held {
     limit: Arc<SharedLimit>,
@@ -215,15 +220,15 @@ impl Held {
         self.amount
     }
 
-    /// Makes it `amount`. What it was before stays where it can't grow.
+    /// Changes the amount. If it cannot grow, it stays unchanged.
     ///
     /// # Errors
-    /// As [`SharedLimit::acquire`].
+    /// See [`SharedLimit::acquire`].
     pub fn resize(&mut self, amount: u64) -> Result<(), Reached> {
         self.limit.resize(&self.caller, &mut self.amount, amount)
     }
 
-    /// Makes it `amount`, also beyond the limit.
+    /// Changes the amount, even beyond the limit.
     pub fn force(&mut self, amount: u64) {
         self.limit.force(&self.caller, &mut self.amount, amount);
     }

@@ -1,8 +1,10 @@
-//! Counters since the start of the service. The totals of what is stored are the index's.
+//! Counters since the start of the service.
+//!
+//! The totals of stored events and snapshots are kept by the index.
 
 use std::sync::atomic::{AtomicU64, Ordering};
 
-/// See the fields of `StatsResponse`.
+/// The counters of the service. See the fields of `StatsResponse`.
 #[derive(Debug, Default)]
 pub struct Counters {
     pub events_stored: Counter,
@@ -13,7 +15,7 @@ pub struct Counters {
     pub load_failures: Counter,
 }
 
-/// A number that only grows.
+/// A number that only increases.
 #[derive(Debug, Default)]
 pub struct Counter(AtomicU64);
 

@@ -1,5 +1,5 @@
-//! What lies on this machine, opened in the right order: the lock, the index, the log, and the index
-//! brought up to the log's end.
+//! Opens the data on this machine in the right order: the lock, the index, the log, and then the
+//! index brought up to the end of the log. Repairs what a crash may leave.
 
 use std::{
     collections::HashSet,
@@ -22,7 +22,7 @@ use crate::{
         rebuild::{self, RebuildError},
     },
     log::{
-        Access, Cursor, FolderOwner, Frame, Lock, Log, LogId, OpenError, OwnerError, OwnerFile, Place,
+        Access, Cursor, FolderOwner, Frame, Lock, Log, LogId, LogOffset, OpenError, OwnerError, OwnerFile,
         Recovered,
         clean_stop::{self, Unclean},
         recover, recover_read_only,
@@ -30,33 +30,33 @@ use crate::{
     progress::Progress,
 };
 
-/// The configuration's key of the index's folder.
+/// The configuration key of the index directory.
 pub const INDEX_PATH: &str = "event_sourcing.index_path";
 
-/// The opened log and index. Nobody else can open them meanwhile.
+/// The opened log and index. No other process can open them meanwhile.
 #[derive(Debug)]
 pub struct Storage {
     pub lock: Lock,
     pub log: Log,
     pub index: Arc<Index>,
-    /// Of the index's folder.
+    /// The ownership of the index directory.
     pub index_owner: Option<FolderOwner>,
     pub log_id: Option<LogId>,
-    /// Whether the log is as a clean stop left it.
+    /// Whether the log is as the last clean stop left it.
     pub last_stop: Result<(), Unclean>,
-    /// Nothing can be written; then the index stays in memory.
+    /// Set if nothing can be written. The index then stays in memory.
     pub read_only: Option<ReadOnly>,
 }
 
-/// Why the disk is only read.
+/// Why the storage is read-only.
 #[derive(Debug)]
 pub struct ReadOnly {
     pub reason: String,
-    /// Events of the last group: whether they are durable can't be known.
+    /// The events of the last group. It cannot be known whether they are durable.
     pub in_doubt: HashSet<EventId>,
 }
 
-/// Why they can't be opened.
+/// Why the storage cannot be opened.
 #[derive(Debug, thiserror::Error)]
 pub enum StorageError {
     #[error(transparent)]
@@ -64,25 +64,25 @@ pub enum StorageError {
     #[error(transparent)]
     Index(#[from] IndexError),
     #[error(
-        "the local log {log} is older than the index {index}: it ends before what the index had of it. Either it \
-         is an older copy, or its end was lost. `aethyr-event-store repair` brings back what ImmuDB and the event \
-         files have of it. To go on with the log as it is, move {index} away: it is made again, without the events \
-         that the log lacks"
+        "the local log {log} is older than the index {index}: it ends before the position that the index \
+         has seen. Either it is an older copy, or its end was lost. Run `aethyr-event-store repair` to \
+         recover the missing events from ImmuDB and the event files. To continue with the log as it is, \
+         without these events, move {index} away; it is rebuilt"
     )]
     OlderLog { log: String, index: String },
     #[error(transparent)]
     Owner(#[from] OwnerError),
     #[error(
-        "the local log is empty, but {path} holds event files; \
-         `aethyr-event-store import {path}` takes them over, or move them away"
+        "the local log is empty, but {path} contains event files; run `aethyr-event-store import {path}`, \
+         or move the files away"
     )]
     EventFilesWithoutLog { path: String },
     #[error(
-        "{path} holds event files of Aethyr's own event store, which can't be taken over (Ruby's Marshal format): move them \
-         away, or name another folder (event_sourcing.storage_path)"
+        "{path} contains event files of Aethyr's own event store (Ruby Marshal format), which cannot be \
+         imported; move them away, or configure another directory (event_sourcing.storage_path)"
     )]
     EventFilesOfAethyr { path: String },
-    #[error("the opening was ended by a stop of the service")]
+    #[error("opening the storage was interrupted by a shutdown")]
     Stopped,
     #[error("{path}: {source}")]
     EventFiles { path: String, source: std::io::Error },
@@ -92,15 +92,16 @@ impl Storage {
     /// Opens the log and the index, and repairs what a crash may leave.
     ///
     /// # Errors
-    /// Another process has them, the log is damaged, or a file can't be read or written.
+    /// Returns an error if another process has opened them, if the log is damaged, or if a file
+    /// cannot be read or written.
     pub fn open(config: &EventSourcingConfig, limits: &LimitsConfig) -> Result<Self, StorageError> {
         Self::open_unless(config, limits, &CancellationToken::new())
     }
 
-    /// The same, ended early when `stop` is cancelled.
+    /// Same as [`Storage::open`], but stops early when `stop` is cancelled.
     ///
     /// # Errors
-    /// Those of [`Storage::open`], and that it was ended.
+    /// See [`Storage::open`]. Also returns an error if it was stopped early.
     pub fn open_unless(
         config: &EventSourcingConfig,
         limits: &LimitsConfig,
@@ -110,13 +111,15 @@ impl Storage {
         let log_error = |source| OpenError::of_folder(&config.log_path, source);
         let last_stop = clean_stop::check(&config.log_path).map_err(log_error)?;
         let log_id = LogId::find(&config.log_path).map_err(log_error)?;
-        // Before anything in it is looked at: another's index is neither damaged nor deleted.
+        // Claimed before anything in it is examined, so that the index of another log is neither
+        // damaged nor deleted.
         let mut index_owner = claim_index(config, log_id)?;
-        // Also where it can't be written: it says how far the log went.
+        // Done even if the index cannot be written, because it tells how far the log went.
         let (found, is_found) = match Found::look(&config.index_path) {
             Ok(found) => (found, true),
             Err(error) => {
-                error!(%error, "the index can't be read; it is made from the log and stays in memory until the next start");
+                error!(%error, "index is not readable; it is rebuilt from the log and kept in memory until the \
+                 next start");
                 (Found::default(), false)
             }
         };
@@ -130,8 +133,8 @@ impl Storage {
         if last_stop.is_ok()
             && let Err(error) = clean_stop::note(&config.log_path)
         {
-            // The last group was written once more, which is no other log.
-            warn!(%error, "the note of the last clean stop is lost");
+            // Recovery has rewritten the last group, but this is still the same log.
+            warn!(%error, "cannot rewrite the record of the last clean stop");
         }
         let log_id = LogId::keep(&config.log_path).map_err(log_error)?;
         if let (Some(id), Some(index_owner)) = (log_id, &mut index_owner) {
@@ -148,11 +151,11 @@ impl Storage {
         Ok(Self { lock, log, index, index_owner, log_id, last_stop, read_only: None })
     }
 
-    /// Opens what can't be written for reading: `why` is what [`Storage::open`] said. What the files of the index lack stays in
-    /// memory.
+    /// Opens storage that cannot be written, for reading only. `why` is the error of
+    /// [`Storage::open`]. Index entries that its files lack stay in memory.
     ///
     /// # Errors
-    /// The log can't be read either.
+    /// Returns an error if the log cannot be read either.
     pub fn open_read_only(
         config: &EventSourcingConfig,
         limits: &LimitsConfig,
@@ -164,7 +167,7 @@ impl Storage {
             LogId::find(&config.log_path).map_err(|source| OpenError::of_folder(&config.log_path, source))?;
         let (recovered, last_group) = recover_read_only(&config.log_path)?;
         let in_doubt = event_ids(&recovered, last_group)?;
-        // Of another log none is believed.
+        // The index of another log is not trusted.
         let found = Found::look(&config.index_path).unwrap_or_default();
         let parts = (recovered.segments().clone(), recovered.end);
         let options = options(config, limits, false);
@@ -175,12 +178,12 @@ impl Storage {
         log.fail();
         let read_only = Some(ReadOnly { reason: why.to_string(), in_doubt });
         let index = Arc::new(index);
-        // Nothing is written, so nothing has to be known of it.
+        // Nothing is written, so the last stop does not matter.
         let last_stop = Ok(());
         Ok(Self { lock, log, index, index_owner: None, log_id, last_stop, read_only })
     }
 
-    /// Whether a file can be written to the folder of the log.
+    /// Returns whether a file can be written to the log directory.
     pub fn is_writable(config: &EventSourcingConfig) -> bool {
         let probe = config.log_path.join(".probe");
         let written = fs::create_dir_all(&config.log_path).and_then(|()| fs::File::create(&probe));
@@ -198,8 +201,8 @@ impl Storage {
     }
 }
 
-/// Of the appends from `start` on.
-fn event_ids(recovered: &Recovered, start: Place) -> Result<HashSet<EventId>, StorageError> {
+/// Returns the ids of all events in the appends from `start` on.
+fn event_ids(recovered: &Recovered, start: LogOffset) -> Result<HashSet<EventId>, StorageError> {
     let mut cursor = Cursor::new(recovered.segments().clone(), start);
     let mut ids = HashSet::new();
     while let Some(read) = cursor.next(recovered.end).map_err(OpenError::from)? {
@@ -222,7 +225,8 @@ fn options(config: &EventSourcingConfig, limits: &LimitsConfig, writes: bool) ->
     }
 }
 
-/// `None`: the folder of the index can't be used. What is derived stops nothing that is true.
+/// Claims the index directory. Returns `None` if it cannot be used: the index is only derived from
+/// the log, so its failure must not make the log unavailable.
 fn claim_index(
     config: &EventSourcingConfig,
     log_id: Option<LogId>,
@@ -230,7 +234,7 @@ fn claim_index(
     match FolderOwner::claim(&config.index_path, OwnerFile::Within, log_id, INDEX_PATH) {
         Ok(owner) => Ok(Some(owner)),
         Err(error @ OwnerError::Io { .. }) => {
-            error!(%error, "what the index lacks is made from the log and stays in memory until the next start");
+            error!(%error, "index is not writable; missing entries are kept in memory until the next start");
             Ok(None)
         }
         Err(error) => Err(error),
@@ -238,7 +242,7 @@ fn claim_index(
 }
 
 impl StorageError {
-    /// The disk did not let us write; it may be read all the same.
+    /// Returns whether the disk refused to be written. It may be readable all the same.
     pub fn is_of_writing(&self) -> bool {
         let source = match self {
             Self::Log(OpenError::Io { source, .. }) | Self::Owner(OwnerError::Io { source, .. }) => source,
@@ -270,7 +274,7 @@ fn bring_up(index: &Index, recovered: &Recovered, stop: &CancellationToken) -> R
         return Ok(());
     }
     let whole = segments.byte_count().unwrap_or(0);
-    let mut progress = Progress::new("bringing up the index", "bytes", 0, whole);
+    let mut progress = Progress::new("updating the index", "bytes", 0, whole);
     let done = rebuild::bring_up(index, recovered.end, |place| {
         progress.reached(segments.bytes_before(place).unwrap_or(0));
         if stop.is_cancelled() { ControlFlow::Break(()) } else { ControlFlow::Continue(()) }

@@ -1,33 +1,43 @@
-//! What each call means: append, load, snapshot, list, read, subscribe, figures.
+//! Implements the meaning of each call: append, load, snapshot, list, read, subscribe, figures.
 //!
-//! It asks whether the service takes or serves anything just now, has the sequencer store, waits for as
-//! long as the state asks for, and reads from the local log. It knows nothing of the wire.
+//! Checks whether the service accepts or serves anything at the moment, lets the sequencer store,
+//! waits as long as the state requires, and reads from the local log. Knows nothing about the wire
+//! format.
 
 use std::sync::Arc;
 
+use tokio::sync::watch;
+
 use crate::{
+    error::{Precondition, StoreError},
     event::{AggregateId, EventId, Position, RecordedEvent, Snapshot, Timestamp},
-    forwarder::{Settled, Standing, View},
     history::{History, HistoryError},
     index::{Complete, Head, Patience, Totals},
-    log::Place,
-    sequencer::{Append, Earlier, Origin, Sequencer, Stored},
+    log::LogOffset,
+    replication::{
+        commit_waiters::CommitOutcome,
+        status::{ReplicationStatus, View},
+    },
+    sequencer::{Earlier, Sequencer},
     stats::Counters,
 };
 
 mod aggregate_reader;
-mod error;
 mod order_reader;
 
 pub use aggregate_reader::{AggregateReader, LoadRequest};
-pub use error::{Conflict, Limit, Precondition, StoreError, Unavailable};
 pub use order_reader::{Filter, OrderChunk, OrderReader, OrderStart};
 
-/// Where a write lies when its answer leaves.
+pub use crate::{
+    log::Tip,
+    sequencer::{Append, Origin, Stored, StoredAggregate},
+};
+
+/// Where a write is stored when it is answered.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum StoredIn {
     LocalLog,
-    /// With the transaction, where that is known.
+    /// By this transaction in ImmuDB; 0 if it is unknown.
     Immudb(u64),
 }
 
@@ -42,7 +52,7 @@ pub struct Appended {
 #[derive(Debug)]
 pub struct AggregatePage {
     pub aggregates: Vec<(AggregateId, Head)>,
-    /// Go on behind this id; `None` at the end.
+    /// Continue after this id. `None` at the end.
     pub next: Option<AggregateId>,
 }
 
@@ -56,15 +66,15 @@ pub struct Figures {
     pub pending_snapshots: u64,
     /// In seconds: see [`crate::clock::EventClock::difference`].
     pub clock_difference: f64,
-    /// In seconds: how far the newest event was recorded in the future.
+    /// How far in the future the newest event was recorded, in seconds.
     pub recorded_ahead: f64,
 }
 
-/// Whether an append was stored by this call, or by one before it.
+/// Whether an append was stored by this call, or by an earlier one.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Attempt {
     First,
-    /// Its events are stored, whatever became of them since.
+    /// Its events are stored, whatever happened to them since.
     Repeated,
 }
 
@@ -78,17 +88,17 @@ impl Attempt {
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum EventSourcing {
     Enabled,
-    /// With the file that says so.
+    /// Disabled; `file` is the file that says so.
     Disabled {
         file: String,
     },
 }
 
-/// The event store. Shared by all calls.
+/// The event store, shared by all calls.
 #[derive(Debug)]
 pub struct EventStore {
     pub(crate) sequencer: Sequencer,
-    pub(crate) standing: Arc<Standing>,
+    pub(crate) replication: Arc<ReplicationStatus>,
     pub(crate) history: History,
     pub counters: Arc<Counters>,
     pub event_sourcing: EventSourcing,
@@ -98,15 +108,15 @@ pub struct EventStore {
 impl EventStore {
     pub fn new(
         sequencer: Sequencer,
-        standing: Arc<Standing>,
+        replication: Arc<ReplicationStatus>,
         history: History,
         counters: Arc<Counters>,
         event_sourcing: EventSourcing,
     ) -> Self {
-        Self { sequencer, standing, history, counters, event_sourcing, started_at: Timestamp::now() }
+        Self { sequencer, replication, history, counters, event_sourcing, started_at: Timestamp::now() }
     }
 
-    /// Stores events, all or none, on the service's own behalf.
+    /// Stores events, all or none, on behalf of the service itself.
     ///
     /// # Errors
     /// See [`StoreError`].
@@ -120,13 +130,13 @@ impl EventStore {
     /// See [`StoreError`].
     pub async fn append_for(&self, append: Append, origin: Origin) -> Result<Appended, StoreError> {
         let stored = self.append_here(append, origin).await?;
-        let stored_in = self.settle(stored.end, stored.bounds.last, Attempt::of(&stored)).await?;
+        let stored_in = self.wait_for_commit(stored.end, stored.bounds.last, Attempt::of(&stored)).await?;
         Ok(Appended { stored, stored_in })
     }
 
-    /// The first half of an append: its events are durable here. The caller's answer has to wait for
-    /// [`EventStore::settle`]. What was stored before is answered before anything is refused that concerns new events
-    /// only.
+    /// The first half of an append: makes its events durable locally. The client's answer must wait
+    /// for [`EventStore::wait_for_commit`]. A retry is answered from the stored events before any
+    /// check that concerns only new events can refuse it.
     ///
     /// # Errors
     /// See [`StoreError`].
@@ -136,40 +146,47 @@ impl EventStore {
     }
 
     async fn append_or_find(&self, append: Append, origin: Origin) -> Result<Stored, StoreError> {
-        self.standing.admit_resend(self.sequencer.tip())?;
-        // From here on, so that a resend that is refused meanwhile knows of this one.
+        self.replication.admit_retry(self.tip())?;
+        // Registered from here on, so that a retry that is refused meanwhile knows about this
+        // attempt.
         let under_way = self.sequencer.under_way(&append, &origin);
         let absent_up_to = match self.sequencer.stored_before(&append).await? {
             Earlier::Stored(stored) => return Ok(stored),
             Earlier::NotFound { absent_up_to } => absent_up_to,
         };
         if let Err(refusal) = self.admit_write() {
-            // Before the wait: two that are refused must not wait for each other.
+            // Dropped before the wait: two refused attempts must not wait for each other.
             drop(under_way);
             return self.first_answer(&append).await?.ok_or(refusal);
         }
         self.sequencer.append_under_way(append, absent_up_to, origin, under_way).await
     }
 
-    /// The answer to an earlier attempt, which may still be under way; `None`: none of it is stored.
+    /// Returns the answer to an earlier attempt, which may still be in progress. Returns `None` if
+    /// none of it is stored.
     pub(crate) async fn first_answer(&self, append: &Append) -> Result<Option<Stored>, StoreError> {
-        self.standing.admit_resend(self.sequencer.tip())?;
+        self.replication.admit_retry(self.tip())?;
         self.sequencer.until_decided(append).await;
         Ok(self.sequencer.stored_before(append).await?.stored())
     }
 
-    /// The second half: waits for as long as the state asks for. Says where the append lies that ends at `end` with
-    /// the event at `last`.
+    /// The second half of an append: waits as long as the state requires. Returns where the append
+    /// is stored. It ends at `end`, with its last event at `last`.
     ///
     /// # Errors
-    /// The outcome is not known.
-    pub async fn settle(&self, end: Place, last: Position, attempt: Attempt) -> Result<StoredIn, StoreError> {
-        self.counted_write(match self.standing.settle(end, Some(last), self.sequencer.tip()).await {
-            Settled::Local => Ok(StoredIn::LocalLog),
-            Settled::Immudb => Ok(StoredIn::Immudb(self.transaction(last))),
-            Settled::Unknown => match attempt {
+    /// Returns an error if the outcome is unknown.
+    pub async fn wait_for_commit(
+        &self,
+        end: LogOffset,
+        last: Position,
+        attempt: Attempt,
+    ) -> Result<StoredIn, StoreError> {
+        self.counted_write(match self.replication.wait_for_commit(end, Some(last), self.tip()).await {
+            CommitOutcome::Local => Ok(StoredIn::LocalLog),
+            CommitOutcome::Immudb => Ok(StoredIn::Immudb(self.transaction(last))),
+            CommitOutcome::Unknown => match attempt {
                 Attempt::First => Err(StoreError::OutcomeUnknown),
-                Attempt::Repeated if self.standing.is_forwarded(end, last) => {
+                Attempt::Repeated if self.replication.is_forwarded(end, last) => {
                     Ok(StoredIn::Immudb(self.transaction(last)))
                 }
                 Attempt::Repeated => Ok(StoredIn::LocalLog),
@@ -177,20 +194,21 @@ impl EventStore {
         })
     }
 
-    /// The transaction that took the event at `position`; 0 where that is not known. The append is stored, so nothing
-    /// here may make a failure of it.
+    /// Returns the transaction that contains the event at `position`, or 0 if it is unknown. The
+    /// append is stored, so nothing here may turn it into a failure.
     fn transaction(&self, position: Position) -> u64 {
-        if let Some(tx) = self.standing.committed_transaction(position) {
+        if let Some(tx) = self.replication.committed_transaction(position) {
             return tx;
         }
         let tx = self.history.index.transaction(position, Patience::AtOnce).unwrap_or_else(|error| {
-            tracing::warn!(%error, position = position.0, "the transaction of an event can't be looked up");
+            tracing::warn!(%error, position = position.0, "cannot look up the ImmuDB transaction of an \
+             event");
             None
         });
-        tx.or_else(|| self.standing.supposed_transaction(position)).unwrap_or(0)
+        tx.or_else(|| self.replication.supposed_transaction(position)).unwrap_or(0)
     }
 
-    /// Keeps a snapshot, unless a newer one is there. Says where it lies.
+    /// Stores a snapshot, unless there is a newer one. Returns where it is stored.
     ///
     /// # Errors
     /// See [`StoreError`].
@@ -202,10 +220,10 @@ impl EventStore {
     async fn save(&self, snapshot: Snapshot, origin: Origin) -> Result<StoredIn, StoreError> {
         self.admit_write()?;
         let stored = self.sequencer.snapshot(snapshot, origin).await?;
-        match self.standing.settle(stored.end, None, self.sequencer.tip()).await {
-            Settled::Local => Ok(StoredIn::LocalLog),
-            Settled::Immudb => Ok(StoredIn::Immudb(0)),
-            Settled::Unknown => Err(StoreError::OutcomeUnknown),
+        match self.replication.wait_for_commit(stored.end, None, self.tip()).await {
+            CommitOutcome::Local => Ok(StoredIn::LocalLog),
+            CommitOutcome::Immudb => Ok(StoredIn::Immudb(0)),
+            CommitOutcome::Unknown => Err(StoreError::OutcomeUnknown),
         }
     }
 
@@ -220,32 +238,34 @@ impl EventStore {
         if let EventSourcing::Disabled { file } = &self.event_sourcing {
             return Err(Precondition::EventSourcingDisabled { file: file.clone() }.into());
         }
-        self.standing.admit_write(self.sequencer.tip())
+        self.replication.admit_write(self.tip())
     }
 
-    /// Why a write would be refused at this moment. That event sourcing is off is no fault, and no reason here. Asks the
-    /// disk.
+    /// Returns why a write would be refused at this moment. Disabled event sourcing is no fault, so
+    /// it is no reason here. Accesses the disk.
     pub fn write_refusal(&self) -> Option<StoreError> {
-        let admitted = self.standing.admit_write(self.sequencer.tip());
+        let admitted = self.replication.admit_write(self.tip());
         admitted.and_then(|()| self.sequencer.admit_log()).err()
     }
 
-    /// Whether a write would be taken at this moment.
+    /// Checks whether a write would be accepted at this moment.
     ///
     /// # Errors
-    /// Says why not.
+    /// Returns the reason if it would not.
     pub fn writes_taken(&self) -> Result<(), StoreError> {
         self.admit_write()?;
         self.write_refusal().map_or(Ok(()), Err)
     }
 
+    /// Checks whether reads are served.
+    ///
     /// # Errors
-    /// Nothing may be read yet.
+    /// Returns an error if nothing may be read yet.
     pub fn admit_read(&self) -> Result<(), StoreError> {
-        self.standing.admit_read(self.sequencer.tip())
+        self.replication.admit_read(self.tip())
     }
 
-    /// Starts reading an aggregate's events.
+    /// Starts reading the events of an aggregate.
     ///
     /// # Errors
     /// See [`StoreError`].
@@ -256,10 +276,10 @@ impl EventStore {
         })
     }
 
-    /// The event with this id, if one was stored.
+    /// Returns the event with this id, if it is stored.
     ///
     /// # Errors
-    /// It is damaged; see [`StoreError`].
+    /// Returns an error if the event is damaged; see [`StoreError`].
     pub fn find(&self, id: EventId) -> Result<Option<RecordedEvent>, StoreError> {
         self.counted_load(|| {
             self.admit_read()?;
@@ -268,10 +288,10 @@ impl EventStore {
         })
     }
 
-    /// The newest snapshot of an aggregate.
+    /// Returns the newest snapshot of an aggregate.
     ///
     /// # Errors
-    /// There is none, or it is damaged.
+    /// Returns an error if there is none, or if it is damaged.
     pub fn load_snapshot(&self, id: &AggregateId) -> Result<Snapshot, StoreError> {
         self.counted_load(|| {
             self.admit_read()?;
@@ -283,14 +303,14 @@ impl EventStore {
         })
     }
 
-    /// Starts reading the whole order.
+    /// Starts reading the global order.
     ///
     /// # Errors
-    /// The checkpoint belongs to another history; see [`StoreError`].
+    /// Returns an error if the checkpoint belongs to another history; see [`StoreError`].
     pub fn read(&self, start: OrderStart, filter: Filter) -> Result<OrderReader, StoreError> {
         self.counted_load(|| {
             self.admit_read()?;
-            OrderReader::open(self.history.clone(), self.sequencer.tip(), start, filter)
+            OrderReader::open(self.history.clone(), self.tip(), start, filter)
         })
     }
 
@@ -302,8 +322,9 @@ impl EventStore {
         result
     }
 
-    /// At most `count` aggregates of a type (empty: all) behind the id `after`. Where few match, a page may
-    /// be short and still have a successor: a call looks at no more than so many.
+    /// Returns at most `count` aggregates of a type (empty: all types) after the id `after`. If few
+    /// of them match, a page may be short although another one follows: a call examines a bounded
+    /// number.
     ///
     /// # Errors
     /// See [`StoreError`].
@@ -337,11 +358,11 @@ impl EventStore {
     }
 
     pub fn figures(&self) -> Figures {
-        // In this order: what ImmuDB has is never ahead of what is stored.
-        let view = self.standing.view();
+        // In this order, so that ImmuDB is never ahead of the local log.
+        let view = self.replication.view();
         let (complete, totals) = self.history.index.figures();
         let (pending_events, pending_snapshots) = match view.state {
-            crate::forwarder::State::LocalOnly => (0, 0),
+            crate::replication::state::State::LocalOnly => (0, 0),
             _ => (
                 complete.tip.position.0.saturating_sub(view.forwarded.position.0),
                 complete.tip.snapshots.saturating_sub(view.forwarded.snapshots),
@@ -364,12 +385,22 @@ impl EventStore {
         &self.history
     }
 
+    /// Returns the tip, up to which everything is durable and may be read.
+    pub fn tip(&self) -> Tip {
+        self.sequencer.tip()
+    }
+
+    /// Returns a receiver that follows the tip.
+    pub fn watch_tip(&self) -> watch::Receiver<Tip> {
+        self.sequencer.watch_tip()
+    }
+
     pub fn sequencer(&self) -> &Sequencer {
         &self.sequencer
     }
 
-    pub fn standing(&self) -> &Arc<Standing> {
-        &self.standing
+    pub fn replication(&self) -> &Arc<ReplicationStatus> {
+        &self.replication
     }
 }
 

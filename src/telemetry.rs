@@ -1,8 +1,8 @@
-//! Where log lines go: standard error and `system.log`, which is put aside when it is full.
+//! Log output: standard error and `system.log`, which is rotated when it is full.
 //!
-//! An append never waits for a log line. Both outputs are written by threads of their own; where
-//! one can't keep up, or its disk is full, lines are lost and counted. Nothing here decides what is
-//! worth a line.
+//! An append never waits for a log line. Each output is written by a thread of its own. If it
+//! cannot keep up, or if its disk is full, lines are lost and counted. What is logged is decided
+//! elsewhere.
 
 use std::fs::{self, OpenOptions};
 use std::io::{self, IsTerminal, Write};
@@ -14,7 +14,6 @@ use std::time::Duration;
 use file_rotate::compression::Compression;
 use file_rotate::suffix::AppendCount;
 use file_rotate::{ContentLimit, FileRotate};
-use tracing::level_filters::LevelFilter;
 use tracing::{Level, Subscriber, debug, warn};
 use tracing_appender::non_blocking::{ErrorCounter, NonBlocking, NonBlockingBuilder, WorkerGuard};
 use tracing_subscriber::field::RecordFields;
@@ -24,13 +23,15 @@ use tracing_subscriber::layer::SubscriberExt;
 use tracing_subscriber::util::SubscriberInitExt;
 use tracing_subscriber::{EnvFilter, Registry, reload};
 
-use crate::config::LoggingConfig;
-use crate::printable::escaped;
+use crate::{
+    config::{LoggingConfig, log_filter},
+    printable::escaped,
+};
 
 const FILE_NAME: &str = "system.log";
 const LINES_WAITING_MAX: usize = 16_384;
 
-/// Writes out what waits when it is dropped, so it is kept until the very end of the program.
+/// Flushes the queued lines when dropped, so it must be kept until the very end of the program.
 #[must_use]
 pub struct Guard {
     outputs: Vec<Output>,
@@ -38,19 +39,19 @@ pub struct Guard {
     reopen: Arc<AtomicBool>,
 }
 
-/// Changes what is worth a line while the program runs.
+/// Changes the log level while the program runs.
 type FilterHandle = reload::Handle<EnvFilter, Registry>;
 
 #[derive(Debug, thiserror::Error)]
 pub enum TelemetryError {
-    #[error("{level:?} is no log level")]
+    #[error("invalid log level {level:?}")]
     Level { level: String },
-    #[error("there is a log already")]
+    #[error("logging is already initialized")]
     AlreadyInitialised,
 }
 
-/// Sends log lines where the configuration says, from now on and for the whole program. Where the
-/// folder can't be written to, they go to standard error alone.
+/// Starts logging to the configured outputs, for the rest of the program. If the directory is not
+/// writable, lines go to standard error only.
 pub fn init(config: &LoggingConfig) -> Result<Guard, TelemetryError> {
     let filter = filter(&config.level)?;
     let ansi = io::stderr().is_terminal();
@@ -73,13 +74,13 @@ pub fn init(config: &LoggingConfig) -> Result<Guard, TelemetryError> {
         Err(error) => {
             let path = std::path::absolute(&config.path).unwrap_or_else(|_| config.path.clone());
             let path = path.display();
-            warn!(%path, %error, "the folder logging.path is not writable: lines go to standard error alone");
+            warn!(%path, %error, "logging.path is not writable; logging to standard error only");
         }
     }
     Ok(Guard { outputs, filter, reopen })
 }
 
-/// Says now and then how many tasks there are, for those who look for a leak; the level is DEBUG.
+/// Logs the number of tasks periodically at level DEBUG, to help find leaks.
 pub async fn report_runtime() {
     const EVERY: Duration = Duration::from_secs(5);
     let runtime = tokio::runtime::Handle::current().metrics();
@@ -92,40 +93,26 @@ pub async fn report_runtime() {
     }
 }
 
-/// A filter in the syntax of `tracing`'s env filter, narrowed: what stands alone must be a level,
-/// for otherwise a misspelt level would be taken for a module and silence all others.
-pub fn filter(level: &str) -> Result<EnvFilter, TelemetryError> {
-    let no_level = || TelemetryError::Level { level: level.to_owned() };
-    let is_directive =
-        |part: &str| part.contains(['=', '[', '{', '}', ']']) || part.trim().parse::<LevelFilter>().is_ok();
-    if level.trim().is_empty() || !level.split(',').all(is_directive) {
-        return Err(no_level());
-    }
-    // What a library says of its daily work is of no use to an administrator, unless it is asked for. And
-    // h2 warns of frames, so that a caller who sends rubbish could fill the log with it.
-    let quiet = ["h2=error", "hyper=warn", "tower=warn"];
-    let unasked =
-        quiet.into_iter().filter(|rule| !rule.split('=').take(1).any(|library| level.contains(library)));
-    let all: Vec<&str> = std::iter::once(level).chain(unasked).collect();
-    EnvFilter::try_new(all.join(",")).map_err(|_| no_level())
+fn filter(level: &str) -> Result<EnvFilter, TelemetryError> {
+    log_filter(level).ok_or_else(|| TelemetryError::Level { level: level.to_owned() })
 }
 
 impl Guard {
-    /// Has `system.log` opened again before its next line: what was opened may have been moved.
+    /// Makes the next line reopen `system.log`, because the open file may have been moved.
     pub fn reopen(&self) {
         self.reopen.store(true, Ordering::Release);
     }
 
-    /// What is worth a line from now on.
+    /// Sets the log level from now on.
     ///
     /// # Errors
-    /// It is no level.
+    /// Returns an error if `level` is not a valid level.
     pub fn filter(&self, level: &str) -> Result<(), TelemetryError> {
         let filter = filter(level)?;
         self.filter.reload(filter).map_err(|_| TelemetryError::Level { level: level.to_owned() })
     }
 
-    /// How many lines were lost since the start, over all outputs.
+    /// Returns the number of lines lost since the start, over all outputs.
     pub fn lines_lost(&self) -> usize {
         self.outputs.iter().map(Output::lines_lost).sum()
     }
@@ -135,12 +122,12 @@ impl Drop for Guard {
     fn drop(&mut self) {
         let lines = self.lines_lost();
         if lines > 0 {
-            warn!(lines, "log lines were lost");
+            warn!(lines, "log lines were dropped");
         }
     }
 }
 
-/// A writer with a thread and a queue of its own.
+/// A writer with its own thread and queue.
 struct Output {
     dropped: ErrorCounter,
     failed: Arc<AtomicUsize>,
@@ -165,7 +152,7 @@ impl Output {
     }
 }
 
-/// Whether lines have escape sequences of their own.
+/// Whether the formatter adds colour escape sequences to lines.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Colours {
     None,
@@ -178,8 +165,8 @@ impl From<bool> for Colours {
     }
 }
 
-/// Takes a line at a time. Text of callers does not act on a terminal, and makes no lines. Counts what can't be written,
-/// which the thread that writes passes over in silence.
+/// Writes one line at a time. Escapes text from clients, so that it can neither control a terminal
+/// nor forge lines. Counts lines that cannot be written, because the writer thread ignores errors.
 struct Lines<W> {
     writer: W,
     colours: Colours,
@@ -208,7 +195,8 @@ impl<W: Write> Write for Lines<W> {
     }
 }
 
-/// Keeps what `tracing_subscriber` colours a line with. It does not escape every field, so others may be there, too.
+/// Escapes a line, but keeps the sequences with which `tracing_subscriber` colours it. Fields may
+/// contain other sequences, because it does not escape all of them.
 fn escaped_but_colours(text: &str) -> String {
     const COLOURS: [&str; 10] = ["[0m", "[1m", "[2m", "[3m", "[31m", "[32m", "[33m", "[34m", "[35m", "[36m"];
     let mut parts = text.split('\x1b');
@@ -221,7 +209,7 @@ fn escaped_but_colours(text: &str) -> String {
     line
 }
 
-/// `system.log`, which is opened again where that is asked for.
+/// The file `system.log`, which is reopened on request.
 struct SystemLog {
     config: LoggingConfig,
     file: FileRotate<AppendCount>,
@@ -233,7 +221,7 @@ impl Write for SystemLog {
         if self.reopen.swap(false, Ordering::Acquire) {
             match open(&self.config) {
                 Ok(file) => self.file = file,
-                Err(error) => warn!(%error, "system.log can't be opened again; the old file is written on"),
+                Err(error) => warn!(%error, "cannot reopen system.log; continuing with the old file"),
             }
         }
         self.file.write(line)
@@ -244,7 +232,8 @@ impl Write for SystemLog {
     }
 }
 
-/// Tries the folder first, because `FileRotate` panics or keeps silent where it can't write.
+/// Opens `system.log`. Checks first that the directory is writable, because `FileRotate` panics or
+/// fails silently if it is not.
 fn open(config: &LoggingConfig) -> io::Result<FileRotate<AppendCount>> {
     let folder = writable(&config.path)?;
     let files_aside = config.files_max.saturating_sub(1);
@@ -286,8 +275,8 @@ where
     (tracing_subscriber::registry().with(filter).with(stderr).with(file), handle)
 }
 
-/// A span's fields are formatted once for each type of formatter: with the terminal's own type its
-/// colours would stand in the file.
+/// Formats the fields of spans for the file. They are formatted once for each type of formatter, so
+/// sharing the type with the terminal would put its colours into the file.
 struct FileFields(DefaultFields);
 
 impl<'writer> FormatFields<'writer> for FileFields {

@@ -1,106 +1,54 @@
-//! The game world on top of the event store: commands, aggregates, projections, questions, rebuilding.
+//! The game world, built on the event store as any client could. The store does not depend on it.
 //!
-//! ```text
-//! command --> handler --> decide (pure) --> events --> the store's append, if nothing looked at has changed
-//! events --> replay --> an aggregate, now or at any moment
-//! events --> projector --> projections --> read models (SQLite) --> lists
-//! ```
+//! - Pure rules turn commands into events, appended only if nothing examined has changed.
+//! - Events are replayed into an aggregate, now or at any moment.
+//! - Events are projected into read models (SQLite), which answer lists.
 //!
-//! It uses the store as any caller could, and nothing of the store knows of it. The modules, in the order of a
-//! command's way: [`command`], [`handler`], [`planning`] with [`call`], [`contents`], [`known`] and [`decide`] with [`moving`], [`capacity`] and [`weight`], the aggregates
-//! ([`game_object`], [`player`], [`room`], one of which is an [`aggregate`], with each [`rule`]), [`event`], [`executed`]. Of a question's way:
-//! [`replay`] with [`states`] and [`life`], [`history`], [`difference`], [`changes`]. Of the read models': [`projector`], [`projections`],
-//! [`read_models`], [`lists`], [`rebuild`] with [`repairing`] and [`repairs`].
+//! Each module may use those before it: [`settings`], [`model`], [`rules`], [`error`],
+//! [`history`], [`read_models`], [`commands`].
 
-use std::{
-    path::PathBuf,
-    sync::{
-        Arc,
-        atomic::{AtomicBool, Ordering},
-    },
+use std::sync::{
+    Arc,
+    atomic::{AtomicBool, Ordering},
 };
 
 use futures_util::future::BoxFuture;
-use tokio_util::{sync::CancellationToken, task::TaskTracker};
+use tokio::task::JoinError;
+use tokio_util::sync::CancellationToken;
 use tracing::warn;
 
 use crate::{
+    error::{Limit, StoreError},
     event::{AggregateId, Position, SequenceNumber},
-    sequencer::{Append, Origin},
     shared_limit::{Caller, Resource, SharedLimit},
-    store::{Appended, Attempt, EventStore, Filter, Limit, OrderStart, StoreError},
+    store::{Append, Appended, Attempt, EventStore, Filter, OrderStart, Origin},
 };
 
-pub mod aggregate;
-pub mod call;
-pub mod capacity;
-pub mod changes;
-pub mod command;
-pub mod contents;
-pub mod decide;
-pub mod difference;
+pub mod commands;
 pub mod error;
-pub mod event;
-pub mod executed;
-pub mod game_object;
-pub mod handler;
 pub mod history;
-pub mod known;
-pub mod life;
-pub mod lists;
-pub mod moving;
-pub mod password;
-pub mod planning;
-pub mod player;
-pub mod projections;
-pub mod projector;
+pub mod model;
 pub mod read_models;
-pub mod rebuild;
-pub mod refusal;
-pub mod repairing;
-pub mod repairs;
-pub mod replay;
-pub mod room;
-pub mod rule;
-pub mod states;
-mod turns;
-pub mod weight;
+pub mod rules;
+pub mod settings;
 
-use command::Commands;
-use contents::Contents;
+use commands::{executed::Executed, handler::Handler};
 use error::WorldError;
-use executed::Executed;
-use handler::{Handler, RawAppends};
-use lists::{FoundPlayer, ObjectFilter, Page};
-use planning::EventLimits;
-use projections::Projection;
-use read_models::{Reached, ReadModels};
+use history::{
+    difference, entries,
+    replay::{self, Moment, Source, State},
+    states::States,
+};
+use read_models::{
+    Reached, ReadModels,
+    contents::Contents,
+    lists::{self, FoundPlayer, ObjectFilter, Page},
+    projections::Projection,
+    projector, rebuild,
+};
 pub use read_models::{ReadModelError, remove_those_of as remove_read_models_of};
-use refusal::Refusal;
-use replay::{Moment, Source, State};
-use states::States;
-
-/// What the world is told by the configuration.
-#[derive(Debug, Clone)]
-pub struct Settings {
-    pub read_models_path: PathBuf,
-    pub states_path: PathBuf,
-    pub read_models_wal_max: u64,
-    /// The log that the read models are made from.
-    pub log_id: Option<String>,
-    pub events: EventLimits,
-    pub raw_appends: RawAppends,
-}
-
-/// What the world's tasks end with.
-#[derive(Debug, Clone)]
-pub struct Ends {
-    pub tasks: TaskTracker,
-    /// The service takes no calls any more: what a caller waits for ends.
-    pub closing: CancellationToken,
-    /// The last calls are over.
-    pub stopping: CancellationToken,
-}
+use rules::{command::Commands, refusal::Refusal};
+pub use settings::{Settings, Shutdown};
 
 /// The game world. Shared by all calls.
 #[derive(Debug)]
@@ -110,29 +58,30 @@ pub struct World {
     contents: Contents,
     read_models: Arc<ReadModels>,
     rebuilding: Arc<AtomicBool>,
-    /// Bytes that all differences may hold.
+    /// The budget in bytes that all differences share.
     differences: Arc<SharedLimit>,
-    ends: Ends,
+    shutdown: Shutdown,
 }
 
-/// How far the read models are behind.
+/// The progress of a projection.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct ProjectionState {
     pub name: &'static str,
     pub position: Position,
     pub lag: u64,
-    /// Why it does not follow, and what it left out; empty: nothing is wrong.
+    /// Why the projection does not follow the events, and which events it skipped. Empty if there
+    /// is no problem.
     pub problem: String,
 }
 
 impl World {
-    /// Starts the tasks that keep states and the read models. Where these can't be opened it says so, and goes on
-    /// without until they can.
+    /// Starts the tasks that maintain the stored states and the read models. If the read models
+    /// cannot be opened, reports that and continues without them until they can.
     pub fn start(
         store: Arc<EventStore>,
         settings: &Settings,
         projections: Vec<Box<dyn Projection>>,
-        ends: Ends,
+        shutdown: Shutdown,
     ) -> Arc<Self> {
         let (path, wal_max) = (settings.read_models_path.clone(), settings.read_models_wal_max);
         let history = store.clone();
@@ -142,12 +91,12 @@ impl World {
         };
         let read_models = ReadModels::new(path, wal_max, projections);
         let read_models = Arc::new(read_models.of_log(settings.log_id.clone()).of_history(fits));
-        if let Err(error) = read_models.be_there() {
+        if let Err(error) = read_models.ensure_exists() {
             read_models.problems.they_do_not_follow(&error.to_string());
         }
         let source = Source { store: store.clone(), states: States::start(settings.states_path.clone()) };
-        ends.tasks.spawn(projector::start(store.clone(), read_models.clone(), ends.stopping.clone()));
-        let contents = Contents::start(store, settings, &ends);
+        shutdown.tasks.spawn(projector::start(store.clone(), read_models.clone(), shutdown.stopping.clone()));
+        let contents = Contents::start(store, settings, &shutdown);
         let handler = Handler::new(source.clone(), contents.clone(), settings.events, settings.raw_appends);
         let rebuilding = Arc::default();
         let differences = Arc::new(SharedLimit::new(
@@ -155,18 +104,18 @@ impl World {
             Resource::DifferenceBytes,
             difference::HELD_BYTES_MAX,
         ));
-        Arc::new(Self { source, handler, contents, read_models, rebuilding, differences, ends })
+        Arc::new(Self { source, handler, contents, read_models, rebuilding, differences, shutdown })
     }
 
     pub fn source(&self) -> &Source {
         &self.source
     }
 
-    /// Executes the commands in their order, all or none. `reserve` is asked for the bytes of the answer before anything
-    /// is stored.
+    /// Executes the commands in order, all or none. `reserve` is called with the size of the
+    /// response before anything is stored.
     ///
     /// # Errors
-    /// See [`WorldError`], and what `reserve` says.
+    /// See [`WorldError`]. Also returns the errors of `reserve`.
     pub async fn execute(
         &self,
         commands: Commands,
@@ -176,21 +125,23 @@ impl World {
         self.handler.execute(commands, caller, reserve).await
     }
 
-    /// Stores events of a caller that decides for itself, all or none, if they fit the objects of the world that they are of.
+    /// Appends the events of a client that makes its own decisions, all or none. Each event must be
+    /// valid for its object if that is part of the world.
     ///
     /// # Errors
     /// See [`WorldError`].
     pub async fn append(&self, append: Append, origin: Origin) -> Result<Appended, WorldError> {
         let stored = self.handler.append_raw(append, origin).await?;
         let stored_in =
-            self.source.store.settle(stored.end, stored.bounds.last, Attempt::of(&stored)).await?;
+            self.source.store.wait_for_commit(stored.end, stored.bounds.last, Attempt::of(&stored)).await?;
         Ok(Appended { stored, stored_in })
     }
 
-    /// An aggregate as it is, or as it was. May wait for the disk.
+    /// Returns an aggregate as it is, or as it was at an earlier moment. May block on disk I/O.
     ///
     /// # Errors
-    /// It did not exist, is none of the world's, or is damaged.
+    /// Returns an error if the aggregate did not exist at that moment, is not part of the world, or
+    /// is damaged.
     pub fn get(
         &self,
         id: &AggregateId,
@@ -201,24 +152,25 @@ impl World {
         state.ok_or_else(|| Refusal::NoSuchObject(id.clone()).into())
     }
 
-    /// The history of an aggregate, from one number to another.
+    /// Opens the history of an aggregate, from one sequence number to another.
     ///
     /// # Errors
-    /// As [`World::get`].
+    /// See [`World::get`].
     pub fn history(
         &self,
         id: AggregateId,
         from: SequenceNumber,
         to: SequenceNumber,
         given_up: &CancellationToken,
-    ) -> Result<history::HistoryReader, WorldError> {
-        history::HistoryReader::open(&self.source, id, from, to, given_up)
+    ) -> Result<entries::HistoryReader, WorldError> {
+        entries::HistoryReader::open(&self.source, id, from, to, given_up)
     }
 
-    /// What changed between two moments.
+    /// Opens a comparison of the world at two moments.
     ///
     /// # Errors
-    /// Too much did.
+    /// Returns an error if `from` is later than `to`, or if the log cannot be read. If too much
+    /// changed, the reader reports that.
     pub fn difference(
         &self,
         from: difference::WorldMoment,
@@ -228,10 +180,11 @@ impl World {
         difference::DifferenceReader::open(&self.source.store, from, to, (&self.differences, caller))
     }
 
-    /// Objects that match, by id, and up to where the events are in it.
+    /// Returns the objects that match, in order of id, and the position that the read models
+    /// represent.
     ///
     /// # Errors
-    /// The read models can't be read.
+    /// Returns an error if the read models cannot be read.
     pub fn list(
         &self,
         filter: &ObjectFilter,
@@ -242,10 +195,10 @@ impl World {
         self.read(given_up, |rows| lists::game_objects(rows, filter, after, count))
     }
 
-    /// What lies directly in an object, by id.
+    /// Returns the direct contents of an object, in order of id.
     ///
     /// # Errors
-    /// The read models can't be read.
+    /// Returns an error if the read models cannot be read.
     pub fn contents(
         &self,
         container: &str,
@@ -256,10 +209,11 @@ impl World {
         self.read(given_up, |rows| lists::contents(rows, container, after, count))
     }
 
-    /// All that lies below an object, over however many steps; `after` is the way to the last of the page before.
+    /// Returns the contents of an object on all levels. `after` is the path to the last object of
+    /// the previous page.
     ///
     /// # Errors
-    /// The read models can't be read.
+    /// Returns an error if the read models cannot be read.
     pub fn below(
         &self,
         top: &str,
@@ -270,10 +224,10 @@ impl World {
         self.read(given_up, |rows| lists::below(rows, top, after, count))
     }
 
-    /// Players of a name.
+    /// Returns the players with a name.
     ///
     /// # Errors
-    /// The read models can't be read.
+    /// Returns an error if the read models cannot be read.
     pub fn find_player(
         &self,
         name: &str,
@@ -283,7 +237,7 @@ impl World {
         self.read(given_up, |rows| lists::players(rows, name, count))
     }
 
-    /// Ends early when the answer is given up.
+    /// Runs a query on the read models. Ends early when `given_up` is cancelled.
     fn read<T>(
         &self,
         given_up: &CancellationToken,
@@ -291,11 +245,11 @@ impl World {
     ) -> Result<(T, Position), WorldError> {
         const TRIES_MAX: usize = 5;
         self.source.store.admit_read()?;
-        let mut failed = "they are made anew again and again".to_owned();
-        // Where the file can't be made anew, each try fails.
+        let mut failed = "they are being rebuilt repeatedly".to_owned();
+        // The number of attempts is limited: if the file cannot be recreated, every attempt fails.
         for _ in 0..TRIES_MAX {
             let generation = self.read_models.generation();
-            // Unless other rows took the place of those meanwhile.
+            // Retry if other rows replaced these meanwhile.
             match (self.read_models.read(given_up, &query), self.read_models.generation() == generation) {
                 (Ok(answer), true) => return Ok(answer),
                 (Err(error), true) => return Err(WorldError::ReadModels(error.to_string())),
@@ -306,12 +260,12 @@ impl World {
         Err(WorldError::ReadModels(failed))
     }
 
-    /// How far each projection is, and the table of what lies in what.
+    /// Returns the progress of each projection, including the container table.
     pub fn projections(&self) -> Vec<ProjectionState> {
         let tip = self.source.store.sequencer().tip();
         let of = |rows: &ReadModels| -> Vec<ProjectionState> {
             let position = rows.position();
-            // Ahead of what there is, they belong to another history, and nothing of this one is in them.
+            // Rows ahead of the tip belong to another history, and contain no event of this one.
             let lag = tip.position.0.checked_sub(position.0).unwrap_or(tip.position.0.max(1));
             let state = |name| ProjectionState { name, position, lag, problem: rows.problems.of(name) };
             rows.projections().iter().map(|projection| state(projection.name())).collect()
@@ -321,7 +275,7 @@ impl World {
         all
     }
 
-    /// Why the read models do not follow just now; `None`: they do.
+    /// Returns why the read models do not follow the events at the moment, or `None` if they do.
     pub fn read_models_problem(&self) -> Option<String> {
         self.read_models.problems.why_not()
     }
@@ -332,7 +286,8 @@ impl World {
             let misfits = self.handler.repair(id, &repairs.actor).await?;
             if let Some((first, problem)) = misfits.first() {
                 let count = misfits.len();
-                warn!(aggregate = %id, count, %first, %problem, "events are passed over from now on");
+                warn!(aggregate = %id, count, %first, %problem, "events are excluded from replay from now \
+                 on");
             }
             for (sequence, problem) in misfits {
                 repaired.add(id.as_str(), sequence, problem.to_string());
@@ -341,10 +296,11 @@ impl World {
         Ok(repaired)
     }
 
-    /// Begins to rebuild the world; one at a time. Before that, the objects are repaired that are named.
+    /// Starts a rebuild of the world. First repairs the objects that `repairs` names. Only one
+    /// rebuild runs at a time.
     ///
     /// # Errors
-    /// One is running.
+    /// Returns an error if a rebuild is already running.
     pub fn rebuild(self: &Arc<Self>, repairs: Repairs) -> Result<Rebuild, WorldError> {
         if self.rebuilding.swap(true, Ordering::AcqRel) {
             return Err(WorldError::RebuildRunning);
@@ -352,31 +308,31 @@ impl World {
         let watched = Arc::new(rebuild::Watched::default());
         let (world, watching) = (self.clone(), watched.clone());
         let rebuilding = Rebuilding::begin(self);
-        let running = self.ends.tasks.spawn(async move {
+        let running = self.shutdown.tasks.spawn(async move {
             let rebuilding = rebuilding;
             let repaired = world.repair(&repairs).await?;
             let rebuild = move || {
                 let _rebuilding = rebuilding;
                 let (read_models, contents) = (&world.read_models, world.contents.rows());
-                rebuild::rebuild(&world.source, (read_models, contents), &watching, &world.ends.closing)
+                rebuild::rebuild(&world.source, (read_models, contents), &watching, &world.shutdown.closing)
             };
             let rebuilt = tokio::task::spawn_blocking(rebuild).await;
-            let rebuilt = rebuilt.unwrap_or_else(|_| Err(aborted()));
-            let report = rebuilt.inspect_err(|error| warn!(%error, "the world was not rebuilt"))?;
+            let rebuilt = rebuilt.unwrap_or_else(|error| Err(aborted(&error)));
+            let report = rebuilt.inspect_err(|error| warn!(%error, "the rebuild of the world failed"))?;
             Ok(rebuild::Report { repaired, ..report })
         });
         Ok(Rebuild { watched, running })
     }
 }
 
-/// Which objects are to be repaired, and for whom.
+/// The objects to repair, and the actor who requested it.
 #[derive(Debug, Clone, Default)]
 pub struct Repairs {
     pub objects: Vec<AggregateId>,
     pub actor: String,
 }
 
-/// Ends with the rebuild, also where it panics.
+/// Marks the rebuild as running until this is dropped, even if the rebuild panics.
 struct Rebuilding(Arc<World>);
 
 impl Rebuilding {
@@ -395,11 +351,11 @@ impl Drop for Rebuilding {
     }
 }
 
-fn aborted() -> WorldError {
-    StoreError::Damaged("the rebuild was aborted".to_owned()).into()
+fn aborted(error: &JoinError) -> WorldError {
+    StoreError::of_task(error, "the rebuild").into()
 }
 
-/// A rebuild under way. It goes on when nobody waits for it.
+/// A rebuild in progress. It continues even if this is dropped.
 #[derive(Debug)]
 pub struct Rebuild {
     pub watched: Arc<rebuild::Watched>,
@@ -407,13 +363,13 @@ pub struct Rebuild {
 }
 
 impl Rebuild {
-    /// Waits for the end.
+    /// Waits until the rebuild ends.
     ///
     /// # Errors
-    /// It could not be done.
+    /// Returns an error if the rebuild failed.
     pub async fn report(&mut self) -> Result<rebuild::Report, WorldError> {
         let ended = (&mut self.running).await;
-        ended.unwrap_or_else(|_| Err(aborted()))
+        ended.unwrap_or_else(|error| Err(aborted(&error)))
     }
 }
 

@@ -1,4 +1,7 @@
-//! The commands that ask a running service, and what they share: where it is, and how values show.
+//! The commands that query a running service over gRPC or make it change something.
+//!
+//! This module holds what they share: the address of the service, the connection, and the output.
+//! What a command prints is left to its own module.
 
 use std::{
     fmt,
@@ -24,71 +27,72 @@ mod stats;
 
 #[derive(Debug, Subcommand)]
 pub enum Ask {
-    /// Prints the history of an aggregate: what happened, when, by whom, and what it changed.
+    /// Print the events of an aggregate: type, time, actor and changes
     Events {
-        /// The aggregate.
+        /// Aggregate id
         id: String,
-        /// The events as they are stored, as JSON, one a line.
+        /// Print each event as stored, as JSON, one per line
         #[arg(long)]
         json: bool,
-        /// Goes on with what comes.
+        /// Continue with new events until interrupted
         #[arg(long)]
         follow: bool,
-        /// The first sequence number that is wanted.
+        /// First sequence number to print
         #[arg(long, default_value_t = 1, value_name = "NUMBER")]
         from: u64,
         #[command(flatten)]
         service: Service,
     },
-    /// Prints the figures of the service.
+    /// Print the statistics of the service
     Stats {
-        /// As JSON.
+        /// Print JSON
         #[arg(long)]
         json: bool,
         #[command(flatten)]
         service: Service,
     },
-    /// Prints a line of figures again and again.
+    /// Print a line of statistics repeatedly
     Watch {
-        /// Seconds between two lines.
+        /// Seconds between two lines (0.01 to 86400)
         #[arg(long, default_value_t = 1.0, value_parser = interval, value_name = "SECONDS")]
         interval: f64,
-        /// Ends after so many lines.
+        /// Exit after this number of lines
         #[arg(long, value_name = "LINES")]
         count: Option<u64>,
         #[command(flatten)]
         service: Service,
     },
-    /// Prints an object of the world as JSON, as it is or as it was.
+    /// Print an object of the world as JSON, now or at a past moment
     Object {
-        /// The object.
+        /// Object id
         id: String,
-        /// After the event with this number, or at this time, as in 2026-11-25T10:00:00Z.
+        /// State after the event with this sequence number, or at this time, for example 2026-11-25T10:00:00Z
         #[arg(long, value_name = "TIME|SEQUENCE")]
         at: Option<object::At>,
         #[command(flatten)]
         service: Service,
     },
-    /// Executes commands out of a file: one a line, as JSON, as `ExecuteCommands` has them. A line with a list
-    /// of commands is done as a whole or not at all.
+    /// Execute commands from a file, one per line, as JSON in the form of `ExecuteCommands`. A line with a
+    /// list of commands is executed as a whole or not at all
     Execute {
-        /// The file; - is standard input.
+        /// File to read; - for standard input
         file: PathBuf,
-        /// Goes on behind a line that is refused.
+        /// Continue after a line that fails
         #[arg(long)]
         keep_going: bool,
-        /// Does so many lines at the same time; their order is not kept then.
+        /// Number of lines to execute concurrently; with more than one, their order is not kept
         #[arg(long, default_value_t = 1, value_name = "NUMBER")]
         callers: usize,
         #[command(flatten)]
         service: Service,
     },
-    /// Replays and checks all events, and makes the read models anew, while the service goes on.
+    /// Replay and check all events and correct the read models while the service keeps running
     Rebuild {
-        /// First has this damaged object repaired: what can't have happened to it is passed over from then on.
+        /// First repair this damaged object: events that violate its rules are ignored from then on. Can be
+        /// repeated
         #[arg(long, value_name = "ID")]
         repair: Vec<String>,
-        /// Who wants that; it is kept in the event.
+        /// Who requested the repair; recorded in the event
         #[arg(long, value_name = "NAME", requires = "repair")]
         actor: Option<String>,
         #[command(flatten)]
@@ -96,15 +100,15 @@ pub enum Ask {
     },
 }
 
-/// The service that is asked.
+/// The service to connect to.
 #[derive(Debug, clap::Args)]
 pub struct Service {
-    /// Where it listens, by name or IP address; without it, as configured.
+    /// Address of the service [default: server.listen of the configuration]
     #[arg(long, value_name = "HOST:PORT")]
     pub address: Option<Address>,
 }
 
-/// A host name or an IP address, and a port.
+/// A host name or an IP address, with a port.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Address(String);
 
@@ -112,7 +116,8 @@ impl FromStr for Address {
     type Err = &'static str;
 
     fn from_str(text: &str) -> Result<Self, Self::Err> {
-        const FORM: &str = "is no host and port, as in 127.0.0.1:50051, [::1]:50051 or event-store:50051";
+        const FORM: &str = "expected HOST:PORT, for example 127.0.0.1:50051, [::1]:50051 or \
+         event-store:50051";
         if text.parse::<SocketAddr>().is_ok() {
             return Ok(Self(text.to_owned()));
         }
@@ -130,16 +135,17 @@ impl fmt::Display for Address {
     }
 }
 
-/// A number of seconds that a clock can wait for.
+/// Parses an interval in seconds. The bounds keep it usable for a timer.
 fn interval(text: &str) -> Result<f64, String> {
-    let seconds: f64 = text.parse().map_err(|_| "is no number".to_owned())?;
-    match (0.01..=86_400.0).contains(&seconds) {
-        true => Ok(seconds),
-        false => Err("is not between 0.01 and 86400".to_owned()),
+    let seconds: f64 = text.parse().map_err(|_| "not a number".to_owned())?;
+    if (0.01..=86_400.0).contains(&seconds) {
+        Ok(seconds)
+    } else {
+        Err("must be between 0.01 and 86400".to_owned())
     }
 }
 
-/// Does what is asked for.
+/// Runs the command.
 pub fn ask(config: &Config, ask: Ask) -> ExitCode {
     let at = |service: Service| address(config, service.address);
     match ask {
@@ -162,12 +168,12 @@ pub fn ask(config: &Config, ask: Ask) -> ExitCode {
     }
 }
 
-/// Where the service is that is asked: named, or as configured.
+/// Returns the address of the service: `named` if given, otherwise the configured one.
 pub fn address(config: &Config, named: Option<Address>) -> Address {
     named.unwrap_or_else(|| Address(reachable(config.server.listen).to_string()))
 }
 
-/// A service that listens on every address is asked on loopback.
+/// Replaces the unspecified address, which a service may listen on, by the loopback address.
 fn reachable(listen: SocketAddr) -> SocketAddr {
     let ip = match listen.ip() {
         IpAddr::V4(ip) if ip.is_unspecified() => Ipv4Addr::LOCALHOST.into(),
@@ -177,24 +183,27 @@ fn reachable(listen: SocketAddr) -> SocketAddr {
     SocketAddr::new(ip, listen.port())
 }
 
+/// Connects to the service.
+///
 /// # Errors
-/// Says that nobody listens there.
+/// Returns an error if no service is listening at the address.
 pub async fn connect(address: Address) -> Result<JsonClient, String> {
     JsonClient::connect(&address.to_string()).await.map_err(|error| error.to_string())
 }
 
-/// JSON on standard output, indented.
+/// Prints indented JSON on standard output.
 ///
 /// # Errors
-/// Standard output is closed.
+/// Returns an error if standard output is closed.
 pub fn print_indented(value: &Value) -> Result<(), String> {
     format!("{value:#}").lines().try_for_each(print)
 }
 
-/// A line on standard output. Whoever reads it may be gone, as `head` is: that ends the command without a word.
+/// Prints a line on standard output.
 ///
 /// # Errors
-/// Standard output is closed.
+/// Returns an error if standard output is closed. The error is empty if the reader is gone, as
+/// `head` may be, so that the command ends without a message.
 pub fn print(line: &str) -> Result<(), String> {
     writeln!(std::io::stdout().lock(), "{}", escaped(line)).map_err(|error| match error.kind() {
         ErrorKind::BrokenPipe => String::new(),
@@ -202,17 +211,17 @@ pub fn print(line: &str) -> Result<(), String> {
     })
 }
 
-/// A member that is text; empty where it is missing.
+/// Returns a member that is a string, or an empty string if it is missing.
 pub fn text<'v>(value: &'v Value, member: &str) -> &'v str {
     value.get(member).and_then(Value::as_str).unwrap_or_default()
 }
 
-/// A member that is a whole number; 0 where it is missing.
+/// Returns a member that is a whole number, or 0 if it is missing.
 pub fn number(value: &Value, member: &str) -> u64 {
     value.get(member).and_then(Value::as_u64).unwrap_or_default()
 }
 
-/// The members of a list; none where it is missing.
+/// Returns the elements of a member that is a list, or none if it is missing.
 pub fn list<'v>(value: &'v Value, member: &str) -> &'v [Value] {
     value.get(member).and_then(Value::as_array).map_or(&[], Vec::as_slice)
 }

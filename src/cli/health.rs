@@ -1,4 +1,6 @@
-//! `health`: asks a running service, for containers and scripts.
+//! `health`: queries the health service of a running event store, for container probes and scripts.
+//!
+//! Waits only a few seconds for an answer. What is healthy is decided by the service.
 
 use std::time::Duration;
 
@@ -12,8 +14,11 @@ use super::asking::Address;
 
 const PATIENCE: Duration = Duration::from_secs(3);
 
+/// Queries the health of `service`; an empty name means the whole event store.
+///
 /// # Errors
-/// Says what the service answered, or that it did not.
+/// Returns an error if the event store cannot be reached, or if `service` is unknown or not
+/// serving.
 pub async fn ask(address: Address, service: String) -> Result<(), String> {
     let endpoint = Endpoint::from_shared(format!("http://{address}")).map_err(|error| error.to_string())?;
     let unreachable = |error: String| format!("{address}: {error}");
@@ -22,7 +27,7 @@ pub async fn ask(address: Address, service: String) -> Result<(), String> {
         .timeout(PATIENCE)
         .connect()
         .await
-        .map_err(|_| unreachable("no connection; is the event store running there?".to_owned()))?;
+        .map_err(|_| unreachable("cannot connect; is the event store running there?".to_owned()))?;
     let answer = HealthClient::new(channel)
         .check(HealthCheckRequest { service })
         .await

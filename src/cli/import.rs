@@ -1,5 +1,8 @@
-//! `import`: takes over event files that continue the local log, whole appends only, in the order of
-//! positions. What is there already is skipped; what does not fit is named and left alone.
+//! `import`: appends event files that continue the local log, in the order of positions and only as
+//! whole appends.
+//!
+//! Events that the log already has are skipped. Appends that do not continue the log are logged and
+//! skipped. The files are not changed.
 
 use std::{
     path::{Path, PathBuf},
@@ -16,22 +19,25 @@ use crate::{
         folder::{Folder, read_file},
         format,
     },
-    forwarder::State,
     progress::Progress,
-    sequencer::{AdoptedTransaction, Sequencer},
-    server::{self, Options, Parts},
+    replication::state::State,
+    sequencer::{RestoredTransaction, Sequencer},
+    server::{self, Components, Options},
     storage::Storage,
 };
 
-/// Whether ImmuDB is asked for what the log lacks before anything is imported.
+/// Whether events that the log lacks are restored from ImmuDB before the import.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Contact {
     First,
     Skipped,
 }
 
+/// Imports the event files and snapshots in `folder`.
+///
 /// # Errors
-/// The storage or the folder can't be used, ImmuDB can't be asked, or files did not fit.
+/// Returns an error if the storage or the directory cannot be used, if ImmuDB cannot be contacted,
+/// or if files could not be read or did not continue the log.
 pub async fn run(
     mut config: Config,
     folder: PathBuf,
@@ -42,15 +48,12 @@ pub async fn run(
     if !wants_immudb {
         config.immudb = None;
     }
-    // The files are read here, and not to be written or cleared meanwhile.
+    // The event files are read here, so they must not be written or deleted meanwhile.
     config.event_sourcing.event_files = false;
     let storage = Storage::open(&config.event_sourcing, &config.limits).map_err(|error| error.to_string())?;
     let options = Options { take_over, ..Options::default() };
     let parts = server::start(&config, &options, storage).map_err(|error| error.to_string())?;
-    let imported = match wants_immudb {
-        true => contacted(&parts).await,
-        false => Ok(()),
-    };
+    let imported = if wants_immudb { contacted(&parts).await } else { Ok(()) };
     let imported = match imported {
         Ok(()) => import(&parts, &folder).await,
         Err(error) => Err(error),
@@ -59,33 +62,33 @@ pub async fn run(
     imported
 }
 
-/// Waits until everything was copied that ImmuDB has.
-async fn contacted(parts: &Parts) -> Result<(), String> {
+/// Waits until everything in ImmuDB has been restored.
+async fn contacted(parts: &Components) -> Result<(), String> {
     const RETRIES_MAX: u64 = 3;
     const LOOK_EVERY: Duration = Duration::from_millis(200);
-    let standing = parts.store.standing();
-    let mut state = standing.watch_state();
+    let replication = parts.store.replication();
+    let mut state = replication.watch_state();
     loop {
         let now = *state.borrow_and_update();
         match now {
             State::Connected | State::Migrating | State::LocalOnly => return Ok(()),
-            // With --take-over nothing begins without ImmuDB.
-            State::Starting if standing.view().retries > RETRIES_MAX => {
-                let reason = standing.view().last_error;
-                return Err(format!("ImmuDB: {reason} (--without-immudb imports all the same)"));
+            // With --take-over, this state is not left without ImmuDB.
+            State::Starting if replication.view().retries > RETRIES_MAX => {
+                let reason = replication.view().last_error;
+                return Err(format!("ImmuDB: {reason} (use --without-immudb to import without ImmuDB)"));
             }
             State::Starting | State::Copying => {}
             State::Fallback | State::Suspect | State::Fenced => {
-                let reason = standing.view().last_error;
-                return Err(format!("ImmuDB: {reason} (--without-immudb imports all the same)"));
+                let reason = replication.view().last_error;
+                return Err(format!("ImmuDB: {reason} (use --without-immudb to import without ImmuDB)"));
             }
         }
-        // Retries don't change the state.
+        // Retries do not change the state, so check periodically as well.
         let _ = tokio::time::timeout(LOOK_EVERY, state.changed()).await;
     }
 }
 
-/// What became of the files.
+/// The results of the import.
 #[derive(Debug, Default)]
 struct Outcome {
     imported: u64,
@@ -95,19 +98,20 @@ struct Outcome {
     unreadable: u64,
 }
 
-async fn import(parts: &Parts, path: &Path) -> Result<(), String> {
+async fn import(parts: &Components, path: &Path) -> Result<(), String> {
     let folder = Folder::new(path);
     if folder.is_of_aethyr().map_err(|error| error.to_string())? {
         let path = path.display();
         return Err(format!(
-            "{path}: event files of Aethyr's own event store (Ruby's Marshal format) are not read"
+            "{path}: these are event files of Aethyr's own event store (Ruby Marshal format), which is not \
+             supported"
         ));
     }
     let mut outcome = Outcome::default();
     let mut files = stock(&folder, &mut outcome)?;
     files.sort_unstable();
     let mut progress = Progress::new("importing", "files", 0, files.len() as u64);
-    let tip = parts.store.sequencer().tip();
+    let tip = parts.store.tip();
     let mut appends = Appends {
         sequencer: parts.store.sequencer(),
         position: tip.position,
@@ -129,30 +133,33 @@ async fn import(parts: &Parts, path: &Path) -> Result<(), String> {
     drop(progress);
     import_snapshots(parts, &folder, &mut outcome).await?;
     let Outcome { imported, identical, snapshots, conflicts, unreadable } = outcome;
-    info!(imported, identical, snapshots, conflicts, unreadable, "import ended");
+    info!(imported, identical, snapshots, conflicts, unreadable, "import finished");
     match (conflicts, unreadable) {
         (0, 0) => Ok(()),
         _ => Err(format!(
-            "{conflicts} appends did not fit and {unreadable} files could not be read; the log names each"
+            "{conflicts} appends did not continue the log, and {unreadable} files could not be read; see \
+             the warnings in the log"
         )),
     }
 }
 
-/// First position of the append, position, path: in this order they can be appended.
+/// The first position of the append, the position, and the path of an event file. Files sorted in
+/// this order can be appended.
 type File = (Position, Position, PathBuf);
 
-/// A file that can't be read, as a power cut may leave one, does not stand in the way of the others.
+/// Lists the event files. A file that cannot be read, such as one damaged by a power failure, is
+/// counted and does not prevent the import of the others.
 fn stock(folder: &Folder, outcome: &mut Outcome) -> Result<Vec<File>, String> {
     let mut files = Vec::new();
     for path in folder.event_paths().map_err(|error| error.to_string())? {
         match Folder::read_event(&path) {
             Ok(Some(event)) => files.push((event.append.first, event.position, path)),
             Ok(None) => {
-                warn!(file = %path.display(), "no event file");
+                warn!(file = %path.display(), "not an event file");
                 outcome.unreadable = outcome.unreadable.saturating_add(1);
             }
             Err(error) => {
-                warn!(file = %path.display(), %error, "can't be read");
+                warn!(file = %path.display(), %error, "file cannot be read");
                 outcome.unreadable = outcome.unreadable.saturating_add(1);
             }
         }
@@ -161,7 +168,7 @@ fn stock(folder: &Folder, outcome: &mut Outcome) -> Result<Vec<File>, String> {
 }
 
 async fn import_append(
-    parts: &Parts,
+    parts: &Components,
     appends: &mut Appends<'_>,
     files: &[File],
     outcome: &mut Outcome,
@@ -169,14 +176,14 @@ async fn import_append(
     let mut events = Vec::with_capacity(files.len());
     for (_, _, path) in files {
         let event = Folder::read_event(path).map_err(|error| error.to_string())?;
-        events.push(event.ok_or_else(|| format!("{}: changed meanwhile", path.display()))?);
+        events.push(event.ok_or_else(|| format!("{}: file changed during the import", path.display()))?);
     }
     let problem = match known(parts, &events)? {
         Known::AllIdentical => {
             outcome.identical = outcome.identical.saturating_add(events.len() as u64);
             return Ok(());
         }
-        Known::Differs => "the log has another event in its place",
+        Known::Differs => "the log has a different event at this position",
         Known::No => match appends.add(&events) {
             Ok(()) => {
                 outcome.imported = outcome.imported.saturating_add(events.len() as u64);
@@ -187,7 +194,7 @@ async fn import_append(
     };
     outcome.conflicts = outcome.conflicts.saturating_add(1);
     let path = files.first().map(|(_, _, path)| path.display().to_string());
-    warn!(file = path, problem, log_ends = appends.position.0, "an append does not fit");
+    warn!(file = path, problem, log_ends = appends.position.0, "append does not continue the log; skipped");
     Ok(())
 }
 
@@ -197,9 +204,9 @@ enum Known {
     No,
 }
 
-fn known(parts: &Parts, events: &[RecordedEvent]) -> Result<Known, String> {
+fn known(parts: &Components, events: &[RecordedEvent]) -> Result<Known, String> {
     let history = parts.store.history();
-    let tip = parts.store.sequencer().tip();
+    let tip = parts.store.tip();
     for event in events {
         if event.position > tip.position {
             return Ok(Known::No);
@@ -212,7 +219,7 @@ fn known(parts: &Parts, events: &[RecordedEvent]) -> Result<Known, String> {
     Ok(Known::AllIdentical)
 }
 
-/// Appends that continue the log, until there are enough for one sync.
+/// Appends that continue the log, collected until there are enough for one sync.
 struct Appends<'a> {
     sequencer: &'a Sequencer,
     position: Position,
@@ -229,17 +236,17 @@ impl Appends<'_> {
         let mut records = Vec::with_capacity(events.len());
         for event in events {
             if event.position != position.next() {
-                return Err("it does not continue the log");
+                return Err("its position does not follow the end of the log");
             }
             let record = record::encode_recorded(event);
             (position, hash) = (event.position, hash.chain(&record));
             if hash != event.hash {
-                return Err("its hash does not continue the log's");
+                return Err("its chain hash does not match");
             }
             records.push(record);
         }
         if events.first().is_none_or(|event| event.append.event_count() != events.len() as u64) {
-            return Err("files of the same append are missing");
+            return Err("other files of the same append are missing");
         }
         (self.position, self.hash) = (position, hash);
         self.ready_bytes += records.iter().map(Bytes::len).sum::<usize>();
@@ -260,27 +267,27 @@ impl Appends<'_> {
         if appends.is_empty() {
             return Ok(());
         }
-        let transaction = AdoptedTransaction { appends, ..AdoptedTransaction::default() };
-        self.sequencer.adopt(vec![transaction]).await.map(|_| ()).map_err(|error| error.to_string())
+        let transaction = RestoredTransaction { appends, ..RestoredTransaction::default() };
+        self.sequencer.restore(vec![transaction]).await.map(|_| ()).map_err(|error| error.to_string())
     }
 }
 
-async fn import_snapshots(parts: &Parts, folder: &Folder, outcome: &mut Outcome) -> Result<(), String> {
+async fn import_snapshots(parts: &Components, folder: &Folder, outcome: &mut Outcome) -> Result<(), String> {
     for path in folder.snapshot_paths().map_err(|error| error.to_string())? {
         let bytes = match read_file(&path) {
             Ok(bytes) => bytes,
             Err(error) => {
-                warn!(file = %path.display(), %error, "can't be read");
+                warn!(file = %path.display(), %error, "file cannot be read");
                 outcome.unreadable = outcome.unreadable.saturating_add(1);
                 continue;
             }
         };
         let Some(snapshot) = format::read_snapshot(&bytes) else {
-            warn!(file = %path.display(), "no snapshot file");
+            warn!(file = %path.display(), "not a snapshot file");
             continue;
         };
         let record = record::encode_snapshot(snapshot);
-        parts.store.sequencer().adopt_snapshot(record).await.map_err(|error| error.to_string())?;
+        parts.store.sequencer().restore_snapshot(record).await.map_err(|error| error.to_string())?;
         outcome.snapshots = outcome.snapshots.saturating_add(1);
     }
     Ok(())

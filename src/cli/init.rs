@@ -1,4 +1,6 @@
-//! `init`: a configuration with every key and its default.
+//! `init`: writes a configuration file with every key, most with their default value.
+//!
+//! An existing file is never overwritten.
 
 use std::{
     fs,
@@ -10,7 +12,7 @@ use std::{
 use super::say;
 use crate::config::SHIPPED;
 
-/// Writes `conf/server.yml` in the folder, and says where.
+/// Writes `conf/server.yml` in `folder` and prints its path.
 pub fn write(folder: &Path) -> ExitCode {
     let path = folder.join("conf/server.yml");
     match write_new(&path) {
@@ -26,8 +28,8 @@ pub fn write(folder: &Path) -> ExitCode {
     }
 }
 
-/// Nothing that is there is overwritten, and it appears whole or not at all. A password may come to stand in it, so it is for
-/// its user alone, as temporary files are.
+/// Writes the file atomically and never overwrites an existing one. Only its owner can read it,
+/// like any temporary file, because it may later contain a password.
 fn write_new(path: &Path) -> io::Result<()> {
     let folder = path.parent().unwrap_or(Path::new("."));
     fs::create_dir_all(folder)?;

@@ -1,7 +1,8 @@
-//! `pending`: the local events that ImmuDB does not have, listed or written out as event files.
+//! `pending`: lists the local events that ImmuDB does not have, or exports them as event files.
 //!
-//! Changes nothing but the folder that it is told to write to. Where ImmuDB can be asked, pending is what
-//! it lacks; where it can't, what lies behind the forwarded position. Event data is never printed.
+//! Changes nothing except the directory of the export. If ImmuDB can be contacted, the pending
+//! events are those that it lacks. Otherwise they are the events after the forwarded position.
+//! Event data is never printed.
 
 use std::{collections::HashSet, io::Write, path::Path};
 
@@ -11,14 +12,14 @@ use tracing::{info, warn};
 use crate::{
     config::Config,
     event::{AggregateId, Position, RecordedEvent, Snapshot, Timestamp, record, time},
-    forwarder::{
+    history::{History, HistoryError},
+    immudb::Session,
+    log::{Cursor, Frame, LogOffset, ReadFrame, StoredRecord, Tip, writer_ids},
+    printable::escaped,
+    replication::{
         comparison::{Comparison, Fit},
         head::Head,
     },
-    history::{History, HistoryError},
-    immudb::Session,
-    log::{Cursor, Frame, Place, ReadFrame, StoredRecord, Tip, writer_ids},
-    printable::escaped,
     server::immudb_settings,
     storage::Storage,
 };
@@ -27,15 +28,17 @@ mod export;
 
 pub(super) use export::write;
 
-/// Whether ImmuDB is asked what it has.
+/// Whether the local log is compared with ImmuDB.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Contact {
     Wanted,
     Offline,
 }
 
+/// Lists the pending events on standard output.
+///
 /// # Errors
-/// The storage can't be used, or standard output is closed.
+/// Returns an error if the storage cannot be used, or if standard output is closed.
 pub async fn list(config: Config, contact: Contact) -> Result<(), String> {
     let storage = Storage::open(&config.event_sourcing, &config.limits).map_err(|error| error.to_string())?;
     let answer = ask(&config, contact, &storage).await;
@@ -53,31 +56,33 @@ pub async fn list(config: Config, contact: Contact) -> Result<(), String> {
     let Counts { events, aggregates, appends, snapshots } = counts;
     writeln!(
         lines,
-        "pending behind position {}: events {events}, aggregates {aggregates}, appends {appends}, \
-         snapshots {snapshots}",
+        "pending after position {}: events {events}, aggregates {aggregates}, appends {appends}, snapshots \
+         {snapshots}",
         pending.behind
     )
     .and_then(|()| lines.flush())
     .map_err(closed)
 }
 
+/// Exports the pending events and snapshots to `folder`.
+///
 /// # Errors
-/// The storage can't be used, or the folder holds something else.
+/// Returns an error if the storage cannot be used, or if the directory contains other files.
 pub async fn export(config: Config, contact: Contact, folder: &Path) -> Result<(), String> {
     let storage = Storage::open(&config.event_sourcing, &config.limits).map_err(|error| error.to_string())?;
     let answer = ask(&config, contact, &storage).await;
     if let Answer::Failed(why) = &answer {
-        warn!(%why, "ImmuDB can't say what it has; exported is what lies behind the forwarded position");
+        warn!(%why, "ImmuDB cannot be compared; exporting the events after the forwarded position");
     }
     let pending = Pending::of(&storage, answer.comparison());
     if pending.is_empty()? {
-        info!(behind = pending.behind.0, "nothing is pending");
+        info!(behind = pending.behind.0, "no pending events");
         return Ok(());
     }
     write(&config, &pending, folder).map(|_| ())
 }
 
-/// Tabs between the fields, for no name can have one.
+/// Writes an event as one line. The fields are separated by tabs, which no escaped name contains.
 fn write_line(lines: &mut impl Write, event: &RecordedEvent) -> std::io::Result<()> {
     let RecordedEvent { event: new, sequence, position, recorded_at, .. } = event;
     let (aggregate, event_type) = (escaped(new.aggregate_id.as_str()), escaped(&new.event_type));
@@ -85,7 +90,8 @@ fn write_line(lines: &mut impl Write, event: &RecordedEvent) -> std::io::Result<
     writeln!(lines, "{position}\t{aggregate}\t{sequence}\t{event_type}\t{at}\t{}", new.id)
 }
 
-/// What ImmuDB has of the local log, if it answers.
+/// Compares the local log with ImmuDB. Returns an error if ImmuDB is not configured or cannot be
+/// compared.
 pub(super) async fn compare(config: &Config, storage: &Storage) -> Result<Comparison, String> {
     let immudb = config.immudb.as_ref().ok_or("the configuration has no section immudb")?;
     let settings = immudb_settings(immudb);
@@ -95,7 +101,7 @@ pub(super) async fn compare(config: &Config, storage: &Storage) -> Result<Compar
     compared.map_err(|error| error.to_string())
 }
 
-/// What came of asking ImmuDB.
+/// The result of the comparison with ImmuDB.
 enum Answer {
     NotConfigured,
     NotAsked,
@@ -125,8 +131,8 @@ impl Answer {
     fn lines(&self, ours: &[uuid::Uuid]) -> Vec<String> {
         match self {
             Self::NotConfigured => vec!["ImmuDB: not configured".to_owned()],
-            Self::NotAsked => vec!["ImmuDB: not asked".to_owned()],
-            Self::Failed(why) => vec![format!("ImmuDB: not known: {why}")],
+            Self::NotAsked => vec!["ImmuDB: not contacted (--offline)".to_owned()],
+            Self::Failed(why) => vec![format!("ImmuDB: comparison failed: {why}")],
             Self::Compared(comparison) => {
                 vec![head_line(comparison.head.as_ref(), ours), fit_line(comparison)]
             }
@@ -146,28 +152,28 @@ fn head_line(head: Option<&Head>, ours: &[uuid::Uuid]) -> String {
 
 fn fit_line(Comparison { common, fit, .. }: &Comparison) -> String {
     let then = match fit {
-        Fit::Empty => "it is empty",
-        Fit::HeadMissing => "it has events, and nothing says whose",
-        Fit::Behind => "it can take what follows",
-        Fit::Whole => "that is all",
-        Fit::Diverged => "it has other events behind that",
+        Fit::Empty => "the database is empty",
+        Fit::HeadMissing => "the database has events, but no log:head",
+        Fit::Behind => "later local events can be replicated",
+        Fit::Whole => "all local events are replicated",
+        Fit::Diverged => "the database continues with different events",
     };
-    format!("ImmuDB: has the local events up to position {common}; {then}")
+    format!("ImmuDB: same history up to position {common}; {then}")
 }
 
 /// The local events and snapshots that ImmuDB does not have.
 pub(super) struct Pending {
     history: History,
     tip: Tip,
-    /// ImmuDB has the events up to here.
+    /// ImmuDB has the events up to this position.
     pub behind: Position,
-    /// It has the snapshots up to this one.
+    /// ImmuDB has the snapshots up to this number.
     snapshots: u64,
-    /// It has the events up to here, according to the log's own notes.
+    /// The forwarded position recorded in the local log.
     forwarded: Position,
 }
 
-/// How many there are.
+/// Numbers of pending events and snapshots.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub(super) struct Counts {
     pub events: u64,
@@ -176,14 +182,15 @@ pub(super) struct Counts {
     pub snapshots: u64,
 }
 
-/// One of them, and its bytes as they are stored.
+/// A pending event or snapshot, with its record as stored.
 pub(super) enum Found {
     Event { event: RecordedEvent, record: Bytes },
     Snapshot { snapshot: Snapshot, record: Bytes },
 }
 
 impl Pending {
-    /// An ImmuDB that was put back lacks what the notes say that it has, and with the events the snapshots.
+    /// Determines what is pending. If ImmuDB was restored from a backup, it may lack events before
+    /// the forwarded position. Then it may lack snapshots as well, so all of them count as pending.
     pub fn of(storage: &Storage, comparison: Option<&Comparison>) -> Self {
         let known = storage.index.complete().forwarded;
         let tip = storage.log.tip();
@@ -197,7 +204,8 @@ impl Pending {
         Ok(self.walk(|_| Ok(()))? == Counts::default())
     }
 
-    /// Everything that is pending, in the order of the log; of an aggregate's snapshots only the newest.
+    /// Passes every pending event and snapshot to `each`, in the order of the log, and counts them.
+    /// Only the newest snapshot of each aggregate is pending.
     pub fn walk(&self, mut each: impl FnMut(Found) -> Result<(), String>) -> Result<Counts, String> {
         let (mut counts, mut aggregates) = (Counts::default(), HashSet::<AggregateId>::new());
         let mut cursor =
@@ -220,8 +228,10 @@ impl Pending {
         Ok(Counts { aggregates: aggregates.len() as u64, ..counts })
     }
 
-    /// Snapshots that ImmuDB may lack can lie before an event that it is known to have only by now.
-    fn start(&self) -> Result<Place, HistoryError> {
+    /// Returns the offset at which the walk starts. ImmuDB may have more events than the forwarded
+    /// position says. It may still lack snapshots between the two, so the walk starts at the
+    /// smaller position.
+    fn start(&self) -> Result<LogOffset, HistoryError> {
         Ok(self.history.locate(self.behind.min(self.forwarded), self.tip)?.append_end)
     }
 

@@ -1,5 +1,8 @@
-//! Who may read the files of the service: its user, and its group where the configuration says so. And whether its user
-//! may.
+//! The permissions of the service's files: whether other users can access them, and whether the
+//! service can.
+//!
+//! New files are accessible to the user of the service only, and to its group if so configured.
+//! Existing files are checked but never changed; each problem comes with a command that fixes it.
 
 use std::{
     fs,
@@ -17,36 +20,33 @@ use crate::{config::Config, world::read_models::all_files};
 
 const GROUP_AND_OTHERS: u32 = 0o077;
 const OTHERS: u32 = 0o007;
-/// To enter a folder.
+/// The permission to enter a directory.
 const SEARCH: u32 = 0o011;
 
-/// Files and folders that this process makes from now on have 0600 and 0700, or 0640 and 0750, whatever its umask was.
+/// Sets the umask, whatever it was, so that files and directories that this process creates from
+/// now on have modes 0600 and 0700, or 0640 and 0750.
 pub fn restrict(config: &Config) {
-    let masked = match config.server.group_readable {
-        true => Mode::RWXO | Mode::WGRP,
-        false => Mode::RWXO | Mode::RWXG,
-    };
+    let masked = if config.server.group_readable { Mode::RWXO | Mode::WGRP } else { Mode::RWXO | Mode::RWXG };
     umask(masked);
 }
 
-/// What lies at a configured path, and more may read than should.
+/// A file or directory at a configured path that other users can access but should not.
 #[derive(Debug)]
 pub struct TooWide {
     pub key: &'static str,
     pub path: PathBuf,
-    /// Mends it, and all other files of that key.
+    /// Fixes this and all other files of the key.
     pub command: String,
 }
 
-/// What lies there from before: made by another program, or by an earlier version of this one.
+/// Finds existing files and directories that other users can access: created by another program, or
+/// by an earlier version of this one.
 pub fn too_wide(config: &Config) -> Vec<TooWide> {
-    let (not_allowed, who) = match config.server.group_readable {
-        true => (OTHERS, "o-rwx"),
-        false => (GROUP_AND_OTHERS, "go-rwx"),
-    };
+    let (not_allowed, who) =
+        if config.server.group_readable { (OTHERS, "o-rwx") } else { (GROUP_AND_OTHERS, "go-rwx") };
     let is_open = |path: &PathBuf| is_open_to(path, not_allowed);
     let found = config.paths().into_iter().filter_map(|(key, path)| {
-        // A database has files beside its own; a folder has none.
+        // A database has other files next to it; a directory does not.
         let open: Vec<PathBuf> =
             all_files(path).filter_map(|path| fs::canonicalize(path).ok()).filter(is_open).collect();
         let command = open.iter().map(|path| quoted(path)).collect::<Vec<_>>().join(" ");
@@ -56,31 +56,35 @@ pub fn too_wide(config: &Config) -> Vec<TooWide> {
     found.collect()
 }
 
-/// Whether those that `not_allowed` stands for may do anything there, and get there at all.
+/// Returns whether the users that `not_allowed` stands for have any permission on the path and can
+/// reach it at all.
 fn is_open_to(path: &Path, not_allowed: u32) -> bool {
     let mode = |path: &Path| fs::metadata(path).map_or(0, |metadata| metadata.mode());
     let mut around = path.ancestors().skip(1);
     mode(path) & not_allowed != 0 && around.all(|folder| mode(folder) & not_allowed & SEARCH != 0)
 }
 
-/// What this process may not use at a configured path: somebody else's, as a copy made by another user is.
+/// A file or directory at a configured path that this process may not use, because it belongs to
+/// another user, such as a copy made by that user.
 #[derive(Debug)]
 pub struct OutOfReach {
     pub key: &'static str,
     pub path: PathBuf,
-    /// Whose it is, and who we are.
+    /// The user that owns it.
     pub owner: u32,
+    /// The user that this process runs as.
     pub user: u32,
-    /// Mends it.
+    /// Fixes it.
     pub command: String,
 }
 
-/// The first of each configured path.
+/// Finds the first unusable file or directory of each configured path.
 pub fn out_of_reach(config: &Config) -> Vec<OutOfReach> {
     let (user, group) = (geteuid().as_raw(), getegid().as_raw());
     let found = config.paths().into_iter().filter_map(|(key, configured)| {
         let (path, owner) = not_usable(configured, &is_usable)?;
-        // All of what is configured, unless even the way there is barred.
+        // Fix the whole configured path, unless a parent directory is unusable: then fix that
+        // directory.
         let all = if configured.starts_with(&path) { path.as_path() } else { configured };
         let command = format!("chown -R {user}:{group} {}", quoted(all));
         Some(OutOfReach { key, path, owner, user, command })
@@ -88,7 +92,8 @@ pub fn out_of_reach(config: &Config) -> Vec<OutOfReach> {
     found.collect()
 }
 
-/// What is there of the path, or what is in it, and can't be used, with its owner.
+/// Finds what cannot be used, with its owner: the path or its nearest existing parent, or an entry
+/// in the directory.
 fn not_usable(path: &Path, is_usable: &impl Fn(&Path, bool) -> bool) -> Option<(PathBuf, u32)> {
     const LOOKED_AT_MAX: usize = 1000;
     let whose = |path: &Path| {
@@ -105,13 +110,14 @@ fn not_usable(path: &Path, is_usable: &impl Fn(&Path, bool) -> bool) -> Option<(
     inside?.take(LOOKED_AT_MAX).flatten().find_map(|entry| whose(&entry.path()))
 }
 
-/// Also where it is whole, but on a read-only file system: that is no question of owners.
+/// Returns whether this process may use the path. A path on a read-only file system counts as
+/// usable, because ownership is not the problem there.
 fn is_usable(path: &Path, is_folder: bool) -> bool {
     let search = if is_folder { Access::EXEC_OK } else { Access::empty() };
     access(path, Access::READ_OK | Access::WRITE_OK | search) != Err(Errno::ACCESS)
 }
 
-/// As a shell takes it.
+/// Quotes a path for a shell.
 fn quoted(path: &Path) -> String {
     let path = path.display().to_string();
     let is_plain = |c: char| c.is_ascii_alphanumeric() || "/._-".contains(c);
@@ -158,7 +164,7 @@ mod tests {
         assert_eq!(barred(Path::new("/elsewhere")), None);
         assert_eq!(barred(&log), Some((log.clone(), owner)));
         assert_eq!(barred(&segment), Some((segment.clone(), owner)));
-        // What is not there yet is made in what is.
+        // A missing directory would be created in its nearest existing parent.
         fs::remove_dir_all(&log).unwrap();
         assert_eq!(barred(&storage), Some((storage.clone(), owner)));
         assert!(is_usable(&storage, true));

@@ -1,8 +1,9 @@
-//! `repair`: checks the whole local log, and writes it anew where it is damaged.
+//! `repair`: checks the whole local log and, if it is damaged, replaces it with a repaired copy.
 //!
-//! Every frame that is whole and continues the history before it is taken as it is. A gap is filled from
-//! ImmuDB and the event files, if what they have leads to just the hash that the next whole frame
-//! continues. Nothing that was stored is given up unless a person says so. The damaged log is kept.
+//! Every undamaged frame that continues the history before it is kept. A gap is filled from ImmuDB
+//! and the event files, but only if their events lead to exactly the chain hash that the next
+//! undamaged frame continues from. No stored event is discarded unless the operator accepts the
+//! loss. The damaged log is kept.
 
 use std::{
     fs, io,
@@ -18,7 +19,7 @@ use crate::{
     event::{Hash, Position, record},
     index::{self, Found, Seen},
     log::{
-        Access, Damaged, FolderOwner, Frame, Lock, Log, LogId, OwnerFile, Place, ReadFrame, Salvage, Tip,
+        Access, Damaged, FolderOwner, Frame, Lock, Log, LogId, LogOffset, OwnerFile, ReadFrame, Salvage, Tip,
         recover, segment_numbers, writer_ids,
     },
     storage::INDEX_PATH,
@@ -32,15 +33,18 @@ use run::{Numbers, Run};
 use snapshots::Snapshots;
 use sources::Sources;
 
-/// What happens where the missing events are nowhere.
+/// What to do if missing events cannot be recovered from anywhere.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Loss {
     Refused,
     Accepted,
 }
 
+/// Checks the local log and repairs it if it is damaged.
+///
 /// # Errors
-/// The log can't be read, or what it lacks is nowhere.
+/// Returns an error if the log cannot be read or replaced, or if events would be lost and `loss`
+/// does not allow it.
 pub async fn run(config: Config, loss: Loss) -> Result<(), String> {
     let folder = config.event_sourcing.log_path.clone();
     let _lock = Lock::take(&folder, Access::ReadWrite).map_err(|error| error.to_string())?;
@@ -48,7 +52,7 @@ pub async fn run(config: Config, loss: Loss) -> Result<(), String> {
     let _index = FolderOwner::claim(&config.event_sourcing.index_path, OwnerFile::Within, log_id, INDEX_PATH)
         .map_err(|error| error.to_string())?;
     let known = known_end(&config);
-    if recover(&folder, known.map(|known| known.end).filter(|end| *end > Place::START)).is_ok() {
+    if recover(&folder, known.map(|known| known.end).filter(|end| *end > LogOffset::START)).is_ok() {
         info!("what a start would cut off is cut off");
     }
     let (draft, mended) = (folder.with_extension("draft"), folder.with_extension("mended"));
@@ -56,7 +60,7 @@ pub async fn run(config: Config, loss: Loss) -> Result<(), String> {
         fs::remove_dir_all(&draft).map_err(|error| format!("{}: {error}", draft.display()))?;
     }
     if mended.exists() {
-        // Of a run that ended between two steps: the damaged log, or a mended one.
+        // Left by an interrupted run: either the damaged log or a repaired one.
         keep(&folder, &mended)?;
     }
     let mut repair = Repair {
@@ -89,15 +93,15 @@ pub async fn run(config: Config, loss: Loss) -> Result<(), String> {
     log.close().map_err(|error| error.to_string())?;
     if damages == 0 {
         fs::remove_dir_all(&draft).map_err(|error| error.to_string())?;
-        info!(position, segments = last, "the local log is whole; nothing was changed");
+        info!(position, segments = last, "the local log is undamaged; nothing was changed");
         return Ok(());
     }
     let kept = swap(&folder, &draft, &mended, &config.event_sourcing.index_path)?;
     let GivenUp { frames, events, snapshots } = given_up;
     if frames > 0 {
-        warn!(frames, events, snapshots, "whole frames were passed over; each is named above");
+        warn!(frames, events, snapshots, "undamaged frames were discarded; see the warnings above");
     }
-    info!(position, filled, kept = %kept.display(), "the local log was mended; the damaged one is kept");
+    info!(position, filled, kept = %kept.display(), "the local log was repaired; the damaged log is kept");
     Ok(())
 }
 
@@ -106,12 +110,13 @@ fn new_log(folder: &Path, segment_bytes_max: u64) -> Result<Log, String> {
     Ok(Log::new(recovered, Tip::START, segment_bytes_max))
 }
 
-/// How far the index had the log: all of that was synced once.
+/// Returns how far the index has seen the log, or `None` if that is unknown. The log was once
+/// synced at least up to there.
 fn known_end(config: &Config) -> Option<Seen> {
     match Found::look(&config.event_sourcing.index_path) {
         Ok(found) => found.seen(&config.event_sourcing.log_path),
         Err(error) => {
-            warn!(%error, "the index can't tell how far the log went");
+            warn!(%error, "the index cannot be read; the end of the log is unknown");
             None
         }
     }
@@ -120,11 +125,11 @@ fn known_end(config: &Config) -> Option<Seen> {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Flow {
     GoesOn,
-    /// A gap was given up: nothing behind it continues the log.
+    /// The events in a gap were discarded, so nothing after it continues the log.
     Ended,
 }
 
-/// Whole frames that are not in the mended log.
+/// Counts of undamaged frames that are not in the repaired log.
 #[derive(Debug, Default)]
 struct GivenUp {
     frames: u64,
@@ -138,10 +143,11 @@ struct Repair<'a> {
     sources: Sources<'a>,
     snapshots: Snapshots,
     loss: Loss,
-    /// Notes of positions that the log does not reach yet.
+    /// Replication marks for positions that the repaired log has not reached yet.
     marks: Vec<(Position, Bytes)>,
-    /// Damage to what was synced once, that no later append explains: events may have been there.
-    doubt: Option<Place>,
+    /// The start of damage in synced data that no later append accounts for. It may have contained
+    /// events.
+    doubt: Option<LogOffset>,
     damages: u64,
     filled: u64,
     flow: Flow,
@@ -149,7 +155,7 @@ struct Repair<'a> {
 }
 
 impl Repair<'_> {
-    /// Takes over what is whole in one segment, or names it.
+    /// Keeps the undamaged frames of one segment. Logs everything that is damaged or discarded.
     async fn segment(&mut self, number: u32, opened: io::Result<Option<Salvage>>) -> Result<(), String> {
         let salvage = match opened {
             Ok(salvage) => salvage,
@@ -157,14 +163,14 @@ impl Repair<'_> {
             Err(error) => return Err(format!("segment {number}: {error}")),
         };
         let Some(mut salvage) = salvage else {
-            warn!(segment = number, "the segment is missing, or its header is damaged");
+            warn!(segment = number, "segment missing, or its header is damaged");
             self.damages += 1;
-            self.doubt.get_or_insert(Place { segment: number, offset: 0 });
+            self.doubt.get_or_insert(LogOffset { segment: number, offset: 0 });
             return Ok(());
         };
         while let Some(read) = salvage.next() {
             if self.flow == Flow::Ended {
-                self.pass_over(&read, "it lies behind what is given up");
+                self.pass_over(&read, "it follows the discarded events");
                 continue;
             }
             if let Some(damaged) = salvage.take_synced_damage() {
@@ -177,7 +183,7 @@ impl Repair<'_> {
                     self.write_marks()?;
                 }
                 Frame::Snapshot { .. } if self.given_up.events > 0 => {
-                    self.pass_over(&read, "it may be of an append that was passed over");
+                    self.pass_over(&read, "it may belong to a discarded append");
                 }
                 Frame::Snapshot { record, .. } => {
                     self.snapshots.is_whole(&record.bytes);
@@ -196,7 +202,7 @@ impl Repair<'_> {
         Ok(())
     }
 
-    /// Takes over a whole append, after what is missing before it.
+    /// Keeps an undamaged append, after filling the gap before it, if any.
     async fn take(
         &mut self,
         read: &ReadFrame,
@@ -207,15 +213,15 @@ impl Repair<'_> {
         if first > self.numbers.position().next() {
             self.flow = self.fill_or_give_up(first, Some(previous)).await?;
             if self.flow == Flow::Ended {
-                self.pass_over(read, "it lies behind what is given up");
+                self.pass_over(read, "it follows the discarded events");
                 return Ok(());
             }
         }
         let position = self.numbers.position();
         let before = self.numbers.hash();
         let goes_on = match first <= position {
-            true => Err("its positions are in the log already"),
-            false if before != previous => Err("the history before it is another one"),
+            true => Err("its positions are already in the log"),
+            false if before != previous => Err("its chain hash does not match the history before it"),
             false => self.numbers.go_on(records, None),
         };
         match (goes_on, self.loss) {
@@ -229,8 +235,8 @@ impl Repair<'_> {
                 Ok(())
             }
             (Err(why), Loss::Refused) => Err(format!(
-                "segment {}, byte {}: an append of {} events from position {first} on does not continue the log: \
-                 {why}. With --discard-after-damage it is passed over, like all others of this kind",
+                "segment {}, byte {}: an append of {} events at position {first} does not continue the \
+                 log: {why}. With --discard-after-damage this and all similar appends are discarded",
                 read.start.segment,
                 read.start.offset,
                 records.len()
@@ -239,23 +245,23 @@ impl Repair<'_> {
     }
 
     fn pass_over(&mut self, read: &ReadFrame, why: &str) {
-        let Place { segment, offset } = read.start;
+        let LogOffset { segment, offset } = read.start;
         self.given_up.frames += 1;
         match &read.frame {
             Frame::Append { first, records, .. } => {
                 let events = records.len() as u64;
                 self.given_up.events += events;
                 let last = first.0.saturating_add(events).saturating_sub(1);
-                warn!(segment, offset, first = first.0, last, why, "passed over: an append");
+                warn!(segment, offset, first = first.0, last, why, "append discarded");
             }
             Frame::Snapshot { record, .. } => {
                 self.given_up.snapshots += 1;
                 let snapshot = record::decode_snapshot(record.bytes.clone());
                 let aggregate =
                     snapshot.map(|snapshot| snapshot.aggregate_id.to_string()).unwrap_or_default();
-                warn!(segment, offset, %aggregate, why, "passed over: a snapshot");
+                warn!(segment, offset, %aggregate, why, "snapshot discarded");
             }
-            Frame::Mark(_) => warn!(segment, offset, why, "passed over: a note of the forwarded position"),
+            Frame::Mark(_) => warn!(segment, offset, why, "replication mark discarded"),
         }
     }
 
@@ -271,8 +277,8 @@ impl Repair<'_> {
         self.write_marks()
     }
 
-    /// What lies behind the last whole append: as much as the index or a note has seen, and whatever else
-    /// the damage may have hit.
+    /// Recovers the events after the last undamaged append: those that the index or a replication
+    /// mark has seen, and any others that the damage may have destroyed.
     async fn end(&mut self, known: Option<Seen>) -> Result<(), String> {
         let marked = self.marks.iter().map(|(position, _)| *position).max().unwrap_or(Position(0));
         let last = marked.max(known.map_or(Position(0), |known| known.position));
@@ -286,21 +292,22 @@ impl Repair<'_> {
         Ok(())
     }
 
-    /// Nobody knows how many events the damaged end had: takes what can be had, and a person's word.
-    async fn go_beyond(&mut self, damaged: Place) -> Result<(), String> {
+    /// Recovers what it can of a damaged end of the log. Because the number of events in it is
+    /// unknown, the operator must accept that more events may be lost.
+    async fn go_beyond(&mut self, damaged: LogOffset) -> Result<(), String> {
         self.damages += 1;
         let before = self.numbers.position();
         let run = self.search(Position(u64::MAX)).await;
         self.take_run(run)?;
-        let (found, Place { segment, offset }) = (self.numbers.position(), damaged);
+        let (found, LogOffset { segment, offset }) = (self.numbers.position(), damaged);
         if self.loss == Loss::Accepted {
-            warn!(segment, offset, position = found.0, "whatever else was at the end is given up");
+            warn!(segment, offset, position = found.0, "anything else at the end of the log is discarded");
             return Ok(());
         }
         Err(format!(
-            "the end of the log is damaged from segment {segment}, byte {offset} on; behind position {before} \
-             ImmuDB and the event files have events up to {found}, and nothing tells whether there were more. \
-             With --discard-after-damage the log is mended with these, and ends there"
+            "the end of the log is damaged from segment {segment}, byte {offset}: ImmuDB and the event \
+             files have the events after position {before} up to {found}, but there may have been more. \
+             With --discard-after-damage the log is repaired up to there"
         ))
     }
 
@@ -311,27 +318,30 @@ impl Repair<'_> {
         let run = self.search(until).await;
         let found = run.numbers.position();
         let why = match leads_to {
-            _ if found.next() != until => format!("found only up to position {found}"),
-            Some(hash) if hash != run.numbers.hash() => "what was found is another history".to_owned(),
+            _ if found.next() != until => format!("events were found only up to position {found}"),
+            Some(hash) if hash != run.numbers.hash() => "the events that were found belong to a different \
+             history"
+                .to_owned(),
             Some(_) | None => {
                 self.take_run(run)?;
                 return Ok(Flow::GoesOn);
             }
         };
         if self.loss == Loss::Accepted {
-            warn!(%missing, %why, "given up, with everything behind what was found");
+            warn!(%missing, %why, "discarding everything after the events that were found");
             if found.next() != until {
                 self.take_run(run)?;
             }
             return Ok(Flow::Ended);
         }
         Err(format!(
-            "{missing} are damaged and can't be had again: {why}. \
-             With --discard-after-damage everything from there on is given up"
+            "{missing} are damaged and cannot be recovered: {why}. With --discard-after-damage everything \
+             from there on is discarded"
         ))
     }
 
-    /// What ImmuDB and the event files have of the history from here on, without a gap.
+    /// Searches ImmuDB and the event files for the appends that continue the history, up to `until`
+    /// (exclusive) and without a gap.
     async fn search(&mut self, until: Position) -> Run {
         let mut run = Run::behind(&self.numbers);
         let records = self.sources.in_immudb(run.numbers.position(), until).await;
@@ -356,7 +366,7 @@ impl Repair<'_> {
         Ok(())
     }
 
-    /// A note of a position is written once the log reaches that.
+    /// Writes the replication marks whose positions the repaired log has reached.
     fn write_marks(&mut self) -> Result<(), String> {
         let reached = self.numbers.position();
         let (ready, waiting) =
@@ -376,8 +386,8 @@ impl Repair<'_> {
     }
 }
 
-/// Puts the mended log in the place of the damaged one, in one step: at no time is there no log, or an index
-/// of another one beside it that would be believed. The damaged one is kept.
+/// Atomically exchanges the damaged log for the repaired one, and keeps the damaged one. At no time
+/// is there no log, or a log next to another log's index that a start would trust.
 fn swap(folder: &Path, draft: &Path, mended: &Path, index_path: &Path) -> Result<PathBuf, String> {
     let problem = |error: std::io::Error| error.to_string();
     writer_ids::copy(folder, draft).map_err(problem)?;
@@ -386,21 +396,21 @@ fn swap(folder: &Path, draft: &Path, mended: &Path, index_path: &Path) -> Result
     }
     fs::rename(draft, mended).map_err(problem)?;
     sync_parent(folder)?;
-    renameat_with(CWD, mended, CWD, folder, RenameFlags::EXCHANGE).map_err(|error| {
-        format!("{} and {} can't change places: {error}", mended.display(), folder.display())
-    })?;
+    renameat_with(CWD, mended, CWD, folder, RenameFlags::EXCHANGE)
+        .map_err(|error| format!("cannot exchange {} and {}: {error}", mended.display(), folder.display()))?;
     sync_parent(folder)?;
-    // Whatever ends the process before this: an index that had seen more stays in the way of the start.
+    // If the process ends before this, a start refuses to use an index that has seen more than the
+    // log contains.
     index::remove(index_path).map_err(problem)?;
     keep(folder, mended)
 }
 
-/// Gives a log that is not in use any more a name under which nobody touches it.
+/// Renames a log that is no longer in use, so that no later run touches it.
 fn keep(folder: &Path, log: &Path) -> Result<PathBuf, String> {
     let kept = (1u32..)
         .map(|number| folder.with_extension(format!("damaged-{number}")))
         .find(|path| !path.exists())
-        .ok_or("no name is left for the damaged log")?;
+        .ok_or("no free name for the damaged log")?;
     fs::rename(log, &kept).map_err(|error| error.to_string())?;
     sync_parent(folder)?;
     Ok(kept)

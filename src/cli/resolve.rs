@@ -1,5 +1,6 @@
-//! `resolve`: what a person decides where the service must not. One choice a call, each logged, and each
-//! with nothing to do when it is asked for again.
+//! `resolve`: decisions that the operator must make, because the service must not.
+//!
+//! Each call makes one decision and logs it. Repeating a call that has succeeded changes nothing.
 
 use std::path::Path;
 
@@ -10,19 +11,21 @@ use crate::{
     config::Config,
     event::{
         Position,
-        record::{self, ForwardedMark},
+        record::{self, ReplicationMark},
     },
-    forwarder::comparison::{Comparison, Fit},
+    replication::comparison::{Comparison, Fit},
     storage::Storage,
     world::remove_read_models_of,
 };
 
 mod aside;
 
-/// Notes that ImmuDB has only what its head says. The next start sends it the rest again.
+/// Records that ImmuDB has only the events up to its head, so that the next start replicates the
+/// rest again.
 ///
 /// # Errors
-/// ImmuDB can't be asked, has another history, or lacks nothing; or the storage can't be used.
+/// Returns an error if ImmuDB cannot be contacted, has a different history or lacks nothing, or if
+/// the storage cannot be used.
 pub async fn resend(config: Config) -> Result<(), String> {
     let mut storage =
         Storage::open(&config.event_sourcing, &config.limits).map_err(|error| error.to_string())?;
@@ -32,8 +35,8 @@ pub async fn resend(config: Config) -> Result<(), String> {
         Fit::HeadMissing => return Err(HEAD_MISSING.to_owned()),
         Fit::Diverged => {
             return Err(format!(
-                "the database has another history than the local log behind position {position}; \
-                 --give-up-pending --export DIR gives the local events behind it up"
+                "the histories differ after position {position}; use --give-up-pending --export DIR to \
+                 export and discard the local events after it"
             ));
         }
     }
@@ -41,38 +44,44 @@ pub async fn resend(config: Config) -> Result<(), String> {
     let tip = storage.log.tip();
     if position >= known.position {
         return Err(format!(
-            "there is nothing to do: ImmuDB lacks nothing that it had (position {})",
+            "nothing to do: ImmuDB still has everything that was replicated (position {})",
             known.position
         ));
     }
-    let mark = ForwardedMark { position, snapshots: 0, immudb_tx: 0 };
+    let mark = ReplicationMark { position, snapshots: 0, immudb_tx: 0 };
     let mut group = storage.log.begin().map_err(|error| error.to_string())?;
     group.mark(&record::encode_mark(mark));
     storage.log.write(group).map_err(|error| error.to_string())?;
     storage.log.close().map_err(|error| error.to_string())?;
-    info!(from = position.next().0, to = tip.position.0, "will be sent again at the next start");
+    info!(
+        from = position.next().0,
+        to = tip.position.0,
+        "events are pending again; the next start replicates them"
+    );
     Ok(())
 }
 
 async fn compare(config: &Config, storage: &Storage) -> Result<Comparison, String> {
-    pending::compare(config, storage).await.map_err(|why| format!("ImmuDB has to be asked first: {why}"))
+    pending::compare(config, storage).await.map_err(|why| format!("ImmuDB must be reachable: {why}"))
 }
 
-const HEAD_MISSING: &str = "the database has events, but no log:head: use a new database name";
+const HEAD_MISSING: &str = "the database has events but no log:head; configure a new database name";
 
-/// Exports the local events that don't fit ImmuDB's history, and puts the local log aside. The next start
-/// that may write copies that history.
+/// Exports the local events that do not fit ImmuDB's history, and renames the local log. The next
+/// start that may write restores that history.
 ///
-/// Whatever ends it halfway, the log is there until the export is durable, and every state in between can
-/// be started, or be gone on from by the same call.
+/// At whatever point this is interrupted, the local log exists until the export is durable. In
+/// every intermediate state the service can be started, or the same call can be repeated to
+/// continue.
 ///
 /// # Errors
-/// ImmuDB can't be asked, the local events fit, or there are none; or a folder can't be used.
+/// Returns an error if ImmuDB cannot be contacted, if the local events fit its history, if there
+/// are none, or if a directory cannot be used.
 pub async fn give_up(config: Config, export: &Path) -> Result<(), String> {
     let storage = Storage::open(&config.event_sourcing, &config.limits).map_err(|error| error.to_string())?;
     let last = storage.log.tip().position;
     if last == Position(0) {
-        return Err("there is nothing to do: the local log is empty".to_owned());
+        return Err("nothing to do: the local log is empty".to_owned());
     }
     let comparison = compare(&config, &storage).await?;
     if let Some(why) = refusal(&comparison, storage.index.complete().forwarded.position) {
@@ -83,13 +92,14 @@ pub async fn give_up(config: Config, export: &Path) -> Result<(), String> {
     drop(pending);
     let Storage { lock, log, index, log_id, .. } = storage;
     drop((log, index));
-    // They are made from the log, and the next one is another.
+    // The read models are derived from this log, and the next log will be a different one.
     let path = &config.world.read_models_path;
     if let Err(error) = remove_read_models_of(path, log_id.map(|id| id.to_string()).as_deref()) {
-        warn!(%error, path = %path.display(), "delete the read models before the next start");
+        warn!(%error, path = %path.display(), "read models cannot be deleted; delete them before the next \
+         start");
     }
     let kept = aside::put(&config.event_sourcing)?;
-    // It went with the log, which nobody else could open before it had its new name.
+    // The lock moved with the log. It kept other processes from opening the log before the rename.
     drop(lock);
     info!(
         common = comparison.common.0,
@@ -101,23 +111,21 @@ pub async fn give_up(config: Config, export: &Path) -> Result<(), String> {
     Ok(())
 }
 
-/// Why nothing has to be given up.
+/// Returns the reason why there is nothing to discard, or `None` if the histories have diverged.
 fn refusal(comparison: &Comparison, forwarded: Position) -> Option<String> {
     let common = comparison.common;
     match comparison.fit {
         Fit::Diverged => None,
         Fit::HeadMissing => Some(HEAD_MISSING.to_owned()),
-        Fit::Whole => {
-            Some(format!("there is nothing to do: ImmuDB has all local events (position {common})"))
-        }
+        Fit::Whole => Some(format!("nothing to do: ImmuDB has all local events (position {common})")),
         Fit::Empty | Fit::Behind if common < forwarded => Some(format!(
-            "nothing has to be given up: ImmuDB lacks events that it had (behind position {common}), and can \
-             take them again: `resolve --resend`"
+            "nothing to discard: ImmuDB lost events after position {common}; replicate them again with \
+             `resolve --resend`"
         )),
         Fit::Empty | Fit::Behind => Some(format!(
-            "nothing has to be given up: the local events fit ImmuDB's history (behind position {common}); \
-             the service forwards them once it may write: `serve`, or `serve --take-over` if another writer \
-             has the database and is gone for good"
+            "nothing to discard: the local events continue ImmuDB's history after position {common}. The \
+             service replicates them when it can write: run `serve`, or `serve --take-over` if another \
+             writer has the database and is gone permanently"
         )),
     }
 }

@@ -1,4 +1,7 @@
-//! `serve`: runs the service until a signal ends it, and reads what may change meanwhile again at SIGHUP.
+//! `serve`: runs the service until a signal ends it.
+//!
+//! The first such signal stops the service cleanly, the second at once. SIGHUP reopens the log file
+//! and reloads the part of the configuration that can change while the service runs.
 
 use std::{
     path::Path,
@@ -27,10 +30,11 @@ use crate::{
     telemetry,
 };
 
-/// So long a thread for reads stays without one.
+/// How long a blocking thread is kept while it is idle.
 const BLOCKING_KEPT: Duration = Duration::from_secs(1);
-/// More than there are places for work that waits for the disk. A thread that has just given its place back is not free yet:
-/// without this, the next piece of work would begin another.
+/// More than the number of permits for work that waits for the disk. A thread that has just
+/// released its permit is not idle yet, so without this limit the next piece of work would start
+/// another thread.
 const BLOCKING_MAX: usize = 80;
 
 pub fn serve(loaded: Loaded, options: Options) -> ExitCode {
@@ -51,12 +55,14 @@ pub fn serve(loaded: Loaded, options: Options) -> ExitCode {
     }
     for OutOfReach { key, path, owner, user, command } in permissions::out_of_reach(&loaded.config) {
         let path = path.display();
-        warn!(key, %path, owner, user, "it belongs to another user, and this one can't use it; to mend it: {command}");
+        warn!(key, %path, owner, user, "path belongs to another user and cannot be used; to fix this, run: \
+         {command}");
     }
     for TooWide { key, path, command } in permissions::too_wide(&loaded.config) {
-        warn!(key, path = %path.display(), "other users can read what is there; to mend it: {command}");
+        warn!(key, path = %path.display(), "path is readable by other users; to fix this, run: {command}");
     }
-    // Threads for reads end soon after a crowd of them: the next ones would keep all of them alive.
+    // Blocking threads end soon after a burst of reads. With a longer idle time, later reads would
+    // keep all of them alive.
     let runtime = runtime::Builder::new_multi_thread()
         .enable_all()
         .thread_keep_alive(BLOCKING_KEPT)
@@ -65,7 +71,7 @@ pub fn serve(loaded: Loaded, options: Options) -> ExitCode {
     let runtime = match runtime {
         Ok(runtime) => runtime,
         Err(error) => {
-            error!(%error, "no runtime");
+            error!(%error, "cannot start the async runtime");
             return ExitCode::FAILURE;
         }
     };
@@ -73,7 +79,7 @@ pub fn serve(loaded: Loaded, options: Options) -> ExitCode {
     let reload = Reload { file: &file, in_force: loaded.config.clone(), guard: &guard };
     let options = Options { config_file: file.clone(), ..options };
     let ended = runtime.block_on(until_signalled(loaded.config, options, &reload));
-    // Whatever still runs after a second signal is left behind.
+    // Work that is still running after a second signal is abandoned.
     runtime.shutdown_background();
     match ended {
         Ok(()) => ExitCode::SUCCESS,
@@ -85,12 +91,12 @@ pub fn serve(loaded: Loaded, options: Options) -> ExitCode {
 }
 
 async fn until_signalled(config: Config, options: Options, reload: &Reload<'_>) -> Result<(), String> {
-    let mut signals = Signals::new().map_err(|error| format!("signals can't be handled: {error}"))?;
+    let mut signals = Signals::new().map_err(|error| format!("cannot install signal handlers: {error}"))?;
     let listen = config.server.listen;
     let listener = TcpListener::bind(listen).await.map_err(|error| not_bound(listen, &error))?;
     let (first, second) = tokio::sync::oneshot::channel::<()>();
     let served = server::run(config, options, listener, async {
-        // Without a sender nobody can ask for the end, which is not meant.
+        // A dropped sender is not a request to shut down.
         if second.await.is_err() {
             std::future::pending().await
         }
@@ -103,22 +109,22 @@ async fn until_signalled(config: Config, options: Options, reload: &Reload<'_>) 
     let _ = first.send(());
     tokio::select! {
         ended = &mut served => ended.map_err(|error| error.to_string()),
-        signal = signals.end(reload) => Err(format!("left at once at a second signal ({signal})")),
+        signal = signals.end(reload) => Err(format!("exiting immediately after a second signal ({signal})")),
     }
 }
 
 fn not_bound(listen: std::net::SocketAddr, error: &std::io::Error) -> String {
     use std::io::ErrorKind;
     let hint = match error.kind() {
-        ErrorKind::AddrInUse => "; another process, maybe another event store, listens there",
+        ErrorKind::AddrInUse => "; another process (another event store?) is using this address",
         ErrorKind::AddrNotAvailable => "; this machine has no such address",
-        ErrorKind::PermissionDenied => "; this user may not take that port",
+        ErrorKind::PermissionDenied => "; this user is not allowed to bind to this port",
         _ => "",
     };
     format!("server.listen ({listen}): {error}{hint}")
 }
 
-/// Signals that end a process that does not handle them.
+/// Signals that terminate a process that does not handle them.
 const ENDING: &[(&str, Number)] = &[
     ("SIGTERM", Number::TERM),
     ("SIGINT", Number::INT),
@@ -136,15 +142,18 @@ const ENDING: &[(&str, Number)] = &[
     ("SIGXCPU", Number::XCPU),
 ];
 
-/// The real-time signals, of which the first two are the threads' own. All of them would kill. Where there are none, handling
-/// them is refused.
+/// The real-time signals, except the first two, which the C library uses for its threads.
+/// Unhandled, each of them terminates the process. Installing a handler fails on systems without
+/// them.
 const REAL_TIME: std::ops::RangeInclusive<i32> = 34..=64;
 
-/// All of them are handled: a process that is killed does not release the head, and another writer starts fenced.
+/// Handles all signals that would terminate the process: a killed process does not release the
+/// head, and another writer then starts fenced.
 struct Signals {
     ending: Vec<(&'static str, Signal)>,
     hangup: Signal,
-    /// A file has reached the size that this process may write. The write fails, too, and says so.
+    /// A file has reached the size limit of this process. No action is needed, because the write
+    /// fails as well and reports the error.
     _file_size: Signal,
 }
 
@@ -153,13 +162,14 @@ impl Signals {
         let handle = |number: Number| signal(SignalKind::from_raw(number.as_raw()));
         let ending = ENDING.iter().map(|(name, number)| Ok((*name, handle(*number)?)));
         let mut ending = ending.collect::<std::io::Result<Vec<_>>>()?;
-        // The C library may keep another for itself.
+        // The C library may reserve another one.
         let real_time = REAL_TIME.filter_map(|number| signal(SignalKind::from_raw(number)).ok());
         ending.extend(real_time.map(|signal| ("a real-time signal", signal)));
         Ok(Self { ending, hangup: handle(Number::HUP)?, _file_size: handle(Number::XFSZ)? })
     }
 
-    /// The next signal that asks for the end. What may change meanwhile is read again at each SIGHUP.
+    /// Waits for the next signal that ends the service and returns its name. Meanwhile, reloads the
+    /// configuration at each SIGHUP.
     async fn end(&mut self, reload: &Reload<'_>) -> &'static str {
         loop {
             let ending = std::future::poll_fn(|cx| Self::poll_ending(&mut self.ending, cx));
@@ -180,10 +190,11 @@ impl Signals {
     }
 }
 
-/// What SIGHUP does: the log file is opened again, and `logging.level` is read again.
+/// The action on SIGHUP: reopens the log file and reloads `logging.level`. Other changes to the
+/// configuration are only reported.
 struct Reload<'a> {
     file: &'a Path,
-    /// As the service was started.
+    /// The configuration that the service was started with.
     in_force: Config,
     guard: &'a telemetry::Guard,
 }
@@ -195,21 +206,23 @@ impl Reload<'_> {
             Ok(loaded) => {
                 let level = &loaded.config.logging.level;
                 match self.guard.filter(level) {
-                    Ok(()) => info!(logging.level = level, "SIGHUP: the log file is opened again"),
+                    Ok(()) => info!(
+                        logging.level = level,
+                        "SIGHUP: log file reopened, logging.level \
+                     reloaded"
+                    ),
                     Err(error) => {
-                        error!(%error, "SIGHUP: the log file is opened again, and logging.level stays")
+                        error!(%error, "SIGHUP: log file reopened; logging.level unchanged")
                     }
                 }
                 for key in loaded.config.changes_since(&self.in_force) {
                     if key != "logging.level" {
-                        warn!(key, "the configuration has changed here; it is in force after a restart");
+                        warn!(key, "configuration key changed; restart the service to apply it");
                     }
                 }
             }
             Err(error) => {
-                error!(
-                    "SIGHUP: the log file is opened again, and the configuration stays as it was: {error}"
-                );
+                error!("SIGHUP: log file reopened; configuration not reloaded: {error}");
             }
         }
     }

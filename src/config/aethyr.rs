@@ -1,23 +1,26 @@
-//! What Aethyr's own documents and code call keys and variables that have other names here.
+//! Keys and variables that have different names in Aethyr's own documentation and code.
+//!
+//! They are renamed before the configuration is checked, or ignored, with a warning in both cases.
 
 use serde_yaml::{Mapping, Value};
 
 use super::Warning;
 
-/// In its `conf/server.yml`, and here.
+/// Keys in Aethyr's `conf/server.yml`, with our names for them.
 const KEYS: [(&str, &str); 4] = [
     ("immudb.snapshot_threshold", "event_sourcing.snapshot_threshold"),
     ("immudb.host", "immudb.address"),
     ("immudb.user", "immudb.username"),
     ("immudb.pass", "immudb.password"),
 ];
-/// Its variables, which are read.
+/// Variables of Aethyr that are read, with our names for them.
 const VARIABLES: [(&str, &str); 3] = [
     ("IMMUDB_HOST", "IMMUDB_ADDRESS"),
     ("IMMUDB_USER", "IMMUDB_USERNAME"),
     ("IMMUDB_PASS", "IMMUDB_PASSWORD"),
 ];
-/// Its variables whose names may be any program's, so that they are not read.
+/// Variables of Aethyr that are not read, because their names could belong to any program, with our
+/// names for them.
 const NOT_READ: [(&str, &str); 4] = [
     ("SNAPSHOT_FREQUENCY", "AETHYR_EVENT_SOURCING__SNAPSHOT_THRESHOLD"),
     ("RETRY_ATTEMPTS", "AETHYR_IMMUDB__RETRY_COUNT"),
@@ -25,7 +28,8 @@ const NOT_READ: [(&str, &str); 4] = [
     ("RETRY_MAX_DELAY", "AETHYR_IMMUDB__RETRY_DELAY_MAX"),
 ];
 
-/// Gives the keys of a file their names here. What stands there under both names counts under ours.
+/// Renames Aethyr's keys in a file to ours. If a key is present under both names, ours takes
+/// precedence.
 pub(super) fn rename_keys(file: &mut Mapping) -> Vec<Warning> {
     let mut warnings = Vec::new();
     for (theirs, ours) in KEYS {
@@ -43,7 +47,7 @@ pub(super) fn rename_keys(file: &mut Mapping) -> Vec<Warning> {
         match section {
             Value::Null => *section = Mapping::from_iter([(our_name.into(), value)]).into(),
             Value::Mapping(keys) => _ = keys.entry(our_name.into()).or_insert(value),
-            // The check will find it.
+            // Not a mapping; the check rejects it.
             _ => {}
         }
         warnings.push(Warning::OtherName { name: theirs.to_owned(), instead: ours.to_owned() });
@@ -51,7 +55,8 @@ pub(super) fn rename_keys(file: &mut Mapping) -> Vec<Warning> {
     warnings
 }
 
-/// The same for variables.
+/// Renames Aethyr's variables to ours. If a variable is set under both names, ours takes
+/// precedence.
 pub(super) fn rename_variables(environment: &mut Vec<(String, String)>) -> Vec<Warning> {
     let mut warnings = Vec::new();
     for (theirs, ours) in VARIABLES {
@@ -89,7 +94,8 @@ mod tests {
             "event_sourcing: { enabled: true }\nimmudb: { snapshot_threshold: 7, host: h, user: u, pass: p }";
         let loaded = load_with(yaml, &[]).unwrap();
         assert_eq!(loaded.config.event_sourcing.snapshot_threshold, 7);
-        let ours = "event_sourcing: { enabled: true, snapshot_threshold: 7 }\nimmudb: { address: h, username: u, password: p }";
+        let ours = "event_sourcing: { enabled: true, snapshot_threshold: 7 }\nimmudb: { address: h, \
+         username: u, password: p }";
         assert_eq!(loaded.config, config_of(ours));
         assert_eq!(
             loaded.warnings,
@@ -126,7 +132,7 @@ mod tests {
             loaded.warnings,
             [other("IMMUDB_HOST", "IMMUDB_ADDRESS"), other("IMMUDB_USER", "IMMUDB_USERNAME"), not_read]
         );
-        // An empty one of ours is what `docker compose` makes of one that is not set.
+        // `docker compose` passes an unset variable as an empty one.
         let loaded = load_with("", &[("IMMUDB_HOST", "h"), ("IMMUDB_ADDRESS", "")]).unwrap();
         assert_eq!(loaded.config.immudb.unwrap().address, "h");
     }

@@ -1,11 +1,14 @@
-//! What differs between two configurations, by key.
+//! The differences between two configurations, by key.
+//!
+//! Values are compared but not returned, so no secret is shown.
 
 use serde_yaml::Value;
 
 use super::{Config, keys::KEYS};
 
 impl Config {
-    /// The keys whose values are others than in `before`, and `immudb` where only one has the section.
+    /// Returns the keys whose values differ from those in `before`. If only one of the two
+    /// configurations has the section `immudb`, returns `immudb` instead of its keys.
     pub fn changes_since(&self, before: &Config) -> Vec<&'static str> {
         if self.immudb.is_some() != before.immudb.is_some() {
             let others = KEYS.iter().filter(|key| !key.path.starts_with("immudb."));
@@ -22,7 +25,7 @@ impl Config {
         paths: impl Iterator<Item = &'static str>,
     ) -> impl Iterator<Item = &'static str> {
         let (now, then) = (self.to_value(), before.to_value());
-        // Secrets are written as stars.
+        // Secrets are serialized as stars, so passwords are compared separately.
         let password = |config: &Config| config.immudb.as_ref().map(|immudb| immudb.password.clone());
         let other_password = password(self) != password(before);
         paths.filter(move |path| {

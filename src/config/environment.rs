@@ -1,16 +1,18 @@
-//! What the environment says instead of the file. It is written into the parsed file before that
-//! is checked, so that there is one way of checking.
+//! Overrides from the environment. They are written into the parsed file before it is checked, so
+//! that there is only one check.
 //!
-//! Administrators know the five names of `KNOWN_NAMES`; they change the section `immudb` where there
-//! is one, and only `IMMUDB_ADDRESS` makes one, because that section decides whether there is an
-//! ImmuDB at all.
+//! The keys in `KNOWN_NAMES` have the five variable names that operators know. Variables for the
+//! section `immudb` change an existing section. Only `IMMUDB_ADDRESS` creates it, because that
+//! section decides whether ImmuDB is used at all.
 
 use std::collections::BTreeMap;
 
 use serde_yaml::{Mapping, Value};
 
-use super::keys::{KEYS, Key, REMOVED};
-use super::{ConfigError, Warning};
+use super::{
+    ConfigError, Warning,
+    keys::{KEYS, Key, REMOVED},
+};
 
 mod links;
 
@@ -19,7 +21,7 @@ const KNOWN_NAMES: [&str; 5] = ["address", "port", "username", "password", "data
 
 #[derive(Default)]
 pub(super) struct Overrides {
-    /// Which variable has spoken for which path.
+    /// The variable that set each key, by the path of the key.
     pub variables: BTreeMap<&'static str, String>,
     pub warnings: Vec<Warning>,
 }
@@ -36,7 +38,7 @@ pub(super) fn apply(
     if !mistakable.is_empty() {
         overrides.warnings.push(Warning::Links { variables: mistakable });
     }
-    // The order of the table, in which the address comes before the rest of its section.
+    // In the order of the table, where the address comes before the rest of its section.
     for key in KEYS {
         let variable = variable_of(key);
         let Some(text) = texts.remove(&variable) else {
@@ -51,12 +53,13 @@ pub(super) fn apply(
     Ok(overrides)
 }
 
-/// It would be read, or refused.
+/// Returns whether the variable would be read or rejected if it were not a link.
 fn is_ours(name: &str) -> bool {
     name.starts_with("AETHYR_") || KEYS.iter().any(|key| variable_of(key) == name)
 }
 
-/// The variables that name a key, and an error for those that should and don't.
+/// Returns the variables that name a key. Returns an error for a variable that should name a key
+/// but does not.
 fn recognised(
     environment: impl Iterator<Item = (String, String)>,
 ) -> Result<BTreeMap<String, String>, ConfigError> {
@@ -71,7 +74,7 @@ fn recognised(
             let instead = meant_by(&name);
             return Err(ConfigError::UnknownVariable { name, instead });
         }
-        // An empty one of these is what `docker compose` makes of one that is not set.
+        // `docker compose` passes an unset variable as an empty one.
         let is_unset = text.is_empty() && !name.starts_with("AETHYR_");
         if names_key && !is_unset {
             texts.insert(name, text);
@@ -80,7 +83,8 @@ fn recognised(
     Ok(texts)
 }
 
-/// The variable that names the key that this one misses: by another beginning, or by single underscores.
+/// Returns the variable that was probably meant. It differs only in the prefix or in the number of
+/// underscores.
 fn meant_by(name: &str) -> Option<String> {
     let plain = |name: &str| name.trim_start_matches("AETHYR_").replace("__", "_");
     KEYS.iter().map(variable_of).find(|variable| plain(variable) == plain(name))
@@ -98,7 +102,8 @@ fn variable_at(path: &str) -> String {
     format!("AETHYR_{}", path.replace('.', "__").to_uppercase())
 }
 
-/// False where the section is missing that the environment may not make.
+/// Writes a value into the parsed file. Returns false if its section is missing and must not be
+/// created from the environment.
 fn patch(file: &mut Mapping, key: &Key, text: String) -> bool {
     let Some((section, name)) = key.path.split_once('.') else {
         return false;
@@ -107,7 +112,7 @@ fn patch(file: &mut Mapping, key: &Key, text: String) -> bool {
         return false;
     }
     let section = file.entry(section.into()).or_insert_with(|| Mapping::new().into());
-    // A section that is none stays as it is, for the check to find.
+    // A section that is not a mapping is left as it is, and the check rejects it.
     if let Value::Mapping(keys) = section {
         keys.insert(name.into(), parse(key, text));
     }

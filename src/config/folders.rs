@@ -1,5 +1,7 @@
-//! Files are deleted in some of the configured folders, and others are deleted or renamed whole: none may
-//! lie in another.
+//! The configured directories, and the check that none of them is inside another.
+//!
+//! Files are deleted in some of them, and others are deleted or renamed as a whole. Nested
+//! directories would lose data.
 
 use std::{
     fs,
@@ -9,12 +11,12 @@ use std::{
 use super::{Config, ConfigError};
 
 impl Config {
-    /// Where files of the service lie, with the keys that say so.
+    /// Returns the paths of the service's files with their configuration keys.
     pub fn paths(&self) -> [(&'static str, &PathBuf); 6] {
         folders(self)
     }
 
-    /// Has relative paths start at this folder.
+    /// Resolves relative paths against `start`.
     pub(super) fn start_paths_at(&mut self, start: &Path) {
         let events = &mut self.event_sourcing;
         for path in [
@@ -29,14 +31,15 @@ impl Config {
         }
     }
 
-    /// The key of the configured folder in which `path` lies, if it lies in one.
+    /// Returns the key of the configured directory that is or contains `path`, or `None` if there
+    /// is none.
     pub fn folder_around(&self, path: &Path) -> Option<&'static str> {
         let around = |(_, folder): &(&str, &PathBuf)| real(path).starts_with(real(folder));
         folders(self).into_iter().find(around).map(|(key, _)| key)
     }
 }
 
-/// The file of the read models counts: it is deleted, too.
+/// Includes the file of the read models, because it is deleted as well.
 fn folders(config: &Config) -> [(&'static str, &PathBuf); 6] {
     let events = &config.event_sourcing;
     [
@@ -58,7 +61,7 @@ pub(super) fn check(config: &Config) -> Result<(), ConfigError> {
                     key: inner.into(),
                     variable: None,
                     found: format!("{inner_path:?}"),
-                    expected: format!("a folder outside of {outer}"),
+                    expected: format!("a directory outside {outer}"),
                 });
             }
         }
@@ -66,7 +69,8 @@ pub(super) fn check(config: &Config) -> Result<(), ConfigError> {
     Ok(())
 }
 
-/// The folder itself, whatever way leads to it; it need not be there yet.
+/// Returns the path without symbolic links and `..`, so that it identifies the directory. The
+/// directory need not exist yet.
 fn real(path: &Path) -> PathBuf {
     let path = std::path::absolute(path).unwrap_or_else(|_| path.to_owned());
     if let Ok(real) = fs::canonicalize(&path) {

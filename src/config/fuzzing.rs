@@ -1,14 +1,18 @@
-//! Configurations as the fuzz targets hand them in. See [`crate::fuzzing`].
+//! The fuzz target for configurations. See [`crate::fuzzing`].
+//!
+//! Any input may be rejected, but no output may show a password, and an effective configuration
+//! that is written out must load again.
 #![expect(clippy::expect_used, reason = "a broken promise has to end the run")]
 
 use std::path::Path;
 
 use super::{Config, ConfigError, Loaded, parse, resolve};
 
-/// In the environment of every run, and never to be seen again.
+/// Set in the environment of every run; it must not appear in any output.
 const PASSWORD: &str = "xyzzy-plugh-plover";
 
-/// The text of a file, and behind it variables of the environment as `NAME=value`, with a NUL before each.
+/// Loads a configuration from the text of a file, followed by environment variables in the form
+/// `NAME=value`, each after a NUL.
 pub fn configuration(bytes: &[u8]) {
     let Ok(text) = std::str::from_utf8(bytes) else { return };
     let mut parts = text.split('\0');
@@ -35,7 +39,7 @@ fn of_text(text: &str, environment: Vec<(String, String)>) -> Result<Loaded, Con
     resolve(Some(path), parse(path, text)?, Vec::new(), environment)
 }
 
-/// What is in force, written out and read back, is in force again.
+/// Loads an effective configuration that was written out, and writes it out again.
 fn said_again(redacted: &str) -> String {
     let loaded = of_text(redacted, Vec::new()).expect("what was in force can be read");
     Config::to_yaml_redacted(&loaded.config)

@@ -1,19 +1,18 @@
-//! Every key with the values that it may have, and the check of a parsed file against them.
+//! The table of all keys with their allowed values, and the check of a parsed file against it.
 //!
-//! The check works on the parsed YAML, before it becomes a `Config`: only there are the path and the
-//! value of a fault still known, and a value from the environment is held to the same rules as one
-//! from the file. What it lets pass fits into the sections.
+//! The check works on parsed YAML, before it becomes a `Config`. Only there are the path and the
+//! value of an error still known, and values from the environment follow the same rules as values
+//! from the file. Values that pass the check fit the types of the sections.
 
 use std::fmt;
 use std::net::{Ipv6Addr, SocketAddr};
 
 use serde_yaml::{Mapping, Value};
 
-use super::ConfigError;
-use crate::telemetry;
+use super::{ConfigError, log_filter::log_filter};
 
 pub(super) struct Key {
-    /// Section and name, as in `server.listen`.
+    /// Section and name, such as `server.listen`.
     pub path: &'static str,
     pub kind: Kind,
 }
@@ -37,7 +36,7 @@ pub(super) enum Kind {
 }
 
 const THRESHOLD_MAX: u64 = 1_000_000_000;
-/// As long as a path may be on Linux, where it ends in a NUL.
+/// The longest path on Linux, without the terminating NUL.
 const PATH_BYTES_MAX: usize = 4095;
 const KIB: u64 = 1 << 10;
 const MIB: u64 = 1 << 20;
@@ -81,12 +80,13 @@ pub(super) const KEYS: &[Key] = &[
     key("immudb.fallback_after", seconds(0.05, 60.0)),
     key("immudb.connect_timeout", seconds(0.1, 60.0)),
     key("immudb.request_timeout", seconds(0.1, 600.0)),
-    // ImmuDB ends a session that was silent for 100 seconds.
+    // ImmuDB closes a session after 100 seconds of silence.
     key("immudb.keep_alive", seconds(1.0, 99.0)),
-    // An event is two keys, and every transaction has the head besides.
+    // An event takes two keys, and every transaction also contains the head.
     key("immudb.batch_keys_max", count(3, 1000)),
     key("immudb.batch_bytes_max", bytes(1, 16 * MIB)),
-    // ImmuDB's largest transaction, so that whatever is stored can be read back.
+    // At least the size of ImmuDB's largest transaction, so that everything stored can be read
+    // back.
     key("immudb.response_bytes_max", bytes(32 * MIB, GIB)),
     key("limits.append_events_max", count(1, 500)),
     key("limits.append_bytes_max", bytes(1, 8 * MIB)),
@@ -105,7 +105,7 @@ pub(super) const KEYS: &[Key] = &[
     key("limits.disk_free_min", bytes(0, 1024 * TIB)),
     key("limits.streams_open_max", count(1, 100_000)),
     key("limits.concurrent_calls_max", count(1, 1_000_000)),
-    // One request of the largest size has to fit.
+    // The largest request must fit. That depends on other keys and is checked separately.
     key("limits.call_bytes_max", bytes(64 * MIB, 16 * GIB)),
     key("limits.connections_max", count(1, 1_000_000)),
     key("logging.path", Kind::Folder),
@@ -114,7 +114,7 @@ pub(super) const KEYS: &[Key] = &[
     key("logging.files_max", count(1, 1000)),
 ];
 
-/// Keys of earlier versions, and what there is instead.
+/// Keys of earlier versions, and the keys that replace them.
 pub(super) const REMOVED: &[(&str, &str)] = &[
     ("limits.receiving_bytes_max", "limits.call_bytes_max"),
     ("limits.unread_bytes_max", "limits.call_bytes_max"),
@@ -136,7 +136,7 @@ const fn seconds(min: f64, max: f64) -> Kind {
     Kind::Seconds { min, max }
 }
 
-/// Whether every key is known and every value one that its key may have.
+/// Checks that every key is known and that its value is allowed.
 pub(super) fn check(file: &Mapping) -> Result<(), ConfigError> {
     for (section, keys) in file {
         if section.as_str() == Some("<<") {
@@ -159,9 +159,9 @@ fn check_section(section: &Value, keys: &Value) -> Result<(), ConfigError> {
         return Err(ConfigError::Invalid {
             key: section.into(),
             variable: None,
-            // A password that was moved to the left by mistake may stand here.
+            // Not shown: it may be a password that was indented incorrectly.
             found: shape(keys).into(),
-            expected: "keys with their values".into(),
+            expected: "a mapping of keys to values".into(),
         });
     };
     for (name, value) in keys {
@@ -198,7 +198,7 @@ impl Key {
         let kind = count(1, THRESHOLD_MAX);
         for (name, threshold) in thresholds {
             let Value::String(name) = name else {
-                let expected = "names, in quotes where they look like numbers".into();
+                let expected = "names (quote names that look like numbers)".into();
                 return Err(self.invalid(self.path.into(), name, expected));
             };
             if !kind.accepts(threshold) {
@@ -219,7 +219,7 @@ impl Key {
 }
 
 impl Kind {
-    /// Whether a value from the environment is the text itself, and not YAML.
+    /// Returns whether a value from the environment is taken as text and not parsed as YAML.
     pub(super) fn is_text(&self) -> bool {
         match self {
             Kind::Flag
@@ -255,13 +255,13 @@ impl Kind {
     }
 
     fn accepts_text(&self, text: &str) -> bool {
-        // What was no UTF-8 in the environment.
+        // The value in the environment was not valid UTF-8.
         if text.contains(char::REPLACEMENT_CHARACTER) {
             return false;
         }
         match self {
             Kind::Text => !text.is_empty(),
-            // It comes out of a file that was read with its last line's end.
+            // A trailing newline probably comes from a file that was read without trimming it.
             Kind::Password => !text.is_empty() && !text.ends_with(['\n', '\r']),
             Kind::Folder | Kind::File => (1..=PATH_BYTES_MAX).contains(&text.len()) && !text.contains('\0'),
             Kind::SocketAddress => text.parse::<SocketAddr>().is_ok(),
@@ -269,7 +269,7 @@ impl Kind {
             Kind::Database => is_database(text),
             Kind::Contact => ["never", "empty", "unclean"].contains(&text),
             Kind::RawAppends => ["checked", "refused", "unchecked"].contains(&text),
-            Kind::LogLevel => telemetry::filter(text).is_ok(),
+            Kind::LogLevel => log_filter(text).is_some(),
             Kind::Flag
             | Kind::Count { .. }
             | Kind::Bytes { .. }
@@ -284,24 +284,24 @@ impl fmt::Display for Kind {
         match self {
             Kind::Flag => f.write_str("true or false"),
             Kind::Count { min, max } => write!(f, "a whole number from {min} to {max}"),
-            Kind::Bytes { min, max } => write!(f, "bytes from {min} to {max}"),
-            Kind::Seconds { min, max } => write!(f, "seconds from {min} to {max}"),
-            Kind::Thresholds => f.write_str("names with numbers, as in { Room: 500 }"),
-            Kind::Text => f.write_str("text, in quotes where it looks like something else"),
-            Kind::Password => f.write_str(
-                "text, in quotes where it looks like something else, and without a newline at its end",
-            ),
-            Kind::Folder => write!(f, "the path of a folder, of at most {PATH_BYTES_MAX} bytes"),
-            Kind::File => write!(f, "the path of a file, of at most {PATH_BYTES_MAX} bytes"),
-            Kind::SocketAddress => f.write_str("an IP address and a port, as in 127.0.0.1:50051"),
-            Kind::Host => f.write_str("a host name or an IP address without a port"),
+            Kind::Bytes { min, max } => write!(f, "a number of bytes from {min} to {max}"),
+            Kind::Seconds { min, max } => write!(f, "a number of seconds from {min} to {max}"),
+            Kind::Thresholds => f.write_str("a mapping of names to numbers, for example { Room: 500 }"),
+            Kind::Text => f.write_str("text (quote it if it looks like a number or a flag)"),
+            Kind::Password => {
+                f.write_str("text without a trailing newline (quote it if it looks like a number or a flag)")
+            }
+            Kind::Folder => write!(f, "a directory path of at most {PATH_BYTES_MAX} bytes"),
+            Kind::File => write!(f, "a file path of at most {PATH_BYTES_MAX} bytes"),
+            Kind::SocketAddress => f.write_str("an IP address and port, for example 127.0.0.1:50051"),
+            Kind::Host => f.write_str("a host name or IP address without a port"),
             Kind::Database => {
-                f.write_str("1 to 128 lower-case letters, digits and underscores, not defaultdb or systemdb")
+                f.write_str("1 to 128 lowercase letters, digits and underscores; not defaultdb or systemdb")
             }
             Kind::Contact => f.write_str("never, empty or unclean"),
             Kind::RawAppends => f.write_str("checked, refused or unchecked"),
             Kind::LogLevel => {
-                f.write_str("off, error, warn, info, debug or trace, or several as in info,tonic=warn")
+                f.write_str("off, error, warn, info, debug or trace, or a list such as info,tonic=warn")
             }
         }
     }
@@ -317,8 +317,8 @@ fn is_database(text: &str) -> bool {
     (1..=128).contains(&text.len()) && text.bytes().all(is_name) && !["defaultdb", "systemdb"].contains(&text)
 }
 
-/// The path of an unknown key. A password with a comma or a colon in it that stands without quotes
-/// is read as keys, so only what can't be a part of one is shown.
+/// Returns the path of an unknown key. An unquoted password that contains a comma or a colon is
+/// parsed as keys, so a name that may be part of a password is hidden.
 fn shown_key(section: &str, name: &Value, value: &Value) -> String {
     let holds_secrets = KEYS.iter().any(|key| {
         matches!(key.kind, Kind::Password)
@@ -338,7 +338,8 @@ fn shown_name(name: &Value) -> String {
     }
 }
 
-/// A value for an error. An address may be a URL with a password in it, which an `@` gives away.
+/// Formats a value for an error message. Text with an `@` is hidden, because an address may be a
+/// URL that contains a password.
 fn shown_value(value: &Value) -> String {
     match value {
         Value::Bool(flag) => flag.to_string(),
@@ -353,11 +354,11 @@ fn shape(value: &Value) -> &'static str {
         Value::Null => "nothing",
         Value::Bool(_) => "a flag",
         Value::Number(_) => "a number",
-        Value::String(text) if text.is_empty() => "an empty text",
-        Value::String(_) => "a text",
+        Value::String(text) if text.is_empty() => "an empty string",
+        Value::String(_) => "a string",
         Value::Sequence(_) => "a list",
-        Value::Mapping(_) => "keys with values",
-        Value::Tagged(_) => "a value with a tag",
+        Value::Mapping(_) => "a mapping",
+        Value::Tagged(_) => "a tagged value",
     }
 }
 

@@ -1,18 +1,21 @@
-//! Where the configuration is looked for, and where relative paths in it start.
+//! The default locations of the configuration file, and the directory that relative paths in it
+//! start from.
+//!
+//! Only names paths: the files are read elsewhere.
 
 use std::{
     fs,
     path::{Path, PathBuf},
 };
 
-/// In the working directory.
+/// Relative to the working directory.
 const LOCAL: &str = "conf/server.yml";
 const OF_PROGRAM: &str = "aethyr-event-store/server.yml";
 const OF_SYSTEM: &str = "/etc";
-/// A configuration in a folder of this name is for the folder above.
+/// Relative paths in a configuration in a directory of this name start at the parent directory.
 const CONF: &str = "conf";
 
-/// Where a configuration is looked for that is not named, the first first.
+/// Returns the files to look for if none is named, in order of precedence.
 pub(super) fn candidates(environment: &[(String, String)]) -> Vec<PathBuf> {
     let variable = |wanted: &str| {
         let found = environment.iter().find(|(name, _)| name == wanted);
@@ -25,8 +28,8 @@ pub(super) fn candidates(environment: &[(String, String)]) -> Vec<PathBuf> {
     candidates
 }
 
-/// Where relative paths start: the folder of the configuration, or the one above it if it is called `conf`.
-/// `None`: in the working directory.
+/// Returns the directory that relative paths start from: the directory of the configuration file,
+/// or its parent if it is called `conf`. Returns `None` if that is the working directory.
 pub(super) fn start_of_paths(file: &Path) -> Option<PathBuf> {
     let file = std::path::absolute(file).ok()?;
     let folder = file.parent()?;
@@ -55,7 +58,7 @@ mod tests {
         assert_eq!(candidates_with(&[]), [here, system]);
         let of_user = "/u/.config/aethyr-event-store/server.yml";
         assert_eq!(candidates_with(&[("HOME", "/u")]), [here, of_user, system]);
-        // The specification has relative ones ignored.
+        // The XDG specification requires relative paths to be ignored.
         assert_eq!(candidates_with(&[("HOME", "/u"), ("XDG_CONFIG_HOME", "x")]), [here, of_user, system]);
         let given = candidates_with(&[("HOME", "/u"), ("XDG_CONFIG_HOME", "/x")]);
         assert_eq!(given, [here, "/x/aethyr-event-store/server.yml", system]);

@@ -1,5 +1,7 @@
-//! The sections with their defaults. What each key means stands beside it in `conf/server.yml`;
-//! which values it may have stands in `keys`.
+//! The sections of the configuration with their defaults.
+//!
+//! The meaning of each key is documented in `conf/server.yml`, and its allowed values are in
+//! `keys`. Checks that involve several keys are here.
 
 use std::collections::BTreeMap;
 use std::net::{Ipv4Addr, SocketAddr};
@@ -99,11 +101,11 @@ impl Default for WorldConfig {
     }
 }
 
-/// What becomes of appends to objects of the world that are no commands.
+/// What happens to appends to objects of the world that do not come from a command.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum RawAppends {
-    /// An event that its object can't have is refused.
+    /// An event that is invalid for its object is rejected.
     Checked,
     Refused,
     Unchecked,
@@ -118,7 +120,7 @@ pub struct ImmudbConfig {
     pub password: Secret,
     pub database: String,
     pub require_contact: RequireContact,
-    /// `true` is [`RequireContact::Empty`], as it was called before.
+    /// `true` means [`RequireContact::Empty`], under its former name.
     pub require_first_contact: bool,
     pub retry_count: u32,
     #[serde(with = "seconds")]
@@ -162,14 +164,15 @@ impl Default for ImmudbConfig {
     }
 }
 
-/// Before ImmuDB was seen, nothing is taken or served after such a start.
+/// The kind of start after which the service accepts and serves nothing until it has contacted
+/// ImmuDB.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum RequireContact {
     Never,
     /// With an empty log.
     Empty,
-    /// With an empty log, or one that is not as a clean stop left it.
+    /// With an empty log, or with one that is not as a clean stop left it.
     Unclean,
 }
 
@@ -189,7 +192,7 @@ impl ImmudbConfig {
             key: "immudb.retry_delay".into(),
             variable: None,
             found: self.retry_delay.as_secs_f64().to_string(),
-            expected: format!("at most immudb.retry_delay_max, {}", self.retry_delay_max.as_secs_f64()),
+            expected: format!("at most immudb.retry_delay_max ({})", self.retry_delay_max.as_secs_f64()),
         })
     }
 }
@@ -245,7 +248,8 @@ impl Default for LimitsConfig {
 }
 
 impl LimitsConfig {
-    /// Bytes of the largest event or snapshot, with its ids, types and metadata.
+    /// Returns the size of the largest event or snapshot in bytes, with its ids, types and
+    /// metadata.
     pub fn largest_record(&self) -> usize {
         const OWN_BYTES: usize = 4096;
         const KEY_BYTES: usize = NAME_BYTES_MAX + 16;
@@ -253,7 +257,8 @@ impl LimitsConfig {
         self.event_bytes_max.max(self.snapshot_bytes_max) + metadata + OWN_BYTES
     }
 
-    /// The largest request: an append, or a snapshot, with what it may have beside its data.
+    /// Returns the size of the largest request in bytes: an append or a snapshot, with everything
+    /// that it may contain besides its data.
     pub fn largest_request(&self) -> usize {
         const OVERHEAD_BYTES: usize = 1024 * 1024;
         const EXPECTATION_BYTES: usize = 280;
@@ -261,19 +266,19 @@ impl LimitsConfig {
         self.append_bytes_max.max(self.snapshot_bytes_max) + expectations + OVERHEAD_BYTES
     }
 
-    /// What the largest request has in memory: compressed, it is there as it came in, and twice as it grows while it is
-    /// unpacked.
+    /// Returns the memory that the largest request needs. A compressed request is in memory as
+    /// received, and twice more while the buffer for the decompressed data grows.
     pub fn largest_request_in_memory(&self) -> usize {
         const COPIES: usize = 3;
         const UNPACKED_AT_ONCE: usize = 128 * 1024;
         self.largest_request() * COPIES + UNPACKED_AT_ONCE
     }
 
-    /// The least `call_bytes_max` with which a caller that is alone gets the largest request in. Its answer has bytes of
-    /// its own, of which there are always enough.
+    /// Returns the smallest `call_bytes_max` with which a single client can send the largest
+    /// request. The answer to it has its own part of the budget, which is always large enough.
     pub fn call_bytes_min(&self) -> usize {
-        // Large requests may have three eighths, of which one caller has four fifths where it is alone.
-        // Parts are rounded down.
+        // Large requests may use three eighths of the budget. A client that is alone may use four
+        // fifths of that. Fractions are rounded down.
         const ROUNDED: usize = 100;
         self.largest_request_in_memory().div_ceil(3) * 10 + ROUNDED
     }
@@ -288,15 +293,15 @@ impl LimitsConfig {
             variable: None,
             found: self.call_bytes_max.to_string(),
             expected: format!(
-                "at least {needed}, or a request of the size that limits.append_bytes_max ({}), snapshot_bytes_max ({}) \
-                 and expected_sequences_max ({}) allow could never be taken",
+                "at least {needed}, because the largest request allowed by limits.append_bytes_max ({}), \
+                 snapshot_bytes_max ({}) and expected_sequences_max ({}) must fit",
                 self.append_bytes_max, self.snapshot_bytes_max, self.expected_sequences_max
             ),
         })
     }
 
-    /// One event or snapshot has to fit into a message that callers take by default, 4 MiB, with its
-    /// ids, types and metadata.
+    /// Checks that one event or snapshot, with its ids, types and metadata, fits into a message of
+    /// 4 MiB, the maximum that clients accept by default.
     pub(super) fn check_message(&self) -> Result<(), ConfigError> {
         const MESSAGE_BYTES_MAX: usize = 4_000_000;
         let largest = self.largest_record();
@@ -307,11 +312,12 @@ impl LimitsConfig {
             key: "limits.metadata_value_bytes_max".into(),
             variable: None,
             found: format!(
-                "{} and metadata_entries_max {}",
+                "{} with metadata_entries_max {}",
                 self.metadata_value_bytes_max, self.metadata_entries_max
             ),
             expected: format!(
-                "so little that an event or a snapshot of {largest} bytes becomes one of at most {MESSAGE_BYTES_MAX}"
+                "lower limits: the largest event or snapshot would have {largest} bytes, and at most \
+                 {MESSAGE_BYTES_MAX} are allowed"
             ),
         })
     }
@@ -332,7 +338,7 @@ impl Default for LoggingConfig {
     }
 }
 
-/// Seconds, fractions allowed, in the YAML and nowhere else.
+/// Serialization of durations as seconds, with fractions. Used only in YAML.
 mod seconds {
     use std::time::Duration;
 

@@ -1,4 +1,5 @@
-//! A file and an environment in, a configuration or one named fault out.
+//! Tests of the configuration as a whole: from a file and an environment to a configuration or an
+//! error that names the key. Also provides helpers for the tests of the submodules.
 
 use std::fs;
 use std::time::Duration;
@@ -7,7 +8,7 @@ use super::*;
 use crate::secret::Secret;
 
 pub(super) fn load_with(yaml: &str, environment: &[(&str, &str)]) -> Result<Loaded, ConfigError> {
-    // Of no folder, so that relative paths stay as they are.
+    // There is no path, so relative paths stay as they are.
     resolve(None, parse(Path::new("server.yml"), yaml)?, Vec::new(), variables(environment).collect())
 }
 
@@ -28,7 +29,7 @@ pub(super) fn with_immudb() -> Config {
     Config { immudb: Some(ImmudbConfig::default()), ..Config::default() }
 }
 
-/// Path and value of every key, in order.
+/// Returns the path and value of every key, in order.
 pub(super) fn leaves(yaml: &str) -> Vec<(String, Value)> {
     let sections: Mapping = serde_yaml::from_str(yaml).unwrap();
     let mut leaves = Vec::new();
@@ -158,9 +159,9 @@ fn no_error_shows_a_password() {
 fn faults_of_syntax_say_where() {
     for (yaml, text) in [
         ("a: b: c", "mapping values are not allowed in this context at line 1 column 5"),
-        ("server: {}\nserver: {}\n", "a key stands here twice"),
-        ("server:\n  listen: !!int x\n", "a value does not fit its tag, at line 2"),
-        ("- 1", "not a list of sections with their keys"),
+        ("server: {}\nserver: {}\n", "duplicate key"),
+        ("server:\n  listen: !!int x\n", "value does not match its tag at line 2"),
+        ("- 1", "not a mapping of sections to keys"),
     ] {
         let error = error_of(yaml, &[]);
         assert!(error.contains("server.yml: ") && error.contains(text), "{error}");
@@ -189,7 +190,7 @@ fn immudb_of(config: &mut Config) -> &mut ImmudbConfig {
 #[test]
 fn the_first_file_that_is_there_counts_and_without_one_the_defaults_do() {
     let folder = tempfile::tempdir().unwrap();
-    // A folder that is none is as good as missing.
+    // A path through something that is not a directory counts as missing.
     fs::write(folder.path().join("file"), "").unwrap();
     let paths = ["first.yml", "file/x.yml", "second.yml"].map(|name| folder.path().join(name));
     let load = || {
@@ -255,8 +256,7 @@ fn a_file_that_cannot_be_one_is_refused() {
 fn a_folder_has_a_path_that_the_system_takes() {
     let deep = "a/".repeat(300_000);
     let yaml = format!("event_sourcing: {{ log_path: {deep} }}");
-    let expected =
-        "event_sourcing.log_path: a text, where there should be the path of a folder, of at most 4095 bytes";
+    let expected = "event_sourcing.log_path: found a string, expected a directory path of at most 4095 bytes";
     assert_eq!(error_of(&yaml, &[]), expected);
     let error = error_of("logging: { path: \"a\\0b\" }", &[]);
     assert!(error.starts_with("logging.path: "), "{error}");

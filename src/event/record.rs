@@ -1,5 +1,7 @@
-//! Events and snapshots as bytes: protobuf, encoded once, and from then on copied, hashed and compared
-//! as they are. The field numbers are in `proto/aethyr/storage/v1/record.proto`.
+//! Encodes events, snapshots and replication marks as protobuf bytes.
+//!
+//! A record is encoded once. From then on its bytes are copied, hashed and compared unchanged. The
+//! field numbers are in `proto/aethyr/storage/v1/record.proto`.
 
 use bytes::Bytes;
 use prost::{
@@ -23,12 +25,13 @@ mod wire {
     tonic::include_proto!("aethyr.storage.v1");
 }
 
-/// What begins with this was written by Aethyr's own event store, in Ruby's Marshal format, version 4.8.
+/// The first bytes of values written by Aethyr's own event store: Ruby's Marshal format, version
+/// 4.8.
 pub const RUBY_MARSHAL: [u8; 2] = [4, 8];
 
-/// Bytes that are no record of ours, or one that breaks the rules of its fields.
+/// Bytes that are not a valid record: they cannot be decoded, or a field is invalid.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-#[error("not a record: {what}")]
+#[error("invalid record: {what}")]
 pub struct RecordError {
     what: &'static str,
 }
@@ -37,7 +40,7 @@ const fn not(what: &'static str) -> RecordError {
     RecordError { what }
 }
 
-/// What the sequencer gives to an event.
+/// The values that the sequencer assigns to an event.
 #[derive(Debug, Clone, Copy)]
 pub struct Numbers {
     pub sequence: SequenceNumber,
@@ -46,7 +49,7 @@ pub struct Numbers {
     pub append: AppendBounds,
 }
 
-/// The record of a new event; `event` has its aggregate's type by now.
+/// Encodes the record of a new event. `event` must already have its aggregate's type.
 pub fn encode(event: &NewEvent, numbers: Numbers, digest: ContentDigest) -> Bytes {
     const OTHER_BYTES: usize = 384;
     let mut record = Vec::with_capacity(event.content.byte_count().saturating_add(OTHER_BYTES));
@@ -54,7 +57,8 @@ pub fn encode(event: &NewEvent, numbers: Numbers, digest: ContentDigest) -> Byte
     record.into()
 }
 
-/// Appends the same bytes to `out`. Building the protobuf message first would copy the event.
+/// Appends the bytes that [`encode`] returns to `out`. Building the protobuf message first would
+/// copy the event.
 pub fn put(event: &NewEvent, numbers: Numbers, digest: ContentDigest, out: &mut Vec<u8>) {
     let mut id = [0; Hyphenated::LENGTH];
     put_text(1, event.id.0.hyphenated().encode_lower(&mut id), out);
@@ -88,7 +92,7 @@ pub fn put(event: &NewEvent, numbers: Numbers, digest: ContentDigest, out: &mut 
     put_bytes(102, &digest.0, out);
 }
 
-/// What is empty is left out, except in a `oneof`.
+/// Writes a text field. Empty fields are omitted, except in a `oneof`.
 fn put_text(tag: u32, text: &str, out: &mut Vec<u8>) {
     if !text.is_empty() {
         put_bytes(tag, text.as_bytes(), out);
@@ -107,7 +111,7 @@ fn put_number(tag: u32, number: u64, out: &mut Vec<u8>) {
     }
 }
 
-/// The same bytes again out of a decoded event; what `import` compares and hashes.
+/// Encodes a decoded event again, to the same bytes. `import` compares and hashes them.
 pub fn encode_recorded(recorded: &RecordedEvent) -> Bytes {
     let numbers = Numbers {
         sequence: recorded.sequence,
@@ -118,10 +122,13 @@ pub fn encode_recorded(recorded: &RecordedEvent) -> Bytes {
     encode(&recorded.event, numbers, recorded.digest)
 }
 
+/// Decodes the record of an event.
+///
 /// # Errors
-/// The bytes are no record, or one that breaks the rules of its fields.
+/// Returns an error if the bytes are not a record, or if a field is invalid.
 pub fn decode(bytes: Bytes, hash: Hash) -> Result<RecordedEvent, RecordError> {
-    let record = wire::Record::decode(bytes).map_err(|_| not("no protobuf of that kind"))?;
+    let record =
+        wire::Record::decode(bytes).map_err(|_| not("not a protobuf message of the expected type"))?;
     let append = AppendBounds {
         first: Position(record.append_first_position),
         last: Position(record.append_last_position),
@@ -130,14 +137,14 @@ pub fn decode(bytes: Bytes, hash: Hash) -> Result<RecordedEvent, RecordError> {
         || record.position == 0
         || !(append.first.0..=append.last.0).contains(&record.position)
     {
-        return Err(not("numbers"));
+        return Err(not("invalid sequence number or position"));
     }
-    check_name(&record.event_type).map_err(|_| not("event type"))?;
-    check_name(&record.aggregate_type).map_err(|_| not("aggregate type"))?;
+    check_name(&record.event_type).map_err(|_| not("invalid event type"))?;
+    check_name(&record.aggregate_type).map_err(|_| not("invalid aggregate type"))?;
     Ok(RecordedEvent {
         event: NewEvent {
-            id: EventId::parse(&record.event_id).ok_or(not("event id"))?,
-            aggregate_id: AggregateId::new(&record.aggregate_id).map_err(|_| not("aggregate id"))?,
+            id: EventId::parse(&record.event_id).ok_or(not("invalid event id"))?,
+            aggregate_id: AggregateId::new(&record.aggregate_id).map_err(|_| not("invalid aggregate id"))?,
             aggregate_type: record.aggregate_type.into(),
             event_type: record.event_type.into(),
             content: match record.data {
@@ -152,9 +159,11 @@ pub fn decode(bytes: Bytes, hash: Hash) -> Result<RecordedEvent, RecordError> {
         },
         sequence: SequenceNumber(record.sequence_number),
         position: Position(record.position),
-        recorded_at: from_wire(record.recorded_at.ok_or(not("time"))?)?,
+        recorded_at: from_wire(record.recorded_at.ok_or(not("missing or invalid timestamp"))?)?,
         append,
-        digest: ContentDigest(record.content_digest.as_ref().try_into().map_err(|_| not("content digest"))?),
+        digest: ContentDigest(
+            record.content_digest.as_ref().try_into().map_err(|_| not("invalid content digest"))?,
+        ),
         hash,
     })
 }
@@ -176,15 +185,20 @@ pub fn encode_snapshot(snapshot: Snapshot) -> Bytes {
     Bytes::from(record.encode_to_vec())
 }
 
+/// Decodes the record of a snapshot.
+///
 /// # Errors
-/// The bytes are no snapshot, or one that breaks the rules of its fields.
+/// Returns an error if the bytes are not a snapshot, or if a field is invalid.
 pub fn decode_snapshot(bytes: Bytes) -> Result<Snapshot, RecordError> {
-    let record = wire::SnapshotRecord::decode(bytes).map_err(|_| not("no protobuf of that kind"))?;
+    let record = wire::SnapshotRecord::decode(bytes).map_err(|_| {
+        not("not a protobuf message of the \
+     expected type")
+    })?;
     if record.sequence_number == 0 {
-        return Err(not("numbers"));
+        return Err(not("invalid sequence number or position"));
     }
     Ok(Snapshot {
-        aggregate_id: AggregateId::new(&record.aggregate_id).map_err(|_| not("aggregate id"))?,
+        aggregate_id: AggregateId::new(&record.aggregate_id).map_err(|_| not("invalid aggregate id"))?,
         sequence: SequenceNumber(record.sequence_number),
         content: match record.data {
             None => Content::Absent,
@@ -193,23 +207,23 @@ pub fn decode_snapshot(bytes: Bytes) -> Result<Snapshot, RecordError> {
         },
         schema_version: record.schema_version,
         metadata: record.metadata,
-        recorded_at: from_wire(record.recorded_at.ok_or(not("time"))?)?,
-        event_hash: Hash::from_slice(&record.event_hash).ok_or(not("hash"))?,
+        recorded_at: from_wire(record.recorded_at.ok_or(not("missing or invalid timestamp"))?)?,
+        event_hash: Hash::from_slice(&record.event_hash).ok_or(not("invalid event hash"))?,
     })
 }
 
-/// How far ImmuDB has the log.
+/// How far ImmuDB has committed the log.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
-pub struct ForwardedMark {
-    /// It has every event up to here.
+pub struct ReplicationMark {
+    /// ImmuDB has every event up to this position.
     pub position: Position,
-    /// It has so many of the log's snapshots, counted from the first.
+    /// The number of the log's snapshots that ImmuDB has, counted from the first.
     pub snapshots: u64,
-    /// The transaction that took the event at `position`.
+    /// The transaction that committed the event at `position`.
     pub immudb_tx: u64,
 }
 
-pub fn encode_mark(mark: ForwardedMark) -> Bytes {
+pub fn encode_mark(mark: ReplicationMark) -> Bytes {
     let mark = wire::ForwardedMark {
         position: mark.position.0,
         snapshots: mark.snapshots,
@@ -218,11 +232,16 @@ pub fn encode_mark(mark: ForwardedMark) -> Bytes {
     Bytes::from(mark.encode_to_vec())
 }
 
+/// Decodes a replication mark.
+///
 /// # Errors
-/// The bytes are no mark.
-pub fn decode_mark(bytes: Bytes) -> Result<ForwardedMark, RecordError> {
-    let mark = wire::ForwardedMark::decode(bytes).map_err(|_| not("no protobuf of that kind"))?;
-    Ok(ForwardedMark {
+/// Returns an error if the bytes are not a mark.
+pub fn decode_mark(bytes: Bytes) -> Result<ReplicationMark, RecordError> {
+    let mark = wire::ForwardedMark::decode(bytes).map_err(|_| {
+        not("not a protobuf message of the \
+     expected type")
+    })?;
+    Ok(ReplicationMark {
         position: Position(mark.position),
         snapshots: mark.snapshots,
         immudb_tx: mark.immudb_tx,
@@ -234,7 +253,7 @@ fn to_wire(at: Timestamp) -> prost_types::Timestamp {
 }
 
 fn from_wire(at: prost_types::Timestamp) -> Result<Timestamp, RecordError> {
-    Timestamp::new(at.seconds, at.nanos).ok_or(not("time"))
+    Timestamp::new(at.seconds, at.nanos).ok_or(not("missing or invalid timestamp"))
 }
 
 #[cfg(test)]
@@ -271,7 +290,8 @@ mod tests {
         prop_oneof![Just(String::new()), ".{0,200}"]
     }
 
-    // It also guards against another `prost::encoding`, which is no part of what prost promises.
+    // This test also detects changes of `prost::encoding`, which is not part of the API that prost
+    // promises.
     proptest! {
         #[test]
         fn a_record_has_the_bytes_of_its_message(

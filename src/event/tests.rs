@@ -1,3 +1,7 @@
+//! Tests of ids, names, digests and records.
+//!
+//! Damaged records are covered as well: they must never cause a panic.
+
 use std::collections::HashSet;
 
 use proptest::prelude::*;

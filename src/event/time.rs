@@ -1,19 +1,22 @@
-//! Times as text.
+//! Times as text, in the format of RFC 3339.
+//!
+//! A time without a zone is not accepted.
 
 use super::Timestamp;
 
-/// A time as RFC 3339 has it. One without a zone could be any of 27 hours, and is none.
+/// Parses a time in RFC 3339 format. A time without a zone could be in any of 27 hours, so it is
+/// rejected.
 pub fn parse(text: &str) -> Option<Timestamp> {
     let at: prost_types::Timestamp = text.parse().ok()?;
     has_zone(text).then(|| Timestamp::new(at.seconds, at.nanos)).flatten()
 }
 
-/// RFC 3339, in UTC.
+/// Formats a time as RFC 3339, in UTC.
 pub fn format(at: Timestamp) -> String {
     prost_types::Timestamp { seconds: at.seconds(), nanos: at.nanos() }.to_string()
 }
 
-/// `Z`, or an offset as in `+02:00`.
+/// Returns whether the text ends with `Z` or an offset such as `+02:00`.
 fn has_zone(text: &str) -> bool {
     let is_offset = |offset: &str| match offset.as_bytes() {
         [b'+' | b'-', h1, h2, b':', m1, m2] => [h1, h2, m1, m2].into_iter().all(u8::is_ascii_digit),

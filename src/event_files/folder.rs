@@ -1,8 +1,8 @@
-//! The folder of the event files: which file is called what.
+//! The directory of the event files and the names in it.
 //!
 //! `{aggregate_id}/{sequence_number}.event`, `{aggregate_id}.sequence` and
-//! `snapshots/{aggregate_id}.snapshot`, with the id percent-encoded. A file appears whole or not at all;
-//! none is synced unless it is asked for: usually the log has everything.
+//! `snapshots/{aggregate_id}.snapshot`, with the id percent-encoded. A file appears whole or not at
+//! all. Files are synced only by [`Folder::make_durable`]: usually, the log has everything.
 
 use std::{
     fs,
@@ -25,20 +25,20 @@ const EVENT: &str = "event";
 const SEQUENCE: &str = "sequence";
 const SNAPSHOT: &str = "snapshot";
 const SNAPSHOTS: &str = "snapshots";
-/// Instead of the last part of a file's name, until it has its contents.
+/// The extension of a file until its contents are complete.
 const PARTIAL: &str = "partial";
 
-/// What lies at the place of a file of ours.
+/// The object found at the path of a file.
 #[derive(Debug, PartialEq, Eq)]
 pub enum Existing {
     Nothing,
     File(Vec<u8>),
-    /// A link, a pipe or a folder; or the folder of the place is none.
+    /// A symbolic link, a pipe or a directory; or the parent is not a directory.
     Other,
 }
 
 impl Existing {
-    /// What a file has.
+    /// Returns the contents of a regular file.
     pub fn bytes(self) -> Option<Vec<u8>> {
         match self {
             Self::File(bytes) => Some(bytes),
@@ -47,7 +47,7 @@ impl Existing {
     }
 }
 
-/// A folder in the documented layout.
+/// A directory in the documented layout.
 #[derive(Debug, Clone)]
 pub struct Folder {
     path: PathBuf,
@@ -58,10 +58,10 @@ impl Folder {
         Self { path: path.to_owned() }
     }
 
-    /// Writes an event's file, and its number as the aggregate's last.
+    /// Writes the file of an event, and its number as the aggregate's last.
     ///
     /// # Errors
-    /// The disk is full, or the folder can't be written to.
+    /// Returns an error if the disk is full or the directory cannot be written to.
     pub fn write_event(&self, event: RecordedEvent) -> io::Result<()> {
         let (aggregate, sequence) = (event.event.aggregate_id.clone(), event.sequence);
         let path = self.event_path(&aggregate, sequence);
@@ -69,79 +69,83 @@ impl Folder {
         write_whole(&self.sequence_path(&aggregate), sequence.to_string().as_bytes())
     }
 
-    /// What lies at the place of an event's file.
+    /// Returns the object at the path of an event file.
     ///
     /// # Errors
-    /// It can't be read.
+    /// Returns an error if it cannot be read.
     pub fn existing_event(&self, aggregate: &AggregateId, sequence: SequenceNumber) -> io::Result<Existing> {
         find(&self.event_path(aggregate, sequence))
     }
 
-    /// What lies at the place of a snapshot's file.
+    /// Returns the object at the path of a snapshot file.
     ///
     /// # Errors
-    /// It can't be read.
+    /// Returns an error if it cannot be read.
     pub fn existing_snapshot(&self, aggregate: &AggregateId) -> io::Result<Existing> {
         find(&self.snapshot_path(aggregate))
     }
 
-    /// Gives what lies at the place of an event's file another name, so that it is kept.
+    /// Renames the object at the path of an event file, so that it is kept.
     ///
     /// # Errors
-    /// It can't be renamed.
+    /// Returns an error if it cannot be renamed.
     pub fn set_event_aside(&self, aggregate: &AggregateId, sequence: SequenceNumber) -> io::Result<PathBuf> {
         set_aside(&self.event_path(aggregate, sequence))
     }
 
-    /// The same for a snapshot's.
+    /// Renames the object at the path of a snapshot file, so that it is kept.
     ///
     /// # Errors
-    /// It can't be renamed.
+    /// Returns an error if it cannot be renamed.
     pub fn set_snapshot_aside(&self, aggregate: &AggregateId) -> io::Result<PathBuf> {
         set_aside(&self.snapshot_path(aggregate))
     }
 
-    /// Writes a snapshot's file over the one before.
+    /// Writes the file of a snapshot, replacing the previous one.
     ///
     /// # Errors
-    /// As [`Folder::write_event`].
+    /// See [`Folder::write_event`].
     pub fn write_snapshot(&self, snapshot: Snapshot) -> io::Result<()> {
         let path = self.snapshot_path(&snapshot.aggregate_id);
         write_whole(&path, &format::write_snapshot(snapshot))
     }
 
+    /// Removes the file of an event.
+    ///
     /// # Errors
-    /// The file is there and can't be removed.
+    /// Returns an error if the file exists and cannot be removed.
     pub fn remove_event(&self, aggregate: &AggregateId, sequence: SequenceNumber) -> io::Result<()> {
         remove(&self.event_path(aggregate, sequence))?;
         CrashPoint::EventFileCleared.reached();
         Ok(())
     }
 
-    /// Removes what remains of an aggregate without event files.
+    /// Removes the other files of an aggregate that has no event files left.
     ///
     /// # Errors
-    /// A file is there and can't be removed.
+    /// Returns an error if a file exists and cannot be removed.
     pub fn remove_aggregate(&self, aggregate: &AggregateId) -> io::Result<()> {
         remove(&self.sequence_path(aggregate))?;
-        // Somebody may have put a file of theirs there.
+        // The directory may contain files that are not ours.
         let _ = fs::remove_dir(self.aggregate_path(aggregate));
         Ok(())
     }
 
+    /// Removes the file of a snapshot.
+    ///
     /// # Errors
-    /// The file is there and can't be removed.
+    /// Returns an error if the file exists and cannot be removed.
     pub fn remove_snapshot(&self, aggregate: &AggregateId) -> io::Result<()> {
         remove(&self.snapshot_path(aggregate))?;
         let _ = fs::remove_dir(self.path.join(SNAPSHOTS));
         Ok(())
     }
 
-    /// Removes what a crash may leave: files without a name of their own yet, and the last numbers of
-    /// aggregates whose event files are gone.
+    /// Removes files that a crash may leave: incomplete files, and the last numbers of aggregates
+    /// whose event files are gone.
     ///
     /// # Errors
-    /// A folder can't be read, or a file can't be removed.
+    /// Returns an error if a directory cannot be read or a file cannot be removed.
     pub fn sweep(&self) -> io::Result<()> {
         remove_partial(&self.path)?;
         for folder in entries(&self.path)? {
@@ -150,7 +154,7 @@ impl Folder {
             }
             remove_partial(&folder)?;
             if !entries(&folder)?.iter().any(|path| has_extension(path, EVENT)) {
-                // Files of somebody else keep it.
+                // Not removed if it contains files that are not ours.
                 let _ = fs::remove_dir(&folder);
                 let mut sequence = folder.into_os_string();
                 sequence.push(format!(".{SEQUENCE}"));
@@ -160,55 +164,58 @@ impl Folder {
         Ok(())
     }
 
-    /// Whether there is any event file.
+    /// Returns whether there is any event file.
     ///
     /// # Errors
-    /// The folder can't be read.
+    /// Returns an error if the directory cannot be read.
     pub fn has_events(&self) -> io::Result<bool> {
         let paths = self.event_paths()?;
         Ok(paths.iter().any(|path| kind(path).is_some_and(|kind| kind.is_file())))
     }
 
-    /// Whether the event files are those of Aethyr's own event store, which has the same layout.
+    /// Returns whether the event files were written by Aethyr's own event store, which uses the
+    /// same layout.
     ///
     /// # Errors
-    /// The folder can't be read.
+    /// Returns an error if the directory cannot be read.
     pub fn is_of_aethyr(&self) -> io::Result<bool> {
         let paths = self.event_paths()?;
         let first = paths.iter().find_map(|path| read_file(path).ok());
         Ok(first.is_some_and(|bytes| bytes.starts_with(&RUBY_MARSHAL)))
     }
 
-    /// All event files, and what lies at the place of one or of their folders, in no order.
+    /// Returns the paths of all event files, and of objects in place of one or of its directory, in
+    /// no particular order.
     ///
     /// # Errors
-    /// A folder can't be read.
+    /// Returns an error if a directory cannot be read.
     pub fn event_paths(&self) -> io::Result<Vec<PathBuf>> {
         let mut paths = Vec::new();
         for folder in entries(&self.path)? {
             if is_folder(&folder) {
                 paths.extend(entries(&folder)?.into_iter().filter(|path| has_extension(path, EVENT)));
             } else if folder.is_dir() {
-                // A link. What lies there is not read, and that is told as of a file that can't be.
+                // A symbolic link. Its target is not read; the link is reported like an unreadable
+                // file.
                 paths.push(folder);
             }
         }
         Ok(paths)
     }
 
-    /// All snapshot files, in no order.
+    /// Returns the paths of all snapshot files, in no particular order.
     ///
     /// # Errors
-    /// The folder can't be read.
+    /// Returns an error if the directory cannot be read.
     pub fn snapshot_paths(&self) -> io::Result<Vec<PathBuf>> {
         let paths = entries(&self.path.join(SNAPSHOTS))?;
         Ok(paths.into_iter().filter(|path| has_extension(path, SNAPSHOT)).collect())
     }
 
-    /// Syncs every file, and the folders that name them.
+    /// Syncs every file and the directories that contain them.
     ///
     /// # Errors
-    /// One of them can't be read or synced.
+    /// Returns an error if one of them cannot be read or synced.
     pub fn make_durable(&self) -> io::Result<()> {
         for path in entries(&self.path)? {
             if is_folder(&path) {
@@ -221,10 +228,10 @@ impl Folder {
         fs::File::open(&self.path)?.sync_all()
     }
 
-    /// The event of a file; `None` where it is none of ours.
+    /// Reads an event from a file. Returns `None` if it is not an event file.
     ///
     /// # Errors
-    /// The file can't be read.
+    /// Returns an error if the file cannot be read.
     pub fn read_event(path: &Path) -> io::Result<Option<RecordedEvent>> {
         read_file(path).map(|bytes| format::read_event(&bytes))
     }
@@ -246,15 +253,15 @@ impl Folder {
     }
 }
 
-/// The contents of a file that may be anybody's: no link is followed out of the folder, and nothing waits for who
-/// writes to a pipe.
+/// Reads a file that may not be ours. Symbolic links are not followed, and opening a pipe does not
+/// wait for a writer.
 ///
 /// # Errors
-/// It can't be read, or is no regular file.
+/// Returns an error if it cannot be read or is not a regular file.
 pub fn read_file(path: &Path) -> io::Result<Vec<u8>> {
     let mut file = open(path)?;
     if !file.metadata()?.is_file() {
-        return Err(io::Error::other("it is no regular file"));
+        return Err(io::Error::other("not a regular file"));
     }
     let mut bytes = Vec::new();
     file.read_to_end(&mut bytes)?;
@@ -265,12 +272,12 @@ fn open(path: &Path) -> io::Result<fs::File> {
     let flags = OFlags::RDONLY | OFlags::NOFOLLOW | OFlags::NONBLOCK | OFlags::CLOEXEC;
     match rustix::fs::open(path, flags, Mode::empty()) {
         Ok(file) => Ok(file.into()),
-        Err(Errno::LOOP) => Err(io::Error::other("it is a link, which is not followed")),
+        Err(Errno::LOOP) => Err(io::Error::other("is a symbolic link; symbolic links are not followed")),
         Err(error) => Err(error.into()),
     }
 }
 
-/// A link or a pipe is nothing of ours: what it leads to is left alone.
+/// Syncs a file or a directory. Links and pipes are not ours, so what they refer to is left alone.
 fn sync(path: &Path) -> io::Result<()> {
     match kind(path) {
         Some(kind) if kind.is_file() || kind.is_dir() => open(path)?.sync_all(),
@@ -278,17 +285,17 @@ fn sync(path: &Path) -> io::Result<()> {
     }
 }
 
-/// `None`: nothing is there.
+/// Returns the type of the object, or `None` if there is none.
 fn kind(path: &Path) -> Option<fs::FileType> {
     fs::symlink_metadata(path).ok().map(|metadata| metadata.file_type())
 }
 
-/// A link to one is none.
+/// Returns whether the object is a directory. A symbolic link to a directory is not one.
 fn is_folder(path: &Path) -> bool {
     kind(path).is_some_and(|kind| kind.is_dir())
 }
 
-/// A folder that is not there has no entries.
+/// Lists a directory. A directory that does not exist has no entries.
 fn entries(folder: &Path) -> io::Result<Vec<PathBuf>> {
     match fs::read_dir(folder) {
         Ok(entries) => entries.map(|entry| Ok(entry?.path())).collect(),
@@ -316,7 +323,7 @@ fn write_whole(path: &Path, bytes: &[u8]) -> io::Result<()> {
         Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {
             match is_folder(&temporary) {
                 true => _ = set_aside(&temporary)?,
-                // Of a process that was killed.
+                // Left by a process that was killed.
                 false => fs::remove_file(&temporary)?,
             }
             write_new(&temporary, bytes)
@@ -349,7 +356,7 @@ fn find(path: &Path) -> io::Result<Existing> {
     }
 }
 
-/// What lies where the folder of a file should be, and is none.
+/// Returns the parent of a path if it exists and is not a directory.
 fn in_the_way(path: &Path) -> Option<&Path> {
     path.parent().filter(|parent| kind(parent).is_some_and(|kind| !kind.is_dir()))
 }

@@ -1,5 +1,7 @@
-//! An event or a snapshot as a JSON file: all that its record holds, so that the same bytes can be made
-//! of it again, and readable.
+//! Events and snapshots as readable JSON files.
+//!
+//! A file contains everything that the record holds, so that the same bytes can be restored from
+//! it.
 
 use std::collections::BTreeMap;
 
@@ -12,7 +14,7 @@ use crate::event::{
     SequenceNumber, Snapshot, check_name, time,
 };
 
-/// `{sequence_number}.event`
+/// The contents of `{sequence_number}.event`.
 #[derive(Debug, Serialize, Deserialize)]
 struct EventFile {
     event_id: String,
@@ -42,7 +44,7 @@ struct EventFile {
     hash: String,
 }
 
-/// `{aggregate_id}.snapshot`
+/// The contents of `{aggregate_id}.snapshot`.
 #[derive(Debug, Serialize, Deserialize)]
 struct SnapshotFile {
     aggregate_id: String,
@@ -60,8 +62,9 @@ struct SnapshotFile {
     event_hash: String,
 }
 
-/// At most one of the three. JSON stands in the file as it is; where that would not keep it to the letter
-/// (white space around it, or `null`, which reads as no JSON at all), it stands there as a text.
+/// At most one of the three is set. JSON is embedded in the file unchanged if that preserves every
+/// byte. Otherwise it is stored as text: if it is surrounded by white space, or if it is `null`,
+/// which would be read as absent.
 type ContentFields = (Option<Box<RawValue>>, Option<String>, Option<String>);
 
 fn to_fields(content: Content) -> ContentFields {
@@ -88,7 +91,7 @@ fn from_fields(fields: ContentFields) -> Option<Content> {
     }
 }
 
-/// The contents of an event's file.
+/// Formats the contents of an event file.
 pub fn write_event(recorded: RecordedEvent) -> Vec<u8> {
     let event = recorded.event;
     let (json, json_text, binary_base64) = to_fields(event.content);
@@ -115,7 +118,7 @@ pub fn write_event(recorded: RecordedEvent) -> Vec<u8> {
     to_lines(&file)
 }
 
-/// The event of a file; `None` where it is no file of ours.
+/// Parses an event file. Returns `None` if it is not a valid one.
 pub fn read_event(bytes: &[u8]) -> Option<RecordedEvent> {
     let file: EventFile = serde_json::from_slice(bytes).ok()?;
     check_name(&file.event_type).ok()?;
@@ -146,7 +149,7 @@ pub fn read_event(bytes: &[u8]) -> Option<RecordedEvent> {
     })
 }
 
-/// The contents of a snapshot's file.
+/// Formats the contents of a snapshot file.
 pub fn write_snapshot(snapshot: Snapshot) -> Vec<u8> {
     let (json, json_text, binary_base64) = to_fields(snapshot.content);
     let file = SnapshotFile {
@@ -163,7 +166,7 @@ pub fn write_snapshot(snapshot: Snapshot) -> Vec<u8> {
     to_lines(&file)
 }
 
-/// The snapshot of a file; `None` where it is no file of ours.
+/// Parses a snapshot file. Returns `None` if it is not a valid one.
 pub fn read_snapshot(bytes: &[u8]) -> Option<Snapshot> {
     let file: SnapshotFile = serde_json::from_slice(bytes).ok()?;
     Some(Snapshot {
@@ -178,7 +181,7 @@ pub fn read_snapshot(bytes: &[u8]) -> Option<Snapshot> {
 }
 
 fn to_lines(file: &impl Serialize) -> Vec<u8> {
-    // Nothing in these types can fail to be written.
+    // Serializing these types cannot fail.
     let mut lines = serde_json::to_vec_pretty(file).unwrap_or_default();
     lines.push(b'\n');
     lines

@@ -1,34 +1,37 @@
-//! Has the thread of the event files begin again after a panic, and where it could not be started, and tells of it.
+//! Runs the event file thread and restarts it after a panic.
+//!
+//! It also retries if the thread cannot be started. Every failure is recorded in
+//! [`crate::refusals`], and the delay between attempts grows up to a limit.
 
 use std::{
     io,
     panic::{self, AssertUnwindSafe},
-    thread,
     time::{Duration, Instant},
 };
 
-use tokio::{runtime::Handle, sync::oneshot};
+use tokio::runtime::Handle;
 use tokio_util::sync::CancellationToken;
 
-use crate::refusals::{self, Severity};
+use crate::{
+    refusals::{self, Severity},
+    threads,
+};
 
 const PAUSE_MIN: Duration = Duration::from_secs(1);
 const PAUSE_MAX: Duration = Duration::from_secs(300);
 
-/// Runs it in a thread of its own until it ends by itself.
+/// Runs `run` in a thread of its own until it returns by itself.
 pub(super) fn in_a_thread(
     run: impl FnMut() + Clone + Send + 'static,
     stopping: CancellationToken,
 ) -> impl Future<Output = ()> {
     let (handle, ends) = (Handle::current(), stopping.clone());
     let spawn = move || {
-        let (ended, end) = oneshot::channel::<()>();
         let (run, handle, stopping) = (run.clone(), handle.clone(), stopping.clone());
-        thread::Builder::new().name("event-files".into()).spawn(move || {
+        let (_, end) = threads::spawn("event-files", move || {
             let wait =
                 |pause| handle.block_on(stopping.run_until_cancelled(tokio::time::sleep(pause))).is_some();
             until_ended(run, Instant::now, wait);
-            _ = ended.send(());
         })?;
         Ok(end)
     };
@@ -39,7 +42,7 @@ pub(super) fn in_a_thread(
     }
 }
 
-/// Starts it, until that succeeds; `None`: it is to end.
+/// Retries until the start succeeds. Returns `None` if it is stopped before that.
 async fn until_started<T>(
     mut start: impl FnMut() -> io::Result<T>,
     stopping: &CancellationToken,
@@ -49,7 +52,10 @@ async fn until_started<T>(
         match start() {
             Ok(started) => return Some(started),
             Err(error) => {
-                let message = format!("there is no thread for the event files; none are written: {error}");
+                let message = format!(
+                    "cannot start the event file thread; no event files are written: \
+                 {error}"
+                );
                 refusals::refused("EVENT_FILES_FAILED", Severity::Failure, &message);
             }
         }
@@ -58,8 +64,8 @@ async fn until_started<T>(
     }
 }
 
-/// Runs it until it ends by itself: after each panic once more, later each time that it did not last long. `wait` says
-/// whether to go on.
+/// Runs `run` until it returns by itself. After each panic it is run again, with a delay that grows
+/// if the run was short. `wait` returns whether to go on.
 fn until_ended(
     mut run: impl FnMut(),
     mut now: impl FnMut() -> Instant,
@@ -68,8 +74,8 @@ fn until_ended(
     let mut pause = PAUSE_MIN;
     let mut began = now();
     while panic::catch_unwind(AssertUnwindSafe(&mut run)).is_err() {
-        let message =
-            "the thread of the event files panicked; none are written or cleared until it is begun again";
+        let message = "the event file thread panicked; no event files are written or removed until it has been \
+             restarted";
         refusals::refused("EVENT_FILES_FAILED", Severity::Failure, message);
         if now().duration_since(began) >= PAUSE_MAX {
             pause = PAUSE_MIN;
@@ -104,7 +110,7 @@ mod tests {
         let told =
             crate::refusals::recorded().into_iter().find(|one| one.reason == "EVENT_FILES_FAILED").unwrap();
         assert!(told.calls >= 12, "{told:?}");
-        // A stop ends the waiting.
+        // A stop ends the wait.
         until_ended(|| panic!("as if it were a fault"), Instant::now, |_| false);
     }
 

@@ -1,3 +1,5 @@
+//! Tests of the file format, of gaps left by a crash, and of foreign objects among the files.
+
 use std::{collections::BTreeMap, path::Path, process::Command};
 
 use proptest::prelude::*;
@@ -6,8 +8,8 @@ use super::*;
 use crate::{
     config::LimitsConfig,
     event::{AppendBounds, Content, ContentDigest, EventId, Hash, NewEvent, Snapshot, Timestamp},
-    forwarder::PendingLimits,
-    log::Place,
+    log::LogOffset,
+    replication::PendingLimits,
     storage::Storage,
 };
 
@@ -34,7 +36,7 @@ fn recorded(content: Content) -> RecordedEvent {
     }
 }
 
-/// The file has to give the same bytes again, or its hash would fit no more.
+/// The file must yield the same bytes again, or its hash would no longer match.
 fn assert_kept_to_the_byte(content: Content) {
     let event = recorded(content);
     let back = format::read_event(&format::write_event(event.clone())).unwrap();
@@ -84,7 +86,8 @@ proptest! {
     }
 }
 
-/// A writer over an empty folder, and what Stats asks; ImmuDB has the log up to `forwarded`.
+/// Creates a writer over an empty directory, and the shared state that Stats reads. ImmuDB has the
+/// log up to `forwarded`.
 fn writer(dir: &std::path::Path, forwarded: u64) -> (Writer, Arc<EventFiles>) {
     let config = EventSourcingConfig {
         log_path: dir.join("log"),
@@ -93,10 +96,11 @@ fn writer(dir: &std::path::Path, forwarded: u64) -> (Writer, Arc<EventFiles>) {
         ..EventSourcingConfig::default()
     };
     let limits = PendingLimits { events_max: 100, bytes_max: 100, segment_bytes_max: 100 };
-    let standing = Arc::new(Standing::new(State::Connected, mark(forwarded), Place::START, false, limits));
+    let replication =
+        Arc::new(ReplicationStatus::new(State::Connected, mark(forwarded), LogOffset::START, false, limits));
     let shared = Arc::new(EventFiles {
         files_max: 100,
-        standing: standing.clone(),
+        replication: replication.clone(),
         tip: watch::channel(Tip { position: Position(forwarded), ..Tip::START }).1,
         cleared_to: AtomicU64::new(0),
         written_to: AtomicU64::new(0),
@@ -109,7 +113,7 @@ fn writer(dir: &std::path::Path, forwarded: u64) -> (Writer, Arc<EventFiles>) {
         folder: Folder::new(&config.storage_path),
         files_max: 100,
         history: Storage::open(&config, &LimitsConfig::default()).unwrap().history(),
-        standing,
+        replication,
         shared: shared.clone(),
         cursor: None,
         written_to: Position(0),
@@ -120,17 +124,17 @@ fn writer(dir: &std::path::Path, forwarded: u64) -> (Writer, Arc<EventFiles>) {
     (writer, shared)
 }
 
-fn mark(position: u64) -> ForwardedMark {
-    ForwardedMark { position: Position(position), ..ForwardedMark::default() }
+fn mark(position: u64) -> ReplicationMark {
+    ReplicationMark { position: Position(position), ..ReplicationMark::default() }
 }
 
-/// The event at a position; the aggregate's only ones.
+/// Returns the event at a position. All events belong to one aggregate.
 fn numbered(position: u64) -> RecordedEvent {
     let event = recorded(Content::Absent);
     RecordedEvent { sequence: SequenceNumber(position), position: Position(position), ..event }
 }
 
-/// Files as a crash leaves them, found again at a start with nothing in ImmuDB.
+/// Writes files as a crash leaves them, and takes them over as at a start with nothing in ImmuDB.
 fn found(writer: &mut Writer, positions: &[u64]) {
     let mut waiting = VecDeque::new();
     for event in positions.iter().map(|position| numbered(*position)) {
@@ -147,12 +151,12 @@ fn files_behind_a_gap_hold_up_none_before_them() {
     let (mut writer, _) = writer(dir.path(), 0);
     found(&mut writer, &[1, 2, 4, 5, 7]);
     writer.write_event(numbered(3)).unwrap();
-    // The fifth need not be written again, and the sixth is what comes next.
+    // The fifth need not be written again; the sixth comes next.
     assert_eq!(writer.written_to, Position(5));
     assert_eq!(writer.clear(mark(3)).unwrap(), 3);
     let left = |writer: &Writer| writer.folder.event_paths().unwrap().len();
     assert_eq!(left(&writer), 3);
-    // ImmuDB has taken the sixth without a file.
+    // ImmuDB has committed the sixth, which has no file.
     assert_eq!(writer.clear(mark(7)).unwrap(), 3);
     assert_eq!(left(&writer), 0);
     assert!(writer.newest_of.is_empty());
@@ -170,7 +174,7 @@ fn files_behind_a_gap_are_pending_once_immudb_has_their_events() {
     assert!(writer.folder.event_paths().unwrap().is_empty());
 }
 
-/// Something of somebody else's at the place of a file.
+/// Creates a foreign object at the path of a file.
 fn put(what: &str, path: &Path, elsewhere: &Path) {
     std::fs::create_dir_all(path.parent().unwrap()).unwrap();
     match what {
@@ -200,7 +204,7 @@ fn what_lies_in_the_place_of_a_file_is_set_aside_and_holds_up_nothing() {
             let read = format::read_event(&written.bytes().unwrap());
             assert_eq!(read.as_ref(), Some(&event), "{what} at {place:?}");
             assert_eq!(std::fs::read_dir(&elsewhere).unwrap().count(), 0, "{what} at {place:?}");
-            // Files that can be made from others are replaced.
+            // Files that can be derived from others are replaced.
             let is_kept = match place {
                 "" => what != "a folder",
                 "/1.event" => true,

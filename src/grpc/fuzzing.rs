@@ -1,4 +1,6 @@
-//! Requests as the fuzz targets hand them in. See [`crate::fuzzing`].
+//! Passes the bytes of the fuzz targets to the decoders of requests. See [`crate::fuzzing`].
+//!
+//! Panics if a promise of a decoder is broken. Rejected requests are fine.
 #![expect(clippy::expect_used, reason = "a broken promise has to end the run")]
 
 use std::collections::HashSet;
@@ -6,7 +8,8 @@ use std::collections::HashSet;
 use prost::Message;
 
 use super::{
-    decode::{self, Decoder, Violations},
+    event_store::decode::{self, Decoder},
+    violations::Violations,
     wire,
     world::commands as world,
 };
@@ -18,15 +21,17 @@ use crate::{
     },
     store::OrderStart,
     world::{
-        command::COMMANDS_MAX,
-        command::Command,
-        decide::decide,
-        event::WorldEvent,
-        known::{Decided, Known, Undecided},
+        model::event::WorldEvent,
+        rules::{
+            command::{COMMANDS_MAX, Command},
+            decide::decide,
+            world_view::{Decided, Undecided, WorldView},
+        },
     },
 };
 
-/// Every kind of request, under the limits that stand in the configuration and under such as short bytes reach.
+/// Decodes the bytes as every kind of request, with the default limits and with limits so low that
+/// short inputs reach them.
 pub fn requests(bytes: &[u8]) {
     for limits in [LimitsConfig::default(), tight()] {
         let decoder = Decoder { limits };
@@ -74,7 +79,8 @@ fn tight() -> LimitsConfig {
     }
 }
 
-/// A refusal names something, and not much; never the text that was sent.
+/// Returns the decoded value, or `None` if it was rejected. A rejection must name at least one
+/// field, be short, and never contain the text that was sent.
 fn accepted<T>(decoded: Result<T, Violations>) -> Option<T> {
     match decoded {
         Ok(value) => Some(value),
@@ -97,12 +103,13 @@ fn append(decoder: &Decoder, request: wire::AppendEventsRequest) {
     let ids: HashSet<_> = append.events.iter().map(|(event, _)| event.id).collect();
     assert_eq!(ids.len(), append.events.len(), "an id twice");
     let records = append.events.into_iter().map(|(event, digest)| stored(limits, event, digest));
-    // With its fields' frames the append has to fit into a frame of the log.
+    // With the overhead of its fields, the append must fit into a frame of the log.
     let bytes: usize = records.sum();
     assert!(bytes <= limits.append_bytes_max.saturating_mul(2).max(100_000), "{bytes} bytes of records");
 }
 
-/// What was let through holds the limits, and is read back from its record as it was. Gives the record's size.
+/// Checks that an accepted event is within the limits, and that its record decodes to the same
+/// event. Returns the size of the record.
 fn stored(limits: &LimitsConfig, event: NewEvent, digest: ContentDigest) -> usize {
     assert_eq!(ContentDigest::of(&event), digest);
     assert!(event.aggregate_id.as_str().len() <= limits.id_bytes_max);
@@ -113,7 +120,7 @@ fn stored(limits: &LimitsConfig, event: NewEvent, digest: ContentDigest) -> usiz
     assert!(event.metadata.len() <= limits.metadata_entries_max);
     assert!(event.metadata.values().all(|value| value.len() <= limits.metadata_value_bytes_max));
     content(&event.content, limits.event_bytes_max);
-    // Where it names no type, the aggregate's is recorded.
+    // An event without a type is recorded with the type of its aggregate.
     let aggregate_type = if event.aggregate_type.is_empty() { "T".into() } else { event.aggregate_type };
     let recorded = RecordedEvent {
         event: NewEvent { aggregate_type, ..event },
@@ -137,11 +144,12 @@ fn content(content: &Content, bytes_max: usize) {
     }
 }
 
-/// What was let through is decided, and what comes of it is read back as it was.
+/// Checks that accepted commands can be decided, and that the resulting events decode to the same
+/// events.
 fn commands(limits: &LimitsConfig, request: wire::world::ExecuteCommandsRequest) {
     let Some(commands) = accepted(world::decode(request, limits)) else { return };
     assert!((1..=COMMANDS_MAX).contains(&commands.commands.len()));
-    let mut known = Known::default();
+    let mut known = WorldView::default();
     for command in commands.commands {
         assert!(command.target.as_str().len() <= limits.id_bytes_max);
         let decided = loop {

@@ -1,5 +1,7 @@
-//! `grpc.health.v1.Health`, as its protocol says: `Check` of a service that is not known is NOT_FOUND, `Watch` of one
-//! answers SERVICE_UNKNOWN and stays open. What is served is decided elsewhere and told here.
+//! Serves `grpc.health.v1.Health` as its protocol specifies.
+//!
+//! `Check` of an unknown service returns NOT_FOUND. `Watch` of an unknown service returns
+//! SERVICE_UNKNOWN and stays open. What is being served is decided elsewhere and reported here.
 
 use std::{pin::Pin, sync::Arc};
 
@@ -12,28 +14,22 @@ use tonic_health::pb::{
     health_server::{Health, HealthServer},
 };
 
-use super::{gate::Admitted, status};
+use super::{methods::SERVICES, status, transport::concurrency::Admitted};
 
-/// Services that share the health of the whole, beside `""`.
-const SERVICES: [&str; 3] = [
-    "aethyr.eventstore.v1.EventStoreService",
-    "aethyr.world.v1.CommandService",
-    "aethyr.world.v1.WorldService",
-];
 const READS: &str = "reads";
 const IMMUDB: &str = "immudb";
 
-/// What is served at this moment.
+/// What is being served at the moment.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct Serving {
-    /// Reads, and writes but for a short while.
+    /// Whether reads are served, and writes are not rejected for longer than a short time.
     pub service: bool,
     pub reads: bool,
-    /// Events reach ImmuDB.
+    /// Whether events reach ImmuDB.
     pub immudb: bool,
 }
 
-/// Where it is told what is served. Cheap to clone.
+/// Accepts reports of what is being served. Cheap to clone.
 #[derive(Debug, Clone)]
 pub struct HealthReporter {
     told: Arc<watch::Sender<Told>>,
@@ -42,12 +38,12 @@ pub struct HealthReporter {
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 struct Told {
     serving: Serving,
-    /// The service stops: nothing is served any more, and every `Watch` ends.
+    /// The service is stopping: nothing is served any more, and every `Watch` ends.
     closed: bool,
 }
 
 impl Default for HealthReporter {
-    /// Nothing is served yet.
+    /// Returns a reporter that initially reports nothing as served.
     fn default() -> Self {
         Self { told: Arc::new(watch::Sender::new(Told::default())) }
     }
@@ -60,25 +56,25 @@ impl HealthReporter {
         });
     }
 
-    /// Nothing is served from now on.
+    /// Reports that nothing is served from now on.
     pub fn close(&self) {
         self.told.send_replace(Told { serving: Serving::default(), closed: true });
     }
 
-    /// What answers on the network.
+    /// Returns the gRPC service that answers from these reports.
     pub fn server(&self) -> HealthServer<HealthService> {
         HealthServer::new(HealthService { told: self.told.subscribe() })
     }
 }
 
-/// See the module.
+/// The health service. See the module.
 #[derive(Debug)]
 pub struct HealthService {
     told: watch::Receiver<Told>,
 }
 
 impl Serving {
-    /// `None`: no such service.
+    /// Returns the status of a service, or `None` if the service is unknown.
     fn of(self, service: &str) -> Option<ServingStatus> {
         let serves = match service {
             READS => self.reads,
@@ -124,11 +120,11 @@ impl Health for HealthService {
     }
 }
 
-/// One `Watch`.
+/// The state of one `Watch`.
 struct Watching {
     service: String,
     told: watch::Receiver<Told>,
-    /// What the caller heard last.
+    /// The status last sent to the client.
     last: Option<ServingStatus>,
     deadline: Option<Instant>,
     over: bool,
@@ -213,7 +209,7 @@ mod tests {
         let status = |answer: Option<Result<HealthCheckResponse, Status>>| answer.unwrap().unwrap().status();
         assert_eq!(status(watch.next().await), ServingStatus::NotServing);
         assert_eq!(status(unknown.next().await), ServingStatus::ServiceUnknown);
-        // Nothing that this caller asked for has changed.
+        // Nothing that this client watches has changed.
         reporter.report(Serving { reads: true, ..Serving::default() });
         let silent = std::time::Duration::from_millis(1);
         assert!(tokio::time::timeout(silent, watch.next()).await.is_err());

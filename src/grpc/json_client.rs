@@ -1,5 +1,7 @@
-//! A client of the service for its own command line: requests and answers are JSON, as protobuf maps it, and as
-//! `grpcurl` shows it.
+//! A gRPC client of the service for its own command line.
+//!
+//! Requests and responses are JSON in the protobuf mapping. Responses use the field names of the
+//! protobuf files, and 64-bit integers are numbers.
 
 use std::time::Duration;
 
@@ -18,22 +20,22 @@ use super::{status, wire};
 
 const CONNECT_MAX: Duration = Duration::from_secs(3);
 
-/// Why there is no answer.
+/// Why a call failed.
 #[derive(Debug, thiserror::Error)]
 pub enum ClientError {
-    #[error("no connection to {address}: {problem}; is the event store running there?")]
+    #[error("cannot connect to {address}: {problem}; is the event store running there?")]
     Unreachable { address: String, problem: String },
     #[error("{method}: no such call")]
     NoSuchCall { method: String },
     #[error("{0}")]
     Request(String),
-    /// The service's own words; `reason` is empty where it gave none.
+    /// The error status sent by the service. `reason` is empty if the service gave none.
     #[error("{message}")]
     Refused { code: String, reason: String, message: String },
 }
 
 impl ClientError {
-    /// The reason in the error's details.
+    /// Returns the reason in the details of the error, or an empty string.
     pub fn reason(&self) -> &str {
         match self {
             Self::Refused { reason, .. } => reason,
@@ -49,7 +51,7 @@ impl From<Status> for ClientError {
     }
 }
 
-/// Cheap to clone.
+/// A connection to the service. Cheap to clone.
 #[derive(Debug, Clone)]
 pub struct JsonClient {
     channel: Channel,
@@ -57,7 +59,7 @@ pub struct JsonClient {
     zeros: Zeros,
 }
 
-/// Whether fields are shown that are 0, false or empty.
+/// Whether responses include fields that are 0, false or empty.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Zeros {
     LeftOut,
@@ -65,8 +67,10 @@ enum Zeros {
 }
 
 impl JsonClient {
+    /// Connects to the service.
+    ///
     /// # Errors
-    /// Nobody listens there.
+    /// Returns an error if no service is listening at the address.
     pub async fn connect(address: &str) -> Result<Self, ClientError> {
         let unreachable = |problem: String| ClientError::Unreachable { address: address.to_owned(), problem };
         let endpoint = Endpoint::from_shared(format!("http://{address}"))
@@ -83,13 +87,14 @@ impl JsonClient {
         Ok(Self { channel, pool, zeros: Zeros::LeftOut })
     }
 
-    /// Answers have every field, also one that is 0, false or empty.
+    /// Includes every field in responses, even one that is 0, false or empty.
     #[must_use]
     pub fn with_zeros(self) -> Self {
         Self { zeros: Zeros::Shown, ..self }
     }
 
-    /// One answer. `method` is the service's full name, a slash, and the call's.
+    /// Calls a method that has one response. `method` is the full name of the service, a slash, and
+    /// the name of the method.
     ///
     /// # Errors
     /// See [`ClientError`].
@@ -99,7 +104,7 @@ impl JsonClient {
         Ok(answer.unwrap_or_default())
     }
 
-    /// Answers, one after the other.
+    /// Calls a method, and returns its responses as a stream.
     ///
     /// # Errors
     /// See [`ClientError`].
@@ -120,7 +125,7 @@ impl JsonClient {
     }
 }
 
-/// The answers of one call.
+/// The responses of one call.
 #[derive(Debug)]
 pub struct Answers {
     messages: Streaming<DynamicMessage>,
@@ -128,7 +133,7 @@ pub struct Answers {
 }
 
 impl Answers {
-    /// The next; `None` at the end.
+    /// Returns the next response, or `None` at the end.
     ///
     /// # Errors
     /// See [`ClientError`].
@@ -143,7 +148,7 @@ impl Answers {
     }
 }
 
-/// Numbers that are whole are shown so: a `google.protobuf.Value` has only doubles.
+/// Turns whole numbers into integers: a `google.protobuf.Value` has only doubles.
 fn whole(value: Value) -> Value {
     const WHOLE_MAX: f64 = 9_007_199_254_740_992.0;
     match value {
@@ -158,7 +163,7 @@ fn whole(value: Value) -> Value {
     }
 }
 
-/// Messages whose types are known when the program runs.
+/// A codec for messages whose types are known only at run time.
 #[derive(Debug)]
 struct JsonCodec {
     answer: MessageDescriptor,
@@ -187,7 +192,7 @@ impl Encoder for Plain {
     type Error = Status;
 
     fn encode(&mut self, item: DynamicMessage, buffer: &mut EncodeBuf<'_>) -> Result<(), Status> {
-        item.encode(buffer).map_err(|_| status::internal("a request could not be encoded"))
+        item.encode(buffer).map_err(|_| status::not_coded("cannot encode the request"))
     }
 }
 
@@ -200,6 +205,6 @@ impl Decoder for Typed {
 
     fn decode(&mut self, buffer: &mut DecodeBuf<'_>) -> Result<Option<DynamicMessage>, Status> {
         let decoded = DynamicMessage::decode(self.0.clone(), buffer);
-        decoded.map(Some).map_err(|_| status::internal("an answer could not be decoded"))
+        decoded.map(Some).map_err(|_| status::not_coded("cannot decode the response"))
     }
 }

@@ -1,26 +1,29 @@
-//! The one place where errors become statuses. The message says it for people, the details for programs.
+//! Converts errors to gRPC statuses. This is the only place that does so.
+//!
+//! The message of a status is meant for people, its details for programs. Rejections caused by the
+//! service are also recorded here.
 
 use std::{collections::HashMap, time::Duration};
 
+use tokio::task::JoinError;
 use tonic::{Code, Status};
 use tonic_types::{ErrorDetails, FieldViolation, StatusExt};
 
-use super::decode::Violations;
+use super::violations::Violations;
 use crate::{
+    error::{Conflict, Limit, Precondition, StoreError, Unavailable},
     progress::{self, Work},
-    refusals,
     shared_limit::Reached,
-    store::{Conflict, Limit, Precondition, StoreError, Unavailable},
     world::{
         error::{Damage, Unfitting, WorldError},
-        refusal::Refusal,
+        rules::refusal::Refusal,
     },
 };
 
 const DOMAIN: &str = "aethyr.eventstore";
 const WORLD_DOMAIN: &str = "aethyr.world";
 
-/// How long a caller is told to wait for a service that comes or goes.
+/// The retry delay sent to clients while the service, or a part of it, is unavailable.
 const UNAVAILABLE_RETRY: Duration = Duration::from_secs(1);
 
 pub fn of_violations(violations: Violations) -> Status {
@@ -31,10 +34,11 @@ pub fn of_violations(violations: Violations) -> Status {
     Status::with_error_details(Code::InvalidArgument, message.join("; "), details)
 }
 
-/// Every refusal of the store and of the gate passes here, so it is recorded here.
+/// Converts an error of the store. Every rejection by the store, and by a limit of the gate, passes
+/// through here, so it is recorded here.
 pub fn of_error(error: StoreError) -> Status {
     let message = error.to_string();
-    refusals::refused_with(&error, &message);
+    error.record(&message);
     match error {
         StoreError::Invalid { field, problem } => of_violations(Violations(vec![(field, problem)])),
         StoreError::Conflict(conflict) => of_conflict(conflict, message),
@@ -44,25 +48,28 @@ pub fn of_error(error: StoreError) -> Status {
         StoreError::Unavailable(why) => unavailable(why, message),
         StoreError::OutcomeUnknown => with_reason(Code::Unknown, message, "OUTCOME_UNKNOWN", []),
         StoreError::Damaged(_) => with_reason(Code::DataLoss, message, "DAMAGED", []),
+        StoreError::Internal(_) => with_reason(Code::Internal, message, "INTERNAL", []),
     }
 }
 
-/// The service stops, and the call with it. It is no refusal.
+/// Returns the status of a call that ends because the service stops. It is not recorded as a
+/// rejection.
 pub fn shutting_down() -> Status {
     unavailable(Unavailable::ShuttingDown, StoreError::Unavailable(Unavailable::ShuttingDown).to_string())
 }
 
-/// Health of a service that is not here.
+/// Returns the status of a health check for an unknown service.
 pub fn unknown_service(name: &str) -> Status {
-    Status::not_found(format!("no health of a service {name:?} is kept"))
+    Status::not_found(format!("unknown health service {name:?}"))
 }
 
-/// A limit that all callers share: every refusal at one comes through here.
+/// Converts the error of a limit that all clients share. Every rejection by such a limit outside of
+/// the store and the world passes through here.
 pub fn of_limit(reached: Reached) -> Status {
     of_error(limit_reached(reached))
 }
 
-/// The same for those who are refused further inside.
+/// Returns the error of a shared limit for code that rejects a call further inside.
 pub fn limit_reached(Reached { limit, max, share }: Reached) -> StoreError {
     const RETRY_AFTER: Duration = Duration::from_secs(1);
     StoreError::Full { limit, max, share, retry_after: RETRY_AFTER }
@@ -70,51 +77,59 @@ pub fn limit_reached(Reached { limit, max, share }: Reached) -> StoreError {
 
 pub fn deadline_exceeded() -> Status {
     Status::deadline_exceeded(
-        "the caller's deadline is over; send a write again, with the same ids, to learn its outcome",
+        "the deadline has expired; retry a write with the same ids to learn its outcome",
     )
 }
 
 pub fn malformed_timeout() -> Status {
     of_violations(Violations(vec![(
         "grpc-timeout".to_owned(),
-        "must be 1 to 8 digits and one of H, M, S, m, u, n".to_owned(),
+        "must be 1 to 8 digits followed by one of H, M, S, m, u, n".to_owned(),
     )]))
 }
 
 pub fn metadata_too_large(max: usize) -> Status {
-    let message = format!("the call's metadata has more than {max} bytes");
+    let message = format!("the metadata of the call exceeds {max} bytes");
     with_reason(Code::ResourceExhausted, message, "METADATA_BYTES", [("max", max.to_string())])
 }
 
-/// A request whose messages are not protobuf.
+/// Returns the status of a request whose messages are not protobuf.
 pub fn other_content() -> Status {
     Status::unimplemented(
-        "messages are protobuf: the content-type must be application/grpc or application/grpc+proto",
+        "unsupported message format: content-type must be application/grpc or application/grpc+proto",
     )
 }
 
-/// The configuration has no such service.
+/// Returns the status of a call to a service that is disabled in the configuration.
 pub fn absent(why: &'static str) -> Status {
     Status::unimplemented(why)
 }
 
-/// A request that is compressed with something else than what is accepted.
+/// Returns the status of a request with an unsupported compression.
 pub fn other_encoding(encoding: &str, accepted: &str) -> Status {
-    Status::unimplemented(format!("grpc-encoding {encoding:?} is not accepted; {accepted} are"))
+    Status::unimplemented(format!("grpc-encoding {encoding:?} is not supported; supported: {accepted}"))
 }
 
-/// A request that is not what its `grpc-encoding` says.
+/// Returns the status of a request that cannot be decompressed as its `grpc-encoding` says.
 pub fn not_unpackable() -> Status {
-    Status::internal("a message of the request can't be decompressed")
+    Status::internal("cannot decompress a request message")
 }
 
 pub fn request_too_slow() -> Status {
-    Status::deadline_exceeded("the request did not arrive within server.request_max; nothing was done")
+    Status::deadline_exceeded(
+        "the request did not arrive completely within server.request_max; it had no \
+     effect",
+    )
 }
 
-/// A task of the service ended without an answer.
-pub fn internal(what: &'static str) -> Status {
+/// A message that the command line cannot encode or decode.
+pub fn not_coded(what: &'static str) -> Status {
     Status::internal(what)
+}
+
+/// Returns the status of a call whose task did not end by itself.
+pub fn of_task(error: &JoinError, what: &'static str) -> Status {
+    of_error(StoreError::of_task(error, what))
 }
 
 pub fn of_world_error(error: WorldError) -> Status {
@@ -244,12 +259,12 @@ fn unavailable(why: Unavailable, message: String) -> Status {
     Status::with_error_details(Code::Unavailable, message, details)
 }
 
-/// A start that takes long says how far it is.
+/// Returns the message and the facts about a start that takes long, including how far it is.
 fn starting(work: &Work) -> (String, HashMap<String, String>) {
     let Work { what, unit, done, of } = work;
     let percent = work.percent();
     let message =
-        format!("the service is starting: {what}, {percent} % ({done} of {of} {unit}); nothing was written");
+        format!("the service is starting: {what}, {percent}% ({done} of {of} {unit}); nothing was written");
     let facts = [("work", (*what).to_owned()), ("unit", (*unit).to_owned())];
     let numbers = [("percent", percent), ("done", *done), ("of", *of)];
     let numbers = numbers.map(|(name, number)| (name, number.to_string()));
@@ -326,6 +341,7 @@ mod tests {
             (StoreError::Unavailable(Unavailable::NotWritten), Code::Unavailable, "NOT_WRITTEN"),
             (StoreError::OutcomeUnknown, Code::Unknown, "OUTCOME_UNKNOWN"),
             (StoreError::Damaged("segment 1".into()), Code::DataLoss, "DAMAGED"),
+            (StoreError::Internal("a read"), Code::Internal, "INTERNAL"),
         ];
         for (error, code, reason) in table {
             let status = of_error(error);
@@ -340,9 +356,9 @@ mod tests {
 
     #[test]
     fn a_start_says_how_far_it_is() {
-        let work = Work { what: "bringing up the index", unit: "bytes", done: 512, of: 2048 };
+        let work = Work { what: "updating the index", unit: "bytes", done: 512, of: 2048 };
         let (message, facts) = starting(&work);
-        assert!(message.contains("bringing up the index, 25 % (512 of 2048 bytes)"), "{message}");
+        assert!(message.contains("updating the index, 25% (512 of 2048 bytes)"), "{message}");
         assert_eq!((facts["percent"].as_str(), facts["done"].as_str()), ("25", "512"));
     }
 
@@ -351,7 +367,7 @@ mod tests {
         let aggregate = AggregateId::new("room-1").unwrap();
         let (expected, actual) = (SequenceNumber(0), SequenceNumber(1));
         let status = of_error(Conflict::WrongExpectedSequence { aggregate, expected, actual }.into());
-        assert_eq!(status.message(), "room-1: expected sequence 0, actual 1");
+        assert_eq!(status.message(), "room-1: expected sequence number 0, actual 1");
     }
 
     #[test]

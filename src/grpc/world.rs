@@ -1,4 +1,7 @@
-//! The world's calls: from the wire to the world and back.
+//! The calls of the game world.
+//!
+//! Decodes requests and encodes the results of the world. The rules, the history and the read
+//! models are left to the world itself; the limits on calls, bytes and reads to `transport`.
 
 use std::{sync::Arc, time::Duration};
 
@@ -8,14 +11,22 @@ use tokio_util::sync::CancellationToken;
 use tonic::{Request, Response, Status};
 
 use super::{
-    Bounds,
-    decode::{Violations, aggregate_id, name, timestamp},
-    gate::Admitted,
-    reads::{Reads, size_answer},
+    event_store::{
+        decode::{aggregate_id, name},
+        streams::{Boxed, bounded},
+    },
     status,
-    streams::{Boxed, bounded},
-    wire::world::{self as wire, command_service_server::CommandService, world_service_server::WorldService},
-    write_answer::reserve_answer,
+    transport::{
+        Bounds,
+        concurrency::Admitted,
+        reads::{Reads, size_answer},
+        write_answer::reserve_answer,
+    },
+    violations::Violations,
+    wire::{
+        world as wire,
+        world::{command_service_server::CommandService, world_service_server::WorldService},
+    },
 };
 use crate::{
     config::LimitsConfig,
@@ -23,11 +34,10 @@ use crate::{
     shared_limit::SharedLimit,
     world::{
         Rebuild, Repairs, World,
-        difference::WorldMoment,
         error::WorldError,
-        lists::{ObjectFilter, Page, STEPS_MAX},
-        refusal::Refusal,
-        replay::{Moment, State},
+        history::{difference::WorldMoment, replay::State},
+        read_models::lists::{ObjectFilter, STEPS_MAX},
+        rules::refusal::Refusal,
     },
 };
 
@@ -35,28 +45,35 @@ pub(super) mod commands;
 mod difference;
 mod encode;
 mod json;
+mod moments;
+mod pages;
 
-/// History that is read at a time; with what it changed it makes about as much of a message.
+use moments::{moment, world_moment};
+use pages::{PageRequest, next_token};
+
+/// The bytes of history read at a time. With the changes that it caused, it makes a message of
+/// about the same size.
 const READ_BYTES: usize = 64 * 1024;
 
 const PROGRESS_EVERY: Duration = Duration::from_millis(500);
 const PLAYERS_MAX: u32 = 100;
 
-/// Both services of the world as tonic calls them.
+/// Both services of the world as called by tonic.
 #[derive(Debug, Clone)]
 pub struct WorldCalls {
     world: Arc<World>,
     limits: Arc<LimitsConfig>,
     streams: Arc<SharedLimit>,
     reads: Reads,
-    /// For those who ask the read models: who waits for their file holds up nobody else.
+    /// For queries of the read models, so that a query that waits for their file does not hold up
+    /// other reads.
     lists: Reads,
     collecting: Arc<Semaphore>,
     closing: CancellationToken,
 }
 
 impl WorldCalls {
-    /// `closing` ends the streams.
+    /// Creates the services. `closing` ends their streams.
     pub fn new(
         world: Arc<World>,
         limits: LimitsConfig,
@@ -68,12 +85,13 @@ impl WorldCalls {
         Self { world, limits: Arc::new(limits), streams, reads, lists, collecting, closing }
     }
 
-    /// A place among the open streams.
+    /// Counts the call against the limit on open streams.
     fn open<T>(&self, request: &Request<T>) -> Result<Admitted, Status> {
         Admitted::of(request).streaming(&self.streams)
     }
 
-    /// Work that may wait for the disk. It is told when nobody waits for it any more.
+    /// Runs work that may block on the disk. Its token is cancelled when the client no longer waits
+    /// for it.
     async fn blocking<T: Send + 'static>(
         &self,
         call: &Admitted,
@@ -82,7 +100,7 @@ impl WorldCalls {
         self.blocking_in(&self.reads, call, work).await
     }
 
-    /// The same among other reads.
+    /// Like `blocking`, with the permits of `reads`.
     async fn blocking_in<T: Send + 'static>(
         &self,
         reads: &Reads,
@@ -95,7 +113,7 @@ impl WorldCalls {
         reads.run(call, move || work(&world, &given_up)).await?.map_err(status::of_world_error)
     }
 
-    /// Makes a stream's reader, within the caller's deadline.
+    /// Opens the reader of a stream within the client's deadline.
     async fn reader<T: Send + 'static>(
         &self,
         call: &Admitted,
@@ -107,7 +125,7 @@ impl WorldCalls {
         self.reads.open(call, move || open(&world, &given_up)).await?.map_err(status::of_world_error)
     }
 
-    /// An object as it is answered.
+    /// Loads an object, and returns what `answer` makes of it.
     async fn get<T: Send + 'static>(
         &self,
         call: &Admitted,
@@ -209,7 +227,7 @@ impl WorldService for WorldCalls {
                 let value = request.attribute_value.map(json::from_wire).transpose();
                 let value = value.map_err(|problem| wrong.add("attribute_value", problem)).ok().flatten();
                 if request.attribute_key.is_empty() && value.is_some() {
-                    wrong.add("attribute_value", "wants an attribute_key");
+                    wrong.add("attribute_value", "requires attribute_key");
                 }
                 let page = wrong.none_or(page).map_err(status::of_violations)?;
                 let key = Some(request.attribute_key).filter(|key| !key.is_empty());
@@ -248,9 +266,12 @@ impl WorldService for WorldCalls {
                 let id = aggregate_id("container_id", &request.container_id, NAME_BYTES_MAX, &mut wrong);
                 let (id, page) = wrong.none_or(id.zip(page)).map_err(status::of_violations)?;
                 let recursive = request.recursive;
-                let list = move |world: &World, given_up: &CancellationToken| match recursive {
-                    true => world.below(id.as_str(), &page.after, page.count, given_up),
-                    false => world.contents(id.as_str(), page.after_id(), page.count, given_up),
+                let list = move |world: &World, given_up: &CancellationToken| {
+                    if recursive {
+                        world.below(id.as_str(), &page.after, page.count, given_up)
+                    } else {
+                        world.contents(id.as_str(), page.after_id(), page.count, given_up)
+                    }
                 };
                 let (found, position) = self.blocking_in(&self.lists, &call, list).await?;
                 let next_page_token = next_token(&found);
@@ -382,12 +403,15 @@ impl WorldService for WorldCalls {
     }
 }
 
-/// What a request has repaired.
+/// Decodes which objects a rebuild has to repair.
 fn repairs(request: wire::RebuildWorldStateRequest) -> Result<Repairs, Status> {
     const OBJECTS_MAX: usize = 100;
     let (mut wrong, mut objects) = (Violations::default(), Vec::new());
     if request.repair.len() > OBJECTS_MAX {
-        wrong.add("repair", format!("has {}, {OBJECTS_MAX} are allowed", request.repair.len()));
+        wrong.add(
+            "repair",
+            format!("has {} entries; at most {OBJECTS_MAX} are allowed", request.repair.len()),
+        );
     }
     for (index, id) in request.repair.iter().take(OBJECTS_MAX).enumerate() {
         objects.extend(aggregate_id(format_args!("repair[{index}]"), id, NAME_BYTES_MAX, &mut wrong));
@@ -399,7 +423,7 @@ fn repairs(request: wire::RebuildWorldStateRequest) -> Result<Repairs, Status> {
     wrong.none_or(Some(repairs)).map_err(status::of_violations)
 }
 
-/// One piece of a stream.
+/// Reads one piece of a stream.
 async fn piece<R: Send + 'static, T: Send + 'static>(
     reads: &Reads,
     call: &Admitted,
@@ -412,83 +436,4 @@ async fn piece<R: Send + 'static, T: Send + 'static>(
 
 fn id_of(state: &State) -> AggregateId {
     state.aggregate.object().id.clone()
-}
-
-/// A moment in the life of one aggregate.
-fn moment(field: &str, moment: Option<wire::Moment>, wrong: &mut Violations) -> Option<Moment> {
-    use wire::moment::Moment as Wire;
-    match moment.and_then(|moment| moment.moment) {
-        None => Some(Moment::Now),
-        Some(Wire::SequenceNumber(0)) => {
-            wrong.add(format_args!("{field}.sequence_number"), "must be 1 or more");
-            None
-        }
-        Some(Wire::SequenceNumber(number)) => Some(Moment::Sequence(SequenceNumber(number))),
-        Some(Wire::Position(position)) => Some(Moment::Position(Position(position))),
-        Some(Wire::Time(time)) => {
-            timestamp(format_args!("{field}.time"), Some(time), wrong).map(Moment::Time)
-        }
-    }
-}
-
-/// A moment of the whole world.
-fn world_moment(
-    field: &str,
-    moment: Option<wire::Moment>,
-    absent: WorldMoment,
-    wrong: &mut Violations,
-) -> Option<WorldMoment> {
-    use wire::moment::Moment as Wire;
-    match moment.and_then(|moment| moment.moment) {
-        None => Some(absent),
-        Some(Wire::SequenceNumber(_)) => {
-            wrong.add(format_args!("{field}.sequence_number"), "is of one aggregate, not of the world");
-            None
-        }
-        Some(Wire::Position(position)) => Some(WorldMoment::Position(Position(position))),
-        Some(Wire::Time(time)) => {
-            timestamp(format_args!("{field}.time"), Some(time), wrong).map(WorldMoment::Time)
-        }
-    }
-}
-
-struct PageRequest {
-    /// The way to the last object of the page before; empty: there is none.
-    after: Vec<String>,
-    count: usize,
-}
-
-impl PageRequest {
-    fn new(size: u32, token: &str, steps_max: usize, wrong: &mut Violations) -> Option<Self> {
-        const PAGE_MAX: u32 = 1000;
-        const PAGE_DEFAULT: u32 = 100;
-        if size > PAGE_MAX {
-            wrong.add("page_size", format!("is {size}, {PAGE_MAX} is allowed"));
-        }
-        let after = match token {
-            "" => Some(Vec::new()),
-            token => token_way(token).filter(|way| way.len() <= steps_max),
-        };
-        if after.is_none() {
-            wrong.add("page_token", "is none of this listing");
-        }
-        let count = if size == 0 { PAGE_DEFAULT } else { size };
-        Some(Self { after: after?, count: count as usize })
-    }
-
-    fn after_id(&self) -> &str {
-        self.after.last().map_or("", String::as_str)
-    }
-}
-
-/// Ids have no line breaks.
-const STEP: &str = "\n";
-
-fn next_token(page: &Page) -> String {
-    page.next.as_ref().map(|way| hex::encode(way.join(STEP))).unwrap_or_default()
-}
-
-fn token_way(token: &str) -> Option<Vec<String>> {
-    let text = String::from_utf8(hex::decode(token).ok()?).ok()?;
-    text.split(STEP).map(|id| Some(AggregateId::new(id).ok()?.as_str().to_owned())).collect()
 }

@@ -1,8 +1,8 @@
-//! What a failure means to the caller: who has to act, and whether a write may still happen.
+//! Classifies failures: who has to act, and whether a write may still take effect.
 //!
-//! ImmuDB answers most failures with the code UNKNOWN and a text, so the judgement has to read
-//! texts. It is one pure function over what the server said. What it does not know counts as
-//! passing trouble with an unknown outcome: that is the answer that never loses or doubles a write.
+//! ImmuDB answers most failures with the code UNKNOWN and a text, so the classification has to read
+//! texts. It is one pure function of the server's answer. An unknown failure counts as temporary
+//! and with an unknown outcome, because that never loses or duplicates a write.
 
 use std::{error::Error as StdError, io, time::Duration};
 
@@ -11,55 +11,57 @@ use tonic::{Code, Status};
 
 use super::schema::ErrorInfo;
 
-/// Longer messages are cut: they end in logs and in the statistics.
+/// Longer messages are truncated, because they end up in logs and in the statistics.
 pub(super) const MESSAGE_CHARS_MAX: usize = 500;
 
-/// ImmuDB's message with the name of the call; never a key's value or a password.
+/// ImmuDB's message and the name of the call. Never contains the value of a key or a password.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[error("{operation}: {message}")]
 pub struct Error {
     pub kind: ErrorKind,
-    /// The call as ImmuDB names it.
+    /// The name of the call in ImmuDB's API.
     pub operation: &'static str,
     pub message: String,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum ErrorKind {
-    /// The connection was refused: nobody is there.
+    /// The connection was refused: nothing listens there.
     Refused,
-    /// The network, or no answer within the deadline. The session may be of no more use.
+    /// A network failure, or no answer within the deadline. The session may be unusable.
     Unreachable,
-    /// The server can't just now: one of its limits, a full disk, or a failure without a name here.
+    /// The server cannot serve the request at the moment: one of its limits, a full disk, or a
+    /// failure that is not classified here.
     Busy,
-    /// The server does not know the session (any more): open another.
+    /// The server does not know the session, or no longer does: open another one.
     SessionExpired,
-    /// A person must look: a wrong password, no permission, a replica, a database that can't be made.
+    /// The operator must act: a wrong password, a missing permission, a replica, or a database that
+    /// cannot be created.
     Configuration,
-    /// The request will never be taken.
+    /// The request will never be accepted.
     Rejected,
-    /// A message is larger than one of the sides, or a proxy between them, takes, or has more than the database
-    /// takes at once: ask for less, send less.
+    /// A message is larger than one of the sides, or a proxy between them, accepts, or has more
+    /// entries than the database accepts at once: request less or send less.
     TooLarge,
-    /// Alarm: what ImmuDB holds, or its answer, is damaged.
+    /// Alarm: the contents of ImmuDB, or its answer, are damaged.
     Corrupted,
 }
 
-/// Why a write was not answered with its transaction.
+/// Why a write did not return its transaction.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum SetError {
-    /// A precondition did not hold, so nothing was written. Which one, ImmuDB does not say.
-    #[error("a precondition did not hold")]
+    /// A precondition did not hold, so nothing was written. ImmuDB does not say which one.
+    #[error("a precondition failed")]
     Conflict,
-    /// Certainly not written, now or later.
+    /// Certainly not written, neither now nor later.
     #[error("not written: {0}")]
     NotWritten(Error),
-    /// It may be written, may become written later, or never.
+    /// The write may have happened, may happen later, or may never happen.
     #[error("outcome unknown: {0}")]
     Unknown(Error),
 }
 
-/// A call that failed, before it is known what the caller makes of it.
+/// A failed call, before it is known what it means to the caller.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) struct Failure {
     pub verdict: Verdict,
@@ -69,13 +71,13 @@ pub(super) struct Failure {
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Verdict {
-    /// A missing key or transaction: often a normal answer.
+    /// A missing key or transaction, which is often a normal answer.
     NotFound,
     Conflict,
     Failed(ErrorKind, Write),
 }
 
-/// Whether a write that failed so may have an effect.
+/// Whether a write that failed this way may take effect.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Write {
     /// The failure provably precedes the commit.
@@ -87,8 +89,8 @@ use ErrorKind::{Busy, Configuration, Corrupted, Refused, Rejected, SessionExpire
 use Verdict::{Conflict, Failed, NotFound};
 use Write::{Excluded, Possible};
 
-/// Texts by which ImmuDB's errors of the codes UNKNOWN and INTERNAL are told apart; the first that
-/// occurs decides. Whatever stands below as `Excluded` is checked by ImmuDB before it writes.
+/// Texts that identify ImmuDB's errors with the codes UNKNOWN and INTERNAL. The first text that
+/// occurs decides. ImmuDB checks everything that is `Excluded` here before it writes.
 const TEXTS: [(&str, Verdict); 31] = [
     ("corrupt", Failed(Corrupted, Possible)),
     ("possible tampering", Failed(Corrupted, Possible)),
@@ -123,8 +125,9 @@ const TEXTS: [(&str, Verdict); 31] = [
     ("invalid key revision number", Failed(Rejected, Possible)),
 ];
 
-/// Texts by which those who stand between say that a message is too large for them: gRPC in its languages, and HTTP.
-/// What ImmuDB did with it, if it got it, they do not say.
+/// Texts with which intermediaries report that a message is too large for them: gRPC
+/// implementations in several languages, and HTTP. They do not say whether ImmuDB received the
+/// message, or what it did with it.
 const TOO_LARGE: [&str; 6] = [
     "larger than max",
     "exceeds maximum size",
@@ -134,7 +137,8 @@ const TOO_LARGE: [&str; 6] = [
     "HTTP status code 413",
 ];
 
-/// What the server's answer means. `code` and `message` are the status', `info` came in its details.
+/// Classifies the server's answer. `code` and `message` are those of the status; `info` comes from
+/// its details.
 pub(super) fn judge(code: Code, message: &str, info: &ErrorInfo) -> Verdict {
     match code {
         Code::Unavailable | Code::DeadlineExceeded | Code::Cancelled => Failed(Unreachable, Possible),
@@ -147,7 +151,7 @@ pub(super) fn judge(code: Code, message: &str, info: &ErrorInfo) -> Verdict {
             Some(Failed(kind, _)) => Failed(kind, Excluded),
             _ => Failed(Rejected, Excluded),
         },
-        // ImmuDB's own words, before it has read the request.
+        // ImmuDB's own wording, sent before it has read the request.
         Code::ResourceExhausted if message.contains("received message larger than max") => {
             Failed(TooLarge, Excluded)
         }
@@ -175,24 +179,25 @@ fn by_text(message: &str) -> Option<Verdict> {
 }
 
 fn by_text_or_cause(message: &str, info: &ErrorInfo) -> Verdict {
-    // The same answer is given when the users can't be looked up; the cause tells.
+    // ImmuDB gives the same answer when it cannot look up its users. Only the cause tells.
     let login_refused =
         info.cause.is_empty() || info.cause.contains("bcrypt") || info.cause.contains("key not found");
     if info.code == "08004" && !login_refused {
         return Failed(Busy, Excluded);
     }
-    // Alone it is about the user; in a longer text it is the server's own trouble with a file.
+    // On its own, this text is about the user. Within a longer text, the server cannot access one
+    // of its files.
     if message == "permission denied" {
         return Failed(Configuration, Excluded);
     }
-    // A value that was cut away from behind ImmuDB's transaction log.
+    // A value that ImmuDB's transaction log refers to has been cut off.
     if message == "EOF" {
         return Failed(Corrupted, Possible);
     }
     if message.contains("context deadline exceeded") || message.contains("context canceled") {
         return Failed(Unreachable, Possible);
     }
-    // A file that may not grow is no message.
+    // This text is about a file that must not grow, not about a message.
     let is_too_large =
         || !message.contains("file too large") && TOO_LARGE.iter().any(|text| message.contains(text));
     let unnamed = || if is_too_large() { Failed(TooLarge, Possible) } else { Failed(Busy, Possible) };
@@ -201,7 +206,7 @@ fn by_text_or_cause(message: &str, info: &ErrorInfo) -> Verdict {
 
 impl Failure {
     pub fn from_status(operation: &'static str, status: &Status) -> Failure {
-        // Only a failure on this side has a source; what the server says arrives without one.
+        // Only a local failure has a source. A status from the server has none.
         let (verdict, message) = match status.source() {
             Some(source) => (judge_transport(source), chain(source)),
             None if status.message().starts_with("Unexpected EOF decoding stream") => {
@@ -214,7 +219,7 @@ impl Failure {
         Failure { verdict, operation, message: shortened(message) }
     }
 
-    /// What the server itself said.
+    /// Classifies an answer from the server itself.
     pub fn from_answer(operation: &'static str, code: Code, message: &str, details: &[u8]) -> Failure {
         let verdict = judge(code, message, &error_info(details));
         Failure { verdict, operation, message: shortened(message.to_owned()) }
@@ -228,16 +233,16 @@ impl Failure {
         Failure {
             verdict: Failed(Unreachable, Possible),
             operation,
-            message: format!("no answer within {after:?}"),
+            message: format!("no response within {after:?}"),
         }
     }
 
-    /// A request that is not even sent.
+    /// A request that is rejected locally and never sent.
     pub fn rejected(operation: &'static str, message: String) -> Failure {
         Failure { verdict: Failed(Rejected, Excluded), operation, message }
     }
 
-    /// The same, because of its size.
+    /// A request that is too large and never sent.
     pub fn too_large(operation: &'static str, message: String) -> Failure {
         Failure { verdict: Failed(TooLarge, Excluded), operation, message }
     }
@@ -281,7 +286,7 @@ fn sources<'a>(error: &'a (dyn StdError + 'static)) -> impl Iterator<Item = &'a 
     std::iter::successors(Some(error), |&error| error.source())
 }
 
-/// The texts of an error and of its sources, without repeats.
+/// Returns the texts of an error and of its sources, without repetitions.
 fn chain(error: &(dyn StdError + 'static)) -> String {
     let mut texts: Vec<String> = Vec::new();
     for text in sources(error).map(ToString::to_string) {
@@ -299,7 +304,7 @@ fn shortened(message: String) -> String {
     }
 }
 
-/// ImmuDB's own code for the error and its cause; empty where it sent none.
+/// Returns ImmuDB's own code for the error and its cause. Both are empty if it sent none.
 fn error_info(details: &[u8]) -> ErrorInfo {
     let details = tonic_types::pb::Status::decode(details).unwrap_or_default().details;
     details

@@ -1,4 +1,5 @@
-//! Answers of ImmuDB as the fuzz targets hand them in. See [`crate::fuzzing`].
+//! Entry points of the fuzz targets: decode arbitrary bytes as answers of ImmuDB, and check what
+//! follows from them. See [`crate::fuzzing`].
 
 use prost::Message;
 use tonic::Code;
@@ -9,13 +10,13 @@ use super::{
     schema,
 };
 
-/// A `google.rpc.Status`, which is what the details of an answer hold too.
+/// Decodes a `google.rpc.Status`, which is also the format of the details of an answer.
 pub fn errors(bytes: &[u8]) {
     let Ok(answer) = tonic_types::pb::Status::decode(bytes) else { return };
     let code = Code::from_i32(answer.code);
     let failure = Failure::from_answer("Set", code, &answer.message, bytes);
     let error = Error::from(failure.clone());
-    // One more for the sign that it was cut.
+    // One more character for the ellipsis of a truncated message.
     assert!(error.message.chars().count() <= MESSAGE_CHARS_MAX + 1);
     match SetError::from(failure) {
         SetError::Unknown(of_write) => assert_eq!(of_write, error),
@@ -27,7 +28,7 @@ pub fn errors(bytes: &[u8]) {
     }
 }
 
-/// Whatever text comes with these codes, it is no proof of anything.
+/// Returns whether a write may have taken effect despite this code, whatever text comes with it.
 fn may_be_written(code: Code) -> bool {
     matches!(
         code,
@@ -35,7 +36,7 @@ fn may_be_written(code: Code) -> bool {
     )
 }
 
-/// A page of transactions: those before the first that is malformed.
+/// Decodes a page of transactions, up to the first one that is malformed.
 pub fn transactions(bytes: &[u8]) -> Vec<Transaction> {
     let Ok(page) = schema::TxList::decode(bytes) else { return Vec::new() };
     let mut transactions = Vec::new();

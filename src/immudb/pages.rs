@@ -1,14 +1,14 @@
-//! The whole history, page by page.
+//! Reads the whole history, page by page.
 //!
 //! ImmuDB limits a page by the number of transactions, not by their bytes, and transactions differ
-//! by a factor of many thousands. So the limit is found on the way: halved when an answer was too
-//! large, doubled when it was small.
+//! in size by a factor of many thousands. So the limit adapts: it is halved after an answer that
+//! was too large, and doubled after a small one.
 
 use super::{Error, ErrorKind, Session, Transaction, TxId};
 
 const LIMIT_FIRST: u32 = 32;
 
-/// Walks over all transactions once. To follow new ones, go on with another from
+/// Iterates over all transactions once. To follow new ones, start another iteration at
 /// [`TransactionPages::position`].
 #[derive(Debug, Clone)]
 pub struct TransactionPages {
@@ -17,26 +17,27 @@ pub struct TransactionPages {
 }
 
 impl TransactionPages {
-    /// No page has more transactions. Where small ones are followed by large ones, the server gathers the
-    /// whole page in memory before it turns out too large.
+    /// The maximum number of transactions on a page. If large transactions follow small ones, the
+    /// server assembles the whole page in memory before it turns out to be too large.
     pub const LIMIT_MAX: u32 = 64;
 
     pub fn from(first: TxId) -> TransactionPages {
         TransactionPages { next: first, limit: LIMIT_FIRST }
     }
 
-    /// The same for few transactions that may be large: a page too many would keep the others waiting.
+    /// Same as [`TransactionPages::from`], for few transactions that may be large: reading more of
+    /// them than necessary would keep others waiting.
     pub fn one_by_one_from(first: TxId) -> TransactionPages {
         TransactionPages { next: first, limit: 1 }
     }
 
-    /// The transaction that the next page begins with.
+    /// Returns the first transaction of the next page.
     pub fn position(&self) -> TxId {
         self.next
     }
 
-    /// The next page; an empty one after the last transaction. After an error the same page can be
-    /// asked for again, with another session if need be.
+    /// Returns the next page, which is empty after the last transaction. After an error, the same
+    /// page can be requested again, over another session if necessary.
     pub async fn next(&mut self, session: &Session) -> Result<Vec<Transaction>, Error> {
         loop {
             match session.scan_transactions(self.next, self.limit).await {
@@ -53,12 +54,12 @@ impl TransactionPages {
         }
     }
 
-    /// Holds ImmuDB to its promise of transactions without a gap: a hole would be lost history.
+    /// Checks that ImmuDB returns transactions without a gap: a gap would be lost history.
     pub(super) fn advance(&mut self, page: &[Transaction]) -> Result<(), Error> {
         let mut next = self.next;
         for transaction in page {
             if transaction.header.id != next {
-                let text = format!("transaction {} in the place of {next}", transaction.header.id);
+                let text = format!("received transaction {} instead of {next}", transaction.header.id);
                 return Err(Error::corrupted("TxScan", text));
             }
             next = next.next();
@@ -68,7 +69,7 @@ impl TransactionPages {
     }
 }
 
-/// Doubles after a page that could have been four times as large.
+/// Doubles the limit after a page that could have been four times as large.
 fn grown(limit: u32, page: &[Transaction], bytes_max: usize) -> u32 {
     let bytes: usize = page
         .iter()

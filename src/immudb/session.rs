@@ -1,4 +1,5 @@
-//! One login into one database, and the calls that it allows.
+//! A session: one login to one database, and the calls that it allows. Each call has a deadline and
+//! is attempted once; retries and new sessions are left to the caller.
 
 use std::{fmt, time::Duration};
 
@@ -18,38 +19,38 @@ use super::{
 };
 use crate::secret::Secret;
 
-/// The database that every server has: a session there can make others.
+/// The database that exists on every server. A session in it can create others.
 const DEFAULT_DATABASE: &str = "defaultdb";
 
-/// The server's silence is found by deadlines; this only clears connections that nobody uses.
-/// HTTP/2 pings are left out: ImmuDB answers them with the end of the connection.
+/// Deadlines detect a silent server; this only clears connections that are not used. HTTP/2 pings
+/// are left out on purpose: ImmuDB answers them by closing the connection.
 const TCP_KEEPALIVE: Duration = Duration::from_secs(30);
 
-/// How much of an answer may be under way; the default of 64 KiB makes large pages slow.
+/// How much of an answer may be in transit. The default of 64 KiB makes large pages slow.
 const STREAM_WINDOW_BYTES: u32 = 4 * 1024 * 1024;
 const CONNECTION_WINDOW_BYTES: u32 = 8 * 1024 * 1024;
 
 #[derive(Debug, Clone)]
 pub struct Settings {
-    /// A name or an IP address, IPv6 without brackets.
+    /// A host name or an IP address; IPv6 without brackets.
     pub address: String,
     pub port: u16,
     pub username: String,
     pub password: Secret,
-    /// Made when it does not exist, if the user may do that.
+    /// Created if it does not exist and the user has the permission.
     pub database: String,
     pub connect_timeout: Duration,
     /// The deadline of each call.
     pub request_timeout: Duration,
-    /// Larger answers are [`ErrorKind::TooLarge`].
+    /// Larger answers fail with [`ErrorKind::TooLarge`].
     pub response_bytes_max: usize,
 }
 
-/// An idle session ends after two minutes: call [`Session::keep_alive`] more often than that. May
-/// be used by many at once.
+/// A session with ImmuDB. Concurrent calls may share it. An idle session ends after two minutes:
+/// call [`Session::keep_alive`] more often than that.
 ///
-/// The connection under it comes back by itself after it broke; the session then goes on if the
-/// server still knows it, and is [`ErrorKind::SessionExpired`] otherwise.
+/// A broken connection is re-established automatically. The session then continues if the server
+/// still knows it. Otherwise, calls fail with [`ErrorKind::SessionExpired`].
 #[derive(Clone)]
 pub struct Session {
     client: ImmuServiceClient<Channel>,
@@ -60,7 +61,7 @@ pub struct Session {
 }
 
 impl Session {
-    /// Connects and logs in. A missing database is made, with settings fit for events.
+    /// Connects and logs in. Creates the database if it is missing, with settings suited to events.
     pub async fn open(settings: &Settings) -> Result<Session, Error> {
         let client = connect(settings).await?;
         match Session::log_in(&client, settings, &settings.database).await {
@@ -75,18 +76,18 @@ impl Session {
         }
     }
 
-    /// As [`Session::open`], for those who only look: a missing database is an error.
+    /// Same as [`Session::open`], but a missing database is an error and is not created.
     pub async fn open_existing(settings: &Settings) -> Result<Session, Error> {
         let client = connect(settings).await?;
         Session::log_in(&client, settings, &settings.database).await
     }
 
-    /// Names the server's data: another one after a restore, or on another server.
+    /// Identifies the server's data. It differs after a restore, or on another server.
     pub fn server_uuid(&self) -> &str {
         &self.server_uuid
     }
 
-    /// The newest value of a key, as of the last commit.
+    /// Returns the newest value of a key, as of the last commit. Returns `None` if there is none.
     pub async fn get(&self, key: &[u8]) -> Result<Option<Entry>, Error> {
         let request = self.request(schema::KeyRequest { key: Bytes::copy_from_slice(key) });
         match self.answer("Get", self.client.clone().get(request)).await {
@@ -96,7 +97,7 @@ impl Session {
         }
     }
 
-    /// Writes all entries in one transaction if all preconditions hold. Answers when they are
+    /// Writes all entries in one transaction if all preconditions hold. Returns when they are
     /// committed and can be read. No key may occur twice.
     pub async fn set(
         &self,
@@ -110,17 +111,17 @@ impl Session {
         };
         let bytes = message.encoded_len();
         if bytes > REQUEST_BYTES_MAX {
-            let text = format!("a request of {bytes} bytes, more than {REQUEST_BYTES_MAX}");
+            let text = format!("the request has {bytes} bytes; at most {REQUEST_BYTES_MAX} are allowed");
             return Err(Failure::too_large("Set", text).into());
         }
         let request = self.request(message);
         let header = self.answer("Set", self.client.clone().set(request)).await?;
-        // It was committed, but what was said about it can't be trusted.
+        // The write was committed, but the header that was returned cannot be trusted.
         TxHeader::try_from(header).map_err(SetError::Unknown)
     }
 
-    /// Keys that begin with `prefix`, in bytewise order: the first `limit` of them, of at most
-    /// [`PAGE_LIMIT_MAX`]. ImmuDB sends the values along, so a small limit is a kindness.
+    /// Returns the first `limit` keys that begin with `prefix`, in bytewise order. The limit is at
+    /// most [`PAGE_LIMIT_MAX`]. ImmuDB sends the values as well, so prefer a small limit.
     pub async fn scan_keys(&self, prefix: &[u8], limit: u64) -> Result<Vec<Bytes>, Error> {
         within_page_limit("Scan", limit)?;
         let prefix = Bytes::copy_from_slice(prefix);
@@ -129,8 +130,9 @@ impl Session {
         Ok(page.entries.into_iter().map(|entry| entry.key).collect())
     }
 
-    /// At most `limit` transactions from `first` on, of at most [`PAGE_LIMIT_MAX`]. None beyond the
-    /// last one. One transaction may have many megabytes: see [`super::TransactionPages`].
+    /// Returns at most `limit` transactions from `first` on, and none after the last one. The limit
+    /// is at most [`PAGE_LIMIT_MAX`]. One transaction may have many megabytes: see
+    /// [`super::TransactionPages`].
     pub async fn scan_transactions(&self, first: TxId, limit: u32) -> Result<Vec<Transaction>, Error> {
         within_page_limit("TxScan", limit.into())?;
         let raw = schema::EntryTypeSpec { action: schema::EntryTypeAction::RawValue.into() };
@@ -138,14 +140,15 @@ impl Session {
             initial_tx: first.0,
             limit,
             entries_spec: Some(schema::EntriesSpec { kv_entries_spec: Some(raw) }),
-            // Raw values come without the index, so an old one does, and no flush is provoked.
+            // Raw values are read without the index, so an old one is sufficient, and no flush is
+            // triggered.
             since_tx: 1,
         });
         match self.answer("TxScan", self.client.clone().tx_scan(request)).await {
             Ok(page) => page.txs.into_iter().map(Transaction::try_from).collect(),
             Err(failure) => {
                 let error = Error::from(failure);
-                // Where nothing was ever written, `since_tx` itself is refused.
+                // If nothing was ever written, `since_tx` itself is rejected.
                 if error.kind == ErrorKind::Rejected && self.current_tx().await? == TxId(0) {
                     return Ok(Vec::new());
                 }
@@ -154,7 +157,7 @@ impl Session {
         }
     }
 
-    /// The last committed transaction; 0 if there is none.
+    /// Returns the last committed transaction, or 0 if there is none.
     pub async fn current_tx(&self) -> Result<TxId, Error> {
         let request = self.request(());
         let state = self.answer("CurrentState", self.client.clone().current_state(request)).await?;
@@ -166,11 +169,11 @@ impl Session {
         Ok(self.answer("KeepAlive", self.client.clone().keep_alive(request)).await?)
     }
 
-    /// Frees the session's place on the server, if that can be reached.
+    /// Frees the session on the server, if the server can be reached.
     pub async fn close(self) {
         let request = self.request(());
         if let Err(failure) = self.answer("CloseSession", self.client.clone().close_session(request)).await {
-            tracing::debug!(error = %Error::from(failure), "session not closed");
+            tracing::debug!(error = %Error::from(failure), "cannot close the session");
         }
     }
 
@@ -194,7 +197,7 @@ impl Session {
         let call = client.open_session(request);
         let opened = within(OPERATION, settings.request_timeout, call).await?;
         let mut id = MetadataValue::try_from(opened.session_id)
-            .map_err(|_| Error::corrupted(OPERATION, "a session id that can't be sent".into()))?;
+            .map_err(|_| Error::corrupted(OPERATION, "the session id is not a valid header value".into()))?;
         id.set_sensitive(true);
         Ok(Session {
             client,
@@ -238,9 +241,10 @@ impl fmt::Debug for Session {
 }
 
 async fn connect(settings: &Settings) -> Result<ImmuServiceClient<Channel>, Error> {
-    let host = match settings.address.contains(':') {
-        true => format!("[{}]", settings.address),
-        false => settings.address.clone(),
+    let host = if settings.address.contains(':') {
+        format!("[{}]", settings.address)
+    } else {
+        settings.address.clone()
     };
     let endpoint = Endpoint::from_shared(format!("http://{host}:{}", settings.port))
         .map_err(|error| Error {
@@ -253,7 +257,7 @@ async fn connect(settings: &Settings) -> Result<ImmuServiceClient<Channel>, Erro
         .tcp_nodelay(true)
         .initial_stream_window_size(STREAM_WINDOW_BYTES)
         .initial_connection_window_size(CONNECTION_WINDOW_BYTES);
-    // Once more around all of it: the endpoint's own timeout leaves out the look-up of the name.
+    // The endpoint's own timeout does not include the DNS lookup, so a second one covers both.
     let channel = tokio::time::timeout(settings.connect_timeout, endpoint.connect())
         .await
         .map_err(|_| Failure::timed_out("connect", settings.connect_timeout))?
@@ -263,7 +267,8 @@ async fn connect(settings: &Settings) -> Result<ImmuServiceClient<Channel>, Erro
         .max_decoding_message_size(settings.response_bytes_max))
 }
 
-/// The deadline also holds for the body of the answer, which `grpc-timeout` on this side does not.
+/// Enforces a deadline that includes the body of the answer, which `grpc-timeout` on the client
+/// side does not.
 async fn within<T>(
     operation: &'static str,
     timeout: Duration,
@@ -280,16 +285,16 @@ fn within_page_limit(operation: &'static str, limit: u64) -> Result<(), Failure>
     if (1..=u64::from(PAGE_LIMIT_MAX)).contains(&limit) {
         return Ok(());
     }
-    Err(Failure::rejected(operation, format!("a limit of {limit}, not 1 to {PAGE_LIMIT_MAX}")))
+    Err(Failure::rejected(operation, format!("the limit is {limit}; it must be 1 to {PAGE_LIMIT_MAX}")))
 }
 
 fn is_database_missing(error: &Error) -> bool {
     error.kind == ErrorKind::Configuration && error.message.contains("does not exist")
 }
 
-/// Many small transactions, one after the other: a commit that waits for no other (with any `syncFrequency`
-/// but 0 the server sleeps before it syncs), transactions large enough for an append, and an index that gives
-/// its garbage back.
+/// Returns settings for many small transactions, one after the other: commits that do not wait for
+/// others (with any `syncFrequency` but 0, the server sleeps before it syncs), transactions large
+/// enough for an append, and an index that reclaims its garbage.
 fn database_settings() -> schema::DatabaseNullableSettings {
     schema::DatabaseNullableSettings {
         max_key_len: Some(schema::NullableUint32 { value: KEY_BYTES_MAX + 1 }),

@@ -1,4 +1,5 @@
-//! Transactions as ImmuDB hands them out. Whoever reads the history back reads these.
+//! Transactions as ImmuDB returns them when the history is read back. Entries of kinds that this
+//! service never writes are counted, but not returned.
 
 use std::fmt;
 
@@ -6,13 +7,13 @@ use bytes::Bytes;
 
 use super::{error::Error, schema};
 
-/// What ImmuDB puts before a key or a value of the plain kind.
+/// The byte that ImmuDB puts before a plain key or value.
 const PLAIN: u8 = 0;
 
-/// SHA-256.
+/// A SHA-256 hash.
 pub type Hash = [u8; 32];
 
-/// Transactions are counted 1, 2, 3 … without a gap, in the order of commits.
+/// A transaction id. Ids count 1, 2, 3 … without gaps, in the order of commits.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct TxId(pub u64);
 
@@ -31,25 +32,26 @@ impl fmt::Display for TxId {
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Transaction {
     pub header: TxHeader,
-    /// Key and value of each plain entry, in the order of the write.
+    /// The key and value of each plain entry, in the order in which they were written.
     pub entries: Vec<(Bytes, Bytes)>,
 }
 
 impl Transaction {
-    /// How many entries are not in `entries`, since they are no plain values: deletions, entries that expire or are in no
-    /// index, references, sorted sets, SQL rows. This service writes none of them.
+    /// Returns the number of entries that are not in `entries` because they are not plain values:
+    /// deletions, entries that expire or are not indexed, references, sorted sets, SQL rows. This
+    /// service writes none of them.
     pub fn foreign_entries(&self) -> usize {
         (self.header.entry_count as usize).saturating_sub(self.entries.len())
     }
 }
 
-/// What ImmuDB vouches for with a commit: enough to compute the chain of hashes again.
+/// The data that ImmuDB certifies with a commit. It is sufficient to recompute ImmuDB's hash chain.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct TxHeader {
     pub id: TxId,
-    /// Accumulated hash of the transaction before.
+    /// Accumulated hash of the previous transaction.
     pub previous_hash: Hash,
-    /// By ImmuDB's clock, in whole seconds since 1970.
+    /// Time of the commit by ImmuDB's clock, in whole seconds since 1970.
     pub timestamp_seconds: i64,
     pub entry_count: u32,
     /// Root of the hash tree over the entries.
@@ -63,7 +65,7 @@ pub struct TxHeader {
 
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct TxMetadata {
-    /// Values before this transaction were deleted: never in a database of ours.
+    /// Values before this transaction were deleted. Never set in a database of this service.
     pub truncated_tx: Option<TxId>,
     pub extra: Bytes,
 }
@@ -90,7 +92,7 @@ impl TryFrom<schema::TxHeader> for TxHeader {
     }
 }
 
-/// ImmuDB sends empty metadata where there is none.
+/// Returns whether there is metadata. ImmuDB sends empty metadata instead of none.
 fn is_told(metadata: &schema::TxMetadata) -> bool {
     *metadata != schema::TxMetadata::default()
 }
@@ -108,9 +110,8 @@ impl TryFrom<schema::Tx> for Transaction {
     type Error = Error;
 
     fn try_from(wire: schema::Tx) -> Result<Transaction, Error> {
-        let header = wire
-            .header
-            .ok_or_else(|| Error::corrupted("TxScan", "a transaction without its header".into()))?;
+        let header =
+            wire.header.ok_or_else(|| Error::corrupted("TxScan", "a transaction has no header".into()))?;
         Ok(Transaction {
             header: header.try_into()?,
             entries: wire.entries.into_iter().filter_map(plain).collect(),
@@ -118,7 +119,8 @@ impl TryFrom<schema::Tx> for Transaction {
     }
 }
 
-/// Key and value without the bytes that tell the kind; nothing where the entry is of another kind.
+/// Returns the key and value without the bytes that tell their kind. Returns `None` if the entry is
+/// of another kind.
 fn plain(entry: schema::TxEntry) -> Option<(Bytes, Bytes)> {
     if entry.metadata.is_some_and(|metadata| metadata != schema::KvMetadata::default()) {
         return None;

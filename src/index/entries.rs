@@ -1,5 +1,7 @@
-//! What one group of frames adds to the index, put together before the frames are written: until then it
-//! is also where the sequencer sees what the appends before in the same group did.
+//! The entries that one group of frames adds to the index.
+//!
+//! They are assembled before the frames are written. Until then, the sequencer also uses them to
+//! see the effects of the earlier appends in the same group.
 
 use std::{collections::HashMap, sync::Arc};
 
@@ -11,47 +13,48 @@ use super::{
 use crate::{
     event::{
         AggregateId, AppendBounds, ContentDigest, EventId, Position, RecordedEvent, SequenceNumber,
-        Timestamp, record::ForwardedMark,
+        Timestamp, record::ReplicationMark,
     },
-    log::{Place, RecordPlace, Tip},
+    log::{LogOffset, RecordAddress, Tip},
 };
 
-/// A frame is made findable by its position when so many bytes lie between it and the last such frame.
+/// A frame can be found by its position if at least this many bytes are between it and the last
+/// such frame.
 const FINDABLE_EVERY_BYTES: u64 = 64 * 1024;
 
-/// Additions to the index, and how far in the log they reach.
+/// Additions to the index, and how far into the log they reach.
 #[derive(Debug)]
 pub struct Entries {
     heads: HashMap<AggregateId, KnownHead>,
     events: Vec<IndexedEvent>,
-    findable: Vec<(Position, Place)>,
+    findable: Vec<(Position, LogOffset)>,
     transactions: Vec<(Position, u64)>,
-    /// ImmuDB lost the transactions behind this position.
+    /// ImmuDB has lost the transactions after this position.
     transactions_lost: Option<Position>,
     event_types: AddedTypes,
     aggregate_types: AddedTypes,
     complete: Complete,
 }
 
-/// An aggregate's head, looked up once.
+/// The head of an aggregate, looked up once.
 #[derive(Debug)]
 struct KnownHead {
     head: Option<Head>,
     changed: bool,
 }
 
-/// All of it, to be taken in.
+/// The additions in the form in which the memtable takes them.
 #[derive(Debug)]
 pub(super) struct Parts {
     pub ids: Vec<(EventId, StoredId)>,
     pub runs: Vec<Run>,
-    pub findable: Vec<(Position, Place)>,
+    pub findable: Vec<(Position, LogOffset)>,
     pub transactions: Vec<(Position, u64)>,
     pub transactions_lost: Option<Position>,
     pub complete: Complete,
 }
 
-/// An event of an append, as far as the index is concerned.
+/// The parts of an appended event that the index needs.
 #[derive(Debug, Clone)]
 pub struct IndexedEvent {
     pub id: EventId,
@@ -61,12 +64,12 @@ pub struct IndexedEvent {
     pub sequence: SequenceNumber,
     pub position: Position,
     pub recorded_at: Timestamp,
-    pub place: RecordPlace,
+    pub place: RecordAddress,
     pub digest: ContentDigest,
 }
 
 impl IndexedEvent {
-    pub fn new(recorded: &RecordedEvent, place: RecordPlace) -> Self {
+    pub fn new(recorded: &RecordedEvent, place: RecordAddress) -> Self {
         Self {
             id: recorded.event.id,
             aggregate_id: recorded.event.aggregate_id.clone(),
@@ -81,16 +84,16 @@ impl IndexedEvent {
     }
 }
 
-/// A snapshot, as far as the index is concerned.
+/// The parts of a snapshot that the index needs.
 #[derive(Debug, Clone)]
 pub struct IndexedSnapshot {
     pub aggregate_id: AggregateId,
     pub sequence: SequenceNumber,
-    pub place: RecordPlace,
+    pub place: RecordAddress,
 }
 
 impl Entries {
-    /// Nothing yet, on top of what the index has.
+    /// Creates empty additions that continue the index.
     pub fn new(index: &Index) -> Self {
         Self::after(index.complete())
     }
@@ -116,10 +119,10 @@ impl Entries {
         self.complete
     }
 
-    /// The aggregate's head after what was added so far.
+    /// Returns the aggregate's head, including what was added so far.
     ///
     /// # Errors
-    /// The index is unusable.
+    /// Returns an error if the index is unusable.
     pub fn head(&mut self, index: &Index, id: &AggregateId) -> Result<Option<Head>, IndexError> {
         if let Some(known) = self.heads.get(id) {
             return Ok(known.head.clone());
@@ -134,11 +137,11 @@ impl Entries {
         self.heads.insert(id, KnownHead { head: Some(head), changed: true });
     }
 
-    /// Whether these events, one whole append, are just those that come next: whole, with positions and
-    /// sequence numbers that go on without a gap.
+    /// Whether these events continue the log. They must be one whole append, and their positions
+    /// and sequence numbers must have no gap.
     ///
     /// # Errors
-    /// The index is unusable.
+    /// Returns an error if the index is unusable.
     pub fn continued_by(&mut self, index: &Index, events: &[RecordedEvent]) -> Result<bool, IndexError> {
         let mut last_of: HashMap<&AggregateId, SequenceNumber> = HashMap::new();
         let mut position = self.complete.tip.position;
@@ -164,14 +167,14 @@ impl Entries {
         Ok(true)
     }
 
-    /// Adds the events of one append; `frame` is where its frame begins.
+    /// Adds the events of one append. `frame` is the offset at which its frame begins.
     ///
     /// # Errors
-    /// The index is unusable.
+    /// Returns an error if the index is unusable.
     pub fn add_append(
         &mut self,
         index: &Index,
-        frame: Place,
+        frame: LogOffset,
         events: Vec<IndexedEvent>,
     ) -> Result<(), IndexError> {
         let (Some(first), Some(last)) = (events.first(), events.last()) else { return Ok(()) };
@@ -193,10 +196,10 @@ impl Entries {
         Ok(())
     }
 
-    /// Adds a snapshot, unless a newer one is there.
+    /// Adds a snapshot, unless its aggregate has a newer one.
     ///
     /// # Errors
-    /// The index is unusable.
+    /// Returns an error if the index is unusable.
     pub fn add_snapshot(&mut self, index: &Index, snapshot: IndexedSnapshot) -> Result<(), IndexError> {
         let Some(mut head) = self.head(index, &snapshot.aggregate_id)? else { return Ok(()) };
         match head.snapshot {
@@ -209,7 +212,7 @@ impl Entries {
         Ok(())
     }
 
-    pub fn add_mark(&mut self, mark: ForwardedMark) {
+    pub fn add_mark(&mut self, mark: ReplicationMark) {
         if mark.position < self.complete.forwarded.position {
             self.transactions.retain(|(position, _)| *position <= mark.position);
             self.transactions_lost = Some(mark.position.min(self.transactions_lost.unwrap_or(mark.position)));
@@ -220,7 +223,7 @@ impl Entries {
         self.complete.forwarded = mark;
     }
 
-    /// Everything up to here was added.
+    /// Records that everything up to `tip` was added.
     pub fn reach(&mut self, tip: Tip) {
         self.complete.tip = tip;
     }
@@ -232,7 +235,7 @@ impl Entries {
         Head { last: SequenceNumber(0), aggregate_type: event.aggregate_type.clone(), snapshot: None }
     }
 
-    fn make_findable(&mut self, position: Position, frame: Place) {
+    fn make_findable(&mut self, position: Position, frame: LogOffset) {
         let last = self.complete.last_findable;
         if frame.segment != last.segment || frame.offset >= last.offset.saturating_add(FINDABLE_EVERY_BYTES) {
             self.findable.push((position, frame));
@@ -240,13 +243,13 @@ impl Entries {
         }
     }
 
-    /// Adds to the totals what these events do.
+    /// Adds the counts of these entries to the totals.
     pub(super) fn count(&self, totals: &mut Totals) {
         self.event_types.count(&mut totals.event_types);
         self.aggregate_types.count(&mut totals.aggregate_types);
     }
 
-    /// The aggregates that were changed, as they are then.
+    /// Returns the aggregates that were changed, with their new heads.
     pub(super) fn changed(&self) -> impl Iterator<Item = (&AggregateId, &Head)> {
         let changed = self.heads.iter().filter(|(_, known)| known.changed);
         changed.filter_map(|(id, known)| Some((id, known.head.as_ref()?)))
@@ -255,7 +258,7 @@ impl Entries {
     pub(super) fn into_parts(self) -> Parts {
         let of_event = |event: &IndexedEvent| (event.id, StoredId::new(event.place, event.digest));
         let ids = self.events.iter().map(of_event).collect();
-        let mut places: HashMap<&AggregateId, Vec<RecordPlace>> = HashMap::new();
+        let mut places: HashMap<&AggregateId, Vec<RecordAddress>> = HashMap::new();
         for run in self.events.chunk_by(|one, next| one.aggregate_id == next.aggregate_id) {
             let Some(first) = run.first() else { continue };
             places.entry(&first.aggregate_id).or_default().extend(run.iter().map(|event| event.place));

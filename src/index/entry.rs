@@ -1,13 +1,18 @@
-//! What a file of the index holds: entries by key, in the order of keys. Numbers are big-endian, or protobuf's varints.
+//! The entries of an index file: key and value, sorted by key.
 //!
-//! | key | value |
-//! |---|---|
-//! | `a`, an aggregate's id, 0, the number of an event (u64) | a run: how many events from that one on (u8), the aggregate's type (behind its length, u8), its newest snapshot (0, or 1, number and place), and the places of the events |
-//! | `i`, an event's id | its place, and the first bytes of the digest of what the caller sent (u32) |
-//! | `p`, a position (u64) | where the frame begins that begins with it: segment, offset (varints) |
-//! | `t`, a position (u64) | the transaction of ImmuDB that ends with it (varint) |
+//! Fixed-size numbers are big-endian, all others are protobuf varints. The kinds of entries:
 //!
-//! A place is the segment, the offset in it and the record's length (varints); so is the number of a snapshot.
+//! - `a`, an aggregate's id, 0, the sequence number of an event (u64): a run of events. The value
+//!   is the number of events from that one on (u8), the aggregate's type (after its length, u8),
+//!   its newest snapshot (0, or 1 with sequence number and address), and the addresses of the
+//!   events.
+//! - `i`, an event's id: the event's address, and the first bytes of the digest of its content as
+//!   the client sent it (u32).
+//! - `p`, a position (u64): the segment and offset of the frame that begins with it (varints).
+//! - `t`, a position (u64): the ImmuDB transaction that ends with it (varint).
+//!
+//! An address is the segment, the offset in it and the record's length (varints). The sequence
+//! number of a snapshot is a varint, too.
 
 use std::sync::Arc;
 
@@ -17,10 +22,11 @@ use prost::encoding::{decode_varint, encode_varint};
 use super::{Head, SnapshotHead};
 use crate::{
     event::{AggregateId, ContentDigest, EventId, Position, SequenceNumber},
-    log::{Place, RecordPlace},
+    log::{LogOffset, RecordAddress},
 };
 
-/// Events of an aggregate in one entry. The largest has some 3 100 bytes, and fits into a block.
+/// The maximum number of events in one entry. The largest entry has about 3,100 bytes and fits into
+/// a block.
 pub const RUN_MAX: usize = 128;
 
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
@@ -29,21 +35,22 @@ pub struct Entry {
     pub value: Bytes,
 }
 
-/// Where an event lies, and what tells without reading it whether it can be the one that was sent.
+/// The address of an event, and a part of its digest. The digest shows, without a read, whether the
+/// event can be the one that a client sent.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct StoredId {
-    pub place: RecordPlace,
-    /// The first bytes of the digest of what the caller sent.
+    pub place: RecordAddress,
+    /// The first bytes of the digest of the content as the client sent it.
     digest: u32,
 }
 
-/// Events of an aggregate that follow each other, none perhaps, and what was known of it then.
+/// Consecutive events of an aggregate, possibly none, and the rest of its head at that point.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Run {
     pub id: AggregateId,
-    /// The number of the first of these events, or of the next one.
+    /// The sequence number of the first of these events or, if there are none, of the next event.
     pub first: u64,
-    pub places: Vec<RecordPlace>,
+    pub places: Vec<RecordAddress>,
     pub aggregate_type: Arc<str>,
     pub snapshot: Option<SnapshotHead>,
 }
@@ -52,25 +59,26 @@ pub fn aggregate_key(id: &str, sequence: u64) -> Vec<u8> {
     let mut key = Vec::with_capacity(id.len().saturating_add(10));
     key.put_u8(b'a');
     key.put_slice(id.as_bytes());
-    // In no id.
+    // Occurs in no id.
     key.put_u8(0);
     key.put_u64(sequence);
     key
 }
 
-/// Where the entries of aggregates are that begin with this, or come behind.
+/// Returns the lower bound of the keys of aggregates whose id starts with `start` or sorts after
+/// it.
 pub fn aggregates_from(start: &str) -> Vec<u8> {
     [b"a", start.as_bytes()].concat()
 }
 
-/// An aggregate's id in a key, if it is the key of one.
+/// Returns the aggregate's id in a key, or `None` if the key is of another kind.
 pub fn aggregate_in(key: &[u8]) -> Option<&[u8]> {
     const BEHIND_BYTES: usize = 9;
     let id = key.strip_prefix(b"a")?;
     id.get(..id.len().checked_sub(BEHIND_BYTES)?)
 }
 
-/// The number of the event with which a run begins.
+/// Returns the sequence number of the event with which a run begins.
 fn first_in(key: &[u8]) -> Option<u64> {
     key.last_chunk().map(|first| u64::from_be_bytes(*first))
 }
@@ -79,7 +87,7 @@ pub fn id_key(id: EventId) -> Vec<u8> {
     [b"i", id.as_bytes().as_slice()].concat()
 }
 
-/// An event's id in a key, if it is the key of one.
+/// Returns the event's id in a key, or `None` if the key is of another kind.
 pub fn event_id_in(key: &[u8]) -> Option<EventId> {
     let id = key.strip_prefix(b"i")?;
     id.try_into().ok().map(|id| uuid::Uuid::from_bytes(id).into())
@@ -93,18 +101,18 @@ pub fn transaction_key(position: Position) -> Vec<u8> {
     [b"t".as_slice(), &position.0.to_be_bytes()].concat()
 }
 
-/// What a filter knows of a key; `None`: nothing.
+/// Returns the part of a key that goes into the filter, or `None` if the filter ignores the key.
 pub fn filtered(key: &[u8]) -> Option<&[u8]> {
     aggregate_in(key).or_else(|| key.strip_prefix(b"i"))
 }
 
 impl StoredId {
-    pub fn new(place: RecordPlace, digest: ContentDigest) -> Self {
+    pub fn new(place: RecordAddress, digest: ContentDigest) -> Self {
         let [first, second, third, fourth, ..] = digest.0;
         Self { place, digest: u32::from_be_bytes([first, second, third, fourth]) }
     }
 
-    /// Whether it can be what was sent; if not, it is not.
+    /// Whether the event can have the content that was sent. If false, it certainly differs.
     pub fn may_be(&self, sent: ContentDigest) -> bool {
         *self == Self::new(self.place, sent)
     }
@@ -124,7 +132,8 @@ impl StoredId {
 }
 
 impl Run {
-    /// The number of the last of these events, or of the last before them.
+    /// Returns the sequence number of the last of these events or, if there are none, of the last
+    /// event before them.
     pub fn last(&self) -> u64 {
         self.first.saturating_add(self.places.len() as u64).saturating_sub(1)
     }
@@ -161,24 +170,26 @@ impl Run {
         })
     }
 
-    /// The last events of an aggregate, or none of them: what else is known of it is to be told.
-    pub fn all_of(id: &AggregateId, head: &Head, places: Vec<RecordPlace>) -> Vec<Self> {
-        let run = |first, places: &[RecordPlace]| {
+    /// Returns the runs of the last events of an aggregate. If `places` is empty, returns one empty
+    /// run, to store the rest of the head.
+    pub fn all_of(id: &AggregateId, head: &Head, places: Vec<RecordAddress>) -> Vec<Self> {
+        let run = |first, places: &[RecordAddress]| {
             let Head { aggregate_type, snapshot, .. } = head.clone();
             Self { id: id.clone(), first, places: places.to_vec(), aggregate_type, snapshot }
         };
         let first = head.last.0.saturating_sub(places.len() as u64).saturating_add(1);
-        match places.is_empty() {
-            true => vec![run(first, &[])],
-            false => (first..)
+        if places.is_empty() {
+            vec![run(first, &[])]
+        } else {
+            (first..)
                 .step_by(RUN_MAX)
                 .zip(places.chunks(RUN_MAX))
                 .map(|(first, few)| run(first, few))
-                .collect(),
+                .collect()
         }
     }
 
-    /// How many places follow, the type, the snapshot, and the places.
+    /// Parses a value: the number of addresses, the type, the snapshot, and the encoded addresses.
     fn fields(mut value: &[u8]) -> Option<(u8, &str, Option<SnapshotHead>, &[u8])> {
         let (count, length) = (value.try_get_u8().ok()?, value.try_get_u8().ok()?);
         let (aggregate_type, mut value) = value.split_at_checked(length.into())?;
@@ -190,7 +201,9 @@ impl Run {
         Some((count, std::str::from_utf8(aggregate_type).ok()?, snapshot, value))
     }
 
-    /// This one with the next, if they are of one aggregate and not too many. The places are copied as they are.
+    /// Joins a run with the next one. Returns `None` if they are not adjacent runs of one
+    /// aggregate, or if together they have too many events. The encoded addresses are copied as
+    /// they are.
     pub fn join(one: &Entry, next: &Entry) -> Option<Entry> {
         if aggregate_in(&one.key)? != aggregate_in(&next.key)? {
             return None;
@@ -207,17 +220,17 @@ impl Run {
     }
 }
 
-pub fn frame_entry((position, place): (Position, Place)) -> Entry {
+pub fn frame_entry((position, place): (Position, LogOffset)) -> Entry {
     let mut value = Vec::new();
     encode_varint(place.segment.into(), &mut value);
     encode_varint(place.offset, &mut value);
     Entry { key: position_key(position).into(), value: value.into() }
 }
 
-pub fn take_frame(entry: &Entry) -> Option<(Position, Place)> {
+pub fn take_frame(entry: &Entry) -> Option<(Position, LogOffset)> {
     let mut value = &*entry.value;
     let segment = take_u32(&mut value)?;
-    Some((position(entry, b'p')?, Place { segment, offset: decode_varint(&mut value).ok()? }))
+    Some((position(entry, b'p')?, LogOffset { segment, offset: decode_varint(&mut value).ok()? }))
 }
 
 pub fn transaction_entry((position, transaction): (Position, u64)) -> Entry {
@@ -235,15 +248,15 @@ fn position(entry: &Entry, kind: u8) -> Option<Position> {
     position.try_get_u64().ok().map(Position)
 }
 
-fn put_place(place: RecordPlace, out: &mut Vec<u8>) {
+fn put_place(place: RecordAddress, out: &mut Vec<u8>) {
     encode_varint(place.segment.into(), out);
     encode_varint(place.offset, out);
     encode_varint(place.length.into(), out);
 }
 
-fn take_place(bytes: &mut &[u8]) -> Option<RecordPlace> {
+fn take_place(bytes: &mut &[u8]) -> Option<RecordAddress> {
     let (segment, offset) = (take_u32(bytes)?, decode_varint(bytes).ok()?);
-    Some(RecordPlace { segment, offset, length: take_u32(bytes)? })
+    Some(RecordAddress { segment, offset, length: take_u32(bytes)? })
 }
 
 fn take_u32(bytes: &mut &[u8]) -> Option<u32> {

@@ -1,8 +1,8 @@
-//! The folder of the index: its files, and a note of how far the log goes.
+//! The directory of the index: its files, and a note of the log's tip.
 //!
-//! A file is named by the part of the log that it knows: segment and offset of its start and of its end. It appears whole,
-//! under its name, or not at all. The note, `tip`, is written once a second and never synced: a log that ends before it
-//! is an old copy, or damaged.
+//! The name of a file states the part of the log that it covers: segment and offset of its start
+//! and of its end. A file appears complete under its name, or not at all. The note, `tip`, is
+//! written once a second and never synced. A log that ends before it is an old copy, or is damaged.
 
 use std::{
     fs,
@@ -24,19 +24,19 @@ pub(super) const EXTENSION: &str = "index";
 const UNFINISHED: &str = "unfinished";
 pub(super) const TIP: &str = "tip";
 
-/// What the database of the first version consisted of: a folder, and files by name or extension.
+/// The database of the first version: a directory, and files by name or extension.
 const FORMER_FOLDER: &str = "keyspaces";
 const FORMER_FILES: [&str; 3] = ["jnl", "lock", "version"];
-/// And a note beside it.
+/// The first version also had a note next to the directory.
 const FORMER_NOTE: &str = "opening";
 
-/// A folder that files are written to.
+/// The directory to which files are written.
 #[derive(Debug, Clone)]
 pub(super) struct Folder {
     path: PathBuf,
-    /// So many bytes of the disk are the log's.
+    /// Disk space in bytes that is reserved for the log.
     disk_free_min: u64,
-    /// Otherwise everything stays in memory.
+    /// If false, everything stays in memory.
     writes: bool,
 }
 
@@ -49,7 +49,7 @@ impl Folder {
         self.writes
     }
 
-    /// Writes a file, which is durable then.
+    /// Writes a file and makes it durable.
     pub fn write(
         &self,
         summary: &Summary,
@@ -65,7 +65,7 @@ impl Folder {
         let path = self.path.join(format!("{name}.{EXTENSION}"));
         let unfinished = path.with_extension(UNFINISHED);
         let write = || {
-            // Somebody may have removed it.
+            // The directory may have been removed.
             fs::create_dir_all(&self.path)?;
             let file =
                 fs::File::options().create(true).truncate(true).read(true).write(true).open(&unfinished)?;
@@ -86,14 +86,15 @@ impl Folder {
         written
     }
 
-    /// Whether there is so much room twice: what is derived must not take the last of it from the log.
+    /// Whether the disk has room for twice this size besides the reserve. Derived data must not
+    /// take the last space from the log.
     pub fn has_room_for(&self, bytes: u64) -> bool {
         let needed = bytes.saturating_mul(2).saturating_add(self.disk_free_min);
         rustix::fs::statvfs(&self.path)
             .map_or(true, |stat| stat.f_bavail.saturating_mul(stat.f_frsize) >= needed)
     }
 
-    /// Removes a file that others took the place of.
+    /// Removes a file that was replaced by others.
     pub fn remove(&self, table: &Table) {
         if !self.writes {
             return;
@@ -101,18 +102,19 @@ impl Folder {
         if let Err(error) = fs::remove_file(table.path())
             && error.kind() != io::ErrorKind::NotFound
         {
-            warn!(file = %table.path().display(), %error, "a file of the index that nobody needs stays");
+            warn!(file = %table.path().display(), %error, "cannot remove an obsolete index file");
         }
     }
 
-    /// Removes files that are not in use, what a crash left of them, and the database of the service's first version.
+    /// Removes unused files, the unfinished files of a crash, and the database of the service's
+    /// first version.
     pub fn clear(&self, used: &[Arc<Table>], unopened: &[PathBuf]) -> io::Result<()> {
         if !self.writes {
             return Ok(());
         }
         let has_database = self.path.join(FORMER_FOLDER).is_dir();
         let mut failed = None;
-        // From the last on: those that stay tell how far the log went.
+        // In reverse order: the files that remain after a failure still show how far the log went.
         let mut paths =
             fs::read_dir(&self.path)?.map(|entry| Ok(entry?.path())).collect::<io::Result<Vec<_>>>()?;
         paths.sort_unstable_by(|one, other| other.cmp(one));
@@ -129,14 +131,14 @@ impl Folder {
             return Err(error);
         }
         if has_database {
-            info!(folder = %self.path.display(), "the index of an earlier version is removed and made again");
+            info!(folder = %self.path.display(), "removing the index of an earlier version; it is rebuilt");
             fs::remove_dir_all(self.path.join(FORMER_FOLDER))?;
             _ = fs::remove_file(self.path.with_extension(FORMER_NOTE));
         }
         Ok(())
     }
 
-    /// Notes how far the log goes.
+    /// Writes the note of the log's tip.
     pub fn note_tip(&self, tip: Tip, salt: [u8; 16]) -> io::Result<()> {
         if !self.writes {
             return Ok(());
@@ -151,10 +153,11 @@ impl Folder {
     }
 }
 
-/// Removes what is in a folder but the note of its owner.
+/// Removes the index files and the note of the tip from a directory. The file that names the
+/// directory's owner stays.
 ///
 /// # Errors
-/// It can't be removed.
+/// Returns an error if a file cannot be removed.
 pub fn remove(folder: &Path) -> io::Result<()> {
     match fs::remove_file(folder.join(TIP)) {
         Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),

@@ -1,4 +1,8 @@
-//! What a start finds in the folder of the index, and what of it can be believed.
+//! Finds the index files in a directory at startup, and decides which of them can be trusted.
+//!
+//! A file is used only if it was derived from this log and from its current history. The module
+//! also tells how far the log has certainly gone, to detect an old or damaged log. Unusable files
+//! are left to be rebuilt.
 
 use std::{
     cmp::Reverse,
@@ -17,35 +21,35 @@ use super::{
 };
 use crate::{
     event::{Hash, Position},
-    log::{Cursor, Frame, Place, ReadError, Segments, Tip, segment_salt},
+    log::{Cursor, Frame, LogOffset, ReadError, Segments, Tip, segment_salt},
 };
 
-/// How far the log certainly went.
+/// How far the log has certainly gone.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Seen {
-    pub end: Place,
+    pub end: LogOffset,
     pub position: Position,
-    /// Of the event at that position.
+    /// The chain hash of the event at that position.
     pub hash: Hash,
     /// Segments and their salts.
     salts: [(u32, [u8; 16]); 2],
 }
 
-/// What is in the folder.
+/// The contents of the directory.
 #[derive(Debug, Default)]
 pub struct Found {
     pub(super) tables: Vec<Arc<Table>>,
-    /// They may be as good as ever.
+    /// Files that could not be opened. They may be intact, so they are not removed.
     pub(super) unopened: Vec<PathBuf>,
-    /// By each of the files, and the note.
+    /// How far the log went according to each file and to the note.
     seen: Vec<Seen>,
 }
 
 impl Found {
-    /// Looks into the folder. What can't be used is made again later, and is only named here.
+    /// Reads the directory. Unusable files are only logged here and are rebuilt later.
     ///
     /// # Errors
-    /// The folder can't be read.
+    /// Returns an error if the directory cannot be read.
     pub fn look(folder: &Path) -> io::Result<Self> {
         let mut found = Self::default();
         let entries = match fs::read_dir(folder) {
@@ -60,14 +64,14 @@ impl Found {
             let opened = match fs::File::open(&path) {
                 Ok(file) => Table::of(&path, file),
                 Err(error) => {
-                    warn!(%error, file = %path.display(), "a file of the index can't be opened; it is made again");
+                    warn!(%error, file = %path.display(), "cannot open an index file; it is rebuilt");
                     found.unopened.push(path);
                     continue;
                 }
             };
             match opened {
                 Ok(table) => found.tables.push(Arc::new(table)),
-                Err(error) => warn!(%error, "a file of the index can't be used; it is made again"),
+                Err(error) => warn!(%error, "an index file is unusable; it is rebuilt"),
             }
         }
         let of_table = |table: &Arc<Table>| {
@@ -79,12 +83,13 @@ impl Found {
         match fs::read_to_string(folder.join(TIP)) {
             Ok(text) => found.seen.extend(parse_tip(&text)),
             Err(error) if error.kind() == io::ErrorKind::NotFound => {}
-            Err(error) => warn!(%error, file = TIP, "the index can't tell how far the log went"),
+            Err(error) => warn!(%error, file = TIP, "cannot read the tip file of the index"),
         }
         Ok(found)
     }
 
-    /// How far the log in a folder certainly went; `None`: it can't be told, or the index is of another log.
+    /// Returns how far the log in a directory has certainly gone, or `None` if that is unknown or
+    /// if the index belongs to another log.
     pub fn seen(&self, log: &Path) -> Option<Seen> {
         let contradicts = |seen: &Seen| {
             let other = |(segment, salt): &(u32, [u8; 16])| {
@@ -93,37 +98,40 @@ impl Found {
             seen.salts.iter().any(other)
         };
         let furthest = self.seen.iter().max_by_key(|seen| seen.end).copied();
-        furthest.filter(|furthest| furthest.end > Place::START && !self.seen.iter().any(contradicts))
+        furthest.filter(|furthest| furthest.end > LogOffset::START && !self.seen.iter().any(contradicts))
     }
 }
 
-/// `None`: a crash of the machine left none that is whole.
+/// Parses the note. Returns `None` if it is not intact, as after a crash of the machine.
 fn parse_tip(text: &str) -> Option<Seen> {
     let (text, checksum) = text.strip_suffix('\n')?.rsplit_once(' ')?;
     if u32::from_str_radix(checksum, 16).ok()? != crc32c::crc32c(text.as_bytes()) {
         return None;
     }
     let mut fields = text.split(' ');
-    let end = Place { segment: fields.next()?.parse().ok()?, offset: fields.next()?.parse().ok()? };
+    let end = LogOffset { segment: fields.next()?.parse().ok()?, offset: fields.next()?.parse().ok()? };
     let salt = hex::decode(fields.next()?).ok()?.try_into().ok()?;
     let position = Position(fields.next()?.parse().ok()?);
     let hash = Hash::from_slice(&hex::decode(fields.next()?).ok()?)?;
     Some(Seen { end, position, hash, salts: [(end.segment, salt); 2] })
 }
 
-/// Those that were made from this log and know no more than it has, in its order, each going on from the one before. Of a
-/// part that two know, as a crash leaves it between a merged file and those that it was made of, the larger counts.
+/// Returns the files that were derived from this log and cover no more than it has, in log order.
+/// If nothing is missing between two of them, the second must continue the first.
+///
+/// If two files cover the same part, the larger one is used. A crash after a merge leaves the
+/// merged file and the files that it was made from.
 pub(super) fn of_this_log(
     mut tables: Vec<Arc<Table>>,
     segments: &Segments,
-    log_end: Place,
+    log_end: LogOffset,
 ) -> Vec<Arc<Table>> {
     tables.sort_by_key(|table| {
         let (from, end) = table.range();
         (from, Reverse(end))
     });
     let mut seed = None;
-    let (mut reached, mut before) = (Place::START, Continued::by(Tip::START));
+    let (mut reached, mut before) = (LogOffset::START, Continued::by(Tip::START));
     tables.retain(|table| {
         let (from, end) = table.range();
         let [first, last] = table.summary.salts;
@@ -139,24 +147,26 @@ pub(super) fn of_this_log(
     tables
 }
 
-/// Without those that have another history than the log. One that can't be asked is made again.
+/// Returns the files whose history is the log's. The others, and files that cannot be checked, are
+/// rebuilt.
 pub(super) fn of_its_history(
     tables: &[Arc<Table>],
     segments: &Arc<Segments>,
-    log_end: Place,
+    log_end: LogOffset,
 ) -> Vec<Arc<Table>> {
     let goes_on = |one: &Arc<Table>, next: &Arc<Table>| one.range().1 == next.range().0;
-    // Each goes on from the one before, so the last of them answers for all.
+    // Each file continues the one before, so the last of them vouches for all.
     let believed = tables.chunk_by(goes_on).flat_map(|mut run| {
         while let Some((last, before)) = run.split_last() {
             run = match is_in_log(last, tables, segments, log_end) {
                 Ok(true) => break,
                 Ok(false) => {
-                    warn!(file = %last.path().display(), "the index is of another history of the log; it is made again");
+                    warn!(file = %last.path().display(), "an index file belongs to another history of the \
+                     log; it is rebuilt");
                     &[]
                 }
                 Err(error) => {
-                    warn!(%error, "a file of the index can't be used; it is made again");
+                    warn!(%error, "an index file is unusable; it is rebuilt");
                     before
                 }
             };
@@ -166,31 +176,34 @@ pub(super) fn of_its_history(
     believed.cloned().collect()
 }
 
-/// Whether the log has at the file's end what the file says. All of them find the place.
+/// Whether the log contains the last event of a file at the end of the file's part. All files are
+/// used to find the offset.
 fn is_in_log(
     table: &Table,
     all: &[Arc<Table>],
     segments: &Arc<Segments>,
-    log_end: Place,
+    log_end: LogOffset,
 ) -> Result<bool, TableError> {
     let tip = table.summary.complete.tip;
     let found = all.iter().rev().find_map(|table| source::frame_before(&**table, tip.position).transpose());
-    let (first, place) = found.transpose()?.unwrap_or((Position(1), Place::START));
+    let (first, place) = found.transpose()?.unwrap_or((Position(1), LogOffset::START));
     let last = match last_hash(&mut Cursor::at(segments.clone(), place, first), tip.end) {
         Ok(last) => last.unwrap_or(Hash::START),
         Err(error) => {
-            // Where the log is damaged, whoever reads it is told. What comes behind has the hash of what came before.
+            // The log cannot be read in this part, and its readers get that error. The next append
+            // contains the hash of the event before it, so it shows whether the history is the
+            // same.
             let mut behind = Cursor::after(segments.clone(), tip.end, tip.position, tip.hash);
             let goes_on = next_append(&mut behind, log_end).is_ok_and(|next| next.is_some());
-            warn!(%error, goes_on, "the log does not tell all that the index had of it");
+            warn!(%error, goes_on, "cannot read the log within the range of an index file");
             return Ok(goes_on);
         }
     };
     Ok(last == tip.hash)
 }
 
-/// The hash of the last event up to a place.
-fn last_hash(cursor: &mut Cursor, end: Place) -> Result<Option<Hash>, ReadError> {
+/// Returns the hash of the last event before an offset.
+fn last_hash(cursor: &mut Cursor, end: LogOffset) -> Result<Option<Hash>, ReadError> {
     let mut last = None;
     while let Some(hash) = next_append(cursor, end)? {
         last = Some(hash);
@@ -198,8 +211,8 @@ fn last_hash(cursor: &mut Cursor, end: Place) -> Result<Option<Hash>, ReadError>
     Ok(last)
 }
 
-/// The hash of the last event of the next append.
-fn next_append(cursor: &mut Cursor, end: Place) -> Result<Option<Hash>, ReadError> {
+/// Returns the hash of the last event of the next append.
+fn next_append(cursor: &mut Cursor, end: LogOffset) -> Result<Option<Hash>, ReadError> {
     while let Some(read) = cursor.next(end)? {
         if let Frame::Append { records, .. } = read.frame {
             return Ok(records.last().map(|stored| stored.hash));
@@ -208,9 +221,9 @@ fn next_append(cursor: &mut Cursor, end: Place) -> Result<Option<Hash>, ReadErro
     Ok(None)
 }
 
-/// Takes those out that do not go on where the one before them ends.
+/// Removes and returns the files from the first gap on.
 pub(super) fn behind_the_first_gap(tables: &mut Vec<Arc<Table>>) -> Vec<Arc<Table>> {
-    let mut reached = Place::START;
+    let mut reached = LogOffset::START;
     let whole = tables.iter().take_while(|table| {
         let (from, end) = table.range();
         let goes_on = from == reached;

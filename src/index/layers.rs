@@ -1,27 +1,32 @@
-//! All that is known, from the newest to the oldest: what is in memory, and the files.
+//! The layers of the index, from the newest to the oldest: the parts in memory, and the files.
+//!
+//! Lookups search the layers in this order. The module only keeps the layers; writing and merging
+//! them is left to `upkeep`.
 
 use std::sync::Arc;
 
 use super::{Complete, Entries, Totals, memtable::Memtable, source::Source, table::Table};
-use crate::log::Place;
+use crate::log::LogOffset;
 
-/// It moves in one step with the published tip, so that no two answers show two moments: of an append to two aggregates
-/// nobody sees the one without the other.
+/// All layers at one moment.
+///
+/// They change in one step with the published tip, so no two answers show different moments: if an
+/// append has events of two aggregates, no reader sees one without the other.
 #[derive(Debug)]
 pub struct Layers {
-    /// How far everything is known, and the totals up to there.
+    /// How far the index is complete, and the totals up to that point.
     pub complete: Complete,
     pub totals: Totals,
     pub recent: Memtable,
-    /// From the oldest to the newest; each goes on where the one before it ends.
+    /// From the oldest to the newest. Each continues where the one before it ends.
     pub older: Arc<[Layer]>,
 }
 
-/// What takes no entries any more. Cheap to clone.
+/// A layer to which no entries are added any more. Cheap to clone.
 #[derive(Debug, Clone)]
 pub enum Layer {
     File(Arc<Table>),
-    /// To become a file, or can't be written.
+    /// Waits to become a file, or cannot be written.
     Memory(Arc<Memtable>),
 }
 
@@ -40,8 +45,8 @@ impl Layer {
         }
     }
 
-    /// Where in the log that begins which it knows.
-    pub fn from(&self) -> Place {
+    /// Returns the offset in the log at which the layer's part begins.
+    pub fn from(&self) -> LogOffset {
         match self {
             Self::File(table) => table.summary.from,
             Self::Memory(memtable) => memtable.from,
@@ -65,7 +70,7 @@ impl Layer {
 }
 
 impl Layers {
-    /// The last of them says how far everything is known.
+    /// Creates the layers. The last of them determines how far the index is complete.
     pub fn of(older: Arc<[Layer]>) -> Self {
         let (complete, totals) = older.last().map_or_else(Default::default, |layer| {
             let (complete, totals) = layer.complete();
@@ -80,7 +85,7 @@ impl Layers {
         self.recent.add(entries);
     }
 
-    /// Nothing is added any more to what came lately.
+    /// Freezes the recent entries: they become a layer to which nothing is added any more.
     pub fn freeze(&mut self) {
         if self.recent.from != self.complete.tip.end {
             let mut frozen = std::mem::replace(&mut self.recent, Memtable::behind(self.complete));
@@ -89,12 +94,13 @@ impl Layers {
         }
     }
 
-    /// The next layer was there already. All that came before it is frozen.
+    /// Adds an existing layer as the next one. The layers before it must be frozen.
     pub fn go_on_with(&mut self, layer: Layer) {
         *self = Self::of(self.older.iter().cloned().chain([layer]).collect());
     }
 
-    /// Others know what these knew; says whether they were still there.
+    /// Replaces layers by others that cover the same part. Returns false if the old ones no longer
+    /// exist.
     pub fn replace(&mut self, old: &[Layer], new: &[Layer]) -> bool {
         let start = self
             .older

@@ -1,4 +1,7 @@
-//! What was added to the index and is in no file yet.
+//! The entries of the index that are in no file yet.
+//!
+//! A memtable covers one part of the log, like a file. It is filled until it is frozen, and is then
+//! written to a file.
 
 use std::{
     collections::{BTreeMap, HashMap},
@@ -17,26 +20,26 @@ use super::{
 };
 use crate::{
     event::{EventId, Position},
-    log::Place,
+    log::LogOffset,
 };
 
-/// Entries that lie in memory: of the frames behind a place in the log, up to another.
+/// Entries in memory, from one offset in the log up to another.
 #[derive(Debug)]
 pub struct Memtable {
-    pub from: Place,
-    /// The last event before that.
+    pub from: LogOffset,
+    /// The last event before `from`.
     pub after: Continued,
     pub complete: Complete,
-    /// Up to there, once nothing is added any more.
+    /// The totals up to the end of this part. Set only when nothing is added any more.
     pub totals: Totals,
-    /// Nearly every append asks for ids that are new.
+    /// A hash map, because nearly every append looks up ids that are new.
     ids: HashMap<EventId, StoredId>,
     others: BTreeMap<Bytes, Bytes>,
     transactions_lost: Option<Position>,
 }
 
 impl Memtable {
-    /// Nothing yet, behind what is complete.
+    /// Creates an empty memtable that starts where `complete` ends.
     pub fn behind(complete: Complete) -> Self {
         Self {
             from: complete.tip.end,
@@ -66,7 +69,7 @@ impl Memtable {
         self.complete = parts.complete;
     }
 
-    /// Behind the last one of the same aggregate, if there is room in it.
+    /// Adds a run, joined with the last run of the same aggregate if that has room for it.
     fn add_run(&mut self, run: Run) {
         let last = self.last_other(&aggregate_key(run.id.as_str(), u64::MAX));
         let added = run.entry();
@@ -88,7 +91,7 @@ impl Memtable {
         self.ids.len()
     }
 
-    /// All of it, in the order of keys.
+    /// Returns all entries, sorted by key.
     pub fn sorted(&self) -> Vec<Entry> {
         let ids = self.ids.iter().map(|(id, stored)| stored.entry(*id));
         let others = self.others.iter().map(|(key, value)| Entry { key: key.clone(), value: value.clone() });
@@ -120,6 +123,6 @@ impl Source for Memtable {
     }
 
     fn error(&self, what: &str) -> TableError {
-        TableError { file: "what is in memory".into(), what: what.to_owned() }
+        TableError { file: "memtable".into(), what: what.to_owned() }
     }
 }

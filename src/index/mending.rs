@@ -1,4 +1,8 @@
-//! Making files again that can't be used.
+//! Rebuilds index files that cannot be used.
+//!
+//! The part of the log that the file covered is read again, and the result replaces the file in one
+//! step. If the rebuild fails, the old layers stay as they are, and the next attempt waits for a
+//! while.
 
 use std::{
     collections::HashMap,
@@ -14,10 +18,10 @@ use super::{
     rebuild::{self, RebuildError},
 };
 
-/// So many layers may stay in memory that can't be written.
+/// The maximum number of rebuilt layers that stay in memory because they cannot be written.
 const IN_MEMORY_MAX: usize = 4;
 
-/// After a try that came to nothing: it may have read much of the log.
+/// The pause after a failed attempt, which may have read much of the log.
 const PAUSE: Duration = Duration::from_secs(60);
 
 impl Index {
@@ -25,14 +29,15 @@ impl Index {
         self.not_made.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Why a file that can't be used was not made again a short time ago, if that is so.
+    /// Returns why the recent rebuild of an unusable file failed, or `None` if there was no such
+    /// failure.
     pub(super) fn why_not_made(&self, table: &Table) -> Option<IndexError> {
         let mut not_made = self.not_made();
         not_made.retain(|_, (when, _)| when.elapsed() < PAUSE);
         not_made.get(table.path()).map(|(_, error)| error.clone())
     }
 
-    /// Makes the part of the index that a file knew again, from the log.
+    /// Rebuilds, from the log, the part of the index that a file covered.
     pub(super) fn mend(&self, table: &Arc<Table>, why: &TableError) -> Result<(), IndexError> {
         let _mending = self.mending.lock().unwrap_or_else(PoisonError::into_inner);
         if let Some(error) = self.why_not_made(table) {
@@ -41,10 +46,10 @@ impl Index {
         let old = Layer::File(table.clone());
         let older = self.layers().older.clone();
         let Some(place) = older.iter().position(|layer| layer.is(&old)) else {
-            // Somebody else was first.
+            // Another thread was first.
             return Ok(());
         };
-        warn!(error = %why, "a file of the index can't be used; it is made again");
+        warn!(error = %why, "an index file is unusable; rebuilding it");
         let before = older.iter().take(place).cloned().collect();
         let part = Self {
             own_from: table.range().0,
@@ -67,7 +72,7 @@ impl Index {
             Ok(made) => self.layers_mut().replace(&[old], made),
             Err(_) => false,
         };
-        // What has a file's name is that file by now.
+        // A new file may have the name of an old one. Then the file with this name is the new one.
         let is_used = |table: &Arc<Table>| {
             let layers = self.layers().older.clone();
             layers.iter().filter_map(Layer::table).any(|used| used.path() == table.path())
@@ -77,15 +82,16 @@ impl Index {
         made.map(drop)
     }
 
-    /// The layers of a part of the index that take a file's place.
+    /// Returns the layers of `part` that replace a file.
     fn made_again(&self, part: &Self, table: &Table, why: &TableError) -> Result<Vec<Layer>, IndexError> {
         let not_yet = |why_not| IndexError::NotMadeYet { table: why.clone(), why: why_not };
         let not_made = |reason: String| IndexError::NotMade { table: why.clone(), why: reason };
         let (from, end) = table.range();
-        // A start has no other way; what is missing has no bounds either.
+        // Startup has no alternative to the rebuild, so there are no limits then. The rebuild of a
+        // missing file has no limits either.
         let is_bounded = self.folder.writes() && self.upkeep.has_threads();
         if is_bounded && !self.folder.has_room_for(table.byte_count()) {
-            return Err(not_yet("there is no room for it"));
+            return Err(not_yet("there is not enough disk space"));
         }
         let is_ended = || self.upkeep.is_stopping() || self.stop.is_cancelled();
         let may_go_on = |_| {
@@ -96,21 +102,22 @@ impl Index {
         };
         match rebuild::bring_up(part, end, may_go_on) {
             Ok(()) => {}
-            Err(RebuildError::Stopped) if is_ended() => return Err(not_yet("the service stops")),
-            Err(RebuildError::Stopped) => return Err(not_yet("its files can't be written")),
+            Err(RebuildError::Stopped) if is_ended() => return Err(not_yet("the service is shutting down")),
+            Err(RebuildError::Stopped) => return Err(not_yet("its files cannot be written")),
             Err(RebuildError::Index(error)) => return Err(error),
             Err(RebuildError::Log(error)) => return Err(not_made(error.to_string())),
         }
         if part.complete() != table.summary.complete {
-            return Err(not_made("the log goes on otherwise".to_owned()));
+            return Err(not_made("the log has a different history".to_owned()));
         }
         part.write_all();
-        // A file before it may have been made again, too.
+        // A file before this one may have been rebuilt as well.
         let made = part.layers().older.clone();
         let made: Vec<_> = made.iter().skip_while(|layer| layer.from() < from).cloned().collect();
-        match made.first().is_some_and(|layer| layer.from() == from) {
-            true => Ok(made),
-            false => Err(not_yet("what is before it can't be used either")),
+        if made.first().is_some_and(|layer| layer.from() == from) {
+            Ok(made)
+        } else {
+            Err(not_yet("the preceding file is unusable, too"))
         }
     }
 }

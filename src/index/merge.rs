@@ -1,4 +1,7 @@
-//! Several files of the index, which follow each other, as one.
+//! Merges several consecutive files of the index into one.
+//!
+//! It only computes the summary and the entries of the new file. Which files are merged, and when,
+//! is decided by `upkeep`.
 
 use std::sync::Arc;
 
@@ -9,7 +12,8 @@ use super::{
     table::{Summary, Table, WriteError},
 };
 
-/// What one file has to say that knows what these know, from the oldest to the newest.
+/// Returns the summary of a file that covers what these files cover, from the oldest to the newest.
+/// Returns `None` if there are no files.
 pub fn summary(tables: &[Arc<Table>]) -> Option<Summary> {
     let (first, last) = (&tables.first()?.summary, &tables.last()?.summary);
     let ([first_salt, _], [_, last_salt]) = (first.salts, last.salts);
@@ -23,25 +27,25 @@ pub fn summary(tables: &[Arc<Table>]) -> Option<Summary> {
     })
 }
 
-/// Their entries in the order of keys, without transactions that a newer file knows to be lost. It ends midway once
-/// `is_ended` says so.
+/// Returns the entries of these files, sorted by key, without transactions that a newer file knows
+/// to be lost. Ends early, with an error, once `is_ended` returns true.
 #[expect(clippy::result_large_err, reason = "`coalesce` gives back what it was given")]
 pub fn entries(
     tables: &[Arc<Table>],
     is_ended: &impl Fn() -> bool,
 ) -> impl Iterator<Item = Result<Entry, WriteError>> {
-    let inputs = tables.iter().enumerate().map(move |(number, table)| {
-        let newer = tables.iter().skip(number.saturating_add(1));
-        let lost = newer.filter_map(|table| table.summary.transactions_lost).min();
-        let is_lost = move |entry: &Entry| {
-            lost.is_some_and(|lost| take_transaction(entry).is_some_and(|(last, _)| last > lost))
-        };
-        let kept = table.all().filter(move |entry| !entry.as_ref().is_ok_and(&is_lost));
-        kept.map(move |entry| match is_ended() {
-            false => Ok(entry.map(|entry| (entry, number))?),
-            true => Err(WriteError::Ended),
-        })
-    });
+    let inputs =
+        tables.iter().enumerate().map(move |(number, table)| {
+            let newer = tables.iter().skip(number.saturating_add(1));
+            let lost = newer.filter_map(|table| table.summary.transactions_lost).min();
+            let is_lost = move |entry: &Entry| {
+                lost.is_some_and(|lost| take_transaction(entry).is_some_and(|(last, _)| last > lost))
+            };
+            let kept = table.all().filter(move |entry| !entry.as_ref().is_ok_and(&is_lost));
+            kept.map(move |entry| {
+                if is_ended() { Err(WriteError::Ended) } else { Ok(entry.map(|entry| (entry, number))?) }
+            })
+        });
     let in_order = inputs.kmerge_by(|one, other| match (one, other) {
         (Ok((one, number)), Ok((other, other_number))) => (&one.key, number) < (&other.key, other_number),
         (one, _) => one.is_err(),

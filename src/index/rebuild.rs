@@ -1,5 +1,7 @@
-//! Bringing the index up to the end of the log: a few frames after a crash, the part that a missing file knew, everything
-//! after the index was deleted.
+//! Brings the index up to the end of the log.
+//!
+//! After a crash, it adds the last few frames. It also fills the gap left by a missing file, and
+//! rebuilds everything after the index was deleted. It reads the log and never changes it.
 
 use std::ops::ControlFlow;
 
@@ -7,32 +9,34 @@ use super::{Entries, Index, IndexError, IndexedEvent, IndexedSnapshot, Layer};
 use crate::{
     crash_point::CrashPoint,
     event::record,
-    log::{Cursor, Damage, Frame, Place, ReadError, ReadFrame, Tip},
+    log::{Cursor, Damage, Frame, LogOffset, ReadError, ReadFrame, Tip},
 };
 
-/// So many events or frames are added at once at most.
+/// The number of events or frames after which entries are added to the index.
 const EVENTS_AT_ONCE: usize = 10_000;
 
-/// Why the index can't be brought up.
+/// Why the index cannot be brought up to the end of the log.
 #[derive(Debug, thiserror::Error)]
 pub enum RebuildError {
     #[error(transparent)]
     Index(#[from] IndexError),
     #[error(transparent)]
     Log(#[from] ReadError),
-    #[error("it was ended before the end of the log")]
+    #[error("stopped before the end of the log")]
     Stopped,
 }
 
-/// Reads the log from where the index is complete up to `end`, but for what its files know, checking every frame on the
-/// way, and adds what it finds. `progress` hears how far it is, and may end it: what was added stays.
+/// Reads the log from where the index is complete up to `end`, except for the parts that its files
+/// cover, and adds the entries it finds. Every frame that is read is checked. `progress` is called
+/// with the offset reached so far and may stop the work; entries that were added stay.
 ///
 /// # Errors
-/// The log is damaged, or the index can't be read.
+/// Returns an error if the log is damaged, if the index cannot be read, or if `progress` stops the
+/// work.
 pub fn bring_up(
     index: &Index,
-    end: Place,
-    mut progress: impl FnMut(Place) -> ControlFlow<()>,
+    end: LogOffset,
+    mut progress: impl FnMut(LogOffset) -> ControlFlow<()>,
 ) -> Result<(), RebuildError> {
     while let Some(next) = index.next_file() {
         let from = next.summary.from;
@@ -46,8 +50,8 @@ pub fn bring_up(
 
 fn read_up_to(
     index: &Index,
-    end: Place,
-    progress: &mut impl FnMut(Place) -> ControlFlow<()>,
+    end: LogOffset,
+    progress: &mut impl FnMut(LogOffset) -> ControlFlow<()>,
 ) -> Result<(), RebuildError> {
     let mut entries = Entries::new(index);
     let tip = entries.complete().tip;
@@ -75,7 +79,7 @@ fn read_up_to(
     let tip = Tip { end, ..entries.complete().tip };
     entries.reach(tip);
     index.add(entries, || {});
-    // What there is to be merged can wait.
+    // Merging can wait.
     index.write_frozen();
     Ok(())
 }
@@ -93,9 +97,9 @@ pub(super) fn add_frame(index: &Index, entries: &mut Entries, read: ReadFrame) -
                 .into_iter()
                 .map(|stored| record::decode(stored.bytes, stored.hash))
                 .collect::<Result<Vec<_>, _>>()
-                .map_err(|_| damage("what a frame holds is no event"))?;
+                .map_err(|_| damage("a frame contains an invalid event"))?;
             if !entries.continued_by(index, &events)? {
-                return Err(damage("the numbers of the events have a gap").into());
+                return Err(damage("the sequence numbers or positions of the events have a gap").into());
             }
             if let Some(last) = events.last() {
                 tip.position = last.position;
@@ -107,13 +111,18 @@ pub(super) fn add_frame(index: &Index, entries: &mut Entries, read: ReadFrame) -
         Frame::Snapshot { number, record: stored } => {
             let place = stored.place(start);
             let snapshot = record::decode_snapshot(stored.bytes)
-                .map_err(|_| damage("what a frame holds is no snapshot"))?;
+                .map_err(|_| damage("a frame contains an invalid snapshot"))?;
             tip.snapshots = number;
             let (aggregate_id, sequence) = (snapshot.aggregate_id, snapshot.sequence);
             entries.add_snapshot(index, IndexedSnapshot { aggregate_id, sequence, place })?;
         }
         Frame::Mark(bytes) => {
-            let mark = record::decode_mark(bytes).map_err(|_| damage("what a frame holds is no mark"))?;
+            let mark = record::decode_mark(bytes).map_err(|_| {
+                damage(
+                    "a frame contains an invalid \
+             replication mark",
+                )
+            })?;
             entries.add_mark(mark);
         }
     }

@@ -1,4 +1,7 @@
-//! What entries are looked up in: a file, or what is in memory yet. A look-up asks them from the newest to the oldest.
+//! Sources of entries: a file, or a part of the index in memory.
+//!
+//! The functions here search a single source. A lookup searches the sources from the newest to the
+//! oldest.
 
 use std::iter::{self, Peekable};
 
@@ -12,38 +15,40 @@ use super::{
 };
 use crate::{
     event::{AggregateId, EventId, Position},
-    log::Place,
+    log::LogOffset,
 };
 
 pub trait Source {
-    /// Whether an id with this hash may be here. Looks at nothing but memory.
+    /// Whether an id with this hash may be in this source. Reads only memory.
     fn may_have(&self, hash: u64) -> bool;
 
-    /// The last entry up to a key. For an id that is not here, what comes before it may be left out.
+    /// Returns the last entry whose key is not greater than `key`. If `key` has an id that is not
+    /// in this source, the result may be `None` although there are entries before it.
     ///
     /// # Errors
-    /// A file can't be used.
+    /// Returns an error if a file cannot be used.
     fn last_up_to(&self, key: &[u8]) -> Result<Option<Entry>, TableError>;
 
-    /// The entries from a key on. Those of events' ids may be left out.
+    /// Returns the entries from a key on. Entries of event ids may be left out.
     fn entries_from<'s>(&'s self, key: &[u8]) -> Box<dyn Iterator<Item = Result<Entry, TableError>> + 's>;
 
-    /// Transactions behind this position, of older sources, hold no more.
+    /// Returns the position after which the transactions of older sources are no longer valid, if
+    /// there is one.
     fn transactions_lost(&self) -> Option<Position>;
 
     fn error(&self, what: &str) -> TableError;
 }
 
-/// An id, and its hash by the key of the index.
+/// An id, and its hash with the seed of the index.
 #[derive(Debug, Clone, Copy)]
 pub struct Hashed<T> {
     pub id: T,
     pub hash: u64,
 }
 
-/// What a whole source has makes sense.
+/// Checks that an entry could be parsed: the entries of an intact source are always valid.
 fn sensible<T>(source: &dyn Source, taken: Option<T>) -> Result<T, TableError> {
-    taken.ok_or_else(|| source.error("an entry makes no sense"))
+    taken.ok_or_else(|| source.error("an entry is invalid"))
 }
 
 pub fn event(source: &dyn Source, event: Hashed<EventId>) -> Result<Option<StoredId>, TableError> {
@@ -55,7 +60,7 @@ pub fn event(source: &dyn Source, event: Hashed<EventId>) -> Result<Option<Store
     found.map(|entry| sensible(source, StoredId::take(&entry))).transpose()
 }
 
-/// The last run of an aggregate that begins with the event `sequence` or before it.
+/// Returns the last run of an aggregate that begins with the event `sequence` or before it.
 pub fn run_up_to(
     source: &dyn Source,
     aggregate: Hashed<&AggregateId>,
@@ -70,7 +75,7 @@ pub fn run_up_to(
     found.map(|entry| sensible(source, Run::take(&entry))).transpose()
 }
 
-/// The runs of an aggregate that have events from `first` to `last`, in order.
+/// Returns the runs of an aggregate that have events from `first` to `last`, in order.
 pub fn runs(
     source: &dyn Source,
     aggregate: Hashed<&AggregateId>,
@@ -89,21 +94,23 @@ pub fn runs(
     between.map(|entry| sensible(source, Run::take(&entry?))).collect()
 }
 
-/// The last frame that begins with `position` or one before it, of those that can be found by it.
+/// Returns the last frame whose first position is not greater than `position`, among the frames
+/// that can be found by position.
 pub fn frame_before(
     source: &dyn Source,
     position: Position,
-) -> Result<Option<(Position, Place)>, TableError> {
+) -> Result<Option<(Position, LogOffset)>, TableError> {
     Ok(source.last_up_to(&position_key(position))?.and_then(|entry| take_frame(&entry)))
 }
 
-/// The first transaction that ends with `position` or one behind it.
+/// Returns the first transaction that ends with `position` or later.
 pub fn transaction(source: &dyn Source, position: Position) -> Result<Option<(Position, u64)>, TableError> {
     let first = source.entries_from(&transaction_key(position)).next().transpose()?;
     Ok(first.and_then(|entry| take_transaction(&entry)))
 }
 
-/// Heads of the aggregates whose id starts with `prefix`, behind `after`, in the order of ids.
+/// Returns the heads of the aggregates whose id starts with `prefix` and sorts after `after`, by
+/// id.
 pub fn heads<'s>(
     source: &'s dyn Source,
     prefix: &'s str,
@@ -128,7 +135,8 @@ pub fn heads<'s>(
 
 type Entries<'s> = Peekable<Box<dyn Iterator<Item = Result<Entry, TableError>> + 's>>;
 
-/// The last run of an aggregate whose first is this; it is read up to there, or passed over if there is much of it.
+/// Returns the last run of the aggregate whose first run is `first`. The runs in between are read,
+/// or skipped if there are many.
 fn last_run<'s>(
     source: &'s dyn Source,
     entries: &mut Entries<'s>,

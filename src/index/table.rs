@@ -1,9 +1,11 @@
-//! One file of the index: immutable, and derived from a part of the log.
+//! A file of the index: immutable, and derived from a part of the log.
 //!
-//! Blocks of 4096 bytes follow each other: entries, each of them the lengths of key and value (varints) and both, then zeros, and
-//! in the last four bytes the CRC-32C of the file's salt, the block's offset and what comes before. Then come the words of a
-//! Bloom filter, a `Footer` in the format of `postcard`, and 24 bytes: the footer's length, its CRC-32C, the format's version,
-//! the CRC-32C of these three (each u32), and the magic `AETHYRIX`. These numbers are little-endian.
+//! The file begins with blocks of 4096 bytes. A block holds entries, then zeros, and in its last
+//! four bytes the CRC-32C of the file's salt, the block's offset and the bytes before. An entry is
+//! the lengths of its key and its value (varints), the key and the value. After the blocks come the
+//! words of a Bloom filter, a `Footer` in the format of `postcard`, and 24 bytes: the footer's
+//! length, its CRC-32C, the format version, the CRC-32C of these three (each u32), and the magic
+//! `AETHYRIX`. These numbers are little-endian.
 
 use std::{
     fs,
@@ -24,22 +26,22 @@ use super::{
     entry::{Entry, filtered},
     source::Source,
 };
-use crate::{event::Position, log::Place};
+use crate::{event::Position, log::LogOffset};
 
 const MAGIC: &[u8; 8] = b"AETHYRIX";
-/// Also to be raised when the filter's library sets other bits.
+/// Must also be increased if the filter library sets different bits for a key.
 const VERSION: u32 = 1;
 const TAIL_BYTES: usize = 24;
 const BLOCK_BYTES: usize = 4096;
-/// What a block holds besides its checksum.
+/// The size of a block without its checksum.
 const PAYLOAD_BYTES: usize = BLOCK_BYTES - 4;
 
-/// Bits of the filter for each of its keys, and how many of them a key sets: one key of 300 that are not there is looked for
-/// in vain.
+/// The filter's bits for each key, and the number of bits that a key sets. This gives about one
+/// false positive per 300 absent keys.
 const FILTER_BITS: usize = 12;
 const FILTER_HASHES: u32 = 8;
 
-/// A file that can't be used: it is damaged, can't be read, or is of another version.
+/// A file that cannot be used: it is damaged, cannot be read, or has an unsupported version.
 #[derive(Debug, Clone, thiserror::Error)]
 #[error("{}: {what}", file.display())]
 pub struct TableError {
@@ -47,7 +49,8 @@ pub struct TableError {
     pub what: String,
 }
 
-/// The key of all hashes of an index. Callers choose ids: they must not be able to choose such that collide.
+/// The key of all hashes of an index. Clients choose the ids, and must not be able to choose ids
+/// whose hashes collide.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Seed(pub [u8; 16]);
 
@@ -61,26 +64,26 @@ impl Seed {
     }
 }
 
-/// What a file is of.
+/// Describes the contents of a file.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 pub struct Summary {
-    /// It knows the frames from here on, up to where `complete` ends.
-    pub from: Place,
-    /// The last event before that.
+    /// The file covers the frames from here up to the end of `complete`.
+    pub from: LogOffset,
+    /// The last event before `from`.
     pub after: Continued,
     pub complete: Complete,
-    /// Up to there.
+    /// The totals up to the end of `complete`.
     pub totals: Totals,
-    /// Salts of the segments in which it begins and ends.
+    /// The salts of the segments in which the file's part begins and ends.
     pub salts: [[u8; 16]; 2],
     pub seed: Seed,
-    /// Events that it knows.
+    /// The number of events in the file.
     pub events: u64,
-    /// Transactions behind this position, of earlier files, hold no more.
+    /// The transactions of earlier files after this position are no longer valid.
     pub transactions_lost: Option<Position>,
 }
 
-/// What a file says of itself.
+/// The metadata at the end of a file.
 #[derive(Serialize, Deserialize)]
 struct Footer {
     summary: Summary,
@@ -88,7 +91,7 @@ struct Footer {
     salt: u64,
     /// The first key of each block.
     fences: Vec<Box<[u8]>>,
-    /// Of the filter: words of 64 bits.
+    /// The number of 64-bit words of the filter.
     filter_words: u64,
     filter_checksum: u32,
 }
@@ -107,38 +110,41 @@ pub struct Table {
 }
 
 impl Table {
+    /// Opens a file.
+    ///
     /// # Errors
-    /// It can't be read, is damaged, or is of another version.
+    /// Returns an error if the file cannot be read, is damaged, or has an unsupported version.
     pub fn of(path: &Path, file: fs::File) -> Result<Self, TableError> {
         let error = |what: &str| TableError { file: path.to_owned(), what: what.to_owned() };
         let bytes = file.metadata().map_err(|source| error(&source.to_string()))?.len();
-        // The last so many bytes before an offset; not more than there are, whatever a damaged length says.
+        // Reads the last `length` bytes before an offset, and never more than the file has, even if
+        // a damaged length says so.
         let read_before = |end: u64, length: u64| {
-            let start = end.checked_sub(length).ok_or(error("it is cut off"))?;
-            let mut buffer = vec![0; usize::try_from(length).map_err(|_| error("it is cut off"))?];
+            let start = end.checked_sub(length).ok_or(error("the file is truncated"))?;
+            let mut buffer = vec![0; usize::try_from(length).map_err(|_| error("the file is truncated"))?];
             file.read_exact_at(&mut buffer, start).map_err(|source| error(&source.to_string()))?;
             Ok::<_, TableError>((start, buffer))
         };
         let (tail_offset, tail) = read_before(bytes, TAIL_BYTES as u64)?;
-        let mut tail = tail.strip_suffix(MAGIC).ok_or(error("no file of an index"))?;
+        let mut tail = tail.strip_suffix(MAGIC).ok_or(error("not an index file"))?;
         let tail_checksum = tail.get(..12).map(crc32c::crc32c);
         let (length, checksum, version) = (tail.get_u32_le(), tail.get_u32_le(), tail.get_u32_le());
         if tail_checksum != Some(tail.get_u32_le()) {
-            return Err(error("the checksum of its end is wrong"));
+            return Err(error("the trailer has a wrong checksum"));
         }
         if version != VERSION {
-            return Err(error("a file of another version"));
+            return Err(error("unsupported file version"));
         }
         let (footer_offset, footer) = read_before(tail_offset, length.into())?;
         if crc32c::crc32c(&footer) != checksum {
-            return Err(error("the footer's checksum is wrong"));
+            return Err(error("the footer has a wrong checksum"));
         }
-        let no_footer = |_| error("the footer makes no sense");
+        let no_footer = |_| error("the footer is invalid");
         let Footer { summary, salt, fences, filter_words, filter_checksum } =
             postcard::from_bytes(&footer).map_err(no_footer)?;
         let (_, filter) = read_before(footer_offset, filter_words.saturating_mul(8))?;
         if crc32c::crc32c(&filter) != filter_checksum || filter.is_empty() {
-            return Err(error("the filter's checksum is wrong"));
+            return Err(error("the Bloom filter has a wrong checksum"));
         }
         let words = filter.chunks_exact(8).map(|mut word| word.get_u64_le()).collect();
         let filter = BloomFilter::from_vec(words).hashes(FILTER_HASHES);
@@ -149,7 +155,7 @@ impl Table {
         &self.path
     }
 
-    /// How many keys its filter was made for, and some more.
+    /// Returns the number of keys for which the filter was sized, or slightly more.
     pub fn filtered_max(&self) -> u64 {
         (self.filter.num_bits() / FILTER_BITS) as u64
     }
@@ -158,12 +164,12 @@ impl Table {
         (self.fences.len() as u64).saturating_mul(BLOCK_BYTES as u64)
     }
 
-    /// Which part of the log it knows: from here, up to there.
-    pub fn range(&self) -> (Place, Place) {
+    /// Returns the part of the log that the file covers: its start and its end.
+    pub fn range(&self) -> (LogOffset, LogOffset) {
         (self.summary.from, self.summary.complete.tip.end)
     }
 
-    /// All entries, many blocks read at once.
+    /// Returns all entries. Reads many blocks at once.
     pub fn all(&self) -> impl Iterator<Item = Result<Entry, TableError>> + use<'_> {
         const AT_ONCE: usize = 64;
         let runs = (0..self.fences.len()).step_by(AT_ONCE);
@@ -176,12 +182,12 @@ impl Table {
         })
     }
 
-    /// The last block that begins with a key or before it.
+    /// Returns the last block whose first key is not greater than `key`.
     fn block_with(&self, key: &[u8]) -> Option<usize> {
         self.fences.partition_point(|fence| **fence <= *key).checked_sub(1)
     }
 
-    /// What a block holds besides its checksum.
+    /// Returns a block without its checksum.
     fn block(&self, number: usize) -> Result<Bytes, TableError> {
         Ok(self.blocks(number, 1)?.pop().unwrap_or_default())
     }
@@ -196,7 +202,10 @@ impl Table {
             let mut stored = block.split_off(PAYLOAD_BYTES.min(block.len()));
             match stored.try_get_u32_le() == Ok(checksum(self.salt, offset, &block)) {
                 true => Ok(block),
-                false => Err(self.error(&format!("damaged at byte {offset}: the block's checksum is wrong"))),
+                false => Err(self.error(&format!(
+                    "damaged at byte {offset}: the block has a wrong \
+                 checksum"
+                ))),
             }
         });
         checked.collect()
@@ -215,12 +224,12 @@ impl Table {
         entries.collect()
     }
 
-    /// Key and value of the next entry in a block; `None` at its end.
+    /// Returns the key and the value of the next entry in a block, or `None` at its end.
     fn next_entry<'b>(&self, rest: &mut &'b [u8]) -> Result<Option<KeyAndValue<'b>>, TableError> {
         if rest.first().is_none_or(|length| *length == 0) {
             return Ok(None);
         }
-        take_entry(rest).map(Some).ok_or_else(|| self.error("an entry makes no sense"))
+        take_entry(rest).map(Some).ok_or_else(|| self.error("an entry is invalid"))
     }
 }
 
@@ -273,17 +282,19 @@ fn checksum(salt: u64, offset: u64, payload: &[u8]) -> u32 {
 pub enum WriteError {
     #[error(transparent)]
     Io(#[from] io::Error),
-    /// A file that it is made of can't be used.
+    /// A file from which it is made cannot be used.
     #[error(transparent)]
     Source(#[from] TableError),
-    #[error("it was ended for something more urgent")]
+    #[error("interrupted by a task of higher priority")]
     Ended,
 }
 
-/// Writes a whole file: entries in the order of their keys, of which the filter is to know so many at most.
+/// Writes a whole file. The entries must be sorted by key. At most `filtered_max` of them may go
+/// into the filter.
 ///
 /// # Errors
-/// It can't be written, or what it is made of can't be read.
+/// Returns an error if the file cannot be written, or if the files from which it is made cannot be
+/// read.
 pub fn write(
     summary: &Summary,
     filtered_max: u64,
@@ -347,16 +358,16 @@ mod tests {
     use crate::{
         event::{ContentDigest, EventId, Hash},
         index::StoredId,
-        log::RecordPlace,
+        log::RecordAddress,
     };
 
-    /// A file that is written by one program is read by the next: what the libraries make of it stays as it is, or the version of
-    /// the format goes up.
+    /// Later programs must be able to read files written by earlier ones. If a library changes its
+    /// output, the version of the format must be increased.
     #[test]
     fn a_file_of_this_version_is_read_by_each_program_of_it() {
         let seed = Seed(*b"sixteen bytes...");
         let summary = Summary {
-            from: Place::START,
+            from: LogOffset::START,
             after: Continued { position: Position(4), hash: Hash([5; 32]) },
             complete: Complete { aggregates: 7, ..Complete::default() },
             totals: Totals { event_types: [("Type".into(), 3)].into(), ..Totals::default() },
@@ -365,7 +376,7 @@ mod tests {
             events: 3,
             transactions_lost: Some(Position(5)),
         };
-        let place = RecordPlace { segment: 1, offset: 64, length: 300 };
+        let place = RecordAddress { segment: 1, offset: 64, length: 300 };
         let ids = (0..100u8).map(|number| EventId::from(uuid::Uuid::from_bytes([number; 16])));
         let entries = ids.map(|id| Ok(StoredId::new(place, ContentDigest([3; 32])).entry(id)));
         let mut bytes = Vec::new();

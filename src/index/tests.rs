@@ -1,3 +1,7 @@
+//! Tests of the index as a whole: whatever happens to its files, it answers as the log says.
+//!
+//! The files are removed, damaged, made unwritable, or replaced by those of another history.
+
 use std::{
     fs,
     ops::ControlFlow,
@@ -23,21 +27,22 @@ fn files(folder: &Path) -> Vec<PathBuf> {
     files
 }
 
-/// What may happen to an index.
+/// Something that may happen to an index.
 #[derive(Debug, Clone)]
 enum Step {
     Append(u8),
     Freeze,
     Write,
     Merge,
-    /// The process ends, in order or not.
+    /// The process ends, cleanly or not.
     Restart {
         orderly: bool,
     },
-    /// The folder can't be written for a while.
+    /// The directory becomes unwritable, or writable again.
     Refuse,
-    /// While the process is stopped a file is removed, or a byte in it is another, or while it runs.
+    /// A file is removed while the process is stopped.
     Remove(prop::sample::Index),
+    /// A byte of a file is changed, while the process is running or stopped.
     Flip {
         file: prop::sample::Index,
         byte: prop::sample::Index,
@@ -64,7 +69,7 @@ fn flip(path: &Path, byte: prop::sample::Index) {
     let mut bytes = fs::read(path).unwrap();
     let at = byte.index(bytes.len());
     bytes[at] ^= 0x10;
-    // In place: whoever has it open sees that.
+    // Written in place, so that open handles see the change.
     let file = fs::File::options().write(true).open(path).unwrap();
     std::os::unix::fs::FileExt::write_all_at(&file, &bytes, 0).unwrap();
 }
@@ -151,14 +156,14 @@ fn an_index_made_at_once_is_the_one_that_followed() {
     assert!(written.path.join("0000000002.segment").exists(), "one segment proves less");
 }
 
-/// Look-ups from other threads while memory becomes files and files are merged.
+/// Looks up events in another thread while memory becomes files and files are merged.
 #[test]
 fn nothing_is_missing_while_it_moves() {
     let folder = tempdir().unwrap();
     let mut written = Written::new();
     let index = Arc::new(written.brought_up(folder.path()));
     let upkeep = Upkeep::start(index.clone()).unwrap();
-    let (known, ended) = (Mutex::new(Vec::<(EventId, RecordPlace)>::new()), AtomicBool::new(false));
+    let (known, ended) = (Mutex::new(Vec::<(EventId, RecordAddress)>::new()), AtomicBool::new(false));
     std::thread::scope(|scope| {
         let reading = scope.spawn(|| {
             let mut chance = fastrand::Rng::with_seed(7);
@@ -182,11 +187,11 @@ fn nothing_is_missing_while_it_moves() {
     });
     drop(upkeep);
     written.check(&index);
-    // It ended in order: nothing has to be read.
+    // It stopped cleanly, so nothing has to be read again.
     drop(index);
     let index = written.opened(folder.path());
     assert_eq!(index.complete().tip, written.log.tip());
-    // How much the threads came to is not told.
+    // It is unknown how far the threads got with merging.
     index.keep_up();
     assert!(files(folder.path()).len() <= 28);
 }
@@ -220,11 +225,11 @@ fn files_of_another_history_of_the_same_log_are_not_believed() {
             assert!(back > 1, "its last segment goes on otherwise");
             return;
         }
-        let is_lost = |place: &RecordPlace| (place.segment, place.offset) >= (cut.segment, cut.offset);
+        let is_lost = |place: &RecordAddress| (place.segment, place.offset) >= (cut.segment, cut.offset);
         let lost: Vec<_> =
             written.places.iter().filter(|(_, place)| is_lost(place)).map(|(id, _)| *id).collect();
         assert_eq!(written.opened(folder.path()).complete().tip, was);
-        // So that frames end elsewhere than before.
+        // Makes frames end at other offsets than before.
         written.number += 1;
         written.go_on_otherwise(first);
         assert!(written.log.tip().end > was.end);
@@ -240,14 +245,16 @@ fn copy_files(from: &Path, to: &Path) {
     }
 }
 
-/// Log and index were put back to an earlier state and went on, and then a file from before comes back.
+/// The log and the index were restored to an earlier state and continued. Then a file from before
+/// the restore reappears.
 #[test]
 fn a_file_of_another_history_is_not_believed_beside_those_of_this_one() {
     let unmerged = CancellationToken::new();
     unmerged.cancel();
     for (at_once, frames_fit) in [(true, false), (false, true), (false, false)] {
         let [base, before, now] = std::array::from_fn(|_| tempdir().unwrap());
-        // Segments tell histories apart, too.
+        // Large segments, because the salts of several segments would also distinguish the
+        // histories.
         let mut written = Written::in_segments_of(1_000_000);
         (0..20).for_each(|_| written.append());
         written.brought_up(base.path()).write_all();
@@ -256,9 +263,10 @@ fn a_file_of_another_history_is_not_believed_beside_those_of_this_one() {
         copy_files(base.path(), now.path());
         (0..40).for_each(|_| written.append());
         let index = written.opened_until(&unmerged, before.path());
-        match at_once {
-            true => written.add_to(&index),
-            false => written.bring_up(&index),
+        if at_once {
+            written.add_to(&index)
+        } else {
+            written.bring_up(&index)
         }
         index.write_all();
         let lost: Vec<_> = written.places.keys().filter(|id| !common.contains_key(id)).copied().collect();
@@ -302,7 +310,7 @@ fn a_folder_that_was_removed_is_made_again() {
     assert_eq!(written.opened(folder.path()).complete().tip, written.log.tip());
 }
 
-/// An index whose first file, which is of many events, is damaged where it has the aggregates.
+/// Returns an index whose first file has many events and is damaged where its aggregates are.
 fn with_a_damaged_file(written: &mut Written, folder: &Path, stop: &CancellationToken) -> Index {
     (0..100).for_each(|_| written.append());
     let index = written.brought_up(folder);
@@ -358,7 +366,7 @@ fn what_is_made_again_and_can_not_be_written_fills_no_memory() {
     let path = folder.path().join("index");
     let mut written = Written::new();
     let index = Arc::new(with_a_damaged_file(&mut written, &path, &CancellationToken::new()));
-    // A start has no other way.
+    // Startup has no alternative to the rebuild, so the limits apply only while the threads run.
     let _upkeep = Upkeep::start(index.clone()).unwrap();
     let aside = path.with_extension("aside");
     fs::rename(&path, &aside).unwrap();

@@ -1,10 +1,13 @@
 //! Totals by type.
+//!
+//! The number of names is limited, so that clients cannot fill the memory with made-up types.
+//! Beyond the limit, items are counted together under one name.
 
 use std::{collections::HashMap, sync::Arc};
 
 use serde::{Deserialize, Serialize};
 
-/// True totals, by type.
+/// Exact totals, by type.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Totals {
     pub event_types: HashMap<Arc<str>, u64>,
@@ -14,17 +17,18 @@ pub struct Totals {
 /// Types beyond the limit are counted under this name.
 const OTHER_TYPES: &str = "other";
 
-/// Events by type that a group adds. Which names are counted for themselves is decided in the order of the log.
+/// The counts by type that a group adds. Which types get their own name depends on their order in
+/// the log.
 #[derive(Debug, Default)]
 pub struct AddedTypes {
     counts: HashMap<Arc<str>, u64>,
-    /// Of them, those that the totals do not have yet.
+    /// The number of these types that are not in the totals yet.
     new: u64,
 }
 
 impl AddedTypes {
-    /// Counts so many of a type. Beyond `types_max` names it goes to the others: a caller that makes types up must not
-    /// fill the memory.
+    /// Counts `count` items of a type. Beyond `types_max` names, they count as other types: a
+    /// client that makes up types must not fill the memory.
     pub fn add(&mut self, totals: &HashMap<Arc<str>, u64>, types_max: u64, name: &Arc<str>, count: u64) {
         if let Some(known) = self.counts.get_mut(name) {
             *known = known.saturating_add(count);
@@ -39,7 +43,7 @@ impl AddedTypes {
         *self.counts.entry(name).or_default() += count;
     }
 
-    /// Adds them to the totals.
+    /// Adds the counts to the totals.
     pub fn count(&self, totals: &mut HashMap<Arc<str>, u64>) {
         for (name, count) in &self.counts {
             let total = totals.entry(name.clone()).or_default();

@@ -1,5 +1,7 @@
-//! What becomes of the index beside the look-ups: memory becomes files, small files become larger ones, and damaged ones
-//! are made again. Whatever of it fails is tried again.
+//! Maintains the index in the background: writes memory to files, merges small files into larger
+//! ones, and rebuilds damaged ones.
+//!
+//! Whatever fails is tried again. Lookups continue meanwhile.
 
 use std::{
     io,
@@ -25,38 +27,39 @@ use super::{
 };
 use crate::{crash_point::CrashPoint, log::Tip, refusals};
 
-/// So many files of about the same size become one.
+/// The number of files of about the same size that are merged into one.
 const FANOUT: usize = 8;
 
-/// No more files than that are asked for an id, once the merging has caught up.
+/// The maximum number of files in which an id is searched, once merging has caught up.
 const FILES_MAX: usize = 28;
 
-/// Files below this level are merged by the thread that writes them, those above by another: that may take long.
+/// Files up to level 5 are merged by the thread that writes them. Those above are merged by another
+/// thread, because that may take long.
 const WRITTEN_LEVELS: RangeInclusive<u32> = 0..=5;
 const MERGED_LEVELS: RangeInclusive<u32> = 6..=u32::MAX;
 
-/// Between two looks for what failed before.
+/// The interval at which failed work is tried again.
 const EVERY: Duration = Duration::from_secs(1);
 
-/// After a merge that failed: it may have written much.
+/// The pause after a failed merge, which may have written much.
 const PAUSE: Duration = Duration::from_secs(60);
 
-/// What the threads are told.
+/// The signals to the maintenance threads.
 #[derive(Debug, Default)]
 pub(super) struct Signals {
     state: Mutex<State>,
     changed: Condvar,
     stopping: Arc<AtomicBool>,
-    /// A file is to be made again: large merges can wait.
+    /// A file is waiting to be rebuilt: large merges can wait.
     urgent: AtomicBool,
 }
 
 #[derive(Debug, Default)]
 struct State {
-    /// How often there was something to do.
+    /// The number of signals so far.
     woken: u64,
     has_threads: bool,
-    /// Files that are to be made again, the first of which may be under way.
+    /// Files to be rebuilt. The first may be under way.
     damaged: Vec<(Arc<Table>, TableError)>,
 }
 
@@ -66,7 +69,7 @@ impl State {
     }
 }
 
-/// When a thread merges again after a merge that failed.
+/// The time until which a thread does not merge because a merge has failed.
 type Pause = Option<Instant>;
 
 impl Signals {
@@ -79,7 +82,7 @@ impl Signals {
         self.changed.notify_all();
     }
 
-    /// Has a file made again, if there is somebody who does that.
+    /// Queues a file to be rebuilt, if there is a thread that does it. Returns whether there is.
     pub fn mend(&self, table: &Arc<Table>, why: &TableError) -> bool {
         let mut state = self.state();
         if state.has_threads && !state.is_damaged(table) {
@@ -91,7 +94,7 @@ impl Signals {
         state.has_threads
     }
 
-    /// One that is to be made again.
+    /// Returns a file that is to be rebuilt.
     fn damaged(&self) -> Option<(Arc<Table>, TableError)> {
         self.state().damaged.first().cloned()
     }
@@ -102,12 +105,12 @@ impl Signals {
         self.urgent.store(!state.damaged.is_empty(), Ordering::Release);
     }
 
-    /// Whether there are threads that do what can't be done at once.
+    /// Whether there are threads for work that cannot be done immediately.
     pub fn has_threads(&self) -> bool {
         self.state().has_threads
     }
 
-    /// For what is made beside the index, and ends with it.
+    /// Creates the signals of a part that is built next to the index and stops together with it.
     pub fn of_part(&self) -> Self {
         Self { stopping: self.stopping.clone(), ..Self::default() }
     }
@@ -120,7 +123,7 @@ impl Signals {
         self.stopping.load(Ordering::Acquire)
     }
 
-    /// Waits until there is something to do, or for a while. Says how often there was.
+    /// Waits until there is new work or the interval is over. Returns the number of signals so far.
     fn wait(&self, seen: u64) -> u64 {
         let idle = |state: &mut State| state.woken == seen && !self.is_stopping();
         let waited = self.changed.wait_timeout_while(self.state(), EVERY, idle);
@@ -128,7 +131,8 @@ impl Signals {
     }
 }
 
-/// The threads. They end when this is dropped, and what was in memory is in files then.
+/// The maintenance threads. Dropping this stops them, after everything in memory has been written
+/// to files.
 #[derive(Debug)]
 pub struct Upkeep {
     index: Arc<Index>,
@@ -136,8 +140,10 @@ pub struct Upkeep {
 }
 
 impl Upkeep {
+    /// Starts the threads.
+    ///
     /// # Errors
-    /// No thread can be started.
+    /// Returns an error if a thread cannot be started.
     pub fn start(index: Arc<Index>) -> io::Result<Self> {
         let mut upkeep = Self { index: index.clone(), threads: Vec::new() };
         let writing = index.clone();
@@ -161,13 +167,13 @@ impl Drop for Upkeep {
         self.index.upkeep.wake();
         for thread in self.threads.drain(..) {
             if thread.join().is_err() {
-                error!("the upkeep of the index panicked");
+                error!("the index maintenance thread panicked");
             }
         }
     }
 }
 
-/// There is nobody any more who makes files again.
+/// Records, when dropped, that no thread rebuilds files any more.
 struct OnEnd<'s>(&'s Signals);
 
 impl Drop for OnEnd<'_> {
@@ -197,7 +203,7 @@ impl Index {
     }
 
     fn keep_merging(&self) {
-        // Whatever ends this: others must not leave anything to it.
+        // However this thread ends, no work may be left to it after that.
         let _ended = OnEnd(&self.upkeep);
         let (mut seen, mut pause) = (0, None);
         while !self.upkeep.is_stopping() {
@@ -212,25 +218,25 @@ impl Index {
     fn mend_what_is_damaged(&self) {
         while let Some((table, why)) = self.upkeep.damaged() {
             if let Err(error) = self.mend(&table, &why) {
-                refusals::failed("files of the index can't be made again", &error);
+                refusals::failed("cannot rebuild index files", &error);
             }
             self.upkeep.has_mended(&table);
         }
     }
 
-    /// All that is in memory becomes files.
+    /// Freezes the entries in memory and writes them to files.
     pub(super) fn write_all(&self) {
         self.layers_mut().freeze();
         self.write_frozen();
     }
 
-    /// What is to become a file does, and files are merged.
+    /// Writes the frozen layers to files, and merges files.
     pub(super) fn keep_up(&self) {
         self.write_frozen();
         while self.merge(0..=u32::MAX, &mut None) {}
     }
 
-    /// What is frozen becomes files, as far as they can be written.
+    /// Writes the frozen layers to files, as far as possible.
     pub(super) fn write_frozen(&self) {
         let older = self.layers().older.clone();
         for layer in self.own(&older).iter().filter(|_| self.folder.writes()) {
@@ -268,11 +274,11 @@ impl Index {
 
     fn not_written(&self, error: &WriteError) {
         if self.folder.writes() {
-            refusals::failed("writes of the index fail; what they were to hold stays in memory", error);
+            refusals::failed("cannot write index files; their entries stay in memory", error);
         }
     }
 
-    /// Merges some files, if that is due. Says whether others may be due now.
+    /// Merges some files if a merge is due. Returns whether another merge may be due now.
     fn merge(&self, levels: RangeInclusive<u32>, pause: &mut Pause) -> bool {
         if pause.is_some_and(|after| Instant::now() < after) {
             return false;
@@ -291,9 +297,10 @@ impl Index {
             Ok(merged) => {
                 CrashPoint::IndexFilesMerged.reached();
                 let replaced = self.layers_mut().replace(old, &[Layer::File(merged.clone())]);
-                match replaced {
-                    true => tables.iter().for_each(|table| self.folder.remove(table)),
-                    false => self.folder.remove(&merged),
+                if replaced {
+                    tables.iter().for_each(|table| self.folder.remove(table))
+                } else {
+                    self.folder.remove(&merged)
                 }
                 true
             }
@@ -302,7 +309,7 @@ impl Index {
                 if let WriteError::Source(why) = &error
                     && let Some(table) = tables.iter().find(|table| table.path() == why.file)
                 {
-                    // It is passed over until then.
+                    // The file is not merged until it is rebuilt.
                     return self.upkeep.mend(table, why) || self.mend(table, why).is_ok();
                 }
                 *pause = Some(Instant::now() + PAUSE);
@@ -340,8 +347,9 @@ impl Index {
     }
 }
 
-/// Which layers are to be merged, by the events of those that can be: the first so many that are about as large as each other.
-/// If there are too many for that, those that are the least work.
+/// Returns which layers to merge, given the numbers of events of those that can be merged: the
+/// first `FANOUT` neighbours of about the same size, at the lowest level that has them. If there
+/// are none, but too many files, returns the `FANOUT` neighbours that are the least work.
 fn due(events: &[Option<u64>], levels: RangeInclusive<u32>) -> Option<Range<usize>> {
     let level = |events: &Option<u64>| events.map(|events| events.max(1).ilog(FANOUT as u64));
     let mut start = 0usize;

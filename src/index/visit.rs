@@ -1,13 +1,17 @@
-//! How all look-ups go through the layers, and what they do about a file that can't be used.
+//! Runs all lookups through the layers, and handles files that cannot be used.
+//!
+//! A lookup either sees every layer at one moment or fails. It never returns an answer from older
+//! layers while a newer one is unusable.
 
 use std::ops::ControlFlow;
 
 use super::{Index, IndexError, source::Source, table::TableError};
 
-/// One look-up has so many files made again.
+/// The maximum number of files that one lookup rebuilds.
 const MENDED_MAX: usize = 100;
 
-/// Whether a look-up that finds a damaged file has it made again itself, or leaves that to others and comes to nothing.
+/// Whether a lookup that finds a damaged file rebuilds it itself, or leaves that to others and
+/// fails.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Patience {
     Waits,
@@ -15,8 +19,10 @@ pub enum Patience {
 }
 
 impl Index {
-    /// Looks into one layer after the other, from the newest on, as they are at one moment. A file that can't be used is made
-    /// again, if this may wait or nobody else does that, and the look begins anew.
+    /// Searches one layer after the other, from the newest on, as they are at one moment. If a file
+    /// cannot be used, it is rebuilt, and the search starts again. If the lookup must not wait and
+    /// there is a thread that rebuilds files, the file is left to that thread, and the lookup
+    /// fails.
     pub(super) fn visit<S>(
         &self,
         patience: Patience,
@@ -51,7 +57,7 @@ impl Index {
             }
             let leaves_it = patience == Patience::AtOnce && self.upkeep.mend(table, &error);
             if leaves_it || tries == MENDED_MAX {
-                return Err(IndexError::NotMadeYet { table: error, why: "it is being done" });
+                return Err(IndexError::NotMadeYet { table: error, why: "the rebuild is in progress" });
             }
             tries += 1;
             self.mend(table, &error)?;

@@ -1,5 +1,7 @@
-//! A note that a clean stop leaves in the folder of the log: on which host, in which files, and how far. A start finds out
-//! from it whether the log is what the last run left, or something older that was put in its place.
+//! A note that a clean stop leaves in the directory of the log.
+//!
+//! It records the host, the files and the length of the log. At the next start, it shows whether
+//! the log is the one that the last run left, or an older one that was put in its place.
 
 use std::{
     fs, io,
@@ -12,31 +14,31 @@ use super::segment;
 
 const FILE: &str = "clean-stop";
 
-/// Why the log may not be what the last run left.
+/// Why the log may differ from the one that the last run left.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 pub enum Unclean {
-    #[error("no clean stop was noted: the last run crashed, or the log was never in use")]
+    #[error("no clean stop was recorded: the last run crashed, or the log has never been used")]
     NotNoted,
     #[error("the last clean stop was on another host")]
     AnotherHost,
-    #[error("the files are not as the last clean stop left them: they were copied, put back or changed")]
+    #[error("the files differ from the last clean stop: they were copied, restored or modified")]
     OtherFiles,
-    #[error("the log is not as long as the last clean stop left it")]
+    #[error("the length of the log differs from the last clean stop")]
     OtherLength,
 }
 
-/// One line each. Two notes are compared, and none is read for what it says.
+/// The lines of a note. Two notes are compared as text; their values are never parsed.
 #[derive(Debug, PartialEq, Eq)]
 struct Note {
-    /// Where the system has an id; containers often have none.
+    /// The id of the system, if it has one. Containers often have none.
     host: String,
-    /// The folder, and its newest segment.
+    /// The directory and its newest segment.
     files: String,
     length: String,
 }
 
 impl Note {
-    /// Of the log as it is; `None` where there is no segment.
+    /// Describes the current log. Returns `None` if there is no segment.
     fn of(folder: &Path) -> io::Result<Option<Self>> {
         let Some(number) = segment::numbers(folder)?.last().copied() else { return Ok(None) };
         let newest = fs::metadata(segment::path(folder, number))?;
@@ -52,7 +54,7 @@ impl Note {
         format!("host {host}\nfiles {files}\nlength {length}\n")
     }
 
-    /// Whether this is what `noted` says.
+    /// Checks that this note equals `noted`.
     fn compare(&self, noted: &str) -> Result<(), Unclean> {
         let now = self.text();
         let mut differing = noted.lines().zip(now.lines()).filter(|(noted, now)| noted != now);
@@ -66,13 +68,14 @@ impl Note {
     }
 }
 
-/// A file system gives an inode's number away again, so its birth counts, too.
+/// Identifies a file. A file system reuses inode numbers, so the creation time is included.
 fn file_id(metadata: &fs::Metadata) -> String {
     let created = metadata.created().ok().and_then(|time| time.duration_since(UNIX_EPOCH).ok());
     format!("{}:{}", metadata.ino(), created.map_or(0, |since| since.as_nanos()))
 }
 
-/// When anything about a file was last changed. No program that copies over it can set that.
+/// The time of the last change to a file or its metadata. No program that overwrites the file can
+/// set it.
 fn changed(metadata: &fs::Metadata) -> String {
     format!("{}.{:09}", metadata.ctime(), metadata.ctime_nsec())
 }
@@ -81,10 +84,10 @@ fn host() -> String {
     fs::read_to_string("/etc/machine-id").map(|id| id.trim().to_owned()).unwrap_or_default()
 }
 
-/// Notes that the log in `folder` is complete. Nobody may write to it any more.
+/// Records that the log in `folder` is complete. It must not be written to any more.
 ///
 /// # Errors
-/// The note can't be written; the next start takes the stop for a crash.
+/// Returns an error if the note cannot be written. The next start then assumes a crash.
 pub fn note(folder: &Path) -> io::Result<()> {
     let Some(note) = Note::of(folder)? else { return Ok(()) };
     let (path, temporary) = (path(folder), path(folder).with_extension("new"));
@@ -94,10 +97,11 @@ pub fn note(folder: &Path) -> io::Result<()> {
     fs::File::open(folder)?.sync_all()
 }
 
-/// Whether a clean stop noted the log as it is. To be asked before anything in the folder is written to.
+/// Checks that the last clean stop recorded the log as it is now. Must be called before anything in
+/// the directory is written to.
 ///
 /// # Errors
-/// A file can't be read.
+/// Returns an error if a file cannot be read.
 pub fn check(folder: &Path) -> io::Result<Result<(), Unclean>> {
     let noted = match fs::read_to_string(path(folder)) {
         Ok(noted) => noted,
@@ -109,10 +113,10 @@ pub fn check(folder: &Path) -> io::Result<Result<(), Unclean>> {
     Ok(Note::of(folder)?.map_or(Err(Unclean::NotNoted), |now| now.compare(&noted)))
 }
 
-/// Takes the note away, durably, before the log is written to.
+/// Removes the note, durably. Must be called before the log is written to.
 ///
 /// # Errors
-/// It is still there.
+/// Returns an error if the note may still exist.
 pub fn remove(folder: &Path) -> io::Result<()> {
     match fs::remove_file(path(folder)) {
         Ok(()) => fs::File::open(folder)?.sync_all(),

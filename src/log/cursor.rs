@@ -1,52 +1,56 @@
 //! Reads the log frame by frame, in order, and checks every byte of it on the way.
+//!
+//! It detects gaps between appends, even across segments. The caller must know where the log ends:
+//! bytes after that may be changing.
 
 use std::sync::Arc;
 
 use bytes::Bytes;
 
 use super::{
-    Place, ReadError, Segments,
+    LogOffset, ReadError, Segments,
     frame::{self, Frame, HEADER_BYTES, Header},
     segment,
 };
 use crate::event::{Hash, Position};
 
-/// How much is read at once.
+/// The number of bytes read at once.
 pub(super) const CHUNK_BYTES: usize = 256 * 1024;
 
-pub(super) const CUT: &str = "the segment ends too early";
+pub(super) const CUT: &str = "the segment ends unexpectedly";
 
-/// A reader of the whole log. It goes no further than it is told.
+/// A reader of the whole log. It never reads past the end that it is given.
 #[derive(Debug)]
 pub struct Cursor {
     segments: Arc<Segments>,
-    place: Place,
-    /// Bytes of the present segment from `place` on.
+    place: LogOffset,
+    /// The bytes of the current segment from `place` on.
     buffer: Bytes,
-    /// Position of the next append's first event, and the hash before it if that is known.
+    /// The position of the next append's first event, and the hash before it if that is known.
     expected: Option<(Position, Option<Hash>)>,
-    /// The segment before this one and its length, until a frame of this one was read.
+    /// The previous segment and its length, until an append of the current segment was read.
     behind: Option<(Arc<segment::File>, u64)>,
 }
 
-/// A frame, and where it lies.
+/// A frame and its location.
 #[derive(Debug)]
 pub struct ReadFrame {
     pub frame: Frame,
-    pub start: Place,
-    pub end: Place,
+    pub start: LogOffset,
+    pub end: LogOffset,
 }
 
 impl ReadFrame {
-    /// As long as it is in its segment.
+    /// Returns the length of the frame in its segment.
     pub fn byte_count(&self) -> u64 {
-        match self.start.segment == self.end.segment {
-            true => self.end.offset.saturating_sub(self.start.offset),
-            false => self.end.offset,
+        if self.start.segment == self.end.segment {
+            self.end.offset.saturating_sub(self.start.offset)
+        } else {
+            self.end.offset
         }
     }
 
-    /// Position of the last event of an append; `None` for the other kinds.
+    /// Returns the position of the last event of an append, or `None` for other kinds of frames.
     pub fn last_position(&self) -> Option<Position> {
         match &self.frame {
             Frame::Append { first, records, .. } => {
@@ -58,33 +62,36 @@ impl ReadFrame {
 }
 
 impl Cursor {
-    /// A cursor at the start of a frame.
-    pub fn new(segments: Arc<Segments>, place: Place) -> Self {
+    /// Creates a cursor at the start of a frame.
+    pub fn new(segments: Arc<Segments>, place: LogOffset) -> Self {
         Self { segments, place, buffer: Bytes::new(), expected: None, behind: None }
     }
 
-    /// The same, where it is known with which position the next append begins.
-    pub fn at(segments: Arc<Segments>, place: Place, first: Position) -> Self {
+    /// Creates a cursor at the start of a frame. The next append must begin with position `first`.
+    pub fn at(segments: Arc<Segments>, place: LogOffset, first: Position) -> Self {
         Self { expected: Some((first, None)), ..Self::new(segments, place) }
     }
 
-    /// The same, where it is known what the next append continues.
-    pub fn after(segments: Arc<Segments>, place: Place, last: Position, hash: Hash) -> Self {
+    /// Creates a cursor at the start of a frame. The next append must continue the event at `last`
+    /// with the given hash.
+    pub fn after(segments: Arc<Segments>, place: LogOffset, last: Position, hash: Hash) -> Self {
         Self { expected: Some((last.next(), Some(hash))), ..Self::new(segments, place) }
     }
 
-    pub fn place(&self) -> Place {
+    pub fn place(&self) -> LogOffset {
         self.place
     }
 
-    /// The next frame before `end`; `None` when there is none.
+    /// Returns the next frame before `end`, or `None` if there is none.
     ///
     /// # Errors
-    /// The frame is damaged, does not continue the one before, or can't be read.
-    pub fn next(&mut self, end: Place) -> Result<Option<ReadFrame>, ReadError> {
+    /// Returns an error if the frame is damaged, does not continue the previous one, or cannot be
+    /// read.
+    pub fn next(&mut self, end: LogOffset) -> Result<Option<ReadFrame>, ReadError> {
         while self.place < end {
             let file = self.file()?;
-            // What lies behind `end` is being written, and may be taken back: it is not even buffered.
+            // Bytes after `end` are still being written and may be removed again, so they are not
+            // even buffered.
             let mut limit = end.offset;
             if self.place.segment < end.segment {
                 limit = file.length().map_err(|source| file.io_error(source))?;
@@ -93,7 +100,7 @@ impl Cursor {
                 }
                 if self.place.offset == limit {
                     self.behind = Some((file, limit));
-                    self.place = Place {
+                    self.place = LogOffset {
                         segment: self.place.segment.saturating_add(1),
                         offset: segment::HEADER_BYTES,
                     };
@@ -119,10 +126,10 @@ impl Cursor {
         let (header, frame) = frame::parse(file.salt(), start.offset, &self.buffer).map_err(damage)?;
         if let Frame::Append { first, previous, records } = &frame {
             if !self.continued_by(*first, *previous) {
-                // Whole frames may be cut off a segment: then nothing is wrong but its end.
+                // If whole frames were cut off the previous segment, only its end is wrong.
                 return Err(match &self.behind {
                     Some((file, length)) => file.damage(*length, CUT).into(),
-                    None => damage("the append does not continue the one before").into(),
+                    None => damage("the append does not continue the previous one").into(),
                 });
             }
             self.behind = None;
@@ -147,7 +154,7 @@ impl Cursor {
     }
 }
 
-/// At most so many bytes, and none from `limit` on.
+/// Reads at most `bytes` bytes, and none at or after `limit`.
 pub(super) fn fill(file: &segment::File, offset: u64, bytes: usize, limit: u64) -> Result<Bytes, ReadError> {
     let bytes = limit.saturating_sub(offset).min(bytes as u64);
     let mut buffer = vec![0; usize::try_from(bytes).unwrap_or(usize::MAX)];

@@ -4,24 +4,25 @@
 //! 0   magic "AELF"
 //! 4   CRC-32C of: the segment's salt, the frame's offset (u64), bytes 8..24, the payload
 //! 8   length of the payload, u32
-//! 12  kind: 1 append, 2 snapshot, 3 forwarded mark
+//! 12  kind: 1 append, 2 snapshot, 3 replication mark
 //! 13  version: 1
 //! 14  zero, u16
 //! 16  offset in the segment at which the frame's group begins, u64
 //! 24  the payload
 //! ```
 //!
-//! An append's payload is the position of its first event (u64), the number of records (u32), the hash
-//! before them (32 bytes), and for each record its length (u32), its bytes and the hash after it
-//! (32 bytes). So a single record can be read and checked without the rest of its frame: the hash before
-//! it always stands in the 32 bytes before its length. A snapshot's payload has the number of the
-//! snapshot (u64), 32 zero bytes, and one such entry; a mark's is the mark.
+//! The payload of an append is the position of its first event (u64), the number of records (u32),
+//! the hash before them (32 bytes), and for each record its length (u32), its bytes and the hash
+//! after it (32 bytes). The 32 bytes before the length of a record are always the hash before it,
+//! so a single record can be read and checked without the rest of its frame. The payload of a
+//! snapshot is the number of the snapshot (u64), 32 zero bytes, and one such entry. The payload of
+//! a mark is the mark.
 //!
-//! Salt and offset are under the checksum, so no bytes that a caller hands in can pass for a frame.
+//! The checksum covers the salt and the offset, so no bytes sent by a client can pass for a frame.
 
 use bytes::{Buf, Bytes};
 
-use super::{Place, RecordPlace};
+use super::{LogOffset, RecordAddress};
 use crate::event::{Hash, Position};
 
 pub(super) const HEADER_BYTES: usize = 24;
@@ -33,17 +34,18 @@ const KIND_MARK: u8 = 3;
 pub(super) const LENGTH_BYTES: usize = 4;
 pub(super) const HASH_BYTES: usize = 32;
 
-/// No frame is larger: an append has at most 8 MiB and 500 events, and some room for their frames.
+/// The maximum payload of a frame. An append has at most 8 MiB and 500 events; the rest is room for
+/// their framing.
 pub(super) const PAYLOAD_BYTES_MAX: usize = 16 * 1024 * 1024;
 
-/// What one frame holds.
+/// The contents of one frame.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Frame {
     /// All events of one append.
     Append { first: Position, previous: Hash, records: Vec<StoredRecord> },
     /// A snapshot, with its number among the log's snapshots.
     Snapshot { number: u64, record: StoredRecord },
-    /// How far ImmuDB has the log.
+    /// A replication mark: how far ImmuDB has committed the log.
     Mark(Bytes),
 }
 
@@ -51,16 +53,16 @@ pub enum Frame {
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct StoredRecord {
     pub bytes: Bytes,
-    /// Hash of the history up to here.
+    /// The chain hash up to and including this record.
     pub hash: Hash,
-    /// Of the record's entry, from the start of the frame.
+    /// The offset of the record's entry, from the start of the frame.
     pub offset: u64,
 }
 
 impl StoredRecord {
-    /// Where the record lies, in a frame that begins at `frame`.
-    pub fn place(&self, frame: Place) -> RecordPlace {
-        RecordPlace {
+    /// Returns the address of the record in a frame that begins at `frame`.
+    pub fn place(&self, frame: LogOffset) -> RecordAddress {
+        RecordAddress {
             segment: frame.segment,
             offset: frame.offset.saturating_add(self.offset),
             length: u32::try_from(self.bytes.len()).unwrap_or(u32::MAX),
@@ -68,15 +70,15 @@ impl StoredRecord {
     }
 }
 
-/// Bytes that a record takes up in a frame.
+/// Returns the number of bytes that a record occupies in a frame.
 pub(super) fn entry_bytes(length: u32) -> u64 {
     u64::from(length) + (LENGTH_BYTES + HASH_BYTES) as u64
 }
 
-/// A segment's own random bytes, part of every checksum in it.
+/// The random bytes of a segment, which are part of every checksum in it.
 pub(super) type Salt = [u8; 16];
 
-/// Writes one frame behind `out`; `payload` writes what it holds.
+/// Appends one frame to `out`. `payload` writes its contents.
 pub(super) fn write(
     out: &mut Vec<u8>,
     salt: &Salt,
@@ -102,7 +104,7 @@ pub(super) fn write(
     }
 }
 
-/// Where a frame lies in its segment, and where its group began.
+/// The offset of a frame in its segment, and the offset at which its group began.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct FramePlace {
     pub offset: u64,
@@ -116,7 +118,8 @@ pub(super) enum Kind {
     Mark = KIND_MARK as isize,
 }
 
-/// Writes a record's entry: its length, its bytes, which `put` writes, and the hash after it. Returns length and hash.
+/// Writes a record's entry: its length, its bytes, which `put` writes, and the hash after it.
+/// Returns the length and the hash.
 pub(super) fn put_entry(out: &mut Vec<u8>, previous: Hash, put: impl FnOnce(&mut Vec<u8>)) -> (u32, Hash) {
     let start = out.len();
     out.extend_from_slice(&[0; LENGTH_BYTES]);
@@ -130,7 +133,7 @@ pub(super) fn put_entry(out: &mut Vec<u8>, previous: Hash, put: impl FnOnce(&mut
     (length, hash)
 }
 
-/// The fixed part of a frame, as far as a reader needs it before the payload.
+/// The part of a frame's header that a reader needs before the payload.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) struct Header {
     pub length: u32,
@@ -149,11 +152,11 @@ impl Header {
         }
     }
 
-    /// What the first bytes of a frame say; nothing is checked against the checksum yet.
+    /// Parses the header of a frame. The checksum is not checked yet.
     pub(super) fn parse(bytes: &[u8]) -> Result<Self, &'static str> {
-        let Some(mut header) = bytes.get(..HEADER_BYTES) else { return Err("the frame is cut off") };
+        let Some(mut header) = bytes.get(..HEADER_BYTES) else { return Err("the frame is truncated") };
         if !header.starts_with(MAGIC) {
-            return Err("no frame begins here");
+            return Err("no frame starts here");
         }
         header.advance(8);
         let length = header.get_u32_le();
@@ -162,10 +165,10 @@ impl Header {
         let _zero = header.get_u16_le();
         let group_offset = header.get_u64_le();
         if version != VERSION {
-            return Err("a frame of an unknown version");
+            return Err("unknown frame version");
         }
         if length as usize > PAYLOAD_BYTES_MAX {
-            return Err("the frame's length is impossible");
+            return Err("the frame has an invalid length");
         }
         Ok(Self { length, kind, group_offset })
     }
@@ -179,11 +182,11 @@ impl Header {
     }
 }
 
-/// Checks a whole frame (header and payload) and takes it apart. `bytes` begins with it.
+/// Checks and parses a whole frame (header and payload). `bytes` must begin with it.
 pub(super) fn parse(salt: &Salt, offset: u64, bytes: &Bytes) -> Result<(Header, Frame), &'static str> {
     let header = Header::parse(bytes)?;
     if bytes.len() < header.frame_bytes() {
-        return Err("the frame is cut off");
+        return Err("the frame is truncated");
     }
     let bytes = bytes.slice(..header.frame_bytes());
     check(salt, offset, &bytes)?;
@@ -192,9 +195,9 @@ pub(super) fn parse(salt: &Salt, offset: u64, bytes: &Bytes) -> Result<(Header, 
         KIND_APPEND => parse_append(payload),
         KIND_SNAPSHOT => parse_snapshot(payload),
         KIND_MARK => Some(Frame::Mark(payload)),
-        _ => return Err("a frame of an unknown kind"),
+        _ => return Err("unknown frame kind"),
     };
-    frame.map(|frame| (header, frame)).ok_or("the frame's contents don't add up")
+    frame.map(|frame| (header, frame)).ok_or("the contents of the frame are inconsistent")
 }
 
 fn parse_append(mut payload: Bytes) -> Option<Frame> {
@@ -239,33 +242,34 @@ fn take_entry(payload: &mut Bytes, previous: Hash, offset: u64) -> Option<Stored
 /// Checks the checksum of a whole frame.
 pub(super) fn check(salt: &Salt, offset: u64, bytes: &[u8]) -> Result<(), &'static str> {
     let Some((head, payload)) = bytes.split_at_checked(HEADER_BYTES) else {
-        return Err("the frame is cut off");
+        return Err("the frame is truncated");
     };
     let stored = head.get(4..8).map(|mut crc| crc.get_u32_le());
     if stored != Some(checksum(salt, offset, head, payload)) {
-        return Err("the frame's checksum is wrong");
+        return Err("the frame has a wrong checksum");
     }
     Ok(())
 }
 
-/// The checksum of a frame up to the end of `bytes`, with which it begins, and the one that is stored.
+/// Returns the checksum of a frame up to the end of `bytes`, which begin with the frame, and the
+/// stored checksum.
 pub(super) fn begin_checksum(salt: &Salt, offset: u64, bytes: &[u8]) -> Option<(u32, u32)> {
     let (head, payload) = bytes.split_at_checked(HEADER_BYTES)?;
     let stored = head.get(4..8).map(|mut crc| crc.get_u32_le())?;
     Some((checksum(salt, offset, head, payload), stored))
 }
 
-/// The checksum with more of the frame.
+/// Continues a checksum with more bytes of the frame.
 pub(super) fn go_on(checksum: u32, bytes: &[u8]) -> u32 {
     crc32c::crc32c_append(checksum, bytes)
 }
 
-/// Takes an entry apart where the hash before it is known.
+/// Parses an entry if the hash before it is known.
 pub(super) fn entry_after(mut bytes: Bytes, previous: Hash) -> Option<(Bytes, Hash)> {
     take_entry(&mut bytes, previous, 0).map(|record| (record.bytes, record.hash))
 }
 
-/// Takes one entry apart that was read by itself, with the 32 bytes before it.
+/// Parses a single entry that was read together with the 32 bytes before it.
 pub(super) fn parse_entry(mut bytes: Bytes) -> Option<(Bytes, Hash)> {
     let previous = take_hash(&mut bytes)?;
     take_entry(&mut bytes, previous, 0).map(|record| (record.bytes, record.hash))

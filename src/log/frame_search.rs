@@ -1,8 +1,10 @@
-//! Which bytes of a segment are a whole frame, where any of them may look like one.
+//! Finds whole frames in a segment whose contents may look like frames anywhere.
 //!
-//! What callers store may be full of headers, each of which claims megabytes: to compute every checksum over them would
-//! take a minute. So checksums up to every [`STEP`]th byte are computed once, and that of a candidate follows from two
-//! of them: a checksum is linear, and what precedes a part is taken out of it by moving it over the part's length.
+//! The data that clients store may be full of frame headers, each of which claims a payload of
+//! megabytes. Computing every checksum over them would take a minute. Therefore, the checksums up
+//! to every [`STEP`]th byte are computed once, and the checksum of a candidate follows from two of
+//! them: a checksum is linear, and the contribution of the bytes before a part is removed by
+//! extending their checksum over the part's length.
 
 use std::sync::LazyLock;
 
@@ -15,16 +17,16 @@ const STEP: usize = 512;
 /// Lengths of payloads are below 2 to this power.
 const LENGTH_BITS: usize = 32;
 
-/// The bytes of a segment, ready to be searched.
+/// The bytes of a segment, prepared for searching.
 #[derive(Debug)]
 pub(super) struct FrameSearch {
     bytes: Bytes,
     salt: Salt,
-    /// Checksum of the bytes up to each step.
+    /// The checksum of the bytes up to each step.
     up_to_step: Vec<u32>,
 }
 
-/// What becomes of each bit of a checksum over 2^n zero bytes.
+/// For each power n, the value of each bit of a checksum after 2^n more zero bytes.
 static OVER_ZEROS: LazyLock<[[u32; 32]; LENGTH_BITS]> = LazyLock::new(|| {
     std::array::from_fn(|power| std::array::from_fn(|bit| crc32c::crc32c_combine(1 << bit, 0, 1 << power)))
 });
@@ -40,7 +42,8 @@ impl FrameSearch {
         Self { bytes, salt, up_to_step }
     }
 
-    /// The header of the frame at `offset`, if one is there and its checksum is right.
+    /// Returns the header of the frame at `offset`, or `None` if there is no frame with a correct
+    /// checksum.
     pub fn whole_frame(&self, offset: u64) -> Option<Header> {
         let start = usize::try_from(offset).ok()?;
         let header = Header::parse(self.bytes.get(start..)?).ok()?;
@@ -58,7 +61,7 @@ impl FrameSearch {
         frame::parse(&self.salt, offset, &self.bytes.slice(start..end)).ok().map(|(header, _)| header)
     }
 
-    /// Checksum of the bytes before `end`.
+    /// Returns the checksum of the bytes before `end`.
     fn up_to(&self, end: usize) -> Option<u32> {
         let step = end.checked_div(STEP)?;
         let rest = self.bytes.get(step.checked_mul(STEP)?..end)?;
@@ -66,7 +69,7 @@ impl FrameSearch {
     }
 }
 
-/// What becomes of a checksum when as many zero bytes follow.
+/// Returns a checksum after `length` more zero bytes.
 fn moved(mut crc: u32, length: usize) -> u32 {
     for (power, over) in OVER_ZEROS.iter().enumerate() {
         if length >> power & 1 == 1 {

@@ -1,4 +1,6 @@
-//! Frames, segments and damaged logs as the fuzz targets hand them in. See [`crate::fuzzing`].
+//! Frames, segments and damaged logs for the fuzz targets. See [`crate::fuzzing`].
+//!
+//! The functions panic if the log breaks a promise. Rejected bytes are fine.
 #![expect(clippy::expect_used, clippy::indexing_slicing, reason = "a broken promise has to end the run")]
 
 use std::{fs, path::Path};
@@ -6,7 +8,7 @@ use std::{fs, path::Path};
 use bytes::Bytes;
 
 use super::{
-    Cursor, Damage, Frame, OpenError, Place, ReadFrame, Salvage,
+    Cursor, Damage, Frame, LogOffset, OpenError, ReadFrame, Salvage,
     frame::{self, FramePlace, HASH_BYTES, HEADER_BYTES, Header, Kind, Salt},
     recover, segment,
 };
@@ -18,8 +20,9 @@ pub use script::damage;
 
 const SALT: Salt = [7; 16];
 
-/// A frame as it is; then, by its first byte, the rest as the payload of a frame whose checksum and hashes are
-/// right, since chance never makes them so.
+/// Parses the bytes as a frame. Then makes a frame of them, with a correct checksum and correct
+/// hashes, since chance never produces these: the first byte is the kind, and the rest is the
+/// payload.
 pub fn frames(bytes: &[u8]) {
     let whole = Bytes::copy_from_slice(bytes);
     if let Ok((header, frame)) = frame::parse(&SALT, segment::HEADER_BYTES, &whole) {
@@ -44,7 +47,7 @@ pub fn frames(bytes: &[u8]) {
     assert!(frame::parse(&SALT, place.offset + 1, &written).is_err(), "taken at another offset");
 }
 
-/// Makes the hash behind each record fit it, as far as the lengths lead.
+/// Corrects the hash after each record, as far as the lengths lead.
 fn mend_hashes(entries: &mut [u8]) {
     let Some(mut hash) = entries.get(..HASH_BYTES).and_then(Hash::from_slice) else { return };
     let mut at = HASH_BYTES;
@@ -59,7 +62,8 @@ fn mend_hashes(entries: &mut [u8]) {
     }
 }
 
-/// Each record of a frame can be read by itself at the offset that the frame gives for it.
+/// Checks that each record of a frame can be read on its own at the offset that the frame gives for
+/// it.
 fn kept(bytes: &Bytes, frame: &Frame) {
     let records = match frame {
         Frame::Append { records, .. } => records.as_slice(),
@@ -68,15 +72,16 @@ fn kept(bytes: &Bytes, frame: &Frame) {
     };
     for record in records {
         let offset = usize::try_from(record.offset).expect("an offset in memory");
-        let length =
-            HASH_BYTES + usize::try_from(frame::entry_bytes(record.place(Place::START).length)).expect("so");
+        let length = HASH_BYTES
+            + usize::try_from(frame::entry_bytes(record.place(LogOffset::START).length)).expect("so");
         let alone = bytes.slice(offset - HASH_BYTES..offset - HASH_BYTES + length);
         assert_eq!(frame::parse_entry(alone), Some((record.bytes.clone(), record.hash)));
     }
 }
 
-/// A segment's file in an empty folder: as it is where the first byte is even, and otherwise behind a header,
-/// with the checksums of its frames made right.
+/// Opens the bytes as the only segment in an empty directory. If the first byte is even, they are
+/// used as they are. Otherwise they follow a valid header, and the checksums of their frames are
+/// corrected.
 pub fn segments(folder: &Path, bytes: &[u8]) {
     let Some((mode, bytes)) = bytes.split_first() else { return };
     let bytes = if mode % 2 == 0 { bytes.to_vec() } else { with_checksums(bytes) };
@@ -88,7 +93,7 @@ pub fn segments(folder: &Path, bytes: &[u8]) {
         Err(error) => unreachable!("{error}"),
         Ok(recovered) => {
             assert!(recovered.end.offset <= bytes.len().max(segment::HEADER_BYTES as usize) as u64);
-            let (read, _) = read_up_to(&recovered, Cursor::new(recovered.segments.clone(), Place::START));
+            let (read, _) = read_up_to(&recovered, Cursor::new(recovered.segments.clone(), LogOffset::START));
             assert!(salvaged.starts_with(&read), "salvage misses a whole frame");
             read.iter().for_each(|read| records_alone(&recovered, read));
             let again = recover(folder, None).expect("a mended log");
@@ -111,14 +116,14 @@ fn with_checksums(frames: &[u8]) -> Vec<u8> {
     bytes
 }
 
-/// What salvage finds: where, and what.
-fn salvaged(folder: &Path) -> Vec<(Place, Frame)> {
+/// Returns the frames that salvage finds, and their offsets.
+fn salvaged(folder: &Path) -> Vec<(LogOffset, Frame)> {
     let salvage = Salvage::open_last(folder, 1).expect("a file that is there");
     salvage.into_iter().flatten().map(|read| (read.start, read.frame)).collect()
 }
 
-/// All frames, or those before the first that does not continue the one before.
-fn read_up_to(recovered: &super::Recovered, mut cursor: Cursor) -> (Vec<(Place, Frame)>, Option<Damage>) {
+/// Reads all frames, or those before the first that does not continue the previous one.
+fn read_up_to(recovered: &super::Recovered, mut cursor: Cursor) -> (Vec<(LogOffset, Frame)>, Option<Damage>) {
     let mut frames = Vec::new();
     loop {
         match cursor.next(recovered.end) {
@@ -130,7 +135,7 @@ fn read_up_to(recovered: &super::Recovered, mut cursor: Cursor) -> (Vec<(Place, 
     }
 }
 
-fn records_alone(recovered: &super::Recovered, (start, frame): &(Place, Frame)) {
+fn records_alone(recovered: &super::Recovered, (start, frame): &(LogOffset, Frame)) {
     let records = match frame {
         Frame::Append { records, .. } => records.as_slice(),
         Frame::Snapshot { record, .. } => std::slice::from_ref(record),
@@ -142,7 +147,7 @@ fn records_alone(recovered: &super::Recovered, (start, frame): &(Place, Frame)) 
     }
 }
 
-/// A cursor over all of a log of ours.
+/// Returns a cursor over a whole log that the fuzz target wrote itself.
 fn from_start(recovered: &super::Recovered) -> Cursor {
-    Cursor::after(recovered.segments.clone(), Place::START, Position(0), Hash::START)
+    Cursor::after(recovered.segments.clone(), LogOffset::START, Position(0), Hash::START)
 }

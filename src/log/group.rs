@@ -1,27 +1,30 @@
-//! The frames that one sync makes durable, as they are put together.
+//! Assembles the frames that one sync makes durable.
+//!
+//! A group exists only in memory until the log writes it. Its tip tells where the log will end, so
+//! the addresses and hashes of its records are known before the write.
 
 use bytes::Bytes;
 
 use super::{
-    Place, RecordPlace, Tip,
+    LogOffset, RecordAddress, Tip,
     frame::{self, FramePlace, Kind, Salt},
 };
 use crate::event::{Hash, Position};
 
-/// Frames for the end of the log, built in memory and written at once.
+/// Frames for the end of the log, assembled in memory and written at once.
 #[derive(Debug)]
 pub struct Group {
     bytes: Vec<u8>,
-    start: Place,
+    start: LogOffset,
     group_offset: u64,
     salt: Salt,
     tip: Tip,
 }
 
-/// Where a record came to lie, and the hash of the history up to it.
+/// The address of a stored record, and the chain hash up to and including it.
 #[derive(Debug, Clone, Copy)]
 pub struct StoredAt {
-    pub place: RecordPlace,
+    pub place: RecordAddress,
     pub hash: Hash,
 }
 
@@ -36,7 +39,7 @@ impl Group {
         }
     }
 
-    /// Where the log ends once this group is written.
+    /// Returns the tip of the log once this group is written.
     pub fn tip(&self) -> Tip {
         self.tip
     }
@@ -53,12 +56,13 @@ impl Group {
         &self.bytes
     }
 
-    /// Adds all records of one append, whose first has the position after the tip's.
+    /// Adds all records of one append. The first has the position after the tip's.
     pub fn append(&mut self, records: &[Bytes]) -> Vec<StoredAt> {
         self.append_with(records.iter().map(|record| move |out: &mut Vec<u8>| out.extend_from_slice(record)))
     }
 
-    /// The same without copying the records: each item appends one to the frame.
+    /// Like [`Group::append`], without copying the records: each item appends one record to the
+    /// frame.
     pub fn append_with(
         &mut self,
         records: impl ExactSizeIterator<Item: FnOnce(&mut Vec<u8>)>,
@@ -78,7 +82,7 @@ impl Group {
                 let offset = start.saturating_add(out.len() as u64);
                 let (length, after) = frame::put_entry(out, hash, put);
                 hash = after;
-                stored.push(StoredAt { place: RecordPlace { segment, offset, length }, hash });
+                stored.push(StoredAt { place: RecordAddress { segment, offset, length }, hash });
             }
         });
         self.tip.position = Position(self.tip.position.0.saturating_add(count as u64));
@@ -102,11 +106,11 @@ impl Group {
         });
         self.tip.snapshots = number;
         self.grow(base);
-        let place = RecordPlace { segment: self.start.segment, offset, length };
+        let place = RecordAddress { segment: self.start.segment, offset, length };
         StoredAt { place, hash }
     }
 
-    /// Adds a note of how far ImmuDB has the log.
+    /// Adds a replication mark: how far ImmuDB has committed the log.
     pub fn mark(&mut self, mark: &[u8]) {
         let base = self.bytes.len();
         let place = self.frame_place();

@@ -1,7 +1,8 @@
-//! What keeps a second process away from a folder.
+//! Locks that keep a second process out of a directory.
 //!
-//! A file alone would not do: whoever removes it lets a second process in. The folder itself is locked, too, and for
-//! the log a file beside it, for `repair` and `resolve` put another folder in its place.
+//! A lock file alone is not enough: if it is removed, a second process gets in. Therefore, the
+//! directory itself is locked as well. The log also has a lock file next to its directory, because
+//! `repair` and `resolve` replace the directory.
 
 use std::{
     fs::{self, File},
@@ -17,19 +18,21 @@ use super::{Access, OpenError};
 pub(super) const WITHIN: &str = "lock";
 const BESIDE: &str = ".lock";
 
-/// The lock that keeps a second process away from the log; held as long as it lives.
+/// The lock that keeps a second process away from the log. It is held until it is dropped.
 #[derive(Debug)]
 pub struct Lock {
     _files: Vec<File>,
 }
 
 impl Lock {
+    /// Takes the lock.
+    ///
     /// # Errors
-    /// Another process holds it, or the folder can't be made.
+    /// Returns an error if another process holds the lock, or if the directory cannot be created.
     pub fn take(folder: &Path, access: Access) -> Result<Self, OpenError> {
         let folder = &std::path::absolute(folder).unwrap_or_else(|_| folder.to_owned());
         let mut files = Vec::new();
-        // First: the folder may be about to be renamed.
+        // Locked first: the directory may be about to be renamed.
         if let Some(path) = beside(folder) {
             files.extend(lock_beside(folder, &path, access)?);
         }
@@ -49,7 +52,7 @@ impl Lock {
     }
 }
 
-/// A lock of a folder itself, not of a file in it.
+/// A lock on a directory itself, not on a file in it.
 #[derive(Debug)]
 pub(super) struct LockedFolder(Option<File>);
 
@@ -66,7 +69,8 @@ impl LockedFolder {
                 error!(
                     folder = %folder.display(),
                     %error,
-                    "this file system can't lock folders: only a file keeps a second process away; never remove it"
+                    "this file system cannot lock folders; only the lock file keeps a second process out: \
+                     never remove it"
                 );
                 Ok(Self(None))
             }
@@ -75,33 +79,36 @@ impl LockedFolder {
     }
 }
 
-/// As NFS answers, which locks only what is open for writing.
+/// The errors of file systems that cannot lock directories. NFS, for example, locks only files that
+/// are open for writing.
 fn is_unsupported(error: &io::Error) -> bool {
     [Errno::BADF, Errno::OPNOTSUPP, Errno::NOSYS, Errno::NOLCK, Errno::INVAL, Errno::ISDIR]
         .iter()
         .any(|errno| error.raw_os_error() == Some(errno.raw_os_error()))
 }
 
-/// Without it the folder is locked all the same, so whatever stands against it must not stop the service.
+/// Locks the file next to the directory. The directory itself is locked in any case, so no obstacle
+/// to this lock may stop the service.
 fn lock_beside(folder: &Path, path: &Path, access: Access) -> Result<Option<File>, OpenError> {
-    // To lock it, one need not be able to write it: it may be another user's.
+    // A lock does not require write access: the file may belong to another user.
     let opened = open(path, access).or_else(|error| File::open(path).map_err(|_| error));
     let locked = opened.map_err(fs::TryLockError::Error).and_then(|file| file.try_lock().map(|()| file));
     match locked {
         Ok(file) => Ok(Some(file)),
         Err(fs::TryLockError::WouldBlock) => Err(locked_by_another(folder)),
-        // The folder is never renamed by whoever only reads.
+        // A process that only reads never renames the directory.
         Err(fs::TryLockError::Error(_)) if access == Access::ReadOnly => Ok(None),
         Err(fs::TryLockError::Error(error)) => {
-            warn!(file = %path.display(), %error, "not locked: never run repair or resolve while the service runs");
+            warn!(file = %path.display(), %error, "cannot lock the file; do not run repair or resolve \
+             while the service is running");
             Ok(None)
         }
     }
 }
 
-/// `log.lock` for `storage/log`.
+/// Returns the path of the lock file next to a directory, such as `log.lock` for `storage/log`.
 fn beside(folder: &Path) -> Option<PathBuf> {
-    // Without a slash that the configuration may end it with.
+    // Removes a trailing slash, which the configuration may contain.
     let folder: PathBuf = folder.components().collect();
     let mut name = folder.file_name()?.to_owned();
     name.push(BESIDE);
@@ -132,7 +139,7 @@ fn locked_by_another(folder: &Path) -> OpenError {
 
 fn io_error(path: &Path, source: io::Error) -> OpenError {
     let hint = match source.kind() {
-        io::ErrorKind::PermissionDenied => "; this user must be able to write there",
+        io::ErrorKind::PermissionDenied => "; the user of the service needs write permission",
         _ => "",
     };
     OpenError::Io { path: format!("{} (event_sourcing.log_path{hint})", path.display()), source }

@@ -1,7 +1,9 @@
-//! Which log a derived folder belongs to, so that no service takes another's for its own damaged one.
+//! Records to which log a derived directory belongs, so that no service mistakes another service's
+//! directory for a damaged one of its own.
 //!
-//! A log has an id: the file `id` in its folder, or in an older log the salt of its first segment. A folder that is derived
-//! from a log has the id in a file `.owner` in it or beside it, which is locked as long as the folder is in use.
+//! A log has an id: the file `id` in its directory or, in an older log, the salt of its first
+//! segment. A directory that is derived from a log has the log's id in a file `.owner`, in it or
+//! next to it. The file is locked while the directory is in use.
 
 use std::{
     fmt, fs,
@@ -17,7 +19,7 @@ use super::{lock::LockedFolder, segment};
 const ID: &str = "id";
 pub const OWNER: &str = ".owner";
 
-/// The id of a log. It stays with it through backups and `repair`.
+/// The id of a log. It does not change in backups or through `repair`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct LogId(Uuid);
 
@@ -28,10 +30,10 @@ impl fmt::Display for LogId {
 }
 
 impl LogId {
-    /// Of the log in `folder`; `None` where no log was begun yet.
+    /// Returns the id of the log in `folder`, or `None` if no log was created yet.
     ///
     /// # Errors
-    /// A file can't be read.
+    /// Returns an error if a file cannot be read.
     pub fn find(folder: &Path) -> io::Result<Option<Self>> {
         if let Some(text) = read_if_there(&folder.join(ID))?
             && let Some(id) = parse(&text)
@@ -49,29 +51,30 @@ impl LogId {
         }
     }
 
-    /// The same, kept in a file of its own from now on.
+    /// Returns the id like [`LogId::find`], and stores it in its own file if it is not there yet.
     ///
     /// # Errors
-    /// A file can't be read.
+    /// Returns an error if a file cannot be read.
     pub fn keep(folder: &Path) -> io::Result<Option<Self>> {
         let Some(id) = Self::find(folder)? else { return Ok(None) };
         if !folder.join(ID).exists()
             && let Err(error) = id.write(folder)
         {
-            warn!(%error, "the id of the log could not be kept; it is that of its first segment");
+            warn!(%error, "cannot store the id of the log; the id of its first segment is used");
         }
         Ok(Some(id))
     }
 
-    /// As files have it: with a checksum, so that a damaged one names nobody.
+    /// Returns the id as it is stored in files: with a checksum, so that a damaged file names no
+    /// log.
     fn line(self) -> String {
         format!("{self} {:08x}\n", crc32c::crc32c(self.0.as_bytes()))
     }
 
-    /// Gives it to a log that takes the place of the one that has it.
+    /// Stores the id in the directory of a log that replaces the log with this id.
     ///
     /// # Errors
-    /// The file can't be written.
+    /// Returns an error if the file cannot be written.
     pub fn write(self, folder: &Path) -> io::Result<()> {
         let temporary = folder.join(ID).with_extension("new");
         let mut file = fs::File::create(&temporary)?;
@@ -82,44 +85,46 @@ impl LogId {
     }
 }
 
-/// Where the owner of a folder is written down.
+/// The location of the file that names the owner of a directory.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum OwnerFile {
-    /// `.owner` in the folder.
+    /// `.owner` in the directory.
     Within,
-    /// The folder's name with `.owner` behind it, where the folder is to be empty at times.
+    /// The directory's name followed by `.owner`, for a directory that must be empty at times.
     Beside,
 }
 
-/// Why a derived folder is not used. It is never deleted for that.
+/// Why a derived directory is not used. It is never deleted for this reason.
 #[derive(Debug, thiserror::Error)]
 pub enum OwnerError {
-    #[error("{path} is in use by another process: every service needs a folder of its own ({key})")]
+    #[error("{path} is in use by another process; each service needs its own folder ({key})")]
     InUse { path: String, key: &'static str },
     #[error(
-        "{path} was made from another log ({owner}): give this service a folder of its own ({key}), or delete \
-         that one if no service uses it"
+        "{path} was created from another log ({owner}); give this service its own directory ({key}), or delete \
+         {path} if no service uses it"
     )]
     AnotherLog { path: String, owner: LogId, key: &'static str },
     #[error("{path}: {source} ({key})")]
     Io { path: String, source: io::Error, key: &'static str },
 }
 
-/// The claim on a derived folder, held as long as it is in use.
+/// A claim on a derived directory, held while it is in use.
 #[derive(Debug)]
 pub struct FolderOwner {
     file: fs::File,
     path: PathBuf,
     owner: Option<LogId>,
-    /// The file could be removed.
+    /// The directory is locked as well, because the file could be removed.
     _folder: LockedFolder,
 }
 
 impl FolderOwner {
-    /// Claims a folder for the log with this id. `key` is the configuration's key of the folder.
+    /// Claims a directory for the log with this id. `key` is the configuration key of the
+    /// directory.
     ///
     /// # Errors
-    /// Another process uses it, or it was made from another log.
+    /// Returns an error if another process uses the directory, or if it was derived from another
+    /// log.
     pub fn claim(
         folder: &Path,
         file: OwnerFile,
@@ -129,7 +134,7 @@ impl FolderOwner {
         let path = match file {
             OwnerFile::Within => folder.join(OWNER),
             OwnerFile::Beside => {
-                // Without a slash that the configuration may end it with.
+                // Removes a trailing slash, which the configuration may contain.
                 let mut path = folder.components().collect::<PathBuf>().into_os_string();
                 path.push(OWNER);
                 path.into()
@@ -162,12 +167,13 @@ impl FolderOwner {
             (Some(owner), Some(log)) if owner != log => {
                 Err(OwnerError::AnotherLog { path: shown(), owner, key })
             }
-            // Without a log the folder may be what is left of a lost one: that is judged elsewhere.
+            // Without a log, the directory may belong to a log that was lost. That is checked
+            // elsewhere.
             _ => Ok(Self { file, path, owner, _folder: locked }),
         }
     }
 
-    /// Writes down whose it is, unless that is there.
+    /// Records the owner, unless it is recorded already.
     pub fn name(&mut self, log: LogId) {
         if self.owner == Some(log) {
             return;
@@ -180,7 +186,7 @@ impl FolderOwner {
         match written {
             Ok(()) => self.owner = Some(log),
             Err(error) => {
-                warn!(file = %self.path.display(), %error, "it could not be written whose the folder is")
+                warn!(file = %self.path.display(), %error, "cannot record the owner of the folder")
             }
         }
     }
@@ -239,7 +245,7 @@ mod tests {
             FolderOwner::claim(&folder.join("events/"), OwnerFile::Beside, Some(ours), "k").unwrap();
         beside.name(ours);
         assert!(folder.join("events.owner").exists() && !folder.join("events").exists());
-        // A torn or damaged file names nobody.
+        // A torn or damaged file names no owner.
         let whole = fs::read(folder.join(OWNER)).unwrap();
         for at in 0..whole.len() {
             let mut damaged = whole.clone();

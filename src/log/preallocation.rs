@@ -1,8 +1,9 @@
-//! Space that the last segment has on the disk before anything is written there.
+//! Allocates disk space in the last segment before anything is written there.
 //!
-//! A sync after a write behind the end of a file has to make the file's new length durable, too, which costs the file system
-//! a write of its own. So the length grows ahead of the frames. The space between reads as
-//! zeros, which no frame begins with, and is cut off at a stop and at the next start.
+//! A sync after a write past the end of a file must make the file's new length durable as well,
+//! which costs the file system an additional write. Therefore, the length grows ahead of the
+//! frames. The space reads as zeros, which no frame begins with, and is truncated at a stop and at
+//! the next start.
 
 use std::io;
 
@@ -11,31 +12,33 @@ use tracing::debug;
 use super::segment::File;
 use crate::crash_point::CrashPoint;
 
-/// Ahead of what is written lies as much as is written, within these bounds.
+/// The space ahead is as large as what is written so far, within these limits.
 const AHEAD_BYTES_MIN: u64 = 64 * 1024;
 const AHEAD_BYTES_MAX: u64 = 4 * 1024 * 1024;
 
-/// How far the last segment's file reaches.
+/// The allocated length of the last segment's file.
 #[derive(Debug)]
 pub(super) struct Preallocation {
     file_end: u64,
-    /// The file system can't allocate, or had no room: it is asked again once the frames reach this offset.
+    /// If the file system cannot allocate or had no room, the allocation is tried again once the
+    /// frames reach this offset.
     retry_at: u64,
 }
 
 impl Preallocation {
-    /// Of a file that ends at `file_end`.
+    /// Creates the state of a file that ends at `file_end`.
     pub fn none(file_end: u64) -> Self {
         Self { file_end, retry_at: 0 }
     }
 
-    /// Called before a write that ends at `end`. Without space ahead, it is just a slower one.
+    /// Allocates space ahead of a write that ends at `end`. If that fails, the write is only
+    /// slower.
     pub fn prepare(&mut self, file: &File, end: u64, segment_bytes_max: u64) {
         if end <= self.file_end {
             return;
         }
         let ahead = end.clamp(AHEAD_BYTES_MIN, AHEAD_BYTES_MAX);
-        // The segment's last group ends behind its full length.
+        // The last group of a segment may end after the segment's full length.
         let wanted = end.saturating_add(ahead).min(segment_bytes_max);
         if end < self.retry_at || wanted <= end {
             self.file_end = end;
@@ -47,8 +50,8 @@ impl Preallocation {
                 CrashPoint::SpaceAllocated.reached();
             }
             Err(error) => {
-                debug!(%error, "no space is allocated ahead in the local log");
-                // A part of it may have been had, which others can use better.
+                debug!(%error, "cannot preallocate space in the local log");
+                // Part of the space may have been allocated. It is of more use elsewhere.
                 _ = file.set_len(self.file_end);
                 self.retry_at = end.saturating_add(AHEAD_BYTES_MAX);
                 self.file_end = end;
@@ -56,10 +59,10 @@ impl Preallocation {
         }
     }
 
-    /// Gives back what lies behind `end`. Durable with the next sync.
+    /// Releases the space after `end`. This is durable with the next sync.
     ///
     /// # Errors
-    /// The file can't be cut.
+    /// Returns an error if the file cannot be truncated.
     pub fn give_back(&mut self, file: &File, end: u64) -> io::Result<()> {
         file.set_len(end)?;
         self.file_end = end;

@@ -1,22 +1,25 @@
-//! Reads the log record by record. It has a small part of a frame in memory, however large the frame is, and none of
-//! it between two reads.
+//! Reads the log record by record.
 //!
-//! Everything is checked as [`Cursor`] does: a frame that fits into the buffer before the first of its records is
-//! given out, a larger one along the way: each record against the hash chain, the frame's checksum at its end.
+//! However large a frame is, only a small part of it is in memory, and between two reads the caller
+//! can release even that.
+//!
+//! Everything is checked as [`Cursor`] does it. A frame that fits into the buffer is checked before
+//! the first of its records is returned. A larger frame is checked on the way: each record against
+//! the hash chain, and the frame's checksum at its end.
 
 use std::sync::Arc;
 
 use bytes::{Buf, Bytes};
 
 use super::{
-    Place, ReadError, RecordPlace, Segments,
+    LogOffset, ReadError, RecordAddress, Segments,
     cursor::{CHUNK_BYTES, CUT, Cursor, fill},
     frame::{self, HASH_BYTES, HEADER_BYTES, Header, LENGTH_BYTES, PAYLOAD_BYTES_MAX},
     segment,
 };
 use crate::event::{Hash, Position};
 
-/// Position and number of an append's records, and the hash before them.
+/// The position of an append's first record, the number of its records, and the hash before them.
 const APPEND_HEAD_BYTES: usize = 8 + 4 + HASH_BYTES;
 
 /// A reader of all records of appends.
@@ -24,17 +27,17 @@ const APPEND_HEAD_BYTES: usize = 8 + 4 + HASH_BYTES;
 pub struct RecordCursor {
     segments: Arc<Segments>,
     at: At,
-    /// Bytes of the present segment from `at` on.
+    /// The bytes of the current segment from `at` on.
     buffer: Bytes,
-    /// The segment before this one and its length, until a frame of this one was read.
+    /// The previous segment and its length, until an append of the current segment was read.
     behind: Option<(Arc<segment::File>, u64)>,
 }
 
-/// Where the next record is looked for.
+/// The state in which the next record is looked for.
 #[derive(Debug, Clone, Copy)]
 struct At {
-    place: Place,
-    /// Position of the next record, and the hash before it, if they are known.
+    place: LogOffset,
+    /// The position of the next record, and the hash before it, if they are known.
     expected: Option<(Position, Option<Hash>)>,
     /// The append that is being read.
     open: Option<OpenFrame>,
@@ -45,68 +48,69 @@ struct OpenFrame {
     start: u64,
     end: u64,
     records_left: u32,
-    /// Some of its records were taken.
+    /// Whether some of its records were taken.
     begun: bool,
     next: Position,
     hash: Hash,
-    /// The checksum up to here and the stored one, unless the whole frame was checked.
+    /// The checksum so far and the stored one, unless the whole frame was checked already.
     checksum: Option<(u32, u32)>,
 }
 
-/// What was found.
+/// The result of a search.
 #[derive(Debug)]
 #[expect(clippy::large_enum_variant, reason = "there is one at a time, and a box for each record costs more")]
 pub enum Found {
     Record(FoundRecord),
-    /// A frame without events, of so many bytes.
+    /// A frame without events, and its length in bytes.
     Other(u64),
 }
 
-/// A record that is not taken yet.
+/// A record that has not been taken yet.
 #[derive(Debug)]
 pub struct FoundRecord {
     pub bytes: Bytes,
     pub hash: Hash,
     pub position: Position,
-    pub place: RecordPlace,
-    /// Behind the append that the record belongs to.
-    pub append_end: Place,
+    pub place: RecordAddress,
+    /// The end of the append that contains the record.
+    pub append_end: LogOffset,
     after: At,
 }
 
 impl RecordCursor {
-    /// A cursor at the start of a frame, where it is known with which position the next append begins.
-    pub fn at(segments: Arc<Segments>, place: Place, first: Position) -> Self {
+    /// Creates a cursor at the start of a frame. The next append must begin with position `first`.
+    pub fn at(segments: Arc<Segments>, place: LogOffset, first: Position) -> Self {
         let at = At { place, expected: Some((first, None)), open: None };
         Self { segments, at, buffer: Bytes::new(), behind: None }
     }
 
-    pub fn place(&self) -> Place {
+    pub fn place(&self) -> LogOffset {
         self.at.place
     }
 
-    /// Some records of an append were taken, and others were not.
+    /// Whether some records of an append were taken, and others were not.
     pub fn is_within_append(&self) -> bool {
         self.at.open.is_some_and(|open| open.begun)
     }
 
-    /// Drops what is in memory. The next read is from the disk again.
+    /// Releases the buffer. The next read goes to the disk again.
     pub fn forget(&mut self) {
         self.buffer = Bytes::new();
     }
 
-    /// Goes behind a record that was found.
+    /// Moves past a record that was found.
     pub fn take(&mut self, found: &FoundRecord) {
         let bytes = found.after.place.offset.saturating_sub(self.at.place.offset);
         self.at = found.after;
         self.skip_buffered(bytes);
     }
 
-    /// The next record before `end`, which stays the next one until it is taken; `None` when there is none.
+    /// Returns the next record before `end`, or a frame without events, or `None` if there is
+    /// neither. A record stays the next one until it is taken.
     ///
     /// # Errors
-    /// The log is damaged, or can't be read.
-    pub fn find(&mut self, end: Place) -> Result<Option<Found>, ReadError> {
+    /// Returns an error if the log is damaged or cannot be read.
+    pub fn find(&mut self, end: LogOffset) -> Result<Option<Found>, ReadError> {
         while self.at.place < end {
             let file = self.file()?;
             if let Some(open) = self.at.open {
@@ -121,7 +125,7 @@ impl RecordCursor {
                 if self.at.place.offset == limit {
                     self.behind = Some((file, limit));
                     let segment = self.at.place.segment.saturating_add(1);
-                    self.at.place = Place { segment, offset: segment::HEADER_BYTES };
+                    self.at.place = LogOffset { segment, offset: segment::HEADER_BYTES };
                     self.forget();
                     continue;
                 }
@@ -133,7 +137,8 @@ impl RecordCursor {
         Ok(None)
     }
 
-    /// Opens the frame that begins here. One without events is checked and left behind: the answer is its length.
+    /// Opens the frame that begins here. A frame without events is checked and skipped, and its
+    /// length is returned.
     fn open(&mut self, file: &Arc<segment::File>, limit: u64) -> Result<Option<u64>, ReadError> {
         let start = self.at.place.offset;
         self.want(file, HEADER_BYTES, limit)?;
@@ -161,17 +166,18 @@ impl RecordCursor {
             .expected
             .is_none_or(|(position, hash)| position == first && hash.is_none_or(|hash| hash == previous));
         if !continues || count == 0 {
-            // Whole frames may be cut off a segment: then nothing is wrong but its end.
+            // If whole frames were cut off the previous segment, only its end is wrong.
             return Err(match &self.behind {
                 Some((file, length)) if !continues => file.damage(*length, CUT).into(),
                 _ if continues => self.damage(file, start),
-                _ => file.damage(start, "the append does not continue the one before").into(),
+                _ => file.damage(start, "the append does not continue the previous one").into(),
             });
         }
         self.behind = None;
-        let checksum = match whole {
-            true => None,
-            false => frame::begin_checksum(file.salt(), start, self.buffer.get(..head).unwrap_or_default()),
+        let checksum = if whole {
+            None
+        } else {
+            frame::begin_checksum(file.salt(), start, self.buffer.get(..head).unwrap_or_default())
         };
         self.at.open = Some(OpenFrame {
             start,
@@ -216,7 +222,7 @@ impl RecordCursor {
             ..open
         };
         let after = At {
-            place: Place { segment, offset: behind },
+            place: LogOffset { segment, offset: behind },
             expected: Some((next, Some(hash))),
             open: (!last).then_some(left),
         };
@@ -224,16 +230,17 @@ impl RecordCursor {
             bytes,
             hash,
             position: open.next,
-            place: RecordPlace { segment, offset, length },
-            append_end: Place { segment, offset: open.end },
+            place: RecordAddress { segment, offset, length },
+            append_end: LogOffset { segment, offset: open.end },
             after,
         })
     }
 
-    /// Has so many bytes from the present place on in the buffer, if there are as many before `limit`.
+    /// Ensures that the buffer has this many bytes from the current offset on, if there are as many
+    /// before `limit`.
     fn want(&mut self, file: &segment::File, bytes: usize, limit: u64) -> Result<(), ReadError> {
         if self.buffer.len() < bytes {
-            // What is there goes first: the two would be in memory together.
+            // The old buffer is released first, so that both are never in memory together.
             self.forget();
             self.buffer = fill(file, self.at.place.offset, bytes.max(CHUNK_BYTES), limit)?;
         }
@@ -245,10 +252,10 @@ impl RecordCursor {
         self.buffer.advance(bytes);
     }
 
-    /// Reads the frame at the present place at once, and goes behind it.
+    /// Reads the whole frame at the current offset, and moves past it.
     fn whole_frame(&mut self, limit: u64) -> Result<u64, ReadError> {
         let start = self.at.place;
-        let end = Place { offset: limit, ..start };
+        let end = LogOffset { offset: limit, ..start };
         let Some(read) = Cursor::new(self.segments.clone(), start).next(end)? else { return Ok(0) };
         let bytes = read.end.offset.saturating_sub(start.offset);
         self.at.place = read.end;
@@ -256,17 +263,18 @@ impl RecordCursor {
         Ok(bytes)
     }
 
-    /// What is wrong with the frame at `start`, in the words of a check of the whole frame.
+    /// Returns what is wrong with the frame at `start`, as reported by a check of the whole frame.
     fn damage(&self, file: &segment::File, start: u64) -> ReadError {
-        let place = Place { offset: start, ..self.at.place };
-        let end = Place { segment: place.segment, offset: u64::MAX };
+        let place = LogOffset { offset: start, ..self.at.place };
+        let end = LogOffset { segment: place.segment, offset: u64::MAX };
         let whole = file.length().map_err(|source| file.io_error(source));
         let whole = whole.and_then(|length| {
-            Cursor::new(self.segments.clone(), place).next(Place { offset: length.min(end.offset), ..place })
+            Cursor::new(self.segments.clone(), place)
+                .next(LogOffset { offset: length.min(end.offset), ..place })
         });
         match whole {
             Err(error) => error,
-            Ok(_) => file.damage(start, "the frame's contents don't add up").into(),
+            Ok(_) => file.damage(start, "the contents of the frame are inconsistent").into(),
         }
     }
 

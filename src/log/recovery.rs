@@ -1,10 +1,11 @@
-//! Opening a log after anything may have happened to it.
+//! Opens a log after a crash, a damaged disk, or any other change to its files.
 //!
-//! Only the group that was being written when the machine stopped may be torn: every group before it was
-//! synced before the next began. So bytes that are no whole frame are the torn end if no later group
-//! follows them, and are cut back to the last whole frame; if one follows, or if the index had seen frames
-//! there, they are damage, and nothing is touched. A log that is whole, but ends before what the index had seen, is an
-//! older copy, and is not touched either.
+//! Only the group that was being written when the machine stopped may be torn: every group before
+//! it was synced before the next began. Bytes that are not a whole frame are a torn tail if no
+//! later group follows them, and are truncated after the last whole frame. If a later group
+//! follows, or if the index has seen frames there, they are damage, and nothing is changed. A whole
+//! log that ends before the point that the index has seen is an older copy, and is not changed
+//! either.
 
 use std::{
     fs, io,
@@ -17,19 +18,19 @@ use bytes::Bytes;
 use tracing::{info, warn};
 
 use super::{
-    Access, OpenError, Place, ReadError, Segments,
+    Access, LogOffset, OpenError, ReadError, Segments,
     frame::{self, Header},
     frame_search::FrameSearch,
     lock, segment,
 };
 use crate::crash_point::CrashPoint;
 
-/// An opened log whose end is known and durable.
+/// An open log whose end is known and durable.
 #[derive(Debug)]
 pub struct Recovered {
     pub(super) folder: PathBuf,
     pub(super) segments: Arc<Segments>,
-    pub end: Place,
+    pub end: LogOffset,
 }
 
 impl Recovered {
@@ -38,63 +39,67 @@ impl Recovered {
     }
 }
 
-/// Opens the log in `folder`, or begins one. `seen` is how far the index had it: it was synced up to there.
+/// Opens the log in `folder`, or creates one. `seen` is the end of the log as the index has seen
+/// it: everything before it was synced.
 ///
 /// # Errors
-/// The log is damaged (nothing is changed then), or a file can't be read or written.
-pub fn recover(folder: &Path, seen: Option<Place>) -> Result<Recovered, OpenError> {
+/// Returns an error if the log is damaged or older than `seen` (nothing is changed then), if
+/// `folder` contains something else, or if a file cannot be read or written.
+pub fn recover(folder: &Path, seen: Option<LogOffset>) -> Result<Recovered, OpenError> {
     let segments = Segments::open(folder, Access::ReadWrite)?;
     let recovered =
         |segments, end| Recovered { folder: folder.to_owned(), segments: Arc::new(segments), end };
     let io_error = |source| OpenError::Io { path: folder.display().to_string(), source };
     let Some(last) = segments.last_number() else {
-        if let Some(seen) = seen.filter(|seen| *seen > Place::START) {
+        if let Some(seen) = seen.filter(|seen| *seen > LogOffset::START) {
             return Err(missing(folder, seen));
         }
         if let Some(found) = something_else(folder).map_err(io_error)? {
             return Err(OpenError::NotEmpty { folder: folder.display().to_string(), found });
         }
-        let first = segments.create(folder, Place::START.segment).map_err(io_error)?;
+        let first = segments.create(folder, LogOffset::START.segment).map_err(io_error)?;
         first.make_durable().map_err(io_error)?;
-        return Ok(recovered(segments, Place::START));
+        return Ok(recovered(segments, LogOffset::START));
     };
     let file = segments.file(last).map_err(io_error)?;
     let bytes = read_whole(&file)?;
     let Ended { end, last_group, written } = find_end(&file, &bytes);
     let seen_here = seen.filter(|seen| seen.segment >= last);
-    if let Some(seen) = seen_here.filter(|seen| *seen > (Place { segment: last, offset: end })) {
+    if let Some(seen) = seen_here.filter(|seen| *seen > (LogOffset { segment: last, offset: end })) {
         let ends_before = seen.segment > last || seen.offset > written;
-        // What is torn at the end of a copy may have been written just then.
+        // The torn tail of a copy may have been under way when the copy was made.
         if end == written || ends_before && !later_group(&file, &bytes, end) {
             return Err(OpenError::Older { folder: folder.display().to_string() });
         }
         if seen.segment > last {
             return Err(missing(folder, seen));
         }
-        return Err(file.damage(end, "frames that were there are gone or damaged").into());
+        return Err(file.damage(end, "frames that the index has seen are missing or damaged").into());
     }
     if end < written {
         if later_group(&file, &bytes, end) {
-            return Err(file.damage(end, "a frame is damaged, and later groups follow it").into());
+            return Err(file.damage(end, "a frame is damaged and is followed by later groups").into());
         }
         keep_torn(&file, &bytes, end..written)?;
     }
     if end < bytes.len() as u64 {
         let space = (bytes.len() as u64).saturating_sub(written);
-        info!(file = %file.path().display(), offset = end, bytes = space, "unused space of the local log given back");
+        info!(file = %file.path().display(), offset = end, bytes = space, "released unused preallocated \
+         space of the local log");
         file.set_len(end).map_err(|source| OpenError::from(file.io_error(source)))?;
         CrashPoint::TornEndCut.reached();
     }
-    // What a crash left unsynced is taken over here, so it has to be durable before anything relies on it.
-    // It is written once more: after a sync that failed, the system may take it for written already.
+    // The accepted frames may not have been synced before a crash, so they must become durable
+    // before anything relies on them. They are written again: after a failed sync, the operating
+    // system may consider them written already.
     let group = bytes.get(offset(last_group)..offset(end)).unwrap_or_default();
     file.write_all_at(group, last_group)
         .and_then(|()| file.make_durable())
         .map_err(|source| OpenError::from(file.io_error(source)))?;
-    Ok(recovered(segments, Place { segment: last, offset: end }))
+    Ok(recovered(segments, LogOffset { segment: last, offset: end }))
 }
 
-/// Whether the next start begins a new log here.
+/// Whether the next start creates a new log in `folder`.
 pub fn begins_anew(folder: &Path) -> bool {
     match something_else(folder) {
         Ok(found) => found.is_none() && !segment::is_there(folder),
@@ -102,15 +107,16 @@ pub fn begins_anew(folder: &Path) -> bool {
     }
 }
 
-/// The name of something in the folder that no log was begun beside: the segments of a log were lost, or it is another's
-/// folder.
+/// Returns the name of a file that rules out a new log in the directory: either the segments of a
+/// log were lost, or the directory belongs to something else. Returns `None` if there is no such
+/// file.
 fn something_else(folder: &Path) -> io::Result<Option<String>> {
-    /// Of a file system.
+    /// Created by file systems.
     const LOST_AND_FOUND: &str = "lost+found";
     for entry in fs::read_dir(folder)? {
         let name = entry?.file_name().to_string_lossy().into_owned();
         let may_be = name == lock::WITHIN || name == LOST_AND_FOUND || name.starts_with('.');
-        // What is left of a first segment that was torn.
+        // Left over from a first segment that was torn.
         if !may_be && !name.contains(".torn-") {
             return Ok(Some(name));
         }
@@ -118,25 +124,25 @@ fn something_else(folder: &Path) -> io::Result<Option<String>> {
     Ok(None)
 }
 
-/// Opens a log that can't be written. What is torn at its end is left where it is, and not read.
-/// Also says where the last group begins: it may be in memory only, after a sync that failed.
+/// Opens a log that cannot be written. A torn tail is left unchanged and is not read. Also returns
+/// the start of the last group, which may be in memory only after a failed sync.
 ///
 /// # Errors
-/// There is no log, it is damaged, or a file can't be read.
-pub fn recover_read_only(folder: &Path) -> Result<(Recovered, Place), OpenError> {
+/// Returns an error if there is no log, if it is damaged, or if a file cannot be read.
+pub fn recover_read_only(folder: &Path) -> Result<(Recovered, LogOffset), OpenError> {
     let segments = Segments::open(folder, Access::ReadOnly)?;
-    let Some(last) = segments.last_number() else { return Err(missing(folder, Place::START)) };
+    let Some(last) = segments.last_number() else { return Err(missing(folder, LogOffset::START)) };
     let file = segments.file(last).map_err(|source| OpenError::of_folder(folder, source))?;
     let bytes = read_whole(&file)?;
     let Ended { end, last_group, written } = find_end(&file, &bytes);
     if end < written && later_group(&file, &bytes, end) {
-        return Err(file.damage(end, "a frame is damaged, and later groups follow it").into());
+        return Err(file.damage(end, "a frame is damaged and is followed by later groups").into());
     }
-    let [end, last_group] = [end, last_group].map(|offset| Place { segment: last, offset });
+    let [end, last_group] = [end, last_group].map(|offset| LogOffset { segment: last, offset });
     Ok((Recovered { folder: folder.to_owned(), segments: Arc::new(segments), end }, last_group))
 }
 
-fn missing(folder: &Path, seen: Place) -> OpenError {
+fn missing(folder: &Path, seen: LogOffset) -> OpenError {
     let file = folder.join(format!("{:010}.segment", seen.segment)).display().to_string();
     super::Damage { file, offset: 0, what: "the segment is missing" }.into()
 }
@@ -149,13 +155,14 @@ fn read_whole(file: &segment::File) -> Result<Bytes, ReadError> {
     Ok(Bytes::from(bytes))
 }
 
-/// What is whole of a segment.
+/// The end of the intact part of a segment.
 struct Ended {
-    /// Where the last whole frame ends that all frames before lead to.
+    /// The end of the last whole frame in the unbroken sequence of frames from the start.
     end: u64,
-    /// Where the group of that frame begins.
+    /// The start of that frame's group.
     last_group: u64,
-    /// Where the bytes end that may be more than allocated space. A frame behind `end` that ends in zeros reaches further.
+    /// The end of the bytes that may be more than preallocated space. A frame after `end` that ends
+    /// in zeros extends further.
     written: u64,
 }
 
@@ -178,7 +185,8 @@ fn whole_frame(file: &segment::File, bytes: &Bytes, offset: u64) -> Option<Heade
     frame::parse(file.salt(), offset, &bytes.slice(start..)).ok().map(|(header, _)| header)
 }
 
-/// Whether a frame follows whose group began after `damaged`: then what lies at `damaged` was synced.
+/// Whether a frame follows whose group began after `damaged`. If so, the bytes at `damaged` had
+/// been synced.
 fn later_group(file: &segment::File, bytes: &Bytes, damaged: u64) -> bool {
     let could_be = |offset: &u64| {
         let rest = usize::try_from(*offset).ok().and_then(|offset| bytes.get(offset..)).unwrap_or_default();
@@ -193,11 +201,13 @@ fn later_group(file: &segment::File, bytes: &Bytes, damaged: u64) -> bool {
     candidates.any(|offset| search.whole_frame(offset).is_some())
 }
 
-/// Keeps the torn end beside the segment before it is cut off: a person may want to look at it.
+/// Saves the torn tail in a file next to the segment before it is truncated: an operator may want
+/// to inspect it.
 fn keep_torn(file: &segment::File, bytes: &Bytes, torn: Range<u64>) -> Result<(), OpenError> {
     let end = torn.start;
     let torn = bytes.get(offset(torn.start)..offset(torn.end)).unwrap_or_default();
-    warn!(file = %file.path().display(), offset = end, bytes = torn.len(), "torn end of the local log cut off");
+    warn!(file = %file.path().display(), offset = end, bytes = torn.len(), "removed the torn tail of the \
+     local log");
     let kept = file.path().with_extension(format!("torn-{end}"));
     let io_error = |source| OpenError::Io { path: kept.display().to_string(), source };
     fs::write(&kept, torn).map_err(io_error)?;

@@ -1,47 +1,51 @@
-//! Reading whatever is whole in a damaged log.
+//! Reads the whole frames of a damaged log.
+//!
+//! It skips everything between them and reports it as damage. It also reports which damage had been
+//! synced, and therefore is not a torn tail. It changes nothing; `repair` decides what to keep.
 
 use std::{fs, io, path::Path};
 
 use bytes::Bytes;
 
 use super::{
-    Place, ReadFrame, frame,
+    LogOffset, ReadFrame, frame,
     frame_search::FrameSearch,
     segment::{self, File},
 };
 
-/// Bytes that were no whole frame.
+/// A range of bytes that is not a whole frame.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Damaged {
     pub offset: u64,
     pub bytes: u64,
 }
 
-/// All whole frames of one segment, whatever lies between them.
+/// Iterates over all whole frames of one segment, whatever is between them.
 #[derive(Debug)]
 pub struct Salvage {
     salt: frame::Salt,
     bytes: Bytes,
-    /// Where the segment's end is; a frame whose last bytes are zeros may reach further.
+    /// The end of the segment. A frame whose last bytes are zeros may extend further.
     end: u64,
-    place: Place,
-    /// What was no whole frame, so far.
+    place: LogOffset,
+    /// The damaged ranges found so far.
     pub damages: Vec<Damaged>,
-    /// Where the last of them began, until it is known whether they were synced.
+    /// The start of the first damage that is not known to have been synced.
     damaged: Option<u64>,
-    /// Made where the first of them is met.
+    /// Created when the first damage is found.
     search: Option<FrameSearch>,
-    synced_damage: Option<Place>,
+    synced_damage: Option<LogOffset>,
 }
 
 impl Salvage {
-    /// `Ok(None)`: the segment's header is damaged, and with it the key to all checksums.
+    /// Opens a segment. Returns `Ok(None)` if the header of the segment is damaged: without it, no
+    /// checksum can be checked.
     ///
     /// # Errors
-    /// The file can't be read.
+    /// Returns an error if the file cannot be read.
     pub fn open(folder: &Path, number: u32) -> io::Result<Option<Self>> {
         let bytes = Bytes::from(fs::read(segment::path(folder, number))?);
-        let place = Place { segment: number, offset: segment::HEADER_BYTES };
+        let place = LogOffset { segment: number, offset: segment::HEADER_BYTES };
         Ok(File::salt_of(&bytes, number).map(|salt| Self {
             salt,
             end: bytes.len() as u64,
@@ -54,22 +58,24 @@ impl Salvage {
         }))
     }
 
-    /// The same of the last segment, which may have space for more behind its frames.
+    /// Opens the last segment, which may have preallocated space after its frames. See
+    /// [`Self::open`].
     ///
     /// # Errors
-    /// The file can't be read.
+    /// Returns an error if the file cannot be read.
     pub fn open_last(folder: &Path, number: u32) -> io::Result<Option<Self>> {
         let opened = Self::open(folder, number)?;
         Ok(opened.map(|all| Self { end: segment::written(&all.bytes) as u64, ..all }))
     }
 
-    /// Damage before the frame that was read last, which a later group than the damaged one shows to have
-    /// been synced once.
-    pub fn take_synced_damage(&mut self) -> Option<Place> {
+    /// Returns, once, the start of damage before the last frame read, if the damaged bytes had been
+    /// synced. A group that began after the damage proves that.
+    pub fn take_synced_damage(&mut self) -> Option<LogOffset> {
         self.synced_damage.take()
     }
 
-    /// Where the next whole frame behind this place begins, or the segment ends.
+    /// Returns the start of the next whole frame after the current offset, or the end of the
+    /// segment.
     fn next_frame(&mut self) -> u64 {
         let end = self.end;
         let search = self.search.get_or_insert_with(|| FrameSearch::new(self.bytes.clone(), self.salt));
@@ -82,7 +88,7 @@ impl Salvage {
         let (header, frame) =
             frame::parse(&self.salt, self.place.offset, &self.bytes.slice(offset..)).ok()?;
         let end = self.place.offset.saturating_add(header.frame_bytes() as u64);
-        let read = ReadFrame { frame, start: self.place, end: Place { offset: end, ..self.place } };
+        let read = ReadFrame { frame, start: self.place, end: LogOffset { offset: end, ..self.place } };
         Some((read, header.group_offset))
     }
 }
@@ -96,7 +102,7 @@ impl Iterator for Salvage {
                 self.place = read.end;
                 if let Some(offset) = self.damaged.filter(|damaged| group > *damaged) {
                     self.damaged = None;
-                    self.synced_damage = Some(Place { offset, ..read.start });
+                    self.synced_damage = Some(LogOffset { offset, ..read.start });
                 }
                 return Some(read);
             }

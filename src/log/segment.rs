@@ -1,9 +1,9 @@
 //! Segment files: their names, their headers, and the open handles that readers share.
 //!
-//! A segment is `{number, 10 digits}.segment`, numbered from 1 without a gap. Its first 64 bytes are
-//! the magic `AETHYRLG`, the format version (u32), the number (u32), a random salt (16 bytes), the CRC-32C
-//! of these (u32), and zeros. The frames follow. Behind those of the last segment there may be more zeros: space that is
-//! allocated already.
+//! A segment is named `{number, 10 digits}.segment`. Numbers start at 1 and have no gaps. The first
+//! 64 bytes are the magic `AETHYRLG`, the format version (u32), the number (u32), a random salt (16
+//! bytes), the CRC-32C of these (u32), and zeros. The frames follow. In the last segment, more
+//! zeros may follow the frames: preallocated space.
 
 use std::{
     collections::BTreeMap,
@@ -19,7 +19,7 @@ use rustix::fs::FallocateFlags;
 use uuid::Uuid;
 
 use super::{
-    CheckedRecord, Damage, Place, ReadError, RecordPlace,
+    CheckedRecord, Damage, LogOffset, ReadError, RecordAddress,
     frame::{self, HASH_BYTES, Salt},
 };
 
@@ -28,11 +28,11 @@ const MAGIC: &[u8; 8] = b"AETHYRLG";
 const VERSION: u32 = 1;
 const CHECKED_BYTES: usize = 32;
 
-/// What a log is opened for.
+/// The mode in which a log is opened.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Access {
     ReadWrite,
-    /// The disk can't be written: nothing is made, cut or removed.
+    /// The disk cannot be written: nothing is created, truncated or removed.
     ReadOnly,
 }
 
@@ -57,7 +57,7 @@ impl File {
         self.file.set_len(length)
     }
 
-    /// Has space for these bytes on the disk, which read as zeros until they are written.
+    /// Allocates disk space for these bytes, which read as zeros until they are written.
     pub(super) fn allocate(&self, bytes: Range<u64>) -> io::Result<()> {
         let length = bytes.end.saturating_sub(bytes.start);
         let allocate = || rustix::fs::fallocate(&self.file, FallocateFlags::empty(), bytes.start, length);
@@ -76,7 +76,8 @@ impl File {
         &self.path
     }
 
-    /// Fills as much of `buffer` from `offset` on as the file has.
+    /// Reads from `offset` until `buffer` is full or the file ends. Returns the number of bytes
+    /// read.
     pub(super) fn read_at(&self, buffer: &mut [u8], offset: u64) -> io::Result<usize> {
         let mut filled = 0;
         while let Some(rest) = buffer.get_mut(filled..).filter(|rest| !rest.is_empty()) {
@@ -98,7 +99,7 @@ impl File {
         ReadError::Io { file: self.path.display().to_string(), source }
     }
 
-    /// The salt of a whole segment in memory, if its header is whole.
+    /// Returns the salt of a whole segment in memory, or `None` if its header is not intact.
     pub(super) fn salt_of(bytes: &[u8], number: u32) -> Option<Salt> {
         parse_header(bytes.get(..HEADER_BYTES as usize)?, number).ok()
     }
@@ -110,19 +111,20 @@ impl File {
         Ok(Self { file, path, salt })
     }
 
-    /// The file, its length and its name.
+    /// Makes the file, its length and its name durable.
     pub(super) fn make_durable(&self) -> io::Result<()> {
         self.file.sync_all()?;
         sync_folder(&self.path)
     }
 
-    /// The same with its folder, which is open: nothing fails but a sync.
+    /// Like `make_durable`, but with a directory that is already open: only a sync can fail.
     pub(super) fn make_durable_in(&self, folder: &fs::File) -> io::Result<()> {
         self.file.sync_all()?;
         folder.sync_all()
     }
 
-    /// `Ok(None)`: the file ends within the header, as a crash while it was made leaves it.
+    /// Opens a segment. Returns `Ok(None)` if the file ends within its header, or after a header
+    /// that is not intact. A crash during its creation leaves such a file.
     fn open(path: PathBuf, number: u32, access: Access) -> Result<Option<Self>, ReadError> {
         let io_error = |source| ReadError::Io { file: path.display().to_string(), source };
         let writes = access == Access::ReadWrite;
@@ -130,7 +132,8 @@ impl File {
         let mut opened = Self { file, path: path.clone(), salt: [0; 16] };
         let mut bytes = [0; HEADER_BYTES as usize];
         let read = opened.read_at(&mut bytes, 0).map_err(io_error)?;
-        // The header was durable before anything was written behind it: where nothing is, it may be anything.
+        // The header was made durable before anything was written after it. If nothing follows, the
+        // header may contain anything.
         let ends_here = opened.length().map_err(io_error)? <= HEADER_BYTES;
         if read < bytes.len() || (ends_here && !is_whole(&bytes)) {
             return Ok(None);
@@ -151,8 +154,8 @@ pub(super) fn header(number: u32, salt: &Salt) -> Vec<u8> {
     bytes
 }
 
-/// How many bytes of a last segment may be frames: those behind are zeros, as space that was allocated for more reads.
-/// A frame whose last bytes are zeros reaches further.
+/// Returns the number of bytes of a last segment that may be frames. The bytes after them are
+/// zeros, like preallocated space. A frame whose last bytes are zeros extends further.
 pub(super) fn written(bytes: &[u8]) -> usize {
     bytes.iter().rposition(|byte| *byte != 0).map_or(0, |last| last.saturating_add(1))
 }
@@ -164,31 +167,34 @@ fn is_whole(header: &[u8]) -> bool {
 }
 
 fn parse_header(bytes: &[u8], number: u32) -> Result<Salt, &'static str> {
-    let Some((checked, _)) = bytes.split_at_checked(CHECKED_BYTES) else { return Err("no header") };
+    let Some((checked, _)) = bytes.split_at_checked(CHECKED_BYTES) else {
+        return Err("the segment has no \
+     header");
+    };
     if !is_whole(bytes) {
-        return Err("the header's checksum is wrong");
+        return Err("the segment header has a wrong checksum");
     }
-    let mut fields = checked.strip_prefix(MAGIC).ok_or("no segment of a local log")?;
+    let mut fields = checked.strip_prefix(MAGIC).ok_or("not a log segment")?;
     if fields.get_u32_le() != VERSION {
-        return Err("a segment of an unknown version");
+        return Err("unknown segment version");
     }
     if fields.get_u32_le() != number {
-        return Err("the segment has another number than its name says");
+        return Err("the segment number differs from the file name");
     }
-    fields.try_into().map_err(|_| "no header")
+    fields.try_into().map_err(|_| "the segment has no header")
 }
 
-/// A file's name becomes durable with its folder.
+/// Syncs the parent directory of a file, which makes the file's name durable.
 fn sync_folder(path: &Path) -> io::Result<()> {
     path.parent().map_or(Ok(()), sync_entries)
 }
 
-/// Makes durable what a folder contains.
+/// Makes the entries of a directory durable.
 fn sync_entries(folder: &Path) -> io::Result<()> {
     open_folder(folder)?.sync_all()
 }
 
-/// The empty path is the working directory.
+/// Opens a directory. The empty path is the working directory.
 pub(super) fn open_folder(folder: &Path) -> io::Result<fs::File> {
     fs::File::open(if folder.as_os_str().is_empty() { Path::new(".") } else { folder })
 }
@@ -200,8 +206,9 @@ pub struct Segments {
 }
 
 impl Segments {
-    /// Opens what is in the folder, which is made if it is missing. The last segment may be one that
-    /// a crash kept from being made whole: it never held a frame, and is removed.
+    /// Opens the segments in a directory. Creates the directory if it is missing. The last segment
+    /// may be unfinished because of a crash during its creation. It never held a frame, and is
+    /// removed.
     pub(super) fn open(folder: &Path, access: Access) -> Result<Self, ReadError> {
         let io_error = |source| ReadError::Io { file: folder.display().to_string(), source };
         if access == Access::ReadWrite {
@@ -209,14 +216,14 @@ impl Segments {
         }
         let numbers = numbers(folder).map_err(io_error)?;
         if numbers.is_empty() && access == Access::ReadWrite {
-            // The folder itself may be new, and those above it.
+            // The directory itself and its parents may be new.
             folder.ancestors().take(3).try_for_each(sync_entries).map_err(io_error)?;
         }
         let mut files = BTreeMap::new();
         for (expected, number) in (1..).zip(&numbers) {
             let path = path(folder, *number);
             if expected != *number {
-                let what = "a segment before this one is missing";
+                let what = "a preceding segment is missing";
                 return Err(Damage { file: path.display().to_string(), offset: 0, what }.into());
             }
             match File::open(path.clone(), *number, access)? {
@@ -226,7 +233,7 @@ impl Segments {
                     Access::ReadOnly => {}
                 },
                 None => {
-                    let what = "the segment ends in its header";
+                    let what = "the segment ends within its header";
                     return Err(Damage { file: path.display().to_string(), offset: 0, what }.into());
                 }
             }
@@ -234,7 +241,7 @@ impl Segments {
         Ok(Self { files: RwLock::new(files) })
     }
 
-    /// Makes a segment. It may only be written to once it was made durable.
+    /// Creates a segment. It must not be written to before it is durable.
     pub(super) fn create(&self, folder: &Path, number: u32) -> io::Result<Arc<File>> {
         let file = Arc::new(File::create(path(folder, number), number)?);
         self.files.write().unwrap_or_else(PoisonError::into_inner).insert(number, file.clone());
@@ -252,28 +259,28 @@ impl Segments {
         files.get(&number).cloned().ok_or_else(missing)
     }
 
-    /// The random bytes that only this segment has.
+    /// Returns the random bytes that only this segment has.
     ///
     /// # Errors
-    /// There is no such segment.
+    /// Returns an error if there is no such segment.
     pub fn salt(&self, number: u32) -> io::Result<Salt> {
         self.file(number).map(|file| file.salt)
     }
 
-    /// Bytes of the segments up to the last.
+    /// Returns the total size of the segments in bytes.
     ///
     /// # Errors
-    /// A file can't be asked.
+    /// Returns an error if the size of a file cannot be determined.
     pub fn byte_count(&self) -> io::Result<u64> {
         let files = self.files.read().unwrap_or_else(PoisonError::into_inner);
         files.values().map(|file| file.length()).sum()
     }
 
-    /// Bytes of the log that lie before a place.
+    /// Returns the number of bytes of the log before an offset.
     ///
     /// # Errors
-    /// A file can't be asked.
-    pub fn bytes_before(&self, place: Place) -> io::Result<u64> {
+    /// Returns an error if the size of a file cannot be determined.
+    pub fn bytes_before(&self, place: LogOffset) -> io::Result<u64> {
         let files = self.files.read().unwrap_or_else(PoisonError::into_inner);
         let whole: u64 =
             files.range(..place.segment).map(|(_, file)| file.length()).sum::<io::Result<_>>()?;
@@ -283,17 +290,18 @@ impl Segments {
     /// Reads one record and checks it against the hash that was stored with it.
     ///
     /// # Errors
-    /// It is damaged, or can't be read.
-    pub fn read(&self, place: RecordPlace) -> Result<CheckedRecord, ReadError> {
+    /// Returns an error if the record is damaged or cannot be read.
+    pub fn read(&self, place: RecordAddress) -> Result<CheckedRecord, ReadError> {
         let run = Run { segment: place.segment, bytes: entry_range(place) };
         self.read_run(run.segment, run.bytes)?.record(place)
     }
 
-    /// Reads records and checks each against the hash that was stored with it. Neighbours are read at once.
+    /// Reads records and checks each against the hash that was stored with it. Records that are
+    /// close to each other are read together.
     ///
     /// # Errors
-    /// One of them is damaged, or can't be read.
-    pub fn read_each(&self, places: &[RecordPlace]) -> Result<Vec<CheckedRecord>, ReadError> {
+    /// Returns an error if one of the records is damaged or cannot be read.
+    pub fn read_each(&self, places: &[RecordAddress]) -> Result<Vec<CheckedRecord>, ReadError> {
         let mut records = Vec::with_capacity(places.len());
         let mut rest = places;
         while let Some(first) = rest.first() {
@@ -322,8 +330,8 @@ impl Segments {
     }
 }
 
-/// Where a record's entry lies, with the hash before it.
-fn entry_range(place: RecordPlace) -> Range<u64> {
+/// Returns the range of a record's entry, including the hash before it.
+fn entry_range(place: RecordAddress) -> Range<u64> {
     place.offset.saturating_sub(HASH_BYTES as u64)..place.end().offset
 }
 
@@ -334,8 +342,10 @@ struct Run {
 }
 
 impl Run {
-    /// Takes in an entry that begins close behind the end, or would be read twice.
-    fn extend(&mut self, place: RecordPlace) -> bool {
+    /// Extends the run by an entry that begins shortly after its end, or that overlaps it and would
+    /// otherwise be read twice. Returns false if the entry is too far away or makes the run too
+    /// long.
+    fn extend(&mut self, place: RecordAddress) -> bool {
         const GAP_BYTES_MAX: u64 = 4 * 1024;
         const BYTES_MAX: u64 = 256 * 1024;
         let entry = entry_range(place);
@@ -357,7 +367,7 @@ struct ReadRun {
 }
 
 impl ReadRun {
-    fn record(&self, place: RecordPlace) -> Result<CheckedRecord, ReadError> {
+    fn record(&self, place: RecordAddress) -> Result<CheckedRecord, ReadError> {
         let entry = entry_range(place);
         let at = |offset: u64| usize::try_from(offset.saturating_sub(self.start)).unwrap_or(usize::MAX);
         let whole =
@@ -373,22 +383,23 @@ pub(super) fn path(folder: &Path, number: u32) -> PathBuf {
     folder.join(format!("{number:010}.segment"))
 }
 
-/// The salt of a segment in a folder; `None`: it is not there, or its header is not whole.
+/// Returns the salt of a segment in a directory, or `None` if the segment does not exist or its
+/// header is not intact.
 pub fn salt_in(folder: &Path, number: u32) -> Option<Salt> {
     let mut header = [0; HEADER_BYTES as usize];
     fs::File::open(path(folder, number)).and_then(|file| file.read_exact_at(&mut header, 0)).ok()?;
     File::salt_of(&header, number)
 }
 
-/// Whether a folder has segments of a log.
+/// Whether a directory contains segments of a log.
 pub fn is_there(folder: &Path) -> bool {
     numbers(folder).is_ok_and(|numbers| !numbers.is_empty())
 }
 
-/// The numbers of the segments in a folder, in order.
+/// Returns the numbers of the segments in a directory, in ascending order.
 ///
 /// # Errors
-/// The folder can't be read.
+/// Returns an error if the directory cannot be read.
 pub fn numbers(folder: &Path) -> io::Result<Vec<u32>> {
     let mut numbers = Vec::new();
     for entry in fs::read_dir(folder)? {

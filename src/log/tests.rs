@@ -1,3 +1,6 @@
+//! Tests of the log as a whole: what was written is read, a torn tail is truncated, and damage is
+//! always noticed.
+
 use std::fs;
 
 use bytes::Bytes;
@@ -9,7 +12,7 @@ use super::{
     *,
 };
 
-/// What is written between two syncs.
+/// One frame to write.
 #[derive(Debug, Clone)]
 enum Piece {
     Append(Vec<Vec<u8>>),
@@ -40,10 +43,10 @@ fn write(log: &mut Log, pieces: &[Piece]) {
     log.write(group).unwrap();
 }
 
-/// All frames up to the end.
+/// Returns all frames up to the end.
 fn frames(recovered: &Recovered) -> Result<Vec<Frame>, ReadError> {
     let mut cursor =
-        Cursor::after(recovered.segments().clone(), Place::START, Position(0), crate::event::Hash::START);
+        Cursor::after(recovered.segments().clone(), LogOffset::START, Position(0), crate::event::Hash::START);
     let mut frames = Vec::new();
     while let Some(read) = cursor.next(recovered.end)? {
         frames.push(read.frame);
@@ -55,8 +58,8 @@ fn appends(count: u8) -> Vec<Piece> {
     (0..count).map(|number| Piece::Append(vec![vec![number; 20]; 2])).collect()
 }
 
-/// Three groups of three frames each; gives back the place behind each group.
-fn three_groups() -> (TempDir, Vec<Place>) {
+/// Writes three groups of three frames each. Returns the end of each group.
+fn three_groups() -> (TempDir, Vec<LogOffset>) {
     let folder = tempdir().unwrap();
     let mut log = new_log(folder.path(), u64::MAX);
     let mut ends = Vec::new();
@@ -74,7 +77,7 @@ fn segment_path(folder: &TempDir) -> PathBuf {
     segment::path(folder.path(), 1)
 }
 
-/// The same segment in a folder of its own, changed.
+/// Copies the segment into its own directory and changes it.
 fn changed(folder: &TempDir, change: impl FnOnce(&mut Vec<u8>)) -> TempDir {
     let copy = tempdir().unwrap();
     let mut bytes = fs::read(segment_path(folder)).unwrap();
@@ -134,7 +137,7 @@ fn each_flipped_byte_is_noticed_or_was_never_synced() {
     let (folder, ends) = three_groups();
     let whole = frames(&open(folder.path()).unwrap()).unwrap();
     let length = fs::metadata(segment_path(&folder)).unwrap().len();
-    // In the header everything behind the checksum is unused.
+    // In the header, everything after the checksum is unused.
     let unused = 36..segment::HEADER_BYTES;
     for at in 0..length {
         for bit in [0, 7] {
@@ -148,7 +151,7 @@ fn each_flipped_byte_is_noticed_or_was_never_synced() {
             let unchanged = changed(&folder, |bytes| bytes[at as usize] ^= 1 << bit);
             let same = fs::read(segment_path(&unchanged)).unwrap() == fs::read(segment_path(&copy)).unwrap();
             assert!(same, "byte {at}: a damaged log was touched");
-            // Without a witness only the last group may be taken for torn.
+            // Without an index, only the last group may be mistaken for a torn tail.
             match open(copy.path()) {
                 Err(error) => {
                     assert!(matches!(error, OpenError::Damage(_)), "byte {at}: {error}");
@@ -172,11 +175,11 @@ fn each_cut_is_noticed_or_was_never_synced() {
     let length = fs::metadata(segment_path(&folder)).unwrap().len();
     for cut in 0..length {
         let copy = changed(&folder, |bytes| bytes.truncate(cut as usize));
-        // A copy that was made meanwhile is torn anywhere.
+        // A copy that was made during a write may be torn anywhere.
         let seen = recover(copy.path(), Some(ends[2]));
         match seen {
             Err(OpenError::Older { .. }) if cut >= segment::HEADER_BYTES => {}
-            // There is no segment at all.
+            // Then there is no segment at all.
             Err(OpenError::Damage(_)) if cut < segment::HEADER_BYTES => {}
             other => panic!("cut at {cut}: {other:?}"),
         }
@@ -185,7 +188,7 @@ fn each_cut_is_noticed_or_was_never_synced() {
         let left = frames(&recovered).unwrap();
         assert_eq!(left, whole[..left.len()], "cut at {cut}");
         assert!(recovered.end.offset <= cut.max(segment::HEADER_BYTES), "cut at {cut}");
-        // What was cut off is gone for good: the log goes on from there.
+        // The truncated bytes are gone for good: the log continues from there.
         assert_eq!(frames(&open(copy.path()).unwrap()).unwrap(), left, "cut at {cut}");
     }
 }
@@ -210,7 +213,7 @@ fn a_last_group_with_holes_is_cut_back_to_before_its_first_hole() {
     }
 }
 
-/// The tip of a log in one segment that holds just these frames.
+/// Returns the tip of a log whose only segment holds exactly these frames.
 fn tip_of(frames: &[Frame]) -> Tip {
     let mut tip = Tip::START;
     for frame in frames {
@@ -237,7 +240,7 @@ fn events_that_hold_frames_are_no_frames() {
     let mut log = new_log(folder.path(), u64::MAX);
     write(&mut log, &appends(2));
     let before = log.tip().end;
-    // Whoever writes events does not know the salt; this one guesses, and knows the rest exactly.
+    // A client does not know the salt. This one guesses it, and knows everything else exactly.
     let mut hostile = Vec::new();
     for offset in before.offset..before.offset + 300 {
         let place = FramePlace { offset, group_offset: offset };
@@ -246,7 +249,8 @@ fn events_that_hold_frames_are_no_frames() {
     write(&mut log, &[Piece::Append(vec![hostile])]);
     drop(log);
     let copy = changed(&folder, |bytes| bytes[before.offset as usize] ^= 1);
-    // The torn frame is cut off: nothing in it is taken for a later group, which would be damage.
+    // The torn frame is truncated. Nothing in it is mistaken for a later group, which would be
+    // damage.
     let recovered = open(copy.path()).unwrap();
     assert_eq!(recovered.end, before);
     assert_eq!(frames(&recovered).unwrap().len(), 2);
@@ -263,7 +267,7 @@ fn unsynced_frames_are_one_group_with_what_follows() {
     log.write_unsynced(group).unwrap();
     write(&mut log, &appends(1));
     drop(log);
-    // The first of the two may be lost although the second is there, as long as none of them was synced.
+    // As long as neither was synced, the first frame may be lost although the second is intact.
     let copy = changed(&folder, |bytes| bytes[synced.offset as usize + 30] ^= 1);
     assert_eq!(open(copy.path()).unwrap().end, synced);
 }
@@ -302,7 +306,7 @@ fn a_missing_segment_is_damage() {
         let kept = fs::read(&path).unwrap();
         fs::remove_file(&path).unwrap();
         let opened = recover(folder.path(), Some(end));
-        // Without the last it may as well be a copy of before.
+        // Without the last segment, the log may as well be an older copy.
         let told = match missing {
             4 => matches!(opened, Err(OpenError::Older { .. })),
             _ => matches!(opened, Err(OpenError::Damage(_))),
@@ -329,14 +333,14 @@ fn what_was_taken_back_is_never_read() {
     let mut log = new_log(folder.path(), u64::MAX);
     write(&mut log, &appends(1));
     let published = log.tip();
-    let mut cursor = Cursor::new(log.segments().clone(), Place::START);
-    // A group under way lies behind the end that readers know of.
+    let mut cursor = Cursor::new(log.segments().clone(), LogOffset::START);
+    // A group under way is after the end that readers know.
     let mut group = log.begin().unwrap();
     group.append(&[Bytes::from_static(b"refused")]);
     log.write_unsynced(group).unwrap();
     assert!(cursor.next(published.end).unwrap().is_some());
     assert!(cursor.next(published.end).unwrap().is_none());
-    // It fails, is taken back, and another takes its place.
+    // It fails and is removed, and another group takes its place.
     let file = log.segments().file(1).unwrap();
     log.take_back(&file, published.end, io::Error::other("a full disk"));
     log.tip = published;
@@ -358,7 +362,7 @@ fn a_segment_with_frames_is_never_taken_for_one_that_was_not_made_whole() {
 
 #[test]
 fn a_torn_end_full_of_headers_is_opened_about_as_fast_as_any_other() {
-    // Each of these claims to be the header of a frame that takes all of the rest.
+    // Each of these claims to be the header of a frame that fills all of the remaining space.
     const BYTES: usize = 4 << 20;
     let opened_in = |torn: &dyn Fn(u64) -> Vec<u8>| {
         let folder = tempdir().unwrap();
@@ -384,6 +388,6 @@ fn a_torn_end_full_of_headers_is_opened_about_as_fast_as_any_other() {
         }
         bytes
     });
-    // Every checksum computed over its whole length makes this thousands.
+    // If every checksum were computed over its whole length, this would be a factor of thousands.
     assert!(hostile < innocent * 100, "{hostile:?} instead of {innocent:?}");
 }

@@ -1,5 +1,7 @@
-//! The ids under which this log has claimed its ImmuDB database: `storage/log/writers`, one UUID a line,
-//! the newest last. A head that names one of them was written from this log.
+//! The ids under which this log has claimed its ImmuDB database.
+//!
+//! They are in `storage/log/writers`, one UUID per line, the newest last. If the head in ImmuDB
+//! names one of them, it was written from this log.
 
 use std::{fs, io, io::Write, path::Path};
 
@@ -8,14 +10,14 @@ use uuid::Uuid;
 
 const FILE: &str = "writers";
 
-/// There while the log is copied out of ImmuDB, and lacks events.
+/// The name of the file that exists while the log is being restored from ImmuDB and lacks events.
 pub const UNFINISHED_COPY: &str = "copying";
 
-/// The ids so far, the oldest first. A damaged one is passed over: without it ImmuDB's head may name a writer
-/// that nobody knows here, and then a person decides, as with any other writer.
+/// Returns the ids so far, the oldest first. A damaged one is skipped. ImmuDB's head may then name
+/// a writer that is unknown here, and the operator decides, as with any other writer.
 ///
 /// # Errors
-/// The file can't be read.
+/// Returns an error if the file cannot be read.
 pub fn load(folder: &Path) -> io::Result<Vec<Uuid>> {
     let path = folder.join(FILE);
     let bytes = match fs::read(&path) {
@@ -27,17 +29,17 @@ pub fn load(folder: &Path) -> io::Result<Vec<Uuid>> {
     let parse = |(number, line): (u32, &str)| {
         let id = Uuid::try_parse(line).ok();
         if id.is_none() {
-            warn!(file = %path.display(), line = number, "no writer id; it is passed over");
+            warn!(file = %path.display(), line = number, "ignored a line that is not a writer id");
         }
         id
     };
     Ok((1..).zip(text.lines()).filter_map(parse).collect())
 }
 
-/// Makes a new id durable; only then may it be claimed with.
+/// Creates a new id and makes it durable. It must not be used for a claim before that.
 ///
 /// # Errors
-/// It can't be written.
+/// Returns an error if the id cannot be written.
 pub fn add(folder: &Path) -> io::Result<Uuid> {
     let mut ids = load(folder)?;
     let id = Uuid::new_v4();
@@ -53,10 +55,10 @@ pub fn add(folder: &Path) -> io::Result<Uuid> {
     Ok(id)
 }
 
-/// Takes the ids, and the note of an unfinished copy, along into a mended log's folder.
+/// Copies the ids, and the marker of an unfinished restore, into the directory of a repaired log.
 ///
 /// # Errors
-/// They can't be read or written.
+/// Returns an error if they cannot be read or written.
 pub fn copy(from: &Path, to: &Path) -> io::Result<()> {
     for name in [FILE, UNFINISHED_COPY] {
         match fs::copy(from.join(name), to.join(name)) {

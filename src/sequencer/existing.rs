@@ -1,21 +1,22 @@
-//! Whether the events of an append are stored already: a resend gets the first answer again, whatever the state of
-//! the service, and an id that was used for something else is refused.
+//! Finds out whether the events of an append are already stored.
 //!
-//! A caller decides how much is looked at, so this stops at the first event that does not fit. A resend is read as one
-//! run of records: all events of an append lie in one frame.
+//! A retry gets the answer of the first attempt again, whatever the state of the service. An id
+//! that was used for a different event is rejected. The client determines how much there is to
+//! read, so the search stops at the first event that does not match. The events of a retry are read
+//! as one run of records: all events of an append are in one frame.
 
 use std::{collections::HashMap, sync::Arc};
 
 use super::{Append, SnapshotThresholds, Stored, StoredAggregate};
 use crate::{
+    error::{Conflict, StoreError},
     event::{AggregateId, AppendBounds, ContentDigest, EventId, Position, SequenceNumber, record},
     index::{AbsentUpTo, Head, Index, IndexError, Patience, StoredId},
-    log::{Place, RecordPlace, RecordRun, Segments},
+    log::{LogOffset, RecordAddress, RecordRun, Segments},
     refusals,
-    store::{Conflict, StoreError},
 };
 
-/// An event that is stored already, or will be with the group that is put together.
+/// An event that is already stored, or that will be stored with the group being assembled.
 #[derive(Debug, Clone)]
 pub(super) struct ExistingEvent {
     pub id: EventId,
@@ -24,15 +25,16 @@ pub(super) struct ExistingEvent {
     pub position: Position,
     pub bounds: AppendBounds,
     pub digest: ContentDigest,
-    pub place: RecordPlace,
+    pub place: RecordAddress,
 }
 
-/// What became of earlier attempts at an append.
+/// The outcome of earlier attempts at an append.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Earlier {
     Stored(Stored),
     NotFound {
-        /// Up to where none of its events is stored; `None`: nothing is known for certain.
+        /// The position up to which none of its events is stored. `None` if nothing is known for
+        /// certain.
         absent_up_to: Option<AbsentUpTo>,
     },
 }
@@ -46,7 +48,7 @@ impl Earlier {
     }
 }
 
-/// What tells a resend: the event's id, and a digest of what the caller sent.
+/// The values that identify a retry: the event's id and a digest of the client's data.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct SentEvent {
     pub id: EventId,
@@ -59,39 +61,40 @@ impl SentEvent {
     }
 }
 
-/// Where stored events are looked up. Any thread may do so.
+/// Looks up stored events. May be used on any thread.
 #[derive(Debug, Clone)]
 pub(super) struct StoredEvents {
     pub index: Arc<Index>,
     pub segments: Arc<Segments>,
 }
 
-/// The events of an append, as they were stored.
+/// The stored events of an append.
 #[derive(Debug)]
 pub(super) struct ExistingAppend {
     pub aggregates: Aggregates,
     pub bounds: AppendBounds,
-    pub end: Place,
+    pub end: LogOffset,
 }
 
 impl StoredEvents {
-    /// As [`Index::absent_up_to`].
+    /// See [`Index::absent_up_to`].
     pub fn absent_up_to(&self, sent: &[SentEvent]) -> Option<AbsentUpTo> {
         self.index.absent_up_to(sent.iter().map(|event| event.id))
     }
 
-    /// Where the index can't tell, the event may be stored.
+    /// Looks up an id in the index. If the index cannot tell, the event may be stored.
     fn look_up(&self, id: EventId) -> Result<Option<StoredId>, StoreError> {
         self.index.event_with(id, Patience::AtOnce).map_err(|error| {
-            refusals::failed("the index can't tell whether an event is stored", &error);
+            refusals::failed("cannot determine from the index whether an event is stored", &error);
             StoreError::OutcomeUnknown
         })
     }
 
-    /// The append that stored these events. Most were looked for just now: what is known since then is in memory.
+    /// Finds the append that stored these events. Most appends were looked up just before, so only
+    /// what was added since then has to be checked, in memory.
     ///
     /// # Errors
-    /// As [`StoredEvents::find`].
+    /// See [`StoredEvents::find`].
     pub fn find_since(
         &self,
         absent_up_to: Option<AbsentUpTo>,
@@ -105,17 +108,19 @@ impl StoredEvents {
         self.find(sent)
     }
 
-    /// The append that stored these events.
+    /// Finds the append that stored these events.
     ///
     /// # Errors
-    /// Some of the ids were used for something else; or what is stored can't be read.
+    /// Returns an error if some of the ids were used for a different append, or if the stored
+    /// events cannot be read.
     pub fn find(&self, sent: &[SentEvent]) -> Result<Option<ExistingAppend>, StoreError> {
         let Some(first) = sent.first() else { return Ok(None) };
         let Some(found) = self.look_up(first.id)? else {
-            // All or none of an append's ids are stored.
+            // Either all or none of an append's ids are stored.
             for event in sent.iter().skip(1) {
                 if self.look_up(event.id)?.is_some() {
-                    // They may have become visible since the first was looked for, all in one step.
+                    // The append may have become visible since the first lookup; its ids appear all
+                    // at once.
                     return match self.look_up(first.id)? {
                         Some(_) => self.find(sent),
                         None => Err(Conflict::EventIdReused(event.id).into()),
@@ -126,7 +131,7 @@ impl StoredEvents {
         };
         let mut records = RecordRun::new(&self.segments, found.place)?;
         let stored = sent.iter().map_while(|sent| match self.look_up(sent.id) {
-            // Nothing is read of what is another event.
+            // The record of a different event is not read.
             Ok(found) => found.filter(|found| found.may_be(sent.digest)).map(|_| read(&mut records)),
             Err(error) => Some(Err(error)),
         });
@@ -150,10 +155,11 @@ fn read(records: &mut RecordRun) -> Result<ExistingEvent, StoreError> {
 }
 
 impl ExistingAppend {
-    /// The append whose events are `stored`, if it is the one that was sent. Takes no more of `stored` than it needs.
+    /// Returns the append made of `stored` if it is the one that was sent. Reads no more of
+    /// `stored` than necessary.
     ///
     /// # Errors
-    /// It is another; or what is stored can't be read.
+    /// Returns an error if it is a different append, or if a stored event cannot be read.
     pub fn matching(
         sent: &[SentEvent],
         stored: impl Iterator<Item = Result<ExistingEvent, StoreError>>,
@@ -173,7 +179,7 @@ impl ExistingAppend {
             let found = found.get_or_insert_with(|| Self {
                 aggregates: Aggregates::default(),
                 bounds,
-                end: Place::START,
+                end: LogOffset::START,
             });
             found.aggregates.add(&stored.aggregate_id, stored.sequence);
             found.end = stored.place.end();
@@ -188,7 +194,7 @@ impl ExistingAppend {
         ))
     }
 
-    /// The answer of the first attempt; `head` looks an aggregate up.
+    /// Builds the answer of the first attempt. `head` looks up an aggregate.
     pub fn into_stored(
         self,
         sent: &[SentEvent],
@@ -197,9 +203,9 @@ impl ExistingAppend {
     ) -> Stored {
         let mut aggregates = self.aggregates.list;
         for aggregate in &mut aggregates {
-            // The append is stored: what else can't be read makes no failure of it.
+            // The append is stored, so a failed lookup here must not turn it into a failure.
             let head = head(&aggregate.id).unwrap_or_else(|error| {
-                refusals::failed("the index can't tell whether a snapshot is due", &error);
+                refusals::failed("cannot determine from the index whether a snapshot is due", &error);
                 None
             });
             aggregate.snapshot_due = head.is_some_and(|head| thresholds.is_due(&aggregate.id, &head));
@@ -217,14 +223,16 @@ pub(super) struct Aggregates {
 }
 
 impl Aggregates {
-    /// Numbers the next event of the aggregate, whose last number before the append is `before`.
+    /// Assigns the next sequence number of the aggregate. `before` is its last number before the
+    /// append.
     pub fn next(&mut self, id: &AggregateId, before: SequenceNumber) -> SequenceNumber {
         let sequence = self.known(id).map_or(before, |aggregate| aggregate.last).next();
         self.add(id, sequence);
         sequence
     }
 
-    /// Most events of an append have the aggregate of the one before.
+    /// Returns the entry of an aggregate. Most events belong to the same aggregate as the one
+    /// before.
     fn known(&mut self, id: &AggregateId) -> Option<&mut StoredAggregate> {
         let newest = self.list.len().checked_sub(1)?;
         let place = match self.list.get(newest) {
@@ -263,7 +271,7 @@ mod tests {
             position: Position(number as u64 + 1),
             bounds,
             digest,
-            place: RecordPlace { segment: 1, offset: 0, length: 1 },
+            place: RecordAddress { segment: 1, offset: 0, length: 1 },
         };
         for first_other in [0, 3, EVENTS - 1, EVENTS] {
             let mut read = 0;

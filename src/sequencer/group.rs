@@ -1,4 +1,7 @@
-//! One group: the frames, what they add to the index, and the answers that wait for its sync.
+//! Assembles one group: its frames, its index entries, and the answers that wait for its sync.
+//!
+//! A group is written with one sync. Its contents become findable in one step, and its answers are
+//! sent after that. If the write fails, no answer that depends on the group is sent.
 
 use std::{
     collections::{HashMap, HashSet},
@@ -9,38 +12,39 @@ use std::{
 use tracing::debug;
 
 use super::{
-    AdoptError, Call, GroupError, Reply, SnapshotStored, Stored, Worker, disk_full, existing::ExistingEvent,
-    poisoned::PoisonedBy, under_way::UnderWay,
+    Call, GroupError, Reply, RestoreError, SnapshotStored, Stored, Worker, disk_full,
+    existing::ExistingEvent, poisoned::PoisonedBy, under_way::UnderWay,
 };
 use crate::{
     clock::Implausible,
     crash_point::CrashPoint,
+    error::StoreError,
     event::{
         EventId, Timestamp,
-        record::{self, ForwardedMark},
+        record::{self, ReplicationMark},
     },
     index::Entries,
     log::{Group, Tip, WriteError},
     refusals,
-    store::StoreError,
 };
 
-/// A group while it is put together.
+/// A group that is being assembled.
 pub(super) struct OpenGroup {
     pub frames: Group,
     pub entries: Entries,
-    /// The time of everything in the group.
+    /// The recorded time of everything in the group.
     pub now: Timestamp,
-    /// Judged once, with `now`: the clock may be set meanwhile.
+    /// Checked once, together with `now`: the clock may be adjusted while the group is assembled.
     time_is_known: Result<(), Implausible>,
-    /// Events of this group, which can't be looked up in the log yet.
+    /// Events of this group, which cannot be looked up in the log yet.
     pub events: HashMap<EventId, ExistingEvent>,
-    /// What was laid out can't be found any more, so nothing of it may be written.
+    /// Set if frames were added but cannot be made findable. Nothing of the group may then be
+    /// written.
     pub broken: bool,
-    /// Asked once for all of it.
+    /// Checked once for the whole group.
     disk_is_full: bool,
-    /// The notes that it takes along.
-    marks: Vec<ForwardedMark>,
+    /// The replication marks that the group includes.
+    marks: Vec<ReplicationMark>,
     answers: Vec<Answer>,
     began: Instant,
 }
@@ -48,13 +52,14 @@ pub(super) struct OpenGroup {
 enum Answer {
     Append(Reply<Stored>, Result<Stored, StoreError>, UnderWay),
     Snapshot(Reply<SnapshotStored>, Result<SnapshotStored, StoreError>),
-    Adopt(Reply<Tip, AdoptError>, Result<Tip, AdoptError>),
-    AdoptSnapshot(Reply<(), AdoptError>, Result<(), AdoptError>),
+    Restore(Reply<Tip, RestoreError>, Result<Tip, RestoreError>),
+    RestoreSnapshot(Reply<(), RestoreError>, Result<(), RestoreError>),
 }
 
 impl OpenGroup {
-    /// A group is closed at any of these bounds; what waits beyond it makes the next. Refusals and resends add no
-    /// bytes, but those who wait for the others are to be answered.
+    /// A group is closed when it reaches any of these limits; further calls wait for the next
+    /// group. Rejections and retries add no bytes, but the other callers in the group wait for
+    /// their answers.
     const BYTES_MAX: usize = 8 * 1024 * 1024;
     const CALLS_MAX: usize = 4096;
     const JUDGING_MAX: Duration = Duration::from_millis(10);
@@ -67,8 +72,9 @@ impl OpenGroup {
         bytes >= Self::BYTES_MAX || calls >= Self::CALLS_MAX || judging >= Self::JUDGING_MAX
     }
 
-    /// Judges a call and adds what it stores. A call that needs this group to be written first comes back. One that
-    /// nobody waits for any more is dropped: it is not in the group yet, so nothing of it is stored.
+    /// Processes a call and adds its records to the group. Returns the call if this group must be
+    /// written first. A call whose caller no longer waits is dropped: it is not in the group yet,
+    /// so nothing of it is stored.
     pub fn take(&mut self, worker: &mut Worker, call: Call) -> Option<Call> {
         match call {
             Call::Append { reply, .. } if reply.is_closed() => {}
@@ -85,19 +91,23 @@ impl OpenGroup {
                 let result = self.admit(worker).and_then(|()| self.snapshot(worker, snapshot));
                 self.answers.push(Answer::Snapshot(reply, result));
             }
-            Call::Adopt { transactions, reply } => {
+            Call::Restore { transactions, reply } => {
                 let result = match self.disk_is_full && !transactions.is_empty() {
-                    true => Err(AdoptError::NotWritten("limits.disk_free_min is reached".to_owned())),
-                    false => self.adopt(worker, transactions),
+                    true => Err(RestoreError::NotWritten(
+                        "the disk has less than limits.disk_free_min \
+                     free"
+                            .to_owned(),
+                    )),
+                    false => self.restore(worker, transactions),
                 };
-                self.answers.push(Answer::Adopt(reply, result));
+                self.answers.push(Answer::Restore(reply, result));
             }
-            Call::AdoptSnapshot { record, reply } => {
+            Call::RestoreSnapshot { record, reply } => {
                 if !self.events.is_empty() {
-                    return Some(Call::AdoptSnapshot { record, reply });
+                    return Some(Call::RestoreSnapshot { record, reply });
                 }
-                let result = self.adopt_snapshot(worker, &record);
-                self.answers.push(Answer::AdoptSnapshot(reply, result));
+                let result = self.restore_snapshot(worker, &record);
+                self.answers.push(Answer::RestoreSnapshot(reply, result));
             }
             Call::MarksWaiting => {}
             Call::Stop => return Some(Call::Stop),
@@ -108,18 +118,15 @@ impl OpenGroup {
     pub(super) fn admit(&self, worker: &Worker) -> Result<(), StoreError> {
         (worker.admission)(self.frames.tip())?;
         self.time_is_known?;
-        match self.disk_is_full {
-            true => Err(disk_full(worker.settings.disk_free_min)),
-            false => Ok(()),
-        }
+        if self.disk_is_full { Err(disk_full(worker.settings.disk_free_min)) } else { Ok(()) }
     }
 }
 
 impl Worker {
-    /// A new group, which takes along the notes that wait.
+    /// Begins a new group, which includes the waiting replication marks.
     pub(super) fn begin(&mut self) -> Result<OpenGroup, GroupError> {
         let frames = self.log.begin().map_err(|error| match error {
-            // A new segment failed: of the calls that come to this group nothing was written.
+            // Creating a new segment failed. Nothing was written for the calls of this group.
             WriteError::Unknown(source) => {
                 self.poison(PoisonedBy::Log, &source.to_string(), HashSet::new());
                 WriteError::Failed
@@ -127,7 +134,7 @@ impl Worker {
             other @ (WriteError::NotWritten(_) | WriteError::Failed) => other,
         })?;
         let entries = Entries::new(&self.index);
-        // The clock may be set back; recorded times never run backwards.
+        // The clock may be set back, but recorded times never decrease.
         let (time, newest) = (self.settings.clock.time(), entries.complete().recorded_at);
         let now = time.unwrap_or(newest).max(newest);
         let time_is_known = time.map(|_| ());
@@ -155,13 +162,13 @@ impl Worker {
         Ok(group)
     }
 
-    /// Of a group that was not written: the next one takes the notes along.
-    fn keep_marks(&self, marks: Vec<ForwardedMark>) {
+    /// Requeues the marks of a group that was not written, so that the next group includes them.
+    fn keep_marks(&self, marks: Vec<ReplicationMark>) {
         let mut waiting = self.marks.lock().unwrap_or_else(PoisonError::into_inner);
         waiting.splice(..0, marks);
     }
 
-    /// Writes the group, makes it findable, tells everybody, and answers.
+    /// Writes the group, makes it findable, publishes the tip, and sends the answers.
     pub(super) fn finish(&mut self, group: OpenGroup) {
         let OpenGroup { frames, mut entries, events, answers, broken, marks, .. } = group;
         let tip = frames.tip();
@@ -180,7 +187,7 @@ impl Worker {
         }
         if let Err(error) = &written {
             self.keep_marks(marks);
-            // Before the answers: a caller that sends the same ids again must not be told anything else.
+            // Before the answers: a client that retries with the same ids must get the same result.
             self.not_stored(error, events.into_keys().collect());
         }
         for answer in answers {
@@ -188,7 +195,7 @@ impl Worker {
         }
     }
 
-    /// Writes the notes that wait; a crash may lose them.
+    /// Writes the waiting replication marks. A crash may lose them.
     pub(super) fn write_marks(&mut self) {
         if !self.has_marks() {
             return;
@@ -200,14 +207,14 @@ impl Worker {
         match written {
             Ok(()) => self.publish(group.entries, tip),
             Err(error) => {
-                debug!(%error, "a note of the forwarded position was not written");
+                debug!(%error, "cannot write a replication mark");
                 self.keep_marks(group.marks);
                 self.not_stored(&error, HashSet::new());
             }
         }
     }
 
-    /// Makes a group that was written findable and moves the tip, in one step.
+    /// Makes a written group findable and advances the tip, in one step.
     fn publish(&self, entries: Entries, tip: Tip) {
         let published = || {
             _ = self.published.send_if_modified(|published| std::mem::replace(published, tip) != tip);
@@ -215,14 +222,14 @@ impl Worker {
         self.index.add(entries, published);
     }
 
-    /// A group came to nothing, or it can't be known.
+    /// Handles a group that was not written, or whose outcome is unknown.
     fn not_stored(&mut self, error: &GroupError, events: HashSet<EventId>) {
         match error {
             GroupError::Write(WriteError::Unknown(_)) => {
                 self.poison(PoisonedBy::Log, &error.to_string(), events);
             }
-            // Nothing of it was written.
-            GroupError::Broken => refusals::failed("appends fail over the index", error),
+            // Nothing of the group was written.
+            GroupError::Broken => refusals::failed("appends fail because the index cannot be read", error),
             GroupError::Write(WriteError::NotWritten(_) | WriteError::Failed) => {
                 refusals::failed("writes to the local log fail", error);
             }
@@ -231,21 +238,22 @@ impl Worker {
 }
 
 impl Answer {
-    /// Sends the answer; if the group failed, nobody learns what was judged on it.
+    /// Sends the answer. If the group failed, the caller gets the failure and not a result that was
+    /// derived from the group.
     fn send(self, failed: Option<&GroupError>, worker: &Worker) {
         let for_caller = || failed.map(|error| error.for_caller(&worker.settings));
-        let for_adopter = || {
+        let for_restorer = || {
             failed.map(|error| match error {
-                GroupError::Write(WriteError::NotWritten(_)) => AdoptError::NotWritten(error.to_string()),
-                GroupError::Write(_) | GroupError::Broken => AdoptError::Failed(error.to_string()),
+                GroupError::Write(WriteError::NotWritten(_)) => RestoreError::NotWritten(error.to_string()),
+                GroupError::Write(_) | GroupError::Broken => RestoreError::Failed(error.to_string()),
             })
         };
-        // A caller that is gone needs no answer; what it sent is stored all the same.
+        // A caller that is gone needs no answer; its append is stored all the same.
         match self {
             Self::Append(reply, result, under_way) => {
                 let published = worker.published.borrow().position;
                 let result = match result {
-                    // Stored by an earlier group, whatever became of this one.
+                    // Stored by an earlier group, so the outcome of this one does not matter.
                     Ok(stored) if stored.already && stored.bounds.last <= published => Ok(stored),
                     result => for_caller().map_or(result, Err),
                 };
@@ -264,8 +272,8 @@ impl Answer {
                 }
                 _ = reply.send(result);
             }
-            Self::Adopt(reply, result) => _ = reply.send(for_adopter().map_or(result, Err)),
-            Self::AdoptSnapshot(reply, result) => _ = reply.send(for_adopter().map_or(result, Err)),
+            Self::Restore(reply, result) => _ = reply.send(for_restorer().map_or(result, Err)),
+            Self::RestoreSnapshot(reply, result) => _ = reply.send(for_restorer().map_or(result, Err)),
         }
     }
 }

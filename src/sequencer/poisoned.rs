@@ -1,33 +1,35 @@
-//! When the local log takes nothing any more.
+//! The state of a local log that accepts no more writes.
+//!
+//! It records why, and which events have an unknown outcome.
 
 use std::collections::HashSet;
 
 use super::Append;
 use crate::event::EventId;
 
-/// No write is taken before a restart: what a failed sync left on the disk can't be known.
+/// Why no write is accepted before a restart. What a failed sync left on the disk cannot be known.
 #[derive(Debug)]
 pub struct Poisoned {
     pub by: PoisonedBy,
     pub reason: String,
-    /// Events of the group whose outcome is not known.
+    /// Events of the group whose outcome is unknown.
     pub(super) in_doubt: HashSet<EventId>,
 }
 
-/// What failed.
+/// What caused the log to be poisoned.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum PoisonedBy {
     Log,
-    /// The log was opened for reading only. A start is tried again by the service itself.
+    /// The log was opened read-only. The service retries the start by itself.
     ReadOnly,
 }
 
 impl Poisoned {
     pub(super) fn read_only(in_doubt: HashSet<EventId>) -> Self {
-        Self { by: PoisonedBy::ReadOnly, reason: "it can only be read".to_owned(), in_doubt }
+        Self { by: PoisonedBy::ReadOnly, reason: "the storage is read-only".to_owned(), in_doubt }
     }
 
-    /// Whether the append may be stored: a restart tells.
+    /// Returns whether the outcome of the append is unknown. Only a restart resolves that.
     pub(super) fn leaves_in_doubt(&self, append: &Append) -> bool {
         append.events.iter().any(|(event, _)| self.in_doubt.contains(&event.id))
     }

@@ -1,22 +1,24 @@
-//! What the sequencer is told when it starts.
+//! Settings of the sequencer, fixed when it starts.
+//!
+//! It also checks the free space on the disk of the log against its limit.
 
 use std::{collections::HashSet, path::PathBuf, sync::Arc};
 
 use super::SnapshotThresholds;
 use crate::{clock::EventClock, event::EventId};
 
-/// What the sequencer is told once.
+/// The settings of a sequencer. They do not change while it runs.
 #[derive(Debug, Clone)]
 pub struct Settings {
-    /// Of the log, whose disk must not become full.
+    /// The directory of the log. Its disk must not become full.
     pub folder: PathBuf,
     pub thresholds: SnapshotThresholds,
     pub calls_waiting_max: usize,
     pub calls_waiting_bytes_max: u64,
     pub disk_free_min: u64,
-    /// The time of events.
+    /// The source of recorded times.
     pub clock: Arc<EventClock>,
-    /// Of a log that can only be read: the events of its last group, of which nobody knows whether they are durable.
+    /// For a log opened read-only: the events of its last group, which may or may not be durable.
     pub in_doubt: HashSet<EventId>,
 }
 

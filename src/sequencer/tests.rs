@@ -1,4 +1,6 @@
-//! The sequencer against a model of it that is too simple to be wrong.
+//! Compares the sequencer with a model of it that is simple enough to be obviously correct.
+//!
+//! The scenarios include retries, wrong expectations, restarts and a lost index.
 
 use std::collections::{BTreeMap, HashMap, HashSet};
 
@@ -9,22 +11,22 @@ use tempfile::tempdir;
 use super::*;
 use crate::{
     config::{EventSourcingConfig, LimitsConfig},
+    error::Conflict,
     event::{Content, Position},
     index::Direction,
     storage::Storage,
-    store::Conflict,
 };
 
 const AGGREGATES: u8 = 4;
 
-/// One call. All calls of a batch are made at the same time.
+/// One call. All calls of a batch are made concurrently.
 #[derive(Debug, Clone)]
 enum Step {
     Append { aggregates: Vec<u8>, expected: Vec<(u8, Guess)> },
     Resend { which: usize, how: Resend },
 }
 
-/// An expectation, as seen from the truth at the start of the batch.
+/// An expectation, relative to the actual number at the start of the batch.
 #[derive(Debug, Clone, Copy)]
 enum Guess {
     Right,
@@ -51,17 +53,17 @@ enum End {
 
 type Sent = Vec<NewEvent>;
 
-/// What should be stored.
+/// The expected contents of the store.
 #[derive(Default)]
 struct Model {
     order: Vec<NewEvent>,
     last_of: BTreeMap<String, u64>,
-    /// Of each event id: the append that stored it.
+    /// For each event id, the append that stored it.
     by_id: HashMap<EventId, usize>,
     appends: Vec<(Sent, Outcome)>,
 }
 
-/// Numbers of an append: first and last of each aggregate, and positions.
+/// The numbers of an append: first and last sequence number of each aggregate, and positions.
 #[derive(Debug, Clone, PartialEq, Eq)]
 struct Outcome {
     aggregates: Vec<(String, u64, u64)>,
@@ -108,7 +110,8 @@ impl Model {
 }
 
 impl Model {
-    /// What a resend is told without being judged: nothing, where none of its ids is stored.
+    /// Returns the answer that a retry gets without being processed. `None` if none of its ids is
+    /// stored.
     fn stored_before(&self, events: &Sent) -> Option<Answer> {
         let found = events.iter().find_map(|event| self.by_id.get(&event.id))?;
         let (sent, outcome) = self.appends.get(*found)?;
@@ -174,7 +177,7 @@ fn calls(batch: &[Step], model: &Model) -> Vec<(Sent, Vec<(AggregateId, Sequence
                 (aggregates.iter().copied().map(event).collect(), expected.map(guess).collect())
             }
             Step::Resend { which, how } => {
-                // Also of what is on its way at the same moment.
+                // Also retries appends of the same batch, which are still under way.
                 let known =
                     model.appends.iter().map(|(sent, _)| sent).chain(calls.iter().map(|(sent, _)| sent));
                 let known: Vec<&Sent> = known.collect();
@@ -223,7 +226,7 @@ pub(crate) fn start_admitting(config: &EventSourcingConfig, admission: Arc<Admis
     Running { sequencer, thread, history, _lock: lock }
 }
 
-/// All events, by position and by aggregate.
+/// Checks all events, by position and by aggregate.
 fn assert_stored(running: &Running, model: &Model) {
     let tip = running.sequencer.tip();
     assert_eq!(tip.position, Position(model.order.len() as u64));
@@ -259,7 +262,7 @@ async fn play(batches: Vec<(Vec<Step>, End)>) {
             let events = events.iter().map(with_digest).collect();
             running.sequencer.append(Append { events, expected: expected.clone() }, Origin::default())
         });
-        // Each is handed over when it is first polled: in this order.
+        // Each call is sent when it is first polled, so they are sent in this order.
         let answers: Vec<Answer> = join_all(appends).await.into_iter().map(answer).collect();
         let expected: Vec<Answer> =
             calls.iter().map(|(events, expected)| model.append(events, expected)).collect();
@@ -326,7 +329,7 @@ async fn notes_are_written_although_more_of_them_come_all_the_time() {
     let deadline = std::time::Instant::now() + Duration::from_secs(300);
     while running.history.index.complete().forwarded.immudb_tx == 0 {
         assert!(std::time::Instant::now() < deadline, "no note was written");
-        running.sequencer.mark(ForwardedMark { position: Position(0), snapshots: 0, immudb_tx: 7 });
+        running.sequencer.mark(ReplicationMark { position: Position(0), snapshots: 0, immudb_tx: 7 });
         tokio::time::sleep(BETWEEN).await;
     }
     running.sequencer.stop().await;
@@ -356,7 +359,8 @@ pub(crate) fn one_event(aggregate: &str) -> Append {
     Append { events: vec![(event, digest)], expected: Vec::new() }
 }
 
-/// Stops the sequencer's thread in the admission of the first calls, so many, until it is let go each time.
+/// Blocks the sequencer thread in the admission of the first `count` calls, each until it is
+/// released.
 fn held_at_first(
     count: usize,
 ) -> (Arc<Admission>, std::sync::mpsc::Receiver<()>, std::sync::mpsc::Sender<()>) {
@@ -368,7 +372,7 @@ fn held_at_first(
         state.0 += 1;
         if state.0 <= count {
             state.1.send(()).unwrap();
-            // Whoever holds it is gone: the test has ended.
+            // If the sender is gone, the test has ended.
             let _ = state.2.recv();
         }
         Ok(())
@@ -418,13 +422,13 @@ async fn those_who_wait_for_a_group_do_not_wait_for_refusals_that_come_after_the
     for refusal in &mut refusals {
         let _ = futures_util::poll!(refusal);
     }
-    // All of them are there, and the group is open for longer than it may be.
+    // All calls are queued, and the group has been open for longer than allowed.
     while held.elapsed() < std::time::Duration::from_millis(20) {
         tokio::task::yield_now().await;
     }
     let_go.send(()).unwrap();
     until_held(is_held).await.unwrap();
-    // The thread is held in the admission of the next call, and the answer has left.
+    // The thread is blocked in the admission of the next call, and the answer has been sent.
     assert!(futures_util::poll!(&mut first).is_ready(), "the first caller waits for refusals");
     let_go.send(()).unwrap();
     for mut refusal in refusals {

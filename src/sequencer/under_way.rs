@@ -1,5 +1,7 @@
-//! Which appends are under way. A resend that is about to be refused waits for the attempt before it: that may be stored
-//! at any moment, and a refusal says that nothing was.
+//! Tracks the appends that are under way.
+//!
+//! A retry that is about to be rejected waits for earlier attempts at the same append. Such an
+//! attempt may be stored at any moment, and a rejection promises that nothing was stored.
 
 use std::{
     any::Any,
@@ -12,7 +14,8 @@ use tokio_util::sync::CancellationToken;
 use super::Append;
 use crate::event::EventId;
 
-/// All of them, by the id of their first event: a resend has the ids of the first attempt, in the same order.
+/// All attempts, by the id of their first event. A retry has the ids of the first attempt, in the
+/// same order.
 #[derive(Debug, Clone, Default)]
 pub(super) struct AppendsUnderWay(Arc<Mutex<HashMap<EventId, Vec<CancellationToken>>>>);
 
@@ -22,7 +25,7 @@ pub struct UnderWay {
     all: AppendsUnderWay,
     id: Option<EventId>,
     over: CancellationToken,
-    /// What the caller wants kept until then.
+    /// A value that the caller wants kept alive until the attempt is over.
     _kept: Option<Arc<dyn Any + Send + Sync>>,
 }
 
@@ -35,8 +38,8 @@ impl AppendsUnderWay {
         UnderWay { all: self.clone(), id, over, _kept: kept }
     }
 
-    /// Resolves when the attempts at this append that are under way now are over. Later ones are not waited for: they may
-    /// come for ever.
+    /// Resolves when the attempts at this append that are under way now are over. It does not wait
+    /// for later attempts, because they may never stop coming.
     pub async fn until_over(&self, append: &Append) {
         let attempts = first_id(append).and_then(|id| self.lock().get(&id).cloned());
         for over in attempts.unwrap_or_default() {
@@ -85,7 +88,7 @@ mod tests {
         assert!(poll!(&mut waiting).is_ready());
         drop(later);
         assert!(all.lock().is_empty());
-        // What is kept goes with it, and no sooner.
+        // The kept value is dropped together with the attempt, and not before.
         let kept = Arc::new(());
         let one = all.begin(&append, Some(kept.clone()));
         assert_eq!(Arc::strong_count(&kept), 2);

@@ -1,4 +1,7 @@
-//! The thread: it takes what is waiting, makes one group of it after the other, and ends when it is told to.
+//! The sequencer thread: turns the waiting calls into one group after another until it is stopped.
+//!
+//! It owns the log and is its only writer. It also writes replication marks when no append comes,
+//! and poisons the log when the outcome of a write is unknown.
 
 use std::{
     collections::HashSet,
@@ -15,19 +18,19 @@ use tokio::sync::watch;
 use tracing::error;
 
 use super::{
-    Admission, AdoptError, Call, GroupError, Marks, Settings,
+    Admission, Call, GroupError, Marks, RestoreError, Settings,
     existing::{SentEvent, StoredEvents},
     poisoned::{Poisoned, PoisonedBy},
 };
 use crate::{
+    error::StoreError,
     event::{AggregateId, EventId},
     index::{Index, Patience, Upkeep},
     log::{Log, Tip},
     stats::Counters,
-    store::StoreError,
 };
 
-/// The thread's own.
+/// The state owned by the thread.
 pub(super) struct Worker {
     pub(super) log: Log,
     pub(super) index: Arc<Index>,
@@ -36,19 +39,19 @@ pub(super) struct Worker {
     pub(super) counters: Arc<Counters>,
     pub(super) published: watch::Sender<Tip>,
     pub(super) marks: Marks,
-    /// When the notes that wait are written at the latest.
+    /// The deadline for writing the waiting marks.
     pub(super) marks_due: Option<Instant>,
-    pub(super) unhurried: Arc<AtomicBool>,
+    pub(super) lingers: Arc<AtomicBool>,
     pub(super) stored_events: StoredEvents,
     pub(super) poisoned: watch::Sender<Option<Arc<Poisoned>>>,
-    /// Ends with all of the index in files when the thread ends.
+    /// Dropped when the thread ends, which writes the whole index to files.
     pub(super) _upkeep: Upkeep,
 }
 
 impl Worker {
-    /// Notes that no append takes along are written after this time.
+    /// How long marks wait for an append to accompany. After that, they are written on their own.
     const MARK_DELAY: Duration = Duration::from_secs(1);
-    /// A group waits no longer for company.
+    /// The longest time that a group lingers for more calls.
     const GATHERING_MAX: Duration = Duration::from_millis(1);
 
     pub(super) fn run(mut self, waiting: &Receiver<Call>) {
@@ -65,21 +68,21 @@ impl Worker {
                 Call::MarksWaiting => {}
                 Call::Stop => break,
                 call => {
-                    self.gather();
+                    self.linger();
                     next = self.group(call, waiting);
                 }
             }
         }
         self.write_marks();
         if let Err(error) = self.log.close() {
-            error!(%error, "the local log could not be closed");
+            error!(%error, "cannot close the local log");
         }
     }
 
-    /// Lets more calls come, where nobody waits for this group alone.
-    fn gather(&self) {
+    /// Lingers for more calls while no caller waits for this group alone.
+    fn linger(&self) {
         let until = Instant::now() + Self::GATHERING_MAX;
-        while self.unhurried.load(Ordering::Acquire) {
+        while self.lingers.load(Ordering::Acquire) {
             let left = until.saturating_duration_since(Instant::now());
             if left.is_zero() {
                 return;
@@ -88,7 +91,7 @@ impl Worker {
         }
     }
 
-    /// The next call; `None` at the end.
+    /// Waits for the next call. Returns `None` when all handles are gone.
     fn wait(&mut self, waiting: &Receiver<Call>) -> Option<Call> {
         loop {
             let received = match self.has_marks() {
@@ -99,7 +102,7 @@ impl Worker {
                 false => waiting.recv().map_err(RecvTimeoutError::from),
             };
             match received {
-                // More notes put nothing off.
+                // Further marks do not postpone the deadline.
                 Ok(Call::MarksWaiting) => {}
                 Ok(call) => return Some(call),
                 Err(RecvTimeoutError::Disconnected) => return None,
@@ -115,7 +118,8 @@ impl Worker {
         !self.marks.lock().unwrap_or_else(PoisonError::into_inner).is_empty()
     }
 
-    /// Makes one group out of `first` and what is waiting. Returns a call that has to come after it.
+    /// Makes one group of `first` and the waiting calls. Returns a call that must come after the
+    /// group.
     fn group(&mut self, first: Call, waiting: &Receiver<Call>) -> Option<Call> {
         let mut group = match self.begin() {
             Ok(group) => group,
@@ -137,7 +141,7 @@ impl Worker {
         left
     }
 
-    /// Nothing is written any more before a restart. The first reason counts.
+    /// Poisons the log: nothing is written before a restart. The first reason is kept.
     pub(super) fn poison(&mut self, by: PoisonedBy, reason: &str, in_doubt: HashSet<EventId>) {
         self.log.fail();
         let poisoned = Poisoned { by, reason: reason.to_owned(), in_doubt };
@@ -147,7 +151,7 @@ impl Worker {
                 error!(
                     reason,
                     events_in_doubt = poisoned.in_doubt.len(),
-                    "the local log is poisoned: no write is taken before a restart"
+                    "the local log is poisoned: writes are refused until the service has been restarted"
                 );
                 *known = Some(Arc::new(poisoned));
                 true
@@ -173,9 +177,9 @@ impl Worker {
                 _ = reply.send(answer);
             }
             Call::Snapshot { reply, .. } => _ = reply.send(Err(error.for_caller(&self.settings))),
-            Call::Adopt { reply, .. } => _ = reply.send(Err(AdoptError::NotWritten(error.to_string()))),
-            Call::AdoptSnapshot { reply, .. } => {
-                _ = reply.send(Err(AdoptError::NotWritten(error.to_string())))
+            Call::Restore { reply, .. } => _ = reply.send(Err(RestoreError::NotWritten(error.to_string()))),
+            Call::RestoreSnapshot { reply, .. } => {
+                _ = reply.send(Err(RestoreError::NotWritten(error.to_string())))
             }
             Call::MarksWaiting | Call::Stop => {}
         }

@@ -1,27 +1,29 @@
-//! What ends the service because a part of it failed.
+//! Detects failures of the parts that the service cannot run without.
+//!
+//! Ending the service is left to the parent module.
 
-use super::{Parts, ServerError};
+use super::{Components, ServerError};
 use crate::{config::EventSourcingConfig, sequencer::PoisonedBy};
 
-/// Resolves when a part without which nothing works has panicked: better no service than half of one. After a failed write
-/// of the log reads go on for a while; then a start has to find out what is stored.
+/// Resolves when an essential part has panicked: no service is better than half a service. After a
+/// failed write to the log, reads continue for `event_sourcing.log_failure_grace`; then a restart
+/// must find out what is stored.
 pub(super) fn of_parts(
-    parts: &mut Parts,
+    parts: &mut Components,
     config: &EventSourcingConfig,
 ) -> impl Future<Output = ServerError> + use<> {
     let grace = config.log_failure_grace;
     let (sequencer, forwarder) = (parts.store.sequencer().clone(), parts.forwarder.take());
     async move {
         let forwarder = async {
-            let panicked = match forwarder {
-                Some(task) => !matches!(task.await, Ok(Ok(()))),
-                None => false,
-            };
-            if !panicked {
-                std::future::pending::<()>().await;
+            let Some(task) = forwarder else { return std::future::pending().await };
+            match task.await {
+                Ok(Ok(Ok(()))) => std::future::pending().await,
+                Ok(Ok(Err(source))) => ServerError::Io { what: "cannot run the forwarder", source },
+                Ok(Err(_)) | Err(_) => ServerError::Panicked("the forwarder"),
             }
         };
-        // Within, so that whatever else fails meanwhile is noticed.
+        // The grace period is part of this future, so that other failures are noticed meanwhile.
         let poisoned = async {
             let poisoned = sequencer.until_poisoned().await;
             match poisoned.by {
@@ -35,7 +37,7 @@ pub(super) fn of_parts(
         tokio::select! {
             error = poisoned => error,
             () = sequencer.ended() => ServerError::Panicked("the sequencer"),
-            () = forwarder => ServerError::Panicked("the forwarder"),
+            error = forwarder => error,
         }
     }
 }

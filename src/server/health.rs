@@ -1,7 +1,8 @@
-//! Decides what health says: whether the service serves, whether it serves reads, and whether events reach ImmuDB.
+//! Decides what the health service reports: whether the service is serving, whether it serves
+//! reads, and whether events reach ImmuDB.
 //!
-//! It looks at the state, every half second and at each change, and not at callers alone: health has to recover
-//! although nobody sends anything to a service that is said to be down.
+//! The state is checked every half second and at each change, independently of calls. Health must
+//! recover although clients send nothing to a service that is reported as down.
 
 use std::{fs, io::Write, path::PathBuf, sync::Arc, time::Duration};
 
@@ -9,19 +10,20 @@ use tokio::time::{Instant, MissedTickBehavior};
 use tracing::{debug, info, warn};
 
 use crate::{
-    forwarder::{State, View},
     grpc::{HealthReporter, Serving},
     refusals,
+    replication::{state::State, status::View},
     store::EventStore,
 };
 
-/// So long writes may be refused before the whole is said not to serve.
+/// How long writes may be rejected before the whole service is reported as not serving.
 const WRITES_REFUSED_MAX: Duration = Duration::from_secs(10);
 const LOOK_EVERY: Duration = Duration::from_millis(500);
 
-/// Reports until it is dropped. `log_path` is the folder of the local log.
+/// Reports health until the future is dropped. `log_path` is the directory of the local log.
 pub async fn watch(store: Arc<EventStore>, reporter: HealthReporter, log_path: PathBuf) {
-    let (mut state, mut reachable) = (store.standing().watch_state(), store.standing().watch_reachable());
+    let (mut state, mut reachable) =
+        (store.replication().watch_state(), store.replication().watch_reachable());
     let mut ticks = tokio::time::interval(LOOK_EVERY);
     ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
     let mut writes = Writes { failures: Failures::of(&store), log_path, refused: None };
@@ -34,7 +36,7 @@ pub async fn watch(store: Arc<EventStore>, reporter: HealthReporter, log_path: P
         refusals::log_due();
         store.sequencer().clock().look();
         let looked = store.clone();
-        // The disk is asked, which may take its time.
+        // May block on the disk.
         let looked = tokio::task::spawn_blocking(move || {
             let reason = writes.refusal(&looked);
             (writes, reason)
@@ -45,13 +47,13 @@ pub async fn watch(store: Arc<EventStore>, reporter: HealthReporter, log_path: P
         let serving = Serving {
             service: reads && !writes.are_refused_for_long(reason, Instant::now()),
             reads,
-            immudb: reaches_immudb(&store.standing().view()),
+            immudb: reaches_immudb(&store.replication().view()),
         };
         reporter.report(serving);
     }
 }
 
-/// A service without ImmuDB has none that events could reach.
+/// Returns whether events reach ImmuDB. Always false if no ImmuDB is configured.
 fn reaches_immudb(view: &View) -> bool {
     match view.state {
         State::Connected | State::Migrating => view.reachable,
@@ -64,21 +66,22 @@ fn reaches_immudb(view: &View) -> bool {
     }
 }
 
-/// Whether writes are taken, as far as the service decides that.
+/// Tracks whether writes are accepted, as far as that depends on the service and not on the
+/// request.
 struct Writes {
     failures: Failures,
     log_path: PathBuf,
-    /// Since when they are refused, and whether that was said.
+    /// Since when writes have been rejected, and whether that was logged.
     refused: Option<(Instant, bool)>,
 }
 
 impl Writes {
-    /// The reason for which a write is refused now.
+    /// Returns the reason why a write would be rejected now, or `None` if it would be accepted.
     fn refusal(&mut self, store: &EventStore) -> Option<&'static str> {
         let log_fails = store.sequencer().poisoned().is_some();
         let failed = self.failures.look(Failures::failed(), stored(store), log_fails, || {
             takes_a_file(&self.log_path)
-                .inspect_err(|error| debug!(%error, "the disk of the local log still takes nothing"))
+                .inspect_err(|error| debug!(%error, "the file system of the local log still rejects writes"))
                 .is_ok()
         });
         let refused = store.write_refusal().and_then(|error| error.refusal());
@@ -88,7 +91,7 @@ impl Writes {
     fn are_refused_for_long(&mut self, reason: Option<&'static str>, now: Instant) -> bool {
         let Some(reason) = reason else {
             if let Some((since, true)) = self.refused.take() {
-                info!(refused_for = ?now.duration_since(since), "writes are taken again");
+                info!(refused_for = ?now.duration_since(since), "writes are accepted again");
             }
             return false;
         };
@@ -96,18 +99,20 @@ impl Writes {
         let long = now.duration_since(*since) >= WRITES_REFUSED_MAX;
         if long && !*told {
             *told = true;
-            warn!(reason, refused_for = ?WRITES_REFUSED_MAX, "writes are refused: health says NOT_SERVING");
+            warn!(reason, refused_for = ?WRITES_REFUSED_MAX, "writes are rejected; health is NOT_SERVING");
         }
         long
     }
 }
 
-/// Writes that the disk refused. Nothing but another write tells that it is over.
+/// Tracks writes that failed on the disk. Only another write, from a client or as a probe, shows
+/// that the failure is over.
 #[derive(Debug)]
 struct Failures {
     failing: Option<&'static str>,
-    /// Calls that failed so, and writes that were stored, when it was last looked.
+    /// Failed calls by reason, as of the last check.
     failed: Vec<(&'static str, u64)>,
+    /// Stored events and snapshots, as of the last check.
     stored: u64,
 }
 
@@ -134,14 +139,16 @@ impl Failures {
         let before = std::mem::replace(&mut self.failed, failed);
         let went_well = std::mem::replace(&mut self.stored, stored) != stored;
         let failing = self.failed.iter().find(|failure| !before.contains(failure));
-        // Of a failure and a success since the last look, nobody knows which came first.
+        // If both a failure and a success occurred since the last check, their order is unknown.
+        // Assume that the failure was the last.
         self.failing = match failing {
             Some((reason, _)) => Some(reason),
             None if went_well => None,
             None => self.failing,
         };
         self.failing = self.failing.filter(|reason| match *reason {
-            // A log that has failed takes nothing, whatever its disk does. One that was opened anew since does.
+            // A failed log accepts no writes, whatever the state of its disk. Once it was reopened,
+            // it does.
             "LOCAL_LOG_FAILED" => log_fails,
             _ => !disk_takes_writes(),
         });
@@ -153,7 +160,7 @@ fn stored(store: &EventStore) -> u64 {
     store.counters.events_stored.get().wrapping_add(store.counters.snapshots_stored.get())
 }
 
-/// Whether something can be written beside the log.
+/// Checks whether a file can be written in the directory of the log.
 fn takes_a_file(folder: &std::path::Path) -> std::io::Result<()> {
     static BYTES: [u8; 64 * 1024] = [0; 64 * 1024];
     let path = folder.join("health.probe");
@@ -172,7 +179,7 @@ mod tests {
     #[test]
     fn a_failed_log_is_a_reason_until_it_is_opened_anew() {
         let mut failures = Failures { failing: None, failed: Vec::new(), stored: 5 };
-        // A call of before the log was opened anew is counted late.
+        // A call from before the log was reopened is counted late.
         let failed = || vec![("LOCAL_LOG_FAILED", 1)];
         assert_eq!(failures.look(failed(), 5, true, || true), Some("LOCAL_LOG_FAILED"));
         assert_eq!(failures.look(failed(), 5, true, || true), Some("LOCAL_LOG_FAILED"));

@@ -1,4 +1,6 @@
-//! Opening the storage, also where its disk can only be read: then reads are served, and it is tried again.
+//! Opens the storage. If the disk is read-only, reads are served and opening is retried.
+//!
+//! Also decides whether ImmuDB must be contacted before the service accepts calls.
 
 use std::time::Duration;
 
@@ -14,14 +16,15 @@ use crate::{
     storage::{Storage, StorageError},
 };
 
-/// So often it is looked whether the disk takes writes again.
+/// How often to check whether the disk is writable again.
 const LOOK_EVERY: Duration = Duration::from_secs(10);
 
-/// A disk may take a probe and nothing more. Each time that the storage was opened anew in vain, the next try waits twice
-/// as long, up to this many doublings: callers can't read meanwhile.
+/// The maximum number of times that the delay before a retry is doubled. A disk may accept the
+/// probe and nothing more, and clients cannot read while the storage is being reopened. So each
+/// failed attempt doubles the delay before the next.
 const DOUBLINGS_MAX: u32 = 5;
 
-/// Opens the storage beside everything else. It ends early when `closing` is cancelled.
+/// Opens the storage without blocking other tasks. Returns early if `closing` is cancelled.
 pub(super) async fn open(config: &Config, closing: &CancellationToken) -> Result<Storage, ServerError> {
     let (limits, closing) = (config.limits.clone(), closing.clone());
     let config = config.event_sourcing.clone();
@@ -46,32 +49,32 @@ fn read_only(
         Ok(storage) => {
             error!(
                 reason = %why,
-                "the storage can't be written: reads are served, writes get LOCAL_LOG_FAILED; it is tried again \
-                 every {} s",
-                LOOK_EVERY.as_secs()
+                "storage is not writable: serving reads, rejecting writes with LOCAL_LOG_FAILED, and trying \
+                 again periodically"
             );
             Ok(storage)
         }
         Err(error) => {
-            error!(%error, "the storage can't be read either");
+            error!(%error, "storage is not readable either");
             Err(why)
         }
     }
 }
 
-/// Whether the log is as a clean stop left it. The note of that stop counts for one start.
+/// Returns whether the log is as a clean stop left it. Removes the record of that stop, unless the
+/// storage is read-only, because the record is valid for one start only.
 pub(super) fn take_note_of_clean_stop(config: &Config, storage: &Storage) -> Result<(), Unclean> {
     if storage.read_only.is_none()
         && let Err(error) = clean_stop::remove(&config.event_sourcing.log_path)
     {
-        // It would be there after a crash, too.
-        warn!(%error, "the note of the last clean stop can't be removed: it does not count");
+        // The record would also exist after a crash.
+        warn!(%error, "cannot remove the record of the last clean stop; ignoring it");
         return Err(Unclean::NotNoted);
     }
     storage.last_stop
 }
 
-/// Whether ImmuDB has to be seen before anything is taken or served.
+/// Returns whether ImmuDB must be contacted before calls are accepted.
 pub(super) fn needs_contact(config: &Config, storage: &Storage, last_stop: Result<(), Unclean>) -> bool {
     let Some(immudb) = &config.immudb else { return false };
     let is_empty = storage.log.tip().position == Position(0);
@@ -84,13 +87,13 @@ pub(super) fn needs_contact(config: &Config, storage: &Storage, last_stop: Resul
         (RequireContact::Empty | RequireContact::Unclean, _) => None,
     };
     if let Some(reason) = &reason {
-        warn!(reason, "nothing is taken or served before ImmuDB was seen (immudb.require_contact)");
+        warn!(reason, "waiting for ImmuDB before accepting calls (immudb.require_contact)");
     }
     reason.is_some()
 }
 
-/// Resolves when a storage that could only be read can be written; `openings` is how often it could only be read, in a
-/// row. Never, if it is written already.
+/// Resolves when a storage that was opened read-only can be written. `openings` is how many times
+/// in a row it was opened read-only. If it is 0, the storage is writable, and this never resolves.
 pub(super) async fn until_writable(config: EventSourcingConfig, openings: u32) {
     let Some(in_vain) = openings.checked_sub(1) else { return std::future::pending().await };
     let mut pause = LOOK_EVERY.saturating_mul(1 << in_vain.min(DOUBLINGS_MAX));
@@ -98,7 +101,7 @@ pub(super) async fn until_writable(config: EventSourcingConfig, openings: u32) {
         tokio::time::sleep(std::mem::replace(&mut pause, LOOK_EVERY)).await;
         let config = config.clone();
         if tokio::task::spawn_blocking(move || Storage::is_writable(&config)).await.unwrap_or(false) {
-            info!("the storage can be written again; it is opened anew");
+            info!("storage is writable again; reopening it");
             return;
         }
     }
@@ -110,7 +113,7 @@ mod tests {
 
     use super::*;
 
-    /// How long it takes on a disk that takes the probe at once.
+    /// Returns how long it takes on a disk that accepts the first probe.
     async fn waited(openings: u32) -> Duration {
         let folder = tempfile::tempdir().unwrap();
         let config = EventSourcingConfig {

@@ -1,41 +1,42 @@
-//! One aggregate's events, piece by piece.
+//! Reads the events of one aggregate in chunks, if requested from its newest snapshot on. Nothing
+//! is read from the disk ahead of time.
 
 use std::ops::RangeInclusive;
 
 use tracing::warn;
 
 use crate::{
+    error::StoreError,
     event::{AggregateId, SequenceNumber, Snapshot, Timestamp, record::StoredEvent},
     history::History,
     index::{Direction, Head},
-    store::StoreError,
 };
 
-/// No sequence number at all.
+/// An empty range of sequence numbers.
 const NOTHING: RangeInclusive<u64> = RangeInclusive::new(1, 0);
 
-/// Which events are wanted.
+/// Which events to load.
 #[derive(Debug, Clone)]
 pub struct LoadRequest {
     pub aggregate_id: AggregateId,
     pub from: SequenceNumber,
-    /// 0: the last.
+    /// The last sequence number; 0 means the aggregate's last event.
     pub to: SequenceNumber,
     pub recorded_until: Option<Timestamp>,
-    /// Start at the newest snapshot, if it has this schema version.
+    /// Start from the newest snapshot, if it has this schema version.
     pub snapshot_schema: Option<u32>,
     pub direction: Direction,
-    /// 0: no limit.
+    /// 0 means no limit.
     pub limit: u64,
 }
 
-/// The rest of what was asked for. Reads from the disk when asked.
+/// The rest of the requested events. Reads from the disk on demand.
 #[derive(Debug)]
 pub struct AggregateReader {
     history: History,
     aggregate_id: AggregateId,
     head: Option<Head>,
-    /// What is left; empty when its start is beyond its end.
+    /// The remaining sequence numbers. Empty if the start is beyond the end.
     left: RangeInclusive<u64>,
     direction: Direction,
     snapshot: Option<Snapshot>,
@@ -79,17 +80,18 @@ impl AggregateReader {
         Ok(reader)
     }
 
-    /// Number of the aggregate's last event when the reading began; 0: it does not exist.
+    /// Returns the sequence number of the aggregate's last event when reading began, or 0 if the
+    /// aggregate does not exist.
     pub fn last_sequence(&self) -> SequenceNumber {
         self.head.as_ref().map_or(SequenceNumber(0), |head| head.last)
     }
 
-    /// Its type; `None`: it does not exist.
+    /// Returns the aggregate's type, or `None` if the aggregate does not exist.
     pub fn aggregate_type(&self) -> Option<&str> {
         self.head.as_ref().map(|head| &*head.aggregate_type)
     }
 
-    /// There is nothing left to read.
+    /// Returns whether nothing is left to read.
     pub fn is_at_end(&self) -> bool {
         self.snapshot.is_none() && self.left.is_empty()
     }
@@ -98,20 +100,20 @@ impl AggregateReader {
         self.snapshot.is_some()
     }
 
-    /// The snapshot that the events continue. Only the first call has it.
+    /// Returns the snapshot that the events continue. Only the first call returns it.
     pub fn take_snapshot(&mut self) -> Option<Snapshot> {
         self.snapshot.take()
     }
 
-    /// What it has in memory until it is taken.
+    /// Returns the bytes of the snapshot that are kept in memory until it is taken.
     pub fn kept_bytes(&self) -> usize {
         self.snapshot.as_ref().map_or(0, |snapshot| snapshot.content.byte_count())
     }
 
-    /// The next events, of about `bytes_max` together; empty at the end.
+    /// Returns the next events, of about `bytes_max` bytes in total. Returns none at the end.
     ///
     /// # Errors
-    /// One of them is damaged or missing.
+    /// Returns an error if one of them is damaged or missing.
     pub fn next(&mut self, bytes_max: usize) -> Result<Vec<StoredEvent>, StoreError> {
         if self.left.is_empty() {
             return Ok(Vec::new());
@@ -127,29 +129,32 @@ impl AggregateReader {
         Ok(events)
     }
 
-    /// The last event at or before `last` that was recorded until then. Times never run backwards along
-    /// positions, so it can be found by halving.
+    /// Returns the last event at or before `last` that was recorded no later than `until`. Recorded
+    /// times never decrease with positions, so this is a binary search.
     fn last_recorded_until(&self, until: Timestamp, last: u64) -> Result<u64, StoreError> {
         let (mut known, mut beyond) = (0u64, last.saturating_add(1));
         while known.saturating_add(1) < beyond {
             let middle = known.midpoint(beyond);
             let range = middle..=middle;
             let events = self.history.events(&self.aggregate_id, range, Direction::Forwards, usize::MAX)?;
-            match events.first().is_some_and(|event| event.recorded_at <= until) {
-                true => known = middle,
-                false => beyond = middle,
+            if events.first().is_some_and(|event| event.recorded_at <= until) {
+                known = middle
+            } else {
+                beyond = middle
             }
         }
         Ok(known)
     }
 
-    /// The newest snapshot, if the caller can use it. One that can't be read costs a replay, not the load.
+    /// Returns the newest snapshot, if the client can use it. A snapshot that cannot be read costs
+    /// a replay, but does not fail the load.
     fn fitting_snapshot(&self, head: &Head, schema: u32, range: RangeInclusive<u64>) -> Option<Snapshot> {
         let newest = head.snapshot.filter(|newest| range.contains(&newest.sequence.0))?;
         match self.history.snapshot(newest.place) {
             Ok(snapshot) => Some(snapshot).filter(|snapshot| snapshot.schema_version == schema),
             Err(error) => {
-                warn!(aggregate = %self.aggregate_id, %error, "a snapshot can't be read; its events are replayed");
+                warn!(aggregate = %self.aggregate_id, %error, "cannot read a snapshot; loading the events \
+                 instead");
                 None
             }
         }

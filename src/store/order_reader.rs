@@ -1,15 +1,16 @@
-//! The whole order of events, or a filtered part of it, piece by piece; also behind the end, as it grows.
+//! Reads the global order of events, or a filtered part of it, in chunks. Continues beyond the
+//! current end as the log grows.
 
 use std::collections::HashSet;
 
 use crate::{
+    error::{Precondition, StoreError},
     event::{Hash, Position, Timestamp, record::StoredEvent},
     history::{History, HistoryError},
     log::{Found, RecordCursor, Tip},
-    store::{Precondition, StoreError},
 };
 
-/// Which events are wanted; what is empty lets everything through.
+/// Which events to read. An empty field matches all events.
 #[derive(Debug, Clone, Default)]
 pub struct Filter {
     pub aggregate_types: HashSet<Vec<u8>>,
@@ -21,7 +22,7 @@ pub struct Filter {
 }
 
 impl Filter {
-    /// It may let some through and others not.
+    /// Returns whether the filter may reject events.
     fn is_selective(&self) -> bool {
         let Self {
             aggregate_types,
@@ -49,33 +50,33 @@ impl Filter {
     }
 }
 
-/// Where to begin.
+/// Where to start.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum OrderStart {
     /// At this position.
     At(Position),
-    /// Behind this event; with its hash, if the reader knows it.
+    /// After this event; with its chain hash, if the reader knows it.
     After(Position, Option<Hash>),
 }
 
-/// Some of the order.
+/// A chunk of the order.
 #[derive(Debug)]
 pub struct OrderChunk {
-    /// Those that match.
+    /// The events that match.
     pub events: Vec<StoredEvent>,
-    /// Everything up to here was looked at.
+    /// Everything up to this position was examined.
     pub reached: Position,
     pub hash: Hash,
-    /// There was no more.
+    /// Nothing was left to read.
     pub at_end: bool,
 }
 
-/// The rest of the order. Reads from the disk when asked, and keeps nothing of it in memory.
+/// The rest of the order. Reads from the disk on demand, and keeps nothing of it in memory.
 #[derive(Debug)]
 pub struct OrderReader {
     records: RecordCursor,
     filter: Filter,
-    /// Events before this one are not wanted.
+    /// Events before this position are skipped.
     from: Position,
     reached: Position,
     hash: Hash,
@@ -96,36 +97,35 @@ impl OrderReader {
             }
         };
         let reached = Position(from.0.saturating_sub(1));
-        let hash = match reached <= tip.position {
-            true => history.locate(reached, tip)?.hash,
-            false => Hash::default(),
-        };
+        let hash = if reached <= tip.position { history.locate(reached, tip)?.hash } else { Hash::default() };
         let records = history.records_before(from)?;
         Ok(Self { records, filter, from, reached, hash })
     }
 
-    /// Everything up to here was looked at.
+    /// Returns the position up to which everything was examined.
     pub fn reached(&self) -> Position {
         self.reached
     }
 
-    /// Some of the last append's events were handed out, and others were not.
+    /// Returns whether some of the last append's events were returned and others were not.
     pub fn is_within_append(&self) -> bool {
         self.records.is_within_append()
     }
 
-    /// What is left up to `tip` is little and was written just now: reading it waits for no disk.
+    /// Returns whether little is left up to `tip` and it was written just now, so that reading it
+    /// does not wait for the disk.
     pub fn is_close_to(&self, tip: Tip) -> bool {
         const CLOSE_BYTES: u64 = 256 * 1024;
         let place = self.records.place();
         place.segment == tip.end.segment && tip.end.offset.saturating_sub(place.offset) <= CLOSE_BYTES
     }
 
-    /// The next events up to `tip` that match, of about `bytes_max` together. Looks at a bounded part of the
-    /// log, so that a filter that lets nothing through does not hold anybody up.
+    /// Returns the next events up to `tip` that match, of about `bytes_max` bytes in total.
+    /// Examines a bounded part of the log, so that a filter that matches nothing does not hold up
+    /// other clients.
     ///
     /// # Errors
-    /// The log is damaged.
+    /// Returns an error if the log is damaged.
     pub fn next(&mut self, tip: Tip, bytes_max: usize) -> Result<OrderChunk, StoreError> {
         let chunk = self.read(tip, bytes_max);
         self.records.forget();
@@ -165,7 +165,7 @@ impl OrderReader {
             (self.reached, self.hash) = (event.position, event.hash);
             if matches {
                 bytes = bytes_with;
-                // A few among many would keep all that was read.
+                // Otherwise a few matching events would keep everything that was read in memory.
                 events.push(if selective { event.detached() } else { event });
             }
         }
@@ -180,11 +180,15 @@ fn check_checkpoint(
     hash: Option<Hash>,
 ) -> Result<(), StoreError> {
     if position > tip.position {
-        return Err(Precondition::HistoryChanged("its position is beyond the end").into());
+        return Err(Precondition::HistoryChanged("its position is beyond the last event").into());
     }
     let Some(hash) = hash else { return Ok(()) };
     if history.locate(position, tip)?.hash != hash {
-        return Err(Precondition::HistoryChanged("its hash is not the one at its position").into());
+        return Err(Precondition::HistoryChanged(
+            "its hash differs from the chain hash at its \
+         position",
+        )
+        .into());
     }
     Ok(())
 }

@@ -1,3 +1,6 @@
+//! Tests of the log outputs: the level, escaping, rotation, and what happens when an output is slow
+//! or cannot be written.
+
 use std::fs;
 use std::sync::Mutex;
 use std::sync::mpsc;
@@ -41,7 +44,7 @@ fn file_has_whole_plain_lines_and_none_below_the_level() {
     assert!(!text.contains('\x1b'), "{text:?}");
 }
 
-/// Of a caller, a name may be anything.
+/// A name from a client may contain anything.
 #[test]
 fn text_of_callers_neither_acts_on_the_terminal_nor_makes_lines() {
     const HOSTILE: &str = "x\x1b[2J\u{9b}31m\u{202e}y\nERROR forged";
@@ -109,7 +112,7 @@ fn a_writer_that_hangs_costs_lines_and_no_waiting() {
     for _ in 0..LINES_WAITING_MAX + 100 {
         writer.write_all(b"line\n").unwrap();
     }
-    // The thread may have taken one line out of the queue to hang on.
+    // The thread may have taken one line from the queue before it blocked.
     assert!([99, 100].contains(&output.lines_lost()));
     drop(release);
 }
@@ -125,7 +128,7 @@ fn lines_that_cannot_be_written_are_counted() {
     assert_eq!(failed.load(Ordering::Relaxed), 1);
 }
 
-/// Waits for leave to write, and fails when nobody is left to give it.
+/// Blocks until it may write, and fails once the sender is dropped.
 struct Hanging(Mutex<mpsc::Receiver<()>>);
 
 impl Write for Hanging {

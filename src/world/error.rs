@@ -1,22 +1,29 @@
-//! Why the world refuses or fails: one type, from the aggregates to the caller's status.
+//! Why the world refuses a call, or fails.
+//!
+//! One error type is used from the aggregates up to the status that a client receives. Converting
+//! it to that status is left to `grpc`.
 
-use super::{aggregate::Kind, event::EventError, refusal::Refusal, rule::BrokenRule};
+use super::{
+    model::{aggregate::Kind, event::EventError, rule::BrokenRule},
+    rules::refusal::Refusal,
+};
 use crate::{
+    error::StoreError,
     event::{AggregateId, SequenceNumber},
-    store::StoreError,
 };
 
-/// What went wrong. Unless the store says that the outcome is unknown, nothing was written.
+/// An error of the world. Unless it is [`StoreError::OutcomeUnknown`] or [`StoreError::Internal`],
+/// nothing was written.
 #[derive(Debug, thiserror::Error)]
 pub enum WorldError {
     #[error(transparent)]
     Store(#[from] StoreError),
-    /// A rule of the world.
+    /// A rule of the world forbids the call.
     #[error("{refusal}")]
     Refused { command: Option<usize>, refusal: Refusal },
-    #[error("{aggregate}: expected sequence {expected}, actual {actual}")]
+    #[error("{aggregate}: expected sequence number {expected}, actual {actual}")]
     WrongExpectedSequence {
-        /// `None`: the call as a whole expects it.
+        /// `None` if the call as a whole expects it.
         command: Option<usize>,
         aggregate: AggregateId,
         expected: SequenceNumber,
@@ -24,24 +31,22 @@ pub enum WorldError {
     },
     #[error(transparent)]
     Unfitting(#[from] Box<Unfitting>),
-    #[error("the command id {id:?} belongs to another command that was executed")]
+    #[error("command id {id:?} belongs to a different command that has been executed")]
     CommandIdReused { command: usize, id: String },
-    #[error("others changed the same objects first, again and again; nothing was done")]
+    #[error("other calls kept changing the same objects; nothing was stored")]
     Contention,
     #[error(transparent)]
     Damaged(#[from] Damage),
-    #[error("{what}: the limit of {max} is reached")]
+    #[error("too many {what}: at most {max} are allowed")]
     TooMany { what: &'static str, max: u64 },
-    /// Differences that are under way hold as much as they may.
-    #[error(
-        "the differences that are read just now name too many objects; {max} bytes are allowed; try again"
-    )]
+    /// The differences in progress have exhausted the budget that they share.
+    #[error("the DiffWorld calls in progress name too many objects (at most {max} bytes); retry later")]
     DifferencesFull { max: u64 },
-    #[error("nobody waits for the answer any more")]
+    #[error("the call was canceled")]
     GivenUp,
-    #[error("the world is being rebuilt already")]
+    #[error("a rebuild of the world is already in progress")]
     RebuildRunning,
-    #[error("the read models can't be read: {0}")]
+    #[error("the read models are not available: {0}")]
     ReadModels(String),
 }
 
@@ -60,22 +65,22 @@ pub struct Damage {
     pub problem: Problem,
 }
 
-/// What is wrong with an event.
+/// The reason why an event is invalid.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum Problem {
     #[error(transparent)]
     Event(#[from] EventError),
     #[error(transparent)]
     Rule(#[from] BrokenRule),
-    #[error("its number does not follow that of the event before")]
+    #[error("its sequence number does not follow the previous event")]
     Gap,
 }
 
-/// An append that is no command, and does not fit an object of the world.
+/// An append that is not a command, and that does not fit an object of the world.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[error(
-    "events[{index}]: {id} is a {} of the world, and {problem}. ExecuteCommands does what the rules allow; an aggregate of \
-     another type is not held to them; with world.enabled: false there is no world",
+    "events[{index}]: {id} is a {} of the world: {problem}. Use ExecuteCommands, or another aggregate \
+     type, or set world.enabled to false",
     kind.name()
 )]
 pub struct Unfitting {
@@ -85,11 +90,11 @@ pub struct Unfitting {
     pub problem: Misfit,
 }
 
-/// What is wrong with the event.
+/// The reason why the event does not fit.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum Misfit {
     #[error("{0}")]
     Event(Problem),
-    #[error("such appends are refused (world.raw_appends)")]
+    #[error("the configuration refuses such appends (world.raw_appends)")]
     Refused,
 }

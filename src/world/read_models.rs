@@ -1,8 +1,10 @@
-//! The read models: tables in a file of SQLite's, that projections keep.
+//! The read models: tables in an SQLite file, maintained by projections.
 //!
-//! How far they are stands in the same transaction as the rows, so each event is in them exactly once, whenever the
-//! process dies. They are derived: whatever is wrong with the file, it is made anew from the events, and where it can't be
-//! opened the service goes on without. Others may read it at any time (it is in WAL mode), and should not write.
+//! The position reached is stored in the same transaction as the rows, so each event is applied
+//! exactly once, whenever the process dies. The tables are derived data: if anything is wrong with
+//! the file it is rebuilt from the events, and if it cannot be opened the service continues without
+//! it. Other programs may read the file at any time (it is in WAL mode), but should not write to
+//! it.
 
 use std::{
     fs::File,
@@ -17,12 +19,18 @@ use rusqlite::{Connection, ErrorCode, OpenFlags};
 use tokio::sync::{Notify, watch};
 use tokio_util::sync::CancellationToken;
 
-use super::projections::Projection;
 use crate::event::Position;
 
+pub mod contents;
 mod error;
-pub(super) mod files;
+pub mod files;
+pub mod left_behind;
+pub mod lists;
 mod problems;
+pub mod projections;
+pub mod projector;
+pub mod rebuild;
+pub mod repairing;
 mod tables;
 mod taking;
 #[cfg(test)]
@@ -32,47 +40,51 @@ pub use error::ReadModelError;
 use files::remove;
 pub use files::{all as all_files, remove_those_of};
 pub use problems::Problems;
+use projections::Projection;
 use tables::READER_BUSY_MAX;
 pub use tables::{Durability, Reached, Tables};
 pub use taking::Panicked;
 
 type Fits = Box<dyn Fn(Reached) -> bool + Send + Sync>;
 
-/// The read models of a running service: one who writes, many who read.
+/// The read models of a running service, with one writer and many readers.
 pub struct ReadModels {
     path: PathBuf,
-    /// The key of the configuration that says so.
+    /// The configuration key of the path.
     key: &'static str,
-    /// The most that the write-ahead log may have while somebody else keeps an old state open.
+    /// The maximum size of the write-ahead log while another program keeps an old snapshot open.
     wal_bytes_max: u64,
-    /// The id of the log that they are made from.
+    /// The id of the log that the tables are built from.
     log: Option<String>,
-    /// A file of another log that nobody uses just now is replaced.
+    /// Whether to replace a file of another log that is not in use.
     replaces_others: bool,
-    /// Whether rows that are so far are of this log's history.
+    /// Returns whether rows at this position belong to the history of the log.
     fits: Option<Fits>,
     projections: Vec<Box<dyn Projection>>,
-    /// `None`: the file can't be opened or made. The service goes on without, and another try is made.
+    /// `None` if the file cannot be opened or created. The service continues without it, and
+    /// retries.
     writer: Mutex<Option<Tables>>,
     is_open: AtomicBool,
-    /// Of the file that is open.
+    /// The identity of the open file.
     identity: Mutex<Option<files::Identity>>,
-    /// The claim on the file, from its first opening on.
+    /// The claim on the file, held from the first time it is opened.
     claim: OnceLock<File>,
     readers: Mutex<Vec<Connection>>,
-    /// Raised with every file that takes the place of another, and when other rows do.
+    /// Incremented whenever another file or other rows replace the current ones.
     generation: AtomicU64,
-    /// They were made anew because of something wrong behind which they have not got yet: it is not done again for that.
+    /// Set after the tables were rebuilt because of a fault, to the position up to which faults are
+    /// known. Until the tables have passed it they are not rebuilt again for that.
     renewed_below: Mutex<Option<Position>>,
-    /// Others are made beside these, and are to take their place.
+    /// Whether new tables are being built that are to replace these.
     being_rebuilt: AtomicBool,
-    /// There is work although no event has come.
+    /// Notified when there is work although no event has arrived.
     pub woken: Notify,
     looked_at: watch::Sender<LookedAt>,
     pub problems: Arc<Problems>,
 }
 
-/// How far the events were looked at. Those behind what is in the file change nothing in it: no projection wants them.
+/// How far the events have been examined. Events after the position in the file change nothing in
+/// it, because no projection wants them.
 #[derive(Debug, Clone, Copy)]
 struct LookedAt {
     in_file: Reached,
@@ -86,7 +98,7 @@ impl std::fmt::Debug for ReadModels {
 }
 
 impl ReadModels {
-    /// Nothing is opened yet; see [`ReadModels::be_there`].
+    /// Creates the read models. Opens nothing yet; see [`ReadModels::ensure_exists`].
     pub fn new(path: PathBuf, wal_bytes_max: u64, projections: Vec<Box<dyn Projection>>) -> Self {
         let looked_at = LookedAt { in_file: Reached::START, position: Position(0) };
         Self {
@@ -111,49 +123,50 @@ impl ReadModels {
         }
     }
 
-    /// Another key of the configuration says where the file lies.
+    /// Sets the configuration key of the path.
     pub fn of_key(mut self, key: &'static str) -> Self {
         self.key = key;
         self
     }
 
-    /// Problems call it so.
+    /// Sets the name that problem reports use.
     pub fn named(mut self, what: &'static str) -> Self {
         self.problems = Arc::new(Problems::of_these(what));
         self
     }
 
-    /// The file names the log that it is made from, and is not touched if it names another.
+    /// Sets the log that the file is built from and names. A file that names another log is not
+    /// touched.
     pub fn of_log(mut self, log: Option<String>) -> Self {
         self.log = log;
         self
     }
 
-    /// Nobody else has a use for the file: one that is of another log is replaced.
+    /// Replaces a file of another log, because nothing else uses this file.
     pub fn of_ours_alone(mut self) -> Self {
         self.replaces_others = true;
         self
     }
 
-    /// A file that names another log is taken over all the same where its rows are of this log's history: the log was lost, and
-    /// copied back.
+    /// Accepts a file that names another log if its rows belong to the history of this log. That is
+    /// the case after the log was lost and restored from a copy.
     pub fn of_history(mut self, fits: impl Fn(Reached) -> bool + Send + Sync + 'static) -> Self {
         self.fits = Some(Box::new(fits));
         self
     }
 
-    /// Whether a file is this log's, or nobody's, and may be replaced.
+    /// Checks that a file belongs to this log or to none, and may be replaced.
     ///
     /// # Errors
-    /// It is not.
+    /// Returns an error if it may not be replaced.
     pub fn check_owner(&self, path: &Path) -> Result<(), ReadModelError> {
         tables::check_owner(path, self.log.as_deref()).map_err(|error| error.of_key(self.key))
     }
 
-    /// Writes the log down in tables.
+    /// Records the log in the tables.
     ///
     /// # Errors
-    /// The database's.
+    /// Returns an error if the database fails.
     pub fn name_log(&self, tables: &Tables) -> Result<(), ReadModelError> {
         self.log.as_ref().map_or(Ok(()), |log| tables.belong_to(log))
     }
@@ -166,32 +179,34 @@ impl ReadModels {
         &self.projections
     }
 
-    /// The one who writes.
+    /// Locks the writer.
     pub fn writer(&self) -> MutexGuard<'_, Option<Tables>> {
         self.writer.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// All events up to here are in.
+    /// Returns the position up to which all events are applied.
     pub fn position(&self) -> Position {
         self.looked_at.borrow().position
     }
 
-    /// Everything up to `position` was looked at, and is in the file with what it has.
+    /// Records that everything up to `position` was examined, and that the file reflects it at
+    /// `in_file`.
     pub fn reach(&self, in_file: Reached, position: Position) {
         self.looked_at.send_replace(LookedAt { in_file, position });
     }
 
-    /// Up to where the events are in rows that are so far: exactly, no event less and none more.
+    /// Returns the position that the rows at `rows` represent: they reflect exactly the events up
+    /// to it.
     fn position_of(&self, rows: Reached) -> Position {
         let LookedAt { in_file, position } = *self.looked_at.borrow();
         if rows == in_file { position } else { rows.position }
     }
 
-    /// Makes the file anew, empty, because something up to `until` can't be taken in; once for that, since a second time would
-    /// change nothing. Says whether it did.
+    /// Replaces the file with an empty one, because something up to `until` cannot be applied. Does
+    /// so only once for a fault, since a second time would change nothing. Returns whether it did.
     ///
     /// # Errors
-    /// The file can't be replaced.
+    /// Returns an error if the file cannot be replaced.
     pub fn renew(&self, until: Position) -> Result<bool, ReadModelError> {
         let renewing = self.may_renew(until);
         if renewing {
@@ -200,7 +215,7 @@ impl ReadModels {
         Ok(renewing)
     }
 
-    /// Something else is known now than when they were made anew.
+    /// Allows another rebuild, because something is known now that was not known at the last one.
     pub fn may_renew_again(&self) {
         *self.renewed_below.lock().unwrap_or_else(PoisonError::into_inner) = None;
     }
@@ -212,7 +227,8 @@ impl ReadModels {
         may
     }
 
-    /// The events up to `position` were taken in. Says whether that is behind all that was wrong.
+    /// Records that the events up to `position` were applied. Returns whether this is past all
+    /// known faults.
     pub fn follow_to(&self, position: Position) -> bool {
         let mut renewed_below = self.renewed_below.lock().unwrap_or_else(PoisonError::into_inner);
         if renewed_below.is_some_and(|below| position >= below) {
@@ -224,7 +240,7 @@ impl ReadModels {
     fn renew_with(&self, writer: &mut Option<Tables>) -> Result<(), ReadModelError> {
         self.check_owner(&self.path)?;
         self.changed();
-        // What is still open has no file behind it any more.
+        // Connections that are still open no longer have a file.
         self.is_open.store(false, Ordering::Release);
         *writer = None;
         self.reach(Reached::START, Position(0));
@@ -239,7 +255,7 @@ impl ReadModels {
                 .map_err(|source| ReadModelError::Io { path: folder.to_owned(), source })?;
         }
         if self.claim.get().is_none() {
-            // Whoever opens it is alone: this one holds the place of who writes.
+            // The caller holds the writer lock, so no other thread opens the file at the same time.
             _ = self.claim.set(files::claim(&self.path).map_err(|error| error.of_key(self.key))?);
         }
         match self.check_owner(&self.path) {
@@ -251,7 +267,7 @@ impl ReadModels {
         let mut tables = tables.map_err(|error| error.of_key(self.key))?;
         tables.tell(self.problems.clone());
         match self.name_log(&tables) {
-            // It can wait: a file that names no log is this one's.
+            // This can wait: a file that names no log counts as ours.
             Err(error) if error.is_of_the_rows() => return Err(error),
             Ok(()) | Err(_) => {}
         }
@@ -259,7 +275,7 @@ impl ReadModels {
         self.reach(tables.reached(), tables.reached().position);
         *writer = Some(tables);
         self.is_open.store(true, Ordering::Release);
-        // Also for who opened an old file in between.
+        // Also discards readers that opened an old file in between.
         self.changed();
         self.woken.notify_one();
         Ok(())
@@ -271,36 +287,35 @@ impl ReadModels {
         Ok(reached.position > Position(0) && fits(reached))
     }
 
-    /// Other rows took the place of those that were there.
+    /// Records that other rows have replaced the current ones, and closes the idle readers.
     pub fn changed(&self) {
         let mut readers = self.readers.lock().unwrap_or_else(PoisonError::into_inner);
         self.generation.fetch_add(1, Ordering::AcqRel);
         readers.clear();
     }
 
-    /// Which rows these are: whoever followed others has to begin again.
+    /// Identifies the current rows. Everything that follows the tables must start over when it
+    /// changes.
     pub fn generation(&self) -> u64 {
         self.generation.load(Ordering::Acquire)
     }
 
-    /// Opens the file if that was not possible before, and makes it anew if it is gone: what is still open nobody else
-    /// can see.
+    /// Opens the file if it is not open, and creates a new one if it was deleted: other programs
+    /// cannot see a deleted file that is still open here.
     ///
     /// # Errors
-    /// It can't be opened or made.
-    pub fn be_there(&self) -> Result<(), ReadModelError> {
-        match self.is_there() {
-            true => Ok(()),
-            false => self.be_there_with(&mut self.writer()),
-        }
+    /// Returns an error if the file cannot be opened or created.
+    pub fn ensure_exists(&self) -> Result<(), ReadModelError> {
+        if self.is_there() { Ok(()) } else { self.be_there_with(&mut self.writer()) }
     }
 
-    /// Others are made beside these, and are to take their place: there is no use in making these anew.
+    /// Returns whether new tables are being built that are to replace these. There is no use in
+    /// rebuilding these then.
     pub fn is_being_rebuilt(&self) -> bool {
         self.being_rebuilt.load(Ordering::Acquire)
     }
 
-    /// Says that it begins, or is over.
+    /// Records that such a rebuild starts or ends.
     pub fn set_being_rebuilt(&self, is_being_rebuilt: bool) {
         self.being_rebuilt.store(is_being_rebuilt, Ordering::Release);
     }
@@ -313,12 +328,12 @@ impl ReadModels {
         self.identity.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// No other file took its place.
+    /// Returns whether the open file is still the one at the path.
     fn is_the_one_opened(&self) -> bool {
         self.identity().is_some_and(|opened| opened.is_at(&self.path))
     }
 
-    /// Another file took the place of the one that is open.
+    /// Opens the file that has taken the place of the open one.
     fn reopen(&self, writer: &mut Option<Tables>) -> Result<(), ReadModelError> {
         self.changed();
         self.is_open.store(false, Ordering::Release);
@@ -332,7 +347,7 @@ impl ReadModels {
 
     fn be_there_with(&self, writer: &mut Option<Tables>) -> Result<(), ReadModelError> {
         match writer {
-            // Others may have seen it first.
+            // Another thread may have noticed it first.
             Some(_) if self.is_the_one_opened() => Ok(()),
             Some(_) if self.path.exists() => self.reopen(writer),
             Some(_) => self.renew_with(writer),
@@ -340,10 +355,11 @@ impl ReadModels {
         }
     }
 
-    /// The same for who asks: where somebody is trying to open the file just now, that may take long.
+    /// Like [`ReadModels::ensure_exists`], but for readers: it does not wait for another thread
+    /// that is opening the file, which may take long.
     fn be_there_for_reading(&self) -> Result<(), ReadModelError> {
         if self.is_open.load(Ordering::Acquire) {
-            return self.be_there();
+            return self.ensure_exists();
         }
         match self.writer.try_lock() {
             Ok(mut writer) => self.be_there_with(&mut writer),
@@ -352,16 +368,20 @@ impl ReadModels {
         }
     }
 
-    /// Why nothing can be done with them.
+    /// Returns the error for a file that is not open, with the reason.
     pub fn not_open(&self) -> ReadModelError {
-        ReadModelError::NotOpen(self.problems.why_not().unwrap_or_else(|| "they are being opened".to_owned()))
+        ReadModelError::NotOpen(self.problems.why_not().unwrap_or_else(|| {
+            "the file is being \
+         opened"
+                .to_owned()
+        }))
     }
 
-    /// Keeps the write-ahead log from growing without end where somebody keeps an old state of the file open: then no
-    /// events are taken in.
+    /// Keeps the write-ahead log from growing without limit while another program keeps an old
+    /// snapshot open. No events are applied then.
     ///
     /// # Errors
-    /// It has grown so much, and can't be cut.
+    /// Returns an error if the write-ahead log exceeds the limit and cannot be truncated.
     pub fn bound_wal(&self, tables: &Tables) -> Result<(), ReadModelError> {
         let (max, bytes) = (self.wal_bytes_max, || files::wal_bytes(&self.path));
         if bytes() <= max {
@@ -374,18 +394,18 @@ impl ReadModels {
         }
     }
 
-    /// Asks the tables, as they are at one moment, and up to where the events are in them then. May wait for the disk.
-    /// Ends early when the answer is given up.
+    /// Queries the tables as of one moment, and also returns the position that they represent. May
+    /// block on disk I/O. Ends early when `given_up` is cancelled.
     ///
     /// # Errors
-    /// The database's.
+    /// Returns an error if the file cannot be opened, or if the query fails.
     pub fn read<T>(
         &self,
         given_up: &CancellationToken,
         query: impl FnOnce(&Connection) -> rusqlite::Result<T>,
     ) -> Result<(T, Position), ReadModelError> {
         const READERS_KEPT: usize = 8;
-        /// Steps of SQLite's machine between two looks at whether anybody waits.
+        /// The number of steps of the SQLite virtual machine between two checks for cancellation.
         const STEPS: i32 = 10_000;
         self.be_there_for_reading()?;
         let (kept, generation) = {
@@ -395,7 +415,7 @@ impl ReadModels {
         let mut reader = match kept {
             Some(reader) => reader,
             None => self.reader().or_else(|_| {
-                // Perhaps it is just being replaced.
+                // Another thread may be replacing the file.
                 drop(self.writer());
                 self.reader()
             })?,
@@ -424,7 +444,7 @@ impl ReadModels {
         }
         if answer.as_ref().is_err_and(ReadModelError::is_damage) {
             let mut writer = self.writer();
-            // Of many who see it the first is enough.
+            // Only the first of many readers that see the damage rebuilds the file.
             if self.generation() == generation && self.may_renew(self.position()) {
                 self.renew_with(&mut writer)?;
             }
@@ -432,7 +452,7 @@ impl ReadModels {
         answer
     }
 
-    /// A connection that only reads.
+    /// Opens a read-only connection.
     pub fn reader(&self) -> Result<Connection, ReadModelError> {
         let reader = Connection::open_with_flags(
             &self.path,

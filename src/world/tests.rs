@@ -1,20 +1,28 @@
-//! Properties of any history that commands can make.
+//! Tests properties of every history that commands can produce.
+//!
+//! Random commands are executed on few objects, and their events are replayed and compared.
 
 use std::collections::{BTreeMap, BTreeSet};
 
 use proptest::prelude::*;
 
 use super::{
-    aggregate::{Aggregate, Kind},
-    changes,
-    command::{Command, Contents, Operation},
-    decide::decide,
     error::WorldError,
-    event::{Attributes, WorldEvent},
-    known::{Decided, Known, Undecided},
-    life::Life,
-    replay::State,
-    states::{self, Kept},
+    history::{
+        changes,
+        life::Life,
+        replay::State,
+        states::{self, Kept},
+    },
+    model::{
+        aggregate::{Aggregate, Kind},
+        event::{Attributes, WorldEvent},
+    },
+    rules::{
+        command::{Command, Contents, Operation},
+        decide::decide,
+        world_view::{Decided, Undecided, WorldView},
+    },
 };
 use crate::event::{
     AggregateId, AppendBounds, Content, ContentDigest, EventId, Hash, NewEvent, Position, RecordedEvent,
@@ -27,7 +35,7 @@ fn id(number: usize) -> AggregateId {
     AggregateId::new(NAMES[number % NAMES.len()]).unwrap()
 }
 
-/// Any command on few objects, so that many make sense.
+/// Generates commands on few objects, so that many of them are valid.
 fn operations() -> impl Strategy<Value = (usize, Operation)> {
     let any_id = || (0..NAMES.len()).prop_map(id);
     let slot = || prop_oneof![Just("hand".to_owned()), Just("head".to_owned())];
@@ -69,10 +77,10 @@ fn operations() -> impl Strategy<Value = (usize, Operation)> {
     (0..NAMES.len(), operation)
 }
 
-/// The world as commands leave it, and every event as it would be stored.
+/// The world after the executed commands, and all events as they would be stored.
 #[derive(Default)]
 struct Lived {
-    known: Known,
+    known: WorldView,
     stored: BTreeMap<AggregateId, Vec<RecordedEvent>>,
     position: u64,
 }
@@ -84,7 +92,7 @@ impl Lived {
         lived
     }
 
-    /// What is refused leaves nothing.
+    /// Executes a command. A rejected command has no effect.
     fn execute(&mut self, number: usize, operation: Operation) {
         let command = Command {
             id: "c".into(),
@@ -136,7 +144,7 @@ impl Lived {
     }
 }
 
-/// The state after one more event.
+/// Returns the state after one more event.
 fn after(before: Option<State>, kind: Kind, event: &RecordedEvent) -> Result<Option<State>, WorldError> {
     let last = SequenceNumber(before.as_ref().map_or(0, |before| before.sequence));
     let mut life = Life::behind(kind, before, last);
@@ -144,7 +152,7 @@ fn after(before: Option<State>, kind: Kind, event: &RecordedEvent) -> Result<Opt
     Ok(life.into_state())
 }
 
-/// The states after each event, the first of which is none.
+/// Returns the state before the first event, which is `None`, and the state after each event.
 fn replay(events: &[RecordedEvent]) -> Vec<Option<State>> {
     let mut states = vec![None];
     for event in events {
@@ -155,8 +163,8 @@ fn replay(events: &[RecordedEvent]) -> Vec<Option<State>> {
     states
 }
 
-/// What holds in every world, after every command.
-fn assert_sound(known: &Known) {
+/// Asserts the invariants that hold in every world after every command.
+fn assert_sound(known: &WorldView) {
     let mut held = BTreeSet::new();
     let alive = || {
         let all = known.ids().filter_map(|id| known.find(id).unwrap());
@@ -177,7 +185,7 @@ fn assert_sound(known: &Known) {
             let Some(next) = above else { break };
             assert_ne!(next, holder.id, "{} lies in itself", holder.id);
             let next = known.find(&next).unwrap().map(Aggregate::object);
-            // What was deleted lies nowhere.
+            // A deleted object has no container.
             above = next.filter(|next| !next.deleted).and_then(|next| next.container_id.clone());
         }
     }
@@ -224,11 +232,11 @@ proptest! {
                 let aggregate = |state: &Option<State>| state.as_ref().map(|state| state.aggregate.clone());
                 let (before, after) = (aggregate(before), aggregate(after));
                 let told = changes::between(before.as_ref(), after.as_ref());
-                // What one event changes is found without looking at the rest.
+                // The changes of one event are found without comparing the rest of the state.
                 let happened = WorldEvent::read(event).unwrap();
                 let watched = changes::Watched::before(before.as_ref(), &happened);
                 prop_assert_eq!(&watched.changes(after.as_ref().unwrap()), &told);
-                // These complete what is created, and may have nothing to say.
+                // These events complete a creation, and may change nothing.
                 let may_be_nothing = ["PlayerCreated", "RoomCreated"].contains(&&*event.event.event_type);
                 prop_assert!(may_be_nothing || !told.is_empty(), "{event:?} changes nothing");
                 prop_assert!(told.iter().all(|change| change.before != change.after));
@@ -240,7 +248,7 @@ proptest! {
     }
 }
 
-/// What was left in it can hold what it lay in.
+/// An object left in a deleted container may contain that container's former container.
 #[test]
 fn what_was_deleted_lies_nowhere() {
     let mut lived = Lived::new();
@@ -271,7 +279,7 @@ fn an_event_out_of_turn_or_that_cannot_happen_is_damage() {
     let events = lived.stored.remove(&id(0)).unwrap();
     let state = replay(&events).pop().unwrap();
     let problem = |event: &RecordedEvent| after(state.clone(), Kind::Room, event).unwrap_err().to_string();
-    assert_eq!(problem(&events[1]), "a: event 2: its number does not follow that of the event before");
+    assert_eq!(problem(&events[1]), "a: event 2: its sequence number does not follow the previous event");
     let next = |event: WorldEvent| {
         let (event_type, data) = event.encode().unwrap();
         let mut next = events[1].clone();
@@ -282,10 +290,10 @@ fn an_event_out_of_turn_or_that_cannot_happen_is_damage() {
     let twice = next(WorldEvent::RoomCreated { description: String::new() });
     assert_eq!(problem(&twice), "a: event 3: it is created twice");
     let missing = next(WorldEvent::RoomExitRemoved { direction: "up".into() });
-    assert_eq!(problem(&missing), "a: event 3: the exit that is removed is not there");
+    assert_eq!(problem(&missing), "a: event 3: the exit to be removed does not exist");
     let strange = next(WorldEvent::PlayerAdminStatusUpdated { admin: true });
-    assert_eq!(problem(&strange), "a: event 3: the event is one of another kind of aggregate");
+    assert_eq!(problem(&strange), "a: event 3: the event belongs to another kind of aggregate");
     let mut unknown = twice;
     unknown.event.event_type = "QuestBegun".into();
-    assert_eq!(problem(&unknown), "a: event 3: its type \"QuestBegun\" is not known");
+    assert_eq!(problem(&unknown), "a: event 3: unknown event type \"QuestBegun\"");
 }

@@ -1,4 +1,6 @@
-//! Sound HTTP/2, and calls in it that are wrong: each has to be answered by a status, or by a reset.
+//! Valid HTTP/2 with invalid calls in it.
+//!
+//! Each call has to be answered by a status, or by a reset.
 
 use std::sync::{
     Arc,
@@ -22,10 +24,10 @@ use crate::{
 /// Connections, each with one call at a time.
 const WORKERS: u64 = 64;
 
-/// What an attacker reads of an answer before it has enough.
+/// How much of an answer an attacker reads at most.
 const ANSWER_BYTES_MAX: usize = 1 << 20;
 
-/// Two thirds of the requests.
+/// Makes two thirds of the requests.
 pub async fn run(target: &Target) -> Tally {
     let count = target.requests - target.requests / 3;
     attack(target, count, WORKERS, Arc::new(|rng: &mut Rng| Arc::new(messages::any(rng)))).await
@@ -34,7 +36,7 @@ pub async fn run(target: &Target) -> Tally {
 pub async fn oversized(target: &Target) -> Tally {
     const BYTES: usize = 64 << 20;
     let count = (target.requests / 10_000).max(4);
-    // Made once, and sent by a few: this process has honest callers, too.
+    // Built once, and sent by a few connections: this process has honest clients, too.
     let call = Arc::new(messages::oversized(BYTES));
     attack(target, count, 8, Arc::new(move |_: &mut Rng| call.clone())).await
 }
@@ -72,7 +74,7 @@ pub async fn attack(target: &Target, count: u64, workers_max: u64, make: Make) -
     tally
 }
 
-/// A connection that is served until the last handle is gone.
+/// Opens a connection that is served until the last handle is dropped.
 pub async fn connect(target: &Target) -> SendRequest<Bytes> {
     connect_with(target, &h2::client::Builder::new()).await
 }
@@ -84,7 +86,7 @@ pub async fn connect_with(target: &Target, builder: &h2::client::Builder) -> Sen
     sender
 }
 
-/// One call. The connection is handed back unless it is at its end.
+/// Makes one call. Returns the connection unless it has ended.
 pub async fn send(sender: SendRequest<Bytes>, call: &Call, tally: &mut Tally) -> Option<SendRequest<Bytes>> {
     let Ok(mut sender) = sender.ready().await else {
         return None;
@@ -102,7 +104,7 @@ pub async fn send(sender: SendRequest<Bytes>, call: &Call, tally: &mut Tally) ->
     Some(sender)
 }
 
-/// How a call was refused below gRPC.
+/// Returns how a call was rejected below gRPC.
 pub fn reset(error: &h2::Error) -> String {
     let kind = if error.is_go_away() { "GOAWAY" } else { "RST_STREAM" };
     match error.reason() {
@@ -114,7 +116,7 @@ pub fn reset(error: &h2::Error) -> String {
 fn judge(call: &Call, answer: &Answer, tally: &mut Tally) {
     tally.note(answer.name());
     let Some(code) = answer.status else {
-        // Refused by HTTP, hung up on purpose, or more than anybody wants to read.
+        // Rejected by HTTP, reset on purpose, or longer than an attacker reads.
         if call.malformed && call.whole && answer.http == 200 {
             tally.wrong(format!("no status: {call:?}"));
         }
@@ -172,7 +174,7 @@ pub fn http_request(call: &Call) -> http::Request<()> {
 
 async fn exchange(sender: &mut SendRequest<Bytes>, call: &Call) -> Result<Answer, h2::Error> {
     let (answer, mut body) = sender.send_request(http_request(call), false)?;
-    // A service that has seen enough does not want the rest.
+    // A service that has seen enough does not read the rest.
     let sent = body.send_data(call.body.clone().into(), call.whole);
     if !call.whole {
         body.send_reset(h2::Reason::CANCEL);
@@ -196,13 +198,13 @@ pub async fn read(answer: http::Response<h2::RecvStream>) -> Result<Answer, h2::
     while let Some(piece) = body.data().await {
         let piece = match piece {
             Ok(piece) => piece,
-            // The answer was complete; the service only does not want the rest of the request.
+            // The answer is complete; the service just does not read the rest of the request.
             Err(error) if error.reason() == Some(h2::Reason::NO_ERROR) => break,
             Err(error) => return Err(error),
         };
         body.flow_control().release_capacity(piece.len())?;
         read.body.extend(&piece);
-        // A subscription that goes on has no end.
+        // A live subscription has no end.
         if read.body.len() > ANSWER_BYTES_MAX || is_live(&read.body) {
             return Ok(read);
         }
@@ -213,7 +215,7 @@ pub async fn read(answer: http::Response<h2::RecvStream>) -> Result<Answer, h2::
     Ok(read)
 }
 
-/// Whether a subscription has said that it has caught up: the last message is that, in a few bytes.
+/// Returns whether a subscription has caught up: the last message says so, in a few bytes.
 fn is_live(body: &[u8]) -> bool {
     const CAUGHT_UP: u8 = 2 << 3 | 2;
     let mut rest = body;

@@ -1,5 +1,7 @@
-//! Crowds: as many connections as there are places, and more. Who is connected goes on being served; who has
-//! not called in time gives its place back without being asked.
+//! Crowds: as many connections as the limit allows, and more.
+//!
+//! Connected clients are still served. A connection without a call in time is closed, which frees
+//! its permit.
 
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 use tokio::{io::AsyncWriteExt, task::JoinSet};
@@ -10,7 +12,7 @@ use crate::{
     report::Tally,
 };
 
-/// Raises this process's own bound on open files: it is the other end of every connection.
+/// Raises this process's own limit on open files: it is the other end of every connection.
 pub fn make_room(connections: u64) {
     const OWN: u64 = 1000;
     let limit = getrlimit(Resource::Nofile);
@@ -22,18 +24,18 @@ pub fn make_room(connections: u64) {
     assert!(current >= wanted, "{connections} connections need {wanted} open files, {current} are allowed");
 }
 
-/// Not even a preface.
+/// Sends nothing, not even the preface.
 pub async fn silent(target: &Target) -> Tally {
     gather(target, &[]).await
 }
 
-/// The preface and the settings, and then nothing but answers to pings, if any came.
+/// Sends the preface and the settings, and nothing after that.
 pub async fn idle(target: &Target) -> Tally {
     gather(target, &hello(&[])).await
 }
 
-/// A tenth more than there is room for. All are closed: those beyond at once, the others when their time to
-/// call is over.
+/// Opens a tenth more connections than the limit allows. All are closed: those beyond the limit at
+/// once, the others when their time for a call is over.
 async fn gather(target: &Target, words: &[u8]) -> Tally {
     const BATCH: u64 = 200;
     let count = target.connections + target.connections / 10;
@@ -42,7 +44,7 @@ async fn gather(target: &Target, words: &[u8]) -> Tally {
     let began = std::time::Instant::now();
     for number in 0..count {
         let mut stream = frames::connect(target).await;
-        // Closed already, if there was no room.
+        // The connection is closed already if there was no room.
         let _ = stream.write_all(words).await;
         waiting.spawn(async move {
             let closed = frames::is_closed_within(&mut stream, HANG).await;

@@ -1,4 +1,6 @@
-//! Too much of what would be good in measure.
+//! Floods: too much of what would be fine in moderation.
+//!
+//! Each attack exceeds one limit, and has to be refused by it.
 
 use aethyr_event_store::grpc::wire::{AppendEventsRequest, NewEvent, new_event::Data};
 use bytes::Bytes;
@@ -26,7 +28,7 @@ fn post(method: &str, body: Vec<u8>) -> Call {
     }
 }
 
-/// A tenth more calls than may run at a time, each without the end of its request.
+/// Starts a tenth more calls than may run at a time, none of which ends its request.
 pub async fn calls(target: &Target) -> Tally {
     let count = target.calls_max() + target.calls_max() / 10;
     let mut tally = start_all(target, count, 2000, &post("Stats", vec![0])).await;
@@ -36,7 +38,7 @@ pub async fn calls(target: &Target) -> Tally {
     tally
 }
 
-/// Most of a large message each, four times what the service takes of such.
+/// Sends most of a large message in each call, together four times as much as the service accepts.
 pub async fn half_sent(target: &Target) -> Tally {
     const BYTES: usize = 8 << 20;
     let count = 4 * target.call_bytes_max() / BYTES;
@@ -85,7 +87,7 @@ async fn start_all(target: &Target, count: u64, per_connection: u64, call: &Call
     tally
 }
 
-/// One connection opens more streams than it was told that it may.
+/// Opens more streams on one connection than the service has allowed.
 pub async fn streams(target: &Target) -> Tally {
     const STREAMS: u32 = 5000;
     let mut bytes = hello(&[]);
@@ -103,7 +105,7 @@ pub async fn streams(target: &Target) -> Tally {
     tally
 }
 
-/// Appends that are sound, and larger than the configuration allows.
+/// Sends valid appends that are larger than the configuration allows.
 pub async fn appends(target: &Target) -> Tally {
     let of = |bytes: usize| NewEvent {
         data: Some(Data::Binary(vec![1; bytes].into())),

@@ -1,4 +1,5 @@
-//! HTTP/2 by hand: frames as they should be, so that attackers can write them as they should not.
+//! HTTP/2 by hand: builds frames as they should be, so that attackers can write them as they should
+//! not be.
 
 use std::{collections::BTreeSet, io::ErrorKind, time::Duration};
 
@@ -43,12 +44,12 @@ const REASONS: [&str; 14] = [
     "HTTP_1_1_REQUIRED",
 ];
 
-/// A frame whose head tells the truth about it.
+/// Returns a frame whose header is correct.
 pub fn frame(kind: u8, flags: u8, stream: u32, payload: &[u8]) -> Vec<u8> {
     frame_of(payload.len() as u32, kind, flags, stream, payload)
 }
 
-/// A frame that claims to have `length` bytes.
+/// Returns a frame that claims to have `length` bytes.
 pub fn frame_of(length: u32, kind: u8, flags: u8, stream: u32, payload: &[u8]) -> Vec<u8> {
     let mut bytes = length.to_be_bytes()[1..].to_vec();
     bytes.extend([kind, flags]);
@@ -57,7 +58,7 @@ pub fn frame_of(length: u32, kind: u8, flags: u8, stream: u32, payload: &[u8]) -
     bytes
 }
 
-/// The preface and these settings: identifier and value.
+/// Returns the preface and these settings, each with its identifier and value.
 pub fn hello(settings: &[(u16, u32)]) -> Vec<u8> {
     let mut payload = Vec::new();
     for (identifier, value) in settings {
@@ -67,12 +68,12 @@ pub fn hello(settings: &[(u16, u32)]) -> Vec<u8> {
     [PREFACE, &frame(SETTINGS, 0, 0, &payload)].concat()
 }
 
-/// A header without compression; `name` and `value` have at most 126 bytes.
+/// Returns a header without compression; `name` and `value` have at most 126 bytes.
 pub fn header(name: &str, value: &str) -> Vec<u8> {
     [&[0, name.len() as u8], name.as_bytes(), &[value.len() as u8], value.as_bytes()].concat()
 }
 
-/// The header block of a call.
+/// Returns the header block of a call.
 pub fn call(method: &str) -> Vec<u8> {
     let path = format!("/aethyr.eventstore.v1.EventStoreService/{method}");
     [
@@ -86,7 +87,7 @@ pub fn call(method: &str) -> Vec<u8> {
     .concat()
 }
 
-/// A message with its prefix.
+/// Returns a message with its prefix.
 pub fn message(bytes: &[u8]) -> Vec<u8> {
     [&[0], &(bytes.len() as u32).to_be_bytes()[..], bytes].concat()
 }
@@ -97,11 +98,11 @@ pub async fn connect(target: &Target) -> TcpStream {
     stream
 }
 
-/// Sends everything, hangs up on one side, and says how the connection ended.
+/// Sends everything, closes the sending side, and returns how the connection ended.
 pub async fn send_and_end(mut stream: TcpStream, bytes: &[u8]) -> Result<String, String> {
     let (mut reading, mut writing) = stream.split();
     let writes = async {
-        // A service that has seen enough closes; the rest can't be sent then.
+        // A service that has seen enough closes the connection; then the rest cannot be sent.
         if writing.write_all(bytes).await.is_ok() {
             let _ = writing.shutdown().await;
         }
@@ -112,13 +113,13 @@ pub async fn send_and_end(mut stream: TcpStream, bytes: &[u8]) -> Result<String,
     Ok(outcome(&answer, reset))
 }
 
-/// Waits until the service closes the connection; whether it did in time.
+/// Waits until the service closes the connection. Returns whether it did so in time.
 pub async fn is_closed_within(stream: &mut TcpStream, time: Duration) -> bool {
     let (mut reading, _writing) = stream.split();
     tokio::time::timeout(time, read_to_end(&mut reading)).await.is_ok()
 }
 
-/// What came, and whether the end was a reset.
+/// Returns the bytes that arrived, and whether the connection ended with a reset.
 async fn read_to_end(reading: &mut (impl AsyncReadExt + Unpin)) -> (Vec<u8>, bool) {
     const KEPT_MAX: usize = 1 << 20;
     let (mut answer, mut piece) = (Vec::new(), vec![0; 16 * 1024]);
@@ -133,7 +134,7 @@ async fn read_to_end(reading: &mut (impl AsyncReadExt + Unpin)) -> (Vec<u8>, boo
     }
 }
 
-/// The plainest word that the service said.
+/// Returns the clearest reason that the service gave.
 fn outcome(mut answer: &[u8], reset: bool) -> String {
     let mut said = BTreeSet::new();
     while answer.len() >= 9 {

@@ -1,5 +1,5 @@
-//! Callers who make the service do or hold much for the little that they send: by what they ask for, and by not
-//! taking it.
+//! Clients that make the service do or hold much for the little that they send: by what they
+//! request, and by not reading the answer.
 
 use std::time::Duration;
 
@@ -20,7 +20,7 @@ use crate::{
 
 const STORE: &str = "/aethyr.eventstore.v1.EventStoreService";
 
-/// One append of 8 MB, then 600 readers of it on one connection who take nothing.
+/// Appends 8 MB in one call, then opens 600 readers of it on one connection that read nothing.
 pub async fn large_frames(target: &Target) -> Tally {
     let mut tally = Tally::default();
     let data = Some(Data::Binary(vec![7; 16_000].into()));
@@ -33,17 +33,18 @@ pub async fn large_frames(target: &Target) -> Tally {
     tally
 }
 
-/// 200 subscriptions on one connection, from the start, of which nothing is taken.
+/// Opens 200 subscriptions from the start on one connection, and reads nothing of them.
 pub async fn subscriptions(target: &Target) -> Tally {
     hold(target, &format!("{STORE}/Subscribe"), 200, 1000).await
 }
 
-/// The same with the differences of the whole world.
+/// Does the same with the differences of the whole world.
 pub async fn differences(target: &Target) -> Tally {
     hold(target, "/aethyr.world.v1.WorldService/DiffWorld", 60, 0).await
 }
 
-/// Opens streams on one connection and takes no more than the window has room for, until they are ended.
+/// Opens streams on one connection and reads no more than the window has room for, until they are
+/// ended.
 async fn hold(target: &Target, path: &str, count: u64, window: u32) -> Tally {
     let mut builder = h2::client::Builder::new();
     builder.initial_window_size(window);
@@ -72,7 +73,7 @@ async fn hold(target: &Target, path: &str, count: u64, window: u32) -> Tally {
 #[derive(Debug, Clone, Copy)]
 enum Take {
     Nothing,
-    /// 16 KiB, each time after so long.
+    /// 16 KiB, each time after this interval.
     SliceEvery(Duration),
 }
 
@@ -104,7 +105,7 @@ async fn unread(sender: SendRequest<Bytes>, call: &Call, take: Take) -> Result<S
     Ok(format!("open, then {:?}", status(&trailers)))
 }
 
-/// Reads that are asked for and given up at once, again and again: an eighth of the requests.
+/// Requests reads and abandons them at once, again and again: an eighth of the requests.
 pub async fn resets(target: &Target) -> Tally {
     let mut tally = Tally::default();
     let call = Call::good(&format!("{STORE}/ReadAll"), &[]);
@@ -128,7 +129,7 @@ pub async fn resets(target: &Target) -> Tally {
     tally
 }
 
-/// Takes 16 KiB of a large message now and then: each time soon enough, and never the whole.
+/// Reads 16 KiB of a large message now and then: each time soon enough, and never all of it.
 pub async fn slow_readers(target: &Target) -> Tally {
     let request = LoadEventsRequest { aggregate_id: LARGE.to_owned(), ..LoadEventsRequest::default() };
     let call = Call::good(&format!("{STORE}/LoadEvents"), &request.encode_to_vec());
@@ -151,7 +152,7 @@ pub async fn slow_readers(target: &Target) -> Tally {
     tally
 }
 
-/// An append of 500 events, again and again, by callers who wait 50 ms.
+/// Sends an append of 500 events again and again, from clients that wait for 50 ms.
 pub async fn known_ids(target: &Target) -> Tally {
     const CALLERS: usize = 10;
     const CALLS: usize = 100;

@@ -1,4 +1,6 @@
-//! Callers who do everything right, all the time. What they are told is what counts.
+//! Honest clients, which do everything right, all the time.
+//!
+//! The answers that they get are what counts.
 
 use std::{
     collections::BTreeMap,
@@ -24,7 +26,7 @@ const CALLERS: usize = 4;
 /// They are players, not a load: the machine is for the attackers.
 const PAUSE: Duration = Duration::from_millis(5);
 
-/// All of them.
+/// All honest clients.
 pub struct Honest {
     callers: Vec<JoinHandle<(String, Vec<String>)>>,
     meter: Arc<Mutex<Meter>>,
@@ -37,7 +39,7 @@ pub struct Honest {
 pub struct Waits(Vec<Duration>);
 
 impl Waits {
-    /// What all but one of so many took at most.
+    /// Returns the wait that all but one in `appends` appends stayed within.
     pub fn all_but_one_in(&mut self, appends: usize) -> Duration {
         self.0.sort_unstable();
         let slower = self.0.len() / appends;
@@ -53,7 +55,7 @@ impl Waits {
     }
 }
 
-/// What they saw since an attack began.
+/// What the clients have seen since an attack began.
 #[derive(Debug, Clone)]
 pub struct Meter {
     allowed: Allowed,
@@ -111,17 +113,18 @@ impl Honest {
         self.meter.lock().unwrap().clone()
     }
 
-    /// Since the start.
+    /// Returns the waits since the start.
     pub fn appends(&self) -> Waits {
         self.appends.lock().unwrap().clone()
     }
 
-    /// Whatever was refused during an attack is not any more, once the service has seen the attackers go.
+    /// Waits until nothing is refused any more: once the service has seen the attackers go, all
+    /// clients must be served again.
     pub async fn wait_until_all_are_served(&self, allowed: Allowed) {
         let until = Instant::now() + HANG;
         loop {
             self.begin(allowed);
-            // The first may have been asked before.
+            // The first call may have been made before.
             while self.seen().served_of.iter().any(|served| *served < 4) {
                 assert!(Instant::now() < until, "honest callers are locked out: {:?}", self.seen());
                 tokio::time::sleep(PAUSE).await;
@@ -135,7 +138,7 @@ impl Honest {
         }
     }
 
-    /// The ids of the events that were acknowledged, in order, by aggregate.
+    /// Stops the clients. Returns the ids of the acknowledged events in order, by aggregate.
     pub async fn end(&mut self) -> BTreeMap<String, Vec<String>> {
         self.end.cancel();
         let mut acknowledged = BTreeMap::new();
@@ -150,7 +153,7 @@ impl Honest {
 struct Caller {
     number: usize,
     client: Client,
-    /// Acknowledged so far.
+    /// The events acknowledged so far.
     ids: Vec<String>,
     meter: Arc<Mutex<Meter>>,
     appends: Arc<Mutex<Waits>>,
@@ -161,7 +164,7 @@ impl Caller {
     async fn run(mut self) -> (String, Vec<String>) {
         let aggregate = format!("honest-{}", self.number);
         let mut next = event(&aggregate);
-        // Whoever ends with a call under way would not know its outcome.
+        // A client that ended with a call in flight would not know its outcome.
         while !self.end.is_cancelled() {
             let request = expecting(vec![next.clone()], &[(&aggregate, self.ids.len() as u64)]);
             let mut client = self.client.clone();
@@ -178,7 +181,7 @@ impl Caller {
         (aggregate, self.ids)
     }
 
-    /// Asks for the figures, and for the newest events.
+    /// Queries the stats, and the newest events.
     async fn look(&self, aggregate: &str) {
         let mut client = self.client.clone();
         self.call("stats", async move { client.stats(StatsRequest {}).await.map(drop) }).await;

@@ -1,9 +1,9 @@
-//! Hostile callers on the wire: the real program, and attackers that send what no honest caller would, or
-//! never finish, or never read, or come in crowds. Honest callers are served all the while.
+//! Hostile clients on the wire: the real program, and attackers that send what no honest client
+//! would, never finish, never read, or come in crowds. Honest clients are served all the while.
 //!
 //!     cargo test --test hostile -- --requests 1000000 --connections 10000 --seed 1
 //!
-//! Decided is what must hold, not how fast it goes: deadlines only find what hangs.
+//! The test decides what must hold, not how fast it is: its deadlines only find what hangs.
 
 #![allow(
     clippy::unwrap_used,
@@ -35,25 +35,25 @@ use std::{process::ExitCode, time::Duration};
 use report::Report;
 use support::service::{Service, Setup};
 
-/// What `cargo test` runs when nobody says otherwise.
+/// What `cargo test` runs by default.
 const SEED: u64 = 1;
 const REQUESTS: u64 = 20_000;
 const CONNECTIONS: u64 = 1000;
 
-/// From here on the limits are the defaults, where they are not larger.
+/// From this many connections on, the limits are the defaults, or larger.
 const FULL: u64 = 5000;
 
-/// Longer than anything here may take, and shorter than the patience of who runs the test.
+/// Longer than anything here may take, and shorter than the patience of the test's user.
 pub const HANG: Duration = Duration::from_secs(120);
 
-/// Who is attacked, and with how much.
+/// The target of the attacks, and their size.
 #[derive(Debug, Clone)]
 pub struct Target {
     pub port: u16,
     pub seed: u64,
     pub requests: u64,
     pub connections: u64,
-    /// `server.first_call_max`, `request_max` and `unread_max` alike.
+    /// The value of `server.first_call_max` and `request_max`; `unread_max` is a little longer.
     pub patience: Duration,
 }
 
@@ -70,15 +70,16 @@ impl Target {
         if self.connections < FULL { 128 << 20 } else { 384 << 20 }
     }
 
-    /// The most that the service may ever hold: itself and what the allocator keeps; the bytes of calls; and a
-    /// little for every connection.
+    /// The most memory that the service may ever hold: its own and what the allocator keeps, the
+    /// bytes of calls, and a little for every connection.
     pub fn resident_max(&self) -> u64 {
         const OWN: u64 = 256 << 20;
         const CONNECTION: u64 = 12 << 10;
         OWN + self.call_bytes_max() as u64 + self.connections * CONNECTION
     }
 
-    /// Longer than a read waits for bytes: so those are refused before their callers are given up.
+    /// Longer than a read waits for bytes, so that such reads are refused before their connections
+    /// are closed.
     pub fn unread_max(&self) -> Duration {
         self.patience + Duration::from_secs(2)
     }
@@ -87,7 +88,8 @@ impl Target {
         self.connections / 10
     }
 
-    /// The limits in the proportions of the defaults, which 10 000 connections give to the letter.
+    /// Returns the limits in the proportions of the defaults. With 10 000 connections they are
+    /// exactly the defaults.
     fn setup(&self) -> Setup {
         let seconds = self.patience.as_secs_f64();
         Setup::local()
@@ -110,7 +112,7 @@ fn target() -> Result<Target, String> {
             "--seed" => &mut target.seed,
             "--requests" => &mut target.requests,
             "--connections" => &mut target.connections,
-            // What cargo hands to every test program.
+            // Passed by cargo to every test program.
             "--quiet" | "--nocapture" | "--include-ignored" => continue,
             // A filter for the tests of other programs.
             other if !other.starts_with('-') => return Err(format!("{other} is for other tests")),
@@ -138,7 +140,7 @@ fn main() -> ExitCode {
     crowd::make_room(target.connections);
     let runtime = tokio::runtime::Runtime::new().unwrap();
     let attacks = runtime.block_on(run(target));
-    // For those who count tests by their last line.
+    // For tools that count tests by the last line.
     println!("hostile: {attacks} passed, 0 failed");
     ExitCode::SUCCESS
 }
@@ -173,10 +175,10 @@ async fn run(mut target: Target) -> u64 {
     report.end().await
 }
 
-/// What may happen to honest callers during an attack.
+/// What may happen to honest clients during an attack.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Allowed {
     Nothing,
-    /// The attack takes up a limit that all share: the answer names it.
+    /// The attack uses up a limit that all clients share; the answer names it.
     Refusals,
 }

@@ -1,4 +1,6 @@
-//! Calls over sound HTTP/2 that are wrong as gRPC, as protobuf, or by the contract.
+//! Calls over valid HTTP/2 that are invalid as gRPC, as protobuf, or by the contract.
+//!
+//! Some are valid by chance, or on purpose.
 
 use aethyr_event_store::grpc::wire::{
     AppendEventsRequest, ListAggregatesRequest, LoadEventsRequest, LoadSnapshotRequest, NewEvent,
@@ -12,7 +14,7 @@ use crate::{
     support::events::{event, request},
 };
 
-/// The aggregates of events that must never be stored begin with this.
+/// The prefix of the aggregates of events that must never be stored.
 pub const MALFORMED: &str = "malformed-";
 
 const SERVICE: &str = "/aethyr.eventstore.v1.EventStoreService/";
@@ -27,9 +29,9 @@ pub struct Call {
     pub content_type: Option<&'static str>,
     pub headers: Vec<(&'static str, String)>,
     pub body: Vec<u8>,
-    /// The request ends after the body; otherwise the caller resets it.
+    /// Whether the request ends after the body; otherwise the client resets it.
     pub whole: bool,
-    /// It has to be refused; otherwise it may be good by chance.
+    /// Whether the call has to be refused; otherwise it may be valid by chance.
     pub malformed: bool,
 }
 
@@ -46,7 +48,7 @@ impl Call {
         }
     }
 
-    /// What may be taken.
+    /// Returns a call that may be accepted.
     pub fn good(path: &str, bytes: &[u8]) -> Self {
         Self { malformed: false, ..Self::new(path, message(bytes)) }
     }
@@ -86,7 +88,7 @@ pub fn any(rng: &mut Rng) -> Call {
     KINDS[rng.usize(..KINDS.len())](rng)
 }
 
-/// A message that is larger than any may be.
+/// Returns an append whose message is larger than the limit.
 pub fn oversized(bytes: usize) -> Call {
     let data = Some(Data::Binary(vec![1; bytes].into()));
     Call::append(&request(vec![NewEvent { data, ..event(MALFORMED) }]).encode_to_vec())
@@ -208,7 +210,7 @@ fn mutated_elsewhere(rng: &mut Rng) -> Call {
     Call::of(method, &mutate(rng, bytes))
 }
 
-/// Groups in groups: the only way into the depth, since no message of ours holds itself.
+/// Nests groups, which is the only way to nest deeply: none of our messages contains itself.
 fn nested(rng: &mut Rng) -> Call {
     const GROUP_BEGINS: u8 = 15 << 3 | 3;
     const GROUP_ENDS: u8 = 15 << 3 | 4;
@@ -261,7 +263,7 @@ fn timeouts(rng: &mut Rng) -> Call {
     call
 }
 
-/// The contract takes one; the first counts.
+/// The contract allows one message; the first one counts.
 fn many_messages(rng: &mut Rng) -> Call {
     let first = message(&request(vec![event("mutant-first")]).encode_to_vec());
     let others = message(&sound_append(rng)).repeat(rng.usize(1..50));

@@ -1,4 +1,6 @@
-//! Bytes that are no HTTP/2, or nearly: every connection of its own, and every one has to end.
+//! Bytes that are not HTTP/2, or not quite.
+//!
+//! Each attempt has its own connection, and every connection has to end.
 
 use std::sync::{
     Arc,
@@ -14,7 +16,7 @@ use crate::{
     report::Tally,
 };
 
-/// Connections at a time, of all that are allowed.
+/// Connections at a time, out of all that are allowed.
 const WORKERS: u64 = 48;
 
 type Attempt = fn(&mut Rng) -> Vec<u8>;
@@ -42,7 +44,7 @@ const ATTEMPTS: [Attempt; 20] = [
     flipped_call,
 ];
 
-/// A third of the requests.
+/// Makes a third of the requests.
 pub async fn run(target: &Target) -> Tally {
     let (next, count) = (Arc::new(AtomicU64::new(0)), target.requests / 3);
     let mut workers = JoinSet::new();
@@ -74,7 +76,7 @@ async fn attempt(target: &Target, number: u64, rng: &mut Rng, tally: &mut Tally)
     let kind = number as usize % ATTEMPTS.len();
     let bytes = ATTEMPTS[kind](rng);
     let stream = frames::connect(target).await;
-    // Some just go.
+    // Some clients just disconnect.
     if rng.u8(..) < 10 {
         use tokio::io::AsyncWriteExt;
         let mut stream = stream;
@@ -247,7 +249,7 @@ fn push_and_goaway(rng: &mut Rng) -> Vec<u8> {
     [hello(&[]), odd, call].concat()
 }
 
-/// A whole and correct call but for one bit.
+/// Returns a complete and correct call in which one bit is wrong.
 fn flipped_call(rng: &mut Rng) -> Vec<u8> {
     let call = frame(HEADERS, END_HEADERS, 1, &call("Stats"));
     let data = frame(DATA, END_STREAM, 1, &message(&[]));

@@ -1,4 +1,6 @@
-//! What was sent, what came back, and what it cost the service.
+//! The report of a run: what was sent, what was answered, and what it cost the service.
+//!
+//! It fails if an attack leaves anything behind.
 
 use std::{
     collections::BTreeMap,
@@ -18,23 +20,24 @@ use crate::{
     },
 };
 
-/// Files of its own that come and go: segments, the index, the read models' connections.
+/// The service's own files that come and go: segments, the index, the connections of the read
+/// models.
 const FILES_MORE_MAX: usize = 36;
 
-/// An attack must not fill the log: so many lines, and one a second.
+/// An attack must not fill the log: it may add this many lines, and one per second.
 const LINES_MAX: u64 = 20;
 
 /// The aggregate of the large events.
 pub const LARGE: &str = "large";
 
-/// What an attack sent and what it was told.
+/// What an attack sent, and how it was answered.
 #[derive(Debug, Default)]
 pub struct Tally {
     pub sent: u64,
     pub outcomes: BTreeMap<String, u64>,
     /// Events of attackers that the service acknowledged.
     pub stored: u64,
-    /// What must not be.
+    /// What must not happen.
     pub wrong: Vec<String>,
 }
 
@@ -60,7 +63,7 @@ impl Tally {
     }
 }
 
-/// What the process holds.
+/// The resources that the process holds.
 #[derive(Debug, Clone, Copy)]
 pub struct Figures {
     pub resident: u64,
@@ -85,7 +88,7 @@ impl Figures {
         }
     }
 
-    /// From here on the peak is a new one.
+    /// Resets the peak to the current value.
     fn forget_peak(service: &Service) {
         fs::write(format!("/proc/{}/clear_refs", service.process_id()), "5").unwrap();
     }
@@ -95,15 +98,15 @@ impl Figures {
 pub struct Report {
     service: Service,
     honest: Honest,
-    /// Before anybody had called.
+    /// The resources before the first call.
     before: Figures,
     attacks: u64,
     sent: u64,
-    /// Events that attackers were told are stored.
+    /// Attackers' events that were acknowledged.
     stored: u64,
     peak: u64,
     resident_max: u64,
-    /// In the log.
+    /// Lines in the log.
     lines: u64,
 }
 
@@ -114,7 +117,7 @@ impl Report {
         Self { service, honest, before, attacks: 0, sent: 0, stored: 0, peak: 0, resident_max, lines: 0 }
     }
 
-    /// Runs one attack, while honest callers are served, and checks what it left behind.
+    /// Runs one attack while honest clients are served, and checks what it left behind.
     pub async fn attack(&mut self, name: &str, allowed: Allowed, attack: impl Future<Output = Tally>) {
         Figures::forget_peak(&self.service);
         self.honest.begin(allowed);
@@ -122,7 +125,7 @@ impl Report {
         let tally = attack.await;
         let took = began.elapsed();
         let figures = Figures::of(&self.service);
-        // An attack may be over before an honest caller's next call.
+        // An attack may be over before the next call of an honest client.
         while self.honest.seen().served == 0 && began.elapsed() < took + HANG {
             tokio::time::sleep(Duration::from_millis(20)).await;
         }
@@ -156,7 +159,7 @@ impl Report {
         self.honest.wait_until_all_are_served(allowed).await;
     }
 
-    /// The attackers have left: what they held is free again.
+    /// Waits until the resources of the attackers, which have left, are free again.
     async fn settle(&self, name: &str) {
         let until = Instant::now() + HANG;
         while Figures::of(&self.service).files
@@ -167,7 +170,7 @@ impl Report {
         }
     }
 
-    /// Large events, of honest callers, for attackers who do not read them.
+    /// Appends large events, as an honest client, for attackers that do not read them.
     pub async fn fill_for_readers(&mut self) {
         const EVENTS: usize = 40;
         const BYTES: usize = 900_000;
@@ -179,7 +182,7 @@ impl Report {
         self.stored += EVENTS as u64;
     }
 
-    /// Ends the honest callers, and proves that exactly what was acknowledged is there.
+    /// Stops the honest clients, and proves that exactly the acknowledged events are stored.
     pub async fn end(mut self) -> u64 {
         let mut waits = self.honest.appends();
         let acknowledged = self.honest.end().await;
@@ -221,7 +224,7 @@ impl Report {
         self.attacks
     }
 
-    /// What the attacks had is given back to the system.
+    /// Waits until the memory that the attacks used is returned to the system.
     async fn wait_for_rest(&self) {
         const AT_REST_MAX: u64 = 200 << 20;
         let until = Instant::now() + HANG;

@@ -1,4 +1,6 @@
-//! Callers who take for ever to say what they want: a byte at a time, and never the last.
+//! Clients that take forever to send their request: one byte at a time, and never the last one.
+//!
+//! The service has to close every one of them in time.
 
 use std::time::Duration;
 
@@ -18,13 +20,14 @@ use crate::{
     report::Tally,
 };
 
-/// Slow enough to never be done, fast enough to never be silent.
+/// Slow enough never to finish, and fast enough never to be silent.
 const BYTE_EVERY: Duration = Duration::from_millis(100);
 
 pub async fn run(target: &Target) -> Tally {
     let mut all = JoinSet::new();
     for number in 0..target.connections / 2 {
-        // One after the other: what the kernel does with a storm at the door is not the service's.
+        // One after the other: how the kernel handles a storm of connections is not the service's
+        // business.
         match number % 3 {
             0 => {
                 let stream = frames::connect(target).await;
@@ -51,7 +54,7 @@ pub async fn run(target: &Target) -> Tally {
     tally
 }
 
-/// Sends the start at once and the rest by the byte, until the service has had enough of it.
+/// Sends the start at once and the rest byte by byte, until the service has had enough.
 async fn trickle(mut stream: TcpStream, start: Vec<u8>, rest: Vec<u8>) -> Result<String, String> {
     stream.write_all(&start).await.map_err(|error| format!("closed before it began: {error}"))?;
     let until_told = async {
@@ -74,7 +77,8 @@ async fn trickle(mut stream: TcpStream, start: Vec<u8>, rest: Vec<u8>) -> Result
     told.map(|()| "closed".to_owned()).map_err(|_| "it goes on for ever".to_owned())
 }
 
-/// A message by the byte, each in a frame of its own: HTTP/2 goes on, only the message does not end.
+/// Sends a message byte by byte, each byte in its own frame: HTTP/2 makes progress, and only the
+/// message does not end.
 async fn trickle_a_message(sender: SendRequest<Bytes>) -> Result<String, String> {
     let mut sender = sender.ready().await.map_err(|error| error.to_string())?;
     let call = messages::oversized(100_000);

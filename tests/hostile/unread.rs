@@ -1,5 +1,5 @@
-//! Callers who ask for much and read nothing of it. They answer pings, so nothing but the answer itself says
-//! that they are no readers.
+//! Clients that request much and read nothing of it. They answer pings, so nothing but the unread
+//! answer shows that they do not read.
 
 use std::{sync::Arc, time::Duration};
 
@@ -28,12 +28,12 @@ pub async fn shut(target: &Target) -> Tally {
     read_nothing(target, 0).await
 }
 
-/// Some may, and no more after that.
+/// Some bytes may be sent, and no more after that.
 pub async fn narrow(target: &Target) -> Tally {
     read_nothing(target, 1000).await
 }
 
-/// A tenth more streams than may be open. All come to an end, although nobody reads.
+/// Opens a tenth more streams than may be open. All of them end, although no client reads.
 async fn read_nothing(target: &Target, window: u32) -> Tally {
     let count = target.streams_max() + target.streams_max() / 10;
     // Each message is one large event.
@@ -51,7 +51,7 @@ async fn read_nothing(target: &Target, window: u32) -> Tally {
     builder.initial_window_size(window);
     let tally = open_many(target, &builder, count, &call, |answer, _| async move {
         let mut body = answer.into_body();
-        // What came is kept: the window stays as it is.
+        // Received data is not released, so the window stays as it is.
         while let Some(piece) = body.data().await {
             piece?;
         }
@@ -59,14 +59,14 @@ async fn read_nothing(target: &Target, window: u32) -> Tally {
         Ok(format!("open, then {}", refusal(&trailers).unwrap_or("Ok".to_owned())))
     });
     let mut tally = tally.await;
-    // More was waiting for readers than all of them together may leave waiting.
+    // More was waiting to be read than all readers together may leave unread.
     if !tally.outcomes.keys().any(|outcome| outcome.ends_with(" limits.call_bytes_max")) {
         tally.wrong(format!("limits.call_bytes_max was not reached: {:?}", tally.outcomes));
     }
     tally
 }
 
-/// Subscribers who read, and are too many.
+/// Opens subscriptions that are read, and are too many.
 pub async fn subscriptions(target: &Target) -> Tally {
     let count = target.streams_max() * 2;
     let mut client =
@@ -92,7 +92,7 @@ pub async fn subscriptions(target: &Target) -> Tally {
             }
             Ok::<_, h2::Error>(())
         };
-        // However slow the machine, none ends before the last is refused.
+        // However slow the machine is, no subscription ends before the last one is refused.
         let waiting = async {
             tokio::time::sleep_until(until).await;
             _ = answered.acquire_many(count as u32).await;
@@ -112,8 +112,8 @@ pub async fn subscriptions(target: &Target) -> Tally {
     tally
 }
 
-/// Makes the same call many times, over some connections, and does with each answer as told. The semaphore has a permit
-/// for each call that was answered.
+/// Makes the same call many times, over some connections, and handles each answer with `take`. The
+/// semaphore gets a permit for each call that was answered.
 async fn open_many<R>(
     target: &Target,
     builder: &h2::client::Builder,
@@ -175,7 +175,7 @@ where
     }
 }
 
-/// The status that headers or trailers have, and which limit it names.
+/// Returns the status in headers or trailers, and the limit that it names.
 fn refusal(headers: &http::HeaderMap) -> Option<String> {
     let status = Code::from_bytes(headers.get("grpc-status")?.as_bytes());
     let message = headers.get("grpc-message").and_then(|message| message.to_str().ok()).unwrap_or_default();
@@ -184,7 +184,7 @@ fn refusal(headers: &http::HeaderMap) -> Option<String> {
     Some(limit.map_or(format!("{status:?}"), |limit| format!("{status:?} {limit}")))
 }
 
-/// The windows are as wide as they get, and the socket is not read at all.
+/// The windows are as wide as possible, and the socket is not read at all.
 pub async fn sockets(target: &Target) -> Tally {
     const WINDOW: u32 = 0x7fff_ffff;
     let count = target.streams_max() / 2;
@@ -212,7 +212,7 @@ pub async fn sockets(target: &Target) -> Tally {
     tally
 }
 
-/// Without reading: a socket whose other end is closed can't be written to for long.
+/// Waits without reading: once the other end of a socket is closed, writes to it soon fail.
 async fn wait_for_the_end(stream: &mut tokio::net::TcpStream) -> Result<(), String> {
     const EVERY: Duration = Duration::from_millis(100);
     let writes = async {

@@ -1,5 +1,5 @@
-//! The game world's calls: large objects asked for by many, lists and differences for which nobody waits, and
-//! commands that are wrong.
+//! The calls of the game world: large objects that many clients request, lists and differences that
+//! no client waits for, and invalid commands.
 
 use std::sync::Arc;
 
@@ -17,13 +17,13 @@ use crate::{
     report::Tally,
 };
 
-/// Calls at once.
+/// Calls at a time.
 const CALLERS: u64 = 256;
 
 const LARGE: &str = "world-large";
 const ROOMS: usize = 50;
 
-/// A tenth of the requests.
+/// Makes a tenth of the requests.
 pub async fn run(target: &Target) -> Tally {
     let mut tally = Tally::default();
     for commands in world().chunks(100) {
@@ -57,7 +57,7 @@ fn command(operation: Operation) -> Command {
     Command { command: Some(operation), ..Command::default() }
 }
 
-/// A list of so many numbers: short as JSON, long in memory.
+/// Returns a list of this many numbers: short as JSON, and large in memory.
 fn numbers(count: usize) -> Value {
     let number = Value { kind: Some(Kind::NumberValue(1.0)) };
     Value { kind: Some(Kind::ListValue(ListValue { values: vec![number; count] })) }
@@ -67,7 +67,7 @@ fn room_id(number: usize) -> String {
     format!("world-room-{number}")
 }
 
-/// Rooms, and an object that is as large as it may be.
+/// Returns commands that create rooms, and an object as large as the limit allows.
 fn world() -> Vec<Command> {
     let large = CreateGameObject {
         id: LARGE.to_owned(),
@@ -86,7 +86,7 @@ fn large() -> Call {
     call("WorldService/GetGameObject", &GetGameObjectRequest { id: LARGE.to_owned(), as_of: None })
 }
 
-/// Its caller waits a few milliseconds.
+/// Returns a call whose client waits only a few milliseconds.
 fn given_up(rng: &mut Rng) -> Call {
     let mut call = match rng.u8(..3) {
         0 => call("WorldService/DiffWorld", &DiffWorldRequest::default()),
@@ -110,7 +110,8 @@ fn given_up(rng: &mut Rng) -> Call {
     call
 }
 
-/// Commands and questions that are sound, mutated; commands on what is not there; too much of them.
+/// Returns valid commands and queries with mutations, commands on missing objects, or too many of
+/// them.
 fn wrong(rng: &mut Rng) -> Call {
     let target = format!("world-{}", rng.u8(..10));
     let update = |value: Value| {

@@ -1,4 +1,5 @@
-//! What an append promises: expectations, all or nothing, event ids.
+//! What an append promises: expected sequences that hold, all or nothing, and deduplication by
+//! event id.
 
 use std::collections::BTreeSet;
 
@@ -27,14 +28,17 @@ async fn an_expectation_that_fails_says_what_it_missed_and_stores_nothing() {
     let mut again = created;
     again.events[0].event_id.clear();
     let status = client.append_events(again).await.unwrap_err();
-    assert_eq!((status.code(), status.message()), (Code::Aborted, "room-1: expected sequence 0, actual 1"));
+    assert_eq!(
+        (status.code(), status.message()),
+        (Code::Aborted, "room-1: expected sequence number 0, actual 1")
+    );
     let details = status.get_error_details();
     let info = details.error_info().unwrap();
     assert_eq!(info.reason, "WRONG_EXPECTED_SEQUENCE");
     assert_eq!((info.metadata["expected"].as_str(), info.metadata["actual"].as_str()), ("0", "1"));
     // An aggregate without an event in the call is checked, too.
     let status = client.append_events(expecting(vec![event("room-2")], &[("room-1", 7)])).await.unwrap_err();
-    assert_eq!(status.message(), "room-1: expected sequence 7, actual 1");
+    assert_eq!(status.message(), "room-1: expected sequence number 7, actual 1");
     client.append_events(expecting(vec![event("room-2")], &[("room-1", 1), ("room-3", 0)])).await.unwrap();
     assert_eq!(whole_order(&mut client).await.len(), 2);
 }
@@ -59,7 +63,7 @@ async fn of_appends_that_race_for_a_number_one_wins() {
                 Err(status) => {
                     assert_eq!(
                         status.message(),
-                        format!("room-1: expected sequence {round}, actual {}", round + 1)
+                        format!("room-1: expected sequence number {round}, actual {}", round + 1)
                     );
                 }
             }
@@ -117,7 +121,7 @@ async fn a_resend_gives_the_first_answer_again_and_stores_nothing() {
     let first = client.append_events(sent.clone()).await.unwrap().into_inner();
     append_to(&mut client, "a", 3).await;
     for round in 0..2 {
-        // The expectation would fail by now: ids come first.
+        // The expectation would fail by now, so the event ids must be checked first.
         let again = service.client().append_events(sent.clone()).await.unwrap().into_inner();
         assert!(again.already_stored, "round {round}");
         assert_eq!(again.event_ids, first.event_ids);
@@ -198,7 +202,7 @@ async fn a_resend_says_where_the_events_lie_now() {
     assert!(
         moved.already_stored && moved.stored_in() == StoredIn::Immudb && moved.immudb_tx > first.immudb_tx
     );
-    // After a crash and without the index, from what the log and ImmuDB say.
+    // After a crash and without the index, the answer comes from the log and ImmuDB.
     service.kill();
     std::fs::remove_dir_all(service.storage().join("index")).unwrap();
     service.restart().await;

@@ -1,4 +1,6 @@
-//! Bad input gets a status that says which field and why, and changes nothing. Odd input works.
+//! Bad input gets a status that names the field and the reason, and changes nothing.
+//!
+//! Odd but valid input works.
 
 use aethyr_event_store::grpc::wire::{
     AppendEventsRequest, Checkpoint, Filter, ListAggregatesRequest, LoadEventsRequest, LoadSnapshotRequest,
@@ -74,7 +76,8 @@ async fn every_bad_field_of_an_append_is_named_and_nothing_is_stored() {
     let large = Some(Data::Binary(vec![0; 999_000].into()));
     let nine = (0..9).map(|_| NewEvent { data: large.clone(), ..event("room-1") }).collect();
     assert_names(&client.append_events(request(nine)).await.unwrap_err(), "events");
-    // Beyond what is decoded at all, the transport refuses, and has no field to name.
+    // A message that is too large to be decoded is rejected by the transport, which has no field to
+    // name.
     let huge = NewEvent { data: Some(Data::Binary(vec![0; 20_000_000].into())), ..event("room-1") };
     assert_eq!(client.append_events(request(vec![huge])).await.unwrap_err().code(), Code::OutOfRange);
     let stats = service.stats().await;
@@ -123,7 +126,7 @@ async fn every_bad_field_of_the_other_calls_is_named() {
     for (request, field) in [
         (ListAggregatesRequest { page_size: 1001, ..Default::default() }, "page_size"),
         (ListAggregatesRequest { page_token: "zz".into(), ..Default::default() }, "page_token"),
-        // A token of ours, but of the listing of another prefix.
+        // A valid token, but from a list with another prefix.
         (
             ListAggregatesRequest {
                 aggregate_id_prefix: "room".into(),

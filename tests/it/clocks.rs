@@ -1,5 +1,5 @@
-//! A clock that is set while the service runs, or is wrong when it starts: recorded times stay plausible, or no event is
-//! taken.
+//! A clock that is set while the service runs, or that is wrong at startup: recorded times stay
+//! plausible, or no event is accepted.
 
 use std::os::unix::fs::FileExt;
 
@@ -15,7 +15,7 @@ use crate::support::{
 
 const HOUR: i64 = 3600;
 const YEAR: i64 = 365 * 24 * HOUR;
-/// What passes while a test runs, and more.
+/// More time than passes while a test runs.
 const NOW: i64 = HOUR / 2;
 
 /// The clocks of one service.
@@ -31,14 +31,14 @@ impl Clocks {
         (clocks, setup)
     }
 
-    /// The wall clock is `ahead`, and so many seconds have `passed`.
+    /// Sets the wall clock ahead by `ahead` seconds, and lets `passed` seconds pass.
     fn set(&self, ahead: i64, passed: i64) {
         let bytes = [ahead.to_ne_bytes(), passed.to_ne_bytes()].concat();
         self.0.as_file().write_all_at(&bytes, 0).unwrap();
     }
 }
 
-/// Appends, and says how far from now the event was recorded.
+/// Appends an event, and returns how many seconds its recorded time is ahead of now.
 async fn recorded(service: &Service) -> i64 {
     append(&mut service.client(), vec![event("room-1")]).await;
     let newest = load(&mut service.client(), "room-1").await.pop().unwrap();
@@ -72,12 +72,12 @@ async fn a_clock_that_is_set_while_the_service_runs_is_not_followed_until_it_is_
     clocks.set(0, 0);
     assert!(near(recorded(&service).await, 0));
     assert_eq!(service.stats().await.clock_difference_seconds, 0.0);
-    // A quiet night.
+    // Twelve hours pass without an event.
     clocks.set(0, 12 * HOUR);
     assert!(near(recorded(&service).await, 12 * HOUR));
     assert_eq!(service.stats().await.clock_difference_seconds, 0.0);
     assert_eq!(service.log().matches("the wall clock has jumped").count(), 1);
-    // Somebody says that the clock is right.
+    // The operator declares the clock to be right.
     clocks.set(2 * HOUR, 12 * HOUR);
     assert!(near(recorded(&service).await, 12 * HOUR));
     service.stop();
@@ -105,7 +105,7 @@ async fn a_clock_that_does_not_fit_the_newest_event_takes_nothing_until_it_is_ri
         clocks.set(wrong, 0);
         service.reconfigure(setup.arguments(&["serve", "--accept-clock"]));
         service.restart().await;
-        // Times never run backwards.
+        // Recorded times never run backwards.
         assert!(near(recorded(&service).await, wrong.max(0)));
         let ahead = service.stats().await.recorded_ahead_seconds as i64;
         assert!(near(ahead, (-wrong).max(0)), "{ahead}");

@@ -1,4 +1,6 @@
-//! The local disk is lost: the history comes back out of ImmuDB.
+//! The local disk is lost, and the history is restored from ImmuDB.
+//!
+//! Nothing is served before the restore is complete.
 
 use std::{
     fs,
@@ -28,14 +30,14 @@ use crate::{
     },
 };
 
-/// A little of everything; gives back an append for a resend.
+/// Writes a little of everything. Returns an append for a retry.
 async fn history(client: &mut Client) -> AppendEventsRequest {
     append_to(client, "room-1", 5).await;
     let sent = expecting(vec![event("room-1"), event("room-2"), event("room-1")], &[("room-2", 0)]);
     client.append_events(sent.clone()).await.unwrap();
     let player = NewEvent { aggregate_type: "Hero".into(), event_type: "PlayerMoved".into(), ..event("p") };
     append(client, vec![player]).await;
-    // The last takes the place of one of the same event.
+    // The last one replaces a snapshot of the same event.
     for (sequence_number, version) in [(3, 1), (6, 1), (6, 2)] {
         let snapshot = SaveSnapshotRequest {
             aggregate_id: "room-1".into(),
@@ -50,7 +52,7 @@ async fn history(client: &mut Client) -> AppendEventsRequest {
     sent
 }
 
-/// What the counters say about what is stored.
+/// Returns only the counters of what is stored.
 fn totals(stats: StatsResponse) -> StatsResponse {
     StatsResponse {
         event_count: stats.event_count,
@@ -75,7 +77,7 @@ async fn a_lost_disk_comes_back_whole() {
     let before = totals(service.wait_until_forwarded().await);
     let ask = LoadSnapshotRequest { aggregate_id: "room-1".into() };
     let snapshot = service.client().load_snapshot(ask.clone()).await.unwrap().into_inner();
-    // After a clean stop nobody else has the database.
+    // After a clean stop, no other writer has the database.
     assert!(service.stop().success());
     fs::remove_dir_all(service.storage()).unwrap();
     service.restart().await;
@@ -127,7 +129,7 @@ async fn a_copy_that_is_killed_again_and_again_ends_whole() {
     let order = whole_order(&mut service.client()).await;
     assert!(service.stop().success());
     fs::remove_dir_all(service.storage()).unwrap();
-    // Some of the kills have to meet it; where they do is left to chance.
+    // Some of the kills have to hit the restore; where they hit it is left to chance.
     for met in 0..5 {
         kill_in_the_copy(&mut service, &setup, Duration::from_millis(10 * met)).await;
     }
@@ -138,12 +140,12 @@ async fn a_copy_that_is_killed_again_and_again_ends_whole() {
     assert_in_immudb(&immudb, &whole_order(&mut service.client()).await);
 }
 
-/// Starts until a kill meets the copy out of ImmuDB, on a new disk where it came too late.
+/// Starts the service until a kill interrupts the restore, on a new disk if the kill came too late.
 async fn kill_in_the_copy(service: &mut Service, setup: &Setup, after: Duration) {
     let until = Instant::now() + PATIENCE;
     loop {
         service.launch();
-        service.wait_for_log("copying the history out of ImmuDB").await;
+        service.wait_for_log("restoring the history from ImmuDB").await;
         tokio::time::sleep(after).await;
         service.kill();
         if service.storage().join("log/copying").exists() {
@@ -169,7 +171,7 @@ async fn nothing_is_served_before_the_copy_is_whole() {
     service.wait_until_forwarded().await;
     let order = whole_order(&mut service.client()).await;
     assert!(service.stop().success());
-    // A copy that was begun, and can't go on.
+    // A restore that has begun and cannot continue.
     fs::remove_dir_all(service.storage()).unwrap();
     kill_in_the_copy(&mut service, &setup, Duration::ZERO).await;
     immudb.kill();
@@ -201,7 +203,7 @@ async fn transactions_of_others_are_skipped_and_reported() {
     fs::remove_dir_all(service.storage()).unwrap();
     service.restart().await;
     assert_eq!(whole_order(&mut service.client()).await, order);
-    service.wait_for_log("transactions that are none of ours were skipped").await;
+    service.wait_for_log("skipped transactions of other clients").await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -232,7 +234,7 @@ fn snapshot(aggregate: &str, sequence_number: u64) -> SaveSnapshotRequest {
     SaveSnapshotRequest { aggregate_id: aggregate.to_owned(), sequence_number, ..Default::default() }
 }
 
-/// The numbers of the snapshots that the service has, and that ImmuDB has.
+/// Returns the sequence numbers of the snapshots that the service has, and that ImmuDB has.
 async fn snapshots_of(service: &Service, immudb: &ImmuDb, aggregates: &[&str]) -> Vec<(u64, u64)> {
     let mut numbers = Vec::new();
     for aggregate in aggregates {
@@ -278,12 +280,12 @@ async fn a_copy_that_lacked_nothing_but_its_last_snapshots_is_ended() {
     append_to(&mut service.client(), "room-1", 10).await;
     service.wait_until_forwarded().await;
     assert!(service.stop().success());
-    // As a crash behind the last event leaves it.
+    // A crash after the last event leaves this file.
     let note = service.storage().join("log/copying");
     fs::write(&note, "").unwrap();
     service.reconfigure(Setup::local());
     let (served, said) = service.run(&["serve"]);
-    assert!(!served && said.contains("unfinished copy"), "{said}");
+    assert!(!served && said.contains("incomplete copy from ImmuDB"), "{said}");
     service.reconfigure(setup);
     service.restart().await;
     service.wait_until_forwarded().await;
@@ -333,7 +335,7 @@ async fn taking_over_waits_for_an_immudb_that_is_slow() {
         .set("immudb", "retry_count: 1");
     service.reconfigure(impatient.arguments(&["serve", "--take-over"]));
     service.launch();
-    // Each would begin the fallback of a service that does not take over.
+    // Each failure would begin the fallback of a service that does not take over.
     service.wait_for("attempts that failed", |stats| stats.retries >= 2).await;
     let refused = service.client().append_events(request(vec![event("room-1")])).await.unwrap_err();
     assert_eq!(refused.code(), Code::Unavailable, "{refused:?}");

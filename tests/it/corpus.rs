@@ -1,4 +1,5 @@
-//! What the fuzzer has found worth keeping, and seeds made by hand, through the same functions again.
+//! Replays the inputs that the fuzzer found and that are worth keeping, together with handmade
+//! seeds, through the same functions as the fuzzer.
 
 use std::{
     collections::BTreeSet,

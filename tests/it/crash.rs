@@ -1,4 +1,6 @@
-//! The service is killed, at any moment.
+//! The service is killed at arbitrary moments.
+//!
+//! After every restart, all acknowledged events are still in the log and reach ImmuDB.
 
 use aethyr_event_store::grpc::wire::State;
 use tempfile::tempdir;
@@ -13,7 +15,7 @@ use crate::{
     },
 };
 
-/// Numbers of events out of a fixed seed: the moments differ, and are the same in every run.
+/// Returns event counts from a fixed seed: the moments differ, and are the same in every run.
 fn moments() -> impl Iterator<Item = u64> {
     let mut state = 0x9e37_79b9_7f4a_7c15_u64;
     std::iter::from_fn(move || {
@@ -28,7 +30,7 @@ fn moments() -> impl Iterator<Item = u64> {
 async fn acknowledged_events_survive_kill() {
     let dir = tempdir().unwrap();
     let immudb = ImmuDb::start(dir.path()).await;
-    // Small segments, so that some of the kills meet a new one being made.
+    // Small segments, so that some of the kills hit the creation of a new one.
     let setup = Setup::with_immudb(immudb.port()).set("event_sourcing", "segment_bytes_max: 1048576");
     let mut service = Service::start(setup).await;
     let (mut calls, mut stored) = (Vec::new(), 0);

@@ -1,4 +1,6 @@
-//! The process dies at each named place, and after its restart everything holds that was promised.
+//! The process dies at each named crash point.
+//!
+//! After its restart, everything that was promised holds.
 
 use std::{
     fs,
@@ -24,16 +26,16 @@ use crate::{
     },
 };
 
-/// How the service comes to a point.
+/// How the service reaches a crash point.
 #[derive(Debug, Clone, Copy)]
 enum Way {
-    /// By appending and saving snapshots, with ImmuDB beside it.
+    /// By appends and snapshots, with ImmuDB available.
     Load,
-    /// By a start on what was prepared.
+    /// By a start on prepared data.
     Start(Prepared),
-    /// By being told to stop.
+    /// By a shutdown.
     Stop,
-    /// By appending while ImmuDB is gone.
+    /// By appends while ImmuDB is away.
     Outage,
     /// By the end of an outage.
     OutageEnds,
@@ -60,7 +62,7 @@ fn way_to(point: CrashPoint) -> Way {
         | CrashPoint::IndexFileNamed
         | CrashPoint::IndexFilesMerged
         | CrashPoint::SecondSent => Way::Load,
-        // The head alone is written at the start.
+        // At startup, only the head is written.
         CrashPoint::BeforeSet | CrashPoint::AfterSet | CrashPoint::WriterKept | CrashPoint::HeadClaimed => {
             Way::Start(Prepared::Nothing)
         }
@@ -79,19 +81,20 @@ struct Story {
     immudb: ImmuDb,
     service: Service,
     setup: Setup,
-    /// What was sent before the crash, and what came of it.
+    /// The calls before the crash, with their outcomes.
     calls: Vec<Call>,
 }
 
 impl Story {
-    /// A history of all kinds, so long that the index is brought up in several steps.
+    /// Starts with a history of every kind, so long that the index is brought up to date in several
+    /// steps.
     async fn begin(point: CrashPoint) -> Self {
         let dir = tempdir().unwrap();
         let immudb = ImmuDb::start(dir.path()).await;
         let setup = Setup::with_immudb(immudb.port())
             .set("event_sourcing", "segment_bytes_max: 1048576")
             .set("event_sourcing", "event_files: true");
-        // So that more waits than one transaction takes.
+        // More is to be pending than one transaction holds.
         let setup = match point {
             CrashPoint::SecondSent => setup.set("immudb", "batch_bytes_max: 1000"),
             _ => setup,
@@ -106,7 +109,7 @@ impl Story {
         Self { point, dir, immudb, service, setup, calls: Vec::new() }
     }
 
-    /// Has the process die at the point.
+    /// Makes the process die at the crash point.
     async fn crash(&mut self) -> ExitStatus {
         let armed = self.setup.clone().crash_at(self.point);
         match way_to(self.point) {
@@ -153,7 +156,7 @@ impl Story {
     async fn load_until_the_end(&mut self) -> ExitStatus {
         let load = Load::start(&self.service.client(), 8, 2);
         let mut client = self.service.client();
-        // Large events, so that segments become full; and snapshots.
+        // Large events, so that segments fill up; and snapshots.
         let extras = tokio::spawn(async move {
             for sequence in 1.. {
                 let data = Some(Data::Binary(vec![7; 200_000].into()));
@@ -186,10 +189,10 @@ impl Story {
         }
     }
 
-    /// Starts again, unarmed, and checks everything.
+    /// Starts again without a crash point, and checks everything.
     async fn check(mut self) {
         let lost_disk = matches!(way_to(self.point), Way::Start(Prepared::NoDisk));
-        // Whoever claimed on a disk that is lost was another writer.
+        // The writer that claimed the database with the lost disk was another one.
         let arguments: &[&str] = if lost_disk { &["serve", "--take-over"] } else { &["serve"] };
         self.service.reconfigure(self.setup.clone().arguments(arguments));
         if matches!(way_to(self.point), Way::Outage) {
@@ -199,7 +202,7 @@ impl Story {
         let mut client = self.service.client();
         let before = whole_order(&mut client).await;
         assert_all_there(&self.calls, &before);
-        // What was not answered is settled by sending it again; what was stored is stored once.
+        // A retry settles calls without an answer; what was stored is stored once.
         for call in &self.calls {
             let sent = AppendEventsRequest { events: call.events.clone(), ..Default::default() };
             let again = client.append_events(sent).await.unwrap().into_inner();
@@ -222,7 +225,7 @@ impl Story {
             let found = std::process::Command::new("find").arg(&files).args(["-type", "f"]).output().unwrap();
             String::from_utf8(found.stdout).unwrap()
         };
-        // They are cleared by a thread that gives way to everything else.
+        // A thread of low priority removes them.
         let until = Instant::now() + PATIENCE;
         while !left().is_empty() && Instant::now() < until {
             tokio::time::sleep(Duration::from_millis(50)).await;
@@ -248,7 +251,7 @@ async fn crash_and_check(points: &[CrashPoint]) {
     }
 }
 
-// Two tests, so that both cores have something to do.
+// Two tests, so that both cores are busy.
 #[tokio::test(flavor = "multi_thread")]
 async fn each_point_up_to_the_transaction_is_reached_and_loses_nothing() {
     crash_and_check(&CrashPoint::ALL[..12]).await;

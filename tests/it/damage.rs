@@ -1,7 +1,8 @@
-//! Every file of the local log and of the index, flipped, cut, zeroed, extended and removed: what is whole is
-//! served, what is not is named, and `repair` brings it back. No panic, no hang, and no wrong event.
+//! Every file of the local log and of the index is bit-flipped, cut, zeroed, extended and removed:
+//! intact data is served, damage is named, and `repair` restores it. No panic, no hang, and no
+//! wrong event.
 //!
-//! A run takes a part of all damages. `DAMAGE_CASES=0` takes every one, and prints the figures that
+//! A run takes a sample of all cases. `DAMAGE_CASES=0` takes every one, and prints the figures that
 //! `docs/reliability.md` shows.
 
 use std::{
@@ -18,7 +19,7 @@ use aethyr_event_store::{
         NewEvent, ReadAllRequest, SaveSnapshotRequest, State, new_event::Data, save_snapshot_request,
     },
     index::{Found, Index, Options, Upkeep, rebuild},
-    log::{Cursor, Place, recover},
+    log::{Cursor, LogOffset, recover},
 };
 use tempfile::tempdir;
 use tokio_util::sync::CancellationToken;
@@ -36,7 +37,7 @@ mod image;
 use checks::{End, Hit, Outcome, World, judge, judge_without_index, mend};
 use image::{Damage, File, Image};
 
-/// A storage folder with everything in it that can be damaged, and what was stored.
+/// A storage directory with everything in it that can be damaged, and the data that was stored.
 struct Prepared {
     image: Image,
     world: Arc<World>,
@@ -50,8 +51,8 @@ fn with_files() -> Setup {
         .set("event_sourcing", "segment_bytes_max: 1048576")
 }
 
-/// Three segments, of which two are filled by one large event each, with small ones over nine aggregates,
-/// appends over several of them, and snapshots.
+/// Appends three segments. Two of them are filled by one large event each; the rest are small
+/// events of nine aggregates, appends to several of them, and snapshots.
 async fn fill(service: &Service) {
     let mut client = service.client();
     for round in 0..12u8 {
@@ -102,13 +103,14 @@ fn prepare() -> Prepared {
     Prepared { image, world, service }
 }
 
-/// Makes the index anew in three files, as a long life would have left it, and lets a start find the end of the log.
+/// Rebuilds the index in three files, as a long life would leave it, and lets a start find the end
+/// of the log.
 fn spread_index(storage: &Path) {
     let (log, folder) = (storage.join("log"), storage.join("index"));
     fs::remove_dir_all(&folder).unwrap();
     fs::create_dir_all(&folder).unwrap();
     let recovered = recover(&log, None).unwrap();
-    let mut cursor = Cursor::new(recovered.segments().clone(), Place::START);
+    let mut cursor = Cursor::new(recovered.segments().clone(), LogOffset::START);
     let mut ends = Vec::new();
     while let Some(read) = cursor.next(recovered.end).unwrap() {
         ends.push(read.end);
@@ -128,12 +130,13 @@ fn spread_index(storage: &Path) {
         let index = Arc::new(Index::open(&folder, found, parts, options, &CancellationToken::new()));
         rebuild::bring_up(&index, end, |_| ControlFlow::Continue(())).unwrap();
         assert_eq!(index.complete().tip.end, end);
-        // It ends with everything in a file.
+        // Upkeep ends with everything in a file.
         drop(Upkeep::start(index).unwrap());
     }
 }
 
-/// So many damages at most of the ends of files, and as many within them; `None`: all.
+/// Returns the maximum number of damages to the ends of files, and as many within them. Returns
+/// `None` for all of them.
 fn cases_max(default: usize) -> Option<usize> {
     match std::env::var("DAMAGE_CASES").ok().and_then(|number| number.parse().ok()) {
         Some(0) => None,
@@ -151,14 +154,14 @@ fn cases<'a>(files: impl Iterator<Item = &'a File>, max: Option<usize>) -> Vec<(
     }
     let some = |all: Vec<(&'a File, Damage)>| {
         let step = max.map_or(1, |max| all.len().div_ceil(max));
-        // Not always the same of what is repeated in even distances.
+        // Data that repeats at even distances is not always hit at the same place.
         let chosen = all.chunks(step.max(1)).enumerate().map(|(number, few)| few[(number * 7) % few.len()]);
         chosen.collect::<Vec<_>>()
     };
     [some(ends), some(within)].concat()
 }
 
-/// How the damages came out, by the kind of file and of damage.
+/// The outcomes by kind of file and kind of damage.
 #[derive(Default)]
 struct Figures {
     counts: BTreeMap<(&'static str, &'static str, Outcome), usize>,
@@ -195,7 +198,7 @@ impl Figures {
     }
 }
 
-/// Two at a time: most of a case is waiting for threads to end.
+/// Runs the cases three at a time: most of a case is waiting for threads to end.
 fn sweep(
     cases: &[(&File, Damage)],
     judged: impl Fn(&File, Damage) -> Result<Outcome, String> + Sync,
@@ -236,7 +239,7 @@ fn a_damaged_log_is_refused_or_named_and_mended() {
         let copy = image.copy(Some((file, damage)), false);
         let outcome = judge(&world, copy.path(), Hit::Log)?;
         if outcome != Outcome::Whole {
-            // Judging has appended; what is mended is the same damage again.
+            // Judging has appended events, so the repair runs on a new copy with the same damage.
             let copy = image.copy(Some((file, damage)), false);
             mend(copy.path())?;
             let mended = judge(&world, copy.path(), Hit::Log)?;
@@ -263,7 +266,7 @@ fn without_an_index_nothing_but_the_end_is_cut_off() {
     drop(service);
 }
 
-/// The program itself, on one damage of each kind of file of the index, and after a kill.
+/// Runs the program itself on one damage to each kind of index file, and after a kill.
 #[test]
 fn the_program_starts_over_a_damaged_index() {
     let Prepared { image, world, mut service } = prepare();
@@ -290,7 +293,9 @@ fn the_program_starts_over_a_damaged_index() {
             }
             assert_eq!(service.stats().await.event_count, order.len() as u64);
             if file.kind() == "files" {
-                let told = async || service.log().contains("it is made again");
+                let texts =
+                    ["an index file is unusable; it is rebuilt", "an index file is unusable; rebuilding it"];
+                let told = async || texts.iter().any(|text| service.log().contains(text));
                 service.wait_until(&file.name(), told).await;
             }
             append(&mut service.client(), vec![event("room-3")]).await;
@@ -329,7 +334,8 @@ fn the_program_names_a_segment_that_was_cut_between_two_frames() {
     });
 }
 
-/// Without its id a service is a stranger to its own database, which a person can say it is not.
+/// Without its id, a service is a stranger to its own database; the operator can confirm that it is
+/// not.
 #[tokio::test(flavor = "multi_thread")]
 async fn damaged_writer_ids_cost_no_event() {
     let dir = tempdir().unwrap();

@@ -1,5 +1,5 @@
-//! The local log has events that ImmuDB can't take: they are listed, written out, and given up only by a
-//! person's word.
+//! The local log has events that ImmuDB cannot accept: they are listed, exported, and discarded
+//! only at the operator's command.
 
 use std::{fs, path::Path};
 
@@ -19,12 +19,12 @@ use crate::{
     },
 };
 
-/// Two histories that have three events in common: the deposed writer's, which is stopped, and that of the
-/// service that has the database.
+/// Two histories that have three events in common: that of the fenced writer, which is stopped, and
+/// that of the service that has the database.
 struct Divergence {
     immudb: ImmuDb,
     deposed: Service,
-    /// The deposed writer's whole order.
+    /// The whole log of the fenced writer.
     ours: Vec<RecordedEvent>,
     other: Service,
     dir: TempDir,
@@ -32,7 +32,8 @@ struct Divergence {
 
 const COMMON: u64 = 3;
 
-/// The deposed writer has two appends of three events, and a snapshot, that the other history lacks.
+/// Creates two histories. The fenced writer has two appends of three events, and a snapshot, that
+/// the other history lacks.
 async fn diverged() -> Divergence {
     let dir = tempdir().unwrap();
     let mut immudb = ImmuDb::start(dir.path()).await;
@@ -67,14 +68,15 @@ async fn save_snapshot(service: &Service, aggregate: &str, sequence_number: u64)
     service.client().save_snapshot(snapshot).await.unwrap();
 }
 
-/// What a command prints on standard output; it must succeed.
+/// Returns the standard output of a command that must succeed.
 fn printed(service: &Service, arguments: &[&str]) -> String {
     let output = service.command(arguments).output().unwrap();
     assert!(output.status.success(), "{arguments:?}: {}", String::from_utf8_lossy(&output.stderr));
     String::from_utf8(output.stdout).unwrap()
 }
 
-/// The files hold exactly these events: their records lead from hash to hash, and nothing else is there.
+/// Asserts that the files hold exactly these events: the chain hash leads from record to record,
+/// and there is no other file.
 fn assert_holds(folder: &Path, events: &[RecordedEvent], after: &[u8]) {
     let files = Folder::new(folder);
     assert_eq!(files.event_paths().unwrap().len(), events.len());
@@ -106,16 +108,16 @@ async fn a_deposed_writer_gives_its_events_up_into_files_and_takes_the_other_his
     assert_holds(&rescued, pending, &after);
     assert!(rescued.join("snapshots/room-1.snapshot").exists());
     assert!(!rescued.join("export.unfinished").exists());
-    // The log is kept, with its writer ids; the place where it was has none.
+    // The log is kept, with its writer ids; its original directory has none.
     assert_eq!(fs::read_to_string(deposed.storage().join("log.given-up-1/writers")).unwrap(), ids);
     assert!(!deposed.storage().join("log").exists() && !deposed.storage().join("index").exists());
     assert!(given_up(&deposed, "events.given-up-1") && !deposed.storage().join("events").exists());
 
     let (done, said) = deposed.run(&["resolve", "--give-up-pending", "--export", "rescued"]);
-    assert!(!done && said.contains("there is nothing to do"), "{said}");
+    assert!(!done && said.contains("nothing to do"), "{said}");
     assert!(!deposed.storage().join("log/writers").exists());
 
-    // Without a writer id of its own it has to wait for the release, and then gets all of it.
+    // Without a writer id of its own, it has to wait for the release, and then restores all events.
     deposed.launch();
     deposed.wait_for_state(State::Fenced).await;
     deposed.stop();
@@ -127,7 +129,7 @@ async fn a_deposed_writer_gives_its_events_up_into_files_and_takes_the_other_his
     append_to(&mut deposed.client(), "room-1", 1).await;
     let stats = deposed.wait_until_forwarded().await;
     assert_in_immudb(&immudb, &whole_order(&mut deposed.client()).await);
-    // What was made from the log that was given up is made anew.
+    // Data derived from the discarded log is rebuilt.
     assert!(!stats.projections.is_empty());
     deposed
         .wait_for("the read models follow", |stats| {
@@ -151,19 +153,19 @@ async fn pending_events_are_listed_without_their_data_and_exported_byte_by_byte(
         assert_eq!(recorded_at, event.recorded_at.unwrap().to_string());
     }
     assert!(list.contains("log:head is at position 5, writer ") && list.contains("(another log)"), "{list}");
-    assert!(list.contains("up to position 3; it has other events behind that"), "{list}");
-    let counts = "pending behind position 3: events 3, aggregates 2, appends 2, snapshots 1";
+    assert!(list.contains("up to position 3; the database continues with different events"), "{list}");
+    let counts = "pending after position 3: events 3, aggregates 2, appends 2, snapshots 1";
     assert_eq!((lines.len(), list.lines().last().unwrap()), (6, counts));
     assert!(!list.contains("Forest") && !list.contains("exits"), "{list}");
     let offline = printed(&deposed, &["pending", "list", "--offline"]);
-    assert!(offline.contains("not asked") && offline.ends_with(&format!("{counts}\n")), "{offline}");
+    assert!(offline.contains("not contacted") && offline.ends_with(&format!("{counts}\n")), "{offline}");
 
     for _ in 0..2 {
         let (done, said) = deposed.run(&["pending", "export", "rescued"]);
-        assert!(done && said.contains("exported, and synced"), "{said}");
+        assert!(done && said.contains("exported and synced"), "{said}");
         assert_holds(&deposed.dir().join("rescued"), pending, &after);
     }
-    // Nothing of it changes the log.
+    // None of this changes the log.
     deposed.launch();
     deposed.wait_for_state(State::Fenced).await;
     assert_eq!(whole_order(&mut deposed.client()).await, ours);
@@ -189,19 +191,19 @@ async fn an_export_never_mixes_with_what_is_there_and_stays_out_of_the_storage()
     fs::create_dir(&folder).unwrap();
     fs::write(folder.join("letter.txt"), "dear").unwrap();
     let (done, said) = service.run(&["pending", "export", "full"]);
-    assert!(!done && said.contains("holds something else"), "{said}");
+    assert!(!done && said.contains("contains other files"), "{said}");
     assert_eq!(fs::read_dir(&folder).unwrap().count(), 1);
     for inside in ["storage/log/x", "storage/index/x", "storage/events", "logs/x"] {
         let (done, said) = service.run(&["pending", "export", inside]);
-        assert!(!done && said.contains("name a folder outside"), "{inside}: {said}");
+        assert!(!done && said.contains("choose a directory outside"), "{inside}: {said}");
     }
-    // What an export left that ended halfway is written anew; what was changed since is not believed.
+    // An interrupted export is written again; files that were changed since are not trusted.
     assert!(service.run(&["pending", "export", "rescued"]).0);
     let file = service.dir().join("rescued/room-1/2.event");
     let whole = fs::read(&file).unwrap();
     fs::write(&file, "").unwrap();
     let (done, said) = service.run(&["pending", "export", "rescued"]);
-    assert!(!done && said.contains("holds something else"), "{said}");
+    assert!(!done && said.contains("contains other files"), "{said}");
     fs::write(service.dir().join("rescued/export.unfinished"), "").unwrap();
     assert!(service.run(&["pending", "export", "rescued"]).0);
     assert_eq!(fs::read(&file).unwrap(), whole);
@@ -225,13 +227,13 @@ async fn nothing_is_given_up_where_nothing_diverged() {
     append_to(&mut service.client(), "room-1", 2).await;
     service.kill();
     let (done, said) = service.run(&give_up);
-    assert!(!done && said.contains("ImmuDB has to be asked first"), "{said}");
+    assert!(!done && said.contains("ImmuDB must be reachable"), "{said}");
     immudb.restart().await;
     let (done, said) = service.run(&give_up);
-    assert!(!done && said.contains("the local events fit ImmuDB's history (behind position 3)"), "{said}");
+    assert!(!done && said.contains("the local events continue ImmuDB's history after position 3"), "{said}");
     let (done, said) = service.run(&["resolve", "--resend"]);
-    assert!(!done && said.contains("there is nothing to do"), "{said}");
-    // One choice, and one only.
+    assert!(!done && said.contains("nothing to do"), "{said}");
+    // Exactly one choice is allowed.
     for wrong in [&["resolve"][..], &give_up[..2], &[&give_up[..], &["--resend"]].concat()] {
         assert_eq!(service.command(wrong).output().unwrap().status.code(), Some(64), "{wrong:?}");
     }
@@ -249,7 +251,8 @@ async fn giving_up_goes_on_where_it_ended_halfway() {
     let (before, pending) = ours.split_at(COMMON as usize);
     let after = before.last().unwrap().hash.clone();
     let give_up = ["resolve", "--give-up-pending", "--export", "rescued"];
-    // As if it had ended before the log got its new name: exported, the index and the event files gone.
+    // As if it had been interrupted before the log was renamed: events exported, the index gone,
+    // the event files renamed.
     assert!(deposed.run(&["pending", "export", "rescued"]).0);
     fs::remove_dir_all(deposed.storage().join("index")).unwrap();
     fs::rename(deposed.storage().join("events"), deposed.storage().join("events.given-up-1")).unwrap();
@@ -258,14 +261,14 @@ async fn giving_up_goes_on_where_it_ended_halfway() {
     assert_eq!(whole_order(&mut deposed.client()).await, ours);
     deposed.wait_for("the event files", |stats| stats.event_files_pending == 0).await;
     deposed.stop();
-    // A name that is taken is left alone.
+    // A directory that already has the name is left alone.
     fs::create_dir(deposed.storage().join("log.given-up-1")).unwrap();
     let (done, said) = deposed.run(&give_up);
     assert!(done, "{said}");
     assert_holds(&deposed.dir().join("rescued"), pending, &after);
     assert!(given_up(&deposed, "events.given-up-1") && given_up(&deposed, "events.given-up-2"));
     assert!(given_up(&deposed, "log.given-up-2/writers") && !given_up(&deposed, "log.given-up-1/writers"));
-    // What was put aside is a whole log: it can be put back.
+    // The renamed directory is a complete log that can be restored.
     let mut again = Service::new(Setup::local());
     fs::create_dir(again.storage()).unwrap();
     fs::rename(deposed.storage().join("log.given-up-2"), again.storage().join("log")).unwrap();
@@ -295,7 +298,7 @@ async fn events_that_immudb_lost_before_another_wrote_there_are_given_up_into_fi
     service.wait_until_forwarded().await;
     let ours = whole_order(&mut service.client()).await;
     service.stop();
-    // Put back to nothing, and taken by another.
+    // ImmuDB was reset to nothing, and another service has claimed it.
     immudb.kill();
     fs::remove_dir_all(dir.path().join("data")).unwrap();
     immudb.restart().await;
@@ -303,9 +306,9 @@ async fn events_that_immudb_lost_before_another_wrote_there_are_given_up_into_fi
     append_to(&mut other.client(), "room-2", 1).await;
     other.wait_until_forwarded().await;
     let list = printed(&service, &["pending", "list"]);
-    assert!(list.contains("pending behind position 0: events 5"), "{list}");
+    assert!(list.contains("pending after position 0: events 5"), "{list}");
     let offline = printed(&service, &["pending", "list", "--offline"]);
-    assert!(offline.contains("pending behind position 5: events 0"), "{offline}");
+    assert!(offline.contains("pending after position 5: events 0"), "{offline}");
     let (done, said) = service.run(&["resolve", "--give-up-pending", "--export", "rescued"]);
     assert!(done && said.contains("common=0 given_up=5"), "{said}");
     assert_holds(&service.dir().join("rescued"), &ours, &Hash::START.0);
@@ -327,14 +330,17 @@ async fn what_an_emptied_immudb_lacks_is_listed_and_sent_again() {
     let order = whole_order(&mut service.client()).await;
     service.stop();
     let list = printed(&service, &["pending", "list"]);
-    assert!(list.contains("log:head is missing") && list.contains("it is empty"), "{list}");
-    assert!(list.ends_with("behind position 0: events 4, aggregates 1, appends 4, snapshots 1\n"), "{list}");
+    assert!(list.contains("log:head is missing") && list.contains("the database is empty"), "{list}");
+    assert!(
+        list.ends_with("pending after position 0: events 4, aggregates 1, appends 4, snapshots 1\n"),
+        "{list}"
+    );
     let (done, said) = service.run(&["resolve", "--give-up-pending", "--export", "rescued"]);
     assert!(!done && said.contains("`resolve --resend`"), "{said}");
     let (done, said) = service.run(&["resolve", "--resend"]);
     assert!(done && said.contains("from=1 to=4"), "{said}");
     let (done, said) = service.run(&["resolve", "--resend"]);
-    assert!(!done && said.contains("there is nothing to do"), "{said}");
+    assert!(!done && said.contains("nothing to do"), "{said}");
     service.restart().await;
     service.wait_until_forwarded().await;
     assert_in_immudb(&immudb, &order);
@@ -353,10 +359,10 @@ async fn where_the_head_was_deleted_a_new_database_takes_everything() {
     service.wait_for_state(State::Suspect).await;
     service.stop();
     let list = printed(&service, &["pending", "list"]);
-    assert!(list.contains("up to position 3; it has events, and nothing says whose"), "{list}");
+    assert!(list.contains("up to position 3; the database has events, but no log:head"), "{list}");
     for choice in [&["--resend"][..], &["--give-up-pending", "--export", "rescued"]] {
         let (done, said) = service.run(&[&["resolve"], choice].concat());
-        assert!(!done && said.contains("use a new database name"), "{said}");
+        assert!(!done && said.contains("configure a new database name"), "{said}");
     }
     service.reconfigure(setup.set("immudb", "database: second"));
     service.launch();

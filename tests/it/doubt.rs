@@ -1,4 +1,6 @@
-//! Somebody else writes to the database, or it is not what it was: nothing goes into a wrong history.
+//! Another writer uses the database, or the database is no longer what it was.
+//!
+//! In both cases, nothing is written into a wrong history.
 
 use aethyr_event_store::grpc::wire::{
     LoadEventsRequest, RecordedEvent, State, StoredIn,
@@ -27,7 +29,8 @@ async fn assert_fenced(service: &Service) {
     assert_eq!(service.stats().await.event_count, before);
 }
 
-/// It looks like a world without events, and is a service that lost them.
+/// Asserts that reads are refused: without events it looks like an empty world, but it is a service
+/// that has lost them.
 async fn assert_reads_are_refused(service: &Service) {
     let refused = load_pieces(
         &mut service.client(),
@@ -45,7 +48,7 @@ async fn assert_reads_are_refused(service: &Service) {
     service.wait_for_health("", false).await;
 }
 
-/// Events are taken, and ImmuDB stays as it is.
+/// Asserts that events are accepted while ImmuDB stays as it is.
 async fn assert_suspect(service: &Service, immudb: &ImmuDb) {
     service.wait_for_state(State::Suspect).await;
     let before = immudb.reader(&["--database", "aethyr", "txscan"]).len();
@@ -94,7 +97,8 @@ async fn a_deposed_writer_writes_nothing_any_more() {
     append_to(&mut second.client(), "room-1", 2).await;
     let order = whole_order(&mut second.client()).await;
 
-    // Whoever learns of it by its own write can't know what became of that.
+    // A writer that learns of the takeover from its own write cannot know the outcome of that
+    // write.
     let status = deposed.client().append_events(request(vec![event("room-1")])).await.unwrap_err();
     assert_eq!((status.code(), reason(&status).as_str()), (Code::Unknown, "OUTCOME_UNKNOWN"));
     assert_fenced(&deposed).await;
@@ -103,7 +107,8 @@ async fn a_deposed_writer_writes_nothing_any_more() {
     deposed.kill();
     deposed.launch();
     assert_fenced(&deposed).await;
-    // Its events stay where they are, listed as pending, and can't be forced into the other history.
+    // Its events stay in its log, are listed as pending, and cannot be forced into the other
+    // history.
     assert_eq!(deposed.stats().await.pending_events, 1);
     deposed.stop();
     let (done, said) = deposed.run(&["resolve", "--resend"]);
@@ -113,7 +118,8 @@ async fn a_deposed_writer_writes_nothing_any_more() {
     assert_in_immudb(&immudb, &order);
 }
 
-/// It has the name of a writer that was deposed, and is itself older: neither is served for what was stored.
+/// The log is an older one, and has the id of a writer that was fenced. For either reason, it must
+/// not be served as the stored history.
 #[tokio::test(flavor = "multi_thread")]
 async fn an_older_copy_that_another_writer_came_after_serves_nothing_if_it_is_told_so() {
     let dir = tempdir().unwrap();
@@ -147,7 +153,7 @@ async fn an_older_copy_that_another_writer_came_after_serves_nothing_if_it_is_to
     let ask = LoadEventsRequest { aggregate_id: "room-1".to_owned(), ..LoadEventsRequest::default() };
     let refused = load_pieces(&mut service.client(), ask).await.unwrap_err();
     assert_eq!((refused.code(), reason(&refused).as_str()), (Code::Unavailable, "FIRST_CONTACT"));
-    // It is stored, and this log does not know of it.
+    // The event is stored, but this log does not know of it.
     let refused = service.client().append_events(request(vec![last])).await.unwrap_err();
     assert_eq!((refused.code(), reason(&refused).as_str()), (Code::Unavailable, "FIRST_CONTACT"));
     service.wait_for_health("reads", false).await;
@@ -158,7 +164,7 @@ async fn an_older_copy_that_another_writer_came_after_serves_nothing_if_it_is_to
     service.wait_for_state(State::Connected).await;
     assert_eq!(whole_order(&mut service.client()).await, order);
 
-    // An empty one is told apart.
+    // An empty log is not treated as an older one.
     service.kill();
     std::fs::remove_dir_all(&storage).unwrap();
     service.reconfigure(careful);
@@ -208,11 +214,11 @@ async fn a_clean_stop_releases_the_database_but_not_while_events_are_pending() {
     service.restart().await;
     service.wait_until_forwarded().await;
     assert!(service.stop().success());
-    assert!(service.log().contains("the head is released"));
+    assert!(service.log().contains("released log:head"));
     second.restart().await;
     assert_eq!(second.wait_until_forwarded().await.event_count, 3);
     append_to(&mut second.client(), "room-1", 1).await;
-    // The first one comes back: the head names another.
+    // The first service starts again: the head names another writer.
     service.launch();
     assert_fenced(&service).await;
     assert_in_immudb(&immudb, &whole_order(&mut second.client()).await);
@@ -235,7 +241,7 @@ async fn an_immudb_that_was_put_back_gets_nothing_until_a_person_says_so() {
     immudb.restart().await;
     append_to(&mut service.client(), "room-1", 1).await;
     assert_suspect(&service, &immudb).await;
-    // A restart changes nothing about that.
+    // A restart does not change that.
     service.kill();
     service.restart().await;
     assert_suspect(&service, &immudb).await;
@@ -260,7 +266,7 @@ async fn an_emptied_immudb_gets_nothing_until_a_person_says_so() {
     resolved(&mut service, &immudb).await;
 }
 
-/// It was seen: what is wrong with it is another question.
+/// ImmuDB was contacted; what is wrong with it is another question.
 #[tokio::test(flavor = "multi_thread")]
 async fn an_immudb_that_lacks_events_is_seen_all_the_same_after_a_crash() {
     let dir = tempdir().unwrap();
@@ -310,14 +316,14 @@ async fn a_database_with_events_of_unknown_origin_is_not_claimed() {
     service.launch();
     service.wait_for_state(State::Suspect).await;
     assert_reads_are_refused(&service).await;
-    // Its number was given away before.
+    // Its sequence number has been assigned before.
     let refused = service.client().append_events(request(vec![event("room-1")])).await.unwrap_err();
     assert_eq!((refused.code(), reason(&refused).as_str()), (Code::Unavailable, "EMPTY_LOG"));
     assert_eq!(service.stats().await.event_count, 0);
     assert_eq!(immudb.reader(&["--database", "aethyr", "txscan"]).len(), before);
 }
 
-/// It has the same keys, and the same default name of the database.
+/// Aethyr itself uses the same keys, and the same default name for the database.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_database_of_aethyrs_own_is_named_as_such_and_nothing_is_taken_beside_it() {
     let dir = tempdir().unwrap();
@@ -346,7 +352,7 @@ async fn a_database_of_aethyrs_own_is_named_as_such_and_nothing_is_taken_beside_
 async fn an_immudb_that_was_put_back_below_a_living_session_is_noticed() {
     let dir = tempdir().unwrap();
     let immudb = ImmuDb::start(dir.path()).await;
-    // A sign of life between would find the database gone.
+    // A keep-alive in between would find the database gone.
     let setup = Setup::with_immudb(immudb.port()).set("immudb", "keep_alive: 90.0");
     let mut service = Service::start(setup).await;
     let (data, backup) = (dir.path().join("data/aethyr"), dir.path().join("backup"));
@@ -361,7 +367,7 @@ async fn an_immudb_that_was_put_back_below_a_living_session_is_noticed() {
     std::fs::remove_dir_all(&data).unwrap();
     std::fs::rename(&backup, &data).unwrap();
     immudb.reader(&["--database", "aethyr", "load-database"]);
-    // The session has noticed nothing.
+    // The session has not noticed anything.
     assert_eq!(service.stats().await.retries, retries);
     let answer = append(&mut service.client(), vec![event("room-1")]).await;
     assert_eq!(answer.stored_in(), StoredIn::LocalLog);
@@ -404,7 +410,7 @@ async fn what_a_fenced_writer_has_in_common_with_the_other_counts_as_forwarded()
     let proxy = Proxy::start(immudb.port()).await;
     let service = Service::start(Setup::with_immudb(proxy.port())).await;
     append_to(&mut service.client(), "room-1", 3).await;
-    // ImmuDB takes it, and the answer is lost.
+    // ImmuDB commits the event, and the answer is lost.
     proxy.set(Mode::DropAnswers);
     let mut client = service.client();
     let appending = tokio::spawn(async move { append(&mut client, vec![event("room-1")]).await });
@@ -444,7 +450,7 @@ async fn what_somebody_else_writes_to_the_database_is_warned_of() {
     let mut immudb = ImmuDb::start(dir.path()).await;
     let mut service = Service::start(Setup::with_immudb(immudb.port())).await;
     append_to(&mut service.client(), "room-1", 3).await;
-    // Restarts of both sides, claims and new sessions leave no gap of their own.
+    // Restarts of both sides, claims and new sessions leave no gaps in the transaction numbers.
     immudb.restart().await;
     append_to(&mut service.client(), "room-1", 1).await;
     service.wait_until_forwarded().await;
@@ -452,21 +458,21 @@ async fn what_somebody_else_writes_to_the_database_is_warned_of() {
     service.restart().await;
     append_to(&mut service.client(), "room-1", 1).await;
     service.wait_until_forwarded().await;
-    assert!(!service.log().contains("somebody else"), "{}", service.log());
+    assert!(!service.log().contains("another client writes to the database"), "{}", service.log());
     for _ in 0..3 {
         immudb.reader(&["--database", "aethyr", "set", "event:room-1:00000000000000000002", "forged"]);
     }
     append_to(&mut service.client(), "room-1", 1).await;
-    service.wait_for_log("somebody else writes to the database").await;
+    service.wait_for_log("another client writes to the database").await;
     let log = service.log();
-    let line = log.lines().find(|line| line.contains("somebody else")).unwrap();
+    let line = log.lines().find(|line| line.contains("another client writes to the database")).unwrap();
     assert!(line.contains("WARN") && line.contains("transactions=3"), "{line}");
     assert_eq!(service.wait_until_forwarded().await.state(), State::Connected);
-    // The next are counted, and told with the next line, a minute later.
+    // Further ones are counted, and reported with the next line, a minute later.
     immudb.reader(&["--database", "aethyr", "set", "anything", "else"]);
     append_to(&mut service.client(), "room-1", 2).await;
     service.wait_until_forwarded().await;
-    assert_eq!(service.log().matches("somebody else").count(), 1);
+    assert_eq!(service.log().matches("another client writes to the database").count(), 1);
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -478,7 +484,7 @@ async fn a_stop_after_immudb_was_restarted_releases_the_head_too() {
     service.wait_until_forwarded().await;
     immudb.restart().await;
     assert!(service.stop().success());
-    assert!(service.log().contains("the head is released"), "{}", service.log());
+    assert!(service.log().contains("released log:head"), "{}", service.log());
     let second = Service::start(Setup::with_immudb(immudb.port())).await;
     assert_eq!(second.wait_until_forwarded().await.event_count, 2);
 }

@@ -1,5 +1,5 @@
-//! A disk that fails: what was acknowledged stays, what can't be known is called so, reads go on, and the process
-//! ends for a supervisor to start it again.
+//! A disk that fails: acknowledged events stay, an unknown outcome is reported as such, reads
+//! continue, and the process ends so that a supervisor can restart it.
 
 use std::path::PathBuf;
 
@@ -17,7 +17,7 @@ mod faulty_disk;
 
 use faulty_disk::{Fault, FaultyDisk};
 
-/// A service whose disk fails below a folder of its storage, which may be all of it.
+/// Starts a service whose disk fails below a directory of its storage, which may be all of it.
 async fn start(setup: Setup, folder: &str) -> (Service, FaultyDisk) {
     let mut service = Service::new(setup.clone());
     let below: PathBuf = service.dir().canonicalize().unwrap().join("storage").join(folder);
@@ -41,19 +41,19 @@ async fn after_a_failed_sync_the_outcome_is_not_known_until_a_restart_tells() {
     assert_eq!(reason(&status), "OUTCOME_UNKNOWN", "{status:?}");
     disk.set(Fault::Nothing);
 
-    // The same ids: nothing else can be said of them, however often they are sent.
+    // Retries with the same ids always get this answer: nothing else is known about them.
     for _ in 0..3 {
         let status = client.append_events(doubtful.clone()).await.unwrap_err();
         assert_eq!((status.code(), reason(&status).as_str()), (Code::Unknown, "OUTCOME_UNKNOWN"));
     }
     let one_of_them = request(vec![doubtful.events[1].clone()]);
     assert_eq!(reason(&client.append_events(one_of_them).await.unwrap_err()), "OUTCOME_UNKNOWN");
-    // Others are certainly not written.
+    // Other events are certainly not written.
     let status = client.append_events(request(vec![event("room-3")])).await.unwrap_err();
     assert_eq!(reason(&status), "LOCAL_LOG_FAILED", "{status:?}");
     let snapshot = SaveSnapshotRequest::default();
     assert!(client.save_snapshot(snapshot).await.is_err());
-    // What was acknowledged is answered as ever, and read.
+    // Acknowledged events are answered as before, and can be read.
     let again = client.append_events(before).await.unwrap().into_inner();
     assert!(again.already_stored);
     assert_eq!(again.aggregates, first.aggregates);
@@ -77,10 +77,10 @@ async fn after_a_failed_sync_the_process_ends_with_1_once_the_grace_is_over() {
     let status = service.client().append_events(request(vec![event("room-1")])).await.unwrap_err();
     assert_eq!(reason(&status), "OUTCOME_UNKNOWN", "{status:?}");
     assert_eq!(service.wait().code(), Some(1), "{}", service.log());
-    assert!(service.log().contains("the local log can't be written"), "{}", service.log());
+    assert!(service.log().contains("cannot write the local log"), "{}", service.log());
 }
 
-/// The last group may lie in the log, and what is in doubt is for this service to find out.
+/// The last group may be in the log, and only this service can settle what is in doubt.
 #[tokio::test(flavor = "multi_thread")]
 async fn after_a_failed_sync_no_other_service_gets_the_database() {
     let dir = tempfile::tempdir().unwrap();
@@ -104,7 +104,7 @@ async fn after_a_failed_sync_no_other_service_gets_the_database() {
     service.wait_until_forwarded().await;
 }
 
-/// A file that can't be read is made again in memory, and written once that is possible.
+/// An index file that cannot be read is rebuilt in memory, and is written once that is possible.
 #[tokio::test(flavor = "multi_thread")]
 async fn an_index_that_can_not_be_written_stops_nothing() {
     for fault in [Fault::Full, Fault::OutOfFiles, Fault::ReadOnly] {
@@ -114,15 +114,15 @@ async fn an_index_that_can_not_be_written_stops_nothing() {
         let first = request(vec![event("room-1")]);
         client.append_events(first.clone()).await.unwrap();
         disk.set(fault);
-        // More than is kept in memory.
+        // More than the index keeps in memory.
         let data = Some(Data::Binary(vec![7; 900_000].into()));
         let mut stored = 1;
         while stored < 20 {
             append(&mut client, vec![NewEvent { data: data.clone(), ..event("room-1") }]).await;
             stored += 1;
         }
-        service.wait_for_log("writes of the index fail").await;
-        let said = service.log().matches("writes of the index fail").count();
+        service.wait_for_log("cannot write index files").await;
+        let said = service.log().matches("cannot write index files").count();
         assert_eq!(said, 1, "one line a minute:\n{}", service.log());
         assert_eq!(load(&mut client, "room-1").await.len(), stored, "{fault:?}");
         assert!(client.append_events(first).await.unwrap().into_inner().already_stored, "{fault:?}");
@@ -164,7 +164,8 @@ async fn a_full_disk_refuses_appends_only_as_long_as_it_is_full() {
     assert_eq!(said, 1, "one line a minute:\n{}", service.log());
 }
 
-/// Some file systems can't, and a disk may be too full for it: then an append is just slower.
+/// Some file systems cannot allocate ahead, and a disk may be too full for it: then appends are
+/// just slower.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_log_whose_space_can_not_be_allocated_takes_appends_all_the_same() {
     for fault in [Fault::Nothing, Fault::CannotAllocate] {
@@ -179,11 +180,11 @@ async fn a_log_whose_space_can_not_be_allocated_takes_appends_all_the_same() {
         assert_eq!(allocated > 10_000, fault == Fault::Nothing, "{fault:?}: {allocated} bytes");
         service.kill();
         service.restart().await;
-        assert!(!service.log().contains("torn end"), "{fault:?}:\n{}", service.log());
+        assert!(!service.log().contains("removed the torn tail"), "{fault:?}:\n{}", service.log());
         assert_eq!(load(&mut service.client(), "room-1").await.len(), 2, "{fault:?}");
         append(&mut service.client(), vec![event("room-1")]).await;
         assert!(service.stop().success());
-        // What is at rest has frames alone.
+        // A closed segment has nothing but frames.
         assert!(length() < 10_000, "{fault:?}: {} bytes", length());
     }
 }
@@ -206,12 +207,12 @@ async fn a_start_that_can_only_read_serves_reads_and_takes_writes_once_it_can() 
     let mut client = service.client();
     assert_eq!(load(&mut client, "room-1").await.len(), 1);
     assert!(client.append_events(stored).await.unwrap().into_inner().already_stored);
-    // Of the last group nobody knows whether it is on the disk, or in memory since a sync that failed.
+    // It is unknown whether the last group is on disk, or only in memory since a sync that failed.
     let status = client.append_events(last).await.unwrap_err();
     assert_eq!(reason(&status), "OUTCOME_UNKNOWN", "{status:?}");
     let status = client.append_events(request(vec![event("room-1")])).await.unwrap_err();
     assert_eq!((status.code(), reason(&status).as_str()), (Code::FailedPrecondition, "LOCAL_LOG_FAILED"));
-    assert!(service.log().contains("the storage can't be written"), "{}", service.log());
+    assert!(service.log().contains("storage is not writable"), "{}", service.log());
     service.wait_for_health("", false).await;
 
     disk.set(Fault::Nothing);
@@ -221,7 +222,7 @@ async fn a_start_that_can_only_read_serves_reads_and_takes_writes_once_it_can() 
     assert!(service.stop().success());
 }
 
-/// Whichever file it is that can't be opened when the log goes on with a new segment.
+/// Each round hits another of the files that are opened when the log continues with a new segment.
 #[tokio::test(flavor = "multi_thread")]
 async fn files_that_are_used_up_refuse_appends_until_some_are_free_again() {
     let setup = Setup::local().set("event_sourcing", "segment_bytes_max: 1048576");

@@ -1,4 +1,6 @@
-//! The one order of everything: read, filtered, and followed live.
+//! The global order of events: reading it, filtering it, and following it live.
+//!
+//! Subscriptions continue from checkpoints, and reject those of another history.
 
 use aethyr_event_store::grpc::wire::{
     Checkpoint, Filter, NewEvent, ReadAllRequest, RecordedEvent, SubscribeRequest, SubscribeResponse,
@@ -12,7 +14,7 @@ use crate::support::{
     service::{Client, Service, Setup},
 };
 
-/// What a filter should let through.
+/// Decides whether a filter should let an event through.
 type Matches = Box<dyn Fn(&RecordedEvent) -> bool>;
 
 async fn subscribe(client: &mut Client, after: Option<Checkpoint>) -> Streaming<SubscribeResponse> {
@@ -23,7 +25,7 @@ async fn next(stream: &mut Streaming<SubscribeResponse>) -> Content {
     stream.message().await.unwrap().unwrap().content.unwrap()
 }
 
-/// Everything up to a position, and the checkpoint behind it.
+/// Returns all events up to a position, and the checkpoint after it.
 async fn follow(stream: &mut Streaming<SubscribeResponse>, until: u64) -> (Vec<RecordedEvent>, Checkpoint) {
     let mut events: Vec<RecordedEvent> = Vec::new();
     while events.last().is_none_or(|event| event.position < until) {
@@ -135,7 +137,7 @@ async fn a_subscription_catches_up_then_follows_and_goes_on_from_a_checkpoint() 
     let mut stream = subscribe(&mut client, Some(checkpoint)).await;
     let (events, checkpoint) = follow(&mut stream, 7).await;
     assert_eq!(positions(&events), [6, 7]);
-    // At the end of the order there is nothing to come but what is new.
+    // At the end of the log, only new events are still to come.
     let mut at_end = subscribe(&mut client, Some(checkpoint)).await;
     assert!(matches!(next(&mut at_end).await, Content::CaughtUp(_)));
     append_to(&mut client, "room-2", 1).await;
@@ -217,7 +219,7 @@ async fn a_filter_that_lets_nothing_through_does_not_starve_of_checkpoints() {
     let ask = SubscribeRequest { filter: Some(filter), ..SubscribeRequest::default() };
     let mut stream = service.client().subscribe(ask).await.unwrap().into_inner();
     let mut client = service.client();
-    // Fewer than call for one by their number, and never a pause that does.
+    // Too few events for a checkpoint by count, and never a pause long enough for one by time.
     let trickle = tokio::spawn(async move {
         loop {
             append_to(&mut client, "room-1", 1).await;

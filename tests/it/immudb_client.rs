@@ -1,4 +1,6 @@
-//! What the client of ImmuDB promises, held against a real one.
+//! What the client of ImmuDB promises, tested against a real server.
+//!
+//! The forwarder relies on these promises.
 
 use std::time::{Duration, Instant};
 
@@ -68,7 +70,8 @@ async fn a_precondition_that_does_not_hold_is_a_conflict_and_writes_nothing() {
     let found = session.get(&head).await.unwrap().unwrap();
     assert_eq!(found.value, "of another writer");
     let last = set(unmodified(found.tx)).await.unwrap();
-    // What is refused takes no number: the forwarder tells by them whether somebody else writes.
+    // A rejected transaction takes no number: from the numbers, the forwarder detects other
+    // writers.
     assert_eq!((found.tx, last.id), (moved.id.next(), found.tx.next()));
 }
 
@@ -129,7 +132,7 @@ async fn a_restarted_server_has_forgotten_the_session() {
     let written = session.set(vec![kv("a", "1")], vec![]).await.unwrap();
     immudb.restart().await;
 
-    // The first call may still find out that the connection broke.
+    // The first call may still discover that the connection broke.
     let error = eventually(async || match session.get(b"a").await {
         Err(error) if error.kind == ErrorKind::Unreachable => None,
         outcome => Some(outcome.unwrap_err()),
@@ -203,7 +206,8 @@ async fn a_hanging_server_costs_no_more_than_the_deadline() {
     let (_dir, immudb) = immudb().await;
     let patient = Session::open(&immudb.settings("aethyr")).await.unwrap();
     let mut deadline = Duration::from_millis(300);
-    // On a busy machine a server that is up needs longer: it takes processor time to check a password.
+    // On a busy machine, a server that is up needs longer: checking a password takes processor
+    // time.
     let (settings, session) = loop {
         let short =
             Settings { connect_timeout: deadline, request_timeout: deadline, ..immudb.settings("aethyr") };
@@ -215,7 +219,7 @@ async fn a_hanging_server_costs_no_more_than_the_deadline() {
     };
     immudb.pause();
 
-    // It hangs for ever: without the deadline none of these would end.
+    // The server hangs forever: without the deadline, none of these calls would end.
     let error = tokio::time::timeout(PATIENCE, session.get(b"a")).await.unwrap().unwrap_err();
     assert_eq!(error.kind, ErrorKind::Unreachable, "{error}");
     match tokio::time::timeout(PATIENCE, session.set(vec![kv("a", "1")], vec![])).await.unwrap() {
@@ -227,7 +231,7 @@ async fn a_hanging_server_costs_no_more_than_the_deadline() {
 
     immudb.resume();
     assert!(patient.get(b"b").await.is_ok());
-    // The session lives on.
+    // The session is still valid.
     eventually(async || session.get(b"b").await.ok()).await;
 }
 
@@ -284,12 +288,12 @@ async fn what_others_did_to_the_database_shows() {
     let foreign: Vec<_> = page.iter().map(|tx| (tx.entries.len(), tx.foreign_entries())).collect();
     assert_eq!(foreign, [(1, 0), (0, 1)]);
 
-    // Data that was dropped is gone for the session that stays, too.
+    // Dropped data is gone for an open session, too.
     immudb.reader(&["--database", "aethyr", "drop-database"]);
     assert!(session.get(b"a").await.is_err());
 }
 
-/// The folder comes first, so that it goes last.
+/// Returns the directory first, so that it is dropped last.
 async fn immudb() -> (tempfile::TempDir, ImmuDb) {
     let dir = tempfile::tempdir().unwrap();
     let immudb = ImmuDb::start(dir.path()).await;
@@ -304,7 +308,7 @@ fn pair(key: &str, value: &str) -> (Bytes, Bytes) {
     (Bytes::from(key.to_owned()), Bytes::from(value.to_owned()))
 }
 
-/// Asks again until there is an answer.
+/// Repeats the question until there is an answer.
 async fn eventually<T>(question: impl AsyncFn() -> Option<T>) -> T {
     let deadline = Instant::now() + PATIENCE;
     while Instant::now() < deadline {

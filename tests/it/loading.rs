@@ -1,4 +1,6 @@
-//! What is read: histories and parts of them, snapshots, lists.
+//! Reads: whole histories and parts of them, snapshots and lists.
+//!
+//! Limits and pages are respected, and snapshots only shorten a read.
 
 use aethyr_event_store::grpc::wire::{
     ListAggregatesRequest, LoadEventsRequest, LoadSnapshotRequest, NewEvent, ReadAllRequest, RecordedEvent,
@@ -150,7 +152,7 @@ async fn loading_starts_at_a_snapshot_that_the_caller_can_read() {
     for round in 0..2 {
         let with = |r: &mut LoadEventsRequest| (r.from_snapshot, r.snapshot_schema_version) = (true, 2);
         let pieces = load_pieces(&mut service.client(), part(with)).await.unwrap();
-        let found = pieces[0].snapshot.as_ref().unwrap_or_else(|| panic!("round {round}: no snapshot"));
+        let found = pieces[0].snapshot.as_ref().unwrap_or_else(|| panic!("round {round}: has no snapshot"));
         assert_eq!((found.sequence_number, found.schema_version), (6, 2));
         assert_eq!(found.data, Some(snapshot::Data::Json("{\"exits\":[]}".into())));
         assert_eq!(found.metadata["by"], "test");
@@ -161,7 +163,8 @@ async fn loading_starts_at_a_snapshot_that_the_caller_can_read() {
     }
     let mut client = service.client();
     let all: Vec<u64> = (1..=10).collect();
-    // Another schema, or out of the range that was asked for: the events themselves.
+    // With another schema version, or beyond the requested range, the events themselves are
+    // returned.
     assert_eq!(numbers(&mut client, part(|r| r.from_snapshot = true)).await, all);
     let versioned = |r: &mut LoadEventsRequest| (r.from_snapshot, r.snapshot_schema_version) = (true, 2);
     let until = |r: &mut LoadEventsRequest| {

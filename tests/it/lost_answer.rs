@@ -1,4 +1,6 @@
-//! ImmuDB got a request, and its answer never came: what became of it is settled by looking.
+//! ImmuDB received a request, and its answer never arrived.
+//!
+//! The service settles the outcome by reading ImmuDB.
 
 use std::time::Duration;
 
@@ -20,7 +22,7 @@ use crate::{
     },
 };
 
-/// Behind a proxy; a caller waits for ImmuDB for as long as the test needs.
+/// Starts a service behind a proxy. Its clients wait for ImmuDB as long as the test needs.
 async fn behind_proxy(immudb: &ImmuDb) -> (Proxy, Service) {
     let proxy = Proxy::start(immudb.port()).await;
     let setup = Setup::with_immudb(proxy.port())
@@ -61,8 +63,8 @@ async fn an_answer_that_was_cut_off_is_found_in_immudb() {
     let stats = service.wait_until_forwarded().await;
     assert!(stats.retries > 0 && stats.fallbacks == 0, "{stats:?}");
     assert_in_immudb(&immudb, &whole_order(&mut service.client()).await);
-    assert!(!service.log().contains("somebody else"), "{}", service.log());
-    // One transaction wrote the event, whatever was tried.
+    assert!(!service.log().contains("another client writes to the database"), "{}", service.log());
+    // One transaction wrote the event, whatever was attempted.
     let entries = immudb.reader(&["--database", "aethyr", "txscan"]);
     let key = "event:room-1:00000000000000000003";
     assert_eq!(entries.iter().filter(|entry| entry["key"] == key).count(), 1);
@@ -88,7 +90,7 @@ async fn what_somebody_else_writes_before_an_attempt_without_an_answer_is_found(
     proxy.set(Mode::Pass);
     proxy.cut();
     assert_eq!(appending.await.unwrap().stored_in(), StoredIn::Immudb);
-    service.wait_for_log("somebody else writes to the database").await;
+    service.wait_for_log("another client writes to the database").await;
     assert!(service.log().contains("transactions=2"), "{}", service.log());
 }
 
@@ -137,9 +139,10 @@ async fn an_attempt_that_comes_after_the_next_one_writes_nothing() {
     assert_eq!((stats.event_count, stats.state()), (5, State::Connected));
     assert_in_immudb(&immudb, &whole_order(&mut service.client()).await);
     let entries = immudb.reader(&["--database", "aethyr", "txscan"]);
-    // Nor does it take a number: that would look like somebody else's writing.
-    assert!(!service.log().contains("somebody else"), "{}", service.log());
-    // Two appends of one event: its record, its aggregate's number and the head, each.
+    // Nor does it take a transaction number, which would look like another writer.
+    assert!(!service.log().contains("another client writes to the database"), "{}", service.log());
+    // Two appends of one event, each of which writes its record, its aggregate's number and the
+    // head.
     assert_eq!(entries.len(), before + 6);
 }
 

@@ -1,5 +1,6 @@
-//! Stories about the service and its parts, one module a story. They need Go once, to build a real
-//! ImmuDB, unless one of the right version is in the PATH.
+//! Tests of the service and its parts, one module per topic.
+//!
+//! They need Go once, to build a real ImmuDB, unless the right version is in the PATH.
 
 #![allow(
     clippy::unwrap_used,

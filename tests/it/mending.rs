@@ -1,5 +1,5 @@
-//! Files that were damaged, deleted or copied elsewhere: what is whole is served, the rest is named, and the
-//! commands for it work.
+//! Files that were damaged, deleted or copied elsewhere: intact data is served, damage is named,
+//! and the commands for it work.
 
 use std::{
     fs,
@@ -26,7 +26,7 @@ fn with_files() -> Setup {
     Setup::local().set("event_sourcing", "event_files: true")
 }
 
-/// Events of 300 kB, three in a segment; each has its number in its type.
+/// Appends events of 300 kB, three per segment. Each has its number in its type.
 async fn large_history(service: &Service) -> Vec<RecordedEvent> {
     for number in 1..=8 {
         let data = Data::Binary(vec![number; 300_000].into());
@@ -37,7 +37,8 @@ async fn large_history(service: &Service) -> Vec<RecordedEvent> {
     whole_order(&mut service.client()).await
 }
 
-/// Flips a bit in the first place where a file holds `text`.
+/// Flips a bit at the first occurrence of `text` in the files. Returns the path of the changed
+/// file.
 fn flip_at(paths: &[PathBuf], text: &str) -> PathBuf {
     for path in paths {
         let mut bytes = fs::read(path).unwrap();
@@ -79,7 +80,7 @@ async fn damage_is_never_served_and_is_mended_out_of_immudb() {
         }
     };
     assert_damage(&status, &damaged);
-    // What does not touch it is served as before.
+    // Reads that do not touch the damage are served as before.
     let behind = LoadEventsRequest { from_sequence: 3, ..whole };
     let pieces = load_pieces(&mut service.client(), behind).await.unwrap();
     assert_eq!(pieces.iter().map(|piece| piece.events.len()).sum::<usize>(), 6);
@@ -87,7 +88,7 @@ async fn damage_is_never_served_and_is_mended_out_of_immudb() {
 
     service.stop();
     let (done, said) = service.run(&["repair"]);
-    assert!(done && said.contains("mended"), "{said}");
+    assert!(done && said.contains("the local log was repaired"), "{said}");
     assert!(service.storage().join("log.damaged-1").join(damaged.file_name().unwrap()).exists());
     service.restart().await;
     assert_eq!(whole_order(&mut service.client()).await, order);
@@ -138,9 +139,9 @@ async fn a_log_whose_end_is_gone_is_not_taken_for_a_shorter_one() {
     let path = service.segments().pop().unwrap();
     let bytes = fs::read(&path).unwrap();
     let (kept, gone) = bytes.split_at(bytes.len() / 2);
-    // As long as it was, it is no older copy.
+    // A log of the same length is not an older one.
     for (gone, told) in
-        [(&vec![0xff; gone.len()][..], "gone or damaged"), (&[0xff; 3], "is older than the index")]
+        [(&vec![0xff; gone.len()][..], "missing or damaged"), (&[0xff; 3], "is older than the index")]
     {
         fs::write(&path, [kept, gone].concat()).unwrap();
         let (served, said) = service.run(&["serve"]);
@@ -152,7 +153,7 @@ async fn a_log_whose_end_is_gone_is_not_taken_for_a_shorter_one() {
     assert_eq!(whole_order(&mut service.client()).await, order);
 }
 
-/// The log was copied first, and the index after more had been appended.
+/// The log was copied first, and the index after more events had been appended.
 #[tokio::test(flavor = "multi_thread")]
 async fn an_older_copy_of_the_log_is_named_as_such_and_no_damage() {
     let mut service = Service::start(Setup::local()).await;
@@ -167,14 +168,14 @@ async fn an_older_copy_of_the_log_is_named_as_such_and_no_damage() {
     let index = service.storage().join("index");
     let (served, said) = service.run(&["serve"]);
     assert!(!served && said.contains("is older than the index"), "{said}");
-    // Also where nothing can be written to the index.
+    // Also when nothing can be written to the index.
     let owner = index.join(".owner");
     fs::rename(&owner, service.dir().join("owner")).unwrap();
     fs::create_dir(&owner).unwrap();
     let (served, said) = service.run(&["serve"]);
     assert!(!served && said.contains("is older than the index"), "{said}");
     assert!(!said.contains("damage") && said.contains(&format!("move {}", "storage/index")), "{said}");
-    // It can be used as it is, if that is what is wanted.
+    // The older log can be used as it is, if the operator wants that.
     fs::rename(&index, service.dir().join("index.aside")).unwrap();
     service.restart().await;
     assert_eq!(whole_order(&mut service.client()).await, older);
@@ -186,18 +187,18 @@ async fn a_torn_end_that_nobody_saw_is_cut_off_and_kept() {
     let mut service = Service::start(Setup::local()).await;
     append_to(&mut service.client(), "room-1", 5).await;
     let order = whole_order(&mut service.client()).await;
-    // The length of the frames alone, and no clean stop.
+    // The file is cut to its frames, and there is no clean stop after that.
     service.stop();
     service.restart().await;
     service.kill();
-    // What a crash leaves of a group that was never acknowledged.
+    // A crash may leave this of a group that was never acknowledged.
     let path = service.segments().pop().unwrap();
     let mut bytes = fs::read(&path).unwrap();
     let whole = bytes.len();
     bytes.extend_from_within(whole / 2..whole - 3);
     fs::write(&path, &bytes).unwrap();
     service.restart().await;
-    service.wait_for_log("torn end of the local log cut off").await;
+    service.wait_for_log("removed the torn tail of the local log").await;
     assert_eq!(whole_order(&mut service.client()).await, order);
     assert_eq!(fs::read(path.with_extension(format!("torn-{whole}"))).unwrap(), bytes[whole..]);
     append_to(&mut service.client(), "room-1", 2).await;
@@ -230,7 +231,7 @@ async fn an_index_that_is_gone_or_damaged_is_made_again_and_a_foreign_one_refuse
         }
         if how == "foreign" {
             assert_eq!(service.launch_and_crash().code(), Some(1));
-            assert!(service.log().contains("was made from another log"), "{}", service.log());
+            assert!(service.log().contains("was created from another log"), "{}", service.log());
             fs::remove_dir_all(&index).unwrap();
         }
         service.restart().await;
@@ -241,7 +242,7 @@ async fn an_index_that_is_gone_or_damaged_is_made_again_and_a_foreign_one_refuse
     }
 }
 
-/// Flips a bit in the middle of every file under a folder.
+/// Flips a bit in the middle of every file below a directory.
 fn flip_every_file(folder: &Path) {
     for entry in fs::read_dir(folder).unwrap() {
         let path = entry.unwrap().path();
@@ -284,7 +285,7 @@ async fn an_empty_log_beside_event_files_is_refused_until_they_are_imported() {
     service.restart().await;
     assert_eq!(whole_order(&mut service.client()).await, order);
     assert_eq!(service.stats().await.snapshot_count, 1);
-    // A second time there is nothing to do.
+    // A second import has nothing to do.
     service.stop();
     let (done, said) = service.run(&["import", "storage/events"]);
     assert!(done && said.contains("imported=0 identical=8"), "{said}");
@@ -302,8 +303,8 @@ async fn files_that_do_not_continue_the_log_are_named_and_left_alone() {
     other.stop();
     let files = service.storage().join("events");
     let (done, said) = other.run(&["import", files.to_str().unwrap()]);
-    assert!(!done && said.contains("an append does not fit") && said.contains("1.event"), "{said}");
-    // A file that was changed by hand fits nowhere.
+    assert!(!done && said.contains("append does not continue the log") && said.contains("1.event"), "{said}");
+    // A file that was edited by hand continues no log.
     let path = files.join("room-1/2.event");
     fs::write(&path, fs::read_to_string(&path).unwrap().replace("Forest", "Desert")).unwrap();
     let third = Service::new(Setup::local());
@@ -327,7 +328,7 @@ async fn event_files_are_there_in_an_outage_and_cleared_after_it() {
     service.wait_for("the event files", |stats| stats.event_files_pending == 0).await;
     assert!(files.join("room-1/3.event").exists() && files.join("room-1/4.event").exists());
     assert!(!files.join("room-1/2.event").exists());
-    // Of somebody else, and therefore none of ours to delete.
+    // The service did not write this file, so it must not delete it.
     fs::write(files.join("room-1/99.event"), "{}").unwrap();
     service.kill();
     fs::remove_file(files.join("room-1/3.event")).unwrap();
@@ -342,7 +343,7 @@ async fn event_files_are_there_in_an_outage_and_cleared_after_it() {
     assert!(files.join("room-1/99.event").exists());
 }
 
-/// A folder that somebody else made may hold anything.
+/// A directory of unknown origin may contain anything.
 #[tokio::test(flavor = "multi_thread")]
 async fn an_import_waits_for_no_pipe_and_follows_no_link() {
     let mut service = Service::start(with_files()).await;
@@ -365,10 +366,10 @@ async fn an_import_waits_for_no_pipe_and_follows_no_link() {
     let (done, said) = service.run(&["import", "given"]);
     assert!(!done && said.contains("imported=5"), "{said}");
     for (file, why) in [
-        ("given/room-2", "it is a link"),
-        ("room-1/6.event", "it is a link"),
-        ("room-1/7.event", "it is no regular file"),
-        ("snapshots/room-1.snapshot", "it is no regular file"),
+        ("given/room-2", "is a symbolic link"),
+        ("room-1/6.event", "is a symbolic link"),
+        ("room-1/7.event", "not a regular file"),
+        ("snapshots/room-1.snapshot", "not a regular file"),
     ] {
         assert!(said.lines().any(|line| line.contains(file) && line.contains(why)), "{file}: {said}");
     }
@@ -414,7 +415,7 @@ async fn an_import_that_failed_leaves_the_guard_in_place() {
     let events = service.storage().join("events");
     fs::remove_dir_all(service.storage().join("log")).unwrap();
     fs::remove_dir_all(service.storage().join("index")).unwrap();
-    // What a power cut may leave of a file that was never synced.
+    // A power failure may leave this of a file that was never synced.
     let first = fs::read(events.join("room-1/1.event")).unwrap();
     fs::write(events.join("room-1/1.event"), "").unwrap();
     let (done, said) = service.run(&["import", "storage/events"]);

@@ -1,4 +1,5 @@
-//! Messages that a stranger reads: they name the key, the path or the address, and what to do.
+//! Messages are clear to a reader who does not know the program: they name the key, the path or the
+//! address, and say what to do.
 
 use std::{
     net::{TcpListener, TcpStream},
@@ -13,7 +14,7 @@ use crate::support::{
     service::{PATIENCE, Service, Setup},
 };
 
-/// Exit code, standard output and standard error of a command that ends by itself.
+/// Returns the exit code, standard output and standard error of a command that ends by itself.
 fn run(service: &Service, arguments: &[&str]) -> (Option<i32>, String, String) {
     let output = service.command(arguments).output().unwrap();
     let text = |bytes: Vec<u8>| String::from_utf8(bytes).unwrap();
@@ -33,7 +34,7 @@ fn an_address_that_is_taken_is_named_with_its_key() {
 #[test]
 fn a_log_that_cannot_be_opened_is_named_with_its_key_and_its_whole_path() {
     let service = Service::new(Setup::local().set("event_sourcing", "log_path: taken/log"));
-    // A file stands where the folder has to be; permissions would not stop a superuser.
+    // A file is in the place of the directory; permissions would not stop a superuser.
     std::fs::write(service.dir().join("taken"), "").unwrap();
     std::fs::set_permissions(service.dir().join("taken"), PermissionsExt::from_mode(0o600)).unwrap();
     let (code, _, said) = run(&service, &["serve"]);
@@ -79,12 +80,13 @@ async fn a_hard_limit_on_open_files_costs_connections_and_not_the_log() {
     for _ in 0..300 {
         idle.extend(TcpStream::connect(("127.0.0.1", service.port())));
     }
-    // Each takes more than half of a segment, so files have to be made while the connections have all that they get.
+    // Each event takes more than half of a segment, so the service has to create files while the
+    // connections hold all the descriptors that they can get.
     for _ in 0..8 {
         let data = Some(Data::Binary(vec![7; 600_000].into()));
         append(&mut writer, vec![NewEvent { data, ..event("room-1") }]).await;
     }
-    // A place may be free only when an idle connection was closed.
+    // There may be no descriptor for a new connection until an idle one is closed.
     let mut newcomer = service.client();
     let until = Instant::now() + PATIENCE;
     while let Err(status) = newcomer.stats(StatsRequest {}).await {

@@ -1,4 +1,6 @@
-//! What an administrator sees and does: figures, health, reflection, commands, limits, the end.
+//! What an operator sees and does: stats, health, reflection, commands, limits and shutdown.
+//!
+//! Reached limits are named in the error, together with the time after which to retry.
 
 use std::{collections::BTreeMap, time::Duration};
 
@@ -20,7 +22,7 @@ use crate::support::{
     service::{Service, Setup},
 };
 
-/// Exit code, standard output and standard error of a command that ends by itself.
+/// Returns the exit code, standard output and standard error of a command that ends by itself.
 fn run(service: &Service, arguments: &[&str]) -> (Option<i32>, String, String) {
     let output = service.command(arguments).output().unwrap();
     let text = |bytes: Vec<u8>| String::from_utf8(bytes).unwrap();
@@ -64,7 +66,7 @@ async fn stats_agree_with_a_count_by_hand() {
         assert_eq!((stats.event_count, stats.aggregate_count, stats.snapshot_count), (6, 3, 2), "{round}");
         assert_eq!((stats.last_position, stats.forwarded_position), (6, 0));
         assert_eq!(stats.event_types, count(&[("RoomCreated", 5), ("PlayerMoved", 1)]));
-        // Of aggregates, not of events.
+        // These are counts of aggregates, not of events.
         assert_eq!(stats.aggregate_types, count(&[("Place", 2), ("Hero", 1)]));
         assert!(!stats.immudb.unwrap().configured);
         service.kill();
@@ -157,7 +159,8 @@ async fn an_append_goes_on_after_its_callers_deadline() {
     append_to(&mut client, "room-1", 1).await;
     service.wait_until_forwarded().await;
     immudb.pause();
-    // Long enough that the append is stored before, and that the client does not give up first.
+    // Long enough that the append is stored before the deadline, and that the client does not time
+    // out before the service.
     for (attempt, timeout) in deadlines().enumerate() {
         let aggregate = format!("late-{attempt}");
         let mut late = Request::new(request(vec![event(&aggregate)]));
@@ -183,7 +186,8 @@ async fn an_append_goes_on_after_its_callers_deadline() {
     assert_eq!(whole_order(&mut client).await.len() as u64, stored);
 }
 
-/// Of calls that the service has to end before its client does, which a busy machine may prevent.
+/// Deadlines for calls that the service has to end before its client does. A busy machine may
+/// prevent that, so each is twice as long as the previous one.
 fn deadlines() -> impl Iterator<Item = Duration> {
     let all = (0..7).map(|doubled| Duration::from_millis(500 << doubled));
     all.chain(std::iter::from_fn(|| panic!("the service does not end a call at its deadline")))
@@ -256,7 +260,7 @@ async fn a_bad_command_line_or_configuration_is_exit_code_64() {
 async fn a_clean_end_waits_for_calls_and_a_second_signal_does_not() {
     let dir = tempdir().unwrap();
     let immudb = ImmuDb::start(dir.path()).await;
-    // Nobody is answered out of the local log meanwhile.
+    // No call is answered from the local log in the meantime.
     let setup = Setup::with_immudb(immudb.port()).set("immudb", "fallback_after: 60.0");
     let mut service = Service::start(setup).await;
     append_to(&mut service.client(), "room-1", 1).await;
@@ -304,7 +308,7 @@ async fn at_a_limit_the_error_names_it_and_says_when_to_come_back() {
     let mut service = Service::start(setup.clone()).await;
     let mut client = service.client();
     append_to(&mut client, "room-1", 1).await;
-    // One connection has its share, and no more.
+    // One connection gets its share of the streams, and no more.
     let first = client.clone().subscribe(SubscribeRequest::default()).await.unwrap();
     let _second = service.client().subscribe(SubscribeRequest::default()).await.unwrap();
     assert_full(&client.read_all(ReadAllRequest::default()).await.unwrap_err(), "STREAMS_OPEN");
@@ -315,7 +319,7 @@ async fn at_a_limit_the_error_names_it_and_says_when_to_come_back() {
         assert_full(&status, "STREAMS_OPEN");
     }
     immudb.pause();
-    // A stream that was dropped may still be on its way out, and keep one of them out.
+    // A dropped stream may still be closing and occupy a permit.
     let mut calls = Vec::new();
     let status = loop {
         let mut caller = service.client();
@@ -400,7 +404,8 @@ async fn types_and_connections_and_what_waits_are_bounded() {
     let mut client = service.client();
     let of_type = |event_type: &str| NewEvent { event_type: event_type.to_owned(), ..event("room-1") };
     append(&mut client, vec![of_type("A"), of_type("B"), of_type("A")]).await;
-    // Types beyond the limit are stored as they are, and counted together: one caller's names are in nobody's way.
+    // Types beyond the limit are stored unchanged and counted together, so that the names of one
+    // client do not get in the way of others.
     append(&mut client, vec![of_type("C"), of_type("A"), of_type("D")]).await;
     for (number, aggregate_type) in (1..).zip(["Hero", "Item", "Shop"]) {
         let aggregate_id = format!("other-{number}");
@@ -419,7 +424,7 @@ async fn types_and_connections_and_what_waits_are_bounded() {
         load(&mut client, "room-1").await.into_iter().map(|event| event.event_type).collect();
     assert_eq!(stored, ["A", "B", "A", "C", "A", "D"]);
 
-    // One connection is this client's; the health checks at the start have ended theirs.
+    // One connection belongs to this client; the health checks at startup have closed theirs.
     let mut connections = vec![client.clone()];
     let refused = loop {
         let mut another = service.client();
@@ -428,7 +433,7 @@ async fn types_and_connections_and_what_waits_are_bounded() {
             Err(status) => break status,
         }
     };
-    // Which of them depends on how far the client was.
+    // The code depends on how far the client got.
     assert!(matches!(refused.code(), Code::Unavailable | Code::Unknown | Code::Cancelled), "{refused:?}");
     assert!(connections.len() <= 2);
     drop(connections);

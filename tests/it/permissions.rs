@@ -1,4 +1,5 @@
-//! Nobody but the service's own user reads its files, whatever umask it is started with.
+//! The service's files are readable by its own user only, or also by its group if configured,
+//! whatever umask the service starts with.
 
 use std::{
     fs,
@@ -12,8 +13,8 @@ use crate::support::{
     service::{Service, Setup},
 };
 
-/// A service that was started with a umask of 022, and everything that it makes: log, index, read models, readable
-/// files and its own log.
+/// Returns a service that ran with a umask of 022 and has created all its files: log, index, read
+/// models, event files and its own log.
 async fn ran(setup: Setup) -> Service {
     let mut service = Service::new(setup);
     service.use_umask("022");
@@ -26,7 +27,7 @@ async fn ran(setup: Setup) -> Service {
     service
 }
 
-/// All that lies there, with its mode.
+/// Returns all files and directories below a path with their modes.
 fn modes(folder: &Path) -> Vec<(PathBuf, bool, u32)> {
     let metadata = fs::symlink_metadata(folder).unwrap();
     let mut found = vec![(folder.to_owned(), metadata.is_dir(), metadata.mode() & 0o777)];
@@ -45,7 +46,7 @@ async fn files_are_for_the_services_user_alone_or_for_its_group_too() {
         for name in ["storage", "logs"] {
             for (path, is_folder, mode) in modes(&service.dir().join(name)) {
                 let wanted = if is_folder { folder_mode } else { file_mode };
-                // The database of the index has files of its own user alone in any case.
+                // The database of the index restricts its files to the user in any case.
                 let may_be_less = path.starts_with(service.storage().join("index")) && mode == 0o600;
                 let fits = mode == wanted || may_be_less;
                 assert!(fits, "{}: {mode:o} instead of {wanted:o}", path.display());
@@ -56,11 +57,11 @@ async fn files_are_for_the_services_user_alone_or_for_its_group_too() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_folder_that_others_can_read_is_a_warning_with_the_command_that_mends_it() {
-    const WARNING: &str = "other users can read what is there";
+    const WARNING: &str = "path is readable by other users";
     let mut service = ran(Setup::local()).await;
     assert!(!service.log().contains(WARNING), "{}", service.log());
     let widen = |path: PathBuf| fs::set_permissions(path, fs::Permissions::from_mode(0o755)).unwrap();
-    // As a crash leaves it: SQLite reads from it, and does not change its mode.
+    // A crash leaves such a file: SQLite reads it and does not change its mode.
     fs::write(service.storage().join("read_models.sqlite-wal"), "").unwrap();
     for name in ["", "storage", "storage/log", "storage/read_models.sqlite-wal"] {
         widen(service.dir().join(name));
@@ -73,10 +74,10 @@ async fn a_folder_that_others_can_read_is_a_warning_with_the_command_that_mends_
     assert_eq!(warnings.len(), keys.len(), "{warnings:?}");
     for (warning, key) in warnings.into_iter().zip(keys) {
         assert!(warning.contains(key), "{warning}");
-        let (_, command) = warning.split_once("to mend it: ").unwrap();
-        // The fields of the line follow the message.
+        let (_, command) = warning.split_once("to fix this, run: ").unwrap();
+        // The fields of the log line follow the message.
         let command = command.split(" key=").next().unwrap();
-        // What was there at the start may be gone by now.
+        // Files that existed at startup may be gone by now.
         fs::write(service.storage().join("read_models.sqlite-wal"), "").unwrap();
         assert!(Command::new("sh").args(["-c", command]).status().unwrap().success(), "{command}");
     }

@@ -1,4 +1,6 @@
-//! Where the configuration and the storage are looked for: no empty world is served in the place of one that lies elsewhere.
+//! Where the program looks for its configuration and its storage.
+//!
+//! It never serves an empty world when the existing one is stored elsewhere.
 
 use std::{fs, path::Path, process::Command};
 
@@ -7,7 +9,7 @@ use crate::support::{
     service::{Service, Setup},
 };
 
-/// The program in a folder, without a configuration of its user's.
+/// Runs the program in a directory, without a configuration of the user.
 fn program(folder: &Path, arguments: &[&str]) -> (bool, String) {
     let output = Command::new(env!("CARGO_BIN_EXE_aethyr-event-store"))
         .args(arguments)
@@ -41,7 +43,7 @@ fn without_a_configuration_nothing_touches_a_storage_and_init_writes_one() {
     );
     let (done, said) = program(dir.path(), &["pending", "list", "--offline"]);
     assert!(!said.contains("no configuration"), "{done} {said}");
-    // What is there is not written over.
+    // An existing file is not overwritten.
     fs::write(dir.path().join("conf/server.yml"), "mine").unwrap();
     let (done, said) = program(dir.path(), &["init"]);
     assert!(!done && said.contains("exists"), "{said}");
@@ -67,7 +69,7 @@ async fn a_storage_lies_where_its_configuration_does_whatever_the_working_direct
     assert_eq!(whole_order(&mut service.client()).await, order);
 }
 
-/// Relative paths started at the working directory once.
+/// Earlier versions resolved relative paths against the working directory.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_log_that_lies_by_the_former_rule_alone_is_named_and_no_other_is_begun() {
     let mut service = Service::start(Setup::local()).await;
@@ -93,7 +95,7 @@ async fn event_files_of_aethyrs_own_are_named_as_such() {
     for command in [&["serve"][..], &["import", "storage/events"]] {
         let (done, said) = service.run(command);
         assert!(!done && said.contains("Aethyr's own event store"), "{command:?}: {said}");
-        assert!(!said.contains("takes them over"), "{command:?}: {said}");
+        assert!(!said.contains("run `aethyr-event-store import"), "{command:?}: {said}");
     }
     fs::rename(service.storage().join("events"), service.dir().join("elsewhere")).unwrap();
     service.restart().await;

@@ -1,4 +1,6 @@
-//! What the service refuses is counted, named and logged, and never one line a call.
+//! Everything that the service refuses is counted, named and logged.
+//!
+//! The log never gets one line per refused call.
 
 use tonic::Code;
 
@@ -9,7 +11,7 @@ use crate::support::{
 
 const CALLS: usize = 300;
 
-/// Sends appends that must all be refused, and says why.
+/// Sends appends that must all be refused, and returns the reasons.
 async fn refused(client: &mut Client, calls: usize) -> Vec<String> {
     let mut reasons = Vec::new();
     for _ in 0..calls {
@@ -47,7 +49,7 @@ async fn a_limit_that_is_reached_is_a_warning_a_minute_and_a_count_in_stats() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_disk_that_is_full_is_not_an_error_line_for_each_append() {
-    // Only the log is to be without room.
+    // Only the log is to run out of space.
     let setup = Setup::local().set("event_sourcing", "index_path: index");
     let mut service = Service::new(setup.set("limits", "disk_free_min: 0"));
     if !service.use_disk(256) {
@@ -56,7 +58,7 @@ async fn a_disk_that_is_full_is_not_an_error_line_for_each_append() {
     service.restart().await;
     append_to(&mut service.client(), "room-1", 3).await;
     service.disk().fill();
-    // The last of the room is in pages that are there already.
+    // The last free space is in pages that are already allocated.
     let mut client = service.client();
     while client.append_events(request(vec![event("room-1")])).await.is_ok() {}
     refused(&mut service.client(), CALLS).await;

@@ -1,4 +1,6 @@
-//! A resend of what was acknowledged gets its first answer, whatever is refused to new events.
+//! A retry of an acknowledged append gets its first answer, even while new events are refused.
+//!
+//! Files and locks that belong to another log are left alone.
 
 use aethyr_event_store::grpc::wire::{AppendEventsRequest, AppendEventsResponse, State, StoredIn};
 use tempfile::tempdir;
@@ -9,7 +11,8 @@ use crate::support::{
     service::{Service, Setup},
 };
 
-/// A resend is answered as the first attempt was, and a new event is refused for this reason.
+/// Asserts that a retry gets the answer of the first attempt, while a new event is refused with
+/// this reason. Returns the answer to the retry.
 async fn assert_refuses_only_new(
     service: &Service,
     stored: &AppendEventsRequest,
@@ -95,12 +98,13 @@ async fn derived_folders_of_another_log_are_refused_and_left_alone() {
     let mut first = first;
     first.stop();
     assert_eq!(second.launch_and_crash().code(), Some(1));
-    assert!(second.log().contains("was made from another log"), "{}", second.log());
-    // It still serves the log that it was made from, as it is.
+    assert!(second.log().contains("was created from another log"), "{}", second.log());
+    // The index still serves the log that it was built from, unchanged.
     first.restart().await;
-    assert!(!first.log().contains("made again"), "{}", first.log());
+    let told = |line: &str| line.contains("index") && line.contains("rebuil");
+    assert!(!first.log().lines().any(told), "{}", first.log());
     assert_eq!(first.stats().await.event_count, 2);
-    // A lock that looks like a leftover is not all that keeps others away.
+    // The lock file, which looks like a leftover, is not the only thing that keeps others away.
     std::fs::remove_file(index.join(".owner")).unwrap();
     assert_eq!(second.launch_and_crash().code(), Some(1));
     assert!(second.log().contains("is in use by another process"), "{}", second.log());
@@ -119,12 +123,12 @@ async fn event_files_of_another_log_are_left_alone_and_the_service_goes_on() {
     second.stop();
     second.reconfigure(shared());
     second.restart().await;
-    assert!(second.log().contains("no event files are written"), "{}", second.log());
+    assert!(second.log().contains("event files are disabled"), "{}", second.log());
     second.client().append_events(request(vec![event("room-1")])).await.unwrap();
     first.client().append_events(request(vec![event("room-1")])).await.unwrap();
 }
 
-/// Whoever removes a file that looks like a leftover must not let a second service into the same bytes.
+/// Removing a file that looks like a leftover must not let a second service write the same data.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_removed_lock_lets_no_second_process_in() {
     let service = Service::start(Setup::local()).await;

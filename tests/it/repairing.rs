@@ -1,4 +1,6 @@
-//! `repair` gives up nothing that was stored unless a person says so, and leaves a log that can be started.
+//! `repair` discards no stored event unless the operator says so.
+//!
+//! It leaves a log that the service can start with.
 
 use std::{
     fs,
@@ -21,12 +23,12 @@ use crate::{
     },
 };
 
-/// Small enough that a history of a few events has several segments.
+/// Makes segments so small that a history of a few events has several of them.
 fn small_segments(setup: Setup) -> Setup {
     setup.set("event_sourcing", "segment_bytes_max: 1048576").set("event_sourcing", "event_files: true")
 }
 
-/// Events of 300 kB, each in a call of its own and with its number in its type.
+/// Appends events of 300 kB, one per call, each with its number in its type. Returns the whole log.
 async fn large_events(service: &Service, numbers: std::ops::RangeInclusive<u8>) -> Vec<RecordedEvent> {
     for number in numbers {
         let data = Some(Data::Binary(vec![number; 300_000].into()));
@@ -91,7 +93,7 @@ async fn what_does_not_go_on_from_the_log_is_not_filled_in() {
     for number in 4..=6 {
         damage(&service, number);
     }
-    // Of the gap only its end is left.
+    // The event files have only the end of the gap.
     fs::remove_file(service.storage().join("events/room-1/4.event")).unwrap();
     let (done, said) = service.run(&["repair"]);
     assert!(!done && said.contains("--discard-after-damage"), "{said}");
@@ -111,7 +113,7 @@ async fn what_does_not_go_on_from_the_log_is_not_filled_in() {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_damaged_end_is_not_given_up_silently_although_the_index_is_gone() {
     let mut service = Service::start(small_segments(Setup::local())).await;
-    // The last of them do not fill their segment.
+    // The last of these events do not fill their segment.
     let order = large_events(&service, 1..=7).await;
     service.wait_for("the event files", |stats| stats.event_files_pending == 0).await;
     service.stop();
@@ -128,10 +130,11 @@ async fn a_damaged_end_is_not_given_up_silently_although_the_index_is_gone() {
         let (done, said) = service.run(&["repair"]);
         assert!(!done && said.contains("--discard-after-damage"), "{said}");
     }
-    // With the event files nothing is lost, and a person still has to say that this was all.
+    // With the event files nothing is lost, but the operator still has to confirm that this was
+    // everything.
     fs::rename(&kept, &events).unwrap();
     let (done, said) = service.run(&["repair"]);
-    assert!(!done && said.contains("up to 7"), "{said}");
+    assert!(!done && said.contains("up to 7, but there may have been more"), "{said}");
     let (done, said) = service.run(&["repair", "--discard-after-damage"]);
     assert!(done, "{said}");
     service.restart().await;
@@ -145,7 +148,7 @@ async fn a_repair_that_ended_between_two_steps_is_begun_anew() {
     service.wait_for("the event files", |stats| stats.event_files_pending == 0).await;
     service.stop();
     damage(&service, 5);
-    // A draft that was not ended, and a log that was not put away.
+    // An unfinished draft, and a log that was not renamed yet.
     fs::create_dir(service.storage().join("log.draft")).unwrap();
     fs::write(service.storage().join("log.draft/0000000001.segment"), "half").unwrap();
     fs::create_dir(service.storage().join("log.mended")).unwrap();
@@ -158,7 +161,7 @@ async fn a_repair_that_ended_between_two_steps_is_begun_anew() {
     assert_eq!(whole_order(&mut service.client()).await, order);
 }
 
-/// Two processes wrote to the same places, each what continued the log as it knew it.
+/// Two processes wrote at the same offsets, and each continued the log as it knew it.
 #[tokio::test(flavor = "multi_thread")]
 async fn each_whole_frame_that_is_passed_over_is_named_and_none_without_a_persons_word() {
     let mut service = Service::start(Setup::local()).await;
@@ -190,7 +193,9 @@ async fn each_whole_frame_that_is_passed_over_is_named_and_none_without_a_person
     forget_index(&service);
     let (done, said) = service.run(&["repair"]);
     assert!(
-        !done && said.contains("from position 6 on") && said.contains("--discard-after-damage"),
+        !done
+            && said.contains("at position 6 does not continue the log")
+            && said.contains("--discard-after-damage"),
         "{said}"
     );
     let (done, said) = service.run(&["repair", "--discard-after-damage"]);
@@ -201,6 +206,6 @@ async fn each_whole_frame_that_is_passed_over_is_named_and_none_without_a_person
     }
     service.restart().await;
     assert_eq!(whole_order(&mut service.client()).await, order);
-    // It is of another history.
+    // The snapshot belongs to another history.
     assert_eq!(service.stats().await.snapshot_count, 0);
 }

@@ -1,4 +1,5 @@
-//! The same event ids again, in every state: the first answer again, and nothing stored.
+//! Retries with the same event ids, in every state of the service: they get the first answer again,
+//! and nothing is stored.
 
 use aethyr_event_store::grpc::wire::{AppendEventsRequest, AppendEventsResponse, NewEvent, State, StoredIn};
 use tempfile::tempdir;
@@ -14,7 +15,7 @@ use crate::{
     },
 };
 
-/// An append, and what came of it the first time.
+/// An append and its first answer.
 struct Sent {
     request: AppendEventsRequest,
     first: AppendEventsResponse,
@@ -29,7 +30,8 @@ impl Sent {
         Self { request, first }
     }
 
-    /// Whole: the same answer. In part, in another order, with company or changed: refused. Nothing stored.
+    /// Asserts that a retry of the whole append gets the same answer, and that one in part, in
+    /// another order, with more events or with changes is refused. Nothing is stored.
     async fn again(&self, service: &Service, stored_in: StoredIn) {
         let before = service.stats().await.event_count;
         let racers = (0..2).map(|_| {
@@ -65,7 +67,7 @@ async fn assert_reused(service: &Service, events: Vec<NewEvent>) {
     assert_eq!((status.code(), reason(&status).as_str()), (Code::AlreadyExists, "EVENT_ID_REUSED"));
 }
 
-/// What is beside an id in the index tells that it was used for something else.
+/// The index entry of an id shows that the id was used for another event.
 #[tokio::test(flavor = "multi_thread")]
 async fn whatever_is_another_event_is_refused_without_reading_what_is_stored() {
     let service = Service::start(Setup::local()).await;
@@ -76,7 +78,7 @@ async fn whatever_is_another_event_is_refused_without_reading_what_is_stored() {
     let mut bytes = std::fs::read(&segment).unwrap();
     let at = bytes.windows(9).position(|bytes| bytes == b"LookedFor").unwrap();
     bytes[at] ^= 1;
-    // In place: the service has it open.
+    // In place, because the service has the file open.
     std::os::unix::fs::FileExt::write_all_at(
         &std::fs::File::options().write(true).open(&segment).unwrap(),
         &bytes[at..=at],
@@ -93,7 +95,7 @@ async fn in_every_state_and_after_restarts() {
     let dir = tempdir().unwrap();
     let mut immudb = ImmuDb::start(dir.path()).await;
     let proxy = Proxy::start(immudb.port()).await;
-    // Small transactions, so that the migration can be met while it runs.
+    // Small transactions, so that the migration can be observed while it runs.
     let setup = Setup::with_immudb(proxy.port())
         .set("immudb", "batch_keys_max: 3")
         .set("immudb", "retry_delay: 0.05")
@@ -113,7 +115,8 @@ async fn in_every_state_and_after_restarts() {
     fallback.again(&service, StoredIn::LocalLog).await;
     connected.again(&service, StoredIn::Immudb).await;
 
-    // One append a transaction, and each held up in the proxy; once it has begun, the migration stands still.
+    // One append per transaction, each delayed by the proxy. Once the migration has begun, it is
+    // held back.
     append_to(&mut service.client(), "room-2", 200).await;
     proxy.set(Mode::Slow);
     immudb.restart().await;
@@ -141,7 +144,7 @@ async fn in_every_state_and_after_restarts() {
     service.wait_for_state(State::Suspect).await;
     let suspect = Sent::to(&service, "suspect").await;
     suspect.again(&service, StoredIn::LocalLog).await;
-    // What ImmuDB has is in doubt.
+    // The contents of ImmuDB are in doubt.
     connected.again(&service, StoredIn::LocalLog).await;
     whole_order(&mut service.client()).await;
 }

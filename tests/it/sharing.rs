@@ -1,4 +1,5 @@
-//! No caller takes from others what all share: memory, streams, reads, calls, and the time to stop.
+//! No client takes from others what all of them share: memory, streams, reads, calls, and the time
+//! for a stop.
 
 use std::{fs, time::Instant};
 
@@ -19,14 +20,14 @@ use crate::support::{
 const READ_ALL: &str = "/aethyr.eventstore.v1.EventStoreService/ReadAll";
 const SUBSCRIBE: &str = "/aethyr.eventstore.v1.EventStoreService/Subscribe";
 
-/// One append of 8 MB.
+/// Appends 8 MB in one call.
 async fn append_a_large_frame(service: &Service) {
     let data = Some(Data::Binary(vec![7; 16_000].into()));
     let events = (0..500).map(|_| NewEvent { data: data.clone(), ..event("room-1") }).collect();
     append(&mut service.client(), events).await;
 }
 
-/// Memory that is in use, in MiB.
+/// Returns the memory in use, in MiB.
 fn resident(service: &Service) -> u64 {
     let status = fs::read_to_string(format!("/proc/{}/status", service.process_id())).unwrap();
     let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:")).unwrap();
@@ -40,7 +41,8 @@ async fn streams_that_nobody_reads_have_a_message_in_memory_and_no_more() {
     append_a_large_frame(&service).await;
     let before = resident(&service);
     for path in [READ_ALL, SUBSCRIBE] {
-        // One byte of each comes, so its first message has been made; the rest is not read.
+        // One byte of each stream arrives, so its first message has been built; the rest is not
+        // read.
         let sender = connect(service.port(), 1).await;
         let mut opened = JoinSet::new();
         for _ in 0..STREAMS {
@@ -53,7 +55,8 @@ async fn streams_that_nobody_reads_have_a_message_in_memory_and_no_more() {
         }
         let open = opened.join_all().await;
         let grown = resident(&service).saturating_sub(before);
-        // 128 KiB each, in two copies, and some reads in progress. With a frame each it would be 1.6 GB.
+        // 128 KiB each, in two copies, and some reads in progress. With a frame each it would be
+        // 1.6 GB.
         assert!(grown < 400, "{path}: {grown} MiB for {STREAMS} streams");
         append(&mut service.client(), vec![event("honest")]).await;
         drop(open);
@@ -66,11 +69,11 @@ async fn readers_that_starve_the_budget_are_refused_and_appends_go_on() {
         Setup::local().set("limits", "call_bytes_max: 67108864").set("limits", "append_bytes_max: 4194304"),
     )
     .await;
-    // A single event is a message of 1 MB.
+    // A single event makes a message of 1 MB.
     let data = Some(Data::Binary(vec![7; 999_000].into()));
     append(&mut service.client(), vec![NewEvent { data: data.clone(), ..event("room-1") }]).await;
     let mut opened = JoinSet::new();
-    // Each connection has its share, and together they have all.
+    // Each connection has its share, and together they have everything.
     for _ in 0..4 {
         let sender = connect(service.port(), 100).await;
         for _ in 0..25 {
@@ -95,7 +98,7 @@ async fn readers_that_starve_the_budget_are_refused_and_appends_go_on() {
         append(&mut service.client(), vec![large, event("room-2")]).await;
     }
     drop(unread);
-    // What nobody wants any more is free again.
+    // The budget of abandoned reads is free again.
     let until = Instant::now() + PATIENCE;
     while let Err(status) = load_pieces(&mut service.client(), load("room-2")).await {
         assert!(Instant::now() < until && reason(&status) == "CALL_BYTES", "{status:?}");
@@ -123,7 +126,7 @@ async fn idle_subscriptions_of_one_connection_leave_streams_for_others() {
     };
     assert_eq!((open.len(), reason(&status).as_str()), (16, "STREAMS_OPEN"));
     assert!(status.message().contains("share"), "{status:?}");
-    // Everybody else is served all the same, one after the other.
+    // All other clients are still served, one after the other.
     for _ in 0..10 {
         assert_eq!(load_pieces(&mut service.client(), load("room-1")).await.unwrap()[0].events.len(), 1);
     }
@@ -150,7 +153,7 @@ async fn calls_of_one_connection_leave_places_for_others() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn open_streams_do_not_hold_up_a_stop() {
-    // Longer than anybody waits here.
+    // Longer than any client waits here.
     let setup = Setup::local().set("server", "shutdown_grace: 3600.0").set("server", "unread_max: 10.0");
     let mut service = Service::start(setup).await;
     append_a_large_frame(&service).await;
@@ -183,7 +186,7 @@ async fn resets_do_not_get_more_work_done_than_waiting() {
     const RESETS: usize = 40;
     let service = Service::start(Setup::local().set("limits", "streams_open_max: 100")).await;
     append_a_large_frame(&service).await;
-    // Nothing matches, so each read looks at all there is.
+    // Nothing matches, so each read scans the whole log.
     let filter = Some(Filter { event_types: vec!["none".to_owned()], ..Filter::default() });
     let body = framed(0, &ReadAllRequest { filter, ..ReadAllRequest::default() }.encode_to_vec());
     let mut callers = JoinSet::new();
@@ -191,19 +194,20 @@ async fn resets_do_not_get_more_work_done_than_waiting() {
         let (sender, body) = (connect(service.port(), 1 << 20).await, body.clone());
         callers.spawn(async move {
             for _ in 0..RESETS {
-                // The answer has begun: the read is asked for. The stream is reset when it is dropped.
+                // The response has begun, so the read is requested. Dropping the stream resets it.
                 drop(begin(&sender, READ_ALL, &[], body.clone()).await.unwrap());
             }
         });
     }
     callers.join_all().await;
     let threads = fs::read_dir(format!("/proc/{}/task", service.process_id())).unwrap().count();
-    // Threads that have done their work linger for a while. Without a bound it would be 500 and more.
+    // Threads that have finished their work linger for a while. Without a limit there would be 500
+    // or more.
     assert!(threads < 200, "{threads} threads");
     append(&mut service.client(), vec![event("honest")]).await;
 }
 
-/// One event each of so many aggregates, whose ids have about so many bytes.
+/// Returns one event for each of `aggregates` aggregates, whose ids have about `id_bytes` bytes.
 fn one_each(aggregates: usize, id_bytes: usize) -> Vec<NewEvent> {
     let long = "a".repeat(id_bytes);
     let event =
@@ -219,7 +223,7 @@ async fn answers_to_writes_that_nobody_reads_keep_out_nobody_else() {
     let limits = ["call_bytes_max: 67108864", "append_bytes_max: 4194304"];
     let setup = limits.into_iter().fold(Setup::local(), |setup, line| setup.set("limits", line));
     let service = Service::start(setup).await;
-    // The answer names each aggregate: 350 kB with its copy, of 4 MiB for all such answers.
+    // The answer names each aggregate: 350 kB with its copy, out of 4 MiB for all such answers.
     let events = one_each(500, 200);
     append(&mut service.client(), events.clone()).await;
     let body = framed(0, &AppendEventsRequest { events, ..Default::default() }.encode_to_vec());
@@ -239,13 +243,13 @@ async fn answers_to_writes_that_nobody_reads_keep_out_nobody_else() {
                     assert_eq!(status, Code::ResourceExhausted);
                     refused += 1;
                 }
-                // The connection was closed, since it reads nothing.
+                // The connection was closed because it reads nothing.
                 Err(_) => refused += 1,
             }
         }
     }
     assert!(kept.len() > 5 && refused > 20, "{} kept, {refused} refused", kept.len());
-    // Answers as large as those, so that no small gap is enough for them.
+    // Answers of the same size as those, so that a small gap is not enough for them.
     for _ in 0..5 {
         append(&mut service.client(), one_each(500, 200)).await;
         append_to(&mut service.client(), "honest", 1).await;

@@ -1,4 +1,5 @@
-//! What signals do: all that would kill the process end it in order, and SIGHUP reads again what may change.
+//! What signals do: every signal that would kill the process shuts it down cleanly, and SIGHUP
+//! reloads the settings that may change at run time.
 
 use std::{fs, time::Instant};
 
@@ -30,7 +31,7 @@ async fn every_signal_that_would_kill_ends_the_service_in_order() {
         assert_eq!(service.wait().code(), Some(0), "{signal:?}: {}", service.log());
         assert!(service.log().contains("stopped"), "{signal:?}");
     }
-    // What `kill` of procps and of the shell send by number.
+    // Real-time signals, which `kill` of procps and of the shell send by number.
     for number in ["34", "64"] {
         service.restart().await;
         let process = service.process_id().to_string();
@@ -57,7 +58,7 @@ async fn sighup_opens_the_log_file_again_and_reads_the_level_and_names_what_else
     service.wait_for_log("limits.types_max").await;
     let text = || fs::read_to_string(&log).unwrap_or_default();
     let until = Instant::now() + PATIENCE;
-    // The number of tasks is told at this level alone.
+    // Only this level logs the number of tasks.
     while !text().contains("DEBUG") {
         assert!(Instant::now() < until, "{}", text());
         append_to(&mut service.client(), "room-1", 1).await;
@@ -66,11 +67,11 @@ async fn sighup_opens_the_log_file_again_and_reads_the_level_and_names_what_else
     assert!(told.contains("SIGHUP") && told.contains("WARN") && told.contains("limits.types_max"), "{told}");
     assert!(!told.contains("key=\"logging.level\"") && !told.contains("server.listen"), "{told}");
     assert!(!fs::read_to_string(&aside).unwrap().contains("SIGHUP"));
-    // A configuration that can't be read changes nothing.
+    // A configuration that cannot be read changes nothing.
     service.reconfigure(Setup::local().set("limits", "types_max: many"));
     service.command(&[]);
     service.signal(Signal::HUP);
-    service.wait_for_log("the configuration stays as it was").await;
+    service.wait_for_log("configuration not reloaded").await;
     append_to(&mut service.client(), "room-1", 1).await;
     assert_eq!(service.stop().code(), Some(0));
 }

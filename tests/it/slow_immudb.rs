@@ -1,4 +1,5 @@
-//! ImmuDB answers late: the fallback begins once, lasts as long as that, and ends by itself.
+//! ImmuDB answers late: the fallback begins once, lasts as long as the answers are late, and ends
+//! by itself.
 
 use std::time::Duration;
 
@@ -36,7 +37,7 @@ async fn late_answers_begin_one_fallback_that_lasts_until_they_come_in_time() {
     proxy.set(Mode::LateAnswers(Duration::from_millis(2800)));
     let calls = Load::start(&service.client(), 4, 1);
     let fallen = service.wait_for("the fallback", |stats| stats.fallbacks > before).await;
-    // However many of them come through, each of them came late.
+    // However many of the commits come through, each of them is late.
     let last_tx = |stats: &aethyr_event_store::grpc::wire::StatsResponse| {
         stats.immudb.as_ref().map_or(0, |immudb| immudb.last_tx)
     };
@@ -66,7 +67,7 @@ async fn late_answers_begin_one_fallback_that_lasts_until_they_come_in_time() {
     let order = whole_order(&mut service.client()).await;
     assert_all_there(&calls, &order);
     assert_in_immudb(&immudb, &order);
-    assert!(!service.log().contains("somebody else"), "{}", service.log());
+    assert!(!service.log().contains("another client writes to the database"), "{}", service.log());
 }
 
 #[tokio::test(flavor = "multi_thread")]

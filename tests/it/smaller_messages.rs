@@ -1,4 +1,6 @@
-//! ImmuDB, or a proxy before it, takes smaller messages than `batch_bytes_max`.
+//! ImmuDB, or a proxy in front of it, accepts only messages smaller than `batch_bytes_max`.
+//!
+//! The service adapts, and names an append that fits into no message.
 
 use aethyr_event_store::grpc::wire::{NewEvent, State, StoredIn, new_event::Data};
 use tempfile::tempdir;
@@ -35,7 +37,7 @@ async fn a_backlog_goes_over_in_messages_that_immudb_takes() {
     let stats = service.wait_until_forwarded().await;
     assert_eq!((stats.event_count, stats.fallbacks), (101, 1), "{}", service.log());
     assert_in_immudb(&immudb, &whole_order(&mut service.client()).await);
-    // 2 MB was refused, and halves of it five times at most, which is remembered for the rest.
+    // 2 MB is rejected and halved five times at most; the result is remembered for the rest.
     service.wait_for_log("smaller transactions").await;
     let smaller = service.log().matches("smaller transactions").count();
     assert!((1..=6).contains(&smaller), "{smaller}");
@@ -46,7 +48,8 @@ async fn a_backlog_goes_over_in_messages_that_immudb_takes() {
 async fn an_append_that_fits_no_message_is_named_and_goes_over_when_immudb_takes_it() {
     let dir = tempdir().unwrap();
     let mut immudb = ImmuDb::start_with(dir.path(), &["--max-recv-msg-size=100000"]).await;
-    // Whoever waits for ImmuDB is answered when it has refused, however long that takes.
+    // A client that waits for ImmuDB is answered once ImmuDB has rejected the append, however long
+    // that takes.
     let setup = Setup::with_immudb(immudb.port()).set("immudb", "fallback_after: 60.0");
     let service = Service::start(setup).await;
     append_each(&mut service.client(), 3, 20_000).await;
@@ -57,8 +60,8 @@ async fn an_append_that_fits_no_message_is_named_and_goes_over_when_immudb_takes
     let said = stats.immudb.unwrap().last_error;
     assert!(said.contains("the append at positions 4 to 13") && said.contains("larger than max"), "{said}");
     assert_eq!((stats.forwarded_position, stats.event_count), (3, 16));
-    service.wait_for_log("takes no message of this size").await;
-    let errors = service.log().matches("takes no message of this size").count();
+    service.wait_for_log("does not accept messages of this size").await;
+    let errors = service.log().matches("does not accept messages of this size").count();
     assert_eq!(errors, 1, "{}", service.log());
     immudb.restart_with(&["--max-recv-msg-size=1000000"]).await;
     service.wait_until_forwarded().await;
@@ -98,19 +101,22 @@ async fn an_append_that_a_proxy_breaks_off_each_time_is_named_and_goes_over_when
     proxy.set(Mode::CutAbove(100_000));
     append(&mut service.client(), (0..10).map(|_| of_size(20_000)).collect()).await;
     append_each(&mut service.client(), 3, 20_000).await;
-    let named =
-        |said: &str| said.contains("the append at positions 4 to 13 (") && said.contains("bytes) may be");
+    let named = |said: &str| {
+        said.contains("the append at positions 4 to 13 (")
+            && said.contains("bytes) may exceed the message size")
+    };
     let stats = service
         .wait_for("the append is named", |stats| named(&stats.immudb.as_ref().unwrap().last_error))
         .await;
     assert_eq!((stats.state(), stats.forwarded_position), (State::Fallback, 3));
-    // Attempt by attempt it stays so, and is said once.
+    // Further attempts do not change that, and the log says so once.
     service.wait_for("more attempts", |later| later.retries > stats.retries + 5).await;
     let stats = service.stats().await;
     assert!(named(&stats.immudb.unwrap().last_error), "{}", service.log());
-    service.wait_for_log("nothing behind it is forwarded").await;
+    service.wait_for_log("replication to ImmuDB is blocked").await;
     let log = service.log();
-    let warned: Vec<_> = log.lines().filter(|line| line.contains("nothing behind it is forwarded")).collect();
+    let warned: Vec<_> =
+        log.lines().filter(|line| line.contains("replication to ImmuDB is blocked")).collect();
     assert!(matches!(warned[..], [line] if line.contains("WARN") && named(line)), "{warned:?}\n{log}");
     proxy.set(Mode::Pass);
     service.wait_until_forwarded().await;

@@ -1,4 +1,5 @@
-//! What a supervisor is told, from the first moment to the last.
+//! What a supervisor learns about the service, from startup to shutdown: health, readiness, exit
+//! codes and a stop that nothing holds up.
 
 use std::{fs::File, net::TcpStream, process::Command, time::Duration};
 
@@ -29,7 +30,7 @@ use crate::support::{
     service::{PATIENCE, Service, Setup},
 };
 
-/// The opening of the storage waits until somebody reads this.
+/// A FIFO that holds up the opening of the storage until it is opened for writing.
 struct Held(std::path::PathBuf);
 
 impl Held {
@@ -159,7 +160,7 @@ async fn no_peer_that_vanished_or_does_not_read_holds_a_stop_up() {
     let setup = Setup::local().set("server", "shutdown_grace: 3600.0").set("server", "unread_max: 1.0");
     let mut service = Service::start(setup).await;
     append_to(&mut service.client(), "room-1", 50).await;
-    // It has called, has its answer, and is not heard of any more.
+    // This client has made a call and has its answer, and is never heard from again.
     let stream = tokio::net::TcpStream::connect(("127.0.0.1", service.port())).await.unwrap();
     let (sender, connection) = h2::client::handshake(stream).await.unwrap();
     let mut vanished = Box::pin(connection);
@@ -168,7 +169,7 @@ async fn no_peer_that_vanished_or_does_not_read_holds_a_stop_up() {
         _ = &mut vanished => panic!("the connection ended"),
     };
     assert_eq!(answered, 200);
-    // Three read nothing of what they asked for.
+    // Three clients read nothing of their responses.
     let load = LoadEventsRequest { aggregate_id: "room-1".to_owned(), ..Default::default() }.encode_to_vec();
     let mut unread = Vec::new();
     for (path, request) in [(READ_ALL, Vec::new()), (LOAD, load), (LIST, Vec::new())] {
@@ -187,7 +188,7 @@ async fn a_slow_reader_gets_all_of_its_answer_at_a_stop() {
     const LOAD: &str = "/aethyr.eventstore.v1.EventStoreService/LoadSnapshot";
     const BYTES: usize = 2_000_000;
     const WINDOW: u32 = 65_535;
-    // As much as is left when it becomes slow, all of which HTTP/2 has taken over already.
+    // The part that is left when the client becomes slow. By then, HTTP/2 has taken over all of it.
     const LEFT: usize = 300_000;
     let setup = Setup::local().set("limits", "snapshot_bytes_max: 2000000");
     let mut service = Service::start(setup.set("server", "shutdown_grace: 3600.0")).await;
@@ -209,7 +210,7 @@ async fn a_slow_reader_gets_all_of_its_answer_at_a_stop() {
                 service.signal(Signal::TERM);
                 stopped = true;
             }
-            // It is slow: that is what this is about.
+            // The client is slow: that is the point of this test.
             tokio::time::sleep(Duration::from_millis(200)).await;
         }
         body.flow_control().release_capacity(piece.len()).unwrap();
@@ -223,7 +224,7 @@ async fn a_slow_reader_gets_all_of_its_answer_at_a_stop() {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_disk_without_room_takes_the_writes_away_and_not_the_reads_and_comes_back_by_itself() {
     for (limit, disk_free_min) in [("limits.disk_free_min", 67_108_864), ("no space", 0)] {
-        // Only the log is to be without room.
+        // Only the log is to run out of space.
         let setup = Setup::local().set("event_sourcing", "index_path: index");
         let setup = setup.set("limits", &format!("disk_free_min: {disk_free_min}"));
         let mut service = Service::new(setup);
@@ -237,12 +238,12 @@ async fn a_disk_without_room_takes_the_writes_away_and_not_the_reads_and_comes_b
         if limit == "no space" {
             while client.append_events(request(vec![event("room-1")])).await.is_ok() {}
         }
-        // Nobody writes meanwhile, and the probes of health do not need anybody to.
+        // No client writes in the meantime, and the health checks do not need one to.
         service.wait_for_health("", false).await;
         assert_eq!(service.health("aethyr.eventstore.v1.EventStoreService").await, Some(false), "{limit}");
         assert_eq!(service.health("reads").await, Some(true), "{limit}");
         assert_eq!(client.read_all(ReadAllRequest::default()).await.map(drop).map_err(|e| e.code()), Ok(()));
-        service.wait_for_log("health says NOT_SERVING").await;
+        service.wait_for_log("health is NOT_SERVING").await;
         let stats = service.stats().await;
         assert_eq!(stats.reads_refused, "");
         match limit {

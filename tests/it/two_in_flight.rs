@@ -1,5 +1,7 @@
-//! Two transactions are on their way to ImmuDB, and their answers never come: what became of either is settled by
-//! looking, and what was given up can't be committed behind its repetition.
+//! Two transactions are in flight to ImmuDB, and their answers never arrive.
+//!
+//! The service settles the outcome of both by reading ImmuDB. A transaction that it abandoned
+//! cannot be committed after its retry.
 
 use std::collections::BTreeMap;
 
@@ -19,10 +21,11 @@ use crate::{
     },
 };
 
-/// A transaction with more than this has one event. The first two of these sizes fit into one, and the last two do not.
+/// A transaction larger than this holds a single event. The first two of these sizes fit into one
+/// transaction, and the last two do not.
 const BATCH_BYTES: usize = 1000;
 const SIZES: [usize; 3] = [100, 400, 800];
-/// Only a request with two events has more.
+/// Only a request with two events is larger.
 const TWO_EVENTS: usize = 800;
 
 struct Story {
@@ -34,7 +37,7 @@ struct Story {
 }
 
 impl Story {
-    /// ImmuDB has two events, and knows the session.
+    /// Starts with two events in ImmuDB and an open session.
     async fn begin() -> Self {
         let dir = tempdir().unwrap();
         let immudb = ImmuDb::start(dir.path()).await;
@@ -50,7 +53,7 @@ impl Story {
         Self { _dir: dir, immudb, proxy, service, appending: Vec::new() }
     }
 
-    /// Has callers append so much each, one after the other, who then wait for ImmuDB.
+    /// Appends one event of each size, one after the other. Their clients then wait for ImmuDB.
     async fn append(&mut self, sizes: &[usize]) {
         for bytes in sizes {
             let new = NewEvent { data: Some(Data::Binary(vec![7; *bytes].into())), ..event("room-1") };
@@ -61,7 +64,8 @@ impl Story {
         }
     }
 
-    /// The first is committed or kept by itself; the second is sent, and the third has to wait.
+    /// Sends the first event alone, to be committed or held back. Sends the second one after it,
+    /// while the third has to wait.
     async fn send_two(&mut self, first: Mode, second: Mode) {
         for (mode, sizes, committed) in [(first, &SIZES[..1], 3), (second, &SIZES[1..], 4)] {
             let kept = self.proxy.kept();
@@ -75,7 +79,7 @@ impl Story {
         assert!(self.appending.iter().all(|appending| !appending.is_finished()));
     }
 
-    /// What was kept comes to ImmuDB, which answers it.
+    /// Lets the requests that were held back reach ImmuDB, which answers them.
     async fn deliver(late: &Late, deliver: impl FnOnce(&Late)) {
         let before = late.answered();
         deliver(late);
@@ -83,7 +87,8 @@ impl Story {
         assert!(late.answered() > before, "it did not come to ImmuDB");
     }
 
-    /// All callers are answered, and ImmuDB has each event once, where the answers say.
+    /// Asserts that all clients get an answer, and that ImmuDB has each event once, where the
+    /// answers say.
     async fn check(&mut self) {
         let mut answers = Vec::new();
         for appending in self.appending.drain(..) {
@@ -94,7 +99,11 @@ impl Story {
         let order = whole_order(&mut self.service.client()).await;
         assert_in_immudb(&self.immudb, &order);
         assert_written_once(&self.immudb, &order);
-        assert!(!self.service.log().contains("somebody else"), "{}", self.service.log());
+        assert!(
+            !self.service.log().contains("another client writes to the database"),
+            "{}",
+            self.service.log()
+        );
         let entries = self.immudb.reader(&["--database", "aethyr", "scan", "event:"]);
         let transactions: BTreeMap<u64, u64> =
             (1..).zip(entries.iter().map(|entry| entry["tx"].as_u64().unwrap())).collect();
@@ -140,7 +149,8 @@ async fn the_second_is_not_committed_without_the_first() {
 async fn the_second_is_not_committed_behind_its_repetition() {
     let mut story = Story::begin().await;
     story.send_two(Mode::KeepRequests, Mode::KeepRequests).await;
-    // The first two are sent again in one transaction, and as long as nobody says so the third is not.
+    // The first two events are sent again in one transaction. The third is not sent as long as no
+    // answer to that transaction arrives.
     let late = story.proxy.cut_and_keep_then(Mode::DropAnswersAbove(TWO_EVENTS));
     until("they are sent again", || events_in(&story.immudb) == 4).await;
     Story::deliver(&late, Late::deliver_without_first).await;

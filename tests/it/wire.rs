@@ -1,4 +1,6 @@
-//! What a call may look like on the wire: deadlines, metadata, compression, and formats of messages.
+//! What a call may look like on the wire: deadlines, metadata, compression and message formats.
+//!
+//! Everything else is rejected with a proper status, and stores nothing.
 
 use std::io::Write;
 
@@ -28,7 +30,7 @@ async fn an_append_whose_deadline_is_over_is_not_stored() {
         let answer = append_with(&service, &[("grpc-timeout", timeout)]).await;
         assert_eq!(answer.status, Some(Code::DeadlineExceeded), "{timeout}: {answer:?}");
     }
-    // Whatever was stored would lie before this.
+    // A stored append would have taken an earlier position.
     let stored = append(&mut service.client(), vec![event("room-1")]).await;
     assert_eq!((stored.first_position, whole_order(&mut service.client()).await.len()), (1, 1));
 }
@@ -91,7 +93,7 @@ async fn the_limits_are_on_what_a_request_unpacks_to() {
     let send = async |encoding: &str, message: &[u8]| {
         call(service.port(), APPEND, &[("grpc-encoding", encoding)], framed(1, message)).await
     };
-    // One event is larger than an event may be; a message is larger than any may be.
+    // The first exceeds the limit for an event, the second the limit for a message.
     assert_eq!(send("gzip", &with(1_000_001)).await.status, Some(Code::InvalidArgument));
     let bomb = with(200_000_000);
     assert!(bomb.len() < 500_000);

@@ -1,4 +1,6 @@
-//! The game world, as a game in any language sees it: over gRPC, with JSON as `grpcurl` has it.
+//! The game world as a game in any language sees it: over gRPC, with JSON as `grpcurl` prints it.
+//!
+//! The modules below test commands, queries, read models, rebuilds and repairs.
 
 use std::{
     net::SocketAddr,
@@ -30,7 +32,7 @@ mod without_read_models;
 
 const HASH: &str = "5f4dcc3b5aa765d61d8327deb882cf99";
 
-/// A client of both of the world's services.
+/// A client of both services of the world.
 pub struct Game {
     client: JsonClient,
 }
@@ -49,7 +51,7 @@ impl Game {
         self.try_call(json!({ "commands": commands })).await
     }
 
-    /// What becomes of commands once it can be told.
+    /// Executes commands, and retries as long as the read models are not ready to decide them.
     async fn decided(&self, commands: Value) -> Result<Value, ClientError> {
         let until = Instant::now() + PATIENCE;
         loop {
@@ -62,12 +64,12 @@ impl Game {
         }
     }
 
-    /// Commands that must be taken: a list of them.
+    /// Executes a list of commands that must be accepted.
     pub async fn execute(&self, commands: Value) -> Value {
         self.decided(commands).await.unwrap()
     }
 
-    /// The reason why commands are refused.
+    /// Returns the reason why commands are refused.
     pub async fn refused(&self, commands: Value) -> String {
         self.decided(commands).await.expect_err("they are refused").reason().to_owned()
     }
@@ -80,7 +82,7 @@ impl Game {
         self.try_ask(call, request).await.unwrap()
     }
 
-    /// All answers of a stream.
+    /// Returns all responses of a stream.
     pub async fn ask_all(&self, call: &str, request: Value) -> Vec<Value> {
         let method = format!("aethyr.world.v1.WorldService/{call}");
         let mut answers = self.client.stream(&method, &request).await.unwrap();
@@ -104,7 +106,7 @@ impl Game {
         self.ask("GetGameObject", json!({ "id": id })).await["game_object"].clone()
     }
 
-    /// The report of a rebuild.
+    /// Runs a rebuild and returns its report.
     pub async fn rebuild(&self) -> Value {
         let answers = self.ask_all("RebuildWorldState", json!({})).await;
         answers.last().unwrap()["report"].clone()
@@ -131,21 +133,21 @@ pub fn describing(id: &str, text: &str) -> Value {
     json!({"update_room_description": {"id": id, "description": text}})
 }
 
-/// The types of the events that a call led to.
+/// Returns the types of the events that a call produced.
 pub fn event_types(answer: &Value) -> Vec<String> {
     let results = answer["results"].as_array().unwrap();
     let events = results.iter().filter_map(|result| result["events"].as_array()).flatten();
     events.map(|event| event["event_type"].as_str().unwrap().to_owned()).collect()
 }
 
-/// The read models, as anybody opens them.
+/// Opens the read models as any other program does.
 pub fn read_models(service: &Service) -> Connection {
     let path = service.storage().join("read_models.sqlite");
     Connection::open_with_flags(path, OpenFlags::SQLITE_OPEN_READ_ONLY).unwrap()
 }
 
-/// Waits until the read models include all events, for as long as they go on: they follow on a thread of the lowest
-/// priority.
+/// Waits until the read models include all events, for as long as they make progress: they follow
+/// on a thread of the lowest priority.
 pub async fn caught_up(service: &Service) {
     let (mut until, mut reached) = (Instant::now() + PATIENCE, Vec::new());
     loop {

@@ -1,4 +1,6 @@
-//! Making events, and reading them back.
+//! Helpers that create events, append them and read them back.
+//!
+//! They call the service over gRPC, like any other client.
 
 use aethyr_event_store::grpc::wire::{
     AppendEventsRequest, AppendEventsResponse, LoadEventsRequest, LoadEventsResponse, NewEvent,
@@ -10,7 +12,7 @@ use uuid::Uuid;
 
 use super::service::Client;
 
-/// An event of an aggregate, with an id of its own.
+/// Returns an event of this aggregate, with a new event id.
 pub fn event(aggregate: &str) -> NewEvent {
     NewEvent {
         event_id: Uuid::new_v4().to_string(),
@@ -31,12 +33,12 @@ pub fn expecting(events: Vec<NewEvent>, expected: &[(&str, u64)]) -> AppendEvent
     AppendEventsRequest { events, expected_sequences }
 }
 
-/// Appends events that must be taken.
+/// Appends events that must be accepted.
 pub async fn append(client: &mut Client, events: Vec<NewEvent>) -> AppendEventsResponse {
     client.append_events(request(events)).await.unwrap().into_inner()
 }
 
-/// Appends `count` events to an aggregate, one a call.
+/// Appends `count` events to an aggregate, one per request.
 pub async fn append_to(client: &mut Client, aggregate: &str, count: usize) -> Vec<AppendEventsResponse> {
     let mut answers = Vec::new();
     for _ in 0..count {
@@ -72,8 +74,8 @@ pub async fn read_all(client: &mut Client, request: ReadAllRequest) -> Vec<Recor
     events
 }
 
-/// The whole order, checked: positions and the numbers of every aggregate go on without a gap, times never
-/// run backwards, no id comes twice.
+/// Reads the whole log and checks it: positions and the sequence numbers of every aggregate have no
+/// gap, recorded times never run backwards, and no event id occurs twice.
 pub async fn whole_order(client: &mut Client) -> Vec<RecordedEvent> {
     let events = read_all(client, ReadAllRequest::default()).await;
     let mut last_of = std::collections::HashMap::new();
@@ -92,7 +94,7 @@ pub async fn whole_order(client: &mut Client) -> Vec<RecordedEvent> {
     events
 }
 
-/// The reason in a status's details.
+/// Returns the reason from the status details.
 pub fn reason(status: &Status) -> String {
     status.get_error_details().error_info().map(|info| info.reason.clone()).unwrap_or_default()
 }

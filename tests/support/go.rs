@@ -1,4 +1,7 @@
-//! Programs in Go that the tests need, built at the first use and kept beside the other artifacts.
+//! Go programs that the tests need.
+//!
+//! They are built on first use, once for all test processes, and kept next to the other build
+//! artifacts.
 
 use std::{
     fs::{self, File},
@@ -7,15 +10,15 @@ use std::{
     time::SystemTime,
 };
 
-/// A module in this repository, and the folder under `target` that its programs go to.
+/// A Go module in this repository, and the directory below `target` for its programs.
 pub struct Module {
     pub source: &'static str,
     pub target: &'static str,
 }
 
 impl Module {
-    /// Builds `package` as `name`, unless that is newer than all of its `sources`. Test processes that need it at the
-    /// same time build it once.
+    /// Builds `package` as `name`, unless the existing program is newer than all of its `sources`.
+    /// Test processes that need it at the same time build it once.
     pub fn build(&self, name: &str, package: &str, sources: &[&str]) -> PathBuf {
         let module = Path::new(env!("CARGO_MANIFEST_DIR")).join(self.source);
         let target = Path::new(env!("CARGO_TARGET_TMPDIR")).parent().expect("target/tmp");
@@ -29,7 +32,8 @@ impl Module {
         if built.is_some() && sources.iter().all(|source| modified(&module.join(source)) <= built) {
             return program;
         }
-        // Under another name first: an interrupted build leaves nothing that looks complete.
+        // Build under another name first, so that an interrupted build leaves nothing that looks
+        // complete.
         let unfinished = dir.join(format!("{name}.unfinished"));
         let output = Command::new("go")
             .current_dir(&module)

@@ -1,11 +1,12 @@
-//! Calls by hand, over sound HTTP/2: with headers that a client would not send, and windows that it would not have.
+//! gRPC calls made by hand over valid HTTP/2, with headers that a client library would not send and
+//! flow-control windows that it would not choose.
 
 use bytes::Bytes;
 use h2::{RecvStream, client::SendRequest};
 use tokio::net::TcpStream;
 use tonic::Code;
 
-/// A call's answer, read to its end.
+/// The response to a call, read to the end.
 #[derive(Debug)]
 pub struct Answer {
     pub http: u16,
@@ -13,12 +14,12 @@ pub struct Answer {
     pub headers: http::HeaderMap,
 }
 
-/// A message with its prefix.
+/// Returns a gRPC message with its prefix.
 pub fn framed(flag: u8, message: &[u8]) -> Vec<u8> {
     [&[flag][..], &(message.len() as u32).to_be_bytes(), message].concat()
 }
 
-/// A connection on which each stream may bring so many bytes before it is given more room.
+/// Opens a connection on which each stream can receive `window` bytes before it needs more window.
 pub async fn connect(port: u16, window: u32) -> SendRequest<Bytes> {
     let stream = TcpStream::connect(("127.0.0.1", port)).await.unwrap();
     let mut builder = h2::client::Builder::new();
@@ -28,7 +29,7 @@ pub async fn connect(port: u16, window: u32) -> SendRequest<Bytes> {
     sender
 }
 
-/// Begins a call: the answer's headers, and the rest of it unread.
+/// Begins a call. Returns the response headers with the body still unread.
 pub async fn begin(
     sender: &SendRequest<Bytes>,
     path: &str,
@@ -44,12 +45,12 @@ pub async fn begin(
     }
     let mut sender = sender.clone().ready().await?;
     let (answer, mut sending) = sender.send_request(request.body(()).unwrap(), false)?;
-    // A call that is refused by its headers does not want the rest.
+    // A server that rejects the call because of its headers does not read the rest.
     _ = sending.send_data(body.into(), true);
     answer.await
 }
 
-/// The status of an answer of which nothing is left but that.
+/// Returns the status of a response that has been read up to its trailers.
 pub async fn status(answer: http::Response<RecvStream>) -> Option<Code> {
     let (head, mut body) = answer.into_parts();
     let trailers = body.trailers().await.ok().flatten().unwrap_or_default();
@@ -57,7 +58,7 @@ pub async fn status(answer: http::Response<RecvStream>) -> Option<Code> {
     status.map(|status| Code::from_bytes(status.as_bytes()))
 }
 
-/// Makes a call.
+/// Makes a call and reads the response to the end.
 pub async fn call(port: u16, path: &str, headers: &[(&str, &str)], body: Vec<u8>) -> Answer {
     let sender = connect(port, 1 << 20).await;
     let mut answer = begin(&sender, path, headers, body).await.unwrap();

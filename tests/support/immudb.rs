@@ -1,7 +1,7 @@
-//! A real ImmuDB for one test: a process of its own on a port and in a folder of its own.
+//! A real ImmuDB server for one test: its own process, with its own port and directory.
 //!
-//! It can be killed, stopped, paused and started again with the same data on the same port. Its
-//! output is in `immudb.log` in the folder. It ends with the value, at the latest.
+//! It can be killed, stopped, paused and restarted with the same data on the same port. Its output
+//! goes to `immudb.log` in the directory. Dropping the value ends the process.
 
 pub mod disk;
 mod programs;
@@ -29,22 +29,23 @@ const POLL: Duration = Duration::from_millis(20);
 
 pub struct ImmuDb {
     dir: PathBuf,
-    /// Kept while the server is down, too.
+    /// Stays reserved while the server is down.
     port: Port,
     flags: Vec<String>,
     password: String,
-    /// A file system of its own, mounted on `dir`.
+    /// A separate file system, mounted on `dir`.
     disk: Option<Disk>,
     process: Option<Child>,
 }
 
 impl ImmuDb {
-    /// The server's program, built at the first use.
+    /// Returns the path of the server program, which is built on first use.
     pub fn binary() -> &'static Path {
         programs::server()
     }
 
-    /// The program that puts load on it by ImmuDB's own client, built at the first use.
+    /// Returns the path of the program that puts load on the server through ImmuDB's own client. It
+    /// is built on first use.
     #[allow(dead_code, reason = "for the benchmark")]
     pub fn load_program() -> &'static Path {
         programs::load()
@@ -55,7 +56,7 @@ impl ImmuDb {
         ImmuDb::start_with(dir, &[]).await
     }
 
-    /// With more flags of ImmuDB's, such as `--session-timeout=1s` together with
+    /// Starts a server with additional ImmuDB flags, such as `--session-timeout=1s` together with
     /// `--sessions-guard-check-interval=100ms`.
     pub async fn start_with(dir: &Path, flags: &[&str]) -> ImmuDb {
         let flags = flags.iter().map(ToString::to_string).collect();
@@ -64,8 +65,8 @@ impl ImmuDb {
         immudb.start_somewhere().await
     }
 
-    /// On a file system of its own in `dir`, of so many mebibytes, which goes with the value. `None` where
-    /// the machine does not let us make one.
+    /// Starts a server on a separate file system of `mebibytes` MiB in `dir`, which is removed with
+    /// the value. Returns `None` if this machine does not allow creating one.
     pub async fn start_on_disk(dir: &Path, mebibytes: u32) -> Option<ImmuDb> {
         fs::create_dir_all(dir).expect("a folder for ImmuDB");
         let mut immudb = ImmuDb::new(dir);
@@ -87,7 +88,7 @@ impl ImmuDb {
 
     async fn start_somewhere(mut self) -> ImmuDb {
         let immudb = &mut self;
-        // A stranger may take the port before the server does.
+        // Another process may take the port before the server does.
         for _ in 0..3 {
             immudb.spawn();
             if immudb.ready().await {
@@ -98,7 +99,7 @@ impl ImmuDb {
         panic!("ImmuDB ends at once:\n{}", immudb.log());
     }
 
-    /// The number of the process, while it runs.
+    /// Returns the process id while the server runs.
     #[allow(dead_code, reason = "for the benchmark")]
     pub fn process_id(&self) -> Option<u32> {
         self.process.as_ref().map(Child::id)
@@ -109,7 +110,8 @@ impl ImmuDb {
         self.port.number()
     }
 
-    /// For a client of the administrator's, with deadlines that no server misses that is up.
+    /// Returns settings for a client that logs in as the administrator, with timeouts that no
+    /// running server exceeds.
     pub fn settings(&self, database: &str) -> Settings {
         Settings {
             address: Ipv4Addr::LOCALHOST.to_string(),
@@ -123,7 +125,7 @@ impl ImmuDb {
         }
     }
 
-    /// `kill -9`: nothing is finished or flushed.
+    /// Kills the server with SIGKILL: nothing is finished or flushed.
     pub fn kill(&mut self) {
         if let Some(mut process) = self.process.take() {
             process.kill().expect("ImmuDB can be killed");
@@ -131,7 +133,7 @@ impl ImmuDb {
         }
     }
 
-    /// Asks the server to end and waits until it has.
+    /// Asks the server to shut down and waits until it has.
     pub async fn stop(&mut self) {
         self.signal(Signal::TERM);
         let mut process = self.process.take().expect("ImmuDB runs");
@@ -142,8 +144,7 @@ impl ImmuDb {
         }
     }
 
-    /// Starts it again on its data and its port, after [`ImmuDb::kill`] or [`ImmuDb::stop`] or
-    /// instead of the latter.
+    /// Restarts the server with the same data on the same port. Stops it first if it still runs.
     pub async fn restart(&mut self) {
         if self.process.is_some() {
             self.stop().await;
@@ -152,14 +153,14 @@ impl ImmuDb {
         assert!(self.ready().await, "ImmuDB ends at once:\n{}", self.log());
     }
 
-    /// Starts it again with other flags.
+    /// Restarts the server with other flags.
     #[allow(dead_code, reason = "for stories about ImmuDB's own limits")]
     pub async fn restart_with(&mut self, flags: &[&str]) {
         self.flags = flags.iter().map(ToString::to_string).collect();
         self.restart().await;
     }
 
-    /// The server hangs: its connections stay, new ones are still accepted by the kernel, and
+    /// Makes the server hang: its connections stay open, the kernel still accepts new ones, and
     /// nothing is answered.
     pub fn pause(&self) {
         self.signal(Signal::STOP);
@@ -169,26 +170,27 @@ impl ImmuDb {
         self.signal(Signal::CONT);
     }
 
-    /// The disk of its own, if it has one.
+    /// Returns the separate disk, if the server has one.
     pub fn disk(&self) -> Option<&Disk> {
         self.disk.as_ref()
     }
 
-    /// The administrator's; sessions that are open stay.
+    /// Changes the administrator's password. Open sessions stay open.
     pub fn change_password(&mut self, password: &str) {
         self.reader(&["change-password", password]);
         password.clone_into(&mut self.password);
     }
 
-    /// What ImmuDB's own client sees: a JSON object for each line that `tests/immudb/reader` prints,
-    /// such as for `["--database", "aethyr", "scan", "event:"]`.
+    /// Runs `tests/immudb/reader`, which uses ImmuDB's own client, and returns one JSON object for
+    /// each line that it prints. An example of `arguments` is `["--database", "aethyr", "scan",
+    /// "event:"]`.
     pub fn reader(&self, arguments: &[&str]) -> Vec<serde_json::Value> {
         let mut objects = Vec::new();
         self.read(arguments, |object| objects.push(object));
         objects
     }
 
-    /// As [`ImmuDb::reader`], for more than should lie in memory.
+    /// Like [`ImmuDb::reader`], for results that are too large to keep in memory.
     pub fn read(&self, arguments: &[&str], mut each: impl FnMut(serde_json::Value)) {
         let mut reader = Command::new(programs::reader())
             .args(["--port", &self.port().to_string(), "--password", &self.password])
@@ -228,7 +230,7 @@ impl ImmuDb {
         self.process = Some(command.spawn().expect("ImmuDB can be started"));
     }
 
-    /// Waits until it answers a login; false if it ends before.
+    /// Waits until the server answers a login. Returns false if the server exits first.
     async fn ready(&mut self) -> bool {
         let settings = Settings {
             connect_timeout: Duration::from_secs(1),
@@ -247,7 +249,7 @@ impl ImmuDb {
                     session.close().await;
                     return true;
                 }
-                // It answers, though not what it would without its extra flags.
+                // The server answers, although its extra flags change the answer.
                 Err(error) if error.kind == ErrorKind::Configuration => return true,
                 Err(_) => {}
             }

@@ -1,4 +1,6 @@
-//! Many callers at once, and a record of every call.
+//! Many concurrent clients that append, and a record of every call.
+//!
+//! A test compares the record with the log to prove that no acknowledged event is lost.
 
 use std::{
     sync::{
@@ -17,24 +19,24 @@ use super::{
     service::Client,
 };
 
-/// One call: what was sent, what came of it, how long it took.
+/// One call: the events sent, the answer, and the time it took.
 #[derive(Debug)]
 pub struct Call {
     pub events: Vec<NewEvent>,
     pub answer: Result<AppendEventsResponse, Status>,
-    /// No test of a promise depends on it.
+    /// For measurements; no test of a promise depends on it.
     #[allow(dead_code, reason = "for those who measure")]
     pub took: Duration,
 }
 
-/// Callers that append until they are told to end. Each has an aggregate of its own.
+/// Clients that append until they are stopped. Each has its own aggregate.
 pub struct Load {
     end: Arc<AtomicBool>,
     callers: Vec<JoinHandle<Vec<Call>>>,
 }
 
 impl Load {
-    /// `client` is the way to the service; calls that fail are not sent again.
+    /// Starts the clients, which share the channel of `client`. Failed calls are not retried.
     pub fn start(client: &Client, callers: usize, events_a_call: usize) -> Self {
         let end = Arc::new(AtomicBool::new(false));
         let callers = (0..callers)
@@ -45,7 +47,7 @@ impl Load {
         Self { end, callers }
     }
 
-    /// Ends the callers after the calls that run.
+    /// Stops the clients after their calls in flight, and returns all calls.
     pub async fn end(self) -> Vec<Call> {
         self.end.store(true, Ordering::Relaxed);
         let mut calls = Vec::new();
@@ -65,14 +67,14 @@ async fn run(mut client: Client, aggregate: String, events_a_call: usize, end: A
         let gone = answer.is_err();
         calls.push(Call { events, answer, took: began.elapsed() });
         if gone {
-            // Whoever killed the service does not want thousands of refused calls.
+            // A test that killed the service does not want thousands of refused calls.
             tokio::time::sleep(Duration::from_millis(20)).await;
         }
     }
     calls
 }
 
-/// Every acknowledged event is in the order where its answer said.
+/// Asserts that every acknowledged event is stored at the position that its answer named.
 pub fn assert_all_there(calls: &[Call], order: &[RecordedEvent]) {
     for call in calls {
         let Ok(answer) = &call.answer else { continue };

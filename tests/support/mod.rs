@@ -1,4 +1,5 @@
-//! What the stories share.
+//! Helpers shared by the test programs and benchmarks: the service and ImmuDB as real processes, a
+//! proxy between them, load, and checks of the stored events.
 
 pub mod events;
 pub mod go;

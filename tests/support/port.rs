@@ -1,5 +1,7 @@
-//! A port for a server that is told which: free now, and nobody else's until the value goes, also while the server
-//! is down.
+//! Ports for servers that must be told their port.
+//!
+//! A port is free when it is handed out, and stays reserved until the value is dropped, even while
+//! the server is down.
 
 use std::{
     env,
@@ -9,15 +11,15 @@ use std::{
     sync::atomic::{AtomicU16, Ordering},
 };
 
-/// Below the range from which the kernel takes the ports of outgoing connections: there a client that keeps
-/// knocking while its server is down may end up connected to itself.
+/// Below the range from which the kernel assigns ports to outgoing connections. In that range, a
+/// client that keeps retrying while its server is down may end up connected to itself.
 const FIRST: u16 = 12_000;
 const COUNT: u16 = 20_000;
 
-/// Reserved among all test programs of this machine.
+/// A port reserved among all test programs on this machine.
 pub struct Port {
     number: u16,
-    /// Locked for as long as it is open.
+    /// Holds the lock as long as it is open.
     _reserved: File,
 }
 

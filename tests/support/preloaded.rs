@@ -1,4 +1,6 @@
-//! Libraries in C whose functions a program under test calls in the place of the system's.
+//! C libraries for `LD_PRELOAD`.
+//!
+//! The program under test calls their functions instead of the system's.
 
 use std::{
     collections::BTreeMap,
@@ -7,8 +9,9 @@ use std::{
     sync::Mutex,
 };
 
-/// What `LD_PRELOAD` takes: built once in a run, by the C compiler that Rust's linker needs anyway. `source` starts at the
-/// project's folder.
+/// Returns the path of the library built from `source`, which is relative to the project root.
+///
+/// The library is built once per run, by the C compiler that Rust's linker needs anyway.
 pub fn library(source: &str) -> PathBuf {
     static BUILT: Mutex<BTreeMap<String, PathBuf>> = Mutex::new(BTreeMap::new());
     let mut built = BUILT.lock().unwrap();
@@ -19,7 +22,7 @@ fn build(source: &str) -> PathBuf {
     let source = Path::new(env!("CARGO_MANIFEST_DIR")).join(source);
     let folder = Path::new(env!("CARGO_TARGET_TMPDIR"));
     let name = format!("{}.so", source.file_stem().unwrap().display());
-    // Another run may use the one that is there.
+    // Another run may be using the existing library.
     let new = tempfile::Builder::new().prefix(&name).tempfile_in(folder).unwrap().into_temp_path();
     let output = ["-O1", "-shared", "-fPIC", "-o"];
     let status = Command::new("cc").args(output).args([&*new, &*source]).args(["-ldl", "-lpthread"]).status();

@@ -1,4 +1,6 @@
-//! A proxy between the service and ImmuDB that loses, keeps or breaks what passes.
+//! A proxy between the service and ImmuDB that drops, holds back, delays or breaks traffic.
+//!
+//! It counts complete requests and answers, but never looks at what they contain.
 
 use std::{
     net::Ipv4Addr,
@@ -25,32 +27,32 @@ mod open_requests;
 
 use open_requests::{Frames, OpenRequests};
 
-/// What happens to the bytes of connections.
+/// What happens to the bytes on the connections.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Mode {
     Pass,
-    /// Requests reach ImmuDB, its answers reach nobody.
+    /// Requests reach ImmuDB; its answers are dropped.
     DropAnswers,
-    /// The same from the first request on that is larger.
+    /// Passes until the first request larger than this many bytes, then acts like `DropAnswers`.
     #[allow(dead_code, reason = "not every test program has requests like this")]
     DropAnswersAbove(usize),
-    /// Requests wait in the proxy, even after their caller has gone, until the mode changes.
+    /// The proxy holds requests back until the mode changes, even after their client has gone.
     KeepRequests,
-    /// As before; and answers to earlier ones reach nobody.
+    /// Like `KeepRequests`, and answers to earlier requests are dropped.
     #[allow(dead_code, reason = "not every test program has requests like this")]
     KeepRequestsAndDropAnswers,
-    /// As before; and new connections are closed at once.
+    /// Like `KeepRequests`, and new connections are closed at once.
     KeepRequestsAndRefuse,
-    /// What waited goes on; new connections are closed at once.
+    /// Requests that were held back go on; new connections are closed at once.
     PassAndRefuse,
-    /// Of what waited on a connection, the first request is cancelled, and the rest goes on.
+    /// Of the requests held back on a connection, the first is cancelled and the rest go on.
     PassWithoutFirst,
-    /// Requests are held up for a while.
+    /// Requests are delayed by a fixed time.
     Slow,
-    /// Each answer arrives so much later, and none holds the next one up.
+    /// Each answer is delayed by this time, and none holds up the next one.
     #[allow(dead_code, reason = "not every test program has a slow ImmuDB")]
     LateAnswers(Duration),
-    /// A connection breaks in the middle of a request that is larger.
+    /// A connection breaks in the middle of a request larger than this many bytes.
     #[allow(dead_code, reason = "not every test program has a proxy like this")]
     CutAbove(usize),
 }
@@ -78,17 +80,17 @@ pub struct Proxy {
 }
 
 struct Shared {
-    /// The connections that are there, and those that come.
+    /// The current set of connections, which new connections join.
     connections: Mutex<Connections>,
     kept: AtomicUsize,
 }
 
-/// What a number of connections has in common.
+/// The state shared by a set of connections.
 #[derive(Clone)]
 struct Connections {
     mode: watch::Sender<Mode>,
     cut: CancellationToken,
-    /// Connections whose requests are not through yet.
+    /// Connections with requests that ImmuDB has not received and answered yet.
     open: Arc<AtomicUsize>,
     /// Requests that ImmuDB has answered.
     answered: Arc<AtomicUsize>,
@@ -105,7 +107,7 @@ impl Connections {
     }
 }
 
-/// Connections that have been cut off on the service's side, and whose requests are still kept.
+/// Connections that were cut off on the service's side and whose requests are still held back.
 pub struct Late(Connections);
 
 impl Late {
@@ -113,17 +115,17 @@ impl Late {
         self.0.mode.send_replace(Mode::Pass);
     }
 
-    /// But for the first request of each connection, which is cancelled.
+    /// Delivers everything but the first request of each connection, which is cancelled.
     pub fn deliver_without_first(&self) {
         self.0.mode.send_replace(Mode::PassWithoutFirst);
     }
 
-    /// So many requests were answered so far.
+    /// Returns the number of requests answered so far.
     pub fn answered(&self) -> usize {
         self.0.answered.load(Ordering::SeqCst)
     }
 
-    /// ImmuDB has got and answered everything.
+    /// Returns whether ImmuDB has received and answered everything.
     pub fn is_through(&self) -> bool {
         self.0.open.load(Ordering::SeqCst) == 0
     }
@@ -160,18 +162,20 @@ impl Proxy {
         self.shared.connections.lock().unwrap().mode.send_replace(mode);
     }
 
-    /// Breaks all connections with the service. What ImmuDB was sent, or will be, is not undone.
+    /// Breaks all connections to the service. Requests that ImmuDB has received, or will receive,
+    /// are not undone.
     pub fn cut(&self) {
         let mut connections = self.shared.connections.lock().unwrap();
         std::mem::replace(&mut connections.cut, CancellationToken::new()).cancel();
     }
 
-    /// Breaks all connections with the service; those that come pass, and what these kept stays kept.
+    /// Breaks all connections to the service. New connections pass, and requests held back on the
+    /// old ones stay held back.
     pub fn cut_and_keep(&self) -> Late {
         self.cut_and_keep_then(Mode::Pass)
     }
 
-    /// The same, with this mode for those that come.
+    /// Like [`Proxy::cut_and_keep`], with `mode` for the new connections.
     pub fn cut_and_keep_then(&self, mode: Mode) -> Late {
         let mut connections = self.shared.connections.lock().unwrap();
         let late = std::mem::replace(&mut *connections, Connections::new(mode));
@@ -179,7 +183,7 @@ impl Proxy {
         Late(late)
     }
 
-    /// Whole requests that were kept so far.
+    /// Returns the number of complete requests held back so far.
     pub fn kept(&self) -> usize {
         self.shared.kept.load(Ordering::SeqCst)
     }
@@ -219,7 +223,7 @@ impl Requests {
         let mut buffer = vec![0; 64 * 1024];
         let mut frames = Frames::of_client();
         let mut waiting = Vec::new();
-        // Where the first frame begins in it.
+        // The offset in `waiting` at which the first frame begins.
         let mut first_frame = None;
         let mut ended = false;
         let mut request_bytes = 0;
@@ -271,8 +275,8 @@ impl Requests {
             }
             waiting.extend_from_slice(&buffer[..read]);
         }
-        // ImmuDB gives up what a closed connection asked for: like a network that just went silent, this
-        // one stays open until it has answered.
+        // ImmuDB abandons the requests of a closed connection. Like a network that just went
+        // silent, this connection stays open until ImmuDB has answered.
         self.unanswered.none_left().await;
         let _ = to.shutdown().await;
     }
@@ -310,7 +314,7 @@ impl Answers {
                 }
             }
             drop(queue);
-            // ImmuDB may go on with what it was sent, and says so to nobody.
+            // ImmuDB may go on with the requests it received; these answers are dropped.
             while let Ok(read @ 1..) = from.read(&mut buffer).await {
                 self.note(&mut frames, &buffer[..read]);
             }

@@ -1,7 +1,7 @@
-//! The real program for one test: a process of its own, in a folder of its own, on a port of its own.
+//! The real program for one test: its own process, with its own directory and port.
 //!
-//! It can be killed, stopped, paused and started again on the same storage. What it logs is in
-//! `service.log` in the folder. It ends with the value, at the latest.
+//! It can be killed, stopped, paused and restarted on the same storage. Its log goes to
+//! `service.log` in the directory. Dropping the value ends the process.
 
 use std::{
     fs::{self, File},
@@ -22,18 +22,18 @@ use tonic_health::pb::{HealthCheckRequest, health_client::HealthClient};
 
 use super::{immudb::disk::Disk, preloaded};
 
-/// How long a test waits for what must come true. Only a test that fails waits that long: the machine may be
-/// busy with everything else.
+/// How long a test waits for a condition that must come true. Only a failing test waits that long:
+/// the machine may be busy with other work.
 pub const PATIENCE: Duration = Duration::from_secs(300);
 const POLL: Duration = Duration::from_millis(20);
 
 pub type Client = EventStoreServiceClient<Channel>;
 
-/// How a service is configured, beside the defaults.
+/// The configuration of a service, on top of the defaults.
 #[derive(Clone, Debug, Default)]
 pub struct Setup {
     immudb_port: Option<u16>,
-    /// Lines of YAML: section, key and value.
+    /// YAML lines: the section, then the key with its value.
     keys: Vec<(String, String)>,
     arguments: Vec<String>,
     environment: Vec<(String, String)>,
@@ -44,8 +44,9 @@ impl Setup {
         Self::default().set("event_sourcing", "event_files: false")
     }
 
-    /// With every deadline out of reach: an ImmuDB that is up commits in time, however busy the machine is, and
-    /// one that is gone is noticed at once. A story about one that hangs sets shorter deadlines itself.
+    /// Sets every deadline out of reach: an ImmuDB that is up commits in time, however busy the
+    /// machine is, and one that is gone is noticed at once. A test with an ImmuDB that hangs sets
+    /// shorter deadlines itself.
     pub fn with_immudb(port: u16) -> Self {
         let setup = Self::with_default_deadlines(port);
         ["fallback_after: 60.0", "connect_timeout: 60.0", "request_timeout: 60.0"]
@@ -53,12 +54,13 @@ impl Setup {
             .fold(setup, |setup, line| setup.set("immudb", line))
     }
 
-    /// As it comes: for measuring how long callers wait.
+    /// Keeps the default deadlines, to measure how long clients wait.
     pub fn with_default_deadlines(port: u16) -> Self {
         Self { immudb_port: Some(port), ..Self::local() }
     }
 
-    /// A key of a section, as the YAML has it; a later one goes before an earlier.
+    /// Sets a key of a section, written as in the YAML file. A later value overrides an earlier
+    /// one.
     #[must_use]
     pub fn set(mut self, section: &str, line: &str) -> Self {
         self.keys.push((section.to_owned(), line.to_owned()));
@@ -71,7 +73,7 @@ impl Setup {
         self
     }
 
-    /// The process dies there.
+    /// Makes the process die at this point.
     #[must_use]
     pub fn crash_at(self, point: CrashPoint) -> Self {
         self.environment(CrashPoint::VARIABLE, point.name())
@@ -83,7 +85,8 @@ impl Setup {
         self
     }
 
-    /// Has functions of the system's replaced by those of a source in C, named from the project's folder.
+    /// Replaces system functions with those of a C source file, whose path is relative to the
+    /// project root.
     #[allow(dead_code, reason = "not every test program replaces some")]
     pub fn preload(self, source: &str) -> Self {
         self.environment("LD_PRELOAD", preloaded::library(source).to_str().unwrap())
@@ -92,7 +95,7 @@ impl Setup {
     fn yaml(&self) -> String {
         let mut keys = vec![
             ("server".to_owned(), "listen: 127.0.0.1:0".to_owned()),
-            // Below the patience of a test, and longer than anything takes.
+            // Shorter than the patience of a test, and longer than any shutdown takes.
             ("server".to_owned(), "shutdown_grace: 120.0".to_owned()),
             ("event_sourcing".to_owned(), "enabled: true".to_owned()),
             ("limits".to_owned(), "disk_free_min: 1048576".to_owned()),
@@ -104,7 +107,7 @@ impl Setup {
             let lines: Vec<&String> =
                 keys.iter().filter(|(name, _)| name == section).map(|(_, line)| line).collect();
             let name = |line: &str| line.split(':').next().map(str::to_owned);
-            // The very line, and not one with the same text.
+            // Compare by address: another line may have the same text.
             let last = |line: &&&String| {
                 lines
                     .iter()
@@ -125,21 +128,21 @@ pub struct Service {
     setup: Setup,
     port: u16,
     process: Option<Child>,
-    /// Where its storage lies, if not on the disk of the machine.
+    /// The disk that holds the storage, if it is not the machine's own.
     disk: Option<Disk>,
-    /// What the shell does that starts it.
+    /// A shell command that runs before the program.
     shell: Option<String>,
 }
 
 impl Service {
-    /// Starts in a new folder and waits until it serves.
+    /// Starts in a new directory and waits until it serves.
     pub async fn start(setup: Setup) -> Self {
         let mut service = Self::new(setup);
         service.restart().await;
         service
     }
 
-    /// Starts in a new folder and waits only until it listens.
+    /// Starts in a new directory and waits only until it listens.
     #[allow(dead_code, reason = "not every test program has a service that refuses to serve")]
     pub fn launched(setup: Setup) -> Self {
         let mut service = Self::new(setup);
@@ -147,12 +150,13 @@ impl Service {
         service
     }
 
-    /// The folder and the configuration alone; nothing runs yet.
+    /// Creates only the directory and the configuration; nothing runs yet.
     pub fn new(setup: Setup) -> Self {
         Self { dir: tempfile::tempdir().unwrap(), setup, port: 0, process: None, disk: None, shell: None }
     }
 
-    /// Puts the storage on a disk of its own, which can be full. False where the machine has none for us.
+    /// Puts the storage on a separate disk, which can be filled up. Returns false if this machine
+    /// does not allow one.
     #[allow(dead_code, reason = "not every test program fills a disk")]
     pub fn use_disk(&mut self, mebibytes: u32) -> bool {
         fs::create_dir_all(self.storage()).unwrap();
@@ -175,7 +179,7 @@ impl Service {
         self.disk.as_ref().unwrap()
     }
 
-    /// Starts on what is in the folder and waits until it serves.
+    /// Starts on the existing directory and waits until it serves.
     pub async fn restart(&mut self) {
         self.launch();
         let until = Instant::now() + PATIENCE;
@@ -201,7 +205,7 @@ impl Service {
         self.port = self.listening();
     }
 
-    /// Starts, and waits for the end that it comes to by itself, before or after it listens.
+    /// Starts, and waits until the process ends by itself, before or after it listens.
     pub fn launch_and_crash(&mut self) -> ExitStatus {
         self.configure();
         let log = File::create(self.dir.path().join("service.log")).unwrap();
@@ -218,13 +222,13 @@ impl Service {
         fs::write(self.dir.path().join("conf/server.yml"), self.setup.yaml()).unwrap();
     }
 
-    /// The program with these arguments, in the folder.
+    /// Returns a command that runs the program with these arguments in the directory.
     pub fn command(&self, arguments: &[&str]) -> Command {
         self.configure();
         let program = env!("CARGO_BIN_EXE_aethyr-event-store");
         let mut command = match &self.disk {
             Some(disk) => {
-                // To enter its namespace is to leave the folder.
+                // Entering the namespace changes the working directory.
                 let mut command = disk.command(Path::new("sh"));
                 command.args(["-c", "cd \"$1\" && shift && exec \"$@\"", "sh"]);
                 command.arg(self.dir.path()).arg(program);
@@ -249,7 +253,8 @@ impl Service {
         command
     }
 
-    /// Runs a command that ends by itself: whether it succeeded, and what it said.
+    /// Runs a command that ends by itself. Returns whether it succeeded, and what it printed to
+    /// stderr.
     pub fn run(&self, arguments: &[&str]) -> (bool, String) {
         let path = self.dir.path().join("command.log");
         let mut process = self.command(arguments).stderr(File::create(&path).unwrap()).spawn().unwrap();
@@ -259,7 +264,7 @@ impl Service {
         (status.success(), said())
     }
 
-    /// The port out of the log line that says where it listens.
+    /// Returns the port from the log line that names the listening address.
     fn listening(&mut self) -> u16 {
         let until = Instant::now() + PATIENCE;
         loop {
@@ -277,7 +282,7 @@ impl Service {
         }
     }
 
-    /// The number of the process that runs.
+    /// Returns the id of the running process.
     #[allow(dead_code, reason = "not every test program looks at the process")]
     pub fn process_id(&self) -> u32 {
         self.process.as_ref().unwrap().id()
@@ -295,7 +300,7 @@ impl Service {
         self.dir.path().join("storage")
     }
 
-    /// The segments of the local log, in order.
+    /// Returns the segments of the local log, in order.
     pub fn segments(&self) -> Vec<PathBuf> {
         let entries = fs::read_dir(self.storage().join("log")).unwrap();
         let paths = entries.map(|entry| entry.unwrap().path());
@@ -309,7 +314,7 @@ impl Service {
         fs::read_to_string(self.dir.path().join("service.log")).unwrap_or_default()
     }
 
-    /// Waits for what the test itself can see.
+    /// Waits for a condition that the test itself can check.
     pub async fn wait_until(&self, what: &str, come_true: impl AsyncFn() -> bool) {
         let until = Instant::now() + PATIENCE;
         while !come_true().await {
@@ -318,7 +323,7 @@ impl Service {
         }
     }
 
-    /// Waits until it has logged something.
+    /// Waits until the log contains this text.
     pub async fn wait_for_log(&self, text: &str) {
         let until = Instant::now() + PATIENCE;
         while !self.log().contains(text) {
@@ -335,7 +340,7 @@ impl Service {
         EventStoreServiceClient::new(self.channel())
     }
 
-    /// The figures, once it has opened its storage.
+    /// Returns the stats, once the service has opened its storage.
     pub async fn stats(&self) -> StatsResponse {
         let until = Instant::now() + PATIENCE;
         loop {
@@ -349,7 +354,7 @@ impl Service {
         }
     }
 
-    /// Waits until the figures are as wanted.
+    /// Waits until the stats are as wanted, and returns them.
     pub async fn wait_for(&self, what: &str, wanted: impl Fn(&StatsResponse) -> bool) -> StatsResponse {
         let until = Instant::now() + PATIENCE;
         loop {
@@ -366,7 +371,7 @@ impl Service {
         self.wait_for(state.as_str_name(), |stats| stats.state() == state).await
     }
 
-    /// Waits until ImmuDB has everything.
+    /// Waits until everything is in ImmuDB.
     pub async fn wait_until_forwarded(&self) -> StatsResponse {
         self.wait_for("everything is in ImmuDB", |stats| {
             stats.state() == State::Connected && stats.pending_events == 0 && stats.pending_snapshots == 0
@@ -388,7 +393,7 @@ impl Service {
         }
     }
 
-    /// `kill -9`.
+    /// Kills the process with SIGKILL.
     pub fn kill(&mut self) {
         if let Some(mut process) = self.process.take() {
             process.kill().unwrap();
@@ -401,7 +406,7 @@ impl Service {
         self.process.as_mut().is_some_and(|process| process.try_wait().unwrap().is_none())
     }
 
-    /// How it ended, if it did by itself; it can be started again then.
+    /// Returns how the process ended, if it ended by itself. It can then be started again.
     #[allow(dead_code, reason = "for those who do what a supervisor does")]
     pub fn ended(&mut self) -> Option<ExitStatus> {
         let status = self.process.as_mut()?.try_wait().unwrap()?;
@@ -409,13 +414,13 @@ impl Service {
         Some(status)
     }
 
-    /// SIGTERM, and waits for the end.
+    /// Sends SIGTERM and waits for the end.
     pub fn stop(&mut self) -> ExitStatus {
         self.signal(Signal::TERM);
         self.wait()
     }
 
-    /// Waits until it has ended by itself.
+    /// Waits until the process has ended by itself.
     pub fn wait(&mut self) -> ExitStatus {
         let mut process = self.process.take().unwrap();
         wait_for_end(&mut process).unwrap_or_else(|| panic!("the service does not end:\n{}", self.log()))
@@ -427,7 +432,7 @@ impl Service {
     }
 }
 
-/// `None`: it had to be killed.
+/// Returns `None` if the process had to be killed.
 fn wait_for_end(process: &mut Child) -> Option<ExitStatus> {
     let until = Instant::now() + PATIENCE;
     while Instant::now() < until {

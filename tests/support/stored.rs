@@ -1,4 +1,6 @@
-//! What ImmuDB holds, held against what the service says.
+//! Compares the contents of ImmuDB with what the service says.
+//!
+//! It reads through ImmuDB's own client, so that an error in ours cannot hide.
 
 use std::collections::BTreeMap;
 
@@ -10,7 +12,7 @@ use base64::{Engine, engine::general_purpose::STANDARD};
 
 use super::immudb::ImmuDb;
 
-/// No transaction wrote an event that another had written.
+/// Asserts that no transaction wrote an event that another transaction had written.
 pub fn assert_written_once(immudb: &ImmuDb, order: &[RecordedEvent]) {
     let mut written = 0;
     immudb.read(&["--database", "aethyr", "txscan"], |entry| {
@@ -19,7 +21,8 @@ pub fn assert_written_once(immudb: &ImmuDb, order: &[RecordedEvent]) {
     assert_eq!(written, order.len(), "writes of events in ImmuDB");
 }
 
-/// ImmuDB holds just these events, under the documented keys, each once, and nothing else of ours.
+/// Asserts that ImmuDB holds exactly these events, each once and under its documented key, with one
+/// sequence entry for each aggregate, and no others.
 pub fn assert_in_immudb(immudb: &ImmuDb, order: &[RecordedEvent]) {
     let (mut found, mut by_position) = (0, BTreeMap::new());
     immudb.read(&["--database", "aethyr", "scan", "event:"], |entry| {

@@ -1,12 +1,14 @@
 #!/usr/bin/env bash
-# The test of the torture test: breaks the service on purpose, one way at a time, and demands that the
-# torture test finds it within 60 seconds of faults, and for the reason that it was broken for. The service as it is
-# comes first, and has to pass.
+# The test of the torture test: breaks the service on purpose, one way at a time. The torture test
+# has to detect each way within 60 seconds of faults, and for the right reason. The unchanged
+# service comes first, and has to pass.
 #
-#     tests/torture/broken.sh            all of them
-#     tests/torture/broken.sh NAME...    some
+#     tests/torture/broken.sh            all ways
+#     tests/torture/broken.sh NAME...    only these ways
+#     tests/torture/broken.sh --check    builds and runs nothing: does each way still change the source?
 #
-# Works on a copy below the target folder (CARGO_TARGET_DIR is respected); all ways have one target folder there.
+# It works on a copy below the target directory (CARGO_TARGET_DIR is respected). All ways share one
+# target directory there.
 set -euo pipefail
 cd "$(dirname "$0")/../.."
 
@@ -18,7 +20,7 @@ mkdir -p "$copy"
 passed=0
 failed=0
 
-# change FILE PYTHON-EXPRESSION: of the text `s`; it must change something.
+# change FILE PYTHON-EXPRESSION: replaces the file's text `s` by the expression, which must differ.
 change() {
     python3 - "$1" "$2" <<'PY' || exit 1
 import sys
@@ -30,7 +32,7 @@ open(path, "w").write(changed)
 PY
 }
 
-# replace FILE FROM TO, each once or more often: FROM must be there.
+# replace FILE FROM TO...: replaces each FROM, which must occur at least once, by its TO.
 replace() {
     python3 - "$@" <<'PY' || exit 1
 import sys
@@ -43,7 +45,8 @@ open(path, "w").write(s)
 PY
 }
 
-# The copy as the repository is. Files that are the same keep their times, so that little is built again.
+# Makes the copy equal to the repository. Unchanged files keep their times, so that little is
+# rebuilt.
 renew_copy() {
     local file
     while IFS= read -r -d '' file; do
@@ -54,8 +57,8 @@ renew_copy() {
     done < <(git ls-files -z)
 }
 
-# Each way, and the kinds of violations that may show it: what stands before the colon; and the fault that happens
-# more often, if one alone shows it.
+# For each way: the kinds of violations that may reveal it (the text before the colon), and the
+# fault that happens more often, if only one fault reveals it.
 declare -A shows=() mostly=()
 
 nothing() { :; }
@@ -67,12 +70,12 @@ acknowledge_before_the_sync() {
 
 shows[forget_the_forwarded_position]='ImmuDB|migration'
 forget_the_forwarded_position() {
-    change src/forwarder/claim.rs 's.replace("Ok((reached, last_event))", "let _ = reached;\n        Ok((Reached::START, last_event))")'
+    change src/replication/forwarder/claim.rs 's.replace("Ok((reached, last_event))", "let _ = reached;\n        Ok((Reached::START, last_event))")'
 }
 
 shows[skip_the_duplicate_check_inside_a_group]='doubled'
 skip_the_duplicate_check_inside_a_group() {
-    change src/sequencer/judge.rs 's.replace("find(|event| in_group(event).is_some())", "find(|event| in_group(event).is_some() && false)")'
+    change src/sequencer/numbering.rs 's.replace("find(|event| in_group(event).is_some())", "find(|event| in_group(event).is_some() && false)")'
 }
 
 shows[take_a_failed_sync_for_not_written]='refused and stored'
@@ -81,10 +84,10 @@ take_a_failed_sync_for_not_written() {
     change src/sequencer.rs 's.replace("Self::Write(WriteError::Unknown(_)) => StoreError::OutcomeUnknown,", "Self::Write(WriteError::Unknown(_)) => StoreError::Unavailable(Unavailable::NotWritten),")'
 }
 
-# Callers vanish at their deadlines, too.
+# Clients also vanish at their deadlines.
 shows[take_a_time_out_for_not_written]='refused and stored'
 take_a_time_out_for_not_written() {
-    change src/grpc/gate.rs 's.replace("done.unwrap_or_else(|_| Err(status::deadline_exceeded()))", "done.unwrap_or_else(|_| Err(status::of_error(crate::store::StoreError::Unavailable(crate::store::Unavailable::NotWritten))))")'
+    change src/grpc/transport/concurrency.rs 's.replace("done.unwrap_or_else(|_| Err(status::deadline_exceeded()))", "done.unwrap_or_else(|_| Err(status::of_error(crate::error::StoreError::Unavailable(crate::error::Unavailable::NotWritten))))")'
 }
 
 shows[leave_a_segment_without_a_durable_name]='lost'
@@ -100,30 +103,31 @@ leave_a_segment_without_a_durable_name() {
 shows[leave_out_a_precondition]='second writer|ImmuDB|migration'
 mostly[leave_out_a_precondition]='deposed writer'
 leave_out_a_precondition() {
-    change src/forwarder.rs 's.replace("vec![Precondition::KeyMustExist(key.clone()), Precondition::KeyNotModifiedAfterTx { key, tx }]", "let _ = tx;\n    vec![Precondition::KeyMustExist(key)]")'
+    change src/replication/forwarder.rs 's.replace("vec![Precondition::KeyMustExist(key.clone()), Precondition::KeyNotModifiedAfterTx { key, tx }]", "let _ = tx;\n    vec![Precondition::KeyMustExist(key)]")'
 }
 
 # Two transactions in flight.
 shows[send_the_second_without_the_first]='ImmuDB|migration'
 mostly[send_the_second_without_the_first]='first request cancelled, the next late'
 send_the_second_without_the_first() {
-    replace src/forwarder/in_flight.rs 'conditions.extend(self.last_event' 'conditions.extend(self.last_event.as_ref().filter(|_| !self.is_in_flight)'
-    replace src/forwarder/in_flight.rs '.clone().map(Precondition::KeyMustExist)' '.cloned().map(Precondition::KeyMustExist)'
+    replace src/replication/forwarder/in_flight.rs 'conditions.extend(self.last_event' 'conditions.extend(self.last_event.as_ref().filter(|_| !self.is_in_flight)'
+    replace src/replication/forwarder/in_flight.rs '.clone().map(Precondition::KeyMustExist)' '.cloned().map(Precondition::KeyMustExist)'
 }
 
-# Not among all of them: it takes longer than 60 seconds to be found. tests/it/two_in_flight.rs finds it at once.
+# Not one of all ways: detecting it takes longer than 60 seconds. tests/it/two_in_flight.rs detects
+# it at once.
 shows[send_the_second_behind_its_repetition]='ImmuDB|migration'
 mostly[send_the_second_behind_its_repetition]='first request cancelled, the next late'
 send_the_second_behind_its_repetition() {
-    replace src/forwarder/in_flight.rs 'conditions.extend(batch.first_event.clone().map(Precondition::KeyMustNotExist));' ''
+    replace src/replication/forwarder/in_flight.rs 'conditions.extend(batch.first_event.clone().map(Precondition::KeyMustNotExist));' ''
 }
 
 shows[refuse_a_resend_where_new_events_are]='resend refused'
 refuse_a_resend_where_new_events_are() {
-    change src/store.rs 's.replace("self.standing.admit_resend(self.sequencer.tip())?;", "self.admit_write()?;")'
+    change src/store.rs 's.replace("self.replication.admit_retry(self.tip())?;", "self.admit_write()?;")'
 }
 
-# The clock is years away.
+# The clock is years off.
 shows[let_recorded_times_follow_the_clock]='time runs backwards'
 let_recorded_times_follow_the_clock() {
     replace src/sequencer/group.rs 'time.unwrap_or(newest).max(newest);' 'time.unwrap_or(newest);'
@@ -134,7 +138,7 @@ publish_the_tip_before_what_is_below_it() {
     change src/sequencer/group.rs 's.replace("self.index.add(entries, published);", "published(); std::thread::sleep(std::time::Duration::from_millis(5)); self.index.add(entries, || ());")'
 }
 
-# Of what the index could not write.
+# Events that the index could not write to a file.
 shows[lose_what_is_not_in_a_file]='lost|load shows less|stats|list|stale|conflict tells less|doubled'
 mostly[lose_what_is_not_in_a_file]='index fails'
 lose_what_is_not_in_a_file() {
@@ -153,20 +157,20 @@ say_that_reads_fail() {
 shows[count_no_slow_commits]='answers late by [^:]*'
 mostly[count_no_slow_commits]=--late
 count_no_slow_commits() {
-    replace src/forwarder/state.rs 'self.recent.push_back(commit.took > self.slow_above());' 'self.recent.push_back(false);'
+    replace src/replication/state.rs 'self.recent.push_back(commit.took > self.slow_above());' 'self.recent.push_back(false);'
 }
 
-# Few files.
+# Too few file descriptors.
 shows[accept_nobody_after_an_error]='the service'
 mostly[accept_nobody_after_an_error]='no more files'
 accept_nobody_after_an_error() {
-    replace src/server/connections.rs 'tokio::time::sleep(PAUSE).await;
+    replace src/grpc/transport/connections.rs 'tokio::time::sleep(PAUSE).await;
                         continue;' 'let _ = PAUSE;
                         std::future::pending::<()>().await;
                         continue;'
 }
 
-# A full disk that nobody restarts the service for.
+# A full disk, without a restart of the service.
 shows[take_nothing_after_a_full_disk]='the service'
 mostly[take_nothing_after_a_full_disk]='disk full, and nobody helps'
 take_nothing_after_a_full_disk() {
@@ -178,7 +182,7 @@ take_nothing_after_a_full_disk() {
     printf '%s\n' 'static WAS_FULL: std::sync::OnceLock<()> = std::sync::OnceLock::new();' >>src/sequencer/group.rs
 }
 
-# Removed locks.
+# Removed lock files.
 shows[lock_the_file_within_alone]='the service'
 mostly[lock_the_file_within_alone]='locks removed'
 lock_the_file_within_alone() {
@@ -198,18 +202,18 @@ take_the_index_of_another() {
         'if owner != log => {' 'if false && owner != log => {'
 }
 
-# An older copy of the log.
+# An older log that was restored.
 shows[serve_what_may_be_an_older_log]='stale|load shows less|stats|order shows less|list|resend refused|subscription'
 mostly[serve_what_may_be_an_older_log]='older copy of the log put back'
 serve_what_may_be_an_older_log() {
-    replace src/forwarder/standing.rs 'State::Fenced if self.contact_missing => {' 'State::Fenced if false => {'
+    replace src/replication/admission.rs 'State::Fenced if self.contact_missing => {' 'State::Fenced if false => {'
 }
 
-# A log that is poisoned.
+# A poisoned log.
 shows[release_the_head_of_a_poisoned_log]='second writer'
 mostly[release_the_head_of_a_poisoned_log]='sync fails, and nobody helps'
 release_the_head_of_a_poisoned_log() {
-    replace src/forwarder/release.rs 'if self.sequencer.poisoned().is_some() {' 'if self.sequencer.poisoned().is_some_and(|_| false) {'
+    replace src/replication/forwarder/release.rs 'if self.sequencer.poisoned().is_some() {' 'if self.sequencer.poisoned().is_some_and(|_| false) {'
 }
 
 # Known ids.
@@ -237,13 +241,13 @@ judge_known_ids_before_everybody_else() {
         'Call::Append { reply, .. } if reply.is_closed() => {}' ''
 }
 
-# The torture test itself is built once, of what is not broken.
+# Builds the torture test itself once, from the unchanged sources.
 build_torture() {
     (cd "$copy" && cargo test --quiet --locked --test torture --no-run --message-format json) |
         sed -n 's/.*"name":"torture".*"executable":"\([^"]*\)".*/\1/p'
 }
 
-# torture SEED [FAULT]: 20 seconds of faults, and of this one most; or --late.
+# torture SEED [FAULT]: runs 20 seconds of faults, mostly this one, or the mode --late.
 torture() {
     local faults=()
     case ${2:-} in
@@ -254,13 +258,18 @@ torture() {
     (cd "$copy" && timeout 600 "$torture" --seed "$1" --seconds 20 "${faults[@]}" >"$log" 2>&1)
 }
 
-# The first violation of one of these kinds, or of any.
+# Prints the first violation of one of these kinds.
 violation() {
     local found
     found=$(grep -E "^($1): " "$log" | grep -vE '^(torture|faults): ' | cut -c1-200) && echo "${found%%$'\n'*}"
 }
 any='[A-Za-z][A-Za-z ]*'
 
+check=no
+if [[ ${1:-} == --check ]]; then
+    check=yes
+    shift
+fi
 ways=("$@")
 if ((${#ways[@]} == 0)); then
     ways=(nothing acknowledge_before_the_sync forget_the_forwarded_position
@@ -274,6 +283,18 @@ if ((${#ways[@]} == 0)); then
         take_the_index_of_another serve_what_may_be_an_older_log release_the_head_of_a_poisoned_log
         take_other_content_for_a_resend judge_known_ids_before_everybody_else)
 fi
+if [[ $check == yes ]]; then
+    copy=$work/check
+    for way in "${ways[@]}"; do
+        rm -rf "$copy"
+        mkdir -p "$copy"
+        cp -r src "$copy/"
+        if (cd "$copy" && "$way"); then passed=$((passed + 1)); else failed=$((failed + 1)); fi
+    done
+    rm -rf "$copy"
+    echo "$passed still apply, $failed do not"
+    exit $((failed > 0))
+fi
 renew_copy
 torture=$(build_torture)
 for way in "${ways[@]}"; do
@@ -285,7 +306,7 @@ for way in "${ways[@]}"; do
     fi
     kinds=${shows[$way]:-}
     outcome="FAIL: $way is not caught"
-    # Several seeds, in 60 seconds of faults together.
+    # Several seeds, with 60 seconds of faults in total.
     for seed in 1 2 3; do
         if torture "$seed" "${mostly[$way]:-}"; then
             continue

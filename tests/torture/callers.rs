@@ -1,4 +1,5 @@
-//! Callers that do everything a game server does, note what came of it, and send again what was not answered.
+//! Clients that do everything a game server does, record the outcome, and retry calls that were not
+//! answered.
 
 mod reading;
 
@@ -29,14 +30,14 @@ use crate::{
     world::{Clock, World},
 };
 
-/// At a time. Every so often others come, and the earlier are rarely touched again, so that loads stay short
-/// however long the run is.
+/// The number of aggregates in use at a time. Every so often others replace them, and earlier ones
+/// are rarely touched again, so that loads stay short however long the run is.
 const AGGREGATES: u16 = 40;
 const AGGREGATES_CHANGE: Duration = Duration::from_secs(20);
-/// No call of ours waits for longer: what became of it is not known then.
+/// No client waits longer; the outcome is unknown then.
 const PATIENCE: Duration = Duration::from_secs(20);
 
-/// Some of the appends that were acknowledged last, for everybody who sends known ids.
+/// Some of the appends acknowledged last, for all clients that send known ids.
 #[derive(Debug, Default)]
 pub struct Known(Mutex<Vec<AppendEventsRequest>>);
 
@@ -86,7 +87,7 @@ impl Callers {
         Self { ending, callers, follower }
     }
 
-    /// Ends all callers, after the calls that run.
+    /// Stops all clients after their calls in flight, and returns their history.
     pub async fn end(self) -> History {
         self.ending.store(true, Ordering::SeqCst);
         let mut history = History::default();
@@ -103,7 +104,7 @@ struct Caller {
     number: u64,
     random: Rng,
     clock: Clock,
-    /// The last number of each aggregate that this caller has seen.
+    /// The last sequence number of each aggregate that this client has seen.
     known: HashMap<u16, u64>,
     last_position: u64,
     /// Appends that were stored, to be sent once more.
@@ -112,10 +113,10 @@ struct Caller {
     history: History,
 }
 
-/// What one attempt taught.
+/// What one attempt revealed.
 enum Attempt {
     Settled(Outcome),
-    /// For certain not stored by this attempt.
+    /// Certainly not stored by this attempt.
     NotNow,
     Unknown,
 }
@@ -171,7 +172,7 @@ impl Caller {
         }
         let expected = self.random.bool().then(|| {
             let aggregate = aggregates[0];
-            // Now and then a number that does not exist yet.
+            // Now and then, a sequence number that does not exist yet.
             let ahead = u64::from(self.random.u8(..10) == 0);
             (aggregate, self.known(aggregate) + ahead)
         });
@@ -181,14 +182,16 @@ impl Caller {
         let began = self.clock.now();
         let (mut attempts, mut doubtful) = (0u32, false);
         if self.random.u8(..12) == 0 {
-            // Somebody sends the same at the same time, and waits for no answer.
+            // Another client sends the same append at the same time, and does not wait for an
+            // answer.
             let (mut client, request) = (self.client.clone(), request.clone());
             tokio::spawn(async move { client.append_events(request).await });
             doubtful = true;
         }
         let outcome = loop {
             attempts += 1;
-            // Some give up, sooner where nothing is stored for certain: then nothing may ever be.
+            // Some clients give up, sooner if certainly nothing was stored: then nothing may ever
+            // be.
             let patience = match self.attempt(&request, expected, doubtful).await {
                 Attempt::Settled(outcome) => break outcome,
                 Attempt::NotNow => 6,
@@ -245,14 +248,15 @@ impl Caller {
             (Code::Aborted, "WRONG_EXPECTED_SEQUENCE") => {
                 let details = status.get_error_details();
                 let actual = details.error_info().unwrap().metadata["actual"].parse().unwrap();
-                // An earlier attempt may still be on its way, and find what it expects later.
+                // An earlier attempt may still be in flight, and its expectation may be met later.
                 match expected {
                     Some((_, number)) if doubtful && actual < number => Attempt::Unknown,
                     _ => Attempt::Settled(Outcome::Conflict { actual }),
                 }
             }
             (Code::ResourceExhausted | Code::Unavailable, reason) if !reason.is_empty() => Attempt::NotNow,
-            // Fenced while a usurper has the database; the checker demands that it is had back at the end.
+            // Fenced while a usurper has the database; the checker demands that the service has it
+            // back at the end.
             (Code::FailedPrecondition, "LOCAL_LOG_FAILED" | "FENCED" | "EVENT_SOURCING_DISABLED") => {
                 Attempt::NotNow
             }
@@ -267,7 +271,8 @@ impl Caller {
         }
     }
 
-    /// `None`: it took too long. Notes how long it took, with or without an answer.
+    /// Makes a call, and records how long it took with or without an answer. Returns `None` if it
+    /// took too long.
     async fn call<T>(
         &mut self,
         kind: Kind,
@@ -294,7 +299,7 @@ impl Caller {
                     self.history.violation("another answer", format!("first {first:?}, and again {again:?}"));
                 }
             }
-            // Whatever refuses new events has nothing to do with those that are stored.
+            // The reasons to refuse new events do not apply to events that are stored.
             Some(Err(status)) if !may_answer_a_resend(&status) => {
                 self.history.violation("resend refused", format!("{status:?}: {first:?}"));
             }
@@ -302,7 +307,7 @@ impl Caller {
         }
     }
 
-    /// The same ids with other content, or a part of them, belong to another append.
+    /// Sends the same ids with other contents, or only some of them: they belong to another append.
     async fn send_changed(&mut self) {
         let Some((mut request, first)) = self.pick_earlier() else { return };
         match self.random.u8(..3) {
@@ -353,20 +358,20 @@ impl Caller {
     }
 }
 
-/// One that others append to just now, too, or, more rarely, an earlier one.
+/// Returns an aggregate that others are appending to as well or, more rarely, an earlier one.
 pub fn any_aggregate(random: &mut Rng, now: At) -> u16 {
     let latest = (now.as_secs() / AGGREGATES_CHANGE.as_secs()) as u16;
     let age = if random.u8(..10) == 0 { random.u16(..=latest) } else { 0 };
     (latest - age) * AGGREGATES + random.u16(..AGGREGATES)
 }
 
-/// The service is not there yet or no more, or the call never came to be judged.
+/// Returns whether the service was starting or stopping, or refused the call before judging it.
 fn may_answer_a_resend(status: &Status) -> bool {
     match reason(status).as_str() {
         "" => !matches!(status.code(), Code::AlreadyExists | Code::Aborted | Code::FailedPrecondition),
         "STARTING"
         | "SHUTTING_DOWN"
-        // An older copy of the log lacks what is asked for.
+        // An older log lacks the events.
         | "FIRST_CONTACT"
         | "CALLS_WAITING"
         | "CALLS_WAITING_BYTES"
@@ -376,7 +381,7 @@ fn may_answer_a_resend(status: &Status) -> bool {
     }
 }
 
-/// Of an append that was sent once; and the reason where it was refused.
+/// Returns the outcome of an append that was sent once, and the reason if it was refused.
 pub fn outcome_of(answer: Result<AppendEventsResponse, Status>) -> (Outcome, Option<String>) {
     let status = match answer {
         Ok(answer) => return (Outcome::Stored(stored(&answer)), None),

@@ -1,7 +1,7 @@
-//! Proves from the history, and from what is stored at the end, what is promised.
+//! Proves the promises from the history, and from the events that are stored at the end.
 //!
-//! Every append that was stored has its place in the whole order, so linearizability needs no search: that
-//! order has to agree with what callers saw, and with the times at which they saw it.
+//! Every stored append has its place in the global order, so linearizability needs no search: that
+//! order has to agree with what clients saw, and with the times at which they saw it.
 
 mod shown;
 mod waits;
@@ -26,7 +26,7 @@ use crate::{
     world::World,
 };
 
-/// So many problems of one kind are shown.
+/// How many problems of one kind are shown.
 const SHOWN_MAX: usize = 5;
 
 #[derive(Default)]
@@ -42,33 +42,35 @@ impl Problems {
     }
 }
 
-/// The whole order as it was read at the end.
+/// The global order as it was read at the end.
 struct Order {
     ids: Vec<Uuid>,
-    /// Position and aggregate's number of each event.
+    /// Position and sequence number of each event.
     places: HashMap<Uuid, (u64, u64)>,
-    /// Of each aggregate the ids of its events, in order.
+    /// The ids of each aggregate's events, in order.
     of_aggregate: HashMap<u16, Vec<Uuid>>,
-    /// The same by their positions.
+    /// The positions of each aggregate's events, in order.
     positions_of: HashMap<u16, Vec<u64>>,
 }
 
 impl Order {
-    /// Of an aggregate's event with this number.
+    /// Returns the position of the aggregate's event with this sequence number.
     fn position_of(&self, aggregate: u16, number: u64) -> Option<u64> {
         let index = usize::try_from(number.checked_sub(1)?).ok()?;
         self.positions_of.get(&aggregate)?.get(index).copied()
     }
 
-    /// Of an aggregate, up to a position.
+    /// Returns how many events the aggregate has up to a position.
     fn count_up_to(&self, aggregate: u16, position: u64) -> u64 {
         let positions = self.positions_of.get(&aggregate);
         positions.map_or(0, |positions| positions.partition_point(|one| *one <= position) as u64)
     }
 }
 
+/// Checks a whole run.
+///
 /// # Errors
-/// What does not hold.
+/// Returns an error that lists everything that does not hold.
 pub async fn check(world: &World, history: &History, faults: &Faults) -> Result<Totals, Vec<String>> {
     let mut problems = Problems::default();
     if let Err(problem) = world.settled().await {
@@ -103,7 +105,7 @@ pub async fn check(world: &World, history: &History, faults: &Faults) -> Result<
     if problems.0.is_empty() { Ok(totals(history, faults, waits)) } else { Err(problems.0) }
 }
 
-/// Positions, numbers and ids, without a gap or a repeat.
+/// Checks that positions, sequence numbers and ids have no gap and no repetition.
 fn order(events: &[RecordedEvent], problems: &mut Problems) -> Order {
     let mut order = Order {
         ids: Vec::new(),
@@ -173,7 +175,7 @@ fn check_append(append: &Append, order: &Order, problems: &mut Problems) {
     }
 }
 
-/// What was stored under an expectation came right behind the number that was expected.
+/// An append with an expectation must directly follow the expected sequence number.
 fn check_expectation(append: &Append, found: &[Option<(u64, u64)>], problems: &mut Problems) {
     let Some((aggregate, expected)) = append.expected else { return };
     let first = append.events.iter().zip(found).find(|((_, of), _)| *of == aggregate);
@@ -184,7 +186,8 @@ fn check_expectation(append: &Append, found: &[Option<(u64, u64)>], problems: &m
     }
 }
 
-/// What was answered before another call began comes before it, and every call sees it.
+/// An append that was answered before another call began must precede it, and every later call must
+/// show it.
 fn check_real_time(history: &History, order: &Order, problems: &mut Problems) {
     let mut stored: Vec<(&Append, u64)> = Vec::new();
     for append in &history.appends {
@@ -224,7 +227,7 @@ fn check_real_time(history: &History, order: &Order, problems: &mut Problems) {
     }
 }
 
-/// Of each aggregate, the highest number that was acknowledged, by the time of the answer.
+/// The highest acknowledged sequence number of each aggregate, by the time of the answer.
 struct Acknowledged(HashMap<u16, Vec<(At, u64)>>);
 
 impl Acknowledged {
@@ -255,7 +258,8 @@ impl Acknowledged {
     }
 }
 
-/// A load gives the beginning of the aggregate's history, and all of it that was acknowledged before.
+/// A load must return the beginning of the aggregate's history, with everything that was
+/// acknowledged before the load.
 fn check_loads(history: &History, order: &Order, problems: &mut Problems) {
     let acknowledged = Acknowledged::new(history);
     let nothing = Vec::new();
@@ -271,7 +275,7 @@ fn check_loads(history: &History, order: &Order, problems: &mut Problems) {
     }
 }
 
-/// The subscription saw the same order, each event once.
+/// The subscription must have seen the same order, with each event once.
 fn check_followed(history: &History, order: &Order, problems: &mut Problems) {
     for (expected, (_, position, id)) in (1..).zip(&history.followed) {
         if *position != expected || order.ids.get(expected as usize - 1) != Some(id) {

@@ -1,5 +1,5 @@
-//! Callers in numbers: those who send what is stored again and again, those who vanish, and those who ask for
-//! much and read nothing of it.
+//! Crowds of clients: some send stored events again and again, some vanish, and some request much
+//! and read nothing of it.
 
 use std::{collections::HashSet, time::Duration};
 
@@ -20,7 +20,7 @@ const IDS: usize = 500;
 const SENDERS: u64 = 30;
 const CONNECTIONS: u64 = 5;
 const UNREAD_STREAMS: u64 = 150;
-/// Nobody of these waits for longer.
+/// None of these clients waits longer.
 const PATIENCE: Duration = Duration::from_secs(10);
 
 /// An append that has not been sent yet.
@@ -48,7 +48,7 @@ impl Draft {
         Self { request: request(events), events: noted }
     }
 
-    /// Sends it once: what came of it, and the reason where it was refused.
+    /// Sends the append once. Returns its outcome, and the reason if it was refused.
     pub async fn send(self, world: &World, mut client: Client) -> (Append, Option<String>) {
         let began = world.now();
         let answer = tokio::time::timeout(PATIENCE, client.append_events(self.request)).await;
@@ -61,8 +61,8 @@ impl Draft {
     }
 }
 
-/// Small requests that cost much to judge, by callers who soon stop waiting. None of them may be taken: each joins
-/// the events of many appends.
+/// Sends small requests that are expensive to judge, from clients that soon stop waiting. None of
+/// them may be accepted: each combines the events of many appends.
 pub async fn storm_of_known_ids(world: &World, random: &mut Rng, known: &Known, length: Duration) -> History {
     let mut seen = HashSet::new();
     let mut events = known.events();
@@ -99,7 +99,7 @@ pub async fn storm_of_known_ids(world: &World, random: &mut Rng, known: &Known, 
     history
 }
 
-/// Their calls are somewhere between here and the log when their connections end.
+/// Closes connections while their calls are somewhere between the network and the log.
 pub async fn vanish(world: &World, random: &mut Rng) -> History {
     let mut history = History::default();
     for _ in 0..CONNECTIONS {
@@ -128,13 +128,13 @@ pub async fn vanish(world: &World, random: &mut Rng) -> History {
     history
 }
 
-/// An append as large as one may be, in one frame of the log.
+/// Sends an append as large as the limits allow, which is one frame of the log.
 pub async fn append_a_large_frame(world: &World, random: &mut Rng) -> Append {
     const BYTES: usize = 15_500;
     Draft::of(world, random, IDS, BYTES).send(world, world.client()).await.0
 }
 
-/// Of each stream not one byte is taken, and behind each there is a large frame.
+/// Opens streams that have a large frame to send, and reads not a single byte of them.
 pub async fn leave_streams_unread(world: &World, position: u64, length: Duration) {
     let endpoint = world.endpoint().initial_stream_window_size(0);
     let client = Client::new(endpoint.connect_lazy());

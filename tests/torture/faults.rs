@@ -1,4 +1,5 @@
-//! What goes wrong, and when: one series of faults for each part, drawn from the seed, side by side.
+//! Which faults happen, and when: one series of faults for each component, drawn from the seed. The
+//! series run side by side.
 
 mod service;
 
@@ -24,26 +25,26 @@ use crate::{
     world::{Control, PASSWORD, World, state_within},
 };
 
-/// What was done, and what bears on how long a call may take.
+/// The faults that happened, and everything that affects how long a call may take.
 #[derive(Debug, Default)]
 pub struct Faults {
     pub counts: BTreeMap<&'static str, u64>,
-    /// When the service was stopped or not there.
+    /// The times in which the service was stopped or not running.
     pub service_down: Vec<(At, At)>,
-    /// When the machine did not get to run what was due.
+    /// The times in which the machine did not run what was due.
     pub stalls: Vec<(At, At)>,
-    /// When ImmuDB could not, or not in time.
+    /// The times in which ImmuDB was not available, or not fast enough.
     pub immudb_gone: Vec<(At, At)>,
-    /// What was appended to see what the faults leave, and as one of them.
+    /// The appends that test what a fault leaves, or that are a fault themselves.
     pub history: History,
 }
 
-/// A request to ImmuDB with more bytes has events.
+/// A request to ImmuDB with more bytes than this contains events.
 const WITH_EVENTS: usize = 1000;
-/// Of a segment of the log.
+/// The size of a log segment's header.
 const HEADER_BYTES: usize = 64;
 
-/// Those that may be asked for, and the number that each is drawn by in its series.
+/// The faults that can be selected, and the number by which each is drawn in its series.
 const BY_SERVICE: [(&str, u8); 8] = [
     ("power cut", 2),
     ("sync fails, and nobody helps", 10),
@@ -64,11 +65,10 @@ pub fn may_be_frequent(fault: &str) -> bool {
     known.into_iter().any(|(name, _)| *name == fault)
 }
 
-/// One part's series.
+/// The series of faults of one component.
 struct Series<'a> {
     world: &'a World,
     known: &'a Known,
-    /// A fault that happens more often.
     mostly: Option<&'a str>,
     random: Rng,
     end: Instant,
@@ -120,7 +120,7 @@ impl Faults {
 }
 
 impl Series<'_> {
-    /// A time without a fault; `false` at the end.
+    /// Waits without a fault. Returns `false` at the end of the run.
     async fn pause(&mut self, least: u64, most: u64) -> bool {
         let length = self.random.u64(least..most);
         tokio::time::sleep(Duration::from_millis(length)).await;
@@ -132,7 +132,7 @@ impl Series<'_> {
         tokio::time::sleep(Duration::from_millis(length)).await;
     }
 
-    /// The next fault's number, of so many.
+    /// Returns the number of the next fault, drawn from `numbers`.
     fn draw(&mut self, numbers: u8, by_name: &[(&str, u8)]) -> u8 {
         let frequent = self.mostly.and_then(|fault| by_name.iter().find(|(name, _)| *name == fault));
         match frequent {
@@ -161,9 +161,9 @@ impl Series<'_> {
                     self.kill_service("garbage behind the log", |random, segments| {
                         let garbage: Vec<u8> = (0..random.usize(1..9000)).map(|_| random.u8(..)).collect();
                         let mut bytes = std::fs::read(segments).unwrap();
-                        // A segment without its header is made anew, not written behind.
+                        // A segment without its header is created again, and never appended to.
                         if bytes.len() >= HEADER_BYTES {
-                            // Space may follow the frames, the last of which may end in a few zeros.
+                            // Free space may follow the last frame, which may end in zeros.
                             let last = bytes.iter().rposition(|byte| *byte != 0).unwrap_or_default();
                             let behind = (last + 16).max(HEADER_BYTES).min(bytes.len());
                             let at = *random.choice([behind, bytes.len()].iter()).unwrap();
@@ -200,7 +200,7 @@ impl Series<'_> {
                 12 | 13 => self.few_files().await,
                 14 => self.refuses("writes disabled", "event_sourcing", "enabled: false", 3000).await,
                 15 => {
-                    // Now and then for so long that health has to say it.
+                    // Now and then for so long that health has to report it.
                     let most = if self.random.u8(..3) == 0 { 22_000 } else { 3000 };
                     self.refuses("no room allowed", "limits", "disk_free_min: 1125899906842624", most).await;
                 }
@@ -218,7 +218,7 @@ impl Series<'_> {
         }
     }
 
-    /// `meanwhile` gets the path of the last segment.
+    /// Kills the service and starts it again. `meanwhile` gets the path of the last segment.
     async fn kill_service(
         &mut self,
         fault: &'static str,
@@ -264,14 +264,14 @@ impl Series<'_> {
                         self.for_a_while(100, 3000).await;
                         disk.free();
                     }
-                    // Whoever makes room restarts it, and may have to do it the hard way.
+                    // An operator who makes room restarts ImmuDB, and may have to kill it for that.
                     immudb.kill();
                     immudb.restart().await;
                 }
                 7 => {
                     self.count("ImmuDB's password changed and back");
                     immudb.change_password("Plugh-2-xyzzy");
-                    // Without the restart its sessions go on.
+                    // Without the restart, its sessions continue.
                     if self.random.bool() {
                         immudb.restart().await;
                     }
@@ -300,19 +300,19 @@ impl Series<'_> {
                 3 => ("half-open connection", Some(Mode::KeepRequests)),
                 4 => ("slow network", Some(Mode::Slow)),
                 5 | 6 => {
-                    // Half of them are slow, and in time all the same.
+                    // Half of the delays are slow, but still in time.
                     let most = if self.random.bool() { 950 } else { 2500 };
                     let late = Duration::from_millis(self.random.u64(300..most));
                     ("late answers", Some(Mode::LateAnswers(late)))
                 }
                 10 => {
-                    // Only then are there two.
+                    // Only a connected service has two requests in flight.
                     self.until_connected().await;
                     let from = self.world.now();
                     self.count(FIRST_CANCELLED);
                     proxy.set(Mode::KeepRequests);
                     self.for_a_while(50, 500).await;
-                    // The next one comes before anything is sent again, or behind what is sent again first.
+                    // The next request arrives before any retry, or after the first retry.
                     let late = proxy.cut_and_keep_then(match self.random.u8(..4) {
                         0 => Mode::PassAndRefuse,
                         _ => Mode::DropAnswersAbove(WITH_EVENTS),
@@ -326,7 +326,7 @@ impl Series<'_> {
                     continue;
                 }
                 _ => {
-                    // What was under way comes late, when another session has gone on.
+                    // Requests in flight arrive late, when another session has continued.
                     self.count("requests delivered late");
                     proxy.set(Mode::KeepRequests);
                     self.for_a_while(20, 300).await;
@@ -354,7 +354,7 @@ impl Series<'_> {
         }
     }
 
-    /// For a while, and a bit longer: some transactions go alone then.
+    /// Waits until the service is connected, and a bit longer: some transactions then go alone.
     async fn until_connected(&mut self) {
         const WITHIN: Duration = Duration::from_secs(3);
         let mut client = self.world.client();
@@ -377,7 +377,7 @@ impl Series<'_> {
             let seconds = match self.random.u8(..4) {
                 0 => {
                     self.count("clock set by years");
-                    // No Linux has a clock before 1970.
+                    // Linux allows no clock before 1970.
                     self.random.i64(-50..200) * YEAR
                 }
                 _ => {
@@ -436,14 +436,14 @@ impl Series<'_> {
         }
     }
 
-    /// Whether the database is claimed: an empty one belongs to whoever comes first.
+    /// Returns whether the database is claimed: an empty one belongs to the first writer.
     async fn has_forwarded(&self) -> bool {
         let mut client = self.world.client();
         let answer = tokio::time::timeout(Duration::from_secs(1), client.stats(StatsRequest {})).await;
         answer.is_ok_and(|answer| answer.is_ok_and(|stats| stats.into_inner().forwarded_position > 0))
     }
 
-    /// A second service that asks whose the database is, and gets nothing.
+    /// Starts a second service that respects the claim of the database, and gets nothing.
     async fn intruder(&mut self) {
         self.count("second writer");
         let port = self.world.immudb.lock().await.port();
@@ -461,8 +461,8 @@ impl Series<'_> {
         intruder.kill();
     }
 
-    /// A second service that takes the database, sleeps while the first takes it back, wakes up, and believes
-    /// that it still has it. Nothing that it takes may come into ImmuDB.
+    /// Starts a second service that takes over the database, sleeps while the first takes it back,
+    /// and then believes that it still has it. No event that it accepts may reach ImmuDB.
     async fn usurper(&mut self) {
         let _contested = self.world.contested.lock().await;
         let port = self.world.immudb.lock().await.port();
@@ -473,7 +473,7 @@ impl Series<'_> {
         let took = state_within(&usurper, Duration::from_secs(10), has_it).await.is_some_and(has_it);
         match took {
             true => usurper.signal(Signal::STOP),
-            // It would go on trying.
+            // It would keep trying.
             false => usurper.kill(),
         }
         let taken_back = self.world.take_back().await;

@@ -1,9 +1,10 @@
-//! Full load for a long time, without faults: what the service takes of the machine must not grow, and nothing
-//! may be missing at the end.
+//! Full load for a long time, without faults: the service must not use more and more of the
+//! machine, and nothing may be missing at the end.
 //!
-//! Real disks, no shim, no proxy. Beside the appends, everything that could leave something behind: connections
-//! that come and go, loads, snapshots, lists, subscriptions that are given up in the middle. Or, at a pace, appends and
-//! followers alone: then memory must stay as it is, but for what each stored event may take of it.
+//! Real disks, no shim, no proxy. Besides the appends, there is everything that could leave
+//! something behind: connections that come and go, loads, snapshots, lists, and subscriptions that
+//! are dropped midway. With a pace, there are only appends and followers: then memory must stay
+//! constant, except for the share that each stored event may take.
 
 use std::{
     sync::{
@@ -29,19 +30,19 @@ use crate::{
     watch::{Sample, Watch},
 };
 
-/// Bytes of memory that an event which is stored may take: its share of the filters.
+/// Memory in bytes that a stored event may take: its share of the filters.
 const EVENT_MEMORY: u64 = 3;
 const EVENT_BYTES: usize = 256;
-/// Of one aggregate; then its caller goes on to another.
+/// The limit for one aggregate; then its client continues with another.
 const EVENTS_MAX: u64 = 500;
 
-/// What all callers together have seen.
+/// What all clients together have seen.
 #[derive(Debug, Default)]
 struct Seen {
     acknowledged: AtomicU64,
     calls: AtomicU64,
     followed: AtomicU64,
-    /// Microseconds.
+    /// In microseconds.
     longest_wait: AtomicU64,
     ending: AtomicBool,
 }
@@ -52,12 +53,14 @@ pub struct Load {
     pub length: Duration,
     pub callers: u64,
     pub followers: u64,
-    /// Appends a second; 0: as many as there can be, and everything else besides.
+    /// Appends per second; 0 for as many as possible, together with all other calls.
     pub pace: u64,
 }
 
+/// Runs the load.
+///
 /// # Errors
-/// What does not hold.
+/// Returns an error that lists everything that does not hold.
 pub async fn run(load: Load) -> Result<(), String> {
     let Load { seed, length, callers, followers, pace } = load;
     let folder = tempfile::tempdir().unwrap();
@@ -107,7 +110,8 @@ pub async fn run(load: Load) -> Result<(), String> {
     if growth.is_empty() { Ok(()) } else { Err(growth.join("\n")) }
 }
 
-/// By more than a tenth, from the second third of the time to the last.
+/// Returns a message if memory grew by more than a tenth from the second third of the time to the
+/// last.
 fn grown_at_a_pace(watch: &Watch) -> Vec<String> {
     let beside_events = |sample: &Sample| {
         let events = sample.events.unwrap_or(0) * EVENT_MEMORY / 1024;
@@ -132,7 +136,7 @@ async fn watch(service: &Service, seen: &Seen, length: Duration) -> Watch {
     watch
 }
 
-/// Everything that was acknowledged is there, without a gap, and in ImmuDB.
+/// Checks that everything acknowledged is stored without a gap, and is in ImmuDB.
 async fn check_order(service: &Service, seen: &Seen) -> Result<(), String> {
     let stats = service.stats().await;
     let acknowledged = seen.acknowledged.load(Ordering::Relaxed);
@@ -155,10 +159,10 @@ async fn check_order(service: &Service, seen: &Seen) -> Result<(), String> {
 
 struct Caller {
     client: Client,
-    /// Between two appends.
+    /// The time between two appends.
     interval: Option<Duration>,
     number: u64,
-    /// Of its aggregate.
+    /// The generation of its aggregate.
     generation: u64,
     sequence: u64,
     random: Rng,
@@ -253,7 +257,7 @@ impl Caller {
         Ok(())
     }
 
-    /// Reads a little of it, and goes.
+    /// Reads a little of a subscription, and drops it.
     async fn give_up_a_subscription(&mut self) -> Result<(), Status> {
         let mut stream = self.client.subscribe(SubscribeRequest::default()).await?.into_inner();
         for _ in 0..self.random.u8(..3) {
@@ -262,7 +266,7 @@ impl Caller {
         Ok(())
     }
 
-    /// A connection for one call.
+    /// Opens a connection for a single call.
     async fn come_and_go(&mut self, port: u16) -> Result<(), Status> {
         let endpoint = tonic::transport::Endpoint::from_shared(format!("http://127.0.0.1:{port}"));
         Client::new(endpoint.unwrap().connect_lazy()).stats(StatsRequest {}).await?;

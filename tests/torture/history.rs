@@ -1,20 +1,22 @@
-//! What was called, when, and what came of it.
+//! The history of a run: the calls, their times and their outcomes.
+//!
+//! The checker judges the history; nothing here does.
 
 use std::time::Duration;
 
 use uuid::Uuid;
 
-/// Since the beginning of the run.
+/// The time since the start of the run.
 pub type At = Duration;
 
-/// One append, from its first attempt to the answer that settled it, or to nobody's knowing.
+/// One append, from its first attempt to the answer that settled it, or to an unknown outcome.
 #[derive(Debug, Clone)]
 pub struct Append {
     pub began: At,
     pub ended: At,
     /// Event id and aggregate, in order.
     pub events: Vec<(Uuid, u16)>,
-    /// Aggregate and the number that it was expected to have.
+    /// The aggregate and its expected sequence number.
     pub expected: Option<(u16, u64)>,
     pub attempts: u32,
     pub outcome: Outcome,
@@ -23,11 +25,11 @@ pub struct Append {
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Outcome {
     Stored(Stored),
-    /// The aggregate had another number.
+    /// The aggregate had another sequence number.
     Conflict {
         actual: u64,
     },
-    /// Refused for certain: nothing may be stored.
+    /// Certainly refused: nothing may be stored.
     Refused,
     Unknown,
 }
@@ -35,7 +37,7 @@ pub enum Outcome {
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Stored {
     pub first_position: u64,
-    /// Aggregate, its first and last number in this append.
+    /// Each aggregate, with its first and last sequence number in this append.
     pub aggregates: Vec<(u16, u64, u64)>,
     pub already: bool,
 }
@@ -64,16 +66,16 @@ pub enum Seen {
         event_count: u64,
         last_position: u64,
     },
-    /// Everything from a position on, up to the last one.
+    /// All events from a position to the last one.
     Order {
         from: u64,
         last: u64,
     },
-    /// The last number of each aggregate.
+    /// The last sequence number of each aggregate.
     List(Vec<(u16, u64)>),
 }
 
-/// One call, whatever the answer, and whether there was one.
+/// The duration of one call, whatever the answer, and even without one.
 #[derive(Debug, Clone, Copy)]
 pub struct Took {
     pub began: At,
@@ -86,9 +88,9 @@ pub struct Took {
 pub enum Kind {
     /// May wait for ImmuDB.
     Write,
-    /// Never does, and takes as long as what it reads is large.
+    /// Never waits for ImmuDB, and takes longer the more it reads.
     Read,
-    /// Never does, and costs next to nothing.
+    /// Never waits for ImmuDB, and costs next to nothing.
     Glance,
 }
 
@@ -98,15 +100,15 @@ pub struct History {
     pub loads: Vec<Load>,
     pub looks: Vec<Look>,
     pub took: Vec<Took>,
-    /// What a subscription was sent: when, position and event id.
+    /// What a subscription received: time, position and event id.
     pub followed: Vec<(At, u64, Uuid)>,
-    /// What should not have been answered at all.
+    /// Answers that must never be given.
     pub violations: Vec<(&'static str, String)>,
     pub calls: u64,
 }
 
 impl History {
-    /// One line for each append and load, for a person to search.
+    /// Returns one line for each append and load, to be searched by hand.
     pub fn text(&self) -> String {
         use std::fmt::Write;
         let mut text = String::new();
@@ -147,7 +149,8 @@ pub fn aggregate_of(id: &str) -> Option<u16> {
     id.strip_prefix("room-")?.parse().ok()
 }
 
-/// So many types of events and of aggregates, for totals that have to add up.
+/// One of a few event types. There are a few aggregate types, too: the totals by type have to add
+/// up.
 pub fn event_type(number: usize) -> String {
     format!("RoomChanged{}", number % 7)
 }

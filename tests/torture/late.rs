@@ -1,4 +1,6 @@
-//! ImmuDB's answers are late, for as long as it takes: how often callers wait for them, and for how long.
+//! ImmuDB's answers are late, for as long as it takes.
+//!
+//! The test measures how often clients wait for them, and how long.
 
 use std::{
     collections::BTreeMap,
@@ -15,17 +17,17 @@ use crate::support::{
     service::{Service, Setup},
 };
 
-/// What a caller may see of one delay, with the default configuration.
+/// What a client may notice of one delay, with the default configuration.
 struct Bounds {
     late: Duration,
     fallbacks_max: u64,
-    /// Waits above half a second, of one caller.
+    /// The waits of more than half a second, for one client.
     long_waits_max: usize,
     wait_max: Duration,
 }
 
 const LONG_WAIT: Duration = Duration::from_millis(500);
-/// Until an idle service is connected again.
+/// The limit until an idle service is connected again.
 const BACK_WITHIN: Duration = Duration::from_secs(5);
 const CALLERS: usize = 4;
 
@@ -43,8 +45,10 @@ impl Bounds {
     }
 }
 
+/// Runs all delays, and an outage.
+///
 /// # Errors
-/// What a caller saw more of than it may.
+/// Returns an error that lists every delay of which a client noticed more than it may.
 pub async fn run(length: Duration) -> Result<(), String> {
     let mut problems = Vec::new();
     for bounds in BOUNDS {
@@ -99,7 +103,7 @@ async fn delay(bounds: &Bounds, length: Duration) -> Result<(), String> {
     if kept { Ok(()) } else { Err(format!("answers late by {:?}: more than a caller may see", bounds.late)) }
 }
 
-/// Nobody appends meanwhile or afterwards.
+/// Measures an outage after which no client appends.
 async fn outage() -> Result<(), String> {
     let dir = tempfile::tempdir().unwrap();
     let mut immudb = ImmuDb::start(dir.path()).await;

@@ -1,18 +1,11 @@
-//! The torture test: the real program and a real ImmuDB, callers that do everything, and faults that overlap.
-//! Every call and answer goes into a history, and a checker proves from it what is promised.
+//! The torture test: the real program and a real ImmuDB, clients that do everything, and faults
+//! that overlap. Every call and answer goes into a history, from which a checker proves the
+//! promises.
 //!
 //!     cargo test --test torture -- --seed 7 --seconds 60
-//!     cargo test --test torture -- --mostly "late answers"
-//!     cargo test --test torture -- --load --seconds 1800
-//!     cargo test --test torture -- --load --pace 5000 --followers 20 --callers 64 --seconds 1800
-//!     cargo test --test torture -- --late --seconds 60
-//!     cargo test --test torture -- --recovery --seconds 30 --runs 10
 //!
-//! The same seed gives the same faults. A run that fails keeps its folder, with the history of all calls, and
-//! says where. `--mostly` has one fault happen more often. `--load` is without faults, and looks at what the service
-//! takes of the machine. `--late` has ImmuDB's answers come late by several times, each for so many seconds, and looks at
-//! how long callers wait. `--recovery` has the disk full, and then files used up, for so many seconds, each so many times, and
-//! looks at when appends are taken again.
+//! The same seed gives the same faults. A run that fails keeps its directory, with the history of
+//! all calls, and prints the path. `Arguments` describes the other modes.
 
 #![allow(
     clippy::unwrap_used,
@@ -54,38 +47,47 @@ use stalls::Stalls;
 use watch::Watch;
 use world::World;
 
-/// What `cargo test` runs when nobody says otherwise.
+/// What `cargo test` runs by default.
 const SEED: u64 = 1;
 const SECONDS: u64 = 60;
 const CALLERS: u64 = 16;
 const FOLLOWERS: u64 = 4;
-/// A run of so many seconds says what became of memory and the like.
+/// A run of at least this many seconds reports what became of memory and other resources.
 const LONG_RUN: u64 = 300;
-/// More than the machine has: a fault that blocks for a moment holds nobody else up.
+/// More than the machine has processors: a fault that blocks for a moment holds up no other task.
 const WORKERS: usize = 8;
-/// However many streams are not read, and whatever is sent.
+/// The limit of memory, however many streams are unread and whatever is sent.
 const MEBIBYTES_MAX: u64 = 768;
-/// However many callers there are.
+/// The limit of threads, however many clients there are.
 const THREADS_MAX: u64 = 128;
 
+/// The command line. Examples of the other modes:
+///
+///     cargo test --test torture -- --mostly "late answers"
+///     cargo test --test torture -- --load --seconds 1800
+///     cargo test --test torture -- --load --pace 5000 --followers 20 --callers 64 --seconds 1800
+///     cargo test --test torture -- --late --seconds 60
+///     cargo test --test torture -- --recovery --seconds 30 --runs 10
 #[derive(Debug)]
 struct Arguments {
     seed: u64,
     seconds: u64,
-    /// So many seeds, one after the other.
+    /// The number of seeds, which run one after the other.
     runs: u64,
     callers: u64,
-    /// Of a load without faults.
+    /// For a load without faults.
     followers: u64,
-    /// Appends a second of a load without faults; 0: as many as there can be.
+    /// Appends per second of a load without faults; 0 for as many as possible.
     pace: u64,
     /// A fault that happens more often.
     mostly: Option<String>,
-    /// Without faults.
+    /// Runs without faults, and checks what resources of the machine the service uses.
     load: bool,
-    /// With late answers alone.
+    /// Runs only with late answers: ImmuDB answers late by several delays, for `seconds` each, and
+    /// the waits of clients are checked.
     late: bool,
-    /// With a full disk and used-up files alone.
+    /// Runs only with a full disk and then without free file descriptors, for `seconds` each and
+    /// `runs` times each, and checks when appends are accepted again.
     recovery: bool,
 }
 
@@ -131,7 +133,7 @@ fn arguments() -> Result<Arguments, String> {
                 arguments.recovery = true;
                 continue;
             }
-            // What cargo hands to every test program.
+            // Passed by cargo to every test program.
             "--quiet" | "--nocapture" | "--include-ignored" => continue,
             // A filter for the tests of other programs.
             other if !other.starts_with('-') => return Err(format!("{other} is for other tests")),
@@ -187,12 +189,12 @@ fn main() -> ExitCode {
         totals.add(&outcome.unwrap());
     }
     println!("torture: {} seeds, {totals}", arguments.runs);
-    // For those who count tests by their last line.
+    // For tools that count tests by the last line.
     println!("torture: {} passed, 0 failed", arguments.runs);
     ExitCode::SUCCESS
 }
 
-/// What was seen in one run, or in all.
+/// The observations of one run, or of all runs.
 #[derive(Debug, Default)]
 struct Totals {
     faults: std::collections::BTreeMap<&'static str, u64>,

@@ -1,5 +1,5 @@
-//! What a power cut does to names: files and folders that were made, renamed or removed since their folder was
-//! synced last, undone in reverse order.
+//! What a power failure does to names: files and directories that were created, renamed or removed
+//! since the last sync of their directory are restored in reverse order.
 //!
 //! The journal is that of `shim.c`, which describes it.
 
@@ -12,7 +12,7 @@ use std::{
 use crate::power::Survives;
 
 pub const JOURNAL: &str = "names";
-/// How the names begin under which removed files are kept.
+/// The prefix of the names under which removed files are kept.
 pub const KEPT: &str = "kept-";
 
 #[derive(Debug, PartialEq, Eq)]
@@ -24,7 +24,7 @@ enum Change {
     Renamed { from: PathBuf, to: PathBuf, replaced: Option<PathBuf> },
 }
 
-/// Undoes what is not durable.
+/// Undoes everything that is not durable.
 pub fn cut(undo: &Path, survives: Survives, random: &mut fastrand::Rng) {
     let journal = fs::read_to_string(undo.join(JOURNAL)).unwrap_or_default();
     let changes = not_synced(&journal);
@@ -33,7 +33,7 @@ pub fn cut(undo: &Path, survives: Survives, random: &mut fastrand::Rng) {
         *of_folder.entry(change.folder()).or_default() += 1;
     }
     if survives == Survives::SomePages {
-        // Of each folder the latest changes are undone, so many as chance wants.
+        // In each directory, a random number of the latest changes is undone.
         let mut folders: Vec<_> = of_folder.iter_mut().collect();
         folders.sort();
         for (_, count) in folders {
@@ -49,10 +49,10 @@ pub fn cut(undo: &Path, survives: Survives, random: &mut fastrand::Rng) {
     }
 }
 
-/// The changes whose folders were not synced after them, in order.
+/// Returns the changes whose directory was not synced after them, in order.
 fn not_synced(journal: &str) -> Vec<Change> {
     let mut changes: Vec<Change> = Vec::new();
-    // The kill may have met the journal itself: that change is taken for durable.
+    // The kill may have interrupted the journal itself: that change counts as durable.
     let whole = journal.rfind('\n').map_or("", |end| &journal[..end]);
     for line in whole.lines() {
         let fields: Vec<&str> = line.split('\t').collect();
@@ -87,7 +87,8 @@ impl Change {
         path.parent().unwrap().to_owned()
     }
 
-    /// Where the name is not as it was left, somebody changed it unseen, and that stays.
+    /// Undoes the change. A name that is no longer as the change left it was changed without being
+    /// recorded, and stays.
     fn undo(&self) {
         match self {
             Self::FileMade(path) => _ = fs::remove_file(path),

@@ -1,4 +1,5 @@
-//! A power cut: what was written and not synced is taken away again, wholly or page by page, and so are names.
+//! A power failure: data that was written and not synced is removed again, wholly or page by page,
+//! and so are names.
 //!
 //! The journals are those of `shim.c`, which describes them.
 
@@ -13,11 +14,11 @@ use crate::names;
 const PAGE_BYTES: usize = 4096;
 const NUMBERS: usize = 5;
 
-/// How much of what was not synced reaches the disk all the same.
+/// How much of the unsynced data reaches the disk nevertheless.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Survives {
     Nothing,
-    /// Each page for itself.
+    /// Each page is decided separately.
     SomePages,
 }
 
@@ -27,7 +28,7 @@ struct Record {
     bytes_before: Vec<u8>,
 }
 
-/// Takes the power away from a process that was killed.
+/// Applies a power failure to a process that was killed.
 pub fn cut(undo: &Path, survives: Survives, random: &mut fastrand::Rng) {
     let paths = fs::read_dir(undo).unwrap().map(|entry| entry.unwrap().path());
     let is_of_contents = |path: &PathBuf| {
@@ -35,7 +36,7 @@ pub fn cut(undo: &Path, survives: Survives, random: &mut fastrand::Rng) {
         name != names::JOURNAL && !name.starts_with(names::KEPT)
     };
     let mut journals: Vec<PathBuf> = paths.filter(is_of_contents).collect();
-    // In the same order for the same seed.
+    // The same seed must give the same order.
     journals.sort();
     for journal in journals {
         if let Some((path, records)) = read(&journal) {
@@ -45,29 +46,29 @@ pub fn cut(undo: &Path, survives: Survives, random: &mut fastrand::Rng) {
                 Survives::Nothing => before,
                 Survives::SomePages => mixed(&before, &now, random),
             };
-            // In place: the file stays the one that others may have open.
+            // In place: other processes may have the file open.
             fs::write(&path, after).unwrap();
         }
     }
-    // The contents were found by the names of now.
+    // Names come last: the contents were found by their current names.
     names::cut(undo, survives, random);
     forget(undo);
 }
 
-/// Forgets what could be undone, where the power stays.
+/// Discards the journals if the power stays on.
 pub fn forget(undo: &Path) {
     for entry in fs::read_dir(undo).unwrap() {
         fs::remove_file(entry.unwrap().path()).unwrap();
     }
 }
 
-/// The file of a journal and what was done to it; `None` where that file is gone.
+/// Returns the file of a journal and the changes made to it. Returns `None` if the file is gone.
 fn read(journal: &Path) -> Option<(PathBuf, Vec<Record>)> {
     let bytes = fs::read(journal).unwrap();
     let line = bytes.iter().position(|byte| *byte == b'\n')?;
     let named = PathBuf::from(String::from_utf8(bytes[..line].to_vec()).ok()?);
     let inode: u64 = journal.file_name()?.to_str()?.parse().ok()?;
-    // A file may have been renamed since, within its folder.
+    // The file may have been renamed since, within its directory.
     let is_it =
         |path: &PathBuf| fs::metadata(path).is_ok_and(|found| found.is_file() && found.ino() == inode);
     let path = Some(named.clone()).filter(is_it).or_else(|| {
@@ -80,7 +81,7 @@ fn read(journal: &Path) -> Option<(PathBuf, Vec<Record>)> {
         let number = |at: usize| usize::from_le_bytes(rest[at * 8..at * 8 + 8].try_into().unwrap());
         let (offset, size_before, length) = (number(1), number(3), number(4));
         let body = NUMBERS * 8;
-        // The kill may have met the journal itself: its write was not made then.
+        // The kill may have interrupted the journal itself: then its write was not made.
         let Some(bytes_before) = rest.get(body..body + length) else { break };
         records.push(Record { offset, size_before, bytes_before: bytes_before.to_vec() });
         rest = &rest[body + length..];
@@ -88,12 +89,12 @@ fn read(journal: &Path) -> Option<(PathBuf, Vec<Record>)> {
     Some((path, records))
 }
 
-/// The file as it was when it was synced last.
+/// Returns the file as it was at its last sync.
 fn undone(now: &[u8], records: &[Record]) -> Vec<u8> {
     let mut bytes = now.to_vec();
     for record in records.iter().rev() {
         bytes.resize(record.size_before, 0);
-        // What was written behind the end took the place of nothing.
+        // A write past the end of the file replaced nothing.
         if record.bytes_before.is_empty() {
             continue;
         }

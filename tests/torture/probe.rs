@@ -1,6 +1,7 @@
-//! Asks for the service's health, and calls it at the same time: what health says has to be what a caller meets.
+//! Queries the service's health and calls it at the same time: health has to report what a client
+//! experiences.
 //!
-//! Only what lasts is held against it: between the two calls anything may happen.
+//! Only lasting differences count: between the two calls, anything may happen.
 
 use std::{
     collections::BTreeSet,
@@ -31,11 +32,11 @@ use crate::{
 };
 
 const EVERY: Duration = Duration::from_millis(300);
-/// Longer than this a call is no answer.
+/// A call that takes longer is not answered.
 const PATIENCE: Duration = Duration::from_secs(3);
 /// Health changes after ten seconds of refusals.
 const REFUSED_MAX: Duration = Duration::from_secs(15);
-/// Health is good again as soon as it is.
+/// Health recovers as soon as the service does.
 const TAKEN_MAX: Duration = Duration::from_secs(5);
 
 pub struct Probe {
@@ -74,7 +75,7 @@ enum Health {
 #[derive(Debug, Clone, PartialEq, Eq)]
 enum Write {
     Taken(StoredIn),
-    /// By configuration, which is nothing that is wrong.
+    /// Refused by configuration, which is not a fault.
     Disabled,
     Refused(String),
     NoAnswer,
@@ -86,7 +87,7 @@ struct Prober {
     clock: Clock,
     random: Rng,
     history: History,
-    /// What is wrong, and since when it is.
+    /// The current differences, and since when each has lasted.
     lasting: Vec<(&'static str, At)>,
     told: BTreeSet<&'static str>,
 }
@@ -201,7 +202,7 @@ impl Prober {
         }
     }
 
-    /// Up to where ImmuDB has the order, and whether anything is pending behind that.
+    /// Returns the forwarded position, and whether anything is pending after it.
     async fn forwarded(&mut self) -> Option<(u64, bool)> {
         let stats = timeout(PATIENCE, self.client.stats(StatsRequest {})).await.ok()?.ok()?.into_inner();
         Some((stats.forwarded_position, stats.pending_events > 0))

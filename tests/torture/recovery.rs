@@ -1,4 +1,6 @@
-//! The disk is full, or no more files can be opened, under a load and for a while. Appends come back by themselves.
+//! The disk is full, or no more files can be opened, for a while and under load.
+//!
+//! Appends must recover by themselves.
 
 use std::time::{Duration, Instant};
 
@@ -12,7 +14,7 @@ use crate::{
     world::{Control, World},
 };
 
-/// After the end of the fault.
+/// The limit after the end of the fault.
 const BACK_WITHIN: Duration = Duration::from_secs(5);
 const CALLERS: usize = 8;
 
@@ -22,10 +24,10 @@ enum Fault {
     NoMoreFiles,
 }
 
-/// Each fault so many times, for so long each time, in one run of the service.
+/// Causes each fault `runs` times, for `length` each time, in one run of the service.
 ///
 /// # Errors
-/// Appends that came back too late, or something that is lost.
+/// Returns an error if appends recovered too late, or if anything was lost.
 pub async fn run(seed: u64, length: Duration, runs: u64) -> Result<(), String> {
     let world = World::build(seed).await;
     let process = world.service.lock().await.process_id();
@@ -46,7 +48,7 @@ pub async fn run(seed: u64, length: Duration, runs: u64) -> Result<(), String> {
     if late == 0 { Ok(()) } else { Err(format!("{late} times too late")) }
 }
 
-/// How long it takes after the end of the fault until an append is acknowledged.
+/// Returns how long it takes after the end of the fault until an append is acknowledged.
 async fn one(world: &World, process: u32, fault: Fault, length: Duration) -> Result<Duration, String> {
     let load = Load::start(&world.client(), CALLERS, 2);
     tokio::time::sleep(Duration::from_secs(1)).await;
@@ -97,7 +99,7 @@ async fn one(world: &World, process: u32, fault: Fault, length: Duration) -> Res
     Ok(back)
 }
 
-/// Gives what held before.
+/// Sets the limit on open files. Returns the previous one.
 fn limit_files(process: u32, limit: Rlimit) -> Rlimit {
     prlimit(Pid::from_raw(process as i32), Resource::Nofile, limit).unwrap()
 }

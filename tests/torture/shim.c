@@ -1,17 +1,18 @@
 /* Preloaded into the service by the torture test.
  *
- * It notes what is written below TORTURE_WATCH and not synced yet, so that after a kill the test can take
- * it away, as a power cut would: the page cache survives a kill. And, when told to in TORTURE_CONTROL, it
- * fails writes (a full disk, after half of the bytes; or those below the folder `index` alone) and syncs, and moves
- * the clock.
+ * It records what is written below TORTURE_WATCH and not synced yet. The page cache survives a
+ * kill, so the test removes these writes after a kill, as a power failure would. As TORTURE_CONTROL
+ * says, it also fails writes (a full disk, after half of the bytes; or only those below the
+ * directory `index`) and syncs, and sets the clock.
  *
- * A journal per file, named by its inode, in TORTURE_UNDO: the path and a line feed, then records of
- * five numbers of 64 bits (kind, offset, length, size before, bytes that follow) and what was there before. A
- * sync empties it.
+ * TORTURE_UNDO has a journal per file, named by the file's inode: the path and a line feed, then
+ * records of five 64-bit numbers (kind, offset, length, size before, number of bytes that follow)
+ * and the previous contents. A sync empties the journal.
  *
- * What becomes of names is in one more journal, `names`: a line for each file and folder that is made, renamed
- * or removed, and for each sync of a folder, which makes what happened to its names durable. A file that is
- * removed or replaced stays there under another name. Calls that go past the C library are not seen. */
+ * Changes of names are in one more journal, `names`: a line for each file or directory that is
+ * created, renamed or removed, and for each sync of a directory, which makes the changes of its
+ * names durable. A file that is removed or replaced is kept in TORTURE_UNDO under another name.
+ * Calls that bypass the C library are not affected. */
 #define _GNU_SOURCE
 #include <dlfcn.h>
 #include <errno.h>
@@ -55,14 +56,14 @@ static int (*real_clock_gettime)(clockid_t, struct timespec *);
 static int (*real_unlinkat)(int, const char *, int);
 static int (*real_rename)(const char *, const char *);
 
-/* Places for files of our own, kept for when the service may open no more. */
+/* Descriptors for the shim's own files, reserved for when the service may open no more. */
 static int spare[8];
 
 static int open_own(const char *path, int flags) {
     for (int tries = 0; tries < 10000; tries++) {
         int fd = real_open(path, flags | O_CLOEXEC, 0600);
         if (fd >= 0 || errno != EMFILE) return fd;
-        /* Another thread may take the place first, and keep it until it fails. */
+        /* Another thread may take the descriptor first, and keep it until its own call fails. */
         for (size_t one = 0; one < sizeof spare / sizeof *spare; one++)
             if (spare[one] >= 0) {
                 close(spare[one]);
@@ -116,7 +117,7 @@ static int path_of(int fd, char *path) {
     return strncmp(path, watch, strlen(watch)) == 0;
 }
 
-/* The path of a regular file below the watched folder; 0 for all others. */
+/* Sets `path` to that of a regular file below the watched directory. Returns 0 for all others. */
 static int watched(int fd, struct stat *stat, char *path) {
     return watch && undo && fstat(fd, stat) == 0 && S_ISREG(stat->st_mode) && path_of(fd, path);
 }
@@ -132,7 +133,7 @@ static int journal(const struct stat *stat, const char *path) {
     return fd;
 }
 
-/* Notes what lies where `length` bytes from `offset` on are about to change. */
+/* Records the contents of the `length` bytes from `offset` on, which are about to change. */
 static void note(int fd, int64_t kind, off_t offset, size_t length, const struct stat *stat, const char *path) {
     off_t end = offset + (off_t)length < stat->st_size ? offset + (off_t)length : stat->st_size;
     size_t before = end > offset ? (size_t)(end - offset) : 0;
@@ -194,7 +195,7 @@ ssize_t writev(int fd, const struct iovec *parts, int count) {
     struct stat stat;
     char path[PATH_MAX];
     if (!watched(fd, &stat, path)) return real_writev(fd, parts, count);
-    /* A short write is allowed: the caller goes on with the rest. */
+    /* A short write is allowed: the caller continues with the rest. */
     for (int part = 0; part < count; part++)
         if (parts[part].iov_len > 0) return write(fd, parts[part].iov_base, parts[part].iov_len);
     return 0;
@@ -221,10 +222,10 @@ int fallocate64(int fd, int mode, off_t offset, off_t length) {
     if (!watched(fd, &stat, path)) return real_fallocate(fd, mode, offset, length);
     pthread_mutex_lock(&lock);
     fstat(fd, &stat);
-    /* What is there stays as it is: no more than the size can change. */
+    /* The contents stay as they are: only the size can change. */
     if (mode != 0) abort();
     note(fd, 2, stat.st_size, 0, &stat, path);
-    /* On a full disk, some of it is had. */
+    /* On a full disk, a part is allocated. */
     int done = real_fallocate(fd, mode, offset, control->full ? (length + 1) / 2 : length);
     int failed = errno;
     if (control->full) {
@@ -238,7 +239,7 @@ int fallocate64(int fd, int mode, off_t offset, off_t length) {
 
 int fallocate(int fd, int mode, off_t offset, off_t length) { return fallocate64(fd, mode, offset, length); }
 
-/* The whole path of a name below the watched folder; 0 for all others. */
+/* Sets `path` to the full path of a name below the watched directory. Returns 0 for all others. */
 static int named(int folder, const char *name, char *path) {
     char base[PATH_MAX];
     if (!watch || !undo) return 0;
@@ -254,7 +255,7 @@ static int named(int folder, const char *name, char *path) {
     return strncmp(path, watch, strlen(watch)) == 0;
 }
 
-/* A line of the journal of names. */
+/* Writes a line to the journal of names. */
 static void note_name(const char *kind, const char *path, const char *other, const char *kept) {
     char name[PATH_MAX], line[4 * PATH_MAX];
     snprintf(name, sizeof name, "%s/names", undo);
@@ -264,8 +265,8 @@ static void note_name(const char *kind, const char *path, const char *other, con
     close_own(fd);
 }
 
-/* Gives a file that is about to go another name, so that it can come back; what was not synced of it counts
- * as durable then. */
+/* Links a file that is about to be removed to another name, so that it can be restored. Its
+ * unsynced writes count as durable from then on. */
 static void keep(const char *path, const struct stat *stat, char *kept) {
     static unsigned long count;
     char name[PATH_MAX];
@@ -361,7 +362,7 @@ static int sync_watched(int fd, int (*sync)(int)) {
     struct stat stat;
     char path[PATH_MAX];
     if (!watch || !undo || fstat(fd, &stat) != 0) return sync(fd);
-    /* The watched folder's own name is in the folder above. */
+    /* The watched directory's own name is in its parent directory. */
     int is_below = path_of(fd, path);
     if (!is_below && (!S_ISDIR(stat.st_mode) || strncmp(path, watch, strlen(path)) != 0)) return sync(fd);
     if (control->sync_fails) {
@@ -369,7 +370,7 @@ static int sync_watched(int fd, int (*sync)(int)) {
         return -1;
     }
     pthread_mutex_lock(&lock);
-    /* The disk need not do it: whoever takes the power away is this test. */
+    /* The disk need not sync: only this test takes the power away. */
     if (S_ISDIR(stat.st_mode)) {
         note_name("sync", path, "", "");
     } else {

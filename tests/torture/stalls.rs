@@ -1,4 +1,6 @@
-//! When the machine, or this test, did not get to do what was due: nobody's wait proves anything then.
+//! The times in which the machine, or this test, did not run what was due.
+//!
+//! No wait of a client proves anything in such a time.
 
 use std::{
     fs,
@@ -21,15 +23,17 @@ use crate::{
 mod processors;
 
 const EVERY: Duration = Duration::from_millis(20);
-/// Later than this is a stall.
+/// A delay above this is a stall.
 const LATE: Duration = Duration::from_millis(100);
-/// So often it is looked who had the processors: long enough for what the system counts in.
+/// How often the use of the processors is sampled: seldom enough for the resolution of the system's
+/// counters.
 const PROCESSORS_EVERY: Duration = Duration::from_millis(200);
-/// What is written each time.
+/// The number of bytes of each write.
 const BYTES: usize = 4096;
 
-/// A task beside the callers and the proxy, and a thread that writes a little to the disk of the service. Each sleeps
-/// again and again, and notes when it is done too late. A third notes when other programs had the processors.
+/// A task next to the clients and the proxy, and a thread that writes a little to the disk of the
+/// service. Each sleeps again and again, and records when it is done too late. A third one records
+/// when other programs had the processors.
 pub struct Stalls {
     ending: Arc<AtomicBool>,
     task: JoinHandle<Vec<(At, At)>>,
@@ -57,7 +61,8 @@ impl Stalls {
                 let due = clock.now() + EVERY;
                 thread::sleep(EVERY);
                 file.write_all_at(&[7; BYTES], 0).unwrap();
-                // As the service does before each answer: a disk that is busy with others' writes makes it wait.
+                // As the service does before each answer: it has to wait while the disk is busy
+                // with other writes.
                 file.sync_data().unwrap();
                 note_late(clock, due, &mut stalls);
             }

@@ -1,4 +1,6 @@
-//! What the service takes of the machine while it runs: memory, open files, threads.
+//! The resources that the service uses while it runs: memory, open files and threads.
+//!
+//! All but the number of tasks is read from `/proc`.
 
 use std::{
     fmt,
@@ -6,19 +8,19 @@ use std::{
     time::{Duration, Instant},
 };
 
-/// At one moment, out of `/proc`.
+/// A sample of `/proc` at one moment.
 #[derive(Debug, Clone, Copy)]
 pub struct Sample {
     pub at: Duration,
-    /// Resident.
+    /// Resident memory.
     pub mebibytes: u64,
-    /// Open files and sockets, but for the segments of the log, which stay open.
+    /// Open files and sockets, except for the segments of the log, which stay open.
     pub handles: u64,
     pub segments: u64,
     pub threads: u64,
-    /// Of tokio; not known where the service does not log it.
+    /// Tasks of tokio; `None` if the service does not log them.
     pub tasks: Option<u64>,
-    /// Acknowledged so far, where somebody counts.
+    /// Acknowledged events so far, if they are counted.
     pub events: Option<u64>,
 }
 
@@ -28,10 +30,10 @@ pub struct Watch {
     samples: Vec<Sample>,
 }
 
-/// Its name, and by how much it may differ.
+/// A resource: its name, its value in a sample, and how much it may vary.
 type Figure = (&'static str, fn(&Sample) -> u64, u64);
 
-/// So many lines are printed.
+/// The number of lines to print.
 const LINES: usize = 12;
 
 impl Watch {
@@ -41,7 +43,7 @@ impl Watch {
         Self { began: Instant::now(), samples: Vec::new() }
     }
 
-    /// A process that is just ending has nothing to see.
+    /// Takes a sample. A process that is just exiting has none.
     pub fn look(&mut self, process: u32, tasks: Option<u64>, events: Option<u64>) {
         let sample = || {
             let status = read_to_string(format!("/proc/{process}/status")).ok()?;
@@ -63,7 +65,7 @@ impl Watch {
         }
     }
 
-    /// The median of a figure in one of so many equal parts of the time.
+    /// Returns the median of a value in one of `parts` equal parts of the time.
     pub fn median(&self, part: usize, parts: usize, figure: impl Fn(&Sample) -> u64) -> u64 {
         let length = self.samples.len();
         let range = length * part / parts..length * (part + 1) / parts;
@@ -72,7 +74,7 @@ impl Watch {
         figures.get(figures.len() / 2).copied().unwrap_or(0)
     }
 
-    /// The most that was seen.
+    /// Returns the highest value that was seen.
     pub fn memory_peak(&self) -> Option<u64> {
         self.samples.iter().map(|sample| sample.mebibytes).max()
     }
@@ -81,7 +83,8 @@ impl Watch {
         self.samples.iter().map(|sample| sample.threads).max()
     }
 
-    /// What is clearly more at the end than after the first quarter, in which everything fills up.
+    /// Returns the resources of which clearly more is used at the end than after the first quarter,
+    /// in which everything fills up.
     pub fn growth(&self) -> Vec<String> {
         let figures: [Figure; 4] = [
             ("MiB of memory", |sample| sample.mebibytes, 32),

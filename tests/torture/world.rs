@@ -1,4 +1,6 @@
-//! The service, its ImmuDB and what lies between them, all in one folder.
+//! The service, its ImmuDB and the proxy between them, all in one directory.
+//!
+//! Faults are applied and ended here; when they happen is decided elsewhere.
 
 use std::{
     fs,
@@ -25,7 +27,7 @@ use crate::{
     watch::Watch,
 };
 
-/// The time since the beginning of the run.
+/// The time since the start of the run.
 #[derive(Clone, Copy)]
 pub struct Clock(Instant);
 
@@ -40,31 +42,31 @@ pub struct World {
     began: Instant,
     port: Port,
     setup: Setup,
-    /// Whose the database is. Locked before the service.
+    /// Held while the database may change hands. Locked before the service.
     pub contested: Mutex<()>,
     pub service: Mutex<Service>,
     pub immudb: Mutex<ImmuDb>,
     pub proxy: Proxy,
     control: fs::File,
-    /// The service could not start just now.
+    /// The service could not start at the moment.
     failing: AtomicBool,
-    /// When the service was stopped or not there.
+    /// The times in which the service was stopped or not running.
     down: std::sync::Mutex<Vec<(At, At)>>,
 }
 
-/// Of ImmuDB's administrator: one that may be changed back.
+/// The password of ImmuDB's administrator: one that may be changed back.
 pub const PASSWORD: &str = "Xyzzy-1-plugh";
-/// How long a caller waits for an ImmuDB that does not answer.
+/// How long a client waits for an ImmuDB that does not answer.
 pub const FALLBACK_AFTER: Duration = Duration::from_secs(1);
-/// Few enough that a longer outage meets the limit.
+/// Small enough that a longer outage reaches the limit.
 const PENDING_EVENTS_MAX: u64 = 5000;
-/// A clock that is years away would keep every event out after a start.
+/// With a clock that is years off, a restarted service would accept no event.
 pub const SERVE: [&str; 2] = ["serve", "--accept-clock"];
 pub const TAKE_OVER: [&str; 3] = ["serve", "--accept-clock", "--take-over"];
-/// More than a run writes. It lies in memory.
+/// More than a run writes. The disk is in memory.
 const DISK_MEBIBYTES: u32 = 12 << 10;
 
-/// What the shim is told, by the place of its number.
+/// The commands for the shim, by the index of their number.
 #[derive(Debug, Clone, Copy)]
 pub enum Control {
     DiskFull = 0,
@@ -83,7 +85,7 @@ impl World {
         let path = folder.join("control");
         fs::write(&path, [0; 32]).unwrap();
         let control = fs::File::options().write(true).open(&path).unwrap();
-        // In one of two runs more waits than one transaction takes.
+        // In every other run, more is pending than one transaction holds.
         let batch_bytes_max = if seed % 2 == 1 { 2048 } else { 4 << 20 };
         let setup = Setup::with_immudb(proxy.port())
             .set("immudb", &format!("batch_bytes_max: {batch_bytes_max}"))
@@ -122,8 +124,8 @@ impl World {
         let mut service = world.service.lock().await;
         service.reconfigure(setup);
         service.restart().await;
-        // ImmuDB itself, when its disk is full or it is killed while it makes a database, leaves files that it never opens
-        // again.
+        // ImmuDB itself leaves files that it never opens again if its disk is full, or if it is
+        // killed, while it creates a database.
         service.wait_for_state(State::Connected).await;
         drop(service);
         world
@@ -169,7 +171,7 @@ impl World {
         self.setup.clone()
     }
 
-    /// Since then, and until now.
+    /// Records that the service was down from this time until now.
     pub fn was_down(&self, from: At) {
         self.down.lock().unwrap().push((from, self.now()));
     }
@@ -178,7 +180,7 @@ impl World {
         self.down.lock().unwrap().clone()
     }
 
-    /// Notes without an end what the service takes of the machine.
+    /// Samples the resources that the service uses, without end.
     pub async fn watch(&self, watch: &mut Watch) {
         loop {
             tokio::time::sleep(Duration::from_secs(1)).await;
@@ -187,7 +189,7 @@ impl World {
         }
     }
 
-    /// Begins it anew on what it has, with one more line of configuration or, again, without.
+    /// Restarts the service on its data, with one more line of configuration or without it again.
     pub async fn begin_anew(&self, line: Option<(&str, &str)>) {
         let mut service = self.service.lock().await;
         let from = self.now();
@@ -199,7 +201,7 @@ impl World {
         self.was_down(from);
     }
 
-    /// Begins the service anew with this configuration.
+    /// Restarts the service with this configuration.
     pub async fn begin(&self, service: &mut Service, setup: Setup) {
         service.kill();
         power::forget(&self.undo());
@@ -207,24 +209,25 @@ impl World {
         service.restart().await;
     }
 
-    /// A second service, which has no business with this database.
+    /// Returns a second service, which has no right to this database.
     pub fn intruder(&self, immudb_port: u16) -> Service {
         Service::new(setup_of_second(immudb_port))
     }
 
-    /// As [`World::intruder`], and it does not ask whose the database is.
+    /// Like [`World::intruder`], but the service takes the database over without asking.
     pub fn usurper(&self, immudb_port: u16) -> Service {
         Service::new(setup_of_second(immudb_port).arguments(&TAKE_OVER))
     }
 
-    /// An administrator gives the database back to the service, which was fenced. What it took meanwhile fits,
-    /// for nobody else has taken anything. Says whether the service was seen to have it.
+    /// Gives the database back to the service, which was fenced, as an operator does. The events
+    /// that the service has accepted in the meantime fit, because no other writer has accepted any.
+    /// Returns whether the service was seen to have the database.
     pub async fn take_back(&self) -> bool {
         const CLAIMED_WITHIN: Duration = Duration::from_secs(60);
         let mut service = self.service.lock().await;
         let from = self.now();
         service.kill();
-        // On a full disk it would not start.
+        // On a full disk the service would not start.
         self.control(Control::DiskFull, 0);
         self.control(Control::SyncFails, 0);
         self.control(Control::IndexFails, 0);
@@ -232,7 +235,7 @@ impl World {
         service.reconfigure(self.setup.clone().arguments(&TAKE_OVER));
         service.restart().await;
         self.was_down(from);
-        // Whoever starts it anew before that does not take the database over.
+        // A restart before that, without the argument, would not take over the database.
         let has_it = |state| matches!(state, State::Connected | State::Migrating);
         let state = state_within(&service, CLAIMED_WITHIN, has_it).await;
         let claimed = state.is_some_and(has_it);
@@ -242,7 +245,7 @@ impl World {
         claimed
     }
 
-    /// Ends all faults, and waits until ImmuDB has everything.
+    /// Ends all faults, and waits until everything is in ImmuDB.
     pub async fn heal(&self) {
         self.proxy.set(Mode::Pass);
         self.proxy.cut();
@@ -272,7 +275,7 @@ impl World {
         }
     }
 
-    /// Keeps the folder for a person, or removes it.
+    /// Keeps the directory for inspection, or removes it.
     pub async fn end(&self, keep: bool) {
         let mut service = self.service.lock().await;
         service.kill();
@@ -287,7 +290,7 @@ impl World {
     }
 }
 
-/// On a disk of its own where the machine allows it, for then it can be full.
+/// Starts ImmuDB on a separate disk if the machine allows it, because that disk can be full.
 async fn start_immudb(dir: &Path) -> ImmuDb {
     let mut immudb = match ImmuDb::start_on_disk(dir, DISK_MEBIBYTES).await {
         Some(immudb) => immudb,
@@ -301,7 +304,8 @@ fn setup_of_second(immudb_port: u16) -> Setup {
     Setup::with_immudb(immudb_port).set("immudb", &format!("password: {PASSWORD}"))
 }
 
-/// The state once it is as wanted, or the last one that was seen; `None` where it does not answer.
+/// Returns the state once it is as wanted, or otherwise the last one that was seen. Returns `None`
+/// if the service does not answer.
 pub async fn state_within(
     service: &Service,
     time: Duration,

@@ -12,7 +12,7 @@ use aethyr_event_store::{
         record::{self, StoredEvent},
     },
     index::{Direction, Entries},
-    log::{Cursor, Group, Place},
+    log::{Cursor, Group, LogOffset},
 };
 use aethyr_event_store_instructions::{Store, append, encoded, numbers};
 use gungraun::prelude::*;
@@ -39,7 +39,7 @@ fn indexed() -> (Store, Entries) {
     let events = append(2001);
     let mut group = Store::with(0).storage.log.begin().expect("a group");
     let places = group.append(&encoded(&events)).iter().map(|at| at.place).collect();
-    let entries = store.entries(Place::START, &events, places);
+    let entries = store.entries(LogOffset::START, &events, places);
     (store, entries)
 }
 
@@ -64,7 +64,7 @@ fn load_aggregate(store: Store) -> (Store, Vec<StoredEvent>) {
 #[bench::hundred(Store::with(1))]
 fn read_order(store: Store) -> (Store, Cursor) {
     let log = &store.storage.log;
-    let mut cursor = Cursor::after(log.segments().clone(), Place::START, Position(0), Hash::START);
+    let mut cursor = Cursor::after(log.segments().clone(), LogOffset::START, Position(0), Hash::START);
     let frame = cursor.next(log.tip().end).expect("read").expect("there");
     assert_eq!(frame.last_position(), Some(Position(100)));
     (store, cursor)

@@ -11,7 +11,7 @@ use aethyr_event_store::{
     },
     history::History,
     index::{Entries, IndexedEvent},
-    log::Place,
+    log::LogOffset,
     storage::Storage,
 };
 use bytes::Bytes;
@@ -102,9 +102,9 @@ impl Store {
     /// What an append adds to the index.
     pub fn entries(
         &self,
-        frame: Place,
+        frame: LogOffset,
         events: &[RecordedEvent],
-        places: Vec<aethyr_event_store::log::RecordPlace>,
+        places: Vec<aethyr_event_store::log::RecordAddress>,
     ) -> Entries {
         let mut entries = Entries::new(&self.storage.index);
         let indexed = events.iter().zip(places).map(|(event, place)| IndexedEvent::new(event, place));

@@ -1,4 +1,8 @@
-//! `events`: the history of one aggregate, for people or as JSON lines; on request also what comes.
+//! `events`: prints the history of one aggregate, as text or as JSON lines, and optionally
+//! continues with new events.
+//!
+//! Text shows the changes that the world reports. For aggregates that are not part of the world or
+//! are damaged, it shows the stored data, unless that contains a password.
 
 use serde_json::{Value, json};
 
@@ -9,26 +13,29 @@ const LOAD: &str = "aethyr.eventstore.v1.EventStoreService/LoadEvents";
 const SUBSCRIBE: &str = "aethyr.eventstore.v1.EventStoreService/Subscribe";
 const HISTORY: &str = "aethyr.world.v1.WorldService/GetHistory";
 
-/// For whom it is printed.
+/// The output format.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Form {
     People,
-    /// `RecordedEvent` as JSON, one a line.
+    /// `RecordedEvent` as JSON, one per line.
     Json,
 }
 
-/// What is wanted.
+/// The options of the command.
 #[derive(Debug)]
 pub struct Wanted {
     pub id: String,
     pub from: u64,
     pub form: Form,
-    /// Goes on with what comes, until it is interrupted.
+    /// Continues with new events until interrupted.
     pub follow: bool,
 }
 
+/// Prints the events of an aggregate.
+///
 /// # Errors
-/// Says what the service answered, or that it did not.
+/// Returns an error if the service cannot be reached, if it rejects a call, or if the aggregate
+/// does not exist and `follow` is not set.
 pub async fn show(address: Address, wanted: Wanted) -> Result<(), String> {
     let client = connect(address).await?;
     let mut next = wanted.from.max(1);
@@ -42,7 +49,7 @@ pub async fn show(address: Address, wanted: Wanted) -> Result<(), String> {
     next = next.max(last.saturating_add(1));
     let after = json!({"position": last_position(&client).await?});
     let filter = json!({"aggregate_id_prefix": wanted.id});
-    // What came between the two is found by its number.
+    // Print the events that were stored between the first print and this position.
     next = next
         .max(print_from(&client, &wanted, next).await.map_err(|error| error.to_string())?.saturating_add(1));
     let request = json!({"after": after, "filter": filter});
@@ -67,15 +74,16 @@ async fn last_position(client: &JsonClient) -> Result<u64, String> {
     Ok(number(&stats.map_err(|error| error.to_string())?, "last_position"))
 }
 
-/// Prints the events from a number on; says the number of the last, 0 if there is no such aggregate.
+/// Prints the events from a sequence number on. Returns the last sequence number, or 0 if the
+/// aggregate does not exist.
 async fn print_from(client: &JsonClient, wanted: &Wanted, from: u64) -> Result<u64, ClientError> {
     let mut printed = from.saturating_sub(1);
     if wanted.form == Form::People {
         match print_history(client, &wanted.id, from, &mut printed).await {
-            // Of the game's own, or damaged: the rest as it is stored.
+            // Not part of the world, or damaged: print the remaining events as stored.
             Err(error) if ["NOT_OF_THE_WORLD", "OBJECT_DAMAGED"].contains(&error.reason()) => {}
             Err(error) if error.reason() == "NO_SUCH_OBJECT" => return Ok(0),
-            // It is there, and has fewer.
+            // The aggregate exists, but has fewer events.
             Err(error) if error.reason() == "NO_SUCH_EVENT" => return Ok(printed),
             Err(error) => return Err(error),
             Ok(()) => return Ok(printed),
@@ -97,7 +105,8 @@ async fn print_from(client: &JsonClient, wanted: &Wanted, from: u64) -> Result<u
     Ok(last)
 }
 
-/// `printed` is the number of the last event that was printed.
+/// Prints the history of an object of the world. Sets `printed` to the sequence number of the last
+/// event that was printed.
 async fn print_history(
     client: &JsonClient,
     id: &str,
@@ -122,7 +131,7 @@ async fn print_history(
     Ok(())
 }
 
-/// Number, time and type.
+/// Formats the sequence number, time and type of an event.
 fn heading(event: &Value) -> String {
     let (number, time, event_type) =
         (number(event, "sequence_number"), text(event, "recorded_at"), text(event, "event_type"));
@@ -131,8 +140,8 @@ fn heading(event: &Value) -> String {
 
 fn stored(event: &Value) -> String {
     match event.get("json").and_then(Value::as_str) {
-        // A password's hash is for whoever asks for JSON.
-        Some(data) if data.contains("password") => "(has a password)".to_owned(),
+        // Password hashes are shown only as JSON.
+        Some(data) if data.contains("password") => "(contains a password, not shown)".to_owned(),
         Some(data) => data.to_owned(),
         None if event.get("binary").is_some() => "(binary)".to_owned(),
         None => String::new(),
@@ -144,7 +153,7 @@ fn changed(change: &Value) -> String {
     match (change.get("before"), change.get("after")) {
         (None, Some(after)) => format!("         {field}: {after}"),
         (Some(before), Some(after)) => format!("         {field}: {before} -> {after}"),
-        (Some(before), None) => format!("         {field}: {before} -> nothing"),
+        (Some(before), None) => format!("         {field}: {before} -> (removed)"),
         (None, None) => format!("         {field}"),
     }
 }

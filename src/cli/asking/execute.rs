@@ -1,4 +1,7 @@
-//! `execute`: commands out of a file, one a line as JSON; a line with a list of them is done as a whole or not at all.
+//! `execute`: executes commands from a file, one JSON value per line.
+//!
+//! A line with a list of commands is executed as a whole or not at all. Empty lines and lines that
+//! start with `#` are skipped.
 
 use std::{
     fs::File,
@@ -15,25 +18,28 @@ use crate::{grpc::JsonClient, progress::Progress};
 
 const EXECUTE: &str = "aethyr.world.v1.CommandService/ExecuteCommands";
 
-/// What is done about a line that is refused.
+/// What to do after a line that fails.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Refused {
     Stop,
     GoOn,
 }
 
-/// What is wanted.
+/// The options of the command.
 #[derive(Debug)]
 pub struct Wanted {
-    /// `-` is standard input.
+    /// `-` means standard input.
     pub file: PathBuf,
     pub refused: Refused,
-    /// Lines at the same time; with more than one their order is not kept.
+    /// The number of lines executed concurrently. With more than one, their order is not kept.
     pub callers: usize,
 }
 
+/// Executes the commands in a file.
+///
 /// # Errors
-/// Says which line was refused, and why, or what could not be read.
+/// Returns an error that names the line that failed and the reason, or what could not be read. With
+/// `Refused::GoOn`, failed lines are reported as they occur, and the error only counts them.
 pub async fn run(address: Address, wanted: Wanted) -> Result<(), String> {
     let (lines, total) = open(&wanted.file)?;
     let client = connect(address).await?;
@@ -63,23 +69,26 @@ pub async fn run(address: Address, wanted: Wanted) -> Result<(), String> {
                 crate::cli::say(&format!("line {number}: {error}"));
             }
             Err(error) if wanted.callers > 1 => return Err(format!("line {number}: {error}")),
-            Err(error) => return Err(format!("line {number}: {error} (the lines before it are done)")),
+            Err(error) => {
+                let done = "(the previous lines have been executed)";
+                return Err(format!("line {number}: {error} {done}"));
+            }
         }
         seen += 1;
         progress.reached(seen);
     }
     drop(progress);
     let seconds = began.elapsed().as_secs_f64();
-    print(&format!("{commands} commands, {events} events, in {seconds:.1} s"))?;
+    print(&format!("executed {commands} commands in {seconds:.1} s, {events} events"))?;
     match failed {
         0 => Ok(()),
-        count => Err(format!("{count} lines were refused")),
+        count => Err(format!("failed lines: {count}")),
     }
 }
 
 type Lines = Box<dyn Iterator<Item = std::io::Result<String>>>;
 
-/// The lines, and how many there are, where that can be known before.
+/// Returns the lines and their number, which is 0 if it cannot be known in advance.
 fn open(file: &Path) -> Result<(Lines, u64), String> {
     if file == Path::new("-") {
         return Ok((readable(BufReader::new(stdin())), 0));
@@ -89,7 +98,8 @@ fn open(file: &Path) -> Result<(Lines, u64), String> {
     Ok((readable(BufReader::new(open()?)), count as u64))
 }
 
-/// Up to the first that can't be read, which says why. One that is no UTF-8 does not hold up the next.
+/// Returns the lines up to and including the first read error. A line that is not UTF-8 is an
+/// error, but does not end the iteration.
 fn readable(file: impl BufRead + 'static) -> Lines {
     let mut ended = false;
     Box::new(file.lines().take_while(move |line| {
@@ -98,7 +108,7 @@ fn readable(file: impl BufRead + 'static) -> Lines {
     }))
 }
 
-/// Does what a line says; how many commands that were, and events that came of it.
+/// Executes one line. Returns the number of commands and the number of resulting events.
 async fn execute(client: &JsonClient, line: &str) -> Result<(usize, usize), String> {
     if line.is_empty() || line.starts_with('#') {
         return Ok((0, 0));
@@ -106,7 +116,7 @@ async fn execute(client: &JsonClient, line: &str) -> Result<(usize, usize), Stri
     let commands = match serde_json::from_str(line) {
         Ok(Value::Array(together)) => json!({"commands": together}),
         Ok(command) => json!({"commands": [command]}),
-        Err(error) => return Err(format!("is no JSON: {error}")),
+        Err(error) => return Err(format!("invalid JSON: {error}")),
     };
     let answer = client.call(EXECUTE, &commands).await.map_err(|error| error.to_string())?;
     let results = list(&answer, "results");

@@ -1,4 +1,6 @@
-//! `object`: an object of the world, as it is or as it was.
+//! `object`: prints an object of the world as JSON, in its current or a past state.
+//!
+//! The password hash of a player is never shown.
 
 use std::str::FromStr;
 
@@ -7,11 +9,11 @@ use serde_json::{Value, json};
 use super::{Address, connect, print_indented, text};
 use crate::event::{Timestamp, time};
 
-/// When: after an event with this number, or at a time.
+/// A moment in the history of an object: after the event with this sequence number, or at a time.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum At {
     Sequence(u64),
-    /// As RFC 3339 has it.
+    /// In RFC 3339 format.
     Time(String),
 }
 
@@ -19,29 +21,30 @@ impl FromStr for At {
     type Err = String;
 
     fn from_str(text: &str) -> Result<Self, String> {
-        /// No object has so many events; seconds since 1970 were less in 2001.
+        /// No object has this many events, and every Unix time since 2001 is larger. So a larger
+        /// number probably is a Unix time.
         const SEQUENCE_MAX: u64 = 999_999_999;
         match (text.parse(), time::parse(text)) {
             (Ok(sequence), _) if sequence <= SEQUENCE_MAX => Ok(Self::Sequence(sequence)),
             (Ok(seconds), _) => {
                 let at = i64::try_from(seconds).ok().and_then(|seconds| Timestamp::new(seconds, 0));
                 let meant = at.map_or_else(String::new, |at| {
-                    format!("; as seconds since 1970 it would be {}", time::format(at))
+                    format!("; if it is a Unix time, use {}", time::format(at))
                 });
-                Err(format!("is more than any sequence number{meant}"))
+                Err(format!("too large for a sequence number{meant}"))
             }
             (Err(_), Some(at)) => Ok(Self::Time(time::format(at))),
-            (Err(_), None) => {
-                Err("is neither a sequence number nor a time with its zone, as in 2026-11-25T10:00:00Z \
-                                   or 2026-11-25T11:00:00+01:00"
-                    .to_owned())
-            }
+            (Err(_), None) => Err("neither a sequence number nor an RFC 3339 time with a zone, for example \
+                 2026-11-25T10:00:00Z or 2026-11-25T11:00:00+01:00"
+                .to_owned()),
         }
     }
 }
 
+/// Prints an object as JSON.
+///
 /// # Errors
-/// Says what the service answered, or that it did not.
+/// Returns an error if the service cannot be reached or rejects a call.
 pub async fn show(address: Address, id: String, at: Option<At>) -> Result<(), String> {
     let client = connect(address).await?;
     let as_of = match at {
@@ -65,7 +68,7 @@ pub async fn show(address: Address, id: String, at: Option<At>) -> Result<(), St
         if let Some(hash) = members.get_mut("password_hash") {
             *hash = "***".into();
         }
-        // One object, and not one in the other.
+        // Merge the members of the inner object, so that one flat object is shown.
         if let Some(Value::Object(object)) = members.remove("object") {
             members.extend(object);
         }
@@ -84,7 +87,7 @@ mod tests {
             ("17", Some(At::Sequence(17)), ""),
             ("2026-11-25T11:00:00+01:00", time("2026-11-25T10:00:00Z"), ""),
             ("1795633178", None, "2026-11-25T18:59:38Z"),
-            ("99999999999999999", None, "more than any sequence number"),
+            ("99999999999999999", None, "too large for a sequence number"),
             ("2026-11-25T10:00:00", None, "zone"),
             ("now", None, "zone"),
         ] {

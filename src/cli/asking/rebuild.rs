@@ -1,4 +1,6 @@
-//! `rebuild`: has a running service replay and check all events, and make its read models anew.
+//! `rebuild`: makes a running service replay and check all events and rebuild its read models.
+//!
+//! Shows the progress and prints the report of the service.
 
 use serde_json::{Value, json};
 
@@ -7,8 +9,11 @@ use crate::progress::Progress;
 
 const REBUILD: &str = "aethyr.world.v1.WorldService/RebuildWorldState";
 
+/// Rebuilds the read models, after repairing the damaged objects in `repair`.
+///
 /// # Errors
-/// Says what the service answered, or that aggregates are damaged.
+/// Returns an error if the service cannot be reached, if it rejects the call, or if aggregates are
+/// damaged.
 pub async fn run(address: Address, repair: Vec<String>, actor: String) -> Result<(), String> {
     let client = connect(address).await?;
     let mut answers = client
@@ -34,7 +39,7 @@ pub async fn run(address: Address, repair: Vec<String>, actor: String) -> Result
 fn show(report: &Value) -> Result<(), String> {
     let seconds = report.get("seconds").and_then(Value::as_f64).unwrap_or_default();
     print(&format!(
-        "{} aggregates with {} events replayed in {seconds:.1} s",
+        "replayed {} aggregates with {} events in {seconds:.1} s",
         number(report, "aggregates"),
         number(report, "events"),
     ))?;
@@ -50,14 +55,11 @@ fn show(report: &Value) -> Result<(), String> {
     let differences = report.get("differences").and_then(Value::as_object);
     let differing = differences.into_iter().flatten().filter(|(_, count)| count.as_u64() > Some(0));
     for (table, count) in differing {
-        print(&format!("read model {table}: {count} rows were not what the events make of them; mended"))?;
+        print(&format!("read model {table}: corrected {count} rows that did not match the events"))?;
     }
-    print(&format!(
-        "read models include everything up to position {}",
-        number(report, "read_model_position")
-    ))?;
+    print(&format!("read models are current up to position {}", number(report, "read_model_position")))?;
     match number(report, "damaged_count") {
         0 => Ok(()),
-        count => Err(format!("{count} aggregates are damaged")),
+        count => Err(format!("damaged aggregates: {count}")),
     }
 }

@@ -1,4 +1,6 @@
-//! `stats` and `watch`: the figures of a running service, once or again and again.
+//! `stats` and `watch`: print the statistics of a running service, once or repeatedly.
+//!
+//! Rates are computed here from the difference between two answers of the service.
 
 use std::time::Duration;
 
@@ -9,11 +11,13 @@ use super::{Address, connect, list, number, print, print_indented, text};
 
 const STATS: &str = "aethyr.eventstore.v1.EventStoreService/Stats";
 
-/// Lines between two headings of `watch`.
+/// The number of lines between two headings of `watch`.
 const HEADING_EVERY: u64 = 20;
 
+/// Prints the statistics, as text or as JSON.
+///
 /// # Errors
-/// Says what the service answered, or that it did not.
+/// Returns an error if the service cannot be reached or rejects the call.
 pub async fn show(address: Address, as_json: bool) -> Result<(), String> {
     let client = connect(address).await?.with_zeros();
     let stats = client.call(STATS, &json!({})).await.map_err(|error| error.to_string())?;
@@ -52,10 +56,10 @@ fn plain(value: &Value) -> String {
     }
 }
 
-/// A line every `interval`, until it is interrupted, or `count` lines.
+/// Prints a line every `interval`, until interrupted or until `count` lines have been printed.
 ///
 /// # Errors
-/// Says what the service answered, or that it did not.
+/// Returns an error if the service cannot be reached or rejects the call.
 pub async fn watch(address: Address, interval: Duration, count: Option<u64>) -> Result<(), String> {
     let client = connect(address).await?;
     let mut ticks = tokio::time::interval(interval);
@@ -78,7 +82,7 @@ pub async fn watch(address: Address, interval: Duration, count: Option<u64>) -> 
         };
         before = Some(now);
         if line % HEADING_EVERY == 0 {
-            print("state        events       stored/s    loaded/s    pending      projections behind")?;
+            print("state        events       stored/s    loaded/s    pending      projection lag")?;
         }
         let lag = list(&stats, "projections").iter().map(|projection| number(projection, "lag")).max();
         print(&format!(

@@ -1,8 +1,9 @@
-//! Pending events and snapshots as event files in a folder of their own, durable when it is said that
-//! they are there.
+//! Exports pending events and snapshots as event files to a directory of their own. They are
+//! durable when success is reported.
 //!
-//! A note stands in the folder until everything in it is synced: an export that ended halfway is begun
-//! anew, and one that is whole is recognised by its contents, so that it can be asked for again.
+//! A marker file exists in the directory until everything in it is synced. An interrupted export is
+//! started again from the beginning. A complete one is recognized by its contents, so that the
+//! command can be repeated.
 
 use std::{
     fs, io,
@@ -20,16 +21,19 @@ use crate::{
     progress::Progress,
 };
 
-/// There until the export is whole. An aggregate's folder or file never has this name.
+/// The marker file, which exists until the export is complete. No directory or file of an aggregate
+/// ever has this name.
 const UNFINISHED: &str = "export.unfinished";
 
-/// Writes what is pending into `folder`, which is new, empty, or holds just this export.
+/// Writes the pending events and snapshots to `folder`, which must be new, empty, or contain
+/// exactly this export.
 ///
 /// # Errors
-/// The folder holds something else or can't be written to, or the log can't be read.
+/// Returns an error if the directory contains other files or cannot be written, or if the log
+/// cannot be read.
 pub fn write(config: &Config, pending: &Pending, folder: &Path) -> Result<Counts, String> {
     if let Some(key) = config.folder_around(folder) {
-        return Err(format!("{}: lies in {key}: name a folder outside of it", folder.display()));
+        return Err(format!("{} is inside {key}; choose a directory outside", folder.display()));
     }
     let problem = |error: io::Error| format!("{}: {error}", folder.display());
     let export =
@@ -48,16 +52,16 @@ pub fn write(config: &Config, pending: &Pending, folder: &Path) -> Result<Counts
     end(folder).map_err(problem)?;
     let Counts { events, aggregates, appends, snapshots } = counts;
     let first = pending.behind.next().0;
-    info!(first, last, events, aggregates, appends, snapshots, folder = %folder.display(), "exported, and synced");
+    info!(first, last, events, aggregates, appends, snapshots, folder = %folder.display(), "exported and synced");
     Ok(counts)
 }
 
-/// What was found in the folder.
+/// The state of the directory before the export.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Beginning {
-    /// Nothing, or what a run left that ended halfway.
+    /// Empty, or left by an interrupted export.
     Anew,
-    /// Something without the note: only the very same export may be there.
+    /// Has contents but no marker file: they must be exactly this export.
     Full,
 }
 
@@ -94,13 +98,13 @@ impl Export<'_> {
         }
     }
 
-    /// A file is only good if the record comes out of it again, byte by byte.
+    /// Checks that the file yields the same record when read back, byte for byte.
     fn check(&self, what: &str, read: Option<Bytes>, record: &Bytes) -> Result<(), String> {
         match (read.as_ref() == Some(record), self.beginning) {
             (true, _) => Ok(()),
             (false, Beginning::Full) => Err(self.holds_something_else()),
             (false, Beginning::Anew) => {
-                Err(format!("{}: {what} does not come out of its file as it is stored", self.path.display()))
+                Err(format!("{}: {what} differs from the log when read back", self.path.display()))
             }
         }
     }
@@ -109,14 +113,15 @@ impl Export<'_> {
         let problem = |error: io::Error| format!("{}: {error}", self.path.display());
         let events = self.folder.event_paths().map_err(problem)?.len() as u64;
         let snapshots = self.folder.snapshot_paths().map_err(problem)?.len() as u64;
-        match (events, snapshots) == (counts.events, counts.snapshots) {
-            true => Ok(()),
-            false => Err(self.holds_something_else()),
+        if (events, snapshots) == (counts.events, counts.snapshots) {
+            Ok(())
+        } else {
+            Err(self.holds_something_else())
         }
     }
 
     fn holds_something_else(&self) -> String {
-        format!("{}: holds something else; name a new or empty folder", self.path.display())
+        format!("{} contains other files; choose a new or empty directory", self.path.display())
     }
 }
 
@@ -126,7 +131,7 @@ fn begin(folder: &Path) -> io::Result<Beginning> {
     if !note.exists() && fs::read_dir(folder)?.next().is_some() {
         return Ok(Beginning::Full);
     }
-    fs::write(&note, "Events are being exported into this folder.\n")?;
+    fs::write(&note, "An export into this directory has not finished.\n")?;
     fs::File::open(folder)?.sync_all()?;
     Ok(Beginning::Anew)
 }
@@ -138,7 +143,7 @@ fn end(folder: &Path) -> io::Result<()> {
     }
 }
 
-/// Makes the folder and those above it, each durable in the one that holds it.
+/// Creates the directory and its missing parents, and syncs the parent of each.
 fn create(folder: &Path) -> io::Result<()> {
     let folder = std::path::absolute(folder)?;
     let missing: Vec<PathBuf> =

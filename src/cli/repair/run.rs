@@ -1,4 +1,7 @@
-//! Appends that continue a history: whole, and numbered without a gap.
+//! Whole appends that continue a history without a gap.
+//!
+//! Positions, sequence numbers and chain hashes are checked here. Where the records come from is
+//! left to the caller.
 
 use std::collections::HashMap;
 
@@ -6,7 +9,7 @@ use bytes::Bytes;
 
 use crate::event::{AggregateId, AppendBounds, Hash, Position, SequenceNumber, record};
 
-/// The numbers that a history ends with.
+/// The position, chain hash and sequence numbers at the end of a history.
 #[derive(Debug, Clone)]
 pub(super) struct Numbers {
     position: Position,
@@ -27,7 +30,8 @@ impl Numbers {
         self.hash
     }
 
-    /// Goes on by one whole append, or stays as it is. It may be known which hash it leads to.
+    /// Advances by one whole append, or returns an error and stays unchanged. If `leads_to` is
+    /// given, it must be the chain hash after the append.
     pub fn go_on(&mut self, records: &[Bytes], leads_to: Option<Hash>) -> Result<(), &'static str> {
         let bounds = AppendBounds {
             first: self.position.next(),
@@ -36,19 +40,19 @@ impl Numbers {
         let (mut position, mut hash) = (self.position, self.hash);
         let mut last_of: HashMap<AggregateId, SequenceNumber> = HashMap::new();
         for bytes in records {
-            let event = record::decode(bytes.clone(), Hash::START).map_err(|_| "a record is no event")?;
+            let event = record::decode(bytes.clone(), Hash::START).map_err(|_| "a record is not an event")?;
             let aggregate = event.event.aggregate_id;
             let known = last_of.get(&aggregate).or_else(|| self.last_of.get(&aggregate));
             let next = known.copied().unwrap_or(SequenceNumber(0)).next();
             if event.append != bounds || event.position != position.next() || event.sequence != next {
-                return Err("its numbers do not go on from those before");
+                return Err("its numbers do not continue the previous ones");
             }
             position = event.position;
             hash = hash.chain(bytes);
             last_of.insert(aggregate, next);
         }
         if leads_to.is_some_and(|wanted| wanted != hash) {
-            return Err("it leads to another hash than it should");
+            return Err("its chain hash is not the expected one");
         }
         (self.position, self.hash) = (position, hash);
         self.last_of.extend(last_of);
@@ -56,7 +60,7 @@ impl Numbers {
     }
 }
 
-/// What was found of a gap, from its beginning on.
+/// Appends found for a gap, from its start on.
 #[derive(Debug)]
 pub(super) struct Run {
     pub numbers: Numbers,
@@ -68,8 +72,8 @@ impl Run {
         Self { numbers: numbers.clone(), appends: Vec::new() }
     }
 
-    /// Takes on the appends among `records` that go on from what is there, up to the first that does not.
-    /// A record may come with the hash that it should lead to.
+    /// Adds the appends in `records` that continue the run, up to the first that does not. A record
+    /// may come with the expected chain hash after it.
     pub fn extend(&mut self, records: impl Iterator<Item = (Bytes, Option<Hash>)>) {
         let mut append = Vec::new();
         for (bytes, leads_to) in records {

@@ -1,4 +1,7 @@
-//! Snapshots that the damage took, had again from their files.
+//! Recovers snapshots that the damage destroyed from the snapshot files.
+//!
+//! Only snapshots that belong to the repaired history are used. Files that cannot be read are
+//! ignored.
 
 use std::{
     collections::{HashMap, HashSet},
@@ -17,17 +20,18 @@ use crate::{
     },
 };
 
-/// The newest snapshots by their files, held against the history as it is put together.
+/// The newest snapshots in the snapshot files, compared with the history while it is repaired.
 #[derive(Default)]
 pub(super) struct Snapshots {
     in_files: HashMap<AggregateId, InFile>,
-    /// Those that were made from this history.
+    /// Aggregates whose snapshot file belongs to this history.
     fitting: HashSet<AggregateId>,
-    /// Those that are whole in the log.
+    /// The newest undamaged snapshot of each aggregate in the log.
     whole: HashMap<AggregateId, SequenceNumber>,
 }
 
-/// What is known of a snapshot in a file; all of them together may be larger than the memory.
+/// The description of a snapshot in a file, without its data: all snapshots together may not fit
+/// into memory.
 struct InFile {
     path: PathBuf,
     sequence: SequenceNumber,
@@ -37,7 +41,7 @@ struct InFile {
 impl Snapshots {
     pub fn new(config: &Config) -> Self {
         let paths = Folder::new(&config.event_sourcing.storage_path).snapshot_paths().unwrap_or_else(|why| {
-            warn!(%why, "the snapshot files can't help");
+            warn!(%why, "snapshot files cannot be used");
             Vec::new()
         });
         let look = |path: PathBuf| {
@@ -48,7 +52,8 @@ impl Snapshots {
         Self { in_files, fitting: HashSet::new(), whole: HashMap::new() }
     }
 
-    /// An append that the history has, and the hash before it.
+    /// Compares the snapshot files with an append of the history. `before` is the chain hash before
+    /// it.
     pub fn pass(&mut self, records: &[Bytes], before: Hash) {
         if self.in_files.is_empty() {
             return;
@@ -64,7 +69,7 @@ impl Snapshots {
         }
     }
 
-    /// A snapshot that the log has.
+    /// Notes an undamaged snapshot in the log.
     pub fn is_whole(&mut self, bytes: &Bytes) {
         if let Ok(snapshot) = record::decode_snapshot(bytes.clone()) {
             let newest = self.whole.entry(snapshot.aggregate_id).or_insert(snapshot.sequence);
@@ -72,7 +77,7 @@ impl Snapshots {
         }
     }
 
-    /// What the log lacks and the files have.
+    /// Returns the records of the snapshots that the files have and the log lacks.
     pub fn lost(mut self) -> impl Iterator<Item = Bytes> {
         let (fitting, whole) = (self.fitting, self.whole);
         self.in_files.retain(|aggregate, snapshot| {

@@ -1,4 +1,7 @@
-//! Where events may be had again: ImmuDB, and the event files.
+//! The sources of lost events: ImmuDB and the event files.
+//!
+//! A source that cannot be used is logged and returns nothing. Whether its records fit the history
+//! is left to the caller.
 
 use std::{collections::BTreeMap, path::PathBuf};
 
@@ -9,14 +12,14 @@ use crate::{
     config::Config,
     event::{Hash, Position, record},
     event_files::folder::Folder,
-    forwarder::copy::records_between,
     immudb::Session,
+    replication::restore::records_between,
     server::immudb_settings,
 };
 
 pub(super) struct Sources<'a> {
     config: &'a Config,
-    /// The event files by position, once they were looked through.
+    /// The event files by position, once the directory has been read.
     files: Option<BTreeMap<Position, PathBuf>>,
 }
 
@@ -25,10 +28,11 @@ impl<'a> Sources<'a> {
         Self { config, files: None }
     }
 
-    /// What ImmuDB has behind `from` and before `until`; nothing where it can't be asked.
+    /// Returns the records in ImmuDB after `from` and before `until`, or none if ImmuDB cannot be
+    /// used.
     pub async fn in_immudb(&self, from: Position, until: Position) -> Vec<Bytes> {
         self.ask_immudb(from, until).await.unwrap_or_else(|why| {
-            warn!(%why, "ImmuDB can't help");
+            warn!(%why, "ImmuDB cannot be used for the repair");
             Vec::new()
         })
     }
@@ -42,7 +46,8 @@ impl<'a> Sources<'a> {
         records.map_err(|error| error.to_string())
     }
 
-    /// What the event files have, with the hash that each record leads to.
+    /// Returns the records in the event files after `from` and before `until`, up to the first file
+    /// that cannot be read, each with the chain hash after it.
     pub fn in_files(
         &mut self,
         from: Position,
@@ -60,15 +65,15 @@ impl<'a> Sources<'a> {
 fn look_through(config: &Config) -> BTreeMap<Position, PathBuf> {
     let folder = Folder::new(&config.event_sourcing.storage_path);
     let paths = folder.event_paths().unwrap_or_else(|why| {
-        warn!(%why, "the event files can't help");
+        warn!(%why, "event files cannot be used");
         Vec::new()
     });
     let mut files = BTreeMap::new();
     for path in paths {
         match Folder::read_event(&path) {
             Ok(Some(event)) => _ = files.insert(event.position, path),
-            Ok(None) => warn!(file = %path.display(), "no event file"),
-            Err(why) => warn!(file = %path.display(), %why, "can't be read"),
+            Ok(None) => warn!(file = %path.display(), "not an event file"),
+            Err(why) => warn!(file = %path.display(), %why, "file cannot be read"),
         }
     }
     files

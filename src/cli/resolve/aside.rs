@@ -1,7 +1,9 @@
-//! A local log that is given up, put aside: nothing of it is deleted but the index, which is derived from it.
+//! Renames a local log whose pending events are discarded. Nothing is deleted except the index,
+//! which is derived from the log.
 //!
-//! The log's new name is the last step and a single one. Before it, everything is as after a start without
-//! an index and without event files; after it, as on an empty disk, which has no writer id either.
+//! Renaming the log is the last step, and atomic. Before it, the state is that of a start without
+//! an index and without event files. After it, the state is that of an empty disk, which has no
+//! writer id either.
 
 use std::{
     fs, io,
@@ -13,17 +15,19 @@ use tracing::info;
 
 use crate::{cli::repair::sync_parent, config::EventSourcingConfig};
 
-/// Whoever calls holds the log's lock, and has neither the log nor the index open. Returns the log's new name.
+/// Renames the event files and the log, removes the index, and returns the new path of the log. The
+/// caller must hold the lock of the log, and must have closed the log and the index.
 ///
 /// # Errors
-/// A folder can't be renamed or removed.
+/// Returns an error if a directory cannot be renamed or removed.
 pub fn put(config: &EventSourcingConfig) -> Result<PathBuf, String> {
     set_event_files_aside(config)?;
     remove_index(&config.index_path)?;
     rename(&config.log_path)
 }
 
-/// Beside an empty log they would stop the start: they might be all that is left of it.
+/// Renames the directory of the event files. Next to an empty log they would make the start fail,
+/// because they might be all that is left of a lost log.
 fn set_event_files_aside(config: &EventSourcingConfig) -> Result<(), String> {
     let folder = &config.storage_path;
     match fs::read_dir(folder).map(|mut entries| entries.next().is_none()) {
@@ -37,7 +41,8 @@ fn set_event_files_aside(config: &EventSourcingConfig) -> Result<(), String> {
     Ok(())
 }
 
-/// It must be gone for good before the log is: beside an empty log it would be the trace of a lost one.
+/// Removes the index durably. It must be gone before the log is renamed: next to an empty log it
+/// would indicate that a log was lost.
 fn remove_index(folder: &Path) -> Result<(), String> {
     match fs::remove_dir_all(folder) {
         Err(error) if error.kind() != io::ErrorKind::NotFound => {
@@ -47,7 +52,7 @@ fn remove_index(folder: &Path) -> Result<(), String> {
     }
 }
 
-/// `log` becomes `log.given-up-1`, or the next that is free.
+/// Renames `log` to `log.given-up-1`, or to the next free name.
 fn rename(folder: &Path) -> Result<PathBuf, String> {
     let problem = |error: &dyn std::fmt::Display| format!("{}: {error}", folder.display());
     for number in 1u32.. {
@@ -60,7 +65,7 @@ fn rename(folder: &Path) -> Result<PathBuf, String> {
             Err(error) => return Err(problem(&error)),
         }
     }
-    Err(problem(&"no name is left for it"))
+    Err(problem(&"no free name"))
 }
 
 #[cfg(test)]
@@ -85,7 +90,7 @@ mod tests {
     fn the_log_keeps_its_name_until_everything_else_is_done() {
         let dir = tempfile::tempdir().unwrap();
         let config = storage(dir.path());
-        // No folder, so it is not removed as one.
+        // Not a directory, so it cannot be removed as one.
         fs::remove_dir_all(&config.index_path).unwrap();
         fs::write(&config.index_path, "").unwrap();
         assert!(put(&config).is_err());

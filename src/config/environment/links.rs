@@ -1,14 +1,15 @@
-//! Variables that Kubernetes and `docker --link` make of the names of other services. Next to a service called `immudb`
-//! there is `IMMUDB_PORT=tcp://10.96.12.7:3322`.
+//! Recognizes variables that Kubernetes and `docker --link` generate from the names of other
+//! services. For example, `IMMUDB_PORT=tcp://10.96.12.7:3322` is set next to a service called
+//! `immudb`.
 //!
-//! The forms are those of the Kubernetes documentation (Service, "Environment variables") and of Docker's
-//! (legacy container links).
+//! The forms are those in the Kubernetes documentation (Service, "Environment variables") and in
+//! the Docker documentation (legacy container links).
 
 const PROTOCOLS: [&str; 3] = ["tcp", "udp", "sctp"];
 
-/// Whether the variable is made for a service of another name, not by a person for us.
+/// Returns whether the variable was generated for a service, and not set by an operator for us.
 pub(super) fn is_link(name: &str, text: &str) -> bool {
-    // Keys are written with two.
+    // Variables of keys contain double underscores.
     if name.contains("__") {
         return false;
     }
@@ -26,7 +27,7 @@ pub(super) fn is_link(name: &str, text: &str) -> bool {
     })
 }
 
-/// As `tcp://10.96.12.7:3322`.
+/// Matches text such as `tcp://10.96.12.7:3322`.
 fn is_address(text: &str) -> bool {
     text.split_once("://").is_some_and(|(protocol, _)| PROTOCOLS.contains(&protocol))
 }

@@ -1,10 +1,14 @@
+//! Tests of the overrides from the environment: what they set, when they are ignored, and that
+//! errors name the variable.
+
 use std::path::Path;
 use std::time::Duration;
 
-use super::super::tests::{error_of, load_with};
-use super::*;
-use crate::config::ImmudbConfig;
-use crate::secret::Secret;
+use super::{
+    super::tests::{error_of, load_with},
+    *,
+};
+use crate::{config::ImmudbConfig, secret::Secret};
 
 #[test]
 fn environment_goes_before_the_file() {
@@ -92,7 +96,7 @@ fn variables_of_links_are_ignored_with_one_warning() {
     let ours = links.iter().map(|(name, _)| *name).filter(|name| name.starts_with("AETHYR_"));
     let ours: Vec<_> = ["IMMUDB_PORT"].into_iter().chain(ours).collect();
     assert_eq!(*variables, ours);
-    // What was meant for us is still refused.
+    // Variables that were meant for us are still rejected.
     for meant in ["AETHYR_SERVER__SERVICE_PORT", "AETHYR_SERVER_PORT", "AETHYR_PORT_NUMBER_TCP"] {
         let error = load_with("", &[(meant, "50051")]).unwrap_err();
         assert!(matches!(error, ConfigError::UnknownVariable { .. }), "{meant}: {error}");
@@ -102,48 +106,52 @@ fn variables_of_links_are_ignored_with_one_warning() {
 #[test]
 fn faults_of_the_environment_name_the_variable() {
     for (variable, value, text) in [
-        ("AETHYR_SERVER__LISEN", "x", "AETHYR_SERVER__LISEN: names no key"),
+        ("AETHYR_SERVER__LISEN", "x", "AETHYR_SERVER__LISEN: not a configuration variable"),
         (
             "AETHYR_SERVER_LISTEN",
             "127.0.0.1:1",
-            "AETHYR_SERVER_LISTEN: names no key, AETHYR_SERVER__LISTEN does",
+            "AETHYR_SERVER_LISTEN: not a configuration variable; did you mean AETHYR_SERVER__LISTEN?",
         ),
-        ("AETHYR_SERVER", "{}", "AETHYR_SERVER: names no key"),
+        ("AETHYR_SERVER", "{}", "AETHYR_SERVER: not a configuration variable"),
         (
             "AETHYR_LIMITS__UNREAD_BYTES_MAX",
             "1000000",
-            "AETHYR_LIMITS__UNREAD_BYTES_MAX: was removed; set AETHYR_LIMITS__CALL_BYTES_MAX instead",
+            "AETHYR_LIMITS__UNREAD_BYTES_MAX: removed; use AETHYR_LIMITS__CALL_BYTES_MAX instead",
         ),
-        ("AETHYR_IMMUDB__PASSWORD", "x", "AETHYR_IMMUDB__PASSWORD: names no key, IMMUDB_PASSWORD does"),
+        (
+            "AETHYR_IMMUDB__PASSWORD",
+            "x",
+            "AETHYR_IMMUDB__PASSWORD: not a configuration variable; did you mean IMMUDB_PASSWORD?",
+        ),
         (
             "AETHYR_LIMITS__ID_BYTES_MAX",
             "256",
-            "limits.id_bytes_max (from AETHYR_LIMITS__ID_BYTES_MAX): 256, where there should be bytes from 1 to 255",
+            "limits.id_bytes_max (from AETHYR_LIMITS__ID_BYTES_MAX): found 256, expected a number of bytes from 1 to 255",
         ),
         (
             "AETHYR_LIMITS__ID_BYTES_MAX",
             "",
-            "limits.id_bytes_max (from AETHYR_LIMITS__ID_BYTES_MAX): nothing, where there should be bytes from 1 to 255",
+            "limits.id_bytes_max (from AETHYR_LIMITS__ID_BYTES_MAX): found nothing, expected a number of bytes from 1 to 255",
         ),
         (
             "AETHYR_EVENT_SOURCING__SNAPSHOT_THRESHOLDS",
             "{ Room: 0 }",
-            "event_sourcing.snapshot_thresholds.Room (from AETHYR_EVENT_SOURCING__SNAPSHOT_THRESHOLDS): 0, where there should be a whole number from 1 to 1000000000",
+            "event_sourcing.snapshot_thresholds.Room (from AETHYR_EVENT_SOURCING__SNAPSHOT_THRESHOLDS): found 0, expected a whole number from 1 to 1000000000",
         ),
         (
             "AETHYR_EVENT_SOURCING__SNAPSHOT_THRESHOLDS",
             "{ Room",
-            "event_sourcing.snapshot_thresholds (from AETHYR_EVENT_SOURCING__SNAPSHOT_THRESHOLDS): \"{ Room\", where there should be names with numbers, as in { Room: 500 }",
+            "event_sourcing.snapshot_thresholds (from AETHYR_EVENT_SOURCING__SNAPSHOT_THRESHOLDS): found \"{ Room\", expected a mapping of names to numbers, for example { Room: 500 }",
         ),
         (
             "AETHYR_IMMUDB__RETRY_DELAY",
             "3",
-            "immudb.retry_delay (from AETHYR_IMMUDB__RETRY_DELAY): 3, where there should be at most immudb.retry_delay_max, 2",
+            "immudb.retry_delay (from AETHYR_IMMUDB__RETRY_DELAY): found 3, expected at most immudb.retry_delay_max (2)",
         ),
         (
             "IMMUDB_PORT",
             "65536",
-            "immudb.port (from IMMUDB_PORT): 65536, where there should be a whole number from 1 to 65535",
+            "immudb.port (from IMMUDB_PORT): found 65536, expected a whole number from 1 to 65535",
         ),
     ] {
         assert_eq!(error_of("immudb: {}", &[(variable, value)]), text);

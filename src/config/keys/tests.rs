@@ -1,5 +1,10 @@
-use super::super::tests::{config_of, error_of, leaves, with_immudb};
-use super::*;
+//! Tests of the table of keys and of the check against it. Each test loads YAML and compares the
+//! value or the error message.
+
+use super::{
+    super::tests::{config_of, error_of, leaves, with_immudb},
+    *,
+};
 
 #[test]
 fn table_of_keys_is_the_keys_of_the_sections() {
@@ -13,25 +18,25 @@ fn unknown_keys_are_named_with_their_path() {
     for (yaml, named) in [
         (
             "servers: {}",
-            "servers: no such key (did you mean server?), there are server, event_sourcing, world, immudb, limits, logging",
+            "servers: unknown key (did you mean server?); known keys: server, event_sourcing, world, immudb, limits, logging",
         ),
         (
             "server: { lisen: x }",
-            "server.lisen: no such key (did you mean listen?), there are listen, shutdown_grace, first_call_max, request_max, unread_max, group_readable",
+            "server.lisen: unknown key (did you mean listen?); known keys: listen, shutdown_grace, first_call_max, request_max, unread_max, group_readable",
         ),
-        ("server:\n  lisen:\n", "server.lisen: no such key"),
-        ("immudb: { enabled: true }", "immudb.enabled: no such key, there are address, "),
-        ("limits: { Append_events_max: 1 }", "limits.Append_events_max: no such key"),
-        ("port: 1", "port: no such key"),
-        ("server.listen: 127.0.0.1:1", "***: no such key"),
-        ("1: {}", "***: no such key"),
+        ("server:\n  lisen:\n", "server.lisen: unknown key"),
+        ("immudb: { enabled: true }", "immudb.enabled: unknown key; known keys: address, "),
+        ("limits: { Append_events_max: 1 }", "limits.Append_events_max: unknown key"),
+        ("port: 1", "port: unknown key"),
+        ("server.listen: 127.0.0.1:1", "***: unknown key"),
+        ("1: {}", "***: unknown key"),
         (
             "event_sourcing: { snapshot_treshold: 5 }",
-            "event_sourcing.snapshot_treshold: no such key (did you mean snapshot_threshold?)",
+            "event_sourcing.snapshot_treshold: unknown key (did you mean snapshot_threshold?)",
         ),
         ("immudb: { <<: { port: 1 } }", "<<: YAML merge keys are not supported"),
         ("<<: { immudb: {} }", "<<: YAML merge keys are not supported"),
-        ("immudb: { password: \"secret\\n\" }", "immudb.password: a text, where there should be text"),
+        ("immudb: { password: \"secret\\n\" }", "immudb.password: found a string, expected text"),
     ] {
         let error = error_of(yaml, &[]);
         assert!(error.starts_with(named), "{yaml}: {error}");
@@ -41,92 +46,101 @@ fn unknown_keys_are_named_with_their_path() {
 const INVALID: &[(&str, &str)] = &[
     (
         "limits: { append_events_max: 501 }",
-        "limits.append_events_max: 501, where there should be a whole number from 1 to 500",
+        "limits.append_events_max: found 501, expected a whole number from 1 to 500",
     ),
     (
         "limits: { append_events_max: 0 }",
-        "limits.append_events_max: 0, where there should be a whole number from 1 to 500",
+        "limits.append_events_max: found 0, expected a whole number from 1 to 500",
     ),
     (
         "limits: { append_events_max: -1 }",
-        "limits.append_events_max: -1, where there should be a whole number from 1 to 500",
+        "limits.append_events_max: found -1, expected a whole number from 1 to 500",
     ),
     (
         "limits: { append_events_max: 1.5 }",
-        "limits.append_events_max: 1.5, where there should be a whole number from 1 to 500",
+        "limits.append_events_max: found 1.5, expected a whole number from 1 to 500",
     ),
     (
         "limits: { id_bytes_max: 8 MB }",
-        "limits.id_bytes_max: \"8 MB\", where there should be bytes from 1 to 255",
+        "limits.id_bytes_max: found \"8 MB\", expected a number of bytes from 1 to 255",
     ),
-    ("limits: { id_bytes_max: }", "limits.id_bytes_max: nothing, where there should be bytes from 1 to 255"),
+    (
+        "limits: { id_bytes_max: }",
+        "limits.id_bytes_max: found nothing, expected a number of bytes from 1 to 255",
+    ),
     (
         "limits: { id_bytes_max: !x 1 }",
-        "limits.id_bytes_max: a value with a tag, where there should be bytes from 1 to 255",
+        "limits.id_bytes_max: found a tagged value, expected a number of bytes from 1 to 255",
     ),
-    ("immudb: { keep_alive: 100 }", "immudb.keep_alive: 100, where there should be seconds from 1 to 99"),
-    ("immudb: { keep_alive: .nan }", "immudb.keep_alive: .nan, where there should be seconds from 1 to 99"),
-    ("immudb: { keep_alive: .inf }", "immudb.keep_alive: .inf, where there should be seconds from 1 to 99"),
+    (
+        "immudb: { keep_alive: 100 }",
+        "immudb.keep_alive: found 100, expected a number of seconds from 1 to 99",
+    ),
+    (
+        "immudb: { keep_alive: .nan }",
+        "immudb.keep_alive: found .nan, expected a number of seconds from 1 to 99",
+    ),
+    (
+        "immudb: { keep_alive: .inf }",
+        "immudb.keep_alive: found .inf, expected a number of seconds from 1 to 99",
+    ),
     (
         "server: { shutdown_grace: 5s }",
-        "server.shutdown_grace: \"5s\", where there should be seconds from 0 to 3600",
+        "server.shutdown_grace: found \"5s\", expected a number of seconds from 0 to 3600",
     ),
     (
         "server: { listen: 50051 }",
-        "server.listen: 50051, where there should be an IP address and a port, as in 127.0.0.1:50051",
+        "server.listen: found 50051, expected an IP address and port, for example 127.0.0.1:50051",
     ),
     (
         "server: { listen: 'localhost:1' }",
-        "server.listen: \"localhost:1\", where there should be an IP address and a port, as in 127.0.0.1:50051",
+        "server.listen: found \"localhost:1\", expected an IP address and port, for example 127.0.0.1:50051",
     ),
-    ("server: yes", "server: a text, where there should be keys with their values"),
-    (
-        "event_sourcing: { enabled: yes }",
-        "event_sourcing.enabled: \"yes\", where there should be true or false",
-    ),
+    ("server: yes", "server: found a string, expected a mapping of keys to values"),
+    ("event_sourcing: { enabled: yes }", "event_sourcing.enabled: found \"yes\", expected true or false"),
     (
         "event_sourcing: { log_path: '' }",
-        "event_sourcing.log_path: \"\", where there should be the path of a folder, of at most 4095 bytes",
+        "event_sourcing.log_path: found \"\", expected a directory path of at most 4095 bytes",
     ),
     (
         "event_sourcing: { log_path: storage/events/log }",
-        "event_sourcing.log_path: \"storage/events/log\", where there should be a folder outside of event_sourcing.storage_path",
+        "event_sourcing.log_path: found \"storage/events/log\", expected a directory outside event_sourcing.storage_path",
     ),
     (
         "event_sourcing: { index_path: ./storage/log/ }",
-        "event_sourcing.log_path: \"storage/log\", where there should be a folder outside of event_sourcing.index_path",
+        "event_sourcing.log_path: found \"storage/log\", expected a directory outside event_sourcing.index_path",
     ),
     (
         "event_sourcing: { snapshot_thresholds: 5 }",
-        "event_sourcing.snapshot_thresholds: 5, where there should be names with numbers, as in { Room: 500 }",
+        "event_sourcing.snapshot_thresholds: found 5, expected a mapping of names to numbers, for example { Room: 500 }",
     ),
     (
         "event_sourcing: { snapshot_thresholds: { Room: 0 } }",
-        "event_sourcing.snapshot_thresholds.Room: 0, where there should be a whole number from 1 to 1000000000",
+        "event_sourcing.snapshot_thresholds.Room: found 0, expected a whole number from 1 to 1000000000",
     ),
     (
         "event_sourcing: { snapshot_thresholds_by_id: { 7: 5 } }",
-        "event_sourcing.snapshot_thresholds_by_id: 7, where there should be names, in quotes where they look like numbers",
+        "event_sourcing.snapshot_thresholds_by_id: found 7, expected names (quote names that look like numbers)",
     ),
     (
         "immudb: { retry_delay: 3 }",
-        "immudb.retry_delay: 3, where there should be at most immudb.retry_delay_max, 2",
+        "immudb.retry_delay: found 3, expected at most immudb.retry_delay_max (2)",
     ),
     (
         "immudb: { address: '127.0.0.1:3322' }",
-        "immudb.address: \"127.0.0.1:3322\", where there should be a host name or an IP address without a port",
+        "immudb.address: found \"127.0.0.1:3322\", expected a host name or IP address without a port",
     ),
     (
         "immudb: { password: 12345 }",
-        "immudb.password: a number, where there should be text, in quotes where it looks like something else, and without a newline at its end",
+        "immudb.password: found a number, expected text without a trailing newline (quote it if it looks like a number or a flag)",
     ),
     (
         "immudb: { password: '' }",
-        "immudb.password: an empty text, where there should be text, in quotes where it looks like something else, and without a newline at its end",
+        "immudb.password: found an empty string, expected text without a trailing newline (quote it if it looks like a number or a flag)",
     ),
     (
         "logging: { level: inof }",
-        "logging.level: \"inof\", where there should be off, error, warn, info, debug or trace, or several as in info,tonic=warn",
+        "logging.level: found \"inof\", expected off, error, warn, info, debug or trace, or a list such as info,tonic=warn",
     ),
 ];
 
@@ -151,7 +165,7 @@ fn databases_have_names_that_immudb_takes() {
     }
 }
 
-/// So that the check and the sections can't drift apart.
+/// Ensures that the check and the sections do not drift apart.
 #[test]
 fn bounds_of_every_key_are_values_that_it_takes() {
     for key in KEYS {
@@ -167,11 +181,12 @@ fn bounds_of_every_key_are_values_that_it_takes() {
             ),
             _ => continue,
         };
-        // What one key may be depends on another: the largest delay of the first attempt is above the default of the later ones.
+        // The bounds of one key may depend on another key: the largest `retry_delay` is above the
+        // default of `retry_delay_max`.
         let beside = match name {
             "retry_delay" => ", retry_delay_max: 3600",
             "retry_delay_max" => ", retry_delay: 0.001",
-            // The largest request has to fit into the least.
+            // The largest request must fit into the smallest budget.
             "call_bytes_max" => ", append_bytes_max: 4194304",
             _ => "",
         };

@@ -1,5 +1,6 @@
-//! An event as it is stored, for readers: its fields are found in the record's bytes, but not taken apart. What
-//! a caller gets is a piece of these bytes.
+//! A stored event for readers: locates the fields within the record's bytes without decoding them.
+//!
+//! Clients are sent a slice of these bytes.
 
 use std::ops::Range;
 
@@ -8,20 +9,20 @@ use bytes::{Buf, BufMut, Bytes};
 use super::{RecordError, not};
 use crate::event::{AggregateId, Hash, Position, RecordedEvent, SequenceNumber, Timestamp};
 
-/// Fields of `Record` from this number on are not for callers, and come last.
+/// Fields of `Record` from this number on are not visible to clients. They come last.
 const INTERNAL_FROM: u64 = 100;
 
-/// The field `hash` of `RecordedEvent`: its number and kind, and the length of a hash.
+/// The `hash` field of `RecordedEvent`: its number, its wire type, and the length of a hash.
 const HASH_FIELD: [u8; 2] = [14 << 3 | LENGTH_DELIMITED as u8, 32];
 
 const VARINT: u64 = 0;
 const LENGTH_DELIMITED: u64 = 2;
 
-/// One event. Cheap to clone.
+/// A stored event. Cheap to clone.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct StoredEvent {
     record: Bytes,
-    /// The part of the record that callers see.
+    /// The length of the part of the record that clients can see.
     visible: usize,
     pub hash: Hash,
     pub sequence: SequenceNumber,
@@ -34,10 +35,10 @@ pub struct StoredEvent {
 }
 
 impl StoredEvent {
-    /// Finds the fields of a record that was checked against its hash.
+    /// Locates the fields of a record that was verified against its hash.
     ///
     /// # Errors
-    /// The bytes are no record.
+    /// Returns an error if the bytes are not a record.
     pub fn new(record: Bytes, hash: Hash) -> Result<Self, RecordError> {
         let mut event = Self {
             visible: record.len(),
@@ -64,18 +65,19 @@ impl StoredEvent {
                 (12, Value::Number(number)) => event.position = Position(number),
                 (13, Value::Bytes(range)) => event.recorded_at = timestamp(slice(&record, &range))?,
                 (INTERNAL_FROM.., _) => event.visible = event.visible.min(start),
-                (..INTERNAL_FROM, _) if event.visible < start => return Err(not("order of fields")),
+                (..INTERNAL_FROM, _) if event.visible < start => return Err(not("fields are out of order")),
                 (..INTERNAL_FROM, _) => {}
             }
         }
         if event.sequence.0 == 0 || event.position.0 == 0 {
-            return Err(not("numbers"));
+            return Err(not("sequence number or position is 0"));
         }
         event.record = record;
         Ok(event)
     }
 
-    /// The same event in memory of its own: the record's bytes are a part of what was read at once.
+    /// Copies the event into memory of its own. Otherwise, its record is a slice that keeps all the
+    /// bytes of a larger read in memory.
     #[must_use]
     pub fn detached(self) -> Self {
         Self { record: Bytes::copy_from_slice(&self.record), ..self }
@@ -85,19 +87,21 @@ impl StoredEvent {
         slice(&self.record, &self.aggregate_id)
     }
 
-    /// The event, taken apart.
+    /// Decodes the event.
     ///
     /// # Errors
-    /// The record breaks the rules of its fields.
+    /// Returns an error if a field of the record is invalid.
     pub fn decode(&self) -> Result<RecordedEvent, RecordError> {
         super::decode(self.record.clone(), self.hash)
     }
 
+    /// Returns the aggregate id as a value.
+    ///
     /// # Errors
-    /// It is no id.
+    /// Returns an error if the bytes are not a valid id.
     pub fn aggregate(&self) -> Result<AggregateId, RecordError> {
         let id = std::str::from_utf8(self.aggregate_id()).ok().and_then(|id| AggregateId::new(id).ok());
-        id.ok_or(not("aggregate id"))
+        id.ok_or(not("invalid aggregate id"))
     }
 
     pub fn aggregate_type(&self) -> &[u8] {
@@ -112,12 +116,13 @@ impl StoredEvent {
         slice(&self.record, &self.correlation_id)
     }
 
-    /// How many bytes [`StoredEvent::put_recorded`] writes.
+    /// Returns the number of bytes that [`StoredEvent::put_recorded`] writes.
     pub fn recorded_bytes(&self) -> usize {
         self.visible.saturating_add(HASH_FIELD.len()).saturating_add(self.hash.0.len())
     }
 
-    /// Writes the event as a `RecordedEvent`, without the length before it: fields 1 to 13 are the same.
+    /// Writes the event as a `RecordedEvent` without its length prefix. Fields 1 to 13 are the same
+    /// in both messages.
     pub fn put_recorded(&self, out: &mut impl BufMut) {
         out.put_slice(slice(&self.record, &(0..self.visible)));
         out.put_slice(&HASH_FIELD);
@@ -129,18 +134,20 @@ fn slice<'b>(bytes: &'b [u8], range: &Range<usize>) -> &'b [u8] {
     bytes.get(range.clone()).unwrap_or_default()
 }
 
-/// A `google.protobuf.Timestamp`.
+/// Decodes a `google.protobuf.Timestamp`.
 fn timestamp(bytes: &[u8]) -> Result<Timestamp, RecordError> {
     let (mut seconds, mut nanos) = (0, 0);
     let mut fields = Fields { bytes, at: 0 };
     while let Some(field) = fields.next()? {
         match (field.number, field.value) {
             (1, Value::Number(number)) => seconds = number.cast_signed(),
-            (2, Value::Number(number)) => nanos = i32::try_from(number).map_err(|_| not("time"))?,
+            (2, Value::Number(number)) => {
+                nanos = i32::try_from(number).map_err(|_| not("invalid timestamp"))?
+            }
             _ => {}
         }
     }
-    Timestamp::new(seconds, nanos).ok_or(not("time"))
+    Timestamp::new(seconds, nanos).ok_or(not("invalid timestamp"))
 }
 
 struct Field {
@@ -148,13 +155,13 @@ struct Field {
     value: Value,
 }
 
-/// The two kinds that a record uses.
+/// The two wire types that a record uses.
 enum Value {
     Number(u64),
     Bytes(Range<usize>),
 }
 
-/// The fields of a protobuf message, one after the other.
+/// Iterates over the fields of a protobuf message.
 struct Fields<'b> {
     bytes: &'b [u8],
     at: usize,
@@ -169,13 +176,16 @@ impl Fields<'_> {
         let value = match key & 7 {
             VARINT => Value::Number(self.varint()?),
             LENGTH_DELIMITED => {
-                let length = usize::try_from(self.varint()?).map_err(|_| not("length"))?;
+                let length = usize::try_from(self.varint()?).map_err(|_| {
+                    not("a field extends beyond the \
+                 end")
+                })?;
                 let end = self.at.checked_add(length).filter(|end| *end <= self.bytes.len());
-                let range = self.at..end.ok_or(not("length"))?;
+                let range = self.at..end.ok_or(not("a field extends beyond the end"))?;
                 self.at = range.end;
                 Value::Bytes(range)
             }
-            _ => return Err(not("kind of a field")),
+            _ => return Err(not("unexpected wire type")),
         };
         Ok(Some(Field { number: key >> 3, value }))
     }
@@ -184,13 +194,13 @@ impl Fields<'_> {
         let mut rest = self.bytes.get(self.at..).unwrap_or_default();
         let mut value = 0u64;
         for shift in (0..64).step_by(7) {
-            let byte = rest.try_get_u8().map_err(|_| not("end"))?;
+            let byte = rest.try_get_u8().map_err(|_| not("truncated"))?;
             self.at = self.at.saturating_add(1);
             value |= u64::from(byte & 0x7f) << shift;
             if byte < 0x80 {
                 return Ok(value);
             }
         }
-        Err(not("number"))
+        Err(not("invalid varint"))
     }
 }

@@ -1,4 +1,7 @@
-//! Commands from the wire: everything is checked here, once, and all that is wrong is named together.
+//! Decodes commands.
+//!
+//! Every field is checked here, once, and all violations are reported together. Whether a command
+//! is allowed is left to the rules of the world.
 
 use std::{
     collections::{BTreeMap, HashSet},
@@ -14,20 +17,20 @@ use crate::{
     config::LimitsConfig,
     event::{AggregateId, SequenceNumber},
     grpc::{
-        decode::{Violations, aggregate_id, name},
+        event_store::decode::{aggregate_id, name},
+        violations::Violations,
         wire::world as wire,
     },
     world::{
-        command::COMMANDS_MAX,
-        command::{Command, Commands, Contents, Expected, Operation},
-        event::Attributes,
-        game_object::NAME,
-        password::PasswordHash,
+        model::{event::Attributes, game_object::NAME, password::PasswordHash},
+        rules::command::{COMMANDS_MAX, Command, Commands, Contents, Expected, Operation},
     },
 };
 
+/// Decodes the commands of a call.
+///
 /// # Errors
-/// Names every field that is wrong.
+/// Returns an error that names every invalid field.
 pub fn decode(request: wire::ExecuteCommandsRequest, limits: &LimitsConfig) -> Result<Commands, Violations> {
     let mut wrong = Violations::default();
     let count = request.commands.len();
@@ -37,12 +40,12 @@ pub fn decode(request: wire::ExecuteCommandsRequest, limits: &LimitsConfig) -> R
         wrong.add("commands", "must not be empty");
     }
     if count > COMMANDS_MAX {
-        wrong.add("commands", format!("has {count}, {COMMANDS_MAX} are allowed"));
+        wrong.add("commands", format!("has {count} entries; at most {COMMANDS_MAX} are allowed"));
         return Err(wrong);
     }
     let expected_max = limits.expected_sequences_max;
     if expected_count > expected_max {
-        wrong.add("expected_sequences", format!("are {expected_count} together, {expected_max} are allowed"));
+        wrong.add("expected_sequences", format!("has {expected_count} entries in the call and its commands; at most {expected_max} are allowed"));
         return Err(wrong);
     }
     let expected = expected_sequences("expected_sequences", request.expected_sequences, limits, &mut wrong);
@@ -50,7 +53,7 @@ pub fn decode(request: wire::ExecuteCommandsRequest, limits: &LimitsConfig) -> R
     let mut commands = Vec::with_capacity(count);
     for (index, command) in request.commands.into_iter().enumerate() {
         if !command.command_id.is_empty() && !ids.insert(command.command_id.clone()) {
-            wrong.add(format_args!("commands[{index}].command_id"), "stands twice in this call");
+            wrong.add(format_args!("commands[{index}].command_id"), "occurs more than once in this call");
         }
         let at = format_args!("commands[{index}]");
         commands.extend(Decoding { at, limits, wrong: &mut wrong }.command(command));
@@ -72,7 +75,7 @@ fn expected_sequences(
     checked
 }
 
-/// One command.
+/// The decoder of one command.
 struct Decoding<'d> {
     at: fmt::Arguments<'d>,
     limits: &'d LimitsConfig,
@@ -93,12 +96,10 @@ impl Decoding<'_> {
                 self.text(field, text);
             }
         }
-        let correlation_id = match command.correlation_id.is_empty() {
-            true => id.clone(),
-            false => command.correlation_id,
-        };
+        let correlation_id =
+            if command.correlation_id.is_empty() { id.clone() } else { command.correlation_id };
         let Some(operation) = command.command else {
-            self.wrong.add(self.at, "says nothing that is to be done");
+            self.wrong.add(self.at, "has no operation");
             return None;
         };
         let (target, operation) = self.operation(operation)?;
@@ -107,7 +108,10 @@ impl Decoding<'_> {
         if let Some(sequence) = command.expected_sequence.map(SequenceNumber) {
             match expected.insert(target.clone(), sequence) {
                 Some(other) if other != sequence => {
-                    self.add("expected_sequence", "is another than that of the object in expected_sequences");
+                    self.add(
+                        "expected_sequence",
+                        "contradicts the entry for the same object in expected_sequences",
+                    );
                 }
                 Some(_) | None => {}
             }
@@ -149,9 +153,10 @@ impl Decoding<'_> {
             Wire::CreatePlayer(command) => {
                 let id = self.id("id", &command.id);
                 self.text("name", &command.name);
-                let password_hash = match command.password_hash.is_empty() {
-                    true => None,
-                    false => self.password_hash(&command.password_hash),
+                let password_hash = if command.password_hash.is_empty() {
+                    None
+                } else {
+                    self.password_hash(&command.password_hash)
                 };
                 Some((id?, Operation::CreatePlayer { name: command.name, password_hash }))
             }
@@ -214,7 +219,7 @@ impl Decoding<'_> {
             Ok(Wire::MoveToContainer) => Some(Contents::MoveToContainer),
             Ok(Wire::Leave) => Some(Contents::Leave),
             Err(_) => {
-                self.add("contents", "is none of REFUSE_IF_ANY, MOVE_TO_CONTAINER, LEAVE");
+                self.add("contents", "must be REFUSE_IF_ANY, MOVE_TO_CONTAINER or LEAVE");
                 None
             }
         }
@@ -228,7 +233,7 @@ impl Decoding<'_> {
         let attributes = self.attributes(command.attributes);
         let other_name = attributes.get("name").is_some_and(|name| name.as_str() != Some(&command.name));
         if !command.name.is_empty() && other_name {
-            self.add("attributes", "has another name than the field name");
+            self.add("attributes", "the attribute `name` differs from the field `name`");
         }
         let (class, name, generic) = (command.r#type, command.name, command.generic);
         Some((id?, Operation::CreateGameObject { class, name, generic, container_id, attributes }))
@@ -246,24 +251,24 @@ impl Decoding<'_> {
         if text.is_empty() { None } else { self.id(field, text) }
     }
 
-    /// A name of 1 to so many bytes.
+    /// Checks a name, which must not be empty or exceed the limit.
     fn text(&mut self, field: &str, text: &str) {
         name(format_args!("{}.{field}", self.at), text, self.limits.id_bytes_max, self.wrong);
     }
 
-    /// The name of an object, which may have none.
+    /// Checks the name of an object, which may be empty.
     fn name(&mut self, field: &str, name: &str) {
         if !name.is_empty() {
             self.text(field, name);
         }
     }
 
-    /// The same as the value of the attribute `name`.
+    /// Checks the name of an object, given as the value of the attribute `name`.
     fn name_value(&mut self, field: &str, name: &Value) {
         match name {
             Value::String(name) => self.name(field, name),
             Value::Null => {}
-            _ => self.add(field, "a name must be a text"),
+            _ => self.add(field, "the attribute `name` must be a string"),
         }
     }
 
@@ -288,10 +293,11 @@ impl Decoding<'_> {
     fn password_hash(&mut self, text: &str) -> Option<PasswordHash> {
         let hash = PasswordHash::new(text);
         if hash.is_none() {
-            // What it is is not said: it may be a password.
+            // The value is not repeated in the message: it may be a password.
             self.add(
                 "password_hash",
-                "must be a PHC string, bcrypt's form, or a hexadecimal MD5 or SHA digest; never a password",
+                "must be a PHC string, a bcrypt hash, or a hexadecimal MD5 or SHA digest; never send a \
+                 password",
             );
         }
         hash

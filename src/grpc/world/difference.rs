@@ -1,4 +1,7 @@
-//! Pieces of `DiffWorld`: which objects changed, and how.
+//! Runs `DiffWorld` piece by piece: finds the objects that changed, and then how they changed.
+//!
+//! No client can occupy all permits, and a client that does not read holds none. Comparing an
+//! object is left to [`DifferenceReader`].
 
 use std::sync::Arc;
 
@@ -9,27 +12,32 @@ use tonic::Status;
 use super::{encode, piece};
 use crate::{
     grpc::{
-        gate::Admitted,
-        reads::{DIFFERENCES_PER_CALLER_MAX, Reads},
         status,
+        transport::{
+            concurrency::Admitted,
+            reads::{DIFFERENCES_PER_CALLER_MAX, Reads},
+        },
         wire::world as wire,
     },
-    world::{difference::DifferenceReader, error::WorldError, replay::Source},
+    world::{
+        error::WorldError,
+        history::{difference::DifferenceReader, replay::Source},
+    },
 };
 
-/// Objects that are looked at for one message of a difference, and the bytes of those that differ, unless a single one
-/// has more.
+/// The maximum number of objects compared for one message, and the bytes of those that differ,
+/// unless a single one is larger.
 const LOOKED_AT_MAX: usize = 32;
 const DIFF_BYTES: usize = 256 * 1024;
 
-/// Differences that find out at once which objects changed: each holds a piece of the log meanwhile. None of them waits
-/// for its caller.
+/// The maximum number of differences that find the changed objects at the same time. Each holds a
+/// piece of the log meanwhile. None of them waits for its client.
 pub const COLLECTING_MAX: usize = 2 * DIFFERENCES_PER_CALLER_MAX;
 
-/// Finds out which objects changed.
+/// Finds the objects that changed.
 ///
 /// # Errors
-/// As [`DifferenceReader::collect`].
+/// See [`DifferenceReader::collect`].
 pub async fn collected(
     reads: Reads,
     call: Admitted,
@@ -38,7 +46,7 @@ pub async fn collected(
 ) -> Result<DifferenceReader, Status> {
     let own = call.peer.differences().clone();
     let collect = async move {
-        // Piece by piece, so that it ends soon when nobody waits for it.
+        // Piece by piece, so that it ends soon after the client is gone.
         while !reader.is_ready() {
             (reader, ()) = piece(&reads, &call, reader, DifferenceReader::collect).await?;
         }
@@ -47,27 +55,28 @@ pub async fn collected(
     in_its_place(own, collecting, collect).await
 }
 
-/// Waits for a place, and works, in a task of its own: a stream that nobody reads is not polled, and would keep the place.
-/// First for one of the caller's own, so that no caller fills the queue of all.
+/// Waits for a permit and does the work, both in a task of its own: a stream that is not read is
+/// not polled, and would keep the permit. The client's own permit comes first, so that no client
+/// fills the shared queue.
 async fn in_its_place<T: Send + 'static>(
     own: Arc<Semaphore>,
     of_all: Arc<Semaphore>,
     work: impl Future<Output = Result<T, Status>> + Send + 'static,
 ) -> Result<T, Status> {
     let working = tokio::spawn(async move {
-        // They are never closed.
+        // The semaphores are never closed.
         let _own = own.acquire_owned().await;
         let _place = of_all.acquire_owned().await;
         work.await
     });
     let working = AbortOnDropHandle::new(working);
-    working.await.unwrap_or_else(|_| Err(status::internal("a difference was aborted")))
+    working.await.unwrap_or_else(|error| Err(status::of_task(&error, "a difference")))
 }
 
-/// Those of the next objects that differ.
+/// Returns those of the next objects that differ.
 ///
 /// # Errors
-/// As [`DifferenceReader::look`].
+/// See [`DifferenceReader::look`].
 pub fn differing(
     reader: &mut DifferenceReader,
     source: &Source,
@@ -117,12 +126,13 @@ mod tests {
             tokio::task::yield_now().await;
         }
         go_on.send(()).unwrap();
-        // It is polled no more.
+        // The future is not polled any more.
         until_free(&all).await;
         assert!(unread.await.unwrap());
     }
 
-    /// However many two callers ask for, the third is served after those that were there before it.
+    /// However many differences two clients request, a third is served after those that were
+    /// already waiting for a shared permit.
     #[tokio::test]
     async fn two_callers_do_not_keep_a_third_from_its_turn() {
         let all = places(COLLECTING_MAX);
@@ -144,7 +154,7 @@ mod tests {
         let mut third = std::pin::pin!(in_its_place(places(2), all.clone(), async { Ok(()) }));
         assert!(poll!(&mut third).is_pending());
         tokio::task::yield_now().await;
-        // The first of all gives its place up: the next that waits for it is the third.
+        // The first one releases its permit, and the third client is the next in the queue.
         drop(works.swap_remove(0));
         third.await.unwrap();
         drop(works);

@@ -1,24 +1,22 @@
-//! The world's answers for the wire.
+//! Encodes the responses of the game world.
+//!
+//! It only translates. What a response contains is decided by the world.
 
 use std::sync::atomic::Ordering;
 
 use super::json;
 use crate::{
-    grpc::{
-        encode::timestamp,
-        wire::{self as store, world as wire},
-    },
+    grpc::{event_store::encode::timestamp, wire as store, wire::world as wire},
     store::StoredIn,
     world::{
-        aggregate::Aggregate,
-        changes::Change,
-        difference::ObjectDiff,
-        executed::{CommandResult, Executed, LeftBehind},
-        game_object::GameObject,
-        history::Entry,
-        lists::{FoundPlayer, Listed},
-        rebuild::{Finding, Report, Step, Watched},
-        replay::State,
+        commands::executed::{CommandResult, Executed},
+        history::{changes::Change, difference::ObjectDiff, entries::Entry, replay::State},
+        model::{aggregate::Aggregate, game_object::GameObject},
+        read_models::{
+            left_behind::LeftBehind,
+            lists::{FoundPlayer, Listed},
+            rebuild::{Finding, Report, Step, Watched},
+        },
     },
 };
 
@@ -83,7 +81,7 @@ pub fn game_object(state: &State) -> wire::GameObject {
     }
 }
 
-/// `None`: it is no player.
+/// Returns `None` if the object is not a player.
 pub fn player(state: &State) -> Option<wire::Player> {
     let Aggregate::Player(player) = &state.aggregate else { return None };
     let hash = player.password_hash.as_ref().map(|hash| hash.reveal().to_owned());
@@ -94,7 +92,7 @@ pub fn player(state: &State) -> Option<wire::Player> {
     })
 }
 
-/// `None`: it is no room.
+/// Returns `None` if the object is not a room.
 pub fn room(state: &State) -> Option<wire::Room> {
     let Aggregate::Room(room) = &state.aggregate else { return None };
     Some(wire::Room {

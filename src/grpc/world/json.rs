@@ -1,31 +1,35 @@
-//! JSON values between the wire (`google.protobuf.Value`) and the world.
+//! Converts JSON values between the wire (`google.protobuf.Value`) and the world.
+//!
+//! A number that may have been rounded on its way is rejected, and nesting is limited to what
+//! protobuf decoders accept.
 
 use std::collections::BTreeMap;
 
 use prost_types::{ListValue, Struct, Value as Wire, value::Kind};
 use serde_json::{Map, Number, Value};
 
-/// Beyond it a double has no room for the ones.
+/// From here on, a double cannot represent every whole number.
 const WHOLE_MAX: f64 = 9_007_199_254_740_992.0;
 
-/// The most lists and objects that one value may have in each other. protobuf's decoders stop at a hundred messages,
-/// of which each of these is up to three.
+/// The maximum nesting of lists and objects in one value. Protobuf decoders stop at a depth of 100
+/// messages, and each level takes up to three of them.
 const DEPTH_MAX: usize = 24;
 
-/// What is wrong with a value, or `Ok`. Whole numbers stay whole.
+/// Converts a value from the wire. Whole numbers become integers.
 ///
 /// # Errors
-/// It has no kind, is too deep, or has a number that JSON can't have or that was rounded on its way.
+/// Returns the problem if the value has no kind, is nested too deeply, or has a number that JSON
+/// cannot represent or that may have been rounded on its way.
 pub fn from_wire(value: Wire) -> Result<Value, &'static str> {
     from_wire_at(value, 0)
 }
 
 fn from_wire_at(value: Wire, depth: usize) -> Result<Value, &'static str> {
     if depth >= DEPTH_MAX && matches!(value.kind, Some(Kind::ListValue(_) | Kind::StructValue(_))) {
-        return Err("has more than 24 lists and objects in each other");
+        return Err("has more than 24 levels of nested lists and objects");
     }
     let inner = |value| from_wire_at(value, depth.saturating_add(1));
-    Ok(match value.kind.ok_or("a value is missing")? {
+    Ok(match value.kind.ok_or("has no value")? {
         Kind::NullValue(_) => Value::Null,
         Kind::BoolValue(value) => Value::Bool(value),
         Kind::StringValue(text) => Value::String(text),
@@ -40,16 +44,17 @@ fn from_wire_at(value: Wire, depth: usize) -> Result<Value, &'static str> {
 
 fn number_from(number: f64) -> Result<Number, &'static str> {
     if number.fract() != 0.0 {
-        return Number::from_f64(number).ok_or("JSON has no such number");
+        return Number::from_f64(number).ok_or("has a number that JSON cannot represent");
     }
     match number.abs() < WHOLE_MAX {
         #[expect(clippy::cast_possible_truncation, reason = "whole, and small enough")]
         true => Ok(Number::from(number as i64)),
-        false => Err("a whole number from 2^53 on is not exact here; send it as text"),
+        false => Err("has a whole number of magnitude 2^53 or more, which is not exact; send it as a string"),
     }
 }
 
-/// What lies deeper than callers could decode, which no command can make, becomes text.
+/// Converts a value for the wire. Anything nested too deeply for clients to decode, which no
+/// command can create, becomes text.
 pub fn to_wire(value: &Value) -> Wire {
     to_wire_at(value, 0)
 }

@@ -1,4 +1,5 @@
-//! Every error of ImmuDB's that a client has to tell apart, as the server words it.
+//! Every ImmuDB error that a client has to distinguish, in the wording of the server, with the
+//! verdict that it must lead to.
 
 use prost_types::Any;
 
@@ -7,7 +8,7 @@ use super::*;
 struct Row {
     code: Code,
     message: &'static str,
-    /// ImmuDB's own code and cause, where it sends them.
+    /// ImmuDB's own code and cause, if it sends them.
     info: (&'static str, &'static str),
     verdict: Verdict,
 }
@@ -100,7 +101,7 @@ const PERMANENT: [Row; 22] = [
         "grpc: received message larger than max (33554433 vs. 33554432)",
         Failed(TooLarge, Excluded),
     ),
-    // Of proxies.
+    // Sent by proxies.
     row(Code::ResourceExhausted, "Received message larger than max (9 vs. 8)", Failed(TooLarge, Possible)),
     row(Code::ResourceExhausted, "gRPC message exceeds maximum size 8: 9", Failed(TooLarge, Possible)),
     row(

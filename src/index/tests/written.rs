@@ -1,3 +1,7 @@
+//! A log that tests of the index write, and the answers that an index of it must give.
+//!
+//! The answers are computed while the log is written, without any index.
+
 use std::{
     collections::{BTreeMap, HashMap},
     fs,
@@ -26,27 +30,27 @@ const OPTIONS: Options = Options {
     writes: true,
 };
 
-/// A log of appends of three events over three of seven aggregates, with snapshots and marks, and what an index of it
-/// has to answer.
+/// A log of appends of three events each, over three of seven aggregates, with snapshots and marks,
+/// and the expected answers of an index.
 pub struct Written {
     _folder: TempDir,
     pub path: PathBuf,
     pub log: Log,
     segment_bytes: u64,
     pub number: u64,
-    pub places: HashMap<EventId, RecordPlace>,
+    pub places: HashMap<EventId, RecordAddress>,
     aggregates: BTreeMap<AggregateId, Aggregate>,
     event_types: HashMap<Arc<str>, u64>,
-    /// Where the frame of each append begins, by its first position.
-    pub frames: BTreeMap<u64, Place>,
+    /// The offset of the frame of each append, by its first position.
+    pub frames: BTreeMap<u64, LogOffset>,
     transactions: BTreeMap<u64, u64>,
-    forwarded: ForwardedMark,
+    forwarded: ReplicationMark,
 }
 
 #[derive(Default)]
 struct Aggregate {
     kind: String,
-    places: Vec<RecordPlace>,
+    places: Vec<RecordAddress>,
     snapshot: Option<SnapshotHead>,
 }
 
@@ -74,7 +78,7 @@ impl Written {
             event_types: HashMap::new(),
             frames: BTreeMap::new(),
             transactions: BTreeMap::new(),
-            forwarded: ForwardedMark::default(),
+            forwarded: ReplicationMark::default(),
         }
     }
 
@@ -137,13 +141,14 @@ impl Written {
             aggregate.snapshot = Some(SnapshotHead { sequence, place });
         }
         if number % 5 == 4 {
-            // Now and then ImmuDB has lost what it had.
+            // Now and then, ImmuDB has lost transactions.
             let position = if number % 15 == 14 { Position(append.last.0 / 2) } else { append.last };
-            let mark = ForwardedMark { position, snapshots: 0, immudb_tx: 100 + number };
+            let mark = ReplicationMark { position, snapshots: 0, immudb_tx: 100 + number };
             group.mark(&record::encode_mark(mark));
-            match position < self.forwarded.position {
-                true => self.transactions.retain(|last, _| *last <= position.0),
-                false => _ = self.transactions.insert(position.0, mark.immudb_tx),
+            if position < self.forwarded.position {
+                self.transactions.retain(|last, _| *last <= position.0)
+            } else {
+                _ = self.transactions.insert(position.0, mark.immudb_tx)
             }
             self.forwarded = mark;
         }
@@ -171,7 +176,8 @@ impl Written {
         rebuild::bring_up(index, self.log.tip().end, |_| ControlFlow::Continue(())).unwrap();
     }
 
-    /// The log goes on otherwise from the append on whose first event has this position. What is asked for does not follow.
+    /// Replaces the log from the append with this first position on. The expected answers other
+    /// than those about events are not updated.
     pub fn go_on_otherwise(&mut self, first: u64) {
         let from = self.frames[&first];
         let path = |segment| self.path.join(format!("{segment:010}.segment"));
@@ -185,13 +191,13 @@ impl Written {
         let index = Index::open(folder.path(), Found::default(), parts, OPTIONS, &CancellationToken::new());
         rebuild::bring_up(&index, recovered.end, |_| ControlFlow::Continue(())).unwrap();
         self.log = Log::new(recovered, index.complete().tip, self.segment_bytes);
-        let stays = |place: &RecordPlace| (place.segment, place.offset) < (from.segment, from.offset);
+        let stays = |place: &RecordAddress| (place.segment, place.offset) < (from.segment, from.offset);
         self.places.retain(|_, place| stays(place));
         self.aggregates.values_mut().for_each(|aggregate| aggregate.places.retain(stays));
         (0..60).for_each(|_| self.append());
     }
 
-    /// Adds what the index lacks, as the sequencer does.
+    /// Adds the missing entries to the index, as the sequencer does.
     pub fn add_to(&self, index: &Index) {
         let tip = index.complete().tip;
         let mut cursor = Cursor::after(self.log.segments().clone(), tip.end, tip.position, tip.hash);
@@ -203,7 +209,8 @@ impl Written {
         index.add(entries, || ());
     }
 
-    /// What is said without a look at the files may be less than is known, and never wrong.
+    /// Checks the answers that are given without reading files. They may be incomplete, but never
+    /// wrong.
     fn check_absence(&self, index: &Index, unknown: &[EventId]) {
         let tip = self.log.tip().position;
         match index.absent_up_to(unknown.iter().copied()) {
@@ -215,7 +222,7 @@ impl Written {
         assert!(index.is_still_absent(AbsentUpTo(tip), unknown.iter().copied()));
         let frames: Vec<_> = self.frames.iter().map(|(first, place)| (*place, *first)).collect();
         for (id, place) in &self.places {
-            let place = Place { segment: place.segment, offset: place.offset };
+            let place = LogOffset { segment: place.segment, offset: place.offset };
             let behind = frames.partition_point(|(frame, _)| *frame <= place);
             let (_, first) = frames[behind - 1];
             assert_eq!(index.absent_up_to([*id].into_iter()), None);
@@ -224,7 +231,7 @@ impl Written {
         }
     }
 
-    /// Everything that can be asked.
+    /// Checks every kind of lookup.
     pub fn check(&self, index: &Index) {
         let complete = index.complete();
         assert_eq!(complete.tip, self.log.tip());

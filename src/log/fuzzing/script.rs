@@ -1,32 +1,34 @@
-//! A log written and damaged as a script of bytes says, and what recovery and salvage must make of it.
+//! Writes and damages a log as a script of bytes directs, and checks what recovery and salvage make
+//! of it.
 
 use std::{fs, path::Path};
 
 use bytes::Bytes;
 
 use super::{from_start, read_up_to, salvaged};
-use crate::log::{Frame, Group, Log, OpenError, Place, Tip, recover, segment};
+use crate::log::{Frame, Group, Log, LogOffset, OpenError, Tip, recover, segment};
 
-/// More would only be slow.
+/// More steps would only be slow.
 const STEPS_MAX: usize = 40;
 
-/// A frame as it was written.
+/// A frame that was written.
 struct Written {
     start: u64,
     end: u64,
-    /// Where the frames begin that one sync made durable together.
+    /// The start of the frames that one sync made durable together.
     group: u64,
 }
 
-/// Writes a log into an empty folder, damages it, and opens it. Half of them were closed: the others have space behind
-/// their frames.
+/// Writes a log into an empty directory, damages it, and opens it. Half of the logs are closed
+/// cleanly. The others have preallocated space after their frames.
 pub fn damage(folder: &Path, script: &[u8]) {
     let is_closed = script.len().is_multiple_of(2);
     let mut script = Script(script);
     let (written, tip, log) = write(folder, &mut script);
-    match is_closed {
-        true => log.close().expect("closed"),
-        false => drop(log),
+    if is_closed {
+        log.close().expect("closed")
+    } else {
+        drop(log)
     }
     let path = segment::path(folder, 1);
     let whole = fs::read(&path).expect("the segment");
@@ -47,7 +49,7 @@ pub fn damage(folder: &Path, script: &[u8]) {
 
     let first_bad = left.iter().position(|left| !left);
     if first_bad.is_some() {
-        // The index saw all of it: nothing of that may be taken for a torn end.
+        // The index has seen all frames: none of them may be mistaken for a torn tail.
         refused(folder, &damaged, Some(tip.end));
     }
     let synced = first_bad.is_some_and(|bad| {
@@ -65,18 +67,19 @@ pub fn damage(folder: &Path, script: &[u8]) {
     }
 }
 
-fn refused(folder: &Path, damaged: &[u8], seen: Option<Place>) {
+fn refused(folder: &Path, damaged: &[u8], seen: Option<LogOffset>) {
     let refusal = recover(folder, seen).expect_err("damage of what was synced");
-    // Cut behind a whole frame, it may as well be a copy of before.
+    // Cut at the end of a whole frame, the log may as well be an older copy.
     assert!(matches!(refusal, OpenError::Damage(_) | OpenError::Older { .. }), "{refusal}");
     assert_eq!(fs::read(segment::path(folder, 1)).expect("the segment"), damaged, "damage was touched");
 }
 
-/// All before the damage is there, and what lay behind is kept beside the segment.
-fn taken(folder: &Path, damaged: &[u8], frames: &[(Place, Frame)], end: u64) {
+/// Checks that everything before the damage is kept, and that the rest is saved next to the
+/// segment.
+fn taken(folder: &Path, damaged: &[u8], frames: &[(LogOffset, Frame)], end: u64) {
     for _ in 0..2 {
         let recovered = recover(folder, None).expect("a torn end is no damage");
-        assert_eq!(recovered.end, Place { segment: 1, offset: end });
+        assert_eq!(recovered.end, LogOffset { segment: 1, offset: end });
         let (read, damage) = read_up_to(&recovered, from_start(&recovered));
         assert_eq!((read.as_slice(), damage), (frames, None));
     }
@@ -99,7 +102,7 @@ fn write(folder: &Path, script: &mut Script) -> (Vec<Written>, Tip, Log) {
             0 | 1 => _ = group.append(&script.records()),
             2 => _ = group.snapshot(script.bytes()),
             3 => group.mark(script.bytes()),
-            // A record that is a copy of frames must never be taken for them.
+            // A record that is a copy of frames must never be mistaken for them.
             4 => _ = group.append(&[copied(folder, &group)]),
             5 => {
                 log.write(group).expect("written");
@@ -127,7 +130,7 @@ fn copied(folder: &Path, group: &Group) -> Bytes {
     Bytes::from(bytes)
 }
 
-/// Bytes that decide; once they are used up, no more is written.
+/// The bytes that direct a run. Once they are used up, nothing more is written.
 struct Script<'a>(&'a [u8]);
 
 impl<'a> Script<'a> {
@@ -149,8 +152,8 @@ impl<'a> Script<'a> {
         (0..count).map(|_| Bytes::copy_from_slice(self.bytes())).collect()
     }
 
-    /// The rest of the script: places behind the header, in frames or not far behind them, each with what is done to the
-    /// byte there. Zero cuts.
+    /// Applies the rest of the script: each item is an offset after the header, within the frames
+    /// or shortly after them, and the change to the byte there. Zero truncates the file.
     fn damage(&mut self, whole: &[u8], frames_end: u64) -> Vec<u8> {
         const HEADER_BYTES: usize = segment::HEADER_BYTES as usize;
         let mut damaged = whole.to_vec();

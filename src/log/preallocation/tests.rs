@@ -1,3 +1,6 @@
+//! Tests of preallocated space: it is never mistaken for a torn tail or for damage, and neither of
+//! them is mistaken for preallocated space.
+
 use std::{fs, path::Path};
 
 use bytes::Bytes;
@@ -5,8 +8,8 @@ use tempfile::{TempDir, tempdir};
 
 use super::*;
 use crate::log::{
-    Access, Cursor, Damaged, Frame, Group, Log, OpenError, Place, Recovered, Salvage, Segments, Tip, recover,
-    recover_read_only, segment,
+    Access, Cursor, Damaged, Frame, Group, Log, LogOffset, OpenError, Recovered, Salvage, Segments, Tip,
+    recover, recover_read_only, segment,
 };
 
 fn new_log(folder: &Path, segment_bytes_max: u64) -> Log {
@@ -23,7 +26,7 @@ fn append(log: &mut Log) {
     write(log, |group| _ = group.append(&[Bytes::from_static(&[7; 300])]));
 }
 
-/// Three appends, and no end of the log's use.
+/// Writes three appends and drops the log without closing it.
 fn left_by_a_crash() -> (TempDir, Tip) {
     let folder = tempdir().unwrap();
     let mut log = new_log(folder.path(), u64::MAX);
@@ -47,11 +50,11 @@ fn change(folder: &TempDir, change: impl FnOnce(&mut [u8])) {
 }
 
 fn frames(recovered: &Recovered) -> Vec<Frame> {
-    let mut cursor = Cursor::new(recovered.segments().clone(), Place::START);
+    let mut cursor = Cursor::new(recovered.segments().clone(), LogOffset::START);
     std::iter::from_fn(|| cursor.next(recovered.end).unwrap()).map(|read| read.frame).collect()
 }
 
-/// What was cut off and kept, by its name.
+/// Returns the torn tails that were truncated and saved, with their file names.
 fn torn(folder: &TempDir) -> Vec<(String, Vec<u8>)> {
     let entries = fs::read_dir(folder.path()).unwrap().map(|entry| entry.unwrap().path());
     let torn = entries.filter(|path| path.to_string_lossy().contains(".torn-"));
@@ -97,7 +100,7 @@ fn a_log_that_is_closed_ends_with_its_last_frame() {
 fn a_segment_that_another_follows_ends_with_its_last_frame() {
     let folder = tempdir().unwrap();
     let mut log = new_log(folder.path(), 10_000);
-    let mut ends = vec![Place::START];
+    let mut ends = vec![LogOffset::START];
     while log.tip().end.segment < 4 {
         append(&mut log);
         let end = log.tip().end;
@@ -105,7 +108,7 @@ fn a_segment_that_another_follows_ends_with_its_last_frame() {
             Some(last) => *last = end,
             None => ends.push(end),
         }
-        // Never more than a segment has: others may be short of it.
+        // Never more than the maximum size of a segment: others may need the space.
         let last = length(&segment::path(folder.path(), end.segment));
         assert!(last <= end.offset.max(10_000), "{last} bytes for {end:?}");
     }
@@ -151,7 +154,7 @@ fn what_is_torn_in_the_space_is_cut_off_and_kept_without_the_space() {
 fn an_end_that_became_zeros_is_never_taken_for_space_that_nobody_used() {
     let (folder, tip) = left_by_a_crash();
     let end = tip.end.offset as usize;
-    // What the index had seen is gone: the same as in an older copy.
+    // Frames that the index has seen are gone, as in an older copy.
     for from in [end - 1, end - 100, end - 500] {
         let (folder, tip) = left_by_a_crash();
         change(&folder, |bytes| bytes[from..].fill(0));
@@ -172,9 +175,10 @@ fn a_last_frame_that_ends_in_zeros_is_whole() {
         let mut log = new_log(folder.path(), u64::MAX);
         write(&mut log, |group| group.mark(&[0; 50]));
         let tip = log.tip();
-        match is_closed {
-            true => log.close().unwrap(),
-            false => drop(log),
+        if is_closed {
+            log.close().unwrap()
+        } else {
+            drop(log)
         }
         assert_eq!(damages(&folder), (1, Vec::new()));
         let recovered = recover(folder.path(), Some(tip.end)).unwrap();
@@ -199,7 +203,7 @@ fn what_is_taken_back_takes_the_space_with_it() {
 #[test]
 fn where_nothing_can_be_allocated_it_is_tried_again_much_later() {
     let (folder, tip) = left_by_a_crash();
-    // A file that is open for reading takes no space.
+    // No space can be allocated in a file that is open for reading.
     let refusing = Segments::open(folder.path(), Access::ReadOnly).unwrap().file(1).unwrap();
     let taking = Segments::open(folder.path(), Access::ReadWrite).unwrap().file(1).unwrap();
     let mut preallocation = Preallocation::none(tip.end.offset);
@@ -225,9 +229,10 @@ fn damage_before_a_last_frame_that_ends_in_zeros_is_no_torn_end() {
         append(&mut log);
         write(&mut log, |group| group.mark(&[0; 50]));
         let tip = log.tip();
-        match is_closed {
-            true => log.close().unwrap(),
-            false => drop(log),
+        if is_closed {
+            log.close().unwrap()
+        } else {
+            drop(log)
         }
         change(&folder, |bytes| bytes[damaged] ^= 1);
         let kept = fs::read(path(&folder)).unwrap();

@@ -1,3 +1,6 @@
+//! Tests of reading record by record: order, memory use, and damage, with frames that fit into the
+//! buffer and larger ones.
+
 use std::{fs, path::Path};
 
 use tempfile::{TempDir, tempdir};
@@ -5,7 +8,8 @@ use tempfile::{TempDir, tempdir};
 use super::*;
 use crate::log::{Log, Tip, recover};
 
-/// Small appends, one that is larger than the buffer, and frames without events between them.
+/// Writes small appends, appends that are larger than the buffer, and frames without events between
+/// them.
 fn written(segment_bytes_max: u64) -> (TempDir, Log, Vec<Vec<u8>>) {
     let folder = tempdir().unwrap();
     let mut log = Log::new(recover(folder.path(), None).unwrap(), Tip::START, segment_bytes_max);
@@ -26,12 +30,12 @@ fn written(segment_bytes_max: u64) -> (TempDir, Log, Vec<Vec<u8>>) {
 }
 
 fn cursor(log: &Log) -> RecordCursor {
-    RecordCursor::at(log.segments().clone(), Place::START, Position(1))
+    RecordCursor::at(log.segments().clone(), LogOffset::START, Position(1))
 }
 
 fn read_all(
     mut cursor: RecordCursor,
-    end: Place,
+    end: LogOffset,
     each: impl Fn(&mut RecordCursor),
 ) -> Result<Vec<Vec<u8>>, ReadError> {
     let mut records = Vec::new();
@@ -73,7 +77,7 @@ fn a_large_frame_is_never_in_memory_as_a_whole() {
     let (_folder, log, _) = written(u64::MAX);
     let (mut cursor, end) = (cursor(&log), log.tip().end);
     while let Some(found) = cursor.find(end).unwrap() {
-        // A part, or the one record that is larger.
+        // A part of the frame, or the one record that is larger.
         let record = match &found {
             Found::Record(found) => found.bytes.len() + 100,
             Found::Other(_) => 0,
@@ -93,14 +97,14 @@ fn no_flipped_byte_goes_unnoticed() {
     let bytes = fs::read(&path).unwrap();
     let recovered = recover(folder.path(), None).unwrap();
     let segments = recovered.segments();
-    let at = |segments: &Arc<Segments>| RecordCursor::at(segments.clone(), Place::START, Position(1));
+    let at = |segments: &Arc<Segments>| RecordCursor::at(segments.clone(), LogOffset::START, Position(1));
     read_all(at(segments), end, RecordCursor::forget).unwrap();
     let flip = |path: &Path, offset: usize| {
         let mut changed = bytes.clone();
         changed[offset] ^= 1;
         fs::write(path, changed).unwrap();
     };
-    // Each byte of the small frames and of the heads, and some of the large ones.
+    // Every byte of the small frames and of the headers, and some bytes of the large frames.
     let start = usize::try_from(segment::HEADER_BYTES).unwrap();
     let offsets = (start..start + 1000).chain((start + 1000..bytes.len()).step_by(9973));
     for offset in offsets.chain(bytes.len() - 500..bytes.len()) {

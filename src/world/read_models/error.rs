@@ -1,4 +1,7 @@
-//! Why the read models can't be read or written.
+//! Errors of the read models.
+//!
+//! Also tells what an error means for the file: whether it is damaged, and whether only a rebuild
+//! helps.
 
 use std::path::PathBuf;
 
@@ -7,37 +10,37 @@ use rusqlite::ErrorCode;
 use super::taking;
 use crate::world::error::WorldError;
 
-/// The tables could not be read or written.
+/// An error while reading or writing the tables.
 #[derive(Debug, thiserror::Error)]
 pub enum ReadModelError {
     #[error(transparent)]
     Database(#[from] rusqlite::Error),
-    #[error("somebody else writes to them")]
+    #[error("another process is writing to the file")]
     InUse,
     #[error("{path}: {source}")]
     Io { path: PathBuf, source: std::io::Error },
-    /// Nothing in it is touched.
-    #[error("{path} is a database of something else; {key} must name another place")]
+    /// The file is left untouched.
+    #[error("{path} is a database of another program; set {key} to another path")]
     Foreign { path: PathBuf, key: &'static str },
-    #[error("{path} is in use by another service: every service needs a file of its own ({key})")]
+    #[error("{path} is in use by another service; each service needs its own file ({key})")]
     OfAnotherService { path: PathBuf, key: &'static str },
-    /// Nothing in it is touched.
+    /// The file is left untouched.
     #[error(
-        "{path} was made from another log ({owner}): give this service a file of its own ({key}), or delete that one if no service \
-         uses it"
+        "{path} was created from another log ({owner}); give this service its own file ({key}), or delete {path} if no \
+         service uses it"
     )]
     OfAnotherLog { path: PathBuf, owner: String, key: &'static str },
-    #[error("they are not open: {0}")]
+    #[error("the file is not open: {0}")]
     NotOpen(String),
     #[error(
-        "somebody keeps an old state of the file open, so its write-ahead log has {bytes} bytes, and no more than {max} \
-         (world.read_models_wal_max) are allowed; they take no events until that reader ends"
+        "another program keeps a read transaction open, and the write-ahead log has grown to {bytes} bytes \
+         (at most {max}, world.read_models_wal_max); no events are applied until that transaction ends"
     )]
     WalFull { bytes: u64, max: u64 },
 }
 
 impl ReadModelError {
-    /// Names another key of the configuration than that of the read models.
+    /// Names another configuration key than that of the read models.
     pub(super) fn of_key(mut self, its: &'static str) -> Self {
         match &mut self {
             Self::Foreign { key, .. }
@@ -50,7 +53,7 @@ impl ReadModelError {
         self
     }
 
-    /// The file is damaged, or none of a database.
+    /// Returns whether the file is damaged or not a database.
     pub fn is_damage(&self) -> bool {
         match self {
             Self::Database(error) => {
@@ -69,7 +72,8 @@ impl ReadModelError {
         }
     }
 
-    /// Another try helps as little as a restart: the rows are not what the projections left.
+    /// Returns whether the rows are not as the projections left them. Neither a retry nor a restart
+    /// helps then.
     pub fn is_of_the_rows(&self) -> bool {
         match self {
             Self::Database(error) => self.is_damage() || !taking::is_of_the_environment(error),

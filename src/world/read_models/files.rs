@@ -1,4 +1,7 @@
-//! The file of the read models, and what SQLite keeps beside it.
+//! The file of the read models, and the files that SQLite keeps next to it.
+//!
+//! Claims, identifies, renames and removes them together. Their contents, and whether they may be
+//! removed, are left to others.
 
 use std::{
     fs, io,
@@ -8,7 +11,7 @@ use std::{
 
 use super::ReadModelError;
 
-/// The key of the configuration that names it.
+/// The configuration key of the path.
 pub const KEY: &str = "world.read_models_path";
 
 const ALL: [&str; 4] = ["", "-wal", "-shm", "-journal"];
@@ -19,21 +22,21 @@ pub fn with_suffix(path: &Path, suffix: &str) -> PathBuf {
     name.into()
 }
 
-/// Where the file and all that belongs to it may lie.
+/// Returns the paths at which the file and everything that belongs to it may exist.
 pub fn all(path: &Path) -> impl Iterator<Item = PathBuf> + use<'_> {
     ALL.iter().map(|suffix| with_suffix(path, suffix))
 }
 
-/// How long the write-ahead log is.
+/// Returns the size of the write-ahead log.
 pub fn wal_bytes(path: &Path) -> u64 {
     fs::metadata(with_suffix(path, "-wal")).map_or(0, |found| found.len())
 }
 
-/// Claims the file for this process, for as long as what is returned is kept: another service would take the rows of this
-/// one's history for wrong, and make them anew.
+/// Claims the file for this process until the returned handle is dropped. Another service would
+/// consider the rows of this history wrong, and rebuild them.
 ///
 /// # Errors
-/// Another process has it, or it can't be claimed.
+/// Returns an error if another process holds the claim, or if the file cannot be claimed.
 pub fn claim(path: &Path) -> Result<fs::File, ReadModelError> {
     let lock = with_suffix(path, ".lock");
     let error = |source| ReadModelError::Io { path: lock.clone(), source };
@@ -47,7 +50,7 @@ pub fn claim(path: &Path) -> Result<fs::File, ReadModelError> {
     }
 }
 
-/// Which file it is, whatever its name, and its write-ahead log.
+/// Identifies a file, whatever its name, and its write-ahead log.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Identity {
     file: (u64, u64),
@@ -55,20 +58,21 @@ pub struct Identity {
 }
 
 impl Identity {
-    /// `None`: there is no file.
+    /// Returns `None` if there is no file.
     pub fn of(path: &Path) -> Option<Self> {
         Some(Self { file: number(path)?, wal: number(&with_suffix(path, "-wal")) })
     }
 
-    /// The path still leads to the same file.
+    /// Returns whether the path still leads to the same file.
     pub fn is_at(self, path: &Path) -> bool {
         number(path) == Some(self.file)
     }
 
-    /// Removes what is left of this file where another took its place: its write-ahead log would be taken for the other's.
+    /// Removes what is left of this file after another file took its place: its write-ahead log
+    /// would be mistaken for that of the other file.
     ///
     /// # Errors
-    /// One of the files can't be deleted.
+    /// Returns an error if one of the files cannot be deleted.
     pub fn remove_rest(self, path: &Path) -> Result<(), ReadModelError> {
         if self.wal.is_none() || number(&with_suffix(path, "-wal")) != self.wal {
             return Ok(());
@@ -77,21 +81,23 @@ impl Identity {
     }
 }
 
-/// The device, and the number that it has there.
+/// Returns the device and the inode number.
 fn number(path: &Path) -> Option<(u64, u64)> {
     fs::metadata(path).ok().map(|found| (found.dev(), found.ino()))
 }
 
+/// Removes the file and everything that belongs to it.
+///
 /// # Errors
-/// One of the files can't be deleted.
+/// Returns an error if one of the files cannot be deleted.
 pub fn remove(path: &Path) -> Result<(), ReadModelError> {
     each(path, |file, _| fs::remove_file(file))
 }
 
-/// Removes the read models of a log that is put aside. Others' are left alone.
+/// Removes the read models of a log that was renamed. Those of other logs are left alone.
 ///
 /// # Errors
-/// A service uses them, or one of the files can't be deleted.
+/// Returns an error if a service uses them, or if one of the files cannot be deleted.
 pub fn remove_those_of(path: &Path, log: Option<&str>) -> Result<(), ReadModelError> {
     if log.is_none() || !path.exists() {
         return Ok(());
@@ -104,10 +110,10 @@ pub fn remove_those_of(path: &Path, log: Option<&str>) -> Result<(), ReadModelEr
     }
 }
 
-/// Gives it another name, so that nothing is lost of what may be somebody's.
+/// Renames the file, so that data that may belong to another program is not lost.
 ///
 /// # Errors
-/// One of the files can't be renamed.
+/// Returns an error if one of the files cannot be renamed.
 pub fn put_aside(path: &Path) -> Result<PathBuf, ReadModelError> {
     let is_free = |aside: &PathBuf| ALL.iter().all(|suffix| !with_suffix(aside, suffix).exists());
     let numbered = (2u32..).map(|number| with_suffix(path, &format!(".damaged-{number}")));

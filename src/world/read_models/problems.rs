@@ -1,5 +1,7 @@
-//! What keeps the read models from following, and what they leave out: for `Stats`, for calls that are refused because of
-//! it, and for the log, which says it at once and then once a minute.
+//! What keeps the read models from following the events, and which events they skip.
+//!
+//! Reported by `Stats`, by calls that are rejected because of it, and in the server log:
+//! immediately, and then once a minute.
 
 use std::{
     collections::BTreeMap,
@@ -12,19 +14,19 @@ use tracing::{error, info, warn};
 use super::ReadModelError;
 use crate::event::Position;
 
-/// Between two lines about the same.
+/// The time between two log lines about the same problem.
 const EVERY: Duration = Duration::from_secs(60);
 
-/// A line of the log that may be due.
+/// A log line that may be due.
 #[derive(Debug, Default)]
 struct Line {
     written_at: Option<Instant>,
-    /// Times that no line was written about.
+    /// The number of occurrences without a line.
     unwritten: u64,
 }
 
 impl Line {
-    /// How often it happened since the last line, if one is due.
+    /// Counts an occurrence. Returns the number since the last line if a line is due.
     fn due(&mut self) -> Option<u64> {
         self.unwritten = self.unwritten.saturating_add(1);
         if self.written_at.is_some_and(|written_at| written_at.elapsed() < EVERY) {
@@ -35,7 +37,7 @@ impl Line {
     }
 }
 
-/// Of one projection: events that it could not make rows of.
+/// The events that one projection could not apply.
 #[derive(Debug, Default)]
 struct PassedOver {
     count: u64,
@@ -43,10 +45,10 @@ struct PassedOver {
     line: Line,
 }
 
-/// What is wrong just now.
+/// The current problems.
 #[derive(Debug)]
 pub struct Problems {
-    /// Of these.
+    /// The name of the tables that have the problems.
     what: &'static str,
     wrong: Mutex<Wrong>,
 }
@@ -74,36 +76,36 @@ impl Problems {
         self.wrong.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// The tables do not follow the events.
+    /// Records that the tables do not follow the events.
     pub fn they_do_not_follow(&self, problem: &str) {
         let mut wrong = self.wrong();
         let since = wrong.following.take().map_or_else(Instant::now, |(_, since)| since);
         wrong.following = Some((problem.to_owned(), since));
         if let Some(times) = wrong.not_following.due() {
-            error!(problem, times, "{} do not follow; another try is made every few seconds", self.what);
+            error!(problem, times, "cannot update {}; retrying every few seconds", self.what);
         }
     }
 
-    /// They do.
+    /// Records that the tables follow the events.
     pub fn they_follow(&self) {
         if let Some((_, since)) = self.wrong().following.take() {
-            info!(after = ?since.elapsed(), "{} follow again", self.what);
+            info!(after = ?since.elapsed(), "{}: updates have resumed", self.what);
         }
     }
 
-    /// Why they do not follow.
+    /// Returns why the tables do not follow, or `None` if they do.
     pub fn why_not(&self) -> Option<String> {
         self.wrong().following.as_ref().map(|(problem, _)| problem.clone())
     }
 
-    /// A question was not answered.
+    /// Records that a query failed.
     pub fn they_cannot_be_read(&self, error: &ReadModelError) {
         if let Some(times) = self.wrong().unreadable.due() {
-            warn!(%error, times, "{} can't be read", self.what);
+            warn!(%error, times, "cannot read {}", self.what);
         }
     }
 
-    /// A projection makes no rows of an event.
+    /// Records that a projection skips an event.
     pub fn passes_over(&self, projection: &'static str, position: Position, error: &rusqlite::Error) {
         let mut wrong = self.wrong();
         let passed_over = wrong.passed_over.entry(projection).or_default();
@@ -111,24 +113,24 @@ impl Problems {
         passed_over.last = format!("at position {position}: {error}");
         if let Some(times) = passed_over.line.due() {
             let position = position.0;
-            warn!(projection, position, times, %error, "the projection passes over an event");
+            warn!(projection, position, times, %error, "the projection skipped an event");
         }
     }
 
-    /// All tables are made anew.
+    /// Resets the counts of skipped events, because all tables are rebuilt.
     pub fn begin_anew(&self) {
         for passed_over in self.wrong().passed_over.values_mut() {
             passed_over.count = 0;
         }
     }
 
-    /// What is wrong with one projection; empty: nothing.
+    /// Returns what is wrong with one projection, or an empty text if nothing is.
     pub fn of(&self, projection: &str) -> String {
         let wrong = self.wrong();
         let not_following = wrong.following.iter().map(|(problem, _)| problem.clone());
         let passed_over = wrong.passed_over.get(projection).filter(|passed_over| passed_over.count > 0);
         let passed_over = passed_over.map(|passed_over| {
-            format!("passed over {} events, the last {}", passed_over.count, passed_over.last)
+            format!("skipped {} events, the last {}", passed_over.count, passed_over.last)
         });
         not_following.chain(passed_over).collect::<Vec<_>>().join("; ")
     }

@@ -1,4 +1,7 @@
-//! The tables of all projections in one file, with how far they are.
+//! The tables of all projections in one file, with the position that they have reached.
+//!
+//! Checks that a file belongs to this program and this log before changing it. Rows and position
+//! change in one transaction; how a projection applies an event is left to `taking`.
 
 use std::{path::Path, sync::Arc, time::Duration};
 
@@ -13,14 +16,12 @@ use super::{
     ReadModelError,
     files::{self, put_aside, remove},
     problems::Problems,
+    projections::Projection,
     taking,
 };
-use crate::{
-    event::{Hash, Position, RecordedEvent},
-    world::projections::Projection,
-};
+use crate::event::{Hash, Position, RecordedEvent};
 
-/// Up to where the events are in the tables.
+/// The position up to which events are in the tables, with its chain hash.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Reached {
     pub position: Position,
@@ -31,29 +32,30 @@ impl Reached {
     pub const START: Self = Self { position: Position(0), hash: Hash::START };
 }
 
-/// Tables of some projections in one file.
+/// The tables of a set of projections in one file.
 pub struct Tables {
     rows: Connection,
     reached: Reached,
-    /// What repairs up to here pass over was never taken in.
+    /// Events excluded by repairs up to this position were never applied.
     repairs_until: Position,
     problems: Arc<Problems>,
 }
 
-/// Whether a crash may leave the file unusable.
+/// Whether the file survives a crash.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Durability {
     Kept,
-    /// It is being made, and made again if that ends early.
+    /// It may not. The file is being built, and is built again if that ends early.
     Given,
 }
 
 impl Tables {
-    /// Opens the file, which is made when it is not there. One of other projections, or of other versions of
-    /// them, is replaced; one that can't be read is put aside, and one that is another program's stays.
+    /// Opens the file, and creates it if it does not exist. A file of other projections, or of
+    /// other versions of them, is replaced. A file that cannot be read is renamed, and one of
+    /// another program is left alone.
     ///
     /// # Errors
-    /// The file can't be opened, written or replaced.
+    /// Returns an error if the file cannot be opened, written or replaced.
     pub fn open(
         path: &Path,
         projections: &[Box<dyn Projection>],
@@ -64,11 +66,11 @@ impl Tables {
             Ok(None) => remove(path)?,
             Err(error) if error.is_damage() => {
                 let aside = put_aside(path)?;
-                warn!(%error, aside = %aside.display(), "the read models are damaged, and were put aside");
+                warn!(%error, aside = %aside.display(), "the read models are damaged; the file was renamed");
             }
             Err(error) => return Err(error),
         }
-        info!(path = %path.display(), "the read models are made anew");
+        info!(path = %path.display(), "rebuilding the read models");
         match Self::try_open(path, projections, durability)? {
             Some(tables) => Ok(tables),
             None => Err(rusqlite::Error::InvalidQuery.into()),
@@ -82,7 +84,7 @@ impl Tables {
     ) -> Result<Option<Self>, ReadModelError> {
         let mut rows = Connection::open(path)?;
         rows.busy_timeout(WRITER_BUSY_MAX)?;
-        // Before anything is changed in it.
+        // Checked before anything is changed in the file.
         let is_new = match whose(&rows)? {
             Whose::Nobodys => true,
             Whose::Ours => false,
@@ -96,7 +98,7 @@ impl Tables {
                 rows.pragma_update(None, "synchronous", "NORMAL")?;
             }
             Durability::Given => {
-                // Kept in memory: what fails is taken back here as well.
+                // Kept in memory, because failed transactions are rolled back here as well.
                 rows.pragma_update(None, "journal_mode", "MEMORY")?;
                 rows.pragma_update(None, "synchronous", "OFF")?;
             }
@@ -117,7 +119,7 @@ impl Tables {
             making.commit()?;
         }
         let reached = match reached_by(&rows, projections).map_err(ReadModelError::from) {
-            // Ours, and not as we left it.
+            // The file is ours, but not as we left it.
             Err(error) if error.is_of_the_rows() && !error.is_damage() => None,
             reached => reached?,
         };
@@ -129,12 +131,12 @@ impl Tables {
         }))
     }
 
-    /// Writes down which log they were made from.
+    /// Records which log the tables are built from.
     ///
     /// # Errors
-    /// The database's.
+    /// Returns an error if the database fails.
     pub fn belong_to(&self, log: &str) -> Result<(), ReadModelError> {
-        // Most files are named already, and another program may keep the lock that a write needs.
+        // Most files name a log already, and another program may hold the lock that a write needs.
         if owner_in(&self.rows)?.is_some() {
             return Ok(());
         }
@@ -151,7 +153,7 @@ impl Tables {
         self.repairs_until
     }
 
-    /// They are begun now, by whoever knows the repairs up to here.
+    /// Records that the tables are built from the start, with the repairs up to `until` known.
     pub fn know_repairs_until(&mut self, until: Position) {
         self.repairs_until = until;
     }
@@ -160,11 +162,11 @@ impl Tables {
         &self.rows
     }
 
-    /// Takes over all rows of the others, at once for everybody who reads.
+    /// Replaces all rows with those of the other tables, at the same moment for all readers.
     ///
     /// # Errors
-    /// The database's; nothing has changed then.
-    pub fn become_like(&mut self, others: &Self) -> Result<(), ReadModelError> {
+    /// Returns an error if the database fails or is in use. Nothing has changed then.
+    pub fn restore_from(&mut self, others: &Self) -> Result<(), ReadModelError> {
         const ALL_PAGES: i32 = -1;
         const TRIES_MAX: usize = 5;
         let copying = Backup::new(&others.rows, &mut self.rows)?;
@@ -180,11 +182,11 @@ impl Tables {
         Ok(())
     }
 
-    /// Takes events in, in one transaction with how far that is. What a projection can't make rows of is passed over
-    /// by that projection, and logged.
+    /// Applies events, in one transaction with the position reached. If a projection cannot apply
+    /// an event, that projection skips it, and the skip is logged.
     ///
     /// # Errors
-    /// The database's; nothing was taken in then.
+    /// Returns an error if the database fails. No event has been applied then.
     pub fn take(
         &mut self,
         projections: &[Box<dyn Projection>],
@@ -198,15 +200,16 @@ impl Tables {
         Ok(())
     }
 
-    /// Where what is said of single events is kept.
+    /// Sets where problems with single events are recorded.
     pub(super) fn tell(&mut self, problems: Arc<Problems>) {
         self.problems = problems;
     }
 
-    /// Takes all of the write-ahead log into the file and cuts it, unless somebody still reads an old state.
+    /// Moves the whole write-ahead log into the file and truncates it, unless a reader still uses
+    /// an old snapshot.
     ///
     /// # Errors
-    /// The database's.
+    /// Returns an error if the database fails.
     pub fn truncate_wal(&self) -> Result<(), ReadModelError> {
         Ok(self.rows.query_row("PRAGMA wal_checkpoint(TRUNCATE)", [], |_| Ok(()))?)
     }
@@ -219,16 +222,17 @@ const PROJECTIONS: &str = "CREATE TABLE projections (
     hash BLOB NOT NULL
 ) WITHOUT ROWID;";
 
-/// The log that they were made from. Files of older versions have no such table.
+/// The log that the tables are built from. Files of older versions do not have this table.
 const BELONGS_TO: &str =
     "CREATE TABLE IF NOT EXISTS belongs_to (log_id TEXT NOT NULL PRIMARY KEY) WITHOUT ROWID;";
 
-/// Whether the file may be changed, replaced and deleted: it is none, or is of this log. What is no database at all is for
-/// [`Tables::open`] to put aside.
+/// Checks that the file may be changed, replaced and deleted: it does not exist, names no log, or
+/// belongs to this log. A file that is not a database is left to [`Tables::open`], which renames
+/// it.
 ///
 /// # Errors
-/// It is another program's or another log's, or can't be read.
-pub(in crate::world) fn check_owner(path: &Path, log: Option<&str>) -> Result<(), ReadModelError> {
+/// Returns an error if the file belongs to another program or another log, or if it cannot be read.
+pub(crate) fn check_owner(path: &Path, log: Option<&str>) -> Result<(), ReadModelError> {
     if !path.exists() {
         return Ok(());
     }
@@ -249,20 +253,20 @@ pub(in crate::world) fn check_owner(path: &Path, log: Option<&str>) -> Result<()
     }
 }
 
-/// How far the rows in a file are that is not opened.
+/// Returns the position of the rows in a file that is not open.
 ///
 /// # Errors
-/// The database's.
+/// Returns an error if the database fails.
 pub(super) fn reached_in_file(path: &Path) -> Result<Reached, ReadModelError> {
     let rows = Connection::open_with_flags(path, OpenFlags::SQLITE_OPEN_READ_WRITE)?;
     rows.busy_timeout(WRITER_BUSY_MAX)?;
     Ok(reached_in(&rows)?)
 }
 
-/// The file names no log any more.
+/// Removes the name of the log from a file.
 ///
 /// # Errors
-/// The database's.
+/// Returns an error if the database fails.
 pub(super) fn disown(path: &Path) -> Result<(), ReadModelError> {
     let rows = Connection::open_with_flags(path, OpenFlags::SQLITE_OPEN_READ_WRITE)?;
     rows.busy_timeout(WRITER_BUSY_MAX)?;
@@ -270,7 +274,7 @@ pub(super) fn disown(path: &Path) -> Result<(), ReadModelError> {
     Ok(())
 }
 
-/// The log that the rows name; `None` where they name none.
+/// Returns the log that the file names, or `None` if it names none.
 fn owner_in(rows: &Connection) -> rusqlite::Result<Option<String>> {
     let is_named: bool = rows.query_row(
         "SELECT count(*) > 0 FROM sqlite_schema WHERE type = 'table' AND name = 'belongs_to'",
@@ -281,20 +285,21 @@ fn owner_in(rows: &Connection) -> rusqlite::Result<Option<String>> {
         return Ok(None);
     }
     match rows.query_row("SELECT log_id FROM belongs_to LIMIT 1", [], |row| row.get(0)).optional() {
-        // A table of another shape names nobody.
+        // A table of another shape names no log.
         Err(error) if !taking::is_of_the_environment(&error) => Ok(None),
         owner => owner,
     }
 }
 
-/// How long to wait for somebody else who writes, or reads what is to be cut; then another try is made later.
+/// How long to wait for another writer, or for a reader that blocks a truncation. The operation is
+/// retried later.
 const WRITER_BUSY_MAX: Duration = Duration::from_secs(1);
-/// How long a question waits for somebody else who has the file for himself.
+/// How long a query waits for a program that has locked the file exclusively.
 pub(super) const READER_BUSY_MAX: Duration = Duration::from_millis(250);
 const STATEMENTS_MAX: usize = 64;
 const CACHE_KIB: i64 = 64 * 1024;
 
-/// How far the tables are that a reader sees: all projections stand at one position.
+/// Returns the position of the tables that a reader sees. All projections are at the same position.
 pub(super) fn reached_in(rows: &Connection) -> rusqlite::Result<Reached> {
     let sql = "SELECT position, hash FROM projections LIMIT 1";
     rows.prepare_cached(sql)?.query_row([], |row| {
@@ -304,14 +309,15 @@ pub(super) fn reached_in(rows: &Connection) -> rusqlite::Result<Reached> {
     })
 }
 
-/// `None`: they are other projections, or other versions of them.
+/// Which program created a file.
 enum Whose {
     Nobodys,
     Ours,
     AnotherPrograms,
 }
 
-/// Told by the table that we make first, whose text SQLite keeps: other programs have one of that name, too.
+/// Recognizes our files by the first table that we create, whose SQL text SQLite keeps. Its name is
+/// not enough, because other programs may use the same one.
 fn whose(rows: &Connection) -> Result<Whose, rusqlite::Error> {
     let words = |text: &str| text.split_whitespace().collect::<String>();
     let made: Option<String> = rows
@@ -321,15 +327,18 @@ fn whose(rows: &Connection) -> Result<Whose, rusqlite::Error> {
         .optional()?;
     if let Some(made) = made {
         let ours = words(PROJECTIONS);
-        return Ok(match words(&made) == ours.trim_end_matches(';') {
-            true => Whose::Ours,
-            false => Whose::AnotherPrograms,
+        return Ok(if words(&made) == ours.trim_end_matches(';') {
+            Whose::Ours
+        } else {
+            Whose::AnotherPrograms
         });
     }
     let has_others = rows.query_row("SELECT count(*) > 0 FROM sqlite_master", [], |row| row.get(0))?;
     Ok(if has_others { Whose::AnotherPrograms } else { Whose::Nobodys })
 }
 
+/// Returns the position that all projections share, or `None` if the file has other projections or
+/// other versions of them.
 fn reached_by(
     rows: &Connection,
     projections: &[Box<dyn Projection>],

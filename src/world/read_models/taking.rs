@@ -1,8 +1,9 @@
-//! Events of one transaction, and the mistakes of projections: each event is wholly in the rows of a projection, or is
-//! passed over by that projection alone, and the transaction stays sound.
+//! Applies the events of one transaction, and contains the mistakes of projections: a projection
+//! either applies an event completely or skips it without affecting the others, and the transaction
+//! stays consistent.
 //!
-//! An error of the environment (a full disk, a lock) ends the transaction, and another try is made later. Any other
-//! error is a mistake of the projection, which another try would only repeat.
+//! An error of the environment (a full disk, a lock) ends the transaction, and is retried later.
+//! Any other error is a mistake of the projection, which a retry would only repeat.
 
 use std::{
     any::Any,
@@ -16,45 +17,46 @@ use rusqlite::{
     params,
 };
 
-use super::{problems::Problems, tables::Reached};
+use super::{
+    problems::Problems,
+    projections::{ProjectedEvent, Projection},
+    tables::Reached,
+};
 use crate::{
     event::{Position, RecordedEvent},
-    world::{
-        event::WorldEvent,
-        projections::{ProjectedEvent, Projection},
-    },
+    world::model::event::WorldEvent,
 };
 
-/// Times that one projection may roll back one transaction. Then it takes no more events of that transaction:
-/// each time all events have to be taken in anew.
+/// The maximum number of times that one projection may roll back a transaction. After that it skips
+/// all events of the transaction, because each rollback requires all events to be applied again.
 const ROLLBACKS_MAX: usize = 4;
 
 /// The name of our savepoints.
 const SAVEPOINT: &str = "_event";
 
-/// Code panicked, with these words if it had any.
+/// A panic, with its message if it had one.
 #[derive(Debug, Clone, thiserror::Error)]
-#[error("it panicked: {0}")]
+#[error("panicked: {0}")]
 pub struct Panicked(String);
 
 impl Panicked {
     pub fn with(panic: &(dyn Any + Send)) -> Self {
         let text = panic.downcast_ref::<&str>().map(|text| (*text).to_owned());
         let text = text.or_else(|| panic.downcast_ref::<String>().cloned());
-        Self(text.unwrap_or_else(|| "without a word".to_owned()))
+        Self(text.unwrap_or_else(|| "no message".to_owned()))
     }
 }
 
-/// What a projection did to the transaction, instead of to its rows.
+/// What a projection did to the transaction instead of to its rows.
 #[derive(Debug, thiserror::Error)]
 enum Mistake {
-    #[error("it rolled back the transaction")]
+    #[error("the projection rolled back the transaction")]
     RolledBack,
-    #[error("it rolled back the transaction: {0}")]
+    #[error("the projection rolled back the transaction: {0}")]
     RolledBackWith(Error),
-    #[error("rows of {table} name rows of another table that do not exist (FOREIGN KEY)")]
+    #[error("rows of {table} refer to rows that do not exist (FOREIGN KEY)")]
     ForeignKey { table: String },
-    #[error("it rolled back the transaction {ROLLBACKS_MAX} times")]
+    #[error("the projection rolled back the transaction {ROLLBACKS_MAX} times")]
     RolledBackOften,
 }
 
@@ -64,7 +66,8 @@ impl From<Mistake> for Error {
     }
 }
 
-/// The machine, the disk or another program, and not what a projection asked for.
+/// Returns whether an error comes from the machine, the disk or another program, and not from a
+/// statement of a projection.
 pub fn is_of_the_environment(error: &Error) -> bool {
     use ErrorCode::{
         CannotOpen, DatabaseBusy, DatabaseCorrupt, DatabaseLocked, DiskFull, FileLockingProtocolFailed,
@@ -91,11 +94,12 @@ pub fn is_of_the_environment(error: &Error) -> bool {
     )
 }
 
-/// From here on no statement of a projection begins, commits or rolls back the transaction, which is not its own, or releases
-/// one of our savepoints. SQLite asks for each statement when it is prepared.
+/// Keeps the statements of projections from beginning, committing or rolling back the transaction,
+/// which is not theirs, and from releasing our savepoints. SQLite checks each statement when it is
+/// prepared.
 ///
 /// # Errors
-/// The database's.
+/// Returns an error if the database fails.
 pub fn guard(rows: &mut Connection) -> Result<()> {
     rows.authorizer(Some(|context: AuthContext<'_>| match context.action {
         AuthAction::Transaction { .. } if is_projecting() => Authorization::Deny,
@@ -107,7 +111,7 @@ pub fn guard(rows: &mut Connection) -> Result<()> {
 }
 
 std::thread_local! {
-    /// A projection is at work, in this thread.
+    /// Whether a projection is running on this thread.
     static PROJECTING: std::cell::Cell<bool> = const { std::cell::Cell::new(false) };
 }
 
@@ -115,31 +119,31 @@ fn is_projecting() -> bool {
     PROJECTING.get()
 }
 
-/// What one transaction passes over.
+/// What one transaction skips.
 #[derive(Default)]
 struct Without {
-    /// By the number of the projection, single events.
+    /// Single events, by the index of the projection.
     events: BTreeSet<(usize, Position)>,
     rollbacks: BTreeMap<usize, usize>,
-    /// Projections that take nothing of it, and why.
+    /// Projections that skip all events of the transaction, with the reason.
     wholly: BTreeMap<usize, String>,
-    /// What is to be told when it is committed.
+    /// The skipped events to report once the transaction is committed.
     told: Vec<(&'static str, Position, Error)>,
 }
 
-/// How a try ended.
+/// The outcome of an attempt.
 enum Tried {
     Committed,
-    /// This projection ended the transaction, at this event.
+    /// The projection ended the transaction, at this event.
     RolledBack(usize, Position, Error),
-    /// Rows of these projections name rows that are not there.
+    /// Rows of these projections refer to rows that do not exist.
     Dangling(BTreeMap<usize, String>),
 }
 
-/// Takes the events behind `after` in, in one transaction with `reached`.
+/// Applies the events after `after`, in one transaction with `reached`.
 ///
 /// # Errors
-/// Those of the environment; nothing was taken in then.
+/// Returns an error if the environment fails. No event has been applied then.
 pub fn take(
     rows: &mut Connection,
     projections: &[Box<dyn Projection>],
@@ -149,7 +153,7 @@ pub fn take(
 ) -> Result<()> {
     let events: Vec<&RecordedEvent> = events.iter().filter(|event| event.position > after).collect();
     let mut without = Without::default();
-    // Without savepoints, as long as nothing is wrong.
+    // First without savepoints, which is enough as long as nothing goes wrong.
     if let Some(Tried::Committed) = attempt(rows, projections, &events, reached, &mut without, false)? {
         return Ok(());
     }
@@ -177,7 +181,7 @@ pub fn take(
     Ok(())
 }
 
-/// One try. `None`: something is passed over, and with savepoints it could have gone on.
+/// Makes one attempt. Returns `None` if an event has to be skipped, which requires savepoints.
 fn attempt(
     rows: &mut Connection,
     projections: &[Box<dyn Projection>],
@@ -233,8 +237,9 @@ fn attempt(
     commit(taking, projections, &without.wholly)
 }
 
-/// Foreign keys may be checked only now. Which event broke one can't be told: those whose rows name others are passed over,
-/// and if that is not enough those whose rows are named, and then all.
+/// Commits the transaction. Deferred foreign keys are checked only here, and it is unknown which
+/// event broke one. Skips the projections whose rows refer to others. If that is not enough, skips
+/// those whose rows are referred to, and finally all.
 fn commit(
     taking: Transaction<'_>,
     projections: &[Box<dyn Projection>],
@@ -262,20 +267,18 @@ fn commit(
     let found = blamed(&|number, (table, _)| owns(number, table));
     let found = if found.is_empty() { blamed(&|number, (_, parent)| owns(number, parent)) } else { found };
     let found = if found.is_empty() { blamed(&|_, _| true) } else { found };
-    match found.is_empty() {
-        true => Err(error),
-        false => Ok(Some(Tried::Dangling(found))),
-    }
+    if found.is_empty() { Err(error) } else { Ok(Some(Tried::Dangling(found))) }
 }
 
-/// Where somebody else removed a table it is not the event that is wrong: the tables are made anew.
+/// Returns an error if another program removed a table. The event is not at fault then, and the
+/// tables are rebuilt.
 fn missing_table(rows: &Connection, projection: &dyn Projection) -> Result<()> {
     for table in projection.tables() {
         let found: Option<i64> = rows
             .prepare_cached("SELECT 1 FROM sqlite_schema WHERE name = ?1")?
             .query_row([table], |row| row.get(0))
             .optional()?;
-        // One that its own schema does not make never was there.
+        // A table that the projection's own schema does not create never existed.
         if found.is_none() && makes(projection, table) {
             return Err(Error::InvalidParameterName(format!("the table {table} is missing")));
         }
@@ -292,7 +295,8 @@ fn makes(projection: &dyn Projection, table: &str) -> bool {
     making().unwrap_or(false)
 }
 
-/// A game's own projection may panic: then it has made nothing of the event, and the others go on.
+/// Applies an event. A projection written for a game may panic. It has then made nothing of the
+/// event, and the other projections continue.
 fn apply(rows: &Connection, projection: &dyn Projection, event: &ProjectedEvent<'_>) -> Result<()> {
     PROJECTING.set(true);
     let applied = catch_unwind(AssertUnwindSafe(|| projection.apply(rows, event)));

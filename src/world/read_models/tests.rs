@@ -1,4 +1,7 @@
-//! Each event exactly once, whatever fails: with a projection whose rows would tell.
+//! Tests that each event is applied exactly once, whatever fails. The projection used here counts
+//! the events in its rows.
+//!
+//! Also tests which files are opened, replaced, renamed or left alone.
 
 use std::sync::{
     Arc,
@@ -8,27 +11,27 @@ use std::sync::{
 use rusqlite::Connection;
 use tokio_util::sync::CancellationToken;
 
-use super::{Durability, Problems, Reached, ReadModelError, ReadModels, Tables, files};
-use crate::{
-    event::{
-        AggregateId, AppendBounds, Content, ContentDigest, EventId, Hash, NewEvent, Position, RecordedEvent,
-        SequenceNumber, Timestamp,
-    },
-    world::projections::{ProjectedEvent, Projection},
+use super::{
+    Durability, Problems, Reached, ReadModelError, ReadModels, Tables, files,
+    projections::{ProjectedEvent, Projection},
+};
+use crate::event::{
+    AggregateId, AppendBounds, Content, ContentDigest, EventId, Hash, NewEvent, Position, RecordedEvent,
+    SequenceNumber, Timestamp,
 };
 
 mod foreign_keys;
 
-/// Adds one for every event it sees. At some positions it fails, after it has added.
+/// Adds one for every event it sees. At some positions it fails after adding.
 #[derive(Default)]
 struct Counting {
-    /// As if the disk did.
+    /// Fails as if the disk did.
     fails_at: AtomicU64,
-    /// As if the event were one that the table does not take.
+    /// Fails as if the table rejected the event.
     cannot_take: AtomicU64,
-    /// As a game's own code may.
+    /// Panics, as the code of a game may.
     panics_at: AtomicU64,
-    /// A statement of a game's own, and where.
+    /// Executes `mistake`, a statement that the code of a game may contain.
     mistaken_at: AtomicU64,
     mistake: &'static str,
 }
@@ -81,9 +84,10 @@ impl Projection for Arc<Counting> {
         if self.fails_at.load(Ordering::Relaxed) == position {
             return Err(failure(rusqlite::ffi::SQLITE_IOERR));
         }
-        match self.cannot_take.load(Ordering::Relaxed) == position {
-            true => Err(failure(rusqlite::ffi::SQLITE_CONSTRAINT)),
-            false => Ok(()),
+        if self.cannot_take.load(Ordering::Relaxed) == position {
+            Err(failure(rusqlite::ffi::SQLITE_CONSTRAINT))
+        } else {
+            Ok(())
         }
     }
 }
@@ -115,7 +119,7 @@ fn reached(position: u64) -> Reached {
     Reached { position: Position(position), hash: Hash([position as u8; 32]) }
 }
 
-/// How often each of the events up to `last` was seen.
+/// Returns how often each of the events up to `last` was applied.
 fn times(tables: &Tables, last: u64) -> Vec<u64> {
     let times = |position: u64| {
         tables.rows().query_row("SELECT times FROM counted WHERE position = ?1", [position as i64], |row| {
@@ -147,7 +151,8 @@ fn taken_in_once(durability: Durability) {
     let mut failures = 0;
     while tables.reached().position.0 < LAST {
         let before = tables.reached();
-        // From somewhere before where it is: whoever reads the order again sends again what is in.
+        // Start somewhere at or before the next event: a follower that reads the order again
+        // delivers events that are already applied.
         let first = random.u64(1..=before.position.0 + 1);
         let last = random.u64(before.position.0 + 1..=(before.position.0 + 10).min(LAST));
         let events: Vec<_> = (first..=last).map(event).collect();
@@ -204,7 +209,7 @@ fn a_projection_that_panics_passes_the_event_over_alone_and_it_is_told() {
     tables.take(&projections, &events, reached(8)).unwrap();
     assert_eq!(times(&tables, 8), [1, 1, 1, 1, 0, 1, 1, 1]);
     let told = problems.of("counting");
-    assert!(told.starts_with("passed over 1 events, the last at position 5: it panicked: "), "{told}");
+    assert!(told.starts_with("skipped 1 events, the last at position 5: panicked: "), "{told}");
     assert!(told.contains("no such quest"), "{told}");
     assert_eq!(problems.of("another"), "");
     assert_eq!(problems.why_not(), None);
@@ -219,7 +224,7 @@ fn a_mistake_in_the_sql_of_a_projection_passes_the_event_over_and_the_transactio
         "COMMIT",
         "ROLLBACK",
         "RELEASE _event",
-        // What it is refused for the transaction does not leave either.
+        // The conflict that it raises also rolls back the transaction.
         "INSERT OR ROLLBACK INTO counted VALUES (5, 1, NULL)",
     ] {
         let folder = tempfile::tempdir().unwrap();
@@ -236,7 +241,7 @@ fn a_mistake_in_the_sql_of_a_projection_passes_the_event_over_and_the_transactio
         assert_eq!(times(&tables, 8), [1, 1, 1, 1, 0, 1, 1, 1], "{mistake}");
         assert_eq!(tables.reached(), reached(8));
         let told = problems.of("counting");
-        assert!(told.starts_with("passed over 1 events, the last at position 5: "), "{mistake}: {told}");
+        assert!(told.starts_with("skipped 1 events, the last at position 5: "), "{mistake}: {told}");
     }
 }
 
@@ -254,7 +259,7 @@ fn what_is_wrong_only_at_the_end_of_a_transaction_holds_up_no_other() {
     tables.take(&projections, &[event(4), event(5), event(6)], reached(6)).unwrap();
     tables.take(&projections, &[event(7)], reached(7)).unwrap();
     assert_eq!(times(&tables, 7), [0, 0, 0, 0, 0, 0, 1]);
-    assert!(problems.of("counting").starts_with("passed over 3 events, the last at position 6: "));
+    assert!(problems.of("counting").starts_with("skipped 3 events, the last at position 6: "));
 }
 
 #[test]
@@ -274,7 +279,7 @@ fn they_are_made_anew_once_until_they_get_behind_what_was_wrong() {
     let path = folder.path().join("read_models.sqlite");
     let projections: Vec<Box<dyn Projection>> = vec![Box::new(Arc::new(Counting::default()))];
     let read_models = ReadModels::new(path, u64::MAX, projections);
-    read_models.be_there().unwrap();
+    read_models.ensure_exists().unwrap();
     let renewed = |until: u64| {
         let before = read_models.generation();
         read_models.renew(Position(until)).unwrap();
@@ -295,7 +300,7 @@ fn the_write_ahead_log_is_bounded_while_a_stranger_reads_and_cut_afterwards() {
     let path = folder.path().join("read_models.sqlite");
     let projections: Vec<Box<dyn Projection>> = vec![Box::new(Arc::new(Counting::default()))];
     let read_models = ReadModels::new(path.clone(), MAX, projections);
-    read_models.be_there().unwrap();
+    read_models.ensure_exists().unwrap();
     let stranger = Connection::open(&path).unwrap();
     stranger.execute_batch("BEGIN; SELECT count(*) FROM counted;").unwrap();
     let count =
@@ -331,13 +336,13 @@ fn what_may_be_somebody_elses_is_not_deleted() {
         assert_eq!(std::fs::read(&path).unwrap(), before);
     };
     assert_left_alone();
-    // Another program may have projections, too.
+    // Another program may also have a table named `projections`.
     strangers
         .execute_batch("CREATE TABLE projections (id INTEGER PRIMARY KEY, name TEXT, position INTEGER)")
         .unwrap();
     assert_left_alone();
     drop(strangers);
-    // Nor what can't be read at all.
+    // A file that is not a database is renamed instead.
     std::fs::remove_file(&path).unwrap();
     std::fs::write(&path, "the letters of a lifetime, which are no database").unwrap();
     assert_eq!(open().unwrap().reached(), Reached::START);
@@ -358,23 +363,23 @@ fn a_file_of_another_log_or_program_is_neither_used_nor_made_anew() {
         ReadModels::new(path.clone(), u64::MAX, projections).of_log(Some(log.to_owned()))
     };
     let take = |read_models: &ReadModels| {
-        read_models.be_there().unwrap();
+        read_models.ensure_exists().unwrap();
         let mut writer = read_models.writer();
         writer.as_mut().unwrap().take(read_models.projections(), &[event(1)], reached(1)).unwrap();
     };
     take(&of("one"));
     let another = of("another");
-    assert!(matches!(another.be_there(), Err(ReadModelError::OfAnotherLog { .. })));
+    assert!(matches!(another.ensure_exists(), Err(ReadModelError::OfAnotherLog { .. })));
     assert!(matches!(another.renew(Position(1)), Err(ReadModelError::OfAnotherLog { .. })));
     drop(another);
     let its_own = of("one");
-    its_own.be_there().unwrap();
+    its_own.ensure_exists().unwrap();
     assert_eq!(its_own.position(), Position(1));
-    // While it is open, another program's takes its place.
+    // While the file is open, one of another program takes its place.
     std::fs::remove_file(&path).unwrap();
     Connection::open(&path).unwrap().execute_batch("CREATE TABLE bills (amount INTEGER)").unwrap();
     assert!(matches!(its_own.renew(Position(1)), Err(ReadModelError::Foreign { .. })));
-    assert!(matches!(its_own.be_there(), Err(ReadModelError::Foreign { .. })));
+    assert!(matches!(its_own.ensure_exists(), Err(ReadModelError::Foreign { .. })));
     Connection::open(&path).unwrap().query_row("SELECT count(*) FROM bills", [], |_| Ok(())).unwrap();
 }
 
@@ -390,14 +395,14 @@ fn a_file_that_took_the_place_of_the_open_one_is_noticed() {
         .take(&projections(), &[event(1), event(2)], reached(2))
         .unwrap();
     let read_models = new(&path);
-    read_models.be_there().unwrap();
+    read_models.ensure_exists().unwrap();
     let take = |last: u64| {
         let mut writer = read_models.writer();
         writer.as_mut().unwrap().take(read_models.projections(), &[event(last)], reached(last)).unwrap();
     };
     take(7);
     std::fs::rename(&other, &path).unwrap();
-    read_models.be_there().unwrap();
+    read_models.ensure_exists().unwrap();
     assert_eq!(read_models.position(), Position(2));
     let count = |rows: &Connection| rows.query_row("SELECT count(*) FROM counted", [], |row| row.get(0));
     let given_up = tokio_util::sync::CancellationToken::new();
@@ -406,7 +411,7 @@ fn a_file_that_took_the_place_of_the_open_one_is_noticed() {
     assert_eq!(read_models.read(&given_up, count).unwrap().0, 3);
 }
 
-/// The log was lost and copied back: its id is another, and its history the same.
+/// The log was lost and restored from a copy: its id differs, but its history is the same.
 #[test]
 fn a_file_of_the_same_history_is_taken_over_and_one_of_another_is_not() {
     let folder = tempfile::tempdir().unwrap();
@@ -417,17 +422,17 @@ fn a_file_of_the_same_history_is_taken_over_and_one_of_another_is_not() {
         read_models.of_history(move |rows| rows.position == Position(1) && fits)
     };
     let first = of("one", true);
-    first.be_there().unwrap();
+    first.ensure_exists().unwrap();
     first.writer().as_mut().unwrap().take(first.projections(), &[event(1)], reached(1)).unwrap();
     drop(first);
-    assert!(matches!(of("another", false).be_there(), Err(ReadModelError::OfAnotherLog { .. })));
+    assert!(matches!(of("another", false).ensure_exists(), Err(ReadModelError::OfAnotherLog { .. })));
     let copied = of("another", true);
-    copied.be_there().unwrap();
+    copied.ensure_exists().unwrap();
     assert_eq!(copied.position(), Position(1));
     drop(copied);
-    // From now on it is that one's.
-    assert!(matches!(of("one", false).be_there(), Err(ReadModelError::OfAnotherLog { .. })));
-    of("another", false).be_there().unwrap();
+    // From now on the file belongs to that log.
+    assert!(matches!(of("one", false).ensure_exists(), Err(ReadModelError::OfAnotherLog { .. })));
+    of("another", false).ensure_exists().unwrap();
 }
 
 #[test]
@@ -438,13 +443,13 @@ fn a_strangers_write_lock_does_not_keep_the_file_from_being_opened() {
         let projections: Vec<Box<dyn Projection>> = vec![Box::new(Arc::new(Counting::default()))];
         ReadModels::new(path.clone(), u64::MAX, projections).of_log(log.map(str::to_owned))
     };
-    // Of an older version, which names no log, and then of this one.
+    // First a file of an older version, which names no log, then one of this version.
     for before in [None, Some("one")] {
-        of(before).be_there().unwrap();
+        of(before).ensure_exists().unwrap();
         let stranger = Connection::open(&path).unwrap();
         stranger.execute_batch("BEGIN IMMEDIATE").unwrap();
         let read_models = of(Some("one"));
-        read_models.be_there().unwrap();
+        read_models.ensure_exists().unwrap();
         let counted = read_models.read(&CancellationToken::new(), |rows| {
             rows.query_row("SELECT count(*) FROM counted", [], |row| row.get::<_, i64>(0))
         });

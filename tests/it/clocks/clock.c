@@ -1,7 +1,8 @@
 /* Preloaded into the service by tests of the clock.
  *
- * The file CLOCK_OFFSETS has two numbers of 64 bits: seconds by which the wall clock is set ahead, and seconds that pass at
- * once for all clocks. Calls that go past the C library are not seen. */
+ * The file CLOCK_OFFSETS holds two 64-bit numbers: the seconds by which the wall clock is set
+ * ahead, and the seconds that pass at once for both the wall clock and the clock since boot. Calls
+ * that bypass the C library are not affected. */
 #define _GNU_SOURCE
 #include <dlfcn.h>
 #include <fcntl.h>

@@ -1,5 +1,5 @@
-//! Opens a damaged storage folder the way `serve` does, asks everything that can be asked, and says what came
-//! of it.
+//! Opens a damaged storage directory the way `serve` does, makes every kind of query, and reports
+//! the outcome.
 
 use std::{
     collections::BTreeMap,
@@ -13,6 +13,7 @@ use std::{
 
 use aethyr_event_store::{
     config::Config,
+    error::{Conflict, StoreError},
     event::{
         AggregateId, Content, ContentDigest, EventId, NewEvent, Position, RecordedEvent, SequenceNumber,
         Snapshot, record::StoredEvent,
@@ -22,7 +23,7 @@ use aethyr_event_store::{
     sequencer::Append,
     server::{self, Options},
     storage::{Storage, StorageError},
-    store::{Conflict, EventStore, Filter, LoadRequest, OrderStart, StoreError},
+    store::{EventStore, Filter, LoadRequest, OrderStart},
 };
 use tokio::runtime::Runtime;
 
@@ -30,18 +31,18 @@ use crate::support::service::PATIENCE;
 
 const POLL: Duration = Duration::from_millis(5);
 
-/// How a damaged folder was met.
+/// The outcome for a damaged directory.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Outcome {
     /// Everything was served as it was written.
     Whole,
-    /// What was damaged was named by the reads that met it, and by them alone.
+    /// The reads that met the damage reported it, and only those.
     Named,
-    /// Nothing was served; file, place and command were named.
+    /// Nothing was served; the file, the offset and the command were named.
     Refused,
 }
 
-/// What was stored before the damage.
+/// The data stored before the damage.
 #[derive(Debug, Default)]
 pub struct World {
     pub order: Vec<RecordedEvent>,
@@ -49,7 +50,7 @@ pub struct World {
 }
 
 impl World {
-    /// Reads a folder that is not damaged.
+    /// Reads a directory that is not damaged.
     pub fn read(folder: &Path) -> Arc<Self> {
         let mut world = Self::default();
         served(folder, |store, _| {
@@ -99,7 +100,8 @@ pub fn config(storage: &Path) -> Config {
     config
 }
 
-/// Serves a folder without the network for as long as `asked` takes. The outer error is a refusal to start.
+/// Serves a directory without the network while `asked` runs. The outer error is a refusal to
+/// start.
 fn served<T>(
     storage: &Path,
     asked: impl FnOnce(&EventStore, &Runtime) -> Result<T, String>,
@@ -118,7 +120,8 @@ fn served<T>(
     Ok(asked)
 }
 
-/// A process that another test is just starting has our lock too, until it becomes another program.
+/// Opens the storage, with retries: a child process that another test has just forked holds our
+/// lock, too, until it executes another program.
 fn open(config: &Config) -> Result<Storage, String> {
     let end = Instant::now() + PATIENCE;
     loop {
@@ -129,7 +132,7 @@ fn open(config: &Config) -> Result<Storage, String> {
     }
 }
 
-/// Runs something that may panic or hang, and must do neither.
+/// Runs `work`, which must neither panic nor hang, and returns an error if it does.
 fn held<T: Send + 'static>(work: impl FnOnce() -> T + Send + 'static) -> Result<T, String> {
     let (done, waiting) = mpsc::channel();
     std::thread::spawn(move || {
@@ -145,24 +148,24 @@ fn held<T: Send + 'static>(work: impl FnOnce() -> T + Send + 'static) -> Result<
     }
 }
 
-/// Whether the log may answer that something is damaged.
+/// The damaged part. Only if it is the log may the answer be that data is damaged.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Hit {
     Log,
     Index,
 }
 
-/// Whether anything is left of the log's end.
+/// Whether anything is left of the end of the log.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum End {
     There,
     Gone,
 }
 
-/// Opens a folder and holds everything that it says against the world.
+/// Opens a directory and compares everything that it returns with the world.
 ///
 /// # Errors
-/// What it did that it must never do.
+/// Returns an error that describes what the store did and must never do.
 pub fn judge(world: &Arc<World>, storage: &Path, hit: Hit) -> Result<Outcome, String> {
     let (world, storage) = (world.clone(), storage.to_owned());
     held(move || {
@@ -178,7 +181,7 @@ pub fn judge(world: &Arc<World>, storage: &Path, hit: Hit) -> Result<Outcome, St
             Err(refusal) => Err(format!("refused to start: {refusal}")),
             Ok(Err(wrong)) => Err(wrong),
             Ok(Ok(named)) => {
-                // What was mended, and what was appended since, is there at the next start too.
+                // Repaired data, and data appended since, must be present at the next start, too.
                 let again = open(&config(&storage))?;
                 let last = (world.order.len() + world.last_of().len()) as u64;
                 same("events after a restart", &again.log.tip().position.0, &last)?;
@@ -188,7 +191,8 @@ pub fn judge(world: &Arc<World>, storage: &Path, hit: Hit) -> Result<Outcome, St
     })?
 }
 
-/// What a start serves that has only the log: the end may be missing where it may be a torn one.
+/// Checks what a start serves from the log alone. Events may be missing at the end, where the
+/// damage looks like a torn tail.
 pub fn judge_without_index(world: &Arc<World>, storage: &Path, end: End) -> Result<Outcome, String> {
     let (world, storage) = (world.clone(), storage.to_owned());
     held(move || {
@@ -206,7 +210,7 @@ pub fn judge_without_index(world: &Arc<World>, storage: &Path, end: End) -> Resu
                 let wanted = world.order.get(..read).unwrap_or_default();
                 let ends_whole = wanted.last().is_none_or(|last| last.append.last == last.position);
                 let last_append = world.order.last().unwrap().append;
-                // Without a witness a log whose end is gone is just a shorter one.
+                // Without a witness, a log whose end is gone is just a shorter one.
                 let lost = match end {
                     End::Gone => u64::MAX,
                     End::There => last_append.event_count(),
@@ -221,9 +225,9 @@ pub fn judge_without_index(world: &Arc<World>, storage: &Path, end: End) -> Resu
     })?
 }
 
-/// `repair` with the event files at hand.
+/// Runs `repair` with the event files available.
 pub fn mend(storage: &Path) -> Result<(), String> {
-    // The lock may still be that of a child of ours, as above.
+    // A child process may still hold the lock, as above.
     let end = Instant::now() + PATIENCE;
     loop {
         match repair(storage) {
@@ -264,7 +268,7 @@ fn names_damage(text: &str) -> bool {
         && text.contains("aethyr-event-store repair")
 }
 
-/// Its last segment is gone or cut.
+/// Returns whether the text reports an older log: the last segment is gone or cut.
 fn is_an_older_log(text: &str) -> bool {
     text.contains("is older than the index") && text.contains("aethyr-event-store repair")
 }
@@ -287,7 +291,7 @@ impl Asked<'_> {
         self.appends()
     }
 
-    /// `None`: it is damaged, and says so.
+    /// Returns `None` if the answer is an error that names the damage.
     fn answer<T>(&mut self, what: &str, answer: Result<T, StoreError>) -> Result<Option<T>, String> {
         match answer {
             Ok(answer) => Ok(Some(answer)),
@@ -315,7 +319,8 @@ impl Asked<'_> {
         same("totals by type", &figures.totals.event_types.into_iter().collect(), &types)
     }
 
-    /// From many positions on: the next event, or the word that it is damaged.
+    /// Reads from many positions: the result must be the next event, or an error that names the
+    /// damage.
     fn order(&mut self) -> Result<(), String> {
         let tip = self.store.sequencer().tip();
         let starts = (1..=self.world.order.len()).step_by(if self.hit == Hit::Log { 2 } else { 9 });

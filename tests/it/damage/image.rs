@@ -1,4 +1,5 @@
-//! A storage folder kept in memory, the ways to damage one of its files, and copies with one of them done.
+//! A storage directory kept in memory, the ways to damage one of its files, and copies with one
+//! such damage.
 
 use std::{
     fs,
@@ -7,7 +8,7 @@ use std::{
 
 use tempfile::TempDir;
 
-/// What can happen to a file.
+/// A way to damage a file.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub enum Damage {
     Flip { at: usize, mask: u8 },
@@ -43,7 +44,7 @@ impl Damage {
         write(path, &bytes, length);
     }
 
-    /// It leaves nothing behind it that could tell of what was there.
+    /// Returns whether the damage leaves nothing after it that could reveal what was lost.
     pub fn takes_the_end(self, file: &File) -> bool {
         match self {
             Self::Cut(_) | Self::Remove => true,
@@ -63,7 +64,7 @@ impl Damage {
     }
 }
 
-/// A file up to its last byte that is not zero, which is all that is used of a preallocated one.
+/// A file up to its last non-zero byte: a preallocated file uses no more than that.
 #[derive(Debug, Clone)]
 pub struct File {
     pub path: PathBuf,
@@ -77,17 +78,17 @@ fn write(path: &Path, bytes: &[u8], length: u64) {
     fs::File::options().write(true).open(path).unwrap().set_len(length).unwrap();
 }
 
-/// Every file of a folder.
+/// All files of a directory.
 #[derive(Debug)]
 pub struct Image {
     pub files: Vec<File>,
     folders: Vec<PathBuf>,
-    /// Event files are only read by those who look at a copy, so all copies share them.
+    /// Checks of a copy only read the event files, so all copies share them.
     events: PathBuf,
 }
 
 impl Image {
-    /// Takes `log` and `index` of a storage folder.
+    /// Reads `log` and `index` of a storage directory.
     pub fn take(storage: &Path) -> Self {
         let mut image = Self { files: Vec::new(), folders: Vec::new(), events: storage.join("events") };
         for part in ["log", "index"] {
@@ -112,7 +113,8 @@ impl Image {
         }
     }
 
-    /// A new storage folder with one file damaged; in memory, where a sync costs nothing.
+    /// Creates a new storage directory with one damaged file, in memory, where a sync costs
+    /// nothing.
     pub fn copy(&self, damaged: Option<(&File, Damage)>, without_index: bool) -> TempDir {
         let memory = Path::new("/dev/shm");
         let copy = match memory.is_dir() {
@@ -124,7 +126,7 @@ impl Image {
         copy
     }
 
-    /// Puts the files into a storage folder that has no log and no index.
+    /// Writes the files into a storage directory that has no log and no index.
     pub fn place(&self, storage: &Path, damaged: Option<(&File, Damage)>, without_index: bool) {
         let wanted = |path: &Path| !without_index || !path.starts_with("index");
         for folder in self.folders.iter().filter(|path| wanted(path)) {
@@ -151,7 +153,7 @@ impl File {
         self.path.starts_with("log")
     }
 
-    /// What kind of file it is, for the figures.
+    /// Returns the kind of the file, for the figures.
     pub fn kind(&self) -> &'static str {
         let name = self.path.file_name().unwrap().to_str().unwrap();
         match name {
@@ -162,7 +164,7 @@ impl File {
         }
     }
 
-    /// Damages to a file as a whole and to its ends, and those within it.
+    /// Returns the damages to the file as a whole and to its ends, and those within it.
     pub fn damages(&self) -> (Vec<Damage>, Vec<Damage>) {
         let length = self.used.len();
         let mut ends = vec![Damage::Remove, Damage::Extend];
@@ -170,7 +172,7 @@ impl File {
             ends.extend([Damage::Cut(0), Damage::Cut(length - 1)]);
         }
         let mut marked = vec![false; length];
-        // Every byte of what is small, of both ends, and of what stands before contents; some of the rest.
+        // Every byte of small files, of both ends and of headers, and some of the rest.
         let step = (length / 400).max(1);
         (0..length).step_by(step).for_each(|at| marked[at] = true);
         (0..length.min(128)).for_each(|at| marked[at] = true);
@@ -190,7 +192,7 @@ impl File {
         (ends, within)
     }
 
-    /// Where frames begin, of a segment.
+    /// Returns the offsets at which the frames of a segment begin.
     pub fn frames(&self) -> Vec<usize> {
         if self.kind() != "segments" {
             return Vec::new();

@@ -1,9 +1,9 @@
 /* Preloaded into the service by tests of a failing disk.
  *
- * What it does below the folder FAULT_BELOW is told by the first byte of the file FAULT_KIND:
- * '0' nothing, 's' syncs fail with EIO, 'w' writes fail with ENOSPC, 'f' files can't be opened (EMFILE),
- * 'r' the file system is read-only, 'a' there is room for half of what
- * is allocated ahead. Calls that go past the C library are not seen. */
+ * The first byte of the file FAULT_KIND selects the fault below the directory FAULT_BELOW:
+ * '0' none, 's' syncs fail with EIO, 'w' writes fail with ENOSPC, 'f' files cannot be opened
+ * (EMFILE), 'r' the file system is read-only, 'a' only half of what is allocated ahead has room.
+ * Calls that bypass the C library are not affected. */
 #define _GNU_SOURCE
 #include <dlfcn.h>
 #include <errno.h>
@@ -66,7 +66,7 @@ static int refused(int error) {
     return -1;
 }
 
-/* 0, or the error of a write into what is open as `fd`. */
+/* Returns the error of a write to `fd`, or 0. */
 static int write_error(int fd) {
     if (*kind != 'w' && *kind != 'r') return 0;
     if (!fd_is_below(fd)) return 0;

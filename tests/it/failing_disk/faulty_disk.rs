@@ -1,4 +1,6 @@
-//! A disk that fails when the test says so, for the real program: a library that is preloaded into it.
+//! A disk that fails on command, for the real program.
+//!
+//! It is a library that is preloaded into the service.
 
 use std::{fs, os::unix::fs::FileExt, path::Path};
 
@@ -6,7 +8,7 @@ use tempfile::NamedTempFile;
 
 use crate::support::service::Setup;
 
-/// What goes wrong.
+/// The kind of failure.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Fault {
     Nothing,
@@ -14,7 +16,7 @@ pub enum Fault {
     Full,
     OutOfFiles,
     ReadOnly,
-    /// Half of the space ahead of what is written is there.
+    /// Only half of the space that is allocated ahead becomes available.
     CannotAllocate,
 }
 
@@ -24,7 +26,8 @@ pub struct FaultyDisk {
 }
 
 impl FaultyDisk {
-    /// A service that is started with the setup has the faults below `folder`, which must be absolute.
+    /// Adds the faults below `folder`, which must be absolute, to a service that is started with
+    /// the returned setup.
     pub fn below(setup: Setup, folder: &Path) -> (Self, Setup) {
         let kind = NamedTempFile::new().unwrap();
         fs::write(kind.path(), "0").unwrap();
@@ -35,7 +38,7 @@ impl FaultyDisk {
         (Self { kind }, setup)
     }
 
-    /// From now on, also in a service that runs.
+    /// Sets the fault from now on, also for a running service.
     pub fn set(&self, fault: Fault) {
         let letter = match fault {
             Fault::Nothing => b'0',

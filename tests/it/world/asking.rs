@@ -1,4 +1,5 @@
-//! The command line, as somebody types it.
+//! The command line as a user types it: commands and queries of the world, and the output that they
+//! print.
 
 use std::{
     fs,
@@ -11,7 +12,7 @@ use serde_json::{Value, json};
 use super::{Game, HASH, describing, room};
 use crate::support::service::{Service, Setup};
 
-/// What a command that succeeds prints.
+/// Returns the output of a command that must succeed.
 fn output(service: &Service, arguments: &[&str]) -> String {
     let address = format!("127.0.0.1:{}", service.port());
     let mut all = arguments.to_vec();
@@ -35,7 +36,7 @@ async fn a_world_is_made_out_of_a_file_and_looked_at() {
     fs::write(&file, lines.join("\n")).unwrap();
     let path = file.to_str().unwrap();
     let said = output(&service, &["execute", path]);
-    assert!(said.starts_with("4 commands, 7 events, in "), "{said}");
+    assert!(said.starts_with("executed 4 commands in ") && said.contains(" s, 7 events"), "{said}");
     let object: Value = serde_json::from_str(&output(&service, &["object", "r"])).unwrap();
     assert_eq!((&object["name"], &object["exits"]), (&json!("Hall"), &json!({"up": "s"})));
     let object: Value = serde_json::from_str(&output(&service, &["object", "r", "--at", "2"])).unwrap();
@@ -65,7 +66,7 @@ async fn a_world_is_made_out_of_a_file_and_looked_at() {
     assert_eq!(stats["aggregate_count"], 4);
     let watched = output(&service, &["watch", "--interval", "0.1", "--count", "3"]);
     assert_eq!(watched.lines().count(), 4, "{watched}");
-    assert!(output(&service, &["rebuild"]).contains("4 aggregates with 8 events replayed"));
+    assert!(output(&service, &["rebuild"]).contains("replayed 4 aggregates with 8 events"));
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -78,20 +79,23 @@ async fn a_line_that_is_refused_is_named_and_those_before_it_stay() {
     let path = file.to_str().unwrap();
     let (succeeded, said) = service.run(&["execute", path, "--address", &address]);
     assert!(!succeeded);
-    assert!(said.contains("line 2: nowhere: does not exist (the lines before it are done)"), "{said}");
+    assert!(
+        said.contains("line 2: nowhere: does not exist (the previous lines have been executed)"),
+        "{said}"
+    );
     assert_eq!(service.stats().await.aggregate_count, 1);
     let (succeeded, said) = service.run(&["execute", path, "--keep-going", "--address", &address]);
-    assert!(!succeeded && said.contains("2 lines were refused"), "{said}");
+    assert!(!succeeded && said.contains("failed lines: 2"), "{said}");
     assert_eq!(service.stats().await.aggregate_count, 2);
     let folder = service.dir().to_str().unwrap();
     let (succeeded, said) = service.run(&["execute", folder, "--keep-going", "--address", &address]);
-    assert!(!succeeded && said.contains("1 lines were refused"), "{said}");
+    assert!(!succeeded && said.contains("failed lines: 1"), "{said}");
     let (succeeded, said) = service.run(&["events", "r", "--from", "50", "--address", &address]);
     assert!(succeeded && said.is_empty(), "{said}");
     let (succeeded, said) = service.run(&["object", "nobody", "--address", &address]);
     assert!(!succeeded && said.contains("nobody: does not exist"), "{said}");
     let (succeeded, said) = service.run(&["object", "r", "--at", "yesterday"]);
-    assert!(!succeeded && said.contains("neither a sequence number nor a time"), "{said}");
+    assert!(!succeeded && said.contains("neither a sequence number nor an RFC 3339 time"), "{said}");
     let (succeeded, said) = service.run(&["stats", "--address", "127.0.0.1:1"]);
     assert!(!succeeded && said.contains("127.0.0.1:1: "), "{said}");
 }

@@ -1,9 +1,11 @@
-//! Commands: atomic, done once whatever is sent again, and without races.
+//! Commands are atomic and free of races, and a retry executes them only once.
+//!
+//! Each command leads to the events that the contract names.
 
 use aethyr_event_store::{
     event::AggregateId,
     grpc::wire::{NewEvent, new_event::Data},
-    world::command::{Command, Operation},
+    world::rules::command::{Command, Operation},
 };
 use futures_util::future::join_all;
 use serde_json::json;
@@ -58,7 +60,7 @@ async fn each_command_leads_to_the_events_of_the_contract() {
             vec!["ItemRemovedFromInventory", "GameObjectContainerUpdated"],
         ),
         (json!({"delete_game_object": {"id": "t"}}), vec!["GameObjectDeleted"]),
-        // What changes nothing leaves nothing.
+        // A command that changes nothing produces no event.
         (describing("r", "Trees."), vec![]),
     ];
     for (command, expected) in table {
@@ -105,7 +107,7 @@ async fn the_same_command_again_gets_its_first_answer_again_also_after_a_crash()
     assert_eq!(again["results"][0]["already_executed"], true);
     assert_eq!(event_types(&again).len(), 3);
     assert_eq!(game.refused(json!([create("other")])).await, "COMMAND_ID_REUSED");
-    // One without effect leaves nothing, and is decided anew.
+    // A command without effect is not recorded, so a retry is decided again.
     let same = json!({"command_id": "c-2", "update_room_description": {"id": "r", "description": "last"}});
     assert!(event_types(&game.execute(json!([same])).await).is_empty());
     game.execute(json!([describing("r", "other")])).await;
@@ -118,7 +120,7 @@ async fn a_call_that_was_executed_changes_nothing_when_it_is_sent_again() {
     let game = Game::of(&service).await;
     game.execute(json!([room("r"), describing("r", "x"), room("s")])).await;
     let describe = |id: &str, text: &str| json!({"command_id": id, "update_room_description": {"id": "r", "description": text}});
-    // The first has no effect when it is decided, but would have after the second.
+    // The first command has no effect when it is decided, but would have one after the second.
     let call = json!([describe("c-1", "x"), describe("c-2", "y")]);
     let first = game.execute(call.clone()).await;
     assert_eq!(event_types(&first).len(), 1);
@@ -144,18 +146,25 @@ async fn another_command_with_the_id_of_one_that_had_no_effect_is_not_dropped() 
     assert_eq!(event_types(&first).len(), 1);
     let refused = game.try_execute(json!([describe("c-1", "z"), describe("c-2", "y")])).await.unwrap_err();
     assert_eq!(refused.reason(), "COMMAND_ID_REUSED");
-    assert_eq!(refused.to_string(), "the command id \"c-1\" belongs to another command that was executed");
+    assert_eq!(
+        refused.to_string(),
+        "command id \"c-1\" belongs to a different command that has been executed"
+    );
     assert_eq!(game.room("r").await["description"], "y");
-    // The one that had an effect is named where it is the other.
+    // The refusal names the command with an effect if that is the one that differs.
     let refused = game.try_execute(json!([describe("c-1", "x"), describe("c-2", "z")])).await.unwrap_err();
-    assert_eq!(refused.to_string(), "the command id \"c-2\" belongs to another command that was executed");
+    assert_eq!(
+        refused.to_string(),
+        "command id \"c-2\" belongs to a different command that has been executed"
+    );
     let again = game.execute(call).await;
     assert_eq!(again["results"][1]["events"], first["results"][1]["events"]);
-    // Nothing was kept of the one without: on its own it is decided anew, as the contract says.
+    // Nothing is recorded of the command without effect: on its own it is decided again, as the
+    // contract says.
     assert_eq!(event_types(&game.execute(json!([describe("c-1", "z")])).await), ["RoomDescriptionUpdated"]);
 }
 
-/// What older services wrote: the digest of a call was one of its ids alone.
+/// In older services, the digest of a call covered only the ids of its commands.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_call_that_an_older_service_executed_gets_its_first_answer() {
     let service = Service::start(Setup::local()).await;
@@ -205,10 +214,13 @@ async fn a_call_makes_no_more_than_an_append_may_have() {
     let service = Service::start(Setup::local()).await;
     let game = Game::of(&service).await;
     game.execute(json!([room("r")])).await;
-    // One byte on the way here, six as JSON.
+    // One byte on the wire, and six as JSON.
     let texts = (0..40).map(|number| describing("r", &format!("{number}{}", "\u{1}".repeat(140_000))));
     let refused = game.try_execute(texts.collect()).await.unwrap_err().to_string();
-    assert!(refused.contains("bytes of events, 8388608 are allowed; send fewer in one call"), "{refused}");
+    assert!(
+        refused.contains("bytes of events; at most 8388608 are allowed; send fewer commands in one call"),
+        "{refused}"
+    );
     assert_eq!(service.stats().await.event_count, 2);
 }
 
@@ -231,7 +243,8 @@ async fn a_race_is_decided_again_inside() {
     let service = Service::start(Setup::local()).await;
     let game = Game::of(&service).await;
     game.execute(json!([room("r"), player("p"), player("q"), thing("t", "r")])).await;
-    // Two move the same item at once, again and again; others append to the same aggregate from outside.
+    // Two clients move the same item at once, again and again, while another appends to the same
+    // aggregate from outside.
     let take = |who: &str| json!([{"add_item_to_inventory": {"id": who, "item_id": "t"}}]);
     for _ in 0..20 {
         let mut client = service.client();
@@ -254,7 +267,7 @@ async fn a_race_is_decided_again_inside() {
         assert_eq!(game.object("t").await["container_id"], holding[0]["id"]);
         game.execute(json!([moving("t", "r")])).await;
     }
-    // Counting by many on one aggregate: nobody's turn is lost.
+    // Many clients change one aggregate at once, and no change is lost.
     let exits = (0..50).map(|number| {
         let exit = json!({"id": "r", "direction": format!("way-{number}"), "target_room_id": "r"});
         game.execute(json!([{ "add_room_exit": exit }]))
@@ -270,7 +283,8 @@ async fn what_a_decision_only_looked_at_holds_until_it_is_stored() {
     let game = Game::of(&service).await;
     game.execute(json!([room("r"), thing("a", "r"), thing("b", "r")])).await;
     for round in 0..ROUNDS {
-        // Each changes what the other looks at, and neither what the other changes.
+        // Each command changes an object that the other one reads, and neither changes an object
+        // that the other one changes.
         let moves =
             [("a", "b"), ("b", "a")].map(|(id, container)| game.try_execute(json!([moving(id, container)])));
         let moved = join_all(moves).await;
@@ -312,9 +326,9 @@ async fn an_expected_sequence_is_held_and_told() {
     game.execute(json!([room("r")])).await;
     let refused = game.try_execute(expecting(1, "x")).await.unwrap_err();
     assert_eq!(refused.reason(), "WRONG_EXPECTED_SEQUENCE");
-    assert_eq!(refused.to_string(), "r: expected sequence 1, actual 2");
+    assert_eq!(refused.to_string(), "r: expected sequence number 1, actual 2");
     game.execute(expecting(2, "x")).await;
-    // Of many who saw the same one wins.
+    // Of many commands that expect the same sequence number, one wins.
     let all = join_all((0..10).map(|number| game.try_execute(expecting(3, &number.to_string())))).await;
     assert_eq!(all.iter().filter(|answer| answer.is_ok()).count(), 1);
     let new = json!([{"expected_sequence": 0, "create_room": {"id": "s"}}]);
@@ -328,7 +342,7 @@ async fn bad_commands_are_refused_with_the_field_and_change_nothing() {
     let big = 9_007_199_254_740_993_u64;
     let table = [
         (json!([]), "commands: must not be empty"),
-        (json!([{"actor": "x"}]), "commands[0]: says nothing that is to be done"),
+        (json!([{"actor": "x"}]), "commands[0]: has no operation"),
         (json!([{"create_room": {}}]), "commands[0].id: must not be empty"),
         (
             json!([room("r"), {"create_room": {"id": "a\nb"}}]),
@@ -337,11 +351,11 @@ async fn bad_commands_are_refused_with_the_field_and_change_nothing() {
         (json!([{"create_game_object": {"id": "t"}}]), "commands[0].type: must not be empty"),
         (
             json!([{"update_game_object_attribute": {"id": "t", "key": "k"}}]),
-            "commands[0].value: a value is missing",
+            "commands[0].value: has no value",
         ),
         (
             json!([{"update_game_object_attribute": {"id": "t", "key": "k", "value": big}}]),
-            "commands[0].value: a whole number from 2^53 on is not exact here; send it as text",
+            "commands[0].value: has a whole number of magnitude 2^53 or more, which is not exact; send it as a string",
         ),
         (
             json!([{"update_game_object_attributes": {"id": "t"}}]),
@@ -349,11 +363,11 @@ async fn bad_commands_are_refused_with_the_field_and_change_nothing() {
         ),
         (
             json!([{"create_game_object": {"id": "t", "type": "T", "name": "a", "attributes": {"name": "b"}}}]),
-            "commands[0].attributes: has another name than the field name",
+            "commands[0].attributes: the attribute `name` differs from the field `name`",
         ),
         (
             json!([{"command_id": "c", "create_room": {"id": "r"}}, {"command_id": "c", "create_room": {"id": "s"}}]),
-            "commands[1].command_id: stands twice in this call",
+            "commands[1].command_id: occurs more than once in this call",
         ),
     ];
     for (commands, expected) in table {
@@ -362,10 +376,10 @@ async fn bad_commands_are_refused_with_the_field_and_change_nothing() {
     }
     let many: Vec<_> = (0..101).map(|number| room(&number.to_string())).collect();
     let refused = game.try_execute(json!(many)).await.unwrap_err();
-    assert_eq!(refused.to_string(), "commands: has 101, 100 are allowed");
+    assert_eq!(refused.to_string(), "commands: has 101 entries; at most 100 are allowed");
     let huge = describing("r", &"x".repeat(100_001));
     let refused = game.try_execute(json!([room("r"), huge])).await.unwrap_err();
-    assert!(refused.to_string().contains("makes an event of"), "{refused}");
+    assert!(refused.to_string().contains("leads to an event of"), "{refused}");
     assert_eq!(service.stats().await.event_count, 0);
 }
 
@@ -379,7 +393,7 @@ async fn a_password_is_neither_taken_in_clear_nor_shown() {
         json!({"update_player_password": {"id": "p", "password_hash": clear}}),
     ] {
         let refused = game.try_execute(json!([command])).await.unwrap_err();
-        assert!(refused.to_string().contains("never a password"), "{refused}");
+        assert!(refused.to_string().contains("never send a password"), "{refused}");
         assert!(!refused.to_string().contains(clear));
     }
     game.execute(json!([{"create_player": {"id": "p", "name": "P", "password_hash": HASH}}])).await;
@@ -398,7 +412,7 @@ async fn what_is_not_of_the_world_is_left_alone() {
     let service = Service::start(Setup::local().set("world", "raw_appends: unchecked")).await;
     let game = Game::of(&service).await;
     let quest = aethyr_event_store::grpc::wire::NewEvent { aggregate_type: "Quest".into(), ..event("quest") };
-    // A room whose history does not begin as one of the world's does.
+    // A room whose history does not begin like that of a room of the world.
     let broken = NewEvent { aggregate_type: "Room".into(), ..event("broken") };
     append(&mut service.client(), vec![quest, broken]).await;
     game.execute(json!([room("r"), thing("t", "r")])).await;

@@ -1,4 +1,5 @@
-//! What becomes of what lies in an object that is deleted, and what is put there in the same moment.
+//! What happens to the contents of an object that is deleted, and to objects that are put into it
+//! at the same moment.
 
 use std::{fs, time::Duration};
 
@@ -20,14 +21,14 @@ fn exit(from: &str, direction: &str, to: &str) -> Value {
     json!({"add_room_exit": {"id": from, "direction": direction, "target_room_id": to}})
 }
 
-/// Ids of what lies in an object, by the events.
+/// Returns the ids of the objects in a container, according to the events.
 async fn lies_in(game: &Game, container: &str, things: &[&str]) -> Vec<String> {
     let objects = join_all(things.iter().map(|thing| game.object(thing))).await;
     let inside = objects.into_iter().filter(|object| object["container_id"] == container);
     inside.map(|object| object["id"].as_str().unwrap().to_owned()).collect()
 }
 
-/// Whoever comes first, nothing is lost in what is gone.
+/// Whichever comes first, nothing is lost in a deleted container.
 #[tokio::test(flavor = "multi_thread")]
 async fn of_a_deletion_and_a_put_one_wins() {
     let service = Service::start(Setup::local()).await;
@@ -77,7 +78,7 @@ async fn of_a_deletion_and_a_put_one_wins() {
     assert_eq!(game.rebuild().await.get("damaged_count"), None);
 }
 
-/// The turn is kept while a put is under way, also where nobody waits for it any more.
+/// The objects stay locked while a put is in progress, even when its client no longer waits.
 #[tokio::test(flavor = "multi_thread")]
 async fn nothing_is_lost_where_whoever_puts_it_in_has_gone() {
     let service = Service::start(Setup::local()).await;
@@ -93,7 +94,7 @@ async fn nothing_is_lost_where_whoever_puts_it_in_has_gone() {
             game.try_execute(json!([deleting(&chest, "REFUSE_IF_ANY")])).await
         };
         let (_, deletion) = join(put, deletion).await;
-        // What is still under way is stored by then.
+        // By the time this is stored, a put that was still in progress is stored as well.
         game.execute(json!([thing(&format!("last-{race}"), "r")])).await;
         let gem = game.object("gem").await["container_id"].clone();
         match deletion {
@@ -103,7 +104,8 @@ async fn nothing_is_lost_where_whoever_puts_it_in_has_gone() {
     }
 }
 
-/// Two chains that are moved into one another at once are never longer together than one may be.
+/// Two chains of containers that are moved into one another at once never exceed the depth limit
+/// together.
 #[tokio::test(flavor = "multi_thread")]
 async fn chains_that_move_at_once_do_not_become_too_deep() {
     let service = Service::start(Setup::local()).await;
@@ -140,8 +142,8 @@ async fn what_lies_in_a_thing_goes_where_it_is_said() {
     assert_eq!(game.refused(json!([{"delete_game_object": {"id": "bag"}}])).await, "NOT_EMPTY");
     let unknown = game.try_execute(json!([{"delete_game_object": {"id": "bag", "contents": 7}}])).await;
     let unknown = unknown.unwrap_err().to_string();
-    assert_eq!(unknown, "commands[0].contents: is none of REFUSE_IF_ANY, MOVE_TO_CONTAINER, LEAVE");
-    // All in one call: what it moves itself counts.
+    assert_eq!(unknown, "commands[0].contents: must be REFUSE_IF_ANY, MOVE_TO_CONTAINER or LEAVE");
+    // All in one call: changes by the call itself count.
     assert_eq!(
         game.refused(json!([
             thing("pin", "bag"),
@@ -172,7 +174,8 @@ async fn what_lies_in_a_thing_goes_where_it_is_said() {
         (types.map(str::to_owned).into(), &json!(true))
     );
 
-    // What is left stays, and whoever takes it has it alone.
+    // Contents that are left behind stay, and an object that takes one of them is its only
+    // container.
     game.execute(json!([thing("box", "r"), thing("key", "r"), adding("box", "key")])).await;
     game.execute(json!([deleting("box", "LEAVE")])).await;
     assert_eq!(lies_in(&game, "box", &["key"]).await, ["key"]);
@@ -196,7 +199,7 @@ async fn more_than_can_be_moved_stays_where_it_is() {
     let refused = game.try_execute(json!([deleting("s", "MOVE_TO_CONTAINER")])).await.unwrap_err();
     assert_eq!(
         (refused.reason(), refused.to_string().as_str()),
-        ("TOO_MUCH_INSIDE", "s: more than 400 things lie in it; move some of them first")
+        ("TOO_MUCH_INSIDE", "s: contains more than 400 objects; move some of them first")
     );
     game.execute(json!([moving("last", "r")])).await;
     let answer = game
@@ -229,7 +232,7 @@ async fn whoever_deletes_a_room_hears_who_was_in_it_and_what_leads_there() {
     ]))
     .await;
     let deletion = |contents: &str| json!({"command_id": contents, "delete_game_object": {"id": "r", "contents": contents}});
-    // What the call itself does counts: an exit is led elsewhere, and somebody comes in.
+    // Changes by the call itself count: an exit leads elsewhere, and a player comes in.
     let call = json!([exit("hall", "west", "s"), player("late"), moving("late", "r"), deletion("LEAVE")]);
     let answer = game.execute(call).await;
     let told = |answer: &Value, index: usize| {
@@ -253,7 +256,8 @@ async fn whoever_deletes_a_room_hears_who_was_in_it_and_what_leads_there() {
     );
 }
 
-/// What lies in what is derived: it is made again, and where that can't be it stops nothing but the question.
+/// The table of contents is derived data: it is rebuilt, and where that is impossible, only the
+/// commands that query it fail.
 #[tokio::test(flavor = "multi_thread")]
 async fn the_table_of_contents_is_made_again_and_stops_no_move() {
     let mut service = Service::start(Setup::local()).await;
@@ -267,7 +271,7 @@ async fn the_table_of_contents_is_made_again_and_stops_no_move() {
         match spoil {
             0 => fs::remove_file(&table).unwrap(),
             1 => fs::write(&table, "no database").unwrap(),
-            // One from before the gem was put there.
+            // As it was before the gem was put there.
             _ => {
                 let old = rusqlite::Connection::open(&table).unwrap();
                 old.execute("DELETE FROM places", []).unwrap();
@@ -276,7 +280,7 @@ async fn the_table_of_contents_is_made_again_and_stops_no_move() {
         service.restart().await;
         let game = Game::of(&service).await;
         if spoil == 2 {
-            // Rows that somebody took away are found by a rebuild.
+            // A rebuild finds rows that were removed.
             assert_eq!(game.rebuild().await["differences"]["places"], 4);
         }
         assert_eq!(game.refused(json!([deleting("chest", "REFUSE_IF_ANY")])).await, "NOT_EMPTY", "{spoil}");
@@ -295,13 +299,14 @@ async fn the_table_of_contents_is_made_again_and_stops_no_move() {
     let table = stats.projections.iter().find(|projection| projection.name == "contents").unwrap();
     assert!(table.problem.contains("states"), "{}", table.problem);
     game.execute(json!([deleting("chest", "LEAVE")])).await;
-    // It comes back by itself.
+    // The table recovers by itself.
     fs::remove_file(service.storage().join("states")).unwrap();
     assert_eq!(game.refused(json!([moving("gem", "s"), deleting("s", "REFUSE_IF_ANY")])).await, "NOT_EMPTY");
     game.execute(json!([moving("gem", "r"), moving("pin", "r"), deleting("s", "REFUSE_IF_ANY")])).await;
 }
 
-/// An older log was put back, and the table of a newer one stayed: it knows of what has not happened.
+/// An older log was restored and the table of a newer one stayed: the table contains changes that
+/// have not happened.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_table_that_is_ahead_of_the_log_is_not_believed() {
     let mut service = Service::start(Setup::local()).await;
@@ -326,7 +331,7 @@ async fn a_table_that_is_ahead_of_the_log_is_not_believed() {
     let game = Game::of(&service).await;
     game.execute(json!([moving("gem", "chest")])).await;
     assert_eq!(game.refused(json!([deleting("chest", "REFUSE_IF_ANY")])).await, "NOT_EMPTY");
-    // Also where there are as many events again.
+    // Also when the log has as many events again.
     game.execute(json!([moving("gem", "r"), moving("gem", "chest")])).await;
     assert_eq!(game.refused(json!([deleting("chest", "REFUSE_IF_ANY")])).await, "NOT_EMPTY");
 }

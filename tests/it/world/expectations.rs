@@ -1,4 +1,5 @@
-//! What a caller saw before it changed something.
+//! Expected sequence numbers: they state what a client saw before it sent its commands, and a
+//! command is refused if that has changed.
 
 use aethyr_event_store::grpc::wire::NewEvent;
 use futures_util::future::join_all;
@@ -10,7 +11,8 @@ use crate::support::{
     service::{Service, Setup},
 };
 
-/// What is changed by a command is not only its target: an item is guarded beside whoever picks it up.
+/// A command changes more than its target: an item is guarded, and not only the player who takes
+/// it.
 #[tokio::test(flavor = "multi_thread")]
 async fn of_many_who_grab_what_they_saw_one_gets_it() {
     let service = Service::start(Setup::local()).await;
@@ -47,11 +49,14 @@ async fn expectations_are_of_any_object_as_it_was_before_the_call() {
         .await;
     let call =
         |expected: Value, commands: Value| json!({"expected_sequences": expected, "commands": commands});
-    // Of the world or not, there or not.
+    // The object may be part of the world or not, and may exist or not.
     for (id, expected, actual) in [("s", 1, 2), ("quest-1", 0, 1), ("nothing", 3, 0)] {
         let refused =
             game.try_call(call(json!({ id: expected }), json!([describing("r", "x")]))).await.unwrap_err();
-        assert_eq!(refused.to_string(), format!("{id}: expected sequence {expected}, actual {actual}"));
+        assert_eq!(
+            refused.to_string(),
+            format!("{id}: expected sequence number {expected}, actual {actual}")
+        );
     }
     let fits = json!({"s": 2, "quest-1": 1, "nothing": 0, "r": 2});
     let once = call(
@@ -63,13 +68,16 @@ async fn expectations_are_of_any_object_as_it_was_before_the_call() {
     assert_eq!(again["results"][0]["already_executed"], json!(true));
     let two = json!([{"expected_sequence": 4, "expected_sequences": {"r": 5}, "update_room_description": {"id": "r", "description": "z"}}]);
     let refused = game.try_execute(two).await.unwrap_err();
-    assert!(refused.to_string().starts_with("commands[0].expected_sequence: is another"), "{refused}");
-    // As many as there may be, and the object itself.
+    assert!(refused.to_string().starts_with("commands[0].expected_sequence: contradicts"), "{refused}");
+    // The maximum number of expectations, besides the object itself.
     let most: serde_json::Map<String, Value> =
         (0..1000).map(|number| (format!("x-{number}"), json!(0))).collect();
     game.try_call(call(Value::Object(most), json!([describing("r", "most")]))).await.unwrap();
     let many: serde_json::Map<String, Value> =
         (0..1001).map(|number| (format!("x-{number}"), json!(0))).collect();
     let refused = game.try_call(call(Value::Object(many), json!([describing("r", "z")]))).await.unwrap_err();
-    assert_eq!(refused.to_string(), "expected_sequences: are 1001 together, 1000 are allowed");
+    assert_eq!(
+        refused.to_string(),
+        "expected_sequences: has 1001 entries in the call and its commands; at most 1000 are allowed"
+    );
 }

@@ -1,4 +1,6 @@
-//! A game's own aggregate, command, event and projection, as the example has them.
+//! A game's own aggregate, command, event and projection, taken from `examples/quests.rs`.
+//!
+//! The test runs them as a game would, on top of the library.
 
 use std::{
     path::Path,
@@ -9,7 +11,7 @@ use aethyr_event_store::{
     config::Config,
     grpc::wire::{LoadSnapshotRequest, StatsRequest, event_store_service_client::EventStoreServiceClient},
     server::{self, Options},
-    world::projections::{ProjectedEvent, Projection},
+    world::read_models::projections::{ProjectedEvent, Projection},
 };
 use futures_util::future::join_all;
 use rusqlite::Connection;
@@ -57,7 +59,7 @@ async fn quests_are_begun_done_and_listed() {
     quests::execute(&mut store, "quest-2", &begin).await.unwrap();
     let again = quests::execute(&mut store, "quest-1", &begin).await.unwrap_err();
     assert_eq!((again.code(), again.message()), (Code::FailedPrecondition, "it has begun already"));
-    // Everybody does the same steps at once; each is done once.
+    // Twelve clients do the same steps at once; each step is done once.
     let doing = (0..12).map(|number| {
         let (mut store, command) = (store.clone(), QuestCommand::DoStep { step: number % 3 + 1 });
         async move { quests::execute(&mut store, "quest-1", &command).await.unwrap() }
@@ -90,7 +92,7 @@ async fn quests_are_begun_done_and_listed() {
     assert_eq!(open, [("quest-2".to_owned(), 1)]);
 }
 
-/// Waits until it takes calls: it listens before the log is open.
+/// Waits until the service accepts calls: it listens before the log is open.
 async fn until_it_serves(store: &mut EventStoreServiceClient<Channel>) {
     let until = Instant::now() + PATIENCE;
     while let Err(refused) = store.load_snapshot(LoadSnapshotRequest { aggregate_id: "none".into() }).await {
@@ -102,7 +104,7 @@ async fn until_it_serves(store: &mut EventStoreServiceClient<Channel>) {
     }
 }
 
-/// A game's own projection with a mistake in it.
+/// A game's own projection that contains a mistake.
 struct Mistaken;
 
 impl Projection for Mistaken {
@@ -164,7 +166,7 @@ async fn a_projection_that_panics_holds_up_no_other_and_stats_tell_of_it() {
         tokio::time::sleep(Duration::from_millis(10)).await;
     };
     for projection in projections {
-        let told = projection.problem.contains("at position 1: it panicked: ");
+        let told = projection.problem.contains("at position 1: panicked: ");
         assert_eq!(told, projection.name == "mistaken", "{projection:?}");
     }
     stop.send(()).unwrap();

@@ -1,5 +1,5 @@
-//! The world as it was: at every number, position and time; what each event changed, and what changed between two
-//! moments.
+//! The world as it was at every sequence number, position and time; what each event changed, and
+//! what changed between two moments.
 
 use serde_json::{Value, json};
 
@@ -13,7 +13,7 @@ use crate::support::{
 async fn every_moment_is_the_fold_of_the_events_up_to_it() {
     let service = Service::start(Setup::local()).await;
     let game = Game::of(&service).await;
-    // States are asked for right after each event, and again when all is over.
+    // States are queried right after each event, and again at the end.
     game.execute(json!([room("r")])).await;
     let mut seen = Vec::new();
     for number in 0..130 {
@@ -34,9 +34,9 @@ async fn every_moment_is_the_fold_of_the_events_up_to_it() {
     let before = game.try_ask("GetRoom", json!({"id": "r", "as_of": {"time": "2020-01-01T00:00:00Z"}})).await;
     assert_eq!(before.unwrap_err().reason(), "NO_SUCH_OBJECT");
     let beyond = game.try_ask("GetRoom", json!({"id": "r", "as_of": {"sequence_number": 133}})).await;
-    assert_eq!(beyond.unwrap_err().to_string(), "r: its last event has the number 132");
+    assert_eq!(beyond.unwrap_err().to_string(), "r: its last event has sequence number 132");
     let zero = game.try_ask("GetRoom", json!({"id": "r", "as_of": {"sequence_number": 0}})).await;
-    assert_eq!(zero.unwrap_err().to_string(), "as_of.sequence_number: must be 1 or more");
+    assert_eq!(zero.unwrap_err().to_string(), "as_of.sequence_number: must be at least 1");
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -90,7 +90,10 @@ async fn the_difference_names_what_is_not_as_it_was() {
     assert_eq!(all[0]["objects"].as_array().unwrap().len(), 5);
     assert!(between(json!({"position": from}), json!({"position": from})).await.is_empty());
     let wrong = game.try_ask("DiffWorld", json!({"from": {"sequence_number": 1}})).await.unwrap_err();
-    assert_eq!(wrong.to_string(), "from.sequence_number: is of one aggregate, not of the world");
+    assert_eq!(
+        wrong.to_string(),
+        "from.sequence_number: applies to a single aggregate, not to the world; use position or time"
+    );
     let wrong = game.try_ask("DiffWorld", json!({"from": {"position": 5}, "to": {"position": 4}})).await;
-    assert_eq!(wrong.unwrap_err().to_string(), "from: is later than to");
+    assert_eq!(wrong.unwrap_err().to_string(), "from: must not be later than `to`");
 }

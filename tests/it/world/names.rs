@@ -1,4 +1,6 @@
-//! A field has one check, by whatever way it comes in.
+//! A field has a single check, whichever way its value arrives.
+//!
+//! Names are the example here: every command that sets one accepts the same values.
 
 use aethyr_event_store::grpc::ClientError;
 use serde_json::{Value, json};
@@ -6,7 +8,8 @@ use serde_json::{Value, json};
 use super::{Game, player, room, thing};
 use crate::support::service::{Service, Setup};
 
-/// All ways to give an object a name: the fields that are checked, and the command. `id` is new, or there already.
+/// Returns all ways to name an object: the field that is checked, and the command. `id` is new or
+/// exists already.
 fn ways(kind: &str, id: &str, name: &Value) -> Vec<(&'static str, Value)> {
     let created = match kind {
         "player" => json!({"create_player": {"id": format!("new-{id}"), "name": name}}),
@@ -17,7 +20,7 @@ fn ways(kind: &str, id: &str, name: &Value) -> Vec<(&'static str, Value)> {
         ("value", json!({"update_game_object_attribute": {"id": id, "key": "name", "value": name}})),
         ("attributes", json!({"update_game_object_attributes": {"id": id, "attributes": {"name": name}}})),
     ];
-    // The field takes nothing but text.
+    // This field accepts only text.
     if name.is_string() {
         ways.push(("name", created));
     }
@@ -38,9 +41,9 @@ async fn a_name_that_one_way_refuses_no_other_takes() {
     let for_all = [
         (json!("a\nb"), "must not contain control characters"),
         (json!("\u{1b}[31m"), "must not contain control characters"),
-        (json!("x".repeat(256)), "has 256 bytes, 255 are allowed"),
-        (json!(7), "must be a text"),
-        (json!(["x"]), "must be a text"),
+        (json!("x".repeat(256)), "has 256 bytes; at most 255 are allowed"),
+        (json!(7), "must be a string"),
+        (json!(["x"]), "must be a string"),
     ];
     let for_players = [(json!(""), ""), (Value::Null, "")];
     for kind in ["player", "room", "thing"] {
@@ -60,7 +63,7 @@ async fn a_name_that_one_way_refuses_no_other_takes() {
         }
     }
     assert_eq!(before, [game.object("room").await, game.object("player").await, game.object("thing").await]);
-    // What one way takes every other does, and players are found by it.
+    // A name that one way accepts is accepted by all others, and players are found by it.
     for (number, name) in ["Ä", &"x".repeat(255)].into_iter().enumerate() {
         for kind in ["player", "room", "thing"] {
             let id = format!("{kind}-{number}");
@@ -72,7 +75,7 @@ async fn a_name_that_one_way_refuses_no_other_takes() {
             .await;
             for (way, (_, command)) in ways(kind, &id, &json!(name)).into_iter().enumerate() {
                 let mut command = command;
-                // Of two that create the same object the second has another id.
+                // Of two commands that create the same object, the second gets another id.
                 if let Some(created) = command.as_object_mut().unwrap().values_mut().next()
                     && created["id"].as_str().unwrap().starts_with("new-")
                 {

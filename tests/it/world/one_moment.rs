@@ -1,4 +1,5 @@
-//! What the read models show is the world of one moment, and the position that they name is that moment's.
+//! The read models show the world at a single moment, and the position that they name is the
+//! position of that moment.
 
 use std::sync::atomic::{AtomicBool, Ordering};
 
@@ -9,7 +10,8 @@ use serde_json::{Value, json};
 use super::{Game, caught_up, read_models, room, thing};
 use crate::support::service::{Service, Setup};
 
-/// Objects that one call makes, and how long their texts are: together several times what is read at once.
+/// The number of objects that one call creates, and the length of their texts. Together they are
+/// several times as large as a single read.
 const OBJECTS: u64 = 5;
 const TEXT_BYTES: usize = 500_000;
 
@@ -22,17 +24,18 @@ fn large_call(call: u64) -> Value {
     (0..OBJECTS).map(create).collect()
 }
 
-/// Objects and position in the file, as another program sees them.
+/// Returns the number of objects and the position in the file, as another program sees them.
 fn seen(tables: &Connection) -> rusqlite::Result<(u64, u64)> {
     let sql = "SELECT (SELECT count(*) FROM game_objects), (SELECT max(position) FROM projections)";
     tables.query_row(sql, [], |row| Ok((row.get::<_, i64>(0)? as u64, row.get::<_, i64>(1)? as u64)))
 }
 
-/// Looks at the file all the while until `over`: it never shows half of a call.
+/// Reads the file until `over` is set, and asserts that it never shows half of a call. Returns the
+/// number of reads.
 fn watch_for_halves(path: std::path::PathBuf, over: &AtomicBool) -> u64 {
     let mut looks = 0;
     while !over.load(Ordering::Relaxed) {
-        // While it is made anew there is no file, or no table in it.
+        // During a rebuild there is no file, or no table in it.
         let flags = rusqlite::OpenFlags::SQLITE_OPEN_READ_ONLY;
         let Ok(tables) = Connection::open_with_flags(&path, flags) else { continue };
         while let (false, Ok((objects, position))) = (over.load(Ordering::Relaxed), seen(&tables)) {
@@ -58,7 +61,7 @@ async fn no_half_of_a_call_shows_neither_when_it_comes_nor_in_catching_up_nor_in
             let file = file.clone();
             move || watch_for_halves(file, over)
         });
-        // Also where an assertion below fails.
+        // Sets the flag even if an assertion below fails.
         struct Over<'a>(&'a AtomicBool);
         impl Drop for Over<'_> {
             fn drop(&mut self) {
@@ -95,7 +98,7 @@ async fn no_half_of_a_call_shows_neither_when_it_comes_nor_in_catching_up_nor_in
 async fn a_list_names_exactly_the_moment_that_it_shows() {
     const CALLERS: usize = 4;
     const CALLS: usize = 240;
-    // Of many lists some are at work when the tables move on.
+    // With this many lists, some are being read when the tables move on.
     const LISTERS: usize = 4;
     let service = Service::start(Setup::local()).await;
     let game = &Game::of(&service).await;
@@ -125,7 +128,7 @@ async fn the_position_of_a_list_goes_on_with_events_that_change_nothing_in_it() 
     let service = Service::start(Setup::local()).await;
     let game = Game::of(&service).await;
     game.execute(json!([room("r")])).await;
-    // In tables that have the room, and are not written again.
+    // The tables have the room by now, and are not written again.
     caught_up(&service).await;
     let quest = json!({"events": [{"aggregate_id": "q", "aggregate_type": "Quest", "event_type": "QuestBegun", "json": "{}"}]});
     game.store("AppendEvents", quest).await;

@@ -1,4 +1,7 @@
-//! Appends to objects of the world that are no commands keep these whole.
+//! Raw appends: appends to objects of the world that do not come from commands.
+//!
+//! Checked appends cannot damage an object. The configuration may refuse all of them, or turn the
+//! check off.
 
 use aethyr_event_store::grpc::wire::{AppendEventsRequest, NewEvent, new_event::Data};
 use futures_util::future::join_all;
@@ -29,14 +32,14 @@ async fn try_append(client: &mut Client, append: AppendEventsRequest) -> Result<
     client.append_events(append).await.map(|_| ())
 }
 
-/// The rule that a refused append breaks.
+/// Returns the rule that a refused append breaks.
 fn rule(refused: &Status) -> String {
     assert_eq!(
         (refused.code(), reason(refused).as_str()),
         (Code::FailedPrecondition, "WORLD_RULE"),
         "{refused:?}"
     );
-    for way in ["ExecuteCommands", "another type", "world.enabled: false"] {
+    for way in ["ExecuteCommands", "another aggregate type", "world.enabled to false"] {
         assert!(refused.message().contains(way), "{refused:?}");
     }
     refused.get_details_error_info().unwrap().metadata["rule"].clone()
@@ -59,22 +62,22 @@ async fn an_event_that_an_object_cannot_have_is_refused_and_the_others_are_taken
             vec![raw("new", "Room", "RoomCreated", json!({"name": "Forest Clearing"}))],
             "its first event does not create it",
         ),
-        (vec![raw("r", "Room", "SomethingElse", json!({}))], "its type \"SomethingElse\" is not known"),
+        (vec![raw("r", "Room", "SomethingElse", json!({}))], "unknown event type \"SomethingElse\""),
         (
             vec![raw("r", "Room", "RoomExitAdded", json!({"direction": 7}))],
-            "its data does not fit its type (line 1, column 14)",
+            "its data does not match its type (line 1, column 14)",
         ),
         (
             vec![raw("r", "Room", "RoomExitRemoved", json!({"direction": "up"}))],
-            "the exit that is removed is not there",
+            "the exit to be removed does not exist",
         ),
         (
             vec![raw("t", "GameObject", "RoomDescriptionUpdated", json!({"description": "x"}))],
-            "the event is one of another kind of aggregate",
+            "the event belongs to another kind of aggregate",
         ),
-        (vec![update("gone", "GameObject")], "it goes on after it was deleted"),
-        (vec![binary], "its data is no JSON"),
-        // One of several: nothing of them is stored.
+        (vec![update("gone", "GameObject")], "it has events after its deletion"),
+        (vec![binary], "its data is not valid JSON"),
+        // One of several events breaks a rule, so none of them is stored.
         (
             vec![created("a", "Room"), update("a", "Room"), created("b", "Room"), created("a", "Room")],
             "it is created twice",
@@ -92,7 +95,7 @@ async fn an_event_that_an_object_cannot_have_is_refused_and_the_others_are_taken
     let told = stats.refusals.iter().find(|refusal| refusal.reason == "WORLD_RULE").unwrap();
     assert_eq!(told.calls, 11);
     service.wait_for_log("WORLD_RULE").await;
-    // An Aethyr that decides for itself.
+    // Appends by an Aethyr that makes its own decisions.
     append(
         &mut client,
         vec![created("q", "Player"), raw("q", "Player", "PlayerCreated", json!({"admin": true}))],
@@ -100,12 +103,12 @@ async fn an_event_that_an_object_cannot_have_is_refused_and_the_others_are_taken
     .await;
     append(&mut client, vec![update("q", ""), update("r", "Room"), update("t", "GameObject")]).await;
     assert_eq!(game.object("q").await["attributes"]["k"], json!(1));
-    // The same events again are no second ones.
+    // A retry of the same events stores them only once.
     let both = vec![created("s", "Room"), raw("s", "Room", "RoomCreated", json!({"description": "x"}))];
     append(&mut client, both.clone()).await;
     append(&mut client, both.clone()).await;
     assert_eq!(load(&mut client, "s").await.len(), 2);
-    // Ids, then what the caller expects, then the rule.
+    // Event ids are checked first, then the expected sequences, then the rule.
     let other = NewEvent { event_id: both[0].event_id.clone(), ..created("s", "Room") };
     let other = NewEvent { data: Some(Data::Json("{\"type\":\"Other\"}".into())), ..other };
     let refused = try_append(&mut client, request(vec![other])).await.unwrap_err();
@@ -123,7 +126,7 @@ async fn an_event_that_an_object_cannot_have_is_refused_and_the_others_are_taken
     assert_eq!(report.get("damaged"), None, "{report}");
 }
 
-/// What is decided holds when it is stored.
+/// A decision still holds when its events are stored.
 #[tokio::test(flavor = "multi_thread")]
 async fn of_many_who_do_what_can_be_done_once_one_does_it() {
     let service = Service::start(Setup::local()).await;
@@ -142,7 +145,7 @@ async fn of_many_who_do_what_can_be_done_once_one_does_it() {
         let done = appended.iter().filter(|one| one.is_ok()).count()
             + executed.iter().filter(|one| one.is_ok()).count();
         assert_eq!(done, 1, "{id}");
-        // Changes that can always be made are all made.
+        // Changes that are always possible are all made.
         let updates = (0..10).map(|number| {
             let mut client = service.client();
             let update = raw(
@@ -161,7 +164,7 @@ async fn of_many_who_do_what_can_be_done_once_one_does_it() {
     assert_eq!(report.get("damaged"), None, "{report}");
 }
 
-/// A command changes others than the object that it names: whoever loses an item loses it once.
+/// A command also changes objects that it does not name: a holder that loses an item loses it once.
 #[tokio::test(flavor = "multi_thread")]
 async fn what_was_checked_has_not_changed_when_it_is_stored() {
     let service = Service::start(Setup::local()).await;
@@ -182,7 +185,7 @@ async fn what_was_checked_has_not_changed_when_it_is_stored() {
         );
         executed.unwrap();
         if let Err(refused) = appended {
-            assert_eq!(rule(&refused), "the item that is removed is not there");
+            assert_eq!(rule(&refused), "the item to be removed does not exist");
         }
     }
     let report = game.rebuild().await;
@@ -198,33 +201,28 @@ async fn they_are_refused_or_unchecked_if_the_configuration_says_so_and_damage_g
     service.stop();
     service.reconfigure(Setup::local());
     service.restart().await;
-    // It is damaged already, and told of once.
+    // The room is damaged already, and the log says so once.
     for _ in 0..3 {
         append(&mut service.client(), vec![created("r", "Room")]).await;
     }
     service.stop();
-    assert_eq!(
-        service.log().matches("to an object that is damaged is not checked").count(),
-        1,
-        "{}",
-        service.log()
-    );
+    assert_eq!(service.log().matches("to a damaged object are not checked").count(), 1, "{}", service.log());
     service.reconfigure(Setup::local().set("world", "raw_appends: refused"));
     service.restart().await;
     let mut client = service.client();
     let update = |kind: &str| raw("s", kind, "GameObjectAttributeUpdated", json!({"key": "k", "value": 1}));
-    // The damaged one, too.
+    // This includes the damaged object.
     for event in [update("Room"), update(""), created("new", "Player"), created("r", "Room")] {
         let refused = try_append(&mut client, request(vec![event])).await.unwrap_err();
-        assert_eq!(rule(&refused), "such appends are refused (world.raw_appends)");
+        assert_eq!(rule(&refused), "the configuration refuses such appends (world.raw_appends)");
     }
     append(&mut client, vec![event("quest-1")]).await;
     append(&mut client, vec![NewEvent { aggregate_type: String::new(), ..event("quest-1") }]).await;
     let unnamed = NewEvent { aggregate_type: String::new(), ..event("nothing") };
     let refused = try_append(&mut client, request(vec![unnamed])).await.unwrap_err();
-    assert!(refused.message().contains("must not be empty with the first event"), "{refused:?}");
+    assert!(refused.message().contains("is required for the first event"), "{refused:?}");
     Game::of(&service).await.execute(json!([room("by-command")])).await;
-    // That nothing is taken goes before.
+    // Disabled event sourcing is checked before the rules of the world.
     service.stop();
     service.reconfigure(Setup::local().set("event_sourcing", "enabled: false"));
     service.restart().await;

@@ -1,4 +1,5 @@
-//! The read models: what the aggregates are, in tables, whatever happens in between.
+//! The read models show the aggregates in tables, whatever happens in between: crashes, lost or
+//! damaged files, and other projections.
 
 use std::{
     collections::BTreeMap,
@@ -13,7 +14,7 @@ use serde_json::{Value, json};
 use super::{Game, caught_up, describing, moving, player, read_models, room, thing};
 use crate::support::service::{PATIENCE, Service, Setup};
 
-/// Rows of a table, by their keys, as JSON.
+/// Returns the rows of a query, with all values as text.
 fn rows(tables: &Connection, sql: &str) -> Vec<Vec<String>> {
     let mut query = tables.prepare(sql).unwrap();
     let columns = query.column_count();
@@ -32,7 +33,7 @@ fn text(value: &Value) -> String {
     value.as_str().unwrap_or_default().to_owned()
 }
 
-/// What the tables should have, out of the aggregates themselves.
+/// Asserts that the tables match the aggregates themselves.
 async fn assert_like_the_aggregates(service: &Service, game: &Game, ids: &[String]) {
     caught_up(service).await;
     let mut expected: BTreeMap<&str, Vec<Vec<String>>> = BTreeMap::new();
@@ -99,7 +100,7 @@ async fn assert_like_the_aggregates(service: &Service, game: &Game, ids: &[Strin
     assert_eq!(activity, service.stats().await.event_count as i64);
 }
 
-/// A command of some kind on one of a few objects; many are refused.
+/// Returns a random command on one of a few objects; many of them are refused.
 fn any_command(random: &mut fastrand::Rng, ids: &[String]) -> Value {
     let mut id = || ids[random.usize(..ids.len())].clone();
     let (one, other) = (id(), id());
@@ -134,7 +135,8 @@ async fn they_are_what_the_aggregates_are_whenever_the_service_is_killed() {
     let mut service = Service::start(setup).await;
     for round in 0..ROUNDS {
         let game = &Game::of(&service).await;
-        // Several callers at once, so that calls are under way and projections behind when it is killed.
+        // Several clients at once, so that calls are in flight and projections lag when the service
+        // is killed.
         let done = &AtomicUsize::new(0);
         let mut callers: Vec<_> = (0..6)
             .map(|_| {
@@ -183,9 +185,9 @@ async fn they_are_made_anew_when_the_file_is_gone_damaged_or_of_other_projection
     std::fs::remove_file(&file).unwrap();
     game.execute(json!([describing("r", "while it runs")])).await;
     assert_like_the_aggregates(&service, &game, &ids).await;
-    // Also where nothing happens but questions.
+    // Also when there are only queries.
     let found = async || {
-        // They may be just being made.
+        // A rebuild may just be running.
         let until = Instant::now() + PATIENCE;
         loop {
             match game.try_ask("FindPlayer", json!({"name": "p"})).await {
@@ -218,7 +220,7 @@ async fn they_are_made_anew_when_the_file_is_gone_damaged_or_of_other_projection
         service.restart().await;
         assert_like_the_aggregates(&service, &Game::of(&service).await, &ids).await;
     }
-    // Another log does not touch the file of the one before.
+    // Another log does not touch the file of the previous one.
     service.stop();
     for folder in ["log", "index"] {
         std::fs::remove_dir_all(service.storage().join(folder)).unwrap();
@@ -227,7 +229,7 @@ async fn they_are_made_anew_when_the_file_is_gone_damaged_or_of_other_projection
     let game = Game::of(&service).await;
     game.execute(json!([room("other")])).await;
     let refused = game.try_ask("FindPlayer", json!({"name": "p"})).await.unwrap_err().to_string();
-    assert!(refused.contains("was made from another log"), "{refused}");
+    assert!(refused.contains("was created from another log"), "{refused}");
     let left: i64 = Connection::open(&file)
         .unwrap()
         .query_row("SELECT count(*) FROM players WHERE id = 'p'", [], |row| row.get(0))
@@ -318,9 +320,9 @@ async fn lists_are_filtered_and_go_on_where_a_page_ended() {
     let found = game.ask("FindPlayer", json!({"name": "ALICE"})).await;
     assert_eq!(found["players"].as_array().unwrap().len(), 2);
     for (request, expected) in [
-        (json!({"page_size": 1001}), "page_size: is 1001, 1000 is allowed"),
-        (json!({"page_token": "x"}), "page_token: is none of this listing"),
-        (json!({"attribute_value": 1}), "attribute_value: wants an attribute_key"),
+        (json!({"page_size": 1001}), "page_size: is 1001; at most 1000 is allowed"),
+        (json!({"page_token": "x"}), "page_token: is not a token of this list"),
+        (json!({"attribute_value": 1}), "attribute_value: requires attribute_key"),
     ] {
         assert_eq!(game.try_ask("ListGameObjects", request).await.unwrap_err().to_string(), expected);
     }
@@ -328,7 +330,7 @@ async fn lists_are_filtered_and_go_on_where_a_page_ended() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_page_is_no_larger_than_callers_take() {
-    // What is short as JSON and long on the wire.
+    // Data that is short as JSON and long on the wire.
     const NUMBERS: usize = 40_000;
     const MAPS: usize = 10;
     let service = Service::start(Setup::local()).await;
@@ -345,7 +347,7 @@ async fn a_page_is_no_larger_than_callers_take() {
         let objects = page["game_objects"].as_array().unwrap();
         let numbers: usize =
             objects.iter().map(|object| object["attributes"]["tiles"].as_array().unwrap().len()).sum();
-        // A number in a list takes 13 bytes of a message at most.
+        // A number in a list takes at most 13 bytes of a message.
         assert!(numbers * 13 < 4 << 20, "{numbers} numbers in one page");
         seen += objects.len();
         token = text(&page["next_page_token"]);
@@ -370,7 +372,7 @@ async fn a_file_that_cannot_be_made_anew_is_told_and_holds_up_nothing_else() {
     assert_eq!(found.reason(), "READ_MODELS", "{found}");
     game.execute(json!([describing("r", "still")])).await;
     assert_eq!(game.room("r").await["description"], "still");
-    // As soon as it can be made, it is.
+    // The file is created as soon as that is possible.
     std::fs::remove_file(&folder).unwrap();
     std::fs::create_dir(&folder).unwrap();
     assert!(game.try_ask("FindPlayer", json!({"name": "p"})).await.is_ok());

@@ -1,4 +1,6 @@
-//! Rebuilding finds what is damaged, goes on, and mends the read models.
+//! A rebuild finds damaged aggregates, continues past them, and repairs the read models.
+//!
+//! It runs under load, while clients read and write.
 
 use aethyr_event_store::grpc::wire::{NewEvent, new_event::Data};
 use rusqlite::Connection;
@@ -47,24 +49,24 @@ async fn damaged_aggregates_are_named_and_do_not_stop_the_rest() {
     assert_eq!(
         problems(&report, "damaged"),
         [
-            "garbled 3: its data does not fit its type (line 1, column 14)",
+            "garbled 3: its data does not match its type (line 1, column 14)",
             "headless 1: its first event does not create it",
-            "strange 3: its type SomethingElse is not known",
-            "twisted 3: the exit that is removed is not there",
+            "strange 3: unknown event type SomethingElse",
+            "twisted 3: the exit to be removed does not exist",
         ]
     );
     let asked = game.try_ask("GetRoom", json!({"id": "twisted"})).await.unwrap_err();
     assert_eq!(asked.reason(), "OBJECT_DAMAGED");
-    // As it was before the damage it can still be seen.
+    // The state before the damage can still be queried.
     game.ask("GetRoom", json!({"id": "twisted", "as_of": {"sequence_number": 2}})).await;
     assert_eq!(game.room("good").await["description"], "still here");
-    // Nor do they hold up who asks what changed.
+    // Damaged aggregates do not hold up a query for changes, either.
     let pieces = game.ask_all("DiffWorld", json!({})).await;
     let objects: Vec<&Value> = pieces.iter().flat_map(|piece| piece["objects"].as_array().unwrap()).collect();
     let has_problem = |object: &&&Value| object.get("problem").is_some();
     assert_eq!((objects.len(), objects.iter().filter(has_problem).count()), (5, 4));
     let (succeeded, said) = service.run(&["rebuild", "--address", &format!("127.0.0.1:{}", service.port())]);
-    assert!(!succeeded && said.contains("4 aggregates are damaged"), "{said}");
+    assert!(!succeeded && said.contains("damaged aggregates: 4"), "{said}");
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -79,8 +81,8 @@ async fn exits_and_containers_that_point_nowhere_are_warnings() {
     assert_eq!(
         problems(&report, "warnings"),
         [
-            "r null: its exit box leads to box, which is no room",
-            "r null: its exit never leads to never, which is no room",
+            "r null: its exit box leads to box, which is not a room",
+            "r null: its exit never leads to never, which is not a room",
             "coin null: it lies in box, which does not exist",
         ]
     );
@@ -97,7 +99,7 @@ async fn read_models_that_are_wrong_are_found_out_and_put_right_under_load() {
     tables.execute("UPDATE rooms SET description = 'forged' WHERE id = 'r'", []).unwrap();
     tables.execute("DELETE FROM game_objects WHERE id = 't'", []).unwrap();
     drop(tables);
-    // Somebody reads all the while, and somebody else writes.
+    // All the while, one program reads and a client writes.
     let reader = read_models(&service);
     let writing = async {
         for number in 0..50 {
@@ -113,7 +115,7 @@ async fn read_models_that_are_wrong_are_found_out_and_put_right_under_load() {
     assert_eq!(text("SELECT description FROM rooms WHERE id = 'r'"), "");
     assert_eq!(text("SELECT description FROM rooms WHERE id = 's'"), "49");
     assert_eq!(text("SELECT container_id FROM game_objects WHERE id = 't'"), "r");
-    // What makes the live ones take nothing any more is mended, too.
+    // Damage that stops the live projections is repaired, too.
     let tables = Connection::open(service.storage().join("read_models.sqlite")).unwrap();
     tables.execute("DROP TABLE room_exits", []).unwrap();
     drop(tables);

@@ -1,4 +1,6 @@
-//! Objects that were damaged by appends that nobody checked, and are repaired.
+//! The repair of objects that unchecked appends have damaged.
+//!
+//! A repair makes the world pass over the events that cannot have happened. It deletes nothing.
 
 use aethyr_event_store::grpc::wire::{NewEvent, new_event::Data};
 use serde_json::{Value, json};
@@ -18,19 +20,19 @@ fn raw(aggregate_type: &str, aggregate: &str, event_type: &str, data: Value) -> 
     }
 }
 
-/// A world in which every object but one is damaged, each in its way.
+/// Creates a world in which every object but one is damaged, each in its own way.
 async fn damaged(service: &Service) -> Game {
     let game = Game::of(service).await;
     game.execute(json!([room("hall"), room("cellar"), player("eve"), thing("ring", "hall")])).await;
     let mut client = service.client();
-    // An administrator by a second creation, who is moved afterwards.
+    // A second creation makes eve an administrator; she is moved afterwards.
     append(&mut client, vec![raw("Player", "eve", "PlayerCreated", json!({"admin": true}))]).await;
     let into = json!({"container_id": "hall"});
     append(&mut client, vec![raw("Player", "eve", "GameObjectContainerUpdated", into)]).await;
     let nowhere = json!({"direction": "up"});
     append(&mut client, vec![raw("Room", "cellar", "RoomExitRemoved", nowhere)]).await;
     append(&mut client, vec![raw("Room", "cellar", "Flooded", json!({}))]).await;
-    // It goes on after it was deleted.
+    // The ring has an event after its deletion.
     append(&mut client, vec![raw("GameObject", "ring", "GameObjectDeleted", json!({}))]).await;
     let into = json!({"container_id": "cellar"});
     append(&mut client, vec![raw("GameObject", "ring", "GameObjectContainerUpdated", into)]).await;
@@ -52,7 +54,7 @@ fn rows(service: &Service, sql: &str) -> Vec<String> {
     query.query_map([], |row| row.get(0)).unwrap().collect::<Result<_, _>>().unwrap()
 }
 
-/// What the world and the read models say of the repaired objects.
+/// Asserts what the world and the read models say of the repaired objects.
 async fn assert_whole(service: &Service) {
     let game = Game::of(service).await;
     let eve = game.ask("GetPlayer", json!({"id": "eve"})).await["player"].clone();
@@ -88,16 +90,16 @@ async fn what_cannot_have_happened_is_passed_over_from_then_on() {
         .collect();
     let expected = [
         "attic 1 its first event does not create it",
-        "cellar 3 the exit that is removed is not there",
-        "cellar 4 its type Flooded is not known",
+        "cellar 3 the exit to be removed does not exist",
+        "cellar 4 unknown event type Flooded",
         "eve 3 it is created twice",
-        "ring 3 it goes on after it was deleted",
+        "ring 3 it has events after its deletion",
     ];
     assert_eq!((repaired, &report["repaired_count"]), (expected.map(str::to_owned).into(), &json!(5)));
     assert_eq!((report.get("damaged_count"), &report["warning_count"]), (None, &json!(4)));
     assert_whole(&service).await;
 
-    // It says so itself, for good.
+    // The object's own history names the repair, for good.
     let history = game.ask_all("GetHistory", json!({"id": "eve"})).await;
     let entries = history[0]["entries"].as_array().unwrap();
     let passed_over: Vec<&Value> =
@@ -115,7 +117,8 @@ async fn what_cannot_have_happened_is_passed_over_from_then_on() {
         json!({"passed_over": [3], "because": "event 3: it is created twice", "actor": "wizard"})
     );
 
-    // Whole once, it has nothing to be repaired, and lives on, over restarts and with new read models.
+    // A repaired object has nothing left to repair. It lives on, across restarts and with new read
+    // models.
     let again = repair(&game, &["eve"], "").await;
     assert_eq!(again.get("repaired_count"), None);
     assert!(again["differences"].as_object().unwrap().values().all(|count| count == 0), "{again}");
@@ -130,7 +133,8 @@ async fn what_cannot_have_happened_is_passed_over_from_then_on() {
         assert_eq!(game.room("cellar").await["description"], "Dry.");
         assert_eq!(game.rebuild().await.get("damaged_count"), None);
     }
-    // What was nothing can be made, and only as what it was to be.
+    // An object that was never created can be created now, but only with the type that its events
+    // had.
     let game = Game::of(&service).await;
     assert_eq!(game.refused(json!([player("attic")])).await, "OBJECT_EXISTS");
     game.execute(json!([room("attic"), describing("attic", "Dust.")])).await;
@@ -140,7 +144,8 @@ async fn what_cannot_have_happened_is_passed_over_from_then_on() {
     assert_eq!(game.refused(json!([room("attic")])).await, "OBJECT_EXISTS");
 }
 
-/// The service was killed between the repair and the read models, or somebody appended the event.
+/// The service was killed after the repair and before the read models had it, or a client appended
+/// the event itself.
 #[tokio::test(flavor = "multi_thread")]
 async fn read_models_that_have_what_is_passed_over_are_made_anew() {
     let service = Service::start(Setup::local().set("world", "raw_appends: unchecked")).await;
@@ -161,7 +166,7 @@ async fn read_models_that_have_what_is_passed_over_are_made_anew() {
     assert_eq!(game.rebuild().await.get("damaged_count"), None);
 }
 
-/// A newer version knows an event that an older one did not, and passed over.
+/// A newer version knows an event that an older version did not know and passed over.
 #[tokio::test(flavor = "multi_thread")]
 async fn what_is_passed_over_does_not_count_although_it_fits() {
     let mut service = Service::start(Setup::local().set("world", "raw_appends: unchecked")).await;
@@ -169,13 +174,13 @@ async fn what_is_passed_over_does_not_count_although_it_fits() {
     game.execute(json!([room("r"), describing("r", "Dry."), describing("r", "Flooded.")])).await;
     game.execute(json!([room("chest"), thing("gem", "r"), moving("gem", "chest")])).await;
     let mut client = service.client();
-    // Of a game, and of nothing that there is.
+    // A type of the game's own, and an object that does not exist.
     append(&mut client, vec![raw("Ship", "ship", "ObjectRepaired", json!({"passed_over": [1]}))]).await;
     for (kind, id, passed_over) in [("Room", "r", 4), ("GameObject", "gem", 2)] {
         append(&mut client, vec![raw(kind, id, "ObjectRepaired", json!({"passed_over": [passed_over]}))])
             .await;
     }
-    // What came behind it fits only without it.
+    // The later event is valid only without the one that is passed over.
     game.execute(json!([thing("cup", "r"), {"delete_game_object": {"id": "cup"}}])).await;
     let full = json!({"key": "full", "value": true});
     append(&mut client, vec![raw("GameObject", "cup", "GameObjectAttributeUpdated", full)]).await;
@@ -229,13 +234,13 @@ async fn only_a_rebuild_repairs_and_only_what_there_is() {
         "--actor",
         "wizard",
     ]);
-    assert!(!succeeded && said.contains("2 aggregates are damaged"), "{said}");
+    assert!(!succeeded && said.contains("damaged aggregates: 2"), "{said}");
     service.kill();
     service.reconfigure(Setup::local());
     service.restart().await;
     let (game, mut client) = (Game::of(&service).await, service.client());
     assert_eq!(game.ask("GetPlayer", json!({"id": "eve"})).await["player"].get("admin"), None);
-    // A damaged one is not checked, and one that was repaired is again.
+    // A damaged object is not checked, and a repaired one is checked again.
     let twice = || raw("Player", "eve", "PlayerCreated", json!({"admin": true}));
     let refused = client.append_events(crate::support::events::request(vec![twice()])).await.unwrap_err();
     assert!(refused.message().contains("it is created twice"), "{}", refused.message());

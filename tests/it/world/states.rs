@@ -1,4 +1,6 @@
-//! The states that the world keeps: faster loads, and no more than that. What callers save is theirs.
+//! The states that the world keeps only make loads faster.
+//!
+//! A missing or foreign state changes no answer. Snapshots that clients save belong to the clients.
 
 use std::{fs, path::PathBuf};
 
@@ -8,20 +10,20 @@ use sha2::{Digest, Sha256};
 use super::{Game, describing, player, room};
 use crate::support::service::{Service, Setup};
 
-/// Where the state of an object is kept.
+/// Returns the path at which the state of an object is kept.
 fn place(service: &Service, id: &str) -> PathBuf {
     let digest = hex::encode(Sha256::digest(id));
     service.storage().join("states").join(&digest[..2]).join(&digest[2..])
 }
 
-/// Waits until the state of an object is kept.
+/// Waits until the state of an object is kept, and returns its path.
 pub async fn kept(service: &Service, id: &str) -> PathBuf {
     let place = place(service, id);
     service.wait_until("a kept state", async || place.exists()).await;
     place
 }
 
-/// A room that has many events.
+/// Creates a room with many events, and returns it.
 async fn lived_in(game: &Game, id: &str, last: &str) -> Value {
     game.execute(json!([room(id)])).await;
     for number in 0..105 {
@@ -31,7 +33,7 @@ async fn lived_in(game: &Game, id: &str, last: &str) -> Value {
     game.room(id).await
 }
 
-/// Changes what a file says, and makes its checksum fit.
+/// Changes text in a state file and makes the checksum match.
 fn forge(path: &PathBuf, from: &str, to: &str) {
     let bytes = fs::read(path).unwrap();
     let (magic, json) = (&bytes[..16], String::from_utf8(bytes[48..].to_vec()).unwrap());
@@ -47,7 +49,7 @@ async fn a_state_is_kept_by_itself_and_only_one_of_this_history_counts() {
     let state = lived_in(&game, "r", "Sunlight.").await;
     let path = kept(&service, "r").await;
     assert_eq!(game.room("r").await, state);
-    // Of a room that has the same id and as many events, in another history.
+    // The state of a room with the same id and as many events, but from another history.
     let other = Service::start(Setup::local()).await;
     lived_in(&Game::of(&other).await, "r", "Moonlight.").await;
     let foreign = fs::read(kept(&other, "r").await).unwrap();
@@ -59,12 +61,12 @@ async fn a_state_is_kept_by_itself_and_only_one_of_this_history_counts() {
         service.restart().await;
         assert_eq!(Game::of(&service).await.room("r").await, state);
     }
-    // At once: states are written all the time.
+    // No restart is needed: states are written all the time.
     fs::rename(service.storage().join("states"), service.storage().join("gone")).unwrap();
     let game = Game::of(&service).await;
     assert_eq!(game.room("r").await, state);
     kept(&service, "r").await;
-    // Where it can't be written, nothing else is hindered.
+    // A directory that cannot be written to hinders nothing else.
     service.kill();
     fs::remove_dir_all(service.storage().join("states")).unwrap();
     fs::write(service.storage().join("states"), "").unwrap();
@@ -84,12 +86,12 @@ async fn a_state_that_is_wrong_is_found_out_and_removed() {
     assert_eq!(game.room("r").await["object"]["name"], "forged", "the state is used");
     let report = game.rebuild().await;
     let warnings = report["warnings"].to_string();
-    assert!(warnings.contains("is not what its events lead to, and was removed"), "{report}");
+    assert!(warnings.contains("differed from the result of the replay and was removed"), "{report}");
     assert_eq!(game.room("r").await, state);
     assert_eq!(game.rebuild().await.get("warnings"), None);
 }
 
-/// Anybody may save a snapshot; it is nobody's but the game's.
+/// Any client may save a snapshot; it belongs to the game alone.
 #[tokio::test(flavor = "multi_thread")]
 async fn what_a_caller_saves_is_not_believed_and_not_replaced() {
     let service = Service::start(Setup::local()).await;

@@ -1,4 +1,6 @@
-//! The walk through the game world that `docs/world` prints: what it leaves in the world and in the tables.
+//! The walk through the game world that `docs/world` prints.
+//!
+//! The test makes the printed calls, and checks what they leave in the world and in the tables.
 
 use std::path::Path;
 
@@ -10,7 +12,7 @@ use crate::{
     support::service::{Service, Setup},
 };
 
-/// The calls of a page: the method and the request, in their order.
+/// Returns the calls of a page in their order: the method and the request.
 fn printed(page: &str) -> Vec<(String, Value)> {
     let root = Path::new(env!("CARGO_MANIFEST_DIR"));
     let page = Page::read(root, &root.join(page));

@@ -1,4 +1,6 @@
-//! The world goes on while ImmuDB is gone, and all of it is in ImmuDB afterwards.
+//! The world continues during an outage of ImmuDB.
+//!
+//! Afterwards, everything that happened in the world is in ImmuDB.
 
 use aethyr_event_store::grpc::wire::State;
 use serde_json::json;

@@ -1,4 +1,5 @@
-//! Read models that can't be opened, written or made hold up nothing else, are told of, and come back by themselves.
+//! Read models that cannot be opened, written or rebuilt hold up nothing else, are reported, and
+//! recover by themselves.
 
 use std::time::Instant;
 
@@ -19,7 +20,7 @@ async fn find(game: &Game) -> Result<Value, ClientError> {
     game.try_ask("FindPlayer", json!({"name": "p"})).await
 }
 
-/// Everything but the lists.
+/// Asserts that everything works but the queries on the read models.
 async fn assert_the_rest_goes_on(service: &Service, game: &Game, text: &str) {
     game.execute(json!([describing("r", text)])).await;
     assert_eq!(game.room("r").await["description"], text);
@@ -52,8 +53,8 @@ async fn the_service_starts_without_a_folder_for_them_and_makes_it_when_it_can()
     let refused = find(&game).await.unwrap_err();
     assert_eq!(refused.reason(), "READ_MODELS", "{refused}");
     assert!(problem(&service).await.contains("models"));
-    // However often it is tried, it is said once a minute.
-    assert_eq!(service.log().matches("the read models do not follow").count(), 1, "{}", service.log());
+    // However often it is retried, the log says so once a minute.
+    assert_eq!(service.log().matches("cannot update the read models").count(), 1, "{}", service.log());
     std::fs::remove_file(&folder).unwrap();
     assert_mended(&service, &game).await;
 }
@@ -91,7 +92,7 @@ async fn a_strangers_write_lock_holds_up_the_projections_and_no_question() {
     stranger.execute_batch("ROLLBACK").unwrap();
     assert_mended(&service, &game).await;
     assert_eq!(find(&game).await.unwrap()["read_model_position"], 5);
-    assert_eq!(service.log().matches("the read models do not follow").count(), 1, "{}", service.log());
+    assert_eq!(service.log().matches("cannot update the read models").count(), 1, "{}", service.log());
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -121,7 +122,7 @@ async fn a_strangers_open_read_does_not_fill_the_disk() {
     assert!(told.contains("world.read_models_wal_max"), "{told}");
     let wal = service.dir().join(format!("{FILE}-wal"));
     let bytes = || std::fs::metadata(&wal).unwrap().len();
-    // What one transaction may have comes on top.
+    // The size of one transaction comes on top.
     assert!(bytes() < MAX + (8 << 20), "{}", bytes());
     assert_the_rest_goes_on(&service, &game, "meanwhile").await;
     assert_eq!(find(&game).await.unwrap()["players"][0]["id"], "p");
@@ -147,11 +148,11 @@ async fn a_file_that_another_service_uses_is_left_to_it() {
     its_game.execute(json!([describing("first", "as before")])).await;
     caught_up(&first).await;
     assert_eq!(find(&its_game).await.unwrap()["read_model_position"], 5);
-    // Nor does it take the place of the other when that has gone.
+    // Nor does the service take over the file when the other one has stopped.
     first.stop();
     second
         .wait_for("Stats say whose it is", |stats| {
-            stats.projections[0].problem.contains("was made from another log")
+            stats.projections[0].problem.contains("was created from another log")
         })
         .await;
     assert!(path.exists());
@@ -172,7 +173,7 @@ async fn a_file_of_another_program_is_left_alone() {
     game.execute(json!([room("r"), player("p")])).await;
     assert_the_rest_goes_on(&service, &game, "without").await;
     let refused = find(&game).await.unwrap_err();
-    assert!(refused.to_string().contains("is a database of something else"), "{refused}");
+    assert!(refused.to_string().contains("is a database of another program"), "{refused}");
     service.stop();
     let tables: i64 =
         strangers.query_row("SELECT count(*) FROM sqlite_master", [], |row| row.get(0)).unwrap();

@@ -1,5 +1,7 @@
-//! A file system of its own for an ImmuDB: in memory, in a namespace that a process of ours holds, so that it
-//! outlives the server and goes with the value. It can be full.
+//! A separate in-memory file system for a server under test. It can be filled up.
+//!
+//! The mount is in a namespace that a process of the test holds, so it outlives the server and is
+//! removed with the value.
 
 use std::{
     io::{BufRead, BufReader},
@@ -14,13 +16,14 @@ pub struct Disk {
 }
 
 impl Disk {
-    /// `None` where the machine does not let us make one.
+    /// Mounts the file system. Returns `None` if this machine does not allow it.
     pub fn mount(on: &Path, mebibytes: u32) -> Option<Self> {
         let script = "mount -t tmpfs -o size=$1m tmpfs \"$2\" && echo mounted && exec cat";
         let mut holder = Command::new("unshare")
             .args(["-rm", "sh", "-c", script, "sh", &mebibytes.to_string()])
             .arg(on)
-            // It ends when this end of its input is closed, at the latest with us.
+            // The process ends when this end of its input is closed, at the latest when the test
+            // ends.
             .stdin(Stdio::piped())
             .stdout(Stdio::piped())
             .stderr(Stdio::null())
@@ -35,7 +38,7 @@ impl Disk {
         Some(Self { mount: on.to_owned(), mebibytes, holder })
     }
 
-    /// A program that sees it.
+    /// Returns a command that runs `program` inside the namespace.
     pub fn command(&self, program: &Path) -> Command {
         let mut command = Command::new("nsenter");
         command.args(["--target", &self.holder.id().to_string()]);
@@ -45,7 +48,7 @@ impl Disk {
 
     /// Leaves hardly a byte free.
     pub fn fill(&self) {
-        // The server may write more between the two.
+        // The server may write more between measuring and resizing.
         for slack in (0..1024).step_by(16) {
             if self.resize(&format!("{}k", self.used_kibibytes() + slack)) {
                 return;

@@ -1,4 +1,5 @@
-//! The programs of `tests/immudb`: the real server, and a reader that uses ImmuDB's own client.
+//! The programs of `tests/immudb`: the real server, a reader that uses ImmuDB's own client, and a
+//! load generator.
 
 use std::{
     path::{Path, PathBuf},
@@ -11,7 +12,7 @@ use crate::support::go::Module;
 const VERSION: &str = "1.11.1";
 const MODULE: Module = Module { source: "tests/immudb", target: "immudb-1.11.1" };
 
-/// The one in the PATH if it has this very version, otherwise our own.
+/// Returns the server in the PATH if it has exactly this version, and otherwise the one built here.
 pub fn server() -> &'static Path {
     static SERVER: OnceLock<PathBuf> = OnceLock::new();
     SERVER.get_or_init(|| {
@@ -33,7 +34,7 @@ pub fn load() -> &'static Path {
     LOAD.get_or_init(|| MODULE.build("load", "./load", &["go.mod", "load/main.go"]))
 }
 
-/// The first line is `immudb 1.11.1`.
+/// Returns the version of a program. The first line of its output is `immudb 1.11.1`.
 fn version(program: &str) -> Option<String> {
     let output = Command::new(program).arg("version").output().ok()?;
     let text = String::from_utf8(output.stdout).ok()?;

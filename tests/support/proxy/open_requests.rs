@@ -1,4 +1,6 @@
-//! Which requests on a connection have no answer yet, read off the frames of HTTP/2 (RFC 9113, section 4).
+//! Tracks which requests on a connection have no answer yet.
+//!
+//! It reads only the frames of HTTP/2 (RFC 9113, section 4), not the messages in them.
 
 use std::{collections::BTreeSet, sync::Arc};
 
@@ -10,10 +12,11 @@ const DATA: u8 = 0;
 const HEADERS: u8 = 1;
 const RST_STREAM: u8 = 3;
 const END_STREAM: u8 = 1;
-/// An error code: the caller does not want it any more.
+/// An error code: the client no longer wants the answer.
 const CANCEL: u32 = 8;
 
-/// The streams whose request is whole and whose answer is not. Both directions of a connection share it.
+/// The streams whose request is complete and whose answer is not. Both directions of a connection
+/// share this set.
 #[derive(Clone)]
 pub struct OpenRequests(Arc<watch::Sender<BTreeSet<u32>>>);
 
@@ -22,7 +25,8 @@ impl OpenRequests {
         Self(Arc::new(watch::Sender::new(BTreeSet::new())))
     }
 
-    /// Notes which streams the caller has ended; tells how many whole requests that makes.
+    /// Records the streams that the client has ended. Returns the number of requests that this
+    /// completes.
     pub fn asked(&self, frames: &mut Frames, bytes: &[u8]) -> usize {
         let mut asked = 0;
         frames.read(bytes, |stream, end| {
@@ -34,7 +38,7 @@ impl OpenRequests {
         asked
     }
 
-    /// Notes which streams ImmuDB has ended; tells how many requests that answers.
+    /// Records the streams that ImmuDB has ended. Returns the number of requests that this answers.
     pub fn answered(&self, frames: &mut Frames, bytes: &[u8]) -> usize {
         let mut answered = 0;
         frames.read(bytes, |stream, _| {
@@ -43,8 +47,8 @@ impl OpenRequests {
         answered
     }
 
-    /// Cancels the first whole request among these frames, as its caller would if it went out of patience after its
-    /// headers.
+    /// Cancels the first request among these frames, as a client does that times out after it has
+    /// sent the headers.
     pub fn cancel_first(&self, bytes: &mut Vec<u8>, first_frame: usize) {
         let Some((before, mut rest)) = bytes.split_at_checked(first_frame) else { return };
         let (mut cancelled, mut kept) = (None, before.to_vec());
@@ -60,7 +64,7 @@ impl OpenRequests {
                     kept.extend_from_slice(&stream.to_be_bytes());
                     kept.extend_from_slice(&CANCEL.to_be_bytes());
                 }
-                // The headers are in one frame: those of this service's are small.
+                // The headers are in one frame, because this service sends small ones.
                 _ if cancelled == Some(stream) => {}
                 _ => kept.extend_from_slice(&[header, payload].concat()),
             }
@@ -73,7 +77,7 @@ impl OpenRequests {
         }
     }
 
-    /// No answer will come any more.
+    /// Records that no more answers will come.
     pub fn give_up(&self) {
         self.0.send_modify(BTreeSet::clear);
     }
@@ -88,12 +92,12 @@ enum End {
     Reset,
 }
 
-/// One direction of a connection, cut into frames.
+/// One direction of a connection, split into frames.
 pub struct Frames {
     header: Vec<u8>,
-    /// Bytes before the next header.
+    /// Bytes to skip before the next header.
     skip: usize,
-    /// The stream that has ended once these bytes are here.
+    /// The stream that ends once these bytes have arrived.
     ending: Option<(u32, End)>,
 }
 
@@ -106,12 +110,13 @@ impl Frames {
         Self { header: Vec::new(), skip: 0, ending: None }
     }
 
-    /// How many bytes of the frame that is being read are to come. `None`: its header is not whole.
+    /// Returns how many bytes of the current frame are still to come. Returns `None` if its header
+    /// is incomplete.
     pub fn next_begins_at(&self) -> Option<usize> {
         self.header.is_empty().then_some(self.skip)
     }
 
-    /// Calls `ended` for each stream whose last frame becomes whole with these bytes.
+    /// Calls `ended` for each stream whose last frame is completed by these bytes.
     fn read(&mut self, mut bytes: &[u8], mut ended: impl FnMut(u32, End)) {
         while !bytes.is_empty() {
             let wanted = if self.skip > 0 { self.skip } else { HEADER_BYTES - self.header.len() };

@@ -1,4 +1,6 @@
-//! Callers who read: one aggregate, the whole order, figures and lists.
+//! Clients that read: one aggregate, the global order, stats and lists.
+//!
+//! They report answers that must not be given, and record the rest for the checker.
 
 use std::{
     sync::{
@@ -22,10 +24,10 @@ use crate::{
     world::Clock,
 };
 
-/// So far behind the end some begin that read to the end.
+/// How far before the end a read to the end may begin.
 const EVENTS_BEHIND_MAX: u64 = 20_000;
 
-/// So many calls in a row without an answer are no accident.
+/// This many calls in a row without an answer are no accident.
 const LOST_MAX: u32 = 3;
 
 impl Caller {
@@ -55,7 +57,7 @@ impl Caller {
         }
     }
 
-    /// A part of the order, or all of it from somewhere on.
+    /// Reads a part of the global order, or all of it from some position on.
     pub(super) async fn read_order(&mut self) {
         let to_the_end = self.random.bool();
         let (behind, limit) = match to_the_end {
@@ -105,7 +107,7 @@ impl Caller {
                     self.history.violation("figures of two moments", format!("{stats:?}"));
                 }
                 let (event_count, last_position) = (stats.event_count, stats.last_position);
-                // They tell of the log as it is, also of one that is not served yet.
+                // The stats describe the log as it is, even one that is not served yet.
                 if stats.reads_refused.is_empty() {
                     self.saw(began, Seen::Stats { event_count, last_position });
                 }
@@ -121,7 +123,7 @@ impl Caller {
         let request = ListAggregatesRequest { page_size: 1000, ..ListAggregatesRequest::default() };
         let listing = async { client.list_aggregates(request).await.map(tonic::Response::into_inner) };
         match self.call(Kind::Read, listing).await {
-            // Several pages would be several moments.
+            // Several pages would show several moments.
             Some(Ok(page)) if page.next_page_token.is_empty() => {
                 let numbers = page.aggregates.iter().map(|one| {
                     let aggregate = aggregate_of(&one.aggregate_id).unwrap();
@@ -146,7 +148,7 @@ impl Caller {
     }
 }
 
-/// Follows the whole order, and goes on from its checkpoint whenever the stream breaks.
+/// Follows the global order, and continues from the checkpoint whenever the stream breaks.
 pub async fn follow(mut client: Client, clock: Clock, ending: Arc<AtomicBool>) -> History {
     let mut history = History::default();
     let mut after = Checkpoint::default();
@@ -154,7 +156,7 @@ pub async fn follow(mut client: Client, clock: Clock, ending: Arc<AtomicBool>) -
     while !ending.load(Ordering::SeqCst) {
         let ask = SubscribeRequest { after: Some(after.clone()), ..SubscribeRequest::default() };
         let mut stream = match tokio::time::timeout(PATIENCE, client.subscribe(ask)).await {
-            // The client may have lost the call with its connection, but not each time.
+            // The client may have lost the call with its connection, but not every time.
             Err(_) => {
                 lost += 1;
                 if lost == LOST_MAX {

@@ -1,14 +1,16 @@
-//! What was shown, held against the order by real time: whoever begins to look later never sees less.
+//! Compares what calls showed with the global order by real time: a call that begins later never
+//! shows less.
 //!
-//! All answers follow one published tip. So whatever shows an event shows that everything before it was published:
-//! every look that begins later has to show all of that, at whatever aggregate or figure it looks.
+//! All answers follow one published tip. So a call that shows an event proves that everything
+//! before the event was published: every call that begins later has to show all of that, whichever
+//! aggregate or total it reads.
 
 use std::collections::HashMap;
 
 use super::{Order, Problems};
 use crate::history::{At, History, Look, Outcome, Seen};
 
-/// The highest position that anybody had seen, by the time at which it was seen.
+/// The highest position that any client had seen, by the time at which it was seen.
 struct Highest(Vec<(At, u64)>);
 
 impl Highest {

@@ -1,7 +1,9 @@
-//! How long callers waited: once or twice in each outage of ImmuDB, never for long, and not at all outside of them.
+//! How long clients waited: once or twice in each outage of ImmuDB, never for long, and not at all
+//! outside of outages.
 //!
-//! The time in which the service was down, or the machine did not get to run what was due, or other programs had it, is
-//! no wait. Nothing else is an excuse: no full disk, no crowd of callers, and no other fault of the service.
+//! Time in which the service was down, the machine did not run what was due, or other programs had
+//! the processors does not count. Nothing else is an excuse: no full disk, no crowd of clients, and
+//! no other fault of the service.
 
 use std::{collections::HashMap, time::Duration};
 
@@ -12,32 +14,35 @@ use crate::{
     world::FALLBACK_AFTER,
 };
 
-/// A commit is slow above half of `fallback_after`; and something for a machine that has other things to do.
+/// A commit is slow above half of `fallback_after`; the rest allows for a machine with other work.
 const LONG: Duration = Duration::from_millis(FALLBACK_AFTER.as_millis() as u64 / 2 + 100);
-/// However bad the outage.
+/// The limit for every wait, however bad the outage is.
 const WAIT_MAX: Duration = FALLBACK_AFTER.saturating_mul(2);
-/// What an outage leaves behind: ImmuDB is asked again after a while, and takes what is pending.
+/// An outage has an aftermath: ImmuDB is tried again only after a while, and then takes what is
+/// pending.
 const AFTERMATH: Duration = Duration::from_secs(3);
-/// Of one caller in one outage. A service that is started anew in it knows nothing of those before.
+/// The limit for one client in one outage. A service that is restarted during the outage does not
+/// know of earlier waits.
 const WAITS_MAX: usize = 2;
 
-/// Faults of ImmuDB that overlap.
+/// Overlapping faults of ImmuDB.
 struct Outage {
     from: At,
     until: At,
     waits_max: usize,
 }
 
-/// What the figures of a run tell.
+/// The waits of a run, for its summary.
 #[derive(Debug, Default, Clone, Copy)]
 pub struct Waits {
     pub longest: Duration,
-    /// So many were long, and so many more would be if the service had not been down, or the machine stalled.
+    /// The number of long waits, and of those that would be long if the service had not been down
+    /// or the machine had not stalled.
     pub long: usize,
     pub excused: usize,
-    /// For so long the service was down, or the machine stalled.
+    /// How long the service was down or the machine stalled.
     pub excused_time: Duration,
-    /// Of one caller in one outage.
+    /// The most waits of one client in one outage.
     pub most_in_an_outage: usize,
 }
 
@@ -67,7 +72,7 @@ pub fn check(history: &History, faults: &Faults, problems: &mut Problems) -> Wai
         calls.sort_unstable_by_key(|took| took.began);
         let mut counts = vec![0; outages.len()];
         for took in calls {
-            // The first that has room: later calls fit into later ones.
+            // Take the first outage that has room: later calls fit into later ones.
             let in_it = |outage: &Outage| took.began <= outage.until + AFTERMATH && took.ended >= outage.from;
             let mut meant = (0..outages.len()).filter(|place| in_it(&outages[*place])).peekable();
             if meant.peek().is_none() {

@@ -1,5 +1,5 @@
-//! What the service has to come out of by itself, or by ending, which is its supervisor's business; and
-//! configurations in which it refuses all writes.
+//! Faults that the service has to survive by itself, or by exiting, which is its supervisor's
+//! business; and configurations under which it refuses all writes.
 
 use std::{
     path::PathBuf,
@@ -18,12 +18,12 @@ use crate::{
     world::{Control, SERVE, TAKE_OVER, state_within},
 };
 
-/// Until writes are taken after a fault is over.
+/// The limit until writes are accepted after the end of a fault.
 const COMES_BACK_MAX: Duration = Duration::from_secs(60);
 const ALL_IN_IMMUDB_WITHIN: Duration = Duration::from_secs(15);
 
 impl Series<'_> {
-    /// Starts the service again whenever it has ended by itself, but not while it could not start.
+    /// Restarts the service whenever it has ended by itself, but not while it could not start.
     pub(super) async fn supervise(&mut self) {
         let mut claimed = false;
         loop {
@@ -38,7 +38,8 @@ impl Series<'_> {
             if status.code() != Some(1) {
                 self.violation(format!("the service ended with {status}:\n{}", service.log()));
             }
-            // What became of the last group is for the next start to say: nobody else may have the database before.
+            // Only the next start can settle the outcome of the last group: no other writer may
+            // have the database before.
             if claimed && service.log().contains("the local log is poisoned") {
                 self.intruder().await;
             }
@@ -49,7 +50,7 @@ impl Series<'_> {
         }
     }
 
-    /// A fault that ends, and after which nobody helps.
+    /// Causes a fault that ends, with no help afterwards.
     pub(super) async fn goes_wrong_for_a_while(&mut self, fault: &'static str, control: Control, most: u64) {
         self.count(fault);
         self.world.set_failing(true);
@@ -60,7 +61,7 @@ impl Series<'_> {
         self.comes_back(fault).await;
     }
 
-    /// The index alone can't be written for a while, and nothing of that may be seen.
+    /// Only the index cannot be written for a while, and no client may notice that.
     pub(super) async fn index_fails(&mut self) {
         self.count("index fails");
         let before = self.world.service.lock().await.process_id();
@@ -68,7 +69,7 @@ impl Series<'_> {
         self.for_a_while(500, 2000).await;
         self.world.control(Control::IndexFails, 0);
         let mut service = self.world.service.lock().await;
-        // Others may have started it anew meanwhile.
+        // Another fault may have restarted it in the meantime.
         if let (Some(status), true) = (service.ended(), service.process_id() == before) {
             drop(service);
             self.violation(format!("the index could not be written, and the service ended with {status:?}"));
@@ -76,7 +77,7 @@ impl Series<'_> {
         }
     }
 
-    /// No more files than are open now, or hardly more.
+    /// Allows no more open files than there are now, or hardly more.
     pub(super) async fn few_files(&mut self) {
         const FAULT: &str = "no more files";
         let process = self.world.service.lock().await.process_id();
@@ -89,15 +90,16 @@ impl Series<'_> {
         self.world.set_failing(true);
         let from = self.world.now();
         self.for_a_while(200, 3000).await;
-        // It may be gone.
+        // The process may be gone.
         _ = prlimit(process, Resource::Nofile, before);
         self.world.set_failing(false);
-        // No new connection to ImmuDB either.
+        // There are no new connections to ImmuDB, either.
         self.faults.immudb_gone.push((from, self.world.now()));
         self.comes_back(FAULT).await;
     }
 
-    /// Under a configuration that refuses every write; what is stored is answered all the same.
+    /// Runs under a configuration that refuses every write; retries of stored events are still
+    /// answered.
     pub(super) async fn refuses(&mut self, fault: &'static str, section: &str, line: &str, most: u64) {
         self.count(fault);
         self.world.begin_anew(Some((section, line))).await;
@@ -105,7 +107,7 @@ impl Series<'_> {
         self.world.begin_anew(None).await;
     }
 
-    /// A second process over the same folders, after somebody has removed the files that lock them.
+    /// Starts a second process on the same directories after the lock files have been removed.
     pub(super) async fn second_process(&mut self) {
         let mut service = self.world.service.lock().await;
         if !service.is_running() {
@@ -138,7 +140,7 @@ impl Series<'_> {
         }
     }
 
-    /// A service of another log over the index of this one.
+    /// Starts a service with another log on the index of this one.
     pub(super) async fn shares_its_index(&mut self) {
         let mut service = self.world.service.lock().await;
         if !service.is_running() {
@@ -156,10 +158,11 @@ impl Series<'_> {
         }
     }
 
-    /// An older copy of the log is put back, of which the rest is in ImmuDB alone.
+    /// Restores an older log. The events that it lacks are only in ImmuDB.
     pub(super) async fn older_copy(&mut self) {
         const FAULT: &str = "older copy of the log put back";
-        // Whoever had the database in the meantime would have what the older log lacks, which is for a person to decide.
+        // Another writer that had the database in the meantime would have events that the older log
+        // lacks, and settling that needs an operator.
         let _contested = self.world.contested.lock().await;
         let mut service = self.world.service.lock().await;
         let [log, older] = log_and_older_copy(&service);
@@ -186,7 +189,7 @@ impl Series<'_> {
             std::fs::remove_dir_all(service.storage().join("index")).unwrap();
             let careful = self.world.setup().set("immudb", "require_contact: unclean");
             service.reconfigure(careful.clone());
-            // Until ImmuDB was seen nothing of the older log is to be shown.
+            // Nothing of the older log may be shown before ImmuDB has been contacted.
             let world = self.world;
             let immudb = world.immudb.lock().await;
             let gone = world.now();
@@ -198,7 +201,8 @@ impl Series<'_> {
             self.faults.immudb_gone.push((gone, world.now()));
             let is_known = |state| matches!(state, State::Connected | State::Migrating | State::Fenced);
             match state_within(&service, COMES_BACK_MAX, is_known).await {
-                // The database was taken and had back since the copy: a person decides.
+                // The database was taken over and taken back since the older log: an operator
+                // decides.
                 Some(State::Fenced) => world.begin(&mut service, careful.arguments(&TAKE_OVER)).await,
                 Some(state) if is_known(state) => {}
                 state => self.violation(format!("{FAULT}: {state:?} after {COMES_BACK_MAX:?}")),
@@ -221,7 +225,7 @@ impl Series<'_> {
         }
     }
 
-    /// Or refuses them for another reason than the disk.
+    /// Returns whether writes are accepted, or refused for another reason than the disk.
     async fn takes_writes(&mut self) -> bool {
         let draft = Draft::of(self.world, &mut self.random, 1, 10);
         let (append, reason) = draft.send(self.world, self.world.client()).await;
@@ -235,7 +239,7 @@ impl Series<'_> {
     }
 }
 
-/// Of a service that takes nothing new.
+/// Returns whether a service that accepts nothing new has everything in ImmuDB in time.
 async fn forwards_all(service: &Service) -> bool {
     let until = Instant::now() + ALL_IN_IMMUDB_WITHIN;
     while Instant::now() < until {
@@ -261,7 +265,7 @@ async fn ended_within(process: &mut Child, time: Duration) -> Option<ExitStatus>
     None
 }
 
-/// Of a service that is not running.
+/// Copies the log of a service that is not running.
 pub(super) fn copy_log(service: &Service) {
     let [log, older] = log_and_older_copy(service);
     if older.exists() {

@@ -1,29 +1,32 @@
 //! Who has the processors: the programs of this test, or others.
+//!
+//! The counters come from `/proc`, so they are as coarse as the system's ticks.
 
 use std::{collections::HashMap, fs, process, time::Duration};
 
 use rustix::thread::{CpuSet, sched_getaffinity};
 
-/// In a second, of each processor.
+/// Per second and processor.
 const TICKS: u64 = 100;
-/// Where others have more than one in so many of all ticks, what this test waits for may be waiting for them.
+/// If others have more than one in this many of all ticks, this test may be waiting for them.
 const ONE_IN: u64 = 4;
 
-/// What the processors did for others since the system was started: all but this process and its descendants. What the
-/// kernel does belongs to nobody.
+/// Returns the ticks that the processors spent on others since the system started: on all processes
+/// but this one and its descendants. Ticks of the kernel belong to no process.
 pub fn ticks_of_others() -> u64 {
-    // One that ends is read neither as itself nor in its parent, if that was read before: then the second time is right.
+    // A process that ends is counted neither itself nor with its parent, if the parent was read
+    // before it ended: then the second reading is right.
     let (before, all, after) = (ticks_of_ours(), ticks_of_all(), ticks_of_ours());
     all.saturating_sub(before.max(after))
 }
 
-/// Whether others had too much of `elapsed`.
+/// Returns whether others had too much of `elapsed`.
 pub fn were_taken(ticks: u64, elapsed: Duration) -> bool {
     let of_each = elapsed.as_millis() as u64 * TICKS / 1000;
     ticks > of_each * processors().count() as u64 / ONE_IN
 }
 
-/// The numbers of those that this program may run on.
+/// Returns the numbers of the processors that this program may run on.
 fn processors() -> impl Iterator<Item = usize> {
     let allowed = sched_getaffinity(None).unwrap();
     (0..CpuSet::MAX_CPU).filter(move |number| allowed.is_set(*number))
@@ -46,7 +49,7 @@ fn ticks_of_all() -> u64 {
 
 struct Process {
     parent: u32,
-    /// Its own, and of children that ended.
+    /// Its own ticks, and those of children that have ended.
     ticks: u64,
 }
 
@@ -64,13 +67,13 @@ fn ticks_of_ours() -> u64 {
     processes.iter().filter(|(id, _)| is_ours(**id)).map(|(_, process)| process.ticks).sum()
 }
 
-/// `None`: it has ended meanwhile.
+/// Returns `None` if the process has ended in the meantime.
 fn read(id: u32) -> Option<Process> {
     const PARENT: usize = 1;
     const USER: usize = 11;
     const USER_OF_CHILDREN: usize = 13;
     let stat = fs::read_to_string(format!("/proc/{id}/stat")).ok()?;
-    // Behind the name, which may have anything in it.
+    // After the name, which may contain anything.
     let fields: Vec<&str> = stat.rsplit_once(')')?.1.split_whitespace().collect();
     let number = |field: usize| fields.get(field)?.parse::<u64>().ok();
     let ticks = number(USER)? + number(USER_OF_CHILDREN)?;

@@ -1,13 +1,15 @@
-//! Rows of one projection that name rows of another.
+//! Tests of projections whose rows refer to rows of another projection.
+//!
+//! A violation shows only at the commit, when it is unknown which event caused it.
 
 use std::sync::Arc;
 
 use rusqlite::Connection;
 
 use super::{super::Problems, Durability, Tables, event, reached};
-use crate::world::projections::{ProjectedEvent, Projection};
+use crate::world::read_models::projections::{ProjectedEvent, Projection};
 
-/// A projection with a table, and what it does at each event.
+/// A projection with one table, and a function that runs for each event.
 struct Doing {
     name: &'static str,
     table: &'static [&'static str],
@@ -41,7 +43,7 @@ impl Projection for Doing {
     }
 }
 
-/// The one whose rows name the other's can be left out, and that is not enough.
+/// The projection whose rows refer to the other can be skipped, but that is not enough.
 #[test]
 fn a_row_removed_under_the_rows_of_another_projection_ends_and_is_told() {
     let folder = tempfile::tempdir().unwrap();
@@ -74,5 +76,5 @@ fn a_row_removed_under_the_rows_of_another_projection_ends_and_is_told() {
     tables.take(&projections, &[event(3)], reached(3)).unwrap();
     let parents: i64 = tables.rows().query_row("SELECT count(*) FROM parents", [], |row| row.get(0)).unwrap();
     assert_eq!((parents, tables.reached()), (2, reached(3)));
-    assert!(problems.of("parents").starts_with("passed over 1 events, the last at position 2: "));
+    assert!(problems.of("parents").starts_with("skipped 1 events, the last at position 2: "));
 }

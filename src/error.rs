@@ -1,0 +1,289 @@
+//! The errors of the store: one type, from the sequencer to the status that a client receives.
+//!
+//! Each error knows its reason, its severity, and whether the client or the service is the cause.
+
+use std::time::Duration;
+
+use tokio::task::JoinError;
+
+use crate::{
+    clock::Implausible,
+    event::{AggregateId, EventId, SequenceNumber},
+    index::IndexError,
+    log::ReadError,
+    refusals::{self, Severity},
+};
+
+/// What went wrong. For a write, every variant except [`StoreError::OutcomeUnknown`] and
+/// [`StoreError::Internal`] means that nothing was written.
+#[derive(Debug, thiserror::Error)]
+pub enum StoreError {
+    /// The request itself is invalid, whatever is stored.
+    #[error("{field}: {problem}")]
+    Invalid { field: String, problem: String },
+    /// The request conflicts with stored events.
+    #[error(transparent)]
+    Conflict(#[from] Conflict),
+    #[error("{0}: has no snapshot")]
+    NoSnapshot(AggregateId),
+    /// The service is in a state that does not allow the call, and a retry does not help.
+    #[error(transparent)]
+    Precondition(#[from] Precondition),
+    #[error("{limit}: {}", reached(*max, *share))]
+    Full {
+        limit: Limit,
+        max: u64,
+        /// The client's share of the limit, if the share was reached.
+        share: Option<u64>,
+        retry_after: Duration,
+    },
+    #[error("{}", .0.message())]
+    Unavailable(Unavailable),
+    /// The append may or may not be stored. A retry with the same ids resolves that.
+    #[error("the outcome is unknown; retry the same events with the same ids")]
+    OutcomeUnknown,
+    /// Stored data cannot be read back as it was written.
+    #[error("{0}")]
+    Damaged(String),
+    /// A bug: a task of the service panicked. The text says what it was doing. The outcome of a write
+    /// is not known.
+    #[error("internal error: {0} panicked; see standard error of the service")]
+    Internal(&'static str),
+}
+
+/// Why a write conflicts with stored events.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum Conflict {
+    #[error("{aggregate}: expected sequence number {expected}, actual {actual}")]
+    WrongExpectedSequence { aggregate: AggregateId, expected: SequenceNumber, actual: SequenceNumber },
+    #[error("event id {0} is already stored with different content or as part of another append")]
+    EventIdReused(EventId),
+}
+
+/// A state of the service or of its input that only an operator or a different request can change.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum Precondition {
+    #[error("{aggregate}: the snapshot has sequence number {snapshot}, but the last event has {last}")]
+    SnapshotAhead { aggregate: AggregateId, snapshot: SequenceNumber, last: SequenceNumber },
+    #[error("event sourcing is disabled; set event_sourcing.enabled to true in {file}")]
+    EventSourcingDisabled { file: String },
+    #[error(
+        "this service is fenced: another writer has the ImmuDB database, or its history differs from \
+     the local log; writes are refused"
+    )]
+    Fenced,
+    #[error(
+        "the local log cannot be written; writes are refused until the service has been restarted, or \
+     until it has opened the log again after a start without a writable disk"
+    )]
+    LocalLogFailed,
+    #[error("the checkpoint belongs to another history: {0}")]
+    HistoryChanged(&'static str),
+}
+
+/// A limit that was reached.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Limit {
+    CallsWaiting,
+    CallsWaitingBytes,
+    PendingEvents,
+    PendingBytes,
+    DiskFull,
+    StreamsOpen,
+    ConcurrentCalls,
+    CallBytes,
+}
+
+impl Limit {
+    /// Returns the reason for `ErrorInfo`.
+    pub fn reason(self) -> &'static str {
+        match self {
+            Self::CallsWaiting => "CALLS_WAITING",
+            Self::CallsWaitingBytes => "CALLS_WAITING_BYTES",
+            Self::PendingEvents => "PENDING_EVENTS",
+            Self::PendingBytes => "PENDING_BYTES",
+            Self::DiskFull => "DISK_FULL",
+            Self::StreamsOpen => "STREAMS_OPEN",
+            Self::ConcurrentCalls => "CONCURRENT_CALLS",
+            Self::CallBytes => "CALL_BYTES",
+        }
+    }
+}
+
+impl StoreError {
+    /// Returns the error of a task that did not end by itself: it panicked, or the service is
+    /// shutting down and cancelled it.
+    pub fn of_task(error: &JoinError, what: &'static str) -> Self {
+        if error.is_panic() { Self::Internal(what) } else { Self::Unavailable(Unavailable::ShuttingDown) }
+    }
+}
+
+impl std::fmt::Display for Limit {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(match self {
+            Self::CallsWaiting => "limits.calls_waiting_max",
+            Self::CallsWaitingBytes => "limits.calls_waiting_bytes_max",
+            Self::PendingEvents => "limits.pending_events_max",
+            Self::PendingBytes => "limits.pending_bytes_max",
+            Self::DiskFull => "limits.disk_free_min",
+            Self::StreamsOpen => "limits.streams_open_max",
+            Self::ConcurrentCalls => "limits.concurrent_calls_max",
+            Self::CallBytes => "limits.call_bytes_max",
+        })
+    }
+}
+
+/// Why the service does not accept the call at the moment. Nothing was written.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Unavailable {
+    Starting,
+    ShuttingDown,
+    FirstContact,
+    /// ImmuDB has a history that this service may not continue, and the local log is empty.
+    EmptyLog,
+    /// The time is not known. See [`crate::clock`].
+    Clock,
+    /// The local disk rejected the write, and no part of it remains.
+    NotWritten,
+    /// A file of the index must be rebuilt from the log first.
+    Index,
+}
+
+impl Unavailable {
+    /// Returns the reason for `ErrorInfo`.
+    pub fn reason(self) -> &'static str {
+        match self {
+            Self::Starting => "STARTING",
+            Self::ShuttingDown => "SHUTTING_DOWN",
+            Self::FirstContact => "FIRST_CONTACT",
+            Self::EmptyLog => "EMPTY_LOG",
+            Self::Clock => "CLOCK",
+            Self::NotWritten => "NOT_WRITTEN",
+            Self::Index => "INDEX",
+        }
+    }
+
+    fn message(self) -> &'static str {
+        match self {
+            Self::Starting => "the service is starting; nothing was written",
+            Self::ShuttingDown => "the service is shutting down; nothing was written",
+            Self::NotWritten => "cannot write to the local log; nothing was written",
+            Self::Index => "a part of the index is unusable until it has been rebuilt; nothing was written",
+            Self::EmptyLog => {
+                "the local log is empty, but the ImmuDB database has a history or belongs to another \
+                 writer (see system.log of the service); nothing was written"
+            }
+            Self::Clock => {
+                "the clock of the service's machine is not plausible (see system.log of the service); \
+                 nothing was written"
+            }
+            Self::FirstContact => {
+                "immudb.require_contact requires a comparison of the local log with ImmuDB, which has not \
+                 been reached yet or belongs to another writer; nothing was written"
+            }
+        }
+    }
+}
+
+impl StoreError {
+    pub(crate) fn invalid(field: impl Into<String>, problem: impl Into<String>) -> Self {
+        Self::Invalid { field: field.into(), problem: problem.into() }
+    }
+
+    /// Returns whether the service failed, as opposed to the client. `store_failures` and
+    /// `load_failures` count these errors.
+    pub fn is_failure(&self) -> bool {
+        match self {
+            Self::Invalid { .. } | Self::Conflict(_) | Self::NoSnapshot(_) => false,
+            Self::Precondition(precondition) => match precondition {
+                Precondition::SnapshotAhead { .. }
+                | Precondition::EventSourcingDisabled { .. }
+                | Precondition::HistoryChanged(_) => false,
+                Precondition::Fenced | Precondition::LocalLogFailed => true,
+            },
+            Self::Full { .. }
+            | Self::Unavailable(_)
+            | Self::OutcomeUnknown
+            | Self::Damaged(_)
+            | Self::Internal(_) => true,
+        }
+    }
+
+    /// Returns the reason and the severity of a rejection caused by the service and not by the
+    /// client.
+    pub fn refusal(&self) -> Option<(&'static str, Severity)> {
+        match self {
+            Self::Invalid { .. } | Self::Conflict(_) | Self::NoSnapshot(_) => None,
+            Self::Precondition(precondition) => match precondition {
+                Precondition::SnapshotAhead { .. } | Precondition::HistoryChanged(_) => None,
+                Precondition::EventSourcingDisabled { .. } => Some((precondition.reason(), Severity::Limit)),
+                Precondition::Fenced | Precondition::LocalLogFailed => {
+                    Some((precondition.reason(), Severity::Failure))
+                }
+            },
+            Self::Full { limit, .. } => Some((limit.reason(), Severity::Limit)),
+            Self::Unavailable(why) => Some((
+                why.reason(),
+                match why {
+                    Unavailable::Starting | Unavailable::ShuttingDown => Severity::Passing,
+                    Unavailable::FirstContact | Unavailable::NotWritten | Unavailable::Index => {
+                        Severity::Limit
+                    }
+                    Unavailable::EmptyLog | Unavailable::Clock => Severity::Failure,
+                },
+            )),
+            Self::OutcomeUnknown => Some(("OUTCOME_UNKNOWN", Severity::Failure)),
+            Self::Damaged(_) => Some(("DAMAGED", Severity::Failure)),
+            Self::Internal(_) => Some(("INTERNAL", Severity::Failure)),
+        }
+    }
+
+    /// Records this error if it is a rejection caused by the service. `message` is the text sent to
+    /// the client.
+    pub fn record(&self, message: &str) {
+        if let Some((reason, severity)) = self.refusal() {
+            refusals::refused(reason, severity, message);
+        }
+    }
+}
+
+impl Precondition {
+    /// Returns the reason for `ErrorInfo`.
+    pub fn reason(&self) -> &'static str {
+        match self {
+            Self::SnapshotAhead { .. } => "SNAPSHOT_AHEAD",
+            Self::EventSourcingDisabled { .. } => "EVENT_SOURCING_DISABLED",
+            Self::Fenced => "FENCED",
+            Self::LocalLogFailed => "LOCAL_LOG_FAILED",
+            Self::HistoryChanged(_) => "HISTORY_CHANGED",
+        }
+    }
+}
+
+fn reached(max: u64, share: Option<u64>) -> String {
+    match share {
+        None => format!("the limit of {max} has been reached"),
+        Some(share) => format!("this connection has reached its share of {share} of {max}"),
+    }
+}
+
+impl From<ReadError> for StoreError {
+    fn from(error: ReadError) -> Self {
+        Self::Damaged(error.to_string())
+    }
+}
+
+impl From<Implausible> for StoreError {
+    fn from(_: Implausible) -> Self {
+        Self::Unavailable(Unavailable::Clock)
+    }
+}
+
+impl From<IndexError> for StoreError {
+    fn from(error: IndexError) -> Self {
+        match error {
+            IndexError::NotMadeYet { .. } => Self::Unavailable(Unavailable::Index),
+            IndexError::NotMade { .. } => Self::Damaged(error.to_string()),
+        }
+    }
+}

@@ -1,0 +1,256 @@
+//! The calls of the event store service.
+//!
+//! Checks every field of a request, encodes the results of the store as messages, and turns its
+//! errors into statuses. The limits on calls, bytes and reads are left to `transport`.
+
+use std::sync::Arc;
+
+use tokio_util::sync::CancellationToken;
+use tonic::{Request, Response, Status};
+
+use super::{
+    status,
+    transport::{
+        Bounds,
+        concurrency::Admitted,
+        reads::{Reads, size_answer},
+        write_answer::reserve_answer,
+    },
+    wire::{self, server::event_store_service_server::EventStoreService},
+};
+use crate::{
+    config::LimitsConfig, error::StoreError, event_files::EventFiles, refusals, shared_limit::SharedLimit,
+    store::EventStore, world::World,
+};
+
+pub mod decode;
+pub mod encode;
+pub mod messages;
+pub mod streams;
+
+use decode::Decoder;
+use streams::{Boxed, Reading, bounded};
+
+/// The service as called by tonic.
+#[derive(Debug)]
+pub struct Service {
+    store: Arc<EventStore>,
+    decoder: Decoder,
+    streams: Arc<SharedLimit>,
+    reads: Reads,
+    /// The address of ImmuDB, with the port, and its database.
+    immudb: Option<(String, String)>,
+    event_files: Option<Arc<EventFiles>>,
+    /// `None` if the game world is disabled.
+    world: Option<Arc<World>>,
+    shutdown: CancellationToken,
+}
+
+impl Service {
+    pub fn new(
+        store: Arc<EventStore>,
+        world: Option<Arc<World>>,
+        limits: LimitsConfig,
+        immudb: Option<(String, String)>,
+        event_files: Option<Arc<EventFiles>>,
+        Bounds { streams, reads }: Bounds,
+        shutdown: CancellationToken,
+    ) -> Self {
+        Self { store, streams, reads, decoder: Decoder { limits }, immudb, event_files, world, shutdown }
+    }
+
+    /// Counts the call against the limit on open streams, and returns what its stream reads with.
+    fn open<T>(&self, request: &Request<T>) -> Result<Reading, Status> {
+        let call = Admitted::of(request).streaming(&self.streams)?;
+        Ok(Reading { store: self.store.clone(), reads: self.reads.clone(), call })
+    }
+
+    /// Runs work that may block on the disk.
+    async fn blocking<T: Send + 'static>(
+        &self,
+        call: &Admitted,
+        work: impl FnOnce(&EventStore) -> Result<T, StoreError> + Send + 'static,
+    ) -> Result<T, Status> {
+        let store = self.store.clone();
+        self.reads.run(call, move || work(&store)).await?.map_err(status::of_error)
+    }
+
+    /// Opens the reader of a stream within the client's deadline.
+    async fn reader<T: Send + 'static>(
+        &self,
+        call: &Admitted,
+        open: impl FnOnce(&EventStore) -> Result<T, StoreError> + Send + 'static,
+    ) -> Result<T, Status> {
+        let store = self.store.clone();
+        self.reads.open(call, move || open(&store)).await?.map_err(status::of_error)
+    }
+}
+
+/// The memory that the statistics need, apart from the names of types, which are counted once the
+/// response exists.
+const STATS_BYTES: usize = 64 * 1024;
+
+/// Returns the reason of a rejection, or `None` if calls are accepted.
+fn reason(admitted: Result<(), StoreError>) -> Option<&'static str> {
+    admitted.err().and_then(|error| error.refusal()).map(|(reason, _)| reason)
+}
+
+#[tonic::async_trait]
+impl EventStoreService for Service {
+    async fn append_events(
+        &self,
+        request: Request<wire::AppendEventsRequest>,
+    ) -> Result<Response<wire::AppendEventsResponse>, Status> {
+        let call = Admitted::of(&request);
+        let origin = call.origin();
+        let answering = call.clone();
+        call.within(async {
+            let append = self.decoder.append(request.into_inner()).map_err(status::of_violations)?;
+            let bytes = encode::appended_bytes_max(&append);
+            reserve_answer(&answering, bytes).await.map_err(status::of_limit)?;
+            match &self.world {
+                Some(world) => {
+                    world.append(append, origin).await.map(encode::appended).map_err(status::of_world_error)
+                }
+                None => self
+                    .store
+                    .append_for(append, origin)
+                    .await
+                    .map(encode::appended)
+                    .map_err(status::of_error),
+            }
+        })
+        .await
+    }
+
+    type LoadEventsStream = Boxed<messages::LoadEventsResponse>;
+
+    async fn load_events(
+        &self,
+        request: Request<wire::LoadEventsRequest>,
+    ) -> Result<Response<Self::LoadEventsStream>, Status> {
+        let reading = self.open(&request)?;
+        let load = self.decoder.load(request.get_ref()).map_err(status::of_violations)?;
+        let call = reading.call.clone();
+        let messages = streams::load(reading, load).await?;
+        Ok(Response::new(bounded(messages, call, self.shutdown.clone())))
+    }
+
+    async fn save_snapshot(
+        &self,
+        request: Request<wire::SaveSnapshotRequest>,
+    ) -> Result<Response<wire::SaveSnapshotResponse>, Status> {
+        let call = Admitted::of(&request);
+        let origin = call.origin();
+        let answering = call.clone();
+        call.within(async {
+            let snapshot = self.decoder.snapshot(request.into_inner()).map_err(status::of_violations)?;
+            reserve_answer(&answering, 0).await.map_err(status::of_limit)?;
+            let stored_in = self.store.save_snapshot(snapshot, origin).await.map_err(status::of_error)?;
+            Ok(wire::SaveSnapshotResponse { stored_in: encode::stored_in(stored_in).into() })
+        })
+        .await
+    }
+
+    async fn load_snapshot(
+        &self,
+        request: Request<wire::LoadSnapshotRequest>,
+    ) -> Result<Response<wire::LoadSnapshotResponse>, Status> {
+        let call = Admitted::of(&request);
+        call.clone()
+            .within(async {
+                let id = self.decoder.id(&request.get_ref().aggregate_id).map_err(status::of_violations)?;
+                let snapshot = self.blocking(&call, move |store| store.load_snapshot(&id)).await?;
+                Ok(wire::LoadSnapshotResponse { snapshot: Some(encode::snapshot(snapshot)) })
+            })
+            .await
+    }
+
+    async fn list_aggregates(
+        &self,
+        request: Request<wire::ListAggregatesRequest>,
+    ) -> Result<Response<wire::ListAggregatesResponse>, Status> {
+        let call = Admitted::of(&request);
+        call.clone()
+            .within(async {
+                let request = request.into_inner();
+                let decode::ListRequest { after, count } =
+                    self.decoder.list(&request).map_err(status::of_violations)?;
+                let list = move |store: &EventStore| {
+                    store.aggregates(
+                        &request.aggregate_type,
+                        &request.aggregate_id_prefix,
+                        after.as_ref(),
+                        count,
+                    )
+                };
+                let page = self.blocking(&call, list).await?;
+                Ok(wire::ListAggregatesResponse {
+                    next_page_token: page.next.as_ref().map(decode::page_token).unwrap_or_default(),
+                    aggregates: page.aggregates.into_iter().map(encode::aggregate).collect(),
+                })
+            })
+            .await
+    }
+
+    type ReadAllStream = Boxed<messages::ReadAllResponse>;
+
+    async fn read_all(
+        &self,
+        request: Request<wire::ReadAllRequest>,
+    ) -> Result<Response<Self::ReadAllStream>, Status> {
+        let reading = self.open(&request)?;
+        let request = request.into_inner();
+        let filter = self.decoder.filter(request.filter).map_err(status::of_violations)?;
+        let start = crate::store::OrderStart::At(crate::event::Position(request.from_position));
+        let reader = self.reader(&reading.call, move |store| store.read(start, filter)).await?;
+        let call = reading.call.clone();
+        let messages = streams::read_all(reading, reader, request.limit);
+        Ok(Response::new(bounded(messages, call, self.shutdown.clone())))
+    }
+
+    type SubscribeStream = Boxed<messages::SubscribeResponse>;
+
+    async fn subscribe(
+        &self,
+        request: Request<wire::SubscribeRequest>,
+    ) -> Result<Response<Self::SubscribeStream>, Status> {
+        let reading = self.open(&request)?;
+        let request = request.into_inner();
+        let filter = self.decoder.filter(request.filter).map_err(status::of_violations)?;
+        let start = self.decoder.checkpoint(request.after).map_err(status::of_violations)?;
+        let reader = self.reader(&reading.call, move |store| store.read(start, filter)).await?;
+        let call = reading.call.clone();
+        Ok(Response::new(bounded(streams::subscribe(reading, reader), call, self.shutdown.clone())))
+    }
+
+    async fn stats(
+        &self,
+        request: Request<wire::StatsRequest>,
+    ) -> Result<Response<wire::StatsResponse>, Status> {
+        let call = Admitted::of(&request);
+        call.clone()
+            .within(async {
+                let context = encode::StatsContext {
+                    immudb: self.immudb.clone(),
+                    event_files_pending: self.event_files.as_ref().map_or(0, |files| files.pending()),
+                    projections: self.world.as_ref().map(|world| world.projections()).unwrap_or_default(),
+                    refusals: refusals::recorded(),
+                    writes_refused: None,
+                    reads_refused: reason(self.store.admit_read()),
+                };
+                // This queries the free disk space, which may block, and copies the totals of all
+                // types.
+                let store = self.store.clone();
+                let stats = move || {
+                    let writes_refused = reason(store.writes_taken());
+                    let context = encode::StatsContext { writes_refused, ..context };
+                    encode::stats(store.figures(), &store.counters, store.started_at, context)
+                };
+                let figures = self.reads.run_with(STATS_BYTES, &call, stats).await?;
+                size_answer(&call, &figures)?;
+                Ok(figures)
+            })
+            .await
+    }
+}

@@ -1,0 +1,471 @@
+//! Decodes the requests of the event store service.
+//!
+//! Every field is checked here, once, and all violations of a request are reported together.
+//! Whether a request fits the stored events is left to the store.
+
+use std::{collections::BTreeMap, fmt, sync::Arc};
+
+use bytes::Bytes;
+
+use crate::{
+    config::LimitsConfig,
+    event::{
+        AggregateId, Content, ContentDigest, EventId, Hash, NameError, NewEvent, Position, SequenceNumber,
+        Snapshot, Timestamp, check_name,
+    },
+    grpc::{violations::Violations, wire},
+    index::Direction,
+    store::{Append, Filter, LoadRequest, OrderStart},
+};
+
+/// Checks requests against the configured limits.
+#[derive(Debug)]
+pub struct Decoder {
+    pub limits: LimitsConfig,
+}
+
+impl Decoder {
+    /// Decodes an append.
+    ///
+    /// # Errors
+    /// Returns an error that names every invalid field.
+    pub fn append(&self, request: wire::AppendEventsRequest) -> Result<Append, Violations> {
+        let mut wrong = Violations::default();
+        let count = request.events.len();
+        if count == 0 {
+            wrong.add("events", "must not be empty");
+        }
+        if count > self.limits.append_events_max {
+            wrong.add(
+                "events",
+                format!("has {count} entries; at most {} are allowed", self.limits.append_events_max),
+            );
+            return Err(wrong);
+        }
+        let bytes: usize = request.events.iter().map(prost::Message::encoded_len).sum();
+        if bytes > self.limits.append_bytes_max {
+            wrong.add(
+                "events",
+                format!("have {bytes} bytes in total; at most {} are allowed", self.limits.append_bytes_max),
+            );
+            return Err(wrong);
+        }
+        let mut events = Vec::with_capacity(count);
+        let mut ids = std::collections::HashSet::with_capacity(count);
+        for (index, event) in request.events.into_iter().enumerate() {
+            let before = events.last().map(|(event, _)| event);
+            let event = self.event(format_args!("events[{index}]"), event, before, &mut wrong);
+            let Some(event) = event else { continue };
+            if !ids.insert(event.id) {
+                wrong.add(format_args!("events[{index}].event_id"), "occurs more than once in this call");
+            }
+            let digest = ContentDigest::of(&event);
+            events.push((event, digest));
+        }
+        let expected = self.expectations(request.expected_sequences, &mut wrong);
+        wrong.none_or(Some(Append { events, expected }))
+    }
+
+    fn expectations(
+        &self,
+        expected: BTreeMap<String, u64>,
+        wrong: &mut Violations,
+    ) -> Vec<(AggregateId, SequenceNumber)> {
+        let max = self.limits.expected_sequences_max;
+        if expected.len() > max {
+            wrong.add(
+                "expected_sequences",
+                format!("has {} entries; at most {max} are allowed", expected.len()),
+            );
+            return Vec::new();
+        }
+        let mut checked = Vec::with_capacity(expected.len());
+        for (index, (id, sequence)) in expected.into_iter().enumerate() {
+            let id = self.aggregate_id(format_args!("expected_sequences[{index}]"), &id, wrong);
+            checked.extend(id.map(|id| (id, SequenceNumber(sequence))));
+        }
+        checked
+    }
+
+    /// Decodes one event. Texts that equal those of the previous event are shared with it.
+    fn event(
+        &self,
+        at: fmt::Arguments<'_>,
+        event: wire::NewEvent,
+        before: Option<&NewEvent>,
+        wrong: &mut Violations,
+    ) -> Option<NewEvent> {
+        let id = match event.event_id.as_str() {
+            "" => Some(EventId::random()),
+            text => EventId::parse(text).or_else(|| {
+                wrong.add(format_args!("{at}.event_id"), "is not a UUID");
+                None
+            }),
+        };
+        let aggregate_id = match before.map(|before| &before.aggregate_id) {
+            Some(same) if same.as_str() == event.aggregate_id => Some(same.clone()),
+            _ => self.aggregate_id(format_args!("{at}.aggregate_id"), &event.aggregate_id, wrong),
+        };
+        let types_max = self.limits.type_bytes_max;
+        if !event.aggregate_type.is_empty() {
+            name(format_args!("{at}.aggregate_type"), &event.aggregate_type, types_max, wrong);
+        }
+        name(format_args!("{at}.event_type"), &event.event_type, types_max, wrong);
+        for (field, text) in
+            [("correlation_id", &event.correlation_id), ("causation_id", &event.causation_id)]
+        {
+            if !text.is_empty() {
+                name(format_args!("{at}.{field}"), text, self.limits.id_bytes_max, wrong);
+            }
+        }
+        self.metadata(format_args!("{at}.metadata"), &event.metadata, wrong);
+        let occurred_at = timestamp(format_args!("{at}.occurred_at"), event.occurred_at, wrong);
+        let content = match event.data {
+            None => Content::Absent,
+            Some(wire::new_event::Data::Json(text)) => Content::Json(text),
+            Some(wire::new_event::Data::Binary(bytes)) => Content::Binary(bytes),
+        };
+        content_ok(format_args!("{at}."), &content, self.limits.event_bytes_max, wrong);
+        Some(NewEvent {
+            id: id?,
+            aggregate_id: aggregate_id?,
+            aggregate_type: shared(event.aggregate_type, before.map(|before| &before.aggregate_type)),
+            event_type: shared(event.event_type, before.map(|before| &before.event_type)),
+            content,
+            correlation_id: event.correlation_id,
+            causation_id: event.causation_id,
+            metadata: event.metadata,
+            occurred_at,
+        })
+    }
+
+    /// Checks the id of an aggregate that may be new. Ids that are only read may be longer, because
+    /// they may have been stored before the limit was lowered.
+    fn aggregate_id(
+        &self,
+        field: impl fmt::Display,
+        text: &str,
+        wrong: &mut Violations,
+    ) -> Option<AggregateId> {
+        aggregate_id(field, text, self.limits.id_bytes_max, wrong)
+    }
+
+    fn metadata(
+        &self,
+        field: impl fmt::Display,
+        metadata: &BTreeMap<String, String>,
+        wrong: &mut Violations,
+    ) {
+        let (entries_max, value_max) =
+            (self.limits.metadata_entries_max, self.limits.metadata_value_bytes_max);
+        if metadata.len() > entries_max {
+            wrong.add(&field, format!("has {} entries; at most {entries_max} are allowed", metadata.len()));
+        }
+        for (key, value) in metadata {
+            if let Err(error) = check_name(key) {
+                wrong.add(&field, format!("a key is invalid: it {error}"));
+            }
+            if value.len() > value_max {
+                wrong.add(
+                    &field,
+                    format!("a value has {} bytes; at most {value_max} are allowed", value.len()),
+                );
+            }
+        }
+    }
+
+    /// Decodes a snapshot.
+    ///
+    /// # Errors
+    /// Returns an error that names every invalid field.
+    pub fn snapshot(&self, request: wire::SaveSnapshotRequest) -> Result<Snapshot, Violations> {
+        let mut wrong = Violations::default();
+        let id = self.aggregate_id("aggregate_id", &request.aggregate_id, &mut wrong);
+        if request.sequence_number == 0 {
+            wrong.add("sequence_number", "must be at least 1");
+        }
+        let content = match request.data {
+            None => Content::Absent,
+            Some(wire::save_snapshot_request::Data::Json(text)) => Content::Json(text),
+            Some(wire::save_snapshot_request::Data::Binary(bytes)) => Content::Binary(bytes),
+        };
+        content_ok(format_args!(""), &content, self.limits.snapshot_bytes_max, &mut wrong);
+        self.metadata("metadata", &request.metadata, &mut wrong);
+        let snapshot = id.map(|aggregate_id| Snapshot {
+            aggregate_id,
+            sequence: SequenceNumber(request.sequence_number),
+            content,
+            schema_version: request.schema_version,
+            metadata: request.metadata,
+            // Both are set by the sequencer.
+            recorded_at: Timestamp::default(),
+            event_hash: Hash::START,
+        });
+        wrong.none_or(snapshot)
+    }
+
+    /// Decodes a request for the events of an aggregate.
+    ///
+    /// # Errors
+    /// Returns an error that names every invalid field.
+    pub fn load(&self, request: &wire::LoadEventsRequest) -> Result<LoadRequest, Violations> {
+        let mut wrong = Violations::default();
+        let id = stored_id("aggregate_id", &request.aggregate_id, &mut wrong);
+        if request.from_snapshot && request.backwards {
+            wrong.add("from_snapshot", "cannot be combined with backwards");
+        }
+        let recorded_until = timestamp("recorded_until", request.recorded_until, &mut wrong);
+        let load = id.map(|aggregate_id| LoadRequest {
+            aggregate_id,
+            from: SequenceNumber(request.from_sequence),
+            to: SequenceNumber(request.to_sequence),
+            recorded_until,
+            snapshot_schema: request.from_snapshot.then_some(request.snapshot_schema_version),
+            direction: if request.backwards { Direction::Backwards } else { Direction::Forwards },
+            limit: request.limit,
+        });
+        wrong.none_or(load)
+    }
+
+    /// Decodes the id of an aggregate to read.
+    ///
+    /// # Errors
+    /// Returns an error that names the field if the id is invalid.
+    pub fn id(&self, text: &str) -> Result<AggregateId, Violations> {
+        let mut wrong = Violations::default();
+        let id = stored_id("aggregate_id", text, &mut wrong);
+        wrong.none_or(id)
+    }
+
+    /// Decodes a request for a page of aggregates.
+    ///
+    /// # Errors
+    /// Returns an error that names every invalid field.
+    pub fn list(&self, request: &wire::ListAggregatesRequest) -> Result<ListRequest, Violations> {
+        const PAGE_MAX: u32 = 1000;
+        const PAGE_DEFAULT: u32 = 100;
+        let mut wrong = Violations::default();
+        if request.page_size > PAGE_MAX {
+            wrong.add("page_size", format!("is {}; at most {PAGE_MAX} is allowed", request.page_size));
+        }
+        optional_name("aggregate_type", &request.aggregate_type, &mut wrong);
+        optional_name("aggregate_id_prefix", &request.aggregate_id_prefix, &mut wrong);
+        let after = match request.page_token.as_str() {
+            "" => None,
+            token => {
+                let id = token_id(token);
+                // A token of another listing would continue past the end of this one.
+                let after = id.filter(|id| id.as_str().starts_with(&request.aggregate_id_prefix));
+                if after.is_none() {
+                    wrong.add("page_token", "is not a token of this list");
+                }
+                after
+            }
+        };
+        let count = if request.page_size == 0 { PAGE_DEFAULT } else { request.page_size };
+        wrong.none_or(Some(ListRequest { after, count: count as usize }))
+    }
+
+    /// Decodes a filter. Without one, all events match.
+    ///
+    /// # Errors
+    /// Returns an error that names every invalid field.
+    pub fn filter(&self, filter: Option<wire::Filter>) -> Result<Filter, Violations> {
+        const TYPES_MAX: usize = 100;
+        let mut wrong = Violations::default();
+        let filter = filter.unwrap_or_default();
+        for (field, types) in
+            [("filter.aggregate_types", &filter.aggregate_types), ("filter.event_types", &filter.event_types)]
+        {
+            if types.len() > TYPES_MAX {
+                wrong.add(field, format!("has {} entries; at most {TYPES_MAX} are allowed", types.len()));
+            }
+            for one in types {
+                stored_name(field, one, &mut wrong);
+            }
+        }
+        optional_name("filter.aggregate_id_prefix", &filter.aggregate_id_prefix, &mut wrong);
+        optional_name("filter.correlation_id", &filter.correlation_id, &mut wrong);
+        let recorded_from = timestamp("filter.recorded_from", filter.recorded_from, &mut wrong);
+        let recorded_until = timestamp("filter.recorded_until", filter.recorded_until, &mut wrong);
+        if let (Some(from), Some(until)) = (recorded_from, recorded_until)
+            && from > until
+        {
+            wrong.add("filter.recorded_from", "is later than filter.recorded_until");
+        }
+        wrong.none_or(Some(Filter {
+            aggregate_types: filter.aggregate_types.into_iter().map(String::into_bytes).collect(),
+            event_types: filter.event_types.into_iter().map(String::into_bytes).collect(),
+            aggregate_id_prefix: filter.aggregate_id_prefix,
+            correlation_id: filter.correlation_id,
+            recorded_from,
+            recorded_until,
+        }))
+    }
+
+    /// Decodes the checkpoint after which to read. Without one, reading starts at the first event.
+    ///
+    /// # Errors
+    /// Returns an error that names the field if the length of the hash is wrong.
+    pub fn checkpoint(&self, checkpoint: Option<wire::Checkpoint>) -> Result<OrderStart, Violations> {
+        let Some(checkpoint) = checkpoint else { return Ok(OrderStart::After(Position(0), None)) };
+        let hash = match checkpoint.hash.as_ref() {
+            [] => None,
+            bytes => Some(Hash::from_slice(bytes).ok_or_else(|| {
+                Violations(vec![("after.hash".to_owned(), "must be empty or have 32 bytes".to_owned())])
+            })?),
+        };
+        Ok(OrderStart::After(Position(checkpoint.position), hash))
+    }
+}
+
+/// The start and the size of a page of aggregates. The filter is not included.
+#[derive(Debug)]
+pub struct ListRequest {
+    pub after: Option<AggregateId>,
+    pub count: usize,
+}
+
+/// Returns the token of the page after `id`. Tokens are opaque to clients.
+pub fn page_token(id: &AggregateId) -> String {
+    hex::encode(id.as_str())
+}
+
+pub fn token_id(token: &str) -> Option<AggregateId> {
+    let text = String::from_utf8(hex::decode(token).ok()?).ok()?;
+    AggregateId::new(&text).ok()
+}
+
+/// Checks an aggregate id of at most `max` bytes.
+pub fn aggregate_id(
+    field: impl fmt::Display,
+    text: &str,
+    max: usize,
+    wrong: &mut Violations,
+) -> Option<AggregateId> {
+    if text.len() > max {
+        wrong.add(field, NameError::TooLong { bytes: text.len(), max }.to_string());
+        return None;
+    }
+    stored_id(field, text, wrong)
+}
+
+/// Checks a name of at most `bytes_max` bytes.
+pub fn name(field: impl fmt::Display, text: &str, bytes_max: usize, wrong: &mut Violations) {
+    let checked = if text.len() > bytes_max {
+        Err(NameError::TooLong { bytes: text.len(), max: bytes_max })
+    } else {
+        check_name(text)
+    };
+    if let Err(error) = checked {
+        wrong.add(field, error.to_string());
+    }
+}
+
+fn shared(text: String, before: Option<&Arc<str>>) -> Arc<str> {
+    match before {
+        Some(same) if **same == *text => same.clone(),
+        _ => Arc::from(text),
+    }
+}
+
+/// Checks an id that is only looked up. No configured limit applies to it, because it may have been
+/// stored before the limit was lowered.
+fn stored_id(field: impl fmt::Display, text: &str, wrong: &mut Violations) -> Option<AggregateId> {
+    AggregateId::new(text).map_err(|error| wrong.add(field, error.to_string())).ok()
+}
+
+fn stored_name(field: impl fmt::Display, text: &str, wrong: &mut Violations) {
+    if let Err(error) = check_name(text) {
+        wrong.add(field, error.to_string());
+    }
+}
+
+fn optional_name(field: impl fmt::Display, text: &str, wrong: &mut Violations) {
+    if !text.is_empty() {
+        stored_name(field, text, wrong);
+    }
+}
+
+pub fn timestamp(
+    field: impl fmt::Display,
+    at: Option<prost_types::Timestamp>,
+    wrong: &mut Violations,
+) -> Option<Timestamp> {
+    let at = at?;
+    let checked = Timestamp::new(at.seconds, at.nanos);
+    if checked.is_none() {
+        wrong.add(field, "must be a valid time between the years 1 and 9999");
+    }
+    checked
+}
+
+/// Checks the size of the content, and whether JSON is valid. `prefix` precedes the name of the
+/// field in violations.
+fn content_ok(prefix: fmt::Arguments<'_>, content: &Content, bytes_max: usize, wrong: &mut Violations) {
+    let bytes = content.byte_count();
+    match content {
+        Content::Absent => {}
+        Content::Json(_) if bytes > bytes_max => {
+            wrong.add(
+                format_args!("{prefix}json"),
+                format!("has {bytes} bytes; at most {bytes_max} are allowed"),
+            );
+        }
+        Content::Binary(_) if bytes > bytes_max => {
+            wrong.add(
+                format_args!("{prefix}binary"),
+                format!("has {bytes} bytes; at most {bytes_max} are allowed"),
+            );
+        }
+        Content::Binary(_) => {}
+        // The parser's message may quote the text. Line and column are enough.
+        Content::Json(text) => {
+            if let Err(error) = serde_json::from_str::<serde::de::IgnoredAny>(text) {
+                let place = format!("is not valid JSON (line {}, column {})", error.line(), error.column());
+                wrong.add(format_args!("{prefix}json"), place);
+            }
+        }
+    }
+}
+
+/// Returns the bytes of a hash as sent on the wire.
+pub fn hash_bytes(hash: Hash) -> Bytes {
+    Bytes::copy_from_slice(&hash.0)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn append(names: &[(&str, &str, &str)]) -> Result<Append, Violations> {
+        let event = |(aggregate_id, aggregate_type, event_type): &(&str, &str, &str)| wire::NewEvent {
+            aggregate_id: (*aggregate_id).to_owned(),
+            aggregate_type: (*aggregate_type).to_owned(),
+            event_type: (*event_type).to_owned(),
+            ..wire::NewEvent::default()
+        };
+        let events = names.iter().map(event).collect();
+        let request = wire::AppendEventsRequest { events, ..wire::AppendEventsRequest::default() };
+        Decoder { limits: LimitsConfig::default() }.append(request)
+    }
+
+    #[test]
+    fn an_event_shares_with_the_one_before_only_what_is_the_same() {
+        let names = [("a", "A", "x"), ("a", "A", "x"), ("b", "A", "x"), ("b", "B", "y"), ("a", "", "x")];
+        let events: Vec<_> = append(&names).unwrap().events.into_iter().map(|(event, _)| event).collect();
+        let decoded = events.iter().map(|event| {
+            (event.aggregate_id.as_str(), event.aggregate_type.as_ref(), event.event_type.as_ref())
+        });
+        assert_eq!(decoded.collect::<Vec<_>>(), names);
+        assert!(Arc::ptr_eq(&events[0].aggregate_type, &events[2].aggregate_type));
+        assert!(Arc::ptr_eq(&events[0].event_type, &events[1].event_type));
+    }
+
+    #[test]
+    fn what_is_refused_is_named_for_each_event() {
+        let Violations(wrong) = append(&[("a", "A", "x"), ("\0", "A", ""), ("\0", "A", "x")]).unwrap_err();
+        let fields: Vec<&str> = wrong.iter().map(|(field, _)| field.as_str()).collect();
+        assert_eq!(fields, ["events[1].aggregate_id", "events[1].event_type", "events[2].aggregate_id"]);
+    }
+}

@@ -1,0 +1,313 @@
+//! Streams long responses in messages of a bounded size.
+//!
+//! A stream reads the next chunk only after the previous message has been taken, so a client that
+//! does not read costs only a little memory. The limits on reads and bytes are left to `transport`.
+
+use std::{pin::Pin, sync::Arc, time::Duration};
+
+use futures_util::{Stream, StreamExt, stream};
+use tokio::{sync::watch, time::Instant};
+use tokio_util::sync::CancellationToken;
+use tonic::Status;
+
+use super::{decode::hash_bytes, encode, messages};
+use crate::{
+    error::StoreError,
+    event::{Hash, Position},
+    grpc::{
+        status,
+        transport::{
+            concurrency::Admitted,
+            reads::{Reads, previous_sent, size_answer},
+        },
+        wire,
+    },
+    store::{AggregateReader, EventStore, LoadRequest, OrderChunk, OrderReader, Tip},
+};
+
+/// What a stream reads with, and the call that it belongs to.
+#[derive(Clone)]
+pub struct Reading {
+    pub store: Arc<EventStore>,
+    pub reads: Reads,
+    pub call: Admitted,
+}
+
+pub type Boxed<T> = Pin<Box<dyn Stream<Item = Result<T, Status>> + Send>>;
+
+/// The bytes of records in one message, unless a single event is larger. Each of many streams may
+/// have one message decoded, one encoded and one waiting for its client, so messages of 1 MiB would
+/// cost gigabytes in total.
+const MESSAGE_BYTES: usize = 128 * 1024;
+
+/// Streams the events of one aggregate. Unless there is a snapshot, the events of the first message
+/// are read in one step with the index lookup, because most aggregates have no more.
+///
+/// # Errors
+/// Returns an error if the aggregate cannot be read.
+pub async fn load(
+    reading: Reading,
+    request: LoadRequest,
+) -> Result<impl Messages<messages::LoadEventsResponse>, Status> {
+    let Reading { store, reads, call } = reading.clone();
+    let open = move || {
+        let mut reader = store.load(request)?;
+        let first = (!reader.has_snapshot()).then(|| read_events(&mut reader));
+        Ok((reader, first))
+    };
+    let (reader, first) = call.in_time(reads.run(&call, open)).await?.map_err(status::of_error)?;
+    let last_sequence = reader.last_sequence().0;
+    let message = move |events| messages::LoadEventsResponse { snapshot: None, events, last_sequence };
+    let store = reading.store.clone();
+    let first = first.map(|read| counted(&store, read)).transpose()?.map(message);
+    // A snapshot that has been read may wait for its client for a long time.
+    let kept = reading.reads.kept_bytes(&call);
+    match &first {
+        Some(message) => size_answer(&call, message)?,
+        None => {
+            call.answer.resize(0)?;
+            kept.resize(reader.kept_bytes())?;
+        }
+    }
+    Ok(stream::try_unfold((reader, first, Some(kept)), move |(mut reader, first, _kept)| {
+        let Reading { store, reads, call } = reading.clone();
+        async move {
+            if let Some(message) = first {
+                store.counters.events_loaded.add(message.events.len() as u64);
+                return Ok(Some((message, (reader, None, None))));
+            }
+            // Sent in a message of its own: together with events, it could exceed the message size
+            // that the client accepts.
+            if let Some(snapshot) = reader.take_snapshot() {
+                store.counters.snapshots_loaded.add(1);
+                let snapshot = Some(encode::snapshot(snapshot));
+                let message = messages::LoadEventsResponse { snapshot, events: Vec::new(), last_sequence };
+                size_answer(&call, &message)?;
+                return Ok(Some((message, (reader, None, None))));
+            }
+            if reader.is_at_end() {
+                return Ok(None);
+            }
+            let (reader, read) = reads.next(&call, reader, read_events).await?;
+            let message = message(counted(&store, read)?);
+            store.counters.events_loaded.add(message.events.len() as u64);
+            size_answer(&call, &message)?;
+            Ok(Some((message, (reader, None, None))))
+        }
+    }))
+}
+
+/// Reads the next events. The records themselves are dropped here, because they may hold much more
+/// memory than is sent.
+fn read_events(reader: &mut AggregateReader) -> Result<Vec<bytes::Bytes>, StoreError> {
+    Ok(messages::events(&reader.next(MESSAGE_BYTES)?))
+}
+
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum First {
+    Yes,
+    No,
+}
+
+/// A chunk of the global order, ready to be sent. The events are copies, because the records that
+/// were read keep more memory alive than their own.
+struct Read {
+    events: Vec<bytes::Bytes>,
+    reached: Position,
+    hash: Hash,
+    at_end: bool,
+}
+
+/// Reads the next chunk, with at most `left` events.
+fn read_order(reader: &mut OrderReader, tip: Tip, left: u64) -> Result<Read, StoreError> {
+    let OrderChunk { mut events, reached, hash, at_end } = reader.next(tip, MESSAGE_BYTES)?;
+    events.truncate(usize::try_from(left).unwrap_or(usize::MAX));
+    Ok(Read { events: messages::events(&events), reached, hash, at_end })
+}
+
+/// Streams the global order of events up to the tip at the time of the call.
+pub fn read_all(
+    reading: Reading,
+    reader: OrderReader,
+    limit: u64,
+) -> impl Messages<messages::ReadAllResponse> {
+    let tip = reading.store.tip();
+    let left = if limit == 0 { u64::MAX } else { limit };
+    stream::try_unfold(Some((reader, left, First::Yes)), move |state| {
+        let Reading { store, reads, call } = reading.clone();
+        async move {
+            let Some((reader, left, first)) = state else { return Ok(None) };
+            let next = move |reader: &mut OrderReader| read_order(reader, tip, left);
+            let (reader, read) = reads.next(&call, reader, next).await?;
+            let Read { events, at_end, .. } = counted(&store, read)?;
+            let left = left.saturating_sub(events.len() as u64);
+            store.counters.events_loaded.add(events.len() as u64);
+            let ended = at_end || left == 0;
+            if ended && events.is_empty() && first == First::No {
+                return Ok(None);
+            }
+            let message = messages::ReadAllResponse { events, last_position: tip.position.0 };
+            size_answer(&call, &message)?;
+            Ok(Some((message, (!ended).then_some((reader, left, First::No)))))
+        }
+    })
+}
+
+/// The state of a subscription between two messages.
+struct Subscription {
+    reading: Reading,
+    reader: OrderReader,
+    tip: watch::Receiver<Tip>,
+    /// Whether the client has been told that it has all events, and has not fallen far behind
+    /// since.
+    caught_up: bool,
+    /// The last position sent to the client, and the time at which it was sent.
+    told: Position,
+    told_at: Instant,
+}
+
+/// Streams the global order of events, and then new events as they are appended.
+pub fn subscribe(reading: Reading, reader: OrderReader) -> impl Messages<messages::SubscribeResponse> {
+    let (tip, told) = (reading.store.watch_tip(), reader.reached());
+    let start = Subscription { reading, reader, tip, caught_up: false, told, told_at: Instant::now() };
+    stream::try_unfold(start, Subscription::next)
+}
+
+impl Subscription {
+    async fn next(mut self) -> Result<Option<(messages::SubscribeResponse, Self)>, Status> {
+        use super::messages::Content;
+        // Before bytes are acquired, because the previous message still uses the bytes of this
+        // call.
+        previous_sent().await;
+        loop {
+            let tip = *self.tip.borrow_and_update();
+            let Reading { store, reads, call } = &self.reading;
+            let next = move |reader: &mut OrderReader| read_order(reader, tip, u64::MAX);
+            let live = self.caught_up && self.reader.is_close_to(tip);
+            let read = match live && call.answer.try_resize(LIVE_READ_BYTES).is_ok() {
+                true => next(&mut self.reader),
+                false => {
+                    let (reader, read) = reads.next(call, self.reader, next).await?;
+                    self.reader = reader;
+                    read
+                }
+            };
+            let Read { events, reached, hash, at_end } = counted(store, read)?;
+            let content = if !events.is_empty() {
+                store.counters.events_loaded.add(events.len() as u64);
+                Content::Events(messages::EventBatch { events })
+            } else if at_end && !self.caught_up {
+                self.caught_up = true;
+                Content::CaughtUp(wire::CaughtUp { checkpoint: Some(checkpoint(reached, hash)) })
+            } else if reached.0.saturating_sub(self.told.0) >= CHECKPOINT_EVERY
+                || (at_end && self.wait(reached).await? == Woken::ByNothing)
+            {
+                Content::Checkpoint(checkpoint(reached, hash))
+            } else {
+                continue;
+            };
+            // If the client is far behind again, it is told once more when it has caught up.
+            self.caught_up &= at_end || tip.position.0.saturating_sub(reached.0) < FAR_BEHIND;
+            self.told = reached;
+            self.told_at = Instant::now();
+            let message = messages::SubscribeResponse { content: Some(content) };
+            size_answer(&self.reading.call, &message)?;
+            return Ok(Some((message, self)));
+        }
+    }
+
+    /// Waits for the order to grow. If the position has not been sent to the client yet, the wait
+    /// ends when a checkpoint is due.
+    async fn wait(&mut self, reached: Position) -> Result<Woken, Status> {
+        // Nothing is read while waiting.
+        self.reading.call.answer.resize(0)?;
+        let patience = async {
+            if reached == self.told {
+                std::future::pending().await
+            } else {
+                tokio::time::sleep_until(self.told_at + CHECKPOINT_AFTER).await
+            }
+        };
+        tokio::select! {
+            biased;
+            // First, so that the checkpoint is sent even if the order keeps growing.
+            () = patience => Ok(Woken::ByNothing),
+            changed = self.tip.changed() => match changed {
+                Ok(()) => Ok(Woken::ByGrowth),
+                Err(_) => Err(status::shutting_down()),
+            },
+        }
+    }
+}
+
+/// Why a waiting subscription continues.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Woken {
+    ByGrowth,
+    ByNothing,
+}
+
+/// A client whose filter matches nothing is sent a checkpoint after this many events, or after this
+/// much time.
+const CHECKPOINT_EVERY: u64 = 1000;
+const CHECKPOINT_AFTER: Duration = Duration::from_secs(1);
+
+/// A subscription that is this many events behind does not count as live.
+const FAR_BEHIND: u64 = 1000;
+
+/// The bytes acquired for a read of events that have just been written: the events as read, and
+/// their encoding in the response.
+const LIVE_READ_BYTES: usize = 768 * 1024;
+
+fn checkpoint(position: Position, hash: Hash) -> wire::Checkpoint {
+    wire::Checkpoint { position: position.0, hash: hash_bytes(hash) }
+}
+
+fn counted<T>(store: &EventStore, read: Result<T, StoreError>) -> Result<T, Status> {
+    read.map_err(|error| {
+        store.counters.load_failures.add(1);
+        status::of_error(error)
+    })
+}
+
+/// The messages of a stream.
+pub trait Messages<T>: Stream<Item = Result<T, Status>> + Send + 'static {}
+
+impl<T, S: Stream<Item = Result<T, Status>> + Send + 'static> Messages<T> for S {}
+
+/// Ends the stream at the client's deadline and when the service stops. Everything that the stream
+/// holds is released with it.
+pub fn bounded<T: Send + 'static>(
+    messages: impl Messages<T>,
+    call: Admitted,
+    closing: CancellationToken,
+) -> Boxed<T> {
+    let deadline = call.deadline;
+    let end = Box::pin(async move {
+        let over = async {
+            match deadline {
+                Some(deadline) => tokio::time::sleep_until(deadline).await,
+                None => std::future::pending().await,
+            }
+        };
+        tokio::select! {
+            () = closing.cancelled() => status::shutting_down(),
+            () = over => status::deadline_exceeded(),
+        }
+    });
+    let start = Some((Box::pin(messages), end, call));
+    Box::pin(stream::unfold(start, |state| async move {
+        let (mut messages, mut end, call) = state?;
+        tokio::select! {
+            biased;
+            status = &mut end => Some((Err(status), None)),
+            message = messages.next() => match message? {
+                Ok(message) => Some((Ok(message), Some((messages, end, call)))),
+                Err(status) => Some((Err(status), None)),
+            },
+        }
+    }))
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,42 @@
+//! Limits connections, calls and bytes before a service sees them.
+//!
+//! All services on the port share these limits. Decoding requests and encoding responses are left
+//! to the services.
+
+use std::sync::Arc;
+
+use crate::{
+    config::LimitsConfig,
+    error::Limit,
+    shared_limit::{Resource, SharedLimit},
+};
+
+pub mod bodies;
+pub mod byte_budget;
+pub mod closing;
+pub mod compression;
+pub mod concurrency;
+pub mod connections;
+pub mod content_type;
+pub mod peer;
+pub mod reads;
+pub mod starting;
+pub mod write_answer;
+
+use byte_budget::ByteBudget;
+use reads::Reads;
+
+/// The limits that all services share.
+#[derive(Debug, Clone)]
+pub struct Bounds {
+    pub streams: Arc<SharedLimit>,
+    pub reads: Reads,
+}
+
+impl Bounds {
+    pub fn new(limits: &LimitsConfig, budget: ByteBudget) -> Self {
+        let streams_max = limits.streams_open_max as u64;
+        let streams = Arc::new(SharedLimit::new(Limit::StreamsOpen, Resource::Streams, streams_max));
+        Self { streams, reads: Reads::new(limits, budget) }
+    }
+}

@@ -1,0 +1,348 @@
+//! Admits or rejects calls before their bodies are read.
+//!
+//! Checks the size of the metadata, the deadline, and the limit on concurrent calls. An admitted
+//! call holds its share of the limits until its work has ended. The bodies themselves are left to
+//! the other layers.
+
+use std::{future::ready, sync::Arc, time::Duration};
+
+use futures_util::{FutureExt, future::Either};
+use http::HeaderMap;
+use tokio::time::Instant;
+use tonic::{Request, Response, Status, metadata::MetadataMap, service::Interceptor};
+
+use super::{
+    byte_budget::{ByteBudget, CallBytes, Purpose},
+    peer::Peer,
+};
+use crate::{
+    error::Limit,
+    grpc::{methods, status},
+    shared_limit::{Held, Resource, SharedLimit},
+    store::Origin,
+};
+
+/// The maximum size of all header fields of a call. Each counts 32 bytes in addition to its name
+/// and value, as in HTTP/2.
+const METADATA_BYTES_MAX: usize = 16 * 1024;
+
+/// Admits the calls of all services on the port.
+#[derive(Debug, Clone)]
+pub struct Gate {
+    places: Arc<SharedLimit>,
+    budget: ByteBudget,
+}
+
+/// A call that was admitted. It counts against the limits until the last clone is dropped: work
+/// that continues after the client is gone keeps a clone.
+#[derive(Debug, Clone)]
+pub struct Admitted {
+    /// When the client's deadline expires.
+    pub deadline: Option<Instant>,
+    /// The memory of the request, until its call ends or counts as a waiting write.
+    pub request: CallBytes,
+    /// The memory of the read in progress and of the response.
+    pub answer: CallBytes,
+    pub peer: Peer,
+    _place: Option<Arc<Held>>,
+    /// Counts against the limit on open streams.
+    _stream: Option<Arc<Held>>,
+}
+
+impl Gate {
+    pub fn new(calls_max: usize, budget: ByteBudget) -> Self {
+        let places = Arc::new(SharedLimit::new(Limit::ConcurrentCalls, Resource::Calls, calls_max as u64));
+        Self { places, budget }
+    }
+}
+
+/// Marks a health check, which does not count against the limit: its client decides whether the
+/// service is kept running, and sends the most checks when it is busiest.
+#[derive(Debug, Clone, Copy)]
+struct HealthCheck;
+
+/// Marks a call whose response reports what it has stored.
+#[derive(Debug, Clone, Copy)]
+struct AnswersWrite;
+
+/// Returns the purpose for which the bytes of a call's response count.
+pub fn answer_purpose(extensions: &http::Extensions) -> Purpose {
+    match extensions.get::<AnswersWrite>() {
+        Some(AnswersWrite) => Purpose::WriteAnswer,
+        None => Purpose::Answer,
+    }
+}
+
+/// Runs before the gate, which does not see the path. A call counts here even if it is rejected
+/// later.
+pub fn note_arrival<B>(mut request: http::Request<B>) -> http::Request<B> {
+    if let Some(peer) = request.extensions().get::<Peer>() {
+        peer.note_call();
+    }
+    let path = request.uri().path();
+    if methods::is_write(path) {
+        request.extensions_mut().insert(AnswersWrite);
+    } else if methods::is_health_check(path) {
+        request.extensions_mut().insert(HealthCheck);
+    }
+    request
+}
+
+impl Interceptor for Gate {
+    fn call(&mut self, mut request: Request<()>) -> Result<Request<()>, Status> {
+        if header_bytes(request.metadata().as_ref()) > METADATA_BYTES_MAX {
+            return Err(status::metadata_too_large(METADATA_BYTES_MAX));
+        }
+        let deadline = match timeout(request.metadata()) {
+            Ok(None) => None,
+            Ok(Some(Duration::ZERO)) => return Err(status::deadline_exceeded()),
+            Ok(Some(timeout)) => Some(Instant::now() + timeout),
+            Err(Malformed) => return Err(status::malformed_timeout()),
+        };
+        let peer = request.extensions().get::<Peer>().cloned().unwrap_or_default();
+        let place = match request.extensions().get::<HealthCheck>() {
+            Some(HealthCheck) => None,
+            None => Some(Arc::new(self.places.acquire(peer.caller(), 1).map_err(status::of_limit)?)),
+        };
+        let answer = answer_purpose(request.extensions());
+        let admitted =
+            Admitted { deadline, _place: place, ..Admitted::unbounded(&peer, &self.budget, answer) };
+        request.extensions_mut().insert(admitted);
+        Ok(request)
+    }
+}
+
+fn header_bytes(headers: &HeaderMap) -> usize {
+    const OVERHEAD: usize = 32;
+    headers.iter().map(|(name, value)| name.as_str().len() + value.len() + OVERHEAD).sum()
+}
+
+impl Admitted {
+    fn unbounded(peer: &Peer, budget: &ByteBudget, answer: Purpose) -> Self {
+        Self {
+            deadline: None,
+            request: budget.of_call(peer.caller(), Purpose::Request),
+            answer: budget.of_call(peer.caller(), answer),
+            peer: peer.clone(),
+            _place: None,
+            _stream: None,
+        }
+    }
+
+    /// Returns the call that a request belongs to. A call that did not pass a gate has no limits.
+    pub fn of<T>(request: &Request<T>) -> Self {
+        let admitted = request.extensions().get::<Self>().cloned();
+        let unbounded = || Self::unbounded(&Peer::default(), &ByteBudget::new(usize::MAX), Purpose::Answer);
+        admitted.unwrap_or_else(unbounded)
+    }
+
+    /// Also counts the call against the limit on open streams.
+    ///
+    /// # Errors
+    /// Returns an error if the limit is reached, or if the client has used up its share.
+    pub fn streaming(self, streams: &Arc<SharedLimit>) -> Result<Self, Status> {
+        let place = streams.acquire(self.peer.caller(), 1).map_err(status::of_limit)?;
+        Ok(Self { _stream: Some(Arc::new(place)), ..self })
+    }
+
+    /// Returns the client on whose behalf a write of this call waits.
+    pub fn origin(&self) -> Origin {
+        let request = self.request.clone();
+        Origin {
+            caller: self.peer.caller().clone(),
+            counted: Some(Box::new(move || request.force(0))),
+            kept: None,
+        }
+    }
+
+    /// Runs a unary call within the client's deadline.
+    ///
+    /// # Errors
+    /// Returns the error of the work, or an error if the deadline expires.
+    pub fn within<T>(
+        self,
+        work: impl Future<Output = Result<T, Status>>,
+    ) -> impl Future<Output = Result<Response<T>, Status>> {
+        let done = self.in_time(work);
+        done.map(move |done| {
+            // Captures the whole call, not only the field used here, so that it counts until the
+            // work has ended.
+            let call = self;
+            // The response may wait for its client for a long time.
+            call.request.force(0);
+            done.map(Response::new)
+        })
+    }
+
+    /// Runs work within the client's deadline. If the deadline has already expired when this is
+    /// called, the work is not started.
+    ///
+    /// # Errors
+    /// Returns the error of the work, or an error if the deadline expires.
+    pub fn in_time<T, W: Future<Output = Result<T, Status>>>(
+        &self,
+        work: W,
+    ) -> impl Future<Output = Result<T, Status>> + use<T, W> {
+        // An `async fn` would hold the work in memory twice: as its argument, and while awaiting
+        // it.
+        match self.deadline {
+            None => Either::Left(work),
+            Some(deadline) if deadline <= Instant::now() => {
+                Either::Right(Either::Left(ready(Err(status::deadline_exceeded()))))
+            }
+            Some(deadline) => {
+                let done = tokio::time::timeout_at(deadline, work);
+                let done = done.map(|done| done.unwrap_or_else(|_| Err(status::deadline_exceeded())));
+                Either::Right(Either::Right(done))
+            }
+        }
+    }
+}
+
+/// The error for an invalid `grpc-timeout`.
+#[derive(Debug, PartialEq, Eq)]
+struct Malformed;
+
+/// Returns the time left until the client's deadline. tonic enforces the same deadline but answers
+/// CANCELLED, so this deadline must expire first. A millisecond is too short to do anything.
+fn timeout(metadata: &MetadataMap) -> Result<Option<Duration>, Malformed> {
+    const AHEAD_MIN: Duration = Duration::from_millis(1);
+    const AHEAD_MAX: Duration = Duration::from_millis(50);
+    /// The protocol does not allow more digits, and the clock could not represent more.
+    const DIGITS_MAX: usize = 8;
+    let Some(value) = metadata.get("grpc-timeout") else { return Ok(None) };
+    let (unit, digits) = value.as_encoded_bytes().split_last().ok_or(Malformed)?;
+    if digits.is_empty() || digits.len() > DIGITS_MAX || !digits.iter().all(u8::is_ascii_digit) {
+        return Err(Malformed);
+    }
+    let count = digits.iter().fold(0u64, |count, digit| count * 10 + u64::from(digit - b'0'));
+    let timeout = match unit {
+        b'H' => Duration::from_secs(count * 3600),
+        b'M' => Duration::from_secs(count * 60),
+        b'S' => Duration::from_secs(count),
+        b'm' => Duration::from_millis(count),
+        b'u' => Duration::from_micros(count),
+        b'n' => Duration::from_nanos(count),
+        _ => return Err(Malformed),
+    };
+    Ok(Some(timeout.saturating_sub((timeout / 10).clamp(AHEAD_MIN, AHEAD_MAX))))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn with_timeout(text: &'static str) -> Result<Option<Duration>, Malformed> {
+        let mut metadata = MetadataMap::new();
+        metadata.insert("grpc-timeout", text.parse().unwrap());
+        timeout(&metadata)
+    }
+
+    fn gate(calls_max: usize) -> Gate {
+        Gate::new(calls_max, ByteBudget::new(1 << 20))
+    }
+
+    #[test]
+    fn a_deadline_is_the_callers_in_every_unit_and_a_little_less() {
+        let less = |timeout: Duration, ahead: u64| Ok(Some(timeout - Duration::from_millis(ahead)));
+        assert_eq!(with_timeout("2H"), less(Duration::from_secs(7200), 50));
+        assert_eq!(with_timeout("3M"), less(Duration::from_secs(180), 50));
+        assert_eq!(with_timeout("4S"), less(Duration::from_secs(4), 50));
+        assert_eq!(with_timeout("100m"), less(Duration::from_millis(100), 10));
+        assert_eq!(with_timeout("99999999u"), less(Duration::from_micros(99_999_999), 50));
+        assert_eq!(with_timeout("3m"), less(Duration::from_millis(3), 1));
+        for none in ["1n", "1000u", "1m", "0S"] {
+            assert_eq!(with_timeout(none), Ok(Some(Duration::ZERO)), "{none}");
+        }
+        assert_eq!(timeout(&MetadataMap::new()), Ok(None));
+    }
+
+    #[test]
+    fn what_the_protocol_does_not_know_as_a_deadline_is_malformed() {
+        for text in
+            ["", "S", "5", "5x", "-5S", "+5S", "5.0S", " 5S", "5 S", "99999999999999999H", "123456789n"]
+        {
+            assert_eq!(with_timeout(text), Err(Malformed), "{text}");
+            let mut request = Request::new(());
+            request.metadata_mut().insert("grpc-timeout", text.parse().unwrap());
+            assert_eq!(gate(1).call(request).unwrap_err().code(), tonic::Code::InvalidArgument, "{text}");
+        }
+    }
+
+    #[test]
+    fn a_deadline_that_is_over_lets_no_call_in() {
+        let mut request = Request::new(());
+        request.metadata_mut().insert("grpc-timeout", "0n".parse().unwrap());
+        assert_eq!(gate(1).call(request).unwrap_err().code(), tonic::Code::DeadlineExceeded);
+    }
+
+    #[tokio::test]
+    async fn nothing_is_begun_after_the_deadline() {
+        let mut request = Request::new(());
+        request.metadata_mut().insert("grpc-timeout", "2m".parse().unwrap());
+        let admitted = Admitted::of(&gate(1).call(request).unwrap());
+        while admitted.deadline.unwrap() > Instant::now() {}
+        let begun = admitted.in_time(async { panic!("it was begun") as Result<(), Status> }).await;
+        assert_eq!(begun.unwrap_err().code(), tonic::Code::DeadlineExceeded);
+    }
+
+    #[test]
+    fn too_much_metadata_is_refused_by_name() {
+        let mut request = Request::new(());
+        request.metadata_mut().insert("x-filler", "f".repeat(METADATA_BYTES_MAX - 100).parse().unwrap());
+        let mut request = gate(1).call(request).unwrap();
+        request.metadata_mut().insert("x-more", "f".repeat(100).parse().unwrap());
+        assert_eq!(gate(1).call(request).unwrap_err().code(), tonic::Code::ResourceExhausted);
+    }
+
+    #[test]
+    fn a_place_is_taken_until_the_call_is_over() {
+        let mut gate = gate(1);
+        let first = gate.call(Request::new(())).unwrap();
+        let admitted = Admitted::of(&first);
+        drop(first);
+        assert_eq!(gate.call(Request::new(())).unwrap_err().code(), tonic::Code::ResourceExhausted);
+        drop(admitted);
+        gate.call(Request::new(())).unwrap();
+    }
+
+    #[tokio::test]
+    async fn a_place_is_taken_while_the_work_goes_on() {
+        let mut gate = gate(1);
+        let admitted = Admitted::of(&gate.call(Request::new(())).unwrap());
+        let mut work = Box::pin(admitted.within(std::future::pending::<Result<(), Status>>()));
+        assert!(futures_util::poll!(&mut work).is_pending());
+        assert_eq!(gate.call(Request::new(())).unwrap_err().code(), tonic::Code::ResourceExhausted);
+        drop(work);
+        gate.call(Request::new(())).unwrap();
+    }
+
+    #[tokio::test]
+    async fn a_request_counts_until_it_waits_as_a_write_or_its_call_is_over() {
+        let budget = ByteBudget::new(1 << 20);
+        let request = Gate::new(10, budget.clone()).call(Request::new(())).unwrap();
+        let admitted = Admitted::of(&request);
+        admitted.request.resize(10_000).unwrap();
+        let origin = admitted.origin();
+        assert_eq!(budget.used(), 10_000);
+        origin.counted.unwrap()();
+        assert_eq!(budget.used(), 0);
+        admitted.request.resize(10_000).unwrap();
+        admitted.clone().within(async { Ok(()) }).await.unwrap();
+        assert_eq!(budget.used(), 0);
+    }
+
+    #[test]
+    fn one_connection_does_not_take_all_places() {
+        let (mut gate, greedy) = (gate(10), Peer::default());
+        let call = |gate: &mut Gate, peer: &Peer| {
+            let mut request = Request::new(());
+            request.extensions_mut().insert(peer.clone());
+            gate.call(request)
+        };
+        let admitted: Vec<_> =
+            std::iter::repeat_with(|| call(&mut gate, &greedy)).map_while(Result::ok).take(11).collect();
+        assert_eq!(admitted.len(), 8);
+        call(&mut gate, &Peer::default()).unwrap();
+    }
+}

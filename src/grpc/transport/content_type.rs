@@ -1,0 +1,43 @@
+//! Determines the message format of a request.
+//!
+//! Also builds the responses to requests that are not gRPC, or whose compression is not accepted.
+
+use http::{HeaderValue, Method, Request, Response, StatusCode, header};
+use tonic::body::Body;
+
+use super::compression::{ACCEPTED, Unknown};
+use crate::grpc::status;
+
+/// The kind of a request, according to its headers.
+#[derive(Debug, PartialEq, Eq)]
+pub enum Content {
+    Protobuf,
+    /// gRPC with messages in another format.
+    OtherGrpc,
+    NotGrpc,
+}
+
+pub fn content_of<B>(request: &Request<B>) -> Content {
+    const TYPE: &[u8] = b"application/grpc";
+    let content = request.headers().get(header::CONTENT_TYPE).map(HeaderValue::as_bytes);
+    let Some(rest) = content.and_then(|content| content.strip_prefix(TYPE)) else { return Content::NotGrpc };
+    let format = rest.split(|byte| *byte == b';').next().unwrap_or_default().trim_ascii_end();
+    match format {
+        _ if request.method() != Method::POST => Content::NotGrpc,
+        b"" | b"+proto" => Content::Protobuf,
+        [b'+', ..] => Content::OtherGrpc,
+        _ => Content::NotGrpc,
+    }
+}
+
+pub fn not_grpc() -> Response<Body> {
+    let mut answer = Response::new(Body::empty());
+    *answer.status_mut() = StatusCode::UNSUPPORTED_MEDIA_TYPE;
+    answer
+}
+
+pub fn not_accepted(Unknown(encoding): &Unknown) -> Response<Body> {
+    let mut answer = status::other_encoding(encoding, ACCEPTED).into_http();
+    answer.headers_mut().insert("grpc-accept-encoding", HeaderValue::from_static(ACCEPTED));
+    answer
+}

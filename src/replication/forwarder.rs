@@ -1,0 +1,346 @@
+//! Sends the local log to ImmuDB, in order, transaction by transaction.
+//!
+//! One task owns the session with ImmuDB, the claim on its database and the state machine. It
+//! always follows the log: fallback only means that answers wait for less, and migration only means
+//! that this task is catching up. After every failed write, whatever the error, the task reads
+//! `log:head` to learn what ImmuDB has. It never guesses an outcome.
+
+use std::{path::PathBuf, sync::Arc, time::Duration};
+
+use bytes::Bytes;
+use tokio::time::{Instant, sleep_until};
+use tokio_util::sync::CancellationToken;
+use tracing::warn;
+use uuid::Uuid;
+
+use super::{
+    BatchLimits, fencing,
+    head::{self, Head},
+    notice::Notice,
+    recent_transactions::Learned,
+    state::{Limits, Machine, Signal, State},
+    status::ReplicationStatus,
+    transaction::Reached,
+    transaction_size::BatchSize,
+};
+use crate::{
+    event::Timestamp,
+    history::{History, HistoryError},
+    immudb::{self, ErrorKind, KeyValue, Precondition, Session, TxId},
+    retry::RetryDelays,
+    sequencer::Sequencer,
+};
+
+mod claim;
+mod failures;
+mod following;
+mod in_flight;
+mod outage;
+mod probe;
+mod release;
+
+use claim::{ClaimError, Claimed};
+use outage::Outage;
+use probe::Probes;
+
+/// The settings of the forwarder, fixed for its lifetime.
+#[derive(Debug, Clone)]
+pub struct Settings {
+    pub immudb: immudb::Settings,
+    /// The directory of the local log, which also holds the writer ids.
+    pub folder: PathBuf,
+    pub take_over: bool,
+    pub retry_count: u32,
+    pub retry_delay: Duration,
+    pub retry_delay_max: Duration,
+    pub fallback_after: Duration,
+    pub keep_alive: Duration,
+    pub batch: BatchLimits,
+}
+
+/// The state of the forwarder task.
+#[derive(Debug)]
+pub struct Forwarder {
+    settings: Settings,
+    replication: Arc<ReplicationStatus>,
+    sequencer: Sequencer,
+    history: History,
+    machine: Machine,
+    delays: RetryDelays,
+    writer: Option<Writer>,
+    began: Instant,
+    /// ImmuDB has opened a session, and nothing has failed since.
+    in_contact: bool,
+    /// The lowest number of pending events so far in this migration.
+    pending_min: u64,
+    /// The last session expired, and no transaction has been committed since.
+    session_expired: bool,
+    /// A precondition of the last transaction failed, and no transaction has been committed since.
+    conflicted: bool,
+    /// The transaction of the last head that this process wrote or claimed.
+    own_tx: Option<TxId>,
+    /// The clock has been compared with ImmuDB's. This is done only once.
+    clock_compared: bool,
+    /// When the oldest transaction in flight was sent. Set only while the task waits for its
+    /// answer.
+    sent: Option<Instant>,
+    /// The number of transactions that are still sent one at a time.
+    alone: u32,
+    /// The last transaction was committed quickly.
+    last_was_quick: bool,
+    batch_size: BatchSize,
+    probes: Probes,
+    /// The current outage. Clients have been answered from the local log since it began.
+    outage: Option<Outage>,
+    /// Transactions in ImmuDB that were written by other clients.
+    foreign: Notice,
+    /// Attempts that failed because ImmuDB does not accept messages of this size.
+    too_large: Notice,
+    /// Attempts with an append or snapshot that is sent alone and breaks the connection each time.
+    cut_off: Notice,
+    shutdown: CancellationToken,
+}
+
+/// The id with which this process claims the database.
+#[derive(Debug, Clone, Copy)]
+struct Writer {
+    id: Uuid,
+    /// ImmuDB's head has contained this id.
+    confirmed: bool,
+}
+
+/// A session that holds the claim, and how far ImmuDB has the log.
+struct Link {
+    session: Session,
+    /// The transaction that wrote the head, as this session last saw it.
+    head_tx: TxId,
+    reached: Reached,
+    /// The key of the last event that ImmuDB has. An ImmuDB that was rolled back lacks it.
+    last_event: Option<Bytes>,
+}
+
+/// Why the forwarder stopped following the log.
+enum End {
+    /// A write or the session failed. The head must be read again, over the same session if it is
+    /// still alive.
+    Failed {
+        error: immudb::Error,
+        session: Option<Session>,
+        pause: Pause,
+    },
+    /// The local log cannot be read.
+    Unreadable(HistoryError),
+    /// ImmuDB has lost transactions that it had committed.
+    Suspect,
+    ShutDown(Link),
+}
+
+/// Whether to wait before the next attempt.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Pause {
+    /// Read the head at once: an earlier attempt of this process may have been in the way, or the
+    /// transaction only has to be smaller.
+    None,
+    Delay,
+}
+
+impl Forwarder {
+    pub fn new(
+        settings: Settings,
+        replication: Arc<ReplicationStatus>,
+        sequencer: Sequencer,
+        history: History,
+        shutdown: CancellationToken,
+    ) -> Self {
+        let limits = Limits { failures_max: settings.retry_count, fallback_after: settings.fallback_after };
+        let machine = Machine::new(replication.state(), limits);
+        let batch_size = BatchSize::new(settings.batch.bytes_max);
+        let delays = RetryDelays::new(settings.retry_delay, settings.retry_delay_max);
+        Self {
+            settings,
+            replication,
+            sequencer,
+            history,
+            machine,
+            delays,
+            writer: None,
+            began: Instant::now(),
+            in_contact: false,
+            pending_min: u64::MAX,
+            session_expired: false,
+            conflicted: false,
+            own_tx: None,
+            clock_compared: false,
+            sent: None,
+            alone: 0,
+            last_was_quick: false,
+            batch_size,
+            probes: Probes::default(),
+            outage: None,
+            foreign: Notice::default(),
+            too_large: Notice::default(),
+            cut_off: Notice::default(),
+            shutdown,
+        }
+    }
+
+    /// Runs until shutdown, then releases the head if nothing is pending.
+    pub async fn run(mut self) {
+        let mut session = None;
+        while !self.shutdown.is_cancelled() {
+            let error = match self.contact(session.take()).await {
+                Ok(Some(link)) => match self.follow(link).await {
+                    End::ShutDown(link) => return self.release(link).await,
+                    End::Failed { error, session: alive, pause } => {
+                        session = alive;
+                        if pause == Pause::None {
+                            continue;
+                        }
+                        error
+                    }
+                    End::Unreadable(error) => {
+                        self.failed_here(&error.to_string()).await;
+                        continue;
+                    }
+                    End::Suspect => {
+                        return self.park(Signal::HistoryMissing, &fencing::SuspectReason::RolledBack).await;
+                    }
+                },
+                Ok(None) => break,
+                Err(ClaimError::Immudb(error)) => {
+                    if matches!(error.kind, ErrorKind::Refused | ErrorKind::Unreachable) {
+                        self.batch_size.out_of_reach();
+                    }
+                    error
+                }
+                Err(ClaimError::Fenced(fence)) => return self.park(Signal::OtherWriter, &fence).await,
+                Err(ClaimError::FencedBy { head }) => {
+                    let error = fencing::FenceReason::OtherWriter;
+                    warn!(writer = %head.writer, written_at = head.written_at, "another writer has the \
+                     database");
+                    return self.park(Signal::OtherWriter, &error).await;
+                }
+                Err(ClaimError::Suspect(doubt)) => return self.park(Signal::HistoryMissing, &doubt).await,
+                Err(error @ (ClaimError::Diverged(_) | ClaimError::HeadUnreadable)) => {
+                    return self.park(Signal::OtherWriter, &error).await;
+                }
+                Err(ClaimError::Local(error)) => {
+                    self.failed_here(&error).await;
+                    continue;
+                }
+            };
+            self.failed(&error).await;
+        }
+    }
+
+    /// Opens a session if there is none, reads the head and claims the database. Returns `None` on
+    /// shutdown.
+    async fn contact(&mut self, session: Option<Session>) -> Result<Option<Link>, ClaimError> {
+        let session = match session {
+            Some(session) => session,
+            None => {
+                let settings = self.settings.immudb.clone();
+                let opening = Session::open(&settings);
+                let shutdown = self.shutdown.clone();
+                tokio::select! {
+                    opened = self.unless_overdue(opening) => opened?,
+                    () = shutdown.cancelled() => return Ok(None),
+                }
+            }
+        };
+        self.in_contact = true;
+        self.replication.answered();
+        let shutdown = self.shutdown.clone();
+        let claimed = tokio::select! {
+            claimed = self.claim(session) => claimed?,
+            () = shutdown.cancelled() => return Ok(None),
+        };
+        let Claimed { session, head_tx, reached, last_event } = claimed;
+        self.replication.contacted();
+        // Nothing but the head is known in this session yet, so the first transaction is sent
+        // alone.
+        self.alone = self.alone.max(1);
+        Ok(Some(Link { session, head_tx, reached, last_event }))
+    }
+
+    fn happened(&mut self, happening: Signal) {
+        let before = self.machine.state();
+        let gives_up = matches!(happening, Signal::Failed(_) | Signal::Overdue | Signal::Dragging);
+        let decided = self.writer.is_some_and(|writer| writer.confirmed);
+        if self.settings.take_over && before == State::Starting && gives_up && !decided {
+            // Events accepted before ImmuDB has decided on the take-over might fit no history.
+            return;
+        }
+        let state = self.machine.on(happening, self.began.elapsed());
+        if state != State::Connected {
+            self.sequencer.lingers(false);
+        }
+        self.replication.set_state(state);
+        if state != before {
+            self.probes.reset();
+            self.log_change(before, happening);
+        }
+    }
+
+    /// Runs `work`, which may take long. Meanwhile, clients that have waited for `fallback_after`
+    /// are answered from the local log.
+    async fn unless_overdue<T>(&mut self, work: impl Future<Output = T>) -> T {
+        tokio::pin!(work);
+        // If the signal changes nothing (a take-over waits indefinitely), it is not repeated at
+        // once.
+        let mut not_before: Option<Instant> = None;
+        loop {
+            // If no client is waiting yet, wake up in time for the next one.
+            let overdue = self.waiting_since().unwrap_or_else(Instant::now) + self.settings.fallback_after;
+            let dragging = self.sent.zip(self.machine.commit_max()).map(|(sent, max)| sent + max);
+            let next = dragging.map_or(overdue, |dragging| dragging.min(overdue));
+            let next = not_before.map_or(next, |at| next.max(at));
+            tokio::select! {
+                done = &mut work => return done,
+                () = sleep_until(next) => {
+                    let before = self.machine.state();
+                    let waited = self.waiting_since().is_some_and(|since| since.elapsed() >= self.settings.fallback_after);
+                    if waited {
+                        self.happened(Signal::Overdue);
+                    } else if dragging.is_some_and(|dragging| dragging <= Instant::now()) {
+                        self.happened(Signal::Dragging);
+                    }
+                    let unchanged = before == State::Starting && self.machine.state() == before;
+                    not_before = unchanged.then(|| Instant::now() + self.settings.fallback_after);
+                }
+            }
+        }
+    }
+
+    /// Returns since when a client has been waiting for ImmuDB. At startup, all clients wait.
+    fn waiting_since(&self) -> Option<Instant> {
+        match self.machine.state() {
+            // If ImmuDB responds, its answer decides the first state, so there is no deadline.
+            State::Starting => Some(self.began).filter(|_| !self.in_contact),
+            State::Connected | State::Migrating => self.replication.waiting_since(),
+            State::Fallback | State::LocalOnly | State::Suspect | State::Fenced | State::Copying => None,
+        }
+    }
+
+    fn head_entry(&self, reached: Reached, released: Released) -> KeyValue {
+        let head = Head {
+            position: reached.position,
+            hash: reached.hash,
+            writer: self.writer.map(|writer| writer.id).unwrap_or_default(),
+            written_at: Timestamp::now().seconds(),
+            released: released == Released::Yes,
+        };
+        KeyValue { key: Bytes::from_static(head::KEY), value: head.encode() }
+    }
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Released {
+    Yes,
+    No,
+}
+
+fn unchanged_since(tx: TxId) -> Vec<Precondition> {
+    let key = Bytes::from_static(head::KEY);
+    vec![Precondition::KeyMustExist(key.clone()), Precondition::KeyNotModifiedAfterTx { key, tx }]
+}

@@ -1,0 +1,340 @@
+//! Claims the ImmuDB database: reads `log:head`, decides, writes the claim, and restores what the
+//! local log lacks. The rules of the decision are those of the fencing module.
+
+use bytes::Bytes;
+use tracing::{info, warn};
+
+use super::{Forwarder, Learned, Reached, Released, Writer, unchanged_since};
+use crate::{
+    crash_point::CrashPoint,
+    event::{
+        Position,
+        record::{RUBY_MARSHAL, ReplicationMark},
+    },
+    history::HistoryError,
+    immudb::{self, KeyValue, Precondition, Session, SetError, TransactionPages, TxId},
+    log::writer_ids,
+    replication::{
+        fencing::{self, Decision, Events, FenceReason, LocalState, Serving, SuspectReason},
+        head::{self, Head},
+        restore::{self, Copy, CopyError, Unfinished},
+        state::Signal,
+        transaction,
+    },
+    sequencer::RestoreError,
+};
+
+/// A session that holds the claim.
+pub(super) struct Claimed {
+    pub session: Session,
+    pub head_tx: TxId,
+    pub reached: Reached,
+    /// The key of the last event that ImmuDB has.
+    pub last_event: Option<Bytes>,
+}
+
+/// Why the session may not write.
+#[derive(Debug, thiserror::Error)]
+pub(super) enum ClaimError {
+    /// The claim is retried.
+    #[error(transparent)]
+    Immudb(#[from] immudb::Error),
+    #[error(transparent)]
+    Fenced(FenceReason),
+    #[error("the database belongs to writer {}", head.writer)]
+    FencedBy { head: Head },
+    #[error(transparent)]
+    Suspect(SuspectReason),
+    #[error("{0}")]
+    Diverged(String),
+    #[error("log:head has an unexpected format")]
+    HeadUnreadable,
+    /// The local log or its directory cannot be used at the moment.
+    #[error("{0}")]
+    Local(String),
+}
+
+impl From<HistoryError> for ClaimError {
+    fn from(error: HistoryError) -> Self {
+        Self::Local(error.to_string())
+    }
+}
+
+impl From<CopyError> for ClaimError {
+    fn from(error: CopyError) -> Self {
+        match error {
+            CopyError::Immudb(error) => Self::Immudb(error),
+            CopyError::Diverged(what) => Self::Diverged(what),
+            CopyError::History(error) => error.into(),
+            CopyError::Restore(error @ RestoreError::DoesNotContinue(_)) => Self::Diverged(error.to_string()),
+            CopyError::Restore(error) => Self::Local(error.to_string()),
+        }
+    }
+}
+
+impl Forwarder {
+    /// Claims the database. Reads the head again after each step, until it names this process or
+    /// the claim is refused.
+    pub(super) async fn claim(&mut self, session: Session) -> Result<Claimed, ClaimError> {
+        loop {
+            let entry = self.unless_overdue(session.get(head::KEY)).await?;
+            let head = match &entry {
+                None => None,
+                Some(entry) => Some(Head::decode(&entry.value).ok_or(ClaimError::HeadUnreadable)?),
+            };
+            let seen = entry.map_or(TxId(0), |entry| entry.tx);
+            if let (Some(writer), Some(head)) = (&mut self.writer, &head) {
+                writer.confirmed |= writer.id == head.writer;
+            }
+            let decision = self.decide(&session, head.as_ref()).await?;
+            let is_unfinished =
+                matches!(decision, Decision::Claim | Decision::Resume) && self.unfinished().exists();
+            let lacks_events = |head: &Head| head.position < self.sequencer.tip().position;
+            let decision = match (is_unfinished, &head) {
+                // ImmuDB was rolled back, and the operator has confirmed it: nothing is left to
+                // restore.
+                (true, Some(head)) if lacks_events(head) => {
+                    self.unfinished().end().map_err(|error| ClaimError::Local(error.to_string()))?;
+                    decision
+                }
+                // The end of the history, the snapshots after the last event, still has to be
+                // restored.
+                (true, _) => Decision::ClaimAndCopy,
+                (false, _) => decision,
+            };
+            match (decision, head) {
+                (Decision::Resume, Some(head)) => {
+                    let ours = self.learn(&session, &head, seen).await?;
+                    if let Some(before) = self.own_tx.replace(seen) {
+                        self.look_for_foreign(before, seen, ours);
+                    }
+                    let (reached, last_event) = self.after(&head)?;
+                    if let Some(key) = &last_event
+                        && self.unless_overdue(session.get(key)).await?.is_none()
+                    {
+                        return Err(ClaimError::Suspect(SuspectReason::EventMissing));
+                    }
+                    return Ok(Claimed { session, head_tx: seen, reached, last_event });
+                }
+                (Decision::Claim, Some(head)) => {
+                    self.learn(&session, &head, seen).await?;
+                    self.own_tx = Some(seen);
+                    self.take(&session, &head, seen).await?;
+                }
+                (Decision::ClaimAndCopy, Some(head)) => self.take_and_copy(&session, &head, seen).await?,
+                (Decision::ClaimEmpty | Decision::Resume | Decision::Claim | Decision::ClaimAndCopy, _) => {
+                    self.take_empty(&session).await?;
+                }
+                (Decision::Fenced(FenceReason::OtherWriter), Some(head)) => {
+                    self.note_common(&session, &head, seen).await;
+                    return Err(ClaimError::FencedBy { head });
+                }
+                (Decision::Fenced(fence), _) => return Err(ClaimError::Fenced(fence)),
+                (Decision::Suspect(doubt), _) => return Err(ClaimError::Suspect(doubt)),
+            }
+        }
+    }
+
+    async fn decide(&mut self, session: &Session, head: Option<&Head>) -> Result<Decision, ClaimError> {
+        let ids =
+            writer_ids::load(&self.settings.folder).map_err(|error| ClaimError::Local(error.to_string()))?;
+        let tip = self.sequencer.tip();
+        let hash_at_head = match head.filter(|head| head.position <= tip.position) {
+            Some(head) => Some(self.history.locate(head.position, tip)?.hash),
+            None => None,
+        };
+        let events = match head {
+            Some(_) => Events::OfThisService,
+            None => self.events(session).await?,
+        };
+        let serving = if self.replication.is_serving() { Serving::Began } else { Serving::NotYet };
+        let ours = LocalState {
+            ids: &ids,
+            current: self.writer.filter(|writer| writer.confirmed).map(|writer| writer.id),
+            last: tip.position,
+            forwarded: self.replication.view().forwarded.position,
+            hash_at_head,
+            serving,
+            take_over: self.settings.take_over,
+        };
+        Ok(fencing::decide(head, events, &ours))
+    }
+
+    /// Returns the kind of events in the database.
+    async fn events(&mut self, session: &Session) -> Result<Events, ClaimError> {
+        let found = self.unless_overdue(session.scan_keys(transaction::EVENT_PREFIX.as_bytes(), 1)).await?;
+        let Some(key) = found.into_iter().next() else { return Ok(Events::None) };
+        let first = self.unless_overdue(session.get(&key)).await?;
+        let is_of_aethyr = first.is_some_and(|entry| entry.value.starts_with(&RUBY_MARSHAL));
+        Ok(if is_of_aethyr { Events::OfAethyr } else { Events::OfThisService })
+    }
+
+    /// Creates a writer id and makes it durable before it is used in a claim.
+    fn new_writer(&mut self) -> Result<(), ClaimError> {
+        if self.writer.is_none() {
+            let id = writer_ids::add(&self.settings.folder)
+                .map_err(|error| ClaimError::Local(error.to_string()))?;
+            CrashPoint::WriterKept.reached();
+            self.writer = Some(Writer { id, confirmed: false });
+        }
+        Ok(())
+    }
+
+    async fn take_empty(&mut self, session: &Session) -> Result<(), ClaimError> {
+        self.new_writer()?;
+        let entry = self.head_entry(Reached::START, Released::No);
+        let condition = Precondition::KeyMustNotExist(Bytes::from_static(head::KEY));
+        self.write_head(session, entry, vec![condition], None).await
+    }
+
+    async fn take(&mut self, session: &Session, head: &Head, seen: TxId) -> Result<(), ClaimError> {
+        self.new_writer()?;
+        let place = Reached { position: head.position, hash: head.hash, ..Reached::START };
+        let entry = self.head_entry(place, Released::No);
+        self.write_head(session, entry, unchanged_since(seen), Some(seen)).await
+    }
+
+    async fn take_and_copy(&mut self, session: &Session, head: &Head, seen: TxId) -> Result<(), ClaimError> {
+        self.happened(Signal::CopyBegan);
+        let (sequencer, history) = (self.sequencer.clone(), self.history.clone());
+        let unfinished = self.unfinished();
+        let copy = Copy { session, sequencer: &sequencer, history: &history, unfinished: &unfinished, head };
+        let first = copy.check_fit().await?;
+        unfinished.begin().map_err(|error| ClaimError::Local(error.to_string()))?;
+        if self.writer.is_none_or(|writer| writer.id != head.writer) {
+            self.own_tx = Some(seen);
+            self.take(session, head, seen).await?;
+        }
+        copy.run(first).await?;
+        self.sequencer.clock().renew(self.history.index.complete().recorded_at);
+        Ok(())
+    }
+
+    /// Writes the head. Whatever the outcome, the head is read next and shows it.
+    async fn write_head(
+        &mut self,
+        session: &Session,
+        entry: KeyValue,
+        conditions: Vec<Precondition>,
+        seen: Option<TxId>,
+    ) -> Result<(), ClaimError> {
+        match self.unless_overdue(session.set(vec![entry], conditions)).await {
+            Ok(header) => {
+                CrashPoint::HeadClaimed.reached();
+                self.own_tx = Some(header.id);
+                if let Some(seen) = seen {
+                    self.look_for_foreign(seen, header.id, 1);
+                }
+                if let Some(writer) = &mut self.writer {
+                    writer.confirmed = true;
+                    info!(writer = %writer.id, "claimed the database");
+                    if !std::mem::replace(&mut self.clock_compared, true) {
+                        self.sequencer.clock().compare(header.timestamp_seconds);
+                    }
+                }
+                Ok(())
+            }
+            Err(SetError::Conflict) => Ok(()),
+            Err(SetError::NotWritten(error) | SetError::Unknown(error)) => Err(error.into()),
+        }
+    }
+
+    /// Records which transactions contain the events between the forwarded position and the head's:
+    /// those whose commit was not answered, or whose mark was lost in a crash. Returns their
+    /// number.
+    async fn learn(&mut self, session: &Session, head: &Head, seen: TxId) -> Result<u64, ClaimError> {
+        let known = self.replication.view().forwarded;
+        if head.position <= known.position {
+            // At most one transaction without events, which was sent alone: ImmuDB assigns no id to
+            // a transaction whose preconditions failed.
+            return Ok(1);
+        }
+        let tip = self.sequencer.tip();
+        let first = self.history.event_at(known.position.next(), tip)?;
+        let key = transaction::event_key(&first.event.aggregate_id, first.sequence);
+        let entry = self.unless_overdue(session.get(&key)).await?;
+        let first = entry.map_or(seen, |entry| entry.tx);
+        let mut marks: Vec<(Position, TxId)> = Vec::new();
+        if first == seen {
+            marks.push((head.position, seen));
+        }
+        let mut pages = TransactionPages::one_by_one_from(first);
+        while pages.position() <= seen && marks.last().is_none_or(|(position, _)| *position < head.position) {
+            let page = self.unless_overdue(pages.next(session)).await?;
+            if page.is_empty() {
+                break;
+            }
+            let heads = page.iter().filter_map(|tx| Some((restore::head_in(tx)?.position, tx.header.id)));
+            let heads = heads.take_while(|(_, tx)| *tx <= seen);
+            // A head of another writer may be beyond the common part of both histories.
+            marks.extend(heads.map(|(position, tx)| (position.min(head.position), tx)));
+        }
+        let ours = marks.len() as u64;
+        marks.retain(|(position, _)| *position > known.position);
+        // Later transactions at the same position are claims, or contain snapshots only.
+        marks.dedup_by_key(|(position, _)| *position);
+        if marks.last().is_none_or(|(position, _)| *position < head.position) {
+            marks.push((head.position, seen));
+        }
+        let tip = self.sequencer.tip();
+        let place = |position| Ok::<_, HistoryError>(self.history.locate(position, tip)?.append_end);
+        let places: Vec<_> = marks.iter().map(|(position, _)| place(*position)).collect::<Result<_, _>>()?;
+        for ((position, tx), place) in marks.into_iter().zip(places) {
+            let mark = ReplicationMark { position, snapshots: known.snapshots, immudb_tx: tx.0 };
+            self.sequencer.mark(mark);
+            self.replication.advance(mark, place, Learned::ByHead);
+        }
+        Ok(ours)
+    }
+
+    /// Records the common part of the local history and that of another writer, which owns the
+    /// database. The common part is in ImmuDB all the same.
+    async fn note_common(&mut self, session: &Session, head: &Head, seen: TxId) {
+        let tip = self.sequencer.tip();
+        let noted = if head.position > tip.position {
+            let (sequencer, history) = (self.sequencer.clone(), self.history.clone());
+            let unfinished = self.unfinished();
+            let copy =
+                Copy { session, sequencer: &sequencer, history: &history, unfinished: &unfinished, head };
+            match copy.check_fit().await {
+                Ok(_) => self
+                    .learn(session, &Head { position: tip.position, ..head.clone() }, seen)
+                    .await
+                    .map(drop),
+                Err(error) => Err(error.into()),
+            }
+        } else {
+            match self.history.locate(head.position, tip) {
+                Ok(located) if located.hash == head.hash => self.learn(session, head, seen).await.map(drop),
+                Ok(_) => Ok(()),
+                Err(error) => Err(error.into()),
+            }
+        };
+        if let Err(error) = noted {
+            warn!(%error, "cannot determine the common part of the local history and the other writer's \
+             history");
+        }
+    }
+
+    fn unfinished(&self) -> Unfinished {
+        Unfinished::new(&self.settings.folder)
+    }
+
+    /// Returns where to continue after the head's position, and the key of the event at that
+    /// position.
+    fn after(&self, head: &Head) -> Result<(Reached, Option<Bytes>), ClaimError> {
+        let tip = self.sequencer.tip();
+        let located = self.history.locate(head.position, tip)?;
+        let snapshots = self.replication.view().forwarded.snapshots;
+        let last_event = match head.position {
+            Position(0) => None,
+            position => {
+                let event = self.history.event_at(position, tip)?;
+                Some(transaction::event_key(&event.event.aggregate_id, event.sequence))
+            }
+        };
+        let reached =
+            Reached { place: located.append_end, position: head.position, hash: head.hash, snapshots };
+        Ok((reached, last_event))
+    }
+}

@@ -1,0 +1,496 @@
+//! Follows the log: packs pending events into transactions and sends them, until a failure or the
+//! shutdown ends it. Claiming the database and handling the failure are left to others.
+
+use std::time::Duration;
+
+use tokio::{
+    sync::watch,
+    time::{Instant, sleep_until},
+};
+use tracing::{debug, warn};
+
+use super::{
+    BatchSize, End, Forwarder, Learned, Link, Pause, Reached, Released,
+    in_flight::{Answer, Answered, InFlight, Sent},
+};
+use crate::{
+    crash_point::CrashPoint,
+    event::{Position, record::ReplicationMark},
+    history::HistoryError,
+    immudb::{self, ErrorKind, Session, SetError, TxId},
+    log::Tip,
+    replication::{
+        BatchLimits,
+        state::{Backlog, Commit, Signal, State},
+        status::ReplicationStatus,
+        transaction::{Batch, Packer},
+    },
+};
+
+/// What the next transaction lingers for.
+#[derive(Debug, Clone, Copy)]
+struct Linger {
+    reached: Position,
+    /// The end of the log when the last transaction was committed. Events after it come from
+    /// clients that this commit answered.
+    waiting: Position,
+    /// The number of events in the last transaction.
+    event_count: u64,
+}
+
+/// What happens next while transactions are in flight.
+enum Progress {
+    /// The oldest transaction was answered.
+    Answered(Box<Answered>),
+    /// More is pending after this point than fits into one transaction.
+    Backlog(Reached),
+    /// The runtime is shutting down.
+    GoingDown,
+}
+
+/// The result of sending one transaction, or several that overlapped.
+struct Carried {
+    link: Link,
+    packer: Packer,
+    /// The number of events in the last transaction.
+    event_count: u64,
+    took: Duration,
+    /// The end of the log when the last transaction was committed.
+    waiting: Position,
+}
+
+impl Forwarder {
+    /// The number of transactions that are sent one at a time after a failure, or after a
+    /// transaction of another client.
+    const ALONE_AFTER_FAILURE: u32 = 16;
+
+    /// Sends the log to ImmuDB until something ends it.
+    pub(super) async fn follow(&mut self, mut link: Link) -> End {
+        let mut packer = Packer::new(self.history.clone(), self.settings.batch, link.reached);
+        let mut tip = self.sequencer.watch_tip();
+        let mut keep_alive = Instant::now() + self.settings.keep_alive;
+        let mut probe = Instant::now();
+        loop {
+            let batch = match self.next_batch(packer, &mut tip, link.reached).await {
+                Some((back, Ok(batch))) => {
+                    packer = back;
+                    batch
+                }
+                Some((_, Err(error))) => return End::Unreadable(error),
+                None => return End::ShutDown(link),
+            };
+            if self.shutdown.is_cancelled() {
+                return End::ShutDown(link);
+            }
+            let is_empty = batch.entries.is_empty();
+            if is_empty && self.machine.state() == State::Migrating && Instant::now() < probe {
+                tokio::select! {
+                    changed = tip.changed() => if changed.is_err() { return End::ShutDown(link) },
+                    () = self.shutdown.cancelled() => return End::ShutDown(link),
+                    () = sleep_until(probe) => {}
+                }
+                continue;
+            }
+            // Only committed writes end the fallback. So if nothing is pending, the head alone is
+            // written.
+            if !is_empty || self.machine.state() != State::Connected {
+                let carried = match self.carry(link, batch, packer, &mut tip).await {
+                    Ok(carried) => carried,
+                    Err(end) => return end,
+                };
+                (link, packer) = (carried.link, carried.packer);
+                let (event_count, waiting, took) = (carried.event_count, carried.waiting, carried.took);
+                let pending = tip.borrow().position.0.saturating_sub(link.reached.position.0);
+                self.throttle(took, pending).await;
+                let wanted = Linger { reached: link.reached.position, waiting, event_count };
+                self.linger(&mut tip, wanted, took).await;
+                keep_alive = Instant::now() + self.settings.keep_alive;
+                probe = Instant::now() + self.probes.pause();
+                continue;
+            }
+            self.reach(&link, batch.reached, Learned::ByHead);
+            link.reached = batch.reached;
+            tokio::select! {
+                changed = tip.changed() => if changed.is_err() { return End::ShutDown(link) },
+                () = self.shutdown.cancelled() => return End::ShutDown(link),
+                () = sleep_until(keep_alive) => {
+                    let alive = self.unless_overdue(link.session.keep_alive()).await;
+                    if let Err(error) = alive {
+                        return failed(error, link.session, Pause::Delay);
+                    }
+                    self.look_for_foreign(link.head_tx, link.head_tx.next(), 1);
+                    keep_alive = Instant::now() + self.settings.keep_alive;
+                }
+            }
+        }
+    }
+
+    /// Packs the next transaction, starting after what was packed before. Returns `None` if the
+    /// runtime is shutting down.
+    async fn next_batch(
+        &mut self,
+        mut packer: Packer,
+        tip: &mut watch::Receiver<Tip>,
+        reached: Reached,
+    ) -> Option<(Packer, Result<Batch, HistoryError>)> {
+        packer.limit_bytes(self.batch_size.bytes());
+        let now = *tip.borrow_and_update();
+        let packing = pack(packer, now, self.replication.distance(reached.place, now.end));
+        self.unless_overdue(packing).await
+    }
+
+    /// Sends a transaction, and further ones while more is pending than fits into one. Returns when
+    /// all of them have been answered.
+    async fn carry(
+        &mut self,
+        mut link: Link,
+        first: Batch,
+        mut packer: Packer,
+        tip: &mut watch::Receiver<Tip>,
+    ) -> Result<Carried, End> {
+        let mut in_flight = InFlight::default();
+        let mut next = Some(first);
+        let mut unreadable = None;
+        // Nothing more can be sent before the next answer.
+        let mut exhausted = false;
+        loop {
+            if let Some(batch) = next.take_if(|batch| in_flight.takes(batch)) {
+                self.send(&link, &mut in_flight, batch).await;
+            }
+            let may_pack = next.is_none() && !exhausted && self.may_follow(&in_flight);
+            let before = may_pack.then(|| in_flight.before(&link).reached);
+            let Answered { sent, answer, at } = match self.progress(&mut in_flight, before, tip.clone()).await
+            {
+                Progress::Answered(answered) => *answered,
+                Progress::Backlog(reached) => {
+                    let Some((back, packed)) = self.next_batch(packer, tip, reached).await else {
+                        return Err(End::ShutDown(link));
+                    };
+                    packer = back;
+                    match packed {
+                        Ok(batch) => next = Some(batch).filter(|batch| !batch.entries.is_empty()),
+                        Err(error) => unreadable = Some(error),
+                    }
+                    exhausted = next.is_none();
+                    continue;
+                }
+                Progress::GoingDown => return Err(End::ShutDown(link)),
+            };
+            if in_flight.is_empty() || answer.is_err() {
+                self.sequencer.lingers(false);
+            }
+            let (event_count, took) = (sent.event_count, at.duration_since(sent.at));
+            link = match self.answered(link, sent, answer, took) {
+                Ok(link) => link,
+                Err(end) => {
+                    self.alone = Self::ALONE_AFTER_FAILURE;
+                    if let End::Failed { error, .. } = &*end
+                        && !in_flight.is_empty()
+                    {
+                        self.note_definite(error);
+                    }
+                    // The head must not be read before everything that was sent has been answered
+                    // or has timed out: until then it may still change.
+                    self.unless_overdue(in_flight.drain()).await;
+                    return Err(*end);
+                }
+            };
+            exhausted = unreadable.is_some();
+            if in_flight.is_empty() && next.is_none() {
+                return match unreadable {
+                    Some(error) => Err(End::Unreadable(error)),
+                    None => {
+                        let waiting = self.sequencer.tip().position;
+                        Ok(Carried { link, packer, event_count, took, waiting })
+                    }
+                };
+            }
+        }
+    }
+
+    /// Returns whether another transaction may be sent before those in flight are answered. This
+    /// requires a quick ImmuDB: a slow one would only have more to do before it answers the waiting
+    /// clients.
+    fn may_follow(&self, in_flight: &InFlight) -> bool {
+        self.alone == 0
+            && self.last_was_quick
+            && self.machine.state() == State::Connected
+            && !self.shutdown.is_cancelled()
+            && in_flight.may_be_followed()
+            && in_flight.is_large(self.limits())
+    }
+
+    /// Waits for the next answer or, if `before` is given, until more is pending after it than fits
+    /// into one transaction. A second transaction pays off only if it is full: two halves take
+    /// longer than one transaction with both.
+    async fn progress(
+        &mut self,
+        in_flight: &mut InFlight,
+        before: Option<Reached>,
+        mut tip: watch::Receiver<Tip>,
+    ) -> Progress {
+        let (replication, limits) = (self.replication.clone(), self.limits());
+        let backlog = async {
+            let Some(reached) = before else { return std::future::pending().await };
+            let is_backlog = |tip: &Tip| backlog_after(&replication, limits, reached, *tip) == Backlog::Large;
+            match tip.wait_for(is_backlog).await {
+                Ok(_) => reached,
+                // The sequencer is gone.
+                Err(_) => std::future::pending().await,
+            }
+        };
+        self.sent = in_flight.oldest_sent();
+        let progress = async {
+            tokio::select! {
+                biased;
+                answered = in_flight.next() => match answered {
+                    Some(answered) => Progress::Answered(answered),
+                    None => Progress::GoingDown,
+                },
+                reached = backlog => Progress::Backlog(reached),
+            }
+        };
+        let progress = self.unless_overdue(progress).await;
+        self.sent = None;
+        progress
+    }
+
+    /// Returns the current limits of one transaction.
+    fn limits(&self) -> BatchLimits {
+        BatchLimits { bytes_max: self.batch_size.bytes(), ..self.settings.batch }
+    }
+
+    /// Throttles the migration. Sending a backlog takes at most half of the time: the rest of this
+    /// machine's and of ImmuDB's capacity is for clients that call meanwhile. This applies only
+    /// while the backlog is smaller than ever before, so the migration ends however much is
+    /// appended meanwhile.
+    async fn throttle(&mut self, busy: Duration, pending: u64) {
+        const PAUSE_MAX: Duration = Duration::from_millis(50);
+        if self.machine.state() != State::Migrating {
+            self.pending_min = u64::MAX;
+        } else if pending < self.pending_min {
+            self.pending_min = pending;
+            self.shutdown.run_until_cancelled(tokio::time::sleep(busy.min(PAUSE_MAX))).await;
+        }
+    }
+
+    /// Waits briefly for as many events as the last transaction had. Clients that were just
+    /// answered often append again at once, and one transaction with all of them costs ImmuDB less
+    /// than two with half of them each. The slower ImmuDB is, the longer this waits, because a
+    /// client that comes too late has to wait for two transactions.
+    async fn linger(&self, tip: &mut watch::Receiver<Tip>, wanted: Linger, busy: Duration) {
+        const LINGER_MIN: Duration = Duration::from_micros(500);
+        const LINGER_MAX: Duration = Duration::from_millis(25);
+        if self.machine.state() == State::Connected {
+            let pause = (busy / 16).clamp(LINGER_MIN, LINGER_MAX);
+            // Otherwise the clients that came meanwhile and those that append again would alternate
+            // forever.
+            let from = if pause > LINGER_MIN { wanted.waiting } else { wanted.reached };
+            let as_many = from.0.saturating_add(wanted.event_count);
+            let come = tip.wait_for(|tip| tip.position.0 >= as_many);
+            _ = tokio::time::timeout(pause, come).await;
+        }
+    }
+
+    /// Sends one transaction: the batch and the head, on the condition that the head is as last
+    /// seen, or as the transaction in flight will leave it.
+    async fn send(&mut self, link: &Link, in_flight: &mut InFlight, batch: Batch) {
+        let head = self.head_entry(batch.reached, Released::No);
+        CrashPoint::BeforeSet.reached();
+        self.sequencer.lingers(self.machine.state() == State::Connected);
+        let is_second = !in_flight.is_empty();
+        in_flight.send(link, batch, head).await;
+        if is_second {
+            CrashPoint::SecondSent.reached();
+        }
+    }
+
+    /// Handles ImmuDB's answer to the oldest transaction in flight.
+    fn answered(&mut self, link: Link, sent: Sent, answer: Answer, took: Duration) -> Result<Link, Box<End>> {
+        let Link { session, head_tx, .. } = link;
+        let Sent { reached, event_count, frame_count, record_bytes, .. } = sent;
+        let from = sent.before.reached;
+        match answer {
+            Ok(header) if header.id <= head_tx => Err(Box::new(End::Suspect)),
+            Ok(header) => {
+                CrashPoint::AfterSet.reached();
+                self.own_tx = Some(header.id);
+                self.look_for_foreign(head_tx, header.id, 1);
+                self.alone = if header.id == sent.expected() {
+                    self.alone.saturating_sub(1)
+                } else {
+                    Self::ALONE_AFTER_FAILURE
+                };
+                let last_event = sent.last_event.clone();
+                let link = Link { session, head_tx: header.id, reached, last_event };
+                self.committed(&link, &sent, took);
+                Ok(link)
+            }
+            // Either an earlier attempt with an unknown outcome was committed after all, or there
+            // is another writer. The head tells which.
+            Err(SetError::Conflict) => {
+                debug!(before = ?sent.before, "a precondition of a transaction failed");
+                let (kind, operation) = (ErrorKind::Busy, "Set");
+                let error = immudb::Error { kind, operation, message: "log:head has changed".to_owned() };
+                let pause =
+                    if std::mem::replace(&mut self.conflicted, true) { Pause::Delay } else { Pause::None };
+                Err(Box::new(End::Failed { error, session: Some(session), pause }))
+            }
+            Err(SetError::NotWritten(mut error) | SetError::Unknown(mut error)) => {
+                let pause = match error.kind {
+                    ErrorKind::TooLarge if frame_count > 1 => {
+                        self.log_smaller(|size| size.refused(record_bytes, Instant::now()), &error);
+                        Pause::None
+                    }
+                    ErrorKind::TooLarge => {
+                        let what = named(event_count, from.position, reached.position, record_bytes);
+                        error.message =
+                            format!("{what} exceeds the message size that ImmuDB accepts: {}", error.message);
+                        Pause::Delay
+                    }
+                    // The size is suspected only for `Unreachable`: if ImmuDB is busy, it says why.
+                    ErrorKind::Unreachable if frame_count > 1 => {
+                        self.log_smaller(|size| size.failed(record_bytes, Instant::now()), &error);
+                        Pause::Delay
+                    }
+                    ErrorKind::Unreachable if frame_count == 1 => {
+                        if self.batch_size.failed_alone((reached.position, reached.snapshots), record_bytes) {
+                            let what = named(event_count, from.position, reached.position, record_bytes);
+                            let cut = "may exceed the message size that ImmuDB or a proxy accepts";
+                            error.message = format!("{what} {cut}: {}", error.message);
+                            if let Some(attempts) = self.cut_off.add(1) {
+                                warn!(%error, attempts, "replication to ImmuDB is blocked by a large \
+                                 append or snapshot");
+                            }
+                        }
+                        Pause::Delay
+                    }
+                    ErrorKind::Unreachable
+                    | ErrorKind::Busy
+                    | ErrorKind::Refused
+                    | ErrorKind::SessionExpired
+                    | ErrorKind::Configuration
+                    | ErrorKind::Rejected
+                    | ErrorKind::Corrupted => Pause::Delay,
+                };
+                Err(Box::new(failed(error, session, pause)))
+            }
+        }
+    }
+
+    /// Applies `change` to the transaction size, and logs the new size if `change` says so. The
+    /// outcome of the large transaction is learned from the head.
+    fn log_smaller(&mut self, change: impl FnOnce(&mut BatchSize) -> bool, error: &immudb::Error) {
+        if change(&mut self.batch_size) {
+            let bytes = self.batch_size.bytes();
+            warn!(%error, bytes, "sending smaller transactions to ImmuDB from now on");
+        }
+    }
+
+    /// Logs transactions of other clients. Every transaction of this service writes `log:head`.
+    /// `ours` of the transactions after `before` and up to `now` did so; the rest was written by
+    /// other clients.
+    pub(super) fn look_for_foreign(&mut self, before: TxId, now: TxId, ours: u64) {
+        let foreign = now.0.saturating_sub(before.0).saturating_sub(ours);
+        if let Some(transactions) = self.foreign.add(foreign) {
+            let (after, before) = (before.0, now.0);
+            warn!(transactions, after, before, "another client writes to the database");
+        }
+    }
+
+    fn committed(&mut self, link: &Link, sent: &Sent, took: Duration) {
+        self.delays.reset();
+        self.session_expired = false;
+        self.conflicted = false;
+        self.batch_size.taken(sent.record_bytes, Instant::now());
+        self.replication.recovered();
+        let backlog = backlog_after(&self.replication, self.limits(), link.reached, self.sequencer.tip());
+        let snapshots_before = self.replication.view().forwarded.snapshots;
+        let mark = self.reach(link, link.reached, Learned::ByCommit);
+        if sent.event_count > 0 || mark.snapshots > snapshots_before {
+            self.sequencer.mark(mark);
+        }
+        let commit = Commit { backlog, took, bytes: sent.bytes };
+        self.last_was_quick = self.machine.is_quick(commit);
+        self.happened(Signal::Committed(commit));
+        match sent.event_count {
+            0 => self.probes.written(self.last_was_quick),
+            _ => self.probes.reset(),
+        }
+        self.note_slowness(commit);
+    }
+
+    /// Publishes that ImmuDB has the log up to `reached`.
+    fn reach(&self, link: &Link, reached: Reached, learned: Learned) -> ReplicationMark {
+        let mark = ReplicationMark {
+            position: reached.position,
+            snapshots: reached.snapshots,
+            immudb_tx: link.head_tx.0,
+        };
+        self.replication.advance(mark, reached.place, learned);
+        mark
+    }
+}
+
+/// Returns how much of the log is pending after `reached`.
+fn backlog_after(
+    replication: &ReplicationStatus,
+    limits: BatchLimits,
+    reached: Reached,
+    tip: Tip,
+) -> Backlog {
+    let events = tip.position.0.saturating_sub(reached.position.0);
+    let snapshots = tip.snapshots.saturating_sub(reached.snapshots);
+    // An event on its own takes two keys: its record and the sequence number of its aggregate.
+    let keys = events.saturating_mul(2).saturating_add(snapshots);
+    let bytes = replication.distance(reached.place, tip.end);
+    if keys < limits.keys_max as u64 && bytes <= limits.bytes_max as u64 {
+        Backlog::FitsOne
+    } else {
+        Backlog::Large
+    }
+}
+
+/// Describes an append or a snapshot that is sent alone, for operators who have to raise a size
+/// limit.
+fn named(event_count: u64, from: Position, to: Position, bytes: usize) -> String {
+    match event_count {
+        0 => format!("a snapshot ({bytes} bytes)"),
+        _ => format!("the append at positions {} to {} ({bytes} bytes)", from.next().0, to.0),
+    }
+}
+
+/// Packs the next transaction. Returns `None` if the runtime is shutting down.
+async fn pack(mut packer: Packer, tip: Tip, lag_bytes: u64) -> Option<(Packer, Result<Batch, HistoryError>)> {
+    /// Data that was written just now is in memory, so reading it does not block and needs no other
+    /// thread.
+    const FRESH_BYTES_MAX: u64 = 256 * 1024;
+    if lag_bytes <= FRESH_BYTES_MAX {
+        let batch = packer.next(tip);
+        return Some((packer, batch));
+    }
+    let packed = tokio::task::spawn_blocking(move || {
+        let batch = packer.next(tip);
+        (packer, batch)
+    });
+    match packed.await {
+        Ok(packed) => Some(packed),
+        Err(error) => match error.try_into_panic() {
+            Ok(panic) => std::panic::resume_unwind(panic),
+            Err(_) => None,
+        },
+    }
+}
+
+/// Ends following the log with an error. The session is kept if ImmuDB itself returned the error
+/// and the session is still usable.
+fn failed(error: immudb::Error, session: Session, pause: Pause) -> End {
+    let alive = match error.kind {
+        ErrorKind::Busy | ErrorKind::Rejected | ErrorKind::TooLarge | ErrorKind::Corrupted => Some(session),
+        ErrorKind::Refused
+        | ErrorKind::Unreachable
+        | ErrorKind::SessionExpired
+        | ErrorKind::Configuration => None,
+    };
+    End::Failed { error, session: alive, pause }
+}

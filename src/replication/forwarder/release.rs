@@ -1,0 +1,79 @@
+//! Releases `log:head` when the service is stopped in an orderly way. The head stays claimed if
+//! anything is pending or in doubt.
+
+use tracing::{info, warn};
+
+use super::{Forwarder, Link, Released, unchanged_since};
+use crate::{
+    crash_point::CrashPoint,
+    immudb::{Error, ErrorKind, Session, SetError, TxId},
+    replication::head::{self, Head},
+};
+
+impl Forwarder {
+    /// Releases the head if ImmuDB lacks nothing of the local log. Another service may then claim
+    /// the database at once.
+    pub(super) async fn release(self, link: Link) {
+        if !self.shutdown.is_cancelled() {
+            // The sequencer is gone, so it is unknown whether anything is pending.
+            return;
+        }
+        let tip = self.sequencer.tip();
+        if tip.position > link.reached.position || tip.snapshots > link.reached.snapshots {
+            info!("log:head is not released because events are pending");
+            link.session.close().await;
+            return;
+        }
+        if self.sequencer.poisoned().is_some() {
+            // The last group may or may not be in the log. The next start of this service finds
+            // out.
+            info!("log:head is not released because the local log is poisoned");
+            link.session.close().await;
+            return;
+        }
+        CrashPoint::BeforeRelease.reached();
+        let mut session = link.session.clone();
+        let mut released = self.release_by(&session, &link, link.head_tx).await;
+        if let Err(SetError::NotWritten(error) | SetError::Unknown(error)) = &released
+            && matches!(error.kind, ErrorKind::SessionExpired | ErrorKind::Unreachable)
+        {
+            // ImmuDB may have been restarted since the last transaction.
+            released = match self.find_again(&link).await {
+                Ok(Some((renewed, seen))) => {
+                    session = renewed;
+                    self.release_by(&session, &link, seen).await
+                }
+                Ok(None) => Err(SetError::Conflict),
+                Err(error) => Err(SetError::Unknown(error)),
+            };
+        }
+        match released {
+            Ok(()) => {
+                CrashPoint::AfterRelease.reached();
+                info!("released log:head");
+            }
+            Err(error) => warn!(?error, "cannot release log:head"),
+        }
+        session.close().await;
+    }
+
+    async fn release_by(&self, session: &Session, link: &Link, seen: TxId) -> Result<(), SetError> {
+        let entries = vec![self.head_entry(link.reached, Released::Yes)];
+        session.set(entries, unchanged_since(seen)).await.map(|_| ())
+    }
+
+    /// Opens a new session. Returns it with the transaction of the head, or `None` if the head is
+    /// no longer as this process wrote it.
+    async fn find_again(&self, link: &Link) -> Result<Option<(Session, TxId)>, Error> {
+        let session = Session::open_existing(&self.settings.immudb).await?;
+        let entry = session.get(head::KEY).await?;
+        let writer = self.writer.map(|writer| writer.id);
+        let found = entry.filter(|entry| {
+            Head::decode(&entry.value).is_some_and(|head| {
+                Some(head.writer) == writer
+                    && (head.position, head.hash) == (link.reached.position, link.reached.hash)
+            })
+        });
+        Ok(found.map(|entry| (session, entry.tx)))
+    }
+}

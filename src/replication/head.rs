@@ -1,0 +1,87 @@
+//! `log:head`, the key that every transaction writes. It records how far ImmuDB has the log, and
+//! which writer owns the database.
+
+use bytes::Bytes;
+use serde::{Deserialize, Serialize};
+use uuid::Uuid;
+
+use crate::event::{Hash, Position};
+
+pub const KEY: &[u8] = b"log:head";
+
+/// The contents of `log:head`. Encoded as JSON, so that an operator can read it with ImmuDB's own
+/// client.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Head {
+    /// The database has every event up to this position.
+    #[serde(with = "position")]
+    pub position: Position,
+    /// The chain hash at that position.
+    #[serde(with = "hash")]
+    pub hash: Hash,
+    /// The writer id, generated when a process first claims the database, and kept in the directory
+    /// of the writer's log.
+    pub writer: Uuid,
+    /// When it was written, in seconds since 1970, by the writer's clock.
+    pub written_at: i64,
+    /// The writer has stopped with nothing pending: another one may take over.
+    pub released: bool,
+}
+
+impl Head {
+    pub fn encode(&self) -> Bytes {
+        serde_json::to_vec(self).map(Bytes::from).unwrap_or_default()
+    }
+
+    pub fn decode(bytes: &[u8]) -> Option<Self> {
+        serde_json::from_slice(bytes).ok()
+    }
+}
+
+mod position {
+    use serde::{Deserialize, Deserializer, Serialize, Serializer};
+
+    use crate::event::Position;
+
+    pub fn serialize<S: Serializer>(position: &Position, serializer: S) -> Result<S::Ok, S::Error> {
+        position.0.serialize(serializer)
+    }
+
+    pub fn deserialize<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Position, D::Error> {
+        u64::deserialize(deserializer).map(Position)
+    }
+}
+
+mod hash {
+    use serde::{Deserialize, Deserializer, Serializer, de::Error};
+
+    use crate::event::Hash;
+
+    pub fn serialize<S: Serializer>(hash: &Hash, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.collect_str(hash)
+    }
+
+    pub fn deserialize<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Hash, D::Error> {
+        let text = String::deserialize(deserializer)?;
+        Hash::from_hex(&text).ok_or_else(|| D::Error::custom("invalid hash"))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_head_comes_back_as_it_was_and_garbage_is_no_head() {
+        let head = Head {
+            position: Position(u64::MAX),
+            hash: Hash::START.chain(b"x"),
+            writer: Uuid::new_v4(),
+            written_at: 1_700_000_000,
+            released: true,
+        };
+        assert_eq!(Head::decode(&head.encode()), Some(head));
+        assert_eq!(Head::decode(b"{}"), None);
+        assert_eq!(Head::decode(b"\x00"), None);
+    }
+}

@@ -1,0 +1,55 @@
+//! The most recent ImmuDB transactions, and which events each of them contains. In memory and
+//! bounded in number; the index knows the older ones.
+
+use std::collections::VecDeque;
+
+use crate::event::{Position, record::ReplicationMark};
+
+const RECENT_MAX: usize = 4096;
+
+/// How it is known that ImmuDB has the log up to a certain point.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Learned {
+    /// A transaction that contains all of it was committed.
+    ByCommit,
+    /// Learned from ImmuDB's head. Earlier events may belong to other transactions.
+    ByHead,
+}
+
+/// A transaction with the events after `after` up to `last`.
+#[derive(Debug, Clone, Copy)]
+struct Transaction {
+    after: Position,
+    last: Position,
+    tx: u64,
+    learned: Learned,
+}
+
+/// Ordered by the positions of their events.
+#[derive(Debug, Default)]
+pub(super) struct RecentTransactions(VecDeque<Transaction>);
+
+impl RecentTransactions {
+    /// Records a transaction with the events after `after` up to the position of `mark`.
+    pub fn add(&mut self, after: Position, mark: ReplicationMark, learned: Learned) {
+        self.0.push_back(Transaction { after, last: mark.position, tx: mark.immudb_tx, learned });
+        if self.0.len() > RECENT_MAX {
+            self.0.pop_front();
+        }
+    }
+
+    /// Returns the transaction that contains the event at `position`, if its commit was answered.
+    pub fn committed(&self, position: Position) -> Option<u64> {
+        self.of(position).filter(|known| known.learned == Learned::ByCommit).map(|known| known.tx)
+    }
+
+    /// Same as `committed`, but also if the transaction was only learned from the head.
+    pub fn supposed(&self, position: Position) -> Option<u64> {
+        self.of(position).map(|known| known.tx)
+    }
+
+    fn of(&self, position: Position) -> Option<&Transaction> {
+        let index = self.0.partition_point(|known| known.last < position);
+        self.0.get(index).filter(|known| known.after < position)
+    }
+}

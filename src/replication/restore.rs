@@ -1,0 +1,282 @@
+//! Restores from ImmuDB what the local log lacks: everything onto an empty disk, or a lost end.
+//!
+//! Transactions are read in order, which is also the order of positions. Each transaction of this
+//! service contains the head as of then, so the chain hash is verified transaction by transaction.
+//! Anything that does not continue the local history exactly stops the restore before it is
+//! written.
+
+use std::{
+    fs, io,
+    path::{Path, PathBuf},
+};
+
+use bytes::Bytes;
+use tracing::{info, warn};
+
+use super::{
+    head::{self, Head},
+    transaction,
+};
+use crate::{
+    crash_point::CrashPoint,
+    event::{
+        Hash, Position,
+        record::{self, ReplicationMark, StoredEvent},
+    },
+    history::{History, HistoryError},
+    immudb::{self, Session, Transaction, TransactionPages, TxId},
+    log::writer_ids,
+    progress::Progress,
+    sequencer::{RestoreError, RestoredTransaction, Sequencer},
+};
+
+/// Why a restore ended early.
+#[derive(Debug, thiserror::Error)]
+pub enum CopyError {
+    /// The restore can be retried later, from where it stopped.
+    #[error(transparent)]
+    Immudb(#[from] immudb::Error),
+    /// ImmuDB's history does not continue the local log, or does not match its own head.
+    #[error("the history in ImmuDB does not match: {0}")]
+    Diverged(String),
+    #[error(transparent)]
+    History(#[from] HistoryError),
+    #[error(transparent)]
+    Restore(#[from] RestoreError),
+}
+
+/// Marks a restore that has begun and not ended. Until it ends, the log lacks events and no writes
+/// may be accepted.
+#[derive(Debug)]
+pub struct Unfinished {
+    path: PathBuf,
+}
+
+impl Unfinished {
+    pub fn new(folder: &Path) -> Self {
+        Self { path: folder.join(writer_ids::UNFINISHED_COPY) }
+    }
+
+    pub fn exists(&self) -> bool {
+        self.path.exists()
+    }
+
+    pub(super) fn begin(&self) -> io::Result<()> {
+        fs::write(&self.path, "The history is being restored from ImmuDB.\n")?;
+        self.sync()
+    }
+
+    pub(super) fn end(&self) -> io::Result<()> {
+        match fs::remove_file(&self.path) {
+            Err(error) if error.kind() != io::ErrorKind::NotFound => Err(error),
+            Ok(()) | Err(_) => self.sync(),
+        }
+    }
+
+    fn sync(&self) -> io::Result<()> {
+        self.path.parent().map_or(Ok(()), |folder| fs::File::open(folder)?.sync_all())
+    }
+}
+
+/// One restore, from the end of the local log to ImmuDB's head.
+pub struct Copy<'a> {
+    pub session: &'a Session,
+    pub sequencer: &'a Sequencer,
+    pub history: &'a History,
+    pub unfinished: &'a Unfinished,
+    pub head: &'a Head,
+}
+
+/// How far the chain hash has been verified.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Checked {
+    pub position: Position,
+    pub hash: Hash,
+}
+
+impl Copy<'_> {
+    /// Verifies that ImmuDB's history continues the local one. Returns the transaction to start
+    /// from.
+    ///
+    /// # Errors
+    /// Returns an error if the history does not fit, or cannot be read.
+    pub async fn check_fit(&self) -> Result<TxId, CopyError> {
+        let tip = self.sequencer.tip();
+        if tip.position == Position(0) {
+            return Ok(TxId(1));
+        }
+        let diverged = |what: &str| CopyError::Diverged(what.to_owned());
+        let last = self.history.event_at(tip.position, tip)?;
+        let key = transaction::event_key(&last.event.aggregate_id, last.sequence);
+        let entry =
+            self.session.get(&key).await?.ok_or_else(|| diverged("ImmuDB lacks the last local event"))?;
+        let transactions = self.session.scan_transactions(entry.tx, 1).await?;
+        let transaction = transactions
+            .first()
+            .ok_or_else(|| diverged("ImmuDB lacks the transaction of the last local event"))?;
+        let mut checked = Checked { position: tip.position, hash: tip.hash };
+        take_apart(transaction, &mut checked)?;
+        let head = head_in(transaction).ok_or_else(|| {
+            diverged(
+                "the transaction of the last local event \
+         has no log:head",
+            )
+        })?;
+        if head.position < tip.position {
+            return Err(diverged("the last local event is beyond the log:head of its transaction"));
+        }
+        // An earlier restore may have ended within a page, before the snapshots of its
+        // transactions.
+        Ok(TxId(entry.tx.0.saturating_sub(TransactionPages::LIMIT_MAX.into()).max(1)))
+    }
+
+    /// Restores everything up to the last transaction: after the last event there may be snapshots.
+    ///
+    /// # Errors
+    /// Returns an error if ImmuDB is unreachable (the restore can be started again), or if its
+    /// contents do not fit.
+    pub async fn run(&self, first: TxId) -> Result<(), CopyError> {
+        let tip = self.sequencer.tip();
+        let mut checked = Checked { position: tip.position, hash: tip.hash };
+        info!(from = tip.position.0, until = self.head.position.0, "restoring the history from ImmuDB");
+        let mut progress =
+            Progress::new("restoring from ImmuDB", "events", tip.position.0, self.head.position.0);
+        let mut pages = TransactionPages::from(first);
+        let mut foreign = 0u64;
+        let mut page = pages.next(self.session).await?;
+        while !page.is_empty() {
+            // ImmuDB assembles the next page meanwhile.
+            let (next, skipped) = tokio::join!(pages.next(self.session), self.copy_page(&page, &mut checked));
+            foreign = foreign.saturating_add(skipped?);
+            progress.reached(checked.position.0);
+            CrashPoint::PageCopied.reached();
+            page = next?;
+        }
+        if checked.position < self.head.position {
+            return Err(CopyError::Diverged(format!(
+                "the history in ImmuDB ends at position {}",
+                checked.position
+            )));
+        }
+        // Transactions committed since the head was read are verified against their own heads.
+        if checked.position == self.head.position && checked.hash != self.head.hash {
+            return Err(CopyError::Diverged("the chain hash does not match log:head".to_owned()));
+        }
+        if foreign > 0 {
+            warn!(transactions = foreign, "skipped transactions of other clients");
+        }
+        CrashPoint::CopyEnding.reached();
+        self.unfinished.end().map_err(|error| RestoreError::NotWritten(error.to_string()))?;
+        info!(position = checked.position.0, "restored the history from ImmuDB");
+        Ok(())
+    }
+
+    /// Restores one page. Returns the number of transactions that were written by other clients.
+    async fn copy_page(&self, page: &[Transaction], checked: &mut Checked) -> Result<u64, CopyError> {
+        let mut foreign = 0u64;
+        let mut restored = Vec::with_capacity(page.len());
+        let mut snapshots = Vec::new();
+        for transaction in page {
+            if head_in(transaction).is_none() {
+                foreign = foreign.saturating_add(1);
+                continue;
+            }
+            let appends = take_apart(transaction, checked)?;
+            snapshots.extend(snapshots_in(transaction));
+            if !appends.is_empty() {
+                let immudb_tx = transaction.header.id.0;
+                let mark = ReplicationMark { position: checked.position, snapshots: 0, immudb_tx };
+                restored.push(RestoredTransaction { appends, mark });
+            }
+        }
+        if !restored.is_empty() {
+            self.sequencer.restore(restored).await?;
+        }
+        for snapshot in snapshots {
+            self.sequencer.restore_snapshot(snapshot).await?;
+        }
+        Ok(foreign)
+    }
+}
+
+/// Returns the records after position `from` and before position `until`, in order, as far as
+/// ImmuDB has them.
+///
+/// # Errors
+/// Returns an error if ImmuDB cannot be read.
+pub async fn records_between(
+    session: &Session,
+    from: Position,
+    until: Position,
+) -> Result<Vec<Bytes>, immudb::Error> {
+    let mut found = Vec::new();
+    let mut pages = TransactionPages::from(TxId(1));
+    loop {
+        let page = pages.next(session).await?;
+        let ours = page.iter().filter(|transaction| head_in(transaction).is_some());
+        for (key, value) in ours.flat_map(|transaction| &transaction.entries) {
+            if !key.starts_with(transaction::EVENT_PREFIX.as_bytes()) {
+                continue;
+            }
+            let Ok(event) = record::decode(value.clone(), Hash::START) else { continue };
+            if event.position >= until {
+                return Ok(found);
+            }
+            if event.position > from {
+                found.push(value.clone());
+            }
+        }
+        if page.is_empty() {
+            return Ok(found);
+        }
+    }
+}
+
+pub(super) fn head_in(transaction: &Transaction) -> Option<Head> {
+    transaction.entries.iter().find(|(key, _)| key == head::KEY).and_then(|(_, value)| Head::decode(value))
+}
+
+fn snapshots_in(transaction: &Transaction) -> impl Iterator<Item = Bytes> {
+    let prefix = transaction::SNAPSHOT_PREFIX.as_bytes();
+    transaction.entries.iter().filter(move |(key, _)| key.starts_with(prefix)).map(|(_, value)| value.clone())
+}
+
+/// Verifies a transaction. Returns its appends after `checked`, and advances `checked` to their
+/// end.
+pub(crate) fn take_apart(
+    transaction: &Transaction,
+    checked: &mut Checked,
+) -> Result<Vec<Vec<Bytes>>, CopyError> {
+    let id = transaction.header.id.0;
+    let diverged = |what: &str| CopyError::Diverged(format!("transaction {id}: {what}"));
+    let mut appends: Vec<Vec<Bytes>> = Vec::new();
+    for (key, value) in &transaction.entries {
+        if !key.starts_with(transaction::EVENT_PREFIX.as_bytes()) {
+            continue;
+        }
+        let event = StoredEvent::new(value.clone(), Hash::START)
+            .and_then(|event| event.decode())
+            .map_err(|error| diverged(&error.to_string()))?;
+        if event.position <= checked.position {
+            continue;
+        }
+        if event.position != checked.position.next()
+            || *key != transaction::event_key(&event.event.aggregate_id, event.sequence)
+        {
+            return Err(diverged("its events do not continue the history"));
+        }
+        match appends.last_mut().filter(|_| event.position > event.append.first) {
+            Some(append) => append.push(value.clone()),
+            None => appends.push(vec![value.clone()]),
+        }
+        *checked = Checked { position: event.position, hash: checked.hash.chain(value) };
+    }
+    let head = head_in(transaction).ok_or_else(|| diverged("it has no log:head"))?;
+    if head.position == checked.position && head.hash != checked.hash {
+        return Err(diverged("the chain hash does not match its log:head"));
+    }
+    if !appends.is_empty() && head.position != checked.position {
+        return Err(diverged("its log:head is not at the position of its last event"));
+    }
+    Ok(appends)
+}

@@ -1,0 +1,192 @@
+//! The network side of the service. It listens from the start, while everything else is still being
+//! opened, until the last call has ended.
+//!
+//! Health and reflection always answer. Until `open`, other calls are rejected with the error that
+//! the service is starting. What a call does is left to `grpc`.
+
+use std::{sync::Arc, time::Duration};
+
+use tokio::net::TcpListener;
+use tokio_util::sync::CancellationToken;
+use tonic::{body::Body, service::InterceptorLayer, transport::Server};
+use tower::util::MapRequestLayer;
+use tracing::{info, warn};
+
+use super::{Components, ServerError};
+use crate::{
+    config::Config,
+    grpc::{
+        HealthReporter, Service, Serving, WorldCalls,
+        transport::{
+            Bounds,
+            bodies::BodyLimits,
+            byte_budget::ByteBudget,
+            closing::Closing,
+            concurrency::{Gate, note_arrival},
+            connections::{self, ConnectionTimeouts},
+            starting::Late,
+        },
+        wire::{
+            self,
+            server::event_store_service_server::EventStoreServiceServer,
+            world::{command_service_server::CommandServiceServer, world_service_server::WorldServiceServer},
+        },
+    },
+    world::World,
+};
+
+/// The maximum size of a reflection request, which contains only a name.
+const REFLECTION_BYTES_MAX: usize = 16 * 1024;
+/// The maximum number of concurrent streams per connection.
+const STREAMS_PER_CONNECTION_MAX: u32 = 4096;
+/// The maximum size of the headers of a call. HTTP/2 rejects larger ones without a gRPC status, so
+/// the gate already rejects much smaller ones.
+const HEADER_LIST_BYTES_MAX: u32 = 64 * 1024;
+const NO_WORLD: &str = "the game world is disabled (world.enabled is false)";
+/// How long a connection may be silent before it is pinged, and how long it may take to answer.
+const KEEP_ALIVE: Duration = Duration::from_secs(30);
+const KEEP_ALIVE_ANSWER_MAX: Duration = Duration::from_secs(20);
+
+/// The services that clients can reach. Health and reflection answer at once, the others when they
+/// are available.
+#[derive(Debug)]
+pub struct Network {
+    pub health: HealthReporter,
+    budget: ByteBudget,
+    events: Late<EventStoreServiceServer<Service>>,
+    commands: Late<CommandServiceServer<WorldCalls>>,
+    world: Late<WorldServiceServer<WorldCalls>>,
+    /// Cancelled to stop accepting work and to end the calls that do not end by themselves.
+    closing: CancellationToken,
+}
+
+impl Network {
+    pub fn new(config: &Config) -> Self {
+        Self {
+            health: HealthReporter::default(),
+            budget: ByteBudget::new(config.limits.call_bytes_max),
+            events: Late::default(),
+            commands: Late::default(),
+            world: Late::default(),
+            closing: CancellationToken::default(),
+        }
+    }
+
+    /// Serves until the network is closed and the last call has ended.
+    ///
+    /// # Errors
+    /// Returns an error if the descriptors for reflection cannot be read. The future returns an
+    /// error if the transport fails.
+    pub fn serve(
+        &self,
+        config: &Config,
+        listener: TcpListener,
+    ) -> Result<impl Future<Output = Result<(), tonic::transport::Error>> + use<>, ServerError> {
+        let limits = &config.limits;
+        let descriptors = || {
+            tonic_reflection::server::Builder::configure()
+                .register_encoded_file_descriptor_set(wire::DESCRIPTORS)
+                .register_encoded_file_descriptor_set(tonic_types::pb::FILE_DESCRIPTOR_SET)
+                .register_encoded_file_descriptor_set(tonic_health::pb::FILE_DESCRIPTOR_SET)
+        };
+        info!(address = ?listener.local_addr().ok(), "listening");
+        let patience = ConnectionTimeouts::new(&config.server);
+        let connections_max = connections::raise_file_limit(limits.connections_max);
+        let incoming = connections::incoming(
+            listener,
+            connections_max,
+            patience,
+            self.budget.clone(),
+            self.closing.clone(),
+        );
+        let closing = self.closing.clone();
+        Ok(Server::builder()
+            .max_concurrent_streams(STREAMS_PER_CONNECTION_MAX)
+            .http2_max_header_list_size(HEADER_LIST_BYTES_MAX)
+            .http2_keepalive_interval(Some(KEEP_ALIVE))
+            .http2_keepalive_timeout(Some(KEEP_ALIVE_ANSWER_MAX))
+            .layer(MapRequestLayer::new(note_arrival::<Body>))
+            .layer(InterceptorLayer::new(Gate::new(limits.concurrent_calls_max, self.budget.clone())))
+            .layer(BodyLimits::new(self.budget.clone(), config.server.request_max, limits.largest_request()))
+            .layer(Closing::new(self.closing.clone()))
+            .add_service(self.health.server())
+            .add_service(descriptors().build_v1()?.max_decoding_message_size(REFLECTION_BYTES_MAX))
+            .add_service(descriptors().build_v1alpha()?.max_decoding_message_size(REFLECTION_BYTES_MAX))
+            .add_service(self.events.clone())
+            .add_service(self.commands.clone())
+            .add_service(self.world.clone())
+            .serve_with_incoming_shutdown(incoming, async move {
+                closing.cancelled().await;
+            }))
+    }
+
+    /// Makes the services available, so that calls are answered from now on.
+    pub fn open(&self, config: &Config, parts: &Components, world: Option<Arc<World>>) {
+        let limits = &config.limits;
+        let message_bytes_max = limits.largest_request();
+        let immudb = config.immudb.as_ref();
+        let named =
+            immudb.map(|immudb| (format!("{}:{}", immudb.address, immudb.port), immudb.database.clone()));
+        let bounds = Bounds::new(limits, self.budget.clone());
+        let service = Service::new(
+            parts.store.clone(),
+            world.clone(),
+            limits.clone(),
+            named,
+            parts.event_files.clone(),
+            bounds.clone(),
+            parts.closing.clone(),
+        );
+        let events = EventStoreServiceServer::new(service).max_decoding_message_size(message_bytes_max);
+        match world {
+            Some(world) => {
+                let world = WorldCalls::new(world, limits.clone(), bounds, parts.closing.clone());
+                let commands =
+                    CommandServiceServer::new(world.clone()).max_decoding_message_size(message_bytes_max);
+                self.world.arrive(WorldServiceServer::new(world));
+                self.commands.arrive(commands);
+            }
+            None => {
+                self.world.be_absent(NO_WORLD);
+                self.commands.be_absent(NO_WORLD);
+            }
+        }
+        self.events.arrive(events);
+    }
+
+    /// Makes the services unavailable. Until the next `open`, calls are answered with the error
+    /// that the service is starting.
+    pub fn leave(&self) {
+        self.health.report(Serving::default());
+        self.events.leave();
+        self.commands.leave();
+        self.world.leave();
+    }
+
+    /// Reports that nothing is served, and then stops accepting connections and calls.
+    pub fn close(&self) {
+        self.health.close();
+        self.closing.cancel();
+    }
+
+    pub fn closing(&self) -> &CancellationToken {
+        &self.closing
+    }
+
+    /// Waits up to `grace` for the calls in progress to end.
+    ///
+    /// # Errors
+    /// Returns an error if the transport failed.
+    pub async fn end(
+        served: impl Future<Output = Result<(), tonic::transport::Error>>,
+        grace: Duration,
+    ) -> Result<(), ServerError> {
+        match tokio::time::timeout(grace, served).await {
+            Ok(ended) => Ok(ended?),
+            Err(_) => {
+                warn!("calls were still running at the end of server.shutdown_grace");
+                Ok(())
+            }
+        }
+    }
+}

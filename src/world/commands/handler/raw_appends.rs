@@ -1,0 +1,256 @@
+//! Raw appends: clients decide for themselves what happens to objects of the world.
+//!
+//! Each event must be valid for its object, because an invalid one would damage the object for
+//! good. Passing this check grants no rights. Containers and holders are not checked.
+
+use std::{
+    any::Any,
+    collections::{BTreeMap, BTreeSet, HashSet},
+    sync::{Arc, Mutex, PoisonError},
+};
+
+use tracing::warn;
+
+use super::{ATTEMPTS_MAX, Handler, pause};
+use crate::{
+    error::{Conflict, StoreError},
+    event::{AggregateId, NewEvent, SequenceNumber},
+    refusals::{self, Severity},
+    store::{Append, Origin, Stored},
+    world::{
+        commands::aggregate_locks::Wanted,
+        error::{Damage, Misfit, Problem, Unfitting, WorldError},
+        history::{
+            life::Misfits,
+            replay::{self, Source},
+        },
+        model::{
+            aggregate::{Aggregate, Kind},
+            event::WorldEvent,
+        },
+        read_models::repairing,
+        rules::refusal::Refusal,
+        settings::RawAppends,
+    },
+};
+
+/// The objects of an append, each with the kind that the append names or, if it names none, the
+/// kind of the existing aggregate. `None` if neither is known.
+type Objects = BTreeMap<AggregateId, Option<Kind>>;
+
+/// The last sequence number of each object at the moment when its events were found to fit.
+type Heads = BTreeMap<AggregateId, SequenceNumber>;
+
+/// The objects that were found damaged. Each is reported only once, and only a limited number is
+/// recorded.
+#[derive(Debug, Default)]
+pub(super) struct Told(Mutex<HashSet<AggregateId>>);
+
+impl Told {
+    const MAX: usize = 1000;
+
+    fn has(&self, id: &AggregateId) -> bool {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner).contains(id)
+    }
+
+    /// Removes an object that was repaired.
+    pub fn forget(&self, id: &AggregateId) {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner).remove(id);
+    }
+
+    fn once(&self, damage: &Damage) {
+        let mut told = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        if told.len() < Self::MAX && told.insert(damage.id.clone()) {
+            warn!(%damage, "appends to a damaged object are not checked");
+        }
+    }
+}
+
+impl Handler {
+    /// Excludes the events that damage an object from replay. Appends to it are checked again from
+    /// then on.
+    ///
+    /// # Errors
+    /// See [`repairing::repair`].
+    pub async fn repair(&self, id: &AggregateId, actor: &str) -> Result<Misfits, WorldError> {
+        let turn = Arc::new(self.turns.take(&Wanted::alone(std::iter::once(id))).await);
+        let repaired = repairing::repair(&self.source, id, actor, turn.clone()).await;
+        // Must happen before another call can acquire the lock. An object that is still damaged is
+        // detected again.
+        self.told.forget(id);
+        drop(turn);
+        repaired
+    }
+
+    /// Appends the events, all or none, if they fit the objects of the world that they belong to.
+    /// Event ids are checked first, then the sequence numbers that the client expects, then the
+    /// rules.
+    ///
+    /// # Errors
+    /// Returns an error if an event does not fit. See also [`StoreError`].
+    pub async fn append_raw(&self, append: Append, origin: Origin) -> Result<Stored, WorldError> {
+        if self.raw_appends == RawAppends::Unchecked {
+            return Ok(self.source.store.append_here(append, origin).await?);
+        }
+        let objects = match self.objects(&append).await {
+            Ok(objects) => objects,
+            Err(error) => return self.unless_stored(&append, error).await,
+        };
+        if objects.is_empty() {
+            return Ok(self.source.store.append_here(append, origin).await?);
+        }
+        let turn = Arc::new(self.turns.take(&Wanted::alone(objects.keys())).await);
+        let append = Arc::new(append);
+        for attempt in 0..ATTEMPTS_MAX {
+            if attempt > 1 {
+                tokio::time::sleep(pause(attempt)).await;
+            }
+            let heads = match self.check(append.clone(), objects.clone()).await {
+                Ok(heads) => heads,
+                Err(error) => return self.unless_stored(&append, error).await,
+            };
+            let expected_by_caller: BTreeSet<&AggregateId> =
+                append.expected.iter().map(|(id, _)| id).collect();
+            let others = heads.into_iter().filter(|(id, _)| !expected_by_caller.contains(id));
+            let expected = append.expected.iter().cloned().chain(others).collect();
+            // `counted` is `None`: the original events stay in memory next to these until this call
+            // ends.
+            let kept: Option<Arc<dyn Any + Send + Sync>> = Some(turn.clone());
+            let origin = Origin { caller: origin.caller.clone(), counted: None, kept };
+            let events = append.events.clone();
+            match self.source.store.append_here(Append { events, expected }, origin).await {
+                Err(StoreError::Conflict(Conflict::WrongExpectedSequence { aggregate, .. }))
+                    if !expected_by_caller.contains(&aggregate) => {}
+                result => return Ok(result?),
+            }
+        }
+        Err(WorldError::Contention)
+    }
+
+    /// Returns the aggregates that are part of the world, or may be once the append is stored. The
+    /// type of an existing aggregate never changes.
+    async fn objects(&self, append: &Append) -> Result<Objects, WorldError> {
+        let (mut objects, mut unnamed) = (Objects::new(), BTreeSet::new());
+        for (event, _) in &append.events {
+            match Kind::of(&event.aggregate_type) {
+                Some(kind) => _ = objects.insert(event.aggregate_id.clone(), Some(kind)),
+                None if event.aggregate_type.is_empty() => _ = unnamed.insert(event.aggregate_id.clone()),
+                None => {}
+            }
+        }
+        unnamed.retain(|id| !objects.contains_key(id));
+        if unnamed.is_empty() {
+            return Ok(objects);
+        }
+        let source = self.source.clone();
+        let look_up = move || {
+            for id in unnamed {
+                match replay::kind(&source.store, &id)? {
+                    Some(None) => {}
+                    Some(kind) => _ = objects.insert(id, kind),
+                    None => _ = objects.insert(id, None),
+                }
+            }
+            Ok(objects)
+        };
+        self.in_a_place(look_up).await
+    }
+
+    /// Returns the first answer if the append was stored before, whatever prevents it now.
+    /// Otherwise returns the error.
+    async fn unless_stored(&self, append: &Append, error: WorldError) -> Result<Stored, WorldError> {
+        if let Some(stored) = self.source.store.first_answer(append).await? {
+            return Ok(stored);
+        }
+        // If no writes are accepted at all, the client has to know that first.
+        self.source.store.admit_write()?;
+        if let WorldError::Unfitting(unfitting) = &error {
+            refusals::refused("WORLD_RULE", Severity::Limit, &unfitting.to_string());
+        }
+        Err(error)
+    }
+
+    /// Loads the objects and checks the events. May block on disk I/O.
+    async fn check(&self, append: Arc<Append>, objects: Objects) -> Result<Heads, WorldError> {
+        let (source, raw_appends, told) = (self.source.clone(), self.raw_appends, self.told.clone());
+        let check = move || {
+            let checking = Checking { source: &source, append: &append, raw_appends, told: &told };
+            let mut heads = Heads::new();
+            for (id, kind) in objects {
+                if let Some(head) = checking.object(&id, kind)? {
+                    heads.insert(id, head);
+                }
+            }
+            Ok(heads)
+        };
+        self.in_a_place(check).await
+    }
+}
+
+struct Checking<'c> {
+    source: &'c Source,
+    append: &'c Append,
+    raw_appends: RawAppends,
+    told: &'c Told,
+}
+
+impl Checking<'_> {
+    /// Checks the events of one object. Returns the sequence number that they follow, or `None` if
+    /// the object is damaged or not part of the world.
+    fn object(&self, id: &AggregateId, kind: Option<Kind>) -> Result<Option<SequenceNumber>, WorldError> {
+        // The store rejects the event unless the aggregate is created meanwhile.
+        let Some(kind) = kind else { return Ok(Some(SequenceNumber(0))) };
+        let unfitting = |index, problem| self.unfitting(Unfitting { index, id: id.clone(), kind, problem });
+        let events = self.append.events.iter().enumerate().map(|(index, (event, _))| (index, event));
+        let mut events = events.filter(|(_, event)| event.aggregate_id == *id);
+        if self.raw_appends == RawAppends::Refused {
+            return events.next().map_or(Ok(None), |(index, _)| Err(unfitting(index, Misfit::Refused)));
+        }
+        if self.told.has(id) {
+            return Ok(None);
+        }
+        let loaded = match replay::load_now(self.source, id) {
+            Ok(loaded) => loaded,
+            Err(WorldError::Damaged(damage)) => {
+                self.told.once(&damage);
+                return Ok(None);
+            }
+            Err(WorldError::Refused { refusal: Refusal::Foreign(_), .. }) => return Ok(None),
+            Err(error) => return Err(error),
+        };
+        let (head, kind) = (loaded.last, loaded.kind.unwrap_or(kind));
+        let mut aggregate = loaded.state.map(|state| state.aggregate);
+        for (index, event) in events {
+            let after = after(aggregate.take(), kind, event);
+            aggregate = Some(after.map_err(|problem| unfitting(index, Misfit::Event(problem)))?);
+        }
+        match self.append.expected.iter().find(|(expecting, _)| expecting == id) {
+            // The events were checked against a different sequence number than the client expects.
+            Some((_, expected)) if *expected != head => Err(self.conflict(id, *expected, head)),
+            Some(_) | None => Ok(Some(head)),
+        }
+    }
+
+    /// Returns the error for an event that does not fit. A conflict with a sequence number that the
+    /// client expects takes precedence.
+    fn unfitting(&self, unfitting: Unfitting) -> WorldError {
+        for (id, expected) in &self.append.expected {
+            match replay::last_sequence(&self.source.store, id) {
+                Ok(actual) if actual != *expected => return self.conflict(id, *expected, actual),
+                Ok(_) => {}
+                Err(error) => return error,
+            }
+        }
+        WorldError::Unfitting(Box::new(unfitting))
+    }
+
+    fn conflict(&self, id: &AggregateId, expected: SequenceNumber, actual: SequenceNumber) -> WorldError {
+        let aggregate = id.clone();
+        StoreError::from(Conflict::WrongExpectedSequence { aggregate, expected, actual }).into()
+    }
+}
+
+fn after(before: Option<Aggregate>, kind: Kind, event: &NewEvent) -> Result<Aggregate, Problem> {
+    let happened = WorldEvent::of_new(event)?;
+    Ok(Aggregate::apply(before, kind, &event.aggregate_id, &happened)?)
+}

@@ -1,0 +1,146 @@
+//! The history of one aggregate: each event with what it changed, who caused it, and why.
+//!
+//! Events that a repair excludes are listed too, but marked, and they change nothing.
+
+use tokio_util::sync::CancellationToken;
+
+use super::{
+    changes::{self, Change, Watched},
+    life::{Life, Taken},
+    repairs,
+    replay::{self, Moment, Source, State},
+};
+use crate::{
+    event::{AggregateId, EventId, Position, SequenceNumber, Timestamp},
+    index::Direction,
+    store::{AggregateReader, LoadRequest},
+    world::{
+        error::{Damage, Problem, WorldError},
+        model::{
+            aggregate::Kind,
+            event::{EventError, WorldEvent},
+            size,
+        },
+        rules::{command::ACTOR, refusal::Refusal},
+    },
+};
+
+/// One event, with its changes.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Entry {
+    pub id: EventId,
+    pub event_type: String,
+    pub sequence: SequenceNumber,
+    pub position: Position,
+    pub recorded_at: Timestamp,
+    pub actor: String,
+    pub causation_id: String,
+    pub correlation_id: String,
+    pub changes: Vec<Change>,
+    /// Whether the event is invalid and excluded by a repair.
+    pub passed_over: bool,
+}
+
+/// Reads the history on demand. May block on disk I/O.
+#[derive(Debug)]
+pub struct HistoryReader {
+    id: AggregateId,
+    kind: Kind,
+    source: Source,
+    life: Life,
+    reader: AggregateReader,
+}
+
+impl HistoryReader {
+    /// Opens the history from one sequence number to another, inclusive. 0 as the second means the
+    /// last event.
+    ///
+    /// # Errors
+    /// Returns an error if there is no such aggregate, or if its history is damaged before `from`.
+    pub fn open(
+        source: &Source,
+        id: AggregateId,
+        from: SequenceNumber,
+        to: SequenceNumber,
+        given_up: &CancellationToken,
+    ) -> Result<Self, WorldError> {
+        let before = SequenceNumber(from.0.saturating_sub(1));
+        let state = replay::load_unless(source, &id, Moment::Sequence(before), given_up)?;
+        let reader = source.store.load(LoadRequest {
+            aggregate_id: id.clone(),
+            from,
+            to,
+            recorded_until: None,
+            snapshot_schema: None,
+            direction: Direction::Forwards,
+            limit: 0,
+        })?;
+        match reader.aggregate_type() {
+            None => Err(Refusal::NoSuchObject(id).into()),
+            Some(aggregate_type) => match Kind::of(aggregate_type) {
+                None => Err(Refusal::Foreign(id).into()),
+                Some(kind) => {
+                    let (source, life) = (source.clone(), Life::behind(kind, state, before));
+                    Ok(Self { id, kind, source, life, reader })
+                }
+            },
+        }
+    }
+
+    /// Starts over from the repaired state, because a repair excludes events that were shown as
+    /// valid. Returns the difference between the two states, which is what the repair changes.
+    fn begin_anew(&mut self, sequence: SequenceNumber) -> Result<Vec<Change>, WorldError> {
+        let after = replay::load(&self.source, &self.id, Moment::Sequence(sequence))?;
+        let aggregate = |state: &State| state.aggregate.clone();
+        let before = self.life.state().map(aggregate);
+        let changes = changes::between(before.as_ref(), after.as_ref().map(aggregate).as_ref());
+        self.life = Life::behind(self.kind, after, sequence);
+        Ok(changes)
+    }
+
+    /// Returns the memory that the reader holds between two reads.
+    pub fn kept_bytes(&self) -> usize {
+        self.life.state().map_or(0, |state| size::of(&state.aggregate))
+    }
+
+    /// Returns some more entries, or none at the end.
+    ///
+    /// # Errors
+    /// Returns an error if the history is damaged at this point.
+    pub fn next(&mut self, bytes_max: usize) -> Result<Vec<Entry>, WorldError> {
+        let mut entries = Vec::new();
+        for event in self.reader.next(bytes_max)? {
+            let recorded = event.decode().map_err(|_| Damage {
+                id: self.id.clone(),
+                sequence: event.sequence,
+                problem: Problem::Event(EventError::NotJson),
+            })?;
+            let happened = WorldEvent::read(&recorded);
+            let before = self.life.state().map(|state| &state.aggregate);
+            let watched = happened.as_ref().ok().map(|happened| Watched::before(before, happened));
+            let taken = self
+                .life
+                .take_what_happened(&recorded, &happened, |id| repairs::of(&self.source.store, id))?;
+            let anew = self.life.begins_anew();
+            let changes = match (taken, watched, self.life.state()) {
+                _ if anew => self.begin_anew(recorded.sequence)?,
+                (Taken::Happened, Some(watched), Some(after)) => watched.changes(&after.aggregate),
+                _ => Vec::new(),
+            };
+            let event = recorded.event;
+            entries.push(Entry {
+                id: event.id,
+                event_type: event.event_type.to_string(),
+                sequence: recorded.sequence,
+                position: recorded.position,
+                recorded_at: recorded.recorded_at,
+                actor: event.metadata.get(ACTOR).cloned().unwrap_or_default(),
+                causation_id: event.causation_id,
+                correlation_id: event.correlation_id,
+                changes,
+                passed_over: taken == Taken::PassedOver && !anew,
+            });
+        }
+        Ok(entries)
+    }
+}

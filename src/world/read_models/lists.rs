@@ -1,0 +1,201 @@
+//! Lists of objects and players, read from the read models.
+//!
+//! Lists of objects are paged, with limits on the number of objects and on the size of their
+//! attributes. The snapshot to read from is left to the caller.
+
+use rusqlite::{Connection, Result, Row, types::Value as Sql};
+use serde_json::Value;
+
+use crate::world::model::{event::Attributes, size};
+
+mod below;
+#[cfg(test)]
+mod tests;
+
+pub use below::page as below;
+
+/// Selects objects. An empty field matches everything.
+#[derive(Debug, Clone, Default, PartialEq)]
+pub struct ObjectFilter {
+    pub class: String,
+    pub generic: String,
+    pub container_id: String,
+    pub name: String,
+    /// A key that the object must have, and its value if that matters.
+    pub attribute: Option<(String, Option<Value>)>,
+}
+
+/// An object as it appears in a list.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Listed {
+    pub id: String,
+    pub aggregate_type: String,
+    pub class: String,
+    pub name: String,
+    pub generic: String,
+    pub container_id: Option<String>,
+    pub attributes: Attributes,
+    /// The size of the attributes.
+    pub size: usize,
+    /// The number of levels below the object whose contents are listed; 0 in other lists.
+    pub depth: u32,
+}
+
+/// A page of objects. If there are more, `next` leads to the last one on the page: it is the id of
+/// that object, preceded by the ids of its containers if the list is recursive.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Page {
+    pub objects: Vec<Listed>,
+    pub next: Option<Vec<String>>,
+}
+
+/// A player found by name.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct FoundPlayer {
+    pub id: String,
+    pub name: String,
+    pub admin: bool,
+    pub container_id: Option<String>,
+}
+
+/// The maximum size of the attributes on one page. Only a single object may exceed it.
+const PAGE_SIZE_MAX: usize = 1024 * 1024;
+
+const COLUMNS: &str = "id, aggregate_type, type, name, generic, container_id, attributes";
+
+/// Returns at most `count` matching objects after the id `after`, in order of id.
+///
+/// # Errors
+/// Returns an error if the query fails.
+pub fn game_objects(rows: &Connection, filter: &ObjectFilter, after: &str, count: usize) -> Result<Page> {
+    let mut conditions = vec!["id > ?".to_owned()];
+    let mut values = vec![Sql::Text(after.to_owned())];
+    // Ordered by how few objects in the world are likely to have the same value. The first column
+    // uses its index, and a plus sign keeps SQLite from choosing another one.
+    let columns = [
+        ("container_id", &filter.container_id),
+        ("name", &filter.name),
+        ("type", &filter.class),
+        ("generic", &filter.generic),
+    ];
+    for (nth, (column, text)) in columns.into_iter().filter(|(_, text)| !text.is_empty()).enumerate() {
+        conditions.push(if nth == 0 { format!("{column} = ?") } else { format!("+{column} = ?") });
+        values.push(Sql::Text(text.clone()));
+    }
+    if let Some((key, value)) = &filter.attribute {
+        // Rules out nearly all other objects without parsing their attributes.
+        conditions.push("instr(attributes, ?) > 0".to_owned());
+        values.push(Sql::Text(as_written(key, value.as_ref())));
+        conditions.push("EXISTS (SELECT 1 FROM json_each(attributes) WHERE key = ?)".to_owned());
+        values.push(Sql::Text(key.clone()));
+    }
+    let sql = format!("SELECT {COLUMNS} FROM game_objects WHERE {} ORDER BY id", conditions.join(" AND "));
+    let matches = |listed: &Listed| match &filter.attribute {
+        Some((key, Some(value))) => listed.attributes.get(key) == Some(value),
+        Some((_, None)) | None => true,
+    };
+    page(rows, &sql, values, count, matches)
+}
+
+/// Returns a text that occurs in the attributes of every object with this key and this value.
+fn as_written(key: &str, value: Option<&Value>) -> String {
+    let key = Value::from(key);
+    match value {
+        // Equal values have the same text. Numbers with a fraction may not, nor may values that
+        // contain them.
+        Some(value @ (Value::Null | Value::Bool(_) | Value::String(_))) => format!("{key}:{value}"),
+        Some(Value::Number(_) | Value::Array(_) | Value::Object(_)) | None => format!("{key}:"),
+    }
+}
+
+/// The maximum number of levels below an object. A cycle, which only a damaged history has, ends
+/// there.
+pub const STEPS_MAX: usize = 1000;
+
+/// Returns at most `count` of the direct contents of an object after the id `after`, in order of
+/// id.
+///
+/// # Errors
+/// Returns an error if the query fails.
+pub fn contents(rows: &Connection, container: &str, after: &str, count: usize) -> Result<Page> {
+    let sql = format!("SELECT {COLUMNS} FROM game_objects WHERE container_id = ? AND id > ? ORDER BY id");
+    let values = [container, after].map(|text| Sql::Text(text.to_owned()));
+    let mut page = page(rows, &sql, values.into(), count, |_| true)?;
+    page.objects.iter_mut().for_each(|object| object.depth = 1);
+    Ok(page)
+}
+
+/// Returns at most `count` players with a name, ignoring the case of ASCII letters.
+///
+/// # Errors
+/// Returns an error if the query fails.
+pub fn players(rows: &Connection, name: &str, count: u32) -> Result<Vec<FoundPlayer>> {
+    let mut query = rows.prepare(
+        "SELECT id, name, admin, container_id FROM players WHERE name = ?1 COLLATE NOCASE ORDER \
+         BY id LIMIT ?2",
+    )?;
+    let found = query.query_map(rusqlite::params![name, count], |row| {
+        Ok(FoundPlayer { id: row.get(0)?, name: row.get(1)?, admin: row.get(2)?, container_id: row.get(3)? })
+    })?;
+    found.collect()
+}
+
+fn page(
+    rows: &Connection,
+    sql: &str,
+    values: Vec<Sql>,
+    count: usize,
+    matches: impl Fn(&Listed) -> bool,
+) -> Result<Page> {
+    let mut query = rows.prepare(sql)?;
+    let mut paging = Paging::new(count);
+    for found in query.query_map(rusqlite::params_from_iter(values), listed)? {
+        let found = found?;
+        if matches(&found)
+            && let Err(objects) = paging.add(found)
+        {
+            let next = objects.last().map(|last| vec![last.id.clone()]);
+            return Ok(Page { objects, next });
+        }
+    }
+    Ok(Page { objects: paging.objects, next: None })
+}
+
+/// A page that is being filled.
+struct Paging {
+    objects: Vec<Listed>,
+    count: usize,
+    size: usize,
+}
+
+impl Paging {
+    fn new(count: usize) -> Self {
+        Self { objects: Vec::new(), count, size: 0 }
+    }
+
+    /// Adds an object. Returns the page as the error if there is no room.
+    fn add(&mut self, found: Listed) -> std::result::Result<(), Vec<Listed>> {
+        self.size = self.size.saturating_add(found.size);
+        if self.objects.len() >= self.count || (self.size > PAGE_SIZE_MAX && !self.objects.is_empty()) {
+            return Err(std::mem::take(&mut self.objects));
+        }
+        self.objects.push(found);
+        Ok(())
+    }
+}
+
+fn listed(row: &Row<'_>) -> Result<Listed> {
+    let json: String = row.get(6)?;
+    let attributes: Attributes = serde_json::from_str(&json).unwrap_or_default();
+    Ok(Listed {
+        id: row.get(0)?,
+        aggregate_type: row.get(1)?,
+        class: row.get(2)?,
+        name: row.get(3)?,
+        generic: row.get(4)?,
+        container_id: row.get(5)?,
+        size: size::of_attributes(&attributes, json.len()),
+        attributes,
+        depth: 0,
+    })
+}

@@ -1,0 +1,150 @@
+//! Tests of the lists: order, paging while objects move, and the cost of a page.
+//!
+//! The tables are filled by hand, without any events.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use rusqlite::{Connection, params};
+
+use super::{Page, below};
+use crate::world::read_models::projections;
+
+fn tables() -> Connection {
+    let rows = Connection::open_in_memory().unwrap();
+    let projection = projections::all().into_iter().find(|one| one.name() == "game_objects").unwrap();
+    rows.execute_batch(projection.schema()).unwrap();
+    rows
+}
+
+fn put(rows: &Connection, id: &str, container: Option<&str>) {
+    rows.prepare_cached(
+        "INSERT OR REPLACE INTO game_objects VALUES (?1, 'GameObject', 'Thing', '', '', ?2, '{}', 1, '', '')",
+    )
+    .unwrap()
+    .execute(params![id, container])
+    .unwrap();
+}
+
+/// Appends the expected recursive contents of a container: id and depth, in the order of the list.
+fn expected(lies_in: &BTreeMap<String, String>, container: &str, depth: u32, into: &mut Vec<(String, u32)>) {
+    for (id, _) in lies_in.iter().filter(|(_, its)| *its == container) {
+        into.push((id.clone(), depth));
+        expected(lies_in, id, depth + 1, into);
+    }
+}
+
+/// Returns all pages, and calls `between` after each but the last.
+fn pages(rows: &Connection, top: &str, count: usize, mut between: impl FnMut()) -> Vec<(String, u32)> {
+    let (mut all, mut after) = (Vec::new(), Vec::new());
+    loop {
+        let Page { objects, next } = below(rows, top, &after, count).unwrap();
+        assert!(objects.len() <= count);
+        all.extend(objects.into_iter().map(|object| (object.id, object.depth)));
+        let Some(next) = next else { return all };
+        after = next;
+        between();
+    }
+}
+
+#[test]
+fn a_recursive_list_has_each_thing_followed_by_what_lies_in_it_in_pages_of_any_size() {
+    let mut random = fastrand::Rng::with_seed(3);
+    for round in 0..20 {
+        let rows = tables();
+        let mut lies_in = BTreeMap::new();
+        for number in 0..60 {
+            // Only in an earlier object, so there is no cycle. A few objects have no container.
+            let container = random.usize(0..=number);
+            let container = if container == 0 { "top".to_owned() } else { format!("o-{:02}", container - 1) };
+            let id = format!("o-{number:02}");
+            if random.u8(..10) == 0 {
+                put(&rows, &id, None);
+            } else {
+                put(&rows, &id, Some(&container));
+                lies_in.insert(id, container);
+            }
+        }
+        let mut all = Vec::new();
+        expected(&lies_in, "top", 1, &mut all);
+        for count in [1, 2, 7, 1000] {
+            assert_eq!(pages(&rows, "top", count, || {}), all, "round {round}, pages of {count}");
+        }
+    }
+}
+
+#[test]
+fn what_stays_where_it_is_is_listed_once_whatever_moves_between_two_pages() {
+    let mut random = fastrand::Rng::with_seed(4);
+    let boxes: Vec<String> = (0..8).map(|number| format!("box-{number}")).collect();
+    for _ in 0..30 {
+        let rows = tables();
+        let mut staying = BTreeSet::new();
+        for id in &boxes {
+            put(&rows, id, Some("top"));
+            staying.insert(id.clone());
+        }
+        for number in 0..80 {
+            let id = format!("coin-{number}");
+            put(&rows, &id, Some(&boxes[number % boxes.len()]));
+            if number % 2 == 0 {
+                staying.insert(id);
+            }
+        }
+        let move_some = || {
+            for _ in 0..10 {
+                let id = format!("coin-{}", random.usize(0..40) * 2 + 1);
+                match random.usize(0..10) {
+                    0 => _ = rows.execute("DELETE FROM game_objects WHERE id = ?1", [&id]).unwrap(),
+                    1 => put(&rows, &id, None),
+                    2 => put(&rows, &id, Some("coin-0")),
+                    other => put(&rows, &id, Some(&boxes[other % boxes.len()])),
+                }
+            }
+        };
+        let listed = pages(&rows, "top", 5, move_some);
+        let of_staying: Vec<_> = listed.iter().map(|(id, _)| id).filter(|id| staying.contains(*id)).collect();
+        assert_eq!(of_staying.len(), staying.len());
+        assert_eq!(of_staying.into_iter().collect::<BTreeSet<_>>().len(), staying.len());
+    }
+}
+
+#[test]
+fn nothing_of_what_lies_in_a_thing_that_has_left_is_listed_any_more() {
+    let rows = tables();
+    for (id, container) in [("box", "top"), ("coin-1", "box"), ("coin-2", "box"), ("door", "top")] {
+        put(&rows, id, Some(container));
+    }
+    let listed = pages(&rows, "top", 2, || put(&rows, "box", Some("elsewhere")));
+    assert_eq!(listed, [("box".to_owned(), 1), ("coin-1".to_owned(), 2), ("door".to_owned(), 1)]);
+}
+
+#[test]
+fn a_circle_ends_where_it_began() {
+    let rows = tables();
+    put(&rows, "a", Some("b"));
+    put(&rows, "b", Some("a"));
+    let listed = pages(&rows, "a", 1, || {});
+    assert_eq!(listed, [("b".to_owned(), 1), ("a".to_owned(), 2)]);
+}
+
+/// A page reads only what it returns, as the step count of SQLite shows.
+#[test]
+fn a_page_costs_the_same_however_much_lies_below() {
+    let steps = |things: usize| {
+        let mut rows = tables();
+        for number in 0..things {
+            put(&rows, &format!("t-{number:06}"), Some(if number % 2 == 0 { "top" } else { "t-000000" }));
+        }
+        let looked = std::sync::Arc::new(std::sync::atomic::AtomicU64::new(0));
+        let counting = looked.clone();
+        let count = move || {
+            counting.fetch_add(1, std::sync::atomic::Ordering::Relaxed);
+            false
+        };
+        rows.progress_handler(100, Some(count)).unwrap();
+        assert_eq!(below(&rows, "top", &[], 100).unwrap().objects.len(), 100);
+        looked.load(std::sync::atomic::Ordering::Relaxed)
+    };
+    let (few, many) = (steps(1_000), steps(28_000));
+    assert!(many <= few + few / 10 + 1, "{few} and {many} hundred steps");
+}
