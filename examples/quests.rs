@@ -14,7 +14,7 @@ use aethyr_event_store::{
         AppendEventsRequest, LoadEventsRequest, NewEvent, RecordedEvent,
         event_store_service_client::EventStoreServiceClient, new_event, recorded_event,
     },
-    server::{self, Options},
+    server::{self, ServerOptions},
     world::read_models::projections::{self, ProjectedEvent, Projection},
 };
 use rusqlite::{Connection, params};
@@ -204,10 +204,10 @@ async fn main() -> ExitCode {
         let loaded = Config::load(None, std::env::vars()).map_err(|error| error.to_string())?;
         let listener =
             TcpListener::bind(loaded.config.server.listen).await.map_err(|error| error.to_string())?;
-        let options = Options {
+        let options = ServerOptions {
             config_file: loaded.file.unwrap_or_default(),
             projections: all_projections,
-            ..Options::default()
+            ..ServerOptions::default()
         };
         let interrupted = async { _ = tokio::signal::ctrl_c().await };
         server::run(loaded.config, options, listener, interrupted).await.map_err(|error| error.to_string())

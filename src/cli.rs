@@ -14,14 +14,14 @@ use clap::{Parser, Subcommand};
 use tokio::runtime::Runtime;
 
 use crate::{
-    config::{Config, Loaded, Warning},
+    config::{Config, LoadedConfig, Warning},
     log,
     printable::escaped,
-    server::Options,
+    server::ServerOptions,
     telemetry,
 };
 
-mod asking;
+mod client;
 mod health;
 mod import;
 mod init;
@@ -38,23 +38,25 @@ const EXIT_USAGE: u8 = 64;
 #[derive(Debug, Parser)]
 #[command(name = "aethyr-event-store", version)]
 struct Arguments {
-    /// Configuration file [default: conf/server.yml, then server.yml in $XDG_CONFIG_HOME/aethyr-event-store,
-    /// then in /etc/aethyr-event-store]
+    /// Configuration file [default: conf/server.yml, then server.yml in
+    /// $XDG_CONFIG_HOME/aethyr-event-store, then in /etc/aethyr-event-store]
     #[arg(long, global = true, value_name = "FILE")]
     config: Option<PathBuf>,
     #[command(subcommand)]
-    command: Option<Command>,
+    command: Option<CliCommand>,
 }
 
 #[derive(Debug, Subcommand)]
-enum Command {
+enum CliCommand {
     /// Run the service (default command)
     Serve {
-        /// Claim the ImmuDB database although its last writer did not release it. Only use this if that
-        /// writer is gone permanently: if it still runs, its pending events are lost to this history
+        /// Claim the ImmuDB database although its last writer did not release it. Only use this if
+        /// that writer is gone permanently: if it still runs, its pending events are lost to this
+        /// history
         #[arg(long)]
         take_over: bool,
-        /// Accept the clock of this machine although it does not fit the newest event or ImmuDB's clock
+        /// Accept the clock of this machine although it does not fit the newest event or ImmuDB's
+        /// clock
         #[arg(long)]
         accept_clock: bool,
     },
@@ -72,44 +74,46 @@ enum Command {
         #[arg(long, default_value = "")]
         service: String,
         #[command(flatten)]
-        at: asking::Service,
+        at: client::ServiceArgs,
     },
     /// Asks a running service about its events and its world, or has it change them.
     #[command(flatten)]
-    Ask(asking::Ask),
-    /// Append event files (a copy of storage/events) to the local log. Everything that ImmuDB has is copied
-    /// first. The service must be stopped
+    Client(client::ClientCommand),
+    /// Append event files (a copy of storage/events) to the local log. Everything that ImmuDB has
+    /// is copied first. The service must be stopped
     Import {
         /// Directory with the event files, in the layout of storage/events
         folder: PathBuf,
-        /// Do not contact ImmuDB. Only use this if ImmuDB has no event that both the local log and the files
-        /// lack
+        /// Do not contact ImmuDB. Only use this if ImmuDB has no event that both the local log and
+        /// the files lack
         #[arg(long)]
         without_immudb: bool,
         /// Claim the ImmuDB database although its last writer did not release it
         #[arg(long)]
         take_over: bool,
     },
-    /// Check the local log and repair damage from ImmuDB and the event files. The damaged log is kept next to
-    /// the repaired one. The service must be stopped
+    /// Check the local log and repair damage from ImmuDB and the event files. The damaged log is
+    /// kept next to the repaired one. The service must be stopped
     Repair {
         /// If events cannot be recovered from anywhere: discard everything from the damage on
         #[arg(long)]
         discard_after_damage: bool,
     },
-    /// List or export pending events: local events that ImmuDB does not have. The service must be stopped
+    /// List or export pending events: local events that ImmuDB does not have. The service must be
+    /// stopped
     Pending {
         #[command(subcommand)]
         what: PendingCommand,
     },
-    /// End STATE_SUSPECT or STATE_FENCED after the cause has been found. The service must be stopped
+    /// End STATE_SUSPECT or STATE_FENCED after the cause has been found. The service must be
+    /// stopped
     #[command(group(clap::ArgGroup::new("choice").required(true)))]
     Resolve {
         /// For an ImmuDB that lost events: replicate again everything that it lacks
         #[arg(long, group = "choice")]
         resend: bool,
-        /// For an ImmuDB with a different history: export the local events that do not fit into it, and
-        /// rename the local log. The next start restores the history from ImmuDB
+        /// For an ImmuDB with a different history: export the local events that do not fit into it,
+        /// and rename the local log. The next start restores the history from ImmuDB
         #[arg(long, group = "choice", requires = "export")]
         give_up_pending: bool,
         /// New or empty directory for the exported events
@@ -120,8 +124,8 @@ enum Command {
 
 #[derive(Debug, Subcommand)]
 enum PendingCommand {
-    /// List pending events (tab-separated: position, aggregate id, sequence number, event type, time, event
-    /// id), then compare with ImmuDB and print totals
+    /// List pending events (tab-separated: position, aggregate id, sequence number, event type,
+    /// time, event id), then compare with ImmuDB and print totals
     List {
         /// Do not contact ImmuDB; use the forwarded position recorded in the local log
         #[arg(long)]
@@ -146,8 +150,8 @@ pub fn main() -> ExitCode {
             return if error.use_stderr() { ExitCode::from(EXIT_USAGE) } else { ExitCode::SUCCESS };
         }
     };
-    let command = arguments.command.unwrap_or(Command::Serve { take_over: false, accept_clock: false });
-    if let Command::Init { folder } = &command {
+    let command = arguments.command.unwrap_or(CliCommand::Serve { take_over: false, accept_clock: false });
+    if let CliCommand::Init { folder } = &command {
         return init::write(folder);
     }
     let loaded = match Config::load(arguments.config.as_deref(), environment()) {
@@ -164,33 +168,34 @@ pub fn main() -> ExitCode {
     }
     permissions::restrict(&loaded.config);
     match command {
-        Command::Init { .. } => ExitCode::SUCCESS,
-        Command::Serve { take_over, accept_clock } => {
-            let options = Options { take_over, accept_clock, ..Options::default() };
+        CliCommand::Init { .. } => ExitCode::SUCCESS,
+        CliCommand::Serve { take_over, accept_clock } => {
+            let options = ServerOptions { take_over, accept_clock, ..ServerOptions::default() };
             serve::serve(loaded, options)
         }
-        Command::CheckConfig => check_config(&loaded),
-        Command::Health { service, at } => {
-            run(health::ask(asking::address(&loaded.config, at.address), service))
+        CliCommand::CheckConfig => check_config(&loaded),
+        CliCommand::Health { service, at } => {
+            run(health::ask(client::address(&loaded.config, at.address), service))
         }
-        Command::Ask(ask) => asking::ask(&loaded.config, ask),
-        Command::Import { folder, without_immudb, take_over } => {
-            let contact = if without_immudb { import::Contact::Skipped } else { import::Contact::First };
-            logged(&loaded, import::run(loaded.config.clone(), folder, contact, take_over))
+        CliCommand::Client(command) => client::run_command(&loaded.config, command),
+        CliCommand::Import { folder, without_immudb, take_over } => {
+            let restore =
+                if without_immudb { import::ImmudbRestore::Skipped } else { import::ImmudbRestore::First };
+            logged(&loaded, import::run(loaded.config.clone(), folder, restore, take_over))
         }
-        Command::Repair { discard_after_damage } => {
+        CliCommand::Repair { discard_after_damage } => {
             let loss = if discard_after_damage { repair::Loss::Accepted } else { repair::Loss::Refused };
             logged(&loaded, repair::run(loaded.config.clone(), loss))
         }
-        Command::Pending { what } => pending(&loaded, what),
-        Command::Resolve { give_up_pending: true, export: Some(folder), .. } => {
+        CliCommand::Pending { what } => pending(&loaded, what),
+        CliCommand::Resolve { give_up_pending: true, export: Some(folder), .. } => {
             logged(&loaded, resolve::give_up(loaded.config.clone(), &folder))
         }
-        Command::Resolve { .. } => logged(&loaded, resolve::resend(loaded.config.clone())),
+        CliCommand::Resolve { .. } => logged(&loaded, resolve::resend(loaded.config.clone())),
     }
 }
 
-impl Command {
+impl CliCommand {
     fn uses_storage(&self) -> bool {
         match self {
             Self::Serve { .. }
@@ -198,7 +203,7 @@ impl Command {
             | Self::Repair { .. }
             | Self::Pending { .. }
             | Self::Resolve { .. } => true,
-            Self::Init { .. } | Self::CheckConfig | Self::Health { .. } | Self::Ask(_) => false,
+            Self::Init { .. } | Self::CheckConfig | Self::Health { .. } | Self::Client(_) => false,
         }
     }
 }
@@ -208,7 +213,7 @@ impl Command {
 /// Returns an error if there is no configuration file, or if there is no log in the configured
 /// directory but one where an earlier version would have looked. Otherwise the command would use an
 /// empty log in place of the existing one.
-fn may_use_storage(loaded: &Loaded) -> Result<(), String> {
+fn may_use_storage(loaded: &LoadedConfig) -> Result<(), String> {
     let absolute = |path: &Path| std::path::absolute(path).unwrap_or_else(|_| path.to_owned());
     for warning in &loaded.warnings {
         if let Warning::NoFile { looked_for } = warning {
@@ -240,13 +245,14 @@ fn refused(why: &str) -> ExitCode {
     ExitCode::from(EXIT_USAGE)
 }
 
-fn pending(loaded: &Loaded, what: PendingCommand) -> ExitCode {
-    let contact = |offline| if offline { pending::Contact::Offline } else { pending::Contact::Wanted };
+fn pending(loaded: &LoadedConfig, what: PendingCommand) -> ExitCode {
+    let mode =
+        |offline| if offline { pending::ComparisonMode::Offline } else { pending::ComparisonMode::Wanted };
     let config = loaded.config.clone();
     match what {
-        PendingCommand::List { offline } => logged(loaded, pending::list(config, contact(offline))),
+        PendingCommand::List { offline } => logged(loaded, pending::list(config, mode(offline))),
         PendingCommand::Export { folder, offline } => {
-            logged(loaded, pending::export(config, contact(offline), &folder))
+            logged(loaded, pending::export(config, mode(offline), &folder))
         }
     }
 }
@@ -265,7 +271,7 @@ fn say(line: &str) {
     let _ = writeln!(std::io::stderr(), "{}", escaped(line));
 }
 
-fn check_config(loaded: &Loaded) -> ExitCode {
+fn check_config(loaded: &LoadedConfig) -> ExitCode {
     use std::io::Write;
     for warning in &loaded.warnings {
         say(&format!("warning: {warning}"));
@@ -295,7 +301,7 @@ fn run(command: impl Future<Output = Result<(), String>>) -> ExitCode {
 
 /// Like `run`, but initializes logging first. For commands that use the storage, so that their
 /// actions are recorded in the log file.
-fn logged(loaded: &Loaded, command: impl Future<Output = Result<(), String>>) -> ExitCode {
+fn logged(loaded: &LoadedConfig, command: impl Future<Output = Result<(), String>>) -> ExitCode {
     match telemetry::init(&loaded.config.logging) {
         Ok(_guard) => run(command),
         Err(error) => {

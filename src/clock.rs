@@ -21,7 +21,7 @@ const TOLD_EVERY: Duration = Duration::from_secs(60 * 60);
 
 /// Both clocks at one moment, in nanoseconds.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-struct Reading {
+struct ClockReading {
     /// Since 1970.
     wall: i128,
     /// Since boot. It keeps running while the system sleeps.
@@ -34,7 +34,7 @@ const RUNNING: ClockId = ClockId::Boottime;
 #[cfg(not(target_os = "linux"))]
 const RUNNING: ClockId = ClockId::Monotonic;
 
-impl Reading {
+impl ClockReading {
     fn now() -> Self {
         let running = clock_gettime(RUNNING);
         let wall = SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, nanos);
@@ -61,14 +61,14 @@ fn seconds(nanos: i128) -> i64 {
 pub struct EventClock {
     /// Whether the operator has confirmed that the clock is right.
     accepted: bool,
-    inner: Mutex<Inner>,
+    inner: Mutex<ClockState>,
 }
 
 #[derive(Debug)]
-struct Inner {
+struct ClockState {
     jump_max: i128,
     /// The last time that the wall clock was trusted.
-    believed: Reading,
+    believed: ClockReading,
     /// Set while recorded times do not follow the wall clock.
     jumped: bool,
     /// The time of the newest event, if the wall clock was not plausible against it at startup.
@@ -76,7 +76,7 @@ struct Inner {
     newest: Option<i128>,
     /// The time of ImmuDB at the claim, if the wall clock was not plausible against it. It has the
     /// same effect.
-    immudb: Option<Reading>,
+    immudb: Option<ClockReading>,
     /// The time since boot when a problem was last logged.
     told: i128,
 }
@@ -88,19 +88,19 @@ pub struct Implausible;
 impl EventClock {
     /// Starts the clock. `newest` is the recorded time of the newest event.
     pub fn start(jump_max: Duration, newest: Option<Timestamp>, accepted: bool) -> Self {
-        Self::start_at(Reading::now(), jump_max, newest, accepted)
+        Self::start_at(ClockReading::now(), jump_max, newest, accepted)
     }
 
-    fn start_at(now: Reading, jump_max: Duration, newest: Option<Timestamp>, accepted: bool) -> Self {
+    fn start_at(now: ClockReading, jump_max: Duration, newest: Option<Timestamp>, accepted: bool) -> Self {
         let jump_max = nanos(jump_max);
         let newest = newest.filter(|_| !accepted).map(Timestamp::nanos_since_1970);
         let mut inner =
-            Inner { jump_max, believed: now, jumped: false, newest, immudb: None, told: now.running };
+            ClockState { jump_max, believed: now, jumped: false, newest, immudb: None, told: now.running };
         inner.doubt(now);
         Self { accepted, inner: Mutex::new(inner) }
     }
 
-    fn lock(&self) -> MutexGuard<'_, Inner> {
+    fn lock(&self) -> MutexGuard<'_, ClockState> {
         self.inner.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
@@ -109,13 +109,13 @@ impl EventClock {
     /// # Errors
     /// Returns an error if the time is not known. No event may then be recorded.
     pub fn time(&self) -> Result<Timestamp, Implausible> {
-        self.lock().time(Reading::now()).map(Timestamp::from_nanos_since_1970)
+        self.lock().time(ClockReading::now()).map(Timestamp::from_nanos_since_1970)
     }
 
     /// Compares the clock with the time at which ImmuDB has just committed the claim.
     pub fn compare(&self, immudb_seconds: i64) {
         if !self.accepted {
-            self.lock().compare(i128::from(immudb_seconds) * 1_000_000_000, Reading::now());
+            self.lock().compare(i128::from(immudb_seconds) * 1_000_000_000, ClockReading::now());
         }
     }
 
@@ -124,38 +124,38 @@ impl EventClock {
         let mut inner = self.lock();
         if inner.newest.is_some() {
             inner.newest = Some(newest.nanos_since_1970());
-            inner.doubt(Reading::now());
+            inner.doubt(ClockReading::now());
         }
     }
 
     /// Checks the wall clock even if no events come, and logs a problem with it once an hour.
     pub fn look(&self) {
-        self.lock().look(Reading::now());
+        self.lock().look(ClockReading::now());
     }
 
     /// Returns by how many seconds the wall clock differs from the expected time. Returns 0 while
     /// recorded times follow it.
     pub fn difference(&self) -> f64 {
-        self.lock().difference(Reading::now()).map_or(0.0, |difference| difference as f64 / 1e9)
+        self.lock().difference(ClockReading::now()).map_or(0.0, |difference| difference as f64 / 1e9)
     }
 
     /// Returns how many seconds a time is in the future, or 0 if it is not.
     pub fn ahead(&self, time: Timestamp) -> f64 {
-        let ahead = time.nanos_since_1970().saturating_sub(self.lock().present(Reading::now()));
+        let ahead = time.nanos_since_1970().saturating_sub(self.lock().present(ClockReading::now()));
         ahead.max(0) as f64 / 1e9
     }
 }
 
-impl Inner {
+impl ClockState {
     /// Returns how far the wall clock is from the time that it would show if it had not been set.
     /// Returns `None` if the difference is within the limit.
-    fn jump(&self, now: Reading) -> Option<i128> {
+    fn jump(&self, now: ClockReading) -> Option<i128> {
         let difference = now.wall.saturating_sub(self.believed.wall_at(now.running));
         (difference.abs() > self.jump_max).then_some(difference)
     }
 
     /// Returns the best estimate of the current time.
-    fn present(&self, now: Reading) -> i128 {
+    fn present(&self, now: ClockReading) -> i128 {
         match self.jump(now) {
             Some(_) if !self.is_doubted() => self.believed.wall_at(now.running),
             _ => now.wall,
@@ -167,7 +167,7 @@ impl Inner {
     }
 
     /// Returns the reference that the wall clock contradicts, and the difference to it.
-    fn doubts(&self, now: Reading) -> Option<(&'static str, i128)> {
+    fn doubts(&self, now: ClockReading) -> Option<(&'static str, i128)> {
         let newest = self.newest.and_then(|newest| {
             let since = now.wall.saturating_sub(newest);
             (since < -self.jump_max || since > nanos(REST_MAX)).then_some(("the newest event", since))
@@ -179,13 +179,13 @@ impl Inner {
         newest.or(immudb)
     }
 
-    fn difference(&self, now: Reading) -> Option<i128> {
+    fn difference(&self, now: ClockReading) -> Option<i128> {
         if self.is_doubted() { self.doubts(now).map(|(_, difference)| difference) } else { self.jump(now) }
     }
 
     /// Logs an error if the wall clock contradicts `newest` or `immudb`. Forgets both if it does
     /// not.
-    fn doubt(&mut self, now: Reading) {
+    fn doubt(&mut self, now: ClockReading) {
         match self.doubts(now) {
             Some((reference, difference)) => {
                 tell(reference, difference);
@@ -195,7 +195,7 @@ impl Inner {
         }
     }
 
-    fn compare(&mut self, immudb: i128, now: Reading) {
+    fn compare(&mut self, immudb: i128, now: ClockReading) {
         let fits = |time: i128| time.saturating_sub(immudb).abs() <= self.jump_max;
         if self.jumped && fits(self.believed.wall_at(now.running)) {
             return;
@@ -206,13 +206,13 @@ impl Inner {
             return;
         }
         if !fits(now.wall) {
-            self.immudb = Some(Reading { wall: immudb, running: now.running });
+            self.immudb = Some(ClockReading { wall: immudb, running: now.running });
             self.doubt(now);
         }
     }
 
     /// Follows the wall clock, or detects that it cannot be followed.
-    fn observe(&mut self, now: Reading) -> Result<(), Implausible> {
+    fn observe(&mut self, now: ClockReading) -> Result<(), Implausible> {
         if self.is_doubted() {
             if self.doubts(now).is_some() {
                 return Err(Implausible);
@@ -240,13 +240,13 @@ impl Inner {
         Ok(())
     }
 
-    fn time(&mut self, now: Reading) -> Result<i128, Implausible> {
+    fn time(&mut self, now: ClockReading) -> Result<i128, Implausible> {
         self.observe(now)?;
         Ok(self.present(now))
     }
 
     /// Checks the wall clock. Returns whether a problem was logged.
-    fn look(&mut self, now: Reading) -> bool {
+    fn look(&mut self, now: ClockReading) -> bool {
         let known = self.observe(now);
         if (known.is_ok() && !self.jumped) || now.running.saturating_sub(self.told) < nanos(TOLD_EVERY) {
             return false;
@@ -280,18 +280,18 @@ mod tests {
     const YEAR: i128 = 365 * 24 * HOUR;
     const JUMP_MAX: Duration = Duration::from_secs(3600);
     /// A time in 2026.
-    const START: Reading = Reading { wall: 1_790_000_000 * 1_000_000_000, running: 5 * HOUR };
+    const START: ClockReading = ClockReading { wall: 1_790_000_000 * 1_000_000_000, running: 5 * HOUR };
 
     /// Returns a reading taken `running` after the start, with a wall clock moved by `set`.
-    fn later(running: i128, set: i128) -> Reading {
-        Reading { wall: START.wall + running + set, running: START.running + running }
+    fn later(running: i128, set: i128) -> ClockReading {
+        ClockReading { wall: START.wall + running + set, running: START.running + running }
     }
 
     fn at(nanos: i128) -> Option<Timestamp> {
         Some(Timestamp::from_nanos_since_1970(nanos))
     }
 
-    fn started(newest: Option<Timestamp>) -> Inner {
+    fn started(newest: Option<Timestamp>) -> ClockState {
         EventClock::start_at(START, JUMP_MAX, newest, false).inner.into_inner().unwrap()
     }
 
@@ -397,7 +397,7 @@ mod tests {
     }
 
     #[test]
-    fn a_history_that_was_copied_says_anew_what_fits() {
+    fn a_restored_history_determines_again_what_fits() {
         let long_ago = Timestamp::now().nanos_since_1970() - 2 * YEAR;
         let clock = EventClock::start(JUMP_MAX, at(long_ago), false);
         assert_eq!(clock.time(), Err(Implausible));

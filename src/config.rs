@@ -21,8 +21,8 @@ mod environment;
 mod folders;
 pub(crate) mod fuzzing;
 mod keys;
+mod locations;
 mod log_filter;
-mod places;
 mod sections;
 #[cfg(test)]
 mod tests;
@@ -52,7 +52,7 @@ pub struct Config {
 }
 
 #[derive(Debug)]
-pub struct Loaded {
+pub struct LoadedConfig {
     pub config: Config,
     /// The file that was read, or `None` if no file was found and the defaults apply.
     pub file: Option<PathBuf>,
@@ -122,14 +122,14 @@ impl Config {
     pub fn load(
         file: Option<&Path>,
         environment: impl Iterator<Item = (String, String)>,
-    ) -> Result<Loaded, ConfigError> {
+    ) -> Result<LoadedConfig, ConfigError> {
         let environment: Vec<(String, String)> = environment.collect();
         match file {
             Some(path) => {
                 let values = parse(path, &read(path)?)?;
                 resolve(Some(path), values, Vec::new(), environment)
             }
-            None => load_first(places::candidates(&environment), environment),
+            None => load_first(locations::candidates(&environment), environment),
         }
     }
 
@@ -140,7 +140,10 @@ impl Config {
     }
 }
 
-fn load_first(candidates: Vec<PathBuf>, environment: Vec<(String, String)>) -> Result<Loaded, ConfigError> {
+fn load_first(
+    candidates: Vec<PathBuf>,
+    environment: Vec<(String, String)>,
+) -> Result<LoadedConfig, ConfigError> {
     let is_missing = |kind| matches!(kind, io::ErrorKind::NotFound | io::ErrorKind::NotADirectory);
     for (number, path) in candidates.iter().enumerate() {
         // The user's directory may be inaccessible: `HOME` may be that of another user, or of no
@@ -163,7 +166,7 @@ fn resolve(
     mut values: Mapping,
     mut warnings: Vec<Warning>,
     mut environment: Vec<(String, String)>,
-) -> Result<Loaded, ConfigError> {
+) -> Result<LoadedConfig, ConfigError> {
     warnings.extend(aethyr::rename_keys(&mut values));
     warnings.extend(aethyr::rename_variables(&mut environment));
     let overrides = environment::apply(&mut values, environment.into_iter())?;
@@ -172,7 +175,7 @@ fn resolve(
     let of_variable = |error: ConfigError| error.of_variable(&overrides.variables);
     let mut config = keys::check(&values).and_then(|()| typed(values)).map_err(of_variable)?;
     let given = config.event_sourcing.log_path.clone();
-    if let Some(start) = path.and_then(places::start_of_paths) {
+    if let Some(start) = path.and_then(locations::start_of_paths) {
         config.start_paths_at(&start);
     }
     let former_log_path = (given != config.event_sourcing.log_path).then_some(given);
@@ -180,7 +183,7 @@ fn resolve(
     if !config.event_sourcing.enabled {
         warnings.push(Warning::EventSourcingDisabled);
     }
-    Ok(Loaded { config, file: path.map(Path::to_owned), former_log_path, warnings })
+    Ok(LoadedConfig { config, file: path.map(Path::to_owned), former_log_path, warnings })
 }
 
 fn read(path: &Path) -> Result<String, ConfigError> {

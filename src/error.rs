@@ -28,7 +28,7 @@ pub enum StoreError {
     NoSnapshot(AggregateId),
     /// The service is in a state that does not allow the call, and a retry does not help.
     #[error(transparent)]
-    Precondition(#[from] Precondition),
+    Precondition(#[from] FailedPrecondition),
     #[error("{limit}: {}", reached(*max, *share))]
     Full {
         limit: Limit,
@@ -45,8 +45,8 @@ pub enum StoreError {
     /// Stored data cannot be read back as it was written.
     #[error("{0}")]
     Damaged(String),
-    /// A bug: a task of the service panicked. The text says what it was doing. The outcome of a write
-    /// is not known.
+    /// A bug: a task of the service panicked. The text says what it was doing. The outcome of a
+    /// write is not known.
     #[error("internal error: {0} panicked; see standard error of the service")]
     Internal(&'static str),
 }
@@ -62,7 +62,7 @@ pub enum Conflict {
 
 /// A state of the service or of its input that only an operator or a different request can change.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-pub enum Precondition {
+pub enum FailedPrecondition {
     #[error("{aggregate}: the snapshot has sequence number {snapshot}, but the last event has {last}")]
     SnapshotAhead { aggregate: AggregateId, snapshot: SequenceNumber, last: SequenceNumber },
     #[error("event sourcing is disabled; set event_sourcing.enabled to true in {file}")]
@@ -196,10 +196,10 @@ impl StoreError {
         match self {
             Self::Invalid { .. } | Self::Conflict(_) | Self::NoSnapshot(_) => false,
             Self::Precondition(precondition) => match precondition {
-                Precondition::SnapshotAhead { .. }
-                | Precondition::EventSourcingDisabled { .. }
-                | Precondition::HistoryChanged(_) => false,
-                Precondition::Fenced | Precondition::LocalLogFailed => true,
+                FailedPrecondition::SnapshotAhead { .. }
+                | FailedPrecondition::EventSourcingDisabled { .. }
+                | FailedPrecondition::HistoryChanged(_) => false,
+                FailedPrecondition::Fenced | FailedPrecondition::LocalLogFailed => true,
             },
             Self::Full { .. }
             | Self::Unavailable(_)
@@ -215,9 +215,11 @@ impl StoreError {
         match self {
             Self::Invalid { .. } | Self::Conflict(_) | Self::NoSnapshot(_) => None,
             Self::Precondition(precondition) => match precondition {
-                Precondition::SnapshotAhead { .. } | Precondition::HistoryChanged(_) => None,
-                Precondition::EventSourcingDisabled { .. } => Some((precondition.reason(), Severity::Limit)),
-                Precondition::Fenced | Precondition::LocalLogFailed => {
+                FailedPrecondition::SnapshotAhead { .. } | FailedPrecondition::HistoryChanged(_) => None,
+                FailedPrecondition::EventSourcingDisabled { .. } => {
+                    Some((precondition.reason(), Severity::Limit))
+                }
+                FailedPrecondition::Fenced | FailedPrecondition::LocalLogFailed => {
                     Some((precondition.reason(), Severity::Failure))
                 }
             },
@@ -247,7 +249,7 @@ impl StoreError {
     }
 }
 
-impl Precondition {
+impl FailedPrecondition {
     /// Returns the reason for `ErrorInfo`.
     pub fn reason(&self) -> &'static str {
         match self {

@@ -52,7 +52,7 @@ pub struct RecordedEvent {
     pub append: AppendBounds,
     /// The digest of the data that the client sent.
     pub digest: ContentDigest,
-    pub hash: Hash,
+    pub hash: ChainHash,
 }
 
 /// The state of an aggregate after one of its events, as computed by the game.
@@ -65,7 +65,7 @@ pub struct Snapshot {
     pub metadata: BTreeMap<String, String>,
     pub recorded_at: Timestamp,
     /// The chain hash of the last event that the snapshot includes.
-    pub event_hash: Hash,
+    pub event_hash: ChainHash,
 }
 
 /// The contents of an event or a snapshot. They are never interpreted, except to check that JSON is
@@ -272,9 +272,9 @@ impl fmt::Display for Position {
 /// A chain hash: SHA-256 over the previous chain hash and the event's record. Its 32 bytes identify
 /// the whole history up to that event.
 #[derive(Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
-pub struct Hash(pub [u8; 32]);
+pub struct ChainHash(pub [u8; 32]);
 
-impl Hash {
+impl ChainHash {
     /// The chain hash before the first event.
     pub const START: Self = Self([0; 32]);
 
@@ -293,13 +293,13 @@ impl Hash {
     }
 }
 
-impl fmt::Display for Hash {
+impl fmt::Display for ChainHash {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(&hex::encode(self.0))
     }
 }
 
-impl fmt::Debug for Hash {
+impl fmt::Debug for ChainHash {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         fmt::Display::fmt(self, f)
     }

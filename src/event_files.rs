@@ -26,7 +26,7 @@ use crate::{
         record::{self, ReplicationMark},
     },
     history::{History, HistoryError},
-    index::Patience,
+    index::WaitMode,
     log::{Cursor, Frame, Tip},
     replication::{state::State, status::ReplicationStatus},
     storage::StorageError,
@@ -37,7 +37,7 @@ pub mod folder;
 pub mod format;
 mod restart;
 
-use folder::{Existing, Folder};
+use folder::{EventFolder, Existing};
 use restart::in_a_thread;
 
 /// The state of the files as seen by other modules.
@@ -98,8 +98,8 @@ impl EventFiles {
     pub fn refuse_without_log(config: &EventSourcingConfig, log_ends: Position) -> Result<(), StorageError> {
         let path = config.storage_path.display().to_string();
         let io_error = |source| StorageError::EventFiles { path: path.clone(), source };
-        if log_ends == Position(0) && Folder::new(&config.storage_path).has_events().map_err(io_error)? {
-            return Err(if Folder::new(&config.storage_path).is_of_aethyr().map_err(io_error)? {
+        if log_ends == Position(0) && EventFolder::new(&config.storage_path).has_events().map_err(io_error)? {
+            return Err(if EventFolder::new(&config.storage_path).is_of_aethyr().map_err(io_error)? {
                 StorageError::EventFilesOfAethyr { path }
             } else {
                 StorageError::EventFilesWithoutLog { path }
@@ -110,7 +110,7 @@ impl EventFiles {
 
     /// Returns whether there is certainly no event file.
     pub fn are_none(config: &EventSourcingConfig) -> bool {
-        Folder::new(&config.storage_path).has_events().is_ok_and(|any| !any)
+        EventFolder::new(&config.storage_path).has_events().is_ok_and(|any| !any)
     }
 
     /// Starts the thread. The future resolves when the thread has ended, after `stopping` is
@@ -136,8 +136,8 @@ impl EventFiles {
         });
         let (folder, files_max, shared) =
             (config.storage_path.clone(), config.event_files_max, files.clone());
-        let writer = move || Writer {
-            folder: Folder::new(&folder),
+        let writer = move || EventFileWriter {
+            folder: EventFolder::new(&folder),
             files_max,
             history: history.clone(),
             replication: replication.clone(),
@@ -158,14 +158,14 @@ impl EventFiles {
 
 /// An existing file.
 #[derive(Debug)]
-enum Written {
+enum WrittenFile {
     Event { aggregate: AggregateId, sequence: SequenceNumber, position: Position },
     Snapshot { aggregate: AggregateId, number: u64 },
 }
 
 /// The state owned by the thread.
-struct Writer {
-    folder: Folder,
+struct EventFileWriter {
+    folder: EventFolder,
     files_max: u64,
     history: History,
     replication: Arc<ReplicationStatus>,
@@ -175,21 +175,21 @@ struct Writer {
     cursor: Option<Cursor>,
     written_to: Position,
     /// In log order.
-    written: VecDeque<Written>,
+    written: VecDeque<WrittenFile>,
     /// Event files after a gap left by a crash, by position, until the gap is closed.
     behind: VecDeque<(Position, AggregateId, SequenceNumber)>,
     /// The newest file of each aggregate. Its removal also removes the aggregate's directory.
     newest_of: HashMap<AggregateId, SequenceNumber>,
 }
 
-impl Writer {
+impl EventFileWriter {
     /// About how many files one pass removes or writes. Between passes, the thread checks whether
     /// to stop.
     const FILES_AT_ONCE: usize = 256;
 
     fn run(mut self, handle: &Handle, mut tip: watch::Receiver<Tip>, stopping: &CancellationToken) {
-        threads::lowest();
-        if let Err(error) = self.take_stock() {
+        threads::lower_priority();
+        if let Err(error) = self.scan_files() {
             warn!(%error, "cannot scan the event files; files of an earlier run are not removed");
         }
         let mut forwarded = self.replication.watch_forwarded();
@@ -236,10 +236,10 @@ impl Writer {
 
     fn count(&self, forwarded: ReplicationMark) {
         let first = self.written.iter().find_map(|written| match written {
-            Written::Event { position, .. } => Some(position.0.saturating_sub(1)),
-            Written::Snapshot { .. } => None,
+            WrittenFile::Event { position, .. } => Some(position.0.saturating_sub(1)),
+            WrittenFile::Snapshot { .. } => None,
         });
-        let is_over = |written: &&Written| written.is_over(forwarded);
+        let is_over = |written: &&WrittenFile| written.is_over(forwarded);
         let snapshots = self.written.iter().take_while(is_over).filter(|written| written.is_a_snapshot());
         self.shared.snapshots_over.store(snapshots.count() as u64, Ordering::Release);
         self.shared.cleared_to.store(first.unwrap_or(self.written_to.0), Ordering::Release);
@@ -261,14 +261,14 @@ impl Writer {
             && self.written.front().is_some_and(|file| file.is_over(forwarded))
         {
             match self.written.front() {
-                Some(Written::Event { aggregate, sequence, .. }) => {
+                Some(WrittenFile::Event { aggregate, sequence, .. }) => {
                     self.folder.remove_event(aggregate, *sequence)?;
                     if self.newest_of.get(aggregate) == Some(sequence) {
                         self.folder.remove_aggregate(aggregate)?;
                         self.newest_of.remove(aggregate);
                     }
                 }
-                Some(Written::Snapshot { aggregate, number }) => {
+                Some(WrittenFile::Snapshot { aggregate, number }) => {
                     // A newer snapshot may have replaced the file.
                     let newer =
                         self.written.iter().skip(1).any(|file| file.is_snapshot_of(aggregate, *number));
@@ -350,7 +350,7 @@ impl Writer {
 
     fn remember_event(&mut self, aggregate: AggregateId, sequence: SequenceNumber, position: Position) {
         self.will_be_newest(&aggregate, sequence);
-        self.written.push_back(Written::Event { aggregate, sequence, position });
+        self.written.push_back(WrittenFile::Event { aggregate, sequence, position });
         self.written_to = position;
     }
 
@@ -380,19 +380,19 @@ impl Writer {
         self.folder.write_snapshot(snapshot)?;
         // The file has replaced the previous snapshot of the aggregate.
         self.written.retain(|file| !file.is_snapshot_of(&aggregate, 0));
-        self.written.push_back(Written::Snapshot { aggregate, number });
+        self.written.push_back(WrittenFile::Snapshot { aggregate, number });
         Ok(true)
     }
 
     /// Examines the files of an earlier run. Files whose events ImmuDB has will be removed, files
     /// whose events it lacks are kept, and files whose events are not in the log are left alone.
-    fn take_stock(&mut self) -> Result<(), PassError> {
+    fn scan_files(&mut self) -> Result<(), PassError> {
         self.folder.sweep()?;
         let forwarded = self.replication.view().forwarded;
         let mut waiting = Vec::new();
         let mut foreign = 0u64;
         for path in self.folder.event_paths()? {
-            let found = Folder::read_event(&path).ok().flatten();
+            let found = EventFolder::read_event(&path).ok().flatten();
             let Some(event) = found.filter(|event| self.is_in_log(event).unwrap_or(false)) else {
                 foreign += 1;
                 continue;
@@ -405,7 +405,7 @@ impl Writer {
         }
         waiting.sort_unstable();
         self.take_up(waiting.into(), forwarded.position);
-        self.take_stock_of_snapshots()
+        self.scan_snapshots()
     }
 
     /// Takes over existing files. Only those that continue the forwarded position without a gap
@@ -420,7 +420,7 @@ impl Writer {
         }
         let over = waiting.partition_point(|(position, ..)| *position <= forwarded);
         for (position, aggregate, sequence) in waiting.drain(..over) {
-            self.written.push_back(Written::Event { aggregate, sequence, position });
+            self.written.push_back(WrittenFile::Event { aggregate, sequence, position });
         }
         (self.written_to, self.behind) = (forwarded, waiting);
         self.close_gap(Position(0));
@@ -428,12 +428,12 @@ impl Writer {
 
     /// Takes over snapshot files. The number of a file's snapshot is not known, so the file is
     /// removed when ImmuDB has all snapshots that exist now.
-    fn take_stock_of_snapshots(&mut self) -> Result<(), PassError> {
+    fn scan_snapshots(&mut self) -> Result<(), PassError> {
         let number = self.history.index.complete().tip.snapshots;
         for path in self.folder.snapshot_paths()? {
             let snapshot = folder::read_file(&path).ok().filter(|bytes| self.is_snapshot_of_ours(bytes));
             if let Some(snapshot) = snapshot.and_then(|bytes| format::read_snapshot(&bytes)) {
-                self.written.push_back(Written::Snapshot { aggregate: snapshot.aggregate_id, number });
+                self.written.push_back(WrittenFile::Snapshot { aggregate: snapshot.aggregate_id, number });
             }
         }
         Ok(())
@@ -443,7 +443,7 @@ impl Writer {
     fn is_snapshot_of_ours(&self, bytes: &[u8]) -> bool {
         let Some(snapshot) = format::read_snapshot(bytes) else { return false };
         let index = &self.history.index;
-        let place = index.event_numbered(&snapshot.aggregate_id, snapshot.sequence, Patience::Waits);
+        let place = index.event_numbered(&snapshot.aggregate_id, snapshot.sequence, WaitMode::Waits);
         let event = place.ok().flatten().and_then(|place| self.history.event(place).ok());
         event.is_some_and(|event| event.hash == snapshot.event_hash)
     }
@@ -456,7 +456,7 @@ impl Writer {
     }
 }
 
-impl Written {
+impl WrittenFile {
     /// Returns whether ImmuDB has the contents of the file.
     fn is_over(&self, forwarded: ReplicationMark) -> bool {
         match self {

@@ -14,13 +14,13 @@ pub use crate::{
 };
 use crate::{
     event::{
-        Hash, Position, RecordedEvent, Snapshot,
+        ChainHash, Position, RecordedEvent, Snapshot,
         record::{self, StoredEvent},
     },
     event_files::format,
     immudb::{self, Transaction},
     replication::{
-        head::Head,
+        head::LogHead,
         restore::{self, Checked},
     },
 };
@@ -28,18 +28,18 @@ use crate::{
 /// Checks records as stored in the log and in ImmuDB.
 pub fn records(bytes: &[u8]) {
     let bytes = Bytes::copy_from_slice(bytes);
-    if let Ok(event) = record::decode(bytes.clone(), Hash::START) {
+    if let Ok(event) = record::decode(bytes.clone(), ChainHash::START) {
         let encoded = record::encode_recorded(&event);
-        let stored = StoredEvent::new(encoded.clone(), Hash::START).expect("a record of ours");
+        let stored = StoredEvent::new(encoded.clone(), ChainHash::START).expect("a record of ours");
         assert_eq!(stored.aggregate_id(), event.event.aggregate_id.as_str().as_bytes());
         assert_eq!(stored.aggregate_type(), event.event.aggregate_type.as_bytes());
         assert_eq!(stored.event_type(), event.event.event_type.as_bytes());
         assert_eq!(stored.correlation_id(), event.event.correlation_id.as_bytes());
         assert_eq!((stored.sequence, stored.position), (event.sequence, event.position));
         assert_eq!(stored.recorded_at, event.recorded_at);
-        assert_eq!(record::decode(encoded, Hash::START), Ok(event), "an event");
+        assert_eq!(record::decode(encoded, ChainHash::START), Ok(event), "an event");
     }
-    if let Ok(stored) = StoredEvent::new(bytes.clone(), Hash::START) {
+    if let Ok(stored) = StoredEvent::new(bytes.clone(), ChainHash::START) {
         let mut sent = Vec::new();
         stored.put_recorded(&mut sent);
         assert_eq!(sent.len(), stored.recorded_bytes());
@@ -56,7 +56,7 @@ pub fn records(bytes: &[u8]) {
 /// Checks event files, made from a file's text and from a record.
 pub fn event_files(bytes: &[u8]) {
     let record = Bytes::copy_from_slice(bytes);
-    let events = [format::read_event(bytes), record::decode(record.clone(), Hash::START).ok()];
+    let events = [format::read_event(bytes), record::decode(record.clone(), ChainHash::START).ok()];
     events.into_iter().flatten().for_each(event_file);
     let snapshots = [format::read_snapshot(bytes), record::decode_snapshot(record).ok()];
     snapshots.into_iter().flatten().for_each(snapshot_file);
@@ -77,21 +77,21 @@ fn snapshot_file(snapshot: Snapshot) {
 /// Checks ImmuDB's answers: errors, heads and transactions.
 pub fn immudb(bytes: &[u8]) {
     immudb::fuzzing::errors(bytes);
-    if let Some(head) = Head::decode(bytes) {
-        assert_eq!(Head::decode(&head.encode()), Some(head));
+    if let Some(head) = LogHead::decode(bytes) {
+        assert_eq!(LogHead::decode(&head.encode()), Some(head));
     }
     for transaction in immudb::fuzzing::transactions(bytes) {
-        copied(&transaction, Checked { position: Position(0), hash: Hash::START });
+        copied(&transaction, Checked { position: Position(0), hash: ChainHash::START });
         // The same with a log that ends just before the first event.
         let first = transaction.entries.iter().find_map(|(_, value)| event_of(value));
         if let Some(before) = first.and_then(|event| event.position.0.checked_sub(1)) {
-            copied(&transaction, Checked { position: Position(before), hash: Hash::START });
+            copied(&transaction, Checked { position: Position(before), hash: ChainHash::START });
         }
     }
 }
 
 fn event_of(value: &Bytes) -> Option<RecordedEvent> {
-    record::decode(value.clone(), Hash::START).ok()
+    record::decode(value.clone(), ChainHash::START).ok()
 }
 
 /// Checks that the appends restored from a transaction continue the checked history, event by

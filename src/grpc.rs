@@ -1,8 +1,8 @@
 //! The gRPC interface: translates between the wire and the store. No other code sees generated
 //! types.
 //!
-//! [`transport`] limits connections, calls and bytes. [`event_store`] and [`world`] decode requests
-//! and encode responses. [`status`] turns errors into statuses.
+//! [`transport`] limits connections, calls and bytes. `event_store` and `world` decode requests
+//! and encode responses. `status` turns errors into statuses.
 
 mod event_store;
 pub(crate) mod fuzzing;
@@ -15,8 +15,8 @@ mod violations;
 pub mod wire;
 mod world;
 
-pub use event_store::Service;
-pub use health::{HealthReporter, Serving};
+pub use event_store::EventStoreCalls;
+pub use health::{HealthReport, HealthReporter};
 pub use json_client::{Answers, ClientError, JsonClient};
 pub use transport::Bounds;
 pub use world::WorldCalls;

@@ -8,11 +8,13 @@ use std::{ops::RangeInclusive, sync::Arc};
 
 use crate::{
     event::{
-        AggregateId, Hash, Position, RecordedEvent, SequenceNumber, Snapshot,
+        AggregateId, ChainHash, Position, RecordedEvent, SequenceNumber, Snapshot,
         record::{self, StoredEvent},
     },
-    index::{Direction, Index, IndexError, Patience},
-    log::{Cursor, Found, FoundRecord, LogOffset, ReadError, RecordAddress, RecordCursor, Segments, Tip},
+    index::{Direction, Index, IndexError, WaitMode},
+    log::{
+        Cursor, CursorItem, FoundRecord, LogOffset, ReadError, RecordAddress, RecordCursor, Segments, Tip,
+    },
 };
 
 /// Why stored data cannot be read back.
@@ -35,14 +37,14 @@ pub enum HistoryError {
 pub struct History {
     pub index: Arc<Index>,
     /// Whether index lookups by position wait for the rebuild of a damaged index file.
-    pub patience: Patience,
+    pub wait_mode: WaitMode,
     pub segments: Arc<Segments>,
 }
 
 /// The chain hash of an event, and the offset at which its append ends.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Located {
-    pub hash: Hash,
+pub struct EventLocation {
+    pub hash: ChainHash,
     pub append_end: LogOffset,
 }
 
@@ -115,7 +117,7 @@ impl History {
     /// # Errors
     /// Returns an error if the index is unusable.
     pub fn cursor_before(&self, position: Position) -> Result<Cursor, HistoryError> {
-        let (first, place) = self.index.frame_before(position, self.patience)?;
+        let (first, place) = self.index.frame_before(position, self.wait_mode)?;
         Ok(Cursor::at(self.segments.clone(), place, first))
     }
 
@@ -124,7 +126,7 @@ impl History {
     /// # Errors
     /// Returns an error if the index is unusable.
     pub fn records_before(&self, position: Position) -> Result<RecordCursor, HistoryError> {
-        let (first, place) = self.index.frame_before(position, self.patience)?;
+        let (first, place) = self.index.frame_before(position, self.wait_mode)?;
         Ok(RecordCursor::at(self.segments.clone(), place, first))
     }
 
@@ -133,12 +135,12 @@ impl History {
     ///
     /// # Errors
     /// Returns an error if there is no such event up to `tip`, or if it is damaged.
-    pub fn locate(&self, position: Position, tip: Tip) -> Result<Located, HistoryError> {
+    pub fn locate(&self, position: Position, tip: Tip) -> Result<EventLocation, HistoryError> {
         if position == Position(0) {
-            return Ok(Located { hash: Hash::START, append_end: LogOffset::START });
+            return Ok(EventLocation { hash: ChainHash::START, append_end: LogOffset::START });
         }
         let found = self.record_at(position, tip)?;
-        Ok(Located { hash: found.hash, append_end: found.append_end })
+        Ok(EventLocation { hash: found.hash, append_end: found.append_end })
     }
 
     /// Returns the event at `position`.
@@ -157,7 +159,7 @@ impl History {
     pub fn record_at(&self, position: Position, tip: Tip) -> Result<FoundRecord, HistoryError> {
         let mut records = self.records_before(position)?;
         while let Some(found) = records.find(tip.end)? {
-            let Found::Record(found) = found else { continue };
+            let CursorItem::Record(found) = found else { continue };
             if found.position > position {
                 break;
             }

@@ -14,8 +14,8 @@ mod transaction;
 
 pub use error::{Error, ErrorKind, SetError};
 pub use pages::TransactionPages;
-pub use session::{Session, Settings};
-pub use transaction::{Hash, Transaction, TxHeader, TxId, TxMetadata};
+pub use session::{Session, SessionSettings};
+pub use transaction::{Sha256Hash, Transaction, TxHeader, TxId, TxMetadata};
 
 use bytes::Bytes;
 
@@ -40,7 +40,7 @@ pub struct KeyValue {
 
 /// A value and the transaction that wrote it.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Entry {
+pub struct VersionedValue {
     pub value: Bytes,
     pub tx: TxId,
 }

@@ -19,7 +19,7 @@ use tokio_util::sync::CancellationToken;
 use tracing::warn;
 
 use crate::{
-    event::{AggregateId, EventId, Hash, Position, SequenceNumber, Timestamp, record::ReplicationMark},
+    event::{AggregateId, ChainHash, EventId, Position, SequenceNumber, Timestamp, record::ReplicationMark},
     log::{LogOffset, RecordAddress, Segments, Tip},
 };
 
@@ -27,32 +27,32 @@ mod entries;
 mod entry;
 mod error;
 mod folder;
-mod found;
 mod layers;
 mod memtable;
-mod mending;
 mod merge;
 pub mod rebuild;
+mod scan;
 mod source;
 mod table;
+mod table_rebuild;
 mod totals;
 mod upkeep;
 mod visit;
 
-pub use entries::{Entries, IndexedEvent, IndexedSnapshot};
-use entry::Run;
+pub use entries::{IndexBatch, IndexedEvent, IndexedSnapshot};
+use entry::EventRun;
 pub use entry::StoredId;
 pub use error::IndexError;
-use folder::Folder;
+use folder::IndexFolder;
 pub use folder::remove;
-pub use found::{Found, Seen};
 use layers::{Layer, Layers};
-use source::{Hashed, Source};
+pub use scan::{IndexScan, KnownLogEnd};
+use source::{EntrySource, Hashed};
 use table::{Seed, Table, TableError};
 pub use totals::Totals;
 pub use upkeep::Upkeep;
-pub use visit::Patience;
-use visit::goes_on;
+pub use visit::WaitMode;
+use visit::continue_if;
 
 /// What is known about an aggregate without reading its events.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -87,7 +87,7 @@ pub struct Complete {
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 struct Continued {
     position: Position,
-    hash: Hash,
+    hash: ChainHash,
 }
 
 impl Continued {
@@ -118,20 +118,20 @@ pub enum Direction {
 
 /// The index. Lookups are cheap and possible from any thread; one thread adds entries.
 pub struct Index {
-    folder: Folder,
+    folder: IndexFolder,
     segments: Arc<Segments>,
     seed: Seed,
-    options: Options,
+    options: IndexOptions,
     layers: RwLock<Layers>,
     /// The current heads of aggregates that were changed recently, or are about to be.
     heads: Cache<AggregateId, Head>,
     /// Files after a gap: the part of the log before them is in no file.
     later: Mutex<VecDeque<Arc<Table>>>,
     /// Held while a file is rebuilt.
-    mending: Mutex<()>,
+    rebuilding: Mutex<()>,
     /// Files that could not be rebuilt, with time and reason. The next attempt waits for a while.
     not_made: Mutex<HashMap<PathBuf, (Instant, IndexError)>>,
-    upkeep: upkeep::Signals,
+    upkeep: upkeep::UpkeepSignals,
     /// Cancels work that may take long.
     stop: CancellationToken,
     /// Layers before this offset belong to another index, which writes and merges them.
@@ -140,7 +140,7 @@ pub struct Index {
 
 /// How an index is kept.
 #[derive(Debug, Clone, Copy)]
-pub struct Options {
+pub struct IndexOptions {
     /// The maximum number of types that are counted by name.
     pub types_max: u64,
     /// The number of events in memory at which they are written to a file.
@@ -155,7 +155,7 @@ pub struct Options {
     pub writes: bool,
 }
 
-impl Options {
+impl IndexOptions {
     /// The number of events in a file that was written from memory.
     pub const FILE_EVENTS: usize = 64 * 1024;
     pub const BYTES_AT_ONCE: u64 = 16 * 1024 * 1024;
@@ -176,10 +176,10 @@ const HEADS_MAX: usize = 64 * 1024;
 
 impl Index {
     fn new(
-        folder: Folder,
+        folder: IndexFolder,
         segments: Arc<Segments>,
         seed: Seed,
-        options: Options,
+        options: IndexOptions,
         layers: Arc<[Layer]>,
         stop: CancellationToken,
     ) -> Self {
@@ -191,9 +191,9 @@ impl Index {
             layers: RwLock::new(Layers::of(layers)),
             heads: Cache::new(HEADS_MAX),
             later: Mutex::default(),
-            mending: Mutex::default(),
+            rebuilding: Mutex::default(),
             not_made: Mutex::default(),
-            upkeep: upkeep::Signals::default(),
+            upkeep: upkeep::UpkeepSignals::default(),
             stop,
             own_from: LogOffset::START,
         }
@@ -203,19 +203,19 @@ impl Index {
     /// index up to there. Once `stop` is cancelled, no file is rebuilt or merged.
     pub fn open(
         folder: &Path,
-        found: Found,
+        found: IndexScan,
         (segments, end): (Arc<Segments>, LogOffset),
-        options: Options,
+        options: IndexOptions,
         stop: &CancellationToken,
     ) -> Self {
-        let folder = Folder::new(folder, options);
-        let tables = found::of_this_log(found.tables, &segments, end);
-        let mut tables = found::of_its_history(&tables, &segments, end);
+        let folder = IndexFolder::new(folder, options);
+        let tables = scan::of_this_log(found.tables, &segments, end);
+        let mut tables = scan::of_its_history(&tables, &segments, end);
         if let Err(error) = folder.clear(&tables, &found.unopened) {
             warn!(%error, "cannot remove obsolete files from the index folder");
         }
         let seed = tables.first().map_or_else(Seed::random, |table| table.summary.seed);
-        let later = found::behind_the_first_gap(&mut tables);
+        let later = scan::behind_the_first_gap(&mut tables);
         let layers = tables.into_iter().map(Layer::File).collect();
         let index = Self::new(folder, segments, seed, options, layers, stop.clone());
         *index.later.lock().unwrap_or_else(PoisonError::into_inner) = later.into();
@@ -256,14 +256,14 @@ impl Index {
     /// # Errors
     /// Returns an error if a file cannot be used or rebuilt.
     pub fn head(&self, id: &AggregateId) -> Result<Option<Head>, IndexError> {
-        self.head_with(id, Patience::Waits)
+        self.head_with(id, WaitMode::Waits)
     }
 
     /// Returns the head of an aggregate.
     ///
     /// # Errors
     /// See [`Index::head`].
-    pub fn head_with(&self, id: &AggregateId, patience: Patience) -> Result<Option<Head>, IndexError> {
+    pub fn head_with(&self, id: &AggregateId, wait_mode: WaitMode) -> Result<Option<Head>, IndexError> {
         let remembered = {
             let _unmoved = self.layers();
             self.heads.get(id)
@@ -273,18 +273,18 @@ impl Index {
         }
         let aggregate = self.hashed_aggregate(id);
         self.visit(
-            patience,
+            wait_mode,
             || None,
             |found, source| {
                 *found = source::run_up_to(source, aggregate, u64::MAX)?.map(|run| run.head());
-                Ok(goes_on(found.is_none()))
+                Ok(continue_if(found.is_none()))
             },
         )
     }
 
     /// Looks up a head for the thread that adds entries, which is about to change it.
     fn head_to_change(&self, id: &AggregateId) -> Result<Option<Head>, IndexError> {
-        let head = self.head_with(id, Patience::AtOnce)?;
+        let head = self.head_with(id, WaitMode::AtOnce)?;
         // Only this thread adds to the cache, so this head is up to date.
         if let Some(head) = head.as_ref().filter(|_| self.heads.get(id).is_none()) {
             self.heads.insert(id.clone(), head.clone());
@@ -324,21 +324,21 @@ impl Index {
     /// # Errors
     /// Returns an error if a file cannot be used or rebuilt.
     pub fn event(&self, id: EventId) -> Result<Option<RecordAddress>, IndexError> {
-        Ok(self.event_with(id, Patience::Waits)?.map(|stored| stored.place))
+        Ok(self.event_with(id, WaitMode::Waits)?.map(|stored| stored.place))
     }
 
     /// Like [`Index::event`], with a part of the digest to rule out a match without a read.
     ///
     /// # Errors
     /// See [`Index::event`].
-    pub fn event_with(&self, id: EventId, patience: Patience) -> Result<Option<StoredId>, IndexError> {
+    pub fn event_with(&self, id: EventId, wait_mode: WaitMode) -> Result<Option<StoredId>, IndexError> {
         let event = Hashed { id, hash: self.seed.hash(id.as_bytes()) };
         self.visit(
-            patience,
+            wait_mode,
             || None,
             |found, source| {
                 *found = source::event(source, event)?;
-                Ok(goes_on(found.is_none()))
+                Ok(continue_if(found.is_none()))
             },
         )
     }
@@ -361,7 +361,7 @@ impl Index {
             Direction::Forwards => (*range.start(), range.start().saturating_add(steps).min(*range.end())),
             Direction::Backwards => (range.end().saturating_sub(steps).max(*range.start()), *range.end()),
         };
-        let mut places = self.places(aggregate, first..=last, Patience::Waits)?;
+        let mut places = self.places(aggregate, first..=last, WaitMode::Waits)?;
         if direction == Direction::Backwards {
             places.reverse();
         }
@@ -376,23 +376,23 @@ impl Index {
         &self,
         aggregate: &AggregateId,
         sequence: SequenceNumber,
-        patience: Patience,
+        wait_mode: WaitMode,
     ) -> Result<Option<RecordAddress>, IndexError> {
-        Ok(self.places(aggregate, sequence.0..=sequence.0, patience)?.first().copied())
+        Ok(self.places(aggregate, sequence.0..=sequence.0, wait_mode)?.first().copied())
     }
 
     fn places(
         &self,
         aggregate: &AggregateId,
         range: RangeInclusive<u64>,
-        patience: Patience,
+        wait_mode: WaitMode,
     ) -> Result<Vec<RecordAddress>, IndexError> {
         let aggregate = self.hashed_aggregate(aggregate);
-        let parts = self.visit(patience, Vec::new, |parts: &mut Vec<Vec<Run>>, source| {
+        let parts = self.visit(wait_mode, Vec::new, |parts: &mut Vec<Vec<EventRun>>, source| {
             let runs = source::runs(source, aggregate, *range.start(), *range.end())?;
             let reached = runs.iter().any(|run| run.first <= *range.start() && !run.places.is_empty());
             parts.push(runs);
-            Ok(goes_on(!reached))
+            Ok(continue_if(!reached))
         })?;
         let places = parts.into_iter().rev().flatten().flat_map(|run| (run.first..).zip(run.places));
         Ok(places.filter(|(number, _)| range.contains(number)).map(|(_, place)| place).collect())
@@ -406,14 +406,14 @@ impl Index {
     pub fn frame_before(
         &self,
         position: Position,
-        patience: Patience,
+        wait_mode: WaitMode,
     ) -> Result<(Position, LogOffset), IndexError> {
         let found = self.visit(
-            patience,
+            wait_mode,
             || None,
             |found, source| {
                 *found = source::frame_before(source, position)?;
-                Ok(goes_on(found.is_none()))
+                Ok(continue_if(found.is_none()))
             },
         )?;
         Ok(found.unwrap_or((Position(1), LogOffset::START)))
@@ -423,15 +423,15 @@ impl Index {
     ///
     /// # Errors
     /// Returns an error if a file cannot be used or rebuilt.
-    pub fn transaction(&self, position: Position, patience: Patience) -> Result<Option<u64>, IndexError> {
+    pub fn transaction(&self, position: Position, wait_mode: WaitMode) -> Result<Option<u64>, IndexError> {
         // The oldest layer with a valid transaction counts: its first one that ends at `position`
         // or later, unless a newer layer has lost it.
         let begin = || (None, Position(u64::MAX));
-        let (found, _) = self.visit(patience, begin, |(found, lost), source| {
+        let (found, _) = self.visit(wait_mode, begin, |(found, lost), source| {
             let first = source::transaction(source, position)?;
             *found = first.filter(|(last, _)| *last <= *lost).or(*found);
             *lost = source.transactions_lost().map_or(*lost, |its| its.min(*lost));
-            Ok(goes_on(true))
+            Ok(continue_if(true))
         })?;
         Ok(found.map(|(_, transaction)| transaction))
     }
@@ -446,18 +446,18 @@ impl Index {
         after: Option<&str>,
         count: usize,
     ) -> Result<Vec<(AggregateId, Head)>, IndexError> {
-        let found = self.visit(Patience::Waits, BTreeMap::new, |found, source| {
+        let found = self.visit(WaitMode::Waits, BTreeMap::new, |found, source| {
             for head in source::heads(source, prefix, after).take(count) {
                 let (id, head) = head?;
                 found.entry(id).or_insert(head);
             }
-            Ok(goes_on(true))
+            Ok(continue_if(true))
         })?;
         Ok(found.into_iter().take(count).collect())
     }
 
     /// Makes all of `entries` findable, in one step with the effect of `published`.
-    pub fn add(&self, entries: Entries, published: impl FnOnce()) {
+    pub fn add(&self, entries: IndexBatch, published: impl FnOnce()) {
         let mut layers = self.layers_mut();
         for (id, head) in entries.changed() {
             self.heads.insert(id.clone(), head.clone());

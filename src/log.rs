@@ -21,7 +21,7 @@ use serde::{Deserialize, Serialize};
 use self::preallocation::Preallocation;
 use crate::{
     crash_point::CrashPoint,
-    event::{Hash, Position},
+    event::{ChainHash, Position},
 };
 
 pub mod clean_stop;
@@ -45,9 +45,9 @@ pub use frame::{Frame, StoredRecord};
 pub use group::{Group, StoredAt};
 pub use lock::Lock;
 pub use owner::{FolderOwner, LogId, OWNER, OwnerError, OwnerFile};
-pub use record_cursor::{Found, FoundRecord, RecordCursor};
+pub use record_cursor::{CursorItem, FoundRecord, RecordCursor};
 pub use record_run::RecordRun;
-pub use recovery::{Recovered, begins_anew, recover, recover_read_only};
+pub use recovery::{Recovered, is_new_log, recover, recover_read_only};
 pub use salvage::{Damaged, Salvage};
 pub use segment::{Access, Segments, is_there, numbers as segment_numbers, salt_in as segment_salt};
 
@@ -89,7 +89,7 @@ pub struct Tip {
     /// The position of the last event.
     pub position: Position,
     /// The chain hash of the last event.
-    pub hash: Hash,
+    pub hash: ChainHash,
     /// The number of snapshot frames so far.
     pub snapshots: u64,
 }
@@ -97,7 +97,7 @@ pub struct Tip {
 impl Tip {
     /// The tip of a log without frames.
     pub const START: Self =
-        Self { end: LogOffset::START, position: Position(0), hash: Hash::START, snapshots: 0 };
+        Self { end: LogOffset::START, position: Position(0), hash: ChainHash::START, snapshots: 0 };
 }
 
 /// Stored bytes that differ from the bytes that were written.
@@ -279,7 +279,7 @@ impl Log {
     }
 
     /// Removes the remains of a failed write, durably, so that the group stays rejected for good.
-    fn take_back(&mut self, file: &segment::File, end: LogOffset, error: io::Error) -> WriteError {
+    fn take_back(&mut self, file: &segment::Segment, end: LogOffset, error: io::Error) -> WriteError {
         let cut = self.preallocation.give_back(file, end.offset).and_then(|()| file.sync_data());
         match cut {
             Ok(()) => {
@@ -345,7 +345,7 @@ impl Log {
 #[derive(Debug, Clone)]
 pub struct CheckedRecord {
     pub bytes: Bytes,
-    pub hash: Hash,
+    pub hash: ChainHash,
 }
 
 #[cfg(test)]

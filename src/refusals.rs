@@ -26,22 +26,22 @@ static PROCESS: Refusals = Refusals::new();
 
 /// Records a rejection in this process. `message` is the text sent to the client.
 pub fn refused(reason: &'static str, severity: Severity, message: &str) {
-    PROCESS.refused(reason, severity, message, Moment::now());
+    PROCESS.refused(reason, severity, message, TimePoint::now());
 }
 
 /// Logs an ERROR about a failure that may repeat, at most once a minute and with the count.
 pub fn failed(what: &'static str, error: &dyn std::fmt::Display) {
-    PROCESS.failed(what, &error.to_string(), Moment::now());
+    PROCESS.failed(what, &error.to_string(), TimePoint::now());
 }
 
 /// Returns the rejections since the process started, by reason.
-pub fn recorded() -> Vec<Refusal> {
+pub fn recorded() -> Vec<RefusalStats> {
     PROCESS.recorded()
 }
 
 /// Logs counts that have not been logged yet and whose minute is over. Called about once a second.
 pub fn log_due() {
-    PROCESS.log_due(Moment::now());
+    PROCESS.log_due(TimePoint::now());
 }
 
 /// Who must act on a rejection.
@@ -57,7 +57,7 @@ pub enum Severity {
 
 /// The rejections with one reason.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Refusal {
+pub struct RefusalStats {
     /// The reason as in `ErrorInfo`.
     pub reason: &'static str,
     /// The message sent to the last client.
@@ -74,45 +74,45 @@ pub struct Refusal {
 /// The record of rejections. See the module documentation.
 #[derive(Debug)]
 pub struct Refusals {
-    inner: Mutex<Inner>,
+    inner: Mutex<RefusalState>,
 }
 
 #[derive(Debug)]
-struct Inner {
+struct RefusalState {
     refusals: BTreeMap<&'static str, Recorded>,
     failures: BTreeMap<&'static str, Failing>,
 }
 
 #[derive(Debug)]
 struct Recorded {
-    refusal: Refusal,
+    refusal: RefusalStats,
     severity: Severity,
     last: Instant,
-    line: Ration,
+    line: LogRateLimit,
 }
 
 #[derive(Debug, Default)]
 struct Failing {
     error: String,
-    line: Ration,
+    line: LogRateLimit,
 }
 
 /// Allows at most one log line a minute. Occurrences that are not logged count towards the next
 /// line.
 #[derive(Debug, Default)]
-struct Ration {
+struct LogRateLimit {
     logged: Option<Instant>,
     unlogged: u64,
 }
 
 /// Both clocks: the wall clock for readers, and a monotonic one for intervals.
 #[derive(Debug, Clone, Copy)]
-pub struct Moment {
+pub struct TimePoint {
     instant: Instant,
     time: Timestamp,
 }
 
-impl Moment {
+impl TimePoint {
     fn now() -> Self {
         Self { instant: Instant::now(), time: Timestamp::now() }
     }
@@ -120,10 +120,10 @@ impl Moment {
 
 impl Refusals {
     const fn new() -> Self {
-        Self { inner: Mutex::new(Inner { refusals: BTreeMap::new(), failures: BTreeMap::new() }) }
+        Self { inner: Mutex::new(RefusalState { refusals: BTreeMap::new(), failures: BTreeMap::new() }) }
     }
 
-    fn refused(&self, reason: &'static str, severity: Severity, message: &str, now: Moment) {
+    fn refused(&self, reason: &'static str, severity: Severity, message: &str, now: TimePoint) {
         let due = {
             let mut inner = self.lock();
             let recorded =
@@ -136,7 +136,7 @@ impl Refusals {
         }
     }
 
-    fn failed(&self, what: &'static str, error: &str, now: Moment) {
+    fn failed(&self, what: &'static str, error: &str, now: TimePoint) {
         let due = {
             let mut inner = self.lock();
             let failing = inner.failures.entry(what).or_default();
@@ -149,11 +149,11 @@ impl Refusals {
         }
     }
 
-    fn recorded(&self) -> Vec<Refusal> {
+    fn recorded(&self) -> Vec<RefusalStats> {
         self.lock().refusals.values().map(|recorded| recorded.refusal.clone()).collect()
     }
 
-    fn log_due(&self, now: Moment) {
+    fn log_due(&self, now: TimePoint) {
         let mut refusals = Vec::new();
         let mut failures = Vec::new();
         {
@@ -177,7 +177,7 @@ impl Refusals {
         }
     }
 
-    fn lock(&self) -> MutexGuard<'_, Inner> {
+    fn lock(&self) -> MutexGuard<'_, RefusalState> {
         self.inner.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
@@ -191,12 +191,13 @@ fn log_refusal(reason: &str, severity: Severity, calls: u64, message: &str) {
 }
 
 impl Recorded {
-    fn new(reason: &'static str, severity: Severity, now: Moment) -> Self {
-        let refusal = Refusal { reason, message: String::new(), calls: 0, since: now.time, last: now.time };
-        Self { refusal, severity, last: now.instant, line: Ration::default() }
+    fn new(reason: &'static str, severity: Severity, now: TimePoint) -> Self {
+        let refusal =
+            RefusalStats { reason, message: String::new(), calls: 0, since: now.time, last: now.time };
+        Self { refusal, severity, last: now.instant, line: LogRateLimit::default() }
     }
 
-    fn one_more(&mut self, severity: Severity, message: &str, now: Moment) {
+    fn one_more(&mut self, severity: Severity, message: &str, now: TimePoint) {
         if now.instant.saturating_duration_since(self.last) > PAUSE_MAX {
             self.refusal.since = now.time;
         }
@@ -208,7 +209,7 @@ impl Recorded {
     }
 }
 
-impl Ration {
+impl LogRateLimit {
     fn one_more(&mut self) {
         self.unlogged = self.unlogged.saturating_add(1);
     }
@@ -228,15 +229,15 @@ impl Ration {
 mod tests {
     use super::*;
 
-    fn after(start: Moment, seconds: u64) -> Moment {
+    fn after(start: TimePoint, seconds: u64) -> TimePoint {
         let whole = start.time.seconds() + i64::try_from(seconds).unwrap();
         let time = Timestamp::new(whole, start.time.nanos()).unwrap();
-        Moment { instant: start.instant + Duration::from_secs(seconds), time }
+        TimePoint { instant: start.instant + Duration::from_secs(seconds), time }
     }
 
     #[test]
     fn a_line_a_minute_stands_for_all_refusals_since_the_last() {
-        let (mut line, start) = (Ration::default(), Instant::now());
+        let (mut line, start) = (LogRateLimit::default(), Instant::now());
         let at = |seconds| start + Duration::from_secs(seconds);
         line.one_more();
         assert_eq!(line.due(start), Some(1));
@@ -250,14 +251,14 @@ mod tests {
 
     #[test]
     fn refusals_are_counted_by_reason_and_a_pause_begins_a_new_row() {
-        let (refusals, start) = (Refusals::new(), Moment::now());
+        let (refusals, start) = (Refusals::new(), TimePoint::now());
         let refuse = |reason, message: &str, seconds| {
             refusals.refused(reason, Severity::Limit, message, after(start, seconds));
         };
         refuse("DISK_FULL", "first", 0);
         refuse("DISK_FULL", "second", 50);
         refuse("TYPES", "other", 55);
-        let row = |seconds, last, calls, message: &str| Refusal {
+        let row = |seconds, last, calls, message: &str| RefusalStats {
             reason: "DISK_FULL",
             message: message.to_owned(),
             calls,
@@ -266,7 +267,7 @@ mod tests {
         };
         let recorded = refusals.recorded();
         assert_eq!(recorded.len(), 2);
-        let since_start = Refusal { since: start.time, ..row(0, 50, 2, "second") };
+        let since_start = RefusalStats { since: start.time, ..row(0, 50, 2, "second") };
         assert_eq!(recorded[0], since_start);
         refuse("DISK_FULL", "third", 120);
         assert_eq!(refusals.recorded()[0], row(120, 120, 3, "third"));
@@ -274,7 +275,7 @@ mod tests {
 
     #[test]
     fn what_a_minute_held_back_is_logged_when_it_is_over() {
-        let (refusals, start) = (Refusals::new(), Moment::now());
+        let (refusals, start) = (Refusals::new(), TimePoint::now());
         for _ in 0..3 {
             refusals.refused("DISK_FULL", Severity::Limit, "full", start);
             refusals.failed("a group could not be stored", "no space", start);

@@ -23,12 +23,12 @@ use tracing::error;
 
 use crate::{
     clock::EventClock,
-    error::{Limit, Precondition, StoreError, Unavailable},
+    error::{FailedPrecondition, Limit, StoreError, Unavailable},
     event::{
         AggregateId, AppendBounds, Content, ContentDigest, EventId, NewEvent, SequenceNumber, Snapshot,
         record::ReplicationMark,
     },
-    index::{AbsentUpTo, Head, Index, Patience, Upkeep},
+    index::{AbsentUpTo, Head, Index, Upkeep, WaitMode},
     log::{Log, LogOffset, Tip},
     stats::Counters,
 };
@@ -43,13 +43,13 @@ mod settings;
 mod under_way;
 mod worker;
 
-pub use existing::Earlier;
+pub use existing::EarlierAttempt;
 use existing::{SentEvent, StoredEvents};
 pub use poisoned::{Poisoned, PoisonedBy};
 pub use queue::Origin;
 use queue::{Waiting, Weight};
 pub use restore::{RestoreError, RestoredTransaction};
-pub use settings::Settings;
+pub use settings::SequencerSettings;
 use under_way::AppendsUnderWay;
 pub use under_way::UnderWay;
 use worker::Worker;
@@ -78,7 +78,7 @@ fn byte_count(content: &Content, metadata: &BTreeMap<String, String>) -> u64 {
 
 /// An append that is durable in the local log.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Stored {
+pub struct StoredAppend {
     pub aggregates: Vec<StoredAggregate>,
     pub event_ids: Vec<EventId>,
     pub bounds: AppendBounds,
@@ -99,7 +99,7 @@ pub struct StoredAggregate {
 
 /// A snapshot that is durable in the local log. Any copy of the log that reaches `end` contains it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct SnapshotStored {
+pub struct StoredSnapshot {
     pub end: LogOffset,
     /// Whether this snapshot was dropped because a newer one exists.
     pub dropped: bool,
@@ -107,19 +107,19 @@ pub struct SnapshotStored {
 
 type Reply<T, E = StoreError> = oneshot::Sender<Result<T, E>>;
 
-enum Call {
+enum SequencerCall {
     Append {
         append: Append,
-        /// See [`Earlier::NotFound`].
+        /// See [`EarlierAttempt::NotFound`].
         absent_up_to: Option<AbsentUpTo>,
         weight: Weight,
-        reply: Reply<Stored>,
+        reply: Reply<StoredAppend>,
         under_way: UnderWay,
     },
     Snapshot {
         snapshot: Snapshot,
         weight: Weight,
-        reply: Reply<SnapshotStored>,
+        reply: Reply<StoredSnapshot>,
     },
     Restore {
         transactions: Vec<RestoredTransaction>,
@@ -162,17 +162,17 @@ impl SnapshotThresholds {
 const LOOKING_UP_MAX: usize = 8;
 
 /// Checks whether writes are accepted at the moment. Called again just before an append is checked.
-pub type Admission = dyn Fn(Tip) -> Result<(), StoreError> + Send + Sync;
+pub type AdmissionCheck = dyn Fn(Tip) -> Result<(), StoreError> + Send + Sync;
 
 /// A handle to the sequencer thread. Cheap to clone.
 #[derive(Debug, Clone)]
 pub struct Sequencer {
-    calls: SyncSender<Call>,
+    calls: SyncSender<SequencerCall>,
     waiting: Waiting,
     marks: Marks,
     lingers: Arc<AtomicBool>,
     thread: thread::Thread,
-    settings: Arc<Settings>,
+    settings: Arc<SequencerSettings>,
     tip: watch::Receiver<Tip>,
     stored_events: StoredEvents,
     /// Permits for lookups of stored events.
@@ -183,18 +183,18 @@ pub struct Sequencer {
 
 /// The running thread. It is joined at shutdown.
 #[derive(Debug)]
-pub struct Running {
+pub struct SequencerThread {
     thread: thread::JoinHandle<()>,
 }
 
-impl Running {
+impl SequencerThread {
     /// Waits for the thread to end after [`Sequencer::stop`]. Returns false if the thread panicked.
     pub fn join(self) -> bool {
         self.thread.join().inspect_err(|_| error!("the sequencer panicked")).is_ok()
     }
 }
 
-impl std::fmt::Debug for Call {
+impl std::fmt::Debug for SequencerCall {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.write_str("Call")
     }
@@ -208,10 +208,10 @@ impl Sequencer {
     pub fn start(
         log: Log,
         index: Arc<Index>,
-        settings: Settings,
-        admission: Arc<Admission>,
+        settings: SequencerSettings,
+        admission: Arc<AdmissionCheck>,
         counters: Arc<Counters>,
-    ) -> std::io::Result<(Self, Running)> {
+    ) -> std::io::Result<(Self, SequencerThread)> {
         let (calls, waiting) = sync_channel(settings.calls_waiting_max);
         let marks = Marks::default();
         let lingers = Arc::new(AtomicBool::new(false));
@@ -250,7 +250,7 @@ impl Sequencer {
             poisoned,
             under_way: AppendsUnderWay::default(),
         };
-        Ok((sequencer, Running { thread }))
+        Ok((sequencer, SequencerThread { thread }))
     }
 
     /// Returns the tip: the log is durable and findable up to here.
@@ -270,7 +270,7 @@ impl Sequencer {
     /// if the time is not known.
     pub fn admit_log(&self) -> Result<(), StoreError> {
         if self.poisoned().is_some() {
-            return Err(Precondition::LocalLogFailed.into());
+            return Err(FailedPrecondition::LocalLogFailed.into());
         }
         self.settings.clock.time()?;
         if self.settings.disk_is_full() { Err(disk_full(self.settings.disk_free_min)) } else { Ok(()) }
@@ -308,15 +308,15 @@ impl Sequencer {
     /// # Errors
     /// Returns an error if its ids were used for a different append, if its outcome cannot be known
     /// before a restart, or if the stored events cannot be read.
-    pub async fn stored_before(&self, append: &Append) -> Result<Earlier, StoreError> {
+    pub async fn stored_before(&self, append: &Append) -> Result<EarlierAttempt, StoreError> {
         if self.poisoned.borrow().as_ref().is_some_and(|poisoned| poisoned.leaves_in_doubt(append)) {
             return Err(StoreError::OutcomeUnknown);
         }
         let sent = SentEvent::all_of(append);
         if let Some(up_to) = self.stored_events.absent_up_to(&sent) {
-            return Ok(Earlier::NotFound { absent_up_to: Some(up_to) });
+            return Ok(EarlierAttempt::NotFound { absent_up_to: Some(up_to) });
         }
-        const NOT_FOUND: Earlier = Earlier::NotFound { absent_up_to: None };
+        const NOT_FOUND: EarlierAttempt = EarlierAttempt::NotFound { absent_up_to: None };
         let Ok(place) = self.looking_up.clone().acquire_owned().await else { return Ok(NOT_FOUND) };
         let (stored_events, settings, tip) = (self.stored_events.clone(), self.settings.clone(), self.tip());
         let looked_up = tokio::task::spawn_blocking(move || {
@@ -325,8 +325,8 @@ impl Sequencer {
             let found = stored_events.find(&sent)?.filter(|found| found.bounds.last <= tip.position);
             let index = &stored_events.index;
             Ok(found.map_or(NOT_FOUND, |found| {
-                let head = |id: &AggregateId| index.head_with(id, Patience::AtOnce);
-                Earlier::Stored(found.into_stored(&sent, &settings.thresholds, head))
+                let head = |id: &AggregateId| index.head_with(id, WaitMode::AtOnce);
+                EarlierAttempt::Stored(found.into_stored(&sent, &settings.thresholds, head))
             }))
         });
         looked_up.await.unwrap_or(Ok(NOT_FOUND))
@@ -336,7 +336,7 @@ impl Sequencer {
     ///
     /// # Errors
     /// See [`StoreError`].
-    pub async fn append(&self, append: Append, origin: Origin) -> Result<Stored, StoreError> {
+    pub async fn append(&self, append: Append, origin: Origin) -> Result<StoredAppend, StoreError> {
         let under_way = self.under_way(&append, &origin);
         let absent_up_to = self.stored_events.absent_up_to(&SentEvent::all_of(&append));
         self.append_under_way(append, absent_up_to, origin, under_way).await
@@ -363,10 +363,10 @@ impl Sequencer {
         absent_up_to: Option<AbsentUpTo>,
         origin: Origin,
         under_way: UnderWay,
-    ) -> Result<Stored, StoreError> {
+    ) -> Result<StoredAppend, StoreError> {
         let weight = self.waiting.weigh(origin, append.byte_count())?;
         let (reply, answer) = oneshot::channel();
-        self.send(Call::Append { append, absent_up_to, weight, reply, under_way })?;
+        self.send(SequencerCall::Append { append, absent_up_to, weight, reply, under_way })?;
         answer.await.unwrap_or(Err(StoreError::OutcomeUnknown))
     }
 
@@ -374,11 +374,11 @@ impl Sequencer {
     ///
     /// # Errors
     /// See [`StoreError`].
-    pub async fn snapshot(&self, snapshot: Snapshot, origin: Origin) -> Result<SnapshotStored, StoreError> {
+    pub async fn snapshot(&self, snapshot: Snapshot, origin: Origin) -> Result<StoredSnapshot, StoreError> {
         let bytes = byte_count(&snapshot.content, &snapshot.metadata);
         let weight = self.waiting.weigh(origin, bytes)?;
         let (reply, answer) = oneshot::channel();
-        self.send(Call::Snapshot { snapshot, weight, reply })?;
+        self.send(SequencerCall::Snapshot { snapshot, weight, reply })?;
         answer.await.unwrap_or(Err(StoreError::OutcomeUnknown))
     }
 
@@ -389,7 +389,7 @@ impl Sequencer {
     /// Returns an error if they do not continue the log, or if the log cannot be written.
     pub async fn restore(&self, transactions: Vec<RestoredTransaction>) -> Result<Tip, RestoreError> {
         let (reply, answer) = oneshot::channel();
-        self.send_patiently(Call::Restore { transactions, reply }).await?;
+        self.send_patiently(SequencerCall::Restore { transactions, reply }).await?;
         answer.await.unwrap_or(Err(RestoreError::Stopped))
     }
 
@@ -399,7 +399,7 @@ impl Sequencer {
     /// Returns an error if the log cannot be written.
     pub async fn restore_snapshot(&self, record: Bytes) -> Result<(), RestoreError> {
         let (reply, answer) = oneshot::channel();
-        self.send_patiently(Call::RestoreSnapshot { record, reply }).await?;
+        self.send_patiently(SequencerCall::RestoreSnapshot { record, reply }).await?;
         answer.await.unwrap_or(Err(RestoreError::Stopped))
     }
 
@@ -408,7 +408,7 @@ impl Sequencer {
     pub fn mark(&self, mark: ReplicationMark) {
         self.marks.lock().unwrap_or_else(PoisonError::into_inner).push(mark);
         // A full queue means that a group is about to be assembled, and it will include the mark.
-        let _ = self.calls.try_send(Call::MarksWaiting);
+        let _ = self.calls.try_send(SequencerCall::MarksWaiting);
     }
 
     /// Sets whether the thread lingers. While clients have to wait for something else after the
@@ -427,17 +427,17 @@ impl Sequencer {
 
     /// Makes the thread end once it has answered all waiting calls.
     pub async fn stop(&self) {
-        let _ = self.send_patiently(Call::Stop).await;
+        let _ = self.send_patiently(SequencerCall::Stop).await;
     }
 
-    fn send(&self, call: Call) -> Result<(), StoreError> {
+    fn send(&self, call: SequencerCall) -> Result<(), StoreError> {
         self.calls.try_send(call).map_err(|error| match error {
             TrySendError::Full(_) => self.queue_full(),
             TrySendError::Disconnected(_) => StoreError::Unavailable(Unavailable::ShuttingDown),
         })
     }
 
-    async fn send_patiently(&self, mut call: Call) -> Result<(), RestoreError> {
+    async fn send_patiently(&self, mut call: SequencerCall) -> Result<(), RestoreError> {
         const PAUSE: Duration = Duration::from_millis(1);
         loop {
             match self.calls.try_send(call) {
@@ -473,7 +473,7 @@ enum GroupError {
 }
 
 impl GroupError {
-    fn for_caller(&self, settings: &Settings) -> StoreError {
+    fn for_caller(&self, settings: &SequencerSettings) -> StoreError {
         use crate::log::WriteError;
         use std::io::ErrorKind;
         match self {
@@ -483,7 +483,7 @@ impl GroupError {
             },
             Self::Write(WriteError::Unknown(_)) => StoreError::OutcomeUnknown,
             Self::Broken => StoreError::Unavailable(Unavailable::NotWritten),
-            Self::Write(WriteError::Failed) => Precondition::LocalLogFailed.into(),
+            Self::Write(WriteError::Failed) => FailedPrecondition::LocalLogFailed.into(),
         }
     }
 }

@@ -17,15 +17,15 @@ use crate::{
     event_files::EventFiles,
     history::{History, HistoryError},
     immudb,
-    index::Patience,
+    index::WaitMode,
     log::{
         FolderOwner, Lock, LogId, OwnerFile, Tip,
         clean_stop::{self, Unclean},
     },
     replication::{
         BatchLimits, PendingLimits,
-        forwarder::{Forwarder, Settings},
-        restore::Unfinished,
+        forwarder::{Forwarder, ForwarderSettings},
+        restore::RestoreMarker,
         state::State,
         status::ReplicationStatus,
     },
@@ -37,7 +37,7 @@ use crate::{
     world::{
         self, World,
         read_models::projections::{self, Projection},
-        settings::{EventLimits, RawAppends, Shutdown},
+        settings::{EventLimits, RawAppendPolicy, Shutdown},
     },
 };
 
@@ -50,7 +50,7 @@ use listen::Network;
 
 /// Settings from the command line, or from a game's own program, in addition to the configuration.
 #[derive(Debug, Clone)]
-pub struct Options {
+pub struct ServerOptions {
     /// The configuration file, for error messages.
     pub config_file: PathBuf,
     pub take_over: bool,
@@ -60,7 +60,7 @@ pub struct Options {
     pub projections: fn() -> Vec<Box<dyn Projection>>,
 }
 
-impl Default for Options {
+impl Default for ServerOptions {
     fn default() -> Self {
         Self {
             config_file: PathBuf::new(),
@@ -93,18 +93,18 @@ pub enum ServerError {
 }
 
 /// How the thread of the forwarder ended: with an error if it could not run.
-type Ended = Result<std::io::Result<()>, RecvError>;
+type ForwarderEnd = Result<std::io::Result<()>, RecvError>;
 
 /// The running parts of the service.
 pub struct Components {
     pub store: Arc<EventStore>,
     log_id: Option<LogId>,
     event_files: Option<Arc<EventFiles>>,
-    sequencer_thread: sequencer::Running,
+    sequencer_thread: sequencer::SequencerThread,
     /// The directory of the log, or `None` if it cannot be written.
     log_path: Option<PathBuf>,
     last_stop: Result<(), Unclean>,
-    forwarder: Option<JoinHandle<Ended>>,
+    forwarder: Option<JoinHandle<ForwarderEnd>>,
     tasks: TaskTracker,
     /// Ends subscriptions and the health reports.
     closing: CancellationToken,
@@ -125,7 +125,7 @@ const FAILURE_GRACE: Duration = Duration::from_secs(2);
 /// Returns an error if the storage cannot be opened, or if the server or one of its parts fails.
 pub async fn run(
     config: Config,
-    options: Options,
+    options: ServerOptions,
     listener: TcpListener,
     shutdown: impl Future<Output = ()>,
 ) -> Result<(), ServerError> {
@@ -210,11 +210,11 @@ fn report(config: &Config, parts: &Components, network: &Network) {
     parts.tasks.spawn(async move { closing.run_until_cancelled(health).await });
 }
 
-fn start_world(config: &Config, options: &Options, parts: &Components) -> Option<Arc<World>> {
+fn start_world(config: &Config, options: &ServerOptions, parts: &Components) -> Option<Arc<World>> {
     if !config.world.enabled {
         return None;
     }
-    let settings = world::settings::Settings {
+    let settings = world::settings::WorldSettings {
         read_models_path: config.world.read_models_path.clone(),
         read_models_wal_max: config.world.read_models_wal_max as u64,
         log_id: parts.log_id.map(|id| id.to_string()),
@@ -224,9 +224,9 @@ fn start_world(config: &Config, options: &Options, parts: &Components) -> Option
             append_events_max: config.limits.append_events_max,
         },
         raw_appends: match config.world.raw_appends {
-            config::RawAppends::Checked => RawAppends::Checked,
-            config::RawAppends::Refused => RawAppends::Refused,
-            config::RawAppends::Unchecked => RawAppends::Unchecked,
+            config::RawAppends::Checked => RawAppendPolicy::Checked,
+            config::RawAppends::Refused => RawAppendPolicy::Refused,
+            config::RawAppends::Unchecked => RawAppendPolicy::Unchecked,
         },
         states_path: config.world.states_path.clone(),
     };
@@ -240,7 +240,7 @@ fn start_world(config: &Config, options: &Options, parts: &Components) -> Option
 /// # Errors
 /// Returns an error if the log cannot be read, if its restore from ImmuDB is unfinished and no
 /// ImmuDB is configured, or if a thread cannot be started.
-pub fn start(config: &Config, options: &Options, storage: Storage) -> Result<Components, ServerError> {
+pub fn start(config: &Config, options: &ServerOptions, storage: Storage) -> Result<Components, ServerError> {
     let history = storage.history();
     let last_stop = opening::take_note_of_clean_stop(config, &storage);
     let replication = Arc::new(replication(config, &storage, last_stop)?);
@@ -268,7 +268,7 @@ pub fn start(config: &Config, options: &Options, storage: Storage) -> Result<Com
         let (replication, sequencer) = (replication.clone(), sequencer.clone());
         // Clients wait for the other work of this thread, so it must not rebuild index files
         // itself.
-        let history = History { patience: Patience::AtOnce, ..history.clone() };
+        let history = History { wait_mode: WaitMode::AtOnce, ..history.clone() };
         let forwarder = Forwarder::new(settings, replication, sequencer, history, stopping.clone());
         start_forwarder(forwarder, &tasks)
             .map_err(|source| ServerError::Io { what: "cannot start a thread", source })
@@ -306,7 +306,7 @@ pub fn start(config: &Config, options: &Options, storage: Storage) -> Result<Com
 
 /// Runs the forwarder on its own thread, so that the next transaction does not queue behind the
 /// answers to the clients whose events the last one contained.
-fn start_forwarder(forwarder: Forwarder, tasks: &TaskTracker) -> std::io::Result<JoinHandle<Ended>> {
+fn start_forwarder(forwarder: Forwarder, tasks: &TaskTracker) -> std::io::Result<JoinHandle<ForwarderEnd>> {
     let abandoned = CancellationToken::new();
     let kept = abandoned.clone().drop_guard();
     let (_, end) = threads::spawn("forwarder", move || {
@@ -376,7 +376,7 @@ fn replication(
         bytes_max: config.limits.pending_bytes_max,
         segment_bytes_max: config.event_sourcing.segment_bytes_max,
     };
-    let unfinished = Unfinished::new(&config.event_sourcing.log_path).exists();
+    let unfinished = RestoreMarker::new(&config.event_sourcing.log_path).exists();
     let state = match (&config.immudb, unfinished) {
         (None, true) => return Err(ServerError::UnfinishedCopy),
         (None, false) => State::LocalOnly,
@@ -395,9 +395,9 @@ fn sequencer_settings(
     config: &Config,
     read_only: Option<&ReadOnly>,
     clock: EventClock,
-) -> sequencer::Settings {
+) -> sequencer::SequencerSettings {
     let events = &config.event_sourcing;
-    sequencer::Settings {
+    sequencer::SequencerSettings {
         folder: events.log_path.clone(),
         thresholds: SnapshotThresholds {
             default: events.snapshot_threshold,
@@ -413,8 +413,8 @@ fn sequencer_settings(
 }
 
 /// Returns the settings for connecting to ImmuDB. Also used by commands other than `serve`.
-pub fn immudb_settings(immudb: &ImmudbConfig) -> immudb::Settings {
-    immudb::Settings {
+pub fn immudb_settings(immudb: &ImmudbConfig) -> immudb::SessionSettings {
+    immudb::SessionSettings {
         address: immudb.address.clone(),
         port: immudb.port,
         username: immudb.username.clone(),
@@ -426,8 +426,8 @@ pub fn immudb_settings(immudb: &ImmudbConfig) -> immudb::Settings {
     }
 }
 
-fn forwarder_settings(config: &Config, immudb: &ImmudbConfig, options: &Options) -> Settings {
-    Settings {
+fn forwarder_settings(config: &Config, immudb: &ImmudbConfig, options: &ServerOptions) -> ForwarderSettings {
+    ForwarderSettings {
         immudb: immudb_settings(immudb),
         folder: config.event_sourcing.log_path.clone(),
         take_over: options.take_over,

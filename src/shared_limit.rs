@@ -4,9 +4,9 @@
 //! client that would hold more than half of the limit is rejected, so that there is always room for
 //! others. A client is one connection.
 //!
-//! A [`Held`] amount belongs to the work or the memory that it stands for, and is released when
-//! that ends. Code that holds amounts of several limits for one client keeps them itself, and
-//! releases them with [`SharedLimit::force`].
+//! The amount of a [`LimitGuard`] belongs to the work or the memory that it stands for, and is
+//! released when that ends. Code that holds amounts of several limits for one client keeps them
+//! itself, and releases them with [`SharedLimit::force`].
 
 use std::sync::{
     Arc,
@@ -78,7 +78,7 @@ impl Caller {
 
 /// The error of a limit that is reached, or of which the client has used up its share.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Reached {
+pub struct LimitReached {
     pub limit: Limit,
     pub max: u64,
     /// The client's share, if the share was reached.
@@ -124,7 +124,7 @@ impl SharedLimit {
     ///
     /// # Errors
     /// Returns an error if the limit is reached, or if the client has used up its share.
-    pub fn acquire(self: &Arc<Self>, caller: &Caller, amount: u64) -> Result<Held, Reached> {
+    pub fn acquire(self: &Arc<Self>, caller: &Caller, amount: u64) -> Result<LimitGuard, LimitReached> {
         let mut held = self.nothing(caller);
         held.resize(amount)?;
         Ok(held)
@@ -141,8 +141,8 @@ impl SharedLimit {
     }
 
     /// Returns an amount of zero, which can be resized.
-    pub fn nothing(self: &Arc<Self>, caller: &Caller) -> Held {
-        Held { limit: self.clone(), caller: caller.clone(), amount: 0 }
+    pub fn nothing(self: &Arc<Self>, caller: &Caller) -> LimitGuard {
+        LimitGuard { limit: self.clone(), caller: caller.clone(), amount: 0 }
     }
 
     /// Changes the amount that a client holds from `held` to `amount`. If it cannot grow, it stays
@@ -150,7 +150,7 @@ impl SharedLimit {
     ///
     /// # Errors
     /// See [`SharedLimit::acquire`].
-    pub fn resize(&self, caller: &Caller, held: &mut u64, amount: u64) -> Result<(), Reached> {
+    pub fn resize(&self, caller: &Caller, held: &mut u64, amount: u64) -> Result<(), LimitReached> {
         match amount.checked_sub(*held) {
             Some(0) => {}
             Some(more) => self.take(caller, more)?,
@@ -174,12 +174,12 @@ impl SharedLimit {
         *held = amount;
     }
 
-    /// Returns [`Reached`] if more than half of the limit would be in use with `amount` in place of
-    /// `held`.
-    pub fn short_with(&self, held: u64, amount: u64) -> Option<Reached> {
+    /// Returns [`LimitReached`] if more than half of the limit would be in use with `amount` in
+    /// place of `held`.
+    pub fn short_with(&self, held: u64, amount: u64) -> Option<LimitReached> {
         let used = self.used().saturating_sub(held).saturating_add(amount);
         let Self { limit, max, configured, .. } = *self;
-        (used > max / 2).then_some(Reached { limit, max: configured, share: None })
+        (used > max / 2).then_some(LimitReached { limit, max: configured, share: None })
     }
 
     fn give_back(&self, caller: &Caller, amount: u64) {
@@ -187,7 +187,7 @@ impl SharedLimit {
         caller.amount(self.resource).fetch_sub(amount, Ordering::Relaxed);
     }
 
-    fn take(&self, caller: &Caller, more: u64) -> Result<(), Reached> {
+    fn take(&self, caller: &Caller, more: u64) -> Result<(), LimitReached> {
         let share = (self.max / 2).max(1);
         let unheld = self.max.saturating_sub(self.max.div_ceil(5));
         // Counted before the check, so that concurrent calls cannot exceed the share together.
@@ -203,19 +203,19 @@ impl SharedLimit {
             return Ok(());
         }
         own.fetch_sub(more, Ordering::Relaxed);
-        Err(Reached { limit: self.limit, max: self.configured, share: beyond_share.then_some(share) })
+        Err(LimitReached { limit: self.limit, max: self.configured, share: beyond_share.then_some(share) })
     }
 }
 
 /// An amount of a limit. It is released on drop.
 #[derive(Debug)]
-pub struct Held {
+pub struct LimitGuard {
     limit: Arc<SharedLimit>,
     caller: Caller,
     amount: u64,
 }
 
-impl Held {
+impl LimitGuard {
     pub fn amount(&self) -> u64 {
         self.amount
     }
@@ -224,7 +224,7 @@ impl Held {
     ///
     /// # Errors
     /// See [`SharedLimit::acquire`].
-    pub fn resize(&mut self, amount: u64) -> Result<(), Reached> {
+    pub fn resize(&mut self, amount: u64) -> Result<(), LimitReached> {
         self.limit.resize(&self.caller, &mut self.amount, amount)
     }
 
@@ -234,7 +234,7 @@ impl Held {
     }
 }
 
-impl Drop for Held {
+impl Drop for LimitGuard {
     fn drop(&mut self) {
         self.force(0);
     }
@@ -260,7 +260,7 @@ mod tests {
                 }
             };
             let share = (max / 2).max(1);
-            assert_eq!(refused, Reached { limit: Limit::StreamsOpen, max, share: Some(share) });
+            assert_eq!(refused, LimitReached { limit: Limit::StreamsOpen, max, share: Some(share) });
             assert_eq!(held.len() as u64, share.max(max * 4 / 5), "of {max}");
             let room = limit.acquire(&other, 1).unwrap();
             held.push(room);
@@ -272,7 +272,7 @@ mod tests {
     #[test]
     fn two_callers_can_have_all_of_it_and_no_more() {
         let (limit, one, other) = (limit(10), Caller::default(), Caller::default());
-        let mut held: Vec<Held> = (0..5).map(|_| limit.acquire(&one, 1).unwrap()).collect();
+        let mut held: Vec<LimitGuard> = (0..5).map(|_| limit.acquire(&one, 1).unwrap()).collect();
         held.extend((0..5).map(|_| limit.acquire(&other, 1).unwrap()));
         let third = Caller::default();
         assert_eq!(limit.acquire(&third, 1).unwrap_err().share, None);

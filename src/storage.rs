@@ -18,7 +18,7 @@ use crate::{
     event::{EventId, record},
     history::History,
     index::{
-        Found, Index, IndexError, Options, Patience,
+        Index, IndexError, IndexOptions, IndexScan, WaitMode,
         rebuild::{self, RebuildError},
     },
     log::{
@@ -115,12 +115,12 @@ impl Storage {
         // damaged nor deleted.
         let mut index_owner = claim_index(config, log_id)?;
         // Done even if the index cannot be written, because it tells how far the log went.
-        let (found, is_found) = match Found::look(&config.index_path) {
+        let (found, is_found) = match IndexScan::read_folder(&config.index_path) {
             Ok(found) => (found, true),
             Err(error) => {
                 error!(%error, "index is not readable; it is rebuilt from the log and kept in memory until the \
                  next start");
-                (Found::default(), false)
+                (IndexScan::default(), false)
             }
         };
         let seen = found.seen(&config.log_path).map(|seen| seen.end);
@@ -143,7 +143,7 @@ impl Storage {
         let parts = (recovered.segments().clone(), recovered.end);
         let options = options(config, limits, is_found && index_owner.is_some());
         let index = Index::open(&config.index_path, found, parts, options, stop);
-        bring_up(&index, &recovered, stop)?;
+        catch_up(&index, &recovered, stop)?;
         let tip = index.complete().tip;
         info!(position = tip.position.0, aggregates = index.complete().aggregates, "local log opened");
         let log = Log::new(recovered, tip, config.segment_bytes_max);
@@ -168,11 +168,11 @@ impl Storage {
         let (recovered, last_group) = recover_read_only(&config.log_path)?;
         let in_doubt = event_ids(&recovered, last_group)?;
         // The index of another log is not trusted.
-        let found = Found::look(&config.index_path).unwrap_or_default();
+        let found = IndexScan::read_folder(&config.index_path).unwrap_or_default();
         let parts = (recovered.segments().clone(), recovered.end);
         let options = options(config, limits, false);
         let index = Index::open(&config.index_path, found, parts, options, stop);
-        bring_up(&index, &recovered, stop)?;
+        catch_up(&index, &recovered, stop)?;
         let tip = index.complete().tip;
         let mut log = Log::new(recovered, tip, config.segment_bytes_max);
         log.fail();
@@ -197,7 +197,7 @@ impl Storage {
 
     pub fn history(&self) -> History {
         let (index, segments) = (self.index.clone(), self.log.segments().clone());
-        History { index, segments, patience: Patience::Waits }
+        History { index, segments, wait_mode: WaitMode::Waits }
     }
 }
 
@@ -214,12 +214,12 @@ fn event_ids(recovered: &Recovered, start: LogOffset) -> Result<HashSet<EventId>
     Ok(ids)
 }
 
-fn options(config: &EventSourcingConfig, limits: &LimitsConfig, writes: bool) -> Options {
-    Options {
+fn options(config: &EventSourcingConfig, limits: &LimitsConfig, writes: bool) -> IndexOptions {
+    IndexOptions {
         types_max: limits.types_max,
-        file_events: Options::FILE_EVENTS,
+        file_events: IndexOptions::FILE_EVENTS,
         file_log_bytes: config.segment_bytes_max,
-        bytes_at_once: Options::BYTES_AT_ONCE,
+        bytes_at_once: IndexOptions::BYTES_AT_ONCE,
         disk_free_min: limits.disk_free_min,
         writes,
     }
@@ -267,7 +267,7 @@ impl StorageError {
     }
 }
 
-fn bring_up(index: &Index, recovered: &Recovered, stop: &CancellationToken) -> Result<(), StorageError> {
+fn catch_up(index: &Index, recovered: &Recovered, stop: &CancellationToken) -> Result<(), StorageError> {
     let segments = recovered.segments();
     let from = index.complete().tip.end;
     if from == recovered.end {
@@ -275,7 +275,7 @@ fn bring_up(index: &Index, recovered: &Recovered, stop: &CancellationToken) -> R
     }
     let whole = segments.byte_count().unwrap_or(0);
     let mut progress = Progress::new("updating the index", "bytes", 0, whole);
-    let done = rebuild::bring_up(index, recovered.end, |place| {
+    let done = rebuild::catch_up(index, recovered.end, |place| {
         progress.reached(segments.bytes_before(place).unwrap_or(0));
         if stop.is_cancelled() { ControlFlow::Break(()) } else { ControlFlow::Continue(()) }
     });

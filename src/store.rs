@@ -9,16 +9,16 @@ use std::sync::Arc;
 use tokio::sync::watch;
 
 use crate::{
-    error::{Precondition, StoreError},
+    error::{FailedPrecondition, StoreError},
     event::{AggregateId, EventId, Position, RecordedEvent, Snapshot, Timestamp},
     history::{History, HistoryError},
-    index::{Complete, Head, Patience, Totals},
+    index::{Complete, Head, Totals, WaitMode},
     log::LogOffset,
     replication::{
         commit_waiters::CommitOutcome,
         status::{ReplicationStatus, View},
     },
-    sequencer::{Earlier, Sequencer},
+    sequencer::{EarlierAttempt, Sequencer},
     stats::Counters,
 };
 
@@ -30,7 +30,7 @@ pub use order_reader::{Filter, OrderChunk, OrderReader, OrderStart};
 
 pub use crate::{
     log::Tip,
-    sequencer::{Append, Origin, Stored, StoredAggregate},
+    sequencer::{Append, Origin, StoredAggregate, StoredAppend},
 };
 
 /// Where a write is stored when it is answered.
@@ -44,7 +44,7 @@ pub enum StoredIn {
 /// The answer to an append.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Appended {
-    pub stored: Stored,
+    pub stored: StoredAppend,
     pub stored_in: StoredIn,
 }
 
@@ -79,7 +79,7 @@ pub enum Attempt {
 }
 
 impl Attempt {
-    pub fn of(stored: &Stored) -> Self {
+    pub fn of(stored: &StoredAppend) -> Self {
         if stored.already { Self::Repeated } else { Self::First }
     }
 }
@@ -140,19 +140,19 @@ impl EventStore {
     ///
     /// # Errors
     /// See [`StoreError`].
-    pub async fn append_here(&self, append: Append, origin: Origin) -> Result<Stored, StoreError> {
+    pub async fn append_here(&self, append: Append, origin: Origin) -> Result<StoredAppend, StoreError> {
         let stored = self.append_or_find(append, origin).await;
         self.counted_write(stored)
     }
 
-    async fn append_or_find(&self, append: Append, origin: Origin) -> Result<Stored, StoreError> {
+    async fn append_or_find(&self, append: Append, origin: Origin) -> Result<StoredAppend, StoreError> {
         self.replication.admit_retry(self.tip())?;
         // Registered from here on, so that a retry that is refused meanwhile knows about this
         // attempt.
         let under_way = self.sequencer.under_way(&append, &origin);
         let absent_up_to = match self.sequencer.stored_before(&append).await? {
-            Earlier::Stored(stored) => return Ok(stored),
-            Earlier::NotFound { absent_up_to } => absent_up_to,
+            EarlierAttempt::Stored(stored) => return Ok(stored),
+            EarlierAttempt::NotFound { absent_up_to } => absent_up_to,
         };
         if let Err(refusal) = self.admit_write() {
             // Dropped before the wait: two refused attempts must not wait for each other.
@@ -164,7 +164,7 @@ impl EventStore {
 
     /// Returns the answer to an earlier attempt, which may still be in progress. Returns `None` if
     /// none of it is stored.
-    pub(crate) async fn first_answer(&self, append: &Append) -> Result<Option<Stored>, StoreError> {
+    pub(crate) async fn first_answer(&self, append: &Append) -> Result<Option<StoredAppend>, StoreError> {
         self.replication.admit_retry(self.tip())?;
         self.sequencer.until_decided(append).await;
         Ok(self.sequencer.stored_before(append).await?.stored())
@@ -200,7 +200,7 @@ impl EventStore {
         if let Some(tx) = self.replication.committed_transaction(position) {
             return tx;
         }
-        let tx = self.history.index.transaction(position, Patience::AtOnce).unwrap_or_else(|error| {
+        let tx = self.history.index.transaction(position, WaitMode::AtOnce).unwrap_or_else(|error| {
             tracing::warn!(%error, position = position.0, "cannot look up the ImmuDB transaction of an \
              event");
             None
@@ -236,7 +236,7 @@ impl EventStore {
 
     pub(crate) fn admit_write(&self) -> Result<(), StoreError> {
         if let EventSourcing::Disabled { file } = &self.event_sourcing {
-            return Err(Precondition::EventSourcingDisabled { file: file.clone() }.into());
+            return Err(FailedPrecondition::EventSourcingDisabled { file: file.clone() }.into());
         }
         self.replication.admit_write(self.tip())
     }

@@ -137,7 +137,7 @@ struct Output {
 impl Output {
     fn new(thread: &str, writer: impl Write + Send + 'static, colours: Colours) -> (NonBlocking, Output) {
         let failed = Arc::new(AtomicUsize::new(0));
-        let lines = Lines { writer, colours, failed: failed.clone() };
+        let lines = EscapingWriter { writer, colours, failed: failed.clone() };
         let (sender, worker) = NonBlockingBuilder::default()
             .lossy(true)
             .buffered_lines_limit(LINES_WAITING_MAX)
@@ -167,13 +167,13 @@ impl From<bool> for Colours {
 
 /// Writes one line at a time. Escapes text from clients, so that it can neither control a terminal
 /// nor forge lines. Counts lines that cannot be written, because the writer thread ignores errors.
-struct Lines<W> {
+struct EscapingWriter<W> {
     writer: W,
     colours: Colours,
     failed: Arc<AtomicUsize>,
 }
 
-impl<W: Write> Write for Lines<W> {
+impl<W: Write> Write for EscapingWriter<W> {
     fn write(&mut self, line: &[u8]) -> io::Result<usize> {
         self.writer.write(line)
     }

@@ -5,7 +5,7 @@ use std::{io, thread};
 use tokio::sync::oneshot;
 
 /// Resolves to what the thread returned, or to an error if it panicked.
-pub type End<T> = oneshot::Receiver<T>;
+pub type ThreadEnd<T> = oneshot::Receiver<T>;
 
 /// Starts a named thread.
 ///
@@ -14,7 +14,7 @@ pub type End<T> = oneshot::Receiver<T>;
 pub fn spawn<T: Send + 'static>(
     name: &str,
     run: impl FnOnce() -> T + Send + 'static,
-) -> io::Result<(thread::Thread, End<T>)> {
+) -> io::Result<(thread::Thread, ThreadEnd<T>)> {
     let (ended, end) = oneshot::channel();
     let started = thread::Builder::new().name(name.to_owned()).spawn(move || {
         // A panic drops the sender.
@@ -25,13 +25,13 @@ pub fn spawn<T: Send + 'static>(
 
 /// Sets this thread to the lowest priority. Does nothing except on Linux: elsewhere, priorities
 /// apply to whole processes.
-pub fn lowest() {
+pub fn lower_priority() {
     #[cfg(target_os = "linux")]
-    lower();
+    set_lowest();
 }
 
 #[cfg(target_os = "linux")]
-fn lower() {
+fn set_lowest() {
     const LOWEST: i32 = 19;
     let thread = rustix::thread::gettid();
     if let Err(error) = rustix::process::setpriority_process(Some(thread), LOWEST) {
@@ -44,7 +44,7 @@ mod tests {
     use super::*;
 
     #[tokio::test]
-    async fn the_end_of_a_thread_is_told_and_so_is_a_panic() {
+    async fn the_end_of_a_thread_is_reported_and_so_is_a_panic() {
         let (thread, end) = spawn("counting", || 17).unwrap();
         assert_eq!((thread.name(), end.await), (Some("counting"), Ok(17)));
         let (_, end) = spawn("panicking", || panic!("on purpose")).unwrap();

@@ -36,26 +36,26 @@ use commands::{executed::Executed, handler::Handler};
 use error::WorldError;
 use history::{
     difference, entries,
-    replay::{self, Moment, Source, State},
-    states::States,
+    replay::{self, AggregateSource, AggregateState, Moment},
+    states::StateStore,
 };
 use read_models::{
-    Reached, ReadModels,
-    contents::Contents,
+    Checkpoint, ReadModels,
+    contents::ContainerTable,
     lists::{self, FoundPlayer, ObjectFilter, Page},
     projections::Projection,
     projector, rebuild,
 };
 pub use read_models::{ReadModelError, remove_those_of as remove_read_models_of};
 use rules::{command::Commands, refusal::Refusal};
-pub use settings::{Settings, Shutdown};
+pub use settings::{Shutdown, WorldSettings};
 
 /// The game world. Shared by all calls.
 #[derive(Debug)]
 pub struct World {
-    source: Source,
+    source: AggregateSource,
     handler: Handler,
-    contents: Contents,
+    contents: ContainerTable,
     read_models: Arc<ReadModels>,
     rebuilding: Arc<AtomicBool>,
     /// The budget in bytes that all differences share.
@@ -79,24 +79,25 @@ impl World {
     /// cannot be opened, reports that and continues without them until they can.
     pub fn start(
         store: Arc<EventStore>,
-        settings: &Settings,
+        settings: &WorldSettings,
         projections: Vec<Box<dyn Projection>>,
         shutdown: Shutdown,
     ) -> Arc<Self> {
         let (path, wal_max) = (settings.read_models_path.clone(), settings.read_models_wal_max);
         let history = store.clone();
-        let fits = move |rows: Reached| {
+        let fits = move |rows: Checkpoint| {
             let start = OrderStart::After(rows.position, Some(rows.hash));
             history.read(start, Filter::default()).is_ok()
         };
         let read_models = ReadModels::new(path, wal_max, projections);
         let read_models = Arc::new(read_models.of_log(settings.log_id.clone()).of_history(fits));
         if let Err(error) = read_models.ensure_exists() {
-            read_models.problems.they_do_not_follow(&error.to_string());
+            read_models.problems.record_stalled(&error.to_string());
         }
-        let source = Source { store: store.clone(), states: States::start(settings.states_path.clone()) };
+        let source =
+            AggregateSource { store: store.clone(), states: StateStore::start(settings.states_path.clone()) };
         shutdown.tasks.spawn(projector::start(store.clone(), read_models.clone(), shutdown.stopping.clone()));
-        let contents = Contents::start(store, settings, &shutdown);
+        let contents = ContainerTable::start(store, settings, &shutdown);
         let handler = Handler::new(source.clone(), contents.clone(), settings.events, settings.raw_appends);
         let rebuilding = Arc::default();
         let differences = Arc::new(SharedLimit::new(
@@ -107,7 +108,7 @@ impl World {
         Arc::new(Self { source, handler, contents, read_models, rebuilding, differences, shutdown })
     }
 
-    pub fn source(&self) -> &Source {
+    pub fn source(&self) -> &AggregateSource {
         &self.source
     }
 
@@ -147,7 +148,7 @@ impl World {
         id: &AggregateId,
         moment: Moment,
         given_up: &CancellationToken,
-    ) -> Result<State, WorldError> {
+    ) -> Result<AggregateState, WorldError> {
         let state = replay::load_unless(&self.source, id, moment, given_up)?;
         state.ok_or_else(|| Refusal::NoSuchObject(id.clone()).into())
     }
@@ -277,19 +278,19 @@ impl World {
 
     /// Returns why the read models do not follow the events at the moment, or `None` if they do.
     pub fn read_models_problem(&self) -> Option<String> {
-        self.read_models.problems.why_not()
+        self.read_models.problems.stalled_reason()
     }
 
     async fn repair(&self, repairs: &Repairs) -> Result<rebuild::Findings, WorldError> {
         let mut repaired = rebuild::Findings::default();
         for id in &repairs.objects {
-            let misfits = self.handler.repair(id, &repairs.actor).await?;
-            if let Some((first, problem)) = misfits.first() {
-                let count = misfits.len();
+            let invalid_events = self.handler.repair(id, &repairs.actor).await?;
+            if let Some((first, problem)) = invalid_events.first() {
+                let count = invalid_events.len();
                 warn!(aggregate = %id, count, %first, %problem, "events are excluded from replay from now \
                  on");
             }
-            for (sequence, problem) in misfits {
+            for (sequence, problem) in invalid_events {
                 repaired.add(id.as_str(), sequence, problem.to_string());
             }
         }
@@ -305,7 +306,7 @@ impl World {
         if self.rebuilding.swap(true, Ordering::AcqRel) {
             return Err(WorldError::RebuildRunning);
         }
-        let watched = Arc::new(rebuild::Watched::default());
+        let watched = Arc::new(rebuild::RebuildProgress::default());
         let (world, watching) = (self.clone(), watched.clone());
         let rebuilding = Rebuilding::begin(self);
         let running = self.shutdown.tasks.spawn(async move {
@@ -358,7 +359,7 @@ fn aborted(error: &JoinError) -> WorldError {
 /// A rebuild in progress. It continues even if this is dropped.
 #[derive(Debug)]
 pub struct Rebuild {
-    pub watched: Arc<rebuild::Watched>,
+    pub watched: Arc<rebuild::RebuildProgress>,
     running: tokio::task::JoinHandle<Result<rebuild::Report, WorldError>>,
 }
 

@@ -1,11 +1,14 @@
-//! The log and its index under measurement, without the network: what they cost with many millions of events.
+//! Measures the log and its index without the network, with many millions of events.
 //!
 //!     cargo bench --bench index -- [--events N] [--aggregates N] [--folder DIR]
 //!
-//! A million events of 64 bytes over 10 000 aggregates, unless told otherwise. Three processes follow each other: one appends,
-//! syncs now and then, and is killed; one opens what that left; and one opens what the second closed in order. The last two
-//! look up what an append of one event looks up. `--folder` is kept; without it a temporary one is used. A hundred million
-//! events take some 30 GB.
+//! The default is one million events of 64 bytes over 10 000 aggregates. Three processes run one
+//! after the other. The first one appends events, syncs from time to time, and is killed. The
+//! second one opens the store after this crash, and the third one opens it after the clean stop of
+//! the second one. The last two measure the lookups that an append of one event needs.
+//!
+//! With `--folder`, the store is kept. Without it, a temporary directory is used. A hundred million
+//! events take about 30 GB.
 
 #![allow(
     clippy::unwrap_used,
@@ -13,7 +16,7 @@
     clippy::panic,
     clippy::indexing_slicing,
     clippy::print_stdout,
-    reason = "a benchmark fails as a whole, and says what it did"
+    reason = "a benchmark panics on errors and prints its progress"
 )]
 
 use std::{
@@ -29,10 +32,10 @@ use std::{
 use aethyr_event_store::{
     config::{EventSourcingConfig, LimitsConfig},
     event::{
-        AggregateId, AppendBounds, Content, ContentDigest, EventId, Hash, NewEvent, Position, RecordedEvent,
-        SequenceNumber, Timestamp, record,
+        AggregateId, AppendBounds, ChainHash, Content, ContentDigest, EventId, NewEvent, Position,
+        RecordedEvent, SequenceNumber, Timestamp, record,
     },
-    index::{Entries, IndexedEvent, Patience, Upkeep},
+    index::{IndexBatch, IndexedEvent, Upkeep, WaitMode},
     storage::Storage,
 };
 use bytes::Bytes;
@@ -41,7 +44,7 @@ use hdrhistogram::Histogram;
 const EVENT_BYTES: usize = 64;
 const EVENTS_IN_APPEND: u64 = 100;
 const APPENDS_IN_SYNC: u64 = 100;
-/// So many look-ups of each kind.
+/// The number of lookups of each kind.
 const LOOK_UPS: u64 = 200_000;
 const PAGES: u64 = 200;
 const PAGE: usize = 1000;
@@ -76,7 +79,7 @@ impl Options {
         Storage::open(&config, &LimitsConfig::default()).expect("a store")
     }
 
-    /// Runs this program once more.
+    /// Runs one step in a new process of this program.
     fn run(&self, step: &str) {
         let mut program = Command::new(std::env::current_exe().unwrap());
         let folder = self.folder.to_str().unwrap();
@@ -94,7 +97,7 @@ fn main() {
         None => {
             println!("{} events of {EVENT_BYTES} bytes, {} aggregates", options.events, options.aggregates);
             options.run("append");
-            for (step, title) in [("look", "after a crash"), ("look", "after a stop in order")] {
+            for (step, title) in [("look", "after a crash"), ("look", "after a clean stop")] {
                 println!("{title}:");
                 options.run(step);
             }
@@ -108,7 +111,7 @@ fn aggregate(number: u64) -> AggregateId {
     AggregateId::new(&format!("object-{number}")).unwrap()
 }
 
-/// Appends, and is killed.
+/// Appends all events and aborts.
 fn append(options: &Options) {
     let mut storage = options.open();
     assert_eq!(storage.log.tip().position, Position(0), "{} is not empty", options.folder.display());
@@ -142,7 +145,7 @@ fn append(options: &Options) {
                     position: Position(position),
                     recorded_at: Timestamp::new(1_700_000_000, 0).unwrap(),
                     append: bounds,
-                    hash: Hash::START,
+                    hash: ChainHash::START,
                 }
             })
             .collect();
@@ -156,7 +159,7 @@ fn append(options: &Options) {
         if (round as u64).is_multiple_of(APPENDS_IN_SYNC) || last == options.events {
             storage.log.sync().unwrap();
         }
-        let mut entries = Entries::new(&storage.index);
+        let mut entries = IndexBatch::new(&storage.index);
         let indexed = events.iter().zip(stored).map(|(event, stored)| IndexedEvent::new(event, stored.place));
         entries.add_append(&storage.index, frame, indexed.collect()).unwrap();
         entries.reach(tip);
@@ -177,25 +180,25 @@ fn look(options: &Options) {
     let per_event = bytes as f64 / options.events as f64;
     println!("  opened in {opened:.3} s, {} MB resident", resident_mb());
     println!(
-        "  index: {} files, {:.0} MB, {per_event:.1} bytes an event",
+        "  index: {} files, {:.0} MB, {per_event:.1} bytes per event",
         files().count(),
         bytes as f64 / 1e6
     );
     let upkeep = Upkeep::start(storage.index.clone()).unwrap();
     let index = &storage.index;
     told("an unknown id", LOOK_UPS, |_| {
-        let found = index.event_with(EventId::random(), Patience::AtOnce).unwrap();
+        let found = index.event_with(EventId::random(), WaitMode::AtOnce).unwrap();
         assert!(found.is_none());
     });
-    // Each of them once: what was looked up stays in memory.
+    // Looks up each aggregate only once, because it stays in memory afterwards.
     let step = (options.aggregates / LOOK_UPS).max(1);
     told("a cold aggregate", options.aggregates.min(LOOK_UPS), |number| {
-        let head = index.head_with(&aggregate(number * step), Patience::AtOnce).unwrap();
-        black_box(head.expect("it is there"));
+        let head = index.head_with(&aggregate(number * step), WaitMode::AtOnce).unwrap();
+        black_box(head.expect("it exists"));
     });
     told("an unknown aggregate", LOOK_UPS, |number| {
         let id = AggregateId::new(&format!("nobody-{number}")).unwrap();
-        assert!(index.head_with(&id, Patience::AtOnce).unwrap().is_none());
+        assert!(index.head_with(&id, WaitMode::AtOnce).unwrap().is_none());
     });
     told("a page of 1000 aggregates", PAGES, |number| {
         let after = aggregate(number * options.aggregates / PAGES);
@@ -205,7 +208,7 @@ fn look(options: &Options) {
     println!("  {} MB resident at the end", resident_mb());
 }
 
-/// How long each of so many takes.
+/// Measures `count` lookups, and prints their latencies.
 fn told(what: &str, count: u64, mut look_up: impl FnMut(u64)) {
     let mut times = Histogram::<u64>::new(3).unwrap();
     for number in 0..count {
@@ -215,7 +218,7 @@ fn told(what: &str, count: u64, mut look_up: impl FnMut(u64)) {
     }
     let at = |quantile| times.value_at_quantile(quantile) as f64 / 1000.0;
     println!(
-        "  {what}: p50 {:.1} µs, p99 {:.1} µs, longest {:.0} µs",
+        "  {what}: p50 {:.1} µs, p99 {:.1} µs, max {:.0} µs",
         at(0.5),
         at(0.99),
         times.max() as f64 / 1000.0

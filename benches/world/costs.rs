@@ -1,4 +1,5 @@
-//! What an answer costs that is a small part of something large: it follows what is returned.
+//! Measures responses that are a small part of something large. Their cost should depend on the
+//! size of the response.
 
 use std::time::Duration;
 
@@ -12,7 +13,7 @@ const ATTRIBUTES: usize = 1_000;
 const CHANGES: usize = 3_000;
 const THINGS: usize = 28_000;
 const BOXES: usize = 280;
-/// Histories that are asked for at once.
+/// The number of concurrent history queries.
 const AT_ONCE: usize = 40;
 
 const HISTORY: &str = "aethyr.world.v1.WorldService/GetHistory";
@@ -29,7 +30,7 @@ pub async fn measure(service: &Service) {
         ("ListContents of one box", CONTENTS, json!({"container_id": "box-7"})),
         ("ListGameObjects by type", OBJECTS, json!({"type": "Thing"})),
         ("ListGameObjects by generic", OBJECTS, json!({"generic": "thing"})),
-        ("ListGameObjects by an attribute of few", OBJECTS, json!({"attribute_key": "rare"})),
+        ("ListGameObjects by a rare attribute", OBJECTS, json!({"attribute_key": "rare"})),
         ("ListContents, not recursive", CONTENTS, all),
     ] {
         for size in [100, 1000] {
@@ -99,11 +100,11 @@ async fn histories(service: &Service) {
     let all = join_all((0..AT_ONCE).map(|_| history()));
     let took = tokio::select! {
         took = all => took,
-        () = asking => unreachable!("it goes on"),
+        () = asking => unreachable!("an endless loop"),
     };
     let longest = took.into_iter().max().unwrap_or_default();
     println!(
-        "{AT_ONCE} of them at once: {}; slowest GetGameObject meanwhile: {}",
+        "{AT_ONCE} of them concurrently: {}; slowest concurrent GetGameObject: {}",
         shown(longest),
         shown(slowest)
     );
@@ -127,7 +128,7 @@ async fn pages(service: &Service, name: &str, call: &str, request: &Value, size:
     }
     took.sort_unstable();
     println!(
-        "{name}, {objects} objects in {} pages of {size}: p50 {}, slowest {}",
+        "{name}, {objects} objects in {} pages of {size}: p50 {}, max {}",
         took.len(),
         shown(took[took.len() / 2]),
         shown(took[took.len() - 1])

@@ -1,12 +1,14 @@
-//! The game world under measurement: commands of a large world, questions about a long history, and rebuilding.
+//! Measures the game world: the commands that create a large world, queries of an object with a
+//! long history, and a rebuild.
 //!
 //!     cargo bench --bench world
 //!     cargo bench --bench world -- --commands FILE
 //!     cargo bench --bench world -- --costs
 //!
-//! The world is a made-up one of 12 000 rooms and 29 000 exits. `--commands` names another, as `execute` reads
-//! it: one command a line, those that create rooms before all others. `--costs` measures only what a piece of something large
-//! costs: histories, and pages of long lists. Times are wall-clock times of one run on a shared machine.
+//! The world is generated, with 12 000 rooms and 29 000 exits. `--commands` reads another one from
+//! a file, in the format of `execute`: one command per line. Commands that create rooms are
+//! executed first. `--costs` measures only parts of large responses: histories, and pages of long
+//! lists. Times are wall-clock times of one run.
 
 #![allow(
     clippy::unwrap_used,
@@ -14,9 +16,9 @@
     clippy::panic,
     clippy::indexing_slicing,
     clippy::print_stdout,
-    reason = "a benchmark fails as a whole, and says what it did"
+    reason = "a benchmark panics on errors and prints its progress"
 )]
-#![allow(dead_code, reason = "not all that the tests share is needed here")]
+#![allow(dead_code, reason = "only a part of the tests' support code is used")]
 
 #[path = "../../tests/support/mod.rs"]
 mod support;
@@ -56,7 +58,7 @@ async fn main() {
         Some(file) => read(&std::fs::read_to_string(file).unwrap()),
         None => make(),
     };
-    for (name, with_immudb) in [("local only", false), ("through ImmuDB", true)] {
+    for (name, with_immudb) in [("local only", false), ("with ImmuDB", true)] {
         let folder = tempfile::tempdir().unwrap();
         let immudb = match with_immudb {
             true => Some(ImmuDb::start(folder.path()).await),
@@ -73,7 +75,7 @@ async fn main() {
     }
 }
 
-/// Rooms in a plane, each with exits to some of those near it.
+/// Generates rooms, each with exits to some other rooms.
 fn make() -> (Vec<Value>, Vec<Value>) {
     let mut random = fastrand::Rng::with_seed(1);
     let words = ["moss", "stone", "light", "water", "echo", "ash", "root", "wind", "door", "glass"];
@@ -104,7 +106,7 @@ async fn client(service: &Service) -> JsonClient {
     JsonClient::connect(&format!("127.0.0.1:{}", service.port())).await.unwrap()
 }
 
-/// One command a call, by all callers; those that create rooms first.
+/// Executes one command per call, with all callers. Commands that create rooms come first.
 async fn commands(name: &str, service: &Service, rooms: Vec<Value>, rest: Vec<Value>) {
     let count = rooms.len() + rest.len();
     let began = Instant::now();
@@ -116,8 +118,8 @@ async fn commands(name: &str, service: &Service, rooms: Vec<Value>, rest: Vec<Va
     let answered = Instant::now();
     caught_up(service).await;
     println!(
-        "{name}: {count} commands by {CALLERS} callers, one a call: {:.0} a second, p50 {:.2} ms, p99 {:.2} ms, \
-         slowest {:.0} ms; read models complete {:.2} s after the last answer",
+        "{name}: {count} commands, {CALLERS} callers, one per call: {:.0}/s, p50 {:.2} ms, p99 {:.2} ms, \
+         max {:.0} ms; read models complete {:.2} s after the last response",
         count as f64 / seconds,
         milliseconds(latencies.value_at_quantile(0.5)),
         milliseconds(latencies.value_at_quantile(0.99)),
@@ -154,7 +156,7 @@ async fn caught_up(service: &Service) {
     }
 }
 
-/// A room with many events, as it is and as it was.
+/// Queries a room with many events, in its current state and in earlier states.
 async fn long_history(service: &Service) {
     let client = client(service).await;
     client.call(EXECUTE, &json!({"commands": [{"create_room": {"id": "old"}}]})).await.unwrap();
@@ -186,7 +188,7 @@ async fn long_history(service: &Service) {
             latencies.record(began.elapsed().as_micros() as u64).unwrap();
         }
         println!(
-            "GetRoom of {last} events, {name}: p50 {:.2} ms, p99 {:.2} ms, slowest {:.2} ms",
+            "GetRoom of {last} events, {name}: p50 {:.2} ms, p99 {:.2} ms, max {:.2} ms",
             milliseconds(latencies.value_at_quantile(0.5)),
             milliseconds(latencies.value_at_quantile(0.99)),
             milliseconds(latencies.max()),
@@ -194,7 +196,8 @@ async fn long_history(service: &Service) {
     }
 }
 
-/// Objects in these rooms until there are enough events, each with a few changes.
+/// Creates objects in these rooms, each with some changes, until there are enough events. Then
+/// measures a rebuild.
 async fn rebuilding(service: &Service, rooms: &[Value]) {
     let mut number = 0;
     while service.stats().await.event_count < EVENTS {

@@ -10,7 +10,7 @@ use tonic_health::{
     pb::{HealthCheckRequest, health_client::HealthClient},
 };
 
-use super::asking::Address;
+use super::client::Address;
 
 const PATIENCE: Duration = Duration::from_secs(3);
 

@@ -14,21 +14,21 @@ use tracing::{info, warn};
 
 use crate::{
     config::Config,
-    event::{Hash, Position, RecordedEvent, record},
+    event::{ChainHash, Position, RecordedEvent, record},
     event_files::{
-        folder::{Folder, read_file},
+        folder::{EventFolder, read_file},
         format,
     },
     progress::Progress,
     replication::state::State,
     sequencer::{RestoredTransaction, Sequencer},
-    server::{self, Components, Options},
+    server::{self, Components, ServerOptions},
     storage::Storage,
 };
 
 /// Whether events that the log lacks are restored from ImmuDB before the import.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Contact {
+pub enum ImmudbRestore {
     First,
     Skipped,
 }
@@ -41,17 +41,17 @@ pub enum Contact {
 pub async fn run(
     mut config: Config,
     folder: PathBuf,
-    contact: Contact,
+    restore: ImmudbRestore,
     take_over: bool,
 ) -> Result<(), String> {
-    let wants_immudb = contact == Contact::First && config.immudb.is_some();
+    let wants_immudb = restore == ImmudbRestore::First && config.immudb.is_some();
     if !wants_immudb {
         config.immudb = None;
     }
     // The event files are read here, so they must not be written or deleted meanwhile.
     config.event_sourcing.event_files = false;
     let storage = Storage::open(&config.event_sourcing, &config.limits).map_err(|error| error.to_string())?;
-    let options = Options { take_over, ..Options::default() };
+    let options = ServerOptions { take_over, ..ServerOptions::default() };
     let parts = server::start(&config, &options, storage).map_err(|error| error.to_string())?;
     let imported = if wants_immudb { contacted(&parts).await } else { Ok(()) };
     let imported = match imported {
@@ -90,7 +90,7 @@ async fn contacted(parts: &Components) -> Result<(), String> {
 
 /// The results of the import.
 #[derive(Debug, Default)]
-struct Outcome {
+struct ImportSummary {
     imported: u64,
     identical: u64,
     snapshots: u64,
@@ -99,7 +99,7 @@ struct Outcome {
 }
 
 async fn import(parts: &Components, path: &Path) -> Result<(), String> {
-    let folder = Folder::new(path);
+    let folder = EventFolder::new(path);
     if folder.is_of_aethyr().map_err(|error| error.to_string())? {
         let path = path.display();
         return Err(format!(
@@ -107,7 +107,7 @@ async fn import(parts: &Components, path: &Path) -> Result<(), String> {
              supported"
         ));
     }
-    let mut outcome = Outcome::default();
+    let mut outcome = ImportSummary::default();
     let mut files = stock(&folder, &mut outcome)?;
     files.sort_unstable();
     let mut progress = Progress::new("importing", "files", 0, files.len() as u64);
@@ -132,7 +132,7 @@ async fn import(parts: &Components, path: &Path) -> Result<(), String> {
     appends.flush().await?;
     drop(progress);
     import_snapshots(parts, &folder, &mut outcome).await?;
-    let Outcome { imported, identical, snapshots, conflicts, unreadable } = outcome;
+    let ImportSummary { imported, identical, snapshots, conflicts, unreadable } = outcome;
     info!(imported, identical, snapshots, conflicts, unreadable, "import finished");
     match (conflicts, unreadable) {
         (0, 0) => Ok(()),
@@ -145,14 +145,14 @@ async fn import(parts: &Components, path: &Path) -> Result<(), String> {
 
 /// The first position of the append, the position, and the path of an event file. Files sorted in
 /// this order can be appended.
-type File = (Position, Position, PathBuf);
+type ImportFile = (Position, Position, PathBuf);
 
 /// Lists the event files. A file that cannot be read, such as one damaged by a power failure, is
 /// counted and does not prevent the import of the others.
-fn stock(folder: &Folder, outcome: &mut Outcome) -> Result<Vec<File>, String> {
+fn stock(folder: &EventFolder, outcome: &mut ImportSummary) -> Result<Vec<ImportFile>, String> {
     let mut files = Vec::new();
     for path in folder.event_paths().map_err(|error| error.to_string())? {
-        match Folder::read_event(&path) {
+        match EventFolder::read_event(&path) {
             Ok(Some(event)) => files.push((event.append.first, event.position, path)),
             Ok(None) => {
                 warn!(file = %path.display(), "not an event file");
@@ -170,12 +170,12 @@ fn stock(folder: &Folder, outcome: &mut Outcome) -> Result<Vec<File>, String> {
 async fn import_append(
     parts: &Components,
     appends: &mut Appends<'_>,
-    files: &[File],
-    outcome: &mut Outcome,
+    files: &[ImportFile],
+    outcome: &mut ImportSummary,
 ) -> Result<(), String> {
     let mut events = Vec::with_capacity(files.len());
     for (_, _, path) in files {
-        let event = Folder::read_event(path).map_err(|error| error.to_string())?;
+        let event = EventFolder::read_event(path).map_err(|error| error.to_string())?;
         events.push(event.ok_or_else(|| format!("{}: file changed during the import", path.display()))?);
     }
     let problem = match known(parts, &events)? {
@@ -223,7 +223,7 @@ fn known(parts: &Components, events: &[RecordedEvent]) -> Result<Known, String> 
 struct Appends<'a> {
     sequencer: &'a Sequencer,
     position: Position,
-    hash: Hash,
+    hash: ChainHash,
     ready: Vec<Vec<Bytes>>,
     ready_bytes: usize,
 }
@@ -272,7 +272,11 @@ impl Appends<'_> {
     }
 }
 
-async fn import_snapshots(parts: &Components, folder: &Folder, outcome: &mut Outcome) -> Result<(), String> {
+async fn import_snapshots(
+    parts: &Components,
+    folder: &EventFolder,
+    outcome: &mut ImportSummary,
+) -> Result<(), String> {
     for path in folder.snapshot_paths().map_err(|error| error.to_string())? {
         let bytes = match read_file(&path) {
             Ok(bytes) => bytes,

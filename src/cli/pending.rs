@@ -17,8 +17,8 @@ use crate::{
     log::{Cursor, Frame, LogOffset, ReadFrame, StoredRecord, Tip, writer_ids},
     printable::escaped,
     replication::{
-        comparison::{Comparison, Fit},
-        head::Head,
+        comparison::{Comparison, HistoryRelation},
+        head::LogHead,
     },
     server::immudb_settings,
     storage::Storage,
@@ -30,7 +30,7 @@ pub(super) use export::write;
 
 /// Whether the local log is compared with ImmuDB.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Contact {
+pub enum ComparisonMode {
     Wanted,
     Offline,
 }
@@ -39,15 +39,15 @@ pub enum Contact {
 ///
 /// # Errors
 /// Returns an error if the storage cannot be used, or if standard output is closed.
-pub async fn list(config: Config, contact: Contact) -> Result<(), String> {
+pub async fn list(config: Config, mode: ComparisonMode) -> Result<(), String> {
     let storage = Storage::open(&config.event_sourcing, &config.limits).map_err(|error| error.to_string())?;
-    let answer = ask(&config, contact, &storage).await;
+    let answer = ask(&config, mode, &storage).await;
     let pending = Pending::of(&storage, answer.comparison());
     let mut lines = std::io::BufWriter::new(std::io::stdout().lock());
     let closed = |error: std::io::Error| format!("standard output: {error}");
     let counts = pending.walk(|found| match found {
-        Found::Event { event, .. } => write_line(&mut lines, &event).map_err(closed),
-        Found::Snapshot { .. } => Ok(()),
+        PendingItem::Event { event, .. } => write_line(&mut lines, &event).map_err(closed),
+        PendingItem::Snapshot { .. } => Ok(()),
     })?;
     let ids = writer_ids::load(&config.event_sourcing.log_path).map_err(|error| error.to_string())?;
     for line in answer.lines(&ids) {
@@ -68,10 +68,10 @@ pub async fn list(config: Config, contact: Contact) -> Result<(), String> {
 ///
 /// # Errors
 /// Returns an error if the storage cannot be used, or if the directory contains other files.
-pub async fn export(config: Config, contact: Contact, folder: &Path) -> Result<(), String> {
+pub async fn export(config: Config, mode: ComparisonMode, folder: &Path) -> Result<(), String> {
     let storage = Storage::open(&config.event_sourcing, &config.limits).map_err(|error| error.to_string())?;
-    let answer = ask(&config, contact, &storage).await;
-    if let Answer::Failed(why) = &answer {
+    let answer = ask(&config, mode, &storage).await;
+    if let ComparisonOutcome::Failed(why) = &answer {
         warn!(%why, "ImmuDB cannot be compared; exporting the events after the forwarded position");
     }
     let pending = Pending::of(&storage, answer.comparison());
@@ -102,25 +102,25 @@ pub(super) async fn compare(config: &Config, storage: &Storage) -> Result<Compar
 }
 
 /// The result of the comparison with ImmuDB.
-enum Answer {
+enum ComparisonOutcome {
     NotConfigured,
     NotAsked,
     Failed(String),
     Compared(Comparison),
 }
 
-async fn ask(config: &Config, contact: Contact, storage: &Storage) -> Answer {
-    match (&config.immudb, contact) {
-        (None, _) => Answer::NotConfigured,
-        (Some(_), Contact::Offline) => Answer::NotAsked,
-        (Some(_), Contact::Wanted) => match compare(config, storage).await {
-            Ok(comparison) => Answer::Compared(comparison),
-            Err(why) => Answer::Failed(why),
+async fn ask(config: &Config, mode: ComparisonMode, storage: &Storage) -> ComparisonOutcome {
+    match (&config.immudb, mode) {
+        (None, _) => ComparisonOutcome::NotConfigured,
+        (Some(_), ComparisonMode::Offline) => ComparisonOutcome::NotAsked,
+        (Some(_), ComparisonMode::Wanted) => match compare(config, storage).await {
+            Ok(comparison) => ComparisonOutcome::Compared(comparison),
+            Err(why) => ComparisonOutcome::Failed(why),
         },
     }
 }
 
-impl Answer {
+impl ComparisonOutcome {
     fn comparison(&self) -> Option<&Comparison> {
         match self {
             Self::Compared(comparison) => Some(comparison),
@@ -140,8 +140,8 @@ impl Answer {
     }
 }
 
-fn head_line(head: Option<&Head>, ours: &[uuid::Uuid]) -> String {
-    let Some(Head { position, writer, written_at, released, .. }) = head else {
+fn head_line(head: Option<&LogHead>, ours: &[uuid::Uuid]) -> String {
+    let Some(LogHead { position, writer, written_at, released, .. }) = head else {
         return "ImmuDB: log:head is missing".to_owned();
     };
     let whose = if ours.contains(writer) { "this log" } else { "another log" };
@@ -152,11 +152,11 @@ fn head_line(head: Option<&Head>, ours: &[uuid::Uuid]) -> String {
 
 fn fit_line(Comparison { common, fit, .. }: &Comparison) -> String {
     let then = match fit {
-        Fit::Empty => "the database is empty",
-        Fit::HeadMissing => "the database has events, but no log:head",
-        Fit::Behind => "later local events can be replicated",
-        Fit::Whole => "all local events are replicated",
-        Fit::Diverged => "the database continues with different events",
+        HistoryRelation::Empty => "the database is empty",
+        HistoryRelation::HeadMissing => "the database has events, but no log:head",
+        HistoryRelation::Behind => "later local events can be replicated",
+        HistoryRelation::Whole => "all local events are replicated",
+        HistoryRelation::Diverged => "the database continues with different events",
     };
     format!("ImmuDB: same history up to position {common}; {then}")
 }
@@ -183,7 +183,7 @@ pub(super) struct Counts {
 }
 
 /// A pending event or snapshot, with its record as stored.
-pub(super) enum Found {
+pub(super) enum PendingItem {
     Event { event: RecordedEvent, record: Bytes },
     Snapshot { snapshot: Snapshot, record: Bytes },
 }
@@ -206,7 +206,7 @@ impl Pending {
 
     /// Passes every pending event and snapshot to `each`, in the order of the log, and counts them.
     /// Only the newest snapshot of each aggregate is pending.
-    pub fn walk(&self, mut each: impl FnMut(Found) -> Result<(), String>) -> Result<Counts, String> {
+    pub fn walk(&self, mut each: impl FnMut(PendingItem) -> Result<(), String>) -> Result<Counts, String> {
         let (mut counts, mut aggregates) = (Counts::default(), HashSet::<AggregateId>::new());
         let mut cursor =
             Cursor::new(self.history.segments.clone(), self.start().map_err(|error| error.to_string())?);
@@ -214,12 +214,12 @@ impl Pending {
             let mut appended = 0;
             for found in self.in_frame(read).map_err(|error| error.to_string())? {
                 match &found {
-                    Found::Event { event, .. } => {
+                    PendingItem::Event { event, .. } => {
                         appended = 1;
                         counts.events = counts.events.saturating_add(1);
                         aggregates.insert(event.event.aggregate_id.clone());
                     }
-                    Found::Snapshot { .. } => counts.snapshots = counts.snapshots.saturating_add(1),
+                    PendingItem::Snapshot { .. } => counts.snapshots = counts.snapshots.saturating_add(1),
                 }
                 each(found)?;
             }
@@ -235,13 +235,13 @@ impl Pending {
         Ok(self.history.locate(self.behind.min(self.forwarded), self.tip)?.append_end)
     }
 
-    fn in_frame(&self, read: ReadFrame) -> Result<Vec<Found>, HistoryError> {
+    fn in_frame(&self, read: ReadFrame) -> Result<Vec<PendingItem>, HistoryError> {
         let start = read.start;
         let decoded = |stored: StoredRecord| {
             let (place, record) = (stored.place(start), stored.bytes.clone());
             let event = record::decode(stored.bytes, stored.hash)
                 .map_err(|source| HistoryError::Record { place, source })?;
-            Ok(Found::Event { event, record })
+            Ok(PendingItem::Event { event, record })
         };
         match read.frame {
             Frame::Mark(_) => Ok(Vec::new()),
@@ -255,7 +255,7 @@ impl Pending {
                     .map_err(|source| HistoryError::Record { place, source })?;
                 let newest = self.history.index.head(&snapshot.aggregate_id)?.and_then(|head| head.snapshot);
                 let wanted = number > self.snapshots && newest.is_some_and(|newest| newest.place == place);
-                Ok(Vec::from_iter(wanted.then_some(Found::Snapshot { snapshot, record: stored.bytes })))
+                Ok(Vec::from_iter(wanted.then_some(PendingItem::Snapshot { snapshot, record: stored.bytes })))
             }
         }
     }

@@ -32,7 +32,7 @@ pub fn restrict(config: &Config) {
 
 /// A file or directory at a configured path that other users can access but should not.
 #[derive(Debug)]
-pub struct TooWide {
+pub struct ExposedPath {
     pub key: &'static str,
     pub path: PathBuf,
     /// Fixes this and all other files of the key.
@@ -41,7 +41,7 @@ pub struct TooWide {
 
 /// Finds existing files and directories that other users can access: created by another program, or
 /// by an earlier version of this one.
-pub fn too_wide(config: &Config) -> Vec<TooWide> {
+pub fn too_wide(config: &Config) -> Vec<ExposedPath> {
     let (not_allowed, who) =
         if config.server.group_readable { (OTHERS, "o-rwx") } else { (GROUP_AND_OTHERS, "go-rwx") };
     let is_open = |path: &PathBuf| is_open_to(path, not_allowed);
@@ -51,7 +51,7 @@ pub fn too_wide(config: &Config) -> Vec<TooWide> {
             all_files(path).filter_map(|path| fs::canonicalize(path).ok()).filter(is_open).collect();
         let command = open.iter().map(|path| quoted(path)).collect::<Vec<_>>().join(" ");
         let path = open.into_iter().next()?;
-        Some(TooWide { key, path, command: format!("chmod -R {who} {command}") })
+        Some(ExposedPath { key, path, command: format!("chmod -R {who} {command}") })
     });
     found.collect()
 }
@@ -67,7 +67,7 @@ fn is_open_to(path: &Path, not_allowed: u32) -> bool {
 /// A file or directory at a configured path that this process may not use, because it belongs to
 /// another user, such as a copy made by that user.
 #[derive(Debug)]
-pub struct OutOfReach {
+pub struct InaccessiblePath {
     pub key: &'static str,
     pub path: PathBuf,
     /// The user that owns it.
@@ -79,7 +79,7 @@ pub struct OutOfReach {
 }
 
 /// Finds the first unusable file or directory of each configured path.
-pub fn out_of_reach(config: &Config) -> Vec<OutOfReach> {
+pub fn out_of_reach(config: &Config) -> Vec<InaccessiblePath> {
     let (user, group) = (geteuid().as_raw(), getegid().as_raw());
     let found = config.paths().into_iter().filter_map(|(key, configured)| {
         let (path, owner) = not_usable(configured, &is_usable)?;
@@ -87,7 +87,7 @@ pub fn out_of_reach(config: &Config) -> Vec<OutOfReach> {
         // directory.
         let all = if configured.starts_with(&path) { path.as_path() } else { configured };
         let command = format!("chown -R {user}:{group} {}", quoted(all));
-        Some(OutOfReach { key, path, owner, user, command })
+        Some(InaccessiblePath { key, path, owner, user, command })
     });
     found.collect()
 }

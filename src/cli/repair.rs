@@ -16,8 +16,8 @@ use tracing::{info, warn};
 
 use crate::{
     config::Config,
-    event::{Hash, Position, record},
-    index::{self, Found, Seen},
+    event::{ChainHash, Position, record},
+    index::{self, IndexScan, KnownLogEnd},
     log::{
         Access, Damaged, FolderOwner, Frame, Lock, Log, LogId, LogOffset, OwnerFile, ReadFrame, Salvage, Tip,
         recover, segment_numbers, writer_ids,
@@ -25,11 +25,11 @@ use crate::{
     storage::INDEX_PATH,
 };
 
-mod run;
+mod gap_fill;
 mod snapshots;
 mod sources;
 
-use run::{Numbers, Run};
+use gap_fill::{GapFill, HistoryEnd};
 use snapshots::Snapshots;
 use sources::Sources;
 
@@ -65,7 +65,7 @@ pub async fn run(config: Config, loss: Loss) -> Result<(), String> {
     }
     let mut repair = Repair {
         log: new_log(&draft, config.event_sourcing.segment_bytes_max)?,
-        numbers: Numbers::new(),
+        numbers: HistoryEnd::new(),
         sources: Sources::new(&config),
         snapshots: Snapshots::new(&config),
         loss,
@@ -112,8 +112,8 @@ fn new_log(folder: &Path, segment_bytes_max: u64) -> Result<Log, String> {
 
 /// Returns how far the index has seen the log, or `None` if that is unknown. The log was once
 /// synced at least up to there.
-fn known_end(config: &Config) -> Option<Seen> {
-    match Found::look(&config.event_sourcing.index_path) {
+fn known_end(config: &Config) -> Option<KnownLogEnd> {
+    match IndexScan::read_folder(&config.event_sourcing.index_path) {
         Ok(found) => found.seen(&config.event_sourcing.log_path),
         Err(error) => {
             warn!(%error, "the index cannot be read; the end of the log is unknown");
@@ -139,7 +139,7 @@ struct GivenUp {
 
 struct Repair<'a> {
     log: Log,
-    numbers: Numbers,
+    numbers: HistoryEnd,
     sources: Sources<'a>,
     snapshots: Snapshots,
     loss: Loss,
@@ -207,11 +207,11 @@ impl Repair<'_> {
         &mut self,
         read: &ReadFrame,
         first: Position,
-        previous: Hash,
+        previous: ChainHash,
         records: &[Bytes],
     ) -> Result<(), String> {
         if first > self.numbers.position().next() {
-            self.flow = self.fill_or_give_up(first, Some(previous)).await?;
+            self.flow = self.fill_or_discard(first, Some(previous)).await?;
             if self.flow == Flow::Ended {
                 self.pass_over(read, "it follows the discarded events");
                 return Ok(());
@@ -222,7 +222,7 @@ impl Repair<'_> {
         let goes_on = match first <= position {
             true => Err("its positions are already in the log"),
             false if before != previous => Err("its chain hash does not match the history before it"),
-            false => self.numbers.go_on(records, None),
+            false => self.numbers.append(records, None),
         };
         match (goes_on, self.loss) {
             (Ok(()), _) => {
@@ -267,11 +267,11 @@ impl Repair<'_> {
 
     fn append(&mut self, records: &[Bytes]) -> Result<(), String> {
         let before = self.numbers.hash();
-        self.numbers.go_on(records, None)?;
+        self.numbers.append(records, None)?;
         self.write_append(records, before)
     }
 
-    fn write_append(&mut self, records: &[Bytes], before: Hash) -> Result<(), String> {
+    fn write_append(&mut self, records: &[Bytes], before: ChainHash) -> Result<(), String> {
         self.snapshots.pass(records, before);
         self.write(|group| _ = group.append(records))?;
         self.write_marks()
@@ -279,11 +279,11 @@ impl Repair<'_> {
 
     /// Recovers the events after the last undamaged append: those that the index or a replication
     /// mark has seen, and any others that the damage may have destroyed.
-    async fn end(&mut self, known: Option<Seen>) -> Result<(), String> {
+    async fn end(&mut self, known: Option<KnownLogEnd>) -> Result<(), String> {
         let marked = self.marks.iter().map(|(position, _)| *position).max().unwrap_or(Position(0));
         let last = marked.max(known.map_or(Position(0), |known| known.position));
         let hash = known.filter(|known| last == known.position).map(|known| known.hash);
-        if last > self.numbers.position() && self.fill_or_give_up(last.next(), hash).await? == Flow::Ended {
+        if last > self.numbers.position() && self.fill_or_discard(last.next(), hash).await? == Flow::Ended {
             return Ok(());
         }
         if let Some(damaged) = self.doubt.filter(|damaged| known.is_none_or(|known| known.end <= *damaged)) {
@@ -311,7 +311,11 @@ impl Repair<'_> {
         ))
     }
 
-    async fn fill_or_give_up(&mut self, until: Position, leads_to: Option<Hash>) -> Result<Flow, String> {
+    async fn fill_or_discard(
+        &mut self,
+        until: Position,
+        leads_to: Option<ChainHash>,
+    ) -> Result<Flow, String> {
         let first = self.numbers.position().next();
         let missing = format!("positions {first} to {}", until.0.saturating_sub(1));
         self.damages += 1;
@@ -342,8 +346,8 @@ impl Repair<'_> {
 
     /// Searches ImmuDB and the event files for the appends that continue the history, up to `until`
     /// (exclusive) and without a gap.
-    async fn search(&mut self, until: Position) -> Run {
-        let mut run = Run::behind(&self.numbers);
+    async fn search(&mut self, until: Position) -> GapFill {
+        let mut run = GapFill::after(&self.numbers);
         let records = self.sources.in_immudb(run.numbers.position(), until).await;
         run.extend(records.into_iter().map(|bytes| (bytes, None)));
         let from = run.numbers.position();
@@ -351,7 +355,7 @@ impl Repair<'_> {
         run
     }
 
-    fn take_run(&mut self, run: Run) -> Result<(), String> {
+    fn take_run(&mut self, run: GapFill) -> Result<(), String> {
         for append in run.appends {
             self.filled = self.filled.saturating_add(append.len() as u64);
             self.append(&append)?;

@@ -13,12 +13,12 @@ use crate::{
         Position,
         record::{self, ReplicationMark},
     },
-    replication::comparison::{Comparison, Fit},
+    replication::comparison::{Comparison, HistoryRelation},
     storage::Storage,
     world::remove_read_models_of,
 };
 
-mod aside;
+mod discard;
 
 /// Records that ImmuDB has only the events up to its head, so that the next start replicates the
 /// rest again.
@@ -31,9 +31,9 @@ pub async fn resend(config: Config) -> Result<(), String> {
         Storage::open(&config.event_sourcing, &config.limits).map_err(|error| error.to_string())?;
     let Comparison { common: position, fit, .. } = compare(&config, &storage).await?;
     match fit {
-        Fit::Empty | Fit::Behind | Fit::Whole => {}
-        Fit::HeadMissing => return Err(HEAD_MISSING.to_owned()),
-        Fit::Diverged => {
+        HistoryRelation::Empty | HistoryRelation::Behind | HistoryRelation::Whole => {}
+        HistoryRelation::HeadMissing => return Err(HEAD_MISSING.to_owned()),
+        HistoryRelation::Diverged => {
             return Err(format!(
                 "the histories differ after position {position}; use --give-up-pending --export DIR to \
                  export and discard the local events after it"
@@ -98,7 +98,7 @@ pub async fn give_up(config: Config, export: &Path) -> Result<(), String> {
         warn!(%error, path = %path.display(), "read models cannot be deleted; delete them before the next \
          start");
     }
-    let kept = aside::put(&config.event_sourcing)?;
+    let kept = discard::set_aside(&config.event_sourcing)?;
     // The lock moved with the log. It kept other processes from opening the log before the rename.
     drop(lock);
     info!(
@@ -115,14 +115,16 @@ pub async fn give_up(config: Config, export: &Path) -> Result<(), String> {
 fn refusal(comparison: &Comparison, forwarded: Position) -> Option<String> {
     let common = comparison.common;
     match comparison.fit {
-        Fit::Diverged => None,
-        Fit::HeadMissing => Some(HEAD_MISSING.to_owned()),
-        Fit::Whole => Some(format!("nothing to do: ImmuDB has all local events (position {common})")),
-        Fit::Empty | Fit::Behind if common < forwarded => Some(format!(
+        HistoryRelation::Diverged => None,
+        HistoryRelation::HeadMissing => Some(HEAD_MISSING.to_owned()),
+        HistoryRelation::Whole => {
+            Some(format!("nothing to do: ImmuDB has all local events (position {common})"))
+        }
+        HistoryRelation::Empty | HistoryRelation::Behind if common < forwarded => Some(format!(
             "nothing to discard: ImmuDB lost events after position {common}; replicate them again with \
              `resolve --resend`"
         )),
-        Fit::Empty | Fit::Behind => Some(format!(
+        HistoryRelation::Empty | HistoryRelation::Behind => Some(format!(
             "nothing to discard: the local events continue ImmuDB's history after position {common}. The \
              service replicates them when it can write: run `serve`, or `serve --take-over` if another \
              writer has the database and is gone permanently"

@@ -20,13 +20,13 @@ use tracing::{error, info, warn};
 
 use super::{
     EXIT_USAGE, environment,
-    permissions::{self, OutOfReach, TooWide},
+    permissions::{self, ExposedPath, InaccessiblePath},
     say,
 };
 use crate::{
-    config::{Config, Loaded},
+    config::{Config, LoadedConfig},
     log,
-    server::{self, Options},
+    server::{self, ServerOptions},
     telemetry,
 };
 
@@ -37,7 +37,7 @@ const BLOCKING_KEPT: Duration = Duration::from_secs(1);
 /// another thread.
 const BLOCKING_MAX: usize = 80;
 
-pub fn serve(loaded: Loaded, options: Options) -> ExitCode {
+pub fn serve(loaded: LoadedConfig, options: ServerOptions) -> ExitCode {
     let guard = match telemetry::init(&loaded.config.logging) {
         Ok(guard) => guard,
         Err(error) => {
@@ -46,19 +46,19 @@ pub fn serve(loaded: Loaded, options: Options) -> ExitCode {
         }
     };
     let log_path = &loaded.config.event_sourcing.log_path;
-    if log::begins_anew(log_path) {
+    if log::is_new_log(log_path) {
         let path = std::path::absolute(log_path).unwrap_or_else(|_| log_path.clone());
         info!("new, empty log at {}", path.display());
     }
     for warning in &loaded.warnings {
         warn!("{warning}");
     }
-    for OutOfReach { key, path, owner, user, command } in permissions::out_of_reach(&loaded.config) {
+    for InaccessiblePath { key, path, owner, user, command } in permissions::out_of_reach(&loaded.config) {
         let path = path.display();
         warn!(key, %path, owner, user, "path belongs to another user and cannot be used; to fix this, run: \
          {command}");
     }
-    for TooWide { key, path, command } in permissions::too_wide(&loaded.config) {
+    for ExposedPath { key, path, command } in permissions::too_wide(&loaded.config) {
         warn!(key, path = %path.display(), "path is readable by other users; to fix this, run: {command}");
     }
     // Blocking threads end soon after a burst of reads. With a longer idle time, later reads would
@@ -77,7 +77,7 @@ pub fn serve(loaded: Loaded, options: Options) -> ExitCode {
     };
     let file = loaded.file.unwrap_or_default();
     let reload = Reload { file: &file, in_force: loaded.config.clone(), guard: &guard };
-    let options = Options { config_file: file.clone(), ..options };
+    let options = ServerOptions { config_file: file.clone(), ..options };
     let ended = runtime.block_on(until_signalled(loaded.config, options, &reload));
     // Work that is still running after a second signal is abandoned.
     runtime.shutdown_background();
@@ -90,8 +90,9 @@ pub fn serve(loaded: Loaded, options: Options) -> ExitCode {
     }
 }
 
-async fn until_signalled(config: Config, options: Options, reload: &Reload<'_>) -> Result<(), String> {
-    let mut signals = Signals::new().map_err(|error| format!("cannot install signal handlers: {error}"))?;
+async fn until_signalled(config: Config, options: ServerOptions, reload: &Reload<'_>) -> Result<(), String> {
+    let mut signals =
+        ProcessSignals::new().map_err(|error| format!("cannot install signal handlers: {error}"))?;
     let listen = config.server.listen;
     let listener = TcpListener::bind(listen).await.map_err(|error| not_bound(listen, &error))?;
     let (first, second) = tokio::sync::oneshot::channel::<()>();
@@ -149,7 +150,7 @@ const REAL_TIME: std::ops::RangeInclusive<i32> = 34..=64;
 
 /// Handles all signals that would terminate the process: a killed process does not release the
 /// head, and another writer then starts fenced.
-struct Signals {
+struct ProcessSignals {
     ending: Vec<(&'static str, Signal)>,
     hangup: Signal,
     /// A file has reached the size limit of this process. No action is needed, because the write
@@ -157,7 +158,7 @@ struct Signals {
     _file_size: Signal,
 }
 
-impl Signals {
+impl ProcessSignals {
     fn new() -> std::io::Result<Self> {
         let handle = |number: Number| signal(SignalKind::from_raw(number.as_raw()));
         let ending = ENDING.iter().map(|(name, number)| Ok((*name, handle(*number)?)));

@@ -89,7 +89,7 @@ mod tests {
     }
 
     #[test]
-    fn keys_of_its_documents_are_understood_and_ours_go_before_them() {
+    fn keys_of_its_documents_are_understood_and_ours_take_precedence() {
         let yaml =
             "event_sourcing: { enabled: true }\nimmudb: { snapshot_threshold: 7, host: h, user: u, pass: p }";
         let loaded = load_with(yaml, &[]).unwrap();

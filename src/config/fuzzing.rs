@@ -6,7 +6,7 @@
 
 use std::path::Path;
 
-use super::{Config, ConfigError, Loaded, parse, resolve};
+use super::{Config, ConfigError, LoadedConfig, parse, resolve};
 
 /// Set in the environment of every run; it must not appear in any output.
 const PASSWORD: &str = "xyzzy-plugh-plover";
@@ -34,13 +34,13 @@ pub fn configuration(bytes: &[u8]) {
     assert!(text.contains(PASSWORD) || !shown.contains(PASSWORD), "a password is shown: {shown}");
 }
 
-fn of_text(text: &str, environment: Vec<(String, String)>) -> Result<Loaded, ConfigError> {
+fn of_text(text: &str, environment: Vec<(String, String)>) -> Result<LoadedConfig, ConfigError> {
     let path = Path::new("server.yml");
     resolve(Some(path), parse(path, text)?, Vec::new(), environment)
 }
 
 /// Loads an effective configuration that was written out, and writes it out again.
 fn said_again(redacted: &str) -> String {
-    let loaded = of_text(redacted, Vec::new()).expect("what was in force can be read");
+    let loaded = of_text(redacted, Vec::new()).expect("the effective configuration can be read");
     Config::to_yaml_redacted(&loaded.config)
 }

@@ -14,10 +14,10 @@ use super::{ConfigError, log_filter::log_filter};
 pub(super) struct Key {
     /// Section and name, such as `server.listen`.
     pub path: &'static str,
-    pub kind: Kind,
+    pub kind: ValueKind,
 }
 
-pub(super) enum Kind {
+pub(super) enum ValueKind {
     Flag,
     Count { min: u64, max: u64 },
     Bytes { min: u64, max: u64 },
@@ -44,36 +44,36 @@ const GIB: u64 = 1 << 30;
 const TIB: u64 = 1 << 40;
 
 pub(super) const KEYS: &[Key] = &[
-    key("server.listen", Kind::SocketAddress),
+    key("server.listen", ValueKind::SocketAddress),
     key("server.shutdown_grace", seconds(0.0, 3600.0)),
     key("server.first_call_max", seconds(0.5, 3600.0)),
     key("server.request_max", seconds(0.5, 3600.0)),
     key("server.unread_max", seconds(0.5, 86_400.0)),
-    key("server.group_readable", Kind::Flag),
-    key("event_sourcing.enabled", Kind::Flag),
+    key("server.group_readable", ValueKind::Flag),
+    key("event_sourcing.enabled", ValueKind::Flag),
     key("event_sourcing.snapshot_threshold", count(1, THRESHOLD_MAX)),
-    key("event_sourcing.snapshot_thresholds", Kind::Thresholds),
-    key("event_sourcing.snapshot_thresholds_by_id", Kind::Thresholds),
-    key("event_sourcing.storage_path", Kind::Folder),
-    key("event_sourcing.log_path", Kind::Folder),
-    key("event_sourcing.index_path", Kind::Folder),
-    key("event_sourcing.event_files", Kind::Flag),
+    key("event_sourcing.snapshot_thresholds", ValueKind::Thresholds),
+    key("event_sourcing.snapshot_thresholds_by_id", ValueKind::Thresholds),
+    key("event_sourcing.storage_path", ValueKind::Folder),
+    key("event_sourcing.log_path", ValueKind::Folder),
+    key("event_sourcing.index_path", ValueKind::Folder),
+    key("event_sourcing.event_files", ValueKind::Flag),
     key("event_sourcing.event_files_max", count(0, 10_000_000)),
     key("event_sourcing.segment_bytes_max", bytes(MIB, GIB)),
     key("event_sourcing.log_failure_grace", seconds(0.0, 3600.0)),
     key("event_sourcing.clock_jump_max", seconds(1.0, 31_536_000.0)),
-    key("world.enabled", Kind::Flag),
-    key("world.raw_appends", Kind::RawAppends),
-    key("world.states_path", Kind::Folder),
-    key("world.read_models_path", Kind::File),
+    key("world.enabled", ValueKind::Flag),
+    key("world.raw_appends", ValueKind::RawAppends),
+    key("world.states_path", ValueKind::Folder),
+    key("world.read_models_path", ValueKind::File),
     key("world.read_models_wal_max", bytes(MIB, GIB)),
-    key("immudb.address", Kind::Host),
+    key("immudb.address", ValueKind::Host),
     key("immudb.port", count(1, 65_535)),
-    key("immudb.username", Kind::Text),
-    key("immudb.password", Kind::Password),
-    key("immudb.database", Kind::Database),
-    key("immudb.require_contact", Kind::Contact),
-    key("immudb.require_first_contact", Kind::Flag),
+    key("immudb.username", ValueKind::Text),
+    key("immudb.password", ValueKind::Password),
+    key("immudb.database", ValueKind::Database),
+    key("immudb.require_contact", ValueKind::Contact),
+    key("immudb.require_first_contact", ValueKind::Flag),
     key("immudb.retry_count", count(1, 1000)),
     key("immudb.retry_delay", seconds(0.001, 60.0)),
     key("immudb.retry_delay_max", seconds(0.001, 3600.0)),
@@ -108,8 +108,8 @@ pub(super) const KEYS: &[Key] = &[
     // The largest request must fit. That depends on other keys and is checked separately.
     key("limits.call_bytes_max", bytes(64 * MIB, 16 * GIB)),
     key("limits.connections_max", count(1, 1_000_000)),
-    key("logging.path", Kind::Folder),
-    key("logging.level", Kind::LogLevel),
+    key("logging.path", ValueKind::Folder),
+    key("logging.level", ValueKind::LogLevel),
     key("logging.file_bytes_max", bytes(4 * KIB, GIB)),
     key("logging.files_max", count(1, 1000)),
 ];
@@ -120,20 +120,20 @@ pub(super) const REMOVED: &[(&str, &str)] = &[
     ("limits.unread_bytes_max", "limits.call_bytes_max"),
 ];
 
-const fn key(path: &'static str, kind: Kind) -> Key {
+const fn key(path: &'static str, kind: ValueKind) -> Key {
     Key { path, kind }
 }
 
-const fn count(min: u64, max: u64) -> Kind {
-    Kind::Count { min, max }
+const fn count(min: u64, max: u64) -> ValueKind {
+    ValueKind::Count { min, max }
 }
 
-const fn bytes(min: u64, max: u64) -> Kind {
-    Kind::Bytes { min, max }
+const fn bytes(min: u64, max: u64) -> ValueKind {
+    ValueKind::Bytes { min, max }
 }
 
-const fn seconds(min: f64, max: f64) -> Kind {
-    Kind::Seconds { min, max }
+const fn seconds(min: f64, max: f64) -> ValueKind {
+    ValueKind::Seconds { min, max }
 }
 
 /// Checks that every key is known and that its value is allowed.
@@ -185,7 +185,7 @@ fn check_section(section: &Value, keys: &Value) -> Result<(), ConfigError> {
 
 impl Key {
     fn check(&self, value: &Value) -> Result<(), ConfigError> {
-        if let (Kind::Thresholds, Value::Mapping(thresholds)) = (&self.kind, value) {
+        if let (ValueKind::Thresholds, Value::Mapping(thresholds)) = (&self.kind, value) {
             return self.check_thresholds(thresholds);
         }
         if self.kind.accepts(value) {
@@ -211,42 +211,42 @@ impl Key {
 
     fn invalid(&self, key: String, value: &Value, expected: String) -> ConfigError {
         let found = match self.kind {
-            Kind::Password => shape(value).into(),
+            ValueKind::Password => shape(value).into(),
             _ => shown_value(value),
         };
         ConfigError::Invalid { key, variable: None, found, expected }
     }
 }
 
-impl Kind {
+impl ValueKind {
     /// Returns whether a value from the environment is taken as text and not parsed as YAML.
     pub(super) fn is_text(&self) -> bool {
         match self {
-            Kind::Flag
-            | Kind::Count { .. }
-            | Kind::Bytes { .. }
-            | Kind::Seconds { .. }
-            | Kind::Thresholds => false,
-            Kind::Text
-            | Kind::Password
-            | Kind::Folder
-            | Kind::File
-            | Kind::SocketAddress
-            | Kind::Host
-            | Kind::Database
-            | Kind::Contact
-            | Kind::RawAppends
-            | Kind::LogLevel => true,
+            ValueKind::Flag
+            | ValueKind::Count { .. }
+            | ValueKind::Bytes { .. }
+            | ValueKind::Seconds { .. }
+            | ValueKind::Thresholds => false,
+            ValueKind::Text
+            | ValueKind::Password
+            | ValueKind::Folder
+            | ValueKind::File
+            | ValueKind::SocketAddress
+            | ValueKind::Host
+            | ValueKind::Database
+            | ValueKind::Contact
+            | ValueKind::RawAppends
+            | ValueKind::LogLevel => true,
         }
     }
 
     fn accepts(&self, value: &Value) -> bool {
         match (self, value) {
-            (Kind::Flag, Value::Bool(_)) => true,
-            (Kind::Count { min, max } | Kind::Bytes { min, max }, Value::Number(number)) => {
+            (ValueKind::Flag, Value::Bool(_)) => true,
+            (ValueKind::Count { min, max } | ValueKind::Bytes { min, max }, Value::Number(number)) => {
                 number.as_u64().is_some_and(|number| (*min..=*max).contains(&number))
             }
-            (Kind::Seconds { min, max }, Value::Number(number)) => {
+            (ValueKind::Seconds { min, max }, Value::Number(number)) => {
                 number.as_f64().is_some_and(|number| (*min..=*max).contains(&number))
             }
             (kind, Value::String(text)) => kind.accepts_text(text),
@@ -260,47 +260,49 @@ impl Kind {
             return false;
         }
         match self {
-            Kind::Text => !text.is_empty(),
+            ValueKind::Text => !text.is_empty(),
             // A trailing newline probably comes from a file that was read without trimming it.
-            Kind::Password => !text.is_empty() && !text.ends_with(['\n', '\r']),
-            Kind::Folder | Kind::File => (1..=PATH_BYTES_MAX).contains(&text.len()) && !text.contains('\0'),
-            Kind::SocketAddress => text.parse::<SocketAddr>().is_ok(),
-            Kind::Host => is_host(text),
-            Kind::Database => is_database(text),
-            Kind::Contact => ["never", "empty", "unclean"].contains(&text),
-            Kind::RawAppends => ["checked", "refused", "unchecked"].contains(&text),
-            Kind::LogLevel => log_filter(text).is_some(),
-            Kind::Flag
-            | Kind::Count { .. }
-            | Kind::Bytes { .. }
-            | Kind::Seconds { .. }
-            | Kind::Thresholds => false,
+            ValueKind::Password => !text.is_empty() && !text.ends_with(['\n', '\r']),
+            ValueKind::Folder | ValueKind::File => {
+                (1..=PATH_BYTES_MAX).contains(&text.len()) && !text.contains('\0')
+            }
+            ValueKind::SocketAddress => text.parse::<SocketAddr>().is_ok(),
+            ValueKind::Host => is_host(text),
+            ValueKind::Database => is_database(text),
+            ValueKind::Contact => ["never", "empty", "unclean"].contains(&text),
+            ValueKind::RawAppends => ["checked", "refused", "unchecked"].contains(&text),
+            ValueKind::LogLevel => log_filter(text).is_some(),
+            ValueKind::Flag
+            | ValueKind::Count { .. }
+            | ValueKind::Bytes { .. }
+            | ValueKind::Seconds { .. }
+            | ValueKind::Thresholds => false,
         }
     }
 }
 
-impl fmt::Display for Kind {
+impl fmt::Display for ValueKind {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            Kind::Flag => f.write_str("true or false"),
-            Kind::Count { min, max } => write!(f, "a whole number from {min} to {max}"),
-            Kind::Bytes { min, max } => write!(f, "a number of bytes from {min} to {max}"),
-            Kind::Seconds { min, max } => write!(f, "a number of seconds from {min} to {max}"),
-            Kind::Thresholds => f.write_str("a mapping of names to numbers, for example { Room: 500 }"),
-            Kind::Text => f.write_str("text (quote it if it looks like a number or a flag)"),
-            Kind::Password => {
+            ValueKind::Flag => f.write_str("true or false"),
+            ValueKind::Count { min, max } => write!(f, "a whole number from {min} to {max}"),
+            ValueKind::Bytes { min, max } => write!(f, "a number of bytes from {min} to {max}"),
+            ValueKind::Seconds { min, max } => write!(f, "a number of seconds from {min} to {max}"),
+            ValueKind::Thresholds => f.write_str("a mapping of names to numbers, for example { Room: 500 }"),
+            ValueKind::Text => f.write_str("text (quote it if it looks like a number or a flag)"),
+            ValueKind::Password => {
                 f.write_str("text without a trailing newline (quote it if it looks like a number or a flag)")
             }
-            Kind::Folder => write!(f, "a directory path of at most {PATH_BYTES_MAX} bytes"),
-            Kind::File => write!(f, "a file path of at most {PATH_BYTES_MAX} bytes"),
-            Kind::SocketAddress => f.write_str("an IP address and port, for example 127.0.0.1:50051"),
-            Kind::Host => f.write_str("a host name or IP address without a port"),
-            Kind::Database => {
+            ValueKind::Folder => write!(f, "a directory path of at most {PATH_BYTES_MAX} bytes"),
+            ValueKind::File => write!(f, "a file path of at most {PATH_BYTES_MAX} bytes"),
+            ValueKind::SocketAddress => f.write_str("an IP address and port, for example 127.0.0.1:50051"),
+            ValueKind::Host => f.write_str("a host name or IP address without a port"),
+            ValueKind::Database => {
                 f.write_str("1 to 128 lowercase letters, digits and underscores; not defaultdb or systemdb")
             }
-            Kind::Contact => f.write_str("never, empty or unclean"),
-            Kind::RawAppends => f.write_str("checked, refused or unchecked"),
-            Kind::LogLevel => {
+            ValueKind::Contact => f.write_str("never, empty or unclean"),
+            ValueKind::RawAppends => f.write_str("checked, refused or unchecked"),
+            ValueKind::LogLevel => {
                 f.write_str("off, error, warn, info, debug or trace, or a list such as info,tonic=warn")
             }
         }
@@ -321,7 +323,7 @@ fn is_database(text: &str) -> bool {
 /// parsed as keys, so a name that may be part of a password is hidden.
 fn shown_key(section: &str, name: &Value, value: &Value) -> String {
     let holds_secrets = KEYS.iter().any(|key| {
-        matches!(key.kind, Kind::Password)
+        matches!(key.kind, ValueKind::Password)
             && key.path.split_once('.').map(|(section, _)| section) == Some(section)
     });
     match value {

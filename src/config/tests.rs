@@ -7,7 +7,7 @@ use std::time::Duration;
 use super::*;
 use crate::secret::Secret;
 
-pub(super) fn load_with(yaml: &str, environment: &[(&str, &str)]) -> Result<Loaded, ConfigError> {
+pub(super) fn load_with(yaml: &str, environment: &[(&str, &str)]) -> Result<LoadedConfig, ConfigError> {
     // There is no path, so relative paths stay as they are.
     resolve(None, parse(Path::new("server.yml"), yaml)?, Vec::new(), variables(environment).collect())
 }

@@ -12,7 +12,7 @@ use serde::{Deserialize, Serialize};
 use uuid::fmt::Hyphenated;
 
 use super::{
-    AggregateId, AppendBounds, Content, ContentDigest, EventId, Hash, NewEvent, Position, RecordedEvent,
+    AggregateId, AppendBounds, ChainHash, Content, ContentDigest, EventId, NewEvent, Position, RecordedEvent,
     SequenceNumber, Snapshot, Timestamp, check_name,
 };
 
@@ -42,7 +42,7 @@ const fn not(what: &'static str) -> RecordError {
 
 /// The values that the sequencer assigns to an event.
 #[derive(Debug, Clone, Copy)]
-pub struct Numbers {
+pub struct EventNumbers {
     pub sequence: SequenceNumber,
     pub position: Position,
     pub recorded_at: Timestamp,
@@ -50,7 +50,7 @@ pub struct Numbers {
 }
 
 /// Encodes the record of a new event. `event` must already have its aggregate's type.
-pub fn encode(event: &NewEvent, numbers: Numbers, digest: ContentDigest) -> Bytes {
+pub fn encode(event: &NewEvent, numbers: EventNumbers, digest: ContentDigest) -> Bytes {
     const OTHER_BYTES: usize = 384;
     let mut record = Vec::with_capacity(event.content.byte_count().saturating_add(OTHER_BYTES));
     put(event, numbers, digest, &mut record);
@@ -59,7 +59,7 @@ pub fn encode(event: &NewEvent, numbers: Numbers, digest: ContentDigest) -> Byte
 
 /// Appends the bytes that [`encode`] returns to `out`. Building the protobuf message first would
 /// copy the event.
-pub fn put(event: &NewEvent, numbers: Numbers, digest: ContentDigest, out: &mut Vec<u8>) {
+pub fn put(event: &NewEvent, numbers: EventNumbers, digest: ContentDigest, out: &mut Vec<u8>) {
     let mut id = [0; Hyphenated::LENGTH];
     put_text(1, event.id.0.hyphenated().encode_lower(&mut id), out);
     put_text(2, event.aggregate_id.as_str(), out);
@@ -113,7 +113,7 @@ fn put_number(tag: u32, number: u64, out: &mut Vec<u8>) {
 
 /// Encodes a decoded event again, to the same bytes. `import` compares and hashes them.
 pub fn encode_recorded(recorded: &RecordedEvent) -> Bytes {
-    let numbers = Numbers {
+    let numbers = EventNumbers {
         sequence: recorded.sequence,
         position: recorded.position,
         recorded_at: recorded.recorded_at,
@@ -126,7 +126,7 @@ pub fn encode_recorded(recorded: &RecordedEvent) -> Bytes {
 ///
 /// # Errors
 /// Returns an error if the bytes are not a record, or if a field is invalid.
-pub fn decode(bytes: Bytes, hash: Hash) -> Result<RecordedEvent, RecordError> {
+pub fn decode(bytes: Bytes, hash: ChainHash) -> Result<RecordedEvent, RecordError> {
     let record =
         wire::Record::decode(bytes).map_err(|_| not("not a protobuf message of the expected type"))?;
     let append = AppendBounds {
@@ -208,7 +208,7 @@ pub fn decode_snapshot(bytes: Bytes) -> Result<Snapshot, RecordError> {
         schema_version: record.schema_version,
         metadata: record.metadata,
         recorded_at: from_wire(record.recorded_at.ok_or(not("missing or invalid timestamp"))?)?,
-        event_hash: Hash::from_slice(&record.event_hash).ok_or(not("invalid event hash"))?,
+        event_hash: ChainHash::from_slice(&record.event_hash).ok_or(not("invalid event hash"))?,
     })
 }
 
@@ -262,7 +262,7 @@ mod tests {
 
     use super::*;
 
-    fn message(event: NewEvent, numbers: Numbers, digest: ContentDigest) -> wire::Record {
+    fn message(event: NewEvent, numbers: EventNumbers, digest: ContentDigest) -> wire::Record {
         wire::Record {
             event_id: event.id.to_string(),
             aggregate_id: event.aggregate_id.as_str().to_owned(),
@@ -317,7 +317,7 @@ mod tests {
                 metadata,
                 occurred_at: seconds.and_then(|seconds| Timestamp::new(seconds, nanos)),
             };
-            let numbers = Numbers {
+            let numbers = EventNumbers {
                 sequence: SequenceNumber(sequence),
                 position: Position(position),
                 recorded_at: Timestamp::new(seconds.unwrap_or_default(), nanos).unwrap(),

@@ -22,8 +22,8 @@ fn event(aggregate: &str) -> NewEvent {
     }
 }
 
-fn numbers(sequence: u64, position: u64) -> Numbers {
-    Numbers {
+fn numbers(sequence: u64, position: u64) -> EventNumbers {
+    EventNumbers {
         sequence: SequenceNumber(sequence),
         position: Position(position),
         recorded_at: Timestamp::new(1_700_000_000, 5).unwrap(),
@@ -82,11 +82,11 @@ fn a_damaged_record_is_an_error_or_another_event_but_never_a_panic() {
     for index in 0..bytes.len() {
         let mut damaged = bytes.to_vec();
         damaged[index] ^= 0xff;
-        let hash = Hash::START.chain(&damaged);
-        assert_ne!(hash, Hash::START.chain(&bytes));
+        let hash = ChainHash::START.chain(&damaged);
+        assert_ne!(hash, ChainHash::START.chain(&bytes));
         let _ = decode(damaged.into(), hash);
     }
-    assert!(decode(Bytes::from_static(b"nothing of ours"), Hash::START).is_err());
+    assert!(decode(Bytes::from_static(b"nothing of ours"), ChainHash::START).is_err());
 }
 
 proptest! {
@@ -100,7 +100,7 @@ proptest! {
             let one = NewEvent { content, metadata: metadata.clone(), occurred_at: Timestamp::new(seconds, 7), ..event(&id) };
             let digest = ContentDigest::of(&one);
             let bytes = encode(&one, numbers(sequence, position), digest);
-            let hash = Hash::START.chain(&bytes);
+            let hash = ChainHash::START.chain(&bytes);
             let back = decode(bytes.clone(), hash).unwrap();
             prop_assert_eq!(&back.event, &one);
             prop_assert_eq!((back.sequence.0, back.position.0, back.digest, back.hash), (sequence, position, digest, hash));

@@ -2,7 +2,7 @@
 //!
 //! `{aggregate_id}/{sequence_number}.event`, `{aggregate_id}.sequence` and
 //! `snapshots/{aggregate_id}.snapshot`, with the id percent-encoded. A file appears whole or not at
-//! all. Files are synced only by [`Folder::make_durable`]: usually, the log has everything.
+//! all. Files are synced only by [`EventFolder::make_durable`]: usually, the log has everything.
 
 use std::{
     fs,
@@ -49,11 +49,11 @@ impl Existing {
 
 /// A directory in the documented layout.
 #[derive(Debug, Clone)]
-pub struct Folder {
+pub struct EventFolder {
     path: PathBuf,
 }
 
-impl Folder {
+impl EventFolder {
     pub fn new(path: &Path) -> Self {
         Self { path: path.to_owned() }
     }
@@ -104,7 +104,7 @@ impl Folder {
     /// Writes the file of a snapshot, replacing the previous one.
     ///
     /// # Errors
-    /// See [`Folder::write_event`].
+    /// See [`EventFolder::write_event`].
     pub fn write_snapshot(&self, snapshot: Snapshot) -> io::Result<()> {
         let path = self.snapshot_path(&snapshot.aggregate_id);
         write_whole(&path, &format::write_snapshot(snapshot))

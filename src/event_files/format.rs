@@ -10,7 +10,7 @@ use serde::{Deserialize, Serialize};
 use serde_json::value::RawValue;
 
 use crate::event::{
-    AggregateId, AppendBounds, Content, ContentDigest, EventId, Hash, NewEvent, Position, RecordedEvent,
+    AggregateId, AppendBounds, ChainHash, Content, ContentDigest, EventId, NewEvent, Position, RecordedEvent,
     SequenceNumber, Snapshot, check_name, time,
 };
 
@@ -145,7 +145,7 @@ pub fn read_event(bytes: &[u8]) -> Option<RecordedEvent> {
             last: Position(file.append_last_position),
         },
         digest: ContentDigest(hex::decode(file.content_digest).ok()?.try_into().ok()?),
-        hash: Hash::from_hex(&file.hash)?,
+        hash: ChainHash::from_hex(&file.hash)?,
     })
 }
 
@@ -176,7 +176,7 @@ pub fn read_snapshot(bytes: &[u8]) -> Option<Snapshot> {
         schema_version: file.schema_version,
         metadata: file.metadata,
         recorded_at: time::parse(&file.recorded_at)?,
-        event_hash: Hash::from_hex(&file.event_hash)?,
+        event_hash: ChainHash::from_hex(&file.event_hash)?,
     })
 }
 

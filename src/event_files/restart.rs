@@ -95,7 +95,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_panic_is_told_and_the_thread_begins_again_later_each_time() {
+    fn a_panic_is_reported_and_the_thread_restarts_later_each_time() {
         let (mut runs, mut pauses) = (0, Vec::new());
         let run = || {
             runs += 1;

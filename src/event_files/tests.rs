@@ -7,7 +7,7 @@ use proptest::prelude::*;
 use super::*;
 use crate::{
     config::LimitsConfig,
-    event::{AppendBounds, Content, ContentDigest, EventId, Hash, NewEvent, Snapshot, Timestamp},
+    event::{AppendBounds, ChainHash, Content, ContentDigest, EventId, NewEvent, Snapshot, Timestamp},
     log::LogOffset,
     replication::PendingLimits,
     storage::Storage,
@@ -32,12 +32,12 @@ fn recorded(content: Content) -> RecordedEvent {
         position: Position(7),
         recorded_at: Timestamp::new(1_700_000_000, 123_456_789).unwrap(),
         append: AppendBounds { first: Position(6), last: Position(8) },
-        hash: Hash::START.chain(b"x"),
+        hash: ChainHash::START.chain(b"x"),
     }
 }
 
 /// The file must yield the same bytes again, or its hash would no longer match.
-fn assert_kept_to_the_byte(content: Content) {
+fn assert_kept_exactly(content: Content) {
     let event = recorded(content);
     let back = format::read_event(&format::write_event(event.clone())).unwrap();
     assert_eq!(back, event);
@@ -48,10 +48,10 @@ fn assert_kept_to_the_byte(content: Content) {
 fn a_file_gives_the_same_record_again() {
     let texts = ["{}", " { \"a\" : 1.0e400 }\n", "{\"a\":1,\"a\":2}", "\"\\u0000\"", "[1,\n 2]", "1"];
     for text in texts {
-        assert_kept_to_the_byte(Content::Json(text.to_owned()));
+        assert_kept_exactly(Content::Json(text.to_owned()));
     }
-    assert_kept_to_the_byte(Content::Absent);
-    assert_kept_to_the_byte(Content::Binary(vec![0, 255, 7].into()));
+    assert_kept_exactly(Content::Absent);
+    assert_kept_exactly(Content::Binary(vec![0, 255, 7].into()));
 }
 
 #[test]
@@ -63,7 +63,7 @@ fn a_snapshot_file_gives_the_same_snapshot_again() {
         schema_version: 4,
         metadata: BTreeMap::new(),
         recorded_at: Timestamp::new(1_700_000_000, 5).unwrap(),
-        event_hash: Hash::START.chain(b"x"),
+        event_hash: ChainHash::START.chain(b"x"),
     };
     assert_eq!(format::read_snapshot(&format::write_snapshot(snapshot.clone())), Some(snapshot));
 }
@@ -80,15 +80,15 @@ fn a_file_of_somebody_else_is_no_event() {
 
 proptest! {
     #[test]
-    fn any_content_is_kept_to_the_byte(text in any::<String>(), bytes in proptest::collection::vec(any::<u8>(), 0..100)) {
-        assert_kept_to_the_byte(Content::Json(serde_json::to_string(&text).unwrap()));
-        assert_kept_to_the_byte(Content::Binary(bytes.into()));
+    fn any_content_is_kept_exactly(text in any::<String>(), bytes in proptest::collection::vec(any::<u8>(), 0..100)) {
+        assert_kept_exactly(Content::Json(serde_json::to_string(&text).unwrap()));
+        assert_kept_exactly(Content::Binary(bytes.into()));
     }
 }
 
 /// Creates a writer over an empty directory, and the shared state that Stats reads. ImmuDB has the
 /// log up to `forwarded`.
-fn writer(dir: &std::path::Path, forwarded: u64) -> (Writer, Arc<EventFiles>) {
+fn writer(dir: &std::path::Path, forwarded: u64) -> (EventFileWriter, Arc<EventFiles>) {
     let config = EventSourcingConfig {
         log_path: dir.join("log"),
         index_path: dir.join("index"),
@@ -109,8 +109,8 @@ fn writer(dir: &std::path::Path, forwarded: u64) -> (Writer, Arc<EventFiles>) {
         files: AtomicU64::new(0),
         snapshots_over: AtomicU64::new(0),
     });
-    let writer = Writer {
-        folder: Folder::new(&config.storage_path),
+    let writer = EventFileWriter {
+        folder: EventFolder::new(&config.storage_path),
         files_max: 100,
         history: Storage::open(&config, &LimitsConfig::default()).unwrap().history(),
         replication,
@@ -135,7 +135,7 @@ fn numbered(position: u64) -> RecordedEvent {
 }
 
 /// Writes files as a crash leaves them, and takes them over as at a start with nothing in ImmuDB.
-fn found(writer: &mut Writer, positions: &[u64]) {
+fn found(writer: &mut EventFileWriter, positions: &[u64]) {
     let mut waiting = VecDeque::new();
     for event in positions.iter().map(|position| numbered(*position)) {
         waiting.push_back((event.position, event.event.aggregate_id.clone(), event.sequence));
@@ -154,7 +154,7 @@ fn files_behind_a_gap_hold_up_none_before_them() {
     // The fifth need not be written again; the sixth comes next.
     assert_eq!(writer.written_to, Position(5));
     assert_eq!(writer.clear(mark(3)).unwrap(), 3);
-    let left = |writer: &Writer| writer.folder.event_paths().unwrap().len();
+    let left = |writer: &EventFileWriter| writer.folder.event_paths().unwrap().len();
     assert_eq!(left(&writer), 3);
     // ImmuDB has committed the sixth, which has no file.
     assert_eq!(writer.clear(mark(7)).unwrap(), 3);
@@ -219,7 +219,7 @@ fn what_lies_in_the_place_of_a_file_is_set_aside_and_holds_up_nothing() {
 #[test]
 fn what_is_no_event_file_keeps_no_log_from_being_begun() {
     let dir = tempfile::tempdir().unwrap();
-    let folder = Folder::new(&dir.path().join("events"));
+    let folder = EventFolder::new(&dir.path().join("events"));
     for (number, what) in ["a link", "a pipe", "a folder"].into_iter().enumerate() {
         put(what, &dir.path().join(format!("events/room-{number}/1.event")), dir.path());
     }

@@ -29,11 +29,11 @@ pub mod messages;
 pub mod streams;
 
 use decode::Decoder;
-use streams::{Boxed, Reading, bounded};
+use streams::{Boxed, ReadContext, bounded};
 
 /// The service as called by tonic.
 #[derive(Debug)]
-pub struct Service {
+pub struct EventStoreCalls {
     store: Arc<EventStore>,
     decoder: Decoder,
     streams: Arc<SharedLimit>,
@@ -46,7 +46,7 @@ pub struct Service {
     shutdown: CancellationToken,
 }
 
-impl Service {
+impl EventStoreCalls {
     pub fn new(
         store: Arc<EventStore>,
         world: Option<Arc<World>>,
@@ -60,9 +60,9 @@ impl Service {
     }
 
     /// Counts the call against the limit on open streams, and returns what its stream reads with.
-    fn open<T>(&self, request: &Request<T>) -> Result<Reading, Status> {
+    fn open<T>(&self, request: &Request<T>) -> Result<ReadContext, Status> {
         let call = Admitted::of(request).streaming(&self.streams)?;
-        Ok(Reading { store: self.store.clone(), reads: self.reads.clone(), call })
+        Ok(ReadContext { store: self.store.clone(), reads: self.reads.clone(), call })
     }
 
     /// Runs work that may block on the disk.
@@ -96,7 +96,7 @@ fn reason(admitted: Result<(), StoreError>) -> Option<&'static str> {
 }
 
 #[tonic::async_trait]
-impl EventStoreService for Service {
+impl EventStoreService for EventStoreCalls {
     async fn append_events(
         &self,
         request: Request<wire::AppendEventsRequest>,

@@ -16,7 +16,7 @@ use super::{
 use crate::{
     config::LimitsConfig,
     event::{
-        AppendBounds, Content, ContentDigest, Hash, NewEvent, Position, RecordedEvent, SequenceNumber,
+        AppendBounds, ChainHash, Content, ContentDigest, NewEvent, Position, RecordedEvent, SequenceNumber,
         Snapshot, Timestamp, record,
     },
     store::OrderStart,
@@ -129,11 +129,11 @@ fn stored(limits: &LimitsConfig, event: NewEvent, digest: ContentDigest) -> usiz
         recorded_at: Timestamp::default(),
         append: AppendBounds { first: Position(1), last: Position(1) },
         digest,
-        hash: Hash::START,
+        hash: ChainHash::START,
     };
     let bytes = record::encode_recorded(&recorded);
     let length = bytes.len();
-    assert_eq!(record::decode(bytes, Hash::START), Ok(recorded));
+    assert_eq!(record::decode(bytes, ChainHash::START), Ok(recorded));
     length
 }
 

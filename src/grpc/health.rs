@@ -21,7 +21,7 @@ const IMMUDB: &str = "immudb";
 
 /// What is being served at the moment.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
-pub struct Serving {
+pub struct HealthReport {
     /// Whether reads are served, and writes are not rejected for longer than a short time.
     pub service: bool,
     pub reads: bool,
@@ -32,12 +32,12 @@ pub struct Serving {
 /// Accepts reports of what is being served. Cheap to clone.
 #[derive(Debug, Clone)]
 pub struct HealthReporter {
-    told: Arc<watch::Sender<Told>>,
+    told: Arc<watch::Sender<PublishedHealth>>,
 }
 
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
-struct Told {
-    serving: Serving,
+struct PublishedHealth {
+    serving: HealthReport,
     /// The service is stopping: nothing is served any more, and every `Watch` ends.
     closed: bool,
 }
@@ -45,12 +45,12 @@ struct Told {
 impl Default for HealthReporter {
     /// Returns a reporter that initially reports nothing as served.
     fn default() -> Self {
-        Self { told: Arc::new(watch::Sender::new(Told::default())) }
+        Self { told: Arc::new(watch::Sender::new(PublishedHealth::default())) }
     }
 }
 
 impl HealthReporter {
-    pub fn report(&self, serving: Serving) {
+    pub fn report(&self, serving: HealthReport) {
         self.told.send_if_modified(|told| {
             !told.closed && std::mem::replace(&mut told.serving, serving) != serving
         });
@@ -58,7 +58,7 @@ impl HealthReporter {
 
     /// Reports that nothing is served from now on.
     pub fn close(&self) {
-        self.told.send_replace(Told { serving: Serving::default(), closed: true });
+        self.told.send_replace(PublishedHealth { serving: HealthReport::default(), closed: true });
     }
 
     /// Returns the gRPC service that answers from these reports.
@@ -70,10 +70,10 @@ impl HealthReporter {
 /// The health service. See the module.
 #[derive(Debug)]
 pub struct HealthService {
-    told: watch::Receiver<Told>,
+    told: watch::Receiver<PublishedHealth>,
 }
 
-impl Serving {
+impl HealthReport {
     /// Returns the status of a service, or `None` if the service is unknown.
     fn of(self, service: &str) -> Option<ServingStatus> {
         let serves = match service {
@@ -123,7 +123,7 @@ impl Health for HealthService {
 /// The state of one `Watch`.
 struct Watching {
     service: String,
-    told: watch::Receiver<Told>,
+    told: watch::Receiver<PublishedHealth>,
     /// The status last sent to the client.
     last: Option<ServingStatus>,
     deadline: Option<Instant>,
@@ -187,14 +187,14 @@ mod tests {
     async fn each_service_has_its_own_answer() {
         let reporter = HealthReporter::default();
         let health = service(&reporter);
-        reporter.report(Serving { service: false, reads: true, immudb: false });
+        reporter.report(HealthReport { service: false, reads: true, immudb: false });
         let check = async |name: &str| health.check(ask(name)).await.unwrap().into_inner().status();
         assert_eq!(check("reads").await, ServingStatus::Serving);
         assert_eq!(check("immudb").await, ServingStatus::NotServing);
         for name in [""].iter().chain(&SERVICES) {
             assert_eq!(check(name).await, ServingStatus::NotServing);
         }
-        reporter.report(Serving { service: true, reads: true, immudb: true });
+        reporter.report(HealthReport { service: true, reads: true, immudb: true });
         for name in ["", READS, IMMUDB].iter().chain(&SERVICES) {
             assert_eq!(check(name).await, ServingStatus::Serving);
         }
@@ -202,7 +202,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn a_watch_hears_each_change_once_and_ends_with_the_service() {
+    async fn a_watch_receives_each_change_once_and_ends_with_the_service() {
         let reporter = HealthReporter::default();
         let mut watch = service(&reporter).watch(ask("")).await.unwrap().into_inner();
         let mut unknown = service(&reporter).watch(ask("nobody")).await.unwrap().into_inner();
@@ -210,13 +210,13 @@ mod tests {
         assert_eq!(status(watch.next().await), ServingStatus::NotServing);
         assert_eq!(status(unknown.next().await), ServingStatus::ServiceUnknown);
         // Nothing that this client watches has changed.
-        reporter.report(Serving { reads: true, ..Serving::default() });
+        reporter.report(HealthReport { reads: true, ..HealthReport::default() });
         let silent = std::time::Duration::from_millis(1);
         assert!(tokio::time::timeout(silent, watch.next()).await.is_err());
-        reporter.report(Serving { service: true, reads: true, immudb: false });
+        reporter.report(HealthReport { service: true, reads: true, immudb: false });
         assert_eq!(status(watch.next().await), ServingStatus::Serving);
         reporter.close();
-        reporter.report(Serving { service: true, reads: true, immudb: true });
+        reporter.report(HealthReport { service: true, reads: true, immudb: true });
         assert_eq!(status(watch.next().await), ServingStatus::NotServing);
         for watch in [&mut watch, &mut unknown] {
             assert_eq!(watch.next().await.unwrap().unwrap_err().code(), Code::Unavailable);

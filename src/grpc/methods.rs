@@ -1,7 +1,8 @@
 //! The names of the services, and which of their calls write.
 //!
-//! The response to a write is not withheld once the write has begun (see `transport::write_answer`),
-//! so every call has to be in one of the two lists. A test compares them with the descriptors.
+//! The response to a write is not withheld once the write has begun (see
+//! `transport::write_answer`), so every call has to be in one of the two lists. A test compares
+//! them with the descriptors.
 
 use super::wire::{
     server::event_store_service_server::SERVICE_NAME as EVENT_STORE,

@@ -11,11 +11,11 @@ use tonic_types::{ErrorDetails, FieldViolation, StatusExt};
 
 use super::violations::Violations;
 use crate::{
-    error::{Conflict, Limit, Precondition, StoreError, Unavailable},
+    error::{Conflict, FailedPrecondition, Limit, StoreError, Unavailable},
     progress::{self, Work},
-    shared_limit::Reached,
+    shared_limit::LimitReached,
     world::{
-        error::{Damage, Unfitting, WorldError},
+        error::{AggregateDamage, InvalidRawAppend, WorldError},
         rules::refusal::Refusal,
     },
 };
@@ -65,12 +65,12 @@ pub fn unknown_service(name: &str) -> Status {
 
 /// Converts the error of a limit that all clients share. Every rejection by such a limit outside of
 /// the store and the world passes through here.
-pub fn of_limit(reached: Reached) -> Status {
+pub fn of_limit(reached: LimitReached) -> Status {
     of_error(limit_reached(reached))
 }
 
 /// Returns the error of a shared limit for code that rejects a call further inside.
-pub fn limit_reached(Reached { limit, max, share }: Reached) -> StoreError {
+pub fn limit_reached(LimitReached { limit, max, share }: LimitReached) -> StoreError {
     const RETRY_AFTER: Duration = Duration::from_secs(1);
     StoreError::Full { limit, max, share, retry_after: RETRY_AFTER }
 }
@@ -151,8 +151,8 @@ pub fn of_world_error(error: WorldError) -> Status {
             facts.extend(command.map(place));
             of_world(Code::Aborted, message, "WRONG_EXPECTED_SEQUENCE", facts)
         }
-        WorldError::Unfitting(unfitting) => {
-            let Unfitting { index, id, kind, problem } = *unfitting;
+        WorldError::InvalidRawAppend(append) => {
+            let InvalidRawAppend { index, id, kind, problem } = *append;
             let facts = [
                 ("index", index.to_string()),
                 ("aggregate_id", id.to_string()),
@@ -166,7 +166,7 @@ pub fn of_world_error(error: WorldError) -> Status {
             of_world(Code::AlreadyExists, message, "COMMAND_ID_REUSED", facts)
         }
         WorldError::Contention => of_world(Code::Aborted, message, "CONTENTION", []),
-        WorldError::Damaged(Damage { id, sequence, .. }) => {
+        WorldError::Damaged(AggregateDamage { id, sequence, .. }) => {
             let facts = [("id", id.to_string()), ("sequence_number", sequence.to_string())];
             of_world(Code::DataLoss, message, "OBJECT_DAMAGED", facts)
         }
@@ -227,17 +227,19 @@ fn of_conflict(conflict: Conflict, message: String) -> Status {
     }
 }
 
-fn of_precondition(precondition: &Precondition, message: String) -> Status {
+fn of_precondition(precondition: &FailedPrecondition, message: String) -> Status {
     let facts = match precondition {
-        Precondition::SnapshotAhead { aggregate, snapshot, last } => vec![
+        FailedPrecondition::SnapshotAhead { aggregate, snapshot, last } => vec![
             ("aggregate_id", aggregate.to_string()),
             ("sequence_number", snapshot.to_string()),
             ("last_sequence", last.to_string()),
         ],
-        Precondition::EventSourcingDisabled { file } => {
+        FailedPrecondition::EventSourcingDisabled { file } => {
             vec![("file", file.clone()), ("key", "event_sourcing.enabled".to_owned())]
         }
-        Precondition::Fenced | Precondition::LocalLogFailed | Precondition::HistoryChanged(_) => Vec::new(),
+        FailedPrecondition::Fenced
+        | FailedPrecondition::LocalLogFailed
+        | FailedPrecondition::HistoryChanged(_) => Vec::new(),
     };
     with_reason(Code::FailedPrecondition, message, precondition.reason(), facts)
 }
@@ -314,17 +316,17 @@ mod tests {
             |limit| StoreError::Full { limit, max: 1, share: None, retry_after: Duration::from_secs(1) };
         let conflict =
             Conflict::WrongExpectedSequence { aggregate: room.clone(), expected: one, actual: two };
-        let ahead = Precondition::SnapshotAhead { aggregate: room.clone(), snapshot: two, last: one };
-        let disabled = Precondition::EventSourcingDisabled { file: "conf/server.yml".into() };
+        let ahead = FailedPrecondition::SnapshotAhead { aggregate: room.clone(), snapshot: two, last: one };
+        let disabled = FailedPrecondition::EventSourcingDisabled { file: "conf/server.yml".into() };
         let table: Vec<(StoreError, Code, &str)> = vec![
             (conflict.into(), Code::Aborted, "WRONG_EXPECTED_SEQUENCE"),
             (Conflict::EventIdReused(EventId::random()).into(), Code::AlreadyExists, "EVENT_ID_REUSED"),
             (StoreError::NoSnapshot(room), Code::NotFound, "NO_SNAPSHOT"),
             (ahead.into(), Code::FailedPrecondition, "SNAPSHOT_AHEAD"),
             (disabled.into(), Code::FailedPrecondition, "EVENT_SOURCING_DISABLED"),
-            (Precondition::Fenced.into(), Code::FailedPrecondition, "FENCED"),
-            (Precondition::LocalLogFailed.into(), Code::FailedPrecondition, "LOCAL_LOG_FAILED"),
-            (Precondition::HistoryChanged("x").into(), Code::FailedPrecondition, "HISTORY_CHANGED"),
+            (FailedPrecondition::Fenced.into(), Code::FailedPrecondition, "FENCED"),
+            (FailedPrecondition::LocalLogFailed.into(), Code::FailedPrecondition, "LOCAL_LOG_FAILED"),
+            (FailedPrecondition::HistoryChanged("x").into(), Code::FailedPrecondition, "HISTORY_CHANGED"),
             (full(Limit::CallsWaiting), Code::ResourceExhausted, "CALLS_WAITING"),
             (full(Limit::CallsWaitingBytes), Code::ResourceExhausted, "CALLS_WAITING_BYTES"),
             (full(Limit::PendingEvents), Code::ResourceExhausted, "PENDING_EVENTS"),

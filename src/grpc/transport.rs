@@ -18,9 +18,9 @@ pub mod compression;
 pub mod concurrency;
 pub mod connections;
 pub mod content_type;
+pub mod deferred_service;
 pub mod peer;
 pub mod reads;
-pub mod starting;
 pub mod write_answer;
 
 use byte_budget::ByteBudget;

@@ -35,7 +35,7 @@ use crate::{
     world::{
         Rebuild, Repairs, World,
         error::WorldError,
-        history::{difference::WorldMoment, replay::State},
+        history::{difference::WorldMoment, replay::AggregateState},
         read_models::lists::{ObjectFilter, STEPS_MAX},
         rules::refusal::Refusal,
     },
@@ -131,7 +131,7 @@ impl WorldCalls {
         call: &Admitted,
         id: &str,
         as_of: Option<wire::Moment>,
-        answer: impl FnOnce(&State) -> Result<T, WorldError> + Send + 'static,
+        answer: impl FnOnce(&AggregateState) -> Result<T, WorldError> + Send + 'static,
     ) -> Result<T, Status> {
         let mut wrong = Violations::default();
         let id = aggregate_id("id", id, NAME_BYTES_MAX, &mut wrong);
@@ -174,7 +174,7 @@ impl WorldService for WorldCalls {
         call.clone()
             .within(async {
                 let request = request.into_inner();
-                let answer = |state: &State| Ok(encode::game_object(state));
+                let answer = |state: &AggregateState| Ok(encode::game_object(state));
                 let object = self.get(&call, &request.id, request.as_of, answer).await?;
                 Ok(wire::GetGameObjectResponse { game_object: Some(object) })
             })
@@ -189,7 +189,7 @@ impl WorldService for WorldCalls {
         call.clone()
             .within(async {
                 let request = request.into_inner();
-                let answer = |state: &State| {
+                let answer = |state: &AggregateState| {
                     encode::player(state).ok_or_else(|| Refusal::NotAPlayer(id_of(state)).into())
                 };
                 let player = self.get(&call, &request.id, request.as_of, answer).await?;
@@ -206,8 +206,9 @@ impl WorldService for WorldCalls {
         call.clone()
             .within(async {
                 let request = request.into_inner();
-                let answer =
-                    |state: &State| encode::room(state).ok_or_else(|| Refusal::NotARoom(id_of(state)).into());
+                let answer = |state: &AggregateState| {
+                    encode::room(state).ok_or_else(|| Refusal::NotARoom(id_of(state)).into())
+                };
                 let room = self.get(&call, &request.id, request.as_of, answer).await?;
                 Ok(wire::GetRoomResponse { room: Some(room) })
             })
@@ -349,11 +350,11 @@ impl WorldService for WorldCalls {
         let call = self.open(&request)?;
         let request = request.into_inner();
         let mut wrong = Violations::default();
-        let from = world_moment("from", request.from, WorldMoment::Position(Position(0)), &mut wrong);
-        let to = world_moment("to", request.to, WorldMoment::Now, &mut wrong);
-        let (from, to) = wrong.none_or(from.zip(to)).map_err(status::of_violations)?;
+        let since = world_moment("since", request.since, WorldMoment::Position(Position(0)), &mut wrong);
+        let until = world_moment("until", request.until, WorldMoment::Now, &mut wrong);
+        let (since, until) = wrong.none_or(since.zip(until)).map_err(status::of_violations)?;
         let caller = call.peer.caller().clone();
-        let reader = self.reader(&call, move |world, _| world.difference(from, to, &caller)).await?;
+        let reader = self.reader(&call, move |world, _| world.difference(since, until, &caller)).await?;
         let (source, reads) = (self.world.source().clone(), self.reads.clone());
         let (collecting, caller) = (self.collecting.clone(), call.clone());
         let messages = stream::try_unfold(reader, move |mut reader| {
@@ -434,6 +435,6 @@ async fn piece<R: Send + 'static, T: Send + 'static>(
     Ok((reader, read.map_err(status::of_world_error)?))
 }
 
-fn id_of(state: &State) -> AggregateId {
+fn id_of(state: &AggregateState) -> AggregateId {
     state.aggregate.object().id.clone()
 }

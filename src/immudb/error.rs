@@ -63,7 +63,7 @@ pub enum SetError {
 
 /// A failed call, before it is known what it means to the caller.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(super) struct Failure {
+pub(super) struct FailedCall {
     pub verdict: Verdict,
     operation: &'static str,
     message: String,
@@ -74,12 +74,12 @@ pub(super) enum Verdict {
     /// A missing key or transaction, which is often a normal answer.
     NotFound,
     Conflict,
-    Failed(ErrorKind, Write),
+    Failed(ErrorKind, WriteEffect),
 }
 
 /// Whether a write that failed this way may take effect.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Write {
+pub(super) enum WriteEffect {
     /// The failure provably precedes the commit.
     Excluded,
     Possible,
@@ -87,7 +87,7 @@ pub(super) enum Write {
 
 use ErrorKind::{Busy, Configuration, Corrupted, Refused, Rejected, SessionExpired, TooLarge, Unreachable};
 use Verdict::{Conflict, Failed, NotFound};
-use Write::{Excluded, Possible};
+use WriteEffect::{Excluded, Possible};
 
 /// Texts that identify ImmuDB's errors with the codes UNKNOWN and INTERNAL. The first text that
 /// occurs decides. ImmuDB checks everything that is `Excluded` here before it writes.
@@ -204,8 +204,8 @@ fn by_text_or_cause(message: &str, info: &ErrorInfo) -> Verdict {
     by_text(message).unwrap_or_else(unnamed)
 }
 
-impl Failure {
-    pub fn from_status(operation: &'static str, status: &Status) -> Failure {
+impl FailedCall {
+    pub fn from_status(operation: &'static str, status: &Status) -> FailedCall {
         // Only a local failure has a source. A status from the server has none.
         let (verdict, message) = match status.source() {
             Some(source) => (judge_transport(source), chain(source)),
@@ -213,24 +213,24 @@ impl Failure {
                 (Failed(Unreachable, Possible), status.message().to_owned())
             }
             None => {
-                return Failure::from_answer(operation, status.code(), status.message(), status.details());
+                return FailedCall::from_answer(operation, status.code(), status.message(), status.details());
             }
         };
-        Failure { verdict, operation, message: shortened(message) }
+        FailedCall { verdict, operation, message: shortened(message) }
     }
 
     /// Classifies an answer from the server itself.
-    pub fn from_answer(operation: &'static str, code: Code, message: &str, details: &[u8]) -> Failure {
+    pub fn from_answer(operation: &'static str, code: Code, message: &str, details: &[u8]) -> FailedCall {
         let verdict = judge(code, message, &error_info(details));
-        Failure { verdict, operation, message: shortened(message.to_owned()) }
+        FailedCall { verdict, operation, message: shortened(message.to_owned()) }
     }
 
-    pub fn from_transport(error: &tonic::transport::Error) -> Failure {
-        Failure { verdict: judge_transport(error), operation: "connect", message: shortened(chain(error)) }
+    pub fn from_transport(error: &tonic::transport::Error) -> FailedCall {
+        FailedCall { verdict: judge_transport(error), operation: "connect", message: shortened(chain(error)) }
     }
 
-    pub fn timed_out(operation: &'static str, after: Duration) -> Failure {
-        Failure {
+    pub fn timed_out(operation: &'static str, after: Duration) -> FailedCall {
+        FailedCall {
             verdict: Failed(Unreachable, Possible),
             operation,
             message: format!("no response within {after:?}"),
@@ -238,18 +238,18 @@ impl Failure {
     }
 
     /// A request that is rejected locally and never sent.
-    pub fn rejected(operation: &'static str, message: String) -> Failure {
-        Failure { verdict: Failed(Rejected, Excluded), operation, message }
+    pub fn rejected(operation: &'static str, message: String) -> FailedCall {
+        FailedCall { verdict: Failed(Rejected, Excluded), operation, message }
     }
 
     /// A request that is too large and never sent.
-    pub fn too_large(operation: &'static str, message: String) -> Failure {
-        Failure { verdict: Failed(TooLarge, Excluded), operation, message }
+    pub fn too_large(operation: &'static str, message: String) -> FailedCall {
+        FailedCall { verdict: Failed(TooLarge, Excluded), operation, message }
     }
 }
 
-impl From<Failure> for Error {
-    fn from(failure: Failure) -> Error {
+impl From<FailedCall> for Error {
+    fn from(failure: FailedCall) -> Error {
         let kind = match failure.verdict {
             Failed(kind, _) => kind,
             NotFound | Conflict => Rejected,
@@ -258,8 +258,8 @@ impl From<Failure> for Error {
     }
 }
 
-impl From<Failure> for SetError {
-    fn from(failure: Failure) -> SetError {
+impl From<FailedCall> for SetError {
+    fn from(failure: FailedCall) -> SetError {
         match failure.verdict {
             Conflict => SetError::Conflict,
             Failed(_, Excluded) => SetError::NotWritten(failure.into()),

@@ -6,7 +6,7 @@ use tonic::Code;
 
 use super::{
     Error, SetError, Transaction, TransactionPages, TxId,
-    error::{Failure, MESSAGE_CHARS_MAX},
+    error::{FailedCall, MESSAGE_CHARS_MAX},
     schema,
 };
 
@@ -14,7 +14,7 @@ use super::{
 pub fn errors(bytes: &[u8]) {
     let Ok(answer) = tonic_types::pb::Status::decode(bytes) else { return };
     let code = Code::from_i32(answer.code);
-    let failure = Failure::from_answer("Set", code, &answer.message, bytes);
+    let failure = FailedCall::from_answer("Set", code, &answer.message, bytes);
     let error = Error::from(failure.clone());
     // One more character for the ellipsis of a truncated message.
     assert!(error.message.chars().count() <= MESSAGE_CHARS_MAX + 1);

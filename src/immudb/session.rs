@@ -12,9 +12,9 @@ use tonic::{
 };
 
 use super::{
-    ENTRIES_MAX, Entry, Error, ErrorKind, KEY_BYTES_MAX, KeyValue, PAGE_LIMIT_MAX, Precondition,
-    REQUEST_BYTES_MAX, SetError, Transaction, TxHeader, TxId,
-    error::{Failure, Verdict},
+    ENTRIES_MAX, Error, ErrorKind, KEY_BYTES_MAX, KeyValue, PAGE_LIMIT_MAX, Precondition, REQUEST_BYTES_MAX,
+    SetError, Transaction, TxHeader, TxId, VersionedValue,
+    error::{FailedCall, Verdict},
     schema::{self, immu_service_client::ImmuServiceClient, precondition},
 };
 use crate::secret::Secret;
@@ -31,7 +31,7 @@ const STREAM_WINDOW_BYTES: u32 = 4 * 1024 * 1024;
 const CONNECTION_WINDOW_BYTES: u32 = 8 * 1024 * 1024;
 
 #[derive(Debug, Clone)]
-pub struct Settings {
+pub struct SessionSettings {
     /// A host name or an IP address; IPv6 without brackets.
     pub address: String,
     pub port: u16,
@@ -62,7 +62,7 @@ pub struct Session {
 
 impl Session {
     /// Connects and logs in. Creates the database if it is missing, with settings suited to events.
-    pub async fn open(settings: &Settings) -> Result<Session, Error> {
+    pub async fn open(settings: &SessionSettings) -> Result<Session, Error> {
         let client = connect(settings).await?;
         match Session::log_in(&client, settings, &settings.database).await {
             Err(error) if is_database_missing(&error) => {
@@ -77,7 +77,7 @@ impl Session {
     }
 
     /// Same as [`Session::open`], but a missing database is an error and is not created.
-    pub async fn open_existing(settings: &Settings) -> Result<Session, Error> {
+    pub async fn open_existing(settings: &SessionSettings) -> Result<Session, Error> {
         let client = connect(settings).await?;
         Session::log_in(&client, settings, &settings.database).await
     }
@@ -88,10 +88,10 @@ impl Session {
     }
 
     /// Returns the newest value of a key, as of the last commit. Returns `None` if there is none.
-    pub async fn get(&self, key: &[u8]) -> Result<Option<Entry>, Error> {
+    pub async fn get(&self, key: &[u8]) -> Result<Option<VersionedValue>, Error> {
         let request = self.request(schema::KeyRequest { key: Bytes::copy_from_slice(key) });
         match self.answer("Get", self.client.clone().get(request)).await {
-            Ok(entry) => Ok(Some(Entry { value: entry.value, tx: TxId(entry.tx) })),
+            Ok(entry) => Ok(Some(VersionedValue { value: entry.value, tx: TxId(entry.tx) })),
             Err(failure) if failure.verdict == Verdict::NotFound => Ok(None),
             Err(failure) => Err(failure.into()),
         }
@@ -112,7 +112,7 @@ impl Session {
         let bytes = message.encoded_len();
         if bytes > REQUEST_BYTES_MAX {
             let text = format!("the request has {bytes} bytes; at most {REQUEST_BYTES_MAX} are allowed");
-            return Err(Failure::too_large("Set", text).into());
+            return Err(FailedCall::too_large("Set", text).into());
         }
         let request = self.request(message);
         let header = self.answer("Set", self.client.clone().set(request)).await?;
@@ -183,7 +183,7 @@ impl Session {
 
     async fn log_in(
         client: &ImmuServiceClient<Channel>,
-        settings: &Settings,
+        settings: &SessionSettings,
         database: &str,
     ) -> Result<Session, Error> {
         const OPERATION: &str = "OpenSession";
@@ -229,7 +229,7 @@ impl Session {
         &self,
         operation: &'static str,
         call: impl Future<Output = Result<Response<T>, Status>>,
-    ) -> Result<T, Failure> {
+    ) -> Result<T, FailedCall> {
         within(operation, self.request_timeout, call).await
     }
 }
@@ -240,7 +240,7 @@ impl fmt::Debug for Session {
     }
 }
 
-async fn connect(settings: &Settings) -> Result<ImmuServiceClient<Channel>, Error> {
+async fn connect(settings: &SessionSettings) -> Result<ImmuServiceClient<Channel>, Error> {
     let host = if settings.address.contains(':') {
         format!("[{}]", settings.address)
     } else {
@@ -260,8 +260,8 @@ async fn connect(settings: &Settings) -> Result<ImmuServiceClient<Channel>, Erro
     // The endpoint's own timeout does not include the DNS lookup, so a second one covers both.
     let channel = tokio::time::timeout(settings.connect_timeout, endpoint.connect())
         .await
-        .map_err(|_| Failure::timed_out("connect", settings.connect_timeout))?
-        .map_err(|error| Failure::from_transport(&error))?;
+        .map_err(|_| FailedCall::timed_out("connect", settings.connect_timeout))?
+        .map_err(|error| FailedCall::from_transport(&error))?;
     Ok(ImmuServiceClient::new(channel)
         .max_encoding_message_size(REQUEST_BYTES_MAX)
         .max_decoding_message_size(settings.response_bytes_max))
@@ -273,19 +273,19 @@ async fn within<T>(
     operation: &'static str,
     timeout: Duration,
     call: impl Future<Output = Result<Response<T>, Status>>,
-) -> Result<T, Failure> {
+) -> Result<T, FailedCall> {
     match tokio::time::timeout(timeout, call).await {
         Ok(Ok(response)) => Ok(response.into_inner()),
-        Ok(Err(status)) => Err(Failure::from_status(operation, &status)),
-        Err(_) => Err(Failure::timed_out(operation, timeout)),
+        Ok(Err(status)) => Err(FailedCall::from_status(operation, &status)),
+        Err(_) => Err(FailedCall::timed_out(operation, timeout)),
     }
 }
 
-fn within_page_limit(operation: &'static str, limit: u64) -> Result<(), Failure> {
+fn within_page_limit(operation: &'static str, limit: u64) -> Result<(), FailedCall> {
     if (1..=u64::from(PAGE_LIMIT_MAX)).contains(&limit) {
         return Ok(());
     }
-    Err(Failure::rejected(operation, format!("the limit is {limit}; it must be 1 to {PAGE_LIMIT_MAX}")))
+    Err(FailedCall::rejected(operation, format!("the limit is {limit}; it must be 1 to {PAGE_LIMIT_MAX}")))
 }
 
 fn is_database_missing(error: &Error) -> bool {

@@ -11,7 +11,7 @@ use super::{error::Error, schema};
 const PLAIN: u8 = 0;
 
 /// A SHA-256 hash.
-pub type Hash = [u8; 32];
+pub type Sha256Hash = [u8; 32];
 
 /// A transaction id. Ids count 1, 2, 3 … without gaps, in the order of commits.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -50,15 +50,15 @@ impl Transaction {
 pub struct TxHeader {
     pub id: TxId,
     /// Accumulated hash of the previous transaction.
-    pub previous_hash: Hash,
+    pub previous_hash: Sha256Hash,
     /// Time of the commit by ImmuDB's clock, in whole seconds since 1970.
     pub timestamp_seconds: i64,
     pub entry_count: u32,
     /// Root of the hash tree over the entries.
-    pub entries_hash: Hash,
+    pub entries_hash: Sha256Hash,
     /// The last transaction in the hash tree over transactions, and the root of that tree.
     pub tree_tx: TxId,
-    pub tree_root: Hash,
+    pub tree_root: Sha256Hash,
     pub version: u16,
     pub metadata: Option<TxMetadata>,
 }
@@ -77,7 +77,7 @@ impl TryFrom<schema::TxHeader> for TxHeader {
         let field = |name| {
             move || Error::corrupted("TxHeader", format!("transaction {}: {name} is malformed", wire.id))
         };
-        let hash = |bytes: &Bytes| Hash::try_from(bytes.as_ref()).ok();
+        let hash = |bytes: &Bytes| Sha256Hash::try_from(bytes.as_ref()).ok();
         Ok(TxHeader {
             id: TxId(wire.id),
             previous_hash: hash(&wire.prev_alh).ok_or_else(field("prevAlh"))?,

@@ -7,7 +7,7 @@ use std::{collections::HashMap, sync::Arc};
 
 use super::{
     Complete, Head, Index, IndexError, SnapshotHead, Totals,
-    entry::{Run, StoredId},
+    entry::{EventRun, StoredId},
     totals::AddedTypes,
 };
 use crate::{
@@ -24,7 +24,7 @@ const FINDABLE_EVERY_BYTES: u64 = 64 * 1024;
 
 /// Additions to the index, and how far into the log they reach.
 #[derive(Debug)]
-pub struct Entries {
+pub struct IndexBatch {
     heads: HashMap<AggregateId, KnownHead>,
     events: Vec<IndexedEvent>,
     findable: Vec<(Position, LogOffset)>,
@@ -45,9 +45,9 @@ struct KnownHead {
 
 /// The additions in the form in which the memtable takes them.
 #[derive(Debug)]
-pub(super) struct Parts {
+pub(super) struct BatchParts {
     pub ids: Vec<(EventId, StoredId)>,
-    pub runs: Vec<Run>,
+    pub runs: Vec<EventRun>,
     pub findable: Vec<(Position, LogOffset)>,
     pub transactions: Vec<(Position, u64)>,
     pub transactions_lost: Option<Position>,
@@ -92,7 +92,7 @@ pub struct IndexedSnapshot {
     pub place: RecordAddress,
 }
 
-impl Entries {
+impl IndexBatch {
     /// Creates empty additions that continue the index.
     pub fn new(index: &Index) -> Self {
         Self::after(index.complete())
@@ -255,7 +255,7 @@ impl Entries {
         changed.filter_map(|(id, known)| Some((id, known.head.as_ref()?)))
     }
 
-    pub(super) fn into_parts(self) -> Parts {
+    pub(super) fn into_parts(self) -> BatchParts {
         let of_event = |event: &IndexedEvent| (event.id, StoredId::new(event.place, event.digest));
         let ids = self.events.iter().map(of_event).collect();
         let mut places: HashMap<&AggregateId, Vec<RecordAddress>> = HashMap::new();
@@ -266,9 +266,9 @@ impl Entries {
         let mut runs = Vec::new();
         for (id, known) in self.heads {
             let (Some(head), true) = (known.head, known.changed) else { continue };
-            runs.extend(Run::all_of(&id, &head, places.remove(&id).unwrap_or_default()));
+            runs.extend(EventRun::all_of(&id, &head, places.remove(&id).unwrap_or_default()));
         }
         let Self { findable, transactions, transactions_lost, complete, .. } = self;
-        Parts { ids, runs, findable, transactions, transactions_lost, complete }
+        BatchParts { ids, runs, findable, transactions, transactions_lost, complete }
     }
 }

@@ -46,7 +46,7 @@ pub struct StoredId {
 
 /// Consecutive events of an aggregate, possibly none, and the rest of its head at that point.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Run {
+pub struct EventRun {
     pub id: AggregateId,
     /// The sequence number of the first of these events or, if there are none, of the next event.
     pub first: u64,
@@ -131,7 +131,7 @@ impl StoredId {
     }
 }
 
-impl Run {
+impl EventRun {
     /// Returns the sequence number of the last of these events or, if there are none, of the last
     /// event before them.
     pub fn last(&self) -> u64 {

@@ -14,9 +14,9 @@ use std::{
 use tracing::{info, warn};
 
 use super::{
-    Options,
+    IndexOptions,
     entry::Entry,
-    table::{Summary, Table, WriteError, write},
+    table::{Summary, Table, TableWriteError, write},
 };
 use crate::{crash_point::CrashPoint, log::Tip};
 
@@ -32,7 +32,7 @@ const FORMER_NOTE: &str = "opening";
 
 /// The directory to which files are written.
 #[derive(Debug, Clone)]
-pub(super) struct Folder {
+pub(super) struct IndexFolder {
     path: PathBuf,
     /// Disk space in bytes that is reserved for the log.
     disk_free_min: u64,
@@ -40,8 +40,8 @@ pub(super) struct Folder {
     writes: bool,
 }
 
-impl Folder {
-    pub fn new(path: &Path, options: Options) -> Self {
+impl IndexFolder {
+    pub fn new(path: &Path, options: IndexOptions) -> Self {
         Self { path: path.to_owned(), disk_free_min: options.disk_free_min, writes: options.writes }
     }
 
@@ -54,8 +54,8 @@ impl Folder {
         &self,
         summary: &Summary,
         filtered_max: u64,
-        entries: impl Iterator<Item = Result<Entry, WriteError>>,
-    ) -> Result<Table, WriteError> {
+        entries: impl Iterator<Item = Result<Entry, TableWriteError>>,
+    ) -> Result<Table, TableWriteError> {
         const BUFFER_BYTES: usize = 256 * 1024;
         if !self.writes {
             return Err(io::Error::from(io::ErrorKind::ReadOnlyFilesystem).into());
@@ -79,7 +79,7 @@ impl Folder {
             CrashPoint::IndexFileNamed.reached();
             Ok(Table::of(&path, file)?)
         };
-        let written: Result<Table, WriteError> = write();
+        let written: Result<Table, TableWriteError> = write();
         if written.is_err() {
             _ = fs::remove_file(&unfinished);
         }
@@ -163,7 +163,7 @@ pub fn remove(folder: &Path) -> io::Result<()> {
         Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
         _ => {}
     }
-    let folder = Folder { path: folder.to_owned(), disk_free_min: 0, writes: true };
+    let folder = IndexFolder { path: folder.to_owned(), disk_free_min: 0, writes: true };
     match folder.clear(&[], &[]) {
         Err(error) if error.kind() != io::ErrorKind::NotFound => Err(error),
         _ => Ok(()),

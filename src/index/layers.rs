@@ -5,7 +5,7 @@
 
 use std::sync::Arc;
 
-use super::{Complete, Entries, Totals, memtable::Memtable, source::Source, table::Table};
+use super::{Complete, IndexBatch, Totals, memtable::Memtable, source::EntrySource, table::Table};
 use crate::log::LogOffset;
 
 /// All layers at one moment.
@@ -31,7 +31,7 @@ pub enum Layer {
 }
 
 impl Layer {
-    pub fn source(&self) -> &dyn Source {
+    pub fn source(&self) -> &dyn EntrySource {
         match self {
             Self::File(table) => &**table,
             Self::Memory(memtable) => &**memtable,
@@ -76,10 +76,10 @@ impl Layers {
             let (complete, totals) = layer.complete();
             (complete, totals.clone())
         });
-        Self { complete, totals, recent: Memtable::behind(complete), older }
+        Self { complete, totals, recent: Memtable::after(complete), older }
     }
 
-    pub fn add(&mut self, entries: Entries) {
+    pub fn add(&mut self, entries: IndexBatch) {
         entries.count(&mut self.totals);
         self.complete = entries.complete();
         self.recent.add(entries);
@@ -88,7 +88,7 @@ impl Layers {
     /// Freezes the recent entries: they become a layer to which nothing is added any more.
     pub fn freeze(&mut self) {
         if self.recent.from != self.complete.tip.end {
-            let mut frozen = std::mem::replace(&mut self.recent, Memtable::behind(self.complete));
+            let mut frozen = std::mem::replace(&mut self.recent, Memtable::after(self.complete));
             frozen.totals = self.totals.clone();
             self.older = self.older.iter().cloned().chain([Layer::Memory(frozen.into())]).collect();
         }

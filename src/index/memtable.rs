@@ -11,11 +11,12 @@ use std::{
 use bytes::Bytes;
 
 use super::{
-    Complete, Continued, Entries, Totals,
+    Complete, Continued, IndexBatch, Totals,
     entry::{
-        Entry, Run, StoredId, aggregate_key, event_id_in, frame_entry, transaction_entry, transaction_key,
+        Entry, EventRun, StoredId, aggregate_key, event_id_in, frame_entry, transaction_entry,
+        transaction_key,
     },
-    source::Source,
+    source::EntrySource,
     table::TableError,
 };
 use crate::{
@@ -40,7 +41,7 @@ pub struct Memtable {
 
 impl Memtable {
     /// Creates an empty memtable that starts where `complete` ends.
-    pub fn behind(complete: Complete) -> Self {
+    pub fn after(complete: Complete) -> Self {
         Self {
             from: complete.tip.end,
             after: Continued::by(complete.tip),
@@ -52,7 +53,7 @@ impl Memtable {
         }
     }
 
-    pub fn add(&mut self, added: Entries) {
+    pub fn add(&mut self, added: IndexBatch) {
         let parts = added.into_parts();
         for run in parts.runs {
             self.add_run(run);
@@ -70,10 +71,10 @@ impl Memtable {
     }
 
     /// Adds a run, joined with the last run of the same aggregate if that has room for it.
-    fn add_run(&mut self, run: Run) {
+    fn add_run(&mut self, run: EventRun) {
         let last = self.last_other(&aggregate_key(run.id.as_str(), u64::MAX));
         let added = run.entry();
-        let joined = last.and_then(|last| Run::join(&last, &added));
+        let joined = last.and_then(|last| EventRun::join(&last, &added));
         let Entry { key, value } = joined.unwrap_or(added);
         self.others.insert(key, value);
     }
@@ -101,7 +102,7 @@ impl Memtable {
     }
 }
 
-impl Source for Memtable {
+impl EntrySource for Memtable {
     fn may_have(&self, _: u64) -> bool {
         true
     }

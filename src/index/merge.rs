@@ -8,8 +8,8 @@ use std::sync::Arc;
 use itertools::Itertools;
 
 use super::{
-    entry::{Entry, Run, take_transaction},
-    table::{Summary, Table, WriteError},
+    entry::{Entry, EventRun, take_transaction},
+    table::{Summary, Table, TableWriteError},
 };
 
 /// Returns the summary of a file that covers what these files cover, from the oldest to the newest.
@@ -33,25 +33,24 @@ pub fn summary(tables: &[Arc<Table>]) -> Option<Summary> {
 pub fn entries(
     tables: &[Arc<Table>],
     is_ended: &impl Fn() -> bool,
-) -> impl Iterator<Item = Result<Entry, WriteError>> {
-    let inputs =
-        tables.iter().enumerate().map(move |(number, table)| {
-            let newer = tables.iter().skip(number.saturating_add(1));
-            let lost = newer.filter_map(|table| table.summary.transactions_lost).min();
-            let is_lost = move |entry: &Entry| {
-                lost.is_some_and(|lost| take_transaction(entry).is_some_and(|(last, _)| last > lost))
-            };
-            let kept = table.all().filter(move |entry| !entry.as_ref().is_ok_and(&is_lost));
-            kept.map(move |entry| {
-                if is_ended() { Err(WriteError::Ended) } else { Ok(entry.map(|entry| (entry, number))?) }
-            })
-        });
+) -> impl Iterator<Item = Result<Entry, TableWriteError>> {
+    let inputs = tables.iter().enumerate().map(move |(number, table)| {
+        let newer = tables.iter().skip(number.saturating_add(1));
+        let lost = newer.filter_map(|table| table.summary.transactions_lost).min();
+        let is_lost = move |entry: &Entry| {
+            lost.is_some_and(|lost| take_transaction(entry).is_some_and(|(last, _)| last > lost))
+        };
+        let kept = table.all().filter(move |entry| !entry.as_ref().is_ok_and(&is_lost));
+        kept.map(move |entry| {
+            if is_ended() { Err(TableWriteError::Ended) } else { Ok(entry.map(|entry| (entry, number))?) }
+        })
+    });
     let in_order = inputs.kmerge_by(|one, other| match (one, other) {
         (Ok((one, number)), Ok((other, other_number))) => (&one.key, number) < (&other.key, other_number),
         (one, _) => one.is_err(),
     });
     in_order.map_ok(|(entry, _)| entry).coalesce(|one, next| match (&one, &next) {
-        (Ok(former), Ok(latter)) => Run::join(former, latter).map(Ok).ok_or((one, next)),
+        (Ok(former), Ok(latter)) => EventRun::join(former, latter).map(Ok).ok_or((one, next)),
         _ => Err((one, next)),
     })
 }

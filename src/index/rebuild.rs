@@ -5,7 +5,7 @@
 
 use std::ops::ControlFlow;
 
-use super::{Entries, Index, IndexError, IndexedEvent, IndexedSnapshot, Layer};
+use super::{Index, IndexBatch, IndexError, IndexedEvent, IndexedSnapshot, Layer};
 use crate::{
     crash_point::CrashPoint,
     event::record,
@@ -33,7 +33,7 @@ pub enum RebuildError {
 /// # Errors
 /// Returns an error if the log is damaged, if the index cannot be read, or if `progress` stops the
 /// work.
-pub fn bring_up(
+pub fn catch_up(
     index: &Index,
     end: LogOffset,
     mut progress: impl FnMut(LogOffset) -> ControlFlow<()>,
@@ -53,7 +53,7 @@ fn read_up_to(
     end: LogOffset,
     progress: &mut impl FnMut(LogOffset) -> ControlFlow<()>,
 ) -> Result<(), RebuildError> {
-    let mut entries = Entries::new(index);
+    let mut entries = IndexBatch::new(index);
     let tip = entries.complete().tip;
     if tip.end == end {
         return Ok(());
@@ -68,7 +68,7 @@ fn read_up_to(
         if many || bytes >= index.options.bytes_at_once {
             index.add(entries, || {});
             index.keep_up();
-            entries = Entries::new(index);
+            entries = IndexBatch::new(index);
             (frames, bytes) = (0, 0);
             if progress(cursor.place()).is_break() {
                 return Err(RebuildError::Stopped);
@@ -84,7 +84,11 @@ fn read_up_to(
     Ok(())
 }
 
-pub(super) fn add_frame(index: &Index, entries: &mut Entries, read: ReadFrame) -> Result<(), RebuildError> {
+pub(super) fn add_frame(
+    index: &Index,
+    entries: &mut IndexBatch,
+    read: ReadFrame,
+) -> Result<(), RebuildError> {
     let start = read.start;
     let damage = |what| {
         ReadError::Damage(Damage { file: format!("segment {}", start.segment), offset: start.offset, what })

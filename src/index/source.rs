@@ -8,8 +8,8 @@ use std::iter::{self, Peekable};
 use super::{
     Head,
     entry::{
-        Entry, Run, StoredId, aggregate_in, aggregate_key, aggregates_from, id_key, position_key, take_frame,
-        take_transaction, transaction_key,
+        Entry, EventRun, StoredId, aggregate_in, aggregate_key, aggregates_from, id_key, position_key,
+        take_frame, take_transaction, transaction_key,
     },
     table::TableError,
 };
@@ -18,7 +18,7 @@ use crate::{
     log::LogOffset,
 };
 
-pub trait Source {
+pub trait EntrySource {
     /// Whether an id with this hash may be in this source. Reads only memory.
     fn may_have(&self, hash: u64) -> bool;
 
@@ -47,41 +47,41 @@ pub struct Hashed<T> {
 }
 
 /// Checks that an entry could be parsed: the entries of an intact source are always valid.
-fn sensible<T>(source: &dyn Source, taken: Option<T>) -> Result<T, TableError> {
+fn parsed<T>(source: &dyn EntrySource, taken: Option<T>) -> Result<T, TableError> {
     taken.ok_or_else(|| source.error("an entry is invalid"))
 }
 
-pub fn event(source: &dyn Source, event: Hashed<EventId>) -> Result<Option<StoredId>, TableError> {
+pub fn event(source: &dyn EntrySource, event: Hashed<EventId>) -> Result<Option<StoredId>, TableError> {
     if !source.may_have(event.hash) {
         return Ok(None);
     }
     let key = id_key(event.id);
     let found = source.last_up_to(&key)?.filter(|entry| *entry.key == *key);
-    found.map(|entry| sensible(source, StoredId::take(&entry))).transpose()
+    found.map(|entry| parsed(source, StoredId::take(&entry))).transpose()
 }
 
 /// Returns the last run of an aggregate that begins with the event `sequence` or before it.
 pub fn run_up_to(
-    source: &dyn Source,
+    source: &dyn EntrySource,
     aggregate: Hashed<&AggregateId>,
     sequence: u64,
-) -> Result<Option<Run>, TableError> {
+) -> Result<Option<EventRun>, TableError> {
     if !source.may_have(aggregate.hash) {
         return Ok(None);
     }
     let id = aggregate.id.as_str();
     let found = source.last_up_to(&aggregate_key(id, sequence))?;
     let found = found.filter(|entry| aggregate_in(&entry.key) == Some(id.as_bytes()));
-    found.map(|entry| sensible(source, Run::take(&entry))).transpose()
+    found.map(|entry| parsed(source, EventRun::take(&entry))).transpose()
 }
 
 /// Returns the runs of an aggregate that have events from `first` to `last`, in order.
 pub fn runs(
-    source: &dyn Source,
+    source: &dyn EntrySource,
     aggregate: Hashed<&AggregateId>,
     first: u64,
     last: u64,
-) -> Result<Vec<Run>, TableError> {
+) -> Result<Vec<EventRun>, TableError> {
     let Some(newest) = run_up_to(source, aggregate, last)? else { return Ok(Vec::new()) };
     if newest.first <= first {
         return Ok(vec![newest]);
@@ -91,20 +91,23 @@ pub fn runs(
     let end = key(last);
     let between = source.entries_from(&key(oldest));
     let between = between.take_while(|entry| entry.as_ref().map_or(true, |entry| *entry.key <= *end));
-    between.map(|entry| sensible(source, Run::take(&entry?))).collect()
+    between.map(|entry| parsed(source, EventRun::take(&entry?))).collect()
 }
 
 /// Returns the last frame whose first position is not greater than `position`, among the frames
 /// that can be found by position.
 pub fn frame_before(
-    source: &dyn Source,
+    source: &dyn EntrySource,
     position: Position,
 ) -> Result<Option<(Position, LogOffset)>, TableError> {
     Ok(source.last_up_to(&position_key(position))?.and_then(|entry| take_frame(&entry)))
 }
 
 /// Returns the first transaction that ends with `position` or later.
-pub fn transaction(source: &dyn Source, position: Position) -> Result<Option<(Position, u64)>, TableError> {
+pub fn transaction(
+    source: &dyn EntrySource,
+    position: Position,
+) -> Result<Option<(Position, u64)>, TableError> {
     let first = source.entries_from(&transaction_key(position)).next().transpose()?;
     Ok(first.and_then(|entry| take_transaction(&entry)))
 }
@@ -112,7 +115,7 @@ pub fn transaction(source: &dyn Source, position: Position) -> Result<Option<(Po
 /// Returns the heads of the aggregates whose id starts with `prefix` and sorts after `after`, by
 /// id.
 pub fn heads<'s>(
-    source: &'s dyn Source,
+    source: &'s dyn EntrySource,
     prefix: &'s str,
     after: Option<&str>,
 ) -> impl Iterator<Item = Result<(AggregateId, Head), TableError>> + use<'s> {
@@ -128,18 +131,18 @@ pub fn heads<'s>(
             Ok(first) => last_run(source, &mut entries, Some(first).filter(is_wanted)?),
             Err(error) => Err(error),
         };
-        let run = newest.and_then(|entry| sensible(source, Run::take(&entry)));
+        let run = newest.and_then(|entry| parsed(source, EventRun::take(&entry)));
         Some(run.map(|run| (run.id.clone(), run.head())))
     })
 }
 
-type Entries<'s> = Peekable<Box<dyn Iterator<Item = Result<Entry, TableError>> + 's>>;
+type EntryIter<'s> = Peekable<Box<dyn Iterator<Item = Result<Entry, TableError>> + 's>>;
 
 /// Returns the last run of the aggregate whose first run is `first`. The runs in between are read,
 /// or skipped if there are many.
 fn last_run<'s>(
-    source: &'s dyn Source,
-    entries: &mut Entries<'s>,
+    source: &'s dyn EntrySource,
+    entries: &mut EntryIter<'s>,
     first: Entry,
 ) -> Result<Entry, TableError> {
     const READ_MAX: usize = 16;

@@ -24,7 +24,7 @@ use siphasher::sip::SipHasher13;
 use super::{
     Complete, Continued, Totals,
     entry::{Entry, filtered},
-    source::Source,
+    source::EntrySource,
 };
 use crate::{event::Position, log::LogOffset};
 
@@ -233,7 +233,7 @@ impl Table {
     }
 }
 
-impl Source for Table {
+impl EntrySource for Table {
     fn may_have(&self, hash: u64) -> bool {
         self.filter.contains_hash(hash)
     }
@@ -279,7 +279,7 @@ fn checksum(salt: u64, offset: u64, payload: &[u8]) -> u32 {
 
 /// Why a file was not written.
 #[derive(Debug, thiserror::Error)]
-pub enum WriteError {
+pub enum TableWriteError {
     #[error(transparent)]
     Io(#[from] io::Error),
     /// A file from which it is made cannot be used.
@@ -298,9 +298,9 @@ pub enum WriteError {
 pub fn write(
     summary: &Summary,
     filtered_max: u64,
-    entries: impl Iterator<Item = Result<Entry, WriteError>>,
+    entries: impl Iterator<Item = Result<Entry, TableWriteError>>,
     mut out: impl Write,
-) -> Result<(), WriteError> {
+) -> Result<(), TableWriteError> {
     let salt = uuid::Uuid::new_v4().as_u64_pair().0;
     let bits = usize::try_from(filtered_max).unwrap_or(usize::MAX).saturating_mul(FILTER_BITS).max(64);
     let mut filter = BloomFilter::with_num_bits(bits).hashes(FILTER_HASHES);
@@ -356,7 +356,7 @@ pub fn write(
 mod tests {
     use super::*;
     use crate::{
-        event::{ContentDigest, EventId, Hash},
+        event::{ChainHash, ContentDigest, EventId},
         index::StoredId,
         log::RecordAddress,
     };
@@ -368,7 +368,7 @@ mod tests {
         let seed = Seed(*b"sixteen bytes...");
         let summary = Summary {
             from: LogOffset::START,
-            after: Continued { position: Position(4), hash: Hash([5; 32]) },
+            after: Continued { position: Position(4), hash: ChainHash([5; 32]) },
             complete: Complete { aggregates: 7, ..Complete::default() },
             totals: Totals { event_types: [("Type".into(), 3)].into(), ..Totals::default() },
             salts: [[1; 16], [2; 16]],

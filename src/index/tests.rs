@@ -143,14 +143,14 @@ fn an_index_made_at_once_is_the_one_that_followed() {
     for number in 0..200 {
         written.append();
         if number % 3 == 0 {
-            written.bring_up(&following);
+            written.catch_up(&following);
         }
         if number % 50 == 49 {
             drop(following);
             following = written.brought_up(&folder.path().join("following"));
         }
     }
-    written.bring_up(&following);
+    written.catch_up(&following);
     written.check(&following);
     written.check(&written.brought_up(&folder.path().join("at-once")));
     assert!(written.path.join("0000000002.segment").exists(), "one segment proves less");
@@ -266,14 +266,14 @@ fn a_file_of_another_history_is_not_believed_beside_those_of_this_one() {
         if at_once {
             written.add_to(&index)
         } else {
-            written.bring_up(&index)
+            written.catch_up(&index)
         }
         index.write_all();
         let lost: Vec<_> = written.places.keys().filter(|id| !common.contains_key(id)).copied().collect();
         written.number = if frames_fit { 20 } else { 21 };
         written.go_on_otherwise(first);
         let index = written.opened_until(&unmerged, now.path());
-        written.bring_up(&index);
+        written.catch_up(&index);
         index.write_all();
         let old = files(before.path()).split_off(files(base.path()).len());
         assert_eq!(old.len() == 1, at_once);
@@ -298,7 +298,7 @@ fn a_file_of_another_history_is_not_believed_beside_those_of_this_one() {
 }
 
 #[test]
-fn a_folder_that_was_removed_is_made_again() {
+fn a_removed_directory_is_created_again() {
     let folder = tempdir().unwrap();
     let mut written = Written::new();
     let index = written.brought_up(folder.path());
@@ -324,7 +324,7 @@ fn with_a_damaged_file(written: &mut Written, folder: &Path, stop: &Cancellation
 }
 
 fn is_not_made(index: &Index) -> bool {
-    let first = index.event_numbered(&id_of(0), SequenceNumber(1), Patience::Waits);
+    let first = index.event_numbered(&id_of(0), SequenceNumber(1), WaitMode::Waits);
     matches!(first, Err(IndexError::NotMadeYet { .. }))
 }
 
@@ -350,7 +350,7 @@ fn a_stop_ends_a_merge() {
     stop.cancel();
     let index = written.opened_until(&stop, folder.path());
     (0..100).for_each(|_| written.append());
-    written.bring_up(&index);
+    written.catch_up(&index);
     let unmerged = files(folder.path()).len();
     drop(index);
     let index = written.brought_up(folder.path());
@@ -361,7 +361,7 @@ fn a_stop_ends_a_merge() {
 }
 
 #[test]
-fn what_is_made_again_and_can_not_be_written_fills_no_memory() {
+fn a_rebuilt_file_that_cannot_be_written_fills_no_memory() {
     let folder = tempdir().unwrap();
     let path = folder.path().join("index");
     let mut written = Written::new();
@@ -391,7 +391,8 @@ fn a_folder_says_how_far_the_log_went() {
     written.append();
     written.add_to(&index);
     drop(upkeep);
-    let seen = |folder: &Path| Found::look(folder).unwrap().seen(&written.path).map(|seen| seen.end);
+    let seen =
+        |folder: &Path| IndexScan::read_folder(folder).unwrap().seen(&written.path).map(|seen| seen.end);
     assert_eq!(seen(folder.path()), Some(written.log.tip().end));
     for file in files(folder.path()) {
         fs::remove_file(file).unwrap();
@@ -429,7 +430,7 @@ fn what_brings_the_index_up_looks_around_after_so_many_bytes_too() {
     let index = written.opened(folder.path());
     let (mut before, mut most, mut looks) = (0, 0, 0);
     let segments = written.log.segments().clone();
-    let looked = rebuild::bring_up(&index, written.log.tip().end, |place| {
+    let looked = rebuild::catch_up(&index, written.log.tip().end, |place| {
         let reached = segments.bytes_before(place).unwrap();
         most = most.max(reached - before);
         (before, looks) = (reached, looks + 1);
@@ -445,7 +446,7 @@ fn what_is_published_moves_while_nobody_can_look() {
     let folder = tempdir().unwrap();
     let index = written.brought_up(folder.path());
     written.append();
-    let mut entries = Entries::new(&index);
+    let mut entries = IndexBatch::new(&index);
     entries.reach(written.log.tip());
     let mut published = false;
     let is_locked = || matches!(index.layers.try_read(), Err(std::sync::TryLockError::WouldBlock));

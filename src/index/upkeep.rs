@@ -22,8 +22,8 @@ use super::{
     entry::filtered,
     memtable::Memtable,
     merge,
-    source::Source,
-    table::{Summary, Table, TableError, WriteError},
+    source::EntrySource,
+    table::{Summary, Table, TableError, TableWriteError},
 };
 use crate::{crash_point::CrashPoint, log::Tip, refusals};
 
@@ -46,8 +46,8 @@ const PAUSE: Duration = Duration::from_secs(60);
 
 /// The signals to the maintenance threads.
 #[derive(Debug, Default)]
-pub(super) struct Signals {
-    state: Mutex<State>,
+pub(super) struct UpkeepSignals {
+    state: Mutex<UpkeepState>,
     changed: Condvar,
     stopping: Arc<AtomicBool>,
     /// A file is waiting to be rebuilt: large merges can wait.
@@ -55,7 +55,7 @@ pub(super) struct Signals {
 }
 
 #[derive(Debug, Default)]
-struct State {
+struct UpkeepState {
     /// The number of signals so far.
     woken: u64,
     has_threads: bool,
@@ -63,17 +63,17 @@ struct State {
     damaged: Vec<(Arc<Table>, TableError)>,
 }
 
-impl State {
+impl UpkeepState {
     fn is_damaged(&self, table: &Arc<Table>) -> bool {
         self.damaged.iter().any(|(other, _)| Arc::ptr_eq(other, table))
     }
 }
 
 /// The time until which a thread does not merge because a merge has failed.
-type Pause = Option<Instant>;
+type MergePause = Option<Instant>;
 
-impl Signals {
-    fn state(&self) -> MutexGuard<'_, State> {
+impl UpkeepSignals {
+    fn state(&self) -> MutexGuard<'_, UpkeepState> {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
@@ -83,7 +83,7 @@ impl Signals {
     }
 
     /// Queues a file to be rebuilt, if there is a thread that does it. Returns whether there is.
-    pub fn mend(&self, table: &Arc<Table>, why: &TableError) -> bool {
+    pub fn request_rebuild(&self, table: &Arc<Table>, why: &TableError) -> bool {
         let mut state = self.state();
         if state.has_threads && !state.is_damaged(table) {
             state.damaged.push((table.clone(), why.clone()));
@@ -99,7 +99,7 @@ impl Signals {
         self.state().damaged.first().cloned()
     }
 
-    fn has_mended(&self, table: &Arc<Table>) {
+    fn rebuild_ended(&self, table: &Arc<Table>) {
         let mut state = self.state();
         state.damaged.retain(|(other, _)| !Arc::ptr_eq(other, table));
         self.urgent.store(!state.damaged.is_empty(), Ordering::Release);
@@ -125,7 +125,7 @@ impl Signals {
 
     /// Waits until there is new work or the interval is over. Returns the number of signals so far.
     fn wait(&self, seen: u64) -> u64 {
-        let idle = |state: &mut State| state.woken == seen && !self.is_stopping();
+        let idle = |state: &mut UpkeepState| state.woken == seen && !self.is_stopping();
         let waited = self.changed.wait_timeout_while(self.state(), EVERY, idle);
         waited.unwrap_or_else(PoisonError::into_inner).0.woken
     }
@@ -174,7 +174,7 @@ impl Drop for Upkeep {
 }
 
 /// Records, when dropped, that no thread rebuilds files any more.
-struct OnEnd<'s>(&'s Signals);
+struct OnEnd<'s>(&'s UpkeepSignals);
 
 impl Drop for OnEnd<'_> {
     fn drop(&mut self) {
@@ -208,19 +208,19 @@ impl Index {
         let (mut seen, mut pause) = (0, None);
         while !self.upkeep.is_stopping() {
             seen = self.upkeep.wait(seen);
-            self.mend_what_is_damaged();
+            self.rebuild_damaged_tables();
             while !self.upkeep.is_stopping() && self.merge(MERGED_LEVELS, &mut pause) {
-                self.mend_what_is_damaged();
+                self.rebuild_damaged_tables();
             }
         }
     }
 
-    fn mend_what_is_damaged(&self) {
+    fn rebuild_damaged_tables(&self) {
         while let Some((table, why)) = self.upkeep.damaged() {
-            if let Err(error) = self.mend(&table, &why) {
+            if let Err(error) = self.rebuild_table(&table, &why) {
                 refusals::failed("cannot rebuild index files", &error);
             }
-            self.upkeep.has_mended(&table);
+            self.upkeep.rebuild_ended(&table);
         }
     }
 
@@ -255,7 +255,7 @@ impl Index {
         layers.get(first..).unwrap_or_default()
     }
 
-    fn written(&self, memtable: &Memtable) -> Result<Table, WriteError> {
+    fn written(&self, memtable: &Memtable) -> Result<Table, TableWriteError> {
         let (from, end) = (memtable.from, memtable.complete.tip.end);
         let summary = Summary {
             from,
@@ -272,14 +272,14 @@ impl Index {
         self.folder.write(&summary, filtered, entries.into_iter().map(Ok))
     }
 
-    fn not_written(&self, error: &WriteError) {
+    fn not_written(&self, error: &TableWriteError) {
         if self.folder.writes() {
             refusals::failed("cannot write index files; their entries stay in memory", error);
         }
     }
 
     /// Merges some files if a merge is due. Returns whether another merge may be due now.
-    fn merge(&self, levels: RangeInclusive<u32>, pause: &mut Pause) -> bool {
+    fn merge(&self, levels: RangeInclusive<u32>, pause: &mut MergePause) -> bool {
         if pause.is_some_and(|after| Instant::now() < after) {
             return false;
         }
@@ -304,13 +304,13 @@ impl Index {
                 }
                 true
             }
-            Err(WriteError::Ended) => false,
+            Err(TableWriteError::Ended) => false,
             Err(error) => {
-                if let WriteError::Source(why) = &error
+                if let TableWriteError::Source(why) = &error
                     && let Some(table) = tables.iter().find(|table| table.path() == why.file)
                 {
                     // The file is not merged until it is rebuilt.
-                    return self.upkeep.mend(table, why) || self.mend(table, why).is_ok();
+                    return self.upkeep.request_rebuild(table, why) || self.rebuild_table(table, why).is_ok();
                 }
                 *pause = Some(Instant::now() + PAUSE);
                 self.not_written(&error);
@@ -319,7 +319,7 @@ impl Index {
         }
     }
 
-    fn merged(&self, tables: &[Arc<Table>], waits_for_mending: bool) -> Result<Arc<Table>, WriteError> {
+    fn merged(&self, tables: &[Arc<Table>], waits_for_mending: bool) -> Result<Arc<Table>, TableWriteError> {
         let none = || io::Error::from(io::ErrorKind::NotFound);
         let summary = merge::summary(tables).ok_or_else(none)?;
         if !self.folder.has_room_for(tables.iter().map(|table| table.byte_count()).sum()) {

@@ -5,7 +5,7 @@
 
 use std::ops::ControlFlow;
 
-use super::{Index, IndexError, source::Source, table::TableError};
+use super::{Index, IndexError, source::EntrySource, table::TableError};
 
 /// The maximum number of files that one lookup rebuilds.
 const MENDED_MAX: usize = 100;
@@ -13,7 +13,7 @@ const MENDED_MAX: usize = 100;
 /// Whether a lookup that finds a damaged file rebuilds it itself, or leaves that to others and
 /// fails.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Patience {
+pub enum WaitMode {
     Waits,
     AtOnce,
 }
@@ -25,9 +25,9 @@ impl Index {
     /// fails.
     pub(super) fn visit<S>(
         &self,
-        patience: Patience,
+        wait_mode: WaitMode,
         begin: impl Fn() -> S,
-        mut look: impl FnMut(&mut S, &dyn Source) -> Result<ControlFlow<()>, TableError>,
+        mut look: impl FnMut(&mut S, &dyn EntrySource) -> Result<ControlFlow<()>, TableError>,
     ) -> Result<S, IndexError> {
         let mut tries = 0;
         loop {
@@ -55,16 +55,16 @@ impl Index {
             if let Some(error) = self.why_not_made(table) {
                 return Err(error);
             }
-            let leaves_it = patience == Patience::AtOnce && self.upkeep.mend(table, &error);
+            let leaves_it = wait_mode == WaitMode::AtOnce && self.upkeep.request_rebuild(table, &error);
             if leaves_it || tries == MENDED_MAX {
                 return Err(IndexError::NotMadeYet { table: error, why: "the rebuild is in progress" });
             }
             tries += 1;
-            self.mend(table, &error)?;
+            self.rebuild_table(table, &error)?;
         }
     }
 }
 
-pub(super) fn goes_on(on: bool) -> ControlFlow<()> {
+pub(super) fn continue_if(on: bool) -> ControlFlow<()> {
     if on { ControlFlow::Continue(()) } else { ControlFlow::Break(()) }
 }

@@ -12,7 +12,7 @@ use super::{
     frame::{self, Frame, HEADER_BYTES, Header},
     segment,
 };
-use crate::event::{Hash, Position};
+use crate::event::{ChainHash, Position};
 
 /// The number of bytes read at once.
 pub(super) const CHUNK_BYTES: usize = 256 * 1024;
@@ -27,9 +27,9 @@ pub struct Cursor {
     /// The bytes of the current segment from `place` on.
     buffer: Bytes,
     /// The position of the next append's first event, and the hash before it if that is known.
-    expected: Option<(Position, Option<Hash>)>,
+    expected: Option<(Position, Option<ChainHash>)>,
     /// The previous segment and its length, until an append of the current segment was read.
-    behind: Option<(Arc<segment::File>, u64)>,
+    behind: Option<(Arc<segment::Segment>, u64)>,
 }
 
 /// A frame and its location.
@@ -74,7 +74,7 @@ impl Cursor {
 
     /// Creates a cursor at the start of a frame. The next append must continue the event at `last`
     /// with the given hash.
-    pub fn after(segments: Arc<Segments>, place: LogOffset, last: Position, hash: Hash) -> Self {
+    pub fn after(segments: Arc<Segments>, place: LogOffset, last: Position, hash: ChainHash) -> Self {
         Self { expected: Some((last.next(), Some(hash))), ..Self::new(segments, place) }
     }
 
@@ -113,7 +113,7 @@ impl Cursor {
         Ok(None)
     }
 
-    fn read(&mut self, file: &segment::File, limit: u64) -> Result<ReadFrame, ReadError> {
+    fn read(&mut self, file: &segment::Segment, limit: u64) -> Result<ReadFrame, ReadError> {
         let damage = |what| file.damage(self.place.offset, what);
         let start = self.place;
         if self.buffer.len() < HEADER_BYTES {
@@ -141,12 +141,12 @@ impl Cursor {
         Ok(ReadFrame { frame, start, end: self.place })
     }
 
-    fn continued_by(&self, first: Position, previous: Hash) -> bool {
+    fn continued_by(&self, first: Position, previous: ChainHash) -> bool {
         self.expected
             .is_none_or(|(position, hash)| position == first && hash.is_none_or(|hash| hash == previous))
     }
 
-    fn file(&self) -> Result<Arc<segment::File>, ReadError> {
+    fn file(&self) -> Result<Arc<segment::Segment>, ReadError> {
         let segment = self.place.segment;
         self.segments
             .file(segment)
@@ -155,7 +155,12 @@ impl Cursor {
 }
 
 /// Reads at most `bytes` bytes, and none at or after `limit`.
-pub(super) fn fill(file: &segment::File, offset: u64, bytes: usize, limit: u64) -> Result<Bytes, ReadError> {
+pub(super) fn fill(
+    file: &segment::Segment,
+    offset: u64,
+    bytes: usize,
+    limit: u64,
+) -> Result<Bytes, ReadError> {
     let bytes = limit.saturating_sub(offset).min(bytes as u64);
     let mut buffer = vec![0; usize::try_from(bytes).unwrap_or(usize::MAX)];
     let read = file.read_at(&mut buffer, offset).map_err(|source| file.io_error(source))?;

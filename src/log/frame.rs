@@ -23,7 +23,7 @@
 use bytes::{Buf, Bytes};
 
 use super::{LogOffset, RecordAddress};
-use crate::event::{Hash, Position};
+use crate::event::{ChainHash, Position};
 
 pub(super) const HEADER_BYTES: usize = 24;
 const MAGIC: &[u8; 4] = b"AELF";
@@ -42,7 +42,7 @@ pub(super) const PAYLOAD_BYTES_MAX: usize = 16 * 1024 * 1024;
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Frame {
     /// All events of one append.
-    Append { first: Position, previous: Hash, records: Vec<StoredRecord> },
+    Append { first: Position, previous: ChainHash, records: Vec<StoredRecord> },
     /// A snapshot, with its number among the log's snapshots.
     Snapshot { number: u64, record: StoredRecord },
     /// A replication mark: how far ImmuDB has committed the log.
@@ -54,7 +54,7 @@ pub enum Frame {
 pub struct StoredRecord {
     pub bytes: Bytes,
     /// The chain hash up to and including this record.
-    pub hash: Hash,
+    pub hash: ChainHash,
     /// The offset of the record's entry, from the start of the frame.
     pub offset: u64,
 }
@@ -83,7 +83,7 @@ pub(super) fn write(
     out: &mut Vec<u8>,
     salt: &Salt,
     place: FramePlace,
-    kind: Kind,
+    kind: FrameKind,
     payload: impl FnOnce(&mut Vec<u8>),
 ) {
     let start = out.len();
@@ -112,7 +112,7 @@ pub(super) struct FramePlace {
 }
 
 #[derive(Debug, Clone, Copy)]
-pub(super) enum Kind {
+pub(super) enum FrameKind {
     Append = KIND_APPEND as isize,
     Snapshot = KIND_SNAPSHOT as isize,
     Mark = KIND_MARK as isize,
@@ -120,7 +120,11 @@ pub(super) enum Kind {
 
 /// Writes a record's entry: its length, its bytes, which `put` writes, and the hash after it.
 /// Returns the length and the hash.
-pub(super) fn put_entry(out: &mut Vec<u8>, previous: Hash, put: impl FnOnce(&mut Vec<u8>)) -> (u32, Hash) {
+pub(super) fn put_entry(
+    out: &mut Vec<u8>,
+    previous: ChainHash,
+    put: impl FnOnce(&mut Vec<u8>),
+) -> (u32, ChainHash) {
     let start = out.len();
     out.extend_from_slice(&[0; LENGTH_BYTES]);
     put(out);
@@ -223,13 +227,13 @@ fn parse_snapshot(mut payload: Bytes) -> Option<Frame> {
     payload.is_empty().then_some(Frame::Snapshot { number, record })
 }
 
-fn take_hash(payload: &mut Bytes) -> Option<Hash> {
+fn take_hash(payload: &mut Bytes) -> Option<ChainHash> {
     (payload.len() >= HASH_BYTES)
         .then(|| payload.split_to(HASH_BYTES))
-        .and_then(|hash| Hash::from_slice(&hash))
+        .and_then(|hash| ChainHash::from_slice(&hash))
 }
 
-fn take_entry(payload: &mut Bytes, previous: Hash, offset: u64) -> Option<StoredRecord> {
+fn take_entry(payload: &mut Bytes, previous: ChainHash, offset: u64) -> Option<StoredRecord> {
     let length = payload.try_get_u32_le().ok()? as usize;
     if payload.len() < length {
         return None;
@@ -265,12 +269,12 @@ pub(super) fn go_on(checksum: u32, bytes: &[u8]) -> u32 {
 }
 
 /// Parses an entry if the hash before it is known.
-pub(super) fn entry_after(mut bytes: Bytes, previous: Hash) -> Option<(Bytes, Hash)> {
+pub(super) fn entry_after(mut bytes: Bytes, previous: ChainHash) -> Option<(Bytes, ChainHash)> {
     take_entry(&mut bytes, previous, 0).map(|record| (record.bytes, record.hash))
 }
 
 /// Parses a single entry that was read together with the 32 bytes before it.
-pub(super) fn parse_entry(mut bytes: Bytes) -> Option<(Bytes, Hash)> {
+pub(super) fn parse_entry(mut bytes: Bytes) -> Option<(Bytes, ChainHash)> {
     let previous = take_hash(&mut bytes)?;
     take_entry(&mut bytes, previous, 0).map(|record| (record.bytes, record.hash))
 }

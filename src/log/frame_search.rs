@@ -85,7 +85,7 @@ mod tests {
     use proptest::prelude::*;
 
     use super::*;
-    use crate::log::frame::{FramePlace, Kind};
+    use crate::log::frame::{FrameKind, FramePlace};
 
     proptest! {
         #[test]
@@ -98,7 +98,7 @@ mod tests {
             let offset = before.len() as u64;
             let mut bytes = before;
             let place = FramePlace { offset, group_offset: 0 };
-            frame::write(&mut bytes, &salt, place, Kind::Mark, |out| out.extend_from_slice(&payload));
+            frame::write(&mut bytes, &salt, place, FrameKind::Mark, |out| out.extend_from_slice(&payload));
             bytes.extend_from_slice(&[1; 70]);
             if let Some((at, bit)) = flipped {
                 let at = at.index(bytes.len());

@@ -9,10 +9,10 @@ use bytes::Bytes;
 
 use super::{
     Cursor, Damage, Frame, LogOffset, OpenError, ReadFrame, Salvage,
-    frame::{self, FramePlace, HASH_BYTES, HEADER_BYTES, Header, Kind, Salt},
+    frame::{self, FrameKind, FramePlace, HASH_BYTES, HEADER_BYTES, Header, Salt},
     recover, segment,
 };
-use crate::event::{Hash, Position};
+use crate::event::{ChainHash, Position};
 
 mod script;
 
@@ -30,9 +30,9 @@ pub fn frames(bytes: &[u8]) {
     }
     let Some((kind, payload)) = bytes.split_first() else { return };
     let (kind, entries) = match kind % 3 {
-        0 => (Kind::Append, 12),
-        1 => (Kind::Snapshot, 8),
-        _ => (Kind::Mark, payload.len()),
+        0 => (FrameKind::Append, 12),
+        1 => (FrameKind::Snapshot, 8),
+        _ => (FrameKind::Mark, payload.len()),
     };
     let mut payload = payload.to_vec();
     mend_hashes(payload.get_mut(entries..).unwrap_or_default());
@@ -49,7 +49,7 @@ pub fn frames(bytes: &[u8]) {
 
 /// Corrects the hash after each record, as far as the lengths lead.
 fn mend_hashes(entries: &mut [u8]) {
-    let Some(mut hash) = entries.get(..HASH_BYTES).and_then(Hash::from_slice) else { return };
+    let Some(mut hash) = entries.get(..HASH_BYTES).and_then(ChainHash::from_slice) else { return };
     let mut at = HASH_BYTES;
     while let Some(length) = entries.get(at..at + 4) {
         let length = u32::from_le_bytes(length.try_into().expect("four bytes")) as usize;
@@ -149,5 +149,5 @@ fn records_alone(recovered: &super::Recovered, (start, frame): &(LogOffset, Fram
 
 /// Returns a cursor over a whole log that the fuzz target wrote itself.
 fn from_start(recovered: &super::Recovered) -> Cursor {
-    Cursor::after(recovered.segments.clone(), LogOffset::START, Position(0), Hash::START)
+    Cursor::after(recovered.segments.clone(), LogOffset::START, Position(0), ChainHash::START)
 }

@@ -7,9 +7,9 @@ use bytes::Bytes;
 
 use super::{
     LogOffset, RecordAddress, Tip,
-    frame::{self, FramePlace, Kind, Salt},
+    frame::{self, FrameKind, FramePlace, Salt},
 };
-use crate::event::{Hash, Position};
+use crate::event::{ChainHash, Position};
 
 /// Frames for the end of the log, assembled in memory and written at once.
 #[derive(Debug)]
@@ -25,7 +25,7 @@ pub struct Group {
 #[derive(Debug, Clone, Copy)]
 pub struct StoredAt {
     pub place: RecordAddress,
-    pub hash: Hash,
+    pub hash: ChainHash,
 }
 
 impl Group {
@@ -74,7 +74,7 @@ impl Group {
         let start = self.start.offset;
         let base = self.bytes.len();
         let place = self.frame_place();
-        frame::write(&mut self.bytes, &self.salt, place, Kind::Append, |out| {
+        frame::write(&mut self.bytes, &self.salt, place, FrameKind::Append, |out| {
             out.extend_from_slice(&first.0.to_le_bytes());
             out.extend_from_slice(&u32::try_from(count).unwrap_or(u32::MAX).to_le_bytes());
             out.extend_from_slice(&hash.0);
@@ -97,12 +97,12 @@ impl Group {
         let base = self.bytes.len();
         let start = self.start.offset;
         let place = self.frame_place();
-        let (mut offset, mut length, mut hash) = (0, 0, Hash::START);
-        frame::write(&mut self.bytes, &self.salt, place, Kind::Snapshot, |out| {
+        let (mut offset, mut length, mut hash) = (0, 0, ChainHash::START);
+        frame::write(&mut self.bytes, &self.salt, place, FrameKind::Snapshot, |out| {
             out.extend_from_slice(&number.to_le_bytes());
-            out.extend_from_slice(&Hash::START.0);
+            out.extend_from_slice(&ChainHash::START.0);
             offset = start.saturating_add(out.len() as u64);
-            (length, hash) = frame::put_entry(out, Hash::START, |out| out.extend_from_slice(record));
+            (length, hash) = frame::put_entry(out, ChainHash::START, |out| out.extend_from_slice(record));
         });
         self.tip.snapshots = number;
         self.grow(base);
@@ -114,7 +114,7 @@ impl Group {
     pub fn mark(&mut self, mark: &[u8]) {
         let base = self.bytes.len();
         let place = self.frame_place();
-        frame::write(&mut self.bytes, &self.salt, place, Kind::Mark, |out| out.extend_from_slice(mark));
+        frame::write(&mut self.bytes, &self.salt, place, FrameKind::Mark, |out| out.extend_from_slice(mark));
         self.grow(base);
     }
 

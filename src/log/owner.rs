@@ -43,7 +43,7 @@ impl LogId {
         let first = segment::path(folder, 1);
         let mut header = [0; segment::HEADER_BYTES as usize];
         match fs::File::open(first).and_then(|mut file| file.read_exact(&mut header)) {
-            Ok(()) => Ok(segment::File::salt_of(&header, 1).map(|salt| Self(Uuid::from_bytes(salt)))),
+            Ok(()) => Ok(segment::Segment::salt_of(&header, 1).map(|salt| Self(Uuid::from_bytes(salt)))),
             Err(error) if matches!(error.kind(), io::ErrorKind::NotFound | io::ErrorKind::UnexpectedEof) => {
                 Ok(None)
             }

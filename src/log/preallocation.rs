@@ -9,7 +9,7 @@ use std::io;
 
 use tracing::debug;
 
-use super::segment::File;
+use super::segment::Segment;
 use crate::crash_point::CrashPoint;
 
 /// The space ahead is as large as what is written so far, within these limits.
@@ -33,7 +33,7 @@ impl Preallocation {
 
     /// Allocates space ahead of a write that ends at `end`. If that fails, the write is only
     /// slower.
-    pub fn prepare(&mut self, file: &File, end: u64, segment_bytes_max: u64) {
+    pub fn prepare(&mut self, file: &Segment, end: u64, segment_bytes_max: u64) {
         if end <= self.file_end {
             return;
         }
@@ -63,7 +63,7 @@ impl Preallocation {
     ///
     /// # Errors
     /// Returns an error if the file cannot be truncated.
-    pub fn give_back(&mut self, file: &File, end: u64) -> io::Result<()> {
+    pub fn give_back(&mut self, file: &Segment, end: u64) -> io::Result<()> {
         file.set_len(end)?;
         self.file_end = end;
         Ok(())

@@ -17,7 +17,7 @@ use super::{
     frame::{self, HASH_BYTES, HEADER_BYTES, Header, LENGTH_BYTES, PAYLOAD_BYTES_MAX},
     segment,
 };
-use crate::event::{Hash, Position};
+use crate::event::{ChainHash, Position};
 
 /// The position of an append's first record, the number of its records, and the hash before them.
 const APPEND_HEAD_BYTES: usize = 8 + 4 + HASH_BYTES;
@@ -26,19 +26,19 @@ const APPEND_HEAD_BYTES: usize = 8 + 4 + HASH_BYTES;
 #[derive(Debug)]
 pub struct RecordCursor {
     segments: Arc<Segments>,
-    at: At,
+    at: CursorState,
     /// The bytes of the current segment from `at` on.
     buffer: Bytes,
     /// The previous segment and its length, until an append of the current segment was read.
-    behind: Option<(Arc<segment::File>, u64)>,
+    behind: Option<(Arc<segment::Segment>, u64)>,
 }
 
 /// The state in which the next record is looked for.
 #[derive(Debug, Clone, Copy)]
-struct At {
+struct CursorState {
     place: LogOffset,
     /// The position of the next record, and the hash before it, if they are known.
-    expected: Option<(Position, Option<Hash>)>,
+    expected: Option<(Position, Option<ChainHash>)>,
     /// The append that is being read.
     open: Option<OpenFrame>,
 }
@@ -51,7 +51,7 @@ struct OpenFrame {
     /// Whether some of its records were taken.
     begun: bool,
     next: Position,
-    hash: Hash,
+    hash: ChainHash,
     /// The checksum so far and the stored one, unless the whole frame was checked already.
     checksum: Option<(u32, u32)>,
 }
@@ -59,7 +59,7 @@ struct OpenFrame {
 /// The result of a search.
 #[derive(Debug)]
 #[expect(clippy::large_enum_variant, reason = "there is one at a time, and a box for each record costs more")]
-pub enum Found {
+pub enum CursorItem {
     Record(FoundRecord),
     /// A frame without events, and its length in bytes.
     Other(u64),
@@ -69,18 +69,18 @@ pub enum Found {
 #[derive(Debug)]
 pub struct FoundRecord {
     pub bytes: Bytes,
-    pub hash: Hash,
+    pub hash: ChainHash,
     pub position: Position,
     pub place: RecordAddress,
     /// The end of the append that contains the record.
     pub append_end: LogOffset,
-    after: At,
+    after: CursorState,
 }
 
 impl RecordCursor {
     /// Creates a cursor at the start of a frame. The next append must begin with position `first`.
     pub fn at(segments: Arc<Segments>, place: LogOffset, first: Position) -> Self {
-        let at = At { place, expected: Some((first, None)), open: None };
+        let at = CursorState { place, expected: Some((first, None)), open: None };
         Self { segments, at, buffer: Bytes::new(), behind: None }
     }
 
@@ -110,11 +110,11 @@ impl RecordCursor {
     ///
     /// # Errors
     /// Returns an error if the log is damaged or cannot be read.
-    pub fn find(&mut self, end: LogOffset) -> Result<Option<Found>, ReadError> {
+    pub fn find(&mut self, end: LogOffset) -> Result<Option<CursorItem>, ReadError> {
         while self.at.place < end {
             let file = self.file()?;
             if let Some(open) = self.at.open {
-                return self.record(&file, open).map(|found| Some(Found::Record(found)));
+                return self.record(&file, open).map(|found| Some(CursorItem::Record(found)));
             }
             let mut limit = end.offset;
             if self.at.place.segment < end.segment {
@@ -131,7 +131,7 @@ impl RecordCursor {
                 }
             }
             if let Some(bytes) = self.open(&file, limit)? {
-                return Ok(Some(Found::Other(bytes)));
+                return Ok(Some(CursorItem::Other(bytes)));
             }
         }
         Ok(None)
@@ -139,7 +139,7 @@ impl RecordCursor {
 
     /// Opens the frame that begins here. A frame without events is checked and skipped, and its
     /// length is returned.
-    fn open(&mut self, file: &Arc<segment::File>, limit: u64) -> Result<Option<u64>, ReadError> {
+    fn open(&mut self, file: &Arc<segment::Segment>, limit: u64) -> Result<Option<u64>, ReadError> {
         let start = self.at.place.offset;
         self.want(file, HEADER_BYTES, limit)?;
         let header = Header::parse(&self.buffer).map_err(|what| file.damage(start, what))?;
@@ -160,7 +160,7 @@ impl RecordCursor {
             return Err(self.damage(file, start));
         };
         let (first, count) = (Position(fields.get_u64_le()), fields.get_u32_le());
-        let Some(previous) = Hash::from_slice(fields) else { return Err(self.damage(file, start)) };
+        let Some(previous) = ChainHash::from_slice(fields) else { return Err(self.damage(file, start)) };
         let continues = self
             .at
             .expected
@@ -193,7 +193,7 @@ impl RecordCursor {
         Ok(None)
     }
 
-    fn record(&mut self, file: &Arc<segment::File>, open: OpenFrame) -> Result<FoundRecord, ReadError> {
+    fn record(&mut self, file: &Arc<segment::Segment>, open: OpenFrame) -> Result<FoundRecord, ReadError> {
         let offset = self.at.place.offset;
         self.want(file, LENGTH_BYTES, open.end)?;
         let length = self.buffer.get(..LENGTH_BYTES).map_or(0, |mut length| length.get_u32_le());
@@ -221,7 +221,7 @@ impl RecordCursor {
             checksum,
             ..open
         };
-        let after = At {
+        let after = CursorState {
             place: LogOffset { segment, offset: behind },
             expected: Some((next, Some(hash))),
             open: (!last).then_some(left),
@@ -238,7 +238,7 @@ impl RecordCursor {
 
     /// Ensures that the buffer has this many bytes from the current offset on, if there are as many
     /// before `limit`.
-    fn want(&mut self, file: &segment::File, bytes: usize, limit: u64) -> Result<(), ReadError> {
+    fn want(&mut self, file: &segment::Segment, bytes: usize, limit: u64) -> Result<(), ReadError> {
         if self.buffer.len() < bytes {
             // The old buffer is released first, so that both are never in memory together.
             self.forget();
@@ -264,7 +264,7 @@ impl RecordCursor {
     }
 
     /// Returns what is wrong with the frame at `start`, as reported by a check of the whole frame.
-    fn damage(&self, file: &segment::File, start: u64) -> ReadError {
+    fn damage(&self, file: &segment::Segment, start: u64) -> ReadError {
         let place = LogOffset { offset: start, ..self.at.place };
         let end = LogOffset { segment: place.segment, offset: u64::MAX };
         let whole = file.length().map_err(|source| file.io_error(source));
@@ -278,7 +278,7 @@ impl RecordCursor {
         }
     }
 
-    fn file(&self) -> Result<Arc<segment::File>, ReadError> {
+    fn file(&self) -> Result<Arc<segment::Segment>, ReadError> {
         let segment = self.at.place.segment;
         self.segments
             .file(segment)

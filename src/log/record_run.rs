@@ -21,7 +21,7 @@ const LENGTH_BYTES: u64 = 4;
 /// A reader of consecutive records. The caller knows from the first record how many the frame has.
 #[derive(Debug)]
 pub struct RecordRun {
-    file: Arc<segment::File>,
+    file: Arc<segment::Segment>,
     segment: u32,
     /// The offset of the next record's length field.
     offset: u64,

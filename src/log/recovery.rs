@@ -63,7 +63,7 @@ pub fn recover(folder: &Path, seen: Option<LogOffset>) -> Result<Recovered, Open
     };
     let file = segments.file(last).map_err(io_error)?;
     let bytes = read_whole(&file)?;
-    let Ended { end, last_group, written } = find_end(&file, &bytes);
+    let IntactEnd { end, last_group, written } = find_end(&file, &bytes);
     let seen_here = seen.filter(|seen| seen.segment >= last);
     if let Some(seen) = seen_here.filter(|seen| *seen > (LogOffset { segment: last, offset: end })) {
         let ends_before = seen.segment > last || seen.offset > written;
@@ -100,7 +100,7 @@ pub fn recover(folder: &Path, seen: Option<LogOffset>) -> Result<Recovered, Open
 }
 
 /// Whether the next start creates a new log in `folder`.
-pub fn begins_anew(folder: &Path) -> bool {
+pub fn is_new_log(folder: &Path) -> bool {
     match something_else(folder) {
         Ok(found) => found.is_none() && !segment::is_there(folder),
         Err(error) => error.kind() == io::ErrorKind::NotFound,
@@ -134,7 +134,7 @@ pub fn recover_read_only(folder: &Path) -> Result<(Recovered, LogOffset), OpenEr
     let Some(last) = segments.last_number() else { return Err(missing(folder, LogOffset::START)) };
     let file = segments.file(last).map_err(|source| OpenError::of_folder(folder, source))?;
     let bytes = read_whole(&file)?;
-    let Ended { end, last_group, written } = find_end(&file, &bytes);
+    let IntactEnd { end, last_group, written } = find_end(&file, &bytes);
     if end < written && later_group(&file, &bytes, end) {
         return Err(file.damage(end, "a frame is damaged and is followed by later groups").into());
     }
@@ -147,7 +147,7 @@ fn missing(folder: &Path, seen: LogOffset) -> OpenError {
     super::Damage { file, offset: 0, what: "the segment is missing" }.into()
 }
 
-fn read_whole(file: &segment::File) -> Result<Bytes, ReadError> {
+fn read_whole(file: &segment::Segment) -> Result<Bytes, ReadError> {
     let length = file.length().map_err(|source| file.io_error(source))?;
     let mut bytes = vec![0; usize::try_from(length).unwrap_or(usize::MAX)];
     let read = file.read_at(&mut bytes, 0).map_err(|source| file.io_error(source))?;
@@ -156,7 +156,7 @@ fn read_whole(file: &segment::File) -> Result<Bytes, ReadError> {
 }
 
 /// The end of the intact part of a segment.
-struct Ended {
+struct IntactEnd {
     /// The end of the last whole frame in the unbroken sequence of frames from the start.
     end: u64,
     /// The start of that frame's group.
@@ -166,8 +166,8 @@ struct Ended {
     written: u64,
 }
 
-fn find_end(file: &segment::File, bytes: &Bytes) -> Ended {
-    let mut ended = Ended { end: segment::HEADER_BYTES, last_group: segment::HEADER_BYTES, written: 0 };
+fn find_end(file: &segment::Segment, bytes: &Bytes) -> IntactEnd {
+    let mut ended = IntactEnd { end: segment::HEADER_BYTES, last_group: segment::HEADER_BYTES, written: 0 };
     while let Some(header) = whole_frame(file, bytes, ended.end) {
         ended.last_group = header.group_offset.min(ended.end);
         ended.end = ended.end.saturating_add(header.frame_bytes() as u64);
@@ -180,14 +180,14 @@ fn offset(offset: u64) -> usize {
     usize::try_from(offset).unwrap_or(usize::MAX)
 }
 
-fn whole_frame(file: &segment::File, bytes: &Bytes, offset: u64) -> Option<Header> {
+fn whole_frame(file: &segment::Segment, bytes: &Bytes, offset: u64) -> Option<Header> {
     let start = usize::try_from(offset).ok().filter(|start| *start <= bytes.len())?;
     frame::parse(file.salt(), offset, &bytes.slice(start..)).ok().map(|(header, _)| header)
 }
 
 /// Whether a frame follows whose group began after `damaged`. If so, the bytes at `damaged` had
 /// been synced.
-fn later_group(file: &segment::File, bytes: &Bytes, damaged: u64) -> bool {
+fn later_group(file: &segment::Segment, bytes: &Bytes, damaged: u64) -> bool {
     let could_be = |offset: &u64| {
         let rest = usize::try_from(*offset).ok().and_then(|offset| bytes.get(offset..)).unwrap_or_default();
         Header::parse(rest)
@@ -203,7 +203,7 @@ fn later_group(file: &segment::File, bytes: &Bytes, damaged: u64) -> bool {
 
 /// Saves the torn tail in a file next to the segment before it is truncated: an operator may want
 /// to inspect it.
-fn keep_torn(file: &segment::File, bytes: &Bytes, torn: Range<u64>) -> Result<(), OpenError> {
+fn keep_torn(file: &segment::Segment, bytes: &Bytes, torn: Range<u64>) -> Result<(), OpenError> {
     let end = torn.start;
     let torn = bytes.get(offset(torn.start)..offset(torn.end)).unwrap_or_default();
     warn!(file = %file.path().display(), offset = end, bytes = torn.len(), "removed the torn tail of the \

@@ -10,7 +10,7 @@ use bytes::Bytes;
 use super::{
     LogOffset, ReadFrame, frame,
     frame_search::FrameSearch,
-    segment::{self, File},
+    segment::{self, Segment},
 };
 
 /// A range of bytes that is not a whole frame.
@@ -46,7 +46,7 @@ impl Salvage {
     pub fn open(folder: &Path, number: u32) -> io::Result<Option<Self>> {
         let bytes = Bytes::from(fs::read(segment::path(folder, number))?);
         let place = LogOffset { segment: number, offset: segment::HEADER_BYTES };
-        Ok(File::salt_of(&bytes, number).map(|salt| Self {
+        Ok(Segment::salt_of(&bytes, number).map(|salt| Self {
             salt,
             end: bytes.len() as u64,
             bytes,

@@ -38,13 +38,13 @@ pub enum Access {
 
 /// An open segment.
 #[derive(Debug)]
-pub(super) struct File {
+pub(super) struct Segment {
     file: fs::File,
     path: PathBuf,
     salt: Salt,
 }
 
-impl File {
+impl Segment {
     pub(super) fn write_all_at(&self, bytes: &[u8], offset: u64) -> io::Result<()> {
         self.file.write_all_at(bytes, offset)
     }
@@ -202,7 +202,7 @@ pub(super) fn open_folder(folder: &Path) -> io::Result<fs::File> {
 /// All segments of the log, open for any number of readers.
 #[derive(Debug, Default)]
 pub struct Segments {
-    files: RwLock<BTreeMap<u32, Arc<File>>>,
+    files: RwLock<BTreeMap<u32, Arc<Segment>>>,
 }
 
 impl Segments {
@@ -226,7 +226,7 @@ impl Segments {
                 let what = "a preceding segment is missing";
                 return Err(Damage { file: path.display().to_string(), offset: 0, what }.into());
             }
-            match File::open(path.clone(), *number, access)? {
+            match Segment::open(path.clone(), *number, access)? {
                 Some(file) => _ = files.insert(*number, Arc::new(file)),
                 None if *number as usize == numbers.len() => match access {
                     Access::ReadWrite => fs::remove_file(&path).map_err(io_error)?,
@@ -242,8 +242,8 @@ impl Segments {
     }
 
     /// Creates a segment. It must not be written to before it is durable.
-    pub(super) fn create(&self, folder: &Path, number: u32) -> io::Result<Arc<File>> {
-        let file = Arc::new(File::create(path(folder, number), number)?);
+    pub(super) fn create(&self, folder: &Path, number: u32) -> io::Result<Arc<Segment>> {
+        let file = Arc::new(Segment::create(path(folder, number), number)?);
         self.files.write().unwrap_or_else(PoisonError::into_inner).insert(number, file.clone());
         Ok(file)
     }
@@ -252,7 +252,7 @@ impl Segments {
         self.files.read().unwrap_or_else(PoisonError::into_inner).keys().next_back().copied()
     }
 
-    pub(super) fn file(&self, number: u32) -> io::Result<Arc<File>> {
+    pub(super) fn file(&self, number: u32) -> io::Result<Arc<Segment>> {
         let files = self.files.read().unwrap_or_else(PoisonError::into_inner);
         let missing =
             || io::Error::new(io::ErrorKind::NotFound, format!("segment {number} of the local log"));
@@ -292,7 +292,7 @@ impl Segments {
     /// # Errors
     /// Returns an error if the record is damaged or cannot be read.
     pub fn read(&self, place: RecordAddress) -> Result<CheckedRecord, ReadError> {
-        let run = Run { segment: place.segment, bytes: entry_range(place) };
+        let run = ReadRange { segment: place.segment, bytes: entry_range(place) };
         self.read_run(run.segment, run.bytes)?.record(place)
     }
 
@@ -305,7 +305,7 @@ impl Segments {
         let mut records = Vec::with_capacity(places.len());
         let mut rest = places;
         while let Some(first) = rest.first() {
-            let mut run = Run { segment: first.segment, bytes: entry_range(*first) };
+            let mut run = ReadRange { segment: first.segment, bytes: entry_range(*first) };
             let length =
                 rest.iter().skip(1).take_while(|place| run.extend(**place)).count().saturating_add(1);
             let (together, behind) = rest.split_at(length);
@@ -318,7 +318,7 @@ impl Segments {
         Ok(records)
     }
 
-    fn read_run(&self, segment: u32, range: Range<u64>) -> Result<ReadRun, ReadError> {
+    fn read_run(&self, segment: u32, range: Range<u64>) -> Result<ReadChunk, ReadError> {
         let file = self
             .file(segment)
             .map_err(|source| ReadError::Io { file: format!("segment {segment}"), source })?;
@@ -326,7 +326,7 @@ impl Segments {
         let mut buffer = vec![0; length];
         let read = file.read_at(&mut buffer, range.start).map_err(|source| file.io_error(source))?;
         buffer.truncate(read);
-        Ok(ReadRun { file, start: range.start, bytes: Bytes::from(buffer) })
+        Ok(ReadChunk { file, start: range.start, bytes: Bytes::from(buffer) })
     }
 }
 
@@ -336,12 +336,12 @@ fn entry_range(place: RecordAddress) -> Range<u64> {
 }
 
 /// A part of a segment that is read at once.
-struct Run {
+struct ReadRange {
     segment: u32,
     bytes: Range<u64>,
 }
 
-impl Run {
+impl ReadRange {
     /// Extends the run by an entry that begins shortly after its end, or that overlaps it and would
     /// otherwise be read twice. Returns false if the entry is too far away or makes the run too
     /// long.
@@ -360,13 +360,13 @@ impl Run {
     }
 }
 
-struct ReadRun {
-    file: Arc<File>,
+struct ReadChunk {
+    file: Arc<Segment>,
     start: u64,
     bytes: Bytes,
 }
 
-impl ReadRun {
+impl ReadChunk {
     fn record(&self, place: RecordAddress) -> Result<CheckedRecord, ReadError> {
         let entry = entry_range(place);
         let at = |offset: u64| usize::try_from(offset.saturating_sub(self.start)).unwrap_or(usize::MAX);
@@ -388,7 +388,7 @@ pub(super) fn path(folder: &Path, number: u32) -> PathBuf {
 pub fn salt_in(folder: &Path, number: u32) -> Option<Salt> {
     let mut header = [0; HEADER_BYTES as usize];
     fs::File::open(path(folder, number)).and_then(|file| file.read_exact_at(&mut header, 0)).ok()?;
-    File::salt_of(&header, number)
+    Segment::salt_of(&header, number)
 }
 
 /// Whether a directory contains segments of a log.

@@ -8,7 +8,7 @@ use proptest::prelude::*;
 use tempfile::{TempDir, tempdir};
 
 use super::{
-    frame::{FramePlace, HEADER_BYTES, Kind},
+    frame::{FrameKind, FramePlace, HEADER_BYTES},
     *,
 };
 
@@ -45,8 +45,8 @@ fn write(log: &mut Log, pieces: &[Piece]) {
 
 /// Returns all frames up to the end.
 fn frames(recovered: &Recovered) -> Result<Vec<Frame>, ReadError> {
-    let mut cursor =
-        Cursor::after(recovered.segments().clone(), LogOffset::START, Position(0), crate::event::Hash::START);
+    let start = crate::event::ChainHash::START;
+    let mut cursor = Cursor::after(recovered.segments().clone(), LogOffset::START, Position(0), start);
     let mut frames = Vec::new();
     while let Some(read) = cursor.next(recovered.end)? {
         frames.push(read.frame);
@@ -244,7 +244,7 @@ fn events_that_hold_frames_are_no_frames() {
     let mut hostile = Vec::new();
     for offset in before.offset..before.offset + 300 {
         let place = FramePlace { offset, group_offset: offset };
-        frame::write(&mut hostile, &[0; 16], place, Kind::Mark, |out| out.extend_from_slice(b"!"));
+        frame::write(&mut hostile, &[0; 16], place, FrameKind::Mark, |out| out.extend_from_slice(b"!"));
     }
     write(&mut log, &[Piece::Append(vec![hostile])]);
     drop(log);
@@ -273,7 +273,7 @@ fn unsynced_frames_are_one_group_with_what_follows() {
 }
 
 #[test]
-fn a_segment_that_was_never_made_whole_is_made_again() {
+fn a_segment_that_was_never_completed_is_created_again() {
     for (left, byte) in [(0, 0), (1, 0), (40, 0), (63, 0), (64, 0), (40, 7), (64, 7)] {
         let folder = tempdir().unwrap();
         let mut log = new_log(folder.path(), 65);
@@ -318,7 +318,7 @@ fn a_missing_segment_is_damage() {
 }
 
 #[test]
-fn a_log_that_failed_takes_nothing() {
+fn a_failed_log_accepts_no_writes() {
     let folder = tempdir().unwrap();
     let mut log = new_log(folder.path(), u64::MAX);
     write(&mut log, &appends(1));
@@ -353,7 +353,7 @@ fn what_was_taken_back_is_never_read() {
 }
 
 #[test]
-fn a_segment_with_frames_is_never_taken_for_one_that_was_not_made_whole() {
+fn a_segment_with_frames_is_never_taken_for_an_unfinished_one() {
     let (folder, _) = three_groups();
     let copy = changed(&folder, |bytes| bytes[..64].fill(0));
     assert!(matches!(open(copy.path()), Err(OpenError::Damage(_))));
@@ -361,7 +361,7 @@ fn a_segment_with_frames_is_never_taken_for_one_that_was_not_made_whole() {
 }
 
 #[test]
-fn a_torn_end_full_of_headers_is_opened_about_as_fast_as_any_other() {
+fn a_torn_tail_full_of_headers_is_opened_about_as_fast_as_any_other() {
     // Each of these claims to be the header of a frame that fills all of the remaining space.
     const BYTES: usize = 4 << 20;
     let opened_in = |torn: &dyn Fn(u64) -> Vec<u8>| {

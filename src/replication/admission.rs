@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use super::state::State;
 use crate::{
-    error::{Limit, Precondition, StoreError, Unavailable},
+    error::{FailedPrecondition, Limit, StoreError, Unavailable},
     event::Position,
     log::{LogOffset, Tip},
 };
@@ -60,7 +60,7 @@ impl Admission {
         self.serves()?;
         match state {
             State::Starting | State::Copying => return Err(StoreError::Unavailable(Unavailable::Starting)),
-            State::Fenced => return Err(Precondition::Fenced.into()),
+            State::Fenced => return Err(FailedPrecondition::Fenced.into()),
             // The service would assign sequence numbers a second time.
             State::Suspect if tip.position == Position(0) => {
                 return Err(StoreError::Unavailable(Unavailable::EmptyLog));

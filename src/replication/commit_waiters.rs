@@ -72,8 +72,8 @@ impl CommitWaiters {
         }
     }
 
-    /// Records that ImmuDB has the log up to `offset`. `events` is the number of events that it did not
-    /// have before.
+    /// Records that ImmuDB has the log up to `offset`. `events` is the number of events that it did
+    /// not have before.
     pub fn committed(&mut self, offset: LogOffset, events: u64) {
         let after = self.waiters.split_off(&(offset, u64::MAX));
         for (_, waiter) in std::mem::replace(&mut self.waiters, after) {

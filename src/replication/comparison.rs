@@ -5,11 +5,11 @@
 //! find the last event that both have.
 
 use super::{
-    head::{self, Head},
+    head::{self, LogHead},
     transaction,
 };
 use crate::{
-    event::{Hash, Position, record},
+    event::{ChainHash, Position, record},
     history::{History, HistoryError},
     immudb::{self, Session},
     log::Tip,
@@ -19,15 +19,15 @@ use crate::{
 #[derive(Debug, Clone)]
 pub struct Comparison {
     /// The contents of `log:head`, or `None` if it is missing.
-    pub head: Option<Head>,
+    pub head: Option<LogHead>,
     /// ImmuDB has the local events up to this position.
     pub common: Position,
-    pub fit: Fit,
+    pub fit: HistoryRelation,
 }
 
 /// How the two histories continue after their common part.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Fit {
+pub enum HistoryRelation {
     /// ImmuDB has no head and no events.
     Empty,
     /// ImmuDB has events, but no head that would tell what they are.
@@ -62,24 +62,25 @@ impl Comparison {
         let Some(entry) = session.get(head::KEY).await? else {
             let events = session.scan_keys(transaction::EVENT_PREFIX.as_bytes(), 1).await?;
             return Ok(match events.is_empty() {
-                true => Self { head: None, common: Position(0), fit: Fit::Empty },
+                true => Self { head: None, common: Position(0), fit: HistoryRelation::Empty },
                 false => {
                     let common = last_common(session, history, tip, tip.position).await?;
-                    Self { head: None, common, fit: Fit::HeadMissing }
+                    Self { head: None, common, fit: HistoryRelation::HeadMissing }
                 }
             });
         };
-        let head = Head::decode(&entry.value).ok_or(ComparisonError::HeadUnreadable)?;
+        let head = LogHead::decode(&entry.value).ok_or(ComparisonError::HeadUnreadable)?;
         let reaches = head.position <= tip.position;
         if reaches && history.locate(head.position, tip)?.hash == head.hash {
-            let fit = if head.position == tip.position { Fit::Whole } else { Fit::Behind };
+            let fit =
+                if head.position == tip.position { HistoryRelation::Whole } else { HistoryRelation::Behind };
             return Ok(Self { common: head.position, head: Some(head), fit });
         }
         let common = last_common(session, history, tip, tip.position.min(head.position)).await?;
         let fit = match (common == tip.position, common == head.position) {
             (_, true) => return Err(ComparisonError::HeadElsewhere),
-            (true, false) => Fit::Whole,
-            (false, false) => Fit::Diverged,
+            (true, false) => HistoryRelation::Whole,
+            (false, false) => HistoryRelation::Diverged,
         };
         Ok(Self { head: Some(head), common, fit })
     }
@@ -97,7 +98,7 @@ async fn last_common(
     while other > common.saturating_add(1) {
         let middle = common.midpoint(other);
         let ours = history.record_at(Position(middle), tip)?;
-        let event = record::decode(ours.bytes.clone(), Hash::START)
+        let event = record::decode(ours.bytes.clone(), ChainHash::START)
             .map_err(|_| HistoryError::Position(Position(middle)))?;
         let theirs = session.get(&transaction::event_key(&event.event.aggregate_id, event.sequence)).await?;
         if theirs.is_some_and(|theirs| theirs.value == ours.bytes) { common = middle } else { other = middle }

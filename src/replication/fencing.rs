@@ -3,8 +3,8 @@
 
 use uuid::Uuid;
 
-use super::head::Head;
-use crate::event::{Hash, Position};
+use super::head::LogHead;
+use crate::event::{ChainHash, Position};
 
 /// The local side of the comparison.
 #[derive(Debug, Clone)]
@@ -18,7 +18,7 @@ pub struct LocalState<'a> {
     /// The forwarded position: ImmuDB had everything up to here.
     pub forwarded: Position,
     /// The local chain hash at the head's position, if the local log reaches it.
-    pub hash_at_head: Option<Hash>,
+    pub hash_at_head: Option<ChainHash>,
     /// Whether events have been accepted, or might have been, since the process started.
     pub serving: Serving,
     /// The operator passed `--take-over`.
@@ -86,7 +86,7 @@ pub enum Events {
 }
 
 /// Decides what to do next. `events` matters only if there is no head.
-pub fn decide(head: Option<&Head>, events: Events, ours: &LocalState<'_>) -> Decision {
+pub fn decide(head: Option<&LogHead>, events: Events, ours: &LocalState<'_>) -> Decision {
     let Some(head) = head else {
         return match (ours.forwarded > Position(0) || ours.current.is_some(), events) {
             (true, _) => Decision::Suspect(SuspectReason::Emptied),
@@ -112,7 +112,7 @@ pub fn decide(head: Option<&Head>, events: Events, ours: &LocalState<'_>) -> Dec
     }
 }
 
-fn compare(head: &Head, ours: &LocalState<'_>, if_equal: Decision) -> Decision {
+fn compare(head: &LogHead, ours: &LocalState<'_>, if_equal: Decision) -> Decision {
     if head.position > ours.last {
         return match (ours.serving, if_equal) {
             (Serving::NotYet, _) => Decision::ClaimAndCopy,
@@ -132,15 +132,15 @@ fn compare(head: &Head, ours: &LocalState<'_>, if_equal: Decision) -> Decision {
 mod tests {
     use super::*;
 
-    fn head(writer: Uuid, position: u64, hash: Hash, released: bool) -> Head {
-        Head { position: Position(position), hash, writer, written_at: 0, released }
+    fn head(writer: Uuid, position: u64, hash: ChainHash, released: bool) -> LogHead {
+        LogHead { position: Position(position), hash, writer, written_at: 0, released }
     }
 
     #[test]
     fn a_writer_claims_only_what_is_its_own_or_free() {
         let (mine, old, other) = (Uuid::new_v4(), Uuid::new_v4(), Uuid::new_v4());
         let ids = [old, mine];
-        let (hash, foreign) = (Hash::START.chain(b"ours"), Hash::START.chain(b"theirs"));
+        let (hash, foreign) = (ChainHash::START.chain(b"ours"), ChainHash::START.chain(b"theirs"));
         let start = LocalState {
             ids: &ids,
             current: None,

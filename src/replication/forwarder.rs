@@ -15,12 +15,12 @@ use uuid::Uuid;
 
 use super::{
     BatchLimits, fencing,
-    head::{self, Head},
+    head::{self, LogHead},
     notice::Notice,
     recent_transactions::Learned,
-    state::{Limits, Machine, Signal, State},
+    state::{FallbackLimits, Signal, State, StateMachine},
     status::ReplicationStatus,
-    transaction::Reached,
+    transaction::LogPoint,
     transaction_size::BatchSize,
 };
 use crate::{
@@ -45,8 +45,8 @@ use probe::Probes;
 
 /// The settings of the forwarder, fixed for its lifetime.
 #[derive(Debug, Clone)]
-pub struct Settings {
-    pub immudb: immudb::Settings,
+pub struct ForwarderSettings {
+    pub immudb: immudb::SessionSettings,
     /// The directory of the local log, which also holds the writer ids.
     pub folder: PathBuf,
     pub take_over: bool,
@@ -61,13 +61,13 @@ pub struct Settings {
 /// The state of the forwarder task.
 #[derive(Debug)]
 pub struct Forwarder {
-    settings: Settings,
+    settings: ForwarderSettings,
     replication: Arc<ReplicationStatus>,
     sequencer: Sequencer,
     history: History,
-    machine: Machine,
+    machine: StateMachine,
     delays: RetryDelays,
-    writer: Option<Writer>,
+    writer: Option<WriterClaim>,
     began: Instant,
     /// ImmuDB has opened a session, and nothing has failed since.
     in_contact: bool,
@@ -103,7 +103,7 @@ pub struct Forwarder {
 
 /// The id with which this process claims the database.
 #[derive(Debug, Clone, Copy)]
-struct Writer {
+struct WriterClaim {
     id: Uuid,
     /// ImmuDB's head has contained this id.
     confirmed: bool,
@@ -114,13 +114,13 @@ struct Link {
     session: Session,
     /// The transaction that wrote the head, as this session last saw it.
     head_tx: TxId,
-    reached: Reached,
+    reached: LogPoint,
     /// The key of the last event that ImmuDB has. An ImmuDB that was rolled back lacks it.
     last_event: Option<Bytes>,
 }
 
 /// Why the forwarder stopped following the log.
-enum End {
+enum StopReason {
     /// A write or the session failed. The head must be read again, over the same session if it is
     /// still alive.
     Failed {
@@ -146,14 +146,15 @@ enum Pause {
 
 impl Forwarder {
     pub fn new(
-        settings: Settings,
+        settings: ForwarderSettings,
         replication: Arc<ReplicationStatus>,
         sequencer: Sequencer,
         history: History,
         shutdown: CancellationToken,
     ) -> Self {
-        let limits = Limits { failures_max: settings.retry_count, fallback_after: settings.fallback_after };
-        let machine = Machine::new(replication.state(), limits);
+        let limits =
+            FallbackLimits { failures_max: settings.retry_count, fallback_after: settings.fallback_after };
+        let machine = StateMachine::new(replication.state(), limits);
         let batch_size = BatchSize::new(settings.batch.bytes_max);
         let delays = RetryDelays::new(settings.retry_delay, settings.retry_delay_max);
         Self {
@@ -190,19 +191,19 @@ impl Forwarder {
         while !self.shutdown.is_cancelled() {
             let error = match self.contact(session.take()).await {
                 Ok(Some(link)) => match self.follow(link).await {
-                    End::ShutDown(link) => return self.release(link).await,
-                    End::Failed { error, session: alive, pause } => {
+                    StopReason::ShutDown(link) => return self.release(link).await,
+                    StopReason::Failed { error, session: alive, pause } => {
                         session = alive;
                         if pause == Pause::None {
                             continue;
                         }
                         error
                     }
-                    End::Unreadable(error) => {
+                    StopReason::Unreadable(error) => {
                         self.failed_here(&error.to_string()).await;
                         continue;
                     }
-                    End::Suspect => {
+                    StopReason::Suspect => {
                         return self.park(Signal::HistoryMissing, &fencing::SuspectReason::RolledBack).await;
                     }
                 },
@@ -263,22 +264,22 @@ impl Forwarder {
         Ok(Some(Link { session, head_tx, reached, last_event }))
     }
 
-    fn happened(&mut self, happening: Signal) {
+    fn apply_signal(&mut self, signal: Signal) {
         let before = self.machine.state();
-        let gives_up = matches!(happening, Signal::Failed(_) | Signal::Overdue | Signal::Dragging);
+        let gives_up = matches!(signal, Signal::Failed(_) | Signal::Overdue | Signal::Dragging);
         let decided = self.writer.is_some_and(|writer| writer.confirmed);
         if self.settings.take_over && before == State::Starting && gives_up && !decided {
             // Events accepted before ImmuDB has decided on the take-over might fit no history.
             return;
         }
-        let state = self.machine.on(happening, self.began.elapsed());
+        let state = self.machine.on(signal, self.began.elapsed());
         if state != State::Connected {
             self.sequencer.lingers(false);
         }
         self.replication.set_state(state);
         if state != before {
             self.probes.reset();
-            self.log_change(before, happening);
+            self.log_change(before, signal);
         }
     }
 
@@ -301,9 +302,9 @@ impl Forwarder {
                     let before = self.machine.state();
                     let waited = self.waiting_since().is_some_and(|since| since.elapsed() >= self.settings.fallback_after);
                     if waited {
-                        self.happened(Signal::Overdue);
+                        self.apply_signal(Signal::Overdue);
                     } else if dragging.is_some_and(|dragging| dragging <= Instant::now()) {
-                        self.happened(Signal::Dragging);
+                        self.apply_signal(Signal::Dragging);
                     }
                     let unchanged = before == State::Starting && self.machine.state() == before;
                     not_before = unchanged.then(|| Instant::now() + self.settings.fallback_after);
@@ -322,8 +323,8 @@ impl Forwarder {
         }
     }
 
-    fn head_entry(&self, reached: Reached, released: Released) -> KeyValue {
-        let head = Head {
+    fn head_entry(&self, reached: LogPoint, released: Released) -> KeyValue {
+        let head = LogHead {
             position: reached.position,
             hash: reached.hash,
             writer: self.writer.map(|writer| writer.id).unwrap_or_default(),

@@ -5,20 +5,20 @@ use bytes::Bytes;
 use serde::{Deserialize, Serialize};
 use uuid::Uuid;
 
-use crate::event::{Hash, Position};
+use crate::event::{ChainHash, Position};
 
 pub const KEY: &[u8] = b"log:head";
 
 /// The contents of `log:head`. Encoded as JSON, so that an operator can read it with ImmuDB's own
 /// client.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Head {
+pub struct LogHead {
     /// The database has every event up to this position.
     #[serde(with = "position")]
     pub position: Position,
     /// The chain hash at that position.
     #[serde(with = "hash")]
-    pub hash: Hash,
+    pub hash: ChainHash,
     /// The writer id, generated when a process first claims the database, and kept in the directory
     /// of the writer's log.
     pub writer: Uuid,
@@ -28,7 +28,7 @@ pub struct Head {
     pub released: bool,
 }
 
-impl Head {
+impl LogHead {
     pub fn encode(&self) -> Bytes {
         serde_json::to_vec(self).map(Bytes::from).unwrap_or_default()
     }
@@ -55,15 +55,15 @@ mod position {
 mod hash {
     use serde::{Deserialize, Deserializer, Serializer, de::Error};
 
-    use crate::event::Hash;
+    use crate::event::ChainHash;
 
-    pub fn serialize<S: Serializer>(hash: &Hash, serializer: S) -> Result<S::Ok, S::Error> {
+    pub fn serialize<S: Serializer>(hash: &ChainHash, serializer: S) -> Result<S::Ok, S::Error> {
         serializer.collect_str(hash)
     }
 
-    pub fn deserialize<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Hash, D::Error> {
+    pub fn deserialize<'de, D: Deserializer<'de>>(deserializer: D) -> Result<ChainHash, D::Error> {
         let text = String::deserialize(deserializer)?;
-        Hash::from_hex(&text).ok_or_else(|| D::Error::custom("invalid hash"))
+        ChainHash::from_hex(&text).ok_or_else(|| D::Error::custom("invalid hash"))
     }
 }
 
@@ -73,15 +73,15 @@ mod tests {
 
     #[test]
     fn a_head_comes_back_as_it_was_and_garbage_is_no_head() {
-        let head = Head {
+        let head = LogHead {
             position: Position(u64::MAX),
-            hash: Hash::START.chain(b"x"),
+            hash: ChainHash::START.chain(b"x"),
             writer: Uuid::new_v4(),
             written_at: 1_700_000_000,
             released: true,
         };
-        assert_eq!(Head::decode(&head.encode()), Some(head));
-        assert_eq!(Head::decode(b"{}"), None);
-        assert_eq!(Head::decode(b"\x00"), None);
+        assert_eq!(LogHead::decode(&head.encode()), Some(head));
+        assert_eq!(LogHead::decode(b"{}"), None);
+        assert_eq!(LogHead::decode(b"\x00"), None);
     }
 }

@@ -18,7 +18,7 @@ pub(super) enum Learned {
 
 /// A transaction with the events after `after` up to `last`.
 #[derive(Debug, Clone, Copy)]
-struct Transaction {
+struct RecentTransaction {
     after: Position,
     last: Position,
     tx: u64,
@@ -27,12 +27,12 @@ struct Transaction {
 
 /// Ordered by the positions of their events.
 #[derive(Debug, Default)]
-pub(super) struct RecentTransactions(VecDeque<Transaction>);
+pub(super) struct RecentTransactions(VecDeque<RecentTransaction>);
 
 impl RecentTransactions {
     /// Records a transaction with the events after `after` up to the position of `mark`.
     pub fn add(&mut self, after: Position, mark: ReplicationMark, learned: Learned) {
-        self.0.push_back(Transaction { after, last: mark.position, tx: mark.immudb_tx, learned });
+        self.0.push_back(RecentTransaction { after, last: mark.position, tx: mark.immudb_tx, learned });
         if self.0.len() > RECENT_MAX {
             self.0.pop_front();
         }
@@ -48,7 +48,7 @@ impl RecentTransactions {
         self.of(position).map(|known| known.tx)
     }
 
-    fn of(&self, position: Position) -> Option<&Transaction> {
+    fn of(&self, position: Position) -> Option<&RecentTransaction> {
         let index = self.0.partition_point(|known| known.last < position);
         self.0.get(index).filter(|known| known.after < position)
     }

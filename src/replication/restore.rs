@@ -14,13 +14,13 @@ use bytes::Bytes;
 use tracing::{info, warn};
 
 use super::{
-    head::{self, Head},
+    head::{self, LogHead},
     transaction,
 };
 use crate::{
     crash_point::CrashPoint,
     event::{
-        Hash, Position,
+        ChainHash, Position,
         record::{self, ReplicationMark, StoredEvent},
     },
     history::{History, HistoryError},
@@ -32,7 +32,7 @@ use crate::{
 
 /// Why a restore ended early.
 #[derive(Debug, thiserror::Error)]
-pub enum CopyError {
+pub enum LogRestoreError {
     /// The restore can be retried later, from where it stopped.
     #[error(transparent)]
     Immudb(#[from] immudb::Error),
@@ -48,11 +48,11 @@ pub enum CopyError {
 /// Marks a restore that has begun and not ended. Until it ends, the log lacks events and no writes
 /// may be accepted.
 #[derive(Debug)]
-pub struct Unfinished {
+pub struct RestoreMarker {
     path: PathBuf,
 }
 
-impl Unfinished {
+impl RestoreMarker {
     pub fn new(folder: &Path) -> Self {
         Self { path: folder.join(writer_ids::UNFINISHED_COPY) }
     }
@@ -79,33 +79,33 @@ impl Unfinished {
 }
 
 /// One restore, from the end of the local log to ImmuDB's head.
-pub struct Copy<'a> {
+pub struct LogRestore<'a> {
     pub session: &'a Session,
     pub sequencer: &'a Sequencer,
     pub history: &'a History,
-    pub unfinished: &'a Unfinished,
-    pub head: &'a Head,
+    pub unfinished: &'a RestoreMarker,
+    pub head: &'a LogHead,
 }
 
 /// How far the chain hash has been verified.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Checked {
     pub position: Position,
-    pub hash: Hash,
+    pub hash: ChainHash,
 }
 
-impl Copy<'_> {
+impl LogRestore<'_> {
     /// Verifies that ImmuDB's history continues the local one. Returns the transaction to start
     /// from.
     ///
     /// # Errors
     /// Returns an error if the history does not fit, or cannot be read.
-    pub async fn check_fit(&self) -> Result<TxId, CopyError> {
+    pub async fn check_fit(&self) -> Result<TxId, LogRestoreError> {
         let tip = self.sequencer.tip();
         if tip.position == Position(0) {
             return Ok(TxId(1));
         }
-        let diverged = |what: &str| CopyError::Diverged(what.to_owned());
+        let diverged = |what: &str| LogRestoreError::Diverged(what.to_owned());
         let last = self.history.event_at(tip.position, tip)?;
         let key = transaction::event_key(&last.event.aggregate_id, last.sequence);
         let entry =
@@ -135,7 +135,7 @@ impl Copy<'_> {
     /// # Errors
     /// Returns an error if ImmuDB is unreachable (the restore can be started again), or if its
     /// contents do not fit.
-    pub async fn run(&self, first: TxId) -> Result<(), CopyError> {
+    pub async fn run(&self, first: TxId) -> Result<(), LogRestoreError> {
         let tip = self.sequencer.tip();
         let mut checked = Checked { position: tip.position, hash: tip.hash };
         info!(from = tip.position.0, until = self.head.position.0, "restoring the history from ImmuDB");
@@ -153,14 +153,14 @@ impl Copy<'_> {
             page = next?;
         }
         if checked.position < self.head.position {
-            return Err(CopyError::Diverged(format!(
+            return Err(LogRestoreError::Diverged(format!(
                 "the history in ImmuDB ends at position {}",
                 checked.position
             )));
         }
         // Transactions committed since the head was read are verified against their own heads.
         if checked.position == self.head.position && checked.hash != self.head.hash {
-            return Err(CopyError::Diverged("the chain hash does not match log:head".to_owned()));
+            return Err(LogRestoreError::Diverged("the chain hash does not match log:head".to_owned()));
         }
         if foreign > 0 {
             warn!(transactions = foreign, "skipped transactions of other clients");
@@ -172,7 +172,7 @@ impl Copy<'_> {
     }
 
     /// Restores one page. Returns the number of transactions that were written by other clients.
-    async fn copy_page(&self, page: &[Transaction], checked: &mut Checked) -> Result<u64, CopyError> {
+    async fn copy_page(&self, page: &[Transaction], checked: &mut Checked) -> Result<u64, LogRestoreError> {
         let mut foreign = 0u64;
         let mut restored = Vec::with_capacity(page.len());
         let mut snapshots = Vec::new();
@@ -218,7 +218,7 @@ pub async fn records_between(
             if !key.starts_with(transaction::EVENT_PREFIX.as_bytes()) {
                 continue;
             }
-            let Ok(event) = record::decode(value.clone(), Hash::START) else { continue };
+            let Ok(event) = record::decode(value.clone(), ChainHash::START) else { continue };
             if event.position >= until {
                 return Ok(found);
             }
@@ -232,8 +232,8 @@ pub async fn records_between(
     }
 }
 
-pub(super) fn head_in(transaction: &Transaction) -> Option<Head> {
-    transaction.entries.iter().find(|(key, _)| key == head::KEY).and_then(|(_, value)| Head::decode(value))
+pub(super) fn head_in(transaction: &Transaction) -> Option<LogHead> {
+    transaction.entries.iter().find(|(key, _)| key == head::KEY).and_then(|(_, value)| LogHead::decode(value))
 }
 
 fn snapshots_in(transaction: &Transaction) -> impl Iterator<Item = Bytes> {
@@ -246,15 +246,15 @@ fn snapshots_in(transaction: &Transaction) -> impl Iterator<Item = Bytes> {
 pub(crate) fn take_apart(
     transaction: &Transaction,
     checked: &mut Checked,
-) -> Result<Vec<Vec<Bytes>>, CopyError> {
+) -> Result<Vec<Vec<Bytes>>, LogRestoreError> {
     let id = transaction.header.id.0;
-    let diverged = |what: &str| CopyError::Diverged(format!("transaction {id}: {what}"));
+    let diverged = |what: &str| LogRestoreError::Diverged(format!("transaction {id}: {what}"));
     let mut appends: Vec<Vec<Bytes>> = Vec::new();
     for (key, value) in &transaction.entries {
         if !key.starts_with(transaction::EVENT_PREFIX.as_bytes()) {
             continue;
         }
-        let event = StoredEvent::new(value.clone(), Hash::START)
+        let event = StoredEvent::new(value.clone(), ChainHash::START)
             .and_then(|event| event.decode())
             .map_err(|error| diverged(&error.to_string()))?;
         if event.position <= checked.position {

@@ -34,7 +34,7 @@ pub enum Signal {
     Failed(Failure),
     /// A client has waited for `fallback_after`.
     Overdue,
-    /// The transaction in flight has taken longer than [`Machine::commit_max`].
+    /// The transaction in flight has taken longer than [`StateMachine::commit_max`].
     Dragging,
     /// ImmuDB has more events than the local log, which is being restored from it.
     CopyBegan,
@@ -76,7 +76,7 @@ pub enum Backlog {
 
 /// The limits, fixed for the lifetime of the machine.
 #[derive(Debug, Clone, Copy)]
-pub struct Limits {
+pub struct FallbackLimits {
     /// Number of consecutive failures that ends `Connected`.
     pub failures_max: u32,
     /// No client waits longer than this.
@@ -103,9 +103,9 @@ const SMALL_BYTES: usize = 64 * 1024;
 
 /// The state and everything that determines the next one.
 #[derive(Debug)]
-pub struct Machine {
+pub struct StateMachine {
     state: State,
-    limits: Limits,
+    limits: FallbackLimits,
     failures: u32,
     /// Whether each of the last commits in `Connected` was slow, newest last.
     recent: VecDeque<bool>,
@@ -116,8 +116,8 @@ pub struct Machine {
     fallback_ended: Option<Duration>,
 }
 
-impl Machine {
-    pub fn new(state: State, limits: Limits) -> Self {
+impl StateMachine {
+    pub fn new(state: State, limits: FallbackLimits) -> Self {
         let recent = VecDeque::with_capacity(RECENT_COMMITS);
         Self { state, limits, failures: 0, recent, quick: 0, quick_needed: 0, fallback_ended: None }
     }
@@ -147,9 +147,9 @@ impl Machine {
         is_last.then(|| self.limits.fallback_after / 5 * 2)
     }
 
-    /// Returns the state after `happening`, at a time measured from any fixed moment.
-    pub fn on(&mut self, happening: Signal, at: Duration) -> State {
-        self.state = match happening {
+    /// Returns the state after `signal`, at a time measured from any fixed moment.
+    pub fn on(&mut self, signal: Signal, at: Duration) -> State {
+        self.state = match signal {
             Signal::Failed(failure) => {
                 self.failures = self.failures.saturating_add(1);
                 self.quick = 0;

@@ -7,7 +7,7 @@ use bytes::Bytes;
 
 use crate::{
     event::{
-        AggregateId, Hash, Position, SequenceNumber,
+        AggregateId, ChainHash, Position, SequenceNumber,
         record::{self, StoredEvent},
     },
     history::{History, HistoryError},
@@ -35,23 +35,23 @@ pub struct Batch {
     pub first_event: Option<Bytes>,
     pub last_event: Option<Bytes>,
     /// Once this is committed, ImmuDB has the log up to here.
-    pub reached: Reached,
+    pub reached: LogPoint,
 }
 
 /// A point in the log between two frames.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Reached {
+pub struct LogPoint {
     pub place: LogOffset,
     pub position: Position,
-    pub hash: Hash,
+    pub hash: ChainHash,
     /// Number of snapshot frames before this point.
     pub snapshots: u64,
 }
 
-impl Reached {
+impl LogPoint {
     /// The start of the log: nothing has been forwarded yet.
     pub const START: Self =
-        Self { place: LogOffset::START, position: Position(0), hash: Hash::START, snapshots: 0 };
+        Self { place: LogOffset::START, position: Position(0), hash: ChainHash::START, snapshots: 0 };
 }
 
 /// Reads the log and packs it into transactions.
@@ -62,12 +62,12 @@ pub struct Packer {
     cursor: Cursor,
     /// A frame that did not fit into the previous transaction.
     held: Option<ReadFrame>,
-    reached: Reached,
+    reached: LogPoint,
 }
 
 impl Packer {
     /// Creates a packer that starts after everything that ImmuDB has.
-    pub fn new(history: History, limits: BatchLimits, reached: Reached) -> Self {
+    pub fn new(history: History, limits: BatchLimits, reached: LogPoint) -> Self {
         let segments = Arc::clone(&history.segments);
         let cursor = Cursor::after(segments, reached.place, reached.position, reached.hash);
         Self { history, limits, cursor, held: None, reached }
@@ -84,7 +84,7 @@ impl Packer {
     /// # Errors
     /// Returns an error if the log is damaged.
     pub fn next(&mut self, tip: Tip) -> Result<Batch, HistoryError> {
-        let mut contents = Contents::default();
+        let mut contents = BatchBuilder::default();
         loop {
             let read = match self.held.take() {
                 Some(read) => read,
@@ -115,7 +115,7 @@ impl Packer {
     }
 
     /// Adds a frame. Returns `false` if it would make the transaction too large.
-    fn add(&mut self, contents: &mut Contents, read: &ReadFrame, tip: Tip) -> Result<bool, HistoryError> {
+    fn add(&mut self, contents: &mut BatchBuilder, read: &ReadFrame, tip: Tip) -> Result<bool, HistoryError> {
         match &read.frame {
             Frame::Mark(_) => Ok(true),
             Frame::Snapshot { number, record: stored } => {
@@ -159,7 +159,7 @@ impl Packer {
 }
 
 #[derive(Default)]
-struct Contents {
+struct BatchBuilder {
     events: Vec<KeyValue>,
     sequences: BTreeMap<AggregateId, SequenceNumber>,
     snapshots: BTreeMap<AggregateId, Bytes>,
@@ -168,7 +168,7 @@ struct Contents {
     frame_count: u64,
 }
 
-impl Contents {
+impl BatchBuilder {
     fn has_room(&self, limits: BatchLimits, keys: usize, bytes: usize) -> bool {
         let used =
             self.events.len().saturating_add(self.sequences.len()).saturating_add(self.snapshots.len());
@@ -236,7 +236,7 @@ mod tests {
         let mut storage = Storage::open(&config, &LimitsConfig::default()).unwrap();
         let aggregate = AggregateId::new("room-1").unwrap();
         let mut tips = Vec::new();
-        let mut entries = crate::index::Entries::new(&storage.index);
+        let mut entries = crate::index::IndexBatch::new(&storage.index);
         entries.add_append(&storage.index, LogOffset::START, vec![indexed_event(&aggregate)]).unwrap();
         storage.index.add(entries, || ());
         for sequence in 1..=3 {
@@ -247,19 +247,19 @@ mod tests {
                 schema_version: 0,
                 metadata: BTreeMap::new(),
                 recorded_at: Timestamp::default(),
-                event_hash: Hash::START,
+                event_hash: ChainHash::START,
             });
             let mut group = storage.log.begin().unwrap();
             let place = group.snapshot(&record).place;
             storage.log.write(group).unwrap();
-            let mut entries = crate::index::Entries::new(&storage.index);
+            let mut entries = crate::index::IndexBatch::new(&storage.index);
             let (aggregate_id, sequence) = (aggregate.clone(), SequenceNumber(sequence));
             entries.add_snapshot(&storage.index, IndexedSnapshot { aggregate_id, sequence, place }).unwrap();
             storage.index.add(entries, || ());
             tips.push(storage.log.tip());
         }
         let limits = BatchLimits { keys_max: 100, bytes_max: 1 << 20 };
-        let mut packer = Packer::new(storage.history(), limits, Reached::START);
+        let mut packer = Packer::new(storage.history(), limits, LogPoint::START);
         let sent = |batch: &Batch| -> Vec<u64> {
             let sequence =
                 |entry: &KeyValue| record::decode_snapshot(entry.value.clone()).unwrap().sequence.0;
@@ -270,7 +270,7 @@ mod tests {
         assert_eq!(sent(&packer.next(tips[2]).unwrap()), [3]);
         // From the start again, as when the contents of ImmuDB are in doubt: only the newest one is
         // sent.
-        let mut packer = Packer::new(storage.history(), limits, Reached::START);
+        let mut packer = Packer::new(storage.history(), limits, LogPoint::START);
         assert_eq!(sent(&packer.next(tips[2]).unwrap()), [3]);
     }
 

@@ -27,23 +27,23 @@ pub struct BatchSize {
     /// The largest size that was committed since a size was suspected.
     proved: usize,
     /// The smallest size that was found to be too large.
-    refused: Option<Refused>,
+    refused: Option<RefusedSize>,
     /// An append or a snapshot that fails although it is sent alone.
-    alone: Option<Alone>,
+    alone: Option<SingleAppend>,
 }
 
 #[derive(Debug, Clone, Copy)]
-struct Refused {
+struct RefusedSize {
     bytes: usize,
     at: Instant,
 }
 
 /// The end of an append or a snapshot that is sent alone: a position, and the number of snapshots.
-type AloneEnd = (Position, u64);
+type SingleAppendEnd = (Position, u64);
 
 #[derive(Debug, Clone, Copy)]
-struct Alone {
-    end: AloneEnd,
+struct SingleAppend {
+    end: SingleAppendEnd,
     failures: u32,
 }
 
@@ -86,7 +86,7 @@ impl BatchSize {
     /// large. Returns whether the new limit is the smallest so far.
     pub fn refused(&mut self, bytes: usize, now: Instant) -> bool {
         let smallest = self.refused_min(now).map_or(bytes, |earlier| earlier.min(bytes));
-        self.refused = Some(Refused { bytes: smallest, at: now });
+        self.refused = Some(RefusedSize { bytes: smallest, at: now });
         (self.failures, self.commits) = (0, 0);
         self.bytes = self.bytes().min(bytes) / 2;
         (self.suspected, self.grown) = (None, false);
@@ -125,13 +125,13 @@ impl BatchSize {
 
     /// Records that a single append or snapshot failed, with no indication that its size is the
     /// reason. Returns whether the size must be assumed to be the reason.
-    pub fn failed_alone(&mut self, end: AloneEnd, bytes: usize) -> bool {
+    pub fn failed_alone(&mut self, end: SingleAppendEnd, bytes: usize) -> bool {
         if bytes < Self::SUSPECTED_MIN {
             return false;
         }
         let before = self.alone.filter(|alone| alone.end == end).map_or(0, |alone| alone.failures);
         let failures = before.saturating_add(1);
-        self.alone = Some(Alone { end, failures });
+        self.alone = Some(SingleAppend { end, failures });
         failures >= Self::FAILURES_ALONE
     }
 

@@ -7,11 +7,11 @@
 
 use std::{collections::HashMap, sync::Arc};
 
-use super::{Append, SnapshotThresholds, Stored, StoredAggregate};
+use super::{Append, SnapshotThresholds, StoredAggregate, StoredAppend};
 use crate::{
     error::{Conflict, StoreError},
     event::{AggregateId, AppendBounds, ContentDigest, EventId, Position, SequenceNumber, record},
-    index::{AbsentUpTo, Head, Index, IndexError, Patience, StoredId},
+    index::{AbsentUpTo, Head, Index, IndexError, StoredId, WaitMode},
     log::{LogOffset, RecordAddress, RecordRun, Segments},
     refusals,
 };
@@ -30,8 +30,8 @@ pub(super) struct ExistingEvent {
 
 /// The outcome of earlier attempts at an append.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Earlier {
-    Stored(Stored),
+pub enum EarlierAttempt {
+    Stored(StoredAppend),
     NotFound {
         /// The position up to which none of its events is stored. `None` if nothing is known for
         /// certain.
@@ -39,8 +39,8 @@ pub enum Earlier {
     },
 }
 
-impl Earlier {
-    pub fn stored(self) -> Option<Stored> {
+impl EarlierAttempt {
+    pub fn stored(self) -> Option<StoredAppend> {
         match self {
             Self::Stored(stored) => Some(stored),
             Self::NotFound { .. } => None,
@@ -84,7 +84,7 @@ impl StoredEvents {
 
     /// Looks up an id in the index. If the index cannot tell, the event may be stored.
     fn look_up(&self, id: EventId) -> Result<Option<StoredId>, StoreError> {
-        self.index.event_with(id, Patience::AtOnce).map_err(|error| {
+        self.index.event_with(id, WaitMode::AtOnce).map_err(|error| {
             refusals::failed("cannot determine from the index whether an event is stored", &error);
             StoreError::OutcomeUnknown
         })
@@ -200,7 +200,7 @@ impl ExistingAppend {
         sent: &[SentEvent],
         thresholds: &SnapshotThresholds,
         mut head: impl FnMut(&AggregateId) -> Result<Option<Head>, IndexError>,
-    ) -> Stored {
+    ) -> StoredAppend {
         let mut aggregates = self.aggregates.list;
         for aggregate in &mut aggregates {
             // The append is stored, so a failed lookup here must not turn it into a failure.
@@ -211,7 +211,7 @@ impl ExistingAppend {
             aggregate.snapshot_due = head.is_some_and(|head| thresholds.is_due(&aggregate.id, &head));
         }
         let event_ids = sent.iter().map(|event| event.id).collect();
-        Stored { aggregates, event_ids, bounds: self.bounds, end: self.end, already: true }
+        StoredAppend { aggregates, event_ids, bounds: self.bounds, end: self.end, already: true }
     }
 }
 

@@ -12,7 +12,7 @@ use std::{
 use tracing::debug;
 
 use super::{
-    Call, GroupError, Reply, RestoreError, SnapshotStored, Stored, Worker, disk_full,
+    GroupError, Reply, RestoreError, SequencerCall, StoredAppend, StoredSnapshot, Worker, disk_full,
     existing::ExistingEvent, poisoned::PoisonedBy, under_way::UnderWay,
 };
 use crate::{
@@ -23,7 +23,7 @@ use crate::{
         EventId, Timestamp,
         record::{self, ReplicationMark},
     },
-    index::Entries,
+    index::IndexBatch,
     log::{Group, Tip, WriteError},
     refusals,
 };
@@ -31,7 +31,7 @@ use crate::{
 /// A group that is being assembled.
 pub(super) struct OpenGroup {
     pub frames: Group,
-    pub entries: Entries,
+    pub entries: IndexBatch,
     /// The recorded time of everything in the group.
     pub now: Timestamp,
     /// Checked once, together with `now`: the clock may be adjusted while the group is assembled.
@@ -45,13 +45,13 @@ pub(super) struct OpenGroup {
     disk_is_full: bool,
     /// The replication marks that the group includes.
     marks: Vec<ReplicationMark>,
-    answers: Vec<Answer>,
+    answers: Vec<PendingReply>,
     began: Instant,
 }
 
-enum Answer {
-    Append(Reply<Stored>, Result<Stored, StoreError>, UnderWay),
-    Snapshot(Reply<SnapshotStored>, Result<SnapshotStored, StoreError>),
+enum PendingReply {
+    Append(Reply<StoredAppend>, Result<StoredAppend, StoreError>, UnderWay),
+    Snapshot(Reply<StoredSnapshot>, Result<StoredSnapshot, StoreError>),
     Restore(Reply<Tip, RestoreError>, Result<Tip, RestoreError>),
     RestoreSnapshot(Reply<(), RestoreError>, Result<(), RestoreError>),
 }
@@ -75,23 +75,23 @@ impl OpenGroup {
     /// Processes a call and adds its records to the group. Returns the call if this group must be
     /// written first. A call whose caller no longer waits is dropped: it is not in the group yet,
     /// so nothing of it is stored.
-    pub fn take(&mut self, worker: &mut Worker, call: Call) -> Option<Call> {
+    pub fn take(&mut self, worker: &mut Worker, call: SequencerCall) -> Option<SequencerCall> {
         match call {
-            Call::Append { reply, .. } if reply.is_closed() => {}
-            Call::Snapshot { reply, .. } if reply.is_closed() => {}
-            Call::Append { append, absent_up_to, weight, reply, under_way } => {
+            SequencerCall::Append { reply, .. } if reply.is_closed() => {}
+            SequencerCall::Snapshot { reply, .. } if reply.is_closed() => {}
+            SequencerCall::Append { append, absent_up_to, weight, reply, under_way } => {
                 drop(weight);
                 let result = self.append(worker, append, absent_up_to);
-                self.answers.push(Answer::Append(reply, result, under_way));
+                self.answers.push(PendingReply::Append(reply, result, under_way));
             }
-            Call::Snapshot { snapshot, weight, reply } => {
+            SequencerCall::Snapshot { snapshot, weight, reply } => {
                 if !self.events.is_empty() {
-                    return Some(Call::Snapshot { snapshot, weight, reply });
+                    return Some(SequencerCall::Snapshot { snapshot, weight, reply });
                 }
                 let result = self.admit(worker).and_then(|()| self.snapshot(worker, snapshot));
-                self.answers.push(Answer::Snapshot(reply, result));
+                self.answers.push(PendingReply::Snapshot(reply, result));
             }
-            Call::Restore { transactions, reply } => {
+            SequencerCall::Restore { transactions, reply } => {
                 let result = match self.disk_is_full && !transactions.is_empty() {
                     true => Err(RestoreError::NotWritten(
                         "the disk has less than limits.disk_free_min \
@@ -100,17 +100,17 @@ impl OpenGroup {
                     )),
                     false => self.restore(worker, transactions),
                 };
-                self.answers.push(Answer::Restore(reply, result));
+                self.answers.push(PendingReply::Restore(reply, result));
             }
-            Call::RestoreSnapshot { record, reply } => {
+            SequencerCall::RestoreSnapshot { record, reply } => {
                 if !self.events.is_empty() {
-                    return Some(Call::RestoreSnapshot { record, reply });
+                    return Some(SequencerCall::RestoreSnapshot { record, reply });
                 }
                 let result = self.restore_snapshot(worker, &record);
-                self.answers.push(Answer::RestoreSnapshot(reply, result));
+                self.answers.push(PendingReply::RestoreSnapshot(reply, result));
             }
-            Call::MarksWaiting => {}
-            Call::Stop => return Some(Call::Stop),
+            SequencerCall::MarksWaiting => {}
+            SequencerCall::Stop => return Some(SequencerCall::Stop),
         }
         None
     }
@@ -133,7 +133,7 @@ impl Worker {
             }
             other @ (WriteError::NotWritten(_) | WriteError::Failed) => other,
         })?;
-        let entries = Entries::new(&self.index);
+        let entries = IndexBatch::new(&self.index);
         // The clock may be set back, but recorded times never decrease.
         let (time, newest) = (self.settings.clock.time(), entries.complete().recorded_at);
         let now = time.unwrap_or(newest).max(newest);
@@ -215,7 +215,7 @@ impl Worker {
     }
 
     /// Makes a written group findable and advances the tip, in one step.
-    fn publish(&self, entries: Entries, tip: Tip) {
+    fn publish(&self, entries: IndexBatch, tip: Tip) {
         let published = || {
             _ = self.published.send_if_modified(|published| std::mem::replace(published, tip) != tip);
         };
@@ -237,7 +237,7 @@ impl Worker {
     }
 }
 
-impl Answer {
+impl PendingReply {
     /// Sends the answer. If the group failed, the caller gets the failure and not a result that was
     /// derived from the group.
     fn send(self, failed: Option<&GroupError>, worker: &Worker) {

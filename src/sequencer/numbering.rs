@@ -5,18 +5,18 @@
 use std::collections::{HashMap, hash_map::Entry};
 
 use super::{
-    Append, SnapshotStored, Stored, Worker,
+    Append, StoredAppend, StoredSnapshot, Worker,
     existing::{Aggregates, ExistingAppend, ExistingEvent, SentEvent},
     group::OpenGroup,
 };
 use crate::{
     crash_point::CrashPoint,
-    error::{Conflict, Precondition, StoreError},
+    error::{Conflict, FailedPrecondition, StoreError},
     event::{
-        AggregateId, AppendBounds, Hash, NewEvent, Position, SequenceNumber, Snapshot,
-        record::{self, Numbers},
+        AggregateId, AppendBounds, ChainHash, NewEvent, Position, SequenceNumber, Snapshot,
+        record::{self, EventNumbers},
     },
-    index::{AbsentUpTo, IndexedEvent, IndexedSnapshot, Patience},
+    index::{AbsentUpTo, IndexedEvent, IndexedSnapshot, WaitMode},
 };
 
 impl OpenGroup {
@@ -27,7 +27,7 @@ impl OpenGroup {
         worker: &Worker,
         append: Append,
         absent_up_to: Option<AbsentUpTo>,
-    ) -> Result<Stored, StoreError> {
+    ) -> Result<StoredAppend, StoreError> {
         let sent = SentEvent::all_of(&append);
         if let Some(existing) = self.existing(worker, &sent, absent_up_to)? {
             let thresholds = &worker.settings.thresholds;
@@ -69,7 +69,7 @@ impl OpenGroup {
         Ok(())
     }
 
-    fn store(&mut self, worker: &Worker, append: Append) -> Result<Stored, StoreError> {
+    fn store(&mut self, worker: &Worker, append: Append) -> Result<StoredAppend, StoreError> {
         let heads = self.heads(worker, &append)?;
         let before = self.frames.tip();
         let bounds = AppendBounds {
@@ -85,7 +85,7 @@ impl OpenGroup {
             );
             let sequence = aggregates.next(&event.aggregate_id, before);
             let position = Position(position);
-            let numbers = Numbers { sequence, position, recorded_at: self.now, append: bounds };
+            let numbers = EventNumbers { sequence, position, recorded_at: self.now, append: bounds };
             numbered.push((NewEvent { aggregate_type, ..event }, numbers, digest));
         }
         let places = self.frames.append_with(numbered.iter().map(|(event, numbers, digest)| {
@@ -129,13 +129,13 @@ impl OpenGroup {
                 head.is_some_and(|head| worker.settings.thresholds.is_due(&aggregate.id, &head));
         }
         let end = self.frames.tip().end;
-        Ok(Stored { aggregates: aggregates.list, event_ids, bounds, end, already: false })
+        Ok(StoredAppend { aggregates: aggregates.list, event_ids, bounds, end, already: false })
     }
 
     /// Returns the last sequence number and the type of every aggregate of the append. The type
     /// must be given with the aggregate's first event and never changes.
-    fn heads(&mut self, worker: &Worker, append: &Append) -> Result<Heads, StoreError> {
-        let mut heads = Heads::new();
+    fn heads(&mut self, worker: &Worker, append: &Append) -> Result<AggregateHeads, StoreError> {
+        let mut heads = AggregateHeads::new();
         for (index, (event, _)) in append.events.iter().enumerate() {
             let given = &event.aggregate_type;
             let field = || format!("events[{index}].aggregate_type");
@@ -163,16 +163,16 @@ impl OpenGroup {
         &mut self,
         worker: &Worker,
         snapshot: Snapshot,
-    ) -> Result<SnapshotStored, StoreError> {
+    ) -> Result<StoredSnapshot, StoreError> {
         let aggregate = snapshot.aggregate_id.clone();
         let sequence = snapshot.sequence;
         let head = self.entries.head(&worker.index, &aggregate)?;
         let last = head.as_ref().map_or(SequenceNumber(0), |head| head.last);
         let Some(head) = head.filter(|_| sequence <= last) else {
-            return Err(Precondition::SnapshotAhead { aggregate, snapshot: sequence, last }.into());
+            return Err(FailedPrecondition::SnapshotAhead { aggregate, snapshot: sequence, last }.into());
         };
         if let Some(newer) = head.snapshot.filter(|newer| newer.sequence > sequence) {
-            return Ok(SnapshotStored { end: newer.place.end(), dropped: true });
+            return Ok(StoredSnapshot { end: newer.place.end(), dropped: true });
         }
         let event_hash = event_hash(worker, &aggregate, sequence)?;
         let record = record::encode_snapshot(Snapshot { event_hash, recorded_at: self.now, ..snapshot });
@@ -180,19 +180,19 @@ impl OpenGroup {
         CrashPoint::SnapshotLaidOut.reached();
         let indexed = IndexedSnapshot { aggregate_id: aggregate, sequence, place: stored.place };
         self.entries.add_snapshot(&worker.index, indexed)?;
-        Ok(SnapshotStored { end: self.frames.tip().end, dropped: false })
+        Ok(StoredSnapshot { end: self.frames.tip().end, dropped: false })
     }
 }
 
-type Heads = HashMap<AggregateId, (SequenceNumber, std::sync::Arc<str>)>;
+type AggregateHeads = HashMap<AggregateId, (SequenceNumber, std::sync::Arc<str>)>;
 
 /// Returns the hash of an event in the log.
 pub(super) fn event_hash(
     worker: &Worker,
     aggregate: &AggregateId,
     sequence: SequenceNumber,
-) -> Result<Hash, StoreError> {
-    let place = worker.index.event_numbered(aggregate, sequence, Patience::AtOnce)?;
+) -> Result<ChainHash, StoreError> {
+    let place = worker.index.event_numbered(aggregate, sequence, WaitMode::AtOnce)?;
     let place = place.ok_or_else(|| StoreError::Damaged("index: an event is missing".into()))?;
     Ok(worker.log.segments().read(place)?.hash)
 }

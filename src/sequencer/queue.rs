@@ -4,10 +4,10 @@
 
 use std::{any::Any, sync::Arc, time::Duration};
 
-use super::Settings;
+use super::SequencerSettings;
 use crate::{
     error::{Limit, StoreError},
-    shared_limit::{Caller, Reached, Resource, SharedLimit},
+    shared_limit::{Caller, LimitReached, Resource, SharedLimit},
 };
 
 /// The client on whose behalf a write waits. The default is the service itself, which shares no
@@ -23,26 +23,26 @@ pub struct Origin {
 
 /// The limits on waiting calls. Cheap to clone.
 #[derive(Debug, Clone)]
-pub(super) struct Waiting(Arc<Limits>);
+pub(super) struct Waiting(Arc<QueueLimits>);
 
 #[derive(Debug)]
-struct Limits {
+struct QueueLimits {
     calls: SharedLimit,
     bytes: SharedLimit,
 }
 
 /// The amounts that a call holds of the limits until the sequencer takes it.
 pub(super) struct Weight {
-    limits: Arc<Limits>,
+    limits: Arc<QueueLimits>,
     caller: Caller,
     calls: u64,
     bytes: u64,
 }
 
 impl Waiting {
-    pub fn new(settings: &Settings) -> Self {
+    pub fn new(settings: &SequencerSettings) -> Self {
         let (calls_max, bytes_max) = (settings.calls_waiting_max as u64, settings.calls_waiting_bytes_max);
-        Self(Arc::new(Limits {
+        Self(Arc::new(QueueLimits {
             calls: SharedLimit::new(Limit::CallsWaiting, Resource::WaitingWrites, calls_max),
             bytes: SharedLimit::new(Limit::CallsWaitingBytes, Resource::WaitingBytes, bytes_max),
         }))
@@ -86,7 +86,7 @@ impl Drop for Weight {
     }
 }
 
-fn full(Reached { limit, max, share }: Reached) -> StoreError {
+fn full(LimitReached { limit, max, share }: LimitReached) -> StoreError {
     StoreError::Full { limit, max, share, retry_after: Duration::from_millis(100) }
 }
 
@@ -95,7 +95,7 @@ mod tests {
     use super::*;
 
     fn waiting(calls_waiting_max: usize, calls_waiting_bytes_max: u64) -> Waiting {
-        Waiting::new(&Settings {
+        Waiting::new(&SequencerSettings {
             in_doubt: std::collections::HashSet::new(),
             folder: Default::default(),
             thresholds: Default::default(),

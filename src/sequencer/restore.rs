@@ -9,7 +9,7 @@ use super::{Worker, group::OpenGroup, numbering};
 use crate::{
     error::StoreError,
     event::{
-        Hash,
+        ChainHash,
         record::{self, ReplicationMark},
     },
     index::{IndexError, IndexedEvent, IndexedSnapshot},
@@ -69,7 +69,7 @@ impl OpenGroup {
     fn restore_append(&mut self, worker: &Worker, records: &[Bytes]) -> Result<(), RestoreError> {
         let events = records
             .iter()
-            .map(|bytes| record::decode(bytes.clone(), Hash::START))
+            .map(|bytes| record::decode(bytes.clone(), ChainHash::START))
             .collect::<Result<Vec<_>, _>>()
             .map_err(|error| RestoreError::DoesNotContinue(error.to_string()))?;
         let before = self.frames.tip();

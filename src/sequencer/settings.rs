@@ -9,7 +9,7 @@ use crate::{clock::EventClock, event::EventId};
 
 /// The settings of a sequencer. They do not change while it runs.
 #[derive(Debug, Clone)]
-pub struct Settings {
+pub struct SequencerSettings {
     /// The directory of the log. Its disk must not become full.
     pub folder: PathBuf,
     pub thresholds: SnapshotThresholds,
@@ -22,7 +22,7 @@ pub struct Settings {
     pub in_doubt: HashSet<EventId>,
 }
 
-impl Settings {
+impl SequencerSettings {
     pub(super) fn disk_is_full(&self) -> bool {
         let stat = rustix::fs::statvfs(&self.folder);
         let free = stat.map_or(u64::MAX, |stat| stat.f_bavail.saturating_mul(stat.f_frsize));

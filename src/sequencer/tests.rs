@@ -119,8 +119,8 @@ impl Model {
     }
 }
 
-fn answer(result: Result<Stored, StoreError>) -> Answer {
-    let outcome = |stored: &Stored| Outcome {
+fn answer(result: Result<StoredAppend, StoreError>) -> Answer {
+    let outcome = |stored: &StoredAppend| Outcome {
         aggregates: stored
             .aggregates
             .iter()
@@ -200,7 +200,7 @@ fn calls(batch: &[Step], model: &Model) -> Vec<(Sent, Vec<(AggregateId, Sequence
 
 pub(crate) struct Running {
     pub sequencer: Sequencer,
-    pub thread: super::Running,
+    pub thread: super::SequencerThread,
     pub history: crate::history::History,
     _lock: crate::log::Lock,
 }
@@ -209,10 +209,10 @@ pub(crate) fn start(config: &EventSourcingConfig) -> Running {
     start_admitting(config, Arc::new(|_| Ok(())))
 }
 
-pub(crate) fn start_admitting(config: &EventSourcingConfig, admission: Arc<Admission>) -> Running {
+pub(crate) fn start_admitting(config: &EventSourcingConfig, admission: Arc<AdmissionCheck>) -> Running {
     let storage = Storage::open(config, &LimitsConfig::default()).unwrap();
     let history = storage.history();
-    let settings = Settings {
+    let settings = SequencerSettings {
         folder: config.log_path.clone(),
         thresholds: SnapshotThresholds { default: 100, ..Default::default() },
         calls_waiting_max: 10_000,
@@ -270,8 +270,8 @@ async fn play(batches: Vec<(Vec<Step>, End)>) {
         for (events, _) in &calls {
             let with_digest = |event: &NewEvent| (event.clone(), ContentDigest::of(event));
             let append = Append { events: events.iter().map(with_digest).collect(), expected: Vec::new() };
-            let found =
-                running.sequencer.stored_before(&append).await.map(Earlier::stored).transpose().map(answer);
+            let found = running.sequencer.stored_before(&append).await;
+            let found = found.map(EarlierAttempt::stored).transpose().map(answer);
             assert_eq!(found, model.stored_before(events));
         }
         if !matches!(end, End::No) {
@@ -363,7 +363,7 @@ pub(crate) fn one_event(aggregate: &str) -> Append {
 /// released.
 fn held_at_first(
     count: usize,
-) -> (Arc<Admission>, std::sync::mpsc::Receiver<()>, std::sync::mpsc::Sender<()>) {
+) -> (Arc<AdmissionCheck>, std::sync::mpsc::Receiver<()>, std::sync::mpsc::Sender<()>) {
     let (held, is_held) = std::sync::mpsc::channel();
     let (let_go, go) = std::sync::mpsc::channel();
     let state = Mutex::new((0usize, held, go));
@@ -381,7 +381,7 @@ fn held_at_first(
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_call_that_nobody_waits_for_is_not_stored() {
+async fn an_abandoned_call_is_not_stored() {
     let folder = tempdir().unwrap();
     let (admission, is_held, let_go) = held_at_first(1);
     let running = start_admitting(&in_folder(&folder), admission);

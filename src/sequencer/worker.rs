@@ -18,14 +18,14 @@ use tokio::sync::watch;
 use tracing::error;
 
 use super::{
-    Admission, Call, GroupError, Marks, RestoreError, Settings,
+    AdmissionCheck, GroupError, Marks, RestoreError, SequencerCall, SequencerSettings,
     existing::{SentEvent, StoredEvents},
     poisoned::{Poisoned, PoisonedBy},
 };
 use crate::{
     error::StoreError,
     event::{AggregateId, EventId},
-    index::{Index, Patience, Upkeep},
+    index::{Index, Upkeep, WaitMode},
     log::{Log, Tip},
     stats::Counters,
 };
@@ -34,8 +34,8 @@ use crate::{
 pub(super) struct Worker {
     pub(super) log: Log,
     pub(super) index: Arc<Index>,
-    pub(super) settings: Arc<Settings>,
-    pub(super) admission: Arc<Admission>,
+    pub(super) settings: Arc<SequencerSettings>,
+    pub(super) admission: Arc<AdmissionCheck>,
     pub(super) counters: Arc<Counters>,
     pub(super) published: watch::Sender<Tip>,
     pub(super) marks: Marks,
@@ -54,7 +54,7 @@ impl Worker {
     /// The longest time that a group lingers for more calls.
     const GATHERING_MAX: Duration = Duration::from_millis(1);
 
-    pub(super) fn run(mut self, waiting: &Receiver<Call>) {
+    pub(super) fn run(mut self, waiting: &Receiver<SequencerCall>) {
         let mut next = None;
         loop {
             let call = match next.take() {
@@ -65,8 +65,8 @@ impl Worker {
                 },
             };
             match call {
-                Call::MarksWaiting => {}
-                Call::Stop => break,
+                SequencerCall::MarksWaiting => {}
+                SequencerCall::Stop => break,
                 call => {
                     self.linger();
                     next = self.group(call, waiting);
@@ -92,7 +92,7 @@ impl Worker {
     }
 
     /// Waits for the next call. Returns `None` when all handles are gone.
-    fn wait(&mut self, waiting: &Receiver<Call>) -> Option<Call> {
+    fn wait(&mut self, waiting: &Receiver<SequencerCall>) -> Option<SequencerCall> {
         loop {
             let received = match self.has_marks() {
                 true => {
@@ -103,7 +103,7 @@ impl Worker {
             };
             match received {
                 // Further marks do not postpone the deadline.
-                Ok(Call::MarksWaiting) => {}
+                Ok(SequencerCall::MarksWaiting) => {}
                 Ok(call) => return Some(call),
                 Err(RecvTimeoutError::Disconnected) => return None,
                 Err(RecvTimeoutError::Timeout) => {
@@ -120,7 +120,7 @@ impl Worker {
 
     /// Makes one group of `first` and the waiting calls. Returns a call that must come after the
     /// group.
-    fn group(&mut self, first: Call, waiting: &Receiver<Call>) -> Option<Call> {
+    fn group(&mut self, first: SequencerCall, waiting: &Receiver<SequencerCall>) -> Option<SequencerCall> {
         let mut group = match self.begin() {
             Ok(group) => group,
             Err(error) => {
@@ -159,16 +159,16 @@ impl Worker {
         });
     }
 
-    fn refuse(&self, call: Call, error: &GroupError) {
+    fn refuse(&self, call: SequencerCall, error: &GroupError) {
         match call {
-            Call::Append { append, reply, .. } => {
+            SequencerCall::Append { append, reply, .. } => {
                 let poisoned = self.poisoned.borrow().clone();
                 let in_doubt = poisoned.is_some_and(|poisoned| poisoned.leaves_in_doubt(&append));
                 let sent = SentEvent::all_of(&append);
                 let answer = match self.stored_events.find(&sent) {
                     _ if in_doubt => Err(StoreError::OutcomeUnknown),
                     Ok(Some(existing)) => {
-                        let head = |id: &AggregateId| self.index.head_with(id, Patience::AtOnce);
+                        let head = |id: &AggregateId| self.index.head_with(id, WaitMode::AtOnce);
                         Ok(existing.into_stored(&sent, &self.settings.thresholds, head))
                     }
                     Err(unknown @ (StoreError::Conflict(_) | StoreError::OutcomeUnknown)) => Err(unknown),
@@ -176,12 +176,14 @@ impl Worker {
                 };
                 _ = reply.send(answer);
             }
-            Call::Snapshot { reply, .. } => _ = reply.send(Err(error.for_caller(&self.settings))),
-            Call::Restore { reply, .. } => _ = reply.send(Err(RestoreError::NotWritten(error.to_string()))),
-            Call::RestoreSnapshot { reply, .. } => {
+            SequencerCall::Snapshot { reply, .. } => _ = reply.send(Err(error.for_caller(&self.settings))),
+            SequencerCall::Restore { reply, .. } => {
                 _ = reply.send(Err(RestoreError::NotWritten(error.to_string())))
             }
-            Call::MarksWaiting | Call::Stop => {}
+            SequencerCall::RestoreSnapshot { reply, .. } => {
+                _ = reply.send(Err(RestoreError::NotWritten(error.to_string())))
+            }
+            SequencerCall::MarksWaiting | SequencerCall::Stop => {}
         }
     }
 }

@@ -10,7 +10,7 @@ use tokio::time::{Instant, MissedTickBehavior};
 use tracing::{debug, info, warn};
 
 use crate::{
-    grpc::{HealthReporter, Serving},
+    grpc::{HealthReport, HealthReporter},
     refusals,
     replication::{state::State, status::View},
     store::EventStore,
@@ -44,7 +44,7 @@ pub async fn watch(store: Arc<EventStore>, reporter: HealthReporter, log_path: P
         let Ok((back, reason)) = looked.await else { return };
         writes = back;
         let reads = store.admit_read().is_ok();
-        let serving = Serving {
+        let serving = HealthReport {
             service: reads && !writes.are_refused_for_long(reason, Instant::now()),
             reads,
             immudb: reaches_immudb(&store.replication().view()),
@@ -177,7 +177,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_failed_log_is_a_reason_until_it_is_opened_anew() {
+    fn a_failed_log_is_a_reason_until_it_is_reopened() {
         let mut failures = Failures { failing: None, failed: Vec::new(), stored: 5 };
         // A call from before the log was reopened is counted late.
         let failed = || vec![("LOCAL_LOG_FAILED", 1)];

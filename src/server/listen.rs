@@ -16,15 +16,15 @@ use super::{Components, ServerError};
 use crate::{
     config::Config,
     grpc::{
-        HealthReporter, Service, Serving, WorldCalls,
+        EventStoreCalls, HealthReport, HealthReporter, WorldCalls,
         transport::{
             Bounds,
             bodies::BodyLimits,
             byte_budget::ByteBudget,
-            closing::Closing,
+            closing::ClosingLayer,
             concurrency::{Gate, note_arrival},
             connections::{self, ConnectionTimeouts},
-            starting::Late,
+            deferred_service::DeferredService,
         },
         wire::{
             self,
@@ -53,9 +53,9 @@ const KEEP_ALIVE_ANSWER_MAX: Duration = Duration::from_secs(20);
 pub struct Network {
     pub health: HealthReporter,
     budget: ByteBudget,
-    events: Late<EventStoreServiceServer<Service>>,
-    commands: Late<CommandServiceServer<WorldCalls>>,
-    world: Late<WorldServiceServer<WorldCalls>>,
+    events: DeferredService<EventStoreServiceServer<EventStoreCalls>>,
+    commands: DeferredService<CommandServiceServer<WorldCalls>>,
+    world: DeferredService<WorldServiceServer<WorldCalls>>,
     /// Cancelled to stop accepting work and to end the calls that do not end by themselves.
     closing: CancellationToken,
 }
@@ -65,9 +65,9 @@ impl Network {
         Self {
             health: HealthReporter::default(),
             budget: ByteBudget::new(config.limits.call_bytes_max),
-            events: Late::default(),
-            commands: Late::default(),
-            world: Late::default(),
+            events: DeferredService::default(),
+            commands: DeferredService::default(),
+            world: DeferredService::default(),
             closing: CancellationToken::default(),
         }
     }
@@ -108,7 +108,7 @@ impl Network {
             .layer(MapRequestLayer::new(note_arrival::<Body>))
             .layer(InterceptorLayer::new(Gate::new(limits.concurrent_calls_max, self.budget.clone())))
             .layer(BodyLimits::new(self.budget.clone(), config.server.request_max, limits.largest_request()))
-            .layer(Closing::new(self.closing.clone()))
+            .layer(ClosingLayer::new(self.closing.clone()))
             .add_service(self.health.server())
             .add_service(descriptors().build_v1()?.max_decoding_message_size(REFLECTION_BYTES_MAX))
             .add_service(descriptors().build_v1alpha()?.max_decoding_message_size(REFLECTION_BYTES_MAX))
@@ -128,7 +128,7 @@ impl Network {
         let named =
             immudb.map(|immudb| (format!("{}:{}", immudb.address, immudb.port), immudb.database.clone()));
         let bounds = Bounds::new(limits, self.budget.clone());
-        let service = Service::new(
+        let service = EventStoreCalls::new(
             parts.store.clone(),
             world.clone(),
             limits.clone(),
@@ -143,24 +143,24 @@ impl Network {
                 let world = WorldCalls::new(world, limits.clone(), bounds, parts.closing.clone());
                 let commands =
                     CommandServiceServer::new(world.clone()).max_decoding_message_size(message_bytes_max);
-                self.world.arrive(WorldServiceServer::new(world));
-                self.commands.arrive(commands);
+                self.world.set_ready(WorldServiceServer::new(world));
+                self.commands.set_ready(commands);
             }
             None => {
-                self.world.be_absent(NO_WORLD);
-                self.commands.be_absent(NO_WORLD);
+                self.world.set_unavailable(NO_WORLD);
+                self.commands.set_unavailable(NO_WORLD);
             }
         }
-        self.events.arrive(events);
+        self.events.set_ready(events);
     }
 
     /// Makes the services unavailable. Until the next `open`, calls are answered with the error
     /// that the service is starting.
     pub fn leave(&self) {
-        self.health.report(Serving::default());
-        self.events.leave();
-        self.commands.leave();
-        self.world.leave();
+        self.health.report(HealthReport::default());
+        self.events.set_starting();
+        self.commands.set_starting();
+        self.world.set_starting();
     }
 
     /// Reports that nothing is served, and then stops accepting connections and calls.

@@ -127,7 +127,7 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
-    async fn a_storage_opened_in_vain_is_tried_again_later_each_time_up_to_a_bound() {
+    async fn a_failed_open_of_the_storage_is_retried_later_each_time_up_to_a_bound() {
         let mut waits = Vec::new();
         for openings in [1, 2, 3, 6, 7, u32::MAX] {
             waits.push(waited(openings).await.as_secs() / LOOK_EVERY.as_secs());

@@ -4,10 +4,10 @@
 use std::collections::HashSet;
 
 use crate::{
-    error::{Precondition, StoreError},
-    event::{Hash, Position, Timestamp, record::StoredEvent},
+    error::{FailedPrecondition, StoreError},
+    event::{ChainHash, Position, Timestamp, record::StoredEvent},
     history::{History, HistoryError},
-    log::{Found, RecordCursor, Tip},
+    log::{CursorItem, RecordCursor, Tip},
 };
 
 /// Which events to read. An empty field matches all events.
@@ -56,7 +56,7 @@ pub enum OrderStart {
     /// At this position.
     At(Position),
     /// After this event; with its chain hash, if the reader knows it.
-    After(Position, Option<Hash>),
+    After(Position, Option<ChainHash>),
 }
 
 /// A chunk of the order.
@@ -66,7 +66,7 @@ pub struct OrderChunk {
     pub events: Vec<StoredEvent>,
     /// Everything up to this position was examined.
     pub reached: Position,
-    pub hash: Hash,
+    pub hash: ChainHash,
     /// Nothing was left to read.
     pub at_end: bool,
 }
@@ -79,7 +79,7 @@ pub struct OrderReader {
     /// Events before this position are skipped.
     from: Position,
     reached: Position,
-    hash: Hash,
+    hash: ChainHash,
 }
 
 impl OrderReader {
@@ -97,7 +97,8 @@ impl OrderReader {
             }
         };
         let reached = Position(from.0.saturating_sub(1));
-        let hash = if reached <= tip.position { history.locate(reached, tip)?.hash } else { Hash::default() };
+        let hash =
+            if reached <= tip.position { history.locate(reached, tip)?.hash } else { ChainHash::default() };
         let records = history.records_before(from)?;
         Ok(Self { records, filter, from, reached, hash })
     }
@@ -139,8 +140,8 @@ impl OrderReader {
         let mut at_end = false;
         while bytes < bytes_max && looked_at < LOOKED_AT_BYTES {
             let found = match self.records.find(tip.end).map_err(HistoryError::from)? {
-                Some(Found::Record(found)) => found,
-                Some(Found::Other(other)) => {
+                Some(CursorItem::Record(found)) => found,
+                Some(CursorItem::Other(other)) => {
                     looked_at = looked_at.saturating_add(other);
                     continue;
                 }
@@ -177,14 +178,14 @@ fn check_checkpoint(
     history: &History,
     tip: Tip,
     position: Position,
-    hash: Option<Hash>,
+    hash: Option<ChainHash>,
 ) -> Result<(), StoreError> {
     if position > tip.position {
-        return Err(Precondition::HistoryChanged("its position is beyond the last event").into());
+        return Err(FailedPrecondition::HistoryChanged("its position is beyond the last event").into());
     }
     let Some(hash) = hash else { return Ok(()) };
     if history.locate(position, tip)?.hash != hash {
-        return Err(Precondition::HistoryChanged(
+        return Err(FailedPrecondition::HistoryChanged(
             "its hash differs from the chain hash at its \
          position",
         )

@@ -30,13 +30,13 @@ pub enum WorldError {
         actual: SequenceNumber,
     },
     #[error(transparent)]
-    Unfitting(#[from] Box<Unfitting>),
+    InvalidRawAppend(#[from] Box<InvalidRawAppend>),
     #[error("command id {id:?} belongs to a different command that has been executed")]
     CommandIdReused { command: usize, id: String },
     #[error("other calls kept changing the same objects; nothing was stored")]
     Contention,
     #[error(transparent)]
-    Damaged(#[from] Damage),
+    Damaged(#[from] AggregateDamage),
     #[error("too many {what}: at most {max} are allowed")]
     TooMany { what: &'static str, max: u64 },
     /// The differences in progress have exhausted the budget that they share.
@@ -59,7 +59,7 @@ impl From<Refusal> for WorldError {
 /// A history that breaks the rules.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[error("{id}: event {sequence}: {problem}")]
-pub struct Damage {
+pub struct AggregateDamage {
     pub id: AggregateId,
     pub sequence: SequenceNumber,
     pub problem: Problem,
@@ -83,16 +83,16 @@ pub enum Problem {
      type, or set world.enabled to false",
     kind.name()
 )]
-pub struct Unfitting {
+pub struct InvalidRawAppend {
     pub index: usize,
     pub id: AggregateId,
     pub kind: Kind,
-    pub problem: Misfit,
+    pub problem: RawAppendProblem,
 }
 
 /// The reason why the event does not fit.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-pub enum Misfit {
+pub enum RawAppendProblem {
     #[error("{0}")]
     Event(Problem),
     #[error("the configuration refuses such appends (world.raw_appends)")]

@@ -7,7 +7,7 @@
 pub mod changes;
 pub mod difference;
 pub mod entries;
-pub mod life;
+pub mod rehydration;
 pub mod repairs;
 pub mod replay;
 pub mod states;

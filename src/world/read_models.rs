@@ -21,10 +21,11 @@ use tokio_util::sync::CancellationToken;
 
 use crate::event::Position;
 
+mod apply;
 pub mod contents;
+pub mod dangling_references;
 mod error;
 pub mod files;
-pub mod left_behind;
 pub mod lists;
 mod problems;
 pub mod projections;
@@ -32,20 +33,19 @@ pub mod projector;
 pub mod rebuild;
 pub mod repairing;
 mod tables;
-mod taking;
 #[cfg(test)]
 mod tests;
 
+pub use apply::Panicked;
 pub use error::ReadModelError;
 use files::remove;
 pub use files::{all as all_files, remove_those_of};
 pub use problems::Problems;
 use projections::Projection;
 use tables::READER_BUSY_MAX;
-pub use tables::{Durability, Reached, Tables};
-pub use taking::Panicked;
+pub use tables::{Checkpoint, Durability, Tables};
 
-type Fits = Box<dyn Fn(Reached) -> bool + Send + Sync>;
+type Fits = Box<dyn Fn(Checkpoint) -> bool + Send + Sync>;
 
 /// The read models of a running service, with one writer and many readers.
 pub struct ReadModels {
@@ -87,7 +87,7 @@ pub struct ReadModels {
 /// it, because no projection wants them.
 #[derive(Debug, Clone, Copy)]
 struct LookedAt {
-    in_file: Reached,
+    in_file: Checkpoint,
     position: Position,
 }
 
@@ -100,7 +100,7 @@ impl std::fmt::Debug for ReadModels {
 impl ReadModels {
     /// Creates the read models. Opens nothing yet; see [`ReadModels::ensure_exists`].
     pub fn new(path: PathBuf, wal_bytes_max: u64, projections: Vec<Box<dyn Projection>>) -> Self {
-        let looked_at = LookedAt { in_file: Reached::START, position: Position(0) };
+        let looked_at = LookedAt { in_file: Checkpoint::START, position: Position(0) };
         Self {
             path,
             key: files::KEY,
@@ -131,7 +131,7 @@ impl ReadModels {
 
     /// Sets the name that problem reports use.
     pub fn named(mut self, what: &'static str) -> Self {
-        self.problems = Arc::new(Problems::of_these(what));
+        self.problems = Arc::new(Problems::of_tables(what));
         self
     }
 
@@ -150,7 +150,7 @@ impl ReadModels {
 
     /// Accepts a file that names another log if its rows belong to the history of this log. That is
     /// the case after the log was lost and restored from a copy.
-    pub fn of_history(mut self, fits: impl Fn(Reached) -> bool + Send + Sync + 'static) -> Self {
+    pub fn of_history(mut self, fits: impl Fn(Checkpoint) -> bool + Send + Sync + 'static) -> Self {
         self.fits = Some(Box::new(fits));
         self
     }
@@ -191,13 +191,13 @@ impl ReadModels {
 
     /// Records that everything up to `position` was examined, and that the file reflects it at
     /// `in_file`.
-    pub fn reach(&self, in_file: Reached, position: Position) {
+    pub fn reach(&self, in_file: Checkpoint, position: Position) {
         self.looked_at.send_replace(LookedAt { in_file, position });
     }
 
     /// Returns the position that the rows at `rows` represent: they reflect exactly the events up
     /// to it.
-    fn position_of(&self, rows: Reached) -> Position {
+    fn position_of(&self, rows: Checkpoint) -> Position {
         let LookedAt { in_file, position } = *self.looked_at.borrow();
         if rows == in_file { position } else { rows.position }
     }
@@ -243,9 +243,9 @@ impl ReadModels {
         // Connections that are still open no longer have a file.
         self.is_open.store(false, Ordering::Release);
         *writer = None;
-        self.reach(Reached::START, Position(0));
+        self.reach(Checkpoint::START, Position(0));
         remove(&self.path)?;
-        self.problems.begin_anew();
+        self.problems.reset_skipped();
         self.open(writer)
     }
 
@@ -306,7 +306,7 @@ impl ReadModels {
     /// # Errors
     /// Returns an error if the file cannot be opened or created.
     pub fn ensure_exists(&self) -> Result<(), ReadModelError> {
-        if self.is_there() { Ok(()) } else { self.be_there_with(&mut self.writer()) }
+        if self.is_there() { Ok(()) } else { self.ensure_opened(&mut self.writer()) }
     }
 
     /// Returns whether new tables are being built that are to replace these. There is no use in
@@ -338,14 +338,14 @@ impl ReadModels {
         self.changed();
         self.is_open.store(false, Ordering::Release);
         *writer = None;
-        self.reach(Reached::START, Position(0));
+        self.reach(Checkpoint::START, Position(0));
         if let Some(opened) = self.identity().take() {
             opened.remove_rest(&self.path)?;
         }
         self.open(writer)
     }
 
-    fn be_there_with(&self, writer: &mut Option<Tables>) -> Result<(), ReadModelError> {
+    fn ensure_opened(&self, writer: &mut Option<Tables>) -> Result<(), ReadModelError> {
         match writer {
             // Another thread may have noticed it first.
             Some(_) if self.is_the_one_opened() => Ok(()),
@@ -357,20 +357,20 @@ impl ReadModels {
 
     /// Like [`ReadModels::ensure_exists`], but for readers: it does not wait for another thread
     /// that is opening the file, which may take long.
-    fn be_there_for_reading(&self) -> Result<(), ReadModelError> {
+    fn ensure_open_to_read(&self) -> Result<(), ReadModelError> {
         if self.is_open.load(Ordering::Acquire) {
             return self.ensure_exists();
         }
         match self.writer.try_lock() {
-            Ok(mut writer) => self.be_there_with(&mut writer),
-            Err(TryLockError::Poisoned(poisoned)) => self.be_there_with(&mut poisoned.into_inner()),
+            Ok(mut writer) => self.ensure_opened(&mut writer),
+            Err(TryLockError::Poisoned(poisoned)) => self.ensure_opened(&mut poisoned.into_inner()),
             Err(TryLockError::WouldBlock) => Err(self.not_open()),
         }
     }
 
     /// Returns the error for a file that is not open, with the reason.
     pub fn not_open(&self) -> ReadModelError {
-        ReadModelError::NotOpen(self.problems.why_not().unwrap_or_else(|| {
+        ReadModelError::NotOpen(self.problems.stalled_reason().unwrap_or_else(|| {
             "the file is being \
          opened"
                 .to_owned()
@@ -407,7 +407,7 @@ impl ReadModels {
         const READERS_KEPT: usize = 8;
         /// The number of steps of the SQLite virtual machine between two checks for cancellation.
         const STEPS: i32 = 10_000;
-        self.be_there_for_reading()?;
+        self.ensure_open_to_read()?;
         let (kept, generation) = {
             let mut readers = self.readers.lock().unwrap_or_else(PoisonError::into_inner);
             (readers.pop(), self.generation())
@@ -440,7 +440,7 @@ impl ReadModels {
         }
         let answer = answer.map_err(ReadModelError::from);
         if let (true, Err(error)) = (is_told, &answer) {
-            self.problems.they_cannot_be_read(error);
+            self.problems.record_read_failure(error);
         }
         if answer.as_ref().is_err_and(ReadModelError::is_damage) {
             let mut writer = self.writer();

@@ -16,7 +16,7 @@ pub struct EventLimits {
 
 /// How appends to objects of the world that bypass the commands are treated.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum RawAppends {
+pub enum RawAppendPolicy {
     Checked,
     Refused,
     Unchecked,
@@ -24,14 +24,14 @@ pub enum RawAppends {
 
 /// The configuration of the world.
 #[derive(Debug, Clone)]
-pub struct Settings {
+pub struct WorldSettings {
     pub read_models_path: PathBuf,
     pub states_path: PathBuf,
     pub read_models_wal_max: u64,
     /// The id of the log that the read models are built from.
     pub log_id: Option<String>,
     pub events: EventLimits,
-    pub raw_appends: RawAppends,
+    pub raw_appends: RawAppendPolicy,
 }
 
 /// How the world's tasks are stopped.

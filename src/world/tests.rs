@@ -10,22 +10,22 @@ use super::{
     error::WorldError,
     history::{
         changes,
-        life::Life,
-        replay::State,
-        states::{self, Kept},
+        rehydration::Rehydration,
+        replay::AggregateState,
+        states::{self, StoredState},
     },
     model::{
         aggregate::{Aggregate, Kind},
         event::{Attributes, WorldEvent},
     },
     rules::{
-        command::{Command, Contents, Operation},
+        command::{Command, ContentsPolicy, Operation},
         decide::decide,
         world_view::{Decided, Undecided, WorldView},
     },
 };
 use crate::event::{
-    AggregateId, AppendBounds, Content, ContentDigest, EventId, Hash, NewEvent, Position, RecordedEvent,
+    AggregateId, AppendBounds, ChainHash, Content, ContentDigest, EventId, NewEvent, Position, RecordedEvent,
     SequenceNumber, Timestamp,
 };
 
@@ -60,7 +60,11 @@ fn operations() -> impl Strategy<Value = (usize, Operation)> {
         }),
         6 => prop::option::of(any_id())
             .prop_map(|container_id| Operation::UpdateGameObjectContainer { container_id }),
-        2 => prop_oneof![Just(Contents::RefuseIfAny), Just(Contents::MoveToContainer), Just(Contents::Leave)]
+        2 => prop_oneof![
+            Just(ContentsPolicy::RefuseIfAny),
+            Just(ContentsPolicy::MoveToContainer),
+            Just(ContentsPolicy::Leave),
+        ]
             .prop_map(|contents| Operation::DeleteGameObject { contents }),
         1 => any::<bool>().prop_map(|admin| Operation::UpdatePlayerAdminStatus { admin }),
         1 => (0..3u8).prop_map(|text| Operation::UpdateRoomDescription { description: text.to_string() }),
@@ -139,21 +143,25 @@ impl Lived {
             position: Position(self.position),
             recorded_at: Timestamp::new(self.position as i64, 0).unwrap(),
             append: AppendBounds { first: Position(self.position), last: Position(self.position) },
-            hash: Hash::START,
+            hash: ChainHash::START,
         });
     }
 }
 
 /// Returns the state after one more event.
-fn after(before: Option<State>, kind: Kind, event: &RecordedEvent) -> Result<Option<State>, WorldError> {
+fn after(
+    before: Option<AggregateState>,
+    kind: Kind,
+    event: &RecordedEvent,
+) -> Result<Option<AggregateState>, WorldError> {
     let last = SequenceNumber(before.as_ref().map_or(0, |before| before.sequence));
-    let mut life = Life::behind(kind, before, last);
-    life.take_what_happened(event, &WorldEvent::read(event), |_| Ok(BTreeSet::new()))?;
-    Ok(life.into_state())
+    let mut rehydration = Rehydration::after(kind, before, last);
+    rehydration.apply_decoded(event, &WorldEvent::read(event), |_| Ok(BTreeSet::new()))?;
+    Ok(rehydration.into_state())
 }
 
 /// Returns the state before the first event, which is `None`, and the state after each event.
-fn replay(events: &[RecordedEvent]) -> Vec<Option<State>> {
+fn replay(events: &[RecordedEvent]) -> Vec<Option<AggregateState>> {
     let mut states = vec![None];
     for event in events {
         let kind = Kind::of(&event.event.aggregate_type).unwrap();
@@ -207,7 +215,7 @@ proptest! {
             prop_assert_eq!(Some(&last.aggregate), lived.known.find(id).unwrap());
             for (at, state) in states.iter().enumerate().skip(1) {
                 let state = state.clone().unwrap();
-                let kept = Kept { state, position: Position(7), hash: Hash::START };
+                let kept = StoredState { state, position: Position(7), hash: ChainHash::START };
                 let read = states::decode(&states::encode(kept.clone()).unwrap());
                 prop_assert_eq!(read.as_ref(), Some(&kept));
                 let mut state = read.map(|kept| kept.state);
@@ -229,12 +237,13 @@ proptest! {
             let states = replay(events);
             for (event, pair) in events.iter().zip(states.windows(2)) {
                 let [before, after] = pair else { continue };
-                let aggregate = |state: &Option<State>| state.as_ref().map(|state| state.aggregate.clone());
+                let aggregate =
+                    |state: &Option<AggregateState>| state.as_ref().map(|state| state.aggregate.clone());
                 let (before, after) = (aggregate(before), aggregate(after));
                 let told = changes::between(before.as_ref(), after.as_ref());
                 // The changes of one event are found without comparing the rest of the state.
                 let happened = WorldEvent::read(event).unwrap();
-                let watched = changes::Watched::before(before.as_ref(), &happened);
+                let watched = changes::ComparedFields::before(before.as_ref(), &happened);
                 prop_assert_eq!(&watched.changes(after.as_ref().unwrap()), &told);
                 // These events complete a creation, and may change nothing.
                 let may_be_nothing = ["PlayerCreated", "RoomCreated"].contains(&&*event.event.event_type);
@@ -266,7 +275,7 @@ fn what_was_deleted_lies_nowhere() {
     let put = || Operation::AddItemToInventory { item_id: id(outer), position: None };
     lived.execute(inner, put());
     assert_eq!(lived.known.find(&id(outer)).unwrap().unwrap().object().container_id, None, "in itself");
-    lived.execute(middle, Operation::DeleteGameObject { contents: Contents::Leave });
+    lived.execute(middle, Operation::DeleteGameObject { contents: ContentsPolicy::Leave });
     lived.execute(inner, put());
     assert_eq!(lived.known.find(&id(outer)).unwrap().unwrap().object().container_id, Some(id(inner)));
     assert_sound(&lived.known);

@@ -13,7 +13,7 @@ use crate::{
 };
 
 /// Raises this process's own limit on open files: it is the other end of every connection.
-pub fn make_room(connections: u64) {
+pub fn raise_file_limit(connections: u64) {
     const OWN: u64 = 1000;
     let limit = getrlimit(Resource::Nofile);
     let wanted = connections + connections / 10 + OWN;

@@ -134,7 +134,7 @@ impl Honest {
             if seen.refused.is_empty() {
                 return;
             }
-            assert!(Instant::now() < until, "honest callers are refused for ever: {seen:?}");
+            assert!(Instant::now() < until, "honest clients are always refused: {seen:?}");
         }
     }
 

@@ -137,7 +137,7 @@ fn main() -> ExitCode {
             return ExitCode::SUCCESS;
         }
     };
-    crowd::make_room(target.connections);
+    crowd::raise_file_limit(target.connections);
     let runtime = tokio::runtime::Runtime::new().unwrap();
     let attacks = runtime.block_on(run(target));
     // For tools that count tests by the last line.

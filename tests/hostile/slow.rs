@@ -74,7 +74,7 @@ async fn trickle(mut stream: TcpStream, start: Vec<u8>, rest: Vec<u8>) -> Result
         }
     };
     let told = tokio::time::timeout(HANG, until_told).await;
-    told.map(|()| "closed".to_owned()).map_err(|_| "it goes on for ever".to_owned())
+    told.map(|()| "closed".to_owned()).map_err(|_| "it never ends".to_owned())
 }
 
 /// Sends a message byte by byte, each byte in its own frame: HTTP/2 makes progress, and only the
@@ -97,6 +97,6 @@ async fn trickle_a_message(sender: SendRequest<Bytes>) -> Result<String, String>
     match tokio::time::timeout(HANG, until_told).await {
         Ok(Ok(answer)) if answer.status == Some(Code::DeadlineExceeded) => Ok(answer.name()),
         Ok(answer) => Err(format!("{answer:?}")),
-        Err(_) => Err("it goes on for ever".to_owned()),
+        Err(_) => Err("it never ends".to_owned()),
     }
 }

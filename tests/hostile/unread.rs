@@ -72,7 +72,7 @@ pub async fn subscriptions(target: &Target) -> Tally {
     let mut client =
         EventStoreServiceClient::connect(format!("http://127.0.0.1:{}", target.port)).await.unwrap();
     let position = client.stats(StatsRequest {}).await.unwrap().into_inner().last_position;
-    let after = Some(Checkpoint { position, hash: Bytes::new() });
+    let after = Some(Checkpoint { position, chain_hash: Bytes::new() });
     let call = Call {
         method: "POST",
         path: "/aethyr.eventstore.v1.EventStoreService/Subscribe".to_owned(),

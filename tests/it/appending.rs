@@ -140,7 +140,7 @@ async fn a_resend_gives_the_first_answer_again_and_stores_nothing() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn ids_that_come_back_in_other_company_are_refused() {
+async fn ids_that_come_back_with_other_events_are_refused() {
     let service = Service::start(Setup::local()).await;
     let mut client = service.client();
     let (one, two) = (event("a"), event("a"));

@@ -162,9 +162,9 @@ async fn every_bad_field_of_the_other_calls_is_named() {
     let filter = Filter { aggregate_types: vec!["Place".into(); 101], ..Default::default() };
     let subscribe = SubscribeRequest { filter: Some(filter), ..Default::default() };
     assert_names(&client.subscribe(subscribe).await.unwrap_err(), "filter.aggregate_types");
-    let after = Some(Checkpoint { position: 1, hash: vec![1, 2, 3].into() });
+    let after = Some(Checkpoint { position: 1, chain_hash: vec![1, 2, 3].into() });
     let subscribe = SubscribeRequest { after, ..Default::default() };
-    assert_names(&client.subscribe(subscribe).await.unwrap_err(), "after.hash");
+    assert_names(&client.subscribe(subscribe).await.unwrap_err(), "after.chain_hash");
 }
 
 #[tokio::test(flavor = "multi_thread")]

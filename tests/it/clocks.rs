@@ -49,7 +49,7 @@ fn near(seconds: i64, wanted: i64) -> bool {
     (seconds - wanted).abs() < NOW
 }
 
-async fn assert_takes_nothing(service: &Service) -> StatsResponse {
+async fn assert_accepts_no_writes(service: &Service) -> StatsResponse {
     let refused = service.client().append_events(request(vec![event("room-1")])).await.unwrap_err();
     assert_eq!((refused.code(), reason(&refused).as_str()), (Code::Unavailable, "CLOCK"), "{refused:?}");
     let stats = service.stats().await;
@@ -87,7 +87,7 @@ async fn a_clock_that_is_set_while_the_service_runs_is_not_followed_until_it_is_
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_clock_that_does_not_fit_the_newest_event_takes_nothing_until_it_is_right_or_accepted() {
+async fn a_clock_that_does_not_fit_the_newest_event_stops_writes_until_it_is_right_or_accepted() {
     for wrong in [-2 * HOUR, 401 * 24 * HOUR] {
         let (clocks, setup) = Clocks::of(Setup::local());
         let mut service = Service::start(setup.clone()).await;
@@ -95,7 +95,7 @@ async fn a_clock_that_does_not_fit_the_newest_event_takes_nothing_until_it_is_ri
         service.stop();
         clocks.set(wrong, 0);
         service.restart().await;
-        let stats = assert_takes_nothing(&service).await;
+        let stats = assert_accepts_no_writes(&service).await;
         assert!(near(stats.clock_difference_seconds as i64, wrong), "{}", stats.clock_difference_seconds);
         assert_eq!(load(&mut service.client(), "room-1").await.len(), 1);
         service.wait_for_log("--accept-clock").await;
@@ -113,14 +113,14 @@ async fn a_clock_that_does_not_fit_the_newest_event_takes_nothing_until_it_is_ri
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_clock_that_differs_from_immudbs_takes_nothing_until_it_is_right() {
+async fn a_clock_that_differs_from_immudbs_stops_writes_until_it_is_right() {
     let dir = tempdir().unwrap();
     let immudb = ImmuDb::start(dir.path()).await;
     let (clocks, setup) = Clocks::of(Setup::with_immudb(immudb.port()));
     clocks.set(2 * HOUR, 0);
     let service = Service::start(setup).await;
     service.wait_for("the claim", |stats| stats.writes_refused == "CLOCK").await;
-    let stats = assert_takes_nothing(&service).await;
+    let stats = assert_accepts_no_writes(&service).await;
     assert!(near(stats.clock_difference_seconds as i64, 2 * HOUR));
     service.wait_for_log("ImmuDB's clock").await;
     clocks.set(0, 0);

@@ -92,7 +92,7 @@ async fn a_lost_disk_comes_back_whole() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn after_a_crash_that_took_the_disk_a_person_says_that_the_writer_is_gone() {
+async fn after_a_crash_that_lost_the_disk_the_operator_says_that_the_writer_is_gone() {
     let dir = tempdir().unwrap();
     let immudb = ImmuDb::start(dir.path()).await;
     let setup = Setup::with_immudb(immudb.port());
@@ -297,7 +297,7 @@ async fn a_copy_that_lacked_nothing_but_its_last_snapshots_is_ended() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn an_unfinished_copy_takes_nothing_although_immudb_was_emptied() {
+async fn an_unfinished_restore_accepts_no_writes_although_immudb_was_emptied() {
     let dir = tempdir().unwrap();
     let mut immudb = ImmuDb::start(dir.path()).await;
     let mut service = Service::start(Setup::with_immudb(immudb.port())).await;

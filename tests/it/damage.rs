@@ -18,7 +18,7 @@ use aethyr_event_store::{
     grpc::wire::{
         NewEvent, ReadAllRequest, SaveSnapshotRequest, State, new_event::Data, save_snapshot_request,
     },
-    index::{Found, Index, Options, Upkeep, rebuild},
+    index::{Index, IndexOptions, IndexScan, Upkeep, rebuild},
     log::{Cursor, LogOffset, recover},
 };
 use tempfile::tempdir;
@@ -115,20 +115,20 @@ fn spread_index(storage: &Path) {
     while let Some(read) = cursor.next(recovered.end).unwrap() {
         ends.push(read.end);
     }
-    let options = Options {
+    let options = IndexOptions {
         types_max: 1000,
         file_events: 1000,
         file_log_bytes: 1 << 30,
-        bytes_at_once: Options::BYTES_AT_ONCE,
+        bytes_at_once: IndexOptions::BYTES_AT_ONCE,
         disk_free_min: 0,
         writes: true,
     };
     for part in 1..=3 {
         let end = ends[ends.len() * part / 3 - 1];
-        let found = Found::look(&folder).unwrap();
+        let found = IndexScan::read_folder(&folder).unwrap();
         let parts = (recovered.segments().clone(), recovered.end);
         let index = Arc::new(Index::open(&folder, found, parts, options, &CancellationToken::new()));
-        rebuild::bring_up(&index, end, |_| ControlFlow::Continue(())).unwrap();
+        rebuild::catch_up(&index, end, |_| ControlFlow::Continue(())).unwrap();
         assert_eq!(index.complete().tip.end, end);
         // Upkeep ends with everything in a file.
         drop(Upkeep::start(index).unwrap());
@@ -334,8 +334,8 @@ fn the_program_names_a_segment_that_was_cut_between_two_frames() {
     });
 }
 
-/// Without its id, a service is a stranger to its own database; the operator can confirm that it is
-/// not.
+/// Without its id, a service does not recognize its own database; the operator can confirm that it
+/// is its own.
 #[tokio::test(flavor = "multi_thread")]
 async fn damaged_writer_ids_cost_no_event() {
     let dir = tempdir().unwrap();

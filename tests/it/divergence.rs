@@ -4,8 +4,8 @@
 use std::{fs, path::Path};
 
 use aethyr_event_store::{
-    event::{AggregateId, Hash, record},
-    event_files::folder::Folder,
+    event::{AggregateId, ChainHash, record},
+    event_files::folder::EventFolder,
     grpc::wire::{RecordedEvent, SaveSnapshotRequest, State, save_snapshot_request::Data},
 };
 use tempfile::{TempDir, tempdir};
@@ -78,16 +78,16 @@ fn printed(service: &Service, arguments: &[&str]) -> String {
 /// Asserts that the files hold exactly these events: the chain hash leads from record to record,
 /// and there is no other file.
 fn assert_holds(folder: &Path, events: &[RecordedEvent], after: &[u8]) {
-    let files = Folder::new(folder);
+    let files = EventFolder::new(folder);
     assert_eq!(files.event_paths().unwrap().len(), events.len());
-    let mut hash = Hash::from_slice(after).unwrap();
+    let mut hash = ChainHash::from_slice(after).unwrap();
     for event in events {
         let aggregate = AggregateId::new(&event.aggregate_id).unwrap();
         let path = folder.join(aggregate.encoded()).join(format!("{}.event", event.sequence_number));
-        let found = Folder::read_event(&path).unwrap().unwrap();
+        let found = EventFolder::read_event(&path).unwrap().unwrap();
         assert_eq!(found.position.0, event.position);
         hash = hash.chain(&record::encode_recorded(&found));
-        assert_eq!(hash.0.as_slice(), event.hash.as_ref(), "position {}", event.position);
+        assert_eq!(hash.0.as_slice(), event.chain_hash.as_ref(), "position {}", event.position);
     }
 }
 
@@ -99,7 +99,7 @@ fn given_up(service: &Service, name: &str) -> bool {
 async fn a_deposed_writer_gives_its_events_up_into_files_and_takes_the_other_history() {
     let Divergence { immudb, mut deposed, ours, mut other, dir: _dir } = diverged().await;
     let (before, pending) = ours.split_at(COMMON as usize);
-    let after = before.last().unwrap().hash.clone();
+    let after = before.last().unwrap().chain_hash.clone();
     let ids = fs::read_to_string(deposed.storage().join("log/writers")).unwrap();
 
     let (done, said) = deposed.run(&["resolve", "--give-up-pending", "--export", "rescued"]);
@@ -142,7 +142,7 @@ async fn a_deposed_writer_gives_its_events_up_into_files_and_takes_the_other_his
 async fn pending_events_are_listed_without_their_data_and_exported_byte_by_byte() {
     let Divergence { immudb: _immudb, mut deposed, ours, other: _other, dir: _dir } = diverged().await;
     let (before, pending) = ours.split_at(COMMON as usize);
-    let after = before.last().unwrap().hash.clone();
+    let after = before.last().unwrap().chain_hash.clone();
     let list = printed(&deposed, &["pending", "list"]);
     let lines: Vec<Vec<&str>> = list.lines().map(|line| line.split('\t').collect()).collect();
     for (line, event) in lines.iter().zip(pending) {
@@ -249,7 +249,7 @@ async fn nothing_is_given_up_where_nothing_diverged() {
 async fn giving_up_goes_on_where_it_ended_halfway() {
     let Divergence { immudb: _immudb, mut deposed, ours, other: _other, dir: _dir } = diverged().await;
     let (before, pending) = ours.split_at(COMMON as usize);
-    let after = before.last().unwrap().hash.clone();
+    let after = before.last().unwrap().chain_hash.clone();
     let give_up = ["resolve", "--give-up-pending", "--export", "rescued"];
     // As if it had been interrupted before the log was renamed: events exported, the index gone,
     // the event files renamed.
@@ -311,7 +311,7 @@ async fn events_that_immudb_lost_before_another_wrote_there_are_given_up_into_fi
     assert!(offline.contains("pending after position 5: events 0"), "{offline}");
     let (done, said) = service.run(&["resolve", "--give-up-pending", "--export", "rescued"]);
     assert!(done && said.contains("common=0 given_up=5"), "{said}");
-    assert_holds(&service.dir().join("rescued"), &ours, &Hash::START.0);
+    assert_holds(&service.dir().join("rescued"), &ours, &ChainHash::START.0);
 }
 
 #[tokio::test(flavor = "multi_thread")]

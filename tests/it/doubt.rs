@@ -86,7 +86,7 @@ async fn a_second_service_on_the_same_database_is_fenced() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_deposed_writer_writes_nothing_any_more() {
+async fn a_deposed_writer_stops_writing() {
     let dir = tempdir().unwrap();
     let immudb = ImmuDb::start(dir.path()).await;
     let setup = Setup::with_immudb(immudb.port());
@@ -121,7 +121,7 @@ async fn a_deposed_writer_writes_nothing_any_more() {
 /// The log is an older one, and has the id of a writer that was fenced. For either reason, it must
 /// not be served as the stored history.
 #[tokio::test(flavor = "multi_thread")]
-async fn an_older_copy_that_another_writer_came_after_serves_nothing_if_it_is_told_so() {
+async fn an_older_copy_that_another_writer_came_after_serves_nothing_if_configured() {
     let dir = tempdir().unwrap();
     let immudb = ImmuDb::start(dir.path()).await;
     let setup = Setup::with_immudb(immudb.port());
@@ -225,7 +225,7 @@ async fn a_clean_stop_releases_the_database_but_not_while_events_are_pending() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn an_immudb_that_was_put_back_gets_nothing_until_a_person_says_so() {
+async fn an_immudb_that_was_put_back_gets_nothing_until_the_operator_says_so() {
     let dir = tempdir().unwrap();
     let mut immudb = ImmuDb::start(dir.path()).await;
     let mut service = Service::start(Setup::with_immudb(immudb.port())).await;
@@ -252,7 +252,7 @@ async fn an_immudb_that_was_put_back_gets_nothing_until_a_person_says_so() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn an_emptied_immudb_gets_nothing_until_a_person_says_so() {
+async fn an_emptied_immudb_gets_nothing_until_the_operator_says_so() {
     let dir = tempdir().unwrap();
     let mut immudb = ImmuDb::start(dir.path()).await;
     let mut service = Service::start(Setup::with_immudb(immudb.port())).await;
@@ -325,7 +325,7 @@ async fn a_database_with_events_of_unknown_origin_is_not_claimed() {
 
 /// Aethyr itself uses the same keys, and the same default name for the database.
 #[tokio::test(flavor = "multi_thread")]
-async fn a_database_of_aethyrs_own_is_named_as_such_and_nothing_is_taken_beside_it() {
+async fn a_database_of_aethyrs_own_is_named_as_such_and_no_writes_are_accepted_beside_it() {
     let dir = tempdir().unwrap();
     let immudb = ImmuDb::start(dir.path()).await;
     let mut service = Service::start(Setup::with_immudb(immudb.port())).await;

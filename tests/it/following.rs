@@ -34,7 +34,7 @@ async fn follow(stream: &mut Streaming<SubscribeResponse>, until: u64) -> (Vec<R
         }
     }
     let last = events.last().unwrap();
-    let checkpoint = Checkpoint { position: last.position, hash: last.hash.clone() };
+    let checkpoint = Checkpoint { position: last.position, chain_hash: last.chain_hash.clone() };
     (events, checkpoint)
 }
 
@@ -112,7 +112,7 @@ async fn the_order_can_be_filtered() {
             }
         };
         assert_eq!(followed, all.iter().filter(|event| matches(event)).cloned().collect::<Vec<_>>());
-        assert_eq!((reached.position, reached.hash), (30, all[29].hash.clone()));
+        assert_eq!((reached.position, reached.chain_hash), (30, all[29].chain_hash.clone()));
     }
     let beyond = ReadAllRequest { from_position: 31, ..Default::default() };
     assert!(read_all(&mut client, beyond).await.is_empty());
@@ -165,7 +165,7 @@ async fn a_subscription_whose_filter_lets_nothing_through_is_told_how_far_it_is(
         }
     };
     let order = whole_order(&mut client).await;
-    assert_eq!(reached.hash, order.last().unwrap().hash);
+    assert_eq!(reached.chain_hash, order.last().unwrap().chain_hash);
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -174,9 +174,9 @@ async fn a_checkpoint_of_another_history_is_refused() {
     let mut client = service.client();
     append_to(&mut client, "room-1", 3).await;
     let order = whole_order(&mut client).await;
-    let hash = |position: usize| order[position - 1].hash.clone();
-    for (position, hash) in [(2, hash(3)), (4, hash(3)), (3, vec![0; 32].into())] {
-        let request = SubscribeRequest { after: Some(Checkpoint { position, hash }), filter: None };
+    let hash = |position: usize| order[position - 1].chain_hash.clone();
+    for (position, chain_hash) in [(2, hash(3)), (4, hash(3)), (3, vec![0; 32].into())] {
+        let request = SubscribeRequest { after: Some(Checkpoint { position, chain_hash }), filter: None };
         let refused = match client.subscribe(request).await {
             Err(status) => status,
             Ok(stream) => stream.into_inner().message().await.unwrap_err(),

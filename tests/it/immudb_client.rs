@@ -5,7 +5,10 @@
 use std::time::{Duration, Instant};
 
 use aethyr_event_store::{
-    immudb::{Entry, ErrorKind, KeyValue, Precondition, Session, SetError, Settings, TransactionPages, TxId},
+    immudb::{
+        ErrorKind, KeyValue, Precondition, Session, SessionSettings, SetError, TransactionPages, TxId,
+        VersionedValue,
+    },
     secret::Secret,
 };
 use bytes::Bytes;
@@ -24,7 +27,7 @@ async fn what_is_set_is_read_back_here_and_by_immudbs_own_client() {
     let header = session.set(vec![kv("event:b", "2"), kv("event:a", "1")], vec![]).await.unwrap();
     assert_eq!((header.id, header.entry_count), (TxId(1), 2));
     assert_eq!(session.current_tx().await, Ok(TxId(1)));
-    let expected = Entry { value: Bytes::from("1"), tx: TxId(1) };
+    let expected = VersionedValue { value: Bytes::from("1"), tx: TxId(1) };
     assert_eq!(session.get(b"event:a").await, Ok(Some(expected)));
     let keys = session.scan_keys(b"event:", 10).await.unwrap();
     assert_eq!(keys, ["event:a", "event:b"], "in the order of keys");
@@ -145,7 +148,7 @@ async fn a_restarted_server_has_forgotten_the_session() {
     }
 
     let renewed = Session::open(&immudb.settings("aethyr")).await.unwrap();
-    let expected = Entry { value: Bytes::from("1"), tx: written.id };
+    let expected = VersionedValue { value: Bytes::from("1"), tx: written.id };
     assert_eq!(renewed.get(b"a").await, Ok(Some(expected)));
 }
 
@@ -153,8 +156,8 @@ async fn a_restarted_server_has_forgotten_the_session() {
 async fn a_wrong_password_or_user_is_a_matter_of_configuration() {
     let (_dir, immudb) = immudb().await;
     let right = immudb.settings("aethyr");
-    let wrong_password = Settings { password: Secret::new("Xyzzy-1-plugh"), ..right.clone() };
-    let wrong_user = Settings { username: "nobody".into(), ..right };
+    let wrong_password = SessionSettings { password: Secret::new("Xyzzy-1-plugh"), ..right.clone() };
+    let wrong_user = SessionSettings { username: "nobody".into(), ..right };
     for settings in [wrong_password, wrong_user] {
         let error = Session::open(&settings).await.unwrap_err();
         assert_eq!(error.kind, ErrorKind::Configuration, "{error}");
@@ -186,7 +189,7 @@ async fn a_replica_is_a_matter_of_configuration_and_not_written() {
 #[tokio::test]
 async fn nobody_there_is_told_as_refused() {
     let (_dir, mut immudb) = immudb().await;
-    let settings = Settings { address: "localhost".into(), ..immudb.settings("aethyr") };
+    let settings = SessionSettings { address: "localhost".into(), ..immudb.settings("aethyr") };
     let session = Session::open(&settings).await.unwrap();
     immudb.kill();
 
@@ -209,8 +212,8 @@ async fn a_hanging_server_costs_no_more_than_the_deadline() {
     // On a busy machine, a server that is up needs longer: checking a password takes processor
     // time.
     let (settings, session) = loop {
-        let short =
-            Settings { connect_timeout: deadline, request_timeout: deadline, ..immudb.settings("aethyr") };
+        let settings = immudb.settings("aethyr");
+        let short = SessionSettings { connect_timeout: deadline, request_timeout: deadline, ..settings };
         match Session::open(&short).await {
             Ok(session) => break (short, session),
             Err(_) => deadline *= 2,
@@ -238,7 +241,7 @@ async fn a_hanging_server_costs_no_more_than_the_deadline() {
 #[tokio::test]
 async fn pages_shrink_until_large_transactions_fit() {
     let (_dir, immudb) = immudb().await;
-    let settings = Settings { response_bytes_max: 1024 * 1024, ..immudb.settings("aethyr") };
+    let settings = SessionSettings { response_bytes_max: 1024 * 1024, ..immudb.settings("aethyr") };
     let session = Session::open(&settings).await.unwrap();
     let large = "x".repeat(400 * 1024);
     for number in 1..=40_u32 {
@@ -269,7 +272,7 @@ async fn pages_shrink_until_large_transactions_fit() {
 #[tokio::test]
 async fn a_transaction_that_never_fits_is_an_error() {
     let (_dir, immudb) = immudb().await;
-    let settings = Settings { response_bytes_max: 64 * 1024, ..immudb.settings("aethyr") };
+    let settings = SessionSettings { response_bytes_max: 64 * 1024, ..immudb.settings("aethyr") };
     let session = Session::open(&settings).await.unwrap();
     session.set(vec![kv("a", &"x".repeat(64 * 1024))], vec![]).await.unwrap();
     let error = TransactionPages::from(TxId(1)).next(&session).await.unwrap_err();

@@ -105,7 +105,7 @@ async fn an_event_comes_back_as_it_was_sent() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn any_part_of_a_history_can_be_asked_for() {
+async fn any_part_of_a_history_can_be_loaded() {
     let service = Service::start(Setup::local()).await;
     let mut client = service.client();
     append_to(&mut client, "room-1", 10).await;

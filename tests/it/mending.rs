@@ -58,7 +58,7 @@ fn assert_damage(status: &Status, file: &Path) {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn damage_is_never_served_and_is_mended_out_of_immudb() {
+async fn damage_is_never_served_and_is_repaired_from_immudb() {
     let dir = tempdir().unwrap();
     let immudb = ImmuDb::start(dir.path()).await;
     let setup = Setup::with_immudb(immudb.port()).set("event_sourcing", "segment_bytes_max: 1048576");
@@ -102,7 +102,7 @@ async fn damage_is_never_served_and_is_mended_out_of_immudb() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn damage_is_mended_out_of_the_event_files_or_given_up_when_a_person_says_so() {
+async fn damage_is_repaired_from_the_event_files_or_discarded_when_the_operator_says_so() {
     let setup = with_files().set("event_sourcing", "segment_bytes_max: 1048576");
     let mut service = Service::start(setup).await;
     let order = large_history(&service).await;
@@ -183,7 +183,7 @@ async fn an_older_copy_of_the_log_is_named_as_such_and_no_damage() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_torn_end_that_nobody_saw_is_cut_off_and_kept() {
+async fn a_torn_tail_that_nobody_saw_is_cut_off_and_kept() {
     let mut service = Service::start(Setup::local()).await;
     append_to(&mut service.client(), "room-1", 5).await;
     let order = whole_order(&mut service.client()).await;
@@ -208,7 +208,7 @@ async fn a_torn_end_that_nobody_saw_is_cut_off_and_kept() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn an_index_that_is_gone_or_damaged_is_made_again_and_a_foreign_one_refused() {
+async fn a_missing_or_damaged_index_is_rebuilt_and_a_foreign_one_refused() {
     let mut service = Service::start(Setup::local()).await;
     for number in 0..20 {
         append_to(&mut service.client(), &format!("room-{number}"), 3).await;

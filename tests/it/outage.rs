@@ -180,7 +180,7 @@ async fn a_password_that_was_changed_and_is_changed_back_is_an_outage_that_ends_
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn an_empty_log_takes_nothing_before_immudb_was_seen_if_it_is_told_so() {
+async fn an_empty_log_accepts_no_writes_before_immudb_was_reached_if_configured() {
     let dir = tempdir().unwrap();
     let mut immudb = ImmuDb::start(dir.path()).await;
     immudb.stop().await;
@@ -205,7 +205,7 @@ async fn an_empty_log_takes_nothing_before_immudb_was_seen_if_it_is_told_so() {
 
 /// A storage directory that is restored while ImmuDB is away would assign the same numbers again.
 #[tokio::test(flavor = "multi_thread")]
-async fn a_log_that_is_not_as_it_was_left_takes_nothing_before_immudb_was_seen_if_it_is_told_so() {
+async fn a_changed_log_accepts_no_writes_before_immudb_was_reached_if_configured() {
     let dir = tempdir().unwrap();
     let mut immudb = ImmuDb::start(dir.path()).await;
     let setup = Setup::with_immudb(immudb.port()).set("immudb", "require_contact: unclean");

@@ -142,7 +142,7 @@ async fn a_damaged_end_is_not_given_up_silently_although_the_index_is_gone() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_repair_that_ended_between_two_steps_is_begun_anew() {
+async fn a_repair_that_ended_between_two_steps_is_restarted() {
     let mut service = Service::start(small_segments(Setup::local())).await;
     let order = large_events(&service, 1..=8).await;
     service.wait_for("the event files", |stats| stats.event_files_pending == 0).await;
@@ -163,7 +163,7 @@ async fn a_repair_that_ended_between_two_steps_is_begun_anew() {
 
 /// Two processes wrote at the same offsets, and each continued the log as it knew it.
 #[tokio::test(flavor = "multi_thread")]
-async fn each_whole_frame_that_is_passed_over_is_named_and_none_without_a_persons_word() {
+async fn each_whole_frame_that_is_skipped_is_reported_and_none_without_the_operators_consent() {
     let mut service = Service::start(Setup::local()).await;
     large_events(&service, 1..=4).await;
     service.stop();

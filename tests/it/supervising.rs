@@ -60,7 +60,7 @@ fn exit_code(service: &Service, arguments: &[&str]) -> Option<i32> {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn while_the_storage_is_opened_every_call_hears_that_the_service_starts() {
+async fn while_the_storage_is_opened_every_call_fails_because_the_service_is_starting() {
     let mut service = Service::new(Setup::local());
     let held = Held::hold(&service);
     service.launch();

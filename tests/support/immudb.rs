@@ -17,7 +17,7 @@ use std::{
 };
 
 use aethyr_event_store::{
-    immudb::{ErrorKind, Session, Settings},
+    immudb::{ErrorKind, Session, SessionSettings},
     secret::Secret,
 };
 use disk::Disk;
@@ -112,8 +112,8 @@ impl ImmuDb {
 
     /// Returns settings for a client that logs in as the administrator, with timeouts that no
     /// running server exceeds.
-    pub fn settings(&self, database: &str) -> Settings {
-        Settings {
+    pub fn settings(&self, database: &str) -> SessionSettings {
+        SessionSettings {
             address: Ipv4Addr::LOCALHOST.to_string(),
             port: self.port(),
             username: "immudb".into(),
@@ -232,7 +232,7 @@ impl ImmuDb {
 
     /// Waits until the server answers a login. Returns false if the server exits first.
     async fn ready(&mut self) -> bool {
-        let settings = Settings {
+        let settings = SessionSettings {
             connect_timeout: Duration::from_secs(1),
             request_timeout: Duration::from_secs(5),
             ..self.settings("defaultdb")

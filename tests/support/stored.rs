@@ -5,7 +5,7 @@
 use std::collections::BTreeMap;
 
 use aethyr_event_store::{
-    event::{Hash, record},
+    event::{ChainHash, record},
     grpc::wire::RecordedEvent,
 };
 use base64::{Engine, engine::general_purpose::STANDARD};
@@ -28,18 +28,18 @@ pub fn assert_in_immudb(immudb: &ImmuDb, order: &[RecordedEvent]) {
     immudb.read(&["--database", "aethyr", "scan", "event:"], |entry| {
         found += 1;
         let value = STANDARD.decode(entry["value_base64"].as_str().unwrap()).unwrap();
-        let stored = record::decode(value.clone().into(), Hash::START).unwrap();
+        let stored = record::decode(value.clone().into(), ChainHash::START).unwrap();
         let id = stored.event.aggregate_id.encoded();
         let key = format!("event:{id}:{:020}", stored.sequence.0);
         assert_eq!(entry["key"].as_str(), Some(key.as_str()));
         by_position.insert(stored.position.0, (entry["tx"].as_u64().unwrap(), value));
     });
     assert_eq!(found, order.len(), "events in ImmuDB");
-    let (mut hash, mut tx_before) = (Hash::START, 0);
+    let (mut hash, mut tx_before) = (ChainHash::START, 0);
     for (event, (position, (tx, value))) in order.iter().zip(&by_position) {
         assert_eq!(event.position, *position);
         hash = hash.chain(value);
-        assert_eq!(event.hash.as_ref(), hash.0, "position {position}");
+        assert_eq!(event.chain_hash.as_ref(), hash.0, "position {position}");
         assert!(*tx >= tx_before, "position {position} came into ImmuDB before one that precedes it");
         tx_before = *tx;
     }

@@ -70,7 +70,7 @@ acknowledge_before_the_sync() {
 
 shows[forget_the_forwarded_position]='ImmuDB|migration'
 forget_the_forwarded_position() {
-    change src/replication/forwarder/claim.rs 's.replace("Ok((reached, last_event))", "let _ = reached;\n        Ok((Reached::START, last_event))")'
+    change src/replication/forwarder/claim.rs 's.replace("Ok((reached, last_event))", "let _ = reached;\n        Ok((LogPoint::START, last_event))")'
 }
 
 shows[skip_the_duplicate_check_inside_a_group]='doubled'
@@ -228,7 +228,7 @@ judge_known_ids_before_everybody_else() {
     replace src/sequencer.rs 'let sent = SentEvent::all_of(append);
         if let' 'let sent = SentEvent::all_of(append);
         if sent.len() >= 500 {
-            return Ok(Earlier::NotFound { absent_up_to: None });
+            return Ok(EarlierAttempt::NotFound { absent_up_to: None });
         }
         if let'
     replace src/sequencer/existing.rs 'let Some(first) = sent.first() else { return Ok(None) };' 'for event in sent {
@@ -238,7 +238,7 @@ judge_known_ids_before_everybody_else() {
         }
         let Some(first) = sent.first() else { return Ok(None) };'
     replace src/sequencer/group.rs 'Duration::from_millis(10);' 'Duration::from_secs(60);' \
-        'Call::Append { reply, .. } if reply.is_closed() => {}' ''
+        'SequencerCall::Append { reply, .. } if reply.is_closed() => {}' ''
 }
 
 # Builds the torture test itself once, from the unchanged sources.

@@ -115,7 +115,7 @@ struct Caller {
 
 /// What one attempt revealed.
 enum Attempt {
-    Settled(Outcome),
+    Decided(Outcome),
     /// Certainly not stored by this attempt.
     NotNow,
     Unknown,
@@ -193,7 +193,7 @@ impl Caller {
             // Some clients give up, sooner if certainly nothing was stored: then nothing may ever
             // be.
             let patience = match self.attempt(&request, expected, doubtful).await {
-                Attempt::Settled(outcome) => break outcome,
+                Attempt::Decided(outcome) => break outcome,
                 Attempt::NotNow => 6,
                 Attempt::Unknown => {
                     doubtful = true;
@@ -240,7 +240,7 @@ impl Caller {
         }
         let sending = async { client.append_events(sent).await.map(tonic::Response::into_inner) };
         let status = match self.call(Kind::Write, sending).await {
-            Some(Ok(answer)) => return Attempt::Settled(Outcome::Stored(stored(&answer))),
+            Some(Ok(answer)) => return Attempt::Decided(Outcome::Stored(stored(&answer))),
             Some(Err(status)) => status,
             None => return Attempt::Unknown,
         };
@@ -251,7 +251,7 @@ impl Caller {
                 // An earlier attempt may still be in flight, and its expectation may be met later.
                 match expected {
                     Some((_, number)) if doubtful && actual < number => Attempt::Unknown,
-                    _ => Attempt::Settled(Outcome::Conflict { actual }),
+                    _ => Attempt::Decided(Outcome::Conflict { actual }),
                 }
             }
             (Code::ResourceExhausted | Code::Unavailable, reason) if !reason.is_empty() => Attempt::NotNow,

@@ -105,7 +105,7 @@ impl Faults {
         };
         tokio::select! {
             _ = all_of_them => {}
-            () = supervisor.supervise() => unreachable!("it supervises for ever"),
+            () = supervisor.supervise() => unreachable!("it supervises forever"),
         }
         let mut all = Self::default();
         for series in [service, immudb, network, clock, others, crowds, supervisor] {

@@ -260,7 +260,7 @@ async fn run(seed: u64, arguments: &Arguments) -> Result<Totals, String> {
     let length = Duration::from_secs(arguments.seconds);
     let mut faults = tokio::select! {
         faults = Faults::run(&world, &known, seed, length, arguments.mostly.as_deref()) => faults,
-        () = world.watch(&mut watch) => unreachable!("it watches for ever"),
+        () = world.watch(&mut watch) => unreachable!("it watches forever"),
     };
     world.heal().await;
     let mut history = callers.end().await;

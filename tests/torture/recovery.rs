@@ -79,7 +79,7 @@ async fn one(world: &World, process: u32, fault: Fault, length: Duration) -> Res
             let last: Vec<&str> = log.lines().rev().take(20).collect();
             let after = ended.elapsed();
             return Err(format!(
-                "{fault:?}: nothing is taken {after:?} after its end: {status:?}\n{last:#?}"
+                "{fault:?}: no writes are accepted {after:?} after its end: {status:?}\n{last:#?}"
             ));
         }
         tokio::time::sleep(Duration::from_millis(10)).await;

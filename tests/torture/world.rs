@@ -190,7 +190,7 @@ impl World {
     }
 
     /// Restarts the service on its data, with one more line of configuration or without it again.
-    pub async fn begin_anew(&self, line: Option<(&str, &str)>) {
+    pub async fn restart_with(&self, line: Option<(&str, &str)>) {
         let mut service = self.service.lock().await;
         let from = self.now();
         let setup = match line {

@@ -1,17 +1,19 @@
-//! Instructions of the hot paths, counted by Valgrind: the same on every run, so a change that costs shows.
+//! Counts the instructions of the hot paths with Valgrind. The counts are the same in every run, so
+//! they show a regression without noise.
 //!
-//! `cargo bench --manifest-path benches/instructions/Cargo.toml`; needs `valgrind`, and `gungraun-runner` in the
-//! version of `gungraun` (`cargo install gungraun-runner --version 0.20.0`). Each counts a hundred events of
-//! 256 bytes, and compares with the run before.
+//! Run it with `cargo bench --manifest-path benches/instructions/Cargo.toml`. It requires
+//! `valgrind`, and `gungraun-runner` in the version of `gungraun` (`cargo install gungraun-runner
+//! --version 0.20.0`). Each benchmark processes 100 events of 256 bytes, and compares the count
+//! with that of the previous run.
 
 use std::hint::black_box;
 
 use aethyr_event_store::{
     event::{
-        AggregateId, Hash, Position, RecordedEvent,
+        AggregateId, ChainHash, Position, RecordedEvent,
         record::{self, StoredEvent},
     },
-    index::{Direction, Entries},
+    index::{Direction, IndexBatch},
     log::{Cursor, Group, LogOffset},
 };
 use aethyr_event_store_instructions::{Store, append, encoded, numbers};
@@ -34,7 +36,7 @@ fn lay_out_append((store, mut group, events): (Store, Group, Vec<RecordedEvent>)
     (store, group)
 }
 
-fn indexed() -> (Store, Entries) {
+fn indexed() -> (Store, IndexBatch) {
     let store = Store::with(20);
     let events = append(2001);
     let mut group = Store::with(0).storage.log.begin().expect("a group");
@@ -45,7 +47,7 @@ fn indexed() -> (Store, Entries) {
 
 #[library_benchmark]
 #[bench::hundred(indexed())]
-fn make_findable((store, entries): (Store, Entries)) -> Store {
+fn make_findable((store, entries): (Store, IndexBatch)) -> Store {
     store.storage.index.add(entries, || ());
     store
 }
@@ -64,14 +66,14 @@ fn load_aggregate(store: Store) -> (Store, Vec<StoredEvent>) {
 #[bench::hundred(Store::with(1))]
 fn read_order(store: Store) -> (Store, Cursor) {
     let log = &store.storage.log;
-    let mut cursor = Cursor::after(log.segments().clone(), LogOffset::START, Position(0), Hash::START);
+    let mut cursor = Cursor::after(log.segments().clone(), LogOffset::START, Position(0), ChainHash::START);
     let frame = cursor.next(log.tip().end).expect("read").expect("there");
     assert_eq!(frame.last_position(), Some(Position(100)));
     (store, cursor)
 }
 
 fn stored() -> Vec<StoredEvent> {
-    let stored = |record| StoredEvent::new(record, Hash::START).expect("a record");
+    let stored = |record| StoredEvent::new(record, ChainHash::START).expect("a record");
     encoded(&append(1)).into_iter().map(stored).collect()
 }
 

@@ -1,23 +1,23 @@
-//! A small store on the disk, for the counters in `benches/`.
+//! A small store on disk for the benchmarks in `benches/`.
 
 use std::{collections::BTreeMap, sync::Arc};
 
 use aethyr_event_store::{
     config::{EventSourcingConfig, LimitsConfig},
     event::{
-        AggregateId, AppendBounds, Content, ContentDigest, EventId, Hash, NewEvent, Position, RecordedEvent,
-        SequenceNumber, Timestamp,
-        record::{self, Numbers},
+        AggregateId, AppendBounds, ChainHash, Content, ContentDigest, EventId, NewEvent, Position,
+        RecordedEvent, SequenceNumber, Timestamp,
+        record::{self, EventNumbers},
     },
     history::History,
-    index::{Entries, IndexedEvent},
+    index::{IndexBatch, IndexedEvent},
     log::LogOffset,
     storage::Storage,
 };
 use bytes::Bytes;
 use tempfile::TempDir;
 
-/// An event with 256 bytes of content.
+/// Returns an event with 256 bytes of content.
 pub fn event(number: u64) -> NewEvent {
     NewEvent {
         id: EventId::random(),
@@ -32,7 +32,8 @@ pub fn event(number: u64) -> NewEvent {
     }
 }
 
-/// It as it is stored at `position`, in an append of a hundred; ten aggregates take turns.
+/// Returns an event as stored at `position`, in an append of 100 events that belong to ten
+/// aggregates in turn.
 pub fn recorded(position: u64) -> RecordedEvent {
     let event = event(position);
     let first = (position - 1) / 100 * 100 + 1;
@@ -43,12 +44,12 @@ pub fn recorded(position: u64) -> RecordedEvent {
         position: Position(position),
         recorded_at: Timestamp::new(1_700_000_000, 0).expect("a time"),
         append: AppendBounds { first: Position(first), last: Position(first + 99) },
-        hash: Hash::START,
+        hash: ChainHash::START,
     }
 }
 
-pub fn numbers(recorded: &RecordedEvent) -> Numbers {
-    Numbers {
+pub fn numbers(recorded: &RecordedEvent) -> EventNumbers {
+    EventNumbers {
         sequence: recorded.sequence,
         position: recorded.position,
         recorded_at: recorded.recorded_at,
@@ -56,7 +57,7 @@ pub fn numbers(recorded: &RecordedEvent) -> Numbers {
     }
 }
 
-/// The records of the append that begins at `first`.
+/// Returns the events of the append that begins at `first`.
 pub fn append(first: u64) -> Vec<RecordedEvent> {
     (first..first + 100).map(recorded).collect()
 }
@@ -65,14 +66,14 @@ pub fn encoded(append: &[RecordedEvent]) -> Vec<Bytes> {
     append.iter().cloned().map(record::encode_recorded).collect()
 }
 
-/// An opened store, and the folder that it lies in.
+/// An open store and its directory.
 pub struct Store {
     pub storage: Storage,
     _folder: TempDir,
 }
 
 impl Store {
-    /// With so many appends of a hundred events.
+    /// Creates a store with the given number of appends of 100 events.
     pub fn with(appends: u64) -> Self {
         let folder = tempfile::tempdir().expect("a folder");
         let config = EventSourcingConfig {
@@ -99,14 +100,14 @@ impl Store {
         store
     }
 
-    /// What an append adds to the index.
+    /// Returns the entries that an append adds to the index.
     pub fn entries(
         &self,
         frame: LogOffset,
         events: &[RecordedEvent],
         places: Vec<aethyr_event_store::log::RecordAddress>,
-    ) -> Entries {
-        let mut entries = Entries::new(&self.storage.index);
+    ) -> IndexBatch {
+        let mut entries = IndexBatch::new(&self.storage.index);
         let indexed = events.iter().zip(places).map(|(event, place)| IndexedEvent::new(event, place));
         entries.add_append(&self.storage.index, frame, indexed.collect()).expect("added");
         entries

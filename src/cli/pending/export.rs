@@ -13,11 +13,11 @@ use std::{
 use bytes::Bytes;
 use tracing::info;
 
-use super::{Counts, Found, Pending};
+use super::{Counts, Pending, PendingItem};
 use crate::{
     config::Config,
     event::record,
-    event_files::{folder::Folder, format},
+    event_files::{folder::EventFolder, format},
     progress::Progress,
 };
 
@@ -37,11 +37,11 @@ pub fn write(config: &Config, pending: &Pending, folder: &Path) -> Result<Counts
     }
     let problem = |error: io::Error| format!("{}: {error}", folder.display());
     let export =
-        Export { folder: Folder::new(folder), path: folder, beginning: begin(folder).map_err(problem)? };
+        Export { folder: EventFolder::new(folder), path: folder, beginning: begin(folder).map_err(problem)? };
     let last = pending.tip.position.0;
     let mut progress = Progress::new("exporting", "events", pending.behind.0, last);
     let counts = pending.walk(|found| {
-        if let Found::Event { event, .. } = &found {
+        if let PendingItem::Event { event, .. } = &found {
             progress.reached(event.position.0);
         }
         export.take(found)
@@ -58,7 +58,7 @@ pub fn write(config: &Config, pending: &Pending, folder: &Path) -> Result<Counts
 
 /// The state of the directory before the export.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Beginning {
+enum TargetState {
     /// Empty, or left by an interrupted export.
     Anew,
     /// Has contents but no marker file: they must be exactly this export.
@@ -66,29 +66,29 @@ enum Beginning {
 }
 
 struct Export<'a> {
-    folder: Folder,
+    folder: EventFolder,
     path: &'a Path,
-    beginning: Beginning,
+    beginning: TargetState,
 }
 
 impl Export<'_> {
-    fn take(&self, found: Found) -> Result<(), String> {
+    fn take(&self, found: PendingItem) -> Result<(), String> {
         let problem = |error: io::Error| format!("{}: {error}", self.path.display());
         match found {
-            Found::Event { event, record } => {
+            PendingItem::Event { event, record } => {
                 let (aggregate, sequence) = (event.event.aggregate_id.clone(), event.sequence);
                 let what = format!("event {sequence} of {aggregate}");
-                if self.beginning == Beginning::Anew {
+                if self.beginning == TargetState::Anew {
                     self.folder.write_event(event).map_err(problem)?;
                 }
                 let found = self.folder.existing_event(&aggregate, sequence).map_err(problem)?;
                 let read = found.bytes().and_then(|bytes| format::read_event(&bytes));
                 self.check(&what, read.as_ref().map(record::encode_recorded), &record)
             }
-            Found::Snapshot { snapshot, record } => {
+            PendingItem::Snapshot { snapshot, record } => {
                 let aggregate = snapshot.aggregate_id.clone();
                 let what = format!("the snapshot of {aggregate}");
-                if self.beginning == Beginning::Anew {
+                if self.beginning == TargetState::Anew {
                     self.folder.write_snapshot(snapshot).map_err(problem)?;
                 }
                 let found = self.folder.existing_snapshot(&aggregate).map_err(problem)?;
@@ -102,8 +102,8 @@ impl Export<'_> {
     fn check(&self, what: &str, read: Option<Bytes>, record: &Bytes) -> Result<(), String> {
         match (read.as_ref() == Some(record), self.beginning) {
             (true, _) => Ok(()),
-            (false, Beginning::Full) => Err(self.holds_something_else()),
-            (false, Beginning::Anew) => {
+            (false, TargetState::Full) => Err(self.holds_something_else()),
+            (false, TargetState::Anew) => {
                 Err(format!("{}: {what} differs from the log when read back", self.path.display()))
             }
         }
@@ -125,15 +125,15 @@ impl Export<'_> {
     }
 }
 
-fn begin(folder: &Path) -> io::Result<Beginning> {
+fn begin(folder: &Path) -> io::Result<TargetState> {
     create(folder)?;
     let note = folder.join(UNFINISHED);
     if !note.exists() && fs::read_dir(folder)?.next().is_some() {
-        return Ok(Beginning::Full);
+        return Ok(TargetState::Full);
     }
     fs::write(&note, "An export into this directory has not finished.\n")?;
     fs::File::open(folder)?.sync_all()?;
-    Ok(Beginning::Anew)
+    Ok(TargetState::Anew)
 }
 
 fn end(folder: &Path) -> io::Result<()> {

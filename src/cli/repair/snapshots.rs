@@ -13,9 +13,9 @@ use tracing::warn;
 
 use crate::{
     config::Config,
-    event::{AggregateId, Hash, SequenceNumber, Snapshot, record},
+    event::{AggregateId, ChainHash, SequenceNumber, Snapshot, record},
     event_files::{
-        folder::{Folder, read_file},
+        folder::{EventFolder, read_file},
         format,
     },
 };
@@ -35,12 +35,13 @@ pub(super) struct Snapshots {
 struct InFile {
     path: PathBuf,
     sequence: SequenceNumber,
-    event_hash: Hash,
+    event_hash: ChainHash,
 }
 
 impl Snapshots {
     pub fn new(config: &Config) -> Self {
-        let paths = Folder::new(&config.event_sourcing.storage_path).snapshot_paths().unwrap_or_else(|why| {
+        let folder = EventFolder::new(&config.event_sourcing.storage_path);
+        let paths = folder.snapshot_paths().unwrap_or_else(|why| {
             warn!(%why, "snapshot files cannot be used");
             Vec::new()
         });
@@ -54,7 +55,7 @@ impl Snapshots {
 
     /// Compares the snapshot files with an append of the history. `before` is the chain hash before
     /// it.
-    pub fn pass(&mut self, records: &[Bytes], before: Hash) {
+    pub fn pass(&mut self, records: &[Bytes], before: ChainHash) {
         if self.in_files.is_empty() {
             return;
         }

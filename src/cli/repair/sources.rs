@@ -10,8 +10,8 @@ use tracing::warn;
 
 use crate::{
     config::Config,
-    event::{Hash, Position, record},
-    event_files::folder::Folder,
+    event::{ChainHash, Position, record},
+    event_files::folder::EventFolder,
     immudb::Session,
     replication::restore::records_between,
     server::immudb_settings,
@@ -52,25 +52,25 @@ impl<'a> Sources<'a> {
         &mut self,
         from: Position,
         until: Position,
-    ) -> impl Iterator<Item = (Bytes, Option<Hash>)> + use<'_> {
+    ) -> impl Iterator<Item = (Bytes, Option<ChainHash>)> + use<'_> {
         let config = self.config;
         let files = self.files.get_or_insert_with(|| look_through(config));
         files
             .range(from.next()..until.max(from.next()))
-            .map_while(|(_, path)| Folder::read_event(path).ok().flatten())
+            .map_while(|(_, path)| EventFolder::read_event(path).ok().flatten())
             .map(|event| (record::encode_recorded(&event), Some(event.hash)))
     }
 }
 
 fn look_through(config: &Config) -> BTreeMap<Position, PathBuf> {
-    let folder = Folder::new(&config.event_sourcing.storage_path);
+    let folder = EventFolder::new(&config.event_sourcing.storage_path);
     let paths = folder.event_paths().unwrap_or_else(|why| {
         warn!(%why, "event files cannot be used");
         Vec::new()
     });
     let mut files = BTreeMap::new();
     for path in paths {
-        match Folder::read_event(&path) {
+        match EventFolder::read_event(&path) {
             Ok(Some(event)) => _ = files.insert(event.position, path),
             Ok(None) => warn!(file = %path.display(), "not an event file"),
             Err(why) => warn!(file = %path.display(), %why, "file cannot be read"),

@@ -11,7 +11,7 @@ use super::{
 use crate::{config::ImmudbConfig, secret::Secret};
 
 #[test]
-fn environment_goes_before_the_file() {
+fn environment_overrides_the_file() {
     let loaded = load_with(
         "server: { listen: 127.0.0.1:1 }\nimmudb: { port: 1, password: file }\n",
         &[

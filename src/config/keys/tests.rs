@@ -171,11 +171,11 @@ fn bounds_of_every_key_are_values_that_it_takes() {
     for key in KEYS {
         let (section, name) = key.path.split_once('.').unwrap();
         let (inside, outside) = match key.kind {
-            Kind::Count { min, max } | Kind::Bytes { min, max } => (
+            ValueKind::Count { min, max } | ValueKind::Bytes { min, max } => (
                 vec![min.to_string(), max.to_string()],
                 vec![(i128::from(min) - 1).to_string(), (max + 1).to_string()],
             ),
-            Kind::Seconds { min, max } => (
+            ValueKind::Seconds { min, max } => (
                 vec![min.to_string(), max.to_string()],
                 vec![(min - 0.001).to_string(), (max + 0.001).to_string()],
             ),

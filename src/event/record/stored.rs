@@ -7,12 +7,13 @@ use std::ops::Range;
 use bytes::{Buf, BufMut, Bytes};
 
 use super::{RecordError, not};
-use crate::event::{AggregateId, Hash, Position, RecordedEvent, SequenceNumber, Timestamp};
+use crate::event::{AggregateId, ChainHash, Position, RecordedEvent, SequenceNumber, Timestamp};
 
 /// Fields of `Record` from this number on are not visible to clients. They come last.
 const INTERNAL_FROM: u64 = 100;
 
-/// The `hash` field of `RecordedEvent`: its number, its wire type, and the length of a hash.
+/// The `chain_hash` field of the message `RecordedEvent`: its number, its wire type, and the length
+/// of a hash.
 const HASH_FIELD: [u8; 2] = [14 << 3 | LENGTH_DELIMITED as u8, 32];
 
 const VARINT: u64 = 0;
@@ -24,7 +25,7 @@ pub struct StoredEvent {
     record: Bytes,
     /// The length of the part of the record that clients can see.
     visible: usize,
-    pub hash: Hash,
+    pub hash: ChainHash,
     pub sequence: SequenceNumber,
     pub position: Position,
     pub recorded_at: Timestamp,
@@ -39,7 +40,7 @@ impl StoredEvent {
     ///
     /// # Errors
     /// Returns an error if the bytes are not a record.
-    pub fn new(record: Bytes, hash: Hash) -> Result<Self, RecordError> {
+    pub fn new(record: Bytes, hash: ChainHash) -> Result<Self, RecordError> {
         let mut event = Self {
             visible: record.len(),
             record: Bytes::new(),
@@ -52,7 +53,7 @@ impl StoredEvent {
             event_type: 0..0,
             correlation_id: 0..0,
         };
-        let mut fields = Fields { bytes: &record, at: 0 };
+        let mut fields = WireFields { bytes: &record, at: 0 };
         loop {
             let start = fields.at;
             let Some(field) = fields.next()? else { break };
@@ -137,7 +138,7 @@ fn slice<'b>(bytes: &'b [u8], range: &Range<usize>) -> &'b [u8] {
 /// Decodes a `google.protobuf.Timestamp`.
 fn timestamp(bytes: &[u8]) -> Result<Timestamp, RecordError> {
     let (mut seconds, mut nanos) = (0, 0);
-    let mut fields = Fields { bytes, at: 0 };
+    let mut fields = WireFields { bytes, at: 0 };
     while let Some(field) = fields.next()? {
         match (field.number, field.value) {
             (1, Value::Number(number)) => seconds = number.cast_signed(),
@@ -150,7 +151,7 @@ fn timestamp(bytes: &[u8]) -> Result<Timestamp, RecordError> {
     Timestamp::new(seconds, nanos).ok_or(not("invalid timestamp"))
 }
 
-struct Field {
+struct WireField {
     number: u64,
     value: Value,
 }
@@ -162,13 +163,13 @@ enum Value {
 }
 
 /// Iterates over the fields of a protobuf message.
-struct Fields<'b> {
+struct WireFields<'b> {
     bytes: &'b [u8],
     at: usize,
 }
 
-impl Fields<'_> {
-    fn next(&mut self) -> Result<Option<Field>, RecordError> {
+impl WireFields<'_> {
+    fn next(&mut self) -> Result<Option<WireField>, RecordError> {
         if self.at >= self.bytes.len() {
             return Ok(None);
         }
@@ -187,7 +188,7 @@ impl Fields<'_> {
             }
             _ => return Err(not("unexpected wire type")),
         };
-        Ok(Some(Field { number: key >> 3, value }))
+        Ok(Some(WireField { number: key >> 3, value }))
     }
 
     fn varint(&mut self) -> Result<u64, RecordError> {

@@ -10,8 +10,8 @@ use bytes::Bytes;
 use crate::{
     config::LimitsConfig,
     event::{
-        AggregateId, Content, ContentDigest, EventId, Hash, NameError, NewEvent, Position, SequenceNumber,
-        Snapshot, Timestamp, check_name,
+        AggregateId, ChainHash, Content, ContentDigest, EventId, NameError, NewEvent, Position,
+        SequenceNumber, Snapshot, Timestamp, check_name,
     },
     grpc::{violations::Violations, wire},
     index::Direction,
@@ -199,7 +199,7 @@ impl Decoder {
             metadata: request.metadata,
             // Both are set by the sequencer.
             recorded_at: Timestamp::default(),
-            event_hash: Hash::START,
+            event_hash: ChainHash::START,
         });
         wrong.none_or(snapshot)
     }
@@ -309,10 +309,10 @@ impl Decoder {
     /// Returns an error that names the field if the length of the hash is wrong.
     pub fn checkpoint(&self, checkpoint: Option<wire::Checkpoint>) -> Result<OrderStart, Violations> {
         let Some(checkpoint) = checkpoint else { return Ok(OrderStart::After(Position(0), None)) };
-        let hash = match checkpoint.hash.as_ref() {
+        let hash = match checkpoint.chain_hash.as_ref() {
             [] => None,
-            bytes => Some(Hash::from_slice(bytes).ok_or_else(|| {
-                Violations(vec![("after.hash".to_owned(), "must be empty or have 32 bytes".to_owned())])
+            bytes => Some(ChainHash::from_slice(bytes).ok_or_else(|| {
+                Violations(vec![("after.chain_hash".to_owned(), "must be empty or have 32 bytes".to_owned())])
             })?),
         };
         Ok(OrderStart::After(Position(checkpoint.position), hash))
@@ -430,7 +430,7 @@ fn content_ok(prefix: fmt::Arguments<'_>, content: &Content, bytes_max: usize, w
 }
 
 /// Returns the bytes of a hash as sent on the wire.
-pub fn hash_bytes(hash: Hash) -> Bytes {
+pub fn hash_bytes(hash: ChainHash) -> Bytes {
     Bytes::copy_from_slice(&hash.0)
 }
 

@@ -7,7 +7,7 @@ use crate::{
     event::{AggregateId, Content, NewEvent, Snapshot, Timestamp},
     grpc::wire,
     index::Head,
-    refusals::Refusal,
+    refusals::RefusalStats,
     replication::state::State,
     store::{Append, Appended, Figures, StoredIn},
     world::ProjectionState,
@@ -117,13 +117,13 @@ pub struct StatsContext {
     pub immudb: Option<(String, String)>,
     pub event_files_pending: u64,
     pub projections: Vec<ProjectionState>,
-    pub refusals: Vec<Refusal>,
+    pub refusals: Vec<RefusalStats>,
     /// The reasons why writes and reads are rejected at the moment, if they are.
     pub writes_refused: Option<&'static str>,
     pub reads_refused: Option<&'static str>,
 }
 
-fn refusal(refusal: Refusal) -> wire::RefusalStats {
+fn refusal(refusal: RefusalStats) -> wire::RefusalStats {
     wire::RefusalStats {
         reason: refusal.reason.to_owned(),
         message: refusal.message,
@@ -205,7 +205,7 @@ mod tests {
     use crate::{
         event::{AppendBounds, ContentDigest, EventId, Position, SequenceNumber},
         log::LogOffset,
-        store::{Stored, StoredAggregate},
+        store::{StoredAggregate, StoredAppend},
     };
 
     #[test]
@@ -231,7 +231,7 @@ mod tests {
                 last: SequenceNumber(most),
                 snapshot_due: true,
             };
-            let stored = Stored {
+            let stored = StoredAppend {
                 aggregates: append.events.iter().map(|(event, _)| aggregate(event)).collect(),
                 event_ids: append.events.iter().map(|(event, _)| event.id).collect(),
                 bounds: AppendBounds { first: Position(most), last: Position(most) },

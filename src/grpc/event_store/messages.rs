@@ -27,12 +27,12 @@ pub struct ReadAllResponse {
 
 #[derive(Clone, PartialEq, prost::Message)]
 pub struct SubscribeResponse {
-    #[prost(oneof = "Content", tags = "1, 2, 3")]
-    pub content: Option<Content>,
+    #[prost(oneof = "SubscribeContent", tags = "1, 2, 3")]
+    pub content: Option<SubscribeContent>,
 }
 
 #[derive(Clone, PartialEq, prost::Oneof)]
-pub enum Content {
+pub enum SubscribeContent {
     #[prost(message, tag = "1")]
     Events(EventBatch),
     #[prost(message, tag = "2")]
@@ -65,8 +65,8 @@ mod tests {
 
     use super::*;
     use crate::event::{
-        AggregateId, AppendBounds, Content, ContentDigest, EventId, Hash, NewEvent, Position, RecordedEvent,
-        SequenceNumber, Timestamp, record,
+        AggregateId, AppendBounds, ChainHash, Content, ContentDigest, EventId, NewEvent, Position,
+        RecordedEvent, SequenceNumber, Timestamp, record,
     };
 
     fn recorded(position: u64, content: Content) -> RecordedEvent {
@@ -88,7 +88,7 @@ mod tests {
             position: Position(position),
             recorded_at: Timestamp::new(1_700_000_000, 5).unwrap(),
             append: AppendBounds { first: Position(1), last: Position(9) },
-            hash: Hash([position as u8; 32]),
+            hash: ChainHash([position as u8; 32]),
         }
     }
 
@@ -113,7 +113,7 @@ mod tests {
             assert_eq!(read.metadata, recorded.event.metadata);
             assert_eq!(read.sequence_number, recorded.sequence.0);
             assert_eq!(read.position, recorded.position.0);
-            assert_eq!(read.hash, recorded.hash.0.to_vec());
+            assert_eq!(read.chain_hash, recorded.hash.0.to_vec());
             assert_eq!(read.recorded_at, Some(prost_types::Timestamp { seconds: 1_700_000_000, nanos: 5 }));
             assert_eq!(read.occurred_at, Some(prost_types::Timestamp { seconds: -1, nanos: 999_999_999 }));
         }

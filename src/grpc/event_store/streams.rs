@@ -13,7 +13,7 @@ use tonic::Status;
 use super::{decode::hash_bytes, encode, messages};
 use crate::{
     error::StoreError,
-    event::{Hash, Position},
+    event::{ChainHash, Position},
     grpc::{
         status,
         transport::{
@@ -27,7 +27,7 @@ use crate::{
 
 /// What a stream reads with, and the call that it belongs to.
 #[derive(Clone)]
-pub struct Reading {
+pub struct ReadContext {
     pub store: Arc<EventStore>,
     pub reads: Reads,
     pub call: Admitted,
@@ -46,10 +46,10 @@ const MESSAGE_BYTES: usize = 128 * 1024;
 /// # Errors
 /// Returns an error if the aggregate cannot be read.
 pub async fn load(
-    reading: Reading,
+    reading: ReadContext,
     request: LoadRequest,
 ) -> Result<impl Messages<messages::LoadEventsResponse>, Status> {
-    let Reading { store, reads, call } = reading.clone();
+    let ReadContext { store, reads, call } = reading.clone();
     let open = move || {
         let mut reader = store.load(request)?;
         let first = (!reader.has_snapshot()).then(|| read_events(&mut reader));
@@ -70,7 +70,7 @@ pub async fn load(
         }
     }
     Ok(stream::try_unfold((reader, first, Some(kept)), move |(mut reader, first, _kept)| {
-        let Reading { store, reads, call } = reading.clone();
+        let ReadContext { store, reads, call } = reading.clone();
         async move {
             if let Some(message) = first {
                 store.counters.events_loaded.add(message.events.len() as u64);
@@ -114,7 +114,7 @@ enum First {
 struct Read {
     events: Vec<bytes::Bytes>,
     reached: Position,
-    hash: Hash,
+    hash: ChainHash,
     at_end: bool,
 }
 
@@ -127,14 +127,14 @@ fn read_order(reader: &mut OrderReader, tip: Tip, left: u64) -> Result<Read, Sto
 
 /// Streams the global order of events up to the tip at the time of the call.
 pub fn read_all(
-    reading: Reading,
+    reading: ReadContext,
     reader: OrderReader,
     limit: u64,
 ) -> impl Messages<messages::ReadAllResponse> {
     let tip = reading.store.tip();
     let left = if limit == 0 { u64::MAX } else { limit };
     stream::try_unfold(Some((reader, left, First::Yes)), move |state| {
-        let Reading { store, reads, call } = reading.clone();
+        let ReadContext { store, reads, call } = reading.clone();
         async move {
             let Some((reader, left, first)) = state else { return Ok(None) };
             let next = move |reader: &mut OrderReader| read_order(reader, tip, left);
@@ -155,7 +155,7 @@ pub fn read_all(
 
 /// The state of a subscription between two messages.
 struct Subscription {
-    reading: Reading,
+    reading: ReadContext,
     reader: OrderReader,
     tip: watch::Receiver<Tip>,
     /// Whether the client has been told that it has all events, and has not fallen far behind
@@ -167,7 +167,7 @@ struct Subscription {
 }
 
 /// Streams the global order of events, and then new events as they are appended.
-pub fn subscribe(reading: Reading, reader: OrderReader) -> impl Messages<messages::SubscribeResponse> {
+pub fn subscribe(reading: ReadContext, reader: OrderReader) -> impl Messages<messages::SubscribeResponse> {
     let (tip, told) = (reading.store.watch_tip(), reader.reached());
     let start = Subscription { reading, reader, tip, caught_up: false, told, told_at: Instant::now() };
     stream::try_unfold(start, Subscription::next)
@@ -175,13 +175,13 @@ pub fn subscribe(reading: Reading, reader: OrderReader) -> impl Messages<message
 
 impl Subscription {
     async fn next(mut self) -> Result<Option<(messages::SubscribeResponse, Self)>, Status> {
-        use super::messages::Content;
+        use super::messages::SubscribeContent;
         // Before bytes are acquired, because the previous message still uses the bytes of this
         // call.
         previous_sent().await;
         loop {
             let tip = *self.tip.borrow_and_update();
-            let Reading { store, reads, call } = &self.reading;
+            let ReadContext { store, reads, call } = &self.reading;
             let next = move |reader: &mut OrderReader| read_order(reader, tip, u64::MAX);
             let live = self.caught_up && self.reader.is_close_to(tip);
             let read = match live && call.answer.try_resize(LIVE_READ_BYTES).is_ok() {
@@ -195,18 +195,18 @@ impl Subscription {
             let Read { events, reached, hash, at_end } = counted(store, read)?;
             let content = if !events.is_empty() {
                 store.counters.events_loaded.add(events.len() as u64);
-                Content::Events(messages::EventBatch { events })
+                SubscribeContent::Events(messages::EventBatch { events })
             } else if at_end && !self.caught_up {
                 self.caught_up = true;
-                Content::CaughtUp(wire::CaughtUp { checkpoint: Some(checkpoint(reached, hash)) })
+                SubscribeContent::CaughtUp(wire::CaughtUp { checkpoint: Some(checkpoint(reached, hash)) })
             } else if reached.0.saturating_sub(self.told.0) >= CHECKPOINT_EVERY
                 || (at_end && self.wait(reached).await? == Woken::ByNothing)
             {
-                Content::Checkpoint(checkpoint(reached, hash))
+                SubscribeContent::Checkpoint(checkpoint(reached, hash))
             } else {
                 continue;
             };
-            // If the client is far behind again, it is told once more when it has caught up.
+            // If the client falls far behind again, it is notified again when it has caught up.
             self.caught_up &= at_end || tip.position.0.saturating_sub(reached.0) < FAR_BEHIND;
             self.told = reached;
             self.told_at = Instant::now();
@@ -259,8 +259,8 @@ const FAR_BEHIND: u64 = 1000;
 /// their encoding in the response.
 const LIVE_READ_BYTES: usize = 768 * 1024;
 
-fn checkpoint(position: Position, hash: Hash) -> wire::Checkpoint {
-    wire::Checkpoint { position: position.0, hash: hash_bytes(hash) }
+fn checkpoint(position: Position, hash: ChainHash) -> wire::Checkpoint {
+    wire::Checkpoint { position: position.0, chain_hash: hash_bytes(hash) }
 }
 
 fn counted<T>(store: &EventStore, read: Result<T, StoreError>) -> Result<T, Status> {

@@ -20,10 +20,10 @@ use tower::{Layer, Service};
 
 use super::{
     byte_budget::{ByteBudget, CallBytes, Purpose},
-    compression::{ENCODING, Encoding, Step, Unpacking},
+    compression::{DecompressStep, Decompressor, ENCODING, Encoding},
     concurrency::{Admitted, answer_purpose},
-    content_type::{Content, content_of, not_accepted, not_grpc},
-    peer::{Answer, Peer},
+    content_type::{RequestFormat, not_accepted, not_grpc, request_format},
+    peer::{Peer, ResponseTracker},
     write_answer::SLICE_BYTES,
 };
 use crate::grpc::{methods, status};
@@ -86,10 +86,10 @@ where
 
     fn call(&mut self, mut request: Request<Body>) -> Self::Future {
         let refused = |answer| -> Self::Future { Box::pin(std::future::ready(Ok(answer))) };
-        match content_of(&request) {
-            Content::Protobuf => {}
-            Content::OtherGrpc => return refused(status::other_content().into_http()),
-            Content::NotGrpc => return refused(not_grpc()),
+        match request_format(&request) {
+            RequestFormat::Protobuf => {}
+            RequestFormat::OtherGrpc => return refused(status::other_content().into_http()),
+            RequestFormat::NotGrpc => return refused(not_grpc()),
         }
         let encoding = match Encoding::of(request.headers()) {
             Ok(encoding) => encoding,
@@ -142,7 +142,7 @@ struct Incoming {
     deadline_first: bool,
     /// Created only if the request has to be waited for.
     alarm: Option<Pin<Box<Sleep>>>,
-    unpacking: Option<Unpacking>,
+    unpacking: Option<Decompressor>,
 }
 
 impl Incoming {
@@ -163,7 +163,7 @@ impl Incoming {
             until: deadline.map_or(until, |deadline| deadline.min(until)),
             deadline_first: deadline.is_some_and(|deadline| deadline < until),
             alarm: None,
-            unpacking: encoding.map(|encoding| Unpacking::new(encoding, bodies.message_bytes_max)),
+            unpacking: encoding.map(|encoding| Decompressor::new(encoding, bodies.message_bytes_max)),
         }
     }
 
@@ -213,13 +213,13 @@ impl http_body::Body for Incoming {
         loop {
             let Some(unpacking) = &mut this.unpacking else { return this.poll_received(cx) };
             match unpacking.step(this.received, &this.bytes)? {
-                Step::Message(message) => return Poll::Ready(Some(Ok(Frame::data(message)))),
-                Step::GoOn => {
+                DecompressStep::Message(message) => return Poll::Ready(Some(Ok(Frame::data(message)))),
+                DecompressStep::GoOn => {
                     // Let other tasks on this thread run first.
                     cx.waker().wake_by_ref();
                     return Poll::Pending;
                 }
-                Step::Wait => {}
+                DecompressStep::Wait => {}
             }
             match ready!(this.poll_received(cx)).transpose()?.map(Frame::into_data) {
                 Some(Ok(data)) => {
@@ -258,7 +258,7 @@ struct Outgoing {
     rest: Bytes,
     /// Whether part of the piece has been sent already.
     sliced: bool,
-    answer: Arc<Answer>,
+    answer: Arc<ResponseTracker>,
     /// The bytes of the read for the next piece, and then of the piece itself.
     bytes: CallBytes,
     /// Whether the response must not be withheld: the call has been carried out, and the bytes of
@@ -278,7 +278,7 @@ impl Outgoing {
 
 struct Slice {
     bytes: Bytes,
-    answer: Arc<Answer>,
+    answer: Arc<ResponseTracker>,
 }
 
 impl AsRef<[u8]> for Slice {
@@ -461,16 +461,16 @@ mod tests {
     fn only_protobuf_is_read_as_protobuf() {
         let of = |content: &str| {
             let request = Request::builder().method("POST").header("content-type", content);
-            content_of(&request.body(()).unwrap())
+            request_format(&request.body(()).unwrap())
         };
         for content in ["application/grpc", "application/grpc+proto", "application/grpc; charset=utf-8"] {
-            assert_eq!(of(content), Content::Protobuf, "{content}");
+            assert_eq!(of(content), RequestFormat::Protobuf, "{content}");
         }
         for content in ["application/grpc+json", "application/grpc+thrift;x=y", "application/grpc+protobuf"] {
-            assert_eq!(of(content), Content::OtherGrpc, "{content}");
+            assert_eq!(of(content), RequestFormat::OtherGrpc, "{content}");
         }
         for content in ["", "application/json", "application/grpcs", "application/grpc-web", "text/plain"] {
-            assert_eq!(of(content), Content::NotGrpc, "{content}");
+            assert_eq!(of(content), RequestFormat::NotGrpc, "{content}");
         }
     }
 }

@@ -14,7 +14,7 @@ use tonic::Status;
 use crate::{
     error::Limit,
     grpc::status,
-    shared_limit::{Caller, Reached, Resource, SharedLimit},
+    shared_limit::{Caller, LimitReached, Resource, SharedLimit},
 };
 
 /// A request of up to this size counts as small.
@@ -22,10 +22,10 @@ pub const SMALL_BYTES: u64 = 16 * 1024;
 
 /// The budget. Cheap to clone.
 #[derive(Debug, Clone)]
-pub struct ByteBudget(Arc<Parts>);
+pub struct ByteBudget(Arc<BudgetParts>);
 
 #[derive(Debug)]
-struct Parts {
+struct BudgetParts {
     all: SharedLimit,
     large_requests: SharedLimit,
     answers: SharedLimit,
@@ -53,7 +53,7 @@ impl Purpose {
     }
 }
 
-impl Parts {
+impl BudgetParts {
     fn of(&self, purpose: Purpose) -> &SharedLimit {
         match purpose {
             Purpose::Request => &self.large_requests,
@@ -69,7 +69,7 @@ impl ByteBudget {
         // Less than the whole together: the rest is left for small requests, whatever else is in
         // use.
         let part = |resource, parts| SharedLimit::part(Limit::CallBytes, resource, max / 16 * parts, max);
-        Self(Arc::new(Parts {
+        Self(Arc::new(BudgetParts {
             all: SharedLimit::new(Limit::CallBytes, Resource::Bytes, max),
             large_requests: part(Resource::RequestBytes, 6),
             answers: part(Resource::AnswerBytes, 7),
@@ -107,7 +107,7 @@ pub struct CallBytes(Arc<Mutex<Allotment>>);
 /// Bytes that are released on drop.
 #[derive(Debug)]
 struct Allotment {
-    parts: Arc<Parts>,
+    parts: Arc<BudgetParts>,
     caller: Caller,
     purpose: Purpose,
     bytes: u64,
@@ -116,7 +116,7 @@ struct Allotment {
 }
 
 impl Allotment {
-    fn resize(&mut self, bytes: u64) -> Result<(), Reached> {
+    fn resize(&mut self, bytes: u64) -> Result<(), LimitReached> {
         let (part, before) = (self.parts.of(self.purpose), self.in_part);
         part.resize(&self.caller, &mut self.in_part, self.purpose.counted_in_part(bytes))?;
         let resized = self.parts.all.resize(&self.caller, &mut self.bytes, bytes);
@@ -167,7 +167,7 @@ impl CallBytes {
     ///
     /// # Errors
     /// See [`CallBytes::resize`].
-    pub fn try_resize(&self, bytes: usize) -> Result<(), Reached> {
+    pub fn try_resize(&self, bytes: usize) -> Result<(), LimitReached> {
         self.allotment().resize(bytes as u64)
     }
 
@@ -177,7 +177,7 @@ impl CallBytes {
     /// # Errors
     /// See [`CallBytes::resize`]. Also returns an error if more than half of the part would be in
     /// use.
-    pub fn try_resize_within_half(&self, bytes: usize) -> Result<(), Reached> {
+    pub fn try_resize_within_half(&self, bytes: usize) -> Result<(), LimitReached> {
         let mut allotment = self.allotment();
         let (part, in_part) =
             (allotment.parts.of(allotment.purpose), allotment.purpose.counted_in_part(bytes as u64));
@@ -243,7 +243,7 @@ mod tests {
             }
             call(Purpose::Request).resize(SMALL_BYTES as usize).unwrap();
             drop(held);
-            let Parts { all, answers, large_requests, write_answers } = &*budget.0;
+            let BudgetParts { all, answers, large_requests, write_answers } = &*budget.0;
             assert_eq!([all, answers, large_requests, write_answers].map(SharedLimit::used), [0; 4]);
         }
     }
@@ -315,7 +315,7 @@ mod tests {
             {
                 let (budget, caller) = (ByteBudget::new(1_600_000), Caller::default());
                 let used = || {
-                    let Parts { all, answers, large_requests, write_answers } = &*budget.0;
+                    let BudgetParts { all, answers, large_requests, write_answers } = &*budget.0;
                     [all, answers, large_requests, write_answers].map(SharedLimit::used)
                 };
                 let call = budget.of_call(&caller, purpose);

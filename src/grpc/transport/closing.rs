@@ -21,31 +21,31 @@ use crate::grpc::status;
 
 /// The layer. It directly wraps the services.
 #[derive(Debug, Clone)]
-pub struct Closing(Arc<CancellationToken>);
+pub struct ClosingLayer(Arc<CancellationToken>);
 
-impl Closing {
+impl ClosingLayer {
     pub fn new(closing: CancellationToken) -> Self {
         Self(Arc::new(closing))
     }
 }
 
-impl<S> Layer<S> for Closing {
-    type Service = Ending<S>;
+impl<S> Layer<S> for ClosingLayer {
+    type Service = ClosingService<S>;
 
     fn layer(&self, inner: S) -> Self::Service {
-        Ending { inner, closing: self.0.clone() }
+        ClosingService { inner, closing: self.0.clone() }
     }
 }
 
 /// A service whose endless calls end when the event store stops.
 #[derive(Debug, Clone)]
-pub struct Ending<S> {
+pub struct ClosingService<S> {
     inner: S,
     /// Shared, because cloning a token takes its lock, and this one is cloned for every call.
     closing: Arc<CancellationToken>,
 }
 
-impl<S> Service<Request<Body>> for Ending<S>
+impl<S> Service<Request<Body>> for ClosingService<S>
 where
     S: Service<Request<Body>, Response = Response<Body>>,
     S::Future: Send + 'static,

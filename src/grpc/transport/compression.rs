@@ -29,19 +29,19 @@ pub const ENCODING: &str = "grpc-encoding";
 
 /// An encoding that is not accepted.
 #[derive(Debug, PartialEq, Eq)]
-pub struct Unknown(pub String);
+pub struct UnknownEncoding(pub String);
 
 impl Encoding {
     /// Returns the compression named in the headers of a request, or `None` if there is none.
     ///
     /// # Errors
     /// Returns an error if the encoding is not accepted.
-    pub fn of(headers: &HeaderMap) -> Result<Option<Self>, Unknown> {
+    pub fn of(headers: &HeaderMap) -> Result<Option<Self>, UnknownEncoding> {
         match headers.get(ENCODING).map(|value| value.as_bytes()) {
             None | Some(b"identity") => Ok(None),
             Some(b"gzip") => Ok(Some(Self::Gzip)),
             Some(b"zstd") => Ok(Some(Self::Zstd)),
-            Some(other) => Err(Unknown(String::from_utf8_lossy(other).chars().take(64).collect())),
+            Some(other) => Err(UnknownEncoding(String::from_utf8_lossy(other).chars().take(64).collect())),
         }
     }
 
@@ -64,24 +64,24 @@ impl Encoding {
 const PREFIX_BYTES: usize = 5;
 
 /// The messages of a request, some of which are compressed.
-pub struct Unpacking {
+pub struct Decompressor {
     encoding: Encoding,
     /// The maximum size of a decompressed message.
     message_bytes_max: usize,
     received: BytesMut,
-    packed: Option<Packed>,
+    packed: Option<MessageDecoder>,
     /// The decompressed bytes of all messages so far.
     unpacked_bytes: usize,
 }
 
-struct Packed {
+struct MessageDecoder {
     decoder: Box<dyn Read + Send>,
     message: Vec<u8>,
 }
 
 /// The result of a step.
 #[derive(Debug, PartialEq, Eq)]
-pub enum Step {
+pub enum DecompressStep {
     /// More data must be received first.
     Wait,
     /// There is more to do.
@@ -90,7 +90,7 @@ pub enum Step {
     Message(Bytes),
 }
 
-impl Unpacking {
+impl Decompressor {
     pub fn new(encoding: Encoding, message_bytes_max: usize) -> Self {
         Self { encoding, message_bytes_max, received: BytesMut::new(), packed: None, unpacked_bytes: 0 }
     }
@@ -108,7 +108,7 @@ impl Unpacking {
     ///
     /// # Errors
     /// Returns an error if the data cannot be decompressed, or if there are no bytes for it.
-    pub fn step(&mut self, received: usize, bytes: &CallBytes) -> Result<Step, Status> {
+    pub fn step(&mut self, received: usize, bytes: &CallBytes) -> Result<DecompressStep, Status> {
         /// The number of bytes decompressed at a time.
         const STEP_BYTES: usize = 64 * 1024;
         let Some(packed) = &mut self.packed else { return self.begin() };
@@ -124,31 +124,31 @@ impl Unpacking {
             let message = std::mem::take(&mut packed.message);
             self.packed = None;
             self.unpacked_bytes = self.unpacked_bytes.saturating_add(before);
-            return Ok(Step::Message(self.unpacked(message)));
+            return Ok(DecompressStep::Message(self.unpacked(message)));
         }
-        Ok(Step::GoOn)
+        Ok(DecompressStep::GoOn)
     }
 
-    fn begin(&mut self) -> Result<Step, Status> {
+    fn begin(&mut self) -> Result<DecompressStep, Status> {
         const PACKED: u8 = 1;
-        let Some(mut prefix) = self.received.get(..PREFIX_BYTES) else { return Ok(Step::Wait) };
+        let Some(mut prefix) = self.received.get(..PREFIX_BYTES) else { return Ok(DecompressStep::Wait) };
         let (flag, length) = (prefix.get_u8(), prefix.get_u32() as usize);
         if length > self.message_bytes_max {
             // Rejected because of its prefix, like any message that is too large.
-            return Ok(Step::Message(head(length)));
+            return Ok(DecompressStep::Message(head(length)));
         }
         let whole = PREFIX_BYTES.saturating_add(length);
         if self.received.len() < whole {
-            return Ok(Step::Wait);
+            return Ok(DecompressStep::Wait);
         }
         let mut message = self.received.split_to(whole).freeze();
         if flag != PACKED {
-            return Ok(Step::Message(message));
+            return Ok(DecompressStep::Message(message));
         }
         message.advance(PREFIX_BYTES);
         let decoder = self.encoding.decoder(message).map_err(|_| status::not_unpackable())?;
-        self.packed = Some(Packed { decoder, message: Vec::new() });
-        Ok(Step::GoOn)
+        self.packed = Some(MessageDecoder { decoder, message: Vec::new() });
+        Ok(DecompressStep::GoOn)
     }
 
     fn unpacked(&self, message: Vec<u8>) -> Bytes {
@@ -196,15 +196,15 @@ mod tests {
 
     fn unpack(encoding: Encoding, framed: &[u8], budget: &ByteBudget) -> Result<Vec<Bytes>, Status> {
         let bytes = budget.of_call(&Caller::default(), Purpose::Request);
-        let mut unpacking = Unpacking::new(encoding, MAX);
+        let mut unpacking = Decompressor::new(encoding, MAX);
         let mut messages = Vec::new();
         for piece in framed.chunks(7) {
             unpacking.receive(piece);
             loop {
                 match unpacking.step(framed.len(), &bytes)? {
-                    Step::Wait => break,
-                    Step::GoOn => {}
-                    Step::Message(message) => messages.push(message),
+                    DecompressStep::Wait => break,
+                    DecompressStep::GoOn => {}
+                    DecompressStep::Message(message) => messages.push(message),
                 }
             }
         }

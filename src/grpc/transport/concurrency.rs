@@ -18,7 +18,7 @@ use super::{
 use crate::{
     error::Limit,
     grpc::{methods, status},
-    shared_limit::{Held, Resource, SharedLimit},
+    shared_limit::{LimitGuard, Resource, SharedLimit},
     store::Origin,
 };
 
@@ -44,9 +44,9 @@ pub struct Admitted {
     /// The memory of the read in progress and of the response.
     pub answer: CallBytes,
     pub peer: Peer,
-    _place: Option<Arc<Held>>,
+    _place: Option<Arc<LimitGuard>>,
     /// Counts against the limit on open streams.
-    _stream: Option<Arc<Held>>,
+    _stream: Option<Arc<LimitGuard>>,
 }
 
 impl Gate {

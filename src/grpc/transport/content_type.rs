@@ -5,28 +5,30 @@
 use http::{HeaderValue, Method, Request, Response, StatusCode, header};
 use tonic::body::Body;
 
-use super::compression::{ACCEPTED, Unknown};
+use super::compression::{ACCEPTED, UnknownEncoding};
 use crate::grpc::status;
 
 /// The kind of a request, according to its headers.
 #[derive(Debug, PartialEq, Eq)]
-pub enum Content {
+pub enum RequestFormat {
     Protobuf,
     /// gRPC with messages in another format.
     OtherGrpc,
     NotGrpc,
 }
 
-pub fn content_of<B>(request: &Request<B>) -> Content {
+pub fn request_format<B>(request: &Request<B>) -> RequestFormat {
     const TYPE: &[u8] = b"application/grpc";
     let content = request.headers().get(header::CONTENT_TYPE).map(HeaderValue::as_bytes);
-    let Some(rest) = content.and_then(|content| content.strip_prefix(TYPE)) else { return Content::NotGrpc };
+    let Some(rest) = content.and_then(|content| content.strip_prefix(TYPE)) else {
+        return RequestFormat::NotGrpc;
+    };
     let format = rest.split(|byte| *byte == b';').next().unwrap_or_default().trim_ascii_end();
     match format {
-        _ if request.method() != Method::POST => Content::NotGrpc,
-        b"" | b"+proto" => Content::Protobuf,
-        [b'+', ..] => Content::OtherGrpc,
-        _ => Content::NotGrpc,
+        _ if request.method() != Method::POST => RequestFormat::NotGrpc,
+        b"" | b"+proto" => RequestFormat::Protobuf,
+        [b'+', ..] => RequestFormat::OtherGrpc,
+        _ => RequestFormat::NotGrpc,
     }
 }
 
@@ -36,7 +38,7 @@ pub fn not_grpc() -> Response<Body> {
     answer
 }
 
-pub fn not_accepted(Unknown(encoding): &Unknown) -> Response<Body> {
+pub fn not_accepted(UnknownEncoding(encoding): &UnknownEncoding) -> Response<Body> {
     let mut answer = status::other_encoding(encoding, ACCEPTED).into_http();
     answer.headers_mut().insert("grpc-accept-encoding", HeaderValue::from_static(ACCEPTED));
     answer

@@ -21,10 +21,10 @@ use crate::shared_limit::Caller;
 
 /// The peer of one connection.
 #[derive(Debug, Clone, Default)]
-pub struct Peer(Arc<Seen>);
+pub struct Peer(Arc<PeerState>);
 
 #[derive(Debug)]
-struct Seen {
+struct PeerState {
     /// The client whose share of the limits its calls use.
     caller: Caller,
     /// Permits for its reads.
@@ -52,13 +52,13 @@ struct Unread {
 
 /// A response on its way to the peer, until its memory is freed.
 #[derive(Debug)]
-pub struct Answer {
+pub struct ResponseTracker {
     call: OpenCall,
     purpose: Purpose,
     number: u64,
 }
 
-impl Default for Seen {
+impl Default for PeerState {
     fn default() -> Self {
         Self {
             caller: Caller::default(),
@@ -135,7 +135,7 @@ impl Peer {
     }
 }
 
-impl Answer {
+impl ResponseTracker {
     /// Records that a piece was handed out. The peer must take it before the next one is requested.
     pub fn handed_out(&self) {
         let now = Instant::now();
@@ -161,9 +161,9 @@ pub struct OpenCall(Peer);
 
 impl OpenCall {
     /// Begins the response of the call. Nothing of it has been requested yet.
-    pub fn answer(self, purpose: Purpose) -> Answer {
+    pub fn answer(self, purpose: Purpose) -> ResponseTracker {
         let number = self.0.0.answers.fetch_add(1, Ordering::Relaxed);
-        let answer = Answer { call: self, purpose, number };
+        let answer = ResponseTracker { call: self, purpose, number };
         answer.handed_out();
         answer
     }
@@ -175,7 +175,7 @@ impl Drop for OpenCall {
     }
 }
 
-impl Drop for Answer {
+impl Drop for ResponseTracker {
     fn drop(&mut self) {
         self.asked_for();
     }
@@ -199,7 +199,7 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
-    async fn an_answer_lies_unread_until_the_next_piece_is_asked_for() {
+    async fn an_answer_is_unread_until_the_next_piece_is_requested() {
         let peer = Peer::default();
         let (began, first) = (Instant::now(), peer.begin_call().answer(Purpose::Answer));
         tokio::time::advance(Duration::from_secs(5)).await;

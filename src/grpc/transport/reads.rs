@@ -40,7 +40,7 @@ const BYTES_WAIT_MAX: Duration = Duration::from_secs(2);
 type Permit = Result<OwnedSemaphorePermit, AcquireError>;
 
 /// The permits of a read in progress.
-struct Places {
+struct ReadPermits {
     /// Permits of its client: for a list, if it is one, and for a read.
     _own: (Option<Permit>, Permit),
     /// Permits shared by all clients, in the same way.
@@ -83,24 +83,24 @@ impl Reads {
     }
 
     /// Acquires the permits and the bytes for a read of the call.
-    async fn acquire(&self, bytes: usize, call: &Admitted) -> Result<Places, Status> {
+    async fn acquire(&self, bytes: usize, call: &Admitted) -> Result<ReadPermits, Status> {
         // The client's own permits come first, so that no client fills the shared queue, or holds
         // shared permits while it queues for its own.
-        let own_list = self.own_place_of_list(call).await;
+        let own_list = self.own_list_permit(call).await;
         let own = call.peer.reads().clone().acquire_many_owned(self.weight).await;
-        let (list, read) = self.places_and_bytes(bytes, call).await?;
-        Ok(Places { _own: (own_list, own), _of_all: (list, read) })
+        let (list, read) = self.shared_permits_and_bytes(bytes, call).await?;
+        Ok(ReadPermits { _own: (own_list, own), _of_all: (list, read) })
     }
 
     /// Acquires the client's own permit for a list.
-    async fn own_place_of_list(&self, call: &Admitted) -> Option<Permit> {
+    async fn own_list_permit(&self, call: &Admitted) -> Option<Permit> {
         self.lists.as_ref()?;
         let weight = self.weight.saturating_mul(2).min(READS_PER_CALLER_MAX as u32);
         Some(call.peer.lists().clone().acquire_many_owned(weight).await)
     }
 
     /// Acquires the shared permits: for a list, if this runs lists, and for a read.
-    async fn places_of_all(&self) -> (Option<Permit>, Permit) {
+    async fn shared_permits(&self) -> (Option<Permit>, Permit) {
         let list = match self.lists.clone() {
             Some(lists) => Some(lists.acquire_owned().await),
             None => None,
@@ -108,7 +108,7 @@ impl Reads {
         (list, self.places.clone().acquire_owned().await)
     }
 
-    async fn places_and_bytes(
+    async fn shared_permits_and_bytes(
         &self,
         bytes: usize,
         call: &Admitted,
@@ -119,7 +119,7 @@ impl Reads {
             // A read that needs few bytes passes those that wait for many.
             let first = if bytes < self.read_bytes { None } else { Some(self.first.lock().await) };
             let full = loop {
-                let places = self.places_of_all().await;
+                let places = self.shared_permits().await;
                 let full = match call.answer.try_resize(bytes) {
                     Ok(()) => return Ok(places),
                     Err(full) => full,
@@ -228,7 +228,7 @@ pub async fn previous_sent() {
 
 /// Starts the read itself, which keeps its permits until it ends.
 fn begin<T: Send + 'static>(
-    places: Places,
+    places: ReadPermits,
     call: Admitted,
     read: impl FnOnce() -> T + Send + 'static,
 ) -> JoinHandle<T> {

@@ -6,7 +6,7 @@
 use std::time::Duration;
 
 use super::concurrency::Admitted;
-use crate::shared_limit::Reached;
+use crate::shared_limit::LimitReached;
 
 /// The size of a slice: at most one HTTP/2 frame.
 pub const SLICE_BYTES: usize = 16 * 1024;
@@ -21,7 +21,7 @@ const ANSWER_OWN_BYTES: usize = 256;
 ///
 /// # Errors
 /// Returns an error if the bytes are not available. Nothing has been written in this case.
-pub async fn reserve_answer(call: &Admitted, bytes: usize) -> Result<(), Reached> {
+pub async fn reserve_answer(call: &Admitted, bytes: usize) -> Result<(), LimitReached> {
     const PAUSE_MIN: Duration = Duration::from_millis(20);
     /// All pauses together are longer than a connection is kept that does not read its responses
     /// while there is no room for them.

@@ -23,7 +23,7 @@ use crate::{
     },
     world::{
         model::{event::Attributes, game_object::NAME, password::PasswordHash},
-        rules::command::{COMMANDS_MAX, Command, Commands, Contents, Expected, Operation},
+        rules::command::{COMMANDS_MAX, Command, Commands, ContentsPolicy, ExpectedSequences, Operation},
     },
 };
 
@@ -66,8 +66,8 @@ fn expected_sequences(
     expected: BTreeMap<String, u64>,
     limits: &LimitsConfig,
     wrong: &mut Violations,
-) -> Expected {
-    let mut checked = Expected::new();
+) -> ExpectedSequences {
+    let mut checked = ExpectedSequences::new();
     for (index, (id, sequence)) in expected.into_iter().enumerate() {
         let id = aggregate_id(format_args!("{field}[{index}]"), &id, limits.id_bytes_max, wrong);
         checked.extend(id.map(|id| (id, SequenceNumber(sequence))));
@@ -212,12 +212,12 @@ impl Decoding<'_> {
         }
     }
 
-    fn contents(&mut self, contents: i32) -> Option<Contents> {
+    fn contents(&mut self, contents: i32) -> Option<ContentsPolicy> {
         use wire::delete_game_object::Contents as Wire;
         match Wire::try_from(contents) {
-            Ok(Wire::RefuseIfAny) => Some(Contents::RefuseIfAny),
-            Ok(Wire::MoveToContainer) => Some(Contents::MoveToContainer),
-            Ok(Wire::Leave) => Some(Contents::Leave),
+            Ok(Wire::RefuseIfAny) => Some(ContentsPolicy::RefuseIfAny),
+            Ok(Wire::MoveToContainer) => Some(ContentsPolicy::MoveToContainer),
+            Ok(Wire::Leave) => Some(ContentsPolicy::Leave),
             Err(_) => {
                 self.add("contents", "must be REFUSE_IF_ANY, MOVE_TO_CONTAINER or LEAVE");
                 None

@@ -21,7 +21,7 @@ use crate::{
     },
     world::{
         error::WorldError,
-        history::{difference::DifferenceReader, replay::Source},
+        history::{difference::DifferenceReader, replay::AggregateSource},
     },
 };
 
@@ -79,7 +79,7 @@ async fn in_its_place<T: Send + 'static>(
 /// See [`DifferenceReader::look`].
 pub fn differing(
     reader: &mut DifferenceReader,
-    source: &Source,
+    source: &AggregateSource,
     given_up: &CancellationToken,
 ) -> Result<Vec<wire::ObjectDiff>, WorldError> {
     let (mut objects, mut bytes) = (Vec::new(), 0usize);

@@ -10,12 +10,12 @@ use crate::{
     store::StoredIn,
     world::{
         commands::executed::{CommandResult, Executed},
-        history::{changes::Change, difference::ObjectDiff, entries::Entry, replay::State},
+        history::{changes::Change, difference::ObjectDiff, entries::HistoryEntry, replay::AggregateState},
         model::{aggregate::Aggregate, game_object::GameObject},
         read_models::{
-            left_behind::LeftBehind,
+            dangling_references::DanglingReferences,
             lists::{FoundPlayer, Listed},
-            rebuild::{Finding, Report, Step, Watched},
+            rebuild::{Finding, RebuildPhase, RebuildProgress, Report},
         },
     },
 };
@@ -44,7 +44,7 @@ fn result(result: CommandResult) -> wire::CommandResult {
         sequence_number: event.sequence.0,
         position: event.position.0,
     });
-    let LeftBehind { exits, players } = result.left_behind;
+    let DanglingReferences { exits, players } = result.dangling_references;
     wire::CommandResult {
         command_id: result.command_id,
         events: events.collect(),
@@ -57,7 +57,7 @@ fn result(result: CommandResult) -> wire::CommandResult {
     }
 }
 
-pub fn game_object(state: &State) -> wire::GameObject {
+pub fn game_object(state: &AggregateState) -> wire::GameObject {
     let GameObject { id, class, generic, container_id, attributes, inventory, equipment, deleted } =
         state.aggregate.object();
     let carried = inventory.iter().map(|(item, position)| wire::InventoryItem {
@@ -82,7 +82,7 @@ pub fn game_object(state: &State) -> wire::GameObject {
 }
 
 /// Returns `None` if the object is not a player.
-pub fn player(state: &State) -> Option<wire::Player> {
+pub fn player(state: &AggregateState) -> Option<wire::Player> {
     let Aggregate::Player(player) = &state.aggregate else { return None };
     let hash = player.password_hash.as_ref().map(|hash| hash.reveal().to_owned());
     Some(wire::Player {
@@ -93,7 +93,7 @@ pub fn player(state: &State) -> Option<wire::Player> {
 }
 
 /// Returns `None` if the object is not a room.
-pub fn room(state: &State) -> Option<wire::Room> {
+pub fn room(state: &AggregateState) -> Option<wire::Room> {
     let Aggregate::Room(room) = &state.aggregate else { return None };
     Some(wire::Room {
         object: Some(game_object(state)),
@@ -120,7 +120,7 @@ pub fn found_player(found: FoundPlayer) -> wire::FoundPlayer {
     wire::FoundPlayer { id, name, admin, container_id: container_id.unwrap_or_default() }
 }
 
-pub fn entry(entry: Entry) -> wire::HistoryEntry {
+pub fn entry(entry: HistoryEntry) -> wire::HistoryEntry {
     wire::HistoryEntry {
         event_id: entry.id.to_string(),
         event_type: entry.event_type,
@@ -150,19 +150,19 @@ pub fn object_diff(diff: ObjectDiff) -> wire::ObjectDiff {
         created: diff.created,
         deleted: diff.deleted,
         changes: diff.changes.into_iter().map(change).collect(),
-        from_sequence: diff.from.0,
-        to_sequence: diff.to.0,
+        since_sequence: diff.from.0,
+        until_sequence: diff.to.0,
         problem: diff.problem.unwrap_or_default(),
     }
 }
 
-pub fn progress(watched: &Watched) -> wire::RebuildWorldStateResponse {
+pub fn progress(watched: &RebuildProgress) -> wire::RebuildWorldStateResponse {
     let ((step, done), total) = (watched.step(), watched.total.load(Ordering::Relaxed));
     let step = match step {
-        Step::Replaying => wire::RebuildStep::Replaying,
-        Step::Projecting => wire::RebuildStep::Projecting,
-        Step::Comparing => wire::RebuildStep::Comparing,
-        Step::Swapping => wire::RebuildStep::Swapping,
+        RebuildPhase::Replaying => wire::RebuildStep::Replaying,
+        RebuildPhase::Projecting => wire::RebuildStep::Projecting,
+        RebuildPhase::Comparing => wire::RebuildStep::Comparing,
+        RebuildPhase::Swapping => wire::RebuildStep::Swapping,
     };
     let progress = wire::RebuildProgress { step: step.into(), done: done.min(total), total };
     let content = wire::rebuild_world_state_response::Content::Progress(progress);
@@ -181,14 +181,14 @@ pub fn report(report: Report) -> wire::RebuildWorldStateResponse {
     let report = wire::RebuildReport {
         aggregates: report.aggregates,
         events: report.events,
-        damaged_count: report.damaged.count,
+        damaged_total: report.damaged.count,
         damaged: findings(report.damaged.named),
-        warning_count: report.warnings.count,
+        warnings_total: report.warnings.count,
         warnings: findings(report.warnings.named),
         differences: report.differences,
         read_model_position: report.reached.0,
         seconds: report.took.as_secs_f64(),
-        repaired_count: report.repaired.count,
+        repaired_total: report.repaired.count,
         repaired: findings(report.repaired.named),
     };
     let content = wire::rebuild_world_state_response::Content::Report(report);

@@ -237,7 +237,7 @@ fn status(row: &Row) -> Status {
 fn every_error_is_judged_by_its_code_its_text_and_its_details() {
     let tables: [&[Row]; 6] = [&TRANSIENT, &CONFLICT, &PERMANENT, &SESSION, &CONFIGURATION, &ALARM];
     for row in tables.into_iter().flatten() {
-        let failure = Failure::from_status("Set", &status(row));
+        let failure = FailedCall::from_status("Set", &status(row));
         assert_eq!(failure.verdict, row.verdict, "{} {:?}", row.code, row.message);
         assert_eq!(failure.message, row.message);
     }
@@ -246,7 +246,7 @@ fn every_error_is_judged_by_its_code_its_text_and_its_details() {
 #[test]
 fn only_a_conflict_and_what_precedes_the_commit_is_certainly_not_written() {
     let failed =
-        |code, message: &str| SetError::from(Failure::from_status("Set", &Status::new(code, message)));
+        |code, message: &str| SetError::from(FailedCall::from_status("Set", &Status::new(code, message)));
     assert_eq!(failed(Code::FailedPrecondition, "precondition failed: X"), SetError::Conflict);
     let error = failed(Code::PermissionDenied, "session not found");
     assert!(matches!(error, SetError::NotWritten(_)), "{error}");
@@ -266,7 +266,7 @@ fn only_a_conflict_and_what_precedes_the_commit_is_certainly_not_written() {
 fn a_refused_connection_is_told_from_a_broken_one() {
     let failure = |kind| {
         let status = Status::from_error(Box::new(io::Error::from(kind)));
-        Failure::from_status("Set", &status).verdict
+        FailedCall::from_status("Set", &status).verdict
     };
     assert_eq!(failure(io::ErrorKind::ConnectionRefused), Failed(Refused, Excluded));
     assert_eq!(failure(io::ErrorKind::ConnectionReset), Failed(Unreachable, Possible));
@@ -275,6 +275,6 @@ fn a_refused_connection_is_told_from_a_broken_one() {
 #[test]
 fn a_long_message_is_cut() {
     let status = Status::unknown("ü".repeat(10_000));
-    let error = Error::from(Failure::from_status("Get", &status));
+    let error = Error::from(FailedCall::from_status("Get", &status));
     assert_eq!(error.message.chars().count(), MESSAGE_CHARS_MAX + 1);
 }

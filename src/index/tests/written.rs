@@ -15,13 +15,13 @@ use tempfile::{TempDir, tempdir};
 use crate::{
     event::{
         AppendBounds, Content, ContentDigest, NewEvent, Snapshot,
-        record::{self, Numbers},
+        record::{self, EventNumbers},
     },
     index::*,
     log::{Cursor, Log, Tip, recover},
 };
 
-const OPTIONS: Options = Options {
+const OPTIONS: IndexOptions = IndexOptions {
     types_max: u64::MAX,
     file_events: 20,
     file_log_bytes: 100_000,
@@ -110,7 +110,7 @@ impl Written {
                 };
                 *self.event_types.entry(event_type.as_str().into()).or_default() += 1;
                 ids.push((event.id, event.aggregate_id.clone()));
-                let numbers = Numbers {
+                let numbers = EventNumbers {
                     sequence: SequenceNumber(aggregate.places.len() as u64 + 1),
                     position: Position(first + offset),
                     recorded_at: Timestamp::new(1_700_000_000 + first as i64, 0).unwrap(),
@@ -135,7 +135,7 @@ impl Written {
                 schema_version: 1,
                 metadata: Default::default(),
                 recorded_at: Timestamp::new(1_700_000_000, 0).unwrap(),
-                event_hash: crate::event::Hash::START,
+                event_hash: crate::event::ChainHash::START,
             };
             let place = group.snapshot(&record::encode_snapshot(snapshot)).place;
             aggregate.snapshot = Some(SnapshotHead { sequence, place });
@@ -160,7 +160,7 @@ impl Written {
     }
 
     pub fn opened_until(&self, stop: &CancellationToken, folder: &Path) -> Index {
-        let found = Found::look(folder).unwrap();
+        let found = IndexScan::read_folder(folder).unwrap();
         let parts = (self.log.segments().clone(), self.log.tip().end);
         fs::create_dir_all(folder).unwrap();
         Index::open(folder, found, parts, OPTIONS, stop)
@@ -168,12 +168,12 @@ impl Written {
 
     pub fn brought_up(&self, folder: &Path) -> Index {
         let index = self.opened(folder);
-        self.bring_up(&index);
+        self.catch_up(&index);
         index
     }
 
-    pub fn bring_up(&self, index: &Index) {
-        rebuild::bring_up(index, self.log.tip().end, |_| ControlFlow::Continue(())).unwrap();
+    pub fn catch_up(&self, index: &Index) {
+        rebuild::catch_up(index, self.log.tip().end, |_| ControlFlow::Continue(())).unwrap();
     }
 
     /// Replaces the log from the append with this first position on. The expected answers other
@@ -188,8 +188,9 @@ impl Written {
         let recovered = recover(&self.path, None).unwrap();
         let folder = tempdir().unwrap();
         let parts = (recovered.segments().clone(), recovered.end);
-        let index = Index::open(folder.path(), Found::default(), parts, OPTIONS, &CancellationToken::new());
-        rebuild::bring_up(&index, recovered.end, |_| ControlFlow::Continue(())).unwrap();
+        let index =
+            Index::open(folder.path(), IndexScan::default(), parts, OPTIONS, &CancellationToken::new());
+        rebuild::catch_up(&index, recovered.end, |_| ControlFlow::Continue(())).unwrap();
         self.log = Log::new(recovered, index.complete().tip, self.segment_bytes);
         let stays = |place: &RecordAddress| (place.segment, place.offset) < (from.segment, from.offset);
         self.places.retain(|_, place| stays(place));
@@ -201,7 +202,7 @@ impl Written {
     pub fn add_to(&self, index: &Index) {
         let tip = index.complete().tip;
         let mut cursor = Cursor::after(self.log.segments().clone(), tip.end, tip.position, tip.hash);
-        let mut entries = Entries::new(index);
+        let mut entries = IndexBatch::new(index);
         while let Some(read) = cursor.next(self.log.tip().end).unwrap() {
             rebuild::add_frame(index, &mut entries, read).unwrap();
         }
@@ -278,11 +279,11 @@ impl Written {
         let behind: Vec<_> = heads.iter().filter(|(id, _)| id.as_str() > "room-2").take(2).cloned().collect();
         assert_eq!(index.aggregates("room-", Some("room-2"), 2).unwrap(), behind);
         for position in 1..=complete.tip.position.0 {
-            let (first, place) = index.frame_before(Position(position), Patience::Waits).unwrap();
+            let (first, place) = index.frame_before(Position(position), WaitMode::Waits).unwrap();
             assert!(first.0 <= position && self.frames[&first.0] == place, "{position}: {first:?} {place:?}");
             let transaction = self.transactions.range(position..).next().map(|(_, tx)| *tx);
             assert_eq!(
-                index.transaction(Position(position), Patience::Waits).unwrap(),
+                index.transaction(Position(position), WaitMode::Waits).unwrap(),
                 transaction,
                 "at {position}"
             );

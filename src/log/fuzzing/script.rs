@@ -12,7 +12,7 @@ use crate::log::{Frame, Group, Log, LogOffset, OpenError, Tip, recover, segment}
 const STEPS_MAX: usize = 40;
 
 /// A frame that was written.
-struct Written {
+struct WrittenFrame {
     start: u64,
     end: u64,
     /// The start of the frames that one sync made durable together.
@@ -38,7 +38,7 @@ pub fn damage(folder: &Path, script: &[u8]) {
 
     let damaged = script.damage(&whole, tip.end.offset);
     fs::write(&path, &damaged).expect("written");
-    let is_whole = |frame: &Written| {
+    let is_whole = |frame: &WrittenFrame| {
         let range = usize::try_from(frame.start).expect("so")..usize::try_from(frame.end).expect("so");
         damaged.get(range.clone()) == whole.get(range)
     };
@@ -53,7 +53,7 @@ pub fn damage(folder: &Path, script: &[u8]) {
         refused(folder, &damaged, Some(tip.end));
     }
     let synced = first_bad.is_some_and(|bad| {
-        let later = |(frame, left): (&Written, &bool)| *left && frame.group > written[bad].start;
+        let later = |(frame, left): (&WrittenFrame, &bool)| *left && frame.group > written[bad].start;
         written.iter().zip(&left).skip(bad).any(later)
     });
     match synced {
@@ -78,7 +78,7 @@ fn refused(folder: &Path, damaged: &[u8], seen: Option<LogOffset>) {
 /// segment.
 fn taken(folder: &Path, damaged: &[u8], frames: &[(LogOffset, Frame)], end: u64) {
     for _ in 0..2 {
-        let recovered = recover(folder, None).expect("a torn end is no damage");
+        let recovered = recover(folder, None).expect("a torn tail is no damage");
         assert_eq!(recovered.end, LogOffset { segment: 1, offset: end });
         let (read, damage) = read_up_to(&recovered, from_start(&recovered));
         assert_eq!((read.as_slice(), damage), (frames, None));
@@ -91,7 +91,7 @@ fn taken(folder: &Path, damaged: &[u8], frames: &[(LogOffset, Frame)], end: u64)
     assert!(space.iter().all(|byte| *byte == 0), "more than space was cut off");
 }
 
-fn write(folder: &Path, script: &mut Script) -> (Vec<Written>, Tip, Log) {
+fn write(folder: &Path, script: &mut Script) -> (Vec<WrittenFrame>, Tip, Log) {
     let mut log = Log::new(recover(folder, None).expect("an empty folder"), Tip::START, u64::MAX);
     let mut written = Vec::new();
     let mut group_start = log.tip().end.offset;
@@ -117,7 +117,7 @@ fn write(folder: &Path, script: &mut Script) -> (Vec<Written>, Tip, Log) {
             }
             _ => break,
         }
-        written.push(Written { start, end: group.tip().end.offset, group: group_start });
+        written.push(WrittenFrame { start, end: group.tip().end.offset, group: group_start });
     }
     log.write(group).expect("written");
     (written, log.tip(), log)

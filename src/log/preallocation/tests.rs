@@ -69,7 +69,7 @@ fn damages(folder: &TempDir) -> (usize, Vec<Damaged>) {
 }
 
 #[test]
-fn space_behind_the_last_frame_is_no_torn_end_and_no_damage() {
+fn space_after_the_last_frame_is_no_torn_tail_and_no_damage() {
     let (folder, tip) = left_by_a_crash();
     assert!(length(&path(&folder)) > tip.end.offset + 300, "nothing was allocated");
     assert_eq!(damages(&folder), (3, Vec::new()));
@@ -141,7 +141,7 @@ fn what_is_torn_in_the_space_is_cut_off_and_kept_without_the_space() {
     assert_eq!(
         damages(&folder),
         (3, vec![Damaged { offset: tip.end.offset, bytes: 2005 }]),
-        "what a person has to look at"
+        "what the operator has to examine"
     );
     let recovered = recover(folder.path(), Some(tip.end)).unwrap();
     assert_eq!((recovered.end, length(&path(&folder))), (tip.end, tip.end.offset));
@@ -220,7 +220,7 @@ fn where_nothing_can_be_allocated_it_is_tried_again_much_later() {
 }
 
 #[test]
-fn damage_before_a_last_frame_that_ends_in_zeros_is_no_torn_end() {
+fn damage_before_a_last_frame_that_ends_in_zeros_is_no_torn_tail() {
     for is_closed in [true, false] {
         let folder = tempdir().unwrap();
         let mut log = new_log(folder.path(), u64::MAX);

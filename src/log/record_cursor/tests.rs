@@ -40,7 +40,7 @@ fn read_all(
 ) -> Result<Vec<Vec<u8>>, ReadError> {
     let mut records = Vec::new();
     while let Some(found) = cursor.find(end)? {
-        let Found::Record(found) = found else { continue };
+        let CursorItem::Record(found) = found else { continue };
         assert_eq!(found.position.0, records.len() as u64 + 1);
         records.push(found.bytes.to_vec());
         cursor.take(&found);
@@ -64,9 +64,9 @@ fn a_record_stays_the_next_one_until_it_is_taken() {
     let (_folder, log, records) = written(u64::MAX);
     let (mut cursor, end) = (cursor(&log), log.tip().end);
     for record in &records {
-        while matches!(cursor.find(end).unwrap().unwrap(), Found::Other(_)) {}
+        while matches!(cursor.find(end).unwrap().unwrap(), CursorItem::Other(_)) {}
         cursor.forget();
-        let Some(Found::Record(found)) = cursor.find(end).unwrap() else { panic!("it is gone") };
+        let Some(CursorItem::Record(found)) = cursor.find(end).unwrap() else { panic!("it is gone") };
         assert_eq!(found.bytes.as_ref(), record);
         cursor.take(&found);
     }
@@ -79,11 +79,11 @@ fn a_large_frame_is_never_in_memory_as_a_whole() {
     while let Some(found) = cursor.find(end).unwrap() {
         // A part of the frame, or the one record that is larger.
         let record = match &found {
-            Found::Record(found) => found.bytes.len() + 100,
-            Found::Other(_) => 0,
+            CursorItem::Record(found) => found.bytes.len() + 100,
+            CursorItem::Other(_) => 0,
         };
         assert!(cursor.buffer.len() <= CHUNK_BYTES.max(record), "{} bytes", cursor.buffer.len());
-        if let Found::Record(found) = found {
+        if let CursorItem::Record(found) = found {
             cursor.take(&found);
         }
     }

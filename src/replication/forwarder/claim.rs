@@ -4,7 +4,7 @@
 use bytes::Bytes;
 use tracing::{info, warn};
 
-use super::{Forwarder, Learned, Reached, Released, Writer, unchanged_since};
+use super::{Forwarder, Learned, LogPoint, Released, WriterClaim, unchanged_since};
 use crate::{
     crash_point::CrashPoint,
     event::{
@@ -16,8 +16,8 @@ use crate::{
     log::writer_ids,
     replication::{
         fencing::{self, Decision, Events, FenceReason, LocalState, Serving, SuspectReason},
-        head::{self, Head},
-        restore::{self, Copy, CopyError, Unfinished},
+        head::{self, LogHead},
+        restore::{self, LogRestore, LogRestoreError, RestoreMarker},
         state::Signal,
         transaction,
     },
@@ -28,7 +28,7 @@ use crate::{
 pub(super) struct Claimed {
     pub session: Session,
     pub head_tx: TxId,
-    pub reached: Reached,
+    pub reached: LogPoint,
     /// The key of the last event that ImmuDB has.
     pub last_event: Option<Bytes>,
 }
@@ -42,7 +42,7 @@ pub(super) enum ClaimError {
     #[error(transparent)]
     Fenced(FenceReason),
     #[error("the database belongs to writer {}", head.writer)]
-    FencedBy { head: Head },
+    FencedBy { head: LogHead },
     #[error(transparent)]
     Suspect(SuspectReason),
     #[error("{0}")]
@@ -60,14 +60,16 @@ impl From<HistoryError> for ClaimError {
     }
 }
 
-impl From<CopyError> for ClaimError {
-    fn from(error: CopyError) -> Self {
+impl From<LogRestoreError> for ClaimError {
+    fn from(error: LogRestoreError) -> Self {
         match error {
-            CopyError::Immudb(error) => Self::Immudb(error),
-            CopyError::Diverged(what) => Self::Diverged(what),
-            CopyError::History(error) => error.into(),
-            CopyError::Restore(error @ RestoreError::DoesNotContinue(_)) => Self::Diverged(error.to_string()),
-            CopyError::Restore(error) => Self::Local(error.to_string()),
+            LogRestoreError::Immudb(error) => Self::Immudb(error),
+            LogRestoreError::Diverged(what) => Self::Diverged(what),
+            LogRestoreError::History(error) => error.into(),
+            LogRestoreError::Restore(error @ RestoreError::DoesNotContinue(_)) => {
+                Self::Diverged(error.to_string())
+            }
+            LogRestoreError::Restore(error) => Self::Local(error.to_string()),
         }
     }
 }
@@ -80,7 +82,7 @@ impl Forwarder {
             let entry = self.unless_overdue(session.get(head::KEY)).await?;
             let head = match &entry {
                 None => None,
-                Some(entry) => Some(Head::decode(&entry.value).ok_or(ClaimError::HeadUnreadable)?),
+                Some(entry) => Some(LogHead::decode(&entry.value).ok_or(ClaimError::HeadUnreadable)?),
             };
             let seen = entry.map_or(TxId(0), |entry| entry.tx);
             if let (Some(writer), Some(head)) = (&mut self.writer, &head) {
@@ -89,7 +91,7 @@ impl Forwarder {
             let decision = self.decide(&session, head.as_ref()).await?;
             let is_unfinished =
                 matches!(decision, Decision::Claim | Decision::Resume) && self.unfinished().exists();
-            let lacks_events = |head: &Head| head.position < self.sequencer.tip().position;
+            let lacks_events = |head: &LogHead| head.position < self.sequencer.tip().position;
             let decision = match (is_unfinished, &head) {
                 // ImmuDB was rolled back, and the operator has confirmed it: nothing is left to
                 // restore.
@@ -135,7 +137,7 @@ impl Forwarder {
         }
     }
 
-    async fn decide(&mut self, session: &Session, head: Option<&Head>) -> Result<Decision, ClaimError> {
+    async fn decide(&mut self, session: &Session, head: Option<&LogHead>) -> Result<Decision, ClaimError> {
         let ids =
             writer_ids::load(&self.settings.folder).map_err(|error| ClaimError::Local(error.to_string()))?;
         let tip = self.sequencer.tip();
@@ -175,30 +177,36 @@ impl Forwarder {
             let id = writer_ids::add(&self.settings.folder)
                 .map_err(|error| ClaimError::Local(error.to_string()))?;
             CrashPoint::WriterKept.reached();
-            self.writer = Some(Writer { id, confirmed: false });
+            self.writer = Some(WriterClaim { id, confirmed: false });
         }
         Ok(())
     }
 
     async fn take_empty(&mut self, session: &Session) -> Result<(), ClaimError> {
         self.new_writer()?;
-        let entry = self.head_entry(Reached::START, Released::No);
+        let entry = self.head_entry(LogPoint::START, Released::No);
         let condition = Precondition::KeyMustNotExist(Bytes::from_static(head::KEY));
         self.write_head(session, entry, vec![condition], None).await
     }
 
-    async fn take(&mut self, session: &Session, head: &Head, seen: TxId) -> Result<(), ClaimError> {
+    async fn take(&mut self, session: &Session, head: &LogHead, seen: TxId) -> Result<(), ClaimError> {
         self.new_writer()?;
-        let place = Reached { position: head.position, hash: head.hash, ..Reached::START };
+        let place = LogPoint { position: head.position, hash: head.hash, ..LogPoint::START };
         let entry = self.head_entry(place, Released::No);
         self.write_head(session, entry, unchanged_since(seen), Some(seen)).await
     }
 
-    async fn take_and_copy(&mut self, session: &Session, head: &Head, seen: TxId) -> Result<(), ClaimError> {
-        self.happened(Signal::CopyBegan);
+    async fn take_and_copy(
+        &mut self,
+        session: &Session,
+        head: &LogHead,
+        seen: TxId,
+    ) -> Result<(), ClaimError> {
+        self.apply_signal(Signal::CopyBegan);
         let (sequencer, history) = (self.sequencer.clone(), self.history.clone());
         let unfinished = self.unfinished();
-        let copy = Copy { session, sequencer: &sequencer, history: &history, unfinished: &unfinished, head };
+        let copy =
+            LogRestore { session, sequencer: &sequencer, history: &history, unfinished: &unfinished, head };
         let first = copy.check_fit().await?;
         unfinished.begin().map_err(|error| ClaimError::Local(error.to_string()))?;
         if self.writer.is_none_or(|writer| writer.id != head.writer) {
@@ -242,7 +250,7 @@ impl Forwarder {
     /// Records which transactions contain the events between the forwarded position and the head's:
     /// those whose commit was not answered, or whose mark was lost in a crash. Returns their
     /// number.
-    async fn learn(&mut self, session: &Session, head: &Head, seen: TxId) -> Result<u64, ClaimError> {
+    async fn learn(&mut self, session: &Session, head: &LogHead, seen: TxId) -> Result<u64, ClaimError> {
         let known = self.replication.view().forwarded;
         if head.position <= known.position {
             // At most one transaction without events, which was sent alone: ImmuDB assigns no id to
@@ -289,16 +297,21 @@ impl Forwarder {
 
     /// Records the common part of the local history and that of another writer, which owns the
     /// database. The common part is in ImmuDB all the same.
-    async fn note_common(&mut self, session: &Session, head: &Head, seen: TxId) {
+    async fn note_common(&mut self, session: &Session, head: &LogHead, seen: TxId) {
         let tip = self.sequencer.tip();
         let noted = if head.position > tip.position {
             let (sequencer, history) = (self.sequencer.clone(), self.history.clone());
             let unfinished = self.unfinished();
-            let copy =
-                Copy { session, sequencer: &sequencer, history: &history, unfinished: &unfinished, head };
+            let copy = LogRestore {
+                session,
+                sequencer: &sequencer,
+                history: &history,
+                unfinished: &unfinished,
+                head,
+            };
             match copy.check_fit().await {
                 Ok(_) => self
-                    .learn(session, &Head { position: tip.position, ..head.clone() }, seen)
+                    .learn(session, &LogHead { position: tip.position, ..head.clone() }, seen)
                     .await
                     .map(drop),
                 Err(error) => Err(error.into()),
@@ -316,13 +329,13 @@ impl Forwarder {
         }
     }
 
-    fn unfinished(&self) -> Unfinished {
-        Unfinished::new(&self.settings.folder)
+    fn unfinished(&self) -> RestoreMarker {
+        RestoreMarker::new(&self.settings.folder)
     }
 
     /// Returns where to continue after the head's position, and the key of the event at that
     /// position.
-    fn after(&self, head: &Head) -> Result<(Reached, Option<Bytes>), ClaimError> {
+    fn after(&self, head: &LogHead) -> Result<(LogPoint, Option<Bytes>), ClaimError> {
         let tip = self.sequencer.tip();
         let located = self.history.locate(head.position, tip)?;
         let snapshots = self.replication.view().forwarded.snapshots;
@@ -334,7 +347,7 @@ impl Forwarder {
             }
         };
         let reached =
-            Reached { place: located.append_end, position: head.position, hash: head.hash, snapshots };
+            LogPoint { place: located.append_end, position: head.position, hash: head.hash, snapshots };
         Ok((reached, last_event))
     }
 }

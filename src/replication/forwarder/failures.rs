@@ -70,7 +70,7 @@ impl Forwarder {
         }
         self.in_contact = false;
         self.replication.failed(true, error.to_owned());
-        self.happened(Signal::Failed(Failure::Definite));
+        self.apply_signal(Signal::Failed(Failure::Definite));
         self.replication.retried();
         let shutdown = self.shutdown.clone();
         tokio::select! {
@@ -80,14 +80,14 @@ impl Forwarder {
     }
 
     /// Stops forwarding until the operator has acted and the service has been restarted.
-    pub(super) async fn park(mut self, happening: Signal, reason: &(dyn std::error::Error + Sync)) {
+    pub(super) async fn park(mut self, signal: Signal, reason: &(dyn std::error::Error + Sync)) {
         error!(%reason, "replication to ImmuDB is stopped; operator action is required");
         // The history of another writer does not tell whether the local log is current.
-        if matches!(happening, Signal::HistoryMissing) {
+        if matches!(signal, Signal::HistoryMissing) {
             self.replication.contacted();
         }
         self.replication.failed(true, reason.to_string());
-        self.happened(happening);
+        self.apply_signal(signal);
         self.shutdown.cancelled().await;
     }
 
@@ -104,7 +104,7 @@ impl Forwarder {
         let failure = failure(error);
         let reachable = !matches!(error.kind, ErrorKind::Refused | ErrorKind::Unreachable);
         self.replication.failed(reachable, error.to_string());
-        self.happened(Signal::Failed(failure));
+        self.apply_signal(Signal::Failed(failure));
     }
 }
 

@@ -10,8 +10,8 @@ use tokio::{
 use tracing::{debug, warn};
 
 use super::{
-    BatchSize, End, Forwarder, Learned, Link, Pause, Reached, Released,
-    in_flight::{Answer, Answered, InFlight, Sent},
+    BatchSize, Forwarder, Learned, Link, LogPoint, Pause, Released, StopReason,
+    in_flight::{Answered, InFlight, Sent, SetResult},
 };
 use crate::{
     crash_point::CrashPoint,
@@ -39,11 +39,11 @@ struct Linger {
 }
 
 /// What happens next while transactions are in flight.
-enum Progress {
+enum NextStep {
     /// The oldest transaction was answered.
     Answered(Box<Answered>),
     /// More is pending after this point than fits into one transaction.
-    Backlog(Reached),
+    Backlog(LogPoint),
     /// The runtime is shutting down.
     GoingDown,
 }
@@ -65,7 +65,7 @@ impl Forwarder {
     const ALONE_AFTER_FAILURE: u32 = 16;
 
     /// Sends the log to ImmuDB until something ends it.
-    pub(super) async fn follow(&mut self, mut link: Link) -> End {
+    pub(super) async fn follow(&mut self, mut link: Link) -> StopReason {
         let mut packer = Packer::new(self.history.clone(), self.settings.batch, link.reached);
         let mut tip = self.sequencer.watch_tip();
         let mut keep_alive = Instant::now() + self.settings.keep_alive;
@@ -76,17 +76,17 @@ impl Forwarder {
                     packer = back;
                     batch
                 }
-                Some((_, Err(error))) => return End::Unreadable(error),
-                None => return End::ShutDown(link),
+                Some((_, Err(error))) => return StopReason::Unreadable(error),
+                None => return StopReason::ShutDown(link),
             };
             if self.shutdown.is_cancelled() {
-                return End::ShutDown(link);
+                return StopReason::ShutDown(link);
             }
             let is_empty = batch.entries.is_empty();
             if is_empty && self.machine.state() == State::Migrating && Instant::now() < probe {
                 tokio::select! {
-                    changed = tip.changed() => if changed.is_err() { return End::ShutDown(link) },
-                    () = self.shutdown.cancelled() => return End::ShutDown(link),
+                    changed = tip.changed() => if changed.is_err() { return StopReason::ShutDown(link) },
+                    () = self.shutdown.cancelled() => return StopReason::ShutDown(link),
                     () = sleep_until(probe) => {}
                 }
                 continue;
@@ -111,8 +111,8 @@ impl Forwarder {
             self.reach(&link, batch.reached, Learned::ByHead);
             link.reached = batch.reached;
             tokio::select! {
-                changed = tip.changed() => if changed.is_err() { return End::ShutDown(link) },
-                () = self.shutdown.cancelled() => return End::ShutDown(link),
+                changed = tip.changed() => if changed.is_err() { return StopReason::ShutDown(link) },
+                () = self.shutdown.cancelled() => return StopReason::ShutDown(link),
                 () = sleep_until(keep_alive) => {
                     let alive = self.unless_overdue(link.session.keep_alive()).await;
                     if let Err(error) = alive {
@@ -131,7 +131,7 @@ impl Forwarder {
         &mut self,
         mut packer: Packer,
         tip: &mut watch::Receiver<Tip>,
-        reached: Reached,
+        reached: LogPoint,
     ) -> Option<(Packer, Result<Batch, HistoryError>)> {
         packer.limit_bytes(self.batch_size.bytes());
         let now = *tip.borrow_and_update();
@@ -147,7 +147,7 @@ impl Forwarder {
         first: Batch,
         mut packer: Packer,
         tip: &mut watch::Receiver<Tip>,
-    ) -> Result<Carried, End> {
+    ) -> Result<Carried, StopReason> {
         let mut in_flight = InFlight::default();
         let mut next = Some(first);
         let mut unreadable = None;
@@ -161,10 +161,10 @@ impl Forwarder {
             let before = may_pack.then(|| in_flight.before(&link).reached);
             let Answered { sent, answer, at } = match self.progress(&mut in_flight, before, tip.clone()).await
             {
-                Progress::Answered(answered) => *answered,
-                Progress::Backlog(reached) => {
+                NextStep::Answered(answered) => *answered,
+                NextStep::Backlog(reached) => {
                     let Some((back, packed)) = self.next_batch(packer, tip, reached).await else {
-                        return Err(End::ShutDown(link));
+                        return Err(StopReason::ShutDown(link));
                     };
                     packer = back;
                     match packed {
@@ -174,7 +174,7 @@ impl Forwarder {
                     exhausted = next.is_none();
                     continue;
                 }
-                Progress::GoingDown => return Err(End::ShutDown(link)),
+                NextStep::GoingDown => return Err(StopReason::ShutDown(link)),
             };
             if in_flight.is_empty() || answer.is_err() {
                 self.sequencer.lingers(false);
@@ -184,9 +184,7 @@ impl Forwarder {
                 Ok(link) => link,
                 Err(end) => {
                     self.alone = Self::ALONE_AFTER_FAILURE;
-                    if let End::Failed { error, .. } = &*end
-                        && !in_flight.is_empty()
-                    {
+                    if let (StopReason::Failed { error, .. }, false) = (&*end, in_flight.is_empty()) {
                         self.note_definite(error);
                     }
                     // The head must not be read before everything that was sent has been answered
@@ -198,7 +196,7 @@ impl Forwarder {
             exhausted = unreadable.is_some();
             if in_flight.is_empty() && next.is_none() {
                 return match unreadable {
-                    Some(error) => Err(End::Unreadable(error)),
+                    Some(error) => Err(StopReason::Unreadable(error)),
                     None => {
                         let waiting = self.sequencer.tip().position;
                         Ok(Carried { link, packer, event_count, took, waiting })
@@ -226,9 +224,9 @@ impl Forwarder {
     async fn progress(
         &mut self,
         in_flight: &mut InFlight,
-        before: Option<Reached>,
+        before: Option<LogPoint>,
         mut tip: watch::Receiver<Tip>,
-    ) -> Progress {
+    ) -> NextStep {
         let (replication, limits) = (self.replication.clone(), self.limits());
         let backlog = async {
             let Some(reached) = before else { return std::future::pending().await };
@@ -244,10 +242,10 @@ impl Forwarder {
             tokio::select! {
                 biased;
                 answered = in_flight.next() => match answered {
-                    Some(answered) => Progress::Answered(answered),
-                    None => Progress::GoingDown,
+                    Some(answered) => NextStep::Answered(answered),
+                    None => NextStep::GoingDown,
                 },
-                reached = backlog => Progress::Backlog(reached),
+                reached = backlog => NextStep::Backlog(reached),
             }
         };
         let progress = self.unless_overdue(progress).await;
@@ -262,8 +260,7 @@ impl Forwarder {
 
     /// Throttles the migration. Sending a backlog takes at most half of the time: the rest of this
     /// machine's and of ImmuDB's capacity is for clients that call meanwhile. This applies only
-    /// while the backlog is smaller than ever before, so the migration ends however much is
-    /// appended meanwhile.
+    /// while the backlog is smaller than ever before, so it ends however much is appended.
     async fn throttle(&mut self, busy: Duration, pending: u64) {
         const PAUSE_MAX: Duration = Duration::from_millis(50);
         if self.machine.state() != State::Migrating {
@@ -306,12 +303,18 @@ impl Forwarder {
     }
 
     /// Handles ImmuDB's answer to the oldest transaction in flight.
-    fn answered(&mut self, link: Link, sent: Sent, answer: Answer, took: Duration) -> Result<Link, Box<End>> {
+    fn answered(
+        &mut self,
+        link: Link,
+        sent: Sent,
+        answer: SetResult,
+        took: Duration,
+    ) -> Result<Link, Box<StopReason>> {
         let Link { session, head_tx, .. } = link;
         let Sent { reached, event_count, frame_count, record_bytes, .. } = sent;
         let from = sent.before.reached;
         match answer {
-            Ok(header) if header.id <= head_tx => Err(Box::new(End::Suspect)),
+            Ok(header) if header.id <= head_tx => Err(Box::new(StopReason::Suspect)),
             Ok(header) => {
                 CrashPoint::AfterSet.reached();
                 self.own_tx = Some(header.id);
@@ -334,7 +337,7 @@ impl Forwarder {
                 let error = immudb::Error { kind, operation, message: "log:head has changed".to_owned() };
                 let pause =
                     if std::mem::replace(&mut self.conflicted, true) { Pause::Delay } else { Pause::None };
-                Err(Box::new(End::Failed { error, session: Some(session), pause }))
+                Err(Box::new(StopReason::Failed { error, session: Some(session), pause }))
             }
             Err(SetError::NotWritten(mut error) | SetError::Unknown(mut error)) => {
                 let pause = match error.kind {
@@ -412,7 +415,7 @@ impl Forwarder {
         }
         let commit = Commit { backlog, took, bytes: sent.bytes };
         self.last_was_quick = self.machine.is_quick(commit);
-        self.happened(Signal::Committed(commit));
+        self.apply_signal(Signal::Committed(commit));
         match sent.event_count {
             0 => self.probes.written(self.last_was_quick),
             _ => self.probes.reset(),
@@ -421,7 +424,7 @@ impl Forwarder {
     }
 
     /// Publishes that ImmuDB has the log up to `reached`.
-    fn reach(&self, link: &Link, reached: Reached, learned: Learned) -> ReplicationMark {
+    fn reach(&self, link: &Link, reached: LogPoint, learned: Learned) -> ReplicationMark {
         let mark = ReplicationMark {
             position: reached.position,
             snapshots: reached.snapshots,
@@ -436,7 +439,7 @@ impl Forwarder {
 fn backlog_after(
     replication: &ReplicationStatus,
     limits: BatchLimits,
-    reached: Reached,
+    reached: LogPoint,
     tip: Tip,
 ) -> Backlog {
     let events = tip.position.0.saturating_sub(reached.position.0);
@@ -484,7 +487,7 @@ async fn pack(mut packer: Packer, tip: Tip, lag_bytes: u64) -> Option<(Packer, R
 
 /// Ends following the log with an error. The session is kept if ImmuDB itself returned the error
 /// and the session is still usable.
-fn failed(error: immudb::Error, session: Session, pause: Pause) -> End {
+fn failed(error: immudb::Error, session: Session, pause: Pause) -> StopReason {
     let alive = match error.kind {
         ErrorKind::Busy | ErrorKind::Rejected | ErrorKind::TooLarge | ErrorKind::Corrupted => Some(session),
         ErrorKind::Refused
@@ -492,5 +495,5 @@ fn failed(error: immudb::Error, session: Session, pause: Pause) -> End {
         | ErrorKind::SessionExpired
         | ErrorKind::Configuration => None,
     };
-    End::Failed { error, session: alive, pause }
+    StopReason::Failed { error, session: alive, pause }
 }

@@ -13,7 +13,7 @@ use bytes::Bytes;
 use tokio::time::Instant;
 use tokio_util::task::AbortOnDropHandle;
 
-use super::{Link, Reached, unchanged_since};
+use super::{Link, LogPoint, unchanged_since};
 use crate::{
     immudb::{KeyValue, Precondition, Session, SetError, TxHeader, TxId},
     replication::{BatchLimits, transaction::Batch},
@@ -22,8 +22,8 @@ use crate::{
 /// What a transaction continues: the state of ImmuDB, or its state after the newest transaction in
 /// flight.
 #[derive(Debug, Clone)]
-pub(super) struct Before {
-    pub reached: Reached,
+pub(super) struct Predecessor {
+    pub reached: LogPoint,
     /// The key of the last event.
     last_event: Option<Bytes>,
     /// The last transaction that wrote the head.
@@ -31,7 +31,7 @@ pub(super) struct Before {
     is_in_flight: bool,
 }
 
-impl Before {
+impl Predecessor {
     /// Returns the preconditions under which a transaction with this batch may be committed.
     fn conditions(&self, batch: &Batch) -> Vec<Precondition> {
         let mut conditions = unchanged_since(self.tx);
@@ -48,9 +48,9 @@ impl Before {
 /// What is known about a transaction when it is sent.
 #[derive(Debug)]
 pub(super) struct Sent {
-    pub before: Before,
+    pub before: Predecessor,
     /// Once this is committed, ImmuDB has the log up to here.
-    pub reached: Reached,
+    pub reached: LogPoint,
     pub event_count: u64,
     pub frame_count: u64,
     pub record_bytes: usize,
@@ -68,20 +68,20 @@ impl Sent {
     }
 }
 
-pub(super) type Answer = Result<TxHeader, SetError>;
+pub(super) type SetResult = Result<TxHeader, SetError>;
 
 /// A transaction with ImmuDB's answer, and when the answer arrived.
 #[derive(Debug)]
 pub(super) struct Answered {
     pub sent: Sent,
-    pub answer: Answer,
+    pub answer: SetResult,
     pub at: Instant,
 }
 
 #[derive(Debug, Default)]
 pub(super) struct InFlight {
     /// In the order in which they were sent. ImmuDB commits none before its predecessor.
-    transactions: VecDeque<(Sent, AbortOnDropHandle<(Answer, Instant)>)>,
+    transactions: VecDeque<(Sent, AbortOnDropHandle<(SetResult, Instant)>)>,
 }
 
 impl InFlight {
@@ -100,15 +100,15 @@ impl InFlight {
     }
 
     /// Returns what the next transaction continues.
-    pub fn before(&self, link: &Link) -> Before {
+    pub fn before(&self, link: &Link) -> Predecessor {
         match self.transactions.back() {
-            Some((newest, _)) => Before {
+            Some((newest, _)) => Predecessor {
                 reached: newest.reached,
                 last_event: newest.last_event.clone(),
                 tx: newest.expected(),
                 is_in_flight: true,
             },
-            None => Before {
+            None => Predecessor {
                 reached: link.reached,
                 last_event: link.last_event.clone(),
                 tx: link.head_tx,
@@ -189,15 +189,15 @@ impl InFlight {
 mod tests {
     use super::*;
     use crate::{
-        event::{Hash, Position},
+        event::{ChainHash, Position},
         log::LogOffset,
         replication::head,
     };
 
-    fn before(last_event: Option<&'static str>, is_in_flight: bool) -> Before {
+    fn before(last_event: Option<&'static str>, is_in_flight: bool) -> Predecessor {
         let reached =
-            Reached { place: LogOffset::START, position: Position(7), hash: Hash::START, snapshots: 0 };
-        Before { reached, last_event: last_event.map(Bytes::from), tx: TxId(9), is_in_flight }
+            LogPoint { place: LogOffset::START, position: Position(7), hash: ChainHash::START, snapshots: 0 };
+        Predecessor { reached, last_event: last_event.map(Bytes::from), tx: TxId(9), is_in_flight }
     }
 
     fn batch() -> Batch {

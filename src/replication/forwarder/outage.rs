@@ -15,10 +15,10 @@ pub(super) struct Outage {
 }
 
 impl Forwarder {
-    pub(super) fn log_change(&mut self, before: State, happening: Signal) {
+    pub(super) fn log_change(&mut self, before: State, signal: Signal) {
         let state = self.machine.state();
         if state == State::Fallback {
-            let reason = self.reason(happening);
+            let reason = self.reason(signal);
             self.replication.blamed(reason);
         }
         let view = self.replication.view();
@@ -42,10 +42,10 @@ impl Forwarder {
         }
     }
 
-    /// Returns the reason for a fallback, or `None` if it has been recorded already or `happening`
+    /// Returns the reason for a fallback, or `None` if it has been recorded already or `signal`
     /// begins no fallback.
-    fn reason(&self, happening: Signal) -> Option<String> {
-        match happening {
+    fn reason(&self, signal: Signal) -> Option<String> {
+        match signal {
             Signal::Overdue => {
                 Some(format!("no commit within immudb.fallback_after ({:?})", self.settings.fallback_after))
             }

@@ -70,6 +70,6 @@ mod tests {
         probes.written(true);
         assert_eq!(probes.pause(), Probes::EVERY);
         probes.written(false);
-        assert_eq!(probes.pause(), Probes::EVERY_MAX, "one quick commit is no reason to ask often for ever");
+        assert_eq!(probes.pause(), Probes::EVERY_MAX, "one quick commit is no reason to ask often forever");
     }
 }

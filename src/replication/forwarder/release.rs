@@ -7,7 +7,7 @@ use super::{Forwarder, Link, Released, unchanged_since};
 use crate::{
     crash_point::CrashPoint,
     immudb::{Error, ErrorKind, Session, SetError, TxId},
-    replication::head::{self, Head},
+    replication::head::{self, LogHead},
 };
 
 impl Forwarder {
@@ -69,7 +69,7 @@ impl Forwarder {
         let entry = session.get(head::KEY).await?;
         let writer = self.writer.map(|writer| writer.id);
         let found = entry.filter(|entry| {
-            Head::decode(&entry.value).is_some_and(|head| {
+            LogHead::decode(&entry.value).is_some_and(|head| {
                 Some(head.writer) == writer
                     && (head.position, head.hash) == (link.reached.position, link.reached.hash)
             })

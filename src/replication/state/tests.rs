@@ -11,7 +11,7 @@ use super::{
 
 const STATES: [State; 8] = [Starting, Connected, Fallback, Migrating, LocalOnly, Suspect, Fenced, Copying];
 
-const LIMITS: Limits = Limits { failures_max: 5, fallback_after: Duration::from_secs(1) };
+const LIMITS: FallbackLimits = FallbackLimits { failures_max: 5, fallback_after: Duration::from_secs(1) };
 
 fn millis(millis: u64) -> Duration {
     Duration::from_millis(millis)
@@ -22,8 +22,8 @@ fn commit(backlog: Backlog, took: u64) -> Signal {
 }
 
 /// Returns a machine in its first fallback, which three quick commits end.
-fn fallen_back() -> Machine {
-    let mut machine = Machine::new(Connected, LIMITS);
+fn fallen_back() -> StateMachine {
+    let mut machine = StateMachine::new(Connected, LIMITS);
     machine.on(Overdue, Duration::ZERO);
     machine
 }
@@ -52,12 +52,12 @@ fn every_state_goes_where_the_table_says() {
         (HistoryMissing, [Suspect, Suspect, Suspect, Suspect, LocalOnly, Suspect, Fenced, Copying]),
         (OtherWriter, [Fenced, Fenced, Fenced, Fenced, LocalOnly, Fenced, Fenced, Fenced]),
     ];
-    for (happening, expected) in table {
+    for (signal, expected) in table {
         for (from, to) in STATES.into_iter().zip(expected) {
             assert_eq!(
-                Machine::new(from, LIMITS).on(happening, Duration::ZERO),
+                StateMachine::new(from, LIMITS).on(signal, Duration::ZERO),
                 to,
-                "{from:?} on {happening:?}"
+                "{from:?} on {signal:?}"
             );
         }
     }
@@ -65,8 +65,8 @@ fn every_state_goes_where_the_table_says() {
 
 #[test]
 fn failures_in_a_row_end_connected_and_a_commit_forgives_them() {
-    let mut machine = Machine::new(Connected, Limits { failures_max: 3, ..LIMITS });
-    let mut on = |happening| machine.on(happening, Duration::ZERO);
+    let mut machine = StateMachine::new(Connected, FallbackLimits { failures_max: 3, ..LIMITS });
+    let mut on = |signal| machine.on(signal, Duration::ZERO);
     assert_eq!([on(Failed(Passing)), on(Failed(Passing))], [Connected, Connected]);
     on(commit(FitsOne, 1));
     assert_eq!([on(Failed(Passing)), on(Failed(Passing))], [Connected, Connected]);
@@ -76,7 +76,7 @@ fn failures_in_a_row_end_connected_and_a_commit_forgives_them() {
 #[test]
 fn three_slow_commits_of_the_last_ten_begin_the_fallback() {
     let states = |commits: &[u64]| -> Vec<State> {
-        let mut machine = Machine::new(Connected, LIMITS);
+        let mut machine = StateMachine::new(Connected, LIMITS);
         commits.iter().map(|took| machine.on(commit(FitsOne, *took), Duration::ZERO)).collect()
     };
     assert_eq!(states(&[501, 501, 501]), [Connected, Connected, Fallback]);
@@ -87,7 +87,7 @@ fn three_slow_commits_of_the_last_ten_begin_the_fallback() {
 
 #[test]
 fn the_third_slow_commit_is_not_waited_for_to_its_end() {
-    let mut machine = Machine::new(Connected, LIMITS);
+    let mut machine = StateMachine::new(Connected, LIMITS);
     let mut max_after = |took| {
         machine.on(commit(FitsOne, took), Duration::ZERO);
         machine.commit_max()
@@ -103,7 +103,7 @@ fn the_third_slow_commit_is_not_waited_for_to_its_end() {
 #[test]
 fn only_quick_commits_in_a_row_end_the_fallback() {
     let mut machine = fallen_back();
-    let mut on = |happening| machine.on(happening, Duration::ZERO);
+    let mut on = |signal| machine.on(signal, Duration::ZERO);
     // A late commit, like every commit of a slow ImmuDB.
     assert_eq!(on(commit(FitsOne, 700)), Migrating);
     assert_eq!([on(commit(FitsOne, 249)), on(commit(FitsOne, 249))], [Migrating; 2]);
@@ -116,7 +116,7 @@ fn only_quick_commits_in_a_row_end_the_fallback() {
 fn a_failure_begins_the_row_again() {
     for failure in [Failed(Passing), Failed(Definite), Overdue] {
         let mut machine = fallen_back();
-        let mut on = |happening| machine.on(happening, Duration::ZERO);
+        let mut on = |signal| machine.on(signal, Duration::ZERO);
         assert_eq!([on(commit(FitsOne, 1)), on(commit(FitsOne, 1))], [Migrating; 2]);
         on(failure);
         assert_eq!([on(commit(FitsOne, 1)), on(commit(FitsOne, 1))], [Migrating; 2], "{failure:?}");
@@ -136,13 +136,13 @@ fn a_large_transaction_may_take_longer_and_still_be_quick_but_not_slow() {
 }
 
 /// Returns the number of commits that ends the fallback.
-fn commits_needed(machine: &mut Machine, at: Duration) -> u32 {
+fn commits_needed(machine: &mut StateMachine, at: Duration) -> u32 {
     (1..).find(|_| machine.on(commit(FitsOne, 1), at) == Connected).unwrap()
 }
 
 #[test]
 fn each_further_fallback_within_ten_minutes_takes_twice_as_many_commits_to_end() {
-    let mut machine = Machine::new(Connected, LIMITS);
+    let mut machine = StateMachine::new(Connected, LIMITS);
     let mut needed = |at: u64| {
         machine.on(Overdue, Duration::from_secs(at));
         commits_needed(&mut machine, Duration::from_secs(at))
@@ -188,8 +188,8 @@ impl Model {
         self.since.clear();
     }
 
-    fn on(&mut self, happening: Signal, at: Duration) {
-        match happening {
+    fn on(&mut self, signal: Signal, at: Duration) {
+        match signal {
             Failed(failure) => {
                 self.failures += 1;
                 if self.in_fallback {
@@ -230,7 +230,7 @@ fn the_machine_does_what_the_rules_say() {
     let mut fallbacks = 0;
     for seed in 0..2000 {
         let mut random = fastrand::Rng::with_seed(seed);
-        let (mut machine, mut model) = (Machine::new(Connected, LIMITS), Model::default());
+        let (mut machine, mut model) = (StateMachine::new(Connected, LIMITS), Model::default());
         let mut at = Duration::ZERO;
         // How often commits are slow in this series.
         let slow = random.u32(0..4);
@@ -242,18 +242,18 @@ fn the_machine_does_what_the_rules_say() {
                 _ => random.u64(1..249),
             };
             let backlog = if random.u8(..5) == 0 { Large } else { FitsOne };
-            let happening = match random.u8(..60) {
+            let signal = match random.u8(..60) {
                 0 => Failed(Definite),
                 1 | 2 => Failed(Passing),
                 3 => Overdue,
                 4 => Dragging,
                 _ => Committed(Commit { backlog, took: millis(took), bytes: 0 }),
             };
-            let state = machine.on(happening, at);
-            model.on(happening, at);
+            let state = machine.on(signal, at);
+            model.on(signal, at);
             let expected = if model.in_fallback { state != Connected } else { state == Connected };
-            assert!(expected, "seed {seed}, step {step}: {happening:?} leads to {state:?}");
-            if let Committed(_) = happening
+            assert!(expected, "seed {seed}, step {step}: {signal:?} leads to {state:?}");
+            if let Committed(_) = signal
                 && model.in_fallback
                 && !model.since.is_empty()
             {

@@ -43,12 +43,12 @@ fn tip(position: u64) -> Tip {
 }
 
 /// The status under test, and the position up to which ImmuDB has committed.
-struct World {
+struct Scenario {
     replication: ReplicationStatus,
     committed: AtomicU64,
 }
 
-impl World {
+impl Scenario {
     fn new(state: State) -> Arc<Self> {
         let limits = PendingLimits { events_max: 1000, bytes_max: u64::MAX, segment_bytes_max: 1 << 20 };
         let replication =
@@ -80,9 +80,9 @@ impl World {
 
 /// Runs `forward` while all clients append. All of them must have been answered at the end, or
 /// `shuttle` reports a deadlock.
-fn all_are_answered(first: State, forward: impl Fn(&World) + Send + Sync + Copy + 'static) {
+fn all_are_answered(first: State, forward: impl Fn(&Scenario) + Send + Sync + Copy + 'static) {
     explore(move || {
-        let world = World::new(first);
+        let world = Scenario::new(first);
         let callers: Vec<_> = (1..=CALLERS)
             .map(|position| {
                 let world = world.clone();
@@ -123,7 +123,7 @@ fn a_fallback_in_between_answers_everybody() {
 }
 
 #[test]
-fn a_state_that_a_person_must_end_answers_everybody() {
+fn a_state_that_the_operator_must_end_answers_everybody() {
     for last in [State::Suspect, State::Fenced] {
         all_are_answered(State::Connected, move |world| {
             world.commit(2);

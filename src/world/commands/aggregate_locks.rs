@@ -23,7 +23,7 @@ pub struct AggregateLocks(Vec<Arc<RwLock<()>>>);
 
 /// The locks that a call needs.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
-pub struct Wanted {
+pub struct LockRequest {
     /// The objects that the call changes, deletes or moves.
     alone: BTreeSet<AggregateId>,
     /// The objects that the call puts something into, and all containers above them. Other calls
@@ -33,12 +33,12 @@ pub struct Wanted {
 
 /// Acquired locks, released on drop.
 #[derive(Debug, Default)]
-pub struct Turn {
+pub struct LockGuard {
     _alone: Vec<OwnedRwLockWriteGuard<()>>,
     _shared: Vec<OwnedRwLockReadGuard<()>>,
 }
 
-impl Wanted {
+impl LockRequest {
     /// Returns the locks for the objects that the commands name.
     pub fn by(commands: &[Command]) -> Self {
         let mut wanted = Self::default();
@@ -77,12 +77,12 @@ impl Default for AggregateLocks {
 impl AggregateLocks {
     /// Waits until all the locks are acquired. All calls acquire them in the same order, so there
     /// is no deadlock.
-    pub async fn take(&self, wanted: &Wanted) -> Turn {
+    pub async fn take(&self, wanted: &LockRequest) -> LockGuard {
         let shared = wanted.shared.iter().map(|id| (self.number(id), false));
         let alone = wanted.alone.iter().map(|id| (self.number(id), true));
         // A lock that is needed in both modes is acquired exclusively.
         let numbers: BTreeMap<usize, bool> = shared.chain(alone).collect();
-        let mut turn = Turn::default();
+        let mut turn = LockGuard::default();
         for (number, alone) in numbers {
             let Some(lock) = self.0.get(number).cloned() else { continue };
             if alone {
@@ -114,9 +114,9 @@ mod tests {
     #[tokio::test]
     async fn many_put_things_into_one_object_and_who_changes_it_is_alone() {
         let turns = AggregateLocks::default();
-        let puts = Wanted { alone: ids(&["gem"]), shared: ids(&["chest"]) };
-        let also_puts = Wanted { alone: ids(&["coin"]), shared: ids(&["chest"]) };
-        let deletes = Wanted { alone: ids(&["chest"]), shared: ids(&["chest"]) };
+        let puts = LockRequest { alone: ids(&["gem"]), shared: ids(&["chest"]) };
+        let also_puts = LockRequest { alone: ids(&["coin"]), shared: ids(&["chest"]) };
+        let deletes = LockRequest { alone: ids(&["chest"]), shared: ids(&["chest"]) };
         let first = turns.take(&puts).await;
         let second = turns.take(&also_puts).await;
         let mut alone = std::pin::pin!(turns.take(&deletes));
@@ -133,9 +133,9 @@ mod tests {
 
     #[test]
     fn what_is_wanted_alone_is_not_wanted_once_more() {
-        let mut wanted = Wanted { alone: ids(&["bag"]), shared: ids(&["room"]) };
+        let mut wanted = LockRequest { alone: ids(&["bag"]), shared: ids(&["room"]) };
         assert!(!wanted.share(&ids(&["bag", "room"])));
         assert!(wanted.share(&ids(&["bag", "player", "room"])));
-        assert_eq!(wanted, Wanted { alone: ids(&["bag"]), shared: ids(&["player", "room"]) });
+        assert_eq!(wanted, LockRequest { alone: ids(&["bag"]), shared: ids(&["player", "room"]) });
     }
 }

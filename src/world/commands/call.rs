@@ -18,14 +18,14 @@ const COMMANDS: &str = "call_digest";
 /// Identifies a call by its commands. Empty if there is only one command, because its own id
 /// identifies it.
 #[derive(Debug, Default)]
-pub struct Call {
+pub struct CallDigest {
     ids: String,
     commands: String,
 }
 
 /// How a call relates to the events that were found.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Was {
+pub enum CallMatch {
     /// These commands were not executed as one call.
     New,
     /// The call was executed as a whole.
@@ -34,7 +34,7 @@ pub enum Was {
     Another,
 }
 
-impl Call {
+impl CallDigest {
     pub fn of(commands: &[Command]) -> Self {
         if commands.len() < 2 {
             return Self::default();
@@ -60,15 +60,15 @@ impl Call {
     }
 
     /// Compares the call with `found`, the first events of its commands.
-    pub fn was<'f>(&self, found: impl Iterator<Item = &'f RecordedEvent>) -> Was {
+    pub fn was<'f>(&self, found: impl Iterator<Item = &'f RecordedEvent>) -> CallMatch {
         let of_these_ids =
             found.map(|event| &event.event.metadata).find(|metadata| metadata.get(IDS) == Some(&self.ids));
         match of_these_ids.map(|metadata| metadata.get(COMMANDS)) {
-            None => Was::New,
+            None => CallMatch::New,
             // Written by an older service, which stored no digest of the commands.
-            Some(None) => Was::Executed,
-            Some(Some(commands)) if *commands == self.commands => Was::Executed,
-            Some(Some(_)) => Was::Another,
+            Some(None) => CallMatch::Executed,
+            Some(Some(commands)) if *commands == self.commands => CallMatch::Executed,
+            Some(Some(_)) => CallMatch::Another,
         }
     }
 }

@@ -8,7 +8,7 @@ use std::sync::Arc;
 use crate::{
     event::{AggregateId, EventId, Position, SequenceNumber},
     store::StoredIn,
-    world::read_models::left_behind::LeftBehind,
+    world::read_models::dangling_references::DanglingReferences,
 };
 
 /// The result of a call.
@@ -26,7 +26,7 @@ pub struct CommandResult {
     pub events: Vec<CommandEvent>,
     pub already_executed: bool,
     /// What a room leaves behind if the command deleted it. Otherwise empty.
-    pub left_behind: LeftBehind,
+    pub dangling_references: DanglingReferences,
 }
 
 impl CommandResult {
@@ -39,9 +39,9 @@ impl CommandResult {
             let texts = event.aggregate_id.as_str().len().saturating_add(event.event_type.len());
             texts.saturating_add(OWN_BYTES)
         });
-        let exits = self.left_behind.exits.iter();
+        let exits = self.dangling_references.exits.iter();
         let exits = exits.map(|(room, direction)| room.len() + direction.len() + OWN_BYTES);
-        let players = self.left_behind.players.iter().map(|player| player.len() + OWN_BYTES);
+        let players = self.dangling_references.players.iter().map(|player| player.len() + OWN_BYTES);
         let texts: usize =
             events.chain(exits).chain(players).fold(self.command_id.len(), usize::saturating_add);
         texts.saturating_add(OWN_BYTES)

@@ -11,27 +11,27 @@ use futures_util::future::BoxFuture;
 use tokio::sync::Semaphore;
 
 use super::{
-    aggregate_locks::{AggregateLocks, Wanted},
+    aggregate_locks::{AggregateLocks, LockRequest},
     executed::{CommandResult, Executed},
-    planning::{Located, Plan, Planning},
+    planning::{AppendEnd, Plan, Planning},
 };
 use crate::{
     error::{Conflict, StoreError},
     event::{AggregateId, EventId, Position, SequenceNumber},
     shared_limit::Caller,
-    store::{Attempt, Origin, Stored},
+    store::{Attempt, Origin, StoredAppend},
     world::{
         error::WorldError,
-        history::replay::Source,
-        read_models::contents::Contents,
+        history::replay::AggregateSource,
+        read_models::contents::ContainerTable,
         rules::command::Commands,
-        settings::{EventLimits, RawAppends},
+        settings::{EventLimits, RawAppendPolicy},
     },
 };
 
 mod raw_appends;
 
-use raw_appends::Told;
+use raw_appends::ReportedDamage;
 
 /// The maximum number of times that a call is decided. An attempt that loses a race always loses it
 /// to a call that succeeded.
@@ -44,18 +44,23 @@ const DECIDING_MAX: usize = 32;
 /// Executes commands. Shared by all calls.
 #[derive(Debug)]
 pub struct Handler {
-    source: Source,
-    contents: Contents,
+    source: AggregateSource,
+    contents: ContainerTable,
     turns: AggregateLocks,
     /// Permits for deciding. They limit the memory used for the objects that decisions examine.
     deciding: Arc<Semaphore>,
     limits: EventLimits,
-    raw_appends: RawAppends,
-    told: Arc<Told>,
+    raw_appends: RawAppendPolicy,
+    told: Arc<ReportedDamage>,
 }
 
 impl Handler {
-    pub fn new(source: Source, contents: Contents, limits: EventLimits, raw_appends: RawAppends) -> Self {
+    pub fn new(
+        source: AggregateSource,
+        contents: ContainerTable,
+        limits: EventLimits,
+        raw_appends: RawAppendPolicy,
+    ) -> Self {
         Self {
             source,
             contents,
@@ -78,7 +83,7 @@ impl Handler {
         caller: &Caller,
         reserve: impl Fn(usize) -> BoxFuture<'static, Result<(), StoreError>>,
     ) -> Result<Executed, WorldError> {
-        let mut wanted = Wanted::by(&commands.commands);
+        let mut wanted = LockRequest::by(&commands.commands);
         let mut turn = Arc::new(self.turns.take(&wanted).await);
         let commands = Arc::new(commands);
         for attempt in 0..ATTEMPTS_MAX {
@@ -99,7 +104,7 @@ impl Handler {
                 drop(turn);
                 // Wait for the commit, so that this answer is as reliable as the first one was.
                 let stored_in = match executed {
-                    Some(Located { end, last }) => {
+                    Some(AppendEnd { end, last }) => {
                         Some(self.source.store.wait_for_commit(end, last, Attempt::Repeated).await?)
                     }
                     None => None,
@@ -177,7 +182,7 @@ fn pause(attempt: u32) -> Duration {
 
 /// Sets the sequence numbers and positions of the new events, in the order in which they were
 /// appended.
-fn number(results: &mut [CommandResult], stored: &Stored) {
+fn number(results: &mut [CommandResult], stored: &StoredAppend) {
     let mut next: BTreeMap<&AggregateId, SequenceNumber> =
         stored.aggregates.iter().map(|aggregate| (&aggregate.id, aggregate.first)).collect();
     let new = results.iter_mut().filter(|result| !result.already_executed);

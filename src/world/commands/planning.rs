@@ -9,7 +9,7 @@ use std::{
 };
 
 use super::{
-    call::{Call, Was},
+    call::{CallDigest, CallMatch},
     executed::{CommandEvent, CommandResult},
 };
 use crate::{
@@ -20,16 +20,18 @@ use crate::{
     log::LogOffset,
     store::{Append, Tip},
     world::{
-        error::{Damage, Problem, WorldError},
-        history::replay::{self, Source},
+        error::{AggregateDamage, Problem, WorldError},
+        history::replay::{self, AggregateSource},
         model::{
             aggregate::{Aggregate, Kind},
             event::WorldEvent,
         },
-        read_models::{contents::Contents, left_behind::LeftBehind},
+        read_models::{contents::ContainerTable, dangling_references::DanglingReferences},
         rules::{
             capacity,
-            command::{ACTOR, COMMAND, Command, Commands, Contents as Deleted, Expected, Operation},
+            command::{
+                ACTOR, COMMAND, Command, Commands, ContentsPolicy as Deleted, ExpectedSequences, Operation,
+            },
             decide::decide,
             moving,
             refusal::Refusal,
@@ -52,25 +54,25 @@ pub struct Plan {
     pub append: Append,
     pub results: Vec<CommandResult>,
     /// The newest append with events of commands that were executed before.
-    pub executed: Option<Located>,
+    pub executed: Option<AppendEnd>,
     /// The objects that something is put into, and all containers above them.
     pub put_into: BTreeSet<AggregateId>,
 }
 
 /// The end of an append.
 #[derive(Debug, Clone, Copy)]
-pub struct Located {
+pub struct AppendEnd {
     pub end: LogOffset,
     pub last: Position,
 }
 
 /// A plan in progress. May block on disk I/O.
 pub struct Planning<'s> {
-    source: &'s Source,
-    contents: &'s Contents,
+    source: &'s AggregateSource,
+    contents: &'s ContainerTable,
     limits: EventLimits,
-    call: Call,
-    executed: Option<Located>,
+    call: CallDigest,
+    executed: Option<AppendEnd>,
     /// The ids of the first events of commands that were not executed before, as far as could be
     /// seen.
     not_found: Vec<EventId>,
@@ -90,12 +92,12 @@ pub struct Planning<'s> {
 }
 
 impl<'s> Planning<'s> {
-    pub fn new(source: &'s Source, contents: &'s Contents, limits: EventLimits) -> Self {
+    pub fn new(source: &'s AggregateSource, contents: &'s ContainerTable, limits: EventLimits) -> Self {
         Self {
             source,
             contents,
             limits,
-            call: Call::default(),
+            call: CallDigest::default(),
             executed: None,
             not_found: Vec::new(),
             known: WorldView::default(),
@@ -117,7 +119,7 @@ impl<'s> Planning<'s> {
     /// read.
     pub fn decide_all(&mut self, call: &Commands) -> Result<(), WorldError> {
         let Commands { commands, expected } = call;
-        self.call = Call::of(commands);
+        self.call = CallDigest::of(commands);
         let firsts = commands.iter().map(|command| self.source.store.find(command.event_id(0)));
         let firsts: Vec<Option<RecordedEvent>> = firsts.collect::<Result<_, _>>()?;
         let ids = commands.iter().map(|command| command.event_id(0)).zip(&firsts);
@@ -125,7 +127,7 @@ impl<'s> Planning<'s> {
         let was = self.call.was(firsts.iter().flatten());
         refuse_others(commands, &firsts, was)?;
         self.locate(firsts.iter().flatten().map(|first| first.append.last).max())?;
-        if was != Was::Executed && firsts.iter().any(Option::is_none) {
+        if was != CallMatch::Executed && firsts.iter().any(Option::is_none) {
             self.expect(None, expected)?;
         }
         for ((index, command), first) in commands.iter().enumerate().zip(firsts) {
@@ -135,11 +137,11 @@ impl<'s> Planning<'s> {
                     self.results.push(result);
                 }
                 // A command that had no effect then has none now.
-                None if was == Was::Executed => self.results.push(CommandResult {
+                None if was == CallMatch::Executed => self.results.push(CommandResult {
                     command_id: command.id.clone(),
                     events: Vec::new(),
                     already_executed: true,
-                    left_behind: LeftBehind::default(),
+                    dangling_references: DanglingReferences::default(),
                 }),
                 None => self.add(index, command)?,
             }
@@ -207,9 +209,9 @@ impl<'s> Planning<'s> {
         }
         // Determine this before the events are applied, because they may move the contents out of
         // the room.
-        let left_behind = match decided.last().map(|last| (&last.event, last.kind)) {
-            Some((WorldEvent::GameObjectDeleted {}, Kind::Room)) => self.left_behind(&command.target),
-            _ => LeftBehind::default(),
+        let dangling_references = match decided.last().map(|last| (&last.event, last.kind)) {
+            Some((WorldEvent::GameObjectDeleted {}, Kind::Room)) => self.dangling_references(&command.target),
+            _ => DanglingReferences::default(),
         };
         let mut events = Vec::with_capacity(decided.len());
         for (nth, decided) in decided.into_iter().enumerate() {
@@ -224,7 +226,7 @@ impl<'s> Planning<'s> {
             });
             let sequence = SequenceNumber(0);
             let Decided { id, kind, event: happened } = decided;
-            self.known.apply(&id, kind, &happened).map_err(|rule| Damage {
+            self.known.apply(&id, kind, &happened).map_err(|rule| AggregateDamage {
                 id,
                 sequence,
                 problem: Problem::Rule(rule),
@@ -233,7 +235,7 @@ impl<'s> Planning<'s> {
         }
         self.note_containers(command);
         let command_id = command.id.clone();
-        self.results.push(CommandResult { command_id, events, already_executed: false, left_behind });
+        self.results.push(CommandResult { command_id, events, already_executed: false, dangling_references });
         Ok(())
     }
 
@@ -261,8 +263,8 @@ impl<'s> Planning<'s> {
 
     /// Returns what a deleted room leaves behind. Anything that cannot be determined is omitted,
     /// and does not make the command fail.
-    fn left_behind(&self, room: &AggregateId) -> LeftBehind {
-        let mut left = self.contents.left_behind(room, &self.known).unwrap_or_default();
+    fn dangling_references(&self, room: &AggregateId) -> DanglingReferences {
+        let mut left = self.contents.dangling_references(room, &self.known).unwrap_or_default();
         for other in self.known.ids().filter(|id| *id != room) {
             let Ok(Some(other)) = self.known.find(other) else { continue };
             let object = other.object();
@@ -285,7 +287,7 @@ impl<'s> Planning<'s> {
         left
     }
 
-    fn expect(&mut self, command: Option<usize>, expected: &Expected) -> Result<(), WorldError> {
+    fn expect(&mut self, command: Option<usize>, expected: &ExpectedSequences) -> Result<(), WorldError> {
         for (id, expected) in expected {
             let actual = match self.heads.get(id) {
                 Some(head) => *head,
@@ -378,16 +380,16 @@ impl<'s> Planning<'s> {
         };
         let players = events.iter().filter(is_player);
         let moved: Vec<String> = players.map(|event| event.event.aggregate_id.to_string()).collect();
-        let left_behind = match events.last().map(|last| (WorldEvent::read(last), &last.event)) {
+        let dangling_references = match events.last().map(|last| (WorldEvent::read(last), &last.event)) {
             Some((Ok(WorldEvent::GameObjectDeleted {}), room))
                 if Kind::of(&room.aggregate_type) == Some(Kind::Room) =>
             {
-                let mut left = self.left_behind(&room.aggregate_id);
+                let mut left = self.dangling_references(&room.aggregate_id);
                 left.players.extend(moved);
                 left.in_order();
                 left
             }
-            _ => LeftBehind::default(),
+            _ => DanglingReferences::default(),
         };
         let events = events.into_iter().map(|event| CommandEvent {
             id: event.event.id,
@@ -400,7 +402,7 @@ impl<'s> Planning<'s> {
             command_id: command.id.clone(),
             events: events.collect(),
             already_executed: true,
-            left_behind,
+            dangling_references,
         })
     }
 
@@ -409,7 +411,7 @@ impl<'s> Planning<'s> {
         let Some(last) = newest else { return Ok(()) };
         let located = self.source.store.history().locate(last, self.tip_behind(last)?);
         let end = located.map_err(StoreError::from)?.append_end;
-        self.executed = Some(Located { end, last });
+        self.executed = Some(AppendEnd { end, last });
         Ok(())
     }
 
@@ -476,7 +478,11 @@ fn byte_count(event: &NewEvent) -> usize {
 }
 
 /// Refuses a command whose id belongs to a different command. Called before anything is decided.
-fn refuse_others(commands: &[Command], firsts: &[Option<RecordedEvent>], was: Was) -> Result<(), WorldError> {
+fn refuse_others(
+    commands: &[Command],
+    firsts: &[Option<RecordedEvent>],
+    was: CallMatch,
+) -> Result<(), WorldError> {
     let is_another = |(command, first): (&Command, &Option<RecordedEvent>)| {
         first.as_ref().is_some_and(|first| {
             first.event.causation_id != command.id
@@ -485,7 +491,7 @@ fn refuse_others(commands: &[Command], firsts: &[Option<RecordedEvent>], was: Wa
     };
     let another = commands.iter().zip(firsts).position(is_another);
     // All commands that have events match, so a command without events is the different one.
-    let without_effect = || firsts.iter().position(Option::is_none).filter(|_| was == Was::Another);
+    let without_effect = || firsts.iter().position(Option::is_none).filter(|_| was == CallMatch::Another);
     match another.or_else(without_effect).and_then(|index| Some((index, commands.get(index)?))) {
         Some((index, command)) => Err(WorldError::CommandIdReused { command: index, id: command.id.clone() }),
         None => Ok(()),

@@ -58,7 +58,7 @@ fn in_order(mut changes: Vec<Change>) -> Vec<Change> {
 
 /// The fields to compare before and after one event.
 #[derive(Debug)]
-pub enum Watched<'e> {
+pub enum ComparedFields<'e> {
     /// The fields that the event names, with their values before it. All others are ignored, so the
     /// cost does not depend on the size of the aggregate.
     Named(Vec<(Field<'e>, Option<Value>)>),
@@ -66,7 +66,7 @@ pub enum Watched<'e> {
     All(BTreeMap<String, Value>),
 }
 
-impl<'e> Watched<'e> {
+impl<'e> ComparedFields<'e> {
     /// Captures the values before an event. `aggregate` is `None` for the first event.
     pub fn before(aggregate: Option<&Aggregate>, event: &'e WorldEvent) -> Self {
         match (aggregate, event) {
@@ -229,8 +229,8 @@ mod tests {
         let before = Aggregate::GameObject(object.clone());
         let event =
             WorldEvent::GameObjectAttributeUpdated { key: "key-7".into(), value: Value::from("seven") };
-        let watched = Watched::before(Some(&before), &event);
-        assert!(matches!(&watched, Watched::Named(named) if named.len() == 1));
+        let watched = ComparedFields::before(Some(&before), &event);
+        assert!(matches!(&watched, ComparedFields::Named(named) if named.len() == 1));
         object.attributes.insert("key-7".into(), Value::from("seven"));
         object.attributes.insert("key-8".into(), Value::from("of another event"));
         let changes = watched.changes(&Aggregate::GameObject(object));

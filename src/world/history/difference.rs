@@ -2,7 +2,7 @@
 //!
 //! The events between the two moments tell which objects changed, and which of their events to
 //! compare. The objects are then compared one by one, as fast as the client reads the response.
-//! Until then their ids are held in a compact encoding ([`touched`]), within a budget shared by all
+//! Until then their ids are held in a compact encoding (`touched`), within a budget shared by all
 //! differences in progress.
 
 use std::sync::Arc;
@@ -11,7 +11,7 @@ use tokio_util::sync::CancellationToken;
 
 use super::{
     changes::{self, Change},
-    replay::{self, Moment, Source},
+    replay::{self, AggregateSource, Moment},
 };
 use crate::{
     error::StoreError,
@@ -80,7 +80,7 @@ impl DifferenceReader {
         let tip = store.tip();
         let (from, to) = (position(store, from, tip)?, position(store, to, tip)?);
         if from > to {
-            return Err(StoreError::invalid("from", "must not be later than `to`").into());
+            return Err(StoreError::invalid("since", "must not be later than `until`").into());
         }
         let types = Kind::ALL.iter().map(|kind| kind.name().as_bytes().to_vec()).collect();
         let filter = Filter { aggregate_types: types, ..Filter::default() };
@@ -127,7 +127,7 @@ impl DifferenceReader {
     /// [`ObjectDiff::problem`].
     pub fn look(
         &mut self,
-        source: &Source,
+        source: &AggregateSource,
         given_up: &CancellationToken,
     ) -> Result<Option<ObjectDiff>, WorldError> {
         let Some(TouchedObject { id, kind, first, last }) = self.touched.next() else { return Ok(None) };
@@ -154,7 +154,7 @@ impl DifferenceReader {
 /// Returns what the events from `first` to `last` changed. Replays only these events, on top of the
 /// state before them.
 fn differs(
-    source: &Source,
+    source: &AggregateSource,
     id: &AggregateId,
     kind: Kind,
     (first, last): (SequenceNumber, SequenceNumber),
@@ -162,7 +162,7 @@ fn differs(
 ) -> Result<Option<ObjectDiff>, WorldError> {
     let from = SequenceNumber(first.0.saturating_sub(1));
     let before = replay::load_unless(source, id, Moment::Sequence(from), given_up)?;
-    let after = replay::go_on(&source.store, id, kind, before.clone(), last, given_up)?;
+    let after = replay::replay_further(&source.store, id, kind, before.clone(), last, given_up)?;
     let was = before.as_ref().map(|before| &before.aggregate);
     // After a repair, nothing may be left of the object.
     let is = after.as_ref().map(|after| &after.aggregate);

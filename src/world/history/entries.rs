@@ -5,17 +5,17 @@
 use tokio_util::sync::CancellationToken;
 
 use super::{
-    changes::{self, Change, Watched},
-    life::{Life, Taken},
+    changes::{self, Change, ComparedFields},
+    rehydration::{EventOutcome, Rehydration},
     repairs,
-    replay::{self, Moment, Source, State},
+    replay::{self, AggregateSource, AggregateState, Moment},
 };
 use crate::{
     event::{AggregateId, EventId, Position, SequenceNumber, Timestamp},
     index::Direction,
     store::{AggregateReader, LoadRequest},
     world::{
-        error::{Damage, Problem, WorldError},
+        error::{AggregateDamage, Problem, WorldError},
         model::{
             aggregate::Kind,
             event::{EventError, WorldEvent},
@@ -27,7 +27,7 @@ use crate::{
 
 /// One event, with its changes.
 #[derive(Debug, Clone, PartialEq)]
-pub struct Entry {
+pub struct HistoryEntry {
     pub id: EventId,
     pub event_type: String,
     pub sequence: SequenceNumber,
@@ -46,8 +46,8 @@ pub struct Entry {
 pub struct HistoryReader {
     id: AggregateId,
     kind: Kind,
-    source: Source,
-    life: Life,
+    source: AggregateSource,
+    rehydration: Rehydration,
     reader: AggregateReader,
 }
 
@@ -58,7 +58,7 @@ impl HistoryReader {
     /// # Errors
     /// Returns an error if there is no such aggregate, or if its history is damaged before `from`.
     pub fn open(
-        source: &Source,
+        source: &AggregateSource,
         id: AggregateId,
         from: SequenceNumber,
         to: SequenceNumber,
@@ -80,8 +80,8 @@ impl HistoryReader {
             Some(aggregate_type) => match Kind::of(aggregate_type) {
                 None => Err(Refusal::Foreign(id).into()),
                 Some(kind) => {
-                    let (source, life) = (source.clone(), Life::behind(kind, state, before));
-                    Ok(Self { id, kind, source, life, reader })
+                    let (source, rehydration) = (source.clone(), Rehydration::after(kind, state, before));
+                    Ok(Self { id, kind, source, rehydration, reader })
                 }
             },
         }
@@ -89,46 +89,46 @@ impl HistoryReader {
 
     /// Starts over from the repaired state, because a repair excludes events that were shown as
     /// valid. Returns the difference between the two states, which is what the repair changes.
-    fn begin_anew(&mut self, sequence: SequenceNumber) -> Result<Vec<Change>, WorldError> {
+    fn start_over(&mut self, sequence: SequenceNumber) -> Result<Vec<Change>, WorldError> {
         let after = replay::load(&self.source, &self.id, Moment::Sequence(sequence))?;
-        let aggregate = |state: &State| state.aggregate.clone();
-        let before = self.life.state().map(aggregate);
+        let aggregate = |state: &AggregateState| state.aggregate.clone();
+        let before = self.rehydration.state().map(aggregate);
         let changes = changes::between(before.as_ref(), after.as_ref().map(aggregate).as_ref());
-        self.life = Life::behind(self.kind, after, sequence);
+        self.rehydration = Rehydration::after(self.kind, after, sequence);
         Ok(changes)
     }
 
     /// Returns the memory that the reader holds between two reads.
     pub fn kept_bytes(&self) -> usize {
-        self.life.state().map_or(0, |state| size::of(&state.aggregate))
+        self.rehydration.state().map_or(0, |state| size::of(&state.aggregate))
     }
 
     /// Returns some more entries, or none at the end.
     ///
     /// # Errors
     /// Returns an error if the history is damaged at this point.
-    pub fn next(&mut self, bytes_max: usize) -> Result<Vec<Entry>, WorldError> {
+    pub fn next(&mut self, bytes_max: usize) -> Result<Vec<HistoryEntry>, WorldError> {
         let mut entries = Vec::new();
         for event in self.reader.next(bytes_max)? {
-            let recorded = event.decode().map_err(|_| Damage {
+            let recorded = event.decode().map_err(|_| AggregateDamage {
                 id: self.id.clone(),
                 sequence: event.sequence,
                 problem: Problem::Event(EventError::NotJson),
             })?;
             let happened = WorldEvent::read(&recorded);
-            let before = self.life.state().map(|state| &state.aggregate);
-            let watched = happened.as_ref().ok().map(|happened| Watched::before(before, happened));
+            let before = self.rehydration.state().map(|state| &state.aggregate);
+            let watched = happened.as_ref().ok().map(|happened| ComparedFields::before(before, happened));
             let taken = self
-                .life
-                .take_what_happened(&recorded, &happened, |id| repairs::of(&self.source.store, id))?;
-            let anew = self.life.begins_anew();
-            let changes = match (taken, watched, self.life.state()) {
-                _ if anew => self.begin_anew(recorded.sequence)?,
-                (Taken::Happened, Some(watched), Some(after)) => watched.changes(&after.aggregate),
+                .rehydration
+                .apply_decoded(&recorded, &happened, |id| repairs::of(&self.source.store, id))?;
+            let restart = self.rehydration.must_restart();
+            let changes = match (taken, watched, self.rehydration.state()) {
+                _ if restart => self.start_over(recorded.sequence)?,
+                (EventOutcome::Happened, Some(watched), Some(after)) => watched.changes(&after.aggregate),
                 _ => Vec::new(),
             };
             let event = recorded.event;
-            entries.push(Entry {
+            entries.push(HistoryEntry {
                 id: event.id,
                 event_type: event.event_type.to_string(),
                 sequence: recorded.sequence,
@@ -138,7 +138,7 @@ impl HistoryReader {
                 causation_id: event.causation_id,
                 correlation_id: event.correlation_id,
                 changes,
-                passed_over: taken == Taken::PassedOver && !anew,
+                passed_over: taken == EventOutcome::PassedOver && !restart,
             });
         }
         Ok(entries)

@@ -59,9 +59,9 @@ fn named_by(repair: &RecordedEvent) -> impl Iterator<Item = SequenceNumber> + us
 
 /// The events of all objects that a range of repairs excludes.
 #[derive(Debug, Default)]
-pub struct PassedOver(BTreeMap<AggregateId, BTreeSet<SequenceNumber>>);
+pub struct ExcludedEvents(BTreeMap<AggregateId, BTreeSet<SequenceNumber>>);
 
-impl PassedOver {
+impl ExcludedEvents {
     /// Collects the events excluded by the repairs from `start` up to a position.
     ///
     /// # Errors

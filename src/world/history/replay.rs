@@ -9,18 +9,20 @@ use std::sync::Arc;
 use tokio_util::sync::CancellationToken;
 use tracing::debug;
 
-pub use super::states::State;
+pub use super::states::AggregateState;
 use super::{
-    life::{Life, Taken},
+    rehydration::{EventOutcome, Rehydration},
     repairs,
-    states::{Kept, REPLAYED, States},
+    states::{REPLAYED, StateStore, StoredState},
 };
 use crate::{
-    event::{AggregateId, Hash, Position, RecordedEvent, SequenceNumber, Timestamp, record::StoredEvent},
+    event::{
+        AggregateId, ChainHash, Position, RecordedEvent, SequenceNumber, Timestamp, record::StoredEvent,
+    },
     index::Direction,
     store::{EventStore, LoadRequest},
     world::{
-        error::{Damage, Problem, WorldError},
+        error::{AggregateDamage, Problem, WorldError},
         model::{aggregate::Kind, event::EventError},
         rules::refusal::Refusal,
     },
@@ -31,9 +33,9 @@ const READ_BYTES: usize = 256 * 1024;
 
 /// What aggregates are loaded from: the log and the stored states. Cheap to clone.
 #[derive(Debug, Clone)]
-pub struct Source {
+pub struct AggregateSource {
     pub store: Arc<EventStore>,
-    pub states: States,
+    pub states: StateStore,
 }
 
 /// A moment in the life of an aggregate.
@@ -45,25 +47,29 @@ pub enum Moment {
     Time(Timestamp),
 }
 
-/// Applies all events of an aggregate, or those up to the event where [`Life::begins_anew`]
+/// Applies all events of an aggregate, or those up to the event where [`Rehydration::must_restart`]
 /// requires a new start.
 ///
 /// # Errors
-/// See [`Life::take`].
-pub fn live(store: &EventStore, id: &AggregateId, life: &mut Life) -> Result<(), WorldError> {
-    live_until(store, id, life, SequenceNumber(0), &CancellationToken::new())
-}
-
-fn live_until(
+/// See [`Rehydration::apply`].
+pub fn rehydrate(
     store: &EventStore,
     id: &AggregateId,
-    life: &mut Life,
+    rehydration: &mut Rehydration,
+) -> Result<(), WorldError> {
+    rehydrate_until(store, id, rehydration, SequenceNumber(0), &CancellationToken::new())
+}
+
+fn rehydrate_until(
+    store: &EventStore,
+    id: &AggregateId,
+    rehydration: &mut Rehydration,
     to: SequenceNumber,
     given_up: &CancellationToken,
 ) -> Result<(), WorldError> {
     let mut reader = store.load(LoadRequest {
         aggregate_id: id.clone(),
-        from: life.last().next(),
+        from: rehydration.last().next(),
         to,
         recorded_until: None,
         snapshot_schema: None,
@@ -79,8 +85,8 @@ fn live_until(
             if given_up.is_cancelled() {
                 return Err(WorldError::GivenUp);
             }
-            life.take(&decoded(id, event)?, |id| repairs::of(store, id))?;
-            if life.begins_anew() {
+            rehydration.apply(&decoded(id, event)?, |id| repairs::of(store, id))?;
+            if rehydration.must_restart() {
                 return Ok(());
             }
         }
@@ -122,15 +128,19 @@ fn nothing(id: &AggregateId) -> LoadRequest {
 /// # Errors
 /// Returns an error if the aggregate is not part of the world, if its history is damaged, or if the
 /// moment is a sequence number beyond its last event.
-pub fn load(source: &Source, id: &AggregateId, moment: Moment) -> Result<Option<State>, WorldError> {
-    Ok(load_from(source, id, moment, Beginning::Kept, &mut |_, _| Ok(()))?.state)
+pub fn load(
+    source: &AggregateSource,
+    id: &AggregateId,
+    moment: Moment,
+) -> Result<Option<AggregateState>, WorldError> {
+    Ok(load_from(source, id, moment, ReplayStart::Kept, &mut |_, _| Ok(()))?.state)
 }
 
 /// An aggregate as it is now.
 #[derive(Debug, Default)]
-pub struct Loaded {
+pub struct LoadedAggregate {
     /// `None` if there are no events, or if all of them are excluded.
-    pub state: Option<State>,
+    pub state: Option<AggregateState>,
     /// `None` if there are no events.
     pub kind: Option<Kind>,
     /// The last event, or 0 if there is none.
@@ -144,8 +154,8 @@ pub struct Loaded {
 ///
 /// # Errors
 /// See [`load`].
-pub fn load_now(source: &Source, id: &AggregateId) -> Result<Loaded, WorldError> {
-    load_from(source, id, Moment::Now, Beginning::Kept, &mut |_, _| Ok(()))
+pub fn load_now(source: &AggregateSource, id: &AggregateId) -> Result<LoadedAggregate, WorldError> {
+    load_from(source, id, Moment::Now, ReplayStart::Kept, &mut |_, _| Ok(()))
 }
 
 /// Like [`load`], but ends early when `given_up` is cancelled.
@@ -153,12 +163,12 @@ pub fn load_now(source: &Source, id: &AggregateId) -> Result<Loaded, WorldError>
 /// # Errors
 /// See [`load`]. Also returns an error if `given_up` is cancelled.
 pub fn load_unless(
-    source: &Source,
+    source: &AggregateSource,
     id: &AggregateId,
     moment: Moment,
     given_up: &CancellationToken,
-) -> Result<Option<State>, WorldError> {
-    let loaded = load_from(source, id, moment, Beginning::Kept, &mut |_, _| {
+) -> Result<Option<AggregateState>, WorldError> {
+    let loaded = load_from(source, id, moment, ReplayStart::Kept, &mut |_, _| {
         if given_up.is_cancelled() { Err(WorldError::GivenUp) } else { Ok(()) }
     });
     Ok(loaded?.state)
@@ -168,26 +178,26 @@ pub fn load_unless(
 ///
 /// # Errors
 /// See [`load_unless`].
-pub fn go_on(
+pub fn replay_further(
     store: &EventStore,
     id: &AggregateId,
     kind: Kind,
-    before: Option<State>,
+    before: Option<AggregateState>,
     to: SequenceNumber,
     given_up: &CancellationToken,
-) -> Result<Option<State>, WorldError> {
+) -> Result<Option<AggregateState>, WorldError> {
     let last = SequenceNumber(before.as_ref().map_or(0, |before| before.sequence));
-    let mut life = Life::behind(kind, before, last);
-    live_until(store, id, &mut life, to, given_up)?;
-    if life.begins_anew() {
-        life = Life::knowing(kind, repairs::of(store, id)?);
-        live_until(store, id, &mut life, to, given_up)?;
+    let mut rehydration = Rehydration::after(kind, before, last);
+    rehydrate_until(store, id, &mut rehydration, to, given_up)?;
+    if rehydration.must_restart() {
+        rehydration = Rehydration::with_repairs(kind, repairs::of(store, id)?);
+        rehydrate_until(store, id, &mut rehydration, to, given_up)?;
     }
-    Ok(life.into_state())
+    Ok(rehydration.into_state())
 }
 
-fn decoded(id: &AggregateId, event: &StoredEvent) -> Result<RecordedEvent, Damage> {
-    event.decode().map_err(|_| Damage {
+fn decoded(id: &AggregateId, event: &StoredEvent) -> Result<RecordedEvent, AggregateDamage> {
+    event.decode().map_err(|_| AggregateDamage {
         id: id.clone(),
         sequence: event.sequence,
         problem: Problem::Event(EventError::NotJson),
@@ -196,7 +206,7 @@ fn decoded(id: &AggregateId, event: &StoredEvent) -> Result<RecordedEvent, Damag
 
 /// Where a load starts.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Beginning {
+enum ReplayStart {
     /// At the stored state, if there is a usable one.
     Kept,
     FirstEvent,
@@ -209,10 +219,13 @@ enum Beginning {
 ///
 /// # Errors
 /// See [`load`].
-pub fn check(source: &Source, id: &AggregateId) -> Result<(Loaded, Option<SequenceNumber>), WorldError> {
+pub fn check(
+    source: &AggregateSource,
+    id: &AggregateId,
+) -> Result<(LoadedAggregate, Option<SequenceNumber>), WorldError> {
     let kept = source.states.find(id);
     let mut wrong = None;
-    let mut compare = |state: &State, hash: Hash| {
+    let mut compare = |state: &AggregateState, hash: ChainHash| {
         if let Some(kept) = &kept
             && kept.hash == hash
             && kept.state != *state
@@ -221,24 +234,24 @@ pub fn check(source: &Source, id: &AggregateId) -> Result<(Loaded, Option<Sequen
         }
         Ok(())
     };
-    let loaded = load_from(source, id, Moment::Now, Beginning::FirstEvent, &mut compare)?;
+    let loaded = load_from(source, id, Moment::Now, ReplayStart::FirstEvent, &mut compare)?;
     Ok((loaded, wrong))
 }
 
 /// Receives each state with the chain hash of its event, and may end the load with an error.
-type Seen<'s> = dyn FnMut(&State, Hash) -> Result<(), WorldError> + 's;
+type StateObserver<'s> = dyn FnMut(&AggregateState, ChainHash) -> Result<(), WorldError> + 's;
 
 /// Implements [`load`]. `seen` receives the state after each event with the chain hash of the
 /// event, and may end the load with an error.
 fn load_from(
-    source: &Source,
+    source: &AggregateSource,
     id: &AggregateId,
     moment: Moment,
-    beginning: Beginning,
-    seen: &mut Seen<'_>,
-) -> Result<Loaded, WorldError> {
+    beginning: ReplayStart,
+    seen: &mut StateObserver<'_>,
+) -> Result<LoadedAggregate, WorldError> {
     if moment == Moment::Sequence(SequenceNumber(0)) {
-        return Ok(Loaded::default());
+        return Ok(LoadedAggregate::default());
     }
     let events = |from| LoadRequest {
         aggregate_id: id.clone(),
@@ -256,30 +269,30 @@ fn load_from(
         limit: 0,
     };
     let mut reader = source.store.load(events(SequenceNumber(0)))?;
-    let Some(aggregate_type) = reader.aggregate_type() else { return Ok(Loaded::default()) };
+    let Some(aggregate_type) = reader.aggregate_type() else { return Ok(LoadedAggregate::default()) };
     let Some(kind) = Kind::of(aggregate_type) else { return Err(Refusal::Foreign(id.clone()).into()) };
     let last = reader.last_sequence();
     if matches!(moment, Moment::Sequence(sequence) if sequence > last) {
         return Err(Refusal::NoSuchEvent { id: id.clone(), last }.into());
     }
     let mut kept = match beginning {
-        Beginning::Kept => source.states.find(id).filter(|kept| is_before(kept, moment)),
-        Beginning::FirstEvent | Beginning::Repaired => None,
+        ReplayStart::Kept => source.states.find(id).filter(|kept| is_before(kept, moment)),
+        ReplayStart::FirstEvent | ReplayStart::Repaired => None,
     };
     if let Some(kept) = &kept {
         // Start at the event of the state: its chain hash tells whether the state belongs to this
         // history.
         reader = source.store.load(events(kept.sequence()))?;
     }
-    let mut life = match beginning {
-        Beginning::Kept | Beginning::FirstEvent => Life::behind(kind, None, SequenceNumber(0)),
-        Beginning::Repaired => Life::knowing(kind, repairs::of(&source.store, id)?),
+    let mut rehydration = match beginning {
+        ReplayStart::Kept | ReplayStart::FirstEvent => Rehydration::after(kind, None, SequenceNumber(0)),
+        ReplayStart::Repaired => Rehydration::with_repairs(kind, repairs::of(&source.store, id)?),
     };
     let (mut newest, mut replayed, mut passed_over) = (None, 0u64, 0u64);
     'all: loop {
         let events = reader.next(READ_BYTES)?;
         if kept.is_some() && events.is_empty() {
-            return load_from(source, id, moment, Beginning::FirstEvent, seen);
+            return load_from(source, id, moment, ReplayStart::FirstEvent, seen);
         }
         if events.is_empty() {
             break;
@@ -296,37 +309,37 @@ fn load_from(
                 if !is_of_this_history {
                     debug!(aggregate = %id, "the stored state belongs to another history; replaying all \
                      events");
-                    return load_from(source, id, moment, Beginning::FirstEvent, seen);
+                    return load_from(source, id, moment, ReplayStart::FirstEvent, seen);
                 }
-                life = Life::behind(kind, Some(kept.state), event.sequence);
+                rehydration = Rehydration::after(kind, Some(kept.state), event.sequence);
                 continue;
             }
-            if life.take(&event, |id| repairs::of(&source.store, id))? == Taken::PassedOver {
+            if rehydration.apply(&event, |id| repairs::of(&source.store, id))? == EventOutcome::PassedOver {
                 passed_over = passed_over.saturating_add(1);
             }
-            if life.begins_anew() && beginning != Beginning::Repaired {
-                return load_from(source, id, moment, Beginning::Repaired, seen);
+            if rehydration.must_restart() && beginning != ReplayStart::Repaired {
+                return load_from(source, id, moment, ReplayStart::Repaired, seen);
             }
-            if let Some(state) = life.state() {
+            if let Some(state) = rehydration.state() {
                 seen(state, event.hash)?;
             }
             newest = Some((event.position, event.hash));
             replayed = replayed.saturating_add(1);
         }
     }
-    let last = life.last();
-    let state = life.into_state();
+    let last = rehydration.last();
+    let state = rehydration.into_state();
     if let (Some(state), Some((position, hash))) = (&state, newest)
         && replayed >= REPLAYED
         && moment == Moment::Now
     {
-        source.states.keep(&Kept { state: state.clone(), position, hash });
+        source.states.keep(&StoredState { state: state.clone(), position, hash });
     }
-    Ok(Loaded { state, kind: Some(kind), last, passed_over })
+    Ok(LoadedAggregate { state, kind: Some(kind), last, passed_over })
 }
 
 /// Returns whether a stored state is not later than the moment.
-fn is_before(kept: &Kept, moment: Moment) -> bool {
+fn is_before(kept: &StoredState, moment: Moment) -> bool {
     match moment {
         Moment::Now => true,
         Moment::Sequence(sequence) => kept.sequence() <= sequence,

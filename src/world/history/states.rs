@@ -20,7 +20,7 @@ use sha2::{Digest, Sha256};
 use tracing::{debug, warn};
 
 use crate::{
-    event::{AggregateId, Hash, Position, SequenceNumber, Timestamp},
+    event::{AggregateId, ChainHash, Position, SequenceNumber, Timestamp},
     event_files::folder::read_file,
     world::{
         model::{aggregate::Aggregate, size},
@@ -42,7 +42,7 @@ const CHECKSUM_BYTES: usize = 32;
 
 /// An aggregate after one of its events.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
-pub struct State {
+pub struct AggregateState {
     pub aggregate: Aggregate,
     pub sequence: u64,
     pub created_at: Timestamp,
@@ -51,30 +51,30 @@ pub struct State {
 
 /// A state, with the position and the chain hash of the event that led to it.
 #[derive(Debug, Clone, PartialEq)]
-pub struct Kept {
-    pub state: State,
+pub struct StoredState {
+    pub state: AggregateState,
     pub position: Position,
-    pub hash: Hash,
+    pub hash: ChainHash,
 }
 
-/// The JSON form of [`Kept`].
+/// The JSON form of [`StoredState`].
 #[derive(Serialize, Deserialize)]
-struct Written {
-    state: State,
+struct StateFile {
+    state: AggregateState,
     position: u64,
     hash: [u8; 32],
 }
 
 /// The stored states. Cheap to clone.
 #[derive(Debug, Clone)]
-pub struct States {
+pub struct StateStore {
     folder: PathBuf,
     /// `None` if there is no writer thread. No states are stored then.
-    due: Option<Sender<Kept>>,
+    due: Option<Sender<StoredState>>,
     waiting: Arc<AtomicUsize>,
 }
 
-impl States {
+impl StateStore {
     /// Starts the writer thread, which ends when the last clone is dropped.
     pub fn start(folder: PathBuf) -> Self {
         let (sender, due) = channel();
@@ -91,7 +91,7 @@ impl States {
 
     /// Returns the stored state of an aggregate if the file is intact. It may belong to another
     /// history.
-    pub fn find(&self, id: &AggregateId) -> Option<Kept> {
+    pub fn find(&self, id: &AggregateId) -> Option<StoredState> {
         let path = path(&self.folder, id);
         if fs::metadata(&path).ok()?.len() > BYTES_MAX {
             return None;
@@ -103,7 +103,7 @@ impl States {
 
     /// Queues a state for writing, or drops it if it is too large or too many are waiting. Never
     /// blocks.
-    pub fn keep(&self, kept: &Kept) {
+    pub fn keep(&self, kept: &StoredState) {
         let Some(due) = &self.due else { return };
         let room = |waiting| (waiting < WAITING_MAX).then_some(waiting + 1);
         if size::of(&kept.state.aggregate) > SIZE_MAX
@@ -126,14 +126,14 @@ impl States {
     }
 }
 
-impl Kept {
+impl StoredState {
     /// Returns the sequence number of the event that led to the state.
     pub fn sequence(&self) -> SequenceNumber {
         SequenceNumber(self.state.sequence)
     }
 }
 
-fn write_all(folder: &Path, due: &Receiver<Kept>, waiting: &AtomicUsize) {
+fn write_all(folder: &Path, due: &Receiver<StoredState>, waiting: &AtomicUsize) {
     for kept in due {
         waiting.fetch_sub(1, Ordering::AcqRel);
         let id = kept.state.aggregate.object().id.clone();
@@ -144,7 +144,7 @@ fn write_all(folder: &Path, due: &Receiver<Kept>, waiting: &AtomicUsize) {
 }
 
 /// Writes without syncing: a file torn by a crash fails its checksum.
-fn write(folder: &Path, kept: Kept) -> io::Result<()> {
+fn write(folder: &Path, kept: StoredState) -> io::Result<()> {
     let path = path(folder, &kept.state.aggregate.object().id);
     path.parent().map_or(Ok(()), fs::create_dir_all)?;
     let partial = path.with_extension("partial");
@@ -160,9 +160,9 @@ fn path(folder: &Path, id: &AggregateId) -> PathBuf {
 }
 
 /// Encodes the version, the checksum of the rest, and the state as JSON.
-pub(crate) fn encode(kept: Kept) -> io::Result<Vec<u8>> {
-    let Kept { state, position, hash } = kept;
-    let json = serde_json::to_vec(&Written { state, position: position.0, hash: hash.0 })?;
+pub(crate) fn encode(kept: StoredState) -> io::Result<Vec<u8>> {
+    let StoredState { state, position, hash } = kept;
+    let json = serde_json::to_vec(&StateFile { state, position: position.0, hash: hash.0 })?;
     let mut bytes = Vec::with_capacity(MAGIC.len() + CHECKSUM_BYTES + json.len());
     bytes.extend_from_slice(MAGIC);
     bytes.extend_from_slice(&Sha256::digest(&json));
@@ -170,13 +170,13 @@ pub(crate) fn encode(kept: Kept) -> io::Result<Vec<u8>> {
     Ok(bytes)
 }
 
-pub(crate) fn decode(bytes: &[u8]) -> Option<Kept> {
+pub(crate) fn decode(bytes: &[u8]) -> Option<StoredState> {
     let (checksum, json) = bytes.strip_prefix(MAGIC)?.split_at_checked(CHECKSUM_BYTES)?;
     if Sha256::digest(json).as_slice() != checksum {
         return None;
     }
-    let Written { state, position, hash } = serde_json::from_slice(json).ok()?;
-    Some(Kept { state, position: Position(position), hash: Hash(hash) })
+    let StateFile { state, position, hash } = serde_json::from_slice(json).ok()?;
+    Some(StoredState { state, position: Position(position), hash: ChainHash(hash) })
 }
 
 #[cfg(test)]
@@ -186,7 +186,7 @@ mod tests {
     use super::*;
     use crate::world::model::game_object::GameObject;
 
-    fn kept(id: &str, sequence: u64) -> Kept {
+    fn kept(id: &str, sequence: u64) -> StoredState {
         let object = GameObject {
             id: AggregateId::new(id).unwrap(),
             class: "Thing".into(),
@@ -199,14 +199,14 @@ mod tests {
         };
         let aggregate = Aggregate::GameObject(object);
         let (created_at, updated_at) = (Timestamp::default(), Timestamp::now());
-        let state = State { aggregate, sequence, created_at, updated_at };
-        Kept { state, position: Position(sequence + 5), hash: Hash::START.chain(b"x") }
+        let state = AggregateState { aggregate, sequence, created_at, updated_at };
+        StoredState { state, position: Position(sequence + 5), hash: ChainHash::START.chain(b"x") }
     }
 
     #[test]
     fn what_is_kept_is_found_again_and_what_is_not_whole_is_not() {
         let dir = tempfile::tempdir().unwrap();
-        let states = States::start(dir.path().join("states"));
+        let states = StateStore::start(dir.path().join("states"));
         let long = "ä".repeat(120);
         for id in ["t", &long, "../t"] {
             let id = AggregateId::new(id).unwrap();
@@ -238,7 +238,7 @@ mod tests {
         }
     }
 
-    fn kept_at(states: &States, id: &AggregateId, sequence: u64) -> Kept {
+    fn kept_at(states: &StateStore, id: &AggregateId, sequence: u64) -> StoredState {
         let found = states.find(id).unwrap();
         assert_eq!((found.sequence(), found.position), (SequenceNumber(sequence), Position(sequence + 5)));
         assert_eq!(found.state.aggregate, kept(id.as_str(), sequence).state.aggregate);
@@ -248,7 +248,7 @@ mod tests {
     #[test]
     fn more_than_can_wait_is_left_out() {
         let (sender, due) = channel();
-        let states = States { folder: PathBuf::new(), due: Some(sender), waiting: Arc::default() };
+        let states = StateStore { folder: PathBuf::new(), due: Some(sender), waiting: Arc::default() };
         for sequence in 1..=20 {
             states.keep(&kept("t", sequence));
         }

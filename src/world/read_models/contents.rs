@@ -14,7 +14,7 @@ use tokio_util::sync::CancellationToken;
 
 use super::{
     ReadModelError, ReadModels,
-    left_behind::LeftBehind,
+    dangling_references::DanglingReferences,
     projector::{self, Follower, ProjectorError},
 };
 use crate::{
@@ -23,11 +23,11 @@ use crate::{
     store::{EventStore, Tip},
     world::{
         rules::{
-            command::Contents as Becomes,
+            command::ContentsPolicy as Becomes,
             moving::CONTAINERS_MAX,
             world_view::{Containment, WorldView},
         },
-        settings::{Settings, Shutdown},
+        settings::{Shutdown, WorldSettings},
     },
 };
 
@@ -51,7 +51,7 @@ const BELOW_MAX: usize = 100_000;
 
 /// The container table. Cheap to clone.
 #[derive(Debug, Clone)]
-pub struct Contents {
+pub struct ContainerTable {
     store: Arc<EventStore>,
     rows: Arc<ReadModels>,
     following: Arc<Mutex<Following>>,
@@ -61,17 +61,17 @@ pub struct Contents {
 /// known to belong to this history.
 type Following = Option<(Follower, u64)>;
 
-impl Contents {
+impl ContainerTable {
     /// Opens the table, and starts the task that applies events if no query does so for some time.
-    pub fn start(store: Arc<EventStore>, settings: &Settings, shutdown: &Shutdown) -> Self {
+    pub fn start(store: Arc<EventStore>, settings: &WorldSettings, shutdown: &Shutdown) -> Self {
         let (path, wal_max) = (settings.states_path.join(FILE), settings.read_models_wal_max);
         let rows = ReadModels::new(path, wal_max, vec![Box::new(places::Places)]).of_key(KEY);
         let rows = Arc::new(rows.of_log(settings.log_id.clone()).of_ours_alone().named(NAME));
         if let Err(error) = rows.ensure_exists() {
-            rows.problems.they_do_not_follow(&error.to_string());
+            rows.problems.record_stalled(&error.to_string());
         }
         let contents = Self { store, rows, following: Arc::default() };
-        shutdown.tasks.spawn(contents.clone().follow_now_and_then(shutdown.stopping.clone()));
+        shutdown.tasks.spawn(contents.clone().follow_periodically(shutdown.stopping.clone()));
         contents
     }
 
@@ -80,7 +80,7 @@ impl Contents {
         &self.rows
     }
 
-    async fn follow_now_and_then(self, stopping: CancellationToken) {
+    async fn follow_periodically(self, stopping: CancellationToken) {
         let mut tip = self.store.watch_tip();
         let following = async {
             loop {
@@ -115,17 +115,19 @@ impl Contents {
     /// history are rebuilt.
     fn step(&self, following: &mut Following, tip: Tip) -> Result<bool, ProjectorError> {
         match self.try_step(following, tip).or_else(|error| match is_for_now(&error) {
-            false if projector::mend(&error, &self.rows, tip.position) => self.try_step(following, tip),
+            false if projector::rebuild_if_needed(&error, &self.rows, tip.position) => {
+                self.try_step(following, tip)
+            }
             _ => Err(error),
         }) {
             Ok(is_at_tip) => {
-                self.rows.problems.they_follow();
+                self.rows.problems.record_following();
                 self.rows.follow_to(self.rows.position());
                 Ok(is_at_tip)
             }
             Err(error) => {
                 if !is_for_now(&error) {
-                    self.rows.problems.they_do_not_follow(&error.to_string());
+                    self.rows.problems.record_stalled(&error.to_string());
                 }
                 Err(error)
             }
@@ -147,7 +149,7 @@ impl Contents {
     /// Queries the table as it is now. Fails instead of waiting for a long time.
     fn ask<T>(&self, query: impl Fn(&Connection) -> rusqlite::Result<T>) -> Result<T, ProjectorError> {
         const TRIES_MAX: usize = 3;
-        if let Some(why) = self.rows.problems.why_not() {
+        if let Some(why) = self.rows.problems.stalled_reason() {
             return Err(ReadModelError::NotOpen(why).into());
         }
         let tip = self.store.tip();
@@ -226,13 +228,17 @@ impl Contents {
     ///
     /// # Errors
     /// Returns an error if the table cannot be read.
-    pub fn left_behind(&self, room: &AggregateId, known: &WorldView) -> Result<LeftBehind, ProjectorError> {
+    pub fn dangling_references(
+        &self,
+        room: &AggregateId,
+        known: &WorldView,
+    ) -> Result<DanglingReferences, ProjectorError> {
         let exits = "SELECT room_id, direction FROM exits
              WHERE target_room_id = ?1 AND room_id NOT IN (SELECT value ->> 0 FROM json_each(?3))
              ORDER BY room_id, direction LIMIT ?2";
         let players = "SELECT id FROM places WHERE container_id = ?1 AND aggregate_type = 'Player'
              AND id NOT IN (SELECT value ->> 0 FROM json_each(?3)) ORDER BY id LIMIT ?2";
-        let (known, count) = (json(known), number(LeftBehind::NAMED_MAX));
+        let (known, count) = (json(known), number(DanglingReferences::NAMED_MAX));
         self.ask(|rows| {
             let exits = rows
                 .prepare_cached(exits)?
@@ -242,7 +248,7 @@ impl Contents {
                 .prepare_cached(players)?
                 .query_map(params![room.as_str(), count, known], |row| row.get(0))?
                 .collect::<rusqlite::Result<_>>()?;
-            Ok(LeftBehind { exits, players })
+            Ok(DanglingReferences { exits, players })
         })
     }
 }

@@ -7,7 +7,7 @@ use std::path::PathBuf;
 
 use rusqlite::ErrorCode;
 
-use super::taking;
+use super::apply;
 use crate::world::error::WorldError;
 
 /// An error while reading or writing the tables.
@@ -76,7 +76,7 @@ impl ReadModelError {
     /// helps then.
     pub fn is_of_the_rows(&self) -> bool {
         match self {
-            Self::Database(error) => self.is_damage() || !taking::is_of_the_environment(error),
+            Self::Database(error) => self.is_damage() || !apply::is_of_the_environment(error),
             Self::InUse
             | Self::Io { .. }
             | Self::Foreign { .. }

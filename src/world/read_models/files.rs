@@ -114,7 +114,7 @@ pub fn remove_those_of(path: &Path, log: Option<&str>) -> Result<(), ReadModelEr
 ///
 /// # Errors
 /// Returns an error if one of the files cannot be renamed.
-pub fn put_aside(path: &Path) -> Result<PathBuf, ReadModelError> {
+pub fn set_aside(path: &Path) -> Result<PathBuf, ReadModelError> {
     let is_free = |aside: &PathBuf| ALL.iter().all(|suffix| !with_suffix(aside, suffix).exists());
     let numbered = (2u32..).map(|number| with_suffix(path, &format!(".damaged-{number}")));
     let mut names = std::iter::once(with_suffix(path, ".damaged")).chain(numbered);

@@ -8,11 +8,11 @@ use serde_json::Value;
 
 use crate::world::model::{event::Attributes, size};
 
-mod below;
+mod recursive;
 #[cfg(test)]
 mod tests;
 
-pub use below::page as below;
+pub use recursive::page as below;
 
 /// Selects objects. An empty field matches everything.
 #[derive(Debug, Clone, Default, PartialEq)]

@@ -39,7 +39,7 @@ impl Line {
 
 /// The events that one projection could not apply.
 #[derive(Debug, Default)]
-struct PassedOver {
+struct SkippedEvents {
     count: u64,
     last: String,
     line: Line,
@@ -55,7 +55,7 @@ pub struct Problems {
 
 impl Default for Problems {
     fn default() -> Self {
-        Self::of_these("the read models")
+        Self::of_tables("the read models")
     }
 }
 
@@ -64,11 +64,11 @@ struct Wrong {
     following: Option<(String, Instant)>,
     not_following: Line,
     unreadable: Line,
-    passed_over: BTreeMap<&'static str, PassedOver>,
+    passed_over: BTreeMap<&'static str, SkippedEvents>,
 }
 
 impl Problems {
-    pub fn of_these(what: &'static str) -> Self {
+    pub fn of_tables(what: &'static str) -> Self {
         Self { what, wrong: Mutex::default() }
     }
 
@@ -77,7 +77,7 @@ impl Problems {
     }
 
     /// Records that the tables do not follow the events.
-    pub fn they_do_not_follow(&self, problem: &str) {
+    pub fn record_stalled(&self, problem: &str) {
         let mut wrong = self.wrong();
         let since = wrong.following.take().map_or_else(Instant::now, |(_, since)| since);
         wrong.following = Some((problem.to_owned(), since));
@@ -87,26 +87,26 @@ impl Problems {
     }
 
     /// Records that the tables follow the events.
-    pub fn they_follow(&self) {
+    pub fn record_following(&self) {
         if let Some((_, since)) = self.wrong().following.take() {
             info!(after = ?since.elapsed(), "{}: updates have resumed", self.what);
         }
     }
 
     /// Returns why the tables do not follow, or `None` if they do.
-    pub fn why_not(&self) -> Option<String> {
+    pub fn stalled_reason(&self) -> Option<String> {
         self.wrong().following.as_ref().map(|(problem, _)| problem.clone())
     }
 
     /// Records that a query failed.
-    pub fn they_cannot_be_read(&self, error: &ReadModelError) {
+    pub fn record_read_failure(&self, error: &ReadModelError) {
         if let Some(times) = self.wrong().unreadable.due() {
             warn!(%error, times, "cannot read {}", self.what);
         }
     }
 
     /// Records that a projection skips an event.
-    pub fn passes_over(&self, projection: &'static str, position: Position, error: &rusqlite::Error) {
+    pub fn record_skipped(&self, projection: &'static str, position: Position, error: &rusqlite::Error) {
         let mut wrong = self.wrong();
         let passed_over = wrong.passed_over.entry(projection).or_default();
         passed_over.count = passed_over.count.saturating_add(1);
@@ -118,7 +118,7 @@ impl Problems {
     }
 
     /// Resets the counts of skipped events, because all tables are rebuilt.
-    pub fn begin_anew(&self) {
+    pub fn reset_skipped(&self) {
         for passed_over in self.wrong().passed_over.values_mut() {
             passed_over.count = 0;
         }

@@ -15,15 +15,15 @@ use tokio::runtime::Handle;
 use tokio_util::sync::CancellationToken;
 
 use super::{
-    Durability, Panicked, Problems, Reached, ReadModelError, ReadModels, Tables, files,
+    Checkpoint, Durability, Panicked, Problems, ReadModelError, ReadModels, Tables, files,
     projections::Projection,
 };
 use crate::{
-    error::{Precondition, StoreError},
+    error::{FailedPrecondition, StoreError},
     event::{AggregateId, Position, RecordedEvent},
     store::{EventStore, Filter, OrderChunk, OrderReader, OrderStart, Tip},
-    threads::{self, End},
-    world::{error::WorldError, history::repairs::PassedOver},
+    threads::{self, ThreadEnd},
+    world::{error::WorldError, history::repairs::ExcludedEvents},
 };
 
 /// The pause between two transactions. Events that arrive meanwhile share the next one, so that a
@@ -70,9 +70,9 @@ impl From<ProjectorError> for WorldError {
 #[derive(Debug)]
 pub struct Follower {
     reader: OrderReader,
-    reached: Reached,
+    reached: Checkpoint,
     /// The events excluded by repairs up to `repairs_until`.
-    passed_over: PassedOver,
+    passed_over: ExcludedEvents,
     repairs_until: Position,
 }
 
@@ -81,7 +81,7 @@ impl Follower {
     ///
     /// # Errors
     /// Returns an error if the tables belong to another history, or if the log cannot be read.
-    pub fn behind(
+    pub fn after(
         store: &EventStore,
         tables: &mut Tables,
         projections: &[Box<dyn Projection>],
@@ -96,20 +96,20 @@ impl Follower {
         let reader = store.read(start, filter)?;
         // Events that are already in the rows can no longer be excluded. Only new tables know all
         // repairs.
-        if reached == Reached::START {
+        if reached == Checkpoint::START {
             tables.know_repairs_until(tip.position);
         }
         let repairs_until = tables.repairs_until().max(reached.position);
         let passed_over = if repairs_until > reached.position {
-            PassedOver::by_repairs(store, start, (repairs_until, tip))?
+            ExcludedEvents::by_repairs(store, start, (repairs_until, tip))?
         } else {
-            PassedOver::default()
+            ExcludedEvents::default()
         };
         Ok(Self { reader, reached, passed_over, repairs_until })
     }
 
     /// Returns how far the follower has read.
-    pub fn reached(&self) -> Reached {
+    pub fn reached(&self) -> Checkpoint {
         self.reached
     }
 
@@ -132,13 +132,14 @@ impl Follower {
             events.extend(rest.events);
             (reached, hash, at_end) = (rest.reached, rest.hash, rest.at_end);
         }
-        self.reached = Reached { position: reached, hash };
+        self.reached = Checkpoint { position: reached, hash };
         let passed_over = reached.0.saturating_sub(tables.reached().position.0);
         if !events.is_empty() || passed_over >= PASSED_OVER_MAX {
             let decoded: Result<Vec<RecordedEvent>, _> = events.iter().map(|event| event.decode()).collect();
             let mut decoded = decoded.map_err(|error| StoreError::Damaged(error.to_string()))?;
-            let is_repair =
-                |event: &RecordedEvent| event.position > self.repairs_until && PassedOver::is_repair(event);
+            let is_repair = |event: &RecordedEvent| {
+                event.position > self.repairs_until && ExcludedEvents::is_repair(event)
+            };
             if let Some(repair) = decoded.iter().find(|event| is_repair(event)) {
                 return Err(ProjectorError::Repaired(repair.event.aggregate_id.clone()));
             }
@@ -163,13 +164,13 @@ pub fn start(
         let (store, read_models, stopping) = (store.clone(), read_models.clone(), stopping.clone());
         let handle = handle.clone();
         let (_, end) = threads::spawn("projector", move || {
-            threads::lowest();
+            threads::lower_priority();
             // Start over after any panic.
             while let Err(panic) =
                 catch_unwind(AssertUnwindSafe(|| handle.block_on(run(&store, &read_models, &stopping))))
             {
                 let panicked = format!("the projector thread: {}", Panicked::with(&*panic));
-                read_models.problems.they_do_not_follow(&panicked);
+                read_models.problems.record_stalled(&panicked);
                 handle.block_on(stopping.run_until_cancelled(tokio::time::sleep(RETRY_AFTER_MAX)));
             }
         })?;
@@ -181,14 +182,14 @@ pub fn start(
 /// Keeps a thread running until `stopping` is cancelled. Starts a new one if none could be started,
 /// or if one ended.
 async fn keep_running(
-    mut spawn: impl FnMut() -> io::Result<End<()>>,
+    mut spawn: impl FnMut() -> io::Result<ThreadEnd<()>>,
     problems: Arc<Problems>,
     stopping: CancellationToken,
 ) {
     loop {
         match spawn() {
             Ok(end) => _ = end.await,
-            Err(error) => problems.they_do_not_follow(&format!("cannot start the projector thread: {error}")),
+            Err(error) => problems.record_stalled(&format!("cannot start the projector thread: {error}")),
         }
         if stopping.is_cancelled()
             || stopping.run_until_cancelled(tokio::time::sleep(RETRY_AFTER_MAX)).await.is_none()
@@ -207,7 +208,7 @@ async fn run(store: &EventStore, read_models: &ReadModels, stopping: &Cancellati
         let before = read_models.position();
         let next = match follow(store, read_models, follower.take(), until) {
             Ok((kept, at_end)) => {
-                read_models.problems.they_follow();
+                read_models.problems.record_following();
                 follower = Some(kept);
                 if read_models.follow_to(read_models.position()) {
                     retry_after = RETRY_AFTER;
@@ -222,7 +223,7 @@ async fn run(store: &EventStore, read_models: &ReadModels, stopping: &Cancellati
             // Nothing can be read yet while the service starts or restores the log.
             Err(ProjectorError::Store(StoreError::Unavailable(_))) => Next::After(RETRY_AFTER),
             Err(error) => {
-                _ = mend(&error, read_models, until.position);
+                _ = rebuild_if_needed(&error, read_models, until.position);
                 let this_time = retry_after;
                 retry_after = retry_after.saturating_mul(2).min(RETRY_AFTER_MAX);
                 Next::After(this_time)
@@ -278,7 +279,7 @@ pub fn follow(
         kept.filter(|(kept, its)| *its == generation && kept.reached.position >= tables.reached().position);
     let mut follower = match kept {
         Some((follower, _)) => follower,
-        None => Follower::behind(store, tables, projections)?,
+        None => Follower::after(store, tables, projections)?,
     };
     let at_end = follower.step(tables, projections, until)?;
     read_models.reach(tables.reached(), follower.reached.position);
@@ -286,15 +287,15 @@ pub fn follow(
 }
 
 /// Rebuilds the file if a retry cannot repair it. Returns whether there is a new file.
-pub fn mend(error: &ProjectorError, read_models: &ReadModels, until: Position) -> bool {
+pub fn rebuild_if_needed(error: &ProjectorError, read_models: &ReadModels, until: Position) -> bool {
     let of_no_use = match error {
         ProjectorError::Repaired(_) => !read_models.is_being_rebuilt(),
         ProjectorError::ReadModels(error) => error.is_of_the_rows(),
         ProjectorError::Store(error) => {
-            matches!(error, StoreError::Precondition(Precondition::HistoryChanged(_)))
+            matches!(error, StoreError::Precondition(FailedPrecondition::HistoryChanged(_)))
         }
     };
-    read_models.problems.they_do_not_follow(&error.to_string());
+    read_models.problems.record_stalled(&error.to_string());
     if !of_no_use {
         return false;
     }
@@ -303,7 +304,7 @@ pub fn mend(error: &ProjectorError, read_models: &ReadModels, until: Position) -
     }
     let renewed = read_models.renew(until);
     if let Err(error) = &renewed {
-        read_models.problems.they_do_not_follow(&format!("cannot rebuild the file: {error}"));
+        read_models.problems.record_stalled(&format!("cannot rebuild the file: {error}"));
     }
     renewed.unwrap_or(false)
 }
@@ -313,7 +314,7 @@ pub fn mend(error: &ProjectorError, read_models: &ReadModels, until: Position) -
 ///
 /// # Errors
 /// Returns an error if something cannot be read or written.
-pub fn project_anew(
+pub fn build_tables(
     store: &EventStore,
     path: &std::path::Path,
     projections: &[Box<dyn Projection>],
@@ -321,7 +322,7 @@ pub fn project_anew(
 ) -> Result<(Tables, Follower), ProjectorError> {
     files::remove(path)?;
     let mut tables = Tables::open(path, projections, Durability::Given)?;
-    let mut follower = Follower::behind(store, &mut tables, projections)?;
+    let mut follower = Follower::after(store, &mut tables, projections)?;
     let tip = store.tip();
     while !follower.step(&mut tables, projections, tip)? {
         done(follower.reached.position)?;
@@ -346,7 +347,7 @@ mod tests {
                 1 => Err(io::Error::other("no more threads")),
                 // A thread that ends without a signal.
                 2 => {
-                    assert!(seen.why_not().unwrap().contains("no more threads"));
+                    assert!(seen.stalled_reason().unwrap().contains("no more threads"));
                     Ok(end)
                 }
                 _ => {

@@ -20,15 +20,15 @@ use tracing::{info, warn};
 
 use super::{
     ReadModelError, ReadModels, Tables, files,
-    projector::{Follower, ProjectorError, project_anew},
+    projector::{Follower, ProjectorError, build_tables},
 };
 use crate::{
     error::{StoreError, Unavailable},
     event::{AggregateId, Position, SequenceNumber},
     store::{EventStore, Tip},
     world::{
-        error::{Damage, WorldError},
-        history::replay::{self, Source},
+        error::{AggregateDamage, WorldError},
+        history::replay::{self, AggregateSource},
         model::aggregate::Kind,
     },
 };
@@ -41,7 +41,7 @@ const PAGE: usize = 1000;
 
 /// What a rebuild is doing.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Step {
+pub enum RebuildPhase {
     Replaying,
     Projecting,
     Comparing,
@@ -50,29 +50,31 @@ pub enum Step {
 
 /// The progress of a rebuild. Replaying and projecting run in parallel.
 #[derive(Debug, Default)]
-pub struct Watched {
+pub struct RebuildProgress {
     /// The number of events in total.
     pub total: AtomicU64,
     pub replayed: AtomicU64,
     pub projected: AtomicU64,
     /// The step after replaying and projecting, once it has been reached.
-    later: Mutex<Option<Step>>,
+    later: Mutex<Option<RebuildPhase>>,
 }
 
-impl Watched {
-    fn enter(&self, step: Step) {
+impl RebuildProgress {
+    fn enter(&self, step: RebuildPhase) {
         *self.later.lock().unwrap_or_else(PoisonError::into_inner) = Some(step);
     }
 
     /// Returns the current step, and how many of its events are done.
-    pub fn step(&self) -> (Step, u64) {
+    pub fn step(&self) -> (RebuildPhase, u64) {
         let later = *self.later.lock().unwrap_or_else(PoisonError::into_inner);
         let done = |count: &AtomicU64| count.load(Ordering::Relaxed);
         match later {
             Some(step) => (step, done(&self.total)),
             // The one that lags behind determines how long it takes.
-            None if done(&self.replayed) < done(&self.projected) => (Step::Replaying, done(&self.replayed)),
-            None => (Step::Projecting, done(&self.projected)),
+            None if done(&self.replayed) < done(&self.projected) => {
+                (RebuildPhase::Replaying, done(&self.replayed))
+            }
+            None => (RebuildPhase::Projecting, done(&self.projected)),
         }
     }
 }
@@ -122,9 +124,9 @@ impl Findings {
 /// Returns an error if the events or the tables cannot be read or written. Damaged aggregates are
 /// no error, but are reported.
 pub fn rebuild(
-    source: &Source,
+    source: &AggregateSource,
     (read_models, contents): (&ReadModels, &ReadModels),
-    watched: &Watched,
+    watched: &RebuildProgress,
     stopping: &CancellationToken,
 ) -> Result<Report, WorldError> {
     let began = Instant::now();
@@ -150,16 +152,16 @@ pub fn rebuild(
 
 /// Replays and projects in parallel, then compares.
 fn rebuild_beside(
-    source: &Source,
+    source: &AggregateSource,
     read_models: &ReadModels,
-    watched: &Watched,
+    watched: &RebuildProgress,
     stopping: &CancellationToken,
 ) -> Result<Report, WorldError> {
     let store = &*source.store;
     let path = beside(read_models);
     let (replayed, projected) = std::thread::scope(|scope| {
         let projecting = scope.spawn(|| {
-            project_anew(store, &path, read_models.projections(), |done| {
+            build_tables(store, &path, read_models.projections(), |done| {
                 watched.projected.store(done.0, Ordering::Relaxed);
                 go_on(stopping)
             })
@@ -199,11 +201,11 @@ fn rebuild_contents(
     let path = beside(contents);
     let mut rebuild = || -> Result<(), WorldError> {
         contents.check_owner(&path)?;
-        let (tables, follower) = project_anew(store, &path, contents.projections(), |_| go_on(stopping))?;
+        let (tables, follower) = build_tables(store, &path, contents.projections(), |_| go_on(stopping))?;
         // The container table does not count as a step, and does not tell the position of the read
         // models.
         let mut its = Report::default();
-        replace(store, contents, tables, follower, &mut its, &Watched::default())?;
+        replace(store, contents, tables, follower, &mut its, &RebuildProgress::default())?;
         report.differences.extend(its.differences);
         Ok(())
     };
@@ -227,7 +229,7 @@ fn go_on(stopping: &CancellationToken) -> Result<(), StoreError> {
 /// Replays every aggregate of the world from its first event, and compares its stored state with
 /// the result.
 fn replay_all(
-    source: &Source,
+    source: &AggregateSource,
     replayed: &AtomicU64,
     stopping: &CancellationToken,
 ) -> Result<Report, WorldError> {
@@ -255,7 +257,7 @@ fn replay_all(
                         report.warnings.add(id.as_str(), wrong, remove_state(source, id));
                     }
                 }
-                Err(WorldError::Damaged(Damage { id, sequence, problem })) => {
+                Err(WorldError::Damaged(AggregateDamage { id, sequence, problem })) => {
                     report.damaged.add(id.as_str(), sequence, problem.to_string());
                 }
                 // Data that cannot be read is also a problem of one aggregate.
@@ -275,7 +277,7 @@ fn replay_all(
 
 /// Removes a stored state that differs from the result of the replay. Returns a message about it
 /// and the outcome.
-fn remove_state(source: &Source, id: &AggregateId) -> String {
+fn remove_state(source: &AggregateSource, id: &AggregateId) -> String {
     match source.states.remove(id) {
         Ok(()) => "the stored state differed from the result of the replay and was removed".to_owned(),
         Err(error) => {
@@ -319,20 +321,20 @@ fn replace(
     mut tables: Tables,
     mut follower: Follower,
     report: &mut Report,
-    watched: &Watched,
+    watched: &RebuildProgress,
 ) -> Result<(), WorldError> {
     read_models.ensure_exists()?;
     let mut stands_still = false;
     let comparing = attached(read_models)?;
     // Catch up first while the live tables continue, so that they stop only for the rest.
-    bring_up(&mut follower, &mut tables, read_models, store.tip())?;
+    catch_up(&mut follower, &mut tables, read_models, store.tip())?;
     let tip = {
         let mut live = read_models.writer();
         let tip = store.tip();
-        bring_up(&mut follower, &mut tables, read_models, tip)?;
+        catch_up(&mut follower, &mut tables, read_models, tip)?;
         let live = live.as_mut().ok_or_else(|| read_models.not_open())?;
         // If the live tables cannot be updated, they are replaced in any case.
-        if let Err(error) = bring_live_up(store, live, read_models, tip) {
+        if let Err(error) = catch_live_up(store, live, read_models, tip) {
             warn!(%error, "cannot update the live read models");
             stands_still = true;
         }
@@ -342,17 +344,17 @@ fn replace(
         tip
     };
     report.reached = tip.position;
-    watched.enter(Step::Comparing);
+    watched.enter(RebuildPhase::Comparing);
     let differences = differences(&comparing, read_models);
     drop(comparing);
     if stands_still || differences.values().any(|count| *count > 0) {
-        watched.enter(Step::Swapping);
+        watched.enter(RebuildPhase::Swapping);
         warn!(?differences, "the read models differed from the events and are replaced");
         let mut live = read_models.writer();
         let live = live.as_mut().ok_or_else(|| read_models.not_open())?;
         read_models.bound_wal(live)?;
         let tip = store.tip();
-        bring_up(&mut follower, &mut tables, read_models, tip)?;
+        catch_up(&mut follower, &mut tables, read_models, tip)?;
         read_models.name_log(&tables)?;
         live.restore_from(&tables)?;
         read_models.changed();
@@ -363,17 +365,17 @@ fn replace(
     Ok(())
 }
 
-fn bring_live_up(
+fn catch_live_up(
     store: &EventStore,
     live: &mut Tables,
     read_models: &ReadModels,
     tip: Tip,
 ) -> Result<(), WorldError> {
-    let mut its = Follower::behind(store, live, read_models.projections())?;
-    bring_up(&mut its, live, read_models, tip)
+    let mut its = Follower::after(store, live, read_models.projections())?;
+    catch_up(&mut its, live, read_models, tip)
 }
 
-fn bring_up(
+fn catch_up(
     follower: &mut Follower,
     tables: &mut Tables,
     read_models: &ReadModels,
@@ -383,10 +385,10 @@ fn bring_up(
     Ok(())
 }
 
-/// Opens a connection to the live tables as `main`, and to the new ones as `anew`.
+/// Opens a connection to the live tables as `main`, and to the new ones as `rebuilt`.
 fn attached(read_models: &ReadModels) -> Result<Connection, ReadModelError> {
     let connection = read_models.reader()?;
-    connection.execute("ATTACH DATABASE ?1 AS anew", [beside(read_models).to_string_lossy()])?;
+    connection.execute("ATTACH DATABASE ?1 AS rebuilt", [beside(read_models).to_string_lossy()])?;
     Ok(connection)
 }
 
@@ -403,8 +405,8 @@ fn differences(comparing: &Connection, read_models: &ReadModels) -> BTreeMap<Str
     let differing = |table: &str| -> Result<i64, rusqlite::Error> {
         // A duplicate row is not missing on either side.
         let rows = |schema: &str| count(&format!("SELECT count(*) FROM {schema}.{table}"));
-        let more = rows("main")?.abs_diff(rows("anew")?).cast_signed();
-        Ok(missing(table, "main", "anew")?.max(missing(table, "anew", "main")?).max(more))
+        let more = rows("main")?.abs_diff(rows("rebuilt")?).cast_signed();
+        Ok(missing(table, "main", "rebuilt")?.max(missing(table, "rebuilt", "main")?).max(more))
     };
     let tables = read_models.projections().iter().flat_map(|projection| projection.tables());
     let counted = tables.map(|table| {

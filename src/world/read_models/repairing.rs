@@ -12,9 +12,9 @@ use crate::{
     world::{
         error::WorldError,
         history::{
-            life::{Life, Misfits},
+            rehydration::{InvalidEvents, Rehydration},
             repairs,
-            replay::{self, Source},
+            replay::{self, AggregateSource},
         },
         model::{
             aggregate::Kind,
@@ -43,30 +43,30 @@ const PAUSE: Duration = Duration::from_millis(10);
 /// # Errors
 /// Returns an error if there is no such object, or if the log cannot be read or written.
 pub async fn repair(
-    source: &Source,
+    source: &AggregateSource,
     id: &AggregateId,
     actor: &str,
     turn: Arc<dyn Any + Send + Sync>,
-) -> Result<Misfits, WorldError> {
+) -> Result<InvalidEvents, WorldError> {
     const TRIES_MAX: usize = 10;
-    let mut repaired = Misfits::new();
+    let mut repaired = InvalidEvents::new();
     let mut tries = 0;
     while tries < TRIES_MAX {
         let (reading, its) = (source.clone(), id.clone());
-        let looked = tokio::task::spawn_blocking(move || misfits(&reading, &its)).await;
+        let looked = tokio::task::spawn_blocking(move || invalid_events(&reading, &its)).await;
         let aborted = |error| Err(StoreError::of_task(&error, "the check of an object").into());
-        let (kind, last, mut misfits) = looked.unwrap_or_else(aborted)?;
-        if misfits.is_empty() {
+        let (kind, last, mut invalid_events) = looked.unwrap_or_else(aborted)?;
+        if invalid_events.is_empty() {
             return Ok(repaired);
         }
-        misfits.truncate(NAMED_MAX);
-        let event = event(id, kind, &misfits, actor)?;
+        invalid_events.truncate(NAMED_MAX);
+        let event = event(id, kind, &invalid_events, actor)?;
         let digest = ContentDigest::of(&event);
         let append = Append { events: vec![(event, digest)], expected: vec![(id.clone(), last)] };
         let origin = Origin { kept: Some(turn.clone()), ..Origin::default() };
         match source.store.append_here(append, origin).await {
             // There may be more events than one repair can name.
-            Ok(_) => repaired.extend(misfits),
+            Ok(_) => repaired.extend(invalid_events),
             // The object got more events meanwhile, from a client whose appends are not checked.
             Err(StoreError::Conflict(Conflict::WrongExpectedSequence { .. })) => {
                 tries += 1;
@@ -79,28 +79,31 @@ pub async fn repair(
 }
 
 /// Returns the kind of an object, its last event, and the invalid events that are not excluded yet.
-fn misfits(source: &Source, id: &AggregateId) -> Result<(Kind, SequenceNumber, Misfits), WorldError> {
+fn invalid_events(
+    source: &AggregateSource,
+    id: &AggregateId,
+) -> Result<(Kind, SequenceNumber, InvalidEvents), WorldError> {
     let kind = match replay::kind(&source.store, id)? {
         Some(Some(kind)) => kind,
         Some(None) => return Err(Refusal::Foreign(id.clone()).into()),
         None => return Err(Refusal::NoSuchObject(id.clone()).into()),
     };
-    let mut life = Life::to_be_repaired(kind, repairs::of(&source.store, id)?);
-    replay::live(&source.store, id, &mut life)?;
-    let last = life.last();
-    Ok((kind, last, life.into_misfits()))
+    let mut rehydration = Rehydration::for_repair(kind, repairs::of(&source.store, id)?);
+    replay::rehydrate(&source.store, id, &mut rehydration)?;
+    let last = rehydration.last();
+    Ok((kind, last, rehydration.into_invalid_events()))
 }
 
-fn event(id: &AggregateId, kind: Kind, misfits: &Misfits, actor: &str) -> Result<NewEvent, WorldError> {
+fn event(id: &AggregateId, kind: Kind, invalid: &InvalidEvents, actor: &str) -> Result<NewEvent, WorldError> {
     /// The maximum number of events whose problem is described.
     const BECAUSE_MAX: usize = 10;
-    let said = misfits.iter().take(BECAUSE_MAX).map(|(at, problem)| format!("event {at}: {problem}"));
+    let said = invalid.iter().take(BECAUSE_MAX).map(|(at, problem)| format!("event {at}: {problem}"));
     let mut because: Vec<String> = said.collect();
-    if let Some(more) = misfits.len().checked_sub(BECAUSE_MAX).filter(|more| *more > 0) {
+    if let Some(more) = invalid.len().checked_sub(BECAUSE_MAX).filter(|more| *more > 0) {
         because.push(format!("and {more} more"));
     }
     let repaired = WorldEvent::ObjectRepaired {
-        passed_over: misfits.iter().map(|(at, _)| at.0).collect(),
+        passed_over: invalid.iter().map(|(at, _)| at.0).collect(),
         because: because.join("; "),
         actor: actor.to_owned(),
     };

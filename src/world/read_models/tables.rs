@@ -1,7 +1,7 @@
 //! The tables of all projections in one file, with the position that they have reached.
 //!
 //! Checks that a file belongs to this program and this log before changing it. Rows and position
-//! change in one transaction; how a projection applies an event is left to `taking`.
+//! change in one transaction; how a projection applies an event is left to `apply`.
 
 use std::{path::Path, sync::Arc, time::Duration};
 
@@ -13,29 +13,28 @@ use rusqlite::{
 use tracing::{info, warn};
 
 use super::{
-    ReadModelError,
-    files::{self, put_aside, remove},
+    ReadModelError, apply,
+    files::{self, remove, set_aside},
     problems::Problems,
     projections::Projection,
-    taking,
 };
-use crate::event::{Hash, Position, RecordedEvent};
+use crate::event::{ChainHash, Position, RecordedEvent};
 
 /// The position up to which events are in the tables, with its chain hash.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Reached {
+pub struct Checkpoint {
     pub position: Position,
-    pub hash: Hash,
+    pub hash: ChainHash,
 }
 
-impl Reached {
-    pub const START: Self = Self { position: Position(0), hash: Hash::START };
+impl Checkpoint {
+    pub const START: Self = Self { position: Position(0), hash: ChainHash::START };
 }
 
 /// The tables of a set of projections in one file.
 pub struct Tables {
     rows: Connection,
-    reached: Reached,
+    reached: Checkpoint,
     /// Events excluded by repairs up to this position were never applied.
     repairs_until: Position,
     problems: Arc<Problems>,
@@ -65,7 +64,7 @@ impl Tables {
             Ok(Some(tables)) => return Ok(tables),
             Ok(None) => remove(path)?,
             Err(error) if error.is_damage() => {
-                let aside = put_aside(path)?;
+                let aside = set_aside(path)?;
                 warn!(%error, aside = %aside.display(), "the read models are damaged; the file was renamed");
             }
             Err(error) => return Err(error),
@@ -85,10 +84,10 @@ impl Tables {
         let mut rows = Connection::open(path)?;
         rows.busy_timeout(WRITER_BUSY_MAX)?;
         // Checked before anything is changed in the file.
-        let is_new = match whose(&rows)? {
-            Whose::Nobodys => true,
-            Whose::Ours => false,
-            Whose::AnotherPrograms => {
+        let is_new = match creator(&rows)? {
+            Creator::Nobody => true,
+            Creator::ThisService => false,
+            Creator::AnotherProgram => {
                 return Err(ReadModelError::Foreign { path: path.to_owned(), key: files::KEY });
             }
         };
@@ -105,7 +104,7 @@ impl Tables {
         }
         rows.pragma_update(None, "cache_size", -CACHE_KIB)?;
         rows.set_prepared_statement_cache_capacity(STATEMENTS_MAX);
-        taking::guard(&mut rows)?;
+        apply::guard(&mut rows)?;
         if is_new {
             let making = rows.transaction()?;
             making.execute_batch(PROJECTIONS)?;
@@ -113,7 +112,7 @@ impl Tables {
                 making.execute_batch(projection.schema())?;
                 making.execute(
                     "INSERT INTO projections VALUES (?1, ?2, 0, ?3)",
-                    params![projection.name(), projection.version(), Hash::START.0],
+                    params![projection.name(), projection.version(), ChainHash::START.0],
                 )?;
             }
             making.commit()?;
@@ -145,7 +144,7 @@ impl Tables {
         Ok(())
     }
 
-    pub fn reached(&self) -> Reached {
+    pub fn reached(&self) -> Checkpoint {
         self.reached
     }
 
@@ -191,11 +190,11 @@ impl Tables {
         &mut self,
         projections: &[Box<dyn Projection>],
         events: &[RecordedEvent],
-        reached: Reached,
+        reached: Checkpoint,
     ) -> Result<(), ReadModelError> {
         let after = self.reached.position;
         let problems = self.problems.clone();
-        taking::take(&mut self.rows, projections, events, (after, reached), &problems)?;
+        apply::apply_events(&mut self.rows, projections, events, (after, reached), &problems)?;
         self.reached = reached;
         Ok(())
     }
@@ -239,7 +238,7 @@ pub(crate) fn check_owner(path: &Path, log: Option<&str>) -> Result<(), ReadMode
     let owner = || -> Result<Option<String>, ReadModelError> {
         let rows = Connection::open_with_flags(path, OpenFlags::SQLITE_OPEN_READ_WRITE)?;
         rows.busy_timeout(WRITER_BUSY_MAX)?;
-        if let Whose::AnotherPrograms = whose(&rows)? {
+        if let Creator::AnotherProgram = creator(&rows)? {
             return Err(ReadModelError::Foreign { path: path.to_owned(), key: files::KEY });
         }
         Ok(owner_in(&rows)?)
@@ -257,7 +256,7 @@ pub(crate) fn check_owner(path: &Path, log: Option<&str>) -> Result<(), ReadMode
 ///
 /// # Errors
 /// Returns an error if the database fails.
-pub(super) fn reached_in_file(path: &Path) -> Result<Reached, ReadModelError> {
+pub(super) fn reached_in_file(path: &Path) -> Result<Checkpoint, ReadModelError> {
     let rows = Connection::open_with_flags(path, OpenFlags::SQLITE_OPEN_READ_WRITE)?;
     rows.busy_timeout(WRITER_BUSY_MAX)?;
     Ok(reached_in(&rows)?)
@@ -286,7 +285,7 @@ fn owner_in(rows: &Connection) -> rusqlite::Result<Option<String>> {
     }
     match rows.query_row("SELECT log_id FROM belongs_to LIMIT 1", [], |row| row.get(0)).optional() {
         // A table of another shape names no log.
-        Err(error) if !taking::is_of_the_environment(&error) => Ok(None),
+        Err(error) if !apply::is_of_the_environment(&error) => Ok(None),
         owner => owner,
     }
 }
@@ -300,25 +299,25 @@ const STATEMENTS_MAX: usize = 64;
 const CACHE_KIB: i64 = 64 * 1024;
 
 /// Returns the position of the tables that a reader sees. All projections are at the same position.
-pub(super) fn reached_in(rows: &Connection) -> rusqlite::Result<Reached> {
+pub(super) fn reached_in(rows: &Connection) -> rusqlite::Result<Checkpoint> {
     let sql = "SELECT position, hash FROM projections LIMIT 1";
     rows.prepare_cached(sql)?.query_row([], |row| {
         let (position, hash): (i64, Vec<u8>) = (row.get(0)?, row.get(1)?);
-        let hash = Hash::from_slice(&hash).unwrap_or_default();
-        Ok(Reached { position: Position(position.cast_unsigned()), hash })
+        let hash = ChainHash::from_slice(&hash).unwrap_or_default();
+        Ok(Checkpoint { position: Position(position.cast_unsigned()), hash })
     })
 }
 
 /// Which program created a file.
-enum Whose {
-    Nobodys,
-    Ours,
-    AnotherPrograms,
+enum Creator {
+    Nobody,
+    ThisService,
+    AnotherProgram,
 }
 
 /// Recognizes our files by the first table that we create, whose SQL text SQLite keeps. Its name is
 /// not enough, because other programs may use the same one.
-fn whose(rows: &Connection) -> Result<Whose, rusqlite::Error> {
+fn creator(rows: &Connection) -> Result<Creator, rusqlite::Error> {
     let words = |text: &str| text.split_whitespace().collect::<String>();
     let made: Option<String> = rows
         .query_row("SELECT sql FROM sqlite_master WHERE type = 'table' AND name = 'projections'", [], |row| {
@@ -328,13 +327,13 @@ fn whose(rows: &Connection) -> Result<Whose, rusqlite::Error> {
     if let Some(made) = made {
         let ours = words(PROJECTIONS);
         return Ok(if words(&made) == ours.trim_end_matches(';') {
-            Whose::Ours
+            Creator::ThisService
         } else {
-            Whose::AnotherPrograms
+            Creator::AnotherProgram
         });
     }
     let has_others = rows.query_row("SELECT count(*) > 0 FROM sqlite_master", [], |row| row.get(0))?;
-    Ok(if has_others { Whose::AnotherPrograms } else { Whose::Nobodys })
+    Ok(if has_others { Creator::AnotherProgram } else { Creator::Nobody })
 }
 
 /// Returns the position that all projections share, or `None` if the file has other projections or
@@ -342,7 +341,7 @@ fn whose(rows: &Connection) -> Result<Whose, rusqlite::Error> {
 fn reached_by(
     rows: &Connection,
     projections: &[Box<dyn Projection>],
-) -> Result<Option<Reached>, rusqlite::Error> {
+) -> Result<Option<Checkpoint>, rusqlite::Error> {
     let count: i64 = rows.query_row("SELECT count(*) FROM projections", [], |row| row.get(0))?;
     let mut reached = None;
     for projection in projections {
@@ -354,8 +353,8 @@ fn reached_by(
             )
             .optional()?;
         let Some((version, position, hash)) = row else { return Ok(None) };
-        let Some(hash) = Hash::from_slice(&hash) else { return Ok(None) };
-        let its = Reached { position: Position(position.cast_unsigned()), hash };
+        let Some(hash) = ChainHash::from_slice(&hash) else { return Ok(None) };
+        let its = Checkpoint { position: Position(position.cast_unsigned()), hash };
         if version != projection.version() || reached.is_some_and(|others| others != its) {
             return Ok(None);
         }

@@ -12,11 +12,11 @@ use rusqlite::Connection;
 use tokio_util::sync::CancellationToken;
 
 use super::{
-    Durability, Problems, Reached, ReadModelError, ReadModels, Tables, files,
+    Checkpoint, Durability, Problems, ReadModelError, ReadModels, Tables, files,
     projections::{ProjectedEvent, Projection},
 };
 use crate::event::{
-    AggregateId, AppendBounds, Content, ContentDigest, EventId, Hash, NewEvent, Position, RecordedEvent,
+    AggregateId, AppendBounds, ChainHash, Content, ContentDigest, EventId, NewEvent, Position, RecordedEvent,
     SequenceNumber, Timestamp,
 };
 
@@ -111,12 +111,12 @@ fn event(position: u64) -> RecordedEvent {
         position: Position(position),
         recorded_at: Timestamp::default(),
         append: AppendBounds { first: Position(position), last: Position(position) },
-        hash: Hash([position as u8; 32]),
+        hash: ChainHash([position as u8; 32]),
     }
 }
 
-fn reached(position: u64) -> Reached {
-    Reached { position: Position(position), hash: Hash([position as u8; 32]) }
+fn reached(position: u64) -> Checkpoint {
+    Checkpoint { position: Position(position), hash: ChainHash([position as u8; 32]) }
 }
 
 /// Returns how often each of the events up to `last` was applied.
@@ -197,7 +197,7 @@ fn passed_over(durability: Durability) {
 }
 
 #[test]
-fn a_projection_that_panics_passes_the_event_over_alone_and_it_is_told() {
+fn a_projection_that_panics_skips_the_event_alone_and_this_is_reported() {
     let folder = tempfile::tempdir().unwrap();
     let path = folder.path().join("read_models.sqlite");
     let (counting, problems) = (Arc::new(Counting::default()), Arc::new(Problems::default()));
@@ -212,7 +212,7 @@ fn a_projection_that_panics_passes_the_event_over_alone_and_it_is_told() {
     assert!(told.starts_with("skipped 1 events, the last at position 5: panicked: "), "{told}");
     assert!(told.contains("no such quest"), "{told}");
     assert_eq!(problems.of("another"), "");
-    assert_eq!(problems.why_not(), None);
+    assert_eq!(problems.stalled_reason(), None);
 }
 
 #[test]
@@ -274,7 +274,7 @@ fn a_table_that_somebody_removed_is_no_mistake_of_the_projection() {
 }
 
 #[test]
-fn they_are_made_anew_once_until_they_get_behind_what_was_wrong() {
+fn they_are_rebuilt_once_until_they_get_past_the_failure() {
     let folder = tempfile::tempdir().unwrap();
     let path = folder.path().join("read_models.sqlite");
     let projections: Vec<Box<dyn Projection>> = vec![Box::new(Arc::new(Counting::default()))];
@@ -294,7 +294,7 @@ fn they_are_made_anew_once_until_they_get_behind_what_was_wrong() {
 }
 
 #[test]
-fn the_write_ahead_log_is_bounded_while_a_stranger_reads_and_cut_afterwards() {
+fn the_write_ahead_log_is_bounded_while_another_program_reads_and_truncated_afterwards() {
     const MAX: u64 = 256 * 1024;
     let folder = tempfile::tempdir().unwrap();
     let path = folder.path().join("read_models.sqlite");
@@ -316,14 +316,14 @@ fn the_write_ahead_log_is_bounded_while_a_stranger_reads_and_cut_afterwards() {
     assert!(matches!(full, Some(ReadModelError::WalFull { max: MAX, .. })), "{full:?}");
     let bytes = files::wal_bytes(&path);
     assert!(bytes < 2 * MAX, "{bytes}");
-    assert_eq!(count(), 0, "the stranger still sees what it saw");
+    assert_eq!(count(), 0, "the other program still sees its snapshot");
     stranger.execute_batch("COMMIT").unwrap();
     take(20_000).unwrap();
     assert!(files::wal_bytes(&path) < MAX);
 }
 
 #[test]
-fn what_may_be_somebody_elses_is_not_deleted() {
+fn a_file_that_may_belong_to_another_program_is_not_deleted() {
     let folder = tempfile::tempdir().unwrap();
     let path = folder.path().join("read_models.sqlite");
     let projections: Vec<Box<dyn Projection>> = vec![Box::new(Arc::new(Counting::default()))];
@@ -345,7 +345,7 @@ fn what_may_be_somebody_elses_is_not_deleted() {
     // A file that is not a database is renamed instead.
     std::fs::remove_file(&path).unwrap();
     std::fs::write(&path, "the letters of a lifetime, which are no database").unwrap();
-    assert_eq!(open().unwrap().reached(), Reached::START);
+    assert_eq!(open().unwrap().reached(), Checkpoint::START);
     let aside = folder.path().join("read_models.sqlite.damaged");
     assert_eq!(std::fs::read(&aside).unwrap(), b"the letters of a lifetime, which are no database");
     std::fs::write(&path, "more letters, which are no database either, and no less dear").unwrap();
@@ -355,7 +355,7 @@ fn what_may_be_somebody_elses_is_not_deleted() {
 }
 
 #[test]
-fn a_file_of_another_log_or_program_is_neither_used_nor_made_anew() {
+fn a_file_of_another_log_or_program_is_neither_used_nor_replaced() {
     let folder = tempfile::tempdir().unwrap();
     let path = folder.path().join("read_models.sqlite");
     let of = |log: &str| {
@@ -436,7 +436,7 @@ fn a_file_of_the_same_history_is_taken_over_and_one_of_another_is_not() {
 }
 
 #[test]
-fn a_strangers_write_lock_does_not_keep_the_file_from_being_opened() {
+fn a_write_lock_of_another_program_does_not_keep_the_file_from_being_opened() {
     let folder = tempfile::tempdir().unwrap();
     let path = folder.path().join("read_models.sqlite");
     let of = |log: Option<&str>| {

@@ -22,13 +22,13 @@ pub const ACTOR: &str = "actor";
 pub const COMMAND: &str = "command";
 
 /// The last sequence number that the client saw of each object.
-pub type Expected = BTreeMap<AggregateId, SequenceNumber>;
+pub type ExpectedSequences = BTreeMap<AggregateId, SequenceNumber>;
 
 /// The commands of one call, and what the client saw before it.
 #[derive(Debug, Default)]
 pub struct Commands {
     pub commands: Vec<Command>,
-    pub expected: Expected,
+    pub expected: ExpectedSequences,
 }
 
 /// One operation on one object.
@@ -39,7 +39,7 @@ pub struct Command {
     pub actor: String,
     pub correlation_id: String,
     /// The last sequence numbers that the client saw of the object and of others.
-    pub expected: Expected,
+    pub expected: ExpectedSequences,
     /// The object that the operation changes.
     pub target: AggregateId,
     pub operation: Operation,
@@ -69,8 +69,8 @@ pub enum Operation {
     DeleteGameObject {
         /// Omitted if it is the default, so that the digest is the same as in older services, which
         /// did not have this field.
-        #[serde(skip_serializing_if = "Contents::is_default")]
-        contents: Contents,
+        #[serde(skip_serializing_if = "ContentsPolicy::is_default")]
+        contents: ContentsPolicy,
     },
     CreatePlayer {
         name: String,
@@ -116,7 +116,7 @@ pub enum Operation {
 
 /// What happens to the contents of a deleted object.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize)]
-pub enum Contents {
+pub enum ContentsPolicy {
     /// The object must be empty.
     #[default]
     RefuseIfAny,
@@ -126,7 +126,7 @@ pub enum Contents {
     Leave,
 }
 
-impl Contents {
+impl ContentsPolicy {
     /// The maximum number of objects that are moved out of a deleted object.
     pub const MOVED_MAX: usize = 400;
 
@@ -166,7 +166,7 @@ impl Operation {
 impl Command {
     /// The maximum number of events that one command leads to. A deleted object is first unequipped
     /// and removed from the inventory, and each object in it is moved.
-    pub const EVENTS_MAX: usize = Contents::MOVED_MAX + 3;
+    pub const EVENTS_MAX: usize = ContentsPolicy::MOVED_MAX + 3;
 
     /// Returns the id of the command's event number `index`. It is the same in every attempt, so
     /// that at most one attempt can succeed.

@@ -6,7 +6,7 @@
 use serde_json::Value;
 
 use super::{
-    command::Contents,
+    command::ContentsPolicy,
     refusal::Refusal,
     world_view::{Decided, Undecided, WorldView},
 };
@@ -124,18 +124,22 @@ pub fn move_to(
     Ok(events)
 }
 
-pub fn delete(known: &WorldView, id: &AggregateId, contents: Contents) -> Result<Vec<Decided>, Undecided> {
+pub fn delete(
+    known: &WorldView,
+    id: &AggregateId,
+    contents: ContentsPolicy,
+) -> Result<Vec<Decided>, Undecided> {
     let object = known.living(id)?.object();
     let mut events = match contents {
-        Contents::Leave => Vec::new(),
-        Contents::RefuseIfAny => match known.contents(id)? {
+        ContentsPolicy::Leave => Vec::new(),
+        ContentsPolicy::RefuseIfAny => match known.contents(id)? {
             [] => Vec::new(),
             [item, others @ ..] => {
                 let (id, item) = (id.clone(), item.clone());
                 return Err(Refusal::NotEmpty { id, item, others: others.len() }.into());
             }
         },
-        Contents::MoveToContainer => move_out(known, object)?,
+        ContentsPolicy::MoveToContainer => move_out(known, object)?,
     };
     events.extend(let_go(known, object)?);
     events.push(decided(known, id, WorldEvent::GameObjectDeleted {})?);
@@ -147,8 +151,8 @@ pub fn delete(known: &WorldView, id: &AggregateId, contents: Contents) -> Result
 /// deletion implies that.
 fn move_out(known: &WorldView, object: &GameObject) -> Result<Vec<Decided>, Undecided> {
     let contents = known.contents(&object.id)?;
-    if contents.len() > Contents::MOVED_MAX {
-        let (id, max) = (object.id.clone(), Contents::MOVED_MAX);
+    if contents.len() > ContentsPolicy::MOVED_MAX {
+        let (id, max) = (object.id.clone(), ContentsPolicy::MOVED_MAX);
         return Err(Refusal::TooMuchInside { id, max }.into());
     }
     let to = match &object.container_id {

@@ -21,7 +21,7 @@ use crate::{
 /// Aggregates in their current state, and their contents, which they do not record themselves.
 #[derive(Debug, Clone, Default, PartialEq)]
 pub struct WorldView {
-    aggregates: BTreeMap<AggregateId, One>,
+    aggregates: BTreeMap<AggregateId, KnownAggregate>,
     /// The answers to questions, until the next event is applied.
     contents: BTreeMap<AggregateId, Vec<AggregateId>>,
     heights: BTreeMap<AggregateId, usize>,
@@ -29,7 +29,7 @@ pub struct WorldView {
 
 /// What is known about one aggregate.
 #[derive(Debug, Clone, Default, PartialEq)]
-struct One {
+struct KnownAggregate {
     /// `None` if it does not exist.
     aggregate: Option<Aggregate>,
     /// Its size when it was loaded, plus the maximum that its events since then can have added.
@@ -75,7 +75,7 @@ impl From<Refusal> for Undecided {
 impl WorldView {
     pub fn learn(&mut self, id: AggregateId, aggregate: Option<Aggregate>) {
         let size_bound = aggregate.as_ref().map_or(0, size::of);
-        self.aggregates.insert(id, One { aggregate, size_bound });
+        self.aggregates.insert(id, KnownAggregate { aggregate, size_bound });
     }
 
     /// Records the direct contents of an object, in order of id.
@@ -195,10 +195,10 @@ impl WorldView {
     pub fn apply(&mut self, id: &AggregateId, kind: Kind, event: &WorldEvent) -> Result<(), BrokenRule> {
         self.contents.clear();
         self.heights.clear();
-        let One { aggregate, size_bound } = self.aggregates.remove(id).unwrap_or_default();
+        let KnownAggregate { aggregate, size_bound } = self.aggregates.remove(id).unwrap_or_default();
         let aggregate = Some(Aggregate::apply(aggregate, kind, id, event)?);
         let size_bound = size_bound.saturating_add(size::growth(event));
-        self.aggregates.insert(id.clone(), One { aggregate, size_bound });
+        self.aggregates.insert(id.clone(), KnownAggregate { aggregate, size_bound });
         Ok(())
     }
 }

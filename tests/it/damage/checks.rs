@@ -21,7 +21,7 @@ use aethyr_event_store::{
     index::Direction,
     log::OpenError,
     sequencer::Append,
-    server::{self, Options},
+    server::{self, ServerOptions},
     storage::{Storage, StorageError},
     store::{EventStore, Filter, LoadRequest, OrderStart},
 };
@@ -111,7 +111,7 @@ fn served<T>(
     let opened = open(&config)?;
     let parts = {
         let _entered = runtime.enter();
-        server::start(&config, &Options::default(), opened).map_err(|error| error.to_string())?
+        server::start(&config, &ServerOptions::default(), opened).map_err(|error| error.to_string())?
     };
     let store = parts.store.clone();
     let asked = asked(&store, &runtime);

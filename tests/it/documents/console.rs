@@ -1,4 +1,4 @@
-//! A terminal beside a service: it does what a reader of the documentation types.
+//! Executes the commands of the documentation's sessions, as a reader would type them.
 
 use std::{
     env,
@@ -24,12 +24,13 @@ use crate::{
     world::{caught_up, read_models},
 };
 
-/// Where the documentation has the service listen.
+/// The address of the service in the documentation.
 const PRINTED_ADDRESS: &str = "127.0.0.1:50051";
 const GRPCURL: Module = Module { source: "tests/grpcurl", target: "grpcurl-1.9.3" };
 const LEVELS: [&str; 4] = ["ERROR", "WARN", "INFO", "DEBUG"];
 
-/// Plays the sessions of a page, and before them those of the pages that it goes on from. How many commands it ran.
+/// Plays the sessions of a page, after those of the pages that it continues. Returns the number of
+/// commands that were run.
 pub async fn play(pages: &[Page], page: &Page) -> usize {
     let mut console = Console::in_situation("local").await;
     console.play(pages, page).await;
@@ -39,7 +40,7 @@ pub async fn play(pages: &[Page], page: &Page) -> usize {
 struct Console {
     situation: Situation,
     names: Names,
-    /// A folder with the programs that are typed.
+    /// A directory with the programs that the commands use.
     programs: TempDir,
     commands: usize,
 }
@@ -85,7 +86,7 @@ impl Console {
         }
     }
 
-    /// What the command prints, errors included.
+    /// Returns the output of the command, including errors.
     async fn run(&mut self, command: &str) -> Vec<String> {
         let service = &mut self.situation.service;
         if service.is_running() && service.health("").await == Some(true) {
@@ -114,7 +115,7 @@ impl Console {
         String::from_utf8(output.stdout).unwrap().lines().map(without_time).collect()
     }
 
-    /// `sqlite3 FILE 'SQL'`: as that program prints rows.
+    /// Executes `sqlite3 FILE 'SQL'`. Prints rows as that program does.
     fn query(&self, arguments: &str) -> Vec<String> {
         let (file, sql) = arguments.split_once(' ').unwrap();
         assert_eq!(file, "storage/read_models.sqlite");
@@ -139,7 +140,7 @@ impl Console {
     }
 }
 
-/// A line of the log without its time and its module, which the documentation leaves out.
+/// Removes the time and the module from a line of the log, as the documentation does.
 fn without_time(line: &str) -> String {
     let parts = line.split_once(' ').and_then(|(time, rest)| {
         let (level, rest) = rest.trim_start().split_once(' ')?;

@@ -1,4 +1,4 @@
-//! What the tests need of a page in Markdown: its blocks of code, its headings and its links.
+//! Parses the code blocks, the headings and the links of a Markdown page.
 
 use std::{collections::BTreeSet, fs, path::Path};
 
@@ -6,14 +6,14 @@ const SETUP: &str = "<!-- setup: ";
 const PLAYED_AFTER: &str = "<!-- played after: ";
 const END_OF_COMMENT: &str = " -->";
 
-/// A block between two fences.
+/// A fenced code block.
 #[derive(Debug)]
 pub struct Block {
     pub language: String,
     pub lines: Vec<String>,
-    /// Where its fence is, from 1.
+    /// The line number of its opening fence.
     pub line: usize,
-    /// The comment before it asks for a new service, in this situation.
+    /// The situation in which a new service starts, from the comment before the block.
     pub setup: Option<String>,
 }
 
@@ -25,15 +25,15 @@ impl Block {
 
 #[derive(Debug)]
 pub struct Page {
-    /// From the root of the repository.
+    /// The path from the root of the repository.
     pub path: String,
     pub text: String,
     pub blocks: Vec<Block>,
-    /// What its headings are called in links.
+    /// The anchors of its headings.
     pub anchors: BTreeSet<String>,
-    /// Links into the repository, with their lines.
+    /// Links into the repository, with their line numbers.
     pub links: Vec<(usize, String)>,
-    /// The page whose sessions come before those of this one.
+    /// The page whose sessions are executed before those of this one.
     pub played_after: Option<String>,
 }
 
@@ -80,7 +80,7 @@ impl Page {
         if line.starts_with('#') {
             self.anchors.insert(anchor(line.trim_start_matches('#').trim()));
         }
-        // What is between backquotes is no link.
+        // Text between backquotes contains no links.
         let outside: String = line.split('`').step_by(2).collect();
         for link in outside.split("](").skip(1) {
             let target = link.split(')').next().unwrap();
@@ -91,7 +91,7 @@ impl Page {
     }
 }
 
-/// As GitHub makes it.
+/// Returns the anchor that GitHub generates for a heading.
 fn anchor(heading: &str) -> String {
     let kept = |character: &char| character.is_alphanumeric() || " -_".contains(*character);
     heading.to_lowercase().chars().filter(kept).map(|kept| if kept == ' ' { '-' } else { kept }).collect()

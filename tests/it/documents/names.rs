@@ -1,16 +1,17 @@
-//! What differs from one run to the next: ids, times and hashes. The printed ones stand for those that the program made.
+//! Values that differ between runs: ids, times and hashes. Those on a page stand for those that the
+//! program generated.
 
 use std::collections::HashMap;
 
 const UUID: usize = 36;
 const HASH: usize = 44;
 
-/// A line with its ids, times and hashes taken out.
+/// A line whose ids, times and hashes are replaced by placeholders.
 #[derive(Debug, PartialEq, Eq)]
 pub struct Shape {
-    /// With a mark in the place of each.
+    /// The line with the placeholders.
     pub text: String,
-    /// Those that were taken out, in order.
+    /// The replaced values, in order.
     pub values: Vec<String>,
 }
 
@@ -19,7 +20,7 @@ impl Shape {
         let (mut text, mut values) = (String::new(), Vec::new());
         let mut rest = line;
         while let Some(next) = rest.chars().next() {
-            // Not in the middle of a word.
+            // A value does not start in the middle of a word.
             let begins = !text.chars().next_back().is_some_and(|before| before.is_ascii_alphanumeric());
             let taken = if begins { length(rest) } else { None };
             match taken {
@@ -39,7 +40,8 @@ impl Shape {
     }
 }
 
-/// What `text` begins with that differs between runs, and how long it is.
+/// Returns the kind and the length of the value at the start of `text`, if there is one that
+/// differs between runs.
 fn length(text: &str) -> Option<(&'static str, usize)> {
     if fits(text, "hhhhhhhh-hhhh-hhhh-hhhh-hhhhhhhhhhhh") {
         return Some(("<id>", UUID));
@@ -66,17 +68,17 @@ fn fits(text: &str, form: &str) -> bool {
         })
 }
 
-/// What each printed value stands for.
+/// The real value of each printed one.
 #[derive(Debug, Default)]
 pub struct Names(HashMap<String, String>);
 
 impl Names {
-    /// A command with the program's own values in the place of those that are printed.
+    /// Replaces the printed values in a command by the real ones.
     pub fn in_command(&self, command: &str) -> String {
         self.0.iter().fold(command.to_owned(), |command, (printed, real)| command.replace(printed, real))
     }
 
-    /// A printed value stands for the same wherever it is printed.
+    /// Records the real values. A printed value always stands for the same real one.
     pub fn bind(&mut self, printed: &Shape, real: &Shape) -> Result<(), String> {
         for (printed, real) in printed.values.iter().zip(&real.values) {
             let bound = self.0.entry(printed.clone()).or_insert_with(|| real.clone());
@@ -94,8 +96,8 @@ fn values_are_taken_out() {
     let shape = Shape::of(&format!("\"eventId\": \"{id}\", 2026-11-26T09:03:45.630292161Z|x"));
     assert_eq!(shape.text, "\"eventId\": \"<id>\", <time>|x");
     assert_eq!(shape.values, [id, "2026-11-26T09:03:45.630292161Z"]);
-    let shape = Shape::of("\"hash\": \"n1VlSWUoNFBoRMuwblxkcwxJvZmFmaRTKWRPdJYo0Uw=\"");
-    assert_eq!(shape.text, "\"hash\": \"<hash>\"");
+    let shape = Shape::of("\"chainHash\": \"n1VlSWUoNFBoRMuwblxkcwxJvZmFmaRTKWRPdJYo0Uw=\"");
+    assert_eq!(shape.text, "\"chainHash\": \"<hash>\"");
     assert_eq!(Shape::of("storage/log.given-up-1").values, Vec::<String>::new());
 }
 

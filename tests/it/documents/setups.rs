@@ -1,4 +1,4 @@
-//! The situations that the documentation's sessions begin in.
+//! The situations in which the documentation's sessions begin.
 
 use std::fs;
 
@@ -11,10 +11,10 @@ use crate::support::{
     service::{Service, Setup},
 };
 
-/// A port of the system's that no ImmuDB listens on.
+/// A system port on which no ImmuDB listens.
 const NOBODY: u16 = 1;
 
-/// A service, and what is around it.
+/// A service and its environment.
 pub struct Situation {
     pub service: Service,
     #[allow(dead_code, reason = "they last as long as the situation")]
@@ -33,7 +33,7 @@ impl Situation {
     }
 }
 
-/// A new service, and no ImmuDB where it looks for one.
+/// A new service whose ImmuDB is not reachable.
 async fn local() -> Situation {
     let setup = Setup::with_default_deadlines(NOBODY).set("event_sourcing", "event_files: true");
     let service = Service::start(setup).await;
@@ -41,7 +41,7 @@ async fn local() -> Situation {
     Situation { service, around: (Vec::new(), None) }
 }
 
-/// A service that is stopped: with three events in common, it and the writer that deposed it have two more each.
+/// A stopped service that was fenced by another writer. They share three events; each has two more.
 async fn diverged() -> Situation {
     let dir = tempdir().unwrap();
     let mut immudb = ImmuDb::start(dir.path()).await;
@@ -65,7 +65,7 @@ async fn diverged() -> Situation {
     Situation { service, around: (vec![other], Some((immudb, dir))) }
 }
 
-/// A service that is stopped: what it has is pending, and nobody else has written.
+/// A stopped service with pending events. No other writer has used its database.
 async fn nothing_diverged() -> Situation {
     let dir = tempdir().unwrap();
     let mut immudb = ImmuDb::start(dir.path()).await;
@@ -79,7 +79,7 @@ async fn nothing_diverged() -> Situation {
     Situation { service, around: (Vec::new(), Some((immudb, dir))) }
 }
 
-/// A service that is stopped, and whose ImmuDB has lost everything.
+/// A stopped service whose ImmuDB has lost all data.
 async fn emptied() -> Situation {
     let dir = tempdir().unwrap();
     let mut immudb = ImmuDb::start(dir.path()).await;

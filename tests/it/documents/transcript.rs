@@ -1,18 +1,18 @@
-//! A session as it is printed, and whether the output of a command is what is printed below it. A line `…` stands for any
-//! number of lines, and `…` in a line for any text.
+//! Parses a printed session, and compares its output with the output of the commands. A line `…`
+//! stands for any number of lines, and `…` in a line for any text.
 
 use super::names::{Names, Shape};
 
 const ANYTHING: char = '…';
 
-/// A command, and what is printed below it.
+/// A command with its printed output.
 #[derive(Debug, PartialEq, Eq)]
 pub struct Step {
     pub command: String,
     pub output: Vec<String>,
 }
 
-/// The commands of a session. A here-document belongs to its command.
+/// Returns the commands of a session. A here-document belongs to its command.
 pub fn steps(lines: &[String]) -> Vec<Step> {
     let mut steps: Vec<Step> = Vec::new();
     let mut here: Option<String> = None;
@@ -33,7 +33,7 @@ pub fn steps(lines: &[String]) -> Vec<Step> {
     steps
 }
 
-/// Whether `real` is what is `printed`.
+/// Returns an error with the first difference between the printed and the real output.
 pub fn compare(printed: &[String], real: &[String], names: &mut Names) -> Result<(), String> {
     let printed: Vec<Shape> = printed.iter().map(|line| Shape::of(line.trim())).collect();
     let real: Vec<Shape> = real.iter().map(|line| Shape::of(line.trim())).collect();

@@ -2,8 +2,8 @@
 
 use super::sources;
 
-/// From top to bottom. A module may use those below it. A file belongs to the longest entry that its
-/// path begins with.
+/// From top to bottom. A module may use those below it. A file belongs to the longest entry that
+/// its path begins with.
 const ORDER: [&str; 46] = [
     "main",
     "lib",

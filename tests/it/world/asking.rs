@@ -101,7 +101,7 @@ async fn a_line_that_is_refused_is_named_and_those_before_it_stay() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn events_are_followed_as_they_come() {
+async fn events_are_followed_as_they_arrive() {
     let service = Service::start(Setup::local()).await;
     let game = Game::of(&service).await;
     game.execute(json!([room("r"), room("r-2")])).await;

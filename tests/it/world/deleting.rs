@@ -75,12 +75,12 @@ async fn of_a_deletion_and_a_put_one_wins() {
         }
     }
     assert_eq!(deleted + filled, 60);
-    assert_eq!(game.rebuild().await.get("damaged_count"), None);
+    assert_eq!(game.rebuild().await.get("damaged_total"), None);
 }
 
 /// The objects stay locked while a put is in progress, even when its client no longer waits.
 #[tokio::test(flavor = "multi_thread")]
-async fn nothing_is_lost_where_whoever_puts_it_in_has_gone() {
+async fn nothing_is_lost_if_the_client_that_puts_it_in_has_gone() {
     let service = Service::start(Setup::local()).await;
     let game = Game::of(&service).await;
     game.execute(json!([room("r"), thing("gem", "r")])).await;
@@ -182,7 +182,7 @@ async fn what_lies_in_a_thing_goes_where_it_is_said() {
     game.execute(json!([adding("p", "key")])).await;
     assert_eq!(game.object("box").await.get("inventory"), None);
     assert!(game.object("p").await["inventory"].to_string().contains("\"key\""));
-    assert_eq!(game.rebuild().await.get("damaged_count"), None);
+    assert_eq!(game.rebuild().await.get("damaged_total"), None);
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -218,7 +218,7 @@ async fn more_than_can_be_moved_stays_where_it_is() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn whoever_deletes_a_room_hears_who_was_in_it_and_what_leads_there() {
+async fn deleting_a_room_reports_who_was_in_it_and_what_leads_there() {
     let service = Service::start(Setup::local()).await;
     let game = Game::of(&service).await;
     game.execute(json!([room("r"), room("s"), room("hall"), player("p"), player("q"), thing("gem", "r")]))
@@ -259,7 +259,7 @@ async fn whoever_deletes_a_room_hears_who_was_in_it_and_what_leads_there() {
 /// The table of contents is derived data: it is rebuilt, and where that is impossible, only the
 /// commands that query it fail.
 #[tokio::test(flavor = "multi_thread")]
-async fn the_table_of_contents_is_made_again_and_stops_no_move() {
+async fn the_containment_table_is_rebuilt_and_stops_no_move() {
     let mut service = Service::start(Setup::local()).await;
     let game = Game::of(&service).await;
     game.execute(json!([room("r"), room("s"), thing("chest", "r"), thing("gem", "chest")])).await;

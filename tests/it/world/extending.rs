@@ -10,7 +10,7 @@ use std::{
 use aethyr_event_store::{
     config::Config,
     grpc::wire::{LoadSnapshotRequest, StatsRequest, event_store_service_client::EventStoreServiceClient},
-    server::{self, Options},
+    server::{self, ServerOptions},
     world::read_models::projections::{ProjectedEvent, Projection},
 };
 use futures_util::future::join_all;
@@ -49,7 +49,7 @@ async fn quests_are_begun_done_and_listed() {
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let address = format!("http://{}", listener.local_addr().unwrap());
     let (stop, stopped) = oneshot::channel::<()>();
-    let options = Options { projections: quests::all_projections, ..Options::default() };
+    let options = ServerOptions { projections: quests::all_projections, ..ServerOptions::default() };
     let serving = tokio::spawn(server::run(config, options, listener, async { _ = stopped.await }));
     let mut store = EventStoreServiceClient::new(Endpoint::from_shared(address).unwrap().connect_lazy());
     until_it_serves(&mut store).await;
@@ -142,14 +142,14 @@ fn with_a_mistaken_one() -> Vec<Box<dyn Projection>> {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_projection_that_panics_holds_up_no_other_and_stats_tell_of_it() {
+async fn a_projection_that_panics_holds_up_no_other_and_stats_report_it() {
     let folder = tempfile::tempdir().unwrap();
     let config = config(folder.path());
     let tables = config.world.read_models_path.clone();
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let address = format!("http://{}", listener.local_addr().unwrap());
     let (stop, stopped) = oneshot::channel::<()>();
-    let options = Options { projections: with_a_mistaken_one, ..Options::default() };
+    let options = ServerOptions { projections: with_a_mistaken_one, ..ServerOptions::default() };
     let serving = tokio::spawn(server::run(config, options, listener, async { _ = stopped.await }));
     let mut store = EventStoreServiceClient::new(Endpoint::from_shared(address).unwrap().connect_lazy());
     until_it_serves(&mut store).await;

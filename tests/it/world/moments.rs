@@ -75,7 +75,8 @@ async fn the_difference_names_what_is_not_as_it_was() {
     // Changed, and changed back.
     game.execute(json!([describing("s", "x")])).await;
     game.execute(json!([describing("s", "")])).await;
-    let between = |from: Value, to: Value| game.ask_all("DiffWorld", json!({"from": from, "to": to}));
+    let between =
+        |since: Value, until: Value| game.ask_all("DiffWorld", json!({"since": since, "until": until}));
     let pieces = between(json!({"position": from}), json!({})).await;
     let objects: Vec<&Value> = pieces.iter().flat_map(|piece| piece["objects"].as_array().unwrap()).collect();
     let named: Vec<(&str, bool, bool)> = objects
@@ -89,11 +90,11 @@ async fn the_difference_names_what_is_not_as_it_was() {
     let all = between(json!({"time": time}), json!({"position": from})).await;
     assert_eq!(all[0]["objects"].as_array().unwrap().len(), 5);
     assert!(between(json!({"position": from}), json!({"position": from})).await.is_empty());
-    let wrong = game.try_ask("DiffWorld", json!({"from": {"sequence_number": 1}})).await.unwrap_err();
+    let wrong = game.try_ask("DiffWorld", json!({"since": {"sequence_number": 1}})).await.unwrap_err();
     assert_eq!(
         wrong.to_string(),
-        "from.sequence_number: applies to a single aggregate, not to the world; use position or time"
+        "since.sequence_number: applies to a single aggregate, not to the world; use position or time"
     );
-    let wrong = game.try_ask("DiffWorld", json!({"from": {"position": 5}, "to": {"position": 4}})).await;
-    assert_eq!(wrong.unwrap_err().to_string(), "from: must not be later than `to`");
+    let wrong = game.try_ask("DiffWorld", json!({"since": {"position": 5}, "until": {"position": 4}})).await;
+    assert_eq!(wrong.unwrap_err().to_string(), "since: must not be later than `until`");
 }

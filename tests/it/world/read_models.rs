@@ -171,11 +171,11 @@ async fn they_are_what_the_aggregates_are_whenever_the_service_is_killed() {
     let report = Game::of(&service).await.rebuild().await;
     let differences = report["differences"].as_object().unwrap();
     assert!(differences.values().all(|count| count == 0), "{report}");
-    assert_eq!(report.get("damaged_count"), None);
+    assert_eq!(report.get("damaged_total"), None);
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn they_are_made_anew_when_the_file_is_gone_damaged_or_of_other_projections() {
+async fn they_are_rebuilt_when_the_file_is_missing_damaged_or_of_other_projections() {
     let mut service = Service::start(Setup::local()).await;
     let game = Game::of(&service).await;
     let ids = ["r", "p", "t"].map(str::to_owned);
@@ -359,7 +359,7 @@ async fn a_page_is_no_larger_than_callers_take() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_file_that_cannot_be_made_anew_is_told_and_holds_up_nothing_else() {
+async fn a_file_that_cannot_be_rebuilt_is_reported_and_holds_up_nothing_else() {
     let setup = Setup::local().set("world", "read_models_path: models/read_models.sqlite");
     let service = Service::start(setup).await;
     let game = Game::of(&service).await;

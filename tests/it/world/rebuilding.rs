@@ -45,7 +45,7 @@ async fn damaged_aggregates_are_named_and_do_not_stop_the_rest() {
     game.execute(json!([describing("good", "still here")])).await;
     let report = game.rebuild().await;
     assert_eq!(report["aggregates"], 5, "the game's own are not counted");
-    assert_eq!(report["damaged_count"], 4);
+    assert_eq!(report["damaged_total"], 4);
     assert_eq!(
         problems(&report, "damaged"),
         [
@@ -86,7 +86,7 @@ async fn exits_and_containers_that_point_nowhere_are_warnings() {
             "coin null: it lies in box, which does not exist",
         ]
     );
-    assert_eq!(report.get("damaged_count"), None);
+    assert_eq!(report.get("damaged_total"), None);
 }
 
 #[tokio::test(flavor = "multi_thread")]

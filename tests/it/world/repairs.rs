@@ -74,7 +74,7 @@ async fn assert_whole(service: &Service) {
 async fn what_cannot_have_happened_is_passed_over_from_then_on() {
     let mut service = Service::start(Setup::local().set("world", "raw_appends: unchecked")).await;
     let game = damaged(&service).await;
-    assert_eq!(game.rebuild().await["damaged_count"], 4);
+    assert_eq!(game.rebuild().await["damaged_total"], 4);
     let refused = game.try_ask("GetPlayer", json!({"id": "eve"})).await.unwrap_err();
     assert_eq!(refused.reason(), "OBJECT_DAMAGED");
 
@@ -95,8 +95,8 @@ async fn what_cannot_have_happened_is_passed_over_from_then_on() {
         "eve 3 it is created twice",
         "ring 3 it has events after its deletion",
     ];
-    assert_eq!((repaired, &report["repaired_count"]), (expected.map(str::to_owned).into(), &json!(5)));
-    assert_eq!((report.get("damaged_count"), &report["warning_count"]), (None, &json!(4)));
+    assert_eq!((repaired, &report["repaired_total"]), (expected.map(str::to_owned).into(), &json!(5)));
+    assert_eq!((report.get("damaged_total"), &report["warnings_total"]), (None, &json!(4)));
     assert_whole(&service).await;
 
     // The object's own history names the repair, for good.
@@ -120,7 +120,7 @@ async fn what_cannot_have_happened_is_passed_over_from_then_on() {
     // A repaired object has nothing left to repair. It lives on, across restarts and with new read
     // models.
     let again = repair(&game, &["eve"], "").await;
-    assert_eq!(again.get("repaired_count"), None);
+    assert_eq!(again.get("repaired_total"), None);
     assert!(again["differences"].as_object().unwrap().values().all(|count| count == 0), "{again}");
     game.execute(json!([moving("eve", "cellar"), describing("cellar", "Dry."), moving("eve", "hall")])).await;
     for _ in 0..2 {
@@ -131,7 +131,7 @@ async fn what_cannot_have_happened_is_passed_over_from_then_on() {
         caught_up(&service).await;
         assert_eq!(rows(&service, "SELECT id FROM contents WHERE container_id = 'hall'"), ["eve"]);
         assert_eq!(game.room("cellar").await["description"], "Dry.");
-        assert_eq!(game.rebuild().await.get("damaged_count"), None);
+        assert_eq!(game.rebuild().await.get("damaged_total"), None);
     }
     // An object that was never created can be created now, but only with the type that its events
     // had.
@@ -147,7 +147,7 @@ async fn what_cannot_have_happened_is_passed_over_from_then_on() {
 /// The service was killed after the repair and before the read models had it, or a client appended
 /// the event itself.
 #[tokio::test(flavor = "multi_thread")]
-async fn read_models_that_have_what_is_passed_over_are_made_anew() {
+async fn read_models_with_events_that_a_repair_excludes_are_rebuilt() {
     let service = Service::start(Setup::local().set("world", "raw_appends: unchecked")).await;
     let game = damaged(&service).await;
     caught_up(&service).await;
@@ -163,7 +163,7 @@ async fn read_models_that_have_what_is_passed_over_are_made_anew() {
         append(&mut client, vec![repaired]).await;
     }
     assert_whole(&service).await;
-    assert_eq!(game.rebuild().await.get("damaged_count"), None);
+    assert_eq!(game.rebuild().await.get("damaged_total"), None);
 }
 
 /// A newer version knows an event that an older version did not know and passed over.
@@ -213,7 +213,7 @@ async fn what_is_passed_over_does_not_count_although_it_fits() {
     let game = Game::of(&service).await;
     game.execute(json!([describing("r", "Damp."), {"delete_game_object": {"id": "chest"}}])).await;
     assert_eq!(game.room("r").await["description"], "Damp.");
-    assert_eq!(game.rebuild().await.get("damaged_count"), None);
+    assert_eq!(game.rebuild().await.get("damaged_total"), None);
 }
 
 #[tokio::test(flavor = "multi_thread")]

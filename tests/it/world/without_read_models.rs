@@ -78,7 +78,7 @@ async fn the_service_starts_while_another_program_has_the_file_for_itself() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_strangers_write_lock_holds_up_the_projections_and_no_question() {
+async fn a_write_lock_of_another_program_holds_up_the_projections_and_no_query() {
     let service = Service::start(setup()).await;
     let game = Game::of(&service).await;
     game.execute(json!([room("r"), player("p")])).await;
@@ -96,7 +96,7 @@ async fn a_strangers_write_lock_holds_up_the_projections_and_no_question() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_strangers_open_read_does_not_fill_the_disk() {
+async fn an_open_read_of_another_program_does_not_fill_the_disk() {
     const MAX: u64 = 1 << 20;
     const TEXT_BYTES: usize = 200_000;
     let service = Service::start(setup().set("world", &format!("read_models_wal_max: {MAX}"))).await;

@@ -195,7 +195,7 @@ pub async fn follow(mut client: Client, clock: Clock, ending: Arc<AtomicBool>) -
                     for event in batch.events {
                         let id = event.event_id.parse().unwrap();
                         history.followed.push((clock.now(), event.position, id));
-                        after = Checkpoint { position: event.position, hash: event.hash };
+                        after = Checkpoint { position: event.position, chain_hash: event.chain_hash };
                     }
                 }
                 Content::CaughtUp(caught_up) => after = caught_up.checkpoint.unwrap(),

@@ -102,9 +102,9 @@ impl Series<'_> {
     /// answered.
     pub(super) async fn refuses(&mut self, fault: &'static str, section: &str, line: &str, most: u64) {
         self.count(fault);
-        self.world.begin_anew(Some((section, line))).await;
+        self.world.restart_with(Some((section, line))).await;
         self.for_a_while(500, most).await;
-        self.world.begin_anew(None).await;
+        self.world.restart_with(None).await;
     }
 
     /// Starts a second process on the same directories after the lock files have been removed.

@@ -21,15 +21,15 @@ async fn a_live_read_acquires_its_bytes_once_the_message_before_has_gone_out() {
     let mut call = Admitted::of(&tonic::Request::new(()));
     call.answer = budget.of_call(&Caller::default(), Purpose::Answer);
     let reads = Reads::new(&LimitsConfig::default(), budget.clone());
-    let reading = Reading { store: store.clone(), reads, call: call.clone() };
+    let reading = ReadContext { store: store.clone(), reads, call: call.clone() };
     let reader = store.read(OrderStart::After(Position(0), None), Filter::default()).unwrap();
     let mut messages = Box::pin(subscribe(reading, reader));
     let caught_up = messages.next().await.unwrap().unwrap();
-    assert!(matches!(caught_up.content, Some(messages::Content::CaughtUp(_))));
+    assert!(matches!(caught_up.content, Some(messages::SubscribeContent::CaughtUp(_))));
     call.answer.resize(0).unwrap();
     store.append(one_event("room-1")).await.unwrap();
     let first = messages.next().await.unwrap().unwrap();
-    assert!(matches!(first.content, Some(messages::Content::Events(_))));
+    assert!(matches!(first.content, Some(messages::SubscribeContent::Events(_))));
     let unsent = budget.used();
     assert!((1..LIVE_READ_BYTES as u64).contains(&unsent), "{unsent}");
     store.append(one_event("room-1")).await.unwrap();
@@ -38,7 +38,7 @@ async fn a_live_read_acquires_its_bytes_once_the_message_before_has_gone_out() {
     assert_eq!(budget.used(), unsent, "while the first message is still to be sent");
     call.answer.resize(0).unwrap();
     let second = second.await.unwrap().unwrap();
-    assert!(matches!(second.content, Some(messages::Content::Events(_))));
+    assert!(matches!(second.content, Some(messages::SubscribeContent::Events(_))));
     drop(messages);
     running.sequencer.stop().await;
     assert!(tokio::task::spawn_blocking(|| running.thread.join()).await.unwrap());

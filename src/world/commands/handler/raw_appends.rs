@@ -16,13 +16,13 @@ use crate::{
     error::{Conflict, StoreError},
     event::{AggregateId, NewEvent, SequenceNumber},
     refusals::{self, Severity},
-    store::{Append, Origin, Stored},
+    store::{Append, Origin, StoredAppend},
     world::{
-        commands::aggregate_locks::Wanted,
-        error::{Damage, Misfit, Problem, Unfitting, WorldError},
+        commands::aggregate_locks::LockRequest,
+        error::{AggregateDamage, InvalidRawAppend, Problem, RawAppendProblem, WorldError},
         history::{
-            life::Misfits,
-            replay::{self, Source},
+            rehydration::InvalidEvents,
+            replay::{self, AggregateSource},
         },
         model::{
             aggregate::{Aggregate, Kind},
@@ -30,7 +30,7 @@ use crate::{
         },
         read_models::repairing,
         rules::refusal::Refusal,
-        settings::RawAppends,
+        settings::RawAppendPolicy,
     },
 };
 
@@ -39,14 +39,14 @@ use crate::{
 type Objects = BTreeMap<AggregateId, Option<Kind>>;
 
 /// The last sequence number of each object at the moment when its events were found to fit.
-type Heads = BTreeMap<AggregateId, SequenceNumber>;
+type LastSequences = BTreeMap<AggregateId, SequenceNumber>;
 
 /// The objects that were found damaged. Each is reported only once, and only a limited number is
 /// recorded.
 #[derive(Debug, Default)]
-pub(super) struct Told(Mutex<HashSet<AggregateId>>);
+pub(super) struct ReportedDamage(Mutex<HashSet<AggregateId>>);
 
-impl Told {
+impl ReportedDamage {
     const MAX: usize = 1000;
 
     fn has(&self, id: &AggregateId) -> bool {
@@ -58,7 +58,7 @@ impl Told {
         self.0.lock().unwrap_or_else(PoisonError::into_inner).remove(id);
     }
 
-    fn once(&self, damage: &Damage) {
+    fn once(&self, damage: &AggregateDamage) {
         let mut told = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         if told.len() < Self::MAX && told.insert(damage.id.clone()) {
             warn!(%damage, "appends to a damaged object are not checked");
@@ -72,8 +72,8 @@ impl Handler {
     ///
     /// # Errors
     /// See [`repairing::repair`].
-    pub async fn repair(&self, id: &AggregateId, actor: &str) -> Result<Misfits, WorldError> {
-        let turn = Arc::new(self.turns.take(&Wanted::alone(std::iter::once(id))).await);
+    pub async fn repair(&self, id: &AggregateId, actor: &str) -> Result<InvalidEvents, WorldError> {
+        let turn = Arc::new(self.turns.take(&LockRequest::alone(std::iter::once(id))).await);
         let repaired = repairing::repair(&self.source, id, actor, turn.clone()).await;
         // Must happen before another call can acquire the lock. An object that is still damaged is
         // detected again.
@@ -88,8 +88,8 @@ impl Handler {
     ///
     /// # Errors
     /// Returns an error if an event does not fit. See also [`StoreError`].
-    pub async fn append_raw(&self, append: Append, origin: Origin) -> Result<Stored, WorldError> {
-        if self.raw_appends == RawAppends::Unchecked {
+    pub async fn append_raw(&self, append: Append, origin: Origin) -> Result<StoredAppend, WorldError> {
+        if self.raw_appends == RawAppendPolicy::Unchecked {
             return Ok(self.source.store.append_here(append, origin).await?);
         }
         let objects = match self.objects(&append).await {
@@ -99,7 +99,7 @@ impl Handler {
         if objects.is_empty() {
             return Ok(self.source.store.append_here(append, origin).await?);
         }
-        let turn = Arc::new(self.turns.take(&Wanted::alone(objects.keys())).await);
+        let turn = Arc::new(self.turns.take(&LockRequest::alone(objects.keys())).await);
         let append = Arc::new(append);
         for attempt in 0..ATTEMPTS_MAX {
             if attempt > 1 {
@@ -158,24 +158,24 @@ impl Handler {
 
     /// Returns the first answer if the append was stored before, whatever prevents it now.
     /// Otherwise returns the error.
-    async fn unless_stored(&self, append: &Append, error: WorldError) -> Result<Stored, WorldError> {
+    async fn unless_stored(&self, append: &Append, error: WorldError) -> Result<StoredAppend, WorldError> {
         if let Some(stored) = self.source.store.first_answer(append).await? {
             return Ok(stored);
         }
         // If no writes are accepted at all, the client has to know that first.
         self.source.store.admit_write()?;
-        if let WorldError::Unfitting(unfitting) = &error {
-            refusals::refused("WORLD_RULE", Severity::Limit, &unfitting.to_string());
+        if let WorldError::InvalidRawAppend(append) = &error {
+            refusals::refused("WORLD_RULE", Severity::Limit, &append.to_string());
         }
         Err(error)
     }
 
     /// Loads the objects and checks the events. May block on disk I/O.
-    async fn check(&self, append: Arc<Append>, objects: Objects) -> Result<Heads, WorldError> {
+    async fn check(&self, append: Arc<Append>, objects: Objects) -> Result<LastSequences, WorldError> {
         let (source, raw_appends, told) = (self.source.clone(), self.raw_appends, self.told.clone());
         let check = move || {
             let checking = Checking { source: &source, append: &append, raw_appends, told: &told };
-            let mut heads = Heads::new();
+            let mut heads = LastSequences::new();
             for (id, kind) in objects {
                 if let Some(head) = checking.object(&id, kind)? {
                     heads.insert(id, head);
@@ -188,10 +188,10 @@ impl Handler {
 }
 
 struct Checking<'c> {
-    source: &'c Source,
+    source: &'c AggregateSource,
     append: &'c Append,
-    raw_appends: RawAppends,
-    told: &'c Told,
+    raw_appends: RawAppendPolicy,
+    told: &'c ReportedDamage,
 }
 
 impl Checking<'_> {
@@ -200,11 +200,14 @@ impl Checking<'_> {
     fn object(&self, id: &AggregateId, kind: Option<Kind>) -> Result<Option<SequenceNumber>, WorldError> {
         // The store rejects the event unless the aggregate is created meanwhile.
         let Some(kind) = kind else { return Ok(Some(SequenceNumber(0))) };
-        let unfitting = |index, problem| self.unfitting(Unfitting { index, id: id.clone(), kind, problem });
+        let invalid =
+            |index, problem| self.invalid(InvalidRawAppend { index, id: id.clone(), kind, problem });
         let events = self.append.events.iter().enumerate().map(|(index, (event, _))| (index, event));
         let mut events = events.filter(|(_, event)| event.aggregate_id == *id);
-        if self.raw_appends == RawAppends::Refused {
-            return events.next().map_or(Ok(None), |(index, _)| Err(unfitting(index, Misfit::Refused)));
+        if self.raw_appends == RawAppendPolicy::Refused {
+            return events
+                .next()
+                .map_or(Ok(None), |(index, _)| Err(invalid(index, RawAppendProblem::Refused)));
         }
         if self.told.has(id) {
             return Ok(None);
@@ -222,7 +225,7 @@ impl Checking<'_> {
         let mut aggregate = loaded.state.map(|state| state.aggregate);
         for (index, event) in events {
             let after = after(aggregate.take(), kind, event);
-            aggregate = Some(after.map_err(|problem| unfitting(index, Misfit::Event(problem)))?);
+            aggregate = Some(after.map_err(|problem| invalid(index, RawAppendProblem::Event(problem)))?);
         }
         match self.append.expected.iter().find(|(expecting, _)| expecting == id) {
             // The events were checked against a different sequence number than the client expects.
@@ -233,7 +236,7 @@ impl Checking<'_> {
 
     /// Returns the error for an event that does not fit. A conflict with a sequence number that the
     /// client expects takes precedence.
-    fn unfitting(&self, unfitting: Unfitting) -> WorldError {
+    fn invalid(&self, append: InvalidRawAppend) -> WorldError {
         for (id, expected) in &self.append.expected {
             match replay::last_sequence(&self.source.store, id) {
                 Ok(actual) if actual != *expected => return self.conflict(id, *expected, actual),
@@ -241,7 +244,7 @@ impl Checking<'_> {
                 Err(error) => return error,
             }
         }
-        WorldError::Unfitting(Box::new(unfitting))
+        WorldError::InvalidRawAppend(Box::new(append))
     }
 
     fn conflict(&self, id: &AggregateId, expected: SequenceNumber, actual: SequenceNumber) -> WorldError {

@@ -11,7 +11,7 @@ use std::{
 
 use crate::{
     event::SequenceNumber,
-    shared_limit::{Caller, Held, SharedLimit},
+    shared_limit::{Caller, LimitGuard, SharedLimit},
     world::{error::WorldError, model::aggregate::Kind},
 };
 
@@ -47,24 +47,24 @@ struct Span {
 pub struct Touched {
     recent: BTreeMap<Box<[u8]>, Span>,
     recent_bytes: usize,
-    packed: Packed,
+    packed: PackedObjects,
     /// The number of packed objects.
     count: usize,
     /// The part of the shared budget that these objects hold.
-    held: Held,
+    held: LimitGuard,
 }
 
 /// Objects sorted by id, packed back to back: the length of the id, the id, the kind, and both
 /// sequence numbers.
 #[derive(Debug, Default)]
-struct Packed {
+struct PackedObjects {
     blocks: VecDeque<Vec<u8>>,
     /// The number of bytes of the first block that have been read.
     read: usize,
     bytes: usize,
 }
 
-impl Packed {
+impl PackedObjects {
     fn push(&mut self, id: &[u8], span: Span) {
         let more = id.len().saturating_add(FIXED_BYTES);
         let has_room = |block: &Vec<u8>| block.capacity().saturating_sub(block.len()) >= more;
@@ -100,7 +100,7 @@ impl Touched {
         Self {
             recent: BTreeMap::new(),
             recent_bytes: 0,
-            packed: Packed::default(),
+            packed: PackedObjects::default(),
             count: 0,
             held: limit.nothing(caller),
         }
@@ -156,7 +156,7 @@ impl Touched {
         if self.recent.is_empty() {
             return Ok(());
         }
-        let (mut packed, mut count) = (Packed::default(), 0usize);
+        let (mut packed, mut count) = (PackedObjects::default(), 0usize);
         let mut before = std::mem::take(&mut self.packed);
         let mut recent = std::mem::take(&mut self.recent).into_iter().peekable();
         let mut put = |id: &[u8], span: Span| {

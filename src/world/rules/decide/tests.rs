@@ -9,7 +9,7 @@ use crate::world::{
     model::password::PasswordHash,
     rules::{
         capacity::{ATTRIBUTES_MAX, EXITS_MAX, ITEMS_MAX, SIZE_MAX},
-        command::Contents,
+        command::ContentsPolicy,
     },
 };
 
@@ -77,7 +77,7 @@ fn then(events: &[(&str, WorldEvent)]) -> Result<Vec<(String, WorldEvent)>, Refu
 }
 
 fn deletion() -> Operation {
-    Operation::DeleteGameObject { contents: Contents::RefuseIfAny }
+    Operation::DeleteGameObject { contents: ContentsPolicy::RefuseIfAny }
 }
 
 fn object() -> Operation {
@@ -286,7 +286,7 @@ fn exits_are_added_led_elsewhere_and_removed_if_they_are_there() {
 }
 
 #[test]
-fn what_is_picked_up_lies_in_whoever_has_it() {
+fn an_item_that_is_picked_up_lies_in_its_holder() {
     let known = given(&[("a", player()), ("b", room()), ("c", object_in(Some("b")))]);
     assert_eq!(when(&known, "a", add("c", None)), then(&[("a", added("c", None)), ("c", moved(Some("a")))]));
     let known = given(&[("a", player()), ("c", object()), ("c", to(Some("a")))]);
@@ -327,7 +327,7 @@ fn an_item_is_in_one_inventory_only() {
 }
 
 #[test]
-fn an_item_is_worn_in_one_slot_by_whoever_has_it() {
+fn an_item_is_worn_in_one_slot_by_its_holder() {
     let known =
         given(&[("a", player()), ("b", object()), ("c", object()), ("d", object()), ("a", add("b", None))]);
     assert_eq!(when(&known, "a", equip("b", "hand")), then(&[("a", equipped("b", "hand"))]));
@@ -389,7 +389,7 @@ fn what_was_worn_is_taken_off_when_it_goes() {
 }
 
 #[test]
-fn what_is_not_known_is_asked_for_before_anything_is_decided() {
+fn what_is_not_known_is_requested_before_anything_is_decided() {
     let mut known = WorldView::default();
     let mut asked = Vec::new();
     let moving = command("b", to(Some("c")));

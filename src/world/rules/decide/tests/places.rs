@@ -127,22 +127,22 @@ fn what_is_not_empty_is_deleted_only_as_it_is_said() {
         refused.to_string(),
         "c: is not empty: it contains d and one other object; set `contents` or empty it first"
     );
-    assert_eq!(when(&known, "c", deleting(Contents::Leave)), then(std::slice::from_ref(&gone)));
+    assert_eq!(when(&known, "c", deleting(ContentsPolicy::Leave)), then(std::slice::from_ref(&gone)));
     let moved_out = [("d", moved(Some("a"))), ("e", moved(Some("a"))), gone.clone()];
-    assert_eq!(when(&known, "c", deleting(Contents::MoveToContainer)), then(&moved_out));
+    assert_eq!(when(&known, "c", deleting(ContentsPolicy::MoveToContainer)), then(&moved_out));
     // The holder loses the object, and receives its contents.
     let mut carried = known.clone();
     happens(&mut carried, "b", &add("c", None));
     let moved_out = [("d", moved(Some("b"))), ("e", moved(Some("b"))), ("b", removed("c")), gone.clone()];
-    assert_eq!(when(&carried, "c", deleting(Contents::MoveToContainer)), then(&moved_out));
+    assert_eq!(when(&carried, "c", deleting(ContentsPolicy::MoveToContainer)), then(&moved_out));
     // If the container was deleted, the contents end up without one.
     let mut nowhere = known.clone();
-    happens(&mut nowhere, "a", &deleting(Contents::Leave));
+    happens(&mut nowhere, "a", &deleting(ContentsPolicy::Leave));
     let moved_out = [("d", moved(None)), ("e", moved(None)), gone];
-    assert_eq!(when(&nowhere, "c", deleting(Contents::MoveToContainer)), then(&moved_out));
+    assert_eq!(when(&nowhere, "c", deleting(ContentsPolicy::MoveToContainer)), then(&moved_out));
     // A deleted object has no items, so taking one of them needs no event of the deleted object.
     let mut left = known;
-    happens(&mut left, "c", &deleting(Contents::Leave));
+    happens(&mut left, "c", &deleting(ContentsPolicy::Leave));
     assert!(left.find(&id("c")).unwrap().unwrap().object().inventory.is_empty());
     assert_eq!(when(&left, "b", add("e", None)).unwrap().len(), 2);
 }
@@ -150,15 +150,15 @@ fn what_is_not_empty_is_deleted_only_as_it_is_said() {
 #[test]
 fn more_than_can_be_moved_is_moved_out_by_hand() {
     let mut known = given(&[("a", object())]);
-    let moving_out = || Operation::DeleteGameObject { contents: Contents::MoveToContainer };
-    for number in 0..Contents::MOVED_MAX {
+    let moving_out = || Operation::DeleteGameObject { contents: ContentsPolicy::MoveToContainer };
+    for number in 0..ContentsPolicy::MOVED_MAX {
         known.learn(id(&format!("thing-{number}")), None);
         happens(&mut known, &format!("thing-{number}"), &object_in(Some("a")));
     }
     let decided = when(&known, "a", moving_out()).unwrap();
-    assert_eq!(decided.len(), Contents::MOVED_MAX + 1);
+    assert_eq!(decided.len(), ContentsPolicy::MOVED_MAX + 1);
     assert!(decided.len() <= Command::EVENTS_MAX);
     happens(&mut known, "b", &object_in(Some("a")));
-    let refused = Refusal::TooMuchInside { id: id("a"), max: Contents::MOVED_MAX };
+    let refused = Refusal::TooMuchInside { id: id("a"), max: ContentsPolicy::MOVED_MAX };
     assert_eq!(when(&known, "a", moving_out()), Err(refused));
 }

@@ -1,18 +1,18 @@
 //! What a deleted room leaves behind.
 //!
-//! Reported to the client in the result of the command, at most [`LeftBehind::NAMED_MAX`] of each
-//! kind.
+//! Reported to the client in the result of the command, at most [`DanglingReferences::NAMED_MAX`]
+//! of each kind.
 
 /// What refers to a deleted room, or was in it.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
-pub struct LeftBehind {
+pub struct DanglingReferences {
     /// Rooms, and the directions in which they still lead to the deleted room.
     pub exits: Vec<(String, String)>,
     /// Players who were in the room.
     pub players: Vec<String>,
 }
 
-impl LeftBehind {
+impl DanglingReferences {
     /// The maximum number of each that are named.
     pub const NAMED_MAX: usize = 1000;
 

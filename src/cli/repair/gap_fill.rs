@@ -7,32 +7,32 @@ use std::collections::HashMap;
 
 use bytes::Bytes;
 
-use crate::event::{AggregateId, AppendBounds, Hash, Position, SequenceNumber, record};
+use crate::event::{AggregateId, AppendBounds, ChainHash, Position, SequenceNumber, record};
 
 /// The position, chain hash and sequence numbers at the end of a history.
 #[derive(Debug, Clone)]
-pub(super) struct Numbers {
+pub(super) struct HistoryEnd {
     position: Position,
-    hash: Hash,
+    hash: ChainHash,
     last_of: HashMap<AggregateId, SequenceNumber>,
 }
 
-impl Numbers {
+impl HistoryEnd {
     pub fn new() -> Self {
-        Self { position: Position(0), hash: Hash::START, last_of: HashMap::new() }
+        Self { position: Position(0), hash: ChainHash::START, last_of: HashMap::new() }
     }
 
     pub fn position(&self) -> Position {
         self.position
     }
 
-    pub fn hash(&self) -> Hash {
+    pub fn hash(&self) -> ChainHash {
         self.hash
     }
 
     /// Advances by one whole append, or returns an error and stays unchanged. If `leads_to` is
     /// given, it must be the chain hash after the append.
-    pub fn go_on(&mut self, records: &[Bytes], leads_to: Option<Hash>) -> Result<(), &'static str> {
+    pub fn append(&mut self, records: &[Bytes], leads_to: Option<ChainHash>) -> Result<(), &'static str> {
         let bounds = AppendBounds {
             first: self.position.next(),
             last: Position(self.position.0.saturating_add(records.len() as u64)),
@@ -40,7 +40,8 @@ impl Numbers {
         let (mut position, mut hash) = (self.position, self.hash);
         let mut last_of: HashMap<AggregateId, SequenceNumber> = HashMap::new();
         for bytes in records {
-            let event = record::decode(bytes.clone(), Hash::START).map_err(|_| "a record is not an event")?;
+            let event =
+                record::decode(bytes.clone(), ChainHash::START).map_err(|_| "a record is not an event")?;
             let aggregate = event.event.aggregate_id;
             let known = last_of.get(&aggregate).or_else(|| self.last_of.get(&aggregate));
             let next = known.copied().unwrap_or(SequenceNumber(0)).next();
@@ -62,28 +63,28 @@ impl Numbers {
 
 /// Appends found for a gap, from its start on.
 #[derive(Debug)]
-pub(super) struct Run {
-    pub numbers: Numbers,
+pub(super) struct GapFill {
+    pub numbers: HistoryEnd,
     pub appends: Vec<Vec<Bytes>>,
 }
 
-impl Run {
-    pub fn behind(numbers: &Numbers) -> Self {
+impl GapFill {
+    pub fn after(numbers: &HistoryEnd) -> Self {
         Self { numbers: numbers.clone(), appends: Vec::new() }
     }
 
     /// Adds the appends in `records` that continue the run, up to the first that does not. A record
     /// may come with the expected chain hash after it.
-    pub fn extend(&mut self, records: impl Iterator<Item = (Bytes, Option<Hash>)>) {
+    pub fn extend(&mut self, records: impl Iterator<Item = (Bytes, Option<ChainHash>)>) {
         let mut append = Vec::new();
         for (bytes, leads_to) in records {
-            let Ok(event) = record::decode(bytes.clone(), Hash::START) else { return };
+            let Ok(event) = record::decode(bytes.clone(), ChainHash::START) else { return };
             append.push(bytes);
             if event.position != event.append.last {
                 continue;
             }
             let whole = std::mem::take(&mut append);
-            if self.numbers.go_on(&whole, leads_to).is_err() {
+            if self.numbers.append(&whole, leads_to).is_err() {
                 return;
             }
             self.appends.push(whole);

@@ -20,7 +20,7 @@ use crate::{cli::repair::sync_parent, config::EventSourcingConfig};
 ///
 /// # Errors
 /// Returns an error if a directory cannot be renamed or removed.
-pub fn put(config: &EventSourcingConfig) -> Result<PathBuf, String> {
+pub fn set_aside(config: &EventSourcingConfig) -> Result<PathBuf, String> {
     set_event_files_aside(config)?;
     remove_index(&config.index_path)?;
     rename(&config.log_path)
@@ -93,10 +93,10 @@ mod tests {
         // Not a directory, so it cannot be removed as one.
         fs::remove_dir_all(&config.index_path).unwrap();
         fs::write(&config.index_path, "").unwrap();
-        assert!(put(&config).is_err());
+        assert!(set_aside(&config).is_err());
         assert!(config.log_path.join("contents").exists());
         fs::remove_file(&config.index_path).unwrap();
-        assert_eq!(put(&config), Ok(dir.path().join("log.given-up-1")));
+        assert_eq!(set_aside(&config), Ok(dir.path().join("log.given-up-1")));
         assert!(dir.path().join("log.given-up-1/contents").exists() && !config.log_path.exists());
     }
 
@@ -105,7 +105,7 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let config = storage(dir.path());
         fs::remove_dir_all(&config.log_path).unwrap();
-        assert!(put(&config).is_err());
+        assert!(set_aside(&config).is_err());
         assert!(!config.index_path.exists());
         assert!(dir.path().join("events.given-up-1/contents").exists());
     }
@@ -116,7 +116,7 @@ mod tests {
         let mut config = storage(dir.path());
         config.log_path.push("");
         fs::create_dir(dir.path().join("log.given-up-1")).unwrap();
-        assert_eq!(put(&config), Ok(dir.path().join("log.given-up-2")));
+        assert_eq!(set_aside(&config), Ok(dir.path().join("log.given-up-2")));
         assert_eq!(fs::read_dir(dir.path().join("log.given-up-1")).unwrap().count(), 0);
     }
 }

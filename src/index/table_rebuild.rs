@@ -14,7 +14,7 @@ use std::{
 use tracing::warn;
 
 use super::{
-    Index, IndexError, Layer, Table, TableError, goes_on,
+    Index, IndexError, Layer, Table, TableError, continue_if,
     rebuild::{self, RebuildError},
 };
 
@@ -38,8 +38,8 @@ impl Index {
     }
 
     /// Rebuilds, from the log, the part of the index that a file covered.
-    pub(super) fn mend(&self, table: &Arc<Table>, why: &TableError) -> Result<(), IndexError> {
-        let _mending = self.mending.lock().unwrap_or_else(PoisonError::into_inner);
+    pub(super) fn rebuild_table(&self, table: &Arc<Table>, why: &TableError) -> Result<(), IndexError> {
+        let _rebuilding = self.rebuilding.lock().unwrap_or_else(PoisonError::into_inner);
         if let Some(error) = self.why_not_made(table) {
             return Err(error);
         }
@@ -63,7 +63,7 @@ impl Index {
                 self.stop.clone(),
             )
         };
-        let made = self.made_again(&part, table, why);
+        let made = self.rebuilt_layers(&part, table, why);
         if let Err(error) = &made {
             self.not_made().insert(table.path().to_owned(), (Instant::now(), error.clone()));
         }
@@ -83,7 +83,7 @@ impl Index {
     }
 
     /// Returns the layers of `part` that replace a file.
-    fn made_again(&self, part: &Self, table: &Table, why: &TableError) -> Result<Vec<Layer>, IndexError> {
+    fn rebuilt_layers(&self, part: &Self, table: &Table, why: &TableError) -> Result<Vec<Layer>, IndexError> {
         let not_yet = |why_not| IndexError::NotMadeYet { table: why.clone(), why: why_not };
         let not_made = |reason: String| IndexError::NotMade { table: why.clone(), why: reason };
         let (from, end) = table.range();
@@ -98,9 +98,9 @@ impl Index {
             let layers = part.layers();
             let in_memory = layers.older.iter().filter(|layer| layer.table().is_none()).count();
             let fills_memory = is_bounded && in_memory > IN_MEMORY_MAX;
-            goes_on(!fills_memory && !is_ended())
+            continue_if(!fills_memory && !is_ended())
         };
-        match rebuild::bring_up(part, end, may_go_on) {
+        match rebuild::catch_up(part, end, may_go_on) {
             Ok(()) => {}
             Err(RebuildError::Stopped) if is_ended() => return Err(not_yet("the service is shutting down")),
             Err(RebuildError::Stopped) => return Err(not_yet("its files cannot be written")),

@@ -6,11 +6,11 @@
 
 use std::collections::BTreeSet;
 
-use super::states::State;
+use super::states::AggregateState;
 use crate::{
     event::{AggregateId, RecordedEvent, SequenceNumber},
     world::{
-        error::{Damage, Problem, WorldError},
+        error::{AggregateDamage, Problem, WorldError},
         model::{
             aggregate::{Aggregate, Kind},
             event::{EventError, WorldEvent},
@@ -19,71 +19,71 @@ use crate::{
 };
 
 /// Events that are invalid for an aggregate, each with the reason.
-pub type Misfits = Vec<(SequenceNumber, Problem)>;
+pub type InvalidEvents = Vec<(SequenceNumber, Problem)>;
 
 /// An aggregate while its events are applied one by one.
 #[derive(Debug)]
-pub struct Life {
+pub struct Rehydration {
     kind: Kind,
-    state: Option<State>,
+    state: Option<AggregateState>,
     last: SequenceNumber,
     /// The events excluded by repairs. Looked up when an event does not fit.
     passed_over: Option<BTreeSet<SequenceNumber>>,
     /// The events that did not count.
     skipped: BTreeSet<SequenceNumber>,
     /// Whether a repair excludes an event that counted before.
-    begins_anew: bool,
-    /// Whether invalid events that no repair excludes are collected in `misfits`, instead of ending
-    /// the replay.
-    notes_misfits: bool,
-    misfits: Misfits,
+    must_restart: bool,
+    /// Whether invalid events that no repair excludes are collected in `invalid_events`, instead of
+    /// ending the replay.
+    collects_invalid_events: bool,
+    invalid_events: InvalidEvents,
 }
 
 /// What became of an event.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Taken {
+pub enum EventOutcome {
     Happened,
-    /// The event does not count. A repair excludes it, it was collected as a misfit, or the
+    /// The event does not count. A repair excludes it, it was collected as invalid, or the
     /// aggregate has to be replayed from the first event anyway.
     PassedOver,
 }
 
-impl Life {
+impl Rehydration {
     /// Continues after the event `last`, which led to `state`.
-    pub fn behind(kind: Kind, state: Option<State>, last: SequenceNumber) -> Self {
+    pub fn after(kind: Kind, state: Option<AggregateState>, last: SequenceNumber) -> Self {
         Self {
             kind,
             state,
             last,
             passed_over: None,
             skipped: BTreeSet::new(),
-            begins_anew: false,
-            notes_misfits: false,
-            misfits: Misfits::new(),
+            must_restart: false,
+            collects_invalid_events: false,
+            invalid_events: InvalidEvents::new(),
         }
     }
 
     /// Starts at the first event, with the events excluded by repairs known. Other events that do
-    /// not fit are collected as misfits.
-    pub fn to_be_repaired(kind: Kind, passed_over: BTreeSet<SequenceNumber>) -> Self {
-        Self { notes_misfits: true, ..Self::knowing(kind, passed_over) }
+    /// not fit are collected as invalid.
+    pub fn for_repair(kind: Kind, passed_over: BTreeSet<SequenceNumber>) -> Self {
+        Self { collects_invalid_events: true, ..Self::with_repairs(kind, passed_over) }
     }
 
     /// Starts at the first event, with the events excluded by repairs known. Other events that do
     /// not fit are damage.
-    pub fn knowing(kind: Kind, passed_over: BTreeSet<SequenceNumber>) -> Self {
-        Self { passed_over: Some(passed_over), ..Self::behind(kind, None, SequenceNumber(0)) }
+    pub fn with_repairs(kind: Kind, passed_over: BTreeSet<SequenceNumber>) -> Self {
+        Self { passed_over: Some(passed_over), ..Self::after(kind, None, SequenceNumber(0)) }
     }
 
     /// Returns whether a repair excludes an event that counted before. The state must then be
     /// replayed from the first event, with all repairs known.
-    pub fn begins_anew(&self) -> bool {
-        self.begins_anew
+    pub fn must_restart(&self) -> bool {
+        self.must_restart
     }
 
     /// Returns the state after the last event, or `None` if there are no events or all were
     /// excluded.
-    pub fn state(&self) -> Option<&State> {
+    pub fn state(&self) -> Option<&AggregateState> {
         self.state.as_ref()
     }
 
@@ -92,12 +92,12 @@ impl Life {
         self.last
     }
 
-    pub fn into_state(self) -> Option<State> {
+    pub fn into_state(self) -> Option<AggregateState> {
         self.state
     }
 
-    pub fn into_misfits(self) -> Misfits {
-        self.misfits
+    pub fn into_invalid_events(self) -> InvalidEvents {
+        self.invalid_events
     }
 
     /// Applies one more event. `repairs` looks up the events that repairs of the aggregate exclude.
@@ -105,24 +105,24 @@ impl Life {
     /// # Errors
     /// Returns an error if there is a gap in the sequence numbers, or if the event is unreadable or
     /// invalid for the aggregate and no repair excludes it.
-    pub fn take(
+    pub fn apply(
         &mut self,
         recorded: &RecordedEvent,
         repairs: impl FnOnce(&AggregateId) -> Result<BTreeSet<SequenceNumber>, WorldError>,
-    ) -> Result<Taken, WorldError> {
-        self.take_what_happened(recorded, &WorldEvent::read(recorded), repairs)
+    ) -> Result<EventOutcome, WorldError> {
+        self.apply_decoded(recorded, &WorldEvent::read(recorded), repairs)
     }
 
-    /// Like [`Life::take`], for an event that has been read already.
+    /// Like [`Rehydration::apply`], for an event that has been read already.
     ///
     /// # Errors
-    /// See [`Life::take`].
-    pub fn take_what_happened(
+    /// See [`Rehydration::apply`].
+    pub fn apply_decoded(
         &mut self,
         recorded: &RecordedEvent,
         happened: &Result<WorldEvent, EventError>,
         repairs: impl FnOnce(&AggregateId) -> Result<BTreeSet<SequenceNumber>, WorldError>,
-    ) -> Result<Taken, WorldError> {
+    ) -> Result<EventOutcome, WorldError> {
         let damage = |problem| damage(recorded, problem);
         if recorded.sequence != self.last.next() {
             return Err(damage(Problem::Gap).into());
@@ -130,9 +130,9 @@ impl Life {
         let sequence = recorded.sequence;
         let is_named = |passed_over: &BTreeSet<SequenceNumber>| passed_over.contains(&sequence);
         let taken = match self.passed_over.as_ref().is_some_and(is_named) {
-            true => Taken::PassedOver,
+            true => EventOutcome::PassedOver,
             false => match self.fit(recorded, happened) {
-                Ok(()) => Taken::Happened,
+                Ok(()) => EventOutcome::Happened,
                 Err(problem) => {
                     let passed_over = match self.passed_over.take() {
                         Some(looked_up) => looked_up,
@@ -141,24 +141,24 @@ impl Life {
                     let is_named = is_named(&passed_over);
                     // The event may fit once the excluded events before it no longer count.
                     let counted = |named: &SequenceNumber| *named < sequence && !self.skipped.contains(named);
-                    self.begins_anew |= passed_over.iter().any(counted);
+                    self.must_restart |= passed_over.iter().any(counted);
                     self.passed_over = Some(passed_over);
-                    match (is_named || self.begins_anew, self.notes_misfits) {
+                    match (is_named || self.must_restart, self.collects_invalid_events) {
                         (true, _) => {}
-                        (false, true) => self.misfits.push((sequence, problem)),
+                        (false, true) => self.invalid_events.push((sequence, problem)),
                         (false, false) => return Err(damage(problem).into()),
                     }
-                    Taken::PassedOver
+                    EventOutcome::PassedOver
                 }
             },
         };
-        if taken == Taken::PassedOver {
+        if taken == EventOutcome::PassedOver {
             self.skipped.insert(sequence);
         }
         if let Ok(WorldEvent::ObjectRepaired { passed_over, .. }) = happened {
             let named = passed_over.iter().map(|named| SequenceNumber(*named));
             let mut before = named.filter(|named| *named < sequence);
-            self.begins_anew |= before.any(|named| !self.skipped.contains(&named));
+            self.must_restart |= before.any(|named| !self.skipped.contains(&named));
         }
         self.last = recorded.sequence;
         if let Some(state) = &mut self.state {
@@ -180,14 +180,18 @@ impl Life {
             (None, happened) => {
                 let aggregate = Aggregate::apply(None, self.kind, &recorded.event.aggregate_id, happened)?;
                 let at = recorded.recorded_at;
-                self.state =
-                    Some(State { aggregate, sequence: recorded.sequence.0, created_at: at, updated_at: at });
+                self.state = Some(AggregateState {
+                    aggregate,
+                    sequence: recorded.sequence.0,
+                    created_at: at,
+                    updated_at: at,
+                });
             }
         }
         Ok(())
     }
 }
 
-fn damage(recorded: &RecordedEvent, problem: Problem) -> Damage {
-    Damage { id: recorded.event.aggregate_id.clone(), sequence: recorded.sequence, problem }
+fn damage(recorded: &RecordedEvent, problem: Problem) -> AggregateDamage {
+    AggregateDamage { id: recorded.event.aggregate_id.clone(), sequence: recorded.sequence, problem }
 }

@@ -20,7 +20,7 @@ use rusqlite::{
 use super::{
     problems::Problems,
     projections::{ProjectedEvent, Projection},
-    tables::Reached,
+    tables::Checkpoint,
 };
 use crate::{
     event::{Position, RecordedEvent},
@@ -49,7 +49,7 @@ impl Panicked {
 
 /// What a projection did to the transaction instead of to its rows.
 #[derive(Debug, thiserror::Error)]
-enum Mistake {
+enum ProjectionFault {
     #[error("the projection rolled back the transaction")]
     RolledBack,
     #[error("the projection rolled back the transaction: {0}")]
@@ -60,8 +60,8 @@ enum Mistake {
     RolledBackOften,
 }
 
-impl From<Mistake> for Error {
-    fn from(mistake: Mistake) -> Self {
+impl From<ProjectionFault> for Error {
+    fn from(mistake: ProjectionFault) -> Self {
         Self::ToSqlConversionFailure(Box::new(mistake))
     }
 }
@@ -121,7 +121,7 @@ fn is_projecting() -> bool {
 
 /// What one transaction skips.
 #[derive(Default)]
-struct Without {
+struct SkippedWork {
     /// Single events, by the index of the projection.
     events: BTreeSet<(usize, Position)>,
     rollbacks: BTreeMap<usize, usize>,
@@ -144,15 +144,15 @@ enum Tried {
 ///
 /// # Errors
 /// Returns an error if the environment fails. No event has been applied then.
-pub fn take(
+pub fn apply_events(
     rows: &mut Connection,
     projections: &[Box<dyn Projection>],
     events: &[RecordedEvent],
-    (after, reached): (Position, Reached),
+    (after, reached): (Position, Checkpoint),
     problems: &Problems,
 ) -> Result<()> {
     let events: Vec<&RecordedEvent> = events.iter().filter(|event| event.position > after).collect();
-    let mut without = Without::default();
+    let mut without = SkippedWork::default();
     // First without savepoints, which is enough as long as nothing goes wrong.
     if let Some(Tried::Committed) = attempt(rows, projections, &events, reached, &mut without, false)? {
         return Ok(());
@@ -166,17 +166,17 @@ pub fn take(
                 let rollbacks = without.rollbacks.entry(number).or_default();
                 *rollbacks += 1;
                 if *rollbacks >= ROLLBACKS_MAX {
-                    without.wholly.insert(number, Mistake::RolledBackOften.to_string());
+                    without.wholly.insert(number, ProjectionFault::RolledBackOften.to_string());
                 }
                 if let Some(projection) = projections.get(number) {
-                    problems.passes_over(projection.name(), position, &error);
+                    problems.record_skipped(projection.name(), position, &error);
                 }
             }
             Some(Tried::Dangling(found)) => without.wholly.extend(found),
         }
     }
     for (projection, position, error) in without.told {
-        problems.passes_over(projection, position, &error);
+        problems.record_skipped(projection, position, &error);
     }
     Ok(())
 }
@@ -186,11 +186,11 @@ fn attempt(
     rows: &mut Connection,
     projections: &[Box<dyn Projection>],
     events: &[&RecordedEvent],
-    reached: Reached,
-    without: &mut Without,
+    reached: Checkpoint,
+    without: &mut SkippedWork,
     with_savepoints: bool,
 ) -> Result<Option<Tried>> {
-    let taking = rows.transaction()?;
+    let transaction = rows.transaction()?;
     for recorded in events {
         let happened = WorldEvent::read(recorded).ok();
         let event = ProjectedEvent { recorded, happened: happened.as_ref() };
@@ -206,53 +206,53 @@ fn attempt(
                 continue;
             }
             if with_savepoints {
-                taking.execute_batch(&format!("SAVEPOINT {SAVEPOINT}"))?;
+                transaction.execute_batch(&format!("SAVEPOINT {SAVEPOINT}"))?;
             }
-            let applied = apply(&taking, &**projection, &event);
+            let applied = apply(&transaction, &**projection, &event);
             if applied.as_ref().is_err_and(is_of_the_environment) {
                 return applied.map(|()| None);
             }
-            if taking.is_autocommit() {
+            if transaction.is_autocommit() {
                 let error = match applied {
-                    Err(error) => Mistake::RolledBackWith(error),
-                    Ok(()) => Mistake::RolledBack,
+                    Err(error) => ProjectionFault::RolledBackWith(error),
+                    Ok(()) => ProjectionFault::RolledBack,
                 };
                 return Ok(Some(Tried::RolledBack(number, recorded.position, error.into())));
             }
             match applied {
                 Err(_) if !with_savepoints => return Ok(None),
                 Err(error) => {
-                    taking.execute_batch(&format!("ROLLBACK TO {SAVEPOINT}; RELEASE {SAVEPOINT}"))?;
-                    missing_table(&taking, &**projection)?;
+                    transaction.execute_batch(&format!("ROLLBACK TO {SAVEPOINT}; RELEASE {SAVEPOINT}"))?;
+                    missing_table(&transaction, &**projection)?;
                     without.told.push((projection.name(), recorded.position, error));
                 }
-                Ok(()) if with_savepoints => taking.execute_batch(&format!("RELEASE {SAVEPOINT}"))?,
+                Ok(()) if with_savepoints => transaction.execute_batch(&format!("RELEASE {SAVEPOINT}"))?,
                 Ok(()) => {}
             }
         }
     }
-    taking
+    transaction
         .prepare_cached("UPDATE projections SET position = ?1, hash = ?2")?
         .execute(params![reached.position.0.cast_signed(), reached.hash.0])?;
-    commit(taking, projections, &without.wholly)
+    commit(transaction, projections, &without.wholly)
 }
 
 /// Commits the transaction. Deferred foreign keys are checked only here, and it is unknown which
 /// event broke one. Skips the projections whose rows refer to others. If that is not enough, skips
 /// those whose rows are referred to, and finally all.
 fn commit(
-    taking: Transaction<'_>,
+    transaction: Transaction<'_>,
     projections: &[Box<dyn Projection>],
     passed_over: &BTreeMap<usize, String>,
 ) -> Result<Option<Tried>> {
-    let error = match taking.execute_batch("COMMIT") {
+    let error = match transaction.execute_batch("COMMIT") {
         Ok(()) => return Ok(Some(Tried::Committed)),
         Err(error) => error,
     };
     if error.sqlite_error_code() != Some(ErrorCode::ConstraintViolation) {
         return Err(error);
     }
-    let mut check = taking.prepare("SELECT DISTINCT \"table\", parent FROM pragma_foreign_key_check")?;
+    let mut check = transaction.prepare("SELECT DISTINCT \"table\", parent FROM pragma_foreign_key_check")?;
     let broken = check.query_map([], |row| Ok((row.get(0)?, row.get(1)?)))?;
     let broken = broken.collect::<Result<Vec<(String, String)>>>()?;
     let owns = |number: usize, table: &String| {
@@ -261,7 +261,7 @@ fn commit(
     let left = || (0..projections.len()).filter(|number| !passed_over.contains_key(number));
     let blamed = |guilty: &dyn Fn(usize, &(String, String)) -> bool| -> BTreeMap<usize, String> {
         let of = |number| broken.iter().find(|pair| guilty(number, pair)).map(|(table, _)| (number, table));
-        let why = |table: &String| Mistake::ForeignKey { table: table.clone() }.to_string();
+        let why = |table: &String| ProjectionFault::ForeignKey { table: table.clone() }.to_string();
         left().filter_map(of).map(|(number, table)| (number, why(table))).collect()
     };
     let found = blamed(&|number, (table, _)| owns(number, table));

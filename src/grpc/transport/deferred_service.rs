@@ -22,54 +22,54 @@ use crate::{
 
 /// A service that may arrive later. See the module. Clones share the same service.
 #[derive(Debug)]
-pub struct Late<S>(Arc<RwLock<Instead<S>>>);
+pub struct DeferredService<S>(Arc<RwLock<ServiceState<S>>>);
 
 #[derive(Debug, Clone)]
-enum Instead<S> {
+enum ServiceState<S> {
     There(S),
     Starting,
     /// There will be no service. The text says why.
     Absent(&'static str),
 }
 
-impl<S> Late<S> {
+impl<S> DeferredService<S> {
     /// Lets `service` answer all calls from now on.
-    pub fn arrive(&self, service: S) {
-        self.set(Instead::There(service));
+    pub fn set_ready(&self, service: S) {
+        self.set(ServiceState::There(service));
     }
 
     /// Answers calls with the reason why there is no service.
-    pub fn be_absent(&self, why: &'static str) {
-        self.set(Instead::Absent(why));
+    pub fn set_unavailable(&self, why: &'static str) {
+        self.set(ServiceState::Absent(why));
     }
 
     /// Answers calls with the status of a start until another service arrives.
-    pub fn leave(&self) {
-        self.set(Instead::Starting);
+    pub fn set_starting(&self) {
+        self.set(ServiceState::Starting);
     }
 
-    fn set(&self, service: Instead<S>) {
+    fn set(&self, service: ServiceState<S>) {
         *self.0.write().unwrap_or_else(PoisonError::into_inner) = service;
     }
 }
 
-impl<S> Default for Late<S> {
+impl<S> Default for DeferredService<S> {
     fn default() -> Self {
-        Self(Arc::new(RwLock::new(Instead::Starting)))
+        Self(Arc::new(RwLock::new(ServiceState::Starting)))
     }
 }
 
-impl<S> Clone for Late<S> {
+impl<S> Clone for DeferredService<S> {
     fn clone(&self) -> Self {
         Self(self.0.clone())
     }
 }
 
-impl<S: NamedService> NamedService for Late<S> {
+impl<S: NamedService> NamedService for DeferredService<S> {
     const NAME: &'static str = S::NAME;
 }
 
-impl<S> Service<Request<Body>> for Late<S>
+impl<S> Service<Request<Body>> for DeferredService<S>
 where
     S: Service<Request<Body>, Response = Response<Body>, Error = Infallible> + Clone,
 {
@@ -85,12 +85,12 @@ where
     fn call(&mut self, request: Request<Body>) -> Self::Future {
         let service = self.0.read().unwrap_or_else(PoisonError::into_inner).clone();
         match service {
-            Instead::There(mut service) => Either::Left(service.call(request)),
-            Instead::Starting => {
+            ServiceState::There(mut service) => Either::Left(service.call(request)),
+            ServiceState::Starting => {
                 let starting = status::of_error(StoreError::Unavailable(Unavailable::Starting));
                 Either::Right(ready(Ok(starting.into_http())))
             }
-            Instead::Absent(why) => Either::Right(ready(Ok(status::absent(why).into_http()))),
+            ServiceState::Absent(why) => Either::Right(ready(Ok(status::absent(why).into_http()))),
         }
     }
 }

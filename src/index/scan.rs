@@ -20,37 +20,37 @@ use super::{
     table::{Table, TableError},
 };
 use crate::{
-    event::{Hash, Position},
+    event::{ChainHash, Position},
     log::{Cursor, Frame, LogOffset, ReadError, Segments, Tip, segment_salt},
 };
 
 /// How far the log has certainly gone.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Seen {
+pub struct KnownLogEnd {
     pub end: LogOffset,
     pub position: Position,
     /// The chain hash of the event at that position.
-    pub hash: Hash,
+    pub hash: ChainHash,
     /// Segments and their salts.
     salts: [(u32, [u8; 16]); 2],
 }
 
 /// The contents of the directory.
 #[derive(Debug, Default)]
-pub struct Found {
+pub struct IndexScan {
     pub(super) tables: Vec<Arc<Table>>,
     /// Files that could not be opened. They may be intact, so they are not removed.
     pub(super) unopened: Vec<PathBuf>,
     /// How far the log went according to each file and to the note.
-    seen: Vec<Seen>,
+    seen: Vec<KnownLogEnd>,
 }
 
-impl Found {
+impl IndexScan {
     /// Reads the directory. Unusable files are only logged here and are rebuilt later.
     ///
     /// # Errors
     /// Returns an error if the directory cannot be read.
-    pub fn look(folder: &Path) -> io::Result<Self> {
+    pub fn read_folder(folder: &Path) -> io::Result<Self> {
         let mut found = Self::default();
         let entries = match fs::read_dir(folder) {
             Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(found),
@@ -77,7 +77,8 @@ impl Found {
         let of_table = |table: &Arc<Table>| {
             let ([first, last], Tip { end, position, hash, .. }) =
                 (table.summary.salts, table.summary.complete.tip);
-            Seen { end, position, hash, salts: [(table.summary.from.segment, first), (end.segment, last)] }
+            let salts = [(table.summary.from.segment, first), (end.segment, last)];
+            KnownLogEnd { end, position, hash, salts }
         };
         found.seen.extend(found.tables.iter().map(of_table));
         match fs::read_to_string(folder.join(TIP)) {
@@ -90,8 +91,8 @@ impl Found {
 
     /// Returns how far the log in a directory has certainly gone, or `None` if that is unknown or
     /// if the index belongs to another log.
-    pub fn seen(&self, log: &Path) -> Option<Seen> {
-        let contradicts = |seen: &Seen| {
+    pub fn seen(&self, log: &Path) -> Option<KnownLogEnd> {
+        let contradicts = |seen: &KnownLogEnd| {
             let other = |(segment, salt): &(u32, [u8; 16])| {
                 segment_salt(log, *segment).is_some_and(|ours| ours != *salt)
             };
@@ -103,7 +104,7 @@ impl Found {
 }
 
 /// Parses the note. Returns `None` if it is not intact, as after a crash of the machine.
-fn parse_tip(text: &str) -> Option<Seen> {
+fn parse_tip(text: &str) -> Option<KnownLogEnd> {
     let (text, checksum) = text.strip_suffix('\n')?.rsplit_once(' ')?;
     if u32::from_str_radix(checksum, 16).ok()? != crc32c::crc32c(text.as_bytes()) {
         return None;
@@ -112,8 +113,8 @@ fn parse_tip(text: &str) -> Option<Seen> {
     let end = LogOffset { segment: fields.next()?.parse().ok()?, offset: fields.next()?.parse().ok()? };
     let salt = hex::decode(fields.next()?).ok()?.try_into().ok()?;
     let position = Position(fields.next()?.parse().ok()?);
-    let hash = Hash::from_slice(&hex::decode(fields.next()?).ok()?)?;
-    Some(Seen { end, position, hash, salts: [(end.segment, salt); 2] })
+    let hash = ChainHash::from_slice(&hex::decode(fields.next()?).ok()?)?;
+    Some(KnownLogEnd { end, position, hash, salts: [(end.segment, salt); 2] })
 }
 
 /// Returns the files that were derived from this log and cover no more than it has, in log order.
@@ -188,7 +189,7 @@ fn is_in_log(
     let found = all.iter().rev().find_map(|table| source::frame_before(&**table, tip.position).transpose());
     let (first, place) = found.transpose()?.unwrap_or((Position(1), LogOffset::START));
     let last = match last_hash(&mut Cursor::at(segments.clone(), place, first), tip.end) {
-        Ok(last) => last.unwrap_or(Hash::START),
+        Ok(last) => last.unwrap_or(ChainHash::START),
         Err(error) => {
             // The log cannot be read in this part, and its readers get that error. The next append
             // contains the hash of the event before it, so it shows whether the history is the
@@ -203,7 +204,7 @@ fn is_in_log(
 }
 
 /// Returns the hash of the last event before an offset.
-fn last_hash(cursor: &mut Cursor, end: LogOffset) -> Result<Option<Hash>, ReadError> {
+fn last_hash(cursor: &mut Cursor, end: LogOffset) -> Result<Option<ChainHash>, ReadError> {
     let mut last = None;
     while let Some(hash) = next_append(cursor, end)? {
         last = Some(hash);
@@ -212,7 +213,7 @@ fn last_hash(cursor: &mut Cursor, end: LogOffset) -> Result<Option<Hash>, ReadEr
 }
 
 /// Returns the hash of the last event of the next append.
-fn next_append(cursor: &mut Cursor, end: LogOffset) -> Result<Option<Hash>, ReadError> {
+fn next_append(cursor: &mut Cursor, end: LogOffset) -> Result<Option<ChainHash>, ReadError> {
     while let Some(read) = cursor.next(end)? {
         if let Frame::Append { records, .. } = read.frame {
             return Ok(records.last().map(|stored| stored.hash));

@@ -23,7 +23,7 @@ pub enum Form {
 
 /// The options of the command.
 #[derive(Debug)]
-pub struct Wanted {
+pub struct EventsArgs {
     pub id: String,
     pub from: u64,
     pub form: Form,
@@ -36,33 +36,33 @@ pub struct Wanted {
 /// # Errors
 /// Returns an error if the service cannot be reached, if it rejects a call, or if the aggregate
 /// does not exist and `follow` is not set.
-pub async fn show(address: Address, wanted: Wanted) -> Result<(), String> {
+pub async fn show(address: Address, args: EventsArgs) -> Result<(), String> {
     let client = connect(address).await?;
-    let mut next = wanted.from.max(1);
-    let last = print_from(&client, &wanted, next).await.map_err(|error| error.to_string())?;
-    if last == 0 && !wanted.follow {
-        return Err(format!("{}: does not exist", wanted.id));
+    let mut next = args.from.max(1);
+    let last = print_from(&client, &args, next).await.map_err(|error| error.to_string())?;
+    if last == 0 && !args.follow {
+        return Err(format!("{}: does not exist", args.id));
     }
-    if !wanted.follow {
+    if !args.follow {
         return Ok(());
     }
     next = next.max(last.saturating_add(1));
     let after = json!({"position": last_position(&client).await?});
-    let filter = json!({"aggregate_id_prefix": wanted.id});
+    let filter = json!({"aggregate_id_prefix": args.id});
     // Print the events that were stored between the first print and this position.
     next = next
-        .max(print_from(&client, &wanted, next).await.map_err(|error| error.to_string())?.saturating_add(1));
+        .max(print_from(&client, &args, next).await.map_err(|error| error.to_string())?.saturating_add(1));
     let request = json!({"after": after, "filter": filter});
     let mut coming = client.stream(SUBSCRIBE, &request).await.map_err(|error| error.to_string())?;
     while let Some(answer) = coming.next().await.map_err(|error| error.to_string())? {
         let batch = answer.get("events").unwrap_or(&Value::Null);
         let newest = list(batch, "events")
             .iter()
-            .filter(|event| text(event, "aggregate_id") == wanted.id)
+            .filter(|event| text(event, "aggregate_id") == args.id)
             .map(|event| number(event, "sequence_number"))
             .max();
         if newest.is_some_and(|newest| newest >= next) {
-            let last = print_from(&client, &wanted, next).await.map_err(|error| error.to_string())?;
+            let last = print_from(&client, &args, next).await.map_err(|error| error.to_string())?;
             next = next.max(last.saturating_add(1));
         }
     }
@@ -76,10 +76,10 @@ async fn last_position(client: &JsonClient) -> Result<u64, String> {
 
 /// Prints the events from a sequence number on. Returns the last sequence number, or 0 if the
 /// aggregate does not exist.
-async fn print_from(client: &JsonClient, wanted: &Wanted, from: u64) -> Result<u64, ClientError> {
+async fn print_from(client: &JsonClient, args: &EventsArgs, from: u64) -> Result<u64, ClientError> {
     let mut printed = from.saturating_sub(1);
-    if wanted.form == Form::People {
-        match print_history(client, &wanted.id, from, &mut printed).await {
+    if args.form == Form::People {
+        match print_history(client, &args.id, from, &mut printed).await {
             // Not part of the world, or damaged: print the remaining events as stored.
             Err(error) if ["NOT_OF_THE_WORLD", "OBJECT_DAMAGED"].contains(&error.reason()) => {}
             Err(error) if error.reason() == "NO_SUCH_OBJECT" => return Ok(0),
@@ -89,13 +89,13 @@ async fn print_from(client: &JsonClient, wanted: &Wanted, from: u64) -> Result<u
             Ok(()) => return Ok(printed),
         }
     }
-    let request = json!({"aggregate_id": wanted.id, "from_sequence": printed.saturating_add(1)});
+    let request = json!({"aggregate_id": args.id, "from_sequence": printed.saturating_add(1)});
     let mut loading = client.stream(LOAD, &request).await?;
     let mut last = 0;
     while let Some(answer) = loading.next().await? {
         last = number(&answer, "last_sequence");
         for event in list(&answer, "events") {
-            let line = match wanted.form {
+            let line = match args.form {
                 Form::Json => event.to_string(),
                 Form::People => format!("{}  {}", heading(event), stored(event)),
             };

@@ -20,17 +20,17 @@ const EXECUTE: &str = "aethyr.world.v1.CommandService/ExecuteCommands";
 
 /// What to do after a line that fails.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Refused {
+pub enum OnError {
     Stop,
     GoOn,
 }
 
 /// The options of the command.
 #[derive(Debug)]
-pub struct Wanted {
+pub struct ExecuteArgs {
     /// `-` means standard input.
     pub file: PathBuf,
-    pub refused: Refused,
+    pub on_error: OnError,
     /// The number of lines executed concurrently. With more than one, their order is not kept.
     pub callers: usize,
 }
@@ -39,15 +39,15 @@ pub struct Wanted {
 ///
 /// # Errors
 /// Returns an error that names the line that failed and the reason, or what could not be read. With
-/// `Refused::GoOn`, failed lines are reported as they occur, and the error only counts them.
-pub async fn run(address: Address, wanted: Wanted) -> Result<(), String> {
-    let (lines, total) = open(&wanted.file)?;
+/// `OnError::GoOn`, failed lines are reported as they occur, and the error only counts them.
+pub async fn run(address: Address, args: ExecuteArgs) -> Result<(), String> {
+    let (lines, total) = open(&args.file)?;
     let client = connect(address).await?;
     let mut progress = Progress::new("executing", "lines", 0, total);
     let began = Instant::now();
     let (mut commands, mut events, mut failed, mut seen) = (0, 0, 0u64, 0);
     let numbered = (1u64..).zip(lines).map(|(number, line)| {
-        let (client, file) = (client.clone(), wanted.file.clone());
+        let (client, file) = (client.clone(), args.file.clone());
         async move {
             let line = line.map_err(|error| format!("{}: {error}", file.display()));
             let done = match line {
@@ -57,18 +57,18 @@ pub async fn run(address: Address, wanted: Wanted) -> Result<(), String> {
             (number, done)
         }
     });
-    let mut done = stream::iter(numbered).buffer_unordered(wanted.callers.max(1));
+    let mut done = stream::iter(numbered).buffer_unordered(args.callers.max(1));
     while let Some((number, executed)) = done.next().await {
         match executed {
             Ok((its_commands, its_events)) => {
                 commands += its_commands;
                 events += its_events;
             }
-            Err(error) if wanted.refused == Refused::GoOn => {
+            Err(error) if args.on_error == OnError::GoOn => {
                 failed += 1;
                 crate::cli::say(&format!("line {number}: {error}"));
             }
-            Err(error) if wanted.callers > 1 => return Err(format!("line {number}: {error}")),
+            Err(error) if args.callers > 1 => return Err(format!("line {number}: {error}")),
             Err(error) => {
                 let done = "(the previous lines have been executed)";
                 return Err(format!("line {number}: {error} {done}"));
@@ -86,10 +86,10 @@ pub async fn run(address: Address, wanted: Wanted) -> Result<(), String> {
     }
 }
 
-type Lines = Box<dyn Iterator<Item = std::io::Result<String>>>;
+type InputLines = Box<dyn Iterator<Item = std::io::Result<String>>>;
 
 /// Returns the lines and their number, which is 0 if it cannot be known in advance.
-fn open(file: &Path) -> Result<(Lines, u64), String> {
+fn open(file: &Path) -> Result<(InputLines, u64), String> {
     if file == Path::new("-") {
         return Ok((readable(BufReader::new(stdin())), 0));
     }
@@ -100,7 +100,7 @@ fn open(file: &Path) -> Result<(Lines, u64), String> {
 
 /// Returns the lines up to and including the first read error. A line that is not UTF-8 is an
 /// error, but does not end the iteration.
-fn readable(file: impl BufRead + 'static) -> Lines {
+fn readable(file: impl BufRead + 'static) -> InputLines {
     let mut ended = false;
     Box::new(file.lines().take_while(move |line| {
         let ends = line.as_ref().is_err_and(|error| error.kind() != ErrorKind::InvalidData);

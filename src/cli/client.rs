@@ -26,7 +26,7 @@ mod rebuild;
 mod stats;
 
 #[derive(Debug, Subcommand)]
-pub enum Ask {
+pub enum ClientCommand {
     /// Print the events of an aggregate: type, time, actor and changes
     Events {
         /// Aggregate id
@@ -41,7 +41,7 @@ pub enum Ask {
         #[arg(long, default_value_t = 1, value_name = "NUMBER")]
         from: u64,
         #[command(flatten)]
-        service: Service,
+        service: ServiceArgs,
     },
     /// Print the statistics of the service
     Stats {
@@ -49,7 +49,7 @@ pub enum Ask {
         #[arg(long)]
         json: bool,
         #[command(flatten)]
-        service: Service,
+        service: ServiceArgs,
     },
     /// Print a line of statistics repeatedly
     Watch {
@@ -60,20 +60,21 @@ pub enum Ask {
         #[arg(long, value_name = "LINES")]
         count: Option<u64>,
         #[command(flatten)]
-        service: Service,
+        service: ServiceArgs,
     },
     /// Print an object of the world as JSON, now or at a past moment
     Object {
         /// Object id
         id: String,
-        /// State after the event with this sequence number, or at this time, for example 2026-11-25T10:00:00Z
+        /// State after the event with this sequence number, or at this time, for example
+        /// 2026-11-25T10:00:00Z
         #[arg(long, value_name = "TIME|SEQUENCE")]
-        at: Option<object::At>,
+        at: Option<object::AsOf>,
         #[command(flatten)]
-        service: Service,
+        service: ServiceArgs,
     },
-    /// Execute commands from a file, one per line, as JSON in the form of `ExecuteCommands`. A line with a
-    /// list of commands is executed as a whole or not at all
+    /// Execute commands from a file, one per line, as JSON in the form of `ExecuteCommands`. A line
+    /// with a list of commands is executed as a whole or not at all
     Execute {
         /// File to read; - for standard input
         file: PathBuf,
@@ -84,25 +85,25 @@ pub enum Ask {
         #[arg(long, default_value_t = 1, value_name = "NUMBER")]
         callers: usize,
         #[command(flatten)]
-        service: Service,
+        service: ServiceArgs,
     },
     /// Replay and check all events and correct the read models while the service keeps running
     Rebuild {
-        /// First repair this damaged object: events that violate its rules are ignored from then on. Can be
-        /// repeated
+        /// First repair this damaged object: events that violate its rules are ignored from then
+        /// on. Can be repeated
         #[arg(long, value_name = "ID")]
         repair: Vec<String>,
         /// Who requested the repair; recorded in the event
         #[arg(long, value_name = "NAME", requires = "repair")]
         actor: Option<String>,
         #[command(flatten)]
-        service: Service,
+        service: ServiceArgs,
     },
 }
 
 /// The service to connect to.
 #[derive(Debug, clap::Args)]
-pub struct Service {
+pub struct ServiceArgs {
     /// Address of the service [default: server.listen of the configuration]
     #[arg(long, value_name = "HOST:PORT")]
     pub address: Option<Address>,
@@ -146,23 +147,23 @@ fn interval(text: &str) -> Result<f64, String> {
 }
 
 /// Runs the command.
-pub fn ask(config: &Config, ask: Ask) -> ExitCode {
-    let at = |service: Service| address(config, service.address);
-    match ask {
-        Ask::Events { id, json, follow, from, service } => {
+pub fn run_command(config: &Config, command: ClientCommand) -> ExitCode {
+    let at = |service: ServiceArgs| address(config, service.address);
+    match command {
+        ClientCommand::Events { id, json, follow, from, service } => {
             let form = if json { events::Form::Json } else { events::Form::People };
-            run(events::show(at(service), events::Wanted { id, from, form, follow }))
+            run(events::show(at(service), events::EventsArgs { id, from, form, follow }))
         }
-        Ask::Stats { json, service } => run(stats::show(at(service), json)),
-        Ask::Watch { interval, count, service } => {
+        ClientCommand::Stats { json, service } => run(stats::show(at(service), json)),
+        ClientCommand::Watch { interval, count, service } => {
             run(stats::watch(at(service), Duration::from_secs_f64(interval), count))
         }
-        Ask::Object { id, at: moment, service } => run(object::show(at(service), id, moment)),
-        Ask::Execute { file, keep_going, callers, service } => {
-            let refused = if keep_going { execute::Refused::GoOn } else { execute::Refused::Stop };
-            run(execute::run(at(service), execute::Wanted { file, refused, callers }))
+        ClientCommand::Object { id, at: moment, service } => run(object::show(at(service), id, moment)),
+        ClientCommand::Execute { file, keep_going, callers, service } => {
+            let on_error = if keep_going { execute::OnError::GoOn } else { execute::OnError::Stop };
+            run(execute::run(at(service), execute::ExecuteArgs { file, on_error, callers }))
         }
-        Ask::Rebuild { repair, actor, service } => {
+        ClientCommand::Rebuild { repair, actor, service } => {
             run(rebuild::run(at(service), repair, actor.unwrap_or_default()))
         }
     }

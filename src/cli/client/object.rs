@@ -11,13 +11,13 @@ use crate::event::{Timestamp, time};
 
 /// A moment in the history of an object: after the event with this sequence number, or at a time.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub enum At {
+pub enum AsOf {
     Sequence(u64),
     /// In RFC 3339 format.
     Time(String),
 }
 
-impl FromStr for At {
+impl FromStr for AsOf {
     type Err = String;
 
     fn from_str(text: &str) -> Result<Self, String> {
@@ -45,12 +45,12 @@ impl FromStr for At {
 ///
 /// # Errors
 /// Returns an error if the service cannot be reached or rejects a call.
-pub async fn show(address: Address, id: String, at: Option<At>) -> Result<(), String> {
+pub async fn show(address: Address, id: String, at: Option<AsOf>) -> Result<(), String> {
     let client = connect(address).await?;
     let as_of = match at {
         None => json!({}),
-        Some(At::Sequence(sequence)) => json!({"sequence_number": sequence}),
-        Some(At::Time(time)) => json!({"time": time}),
+        Some(AsOf::Sequence(sequence)) => json!({"sequence_number": sequence}),
+        Some(AsOf::Time(time)) => json!({"time": time}),
     };
     let request = json!({"id": id, "as_of": as_of});
     let ask = async |call: &str| {
@@ -82,16 +82,16 @@ mod tests {
 
     #[test]
     fn a_number_is_a_sequence_number_and_a_time_has_a_zone() {
-        let time = |text: &str| Some(At::Time(text.to_owned()));
+        let time = |text: &str| Some(AsOf::Time(text.to_owned()));
         for (text, at, says) in [
-            ("17", Some(At::Sequence(17)), ""),
+            ("17", Some(AsOf::Sequence(17)), ""),
             ("2026-11-25T11:00:00+01:00", time("2026-11-25T10:00:00Z"), ""),
             ("1795633178", None, "2026-11-25T18:59:38Z"),
             ("99999999999999999", None, "too large for a sequence number"),
             ("2026-11-25T10:00:00", None, "zone"),
             ("now", None, "zone"),
         ] {
-            match (text.parse::<At>(), at) {
+            match (text.parse::<AsOf>(), at) {
                 (Ok(found), Some(at)) => assert_eq!(found, at),
                 (Err(said), None) => assert!(said.contains(says), "{text}: {said}"),
                 (found, _) => panic!("{text}: {found:?}"),

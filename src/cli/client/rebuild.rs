@@ -58,7 +58,7 @@ fn show(report: &Value) -> Result<(), String> {
         print(&format!("read model {table}: corrected {count} rows that did not match the events"))?;
     }
     print(&format!("read models are current up to position {}", number(report, "read_model_position")))?;
-    match number(report, "damaged_count") {
+    match number(report, "damaged_total") {
         0 => Ok(()),
         count => Err(format!("damaged aggregates: {count}")),
     }
