@@ -7,7 +7,7 @@ FROM ${BUILD_IMAGE} AS build
 WORKDIR /src
 COPY . .
 # Without symbols it is a third smaller; a panic still says its file and line.
-RUN CARGO_PROFILE_RELEASE_STRIP=symbols cargo build --release --locked --bin aethyr-event-store
+RUN CARGO_PROFILE_DIST_STRIP=symbols cargo build --profile dist --locked --bin aethyr-event-store
 
 FROM ${RUNTIME_IMAGE}
 
@@ -22,7 +22,7 @@ RUN groupadd --gid 10001 aethyr \
 # new image brings its own, and every subcommand run in the container sees the same.
 WORKDIR /var/lib/aethyr
 COPY conf/server.yml conf/server.yml
-COPY --from=build /src/target/release/aethyr-event-store /usr/local/bin/aethyr-event-store
+COPY --from=build /src/target/dist/aethyr-event-store /usr/local/bin/aethyr-event-store
 
 # Loopback inside a container is out of reach from outside it.
 ENV AETHYR_SERVER__LISTEN=0.0.0.0:50051
