@@ -1,5 +1,7 @@
-//! The run: one part after the other, each on stores that are new. A row that can't be had drops out, and the
-//! others go on; whatever else goes wrong ends the run.
+//! Runs the comparison: one part after the other, each on new stores.
+//!
+//! A system that is not available is left out, and the run continues without it. Any other error
+//! ends the run.
 
 use std::{
     path::{Path, PathBuf},
@@ -31,7 +33,7 @@ pub struct Comparison {
     plan: Plan,
     rows: Vec<Row>,
     peers: Peers,
-    /// Of the stores.
+    /// The directory of the stores.
     data: PathBuf,
     results: Results,
     progress: ProgressBar,
@@ -58,7 +60,7 @@ impl Comparison {
     pub async fn run(mut self) -> Outcome<Results> {
         for part in self.plan.parts.clone() {
             match part {
-                // The paced appends go on with the same stores.
+                // The paced appends use the same stores.
                 Part::Appends | Part::Latency if self.results.latencies.is_empty() => self.appends().await?,
                 Part::Appends | Part::Latency => {}
                 Part::Loads => self.loads().await?,
@@ -80,7 +82,7 @@ impl Comparison {
         self.progress.tick();
     }
 
-    /// `None`: it can't be had here, which is noted.
+    /// Starts a system. Returns `None` if it is not available here; the results record why.
     async fn start(&mut self, row: Row) -> Outcome<Option<System>> {
         self.doing(&format!("starting {}", row.key()));
         match System::start(row, &self.peers, &self.data.join(row.key())).await {
@@ -117,7 +119,7 @@ impl Comparison {
             for (row, system, events) in &systems {
                 let disk = Disk { row: *row, bytes: system.disk_bytes(), events: *events };
                 self.say(&format!(
-                    "{:<24} {:>6} bytes on disk an event",
+                    "{:<24} {:>6} bytes on disk per event",
                     row.key(),
                     disk.bytes / events.max(&1)
                 ));
@@ -140,7 +142,7 @@ impl Comparison {
         Ok(())
     }
 
-    /// All rows in turn, in each round beginning with another one.
+    /// Measures all systems in turn. Each round starts with a different one.
     async fn work(&mut self, work: Work, systems: &mut [(Row, System, u64)]) -> Outcome<()> {
         let mut prepared = Vec::new();
         for (row, system, events) in systems.iter_mut().filter(|(row, ..)| row.offers(work)) {
@@ -159,7 +161,7 @@ impl Comparison {
             if let Some(bare_server) = &mut bare_server {
                 let floor = bare_server.measure(&self.data, self.plan.round).await?;
                 self.say(&format!(
-                    "a synced write {:.3} ms, an empty call {:.3} ms (p50)",
+                    "synced write {:.3} ms, empty call {:.3} ms (p50)",
                     floor.synced_write.p50, floor.empty_call.p50
                 ));
                 self.results.floors.push(floor);
@@ -180,7 +182,8 @@ impl Comparison {
         Ok(())
     }
 
-    /// Ours through ImmuDB and its plain `Set` in turns, if both were asked for.
+    /// Measures the service with ImmuDB and ImmuDB's unconditional `Set` alternately, if both are
+    /// selected.
     async fn beside_set(&mut self, systems: &mut [(Row, System, u64)]) -> Outcome<()> {
         const ROUNDS: usize = 9;
         let mut prepared = Vec::new();
@@ -198,7 +201,7 @@ impl Comparison {
             prepared.push((at, work, appends));
         }
         for round in 0..ROUNDS {
-            self.doing(&format!("through ImmuDB and beside it, round {} of {ROUNDS}", round + 1));
+            self.doing(&format!("with ImmuDB and ImmuDB alone, round {} of {ROUNDS}", round + 1));
             let mut turns = Vec::new();
             for (at, work, appends) in &mut prepared {
                 let (row, system, events) = &mut systems[*at];
@@ -236,13 +239,13 @@ impl Comparison {
             self.results.loads.extend(found);
             let whole = loads::whole_order(row, &system, events, self.plan.rounds).await?;
             self.say(&format!(
-                "{:<24} whole order of {}: {:>9.0} events/s",
+                "{:<24} total order of {}: {:>9.0} events/s",
                 row.key(),
                 whole.events,
                 whole.events_per_second
             ));
             self.results.whole_orders.push(whole);
-            self.doing(&format!("reading and writing, {}", row.key()));
+            self.doing(&format!("mixed load, {}", row.key()));
             if let Some(mixed) = mixed::measure(row, &system, self.plan.round * 2).await? {
                 self.say(&format!(
                     "{:<24} mixed: {:>8.0} loads/s, {:>8.0} appends/s, p99 {:.3} and {:.3} ms",
@@ -283,7 +286,7 @@ impl Comparison {
             self.doing(&format!("growing to {events} events"));
             let (back, stage) = growth.stage(events, self.plan.round, self.plan.rounds).await?;
             growth = back;
-            self.say(&format!("disk {:.2} of the encoded events, {stage:?}", stage.disk_ratio()));
+            self.say(&format!("disk {:.2} times the encoded events, {stage:?}", stage.disk_ratio()));
             self.results.growth.push(stage);
         }
         Ok(())
@@ -298,7 +301,7 @@ impl Comparison {
             return Ok(());
         }
         for backlog in Backlog::ALL {
-            self.doing(&format!("an outage of ImmuDB, {backlog:?}"));
+            self.doing(&format!("ImmuDB outage, {backlog:?}"));
             let folder = self.data.join("outage");
             let outage = outage::measure(&self.peers, &folder, backlog, self.plan.outage).await?;
             self.say(&format!("{outage:?}"));

@@ -1,5 +1,7 @@
-//! The load generator: the events, who appends them to what, and how calls follow each other. It is the same
-//! for all rows, on one thread, and its own CPU is reported beside theirs.
+//! The load generator: the events, the callers with their aggregates, and the pacing of calls.
+//!
+//! All systems get the same load, from one thread. The CPU time of the load generator is reported
+//! separately.
 
 pub mod closed;
 pub mod fill;
@@ -17,14 +19,14 @@ use hdrhistogram::Histogram;
 
 use crate::rows::Client;
 
-/// What went wrong, in words: every problem ends the run.
+/// A result whose error is a message. Every error ends the run.
 pub type Outcome<T> = Result<T, String>;
 
 pub const PAYLOAD_BYTES: usize = 256;
 pub const AGGREGATES: usize = 10_000;
 const SEED: u64 = 1;
 
-/// Of what players read.
+/// Words for generated descriptions.
 const WORDS: &[&str] = &[
     "a",
     "and",
@@ -79,7 +81,7 @@ const WORDS: &[&str] = &[
 pub type Latencies = Histogram<u64>;
 
 pub fn latencies() -> Latencies {
-    Histogram::new_with_bounds(1, 600_000_000_000, 3).expect("bounds that fit")
+    Histogram::new_with_bounds(1, 600_000_000_000, 3).expect("valid bounds")
 }
 
 /// Random bytes and ids from a fixed seed.
@@ -90,14 +92,14 @@ pub struct Supply {
 }
 
 impl Supply {
-    /// One for each of so many callers; the bytes are shared.
+    /// Creates one for each of `count` callers. They share the random bytes and words.
     pub fn many(seed: u64, count: usize) -> Vec<Self> {
         const SHARED_BYTES: usize = 1 << 20;
         let mut random = fastrand::Rng::with_seed(SEED);
         let bytes: Rc<[u8]> = (0..SHARED_BYTES).map(|_| random.u8(..)).collect();
         let mut words = Vec::with_capacity(SHARED_BYTES + 32);
         while words.len() < SHARED_BYTES {
-            words.extend_from_slice(random.choice(WORDS).expect("there are words").as_bytes());
+            words.extend_from_slice(random.choice(WORDS).expect("not empty").as_bytes());
             words.push(b' ');
         }
         let words = Rc::from(words);
@@ -113,7 +115,8 @@ impl Supply {
         payload
     }
 
-    /// The change of an attribute, as a game world's events have it: text of the same length.
+    /// Returns an attribute change as the events of a game world contain it: JSON with the length
+    /// of a payload.
     pub fn json(&mut self) -> [u8; PAYLOAD_BYTES] {
         const BEFORE: &[u8] = br#"{"key":"description","value":""#;
         const BEHIND: &[u8] = br#""}"#;
@@ -126,7 +129,7 @@ impl Supply {
         payload
     }
 
-    /// A UUID, version 4, as text.
+    /// Returns a version 4 UUID as text.
     pub fn id(&mut self) -> [u8; 36] {
         let id = uuid::Builder::from_random_bytes(self.random.u128(..).to_le_bytes()).into_uuid();
         let mut text = [0; 36];
@@ -135,22 +138,23 @@ impl Supply {
     }
 }
 
-/// What a call says of the aggregate's state before it.
+/// The version of the aggregate that an append expects.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Expectation {
     None,
-    /// The version that the last append to it was answered with, as the row counts versions; 0: new.
+    /// The version that the last append returned, as the system counts versions. 0 means that the
+    /// aggregate does not exist.
     Version(u64),
 }
 
-/// One append that is to be made.
+/// An append to be sent.
 pub struct Draft<'a> {
     pub aggregate: &'a str,
     pub expectation: Expectation,
     pub events: usize,
-    /// Goes into the first bytes of the first payload, for those who look for it at the other end.
+    /// Stored in the first bytes of the first payload, so that followers can identify the event.
     pub stamp: Option<u64>,
-    /// The payload is a text of JSON.
+    /// Whether the payload is JSON text.
     pub json: bool,
     pub supply: &'a mut Supply,
 }
@@ -177,8 +181,8 @@ pub struct Share {
 }
 
 impl Share {
-    /// For each of so many callers an own part of `aggregates`, which begin with `prefix`; where there are
-    /// fewer aggregates than callers, they have the same ones.
+    /// Divides `aggregates` aggregates among `callers` callers. Their names start with `prefix`. If
+    /// there are fewer aggregates than callers, callers share them.
     pub fn many(prefix: &str, aggregates: usize, callers: usize) -> Vec<Self> {
         let own = |caller: usize| {
             let step = callers.min(aggregates);
@@ -190,12 +194,12 @@ impl Share {
     }
 }
 
-/// An aggregate of those that begin with `prefix`.
+/// Returns the name of an aggregate.
 pub fn name(prefix: &str, number: usize) -> String {
     format!("{prefix}-{number:06}")
 }
 
-/// One of those who call at the same time.
+/// One of the concurrent callers.
 pub struct Caller {
     pub client: Client,
     share: Share,
@@ -206,7 +210,7 @@ pub struct Caller {
     contention: Option<Contention>,
 }
 
-/// What callers that append to the same aggregate know together.
+/// The state shared by callers that append to the same aggregate.
 #[derive(Clone, Debug, Default)]
 pub struct Contention {
     version: Rc<Cell<u64>>,
@@ -214,7 +218,7 @@ pub struct Contention {
 }
 
 impl Contention {
-    /// Since it was last asked.
+    /// Returns the number of conflicts since the last call of this function.
     pub fn conflicts(&self) -> u64 {
         self.conflicts.take()
     }
@@ -256,7 +260,7 @@ impl Caller {
         self.share
     }
 
-    /// Appends to the next of its aggregates.
+    /// Appends to the next one of its aggregates.
     pub async fn append(&mut self, stamp: Option<u64>) -> Outcome<()> {
         let at = self.share.next;
         self.share.next = (at + 1) % self.share.names.len();
@@ -281,6 +285,8 @@ impl Caller {
                 }
                 Err(problem) if self.client.is_conflict(&problem) => {
                     contention.conflicts.set(contention.conflicts.get() + 1);
+                    let version = self.client.version_in(&problem).unwrap_or_default();
+                    contention.version.set(version.max(contention.version.get()));
                 }
                 Err(problem) => return Err(problem),
             }
@@ -288,7 +294,7 @@ impl Caller {
     }
 }
 
-/// What callers found, together.
+/// The combined results of all callers.
 #[derive(Clone, Debug)]
 pub struct Tally {
     inner: Rc<RefCell<(u64, Latencies)>>,

@@ -1,4 +1,4 @@
-//! The machine that it runs on, as far as it explains figures, and the disk, which must be one.
+//! Describes the machine for the report, and checks that the stores are on a real disk.
 
 use std::{
     fs::{self, File},
@@ -18,7 +18,7 @@ pub struct Machine {
     pub memory_gib: f64,
     pub kernel: String,
     pub file_system: String,
-    /// Of a record of 4 KiB at the end of a file, one after the other.
+    /// Sequential synced appends of 4 KiB to a file.
     pub syncs_per_second: f64,
 }
 
@@ -43,17 +43,17 @@ impl Machine {
     }
 }
 
-/// A disk in memory says nothing about a store that syncs.
+/// Rejects a RAM disk: measurements of a store that syncs are meaningless there.
 pub fn refuse_ram_disk(folder: &Path) -> Outcome<()> {
     const IN_MEMORY: [u32; 2] = [0x0102_1994, 0x8584_58f6];
     let found = rustix::fs::statfs(folder).map_err(|error| format!("{}: {error}", folder.display()))?;
     match IN_MEMORY.contains(&(found.f_type as u32)) {
-        true => Err("cargo's target folder is on a RAM disk: set CARGO_TARGET_DIR to a real one".to_owned()),
+        true => Err("cargo's target directory is on a RAM disk; set CARGO_TARGET_DIR".to_owned()),
         false => Ok(()),
     }
 }
 
-/// The type of the mount that has the folder.
+/// Returns the file system type of the mount that contains the directory.
 fn file_system(folder: &Path) -> Outcome<String> {
     let folder = folder.canonicalize().map_err(|error| error.to_string())?;
     let mounts = fs::read_to_string("/proc/self/mounts").map_err(|error| error.to_string())?;

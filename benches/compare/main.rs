@@ -1,11 +1,12 @@
-//! The comparison: Aethyr Event Store beside what others use, with the same work on the same disk, and from one
-//! run the report in `docs/benchmarks.md`.
+//! Compares Aethyr Event Store with other event stores, with the same workloads on the same disk,
+//! and generates the report in `docs/benchmarks.md`.
 //!
 //!     cargo bench --bench compare
 //!     cargo bench --bench compare -- --quick
 //!     cargo bench --bench compare -- --only aethyr-local,umadb --work conditional-64 --seconds 10
 //!
-//! What is compared with is installed below the target folder at the first run, and so is all data kept there.
+//! The first run installs the other systems below cargo's target directory. All data is stored
+//! there, too.
 
 #![allow(
     clippy::unwrap_used,
@@ -13,9 +14,9 @@
     clippy::panic,
     clippy::indexing_slicing,
     clippy::print_stdout,
-    reason = "a benchmark fails as a whole, and says what it did"
+    reason = "a benchmark panics on errors and prints its progress"
 )]
-#![allow(dead_code, reason = "not all that the tests share is needed here")]
+#![allow(dead_code, reason = "only a part of the tests' support code is used")]
 
 mod comparison;
 mod load;
@@ -70,7 +71,7 @@ fn ended(outcome: Outcome<()>) -> ExitCode {
     }
 }
 
-/// A signal ends the run as a problem does, so that what it started ends too.
+/// Ends the run with an error at a signal, so that the processes that it started are stopped, too.
 async fn until_stopped(run: impl Future<Output = Outcome<()>>) -> Outcome<()> {
     let mut terminate = signal(SignalKind::terminate()).map_err(|error| error.to_string())?;
     let mut interrupt = signal(SignalKind::interrupt()).map_err(|error| error.to_string())?;
@@ -81,7 +82,7 @@ async fn until_stopped(run: impl Future<Output = Outcome<()>>) -> Outcome<()> {
     }
 }
 
-/// Below cargo's target folder.
+/// Returns the directory of the comparison, below cargo's target directory.
 fn folder() -> PathBuf {
     Path::new(env!("CARGO_TARGET_TMPDIR")).parent().expect("target/tmp").join("compare")
 }
@@ -94,12 +95,12 @@ async fn run(options: &Options) -> Outcome<()> {
         return report::write(&Results::read(&saved)?);
     }
     machine::refuse_ram_disk(&folder)?;
-    // Two at once would take each other's stores away, and the machine besides.
+    // Concurrent runs would delete each other's stores and distort the measurements.
     let lock = File::create(folder.join("lock")).map_err(|error| error.to_string())?;
-    lock.try_lock().map_err(|_| "another run is going on in this target folder".to_owned())?;
+    lock.try_lock().map_err(|_| "another run uses this target directory".to_owned())?;
     let results = Comparison::new(options, &folder)?.run().await?;
     if options.partial() {
-        println!("compare: a part alone was measured, so nothing was written");
+        println!("compare: only a part was measured; no report was written");
         return Ok(());
     }
     results.write(&saved)?;

@@ -1,4 +1,4 @@
-//! What is measured, each by a module of its own.
+//! The measurements, one module each.
 
 pub mod appends;
 pub mod floor;
@@ -13,7 +13,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::load::Latencies;
 
-/// Milliseconds.
+/// Percentiles in milliseconds.
 #[derive(Clone, Debug, Default, Serialize, Deserialize)]
 pub struct Percentiles {
     pub p50: f64,
@@ -21,7 +21,7 @@ pub struct Percentiles {
     pub p99: f64,
     pub p999: f64,
     pub max: f64,
-    /// How many were taken.
+    /// The number of values.
     pub count: u64,
 }
 
@@ -33,7 +33,7 @@ impl Percentiles {
     }
 }
 
-/// Sorts them; 0 of none.
+/// Sorts the values and returns their median, or 0 if there are none.
 pub fn median(figures: &mut [f64]) -> f64 {
     figures.sort_by(f64::total_cmp);
     figures.get(figures.len() / 2).copied().unwrap_or_default()

@@ -1,4 +1,4 @@
-//! What may be said on the command line.
+//! The command line options.
 
 use std::{path::PathBuf, time::Duration};
 
@@ -8,14 +8,15 @@ use crate::{
 };
 
 pub const USAGE: &str = "cargo bench --bench compare -- [options]
-  --quick            a short run: below 10 minutes
-  --report           writes the report again from the last run's results
-  --only ROW,…       these rows alone; what was measured is printed, and nothing is written
-  --work WORK,…      this alone: appends, latency, loads, followers, growth, outage, or one kind of appends, such as
-                     conditional-64 (callers), unconditional-8, one-aggregate-64x100 (events a call); likewise
-  --server PATH      this server program instead of the one that cargo built
-  --seconds N        the length of a round
-  --rounds N         rounds of each work";
+  --quick            do a short run of less than 10 minutes
+  --report           regenerate the report from the results of the last run
+  --only ROW,…       measure only these systems, and write no report
+  --work WORK,…      measure only these parts, and write no report: appends, latency, loads,
+                     followers, growth, outage, or one workload of appends, such as
+                     conditional-64 (64 callers) or one-aggregate-64x100 (100 events per call)
+  --server PATH      use this server program instead of the one that cargo built
+  --seconds N        length of a round
+  --rounds N         rounds per workload";
 
 #[derive(Clone, Debug, Default)]
 pub struct Options {
@@ -33,7 +34,7 @@ impl Options {
     pub fn read(mut words: impl Iterator<Item = String>) -> Result<Self, String> {
         let mut options = Self::default();
         while let Some(word) = words.next() {
-            let mut value = || words.next().ok_or(format!("{word} wants a value"));
+            let mut value = || words.next().ok_or(format!("{word} requires a value"));
             match word.as_str() {
                 "--quick" => options.quick = true,
                 "--report" => options.report = true,
@@ -48,15 +49,15 @@ impl Options {
                 "--server" => options.server = Some(value()?.into()),
                 "--seconds" => options.seconds = Some(number(&value()?)?),
                 "--rounds" => options.rounds = Some(number(&value()?)?),
-                // What cargo hands to every benchmark.
+                // Options that cargo passes to every benchmark.
                 "--bench" | "--nocapture" | "--quiet" => {}
-                other => return Err(format!("{other} is not known\n{USAGE}")),
+                other => return Err(format!("unknown option {other}\n{USAGE}")),
             }
         }
         Ok(options)
     }
 
-    /// Whether it is not the whole comparison.
+    /// Returns whether only a part of the comparison is selected.
     pub fn partial(&self) -> bool {
         !(self.only.is_empty() && self.parts.is_empty() && self.works.is_empty())
     }
@@ -85,7 +86,7 @@ impl Options {
     }
 }
 
-/// A whole part, or one work of the appends.
+/// Parses a part of the comparison, or one workload of appends.
 fn choice(key: &str) -> Option<(Option<Part>, Option<Work>)> {
     let part = Part::ALL.into_iter().find(|part| part.key() == key);
     let work = Work::parse(key);
@@ -93,9 +94,9 @@ fn choice(key: &str) -> Option<(Option<Part>, Option<Work>)> {
 }
 
 fn list<T>(words: &str, parse: impl Fn(&str) -> Option<T>) -> Result<Vec<T>, String> {
-    words.split(',').map(|word| parse(word).ok_or(format!("{word} is not known\n{USAGE}"))).collect()
+    words.split(',').map(|word| parse(word).ok_or(format!("unknown value {word}\n{USAGE}"))).collect()
 }
 
 fn number<T: std::str::FromStr>(word: &str) -> Result<T, String> {
-    word.parse().map_err(|_| format!("{word} is no number\n{USAGE}"))
+    word.parse().map_err(|_| format!("{word} is not a number\n{USAGE}"))
 }

@@ -1,4 +1,4 @@
-//! Installing what is compared with: pinned versions, below the target folder, once.
+//! Installs pinned versions of the other systems, once, below cargo's target directory.
 
 use std::{
     fs,
@@ -12,16 +12,16 @@ use crate::{
     support::immudb::ImmuDb,
 };
 
-/// As the tests have it.
+/// The version that the tests use.
 pub const IMMUDB_VERSION: &str = "1.11.1";
 pub const UMADB_VERSION: &str = "0.7.8";
 pub const MESSAGE_DB_VERSION: &str = "1.3.1";
-/// As `nats-server/go.mod` has it.
+/// The version in `nats-server/go.mod`.
 pub const NATS_VERSION: &str = "2.15.2";
 
-/// Where the programs are, or how to get them.
+/// Locates and installs the programs.
 pub struct Peers {
-    /// Our own.
+    /// The program of the service.
     pub server: PathBuf,
     folder: PathBuf,
 }
@@ -31,7 +31,7 @@ impl Peers {
         Self { server, folder }
     }
 
-    /// The wheel has the server in it.
+    /// Installs UmaDB. Its Python wheel contains the server.
     pub fn umadb(&self) -> Outcome<PathBuf> {
         let environment = self.folder.join(format!("umadb-{UMADB_VERSION}"));
         let program = environment.join("bin/umadb");
@@ -43,12 +43,12 @@ impl Peers {
         Ok(program)
     }
 
-    /// What builds ImmuDB and NATS.
+    /// Checks for Go, which builds ImmuDB and NATS.
     pub fn go(&self) -> Outcome<()> {
-        run(Command::new("go").arg("version")).map(drop).map_err(|error| format!("Go is needed: {error}"))
+        run(Command::new("go").arg("version")).map(drop).map_err(|error| format!("Go is required: {error}"))
     }
 
-    /// The server that the tests build too, and the program that puts load on it.
+    /// Builds the server, as the tests do, and its load program.
     pub async fn immudb(&self) -> Outcome<()> {
         self.go()?;
         let build = || {
@@ -58,7 +58,7 @@ impl Peers {
         tokio::task::spawn_blocking(build).await.map_err(|_| "ImmuDB could not be built".to_owned())
     }
 
-    /// What it is, for the report.
+    /// Returns the version of a system for the report.
     pub fn version(&self, row: Row) -> String {
         match row {
             Row::AethyrLocal | Row::AethyrEventFiles => env!("CARGO_PKG_VERSION").to_owned(),
@@ -79,7 +79,7 @@ impl Peers {
         }
     }
 
-    /// Built from the module proxy's source.
+    /// Builds the NATS server from the source in the Go module proxy.
     pub fn nats(&self) -> Outcome<PathBuf> {
         let program = self.folder.join(format!("nats-server-{NATS_VERSION}"));
         if !program.exists() {
@@ -94,9 +94,9 @@ impl Peers {
         Ok(program)
     }
 
-    /// The scripts from npm, and a PostgreSQL that the system has.
+    /// Installs the scripts from npm, and locates an installed PostgreSQL.
     pub fn message_db(&self) -> Outcome<Programs> {
-        let postgres = postgres().ok_or("PostgreSQL is needed: apt-get install postgresql")?;
+        let postgres = postgres().ok_or("PostgreSQL is required: apt-get install postgresql")?;
         let folder = self.folder.join(format!("message-db-{MESSAGE_DB_VERSION}"));
         let scripts = folder.join("package/database");
         if !scripts.exists() {
@@ -109,21 +109,21 @@ impl Peers {
     }
 }
 
-/// Where Debian keeps the newest one.
+/// Returns the program directory of the newest PostgreSQL, where Debian installs it.
 fn postgres() -> Option<PathBuf> {
     let versions = fs::read_dir("/usr/lib/postgresql").ok()?.filter_map(Result::ok);
     let folders = versions.map(|version| version.path().join("bin"));
     folders.filter(|folder| folder.join("initdb").exists() && folder.join("postgres").exists()).max()
 }
 
-/// What is measured of the repository; nothing where git does not know.
+/// Returns the commit that is measured, or an empty string without git.
 pub fn commit() -> String {
     let mut git = Command::new("git");
     git.current_dir(env!("CARGO_MANIFEST_DIR")).args(["describe", "--always", "--dirty", "--exclude=*"]);
     run(&mut git).unwrap_or_default()
 }
 
-/// Runs a command that ends by itself.
+/// Runs a command to completion and returns its output.
 pub fn run(command: &mut Command) -> Outcome<String> {
     let name = Path::new(command.get_program()).file_name().unwrap_or_default().display().to_string();
     let output = command.output().map_err(|error| format!("{name}: {error}"))?;

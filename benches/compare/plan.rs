@@ -1,4 +1,4 @@
-//! What is done with each row, and for how long.
+//! The workloads, and the length of each measurement.
 
 use std::{fmt, time::Duration};
 
@@ -6,18 +6,18 @@ use serde::{Deserialize, Serialize};
 
 use crate::measure::outage::Lengths;
 
-/// Which aggregates are appended to, and what the appends say of them.
+/// How appends are distributed over aggregates, and whether they expect a version.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 pub enum Spread {
-    /// Over many aggregates, each append with an expectation.
+    /// Many aggregates, with an expected version.
     Conditional,
-    /// Over many aggregates, without.
+    /// Many aggregates, without an expected version.
     Unconditional,
-    /// All to one aggregate, without.
+    /// One aggregate, without an expected version.
     OneAggregate,
-    /// Over many aggregates, each append with an expectation, and JSON instead of random bytes.
+    /// Many aggregates, with an expected version, and with JSON instead of random bytes.
     Json,
-    /// All to one aggregate, each with an expectation, and once more after a conflict.
+    /// One aggregate, with an expected version, and with retries after conflicts.
     Contended,
 }
 
@@ -25,12 +25,12 @@ impl Spread {
     const ALL: [Self; 5] =
         [Self::Conditional, Self::Unconditional, Self::OneAggregate, Self::Json, Self::Contended];
 
-    /// Whether appends say which version they expect.
+    /// Returns whether appends expect a version.
     pub fn expects(self) -> bool {
         matches!(self, Self::Conditional | Self::Json | Self::Contended)
     }
 
-    /// Whether all append to the same aggregate.
+    /// Returns whether all appends are to the same aggregate.
     pub fn is_one_aggregate(self) -> bool {
         matches!(self, Self::OneAggregate | Self::Contended)
     }
@@ -46,7 +46,7 @@ impl Spread {
     }
 }
 
-/// Appends by so many callers, with so many events in each.
+/// A workload of appends: the number of concurrent callers, and of events per append.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 pub struct Work {
     pub spread: Spread,
@@ -55,7 +55,7 @@ pub struct Work {
 }
 
 impl Work {
-    /// As it is printed: `conditional-64`, or `conditional-64x100` with 100 events a call.
+    /// Parses the printed form: `conditional-64`, or `conditional-64x100` with 100 events per call.
     pub fn parse(key: &str) -> Option<Self> {
         let (spread, rest) = key.rsplit_once('-')?;
         let (callers, events) = rest.split_once('x').unwrap_or((rest, "1"));
@@ -75,7 +75,7 @@ impl fmt::Display for Work {
     }
 }
 
-/// What is measured beside the appends' rates.
+/// A part of the comparison.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Part {
     Appends,
@@ -102,7 +102,7 @@ impl Part {
     }
 }
 
-/// What is done, and how long each thing.
+/// The parts to run, and their lengths.
 #[derive(Clone, Debug)]
 pub struct Plan {
     pub parts: Vec<Part>,
@@ -110,11 +110,11 @@ pub struct Plan {
     pub warm_up: Duration,
     pub round: Duration,
     pub rounds: usize,
-    /// Of a paced run.
+    /// The length of paced appends.
     pub paced: Duration,
-    /// Events of a store that is loaded from.
+    /// The number of events in a store for loads.
     pub loaded_events: usize,
-    /// Events of the stages of growth.
+    /// The number of events at each stage of growth.
     pub stages: Vec<u64>,
     pub outage: Lengths,
 }

@@ -1,4 +1,5 @@
-//! A server that the benchmark started: it ends with the value, and says what it took of the machine.
+//! A server process that the benchmark started. It is stopped when the value is dropped. Also
+//! measures CPU time, memory and disk space.
 
 use std::{
     fs::{self, File},
@@ -15,24 +16,24 @@ use crate::load::Outcome;
 
 const STOP_TIMEOUT: Duration = Duration::from_secs(60);
 const POLL: Duration = Duration::from_millis(2);
-/// The kernel's clock ticks in /proc, a constant of its interface.
+/// The unit of CPU time in /proc, which is a constant of the kernel's interface.
 const TICKS_PER_SECOND: f64 = 100.0;
 
 pub struct Process {
     name: String,
     child: Child,
     log: PathBuf,
-    /// What asks it to end.
+    /// The signal that stops it.
     signal: Signal,
 }
 
 impl Process {
-    /// Starts it with its output in `log`.
+    /// Starts the command, with its output in `log`.
     pub fn start(name: &str, command: &mut Command, log: &Path) -> Outcome<Self> {
         let file = File::create(log).map_err(|error| format!("{}: {error}", log.display()))?;
         let again = file.try_clone().map_err(|error| error.to_string())?;
         command.stdin(Stdio::null()).stdout(again).stderr(file);
-        let child = command.spawn().map_err(|error| format!("{name} can't be started: {error}"))?;
+        let child = command.spawn().map_err(|error| format!("cannot start {name}: {error}"))?;
         Ok(Self { name: name.to_owned(), child, log: log.to_owned(), signal: Signal::TERM })
     }
 
@@ -50,7 +51,7 @@ impl Process {
         fs::read_to_string(&self.log).unwrap_or_default()
     }
 
-    /// Waits until `ready` gives something, or the process ends.
+    /// Waits until `ready` returns a value. Returns an error if the process exits first.
     pub async fn ready<T>(&mut self, mut ready: impl AsyncFnMut(&Self) -> Option<T>) -> Outcome<T> {
         let until = Instant::now() + STOP_TIMEOUT * 10;
         while Instant::now() < until {
@@ -58,7 +59,7 @@ impl Process {
                 return Ok(found);
             }
             if let Some(status) = self.child.try_wait().map_err(|error| error.to_string())? {
-                return Err(format!("{} ended, {status}:\n{}", self.name, self.log()));
+                return Err(format!("{} exited, {status}:\n{}", self.name, self.log()));
             }
             tokio::time::sleep(POLL).await;
         }
@@ -69,7 +70,7 @@ impl Process {
         kill_process(Pid::from_child(&self.child), signal).map_err(|error| format!("{}: {error}", self.name))
     }
 
-    /// Asks it to end and waits until it has.
+    /// Stops the process, and waits until it has exited.
     pub fn stop(mut self) -> Outcome<()> {
         self.signal(self.signal)?;
         self.end()
@@ -83,16 +84,17 @@ impl Process {
             }
             std::thread::sleep(POLL);
         }
-        Err(format!("{} does not end:\n{}", self.name, self.log()))
+        Err(format!("{} does not exit:\n{}", self.name, self.log()))
     }
 }
 
 impl Drop for Process {
     fn drop(&mut self) {
         if matches!(self.child.try_wait(), Ok(None)) {
-            // A process that is stopped takes no signal but this.
+            // A stopped process handles no other signal.
             _ = self.signal(Signal::CONT);
-            // PostgreSQL's children outlive a parent that had no time.
+            // The children of a killed PostgreSQL server keep running, so stop it with its own
+            // signal.
             if self.signal != Signal::TERM && self.signal(self.signal).is_ok() && self.end().is_ok() {
                 return;
             }
@@ -102,7 +104,7 @@ impl Drop for Process {
     }
 }
 
-/// Seconds of CPU that a process and its children, those that ended among them, have used.
+/// Returns the CPU seconds of a process and its children, including those that have exited.
 pub fn cpu_seconds(id: u32) -> f64 {
     let (own, ended) = ticks(id);
     let children = fs::read_to_string(format!("/proc/{id}/task/{id}/children")).unwrap_or_default();
@@ -111,15 +113,15 @@ pub fn cpu_seconds(id: u32) -> f64 {
     (own + ended) as f64 / TICKS_PER_SECOND + running
 }
 
-/// Of this process alone.
+/// Returns the CPU seconds of this process.
 pub fn own_cpu_seconds() -> f64 {
     ticks(std::process::id()).0 as f64 / TICKS_PER_SECOND
 }
 
-/// Of the process itself, and of its children that ended.
+/// Returns the CPU time of the process, and that of its children that have exited.
 fn ticks(id: u32) -> (u64, u64) {
     let stat = fs::read_to_string(format!("/proc/{id}/stat")).unwrap_or_default();
-    // The name, in parentheses, may have anything in it.
+    // The name, in parentheses, may contain any character.
     let fields: Vec<u64> = stat
         .rsplit(')')
         .next()
@@ -131,33 +133,33 @@ fn ticks(id: u32) -> (u64, u64) {
     (at(11) + at(12), at(13) + at(14))
 }
 
-/// Resident memory of a process and its children; pages that they share are counted once for each.
+/// Returns the resident memory of a process, without its children.
 pub fn resident_bytes(id: u32) -> u64 {
     let status = fs::read_to_string(format!("/proc/{id}/status")).unwrap_or_default();
     let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:"));
     line.and_then(|line| line.split_whitespace().next()?.parse::<u64>().ok()).unwrap_or(0) * 1024
 }
 
-/// What the files below a folder take of the disk.
+/// Returns the disk space that is allocated to the files in a directory.
 pub fn disk_bytes(folder: &Path) -> u64 {
     const BLOCK_BYTES: u64 = 512;
     let Ok(entries) = fs::read_dir(folder) else { return 0 };
     let size = |entry: fs::DirEntry| match entry.metadata() {
         Ok(metadata) if metadata.is_dir() => disk_bytes(&entry.path()) + metadata.blocks() * BLOCK_BYTES,
         Ok(metadata) => metadata.blocks() * BLOCK_BYTES,
-        // It went away meanwhile.
+        // The file has been deleted.
         Err(_) => 0,
     };
     entries.filter_map(Result::ok).map(size).sum()
 }
 
-/// Has everything read from the disk again; only root may. Says whether it was done.
+/// Drops the page cache, which only root may do. Returns whether it was dropped.
 pub fn drop_page_cache() -> bool {
     rustix::fs::sync();
     fs::write("/proc/sys/vm/drop_caches", "1").is_ok()
 }
 
-/// Makes an empty folder of it.
+/// Deletes the directory, and creates an empty one.
 pub fn clear_folder(folder: &Path) -> Outcome<()> {
     let problem = |error| format!("{}: {error}", folder.display());
     match fs::remove_dir_all(folder) {
@@ -167,7 +169,7 @@ pub fn clear_folder(folder: &Path) -> Outcome<()> {
     fs::create_dir_all(folder).map_err(problem)
 }
 
-/// A port that was free a moment ago.
+/// Returns a port that is currently free.
 pub fn free_port() -> Outcome<u16> {
     let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).map_err(|error| error.to_string())?;
     Ok(listener.local_addr().map_err(|error| error.to_string())?.port())

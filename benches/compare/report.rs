@@ -1,5 +1,6 @@
-//! The report: `docs/benchmarks.md` and its plots, out of one run's results. What stands between its markers is
-//! written here; the rest of the page is by hand, and is kept.
+//! Writes the report `docs/benchmarks.md` and its plots from the results of one run.
+//!
+//! Only the text between markers is replaced. The rest of the page is written by hand.
 
 mod best;
 mod markers;
@@ -37,10 +38,10 @@ pub fn write(results: &Results) -> Outcome<()> {
     ];
     for (name, body) in sections {
         text =
-            markers::replace(&text, name, &body).ok_or_else(|| format!("{PAGE} has no place for {name}"))?;
+            markers::replace(&text, name, &body).ok_or_else(|| format!("{PAGE} has no marker for {name}"))?;
     }
     plots::draw(results, &root.join(PLOTS))?;
     fs::write(&page, text).map_err(|error| format!("{PAGE}: {error}"))?;
-    println!("compare: written to {PAGE}");
+    println!("compare: wrote {PAGE}");
     Ok(())
 }

@@ -1,4 +1,5 @@
-//! All that one run has measured: kept as JSON below the target folder, so that the report can be written again.
+//! The results of one run. They are stored as JSON below cargo's target directory, so that the
+//! report can be regenerated.
 
 use std::{fs, path::Path};
 
@@ -26,15 +27,16 @@ use crate::{
 #[serde(default)]
 pub struct Results {
     pub date: String,
-    /// Of the repository, if it is known.
+    /// The commit of the repository, or empty if it is unknown.
     pub commit: String,
     pub quick: bool,
     pub machine: Machine,
     pub rows: Vec<About>,
     pub appends: Vec<Appended>,
-    /// Measured in the rounds of one caller.
+    /// Measured in the rounds with one caller.
     pub floors: Vec<Floor>,
-    /// Measured in turns, and both by 64 callers: appends through ImmuDB, and ImmuDB's `Set` with our settings.
+    /// Alternating turns with 64 callers: appends to the service with ImmuDB, and ImmuDB's `Set`
+    /// with the service's settings.
     pub beside_set: Vec<[Turn; 2]>,
     pub disk: Vec<Disk>,
     pub latencies: Vec<Latency>,
@@ -46,7 +48,7 @@ pub struct Results {
     pub outages: Vec<Outage>,
 }
 
-/// A row as it was run, or why it was not.
+/// The version of a system, and the reason if it was not measured.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub struct About {
     pub row: Row,
@@ -71,7 +73,7 @@ impl Appended {
     }
 }
 
-/// What the row's folder has after all appends.
+/// The disk space of a system after all appends.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub struct Disk {
     pub row: Row,
@@ -94,7 +96,8 @@ impl Results {
         self.appends.iter().find(|appended| appended.row == row && appended.work == work)
     }
 
-    /// How many events a second the service stores through ImmuDB for each that plain `Set` does; and both rates.
+    /// Returns the ratio of the service's rate with ImmuDB to that of ImmuDB's `Set`, and both
+    /// rates.
     pub fn beside_set(&self) -> Option<(f64, [f64; 2])> {
         if self.beside_set.is_empty() {
             return None;
@@ -105,7 +108,7 @@ impl Results {
         Some((ratio, [of(&|[ours, _]| ours.rate()), of(&|[_, theirs]| theirs.rate())]))
     }
 
-    /// The medians of a synced write and of an empty call, in milliseconds.
+    /// Returns the median latencies of a synced write and of an empty call, in milliseconds.
     pub fn floor(&self) -> Option<(f64, f64)> {
         if self.floors.is_empty() {
             return None;

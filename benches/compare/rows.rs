@@ -1,4 +1,4 @@
-//! What is compared: each row is a system with the settings that it is run with.
+//! The compared systems. Each row of the report is a system with certain settings.
 
 pub mod aethyr;
 pub mod immudb;
@@ -47,7 +47,7 @@ impl Row {
         Self::MessageDb,
     ];
 
-    /// As it is chosen by `--only`.
+    /// Returns the name for `--only`.
     pub fn key(self) -> &'static str {
         match self {
             Self::AethyrLocal => "aethyr-local",
@@ -63,23 +63,24 @@ impl Row {
         }
     }
 
-    /// As a reader of the report sees it.
+    /// Returns the name in the report.
     pub fn title(self) -> &'static str {
         match self {
             Self::AethyrLocal => "Aethyr, local only",
             Self::AethyrEventFiles => "Aethyr, local only, event files",
             Self::AethyrImmudb => "Aethyr with ImmuDB",
             Self::ImmudbConditional => "ImmuDB, conditional `Set`",
-            Self::ImmudbConditionalOurs => "ImmuDB, conditional `Set`, our settings",
+            Self::ImmudbConditionalOurs => "ImmuDB, conditional `Set`, service settings",
             Self::ImmudbSet => "ImmuDB, `Set`",
-            Self::ImmudbSetOurs => "ImmuDB, `Set`, our settings",
+            Self::ImmudbSetOurs => "ImmuDB, `Set`, service settings",
             Self::Umadb => "UmaDB",
             Self::Nats => "NATS JetStream",
             Self::MessageDb => "message-db",
         }
     }
 
-    /// Whether its protocol has such work, and doing it says something that other work does not.
+    /// Returns whether the system supports the workload, and another workload does not measure the
+    /// same.
     pub fn offers(self, work: Work) -> bool {
         match self {
             Self::ImmudbConditional | Self::ImmudbConditionalOurs => work.spread == Spread::Conditional,
@@ -89,7 +90,7 @@ impl Row {
     }
 }
 
-/// A row's servers, running.
+/// The running servers of a row.
 pub enum System {
     Aethyr(aethyr::Service),
     Immudb(immudb::Server),
@@ -99,7 +100,7 @@ pub enum System {
 }
 
 impl System {
-    /// Starts it on an empty folder.
+    /// Starts the system in an empty directory.
     pub async fn start(row: Row, peers: &Peers, folder: &Path) -> Outcome<Self> {
         use immudb::Database::{Default, Ours};
         process::clear_folder(folder)?;
@@ -132,7 +133,7 @@ impl System {
             Self::Umadb(server) => Ok(all(server.clients(count).await?, Client::Umadb)),
             Self::Nats(server) => Ok(all(server.clients(count).await?, Client::Nats)),
             Self::MessageDb(server) => Ok(all(server.clients(count).await?, Client::MessageDb)),
-            Self::Immudb(_) => Err("ImmuDB is driven by a program of its own".to_owned()),
+            Self::Immudb(_) => Err("ImmuDB has its own load program".to_owned()),
         }
     }
 
@@ -149,7 +150,7 @@ impl System {
         }
     }
 
-    /// Of all its servers, since they started.
+    /// Returns the CPU seconds of all servers since their start.
     pub fn cpu_seconds(&self) -> f64 {
         self.process_ids().into_iter().map(process::cpu_seconds).sum()
     }
@@ -164,8 +165,8 @@ impl System {
         })
     }
 
-    /// Whether it goes on with work of its own when it is not asked for anything: it then sleeps while others
-    /// have their turn.
+    /// Returns whether the system works in the background when it gets no calls. It is then paused
+    /// while other systems are measured.
     fn lingers(&self) -> bool {
         matches!(self, Self::Aethyr(service) if service.writes_event_files())
     }
@@ -185,7 +186,7 @@ impl System {
     }
 }
 
-/// One caller's way to a system.
+/// The client of one caller.
 pub enum Client {
     Aethyr(aethyr::Client),
     Umadb(umadb::Client),
@@ -194,7 +195,7 @@ pub enum Client {
 }
 
 impl Client {
-    /// Makes one append, and gives the aggregate's new version as the system counts it.
+    /// Sends one append. Returns the aggregate's new version, as the system counts versions.
     pub async fn append(&mut self, draft: Draft<'_>) -> Outcome<u64> {
         match self {
             Self::Aethyr(client) => client.append(draft).await,
@@ -204,7 +205,7 @@ impl Client {
         }
     }
 
-    /// Whether an append went wrong because another one came first.
+    /// Returns whether an append failed because of a conflict.
     pub fn is_conflict(&self, problem: &str) -> bool {
         match self {
             // ABORTED.
@@ -216,7 +217,21 @@ impl Client {
         }
     }
 
-    /// Loads all events of an aggregate, and counts them.
+    /// Returns the version of the aggregate, if the system's answer to a conflict contains it.
+    pub fn version_in(&self, conflict: &str) -> Option<u64> {
+        let (marker, added) = match self {
+            Self::Aethyr(_) => ("actual ", 0),
+            Self::Umadb(_) => return None,
+            Self::Nats(_) => ("wrong last sequence: ", 0),
+            // It counts from 0.
+            Self::MessageDb(_) => ("Stream Version: ", 1),
+        };
+        let (_, version) = conflict.rsplit_once(marker)?;
+        let end = version.find(|one: char| !one.is_ascii_digit()).unwrap_or(version.len());
+        version[..end].parse::<u64>().ok().map(|version| version + added)
+    }
+
+    /// Loads all events of an aggregate. Returns their number.
     pub async fn load(&mut self, aggregate: &str) -> Outcome<u64> {
         match self {
             Self::Aethyr(client) => client.load(aggregate).await,
@@ -226,7 +241,7 @@ impl Client {
         }
     }
 
-    /// Reads everything that is stored, which is `count` events, and counts it.
+    /// Reads all events, of which there are `count`. Returns the number of events that were read.
     pub async fn read_all(&mut self, count: u64) -> Outcome<u64> {
         match self {
             Self::Aethyr(client) => client.read_all().await,
@@ -236,13 +251,13 @@ impl Client {
         }
     }
 
-    /// Every event as it is stored, from now on.
+    /// Subscribes to events as they are stored.
     pub async fn follow(self) -> Outcome<Following> {
         match self {
             Self::Aethyr(mut client) => Ok(Following::Aethyr(client.follow().await?)),
             Self::Umadb(mut client) => Ok(Following::Umadb(client.follow().await?)),
             Self::Nats(mut client) => Ok(Following::Nats(client.follow().await?)),
-            Self::MessageDb(_) => Err("message-db has consumers that poll".to_owned()),
+            Self::MessageDb(_) => Err("message-db has no subscriptions".to_owned()),
         }
     }
 }
@@ -255,7 +270,7 @@ pub enum Following {
 }
 
 impl Following {
-    /// Waits for events, and hands out the payload of each.
+    /// Waits for the next events, and calls `each` with the payload of each.
     pub async fn next(&mut self, each: impl FnMut(&[u8])) -> Outcome<()> {
         match self {
             Self::Aethyr(following) => following.next(each).await,

@@ -1,5 +1,5 @@
-//! A closed loop: each caller makes its next call when the one before is answered. Good for rates; for
-//! latencies see [`super::paced`].
+//! A closed loop: each caller makes its next call after the response to the previous one. It
+//! measures throughput; [`super::paced`] measures latency.
 
 use std::time::{Duration, Instant};
 
@@ -7,8 +7,8 @@ use tokio::task::JoinSet;
 
 use super::{Caller, Outcome, Tally};
 
-/// Has all callers append for so long, and gives them back with what they found and how long it took until the
-/// last of them was answered.
+/// Lets all callers append for `length`. Returns the callers, their results, and the time until the
+/// last response.
 pub async fn append(callers: Vec<Caller>, length: Duration) -> Outcome<(Vec<Caller>, Tally, Duration)> {
     let tally = Tally::new();
     let began = Instant::now();
@@ -30,7 +30,7 @@ pub async fn append(callers: Vec<Caller>, length: Duration) -> Outcome<(Vec<Call
     Ok((callers, tally, began.elapsed()))
 }
 
-/// All that ended well, or the first problem.
+/// Waits for all tasks. Returns their results, or the first error.
 pub async fn gather<T: 'static>(mut running: JoinSet<Outcome<T>>) -> Outcome<Vec<T>> {
     let mut ended = Vec::new();
     while let Some(outcome) = running.join_next().await {

@@ -1,5 +1,5 @@
-//! Filling a store before it is measured: large appends by many callers, with the aggregates mixed as they would
-//! be in a game.
+//! Fills a store before a measurement: many callers send large appends, and the aggregates are
+//! interleaved as in a game.
 
 use std::{cell::RefCell, rc::Rc};
 
@@ -9,11 +9,11 @@ use super::{Draft, Expectation, Outcome, Supply, closed::gather};
 use crate::rows::{Client, System};
 
 pub const CALLERS: usize = 64;
-/// Events in an append.
+/// Events per append.
 pub const CHUNK: usize = 100;
 
-/// Appends so many events to each of these aggregates, in this order but for what callers do at the same time.
-/// Gives how many events it were.
+/// Appends the given number of events to each of these aggregates, in this order except for
+/// concurrent calls. Returns the total number of events.
 pub async fn fill(
     system: &System,
     seed: u64,

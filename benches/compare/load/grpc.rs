@@ -1,11 +1,14 @@
-//! gRPC at the price of its frames: requests are bytes that are ready, answers are bytes that stay so. The same
-//! for every row that speaks gRPC, with one connection for each sixteen callers.
+//! A minimal gRPC client: it sends requests that are already encoded, and does not decode
+//! responses.
+//!
+//! Every system with a gRPC API uses this client, with one connection per 16 callers.
 
 use std::future::poll_fn;
 
 use bytes::{Bytes, BytesMut};
 use h2::{RecvStream, client::SendRequest};
 use http::{HeaderMap, Method, Request, Uri, header::HeaderValue};
+use percent_encoding::percent_decode;
 use tokio::task::spawn_local;
 
 use super::{Outcome, socket::Socket};
@@ -14,19 +17,19 @@ const PREFIX_BYTES: usize = 5;
 const STREAM_WINDOW_BYTES: u32 = 4 * 1024 * 1024;
 const CONNECTION_WINDOW_BYTES: u32 = 8 * 1024 * 1024;
 
-/// A call's name, as it goes over the wire.
+/// The path of a method, as sent in requests.
 #[derive(Clone, Debug)]
 pub struct Call(Uri);
 
 impl Call {
-    /// Such as `/package.Service/Method`.
+    /// Creates it from a path such as `/package.Service/Method`.
     pub fn new(path: &'static str) -> Self {
         let uri = Uri::builder().scheme("http").authority("127.0.0.1").path_and_query(path);
         Self(uri.build().expect("a path"))
     }
 }
 
-/// A message with its prefix, ready to go.
+/// Encodes a message with its length prefix.
 pub fn frame(fill: impl FnOnce(&mut Vec<u8>)) -> Bytes {
     let mut out = Vec::with_capacity(1024);
     out.resize(PREFIX_BYTES, 0);
@@ -36,14 +39,14 @@ pub fn frame(fill: impl FnOnce(&mut Vec<u8>)) -> Bytes {
     out.into()
 }
 
-/// What was answered instead of success.
+/// An error status.
 #[derive(Debug)]
 pub struct Refusal {
     pub code: u32,
     pub message: String,
 }
 
-/// May be shared by callers: a clone is the same connection.
+/// A connection. Its clones share it.
 #[derive(Clone)]
 pub struct Connection {
     requests: SendRequest<Bytes>,
@@ -58,12 +61,13 @@ impl Connection {
             .handshake(socket.clone())
             .await
             .map_err(|e| e.to_string())?;
-        // A connection that breaks shows at its calls.
+        // If the connection breaks, its calls fail.
         spawn_local(socket.drive(async move { _ = connection.await }));
         Ok(Self { requests })
     }
 
-    /// As many connections as so many callers share, each at the index of a caller.
+    /// Opens the connections for `callers` callers. Returns one entry per caller; callers share
+    /// connections.
     pub async fn for_callers(port: u16, callers: usize) -> Outcome<Vec<Self>> {
         const SHARING: usize = 16;
         let mut all = Vec::new();
@@ -73,7 +77,7 @@ impl Connection {
         Ok((0..callers).map(|caller| all[caller / SHARING].clone()).collect())
     }
 
-    /// One message for one message.
+    /// Makes a unary call.
     pub async fn ask(&mut self, call: &Call, message: Bytes) -> Outcome<Bytes> {
         let mut answer = self.stream(call, message).await?;
         match answer.next().await? {
@@ -81,11 +85,11 @@ impl Connection {
                 answer.end().await?;
                 Ok(message)
             }
-            None => Err("no message in the answer".to_owned()),
+            None => Err("no message in the response".to_owned()),
         }
     }
 
-    /// One message for a stream of them.
+    /// Makes a call with a stream of responses.
     pub async fn stream(&mut self, call: &Call, message: Bytes) -> Outcome<Messages> {
         poll_fn(|context| self.requests.poll_ready(context)).await.map_err(|e| e.to_string())?;
         let mut request = Request::new(());
@@ -105,14 +109,14 @@ impl Connection {
     }
 }
 
-/// The messages of an answer.
+/// The messages of a response.
 pub struct Messages {
     body: RecvStream,
     buffer: BytesMut,
 }
 
 impl Messages {
-    /// `None`: the stream ended well.
+    /// Returns the next message, or `None` at the end of the stream.
     pub async fn next(&mut self) -> Outcome<Option<Bytes>> {
         loop {
             if let Some(message) = self.whole() {
@@ -125,7 +129,7 @@ impl Messages {
             let data = data.map_err(|e| e.to_string())?;
             self.body.flow_control().release_capacity(data.len()).map_err(|e| e.to_string())?;
             if self.buffer.is_empty() {
-                // Mostly the one piece is the whole message, and need not be copied.
+                // Usually, a piece is one complete message, which need not be copied.
                 if let Some(message) = alone(&data) {
                     return Ok(Some(message));
                 }
@@ -137,7 +141,7 @@ impl Messages {
     async fn end(mut self) -> Outcome<()> {
         match self.next().await? {
             None => Ok(()),
-            Some(_) => Err("more than one message in the answer".to_owned()),
+            Some(_) => Err("more than one message in the response".to_owned()),
         }
     }
 
@@ -151,7 +155,7 @@ impl Messages {
 
     async fn trailers(&mut self) -> Outcome<()> {
         let trailers = self.body.trailers().await.map_err(|e| e.to_string())?;
-        let trailers = trailers.ok_or("an answer without status")?;
+        let trailers = trailers.ok_or("a response without status")?;
         match refusal(&trailers) {
             None => Ok(()),
             Some(refusal) => Err(format!("status {}: {}", refusal.code, refusal.message)),
@@ -170,6 +174,7 @@ fn length(buffer: &[u8]) -> Option<usize> {
 
 fn refusal(headers: &HeaderMap) -> Option<Refusal> {
     let code = headers.get("grpc-status")?.to_str().ok()?.parse().unwrap_or(2);
-    let message = headers.get("grpc-message").and_then(|message| message.to_str().ok()).unwrap_or_default();
-    (code != 0).then(|| Refusal { code, message: message.to_owned() })
+    let message = headers.get("grpc-message").map(|message| percent_decode(message.as_bytes()));
+    let message = message.map(|message| message.decode_utf8_lossy().into_owned()).unwrap_or_default();
+    (code != 0).then_some(Refusal { code, message })
 }

@@ -1,5 +1,7 @@
-//! An open loop: calls are due at fixed moments whether those before are answered or not, and a call's latency
-//! counts from the moment it was due. So a stall is felt by every call that it kept waiting, not by one alone.
+//! An open loop: calls are due at fixed times, whether or not previous calls have been answered.
+//!
+//! The latency of a call counts from the time at which it was due. A stall therefore counts for
+//! every call that it delays, and not only for one.
 
 use std::{
     rc::Rc,
@@ -28,7 +30,7 @@ struct Due {
     at: Instant,
 }
 
-/// Says when calls are due, until so much time is over or it is stopped.
+/// Announces calls as they become due, for a given time or until it is stopped.
 pub struct Pacer {
     due: Rc<Mutex<UnboundedReceiver<Due>>>,
     stopped: Arc<AtomicBool>,
@@ -39,7 +41,7 @@ impl Pacer {
         let (tx, rx) = unbounded_channel();
         let stopped = Arc::new(AtomicBool::new(false));
         let stop = stopped.clone();
-        // A thread of its own: the runtime's clock is too coarse.
+        // Uses a separate thread, because the timer of the runtime is too coarse.
         thread::spawn(move || {
             let begin = Instant::now();
             for number in 0.. {
@@ -57,21 +59,21 @@ impl Pacer {
         Self { due: Rc::new(Mutex::new(rx)), stopped }
     }
 
-    /// What stops it.
+    /// Returns the flag that stops the pacer.
     pub fn stopper(&self) -> Arc<AtomicBool> {
         self.stopped.clone()
     }
 }
 
-/// A call that was answered.
+/// A completed call.
 #[derive(Clone, Copy, Debug)]
 pub struct Sample {
     pub due: Instant,
     pub latency: Duration,
 }
 
-/// Makes every call that the pacer says, by whichever caller is free. Each call's number goes into its payload, and
-/// `began` is told when it is sent.
+/// Makes each call when it is due, with any free caller. The number of the call is stored in its
+/// payload, and passed to `began` with the time at which the call is sent.
 pub async fn append(
     callers: Vec<Caller>,
     pacer: Pacer,
@@ -95,7 +97,7 @@ pub async fn append(
     Ok((callers, samples.concat()))
 }
 
-/// Of the calls that were due in a time.
+/// Returns the latencies of the calls that were due between `from` and `to`.
 pub fn between(samples: &[Sample], from: Instant, to: Instant) -> Latencies {
     let mut all = latencies();
     for sample in samples.iter().filter(|sample| (from..to).contains(&sample.due)) {

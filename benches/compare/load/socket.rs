@@ -1,6 +1,8 @@
-//! A socket whose writes wait for each other. HTTP/2 has two or three frames for a request, and h2 writes larger ones
-//! each by a system call of its own; here everything goes out together when nothing more is to be said for now, as
-//! clients that cost little do it.
+//! A socket that combines writes.
+//!
+//! An HTTP/2 request consists of two or three frames, and h2 writes each large frame with a
+//! separate system call. This socket buffers all of them, and sends them together once h2 has
+//! nothing more to write, as efficient clients do.
 
 use std::{
     cell::RefCell,
@@ -17,7 +19,7 @@ use tokio::{
     net::TcpStream,
 };
 
-/// Beyond so many bytes nothing more is taken until some are gone.
+/// The number of buffered bytes above which writes wait until some have been sent.
 const WAITING_MAX: usize = 1 << 20;
 
 #[derive(Clone)]
@@ -33,12 +35,12 @@ impl Socket {
         Ok(Self { stream: Rc::new(stream), waiting: Rc::default() })
     }
 
-    /// Drives what uses the socket, and sends what that has written.
+    /// Polls `user`, which uses the socket, and then sends what it has written.
     pub async fn drive<T>(self, user: impl Future<Output = T>) -> T {
         let mut user = pin!(user);
         poll_fn(|context| {
             let outcome = user.as_mut().poll(context);
-            // A connection that broke shows to its reader.
+            // If the connection is broken, its reader gets the error.
             _ = self.send(context);
             outcome
         })
@@ -90,7 +92,7 @@ impl AsyncWrite for Socket {
         Poll::Ready(Ok(bytes.len()))
     }
 
-    /// It is sent when its user rests.
+    /// Does nothing: [`Socket::drive`] sends the data.
     fn poll_flush(self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<io::Result<()>> {
         Poll::Ready(Ok(()))
     }

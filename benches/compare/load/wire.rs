@@ -1,7 +1,7 @@
-//! Protobuf by hand, for a load generator that must cost little: messages are written into one buffer, and
-//! answers are walked without making anything of them.
+//! A hand-written protobuf codec, which keeps the load generator cheap. Messages are written into
+//! one buffer, and responses are scanned without allocating memory.
 
-/// Puts a number; 0, the default, is left out as in proto3.
+/// Writes a number. The default 0 is omitted, as in proto3.
 pub fn put_number(out: &mut Vec<u8>, field: u32, number: u64) {
     if number != 0 {
         put_varint(out, u64::from(field) << 3);
@@ -9,14 +9,14 @@ pub fn put_number(out: &mut Vec<u8>, field: u32, number: u64) {
     }
 }
 
-/// Puts bytes, a text, or a message that is encoded already.
+/// Writes bytes, a string, or an encoded message.
 pub fn put_bytes(out: &mut Vec<u8>, field: u32, bytes: &[u8]) {
     put_varint(out, u64::from(field) << 3 | 2);
     put_varint(out, bytes.len() as u64);
     out.extend_from_slice(bytes);
 }
 
-/// Puts a message that `fill` writes.
+/// Writes the message that `fill` encodes.
 pub fn put_message(out: &mut Vec<u8>, field: u32, fill: impl FnOnce(&mut Vec<u8>)) {
     let mut inner = Vec::with_capacity(512);
     fill(&mut inner);
@@ -35,7 +35,7 @@ fn put_varint(out: &mut Vec<u8>, mut number: u64) {
 pub enum Value<'a> {
     Number(u64),
     Bytes(&'a [u8]),
-    /// Of a fixed width; nothing here needs one.
+    /// A fixed-width value, which is not used here.
     Fixed,
 }
 
@@ -49,7 +49,7 @@ impl<'a> Value<'a> {
     }
 }
 
-/// The fields of a message in their order. Ends at what it can't read.
+/// Iterates over the fields of a message, in order. Ends at the first malformed field.
 #[derive(Clone, Copy, Debug)]
 pub struct Fields<'a>(pub &'a [u8]);
 
@@ -93,12 +93,12 @@ impl<'a> Iterator for Fields<'a> {
     }
 }
 
-/// The first value of a field.
+/// Returns the first value of a field.
 pub fn find(message: &[u8], field: u32) -> Option<Value<'_>> {
     Fields(message).find(|(number, _)| *number == field).map(|(_, value)| value)
 }
 
-/// How often a field is there.
+/// Returns how often a field occurs.
 pub fn count(message: &[u8], field: u32) -> u64 {
     Fields(message).filter(|(number, _)| *number == field).count() as u64
 }

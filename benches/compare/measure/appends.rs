@@ -1,5 +1,5 @@
-//! How many appends a second, in closed loops: the rows take turns in each round, so that what else the machine
-//! does hits all of them.
+//! Measures the throughput of appends in closed loops. The systems take turns in each round, so
+//! that other load on the machine affects all of them.
 
 use std::time::Duration;
 
@@ -13,7 +13,7 @@ use crate::{
     rows::{Row, System, immudb::Order},
 };
 
-/// What one turn of a row gave.
+/// The result of one turn of a system.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub struct Turn {
     pub events: u64,
@@ -21,7 +21,7 @@ pub struct Turn {
     pub cpu_seconds: f64,
     pub load_cpu_seconds: f64,
     pub latency: Percentiles,
-    /// Appends that came too late, and were made once more.
+    /// Conflicts. Each was retried.
     #[serde(default)]
     pub conflicts: u64,
 }
@@ -32,7 +32,7 @@ impl Turn {
     }
 }
 
-/// A row's part in a work.
+/// The callers of one system for one workload.
 pub struct Appends {
     work: Work,
     driver: Driver,
@@ -41,14 +41,14 @@ pub struct Appends {
 
 enum Driver {
     Callers(Vec<Caller>),
-    /// ImmuDB's own client, which begins with new aggregates at each turn.
+    /// ImmuDB's own client, which uses new aggregates in each turn.
     Program {
         turns: usize,
     },
 }
 
 impl Appends {
-    /// Connects the callers; the aggregates are this work's own.
+    /// Connects the callers. Only this workload uses their aggregates.
     pub async fn prepare(system: &System, work: Work) -> Outcome<Self> {
         if let System::Immudb(_) = system {
             return Ok(Self { work, driver: Driver::Program { turns: 0 }, contention: None });
@@ -88,7 +88,7 @@ impl Appends {
     }
 }
 
-/// Callers for a work, with aggregates that begin with `prefix`.
+/// Returns the callers for a workload, with aggregates whose names start with `prefix`.
 pub async fn callers(system: &System, work: Work, prefix: &str) -> Outcome<Vec<Caller>> {
     let aggregates = if work.spread.is_one_aggregate() { 1 } else { AGGREGATES };
     let shares = Share::many(&prefix.replace('-', "_"), aggregates, work.callers);
@@ -98,7 +98,7 @@ pub async fn callers(system: &System, work: Work, prefix: &str) -> Outcome<Vec<C
     Ok(callers.into_iter().map(|caller| caller.with_json(work.spread == Spread::Json)).collect())
 }
 
-/// The same for ImmuDB's own client.
+/// Returns the parameters of a workload for ImmuDB's own client.
 pub fn order(work: Work, prefix: &str) -> Order {
     Order {
         prefix: prefix.to_owned(),
@@ -124,7 +124,7 @@ pub async fn program(system: &System, order: &Order) -> Outcome<Turn> {
     })
 }
 
-/// For those who look at one row.
+/// Describes a turn for the console.
 pub fn describe(row: Row, work: Work, turn: &Turn) -> String {
     let per_event = |seconds: f64| seconds * 1e6 / turn.events as f64;
     format!(

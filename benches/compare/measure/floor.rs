@@ -1,4 +1,5 @@
-//! What an append by one caller can't be faster than: a write that is synced, and a call of gRPC that does nothing.
+//! Measures a lower bound for the latency of an append by one caller: a synced write, and an empty
+//! gRPC call.
 
 use std::{
     fs::File,
@@ -22,10 +23,10 @@ use crate::{
     process::Process,
 };
 
-/// Of the command line: this program serves, and measures nothing.
+/// The command line option that starts the empty server instead of a measurement.
 pub const SERVE: &str = "--bare-server";
 const LISTENING: &str = "listening on port ";
-/// What an event of 256 bytes takes in the log.
+/// The bytes that an event with 256 bytes of data takes in the log.
 const RECORD_BYTES: usize = 532;
 const SPACE_BYTES: u64 = 64 << 20;
 
@@ -35,7 +36,8 @@ pub struct Floor {
     pub empty_call: Percentiles,
 }
 
-/// `grpc.health.v1.Health` alone, in a process of its own: the smallest service that tonic has ready.
+/// A separate process that serves only `grpc.health.v1.Health`, the smallest service that tonic
+/// provides.
 pub struct BareServer {
     _process: Process,
     connection: Connection,
@@ -55,7 +57,7 @@ impl BareServer {
         Ok(Self { _process: process, connection, check: Call::new("/grpc.health.v1.Health/Check") })
     }
 
-    /// One call after the other, for a while.
+    /// Makes sequential calls for `length`.
     async fn call(&mut self, length: Duration) -> Outcome<Percentiles> {
         let mut all = latencies();
         let began = Instant::now();
@@ -73,7 +75,7 @@ impl BareServer {
     }
 }
 
-/// Serves until the process is ended.
+/// Serves until the process is terminated.
 pub fn serve() -> Outcome<()> {
     let runtime = tokio::runtime::Runtime::new().map_err(|error| error.to_string())?;
     runtime.block_on(async {
@@ -88,7 +90,7 @@ pub fn serve() -> Outcome<()> {
     })
 }
 
-/// As the log writes: behind each other, into space that was allocated ahead.
+/// Makes sequential synced writes into preallocated space, as the log does.
 fn synced_writes(folder: &Path, length: Duration) -> std::io::Result<Percentiles> {
     let path = folder.join("synced-writes");
     let file = File::create(&path)?;

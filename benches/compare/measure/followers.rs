@@ -1,4 +1,4 @@
-//! How long it takes until those who follow the order have a new event, counted from the start of its append.
+//! Measures the time from the start of an append until subscribers receive its event.
 
 use std::{
     cell::RefCell,
@@ -20,7 +20,7 @@ pub const ROWS: [Row; 4] = [Row::AethyrLocal, Row::AethyrImmudb, Row::Umadb, Row
 pub const FOLLOWERS: [usize; 2] = [1, 100];
 pub const PACE: f64 = 1000.0;
 const CALLERS: usize = 64;
-/// For what is under way at the end.
+/// How long to wait at the end for events that have not arrived yet.
 const PATIENCE: Duration = Duration::from_secs(10);
 
 #[derive(Clone, Debug, Serialize, Deserialize)]
@@ -87,7 +87,7 @@ pub async fn measure(row: Row, system: &System, followers: usize, length: Durati
         if Instant::now() > until {
             let found = seen.borrow().delays.len();
             return Err(format!(
-                "{}: {found} events came to {followers} followers, not {expected}",
+                "{}: {followers} followers received {found} events instead of {expected}",
                 row.key()
             ));
         }

@@ -1,5 +1,5 @@
-//! What becomes of our own figures as the store grows: each stage fills it further, stops the service cleanly, starts
-//! it again, and looks.
+//! Measures the service as the store grows. Each stage adds events, restarts the service, and
+//! measures it.
 
 use std::{
     path::Path,
@@ -21,7 +21,7 @@ use crate::{
 };
 
 const CALLERS: usize = 64;
-/// Aggregates that are loaded, and how many events each has.
+/// The number of aggregates that are loaded, and of events in each.
 const LOADED: usize = 10;
 const LOADED_EVENTS: usize = 1000;
 const LOADS: usize = 50;
@@ -32,13 +32,13 @@ pub struct Stage {
     pub events: u64,
     pub fill_events_per_second: f64,
     pub appends_per_second: f64,
-    /// Milliseconds of loading 1 000 events.
+    /// The latency of loading 1 000 events.
     pub load: Percentiles,
     pub start_seconds: f64,
-    /// After it was killed.
+    /// The start after a kill.
     #[serde(default)]
     pub start_after_crash_seconds: f64,
-    /// With nothing of the disk in memory; absent where that can't be had.
+    /// The start with an empty page cache. Absent if the page cache cannot be dropped.
     #[serde(default)]
     pub cold_start_seconds: Option<f64>,
     pub stats_mean_ms: f64,
@@ -46,12 +46,12 @@ pub struct Stage {
     pub resident_bytes_at_start: u64,
     pub resident_bytes_after_appends: u64,
     pub disk_bytes: u64,
-    /// Of one event as a load sends it, on average.
+    /// The average size of an event in a response to a load.
     pub encoded_bytes: f64,
 }
 
 impl Stage {
-    /// How many times the encoded events the disk holds.
+    /// Returns the size on disk relative to the encoded events.
     pub fn disk_ratio(&self) -> f64 {
         self.disk_bytes as f64 / (self.encoded_bytes * self.events as f64)
     }
@@ -70,7 +70,7 @@ impl Growth {
         Ok(Self { service, shares: Share::many("live", AGGREGATES, CALLERS), next_filler: 0 })
     }
 
-    /// Goes on to so many events.
+    /// Grows the store to `events` events, and measures it.
     pub async fn stage(self, events: u64, round: Duration, rounds: usize) -> Outcome<(Self, Stage)> {
         let Self { service, mut shares, next_filler } = self;
         let mut system = System::Aethyr(service);
@@ -81,7 +81,7 @@ impl Growth {
         let filled = fill(&system, next_filler as u64, chunks).await?;
         let fill_events_per_second = filled as f64 / began.elapsed().as_secs_f64();
 
-        let System::Aethyr(service) = system else { return Err("not ours".to_owned()) };
+        let System::Aethyr(service) = system else { return Err("not Aethyr".to_owned()) };
         let (service, start_after_crash_seconds) = timed_start(service.kill()).await?;
         let (_, setup) = service.stop()?;
         let disk_bytes = process::disk_bytes(&setup.folder);
@@ -124,19 +124,20 @@ impl Growth {
             disk_bytes,
             encoded_bytes,
         };
-        let System::Aethyr(service) = system else { return Err("not ours".to_owned()) };
+        let System::Aethyr(service) = system else { return Err("not Aethyr".to_owned()) };
         Ok((Self { service, shares, next_filler: next_filler + filled as usize / CHUNK }, stage))
     }
 }
 
-/// How long it takes until it answers.
+/// Starts the service. Also returns the seconds until it answered.
 async fn timed_start(setup: aethyr::Setup) -> Outcome<(aethyr::Service, f64)> {
     let began = Instant::now();
     let service = aethyr::Service::start(setup).await?;
     Ok((service, began.elapsed().as_secs_f64()))
 }
 
-/// Waits until what the filling left behind is worked off: no store of this size was filled in a minute.
+/// Waits for the background work that the fill has caused. In production, a store of this size is
+/// not filled within a minute.
 async fn quiet(system: &System) {
     const LOOK: Duration = Duration::from_millis(500);
     const IDLE: f64 = 0.05;
@@ -150,7 +151,8 @@ async fn quiet(system: &System) {
     }
 }
 
-/// First the aggregates that are loaded, then the others in turn, so many events in all.
+/// Returns the appends of a stage, with `events` events in total: first to the aggregates that are
+/// loaded, then to the others in turn.
 fn chunks(first: bool, next: usize, events: usize) -> impl Iterator<Item = (String, usize)> + 'static {
     let loaded = if first { LOADED * LOADED_EVENTS / CHUNK } else { 0 };
     let measured = (0..loaded).map(|number| (name("loaded", number % LOADED), CHUNK));
@@ -162,11 +164,11 @@ fn chunks(first: bool, next: usize, events: usize) -> impl Iterator<Item = (Stri
 }
 
 async fn stats(system: &System) -> Outcome<u64> {
-    let System::Aethyr(service) = system else { return Err("not ours".to_owned()) };
+    let System::Aethyr(service) = system else { return Err("not Aethyr".to_owned()) };
     Ok(service.watcher().await?.stats().await?.event_count)
 }
 
-/// Mean and longest, in milliseconds.
+/// Returns the mean and the maximum, in milliseconds.
 async fn time_stats(service: &aethyr::Service) -> Outcome<(f64, f64)> {
     let mut watcher = service.watcher().await?;
     let mut all = Vec::new();
@@ -181,14 +183,14 @@ async fn time_stats(service: &aethyr::Service) -> Outcome<(f64, f64)> {
 
 async fn loads(system: &System) -> Outcome<(Percentiles, f64)> {
     let mut clients = system.clients(1).await?;
-    let Some(Client::Aethyr(client)) = clients.first_mut() else { return Err("not ours".to_owned()) };
+    let Some(Client::Aethyr(client)) = clients.first_mut() else { return Err("not Aethyr".to_owned()) };
     let mut all = latencies();
     for number in 0..LOADS {
         let began = Instant::now();
         let found = client.load(&name("loaded", number % LOADED)).await?;
         all.saturating_record(began.elapsed().as_nanos() as u64);
         if found != LOADED_EVENTS as u64 {
-            return Err(format!("{found} events were loaded, not {LOADED_EVENTS}"));
+            return Err(format!("loaded {found} events instead of {LOADED_EVENTS}"));
         }
     }
     let encoded = client.encoded_event_bytes(&name("loaded", 0)).await?;

@@ -1,4 +1,4 @@
-//! How long an append takes, at a pace that leaves every row room.
+//! Measures the latency of appends at a rate below the capacity of each system.
 
 use std::time::{Duration, Instant};
 
@@ -13,7 +13,8 @@ use crate::{
 
 const CALLERS: usize = 64;
 const PACE: f64 = 1000.0;
-/// A row whose own rate is not well above the pace is asked for half of its rate.
+/// If the throughput of a system is below this multiple of the pace, its appends are paced at half
+/// of its throughput.
 const ROOM: f64 = 1.5;
 
 #[derive(Clone, Debug, Serialize, Deserialize)]
@@ -23,7 +24,7 @@ pub struct Latency {
     pub latency: Percentiles,
 }
 
-/// Warms up in a closed loop, which shows what the row can do, and then goes at the pace.
+/// Warms up in a closed loop, which also measures the throughput, and then sends paced appends.
 pub async fn measure(row: Row, system: &System, warm_up: Duration, length: Duration) -> Outcome<Latency> {
     let conditional = Work { spread: Spread::Conditional, callers: CALLERS, events: 1 };
     let work = if row.offers(conditional) {

@@ -1,4 +1,4 @@
-//! How fast what is stored comes back: one aggregate's events, and everything in its order.
+//! Measures reads: the events of one aggregate, and all events in the total order.
 
 use std::{
     cell::RefCell,
@@ -20,9 +20,9 @@ use crate::{
     rows::{Client, Row, System, immudb::Order},
 };
 
-/// Who is read from; the other rows read by the same code as one of these.
+/// The systems to read from. Each of the others uses the same code as one of these.
 pub const ROWS: [Row; 5] = [Row::AethyrLocal, Row::Umadb, Row::Nats, Row::MessageDb, Row::ImmudbSet];
-/// Events that come after a snapshot.
+/// Events after a snapshot.
 const AFTER_SNAPSHOT: usize = 10;
 
 /// Aggregates of one size.
@@ -58,12 +58,12 @@ pub struct WholeOrder {
     pub events_per_second: f64,
 }
 
-/// Fills it, and gives how many events it has then.
+/// Fills the store and returns its number of events.
 pub async fn fill_up(system: &System, filler: usize) -> Outcome<u64> {
     if let System::Immudb(server) = system {
         let mut filled = 0;
         for size in SIZES {
-            // A Set for each event takes its time.
+            // One `Set` per event is slow.
             let aggregates = size.aggregates.min(20_000 / size.events).max(1);
             filled +=
                 server.run("fill", &Order { aggregates, ..order(size, 1, Duration::ZERO) }).await?.events;
@@ -85,7 +85,7 @@ pub async fn fill_up(system: &System, filler: usize) -> Outcome<u64> {
     Ok(filled)
 }
 
-/// All sizes mixed with each other and with so many appends to other aggregates.
+/// Interleaves the appends of all sizes, with `filler` appends to other aggregates between them.
 fn chunks(filler: usize) -> impl Iterator<Item = (String, usize)> + 'static {
     let rows = SIZES[2].events / CHUNK;
     (0..rows).flat_map(move |row| {
@@ -108,7 +108,8 @@ fn order(size: Size, callers: usize, length: Duration) -> Order {
     }
 }
 
-/// Loads aggregates of every size, by one caller and by eight, and ours from a snapshot too.
+/// Loads aggregates of every size, with one caller and with eight. The service also loads them from
+/// a snapshot.
 pub async fn measure(
     row: Row,
     system: &System,
@@ -192,7 +193,7 @@ async fn closed(
     Ok((Percentiles::of(&all.borrow()), seconds))
 }
 
-/// Loads one of the smallest.
+/// Loads one of the smallest aggregates.
 pub async fn load_small(client: &mut Client, number: usize) -> Outcome<()> {
     let size = SIZES[0];
     load(client, &name(size.prefix, number % size.aggregates), size, false).await
@@ -207,11 +208,12 @@ async fn load(client: &mut Client, aggregate: &str, size: Size, from_snapshot: b
     };
     match found == expected as u64 {
         true => Ok(()),
-        false => Err(format!("{aggregate} has {found} events, not {expected}")),
+        false => Err(format!("{aggregate} has {found} events instead of {expected}")),
     }
 }
 
-/// Reads everything, by one caller, the best of so many times: the others say more about the machine.
+/// Reads all events with one caller. Returns the fastest of `times` runs, because other load on the
+/// machine slows runs down.
 pub async fn whole_order(row: Row, system: &System, events: u64, times: usize) -> Outcome<WholeOrder> {
     let mut best = f64::INFINITY;
     for _ in 0..times {
@@ -228,18 +230,18 @@ pub async fn whole_order(row: Row, system: &System, events: u64, times: usize) -
             }
         };
         if found != events {
-            return Err(format!("{}: {found} events came back of {events}", row.key()));
+            return Err(format!("{}: read {found} of {events} events", row.key()));
         }
         best = best.min(seconds);
     }
     Ok(WholeOrder { row, events, events_per_second: events as f64 / best })
 }
 
-/// How many appends it takes to have so many events beside the aggregates that are loaded.
+/// Returns the `filler` for which [`fill_up`] stores `events` events in total.
 pub fn filler_for(events: usize) -> usize {
     let loaded: usize = SIZES.iter().map(|size| size.events * size.aggregates).sum();
     events.saturating_sub(loaded).div_ceil(SIZES[2].events / CHUNK * CHUNK).max(1)
 }
 
-/// Said beside the figures.
+/// For the report.
 pub const CALLERS_THAT_FILL: usize = fill::CALLERS;

@@ -1,4 +1,4 @@
-//! Reading and writing at the same time: each caller loads four small aggregates and then appends one event.
+//! Measures a mixed load: each caller repeatedly loads four small aggregates and appends one event.
 
 use std::{
     cell::RefCell,
@@ -27,7 +27,7 @@ pub struct Mixed {
     pub append: Percentiles,
 }
 
-/// `None`: the row has a program of its own, which does one thing at a time.
+/// Returns `None` for a system with its own load program, which supports no mixed load.
 pub async fn measure(row: Row, system: &System, length: Duration) -> Outcome<Option<Mixed>> {
     if let System::Immudb(_) = system {
         return Ok(None);

@@ -1,4 +1,5 @@
-//! An outage of ImmuDB under load, the migration after it, and an empty service that takes the history back.
+//! Measures an outage of ImmuDB under load, the migration after it, and the restore of the history
+//! by a service with an empty log.
 
 use std::{
     cell::{Cell, RefCell},
@@ -33,10 +34,10 @@ use crate::{
 const CALLERS: usize = 64;
 const SLICE: Duration = Duration::from_millis(250);
 pub const PACE: f64 = 2000.0;
-/// Database of the service in ImmuDB.
+/// The service's database in ImmuDB.
 const DATABASE: &str = "aethyr";
 
-/// What the events in the outage belong to.
+/// How the events of the outage are distributed over aggregates.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub enum Backlog {
     FewAggregates,
@@ -46,7 +47,8 @@ pub enum Backlog {
 impl Backlog {
     pub const ALL: [Self; 2] = [Self::FewAggregates, Self::AggregateEach];
 
-    /// More than there will be events, where each is to have its own.
+    /// Returns the number of aggregates. If each event is to have its own, this is more than the
+    /// number of events.
     fn aggregates(self) -> usize {
         match self {
             Self::FewAggregates => 16,
@@ -58,7 +60,7 @@ impl Backlog {
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub struct Outage {
     pub backlog: Backlog,
-    /// Medians of slices of 250 ms.
+    /// The median rates of slices of 250 ms.
     pub rate_before: f64,
     pub rate_in_outage: f64,
     pub slices_before: Vec<f64>,
@@ -66,7 +68,7 @@ pub struct Outage {
     pub longest_wait_ms: f64,
     pub migrated_events: u64,
     pub migration_seconds: f64,
-    /// At the same pace: before the outage, in it, and after it.
+    /// Paced appends before and during the outage, and during the migration.
     pub paced_with_immudb: Percentiles,
     pub paced_in_outage: Percentiles,
     pub paced_in_migration: Percentiles,
@@ -80,13 +82,13 @@ impl Outage {
         self.migrated_events as f64 / self.migration_seconds
     }
 
-    /// Keys of ImmuDB a second.
+    /// Returns ImmuDB keys per second.
     pub fn copy_rate(&self) -> f64 {
         self.copied_keys as f64 / self.copy_seconds
     }
 }
 
-/// How long each part goes.
+/// The length of each part.
 #[derive(Clone, Copy, Debug)]
 pub struct Lengths {
     pub before: Duration,
@@ -136,7 +138,7 @@ pub async fn measure(peers: &Peers, folder: &Path, backlog: Backlog, lengths: Le
     })
 }
 
-/// What callers that go on and on have done.
+/// The progress of the callers, which append until they are stopped.
 #[derive(Debug, Default)]
 struct Progress {
     count: Cell<u64>,
@@ -165,7 +167,7 @@ async fn ended(running: &mut JoinSet<Outcome<Caller>>) -> Outcome<Vec<Caller>> {
     gather(std::mem::take(running)).await
 }
 
-/// Rates of appends in one slice after the other.
+/// Returns the append rates of successive slices.
 async fn slices(progress: &Progress, length: Duration) -> Vec<f64> {
     let (mut slices, begin) = (Vec::new(), Instant::now());
     let (mut at, mut count) = (begin, progress.count.get());
@@ -184,7 +186,7 @@ struct Migration {
     in_migration: Percentiles,
 }
 
-/// Appends at a pace, with ImmuDB gone, back, and taking what it missed.
+/// Sends paced appends during the outage, the restart of ImmuDB, and the migration.
 async fn migrate(system: &mut System, callers: Vec<Caller>, lengths: Lengths) -> Outcome<(Migration, u64)> {
     const LONGEST: Duration = Duration::from_secs(600);
     let mut watcher = watcher(system).await?;
@@ -221,10 +223,10 @@ struct Copy {
     seconds: f64,
 }
 
-/// Takes the local log away from the service, so that it copies everything out of ImmuDB at its start.
+/// Deletes the local log, so that the service restores the history from ImmuDB at its start.
 async fn copy(system: System, folder: &Path) -> Outcome<Copy> {
     watcher(&system).await?.wait_for(|stats| stats.pending_events == 0).await?;
-    let System::Aethyr(service) = system else { return Err("not ours".to_owned()) };
+    let System::Aethyr(service) = system else { return Err("not Aethyr".to_owned()) };
     let (immudb, setup) = service.stop()?;
     let immudb = immudb.ok_or("no ImmuDB")?;
     let order = Order {
@@ -244,12 +246,12 @@ async fn copy(system: System, folder: &Path) -> Outcome<Copy> {
     Ok(Copy { events: copied, keys, seconds: began.elapsed().as_secs_f64() })
 }
 
-/// Waits until it has left `STATE_COPYING`, and gives how many events it has.
+/// Waits until the service has left `STATE_COPYING`. Returns its number of events.
 async fn serving(service: &Service) -> Outcome<u64> {
     const PATIENCE: Duration = Duration::from_secs(600);
     let until = Instant::now() + PATIENCE;
     while Instant::now() < until {
-        // It does not answer from the first moment on.
+        // It does not answer immediately after its start.
         if let Ok(stats) = async { service.watcher().await?.stats().await }.await
             && stats.state() != State::Copying
         {
@@ -257,15 +259,15 @@ async fn serving(service: &Service) -> Outcome<u64> {
         }
         tokio::time::sleep(Duration::from_millis(5)).await;
     }
-    Err("the service does not finish its copy".to_owned())
+    Err("the service does not finish the restore".to_owned())
 }
 
 async fn watcher(system: &System) -> Outcome<Watcher> {
-    let System::Aethyr(service) = system else { return Err("not ours".to_owned()) };
+    let System::Aethyr(service) = system else { return Err("not Aethyr".to_owned()) };
     service.watcher().await
 }
 
 fn immudb(system: &mut System) -> Outcome<&mut ImmuDb> {
-    let System::Aethyr(service) = system else { return Err("not ours".to_owned()) };
+    let System::Aethyr(service) = system else { return Err("not Aethyr".to_owned()) };
     service.immudb.as_mut().ok_or("no ImmuDB".to_owned())
 }

@@ -1,6 +1,6 @@
 //go:build tools
 
-// Names the program that the benchmark builds, so that `go mod tidy` keeps what it needs.
+// Imports the program that the benchmark builds, so that `go mod tidy` keeps its dependencies.
 package tools
 
 import (

@@ -1,4 +1,4 @@
-//! The head of the page: each figure of ours beside that of the best peer.
+//! The first table of the report: each result of the service, and that of the best peer.
 
 use super::text::{grouped, milliseconds, rate, table};
 use crate::{
@@ -8,10 +8,10 @@ use crate::{
 };
 
 const OURS: Row = Row::AethyrLocal;
-/// Who stores events as we do, without ImmuDB.
+/// The systems that store events as the service does without ImmuDB.
 const PEERS: [Row; 3] = [Row::Umadb, Row::Nats, Row::MessageDb];
 
-/// What of two figures is the better one.
+/// Whether a higher or a lower result is better.
 #[derive(Clone, Copy)]
 enum Better {
     More,
@@ -19,7 +19,7 @@ enum Better {
 }
 
 impl Better {
-    /// How many times as good as theirs ours is.
+    /// Returns how many times better `ours` is than `theirs`.
     fn ratio(self, ours: f64, theirs: f64) -> f64 {
         match self {
             Self::More => ours / theirs,
@@ -54,13 +54,13 @@ pub fn section(results: &Results) -> String {
     let mut add =
         |what, better, shown, of: &dyn Fn(Row) -> Option<f64>| add_asked(1.0, what, better, shown, of);
     for latency in results.latencies.iter().filter(|latency| latency.row == OURS) {
-        let what = format!("{} appends/s, p99, ms", rate(latency.calls_per_second));
+        let what = format!("latency at {} appends/s, p99, ms", rate(latency.calls_per_second));
         add(what, Better::Less, milliseconds, &|row| {
             results.latencies.iter().find(|found| found.row == row).map(|found| found.latency.p99)
         });
     }
     let bytes = |row| results.disk.iter().find(|disk| disk.row == row);
-    add("disk, bytes an event".to_owned(), Better::Less, rate, &|row| {
+    add("disk, bytes per event".to_owned(), Better::Less, rate, &|row| {
         bytes(row).map(|disk| disk.bytes as f64 / disk.events.max(1) as f64)
     });
     for ours in results.loads.iter().filter(|load| load.row == OURS && !load.from_snapshot) {
@@ -75,10 +75,10 @@ pub fn section(results: &Results) -> String {
             same.map(|load| load.loads_per_second)
         });
     }
-    add("the whole order, events/s".to_owned(), Better::More, rate, &|row| {
+    add("total order, events/s".to_owned(), Better::More, rate, &|row| {
         results.whole_orders.iter().find(|whole| whole.row == row).map(|whole| whole.events_per_second)
     });
-    add("reading and writing, 64 callers, calls/s".to_owned(), Better::More, rate, &|row| {
+    add("mixed load, 64 callers, calls/s".to_owned(), Better::More, rate, &|row| {
         let found = results.mixed.iter().find(|mixed| mixed.row == row);
         found.map(|mixed| mixed.loads_per_second + mixed.appends_per_second)
     });
@@ -90,10 +90,10 @@ pub fn section(results: &Results) -> String {
             same.map(|found| found.delay.p50)
         });
     }
-    table(&["figure", "ours, local only", "best peer", "which", "ratio", "asked"], &rows)
+    table(&["result", "Aethyr, local only", "best peer", "peer", "ratio", "target"], &rows)
 }
 
-/// How many times the best peer's rate ours should be.
+/// Returns the target for the ratio of the service's rate to that of the best peer.
 fn asked(work: Work) -> f64 {
     match (work.spread, work.callers, work.events) {
         (Spread::Conditional | Spread::Unconditional, 8 | 64 | 256, 1) => 1.2,
@@ -104,17 +104,17 @@ fn asked(work: Work) -> f64 {
 
 fn named(work: Work) -> String {
     let spread = match work.spread {
-        Spread::Conditional => "with expectation",
-        Spread::Unconditional => "without expectation",
-        Spread::OneAggregate => "to one aggregate",
-        Spread::Json => "with expectation, of JSON",
-        Spread::Contended => "with expectation to one aggregate, repeated after a conflict",
+        Spread::Conditional => "conditional appends",
+        Spread::Unconditional => "unconditional appends",
+        Spread::OneAggregate => "unconditional appends to one aggregate",
+        Spread::Json => "conditional appends of JSON",
+        Spread::Contended => "conditional appends to one aggregate, with retries after conflicts",
     };
     let events = match work.events {
-        1 => "one event a call".to_owned(),
-        events => format!("{events} events a call"),
+        1 => "one event per call".to_owned(),
+        events => format!("{events} events per call"),
     };
-    format!("appends {spread}, {events}, {}, events/s", callers(work.callers))
+    format!("{spread}, {events}, {}, events/s", callers(work.callers))
 }
 
 fn callers(count: usize) -> String {

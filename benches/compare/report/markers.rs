@@ -1,8 +1,9 @@
-//! The places in the page that are written by the program.
+//! The generated sections of the page.
 
 const END: &str = "<!-- end -->";
 
-/// Puts `body` between `<!-- measured: name -->` and the next `<!-- end -->`. `None`: there is no such place.
+/// Replaces the text between `<!-- measured: name -->` and the next `<!-- end -->` by `body`.
+/// Returns `None` if there is no such marker.
 pub fn replace(page: &str, name: &str, body: &str) -> Option<String> {
     let marker = format!("<!-- measured: {name} -->");
     let (before, rest) = page.split_once(&marker)?;

@@ -1,4 +1,4 @@
-//! The plots beside the tables.
+//! The plots of the report.
 
 use std::{error::Error, fs, path::Path};
 
@@ -15,7 +15,7 @@ use crate::{
 const SIZE: (u32, u32) = (900, 480);
 
 type Drawn = Result<(), Box<dyn Error>>;
-/// A name and its points.
+/// The name and the points of a line.
 type Line = (&'static str, Vec<(f64, f64)>);
 
 pub fn draw(results: &Results, folder: &Path) -> Outcome<()> {
@@ -48,16 +48,16 @@ fn index(row: Row) -> usize {
     Row::ALL.iter().position(|other| *other == row).unwrap_or_default()
 }
 
-/// What the plot and its axes are called.
+/// The titles of a plot and its axes.
 struct Axes<'a> {
     title: &'a str,
     x: &'a str,
     y: &'a str,
-    /// Names of the points 0, 1, 2 … of the x axis.
+    /// The labels at 0, 1, 2 … on the x axis.
     ticks: Vec<String>,
 }
 
-/// Lines over a few named points, with powers of ten upwards.
+/// Draws lines over labelled points, with a logarithmic y axis.
 fn lines(path: &Path, axes: &Axes, all: &[(usize, Line)]) -> Drawn {
     let values = || all.iter().flat_map(|(_, (_, points))| points.iter().map(|point| point.1));
     let (low, high) = (values().fold(f64::INFINITY, f64::min), values().fold(0.0, f64::max));
@@ -67,7 +67,7 @@ fn lines(path: &Path, axes: &Axes, all: &[(usize, Line)]) -> Drawn {
     let root = SVGBackend::new(path, SIZE).into_drawing_area();
     root.fill(&WHITE)?;
     let last = axes.ticks.len() as f64 - 1.0;
-    // Room for the names, beside the lines.
+    // Leaves space for the legend beside the lines.
     let room = 0.1 + last * 0.5;
     let mut chart = ChartBuilder::on(&root)
         .caption(axes.title, ("sans-serif", 20))
@@ -135,9 +135,9 @@ fn appends(results: &Results, path: &Path) -> Drawn {
         }
     }
     let axes = Axes {
-        title: "Appends with expectation (plain Set: without), one event a call",
+        title: "Conditional appends (plain Set: unconditional), one event per call",
         x: "callers",
-        y: "events a second",
+        y: "events per second",
         ticks: CALLERS.map(|callers| callers.to_string()).to_vec(),
     };
     lines(path, &axes, &all)
@@ -151,20 +151,20 @@ fn latency(results: &Results, path: &Path) -> Drawn {
     let line = |row: Row, found| (index(row), (row.title(), points(found)));
     let all: Vec<_> = results.latencies.iter().map(|found| line(found.row, &found.latency)).collect();
     let axes = Axes {
-        title: "Latency of paced appends, from the moment each was due",
+        title: "Latency of paced appends, from the time at which each was due",
         x: "",
         y: "milliseconds",
-        ticks: ["p50", "p90", "p99", "p99.9", "longest"].map(str::to_owned).to_vec(),
+        ticks: ["p50", "p90", "p99", "p99.9", "max"].map(str::to_owned).to_vec(),
     };
     lines(path, &axes, &all)
 }
 
-/// Bars for one and for eight callers.
+/// Draws bars for one and for eight callers.
 fn loads(results: &Results, path: &Path) -> Drawn {
     let wanted: Vec<_> =
         results.loads.iter().filter(|load| load.events == 1000 && !load.from_snapshot).collect();
     let high = wanted.iter().map(|load| load.events_per_second).fold(0.0, f64::max);
-    let title = "Events a second, loading aggregates of 1 000 events: one caller (light), eight (dark)";
+    let title = "Events per second, loads of 1 000 events: one caller (light), eight callers (dark)";
     if high == 0.0 {
         return blank(path, title);
     }
@@ -208,23 +208,23 @@ fn growth(results: &Results, path: &Path) -> Drawn {
     let all = match results.growth.is_empty() {
         true => Vec::new(),
         false => vec![
-            (0, ("appends/s by 64 callers", line(|stage| stage.appends_per_second))),
+            (0, ("appends/s, 64 callers", line(|stage| stage.appends_per_second))),
             (7, ("loads of 1 000 events, events/s", line(|stage| 1e6 / stage.load.p50))),
-            (8, ("filled by 100 events a call, events/s", line(|stage| stage.fill_events_per_second))),
+            (8, ("fill with 100 events per call, events/s", line(|stage| stage.fill_events_per_second))),
         ],
     };
     let axes = Axes {
-        title: "As the store grows",
+        title: "Growth of the store",
         x: "events stored",
-        y: "a second",
+        y: "per second",
         ticks: results.growth.iter().map(|stage| super::text::grouped(stage.events)).collect(),
     };
     lines(path, &axes, &all)
 }
 
-/// Rates in slices of 250 ms, ImmuDB killed at 0.
+/// Draws the append rates in slices of 250 ms. ImmuDB is killed at 0.
 fn outage(results: &Results, path: &Path) -> Drawn {
-    const TITLE: &str = "Appends a second by 64 callers; ImmuDB is killed at 0 s";
+    const TITLE: &str = "Appends per second, 64 callers; ImmuDB is killed at 0 s";
     let Some(outage) = results.outages.first() else { return blank(path, TITLE) };
     let points = timeline(outage);
     let high = points.iter().map(|point| point.1).fold(0.0, f64::max);

@@ -1,4 +1,4 @@
-//! What was run, with what settings, and on what.
+//! The machine, and the systems with their versions and settings.
 
 use super::text::{grouped, table};
 use crate::{
@@ -10,8 +10,9 @@ pub fn machine(results: &Results) -> String {
     let machine = &results.machine;
     let kind = if results.quick { "A quick run (`--quick`)" } else { "A full run" };
     format!(
-        "{kind} of {}, version {} of the service{}. {}, {} cores, {:.0} GiB of memory, Linux {}, {}. A record of 4 KiB is \
-         written and synced to that disk {} times a second by one thread. The load runs on the same cores.\n",
+        "{kind} of {}, version {} of the service{}. {}, {} cores, {:.0} GiB of memory, Linux {}, {}. One \
+         thread appends and syncs 4 KiB {} times per second on this disk. The load generator runs on the \
+         same cores.\n",
         results.date,
         env!("CARGO_PKG_VERSION"),
         if results.commit.is_empty() { String::new() } else { format!(" (commit `{}`)", results.commit) },
@@ -37,7 +38,7 @@ pub fn section(results: &Results) -> String {
             vec![row.title().to_owned(), version, sync_policy(row).to_owned(), settings(row)]
         })
         .collect();
-    table(&["row", "version", "synced before the answer", "settings"], &rows).replace("---:", "---")
+    table(&["system", "version", "synced before the response", "settings"], &rows).replace("---:", "---")
 }
 
 fn line(problem: &str) -> String {
@@ -47,14 +48,14 @@ fn line(problem: &str) -> String {
 
 fn sync_policy(row: Row) -> &'static str {
     match row {
-        Row::AethyrLocal | Row::AethyrEventFiles => "yes: one sync for a group of appends",
-        Row::AethyrImmudb => "yes: the local log, and ImmuDB's own syncs",
+        Row::AethyrLocal | Row::AethyrEventFiles => "yes: one sync per group of appends",
+        Row::AethyrImmudb => "yes: the local log and ImmuDB",
         Row::ImmudbConditional | Row::ImmudbConditionalOurs | Row::ImmudbSet | Row::ImmudbSetOurs => {
-            "yes (`--synced`, its default)"
+            "yes (`--synced`, the default)"
         }
         Row::Umadb => "yes (always)",
-        Row::Nats => "yes (`sync_interval: always`; its default is every two minutes)",
-        Row::MessageDb => "yes (`fsync` and `synchronous_commit`, its defaults)",
+        Row::Nats => "yes (`sync_interval: always`; the default is two minutes)",
+        Row::MessageDb => "yes (`fsync` and `synchronous_commit`, the defaults)",
     }
 }
 
@@ -62,28 +63,34 @@ fn settings(row: Row) -> String {
     match row {
         Row::AethyrLocal => "defaults, `event_files: false`".to_owned(),
         Row::AethyrEventFiles => {
-            "defaults, `event_files: true` (up to `event_files_max` 100 000); it sleeps while others have their \
-             turn, since it writes them in the background"
+            "defaults, `event_files: true` (at most `event_files_max` 100 000); paused while other systems \
+             are measured, because it writes them in the background"
                 .to_owned()
         }
         Row::AethyrImmudb => "defaults, `event_files: false`".to_owned(),
-        Row::ImmudbConditional => {
-            format!("`defaultdb`; `KeyMustNotExist` on each event's key; at most {IN_FLIGHT_MAX} calls at a time, which is its limit")
-        }
+        Row::ImmudbConditional => format!(
+            "`defaultdb`; `KeyMustNotExist` for each event's key; at most {IN_FLIGHT_MAX} concurrent calls, \
+             ImmuDB's limit"
+        ),
         Row::ImmudbConditionalOurs => {
-            "the same on a database with `syncFrequency` 0, `maxTxEntries` 1024, as `src/immudb` makes it".to_owned()
-        }
-        Row::ImmudbSet => format!("`defaultdb`, no precondition; at most {IN_FLIGHT_MAX} calls at a time"),
-        Row::ImmudbSetOurs => "the same on a database as `src/immudb` makes it".to_owned(),
-        Row::Umadb => "defaults; an aggregate is a tag, the condition: no event with it after the last known position".to_owned(),
-        Row::Nats => {
-            "one stream in files, one replica, `allow_atomic`, `allow_direct`, `batch.max_inflight_per_stream` 1 000; an \
-             aggregate is a subject, the expectation `Nats-Expected-Last-Subject-Sequence`, ids are `Nats-Msg-Id`"
+            "the same in a database with `syncFrequency` 0 and `maxTxEntries` 1024, as `src/immudb` \
+             creates it"
                 .to_owned()
         }
+        Row::ImmudbSet => format!("`defaultdb`, no precondition; at most {IN_FLIGHT_MAX} concurrent calls"),
+        Row::ImmudbSetOurs => "the same in a database as `src/immudb` creates it".to_owned(),
+        Row::Umadb => {
+            "defaults; aggregates are tags; the condition: no event with the tag after the last known \
+             position"
+                .to_owned()
+        }
+        Row::Nats => "one stream with file storage, one replica, `allow_atomic`, `allow_direct`, \
+             `batch.max_inflight_per_stream` 1 000; aggregates are subjects, the expected version is \
+             `Nats-Expected-Last-Subject-Sequence`, event ids are `Nats-Msg-Id`"
+            .to_owned(),
         Row::MessageDb => {
-            "`max_connections` 300, else defaults; one connection a caller; `write_message` with \
-             `expected_version`; one category, whose writes message-db puts one after the other; the payload is \
+            "`max_connections` 300, otherwise defaults; one connection per caller; `write_message` with \
+             `expected_version`; one category, in which message-db serializes writes; the payload is \
              base64 in JSON, of the same length"
                 .to_owned()
         }

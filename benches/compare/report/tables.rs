@@ -1,4 +1,4 @@
-//! The measured parts of the page.
+//! The tables of the report.
 
 use super::text::{NONE, grouped, mebibytes, milliseconds, rate, table};
 use crate::{
@@ -11,32 +11,28 @@ use crate::{
 const CALLERS: [usize; 4] = [1, 8, 64, 256];
 
 pub fn appends(results: &Results) -> String {
-    let mut text = "![Appends with expectation](benchmarks/appends.svg)\n".to_owned();
+    let mut text = "![Conditional appends](benchmarks/appends.svg)\n".to_owned();
     let parts = [
-        ("With expectation, over 10 000 aggregates, one event a call, events/s:", Spread::Conditional, 1),
-        ("With expectation, over 10 000 aggregates, 10 events a call, events/s:", Spread::Conditional, 10),
-        ("With expectation, over 10 000 aggregates, 100 events a call, events/s:", Spread::Conditional, 100),
+        ("Conditional appends, 10 000 aggregates, 1 event per call, events/s:", Spread::Conditional, 1),
+        ("Conditional appends, 10 000 aggregates, 10 events per call, events/s:", Spread::Conditional, 10),
+        ("Conditional appends, 10 000 aggregates, 100 events per call, events/s:", Spread::Conditional, 100),
+        ("Unconditional appends, 10 000 aggregates, 1 event per call, events/s:", Spread::Unconditional, 1),
         (
-            "Without expectation, over 10 000 aggregates, one event a call, events/s:",
-            Spread::Unconditional,
-            1,
-        ),
-        (
-            "Without expectation, over 10 000 aggregates, 100 events a call, events/s:",
+            "Unconditional appends, 10 000 aggregates, 100 events per call, events/s:",
             Spread::Unconditional,
             100,
         ),
-        ("Without expectation, to one aggregate, one event a call, events/s:", Spread::OneAggregate, 1),
-        ("Without expectation, to one aggregate, 100 events a call, events/s:", Spread::OneAggregate, 100),
+        ("Unconditional appends, one aggregate, 1 event per call, events/s:", Spread::OneAggregate, 1),
+        ("Unconditional appends, one aggregate, 100 events per call, events/s:", Spread::OneAggregate, 100),
         (
-            "With expectation, over 10 000 aggregates, one event of JSON a call (256 bytes of text, so that some of it can be \
-             compressed), events/s:",
+            "Conditional appends, 10 000 aggregates, one JSON event per call (256 bytes of compressible \
+             text), events/s:",
             Spread::Json,
             1,
         ),
         (
-            "With expectation, to one aggregate, one event a call; a call that meets a conflict is made once more with the \
-             version that the callers know by then, events/s:",
+            "Conditional appends, one aggregate, one event per call, retried after a conflict with the \
+             newest known version, events/s:",
             Spread::Contended,
             1,
         ),
@@ -50,7 +46,7 @@ pub fn appends(results: &Results) -> String {
         }
         let heads: Vec<String> = done.iter().map(|work| format!("{} callers", work.callers)).collect();
         let heads: Vec<&str> =
-            ["row"].into_iter().chain(heads.iter().map(|head| head.trim_end_matches(' '))).collect();
+            ["system"].into_iter().chain(heads.iter().map(|head| head.trim_end_matches(' '))).collect();
         let rows = each_row(results, |row| {
             done.iter()
                 .map(|work| results.appended(row, *work).map_or(NONE.to_owned(), |a| rate(a.rate())))
@@ -66,10 +62,10 @@ pub fn appends(results: &Results) -> String {
         ]
     });
     text.push_str(&format!(
-        "\nConflicts for each append that was stored:\n\n{}",
-        table(&["row", "8 callers"], &conflicts)
+        "\nConflicts per stored append:\n\n{}",
+        table(&["system", "8 callers"], &conflicts)
     ));
-    text.push_str("\nWhat it costs, at 64 callers with one event a call (the rows of unconditional `Set` without expectation):\n\n");
+    text.push_str("\nCost with 64 callers and one event per call (unconditional for plain `Set`):\n\n");
     let rows = each_row(results, |row| {
         let work = |spread| Work { spread, callers: 64, events: 1 };
         let appended = results
@@ -78,10 +74,10 @@ pub fn appends(results: &Results) -> String {
         appended.map_or(vec![NONE.to_owned(); 6], costs)
     });
     let head = [
-        "row",
-        "servers' cores",
-        "servers' µs an event",
-        "load's µs a call",
+        "system",
+        "server cores",
+        "server µs/event",
+        "client µs/call",
         "p50, ms",
         "p99, ms",
         "slowest and fastest round, events/s",
@@ -107,7 +103,7 @@ fn costs(appended: &Appended) -> Vec<String> {
     ]
 }
 
-/// A line for each row that was run and has something in it.
+/// Returns a line for each system, except for those that do not have this workload.
 fn each_row(results: &Results, cells: impl Fn(Row) -> Vec<String>) -> Vec<Vec<String>> {
     let line = |row: Row| {
         let problem = results.about(row).is_none_or(|about| about.problem.is_some());
@@ -133,7 +129,7 @@ pub fn latency(results: &Results) -> String {
             head.into_iter().chain(percentiles(&found.latency)).collect()
         })
         .collect();
-    let head = ["row", "appends/s", "p50, ms", "p90", "p99", "p99.9", "longest"];
+    let head = ["system", "appends/s", "p50, ms", "p90", "p99", "p99.9", "max"];
     format!("![Latencies](benchmarks/latency.svg)\n\n{}", table(&head, &rows))
 }
 
@@ -146,7 +142,7 @@ pub fn disk(results: &Results) -> String {
             vec![disk.row.title().to_owned(), grouped(disk.events), mebibytes(disk.bytes), rate(bytes)]
         })
         .collect();
-    table(&["row", "events", "MiB", "bytes an event"], &rows)
+    table(&["system", "events", "MiB", "bytes/event"], &rows)
 }
 
 pub fn loads(results: &Results) -> String {
@@ -178,14 +174,14 @@ pub fn loads(results: &Results) -> String {
     }
     let head = [
         "aggregate of",
-        "row",
+        "system",
         "1 caller: loads/s",
         "events/s",
         "p50, ms",
         "p99, ms",
         "8 callers: loads/s",
         "events/s",
-        "servers' µs an event",
+        "server µs/event",
     ];
     format!("![Loads of 1 000 events](benchmarks/loads.svg)\n\n{}", table(&head, &rows))
 }
@@ -196,7 +192,7 @@ pub fn whole_order(results: &Results) -> String {
         .iter()
         .map(|whole| vec![whole.row.title().to_owned(), grouped(whole.events), rate(whole.events_per_second)])
         .collect();
-    table(&["row", "events stored", "events/s"], &rows)
+    table(&["system", "events stored", "events/s"], &rows)
 }
 
 pub fn mixed(results: &Results) -> String {
@@ -210,7 +206,7 @@ pub fn mixed(results: &Results) -> String {
             [found.row.title().to_owned()].into_iter().chain(rates).chain(times).collect()
         })
         .collect();
-    let head = ["row", "loads/s", "appends/s", "load p50, ms", "p99", "append p50, ms", "p99"];
+    let head = ["system", "loads/s", "appends/s", "load p50, ms", "p99", "append p50, ms", "p99"];
     table(&head, &rows)
 }
 
@@ -224,7 +220,7 @@ pub fn followers(results: &Results) -> String {
             head.into_iter().chain(percentiles(&found.delay)).chain(cores).collect()
         })
         .collect();
-    let head = ["row", "followers", "p50, ms", "p90", "p99", "p99.9", "longest", "servers' cores"];
+    let head = ["system", "followers", "p50, ms", "p90", "p99", "p99.9", "max", "server cores"];
     format!("At {} appends/s:\n\n{}", grouped(followers::PACE as u64), table(&head, &rows))
 }
 
@@ -257,11 +253,11 @@ pub fn growth(results: &Results) -> String {
     let head = [
         "events stored",
         "appends/s, 64 callers",
-        "filled, events/s",
+        "fill, events/s",
         "load of 1 000 events, ms",
-        "start, after a crash, with a cold page cache, s",
-        "`Stats` mean (longest), ms",
-        "MiB of memory after the start, after appends",
+        "start: clean, after a crash, cold page cache, s",
+        "`Stats` mean (max), ms",
+        "memory after the start, after appends, MiB",
         "disk / encoded events",
     ];
     format!("![Growth](benchmarks/growth.svg)\n\n{}", table(&head, &rows))
@@ -270,7 +266,7 @@ pub fn growth(results: &Results) -> String {
 pub fn outage(results: &Results) -> String {
     let name = |backlog| match backlog {
         Backlog::FewAggregates => "16 aggregates",
-        Backlog::AggregateEach => "each event its own",
+        Backlog::AggregateEach => "one aggregate per event",
     };
     let heads: Vec<&str> =
         [""].into_iter().chain(results.outages.iter().map(|outage| name(outage.backlog))).collect();
@@ -278,21 +274,21 @@ pub fn outage(results: &Results) -> String {
         [what.to_owned()].into_iter().chain(results.outages.iter().map(of)).collect::<Vec<String>>()
     };
     let rows = [
-        line("appends/s by 64 callers before, with ImmuDB", &|outage| rate(outage.rate_before)),
-        line("appends/s in the outage, median of 250 ms", &|outage| rate(outage.rate_in_outage)),
-        line("longest wait of a call, ms", &|outage| milliseconds(outage.longest_wait_ms)),
+        line("appends/s before the outage, 64 callers", &|outage| rate(outage.rate_before)),
+        line("appends/s during the outage, median of 250 ms", &|outage| rate(outage.rate_in_outage)),
+        line("longest call, ms", &|outage| milliseconds(outage.longest_wait_ms)),
         line("events migrated", &|outage| grouped(outage.migrated_events)),
         line("migration, events/s", &|outage| rate(outage.migration_rate())),
-        line("paced appends before, with ImmuDB, p50 and p99, ms", &|outage| pair(&outage.paced_with_immudb)),
-        line("paced appends in the outage, p50 and p99, ms", &|outage| pair(&outage.paced_in_outage)),
-        line("paced appends in the migration, p50 and p99, ms", &|outage| pair(&outage.paced_in_migration)),
-        line("copied by an empty service: events, and keys in ImmuDB", &|outage| {
+        line("paced appends before the outage, p50 and p99, ms", &|outage| pair(&outage.paced_with_immudb)),
+        line("paced appends during the outage, p50 and p99, ms", &|outage| pair(&outage.paced_in_outage)),
+        line("paced appends during migration, p50 and p99, ms", &|outage| pair(&outage.paced_in_migration)),
+        line("restored into an empty log: events, ImmuDB keys", &|outage| {
             format!("{}, {}", grouped(outage.copied_events), grouped(outage.copied_keys))
         }),
-        line("copy, from the start of the process: events/s", &|outage| {
+        line("restore, from the start of the process, events/s", &|outage| {
             rate(outage.copied_events as f64 / outage.copy_seconds)
         }),
-        line("copy: keys/s", &|outage| rate(outage.copy_rate())),
+        line("restore, keys/s", &|outage| rate(outage.copy_rate())),
     ];
     format!("![Outage](benchmarks/outage.svg)\n\n{}", table(&heads, &rows))
 }

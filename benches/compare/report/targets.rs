@@ -1,4 +1,4 @@
-//! What was asked of the service, and whether it holds: from the same run as everything else on the page.
+//! The performance targets of the service, and whether this run meets them.
 
 use super::text::{NONE, grouped, milliseconds, rate, table};
 use crate::{
@@ -8,17 +8,17 @@ use crate::{
     rows::Row,
 };
 
-/// `fallback_after`'s default and what a call may wait beyond it, in milliseconds.
+/// The default of `fallback_after`, plus a tolerance, in milliseconds.
 const LONGEST_WAIT_MS: f64 = 1000.0 + 200.0;
 
-/// Of a figure that no bound was asked of.
+/// Marks a result without a target.
 const REPORTED: &str = "reported";
 
 #[derive(Clone)]
 struct Target {
     what: String,
     asked: String,
-    /// What came out, and whether that is enough; absent where it was not measured.
+    /// The result, and whether it meets the target. Absent if it was not measured.
     measured: Option<(String, bool)>,
 }
 
@@ -34,7 +34,7 @@ pub fn section(results: &Results) -> String {
             vec![target.what, target.asked, measured, holds.to_owned()]
         })
         .collect();
-    table(&["target", "asked", "measured", "holds"], &rows)
+    table(&["metric", "target", "measured", "met"], &rows)
 }
 
 fn work(spread: Spread, callers: usize, events: usize) -> Work {
@@ -62,20 +62,20 @@ fn immudb(results: &Results) -> Vec<Target> {
     let beside_set = results.beside_set();
     vec![
         Target {
-            what: "through ImmuDB, 64 callers with expectation, against its unconditional `Set`, our settings: median of nine \
-                   rounds in turns"
-                .to_owned(),
+            what:
+                "with ImmuDB, 64 callers, conditional, relative to ImmuDB's unconditional `Set` with service \
+                   settings: median of nine alternating rounds"
+                    .to_owned(),
             asked: format!("≥ {ASKED:.1} ×"),
-            measured: beside_set
-                .map(|(ratio, [ours, theirs])| (times(ratio, ours, theirs), ratio >= ASKED)),
+            measured: beside_set.map(|(ratio, [ours, theirs])| (times(ratio, ours, theirs), ratio >= ASKED)),
         },
-        reported("… against its unconditional `Set`", results.appended(Row::ImmudbSet, unconditional)),
-        reported("… against its conditional `Set`", results.appended(Row::ImmudbConditional, conditional)),
+        reported("… relative to unconditional `Set`", results.appended(Row::ImmudbSet, unconditional)),
+        reported("… relative to conditional `Set`", results.appended(Row::ImmudbConditional, conditional)),
         Target {
-            what: "through ImmuDB, one caller: median latency against a plain `Set`, our settings".to_owned(),
+            what: "with ImmuDB, 1 caller: median latency relative to `Set`, service settings".to_owned(),
             asked: "≤ + 0.5 ms".to_owned(),
             measured: single.map(|(ours, plain)| {
-                (format!("{} ms against {} ms", milliseconds(ours), milliseconds(plain)), ours <= plain + 0.5)
+                (format!("{} ms, plain {} ms", milliseconds(ours), milliseconds(plain)), ours <= plain + 0.5)
             }),
         },
     ]
@@ -88,7 +88,7 @@ fn local(results: &Results) -> Vec<Target> {
     let floor = one.zip(results.floor()).map(|(one, (write, call))| {
         let ours = one.median(|turn| turn.latency.p50);
         let text = [ours, write, call].map(milliseconds);
-        (format!("{} ms against {} + {} ms", text[0], text[1], text[2]), ours <= write + call + ABOVE_MS)
+        (format!("{} ms, floor {} + {} ms", text[0], text[1], text[2]), ours <= write + call + ABOVE_MS)
     });
     let disk = results.disk.iter().find(|disk| disk.row == Row::AethyrLocal);
     let disk = disk.map(|disk| {
@@ -97,13 +97,13 @@ fn local(results: &Results) -> Vec<Target> {
     });
     vec![
         Target {
-            what: "local only, one caller: median latency against a synced write and an empty call"
+            what: "local only, one caller: median latency, relative to a synced write plus an empty call"
                 .to_owned(),
             asked: format!("≤ + {ABOVE_MS} ms"),
             measured: floor,
         },
         Target {
-            what: "bytes on disk for an event of 256".to_owned(),
+            what: "bytes on disk for an event with 256 bytes of data".to_owned(),
             asked: format!("≤ {DISK_BYTES}"),
             measured: disk,
         },
@@ -135,7 +135,7 @@ fn growth(results: &Results) -> Vec<Target> {
     };
     let kept = first.zip(grown).map(|(first, last)| {
         let share = last.appends_per_second / first.appends_per_second;
-        (format!("{:.0} % of the rate with {}", share * 100.0, grouped(first.events)), share >= 0.9)
+        (format!("{:.0} % of the rate with {} events", share * 100.0, grouped(first.events)), share >= 0.9)
     });
     let memory = |bytes: u64| bytes as f64 / 1e6;
     let resident =
@@ -146,23 +146,23 @@ fn growth(results: &Results) -> Vec<Target> {
         below(&title("start after a crash"), "s", grown.map(|last| last.start_after_crash_seconds), 1.5),
         below(&title("`Stats`, mean"), "ms", grown.map(|last| last.stats_mean_ms), 1.0),
         below(&title("memory"), "MB", resident, 120.0),
-        below(&title("disk, times the encoded events"), "", grown.map(Stage::disk_ratio), 2.5),
+        below(&title("disk, relative to the encoded events"), "", grown.map(Stage::disk_ratio), 2.5),
     ]
 }
 
 fn outage(results: &Results) -> Vec<Target> {
-    let names = ["few aggregates", "each event its own aggregate"];
+    let names = ["few aggregates", "one aggregate per event"];
     let mut all = Vec::new();
     for (name, asked, outage) in
         [(names[0], 30_000.0, results.outages.first()), (names[1], 15_000.0, results.outages.get(1))]
     {
         let measured = outage.map(|outage| {
-            let text = format!("{} after {}", rate(outage.rate_in_outage), rate(outage.rate_before));
+            let text = format!("{}, {} before", rate(outage.rate_in_outage), rate(outage.rate_before));
             (text, outage.rate_in_outage >= outage.rate_before)
         });
         all.push(Target {
             what: format!("outage, {name}: appends/s"),
-            asked: "≥ those with ImmuDB".to_owned(),
+            asked: "≥ the rate with ImmuDB".to_owned(),
             measured,
         });
         let longest = outage.map(|outage| {
@@ -172,7 +172,7 @@ fn outage(results: &Results) -> Vec<Target> {
             )
         });
         all.push(Target {
-            what: "… longest wait of a call".to_owned(),
+            what: "… longest call".to_owned(),
             asked: format!("≤ {LONGEST_WAIT_MS:.0} ms"),
             measured: longest,
         });
@@ -185,17 +185,17 @@ fn outage(results: &Results) -> Vec<Target> {
             })
         };
         all.push(Target {
-            what: "… p99 of appends in the migration".to_owned(),
-            asked: "≤ 2 × that with ImmuDB".to_owned(),
+            what: "… p99 of appends during the migration".to_owned(),
+            asked: "≤ 2 × p99 with ImmuDB".to_owned(),
             measured: p99(|outage| outage.paced_with_immudb.p99),
         });
         all.push(Target {
             what: "… the same".to_owned(),
-            asked: "≤ 2 × that in the outage".to_owned(),
+            asked: "≤ 2 × p99 during the outage".to_owned(),
             measured: p99(|outage| outage.paced_in_outage.p99),
         });
         all.push(at_least(
-            "… copy by an empty service, keys/s",
+            "… restore into an empty log, keys/s",
             outage.map(|outage| outage.copy_rate()),
             100_000.0,
         ));

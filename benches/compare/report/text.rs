@@ -1,6 +1,6 @@
-//! Figures and tables as text.
+//! Formats numbers and tables.
 
-/// With spaces between thousands, and as many digits as mean something.
+/// Formats a rate, rounded to its significant digits, with spaces between thousands.
 pub fn rate(number: f64) -> String {
     if !number.is_finite() {
         return NONE.to_owned();
@@ -24,7 +24,7 @@ pub fn grouped(number: u64) -> String {
     text
 }
 
-/// Milliseconds, with three digits that mean something.
+/// Formats milliseconds with three significant digits.
 pub fn milliseconds(number: f64) -> String {
     match number {
         number if number < 1.0 => format!("{number:.3}"),
@@ -38,10 +38,10 @@ pub fn mebibytes(bytes: u64) -> String {
     grouped(bytes.div_ceil(1 << 20))
 }
 
-/// Where a row has nothing to say.
+/// Stands for a missing value.
 pub const NONE: &str = "—";
 
-/// A table of Markdown: the first column to the left, the others to the right.
+/// Formats a Markdown table. The first column is left-aligned, the others are right-aligned.
 pub fn table(head: &[&str], rows: &[Vec<String>]) -> String {
     let rule: String =
         head.iter().enumerate().map(|(at, _)| if at == 0 { "---|" } else { "---:|" }).collect();

@@ -1,4 +1,5 @@
-//! Aethyr Event Store itself: the real program with its default configuration, but for what the row says.
+//! Aethyr Event Store: the real program with its default configuration, except for the settings of
+//! the row.
 
 use std::{
     fs,
@@ -26,7 +27,7 @@ use crate::{
 const SCHEMA_VERSION: u64 = 1;
 const SNAPSHOT_BYTES: usize = 1024;
 
-/// How a service is configured, beside the defaults.
+/// The configuration of a service, apart from defaults.
 #[derive(Clone, Debug)]
 pub struct Setup {
     pub program: PathBuf,
@@ -50,14 +51,15 @@ impl Setup {
 
 pub struct Service {
     pub process: Process,
-    /// The row's own, if it has one.
+    /// The ImmuDB server of the row, if it has one.
     pub immudb: Option<ImmuDb>,
     port: u16,
     setup: Setup,
 }
 
 impl Service {
-    /// With an ImmuDB beside it where the row has one, and then connected to it.
+    /// Starts the service. If the row has an ImmuDB server, starts that too, and waits until they
+    /// are connected.
     pub async fn start_row(row: Row, peers: &Peers, folder: &Path) -> Outcome<Self> {
         let mut immudb = None;
         if row == Row::AethyrImmudb {
@@ -78,7 +80,7 @@ impl Service {
         Ok(service)
     }
 
-    /// Starts on what is in its folder, and waits until it listens.
+    /// Starts the service on the data in its directory, and waits until it listens.
     pub async fn launch(setup: Setup) -> Outcome<Self> {
         make_folder(&setup.folder.join("conf"))?;
         fs::write(setup.folder.join("conf/server.yml"), setup.yaml()).map_err(|error| error.to_string())?;
@@ -95,7 +97,7 @@ impl Service {
         Ok(Self { process, immudb: None, port, setup })
     }
 
-    /// Starts, and waits until it answers.
+    /// Starts the service, and waits until it answers calls.
     pub async fn start(setup: Setup) -> Outcome<Self> {
         let mut service = Self::launch(setup).await?;
         let port = service.port;
@@ -104,13 +106,13 @@ impl Service {
         Ok(service)
     }
 
-    /// Ends it as an administrator does, and gives what is left: its ImmuDB, and what to start it with again.
+    /// Stops the service cleanly. Returns its ImmuDB server, and the setup to start it again.
     pub fn stop(self) -> Outcome<(Option<ImmuDb>, Setup)> {
         self.process.stop()?;
         Ok((self.immudb, self.setup))
     }
 
-    /// Ends it as a crash does.
+    /// Kills the service. Returns the setup to start it again.
     pub fn kill(self) -> Setup {
         let setup = self.setup.clone();
         drop(self);
@@ -137,7 +139,7 @@ impl Service {
     }
 }
 
-/// Asks the service how it is.
+/// A client for `Stats`.
 pub struct Watcher {
     connection: Connection,
     stats: Call,
@@ -154,7 +156,7 @@ impl Watcher {
         StatsResponse::decode(answer).map_err(|error| error.to_string())
     }
 
-    /// Asks until the figures are as wanted.
+    /// Polls until `wanted` returns true.
     pub async fn wait_for(&mut self, wanted: impl Fn(&StatsResponse) -> bool) -> Outcome<StatsResponse> {
         const PATIENCE: Duration = Duration::from_secs(300);
         const POLL: Duration = Duration::from_millis(10);
@@ -165,14 +167,14 @@ impl Watcher {
                 return Ok(stats);
             }
             if Instant::now() > until {
-                return Err(format!("waited in vain: {stats:?}"));
+                return Err(format!("timed out with {stats:?}"));
             }
             tokio::time::sleep(POLL).await;
         }
     }
 }
 
-/// The port out of the log line that says where it listens.
+/// Parses the port from the log line with the address of the listener.
 fn listening(log: &str) -> Option<u16> {
     let line = log.lines().find(|line| line.contains("listening address="))?;
     line.rsplit(':').next()?.trim_end_matches(')').parse().ok()
@@ -199,14 +201,14 @@ impl Methods {
     }
 }
 
-/// One caller's.
+/// The client of one caller.
 pub struct Client {
     connection: Connection,
     methods: Methods,
 }
 
 impl Client {
-    /// The version is the aggregate's last sequence number.
+    /// Appends events. The version is the aggregate's last sequence number.
     pub async fn append(&mut self, mut draft: Draft<'_>) -> Outcome<u64> {
         let request = frame(|out| {
             for _ in 0..draft.events {
@@ -235,7 +237,7 @@ impl Client {
         Ok(self.read(false, request).await?.events)
     }
 
-    /// From the newest snapshot, which must be there.
+    /// Loads an aggregate from its newest snapshot, which must exist.
     pub async fn load_from_snapshot(&mut self, aggregate: &str) -> Outcome<u64> {
         let request = frame(|out| {
             put_bytes(out, 1, aggregate.as_bytes());
@@ -250,7 +252,7 @@ impl Client {
         Ok(self.read(true, frame(|_| ())).await?.events)
     }
 
-    /// The mean size of an aggregate's events as they go over the wire.
+    /// Returns the mean size of an aggregate's events in a response.
     pub async fn encoded_event_bytes(&mut self, aggregate: &str) -> Outcome<f64> {
         let found = self.read(false, frame(|out| put_bytes(out, 1, aggregate.as_bytes()))).await?;
         Ok(found.event_bytes as f64 / found.events as f64)
@@ -298,7 +300,7 @@ struct Found {
     snapshot: bool,
 }
 
-/// Events as they come, from the first one on.
+/// A subscription, from the first event on.
 pub struct Following {
     messages: Messages,
     #[expect(dead_code, reason = "the stream ends with its connection")]

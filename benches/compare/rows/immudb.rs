@@ -1,5 +1,7 @@
-//! ImmuDB used plainly: each event a key, written by a `Set` of ImmuDB's own Go client, which runs as a program of
-//! its own beside the server. On the default database, and on one with the settings that our service makes.
+//! ImmuDB alone: each event is a key, and is written by a `Set` of ImmuDB's own Go client, which
+//! runs as a separate program.
+//!
+//! The database is the default one, or one with the settings that the service uses.
 
 use std::{
     path::{Path, PathBuf},
@@ -16,13 +18,13 @@ use crate::{
     support::immudb::ImmuDb,
 };
 
-/// Beyond so many Sets at the same time ImmuDB answers with an error; the client waits before it.
+/// ImmuDB's limit on concurrent calls of `Set`. The load program waits instead of exceeding it.
 pub const IN_FLIGHT_MAX: usize = 30;
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Database {
     Default,
-    /// As `src/immudb` makes it.
+    /// A database as `src/immudb` creates it.
     Ours,
 }
 
@@ -42,21 +44,21 @@ pub struct Server {
     conditional: bool,
 }
 
-/// What the load program is asked for.
+/// The parameters of the load program.
 #[derive(Clone, Debug)]
 pub struct Order {
     pub prefix: String,
     pub callers: usize,
-    /// In each append, or of each aggregate.
+    /// Events per append, or per aggregate.
     pub events: usize,
     pub aggregates: usize,
     pub warm_up: Duration,
     pub length: Duration,
-    /// Appends a second; 0: as fast as it goes.
+    /// Appends per second. 0 means as fast as possible.
     pub pace: f64,
 }
 
-/// What it did.
+/// The results of the load program.
 #[derive(Clone, Debug, Deserialize)]
 pub struct Done {
     pub calls: u64,
@@ -121,7 +123,7 @@ pub async fn drive(
     set("warm-up", order.warm_up.as_secs_f64().to_string());
     set("seconds", order.length.as_secs_f64().to_string());
     set("pace", order.pace.to_string());
-    // ImmuDB's client insists on keeping a file about what it saw.
+    // ImmuDB's client always stores its state in a file.
     command.arg(what).env("TMPDIR", env!("CARGO_TARGET_TMPDIR"));
     let ended = tokio::task::spawn_blocking(move || run(&mut command)).await;
     let line = ended.map_err(|error| error.to_string())??;

@@ -1,5 +1,7 @@
-//! message-db: an event store as functions in PostgreSQL, here in a private cluster at its defaults, `fsync` and
-//! `synchronous_commit` among them. One connection a caller, as PostgreSQL has it.
+//! message-db: an event store that consists of PostgreSQL functions.
+//!
+//! It runs in a private PostgreSQL cluster with default settings, including `fsync` and
+//! `synchronous_commit`. Each caller has its own connection.
 
 mod postgres;
 
@@ -29,17 +31,17 @@ const WRITE_ANY: &str = "SELECT write_message($1::varchar, $2::varchar, $3::varc
 const LOAD: &str = "SELECT * FROM get_stream_messages($1::varchar, $2::bigint, $3::bigint)";
 const READ: &str = "SELECT global_position, id, stream_name, type, position, data, metadata, time FROM \
                     get_category_messages($1::varchar, $2::bigint, $3::bigint)";
-/// The batch size of both reading functions, when none is given.
+/// The default batch size of both read functions.
 const PAGE: u64 = 1000;
-/// The part of a stream's name before the hyphen: streams of one category are written one after the other.
+/// The part of a stream name before the hyphen. Writes to streams of one category are serialized.
 const CATEGORY: &str = "room";
 
-/// The programs of a PostgreSQL, and the scripts.
+/// The programs of PostgreSQL, and the scripts of message-db.
 #[derive(Clone, Debug)]
 pub struct Programs {
-    /// The folder with `initdb` and `postgres`.
+    /// The directory with `initdb` and `postgres`.
     pub postgres: PathBuf,
-    /// message-db's folder `database`.
+    /// message-db's directory `database`.
     pub scripts: PathBuf,
 }
 
@@ -102,7 +104,8 @@ impl Server {
         Ok(clients)
     }
 
-    /// What PostgreSQL does by itself some minutes after much was written: its plans rest on it.
+    /// Updates the planner's statistics. PostgreSQL does this automatically, but only some minutes
+    /// after many writes.
     pub async fn analyze(&self) -> Outcome<()> {
         let mut connection = Connection::open(self.port, USER, DATABASE).await?;
         connection.prepare("analyze", "ANALYZE message_store.messages").await?;
@@ -115,7 +118,7 @@ impl Server {
     }
 }
 
-/// Whom to run as, if we are root.
+/// Returns the user to run PostgreSQL as, if this process runs as root.
 fn ordinary_user() -> Outcome<Option<(u32, u32)>> {
     if !rustix::process::geteuid().is_root() {
         return Ok(None);
@@ -131,13 +134,13 @@ fn ordinary_user() -> Outcome<Option<(u32, u32)>> {
     find("postgres").or_else(|| find("nobody")).map(Some).ok_or("no user to run PostgreSQL as".to_owned())
 }
 
-/// One caller's.
+/// The client of one caller.
 pub struct Client {
     connection: Connection,
 }
 
 impl Client {
-    /// The version is how many events the stream has.
+    /// Appends events. The version is the number of events in the stream.
     pub async fn append(&mut self, mut draft: Draft<'_>) -> Outcome<u64> {
         let stream = format!("{CATEGORY}-{}", draft.aggregate);
         for number in 0..draft.events {
@@ -145,7 +148,7 @@ impl Client {
             let parameters: [&[u8]; 4] = [&id, stream.as_bytes(), b"RoomCreated", data.as_bytes()];
             match draft.expectation {
                 Expectation::Version(version) => {
-                    // message-db counts from 0, and has -1 for a stream that does not exist.
+                    // message-db counts from 0. It expects -1 for a stream that does not exist.
                     let expected = (version as i64 + number as i64 - 1).to_string();
                     let [id, stream, kind, data] = parameters;
                     self.connection.execute("write", &[id, stream, kind, data, expected.as_bytes()]);
@@ -173,7 +176,7 @@ impl Client {
         }
     }
 
-    /// The whole category, which is everything here.
+    /// Reads the category, which contains all events here.
     pub async fn read_all(&mut self) -> Outcome<u64> {
         let (mut events, mut from) = (0, 1u64);
         loop {
@@ -190,7 +193,7 @@ impl Client {
     }
 }
 
-/// message-db takes JSON alone, so the payload is one text of the same length: random base64.
+/// message-db accepts only JSON, so the payload is a string of the same length: random base64.
 fn json(payload: &[u8; PAYLOAD_BYTES], is_json: bool) -> String {
     if is_json {
         return String::from_utf8_lossy(payload).into_owned();

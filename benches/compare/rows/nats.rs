@@ -1,6 +1,7 @@
-//! NATS JetStream with `sync_interval: always`, without which it syncs every two minutes. One stream holds all; an
-//! aggregate is a subject, and an expectation the stream's sequence number of that subject's last message. Many
-//! events in a call are an atomic batch.
+//! NATS JetStream with `sync_interval: always`. By default, it syncs every two minutes.
+//!
+//! One stream contains all events. An aggregate is a subject, and its version is the stream
+//! sequence number of the subject's last message. Several events in one call are an atomic batch.
 
 mod protocol;
 
@@ -28,7 +29,7 @@ const CONFIGURATION: &str = "jetstream {
 ";
 const STREAM: &str = r#"{"name":"EVENTS","subjects":["event.>"],"storage":"file","num_replicas":1,
     "retention":"limits","discard":"new","allow_direct":true,"allow_atomic":true}"#;
-/// Messages of a page when a subject is read.
+/// Messages per page when a subject is read.
 const PAGE: u64 = 1000;
 
 pub struct Server {
@@ -54,7 +55,7 @@ impl Server {
         Ok(server)
     }
 
-    /// One connection for each sixteen callers, as with the others.
+    /// Opens one connection per 16 callers, as for systems with a gRPC API.
     pub async fn clients(&self, count: usize) -> Outcome<Vec<Client>> {
         const SHARING: usize = 16;
         let mut clients = Vec::new();
@@ -73,7 +74,7 @@ impl Server {
     }
 }
 
-/// One caller's.
+/// The client of one caller.
 pub struct Client {
     connection: Connection,
     id: u64,
@@ -90,7 +91,7 @@ impl Client {
     }
 
     async fn answer(&mut self) -> Outcome<Message> {
-        self.answers.recv().await.ok_or("the connection broke".to_owned())
+        self.answers.recv().await.ok_or("connection closed".to_owned())
     }
 
     async fn api(&mut self, subject: &str, body: &str) -> Outcome<Message> {
@@ -102,7 +103,7 @@ impl Client {
         Ok(answer)
     }
 
-    /// The version is the stream's sequence number of the aggregate's last event.
+    /// Appends events. The version is the stream sequence number of the aggregate's last event.
     pub async fn append(&mut self, mut draft: Draft<'_>) -> Outcome<u64> {
         self.batches += 1;
         let batch = format!("{}.{}", self.id, self.batches);
@@ -119,7 +120,8 @@ impl Client {
         digits.ok_or_else(|| format!("not stored: {text} {}", String::from_utf8_lossy(&answer.headers)))
     }
 
-    /// By batched direct gets, the documented way to read a subject without making a consumer.
+    /// Loads events with batched direct gets, the documented way to read a subject without a
+    /// consumer.
     pub async fn load(&mut self, aggregate: &str) -> Outcome<u64> {
         let (mut events, mut next) = (0, 1);
         loop {
@@ -141,7 +143,7 @@ impl Client {
         }
     }
 
-    /// By an ordered push consumer with flow control.
+    /// Reads with an ordered push consumer with flow control.
     pub async fn read_all(&mut self, count: u64) -> Outcome<u64> {
         let mut following = self.consume("all").await?;
         let mut events = 0;
@@ -151,7 +153,7 @@ impl Client {
         Ok(events)
     }
 
-    /// Gives every event from now on.
+    /// Subscribes to new events.
     pub async fn follow(&mut self) -> Outcome<Following> {
         self.consume("new").await
     }
@@ -170,7 +172,7 @@ impl Client {
     }
 }
 
-/// Events as they come.
+/// A subscription.
 pub struct Following {
     connection: Connection,
     messages: UnboundedReceiver<Message>,
@@ -179,12 +181,12 @@ pub struct Following {
 impl Following {
     pub async fn next(&mut self, mut each: impl FnMut(&[u8])) -> Outcome<()> {
         loop {
-            let message = self.messages.recv().await.ok_or("the connection broke")?;
+            let message = self.messages.recv().await.ok_or("connection closed")?;
             if message.status().is_none() {
                 each(&message.payload);
                 return Ok(());
             }
-            // The server asks whether we have come this far; a heartbeat may name a question that is open.
+            // The server sends a flow control request. A heartbeat may repeat an unanswered one.
             let reply = std::str::from_utf8(&message.reply).unwrap_or_default();
             let question =
                 if reply.is_empty() { message.header("Nats-Consumer-Stalled").unwrap_or("") } else { reply };
@@ -195,7 +197,8 @@ impl Following {
     }
 }
 
-/// Of several, the last commits the batch and is the only one that is answered.
+/// Writes the publication of one event. The last event of a batch commits it, and only this one is
+/// answered.
 fn put_publication(out: &mut Vec<u8>, draft: &mut Draft<'_>, inbox: &str, batch: &str, number: usize) {
     let mut headers = Vec::with_capacity(256);
     put_parts(&mut headers, &[b"NATS/1.0\r\nNats-Msg-Id: ", &draft.supply.id(), b"\r\n"]);

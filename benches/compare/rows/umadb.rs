@@ -1,5 +1,5 @@
-//! UmaDB: events with tags, and appends under a condition. An aggregate is a tag, and the condition of an append
-//! is that no event with that tag came after the last one that the caller knows.
+//! UmaDB: events with tags, and conditional appends. An aggregate is a tag. The condition of an
+//! append is that no event with this tag follows the last one that the caller knows.
 
 use std::{
     fs,
@@ -25,7 +25,7 @@ pub struct Server {
 }
 
 impl Server {
-    /// At its defaults: it syncs twice before each answer.
+    /// Starts the server with its defaults. It syncs twice before each response.
     pub async fn start(program: &Path, folder: &Path) -> Outcome<Self> {
         fs::create_dir_all(folder).map_err(|error| error.to_string())?;
         let port = free_port()?;
@@ -64,14 +64,14 @@ struct Methods {
     subscribe: Call,
 }
 
-/// One caller's.
+/// The client of one caller.
 pub struct Client {
     connection: Connection,
     methods: Methods,
 }
 
 impl Client {
-    /// The version is the position of the aggregate's last event.
+    /// Appends events. The version is the position of the aggregate's last event.
     pub async fn append(&mut self, mut draft: Draft<'_>) -> Outcome<u64> {
         let request = frame(|out| {
             for _ in 0..draft.events {
@@ -88,7 +88,7 @@ impl Client {
         Ok(find(&answer, 1).map(Value::number).unwrap_or_default())
     }
 
-    /// A read by the aggregate's tag.
+    /// Reads the events with the aggregate's tag.
     pub async fn load(&mut self, aggregate: &str) -> Outcome<u64> {
         let request = frame(|out| put_message(out, 1, |query| put_tag_query(query, aggregate)));
         self.read(request).await
@@ -98,7 +98,7 @@ impl Client {
         self.read(frame(|_| ())).await
     }
 
-    /// In the server's own batches, since no size is asked for.
+    /// Reads in batches of the server's default size.
     async fn read(&mut self, request: Bytes) -> Outcome<u64> {
         let mut messages = self.connection.stream(&self.methods.read, request).await?;
         let mut events = 0;
@@ -114,7 +114,7 @@ impl Client {
     }
 }
 
-/// Events as they come, from the first one on.
+/// A subscription, from the first event on.
 pub struct Following {
     messages: Messages,
     #[expect(dead_code, reason = "the stream ends with its connection")]

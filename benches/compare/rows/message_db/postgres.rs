@@ -1,5 +1,5 @@
-//! As much of PostgreSQL's protocol as the benchmark needs: log in without a password, prepare a statement, execute
-//! it, count its rows.
+//! The part of the PostgreSQL protocol that the benchmark needs: log in without a password, prepare
+//! and execute statements, and count rows.
 
 use std::net::Ipv4Addr;
 
@@ -20,7 +20,7 @@ pub struct Connection {
     outgoing: Vec<u8>,
 }
 
-/// What a round of statements gave.
+/// The results of the statements before a sync.
 #[derive(Debug, Default)]
 pub struct Answer {
     pub rows: u64,
@@ -46,7 +46,7 @@ impl Connection {
         Ok(connection)
     }
 
-    /// Under a name, for all of the connection's time.
+    /// Prepares a named statement, which exists as long as the connection.
     pub async fn prepare(&mut self, name: &str, statement: &str) -> Outcome<()> {
         self.put(b'P', |out| {
             put_text(out, name);
@@ -56,7 +56,7 @@ impl Connection {
         self.sync().await.map(drop)
     }
 
-    /// Puts an execution into what [`Connection::sync`] sends. All parameters are texts.
+    /// Queues an execution for [`Connection::sync`]. All parameters are in text format.
     pub fn execute(&mut self, name: &str, parameters: &[&[u8]]) {
         self.put(b'B', |out| {
             put_text(out, "");
@@ -75,7 +75,7 @@ impl Connection {
         });
     }
 
-    /// Sends what was put, which is one transaction, and waits for its end.
+    /// Sends the queued executions, which are one transaction, and waits for its end.
     pub async fn sync(&mut self) -> Outcome<Answer> {
         self.put(b'S', |_| ());
         self.round().await
@@ -98,7 +98,7 @@ impl Connection {
                 self.incoming.reserve(READ_BYTES);
                 match self.socket.read_buf(&mut self.incoming).await {
                     Ok(1..) => continue,
-                    _ => return Err(problem.unwrap_or_else(|| "the connection broke".to_owned())),
+                    _ => return Err(problem.unwrap_or_else(|| "connection closed".to_owned())),
                 }
             };
             match kind {
@@ -108,7 +108,7 @@ impl Connection {
                 }
                 b'E' => problem = Some(String::from_utf8_lossy(&body).replace('\0', " ")),
                 b'Z' => return problem.map_or(Ok(answer), Err),
-                b'R' if body.as_ref() != 0u32.to_be_bytes() => return Err("a password is wanted".to_owned()),
+                b'R' if body.as_ref() != 0u32.to_be_bytes() => return Err("password required".to_owned()),
                 _ => {}
             }
         }
@@ -125,7 +125,8 @@ impl Connection {
     }
 }
 
-/// The number of columns, then each one's length and bytes.
+/// Returns the first column of a row, which consists of the number of columns, and the length and
+/// the bytes of each.
 fn first_column(row: Bytes) -> Bytes {
     let length = row.get(2..6).and_then(|length| length.try_into().ok()).map_or(0, u32::from_be_bytes);
     let end = 6 + length as usize;

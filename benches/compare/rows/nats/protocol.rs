@@ -1,4 +1,5 @@
-//! As much of NATS' text protocol as the benchmark needs: publish, subscribe, and messages that come in.
+//! The part of the NATS text protocol that the benchmark needs: publish, subscribe, and receive
+//! messages.
 
 use std::{cell::RefCell, collections::HashMap, net::Ipv4Addr, rc::Rc};
 
@@ -20,7 +21,7 @@ use crate::load::Outcome;
 
 const READ_BYTES: usize = 256 * 1024;
 
-/// A message that came in for a subscription.
+/// A message that a subscription received.
 #[derive(Clone, Debug)]
 pub struct Message {
     pub reply: Bytes,
@@ -29,20 +30,20 @@ pub struct Message {
 }
 
 impl Message {
-    /// The value of a header, if it has it.
+    /// Returns the value of a header.
     pub fn header(&self, name: &str) -> Option<&str> {
         let headers = std::str::from_utf8(&self.headers).ok()?;
         headers.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix(": "))
     }
 
-    /// The number after `NATS/1.0`, of messages that are not data.
+    /// Returns the status code after `NATS/1.0`. Data messages have none.
     pub fn status(&self) -> Option<u32> {
         let line = self.headers.strip_prefix(b"NATS/1.0 ")?;
         std::str::from_utf8(line.get(..3)?).ok()?.parse().ok()
     }
 }
 
-/// May be shared by callers: a clone is the same connection.
+/// A connection. Its clones share it.
 #[derive(Clone)]
 pub struct Connection {
     shared: Rc<Shared>,
@@ -57,7 +58,7 @@ struct Shared {
 
 impl Drop for Connection {
     fn drop(&mut self) {
-        // The writer has the other.
+        // Only the reader and the writer are left then. The writer has to exit.
         if Rc::strong_count(&self.shared) <= 3 {
             self.shared.written.notify_one();
         }
@@ -81,7 +82,7 @@ impl Connection {
         Ok(connection)
     }
 
-    /// Puts commands into what is sent next.
+    /// Queues commands to be sent.
     pub fn send(&self, fill: impl FnOnce(&mut Vec<u8>)) {
         fill(&mut self.shared.outgoing.borrow_mut());
         self.shared.written.notify_one();
@@ -117,7 +118,7 @@ async fn write(mut socket: OwnedWriteHalf, shared: Rc<Shared>) {
             }
             continue;
         }
-        // The reader and this one are left: nobody uses it any more.
+        // Only the reader and the writer are left: the connection is no longer used.
         if Rc::strong_count(&shared) <= 2 {
             return;
         }
@@ -135,11 +136,11 @@ async fn read(mut socket: OwnedReadHalf, shared: Rc<Shared>) {
         }
         while let Some(()) = take(&mut buffer, &shared) {}
     }
-    // Whoever waits for an answer learns that none will come.
+    // Ends the wait of all subscriptions.
     shared.subscriptions.borrow_mut().clear();
 }
 
-/// Takes one command out of the buffer, if it is whole.
+/// Handles the next command in the buffer. Returns `None` if it is incomplete.
 fn take(buffer: &mut BytesMut, shared: &Shared) -> Option<()> {
     let end = buffer.windows(2).position(|two| two == b"\r\n")?;
     let line = std::str::from_utf8(&buffer[..end]).unwrap_or_default();
@@ -168,7 +169,7 @@ fn take(buffer: &mut BytesMut, shared: &Shared) -> Option<()> {
     buffer.advance(2);
     let headers = payload.split_to(headers);
     if let Some(subscription) = shared.subscriptions.borrow().get(&id) {
-        // Who gave up its subscription wants no more of it.
+        // The receiver may have been dropped.
         _ = subscription.send(Message { reply, headers, payload });
     }
     Some(())
