@@ -111,10 +111,15 @@ impl Limit {
 }
 
 impl StoreError {
-    /// Returns the error of a task that did not end by itself: it panicked, or the service is
-    /// shutting down and cancelled it.
+    /// Returns the error of a task that writes nothing and did not end by itself: it panicked, or
+    /// the service is shutting down and cancelled it.
     pub fn of_task(error: &JoinError, what: &'static str) -> Self {
         if error.is_panic() { Self::Internal(what) } else { Self::Unavailable(Unavailable::ShuttingDown) }
+    }
+
+    /// Like [`StoreError::of_task`], for work that may have stored events before it was cancelled.
+    pub fn of_writing_task(error: &JoinError, what: &'static str) -> Self {
+        if error.is_panic() { Self::Internal(what) } else { Self::OutcomeUnknown }
     }
 }
 

@@ -353,7 +353,7 @@ impl Drop for Rebuilding {
 }
 
 fn aborted(error: &JoinError) -> WorldError {
-    StoreError::of_task(error, "the rebuild").into()
+    StoreError::of_writing_task(error, "the rebuild").into()
 }
 
 /// A rebuild in progress. It continues even if this is dropped.

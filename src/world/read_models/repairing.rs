@@ -54,7 +54,7 @@ pub async fn repair(
     while tries < TRIES_MAX {
         let (reading, its) = (source.clone(), id.clone());
         let looked = tokio::task::spawn_blocking(move || invalid_events(&reading, &its)).await;
-        let aborted = |error| Err(StoreError::of_task(&error, "the check of an object").into());
+        let aborted = |error| Err(StoreError::of_writing_task(&error, "the check of an object").into());
         let (kind, last, mut invalid_events) = looked.unwrap_or_else(aborted)?;
         if invalid_events.is_empty() {
             return Ok(repaired);
