@@ -46,6 +46,7 @@ pub use error::IndexError;
 use folder::IndexFolder;
 pub use folder::remove;
 use layers::{Layer, Layers};
+use memtable::Memtable;
 pub use scan::{IndexScan, KnownLogEnd};
 use source::{EntrySource, Hashed};
 use table::{Seed, Table, TableError};
@@ -171,6 +172,17 @@ impl std::fmt::Debug for Index {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct AbsentUpTo(Position);
 
+/// What the index knows in memory about events that may be stored.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Presence {
+    /// None of them is stored.
+    Absent(AbsentUpTo),
+    /// None of them is stored, except for these, which are probably not. Files must be read to know.
+    Unlikely(Vec<EventId>, AbsentUpTo),
+    /// At least one of them is stored.
+    Present,
+}
+
 /// The maximum number of cached heads: about 20 MiB.
 const HEADS_MAX: usize = 64 * 1024;
 
@@ -292,31 +304,51 @@ impl Index {
         Ok(head)
     }
 
-    /// Returns up to where none of these events is stored, or `None` if one may be. Reads only
-    /// memory.
-    pub fn absent_up_to(&self, ids: impl Iterator<Item = EventId> + Clone) -> Option<AbsentUpTo> {
+    /// Returns what is known about events that may be stored. Reads only memory.
+    pub fn presence(&self, ids: impl Iterator<Item = EventId> + Clone) -> Presence {
         let (older, position) = {
             let layers = self.layers();
             if ids.clone().any(|id| layers.recent.has_event(id)) {
-                return None;
+                return Presence::Present;
             }
             (layers.older.clone(), layers.complete.tip.position)
         };
-        let may_have = |id: EventId| {
-            let hash = self.seed.hash(id.as_bytes());
-            older.iter().any(|layer| match layer {
-                Layer::File(table) => table.may_have(hash),
-                Layer::Memory(memtable) => memtable.has_event(id),
-            })
-        };
-        (!ids.into_iter().any(may_have)).then_some(AbsentUpTo(position))
+        let hashed: Vec<_> = ids.map(|id| Hashed { id, hash: self.seed.hash(id.as_bytes()) }).collect();
+        let mut unlikely = Vec::new();
+        for layer in older.iter() {
+            match layer {
+                Layer::Memory(memtable) if hashed.iter().any(|event| memtable.has_event(event.id)) => {
+                    return Presence::Present;
+                }
+                Layer::Memory(_) => {}
+                Layer::File(table) => {
+                    let suspects = hashed.iter().filter(|event| table.may_have(event.hash));
+                    unlikely.extend(suspects.map(|event| event.id));
+                }
+            }
+        }
+        let up_to = AbsentUpTo(position);
+        if unlikely.is_empty() { Presence::Absent(up_to) } else { Presence::Unlikely(unlikely, up_to) }
     }
 
-    /// Whether events absent up to `up_to` certainly still are. Reads only the newest part in
-    /// memory.
-    pub fn is_still_absent(&self, up_to: AbsentUpTo, mut ids: impl Iterator<Item = EventId>) -> bool {
+    /// Whether events absent up to `up_to` certainly still are. Reads only memory.
+    pub fn is_still_absent(&self, up_to: AbsentUpTo, ids: impl Iterator<Item = EventId> + Clone) -> bool {
         let layers = self.layers();
-        layers.recent.after.position <= up_to.0 && !ids.any(|id| layers.recent.has_event(id))
+        let has_none = |memtable: &Memtable| !ids.clone().any(|id| memtable.has_event(id));
+        let mut memtable = &layers.recent;
+        let mut older = layers.older.iter().rev();
+        loop {
+            if !has_none(memtable) {
+                return false;
+            }
+            if memtable.after.position <= up_to.0 {
+                return true;
+            }
+            match older.next() {
+                Some(Layer::Memory(next)) => memtable = next,
+                Some(Layer::File(_)) | None => return false,
+            }
+        }
     }
 
     /// Returns the address of the event with this id.

@@ -28,7 +28,7 @@ use crate::{
         AggregateId, AppendBounds, Content, ContentDigest, EventId, NewEvent, SequenceNumber, Snapshot,
         record::ReplicationMark,
     },
-    index::{AbsentUpTo, Head, Index, Upkeep, WaitMode},
+    index::{AbsentUpTo, Head, Index, Presence, Upkeep, WaitMode},
     log::{Log, LogOffset, Tip},
     stats::Counters,
 };
@@ -38,6 +38,7 @@ mod group;
 mod numbering;
 mod poisoned;
 mod queue;
+mod replies;
 mod restore;
 mod settings;
 mod under_way;
@@ -48,6 +49,7 @@ use existing::{SentEvent, StoredEvents};
 pub use poisoned::{Poisoned, PoisonedBy};
 pub use queue::Origin;
 use queue::{Waiting, Weight};
+use replies::Replies;
 pub use restore::{RestoreError, RestoredTransaction};
 pub use settings::SequencerSettings;
 use under_way::AppendsUnderWay;
@@ -235,6 +237,7 @@ impl Sequencer {
             lingers: lingers.clone(),
             stored_events: stored_events.clone(),
             poisoned: poisoning,
+            replies: Replies::start(),
         };
         let thread = thread::Builder::new().name("sequencer".into()).spawn(move || worker.run(&waiting))?;
         let sequencer = Self {
@@ -282,8 +285,9 @@ impl Sequencer {
 
     /// Resolves when the thread has ended. Nothing is stored after that.
     pub async fn ended(&self) {
-        let mut tip = self.tip.clone();
-        while tip.changed().await.is_ok() {}
+        // Not the tip, which changes with every append.
+        let mut poisoned = self.poisoned.clone();
+        while poisoned.changed().await.is_ok() {}
     }
 
     /// Returns why the log is poisoned, or `None` if it is not.
@@ -313,15 +317,21 @@ impl Sequencer {
             return Err(StoreError::OutcomeUnknown);
         }
         let sent = SentEvent::all_of(append);
-        if let Some(up_to) = self.stored_events.absent_up_to(&sent) {
-            return Ok(EarlierAttempt::NotFound { absent_up_to: Some(up_to) });
-        }
+        let unlikely = match self.stored_events.presence(&sent) {
+            Presence::Absent(up_to) => return Ok(EarlierAttempt::NotFound { absent_up_to: Some(up_to) }),
+            Presence::Unlikely(ids, up_to) => Some((ids, up_to)),
+            Presence::Present => None,
+        };
         const NOT_FOUND: EarlierAttempt = EarlierAttempt::NotFound { absent_up_to: None };
         let Ok(place) = self.looking_up.clone().acquire_owned().await else { return Ok(NOT_FOUND) };
         let (stored_events, settings, tip) = (self.stored_events.clone(), self.settings.clone(), self.tip());
         let looked_up = tokio::task::spawn_blocking(move || {
             // The permit is held until the lookup ends, even if the caller is gone.
             let _place = place;
+            // Most suspects are false positives of a filter. The other events need no second look.
+            if let Some((_, up_to)) = unlikely.filter(|(ids, _)| stored_events.are_absent(ids)) {
+                return Ok(EarlierAttempt::NotFound { absent_up_to: Some(up_to) });
+            }
             let found = stored_events.find(&sent)?.filter(|found| found.bounds.last <= tip.position);
             let index = &stored_events.index;
             Ok(found.map_or(NOT_FOUND, |found| {

@@ -29,6 +29,9 @@ use crate::{
 /// a block.
 pub const RUN_MAX: usize = 128;
 
+/// The lower bound of the keys of event ids.
+pub const IDS_FROM: &[u8] = b"i";
+
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
 pub struct Entry {
     pub key: Bytes,

@@ -13,8 +13,8 @@ use bytes::Bytes;
 use super::{
     Complete, Continued, IndexBatch, Totals,
     entry::{
-        Entry, EventRun, StoredId, aggregate_key, event_id_in, frame_entry, transaction_entry,
-        transaction_key,
+        Entry, EventRun, IDS_FROM, StoredId, aggregate_key, event_id_in, filtered, frame_entry,
+        transaction_entry, transaction_key,
     },
     source::EntrySource,
     table::TableError,
@@ -93,12 +93,22 @@ impl Memtable {
     }
 
     /// Returns all entries, sorted by key.
-    pub fn sorted(&self) -> Vec<Entry> {
-        let ids = self.ids.iter().map(|(id, stored)| stored.entry(*id));
-        let others = self.others.iter().map(|(key, value)| Entry { key: key.clone(), value: value.clone() });
-        let mut all: Vec<_> = ids.chain(others).collect();
-        all.sort_unstable();
-        all
+    pub fn sorted(&self) -> impl Iterator<Item = Entry> {
+        let mut ids: Vec<_> = self.ids.iter().collect();
+        ids.sort_unstable_by_key(|(id, _)| *id.as_bytes());
+        let ids = ids.into_iter().map(|(id, stored)| stored.entry(*id));
+        let others = |range: (Bound<&[u8]>, Bound<&[u8]>)| {
+            let entries = self.others.range::<[u8], _>(range);
+            entries.map(|(key, value)| Entry { key: key.clone(), value: value.clone() })
+        };
+        let before = others((Bound::Unbounded, Bound::Excluded(IDS_FROM)));
+        before.chain(ids).chain(others((Bound::Included(IDS_FROM), Bound::Unbounded)))
+    }
+
+    /// Returns the number of entries that go into a filter, or slightly more.
+    pub fn filtered_max(&self) -> u64 {
+        let others = self.others.keys().filter(|key| filtered(key).is_some()).count();
+        (self.ids.len() as u64).saturating_add(others as u64)
     }
 }
 

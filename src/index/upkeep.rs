@@ -19,7 +19,6 @@ use tracing::error;
 
 use super::{
     Index, Layer,
-    entry::filtered,
     memtable::Memtable,
     merge,
     source::EntrySource,
@@ -267,9 +266,7 @@ impl Index {
             events: memtable.event_count() as u64,
             transactions_lost: memtable.transactions_lost(),
         };
-        let entries = memtable.sorted();
-        let filtered = entries.iter().filter(|entry| filtered(&entry.key).is_some()).count() as u64;
-        self.folder.write(&summary, filtered, entries.into_iter().map(Ok))
+        self.folder.write(&summary, memtable.filtered_max(), memtable.sorted().map(Ok))
     }
 
     fn not_written(&self, error: &TableWriteError) {

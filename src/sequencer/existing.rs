@@ -11,7 +11,7 @@ use super::{Append, SnapshotThresholds, StoredAggregate, StoredAppend};
 use crate::{
     error::{Conflict, StoreError},
     event::{AggregateId, AppendBounds, ContentDigest, EventId, Position, SequenceNumber, record},
-    index::{AbsentUpTo, Head, Index, IndexError, StoredId, WaitMode},
+    index::{AbsentUpTo, Head, Index, IndexError, Presence, StoredId, WaitMode},
     log::{LogOffset, RecordAddress, RecordRun, Segments},
     refusals,
 };
@@ -77,9 +77,23 @@ pub(super) struct ExistingAppend {
 }
 
 impl StoredEvents {
-    /// See [`Index::absent_up_to`].
+    /// See [`Index::presence`].
+    pub fn presence(&self, sent: &[SentEvent]) -> Presence {
+        self.index.presence(sent.iter().map(|event| event.id))
+    }
+
+    /// Returns up to where none of these events is stored, or `None` if one may be. Reads only
+    /// memory.
     pub fn absent_up_to(&self, sent: &[SentEvent]) -> Option<AbsentUpTo> {
-        self.index.absent_up_to(sent.iter().map(|event| event.id))
+        match self.presence(sent) {
+            Presence::Absent(up_to) => Some(up_to),
+            Presence::Unlikely(..) | Presence::Present => None,
+        }
+    }
+
+    /// Whether none of these events is stored. If the index cannot tell, the answer is no.
+    pub fn are_absent(&self, ids: &[EventId]) -> bool {
+        ids.iter().all(|id| matches!(self.look_up(*id), Ok(None)))
     }
 
     /// Looks up an id in the index. If the index cannot tell, the event may be stored.

@@ -12,8 +12,8 @@ use std::{
 use tracing::debug;
 
 use super::{
-    GroupError, Reply, RestoreError, SequencerCall, StoredAppend, StoredSnapshot, Worker, disk_full,
-    existing::ExistingEvent, poisoned::PoisonedBy, under_way::UnderWay,
+    GroupError, RestoreError, SequencerCall, Worker, disk_full, existing::ExistingEvent,
+    poisoned::PoisonedBy, replies::Delivery,
 };
 use crate::{
     clock::Implausible,
@@ -45,15 +45,8 @@ pub(super) struct OpenGroup {
     disk_is_full: bool,
     /// The replication marks that the group includes.
     marks: Vec<ReplicationMark>,
-    answers: Vec<PendingReply>,
+    answers: Vec<Delivery>,
     began: Instant,
-}
-
-enum PendingReply {
-    Append(Reply<StoredAppend>, Result<StoredAppend, StoreError>, UnderWay),
-    Snapshot(Reply<StoredSnapshot>, Result<StoredSnapshot, StoreError>),
-    Restore(Reply<Tip, RestoreError>, Result<Tip, RestoreError>),
-    RestoreSnapshot(Reply<(), RestoreError>, Result<(), RestoreError>),
 }
 
 impl OpenGroup {
@@ -82,14 +75,14 @@ impl OpenGroup {
             SequencerCall::Append { append, absent_up_to, weight, reply, under_way } => {
                 drop(weight);
                 let result = self.append(worker, append, absent_up_to);
-                self.answers.push(PendingReply::Append(reply, result, under_way));
+                self.answers.push(Delivery::Append(reply, result, under_way));
             }
             SequencerCall::Snapshot { snapshot, weight, reply } => {
                 if !self.events.is_empty() {
                     return Some(SequencerCall::Snapshot { snapshot, weight, reply });
                 }
                 let result = self.admit(worker).and_then(|()| self.snapshot(worker, snapshot));
-                self.answers.push(PendingReply::Snapshot(reply, result));
+                self.answers.push(Delivery::Snapshot(reply, result));
             }
             SequencerCall::Restore { transactions, reply } => {
                 let result = match self.disk_is_full && !transactions.is_empty() {
@@ -100,14 +93,14 @@ impl OpenGroup {
                     )),
                     false => self.restore(worker, transactions),
                 };
-                self.answers.push(PendingReply::Restore(reply, result));
+                self.answers.push(Delivery::Restore(reply, result));
             }
             SequencerCall::RestoreSnapshot { record, reply } => {
                 if !self.events.is_empty() {
                     return Some(SequencerCall::RestoreSnapshot { record, reply });
                 }
                 let result = self.restore_snapshot(worker, &record);
-                self.answers.push(PendingReply::RestoreSnapshot(reply, result));
+                self.answers.push(Delivery::RestoreSnapshot(reply, result));
             }
             SequencerCall::MarksWaiting => {}
             SequencerCall::Stop => return Some(SequencerCall::Stop),
@@ -190,9 +183,7 @@ impl Worker {
             // Before the answers: a client that retries with the same ids must get the same result.
             self.not_stored(error, events.into_keys().collect());
         }
-        for answer in answers {
-            answer.send(written.as_ref().err(), self);
-        }
+        self.replies.send(answers.into_iter().map(|answer| answer.decide(written.as_ref().err(), self)));
     }
 
     /// Writes the waiting replication marks. A crash may lose them.
@@ -237,10 +228,10 @@ impl Worker {
     }
 }
 
-impl PendingReply {
-    /// Sends the answer. If the group failed, the caller gets the failure and not a result that was
-    /// derived from the group.
-    fn send(self, failed: Option<&GroupError>, worker: &Worker) {
+impl Delivery {
+    /// Decides the answer. If the group failed, the caller gets the failure and not a result that
+    /// was derived from the group.
+    fn decide(self, failed: Option<&GroupError>, worker: &Worker) -> Self {
         let for_caller = || failed.map(|error| error.for_caller(&worker.settings));
         let for_restorer = || {
             failed.map(|error| match error {
@@ -248,7 +239,6 @@ impl PendingReply {
                 GroupError::Write(_) | GroupError::Broken => RestoreError::Failed(error.to_string()),
             })
         };
-        // A caller that is gone needs no answer; its append is stored all the same.
         match self {
             Self::Append(reply, result, under_way) => {
                 let published = worker.published.borrow().position;
@@ -262,18 +252,19 @@ impl PendingReply {
                 {
                     worker.counters.events_stored.add(stored.bounds.event_count());
                 }
-                _ = reply.send(result);
-                drop(under_way);
+                Self::Append(reply, result, under_way)
             }
             Self::Snapshot(reply, result) => {
                 let result = for_caller().map_or(result, Err);
                 if result.as_ref().is_ok_and(|stored| !stored.dropped) {
                     worker.counters.snapshots_stored.add(1);
                 }
-                _ = reply.send(result);
+                Self::Snapshot(reply, result)
             }
-            Self::Restore(reply, result) => _ = reply.send(for_restorer().map_or(result, Err)),
-            Self::RestoreSnapshot(reply, result) => _ = reply.send(for_restorer().map_or(result, Err)),
+            Self::Restore(reply, result) => Self::Restore(reply, for_restorer().map_or(result, Err)),
+            Self::RestoreSnapshot(reply, result) => {
+                Self::RestoreSnapshot(reply, for_restorer().map_or(result, Err))
+            }
         }
     }
 }

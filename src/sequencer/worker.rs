@@ -21,6 +21,7 @@ use super::{
     AdmissionCheck, GroupError, Marks, RestoreError, SequencerCall, SequencerSettings,
     existing::{SentEvent, StoredEvents},
     poisoned::{Poisoned, PoisonedBy},
+    replies::Replies,
 };
 use crate::{
     error::StoreError,
@@ -44,6 +45,7 @@ pub(super) struct Worker {
     pub(super) lingers: Arc<AtomicBool>,
     pub(super) stored_events: StoredEvents,
     pub(super) poisoned: watch::Sender<Option<Arc<Poisoned>>>,
+    pub(super) replies: Replies,
     /// Dropped when the thread ends, which writes the whole index to files.
     pub(super) _upkeep: Upkeep,
 }
