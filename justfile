@@ -8,6 +8,7 @@ default:
 check:
     cargo fmt --check
     cargo clippy --locked --all-targets -- -D warnings
+    cargo clippy --locked -- -D warnings
     RUSTDOCFLAGS="-D warnings" cargo doc --locked --no-deps
 
 # All tests. Needs Go 1.25 or later at the first run, to build ImmuDB.

@@ -17,11 +17,12 @@ use crate::{
     config::{Config, LoadedConfig, Warning},
     log,
     printable::escaped,
-    server::ServerOptions,
+    server::{ServerOptions, settings},
     telemetry,
 };
 
 mod client;
+mod error;
 mod health;
 mod import;
 mod init;
@@ -30,6 +31,8 @@ mod permissions;
 mod repair;
 mod resolve;
 mod serve;
+
+use error::{Error, UsageError};
 
 /// The exit code for invalid usage or an invalid configuration.
 const EXIT_USAGE: u8 = 64;
@@ -157,14 +160,14 @@ pub fn main() -> ExitCode {
     let loaded = match Config::load(arguments.config.as_deref(), environment()) {
         Ok(loaded) => loaded,
         Err(error) => {
-            let named = arguments.config.map(|file| format!("{} and ", file.display())).unwrap_or_default();
-            return refused(&format!("invalid configuration ({named}environment variables): {error}"));
+            let source = Box::new(error);
+            return report(&Error::Usage(UsageError::Config { file: arguments.config, source }));
         }
     };
     if command.uses_storage()
-        && let Err(why) = may_use_storage(&loaded)
+        && let Err(error) = may_use_storage(&loaded)
     {
-        return refused(&why);
+        return report(&Error::Usage(error));
     }
     permissions::restrict(&loaded.config);
     match command {
@@ -213,36 +216,29 @@ impl CliCommand {
 /// Returns an error if there is no configuration file, or if there is no log in the configured
 /// directory but one where an earlier version would have looked. Otherwise the command would use an
 /// empty log in place of the existing one.
-fn may_use_storage(loaded: &LoadedConfig) -> Result<(), String> {
+fn may_use_storage(loaded: &LoadedConfig) -> Result<(), UsageError> {
     let absolute = |path: &Path| std::path::absolute(path).unwrap_or_else(|_| path.to_owned());
     for warning in &loaded.warnings {
         if let Warning::NoFile { looked_for } = warning {
-            let looked_for: Vec<_> =
-                looked_for.iter().map(|path| absolute(path).display().to_string()).collect();
-            return Err(format!(
-                "no configuration file found; searched: {}. Run `aethyr-event-store init` to create \
-                 conf/server.yml, or use --config FILE",
-                looked_for.join(", ")
-            ));
+            let looked_for = looked_for.iter().map(|path| absolute(path)).collect();
+            return Err(UsageError::NoConfigFile { looked_for });
         }
     }
     let log = &loaded.config.event_sourcing.log_path;
     let former = loaded.former_log_path.as_deref().filter(|former| log::is_there(former));
     match former.filter(|_| !log::is_there(log)) {
-        Some(former) => Err(format!(
-            "found a log in {}, but none in {}: relative paths start at the directory of the configuration file (or at \
-             its parent, if it is called conf), not at the working directory. If the log is the current one, move the \
-             storage or configure absolute paths; if it is an old copy, move it away",
-            absolute(former).display(),
-            log.display()
-        )),
+        Some(former) => Err(UsageError::FormerLog { former: absolute(former), log: log.clone() }),
         None => Ok(()),
     }
 }
 
-fn refused(why: &str) -> ExitCode {
-    say(&format!("aethyr-event-store: {why}"));
-    ExitCode::from(EXIT_USAGE)
+/// Prints the error, and returns the exit code for it.
+fn report(error: &Error) -> ExitCode {
+    // A command whose reader is gone ends without a message.
+    if !matches!(error, Error::OutputClosed) {
+        say(&format!("aethyr-event-store: {error}"));
+    }
+    if matches!(error, Error::Usage(_)) { ExitCode::from(EXIT_USAGE) } else { ExitCode::FAILURE }
 }
 
 fn pending(loaded: &LoadedConfig, what: PendingCommand) -> ExitCode {
@@ -283,30 +279,22 @@ fn check_config(loaded: &LoadedConfig) -> ExitCode {
 }
 
 /// Runs a command to completion. If it fails, prints the reason.
-fn run(command: impl Future<Output = Result<(), String>>) -> ExitCode {
+fn run(command: impl Future<Output = Result<(), Error>>) -> ExitCode {
     let result = match Runtime::new() {
         Ok(runtime) => runtime.block_on(command),
-        Err(error) => Err(error.to_string()),
+        Err(error) => Err(Error::Io(error)),
     };
     match result {
         Ok(()) => ExitCode::SUCCESS,
-        // The reader of standard output is gone.
-        Err(error) if error.is_empty() => ExitCode::FAILURE,
-        Err(error) => {
-            say(&format!("aethyr-event-store: {error}"));
-            ExitCode::FAILURE
-        }
+        Err(error) => report(&error),
     }
 }
 
 /// Like `run`, but initializes logging first. For commands that use the storage, so that their
 /// actions are recorded in the log file.
-fn logged(loaded: &LoadedConfig, command: impl Future<Output = Result<(), String>>) -> ExitCode {
-    match telemetry::init(&loaded.config.logging) {
+fn logged(loaded: &LoadedConfig, command: impl Future<Output = Result<(), Error>>) -> ExitCode {
+    match telemetry::init(&settings::telemetry(&loaded.config.logging)) {
         Ok(_guard) => run(command),
-        Err(error) => {
-            say(&format!("aethyr-event-store: {error}"));
-            ExitCode::from(EXIT_USAGE)
-        }
+        Err(error) => report(&Error::Usage(error.into())),
     }
 }

@@ -19,15 +19,14 @@ mod aethyr;
 mod changes;
 mod environment;
 mod folders;
+#[cfg(feature = "fuzzing")]
 pub(crate) mod fuzzing;
 mod keys;
 mod locations;
-mod log_filter;
 mod sections;
 #[cfg(test)]
 mod tests;
 
-pub use log_filter::log_filter;
 pub use sections::{
     EventSourcingConfig, ImmudbConfig, LimitsConfig, LoggingConfig, RawAppends, RequireContact, ServerConfig,
     WorldConfig,

@@ -23,9 +23,9 @@ pub enum CrashPoint {
     /// A snapshot has been added to a group.
     SnapshotLaidOut,
     /// The torn tail of the log was saved to a file, but has not been truncated.
-    TornEndKept,
+    TornTailSaved,
     /// The bytes after the last frame were truncated, but not durably.
-    TornEndCut,
+    TornTailTruncated,
     /// The index has been rebuilt up to a position within the log.
     IndexMidway,
     /// An index file is durable but has not been renamed to its final name.
@@ -69,8 +69,8 @@ impl CrashPoint {
         Self::AfterLocalSync,
         Self::BeforeAnswer,
         Self::SnapshotLaidOut,
-        Self::TornEndKept,
-        Self::TornEndCut,
+        Self::TornTailSaved,
+        Self::TornTailTruncated,
         Self::IndexMidway,
         Self::IndexFileWritten,
         Self::IndexFileNamed,
@@ -101,8 +101,8 @@ impl CrashPoint {
             Self::AfterLocalSync => "after_local_sync",
             Self::BeforeAnswer => "before_answer",
             Self::SnapshotLaidOut => "snapshot_laid_out",
-            Self::TornEndKept => "torn_end_kept",
-            Self::TornEndCut => "torn_end_cut",
+            Self::TornTailSaved => "torn_tail_saved",
+            Self::TornTailTruncated => "torn_tail_truncated",
             Self::IndexMidway => "index_midway",
             Self::IndexFileWritten => "index_file_written",
             Self::IndexFileNamed => "index_file_named",

@@ -5,18 +5,21 @@
 //! and encode responses. `status` turns errors into statuses.
 
 mod event_store;
+#[cfg(feature = "fuzzing")]
 pub(crate) mod fuzzing;
 mod health;
 mod json_client;
 mod methods;
+mod settings;
 mod status;
 pub mod transport;
 mod violations;
 pub mod wire;
 mod world;
 
-pub use event_store::EventStoreCalls;
+pub use event_store::{EventStoreCalls, EventStoreParts};
 pub use health::{HealthReport, HealthReporter};
 pub use json_client::{Answers, ClientError, JsonClient};
+pub use settings::{EventStoreSettings, RequestLimits, TransportSettings};
 pub use transport::Bounds;
 pub use world::WorldCalls;

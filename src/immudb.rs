@@ -7,6 +7,7 @@
 //! happen. Nothing here retries.
 
 mod error;
+#[cfg(feature = "fuzzing")]
 pub(crate) mod fuzzing;
 mod pages;
 mod session;

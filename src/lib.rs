@@ -31,8 +31,8 @@
 //! - [`stats`] has the counters, and [`progress`] reports long operations.
 //! - [`printable`] and [`secret`] keep unsafe text and passwords out of terminals and logs.
 //! - [`threads`] starts named threads and lowers the priority of those whose work may wait.
-//! - [`crash_point`] names points at which a test can abort the process, and [`fuzzing`] has the
-//!   entry points of the fuzz targets.
+//! - [`crash_point`] names points at which a test can abort the process. `fuzzing` has the entry
+//!   points of the fuzz targets, and exists only with the feature of that name.
 //!
 //! The promises of `docs/guarantees.md`, and the tests that cover them (in `tests/it`, except
 //! `…::tests`):
@@ -61,6 +61,7 @@ pub mod crash_point;
 pub mod error;
 pub mod event;
 pub mod event_files;
+#[cfg(feature = "fuzzing")]
 #[doc(hidden)]
 pub mod fuzzing;
 pub mod grpc;

@@ -28,6 +28,7 @@ pub mod clean_stop;
 mod cursor;
 mod frame;
 mod frame_search;
+#[cfg(feature = "fuzzing")]
 pub(crate) mod fuzzing;
 mod group;
 mod lock;

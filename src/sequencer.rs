@@ -51,7 +51,7 @@ pub use queue::Origin;
 use queue::{Waiting, Weight};
 use replies::Replies;
 pub use restore::{RestoreError, RestoredTransaction};
-pub use settings::SequencerSettings;
+pub use settings::Settings;
 use under_way::AppendsUnderWay;
 pub use under_way::UnderWay;
 use worker::Worker;
@@ -174,7 +174,7 @@ pub struct Sequencer {
     marks: Marks,
     lingers: Arc<AtomicBool>,
     thread: thread::Thread,
-    settings: Arc<SequencerSettings>,
+    settings: Arc<Settings>,
     tip: watch::Receiver<Tip>,
     stored_events: StoredEvents,
     /// Permits for lookups of stored events.
@@ -210,7 +210,7 @@ impl Sequencer {
     pub fn start(
         log: Log,
         index: Arc<Index>,
-        settings: SequencerSettings,
+        settings: Settings,
         admission: Arc<AdmissionCheck>,
         counters: Arc<Counters>,
     ) -> std::io::Result<(Self, SequencerThread)> {
@@ -483,7 +483,7 @@ enum GroupError {
 }
 
 impl GroupError {
-    fn for_caller(&self, settings: &SequencerSettings) -> StoreError {
+    fn for_caller(&self, settings: &Settings) -> StoreError {
         use crate::log::WriteError;
         use std::io::ErrorKind;
         match self {

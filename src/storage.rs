@@ -6,6 +6,7 @@ use std::{
     fs,
     io::{ErrorKind, Write},
     ops::ControlFlow,
+    path::{Path, PathBuf},
     sync::Arc,
 };
 
@@ -14,7 +15,6 @@ use tokio_util::sync::CancellationToken;
 use tracing::{error, info, warn};
 
 use crate::{
-    config::{EventSourcingConfig, LimitsConfig},
     event::{EventId, record},
     history::History,
     index::{
@@ -32,6 +32,19 @@ use crate::{
 
 /// The configuration key of the index directory.
 pub const INDEX_PATH: &str = "event_sourcing.index_path";
+
+/// Where the log and the index are, and their limits.
+#[derive(Debug, Clone)]
+pub struct Settings {
+    pub log_path: PathBuf,
+    pub index_path: PathBuf,
+    /// The size at which the log begins a new segment.
+    pub segment_bytes_max: u64,
+    /// The maximum number of types that the index counts by name.
+    pub types_max: u64,
+    /// Disk space in bytes that the index reserves for the log.
+    pub disk_free_min: u64,
+}
 
 /// The opened log and index. No other process can open them meanwhile.
 #[derive(Debug)]
@@ -94,28 +107,24 @@ impl Storage {
     /// # Errors
     /// Returns an error if another process has opened them, if the log is damaged, or if a file
     /// cannot be read or written.
-    pub fn open(config: &EventSourcingConfig, limits: &LimitsConfig) -> Result<Self, StorageError> {
-        Self::open_unless(config, limits, &CancellationToken::new())
+    pub fn open(settings: &Settings) -> Result<Self, StorageError> {
+        Self::open_unless(settings, &CancellationToken::new())
     }
 
     /// Same as [`Storage::open`], but stops early when `stop` is cancelled.
     ///
     /// # Errors
     /// See [`Storage::open`]. Also returns an error if it was stopped early.
-    pub fn open_unless(
-        config: &EventSourcingConfig,
-        limits: &LimitsConfig,
-        stop: &CancellationToken,
-    ) -> Result<Self, StorageError> {
-        let lock = Lock::take(&config.log_path, Access::ReadWrite)?;
-        let log_error = |source| OpenError::of_folder(&config.log_path, source);
-        let last_stop = clean_stop::check(&config.log_path).map_err(log_error)?;
-        let log_id = LogId::find(&config.log_path).map_err(log_error)?;
+    pub fn open_unless(settings: &Settings, stop: &CancellationToken) -> Result<Self, StorageError> {
+        let lock = Lock::take(&settings.log_path, Access::ReadWrite)?;
+        let log_error = |source| OpenError::of_folder(&settings.log_path, source);
+        let last_stop = clean_stop::check(&settings.log_path).map_err(log_error)?;
+        let log_id = LogId::find(&settings.log_path).map_err(log_error)?;
         // Claimed before anything in it is examined, so that the index of another log is neither
         // damaged nor deleted.
-        let mut index_owner = claim_index(config, log_id)?;
+        let mut index_owner = claim_index(&settings.index_path, log_id)?;
         // Done even if the index cannot be written, because it tells how far the log went.
-        let (found, is_found) = match IndexScan::read_folder(&config.index_path) {
+        let (found, is_found) = match IndexScan::read_folder(&settings.index_path) {
             Ok(found) => (found, true),
             Err(error) => {
                 error!(%error, "index is not readable; it is rebuilt from the log and kept in memory until the \
@@ -123,30 +132,30 @@ impl Storage {
                 (IndexScan::default(), false)
             }
         };
-        let seen = found.seen(&config.log_path).map(|seen| seen.end);
-        let recovered = recover(&config.log_path, seen).map_err(|error| match error {
+        let seen = found.seen(&settings.log_path).map(|seen| seen.end);
+        let recovered = recover(&settings.log_path, seen).map_err(|error| match error {
             OpenError::Older { folder: log } => {
-                StorageError::OlderLog { log, index: config.index_path.display().to_string() }
+                StorageError::OlderLog { log, index: settings.index_path.display().to_string() }
             }
             error => error.into(),
         })?;
         if last_stop.is_ok()
-            && let Err(error) = clean_stop::note(&config.log_path)
+            && let Err(error) = clean_stop::note(&settings.log_path)
         {
             // Recovery has rewritten the last group, but this is still the same log.
             warn!(%error, "cannot rewrite the record of the last clean stop");
         }
-        let log_id = LogId::keep(&config.log_path).map_err(log_error)?;
+        let log_id = LogId::keep(&settings.log_path).map_err(log_error)?;
         if let (Some(id), Some(index_owner)) = (log_id, &mut index_owner) {
             index_owner.name(id);
         }
         let parts = (recovered.segments().clone(), recovered.end);
-        let options = options(config, limits, is_found && index_owner.is_some());
-        let index = Index::open(&config.index_path, found, parts, options, stop);
+        let options = options(settings, is_found && index_owner.is_some());
+        let index = Index::open(&settings.index_path, found, parts, options, stop);
         catch_up(&index, &recovered, stop)?;
         let tip = index.complete().tip;
         info!(position = tip.position.0, aggregates = index.complete().aggregates, "local log opened");
-        let log = Log::new(recovered, tip, config.segment_bytes_max);
+        let log = Log::new(recovered, tip, settings.segment_bytes_max);
         let index = Arc::new(index);
         Ok(Self { lock, log, index, index_owner, log_id, last_stop, read_only: None })
     }
@@ -157,24 +166,23 @@ impl Storage {
     /// # Errors
     /// Returns an error if the log cannot be read either.
     pub fn open_read_only(
-        config: &EventSourcingConfig,
-        limits: &LimitsConfig,
+        settings: &Settings,
         why: &StorageError,
         stop: &CancellationToken,
     ) -> Result<Self, StorageError> {
-        let lock = Lock::take(&config.log_path, Access::ReadOnly)?;
-        let log_id =
-            LogId::find(&config.log_path).map_err(|source| OpenError::of_folder(&config.log_path, source))?;
-        let (recovered, last_group) = recover_read_only(&config.log_path)?;
+        let lock = Lock::take(&settings.log_path, Access::ReadOnly)?;
+        let log_id = LogId::find(&settings.log_path)
+            .map_err(|source| OpenError::of_folder(&settings.log_path, source))?;
+        let (recovered, last_group) = recover_read_only(&settings.log_path)?;
         let in_doubt = event_ids(&recovered, last_group)?;
         // The index of another log is not trusted.
-        let found = IndexScan::read_folder(&config.index_path).unwrap_or_default();
+        let found = IndexScan::read_folder(&settings.index_path).unwrap_or_default();
         let parts = (recovered.segments().clone(), recovered.end);
-        let options = options(config, limits, false);
-        let index = Index::open(&config.index_path, found, parts, options, stop);
+        let options = options(settings, false);
+        let index = Index::open(&settings.index_path, found, parts, options, stop);
         catch_up(&index, &recovered, stop)?;
         let tip = index.complete().tip;
-        let mut log = Log::new(recovered, tip, config.segment_bytes_max);
+        let mut log = Log::new(recovered, tip, settings.segment_bytes_max);
         log.fail();
         let read_only = Some(ReadOnly { reason: why.to_string(), in_doubt });
         let index = Arc::new(index);
@@ -184,9 +192,9 @@ impl Storage {
     }
 
     /// Returns whether a file can be written to the log directory.
-    pub fn is_writable(config: &EventSourcingConfig) -> bool {
-        let probe = config.log_path.join(".probe");
-        let written = fs::create_dir_all(&config.log_path).and_then(|()| fs::File::create(&probe));
+    pub fn is_writable(log_path: &Path) -> bool {
+        let probe = log_path.join(".probe");
+        let written = fs::create_dir_all(log_path).and_then(|()| fs::File::create(&probe));
         let written = written.and_then(|mut file| {
             file.write_all(&[0; 4096])?;
             file.sync_all()
@@ -214,24 +222,21 @@ fn event_ids(recovered: &Recovered, start: LogOffset) -> Result<HashSet<EventId>
     Ok(ids)
 }
 
-fn options(config: &EventSourcingConfig, limits: &LimitsConfig, writes: bool) -> IndexOptions {
+fn options(settings: &Settings, writes: bool) -> IndexOptions {
     IndexOptions {
-        types_max: limits.types_max,
+        types_max: settings.types_max,
         file_events: IndexOptions::FILE_EVENTS,
-        file_log_bytes: config.segment_bytes_max,
+        file_log_bytes: settings.segment_bytes_max,
         bytes_at_once: IndexOptions::BYTES_AT_ONCE,
-        disk_free_min: limits.disk_free_min,
+        disk_free_min: settings.disk_free_min,
         writes,
     }
 }
 
 /// Claims the index directory. Returns `None` if it cannot be used: the index is only derived from
 /// the log, so its failure must not make the log unavailable.
-fn claim_index(
-    config: &EventSourcingConfig,
-    log_id: Option<LogId>,
-) -> Result<Option<FolderOwner>, OwnerError> {
-    match FolderOwner::claim(&config.index_path, OwnerFile::Within, log_id, INDEX_PATH) {
+fn claim_index(index_path: &Path, log_id: Option<LogId>) -> Result<Option<FolderOwner>, OwnerError> {
+    match FolderOwner::claim(index_path, OwnerFile::Within, log_id, INDEX_PATH) {
         Ok(owner) => Ok(Some(owner)),
         Err(error @ OwnerError::Io { .. }) => {
             error!(%error, "index is not writable; missing entries are kept in memory until the next start");

@@ -37,8 +37,8 @@ pub use crate::{
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum StoredIn {
     LocalLog,
-    /// By this transaction in ImmuDB; 0 if it is unknown.
-    Immudb(u64),
+    /// In ImmuDB, by this transaction if it is known.
+    Immudb(Option<u64>),
 }
 
 /// The answer to an append.
@@ -194,18 +194,18 @@ impl EventStore {
         })
     }
 
-    /// Returns the transaction that contains the event at `position`, or 0 if it is unknown. The
-    /// append is stored, so nothing here may turn it into a failure.
-    fn transaction(&self, position: Position) -> u64 {
+    /// Returns the transaction that contains the event at `position`, if it is known. The append is
+    /// stored, so nothing here may turn it into a failure.
+    fn transaction(&self, position: Position) -> Option<u64> {
         if let Some(tx) = self.replication.committed_transaction(position) {
-            return tx;
+            return Some(tx);
         }
         let tx = self.history.index.transaction(position, WaitMode::AtOnce).unwrap_or_else(|error| {
             tracing::warn!(%error, position = position.0, "cannot look up the ImmuDB transaction of an \
              event");
             None
         });
-        tx.or_else(|| self.replication.supposed_transaction(position)).unwrap_or(0)
+        tx.or_else(|| self.replication.supposed_transaction(position))
     }
 
     /// Stores a snapshot, unless there is a newer one. Returns where it is stored.
@@ -222,7 +222,7 @@ impl EventStore {
         let stored = self.sequencer.snapshot(snapshot, origin).await?;
         match self.replication.wait_for_commit(stored.end, None, self.tip()).await {
             CommitOutcome::Local => Ok(StoredIn::LocalLog),
-            CommitOutcome::Immudb => Ok(StoredIn::Immudb(0)),
+            CommitOutcome::Immudb => Ok(StoredIn::Immudb(None)),
             CommitOutcome::Unknown => Err(StoreError::OutcomeUnknown),
         }
     }
@@ -263,6 +263,17 @@ impl EventStore {
     /// Returns an error if nothing may be read yet.
     pub fn admit_read(&self) -> Result<(), StoreError> {
         self.replication.admit_read(self.tip())
+    }
+
+    /// Returns the head of an aggregate, or `None` if the aggregate does not exist.
+    ///
+    /// # Errors
+    /// See [`StoreError`].
+    pub fn head(&self, id: &AggregateId) -> Result<Option<Head>, StoreError> {
+        self.counted_load(|| {
+            self.admit_read()?;
+            Ok(self.history.index.head(id)?)
+        })
     }
 
     /// Starts reading the events of an aggregate.

@@ -23,13 +23,26 @@ use tracing_subscriber::layer::SubscriberExt;
 use tracing_subscriber::util::SubscriberInitExt;
 use tracing_subscriber::{EnvFilter, Registry, reload};
 
-use crate::{
-    config::{LoggingConfig, log_filter},
-    printable::escaped,
-};
+use crate::printable::escaped;
+
+mod log_filter;
+
+pub use log_filter::log_filter;
 
 const FILE_NAME: &str = "system.log";
 const LINES_WAITING_MAX: usize = 16_384;
+
+/// The level, and the files to write to.
+#[derive(Debug, Clone)]
+pub struct Settings {
+    /// The directory of `system.log`.
+    pub folder: PathBuf,
+    /// In the syntax of [`log_filter()`].
+    pub level: String,
+    pub file_bytes_max: usize,
+    /// The maximum number of files, including `system.log` itself.
+    pub files_max: usize,
+}
 
 /// Flushes the queued lines when dropped, so it must be kept until the very end of the program.
 #[must_use]
@@ -52,14 +65,14 @@ pub enum TelemetryError {
 
 /// Starts logging to the configured outputs, for the rest of the program. If the directory is not
 /// writable, lines go to standard error only.
-pub fn init(config: &LoggingConfig) -> Result<Guard, TelemetryError> {
-    let filter = filter(&config.level)?;
+pub fn init(settings: &Settings) -> Result<Guard, TelemetryError> {
+    let filter = filter(&settings.level)?;
     let ansi = io::stderr().is_terminal();
     let (to_stderr, stderr) = Output::new("log-stderr", io::stderr(), Colours::from(ansi));
     let reopen = Arc::new(AtomicBool::new(false));
-    let (to_file, file) = match open(config) {
+    let (to_file, file) = match open(settings) {
         Ok(file) => {
-            let file = SystemLog { config: config.clone(), file, reopen: reopen.clone() };
+            let file = SystemLog { settings: settings.clone(), file, reopen: reopen.clone() };
             let (writer, output) = Output::new("log-file", file, Colours::None);
             (Some(writer), Ok(output))
         }
@@ -72,7 +85,7 @@ pub fn init(config: &LoggingConfig) -> Result<Guard, TelemetryError> {
     match file {
         Ok(output) => outputs.push(output),
         Err(error) => {
-            let path = std::path::absolute(&config.path).unwrap_or_else(|_| config.path.clone());
+            let path = std::path::absolute(&settings.folder).unwrap_or_else(|_| settings.folder.clone());
             let path = path.display();
             warn!(%path, %error, "logging.path is not writable; logging to standard error only");
         }
@@ -211,7 +224,7 @@ fn escaped_but_colours(text: &str) -> String {
 
 /// The file `system.log`, which is reopened on request.
 struct SystemLog {
-    config: LoggingConfig,
+    settings: Settings,
     file: FileRotate<AppendCount>,
     reopen: Arc<AtomicBool>,
 }
@@ -219,7 +232,7 @@ struct SystemLog {
 impl Write for SystemLog {
     fn write(&mut self, line: &[u8]) -> io::Result<usize> {
         if self.reopen.swap(false, Ordering::Acquire) {
-            match open(&self.config) {
+            match open(&self.settings) {
                 Ok(file) => self.file = file,
                 Err(error) => warn!(%error, "cannot reopen system.log; continuing with the old file"),
             }
@@ -234,13 +247,13 @@ impl Write for SystemLog {
 
 /// Opens `system.log`. Checks first that the directory is writable, because `FileRotate` panics or
 /// fails silently if it is not.
-fn open(config: &LoggingConfig) -> io::Result<FileRotate<AppendCount>> {
-    let folder = writable(&config.path)?;
-    let files_aside = config.files_max.saturating_sub(1);
+fn open(settings: &Settings) -> io::Result<FileRotate<AppendCount>> {
+    let folder = writable(&settings.folder)?;
+    let files_aside = settings.files_max.saturating_sub(1);
     Ok(FileRotate::new(
         folder.join(FILE_NAME),
         AppendCount::new(files_aside),
-        ContentLimit::BytesSurpassed(config.file_bytes_max.max(1)),
+        ContentLimit::BytesSurpassed(settings.file_bytes_max.max(1)),
         Compression::None,
         None,
     ))

@@ -48,7 +48,7 @@ use read_models::{
 };
 pub use read_models::{ReadModelError, remove_those_of as remove_read_models_of};
 use rules::{command::Commands, refusal::Refusal};
-pub use settings::{Shutdown, WorldSettings};
+pub use settings::{Settings, Shutdown};
 
 /// The game world. Shared by all calls.
 #[derive(Debug)]
@@ -79,7 +79,7 @@ impl World {
     /// cannot be opened, reports that and continues without them until they can.
     pub fn start(
         store: Arc<EventStore>,
-        settings: &WorldSettings,
+        settings: &Settings,
         projections: Vec<Box<dyn Projection>>,
         shutdown: Shutdown,
     ) -> Arc<Self> {
@@ -153,7 +153,7 @@ impl World {
         state.ok_or_else(|| Refusal::NoSuchObject(id.clone()).into())
     }
 
-    /// Opens the history of an aggregate, from one sequence number to another.
+    /// Opens the history of an aggregate, from one sequence number to another or to the last one.
     ///
     /// # Errors
     /// See [`World::get`].
@@ -161,7 +161,7 @@ impl World {
         &self,
         id: AggregateId,
         from: SequenceNumber,
-        to: SequenceNumber,
+        to: Option<SequenceNumber>,
         given_up: &CancellationToken,
     ) -> Result<entries::HistoryReader, WorldError> {
         entries::HistoryReader::open(&self.source, id, from, to, given_up)

@@ -11,7 +11,6 @@ use std::{
 use indicatif::{ProgressBar, ProgressStyle};
 
 use crate::{
-    load::Outcome,
     machine::Machine,
     measure::{
         appends::{self, Appends, Turn},
@@ -22,11 +21,14 @@ use crate::{
         outage::{self, Backlog},
     },
     options::Options,
+    outcome::Outcome,
     peers::{self, Peers},
-    plan::{Part, Plan, Spread, Work},
+    plan::{Part, Plan},
     process,
     results::{About, Appended, Disk, Results},
-    rows::{Row, System},
+    row::Row,
+    systems::System,
+    work::{Spread, Work},
 };
 
 pub struct Comparison {
@@ -153,10 +155,7 @@ impl Comparison {
             prepared.push((*row, system, events, appends, Vec::new()));
         }
         let is_one = work == Work { spread: Spread::Conditional, callers: 1, events: 1 };
-        let mut bare_server = match is_one {
-            true => Some(BareServer::start(&self.data).await?),
-            false => None,
-        };
+        let mut bare_server = if is_one { Some(BareServer::start(&self.data).await?) } else { None };
         for round in 0..self.plan.rounds {
             if let Some(bare_server) = &mut bare_server {
                 let floor = bare_server.measure(&self.data, self.plan.round).await?;

@@ -1,176 +1,26 @@
-//! The load generator: the events, the callers with their aggregates, and the pacing of calls.
+//! The load generator: the callers with their aggregates, and the pacing of calls.
 //!
 //! All systems get the same load, from one thread. The CPU time of the load generator is reported
 //! separately.
 
 pub mod closed;
 pub mod fill;
-pub mod grpc;
 pub mod paced;
-mod socket;
-pub mod wire;
 
 use std::{
     cell::{Cell, RefCell},
     rc::Rc,
 };
 
-use hdrhistogram::Histogram;
+use crate::{
+    draft::{Draft, Expectation},
+    outcome::Outcome,
+    statistics::{Latencies, latencies},
+    supply::Supply,
+    systems::Client,
+};
 
-use crate::rows::Client;
-
-/// A result whose error is a message. Every error ends the run.
-pub type Outcome<T> = Result<T, String>;
-
-pub const PAYLOAD_BYTES: usize = 256;
 pub const AGGREGATES: usize = 10_000;
-const SEED: u64 = 1;
-
-/// Words for generated descriptions.
-const WORDS: &[&str] = &[
-    "a",
-    "and",
-    "the",
-    "of",
-    "into",
-    "stone",
-    "narrow",
-    "corridor",
-    "leads",
-    "north",
-    "south",
-    "where",
-    "torches",
-    "flicker",
-    "on",
-    "damp",
-    "walls",
-    "an",
-    "old",
-    "merchant",
-    "sells",
-    "rusty",
-    "swords",
-    "beside",
-    "fountain",
-    "whose",
-    "water",
-    "has",
-    "long",
-    "since",
-    "turned",
-    "green",
-    "you",
-    "hear",
-    "distant",
-    "thunder",
-    "over",
-    "mountains",
-    "while",
-    "market",
-    "slowly",
-    "fills",
-    "with",
-    "travellers",
-    "from",
-    "every",
-    "province",
-];
-
-/// Latencies in nanoseconds.
-pub type Latencies = Histogram<u64>;
-
-pub fn latencies() -> Latencies {
-    Histogram::new_with_bounds(1, 600_000_000_000, 3).expect("valid bounds")
-}
-
-/// Random bytes and ids from a fixed seed.
-pub struct Supply {
-    random: fastrand::Rng,
-    bytes: Rc<[u8]>,
-    words: Rc<[u8]>,
-}
-
-impl Supply {
-    /// Creates one for each of `count` callers. They share the random bytes and words.
-    pub fn many(seed: u64, count: usize) -> Vec<Self> {
-        const SHARED_BYTES: usize = 1 << 20;
-        let mut random = fastrand::Rng::with_seed(SEED);
-        let bytes: Rc<[u8]> = (0..SHARED_BYTES).map(|_| random.u8(..)).collect();
-        let mut words = Vec::with_capacity(SHARED_BYTES + 32);
-        while words.len() < SHARED_BYTES {
-            words.extend_from_slice(random.choice(WORDS).expect("not empty").as_bytes());
-            words.push(b' ');
-        }
-        let words = Rc::from(words);
-        let own = |caller| fastrand::Rng::with_seed(SEED ^ seed.rotate_left(32) ^ (caller as u64 + 1));
-        let supply = |caller| Self { random: own(caller), bytes: bytes.clone(), words: Rc::clone(&words) };
-        (0..count).map(supply).collect()
-    }
-
-    pub fn payload(&mut self) -> [u8; PAYLOAD_BYTES] {
-        let start = self.random.usize(..self.bytes.len() - PAYLOAD_BYTES);
-        let mut payload = [0; PAYLOAD_BYTES];
-        payload.copy_from_slice(&self.bytes[start..start + PAYLOAD_BYTES]);
-        payload
-    }
-
-    /// Returns an attribute change as the events of a game world contain it: JSON with the length
-    /// of a payload.
-    pub fn json(&mut self) -> [u8; PAYLOAD_BYTES] {
-        const BEFORE: &[u8] = br#"{"key":"description","value":""#;
-        const BEHIND: &[u8] = br#""}"#;
-        let length = PAYLOAD_BYTES - BEFORE.len() - BEHIND.len();
-        let start = self.random.usize(..self.words.len() - length);
-        let mut payload = [0; PAYLOAD_BYTES];
-        payload[..BEFORE.len()].copy_from_slice(BEFORE);
-        payload[BEFORE.len()..][..length].copy_from_slice(&self.words[start..start + length]);
-        payload[BEFORE.len() + length..].copy_from_slice(BEHIND);
-        payload
-    }
-
-    /// Returns a version 4 UUID as text.
-    pub fn id(&mut self) -> [u8; 36] {
-        let id = uuid::Builder::from_random_bytes(self.random.u128(..).to_le_bytes()).into_uuid();
-        let mut text = [0; 36];
-        id.hyphenated().encode_lower(&mut text);
-        text
-    }
-}
-
-/// The version of the aggregate that an append expects.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Expectation {
-    None,
-    /// The version that the last append returned, as the system counts versions. 0 means that the
-    /// aggregate does not exist.
-    Version(u64),
-}
-
-/// An append to be sent.
-pub struct Draft<'a> {
-    pub aggregate: &'a str,
-    pub expectation: Expectation,
-    pub events: usize,
-    /// Stored in the first bytes of the first payload, so that followers can identify the event.
-    pub stamp: Option<u64>,
-    /// Whether the payload is JSON text.
-    pub json: bool,
-    pub supply: &'a mut Supply,
-}
-
-impl Draft<'_> {
-    pub fn payload(&mut self) -> [u8; PAYLOAD_BYTES] {
-        if self.json {
-            return self.supply.json();
-        }
-        let mut payload = self.supply.payload();
-        if let Some(stamp) = self.stamp.take() {
-            payload[..8].copy_from_slice(&stamp.to_be_bytes());
-        }
-        payload
-    }
-}
 
 /// The aggregates that one caller appends to, and their versions.
 #[derive(Debug)]
@@ -264,10 +114,8 @@ impl Caller {
     pub async fn append(&mut self, stamp: Option<u64>) -> Outcome<()> {
         let at = self.share.next;
         self.share.next = (at + 1) % self.share.names.len();
-        let expectation = match self.expecting {
-            true => Expectation::Version(self.share.versions[at]),
-            false => Expectation::None,
-        };
+        let expectation =
+            if self.expecting { Expectation::Version(self.share.versions[at]) } else { Expectation::None };
         let (events, json) = (self.events, self.json);
         let aggregate = &self.share.names[at];
         let Some(contention) = &self.contention else {

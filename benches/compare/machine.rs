@@ -9,7 +9,7 @@ use std::{
 
 use serde::{Deserialize, Serialize};
 
-use crate::load::Outcome;
+use crate::outcome::Outcome;
 
 #[derive(Clone, Debug, Default, Serialize, Deserialize)]
 pub struct Machine {
@@ -47,10 +47,10 @@ impl Machine {
 pub fn refuse_ram_disk(folder: &Path) -> Outcome<()> {
     const IN_MEMORY: [u32; 2] = [0x0102_1994, 0x8584_58f6];
     let found = rustix::fs::statfs(folder).map_err(|error| format!("{}: {error}", folder.display()))?;
-    match IN_MEMORY.contains(&(found.f_type as u32)) {
-        true => Err("cargo's target directory is on a RAM disk; set CARGO_TARGET_DIR".to_owned()),
-        false => Ok(()),
+    if IN_MEMORY.contains(&(found.f_type as u32)) {
+        return Err("cargo's target directory is on a RAM disk; set CARGO_TARGET_DIR".to_owned());
     }
+    Ok(())
 }
 
 /// Returns the file system type of the mount that contains the directory.

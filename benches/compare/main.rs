@@ -7,6 +7,18 @@
 //!
 //! The first run installs the other systems below cargo's target directory. All data is stored
 //! there, too.
+//!
+//! The modules, from top to bottom. A module uses only those below it:
+//!
+//! - [`comparison`] runs one part after the other, and [`report`] writes the page.
+//! - [`options`] are those of the command line. A [`plan`] has the parts and their lengths.
+//! - [`results`] stores what was measured.
+//! - [`measure`] has the measurements, and [`load`] the callers that make the calls.
+//! - [`systems`] starts the servers of the compared systems, and has a client for each.
+//! - [`peers`] installs their programs, [`process`] runs them, and [`machine`] describes where.
+//! - [`grpc`] is the client that all systems with a gRPC API share.
+//! - [`row`], [`work`], [`draft`], [`supply`], [`statistics`] and [`outcome`] are values that the
+//!   others share.
 
 #![allow(
     clippy::unwrap_used,
@@ -16,21 +28,25 @@
     clippy::print_stdout,
     reason = "a benchmark panics on errors and prints its progress"
 )]
-#![allow(dead_code, reason = "only a part of the tests' support code is used")]
 
 mod comparison;
+mod draft;
+mod grpc;
 mod load;
 mod machine;
 mod measure;
 mod options;
+mod outcome;
 mod peers;
 mod plan;
 mod process;
 mod report;
 mod results;
-mod rows;
-#[path = "../../tests/support/mod.rs"]
-mod support;
+mod row;
+mod statistics;
+mod supply;
+mod systems;
+mod work;
 
 use std::{
     fs::File,
@@ -38,10 +54,11 @@ use std::{
     process::ExitCode,
 };
 
+use aethyr_test_support as support;
 use comparison::Comparison;
-use load::Outcome;
 use measure::floor;
 use options::Options;
+use outcome::Outcome;
 use results::Results;
 use tokio::signal::unix::{SignalKind, signal};
 

@@ -3,8 +3,9 @@
 use std::{path::PathBuf, time::Duration};
 
 use crate::{
-    plan::{Part, Plan, Work},
-    rows::Row,
+    plan::{Part, Plan},
+    row::Row,
+    work::Work,
 };
 
 pub const USAGE: &str = "cargo bench --bench compare -- [options]

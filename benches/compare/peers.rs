@@ -6,11 +6,7 @@ use std::{
     process::Command,
 };
 
-use crate::{
-    load::Outcome,
-    rows::{Row, message_db::Programs},
-    support::immudb::ImmuDb,
-};
+use crate::{outcome::Outcome, row::Row, support::immudb::ImmuDb};
 
 /// The version that the tests use.
 pub const IMMUDB_VERSION: &str = "1.11.1";
@@ -95,7 +91,7 @@ impl Peers {
     }
 
     /// Installs the scripts from npm, and locates an installed PostgreSQL.
-    pub fn message_db(&self) -> Outcome<Programs> {
+    pub fn message_db(&self) -> Outcome<MessageDbPrograms> {
         let postgres = postgres().ok_or("PostgreSQL is required: apt-get install postgresql")?;
         let folder = self.folder.join(format!("message-db-{MESSAGE_DB_VERSION}"));
         let scripts = folder.join("package/database");
@@ -105,8 +101,17 @@ impl Peers {
             let archive = run(Command::new("npm").current_dir(&folder).args(["pack", "--silent", &package]))?;
             run(Command::new("tar").current_dir(&folder).args(["xzf", &archive]))?;
         }
-        Ok(Programs { postgres, scripts })
+        Ok(MessageDbPrograms { postgres, scripts })
     }
+}
+
+/// The programs of PostgreSQL, and the scripts of message-db.
+#[derive(Clone, Debug)]
+pub struct MessageDbPrograms {
+    /// The directory with `initdb` and `postgres`.
+    pub postgres: PathBuf,
+    /// message-db's directory `database`.
+    pub scripts: PathBuf,
 }
 
 /// Returns the program directory of the newest PostgreSQL, where Debian installs it.
@@ -128,10 +133,10 @@ pub fn run(command: &mut Command) -> Outcome<String> {
     let name = Path::new(command.get_program()).file_name().unwrap_or_default().display().to_string();
     let output = command.output().map_err(|error| format!("{name}: {error}"))?;
     let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).trim().to_owned();
-    match output.status.success() {
-        true => Ok(text(&output.stdout)),
-        false => Err(format!("{name}: {} {}", text(&output.stderr), output.status)),
+    if !output.status.success() {
+        return Err(format!("{name}: {} {}", text(&output.stderr), output.status));
     }
+    Ok(text(&output.stdout))
 }
 
 pub fn make_folder(folder: &Path) -> Outcome<()> {

@@ -12,7 +12,7 @@ mod text;
 
 use std::{fs, path::Path};
 
-use crate::{load::Outcome, results::Results};
+use crate::{outcome::Outcome, results::Results};
 
 const PAGE: &str = "docs/benchmarks.md";
 const PLOTS: &str = "docs/benchmarks";

@@ -6,7 +6,6 @@ use std::{fs, path::Path};
 use serde::{Deserialize, Serialize};
 
 use crate::{
-    load::Outcome,
     machine::Machine,
     measure::{
         appends::Turn,
@@ -15,12 +14,13 @@ use crate::{
         growth::Stage,
         latency::Latency,
         loads::{Load, WholeOrder},
-        median,
         mixed::Mixed,
         outage::Outage,
     },
-    plan::Work,
-    rows::Row,
+    outcome::Outcome,
+    row::Row,
+    statistics::median,
+    work::Work,
 };
 
 #[derive(Clone, Debug, Default, Serialize, Deserialize)]

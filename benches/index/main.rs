@@ -36,6 +36,7 @@ use aethyr_event_store::{
         RecordedEvent, SequenceNumber, Timestamp, record,
     },
     index::{IndexBatch, IndexedEvent, Upkeep, WaitMode},
+    server::settings,
     storage::Storage,
 };
 use bytes::Bytes;
@@ -76,7 +77,7 @@ impl Options {
             index_path: self.folder.join("index"),
             ..EventSourcingConfig::default()
         };
-        Storage::open(&config, &LimitsConfig::default()).expect("a store")
+        Storage::open(&settings::storage(&config, &LimitsConfig::default())).expect("a store")
     }
 
     /// Runs one step in a new process of this program.

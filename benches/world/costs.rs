@@ -7,7 +7,10 @@ use futures_util::future::join_all;
 use serde_json::{Value, json};
 use tokio::time::Instant;
 
-use super::{EXECUTE, caught_up, client, support::service::Service, together};
+use crate::{
+    calls::{EXECUTE, caught_up, client, together},
+    support::service::Service,
+};
 
 const ATTRIBUTES: usize = 1_000;
 const CHANGES: usize = 3_000;

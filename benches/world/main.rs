@@ -18,16 +18,14 @@
     clippy::print_stdout,
     reason = "a benchmark panics on errors and prints its progress"
 )]
-#![allow(dead_code, reason = "only a part of the tests' support code is used")]
 
-#[path = "../../tests/support/mod.rs"]
-mod support;
-
+mod calls;
 mod costs;
 
-use std::{sync::Arc, time::Duration};
+use std::sync::Arc;
 
-use aethyr_event_store::grpc::JsonClient;
+use aethyr_test_support as support;
+use calls::{EXECUTE, caught_up, client, together};
 use hdrhistogram::Histogram;
 use serde_json::{Value, json};
 use support::{
@@ -42,7 +40,6 @@ const CALLERS: usize = 16;
 const HISTORY: u64 = 10_000;
 const EVENTS: u64 = 1_000_000;
 
-const EXECUTE: &str = "aethyr.world.v1.CommandService/ExecuteCommands";
 const ROOM: &str = "aethyr.world.v1.WorldService/GetRoom";
 const REBUILD: &str = "aethyr.world.v1.WorldService/RebuildWorldState";
 
@@ -60,10 +57,7 @@ async fn main() {
     };
     for (name, with_immudb) in [("local only", false), ("with ImmuDB", true)] {
         let folder = tempfile::tempdir().unwrap();
-        let immudb = match with_immudb {
-            true => Some(ImmuDb::start(folder.path()).await),
-            false => None,
-        };
+        let immudb = if with_immudb { Some(ImmuDb::start(folder.path()).await) } else { None };
         let setup =
             immudb.as_ref().map_or_else(Setup::local, |immudb| Setup::with_default_deadlines(immudb.port()));
         let service = Service::start(setup).await;
@@ -100,10 +94,6 @@ fn read(text: &str) -> (Vec<Value>, Vec<Value>) {
     let lines = text.lines().filter(|line| !line.trim().is_empty());
     let commands = lines.map(|line| serde_json::from_str(line).unwrap());
     commands.partition(|command: &Value| command.get("create_room").is_some())
-}
-
-async fn client(service: &Service) -> JsonClient {
-    JsonClient::connect(&format!("127.0.0.1:{}", service.port())).await.unwrap()
 }
 
 /// Executes one command per call, with all callers. Commands that create rooms come first.
@@ -148,12 +138,6 @@ async fn in_turn(service: &Service, commands: Vec<Value>) -> Histogram<u64> {
         ended.unwrap();
     }
     Arc::into_inner(latencies).unwrap().into_inner()
-}
-
-async fn caught_up(service: &Service) {
-    while service.stats().await.projections.iter().any(|projection| projection.lag > 0) {
-        tokio::time::sleep(Duration::from_millis(5)).await;
-    }
 }
 
 /// Queries a room with many events, in its current state and in earlier states.
@@ -228,15 +212,6 @@ async fn rebuilding(service: &Service, rooms: &[Value]) {
         last = answer;
     }
     println!("RebuildWorldState: {:.1} s; {}", began.elapsed().as_secs_f64(), last["report"]);
-}
-
-async fn together(service: &Service, calls: Vec<Value>) {
-    let client = client(service).await;
-    let calls = calls.into_iter().map(|commands| {
-        let client = client.clone();
-        async move { client.call(EXECUTE, &json!({ "commands": commands })).await.unwrap() }
-    });
-    futures_util::future::join_all(calls).await;
 }
 
 fn milliseconds(microseconds: u64) -> f64 {

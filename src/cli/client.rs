@@ -16,7 +16,7 @@ use std::{
 use clap::Subcommand;
 use serde_json::Value;
 
-use super::run;
+use super::{Error, run};
 use crate::{config::Config, grpc::JsonClient, printable::escaped};
 
 mod events;
@@ -24,6 +24,8 @@ mod execute;
 mod object;
 mod rebuild;
 mod stats;
+
+pub use execute::ExecuteError;
 
 #[derive(Debug, Subcommand)]
 pub enum ClientCommand {
@@ -137,13 +139,9 @@ impl fmt::Display for Address {
 }
 
 /// Parses an interval in seconds. The bounds keep it usable for a timer.
-fn interval(text: &str) -> Result<f64, String> {
-    let seconds: f64 = text.parse().map_err(|_| "not a number".to_owned())?;
-    if (0.01..=86_400.0).contains(&seconds) {
-        Ok(seconds)
-    } else {
-        Err("must be between 0.01 and 86400".to_owned())
-    }
+fn interval(text: &str) -> Result<f64, &'static str> {
+    let seconds: f64 = text.parse().map_err(|_| "not a number")?;
+    if (0.01..=86_400.0).contains(&seconds) { Ok(seconds) } else { Err("must be between 0.01 and 86400") }
 }
 
 /// Runs the command.
@@ -188,27 +186,26 @@ fn reachable(listen: SocketAddr) -> SocketAddr {
 ///
 /// # Errors
 /// Returns an error if no service is listening at the address.
-pub async fn connect(address: Address) -> Result<JsonClient, String> {
-    JsonClient::connect(&address.to_string()).await.map_err(|error| error.to_string())
+pub async fn connect(address: Address) -> Result<JsonClient, Error> {
+    Ok(JsonClient::connect(&address.to_string()).await?)
 }
 
 /// Prints indented JSON on standard output.
 ///
 /// # Errors
 /// Returns an error if standard output is closed.
-pub fn print_indented(value: &Value) -> Result<(), String> {
+pub fn print_indented(value: &Value) -> Result<(), Error> {
     format!("{value:#}").lines().try_for_each(print)
 }
 
 /// Prints a line on standard output.
 ///
 /// # Errors
-/// Returns an error if standard output is closed. The error is empty if the reader is gone, as
-/// `head` may be, so that the command ends without a message.
-pub fn print(line: &str) -> Result<(), String> {
+/// Returns an error if standard output cannot be written, or if its reader is gone.
+pub fn print(line: &str) -> Result<(), Error> {
     writeln!(std::io::stdout().lock(), "{}", escaped(line)).map_err(|error| match error.kind() {
-        ErrorKind::BrokenPipe => String::new(),
-        _ => error.to_string(),
+        ErrorKind::BrokenPipe => Error::OutputClosed,
+        _ => Error::Io(error),
     })
 }
 

@@ -4,36 +4,56 @@
 
 use std::time::Duration;
 
-use tonic::transport::Endpoint;
+use tonic::{
+    Status,
+    transport::{self, Endpoint},
+};
 use tonic_health::{
     ServingStatus,
     pb::{HealthCheckRequest, health_client::HealthClient},
 };
 
-use super::client::Address;
+use super::{Error, client::Address};
 
 const PATIENCE: Duration = Duration::from_secs(3);
+
+/// Why the service does not count as healthy.
+#[derive(Debug, thiserror::Error)]
+pub enum HealthError {
+    /// The address cannot be part of a URI.
+    #[error(transparent)]
+    Address(transport::Error),
+    #[error("{address}: cannot connect; is the event store running there?")]
+    Unreachable { address: Address, source: transport::Error },
+    #[error("{address}: {}", source.message())]
+    Refused { address: Address, source: Status },
+    #[error("{address}: not serving (status {status})")]
+    NotServing {
+        address: Address,
+        /// As in the health protocol of gRPC.
+        status: i32,
+    },
+}
 
 /// Queries the health of `service`; an empty name means the whole event store.
 ///
 /// # Errors
 /// Returns an error if the event store cannot be reached, or if `service` is unknown or not
 /// serving.
-pub async fn ask(address: Address, service: String) -> Result<(), String> {
-    let endpoint = Endpoint::from_shared(format!("http://{address}")).map_err(|error| error.to_string())?;
-    let unreachable = |error: String| format!("{address}: {error}");
+pub async fn ask(address: Address, service: String) -> Result<(), Error> {
+    let endpoint = Endpoint::from_shared(format!("http://{address}")).map_err(HealthError::Address)?;
     let channel = endpoint
         .connect_timeout(PATIENCE)
         .timeout(PATIENCE)
         .connect()
         .await
-        .map_err(|_| unreachable("cannot connect; is the event store running there?".to_owned()))?;
+        .map_err(|source| HealthError::Unreachable { address: address.clone(), source })?;
     let answer = HealthClient::new(channel)
         .check(HealthCheckRequest { service })
         .await
-        .map_err(|status| unreachable(status.message().to_owned()))?;
+        .map_err(|source| HealthError::Refused { address: address.clone(), source })?;
     match answer.into_inner().status {
         status if status == ServingStatus::Serving as i32 => Ok(()),
-        status => Err(format!("{address}: not serving (status {status})")),
+        status => Err(HealthError::NotServing { address, status }.into()),
     }
 }

@@ -12,6 +12,7 @@ use std::{
 use bytes::Bytes;
 use tracing::{info, warn};
 
+use super::Error;
 use crate::{
     config::Config,
     event::{ChainHash, Position, RecordedEvent, record},
@@ -22,7 +23,7 @@ use crate::{
     progress::Progress,
     replication::state::State,
     sequencer::{RestoredTransaction, Sequencer},
-    server::{self, Components, ServerOptions},
+    server::{self, Components, ServerOptions, settings},
     storage::Storage,
 };
 
@@ -31,6 +32,25 @@ use crate::{
 pub enum ImmudbRestore {
     First,
     Skipped,
+}
+
+/// Why events are not imported.
+#[derive(Debug, thiserror::Error)]
+pub enum ImportError {
+    #[error("ImmuDB: {reason} (use --without-immudb to import without ImmuDB)")]
+    NotRestored { reason: String },
+    #[error(
+        "{path}: these are event files of Aethyr's own event store (Ruby Marshal format), which is not \
+         supported"
+    )]
+    RubyMarshal { path: PathBuf },
+    #[error("{path}: file changed during the import")]
+    FileChanged { path: PathBuf },
+    #[error(
+        "{conflicts} appends did not continue the log, and {unreadable} files could not be read; see \
+         the warnings in the log"
+    )]
+    Incomplete { conflicts: u64, unreadable: u64 },
 }
 
 /// Imports the event files and snapshots in `folder`.
@@ -43,16 +63,16 @@ pub async fn run(
     folder: PathBuf,
     restore: ImmudbRestore,
     take_over: bool,
-) -> Result<(), String> {
+) -> Result<(), Error> {
     let wants_immudb = restore == ImmudbRestore::First && config.immudb.is_some();
     if !wants_immudb {
         config.immudb = None;
     }
     // The event files are read here, so they must not be written or deleted meanwhile.
     config.event_sourcing.event_files = false;
-    let storage = Storage::open(&config.event_sourcing, &config.limits).map_err(|error| error.to_string())?;
+    let storage = Storage::open(&settings::storage(&config.event_sourcing, &config.limits))?;
     let options = ServerOptions { take_over, ..ServerOptions::default() };
-    let parts = server::start(&config, &options, storage).map_err(|error| error.to_string())?;
+    let parts = Components::start(&config, &options, storage)?;
     let imported = if wants_immudb { contacted(&parts).await } else { Ok(()) };
     let imported = match imported {
         Ok(()) => import(&parts, &folder).await,
@@ -63,7 +83,7 @@ pub async fn run(
 }
 
 /// Waits until everything in ImmuDB has been restored.
-async fn contacted(parts: &Components) -> Result<(), String> {
+async fn contacted(parts: &Components) -> Result<(), Error> {
     const RETRIES_MAX: u64 = 3;
     const LOOK_EVERY: Duration = Duration::from_millis(200);
     let replication = parts.store.replication();
@@ -75,12 +95,12 @@ async fn contacted(parts: &Components) -> Result<(), String> {
             // With --take-over, this state is not left without ImmuDB.
             State::Starting if replication.view().retries > RETRIES_MAX => {
                 let reason = replication.view().last_error;
-                return Err(format!("ImmuDB: {reason} (use --without-immudb to import without ImmuDB)"));
+                return Err(ImportError::NotRestored { reason }.into());
             }
             State::Starting | State::Copying => {}
             State::Fallback | State::Suspect | State::Fenced => {
                 let reason = replication.view().last_error;
-                return Err(format!("ImmuDB: {reason} (use --without-immudb to import without ImmuDB)"));
+                return Err(ImportError::NotRestored { reason }.into());
             }
         }
         // Retries do not change the state, so check periodically as well.
@@ -98,14 +118,10 @@ struct ImportSummary {
     unreadable: u64,
 }
 
-async fn import(parts: &Components, path: &Path) -> Result<(), String> {
+async fn import(parts: &Components, path: &Path) -> Result<(), Error> {
     let folder = EventFolder::new(path);
-    if folder.is_of_aethyr().map_err(|error| error.to_string())? {
-        let path = path.display();
-        return Err(format!(
-            "{path}: these are event files of Aethyr's own event store (Ruby Marshal format), which is not \
-             supported"
-        ));
+    if folder.is_of_aethyr().map_err(Error::Io)? {
+        return Err(ImportError::RubyMarshal { path: path.to_owned() }.into());
     }
     let mut outcome = ImportSummary::default();
     let mut files = stock(&folder, &mut outcome)?;
@@ -136,10 +152,7 @@ async fn import(parts: &Components, path: &Path) -> Result<(), String> {
     info!(imported, identical, snapshots, conflicts, unreadable, "import finished");
     match (conflicts, unreadable) {
         (0, 0) => Ok(()),
-        _ => Err(format!(
-            "{conflicts} appends did not continue the log, and {unreadable} files could not be read; see \
-             the warnings in the log"
-        )),
+        _ => Err(ImportError::Incomplete { conflicts, unreadable }.into()),
     }
 }
 
@@ -149,9 +162,9 @@ type ImportFile = (Position, Position, PathBuf);
 
 /// Lists the event files. A file that cannot be read, such as one damaged by a power failure, is
 /// counted and does not prevent the import of the others.
-fn stock(folder: &EventFolder, outcome: &mut ImportSummary) -> Result<Vec<ImportFile>, String> {
+fn stock(folder: &EventFolder, outcome: &mut ImportSummary) -> Result<Vec<ImportFile>, Error> {
     let mut files = Vec::new();
-    for path in folder.event_paths().map_err(|error| error.to_string())? {
+    for path in folder.event_paths().map_err(Error::Io)? {
         match EventFolder::read_event(&path) {
             Ok(Some(event)) => files.push((event.append.first, event.position, path)),
             Ok(None) => {
@@ -172,11 +185,11 @@ async fn import_append(
     appends: &mut Appends<'_>,
     files: &[ImportFile],
     outcome: &mut ImportSummary,
-) -> Result<(), String> {
+) -> Result<(), Error> {
     let mut events = Vec::with_capacity(files.len());
     for (_, _, path) in files {
-        let event = EventFolder::read_event(path).map_err(|error| error.to_string())?;
-        events.push(event.ok_or_else(|| format!("{}: file changed during the import", path.display()))?);
+        let event = EventFolder::read_event(path).map_err(Error::Io)?;
+        events.push(event.ok_or_else(|| ImportError::FileChanged { path: path.clone() })?);
     }
     let problem = match known(parts, &events)? {
         Known::AllIdentical => {
@@ -204,14 +217,14 @@ enum Known {
     No,
 }
 
-fn known(parts: &Components, events: &[RecordedEvent]) -> Result<Known, String> {
+fn known(parts: &Components, events: &[RecordedEvent]) -> Result<Known, Error> {
     let history = parts.store.history();
     let tip = parts.store.tip();
     for event in events {
         if event.position > tip.position {
             return Ok(Known::No);
         }
-        let ours = history.event_at(event.position, tip).map_err(|error| error.to_string())?;
+        let ours = history.event_at(event.position, tip)?;
         if ours.hash != event.hash || ours.event != event.event {
             return Ok(Known::Differs);
         }
@@ -254,21 +267,22 @@ impl Appends<'_> {
         Ok(())
     }
 
-    async fn flush_if_full(&mut self) -> Result<(), String> {
+    async fn flush_if_full(&mut self) -> Result<(), Error> {
         if self.ready_bytes >= Self::AT_ONCE_BYTES {
             return self.flush().await;
         }
         Ok(())
     }
 
-    async fn flush(&mut self) -> Result<(), String> {
+    async fn flush(&mut self) -> Result<(), Error> {
         let appends = std::mem::take(&mut self.ready);
         self.ready_bytes = 0;
         if appends.is_empty() {
             return Ok(());
         }
         let transaction = RestoredTransaction { appends, ..RestoredTransaction::default() };
-        self.sequencer.restore(vec![transaction]).await.map(|_| ()).map_err(|error| error.to_string())
+        self.sequencer.restore(vec![transaction]).await?;
+        Ok(())
     }
 }
 
@@ -276,8 +290,8 @@ async fn import_snapshots(
     parts: &Components,
     folder: &EventFolder,
     outcome: &mut ImportSummary,
-) -> Result<(), String> {
-    for path in folder.snapshot_paths().map_err(|error| error.to_string())? {
+) -> Result<(), Error> {
+    for path in folder.snapshot_paths().map_err(Error::Io)? {
         let bytes = match read_file(&path) {
             Ok(bytes) => bytes,
             Err(error) => {
@@ -291,7 +305,7 @@ async fn import_snapshots(
             continue;
         };
         let record = record::encode_snapshot(snapshot);
-        parts.store.sequencer().restore_snapshot(record).await.map_err(|error| error.to_string())?;
+        parts.store.sequencer().restore_snapshot(record).await?;
         outcome.snapshots = outcome.snapshots.saturating_add(1);
     }
     Ok(())

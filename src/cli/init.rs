@@ -9,7 +9,7 @@ use std::{
     process::ExitCode,
 };
 
-use super::say;
+use super::{Error, report, say};
 use crate::config::SHIPPED;
 
 /// Writes `conf/server.yml` in `folder` and prints its path.
@@ -21,10 +21,7 @@ pub fn write(folder: &Path) -> ExitCode {
             say(&format!("wrote {}", path.display()));
             ExitCode::SUCCESS
         }
-        Err(error) => {
-            say(&format!("aethyr-event-store: {}: {error}", path.display()));
-            ExitCode::FAILURE
-        }
+        Err(error) => report(&Error::of_file(&path, error)),
     }
 }
 

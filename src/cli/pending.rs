@@ -9,6 +9,7 @@ use std::{collections::HashSet, io::Write, path::Path};
 use bytes::Bytes;
 use tracing::{info, warn};
 
+use super::Error;
 use crate::{
     config::Config,
     event::{AggregateId, Position, RecordedEvent, Snapshot, Timestamp, record, time},
@@ -17,15 +18,16 @@ use crate::{
     log::{Cursor, Frame, LogOffset, ReadFrame, StoredRecord, Tip, writer_ids},
     printable::escaped,
     replication::{
-        comparison::{Comparison, HistoryRelation},
+        comparison::{Comparison, ComparisonError, HistoryRelation},
         head::LogHead,
     },
-    server::immudb_settings,
+    server::settings,
     storage::Storage,
 };
 
 mod export;
 
+pub use export::ExportError;
 pub(super) use export::write;
 
 /// Whether the local log is compared with ImmuDB.
@@ -39,19 +41,18 @@ pub enum ComparisonMode {
 ///
 /// # Errors
 /// Returns an error if the storage cannot be used, or if standard output is closed.
-pub async fn list(config: Config, mode: ComparisonMode) -> Result<(), String> {
-    let storage = Storage::open(&config.event_sourcing, &config.limits).map_err(|error| error.to_string())?;
+pub async fn list(config: Config, mode: ComparisonMode) -> Result<(), Error> {
+    let storage = Storage::open(&settings::storage(&config.event_sourcing, &config.limits))?;
     let answer = ask(&config, mode, &storage).await;
     let pending = Pending::of(&storage, answer.comparison());
     let mut lines = std::io::BufWriter::new(std::io::stdout().lock());
-    let closed = |error: std::io::Error| format!("standard output: {error}");
     let counts = pending.walk(|found| match found {
-        PendingItem::Event { event, .. } => write_line(&mut lines, &event).map_err(closed),
+        PendingItem::Event { event, .. } => write_line(&mut lines, &event).map_err(Error::Output),
         PendingItem::Snapshot { .. } => Ok(()),
     })?;
-    let ids = writer_ids::load(&config.event_sourcing.log_path).map_err(|error| error.to_string())?;
+    let ids = writer_ids::load(&config.event_sourcing.log_path).map_err(Error::Io)?;
     for line in answer.lines(&ids) {
-        writeln!(lines, "{line}").map_err(closed)?;
+        writeln!(lines, "{line}").map_err(Error::Output)?;
     }
     let Counts { events, aggregates, appends, snapshots } = counts;
     writeln!(
@@ -61,15 +62,15 @@ pub async fn list(config: Config, mode: ComparisonMode) -> Result<(), String> {
         pending.behind
     )
     .and_then(|()| lines.flush())
-    .map_err(closed)
+    .map_err(Error::Output)
 }
 
 /// Exports the pending events and snapshots to `folder`.
 ///
 /// # Errors
 /// Returns an error if the storage cannot be used, or if the directory contains other files.
-pub async fn export(config: Config, mode: ComparisonMode, folder: &Path) -> Result<(), String> {
-    let storage = Storage::open(&config.event_sourcing, &config.limits).map_err(|error| error.to_string())?;
+pub async fn export(config: Config, mode: ComparisonMode, folder: &Path) -> Result<(), Error> {
+    let storage = Storage::open(&settings::storage(&config.event_sourcing, &config.limits))?;
     let answer = ask(&config, mode, &storage).await;
     if let ComparisonOutcome::Failed(why) = &answer {
         warn!(%why, "ImmuDB cannot be compared; exporting the events after the forwarded position");
@@ -92,20 +93,20 @@ fn write_line(lines: &mut impl Write, event: &RecordedEvent) -> std::io::Result<
 
 /// Compares the local log with ImmuDB. Returns an error if ImmuDB is not configured or cannot be
 /// compared.
-pub(super) async fn compare(config: &Config, storage: &Storage) -> Result<Comparison, String> {
-    let immudb = config.immudb.as_ref().ok_or("the configuration has no section immudb")?;
-    let settings = immudb_settings(immudb);
-    let session = Session::open_existing(&settings).await.map_err(|error| error.to_string())?;
+pub(super) async fn compare(config: &Config, storage: &Storage) -> Result<Comparison, Error> {
+    let immudb = config.immudb.as_ref().ok_or(Error::NoImmudb)?;
+    let settings = settings::immudb(immudb);
+    let session = Session::open_existing(&settings).await.map_err(ComparisonError::from)?;
     let compared = Comparison::ask(&session, &storage.history(), storage.log.tip()).await;
     session.close().await;
-    compared.map_err(|error| error.to_string())
+    Ok(compared?)
 }
 
 /// The result of the comparison with ImmuDB.
 enum ComparisonOutcome {
     NotConfigured,
     NotAsked,
-    Failed(String),
+    Failed(Error),
     Compared(Comparison),
 }
 
@@ -200,19 +201,18 @@ impl Pending {
         Self { history: storage.history(), tip, behind, snapshots, forwarded }
     }
 
-    pub fn is_empty(&self) -> Result<bool, String> {
+    pub fn is_empty(&self) -> Result<bool, Error> {
         Ok(self.walk(|_| Ok(()))? == Counts::default())
     }
 
     /// Passes every pending event and snapshot to `each`, in the order of the log, and counts them.
     /// Only the newest snapshot of each aggregate is pending.
-    pub fn walk(&self, mut each: impl FnMut(PendingItem) -> Result<(), String>) -> Result<Counts, String> {
+    pub fn walk(&self, mut each: impl FnMut(PendingItem) -> Result<(), Error>) -> Result<Counts, Error> {
         let (mut counts, mut aggregates) = (Counts::default(), HashSet::<AggregateId>::new());
-        let mut cursor =
-            Cursor::new(self.history.segments.clone(), self.start().map_err(|error| error.to_string())?);
-        while let Some(read) = cursor.next(self.tip.end).map_err(|error| error.to_string())? {
+        let mut cursor = Cursor::new(self.history.segments.clone(), self.start()?);
+        while let Some(read) = cursor.next(self.tip.end).map_err(HistoryError::from)? {
             let mut appended = 0;
-            for found in self.in_frame(read).map_err(|error| error.to_string())? {
+            for found in self.in_frame(read)? {
                 match &found {
                     PendingItem::Event { event, .. } => {
                         appended = 1;

@@ -14,6 +14,7 @@ use bytes::Bytes;
 use rustix::fs::{CWD, RenameFlags, renameat_with};
 use tracing::{info, warn};
 
+use super::Error;
 use crate::{
     config::Config,
     event::{ChainHash, Position, record},
@@ -22,13 +23,16 @@ use crate::{
         Access, Damaged, FolderOwner, Frame, Lock, Log, LogId, LogOffset, OwnerFile, ReadFrame, Salvage, Tip,
         recover, segment_numbers, writer_ids,
     },
-    storage::INDEX_PATH,
+    storage::{INDEX_PATH, StorageError},
 };
 
+mod error;
 mod gap_fill;
 mod snapshots;
 mod sources;
 
+use error::GapError;
+pub use error::RepairError;
 use gap_fill::{GapFill, HistoryEnd};
 use snapshots::Snapshots;
 use sources::Sources;
@@ -45,19 +49,19 @@ pub enum Loss {
 /// # Errors
 /// Returns an error if the log cannot be read or replaced, or if events would be lost and `loss`
 /// does not allow it.
-pub async fn run(config: Config, loss: Loss) -> Result<(), String> {
+pub async fn run(config: Config, loss: Loss) -> Result<(), Error> {
     let folder = config.event_sourcing.log_path.clone();
-    let _lock = Lock::take(&folder, Access::ReadWrite).map_err(|error| error.to_string())?;
-    let log_id = LogId::find(&folder).map_err(|error| error.to_string())?;
+    let _lock = Lock::take(&folder, Access::ReadWrite).map_err(StorageError::from)?;
+    let log_id = LogId::find(&folder).map_err(Error::Io)?;
     let _index = FolderOwner::claim(&config.event_sourcing.index_path, OwnerFile::Within, log_id, INDEX_PATH)
-        .map_err(|error| error.to_string())?;
+        .map_err(StorageError::from)?;
     let known = known_end(&config);
     if recover(&folder, known.map(|known| known.end).filter(|end| *end > LogOffset::START)).is_ok() {
         info!("what a start would cut off is cut off");
     }
     let (draft, mended) = (folder.with_extension("draft"), folder.with_extension("mended"));
     if draft.exists() {
-        fs::remove_dir_all(&draft).map_err(|error| format!("{}: {error}", draft.display()))?;
+        fs::remove_dir_all(&draft).map_err(|error| Error::of_file(&draft, error))?;
     }
     if mended.exists() {
         // Left by an interrupted run: either the damaged log or a repaired one.
@@ -76,7 +80,7 @@ pub async fn run(config: Config, loss: Loss) -> Result<(), String> {
         flow: Flow::GoesOn,
         given_up: GivenUp::default(),
     };
-    let numbers = segment_numbers(&folder).map_err(|error| error.to_string())?;
+    let numbers = segment_numbers(&folder).map_err(Error::Io)?;
     let last = numbers.last().copied().unwrap_or(0);
     for number in 1..=last {
         let salvage = if number == last { Salvage::open_last } else { Salvage::open };
@@ -90,9 +94,9 @@ pub async fn run(config: Config, loss: Loss) -> Result<(), String> {
     }
     let Repair { damages, filled, given_up, log, .. } = repair;
     let position = log.tip().position.0;
-    log.close().map_err(|error| error.to_string())?;
+    log.close()?;
     if damages == 0 {
-        fs::remove_dir_all(&draft).map_err(|error| error.to_string())?;
+        fs::remove_dir_all(&draft).map_err(Error::Io)?;
         info!(position, segments = last, "the local log is undamaged; nothing was changed");
         return Ok(());
     }
@@ -105,8 +109,8 @@ pub async fn run(config: Config, loss: Loss) -> Result<(), String> {
     Ok(())
 }
 
-fn new_log(folder: &Path, segment_bytes_max: u64) -> Result<Log, String> {
-    let recovered = recover(folder, None).map_err(|error| error.to_string())?;
+fn new_log(folder: &Path, segment_bytes_max: u64) -> Result<Log, Error> {
+    let recovered = recover(folder, None).map_err(StorageError::from)?;
     Ok(Log::new(recovered, Tip::START, segment_bytes_max))
 }
 
@@ -156,11 +160,11 @@ struct Repair<'a> {
 
 impl Repair<'_> {
     /// Keeps the undamaged frames of one segment. Logs everything that is damaged or discarded.
-    async fn segment(&mut self, number: u32, opened: io::Result<Option<Salvage>>) -> Result<(), String> {
+    async fn segment(&mut self, number: u32, opened: io::Result<Option<Salvage>>) -> Result<(), Error> {
         let salvage = match opened {
             Ok(salvage) => salvage,
             Err(error) if error.kind() == io::ErrorKind::NotFound => None,
-            Err(error) => return Err(format!("segment {number}: {error}")),
+            Err(source) => return Err(RepairError::Segment { number, source }.into()),
         };
         let Some(mut salvage) = salvage else {
             warn!(segment = number, "segment missing, or its header is damaged");
@@ -178,7 +182,7 @@ impl Repair<'_> {
             }
             match &read.frame {
                 Frame::Mark(bytes) => {
-                    let mark = record::decode_mark(bytes.clone()).map_err(|error| error.to_string())?;
+                    let mark = record::decode_mark(bytes.clone()).map_err(RepairError::Mark)?;
                     self.marks.push((mark.position, bytes.clone()));
                     self.write_marks()?;
                 }
@@ -209,7 +213,7 @@ impl Repair<'_> {
         first: Position,
         previous: ChainHash,
         records: &[Bytes],
-    ) -> Result<(), String> {
+    ) -> Result<(), Error> {
         if first > self.numbers.position().next() {
             self.flow = self.fill_or_discard(first, Some(previous)).await?;
             if self.flow == Flow::Ended {
@@ -219,10 +223,12 @@ impl Repair<'_> {
         }
         let position = self.numbers.position();
         let before = self.numbers.hash();
-        let goes_on = match first <= position {
-            true => Err("its positions are already in the log"),
-            false if before != previous => Err("its chain hash does not match the history before it"),
-            false => self.numbers.append(records, None),
+        let goes_on = if first <= position {
+            Err("its positions are already in the log")
+        } else if before != previous {
+            Err("its chain hash does not match the history before it")
+        } else {
+            self.numbers.append(records, None)
         };
         match (goes_on, self.loss) {
             (Ok(()), _) => {
@@ -234,13 +240,10 @@ impl Repair<'_> {
                 self.pass_over(read, why);
                 Ok(())
             }
-            (Err(why), Loss::Refused) => Err(format!(
-                "segment {}, byte {}: an append of {} events at position {first} does not continue the \
-                 log: {why}. With --discard-after-damage this and all similar appends are discarded",
-                read.start.segment,
-                read.start.offset,
-                records.len()
-            )),
+            (Err(why), Loss::Refused) => {
+                let events = records.len();
+                Err(RepairError::DoesNotContinue { at: read.start, first, events, why }.into())
+            }
         }
     }
 
@@ -265,13 +268,13 @@ impl Repair<'_> {
         }
     }
 
-    fn append(&mut self, records: &[Bytes]) -> Result<(), String> {
+    fn append(&mut self, records: &[Bytes]) -> Result<(), Error> {
         let before = self.numbers.hash();
-        self.numbers.append(records, None)?;
+        self.numbers.append(records, None).map_err(|why| RepairError::RecoveredElsewhere { why })?;
         self.write_append(records, before)
     }
 
-    fn write_append(&mut self, records: &[Bytes], before: ChainHash) -> Result<(), String> {
+    fn write_append(&mut self, records: &[Bytes], before: ChainHash) -> Result<(), Error> {
         self.snapshots.pass(records, before);
         self.write(|group| _ = group.append(records))?;
         self.write_marks()
@@ -279,7 +282,7 @@ impl Repair<'_> {
 
     /// Recovers the events after the last undamaged append: those that the index or a replication
     /// mark has seen, and any others that the damage may have destroyed.
-    async fn end(&mut self, known: Option<KnownLogEnd>) -> Result<(), String> {
+    async fn end(&mut self, known: Option<KnownLogEnd>) -> Result<(), Error> {
         let marked = self.marks.iter().map(|(position, _)| *position).max().unwrap_or(Position(0));
         let last = marked.max(known.map_or(Position(0), |known| known.position));
         let hash = known.filter(|known| last == known.position).map(|known| known.hash);
@@ -294,54 +297,43 @@ impl Repair<'_> {
 
     /// Recovers what it can of a damaged end of the log. Because the number of events in it is
     /// unknown, the operator must accept that more events may be lost.
-    async fn go_beyond(&mut self, damaged: LogOffset) -> Result<(), String> {
+    async fn go_beyond(&mut self, damaged: LogOffset) -> Result<(), Error> {
         self.damages += 1;
         let before = self.numbers.position();
         let run = self.search(Position(u64::MAX)).await;
         self.take_run(run)?;
-        let (found, LogOffset { segment, offset }) = (self.numbers.position(), damaged);
+        let found = self.numbers.position();
         if self.loss == Loss::Accepted {
+            let LogOffset { segment, offset } = damaged;
             warn!(segment, offset, position = found.0, "anything else at the end of the log is discarded");
             return Ok(());
         }
-        Err(format!(
-            "the end of the log is damaged from segment {segment}, byte {offset}: ImmuDB and the event \
-             files have the events after position {before} up to {found}, but there may have been more. \
-             With --discard-after-damage the log is repaired up to there"
-        ))
+        Err(RepairError::EndDamaged { damaged, before, found }.into())
     }
 
-    async fn fill_or_discard(
-        &mut self,
-        until: Position,
-        leads_to: Option<ChainHash>,
-    ) -> Result<Flow, String> {
+    async fn fill_or_discard(&mut self, until: Position, leads_to: Option<ChainHash>) -> Result<Flow, Error> {
         let first = self.numbers.position().next();
-        let missing = format!("positions {first} to {}", until.0.saturating_sub(1));
+        let last = Position(until.0.saturating_sub(1));
         self.damages += 1;
         let run = self.search(until).await;
         let found = run.numbers.position();
         let why = match leads_to {
-            _ if found.next() != until => format!("events were found only up to position {found}"),
-            Some(hash) if hash != run.numbers.hash() => "the events that were found belong to a different \
-             history"
-                .to_owned(),
+            _ if found.next() != until => GapError::FoundUpTo(found),
+            Some(hash) if hash != run.numbers.hash() => GapError::AnotherHistory,
             Some(_) | None => {
                 self.take_run(run)?;
                 return Ok(Flow::GoesOn);
             }
         };
         if self.loss == Loss::Accepted {
+            let missing = format!("positions {first} to {last}");
             warn!(%missing, %why, "discarding everything after the events that were found");
             if found.next() != until {
                 self.take_run(run)?;
             }
             return Ok(Flow::Ended);
         }
-        Err(format!(
-            "{missing} are damaged and cannot be recovered: {why}. With --discard-after-damage everything \
-             from there on is discarded"
-        ))
+        Err(RepairError::Lost { first, last, why }.into())
     }
 
     /// Searches ImmuDB and the event files for the appends that continue the history, up to `until`
@@ -355,7 +347,7 @@ impl Repair<'_> {
         run
     }
 
-    fn take_run(&mut self, run: GapFill) -> Result<(), String> {
+    fn take_run(&mut self, run: GapFill) -> Result<(), Error> {
         for append in run.appends {
             self.filled = self.filled.saturating_add(append.len() as u64);
             self.append(&append)?;
@@ -363,7 +355,7 @@ impl Repair<'_> {
         Ok(())
     }
 
-    fn write_lost_snapshots(&mut self) -> Result<(), String> {
+    fn write_lost_snapshots(&mut self) -> Result<(), Error> {
         for bytes in std::mem::take(&mut self.snapshots).lost() {
             self.write(|group| _ = group.snapshot(&bytes))?;
         }
@@ -371,7 +363,7 @@ impl Repair<'_> {
     }
 
     /// Writes the replication marks whose positions the repaired log has reached.
-    fn write_marks(&mut self) -> Result<(), String> {
+    fn write_marks(&mut self) -> Result<(), Error> {
         let reached = self.numbers.position();
         let (ready, waiting) =
             std::mem::take(&mut self.marks).into_iter().partition(|(at, _)| *at <= reached);
@@ -383,44 +375,44 @@ impl Repair<'_> {
         Ok(())
     }
 
-    fn write(&mut self, add: impl FnOnce(&mut crate::log::Group)) -> Result<(), String> {
-        let mut group = self.log.begin().map_err(|error| error.to_string())?;
+    fn write(&mut self, add: impl FnOnce(&mut crate::log::Group)) -> Result<(), Error> {
+        let mut group = self.log.begin()?;
         add(&mut group);
-        self.log.write_unsynced(group).map_err(|error| error.to_string())
+        Ok(self.log.write_unsynced(group)?)
     }
 }
 
 /// Atomically exchanges the damaged log for the repaired one, and keeps the damaged one. At no time
 /// is there no log, or a log next to another log's index that a start would trust.
-fn swap(folder: &Path, draft: &Path, mended: &Path, index_path: &Path) -> Result<PathBuf, String> {
-    let problem = |error: std::io::Error| error.to_string();
-    writer_ids::copy(folder, draft).map_err(problem)?;
-    if let Some(id) = LogId::find(folder).map_err(problem)? {
-        id.write(draft).map_err(problem)?;
+fn swap(folder: &Path, draft: &Path, mended: &Path, index_path: &Path) -> Result<PathBuf, Error> {
+    writer_ids::copy(folder, draft).map_err(Error::Io)?;
+    if let Some(id) = LogId::find(folder).map_err(Error::Io)? {
+        id.write(draft).map_err(Error::Io)?;
     }
-    fs::rename(draft, mended).map_err(problem)?;
+    fs::rename(draft, mended).map_err(Error::Io)?;
     sync_parent(folder)?;
-    renameat_with(CWD, mended, CWD, folder, RenameFlags::EXCHANGE)
-        .map_err(|error| format!("cannot exchange {} and {}: {error}", mended.display(), folder.display()))?;
+    renameat_with(CWD, mended, CWD, folder, RenameFlags::EXCHANGE).map_err(|source| {
+        RepairError::Exchange { mended: mended.to_owned(), log: folder.to_owned(), source }
+    })?;
     sync_parent(folder)?;
     // If the process ends before this, a start refuses to use an index that has seen more than the
     // log contains.
-    index::remove(index_path).map_err(problem)?;
+    index::remove(index_path).map_err(Error::Io)?;
     keep(folder, mended)
 }
 
 /// Renames a log that is no longer in use, so that no later run touches it.
-fn keep(folder: &Path, log: &Path) -> Result<PathBuf, String> {
+fn keep(folder: &Path, log: &Path) -> Result<PathBuf, Error> {
     let kept = (1u32..)
         .map(|number| folder.with_extension(format!("damaged-{number}")))
         .find(|path| !path.exists())
-        .ok_or("no free name for the damaged log")?;
-    fs::rename(log, &kept).map_err(|error| error.to_string())?;
+        .ok_or_else(|| Error::Io(io::Error::other("no free name for the damaged log")))?;
+    fs::rename(log, &kept).map_err(Error::Io)?;
     sync_parent(folder)?;
     Ok(kept)
 }
 
-pub(super) fn sync_parent(folder: &Path) -> Result<(), String> {
+pub(super) fn sync_parent(folder: &Path) -> Result<(), Error> {
     let parent = folder.parent().filter(|parent| !parent.as_os_str().is_empty()).unwrap_or(Path::new("."));
-    fs::File::open(parent).and_then(|parent| parent.sync_all()).map_err(|error| error.to_string())
+    fs::File::open(parent).and_then(|parent| parent.sync_all()).map_err(Error::Io)
 }

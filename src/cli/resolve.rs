@@ -6,7 +6,10 @@ use std::path::Path;
 
 use tracing::{info, warn};
 
-use super::pending::{self, Pending};
+use super::{
+    Error,
+    pending::{self, Pending},
+};
 use crate::{
     config::Config,
     event::{
@@ -14,11 +17,43 @@ use crate::{
         record::{self, ReplicationMark},
     },
     replication::comparison::{Comparison, HistoryRelation},
+    server::settings,
     storage::Storage,
     world::remove_read_models_of,
 };
 
 mod discard;
+
+/// Why a decision is refused.
+#[derive(Debug, thiserror::Error)]
+pub enum ResolveError {
+    #[error("ImmuDB must be reachable: {0}")]
+    NotCompared(#[source] Box<Error>),
+    #[error("the database has events but no log:head; configure a new database name")]
+    HeadMissing,
+    #[error(
+        "the histories differ after position {common}; use --give-up-pending --export DIR to export and \
+         discard the local events after it"
+    )]
+    Diverged { common: Position },
+    #[error("nothing to do: ImmuDB still has everything that was replicated (position {forwarded})")]
+    NothingLost { forwarded: Position },
+    #[error("nothing to do: the local log is empty")]
+    EmptyLog,
+    #[error("nothing to do: ImmuDB has all local events (position {common})")]
+    NothingPending { common: Position },
+    #[error(
+        "nothing to discard: ImmuDB lost events after position {common}; replicate them again with \
+         `resolve --resend`"
+    )]
+    LostByImmudb { common: Position },
+    #[error(
+        "nothing to discard: the local events continue ImmuDB's history after position {common}. The \
+         service replicates them when it can write: run `serve`, or `serve --take-over` if another \
+         writer has the database and is gone permanently"
+    )]
+    ContinuesImmudb { common: Position },
+}
 
 /// Records that ImmuDB has only the events up to its head, so that the next start replicates the
 /// rest again.
@@ -26,33 +61,26 @@ mod discard;
 /// # Errors
 /// Returns an error if ImmuDB cannot be contacted, has a different history or lacks nothing, or if
 /// the storage cannot be used.
-pub async fn resend(config: Config) -> Result<(), String> {
-    let mut storage =
-        Storage::open(&config.event_sourcing, &config.limits).map_err(|error| error.to_string())?;
+pub async fn resend(config: Config) -> Result<(), Error> {
+    let mut storage = Storage::open(&settings::storage(&config.event_sourcing, &config.limits))?;
     let Comparison { common: position, fit, .. } = compare(&config, &storage).await?;
     match fit {
         HistoryRelation::Empty | HistoryRelation::Behind | HistoryRelation::Whole => {}
-        HistoryRelation::HeadMissing => return Err(HEAD_MISSING.to_owned()),
+        HistoryRelation::HeadMissing => return Err(ResolveError::HeadMissing.into()),
         HistoryRelation::Diverged => {
-            return Err(format!(
-                "the histories differ after position {position}; use --give-up-pending --export DIR to \
-                 export and discard the local events after it"
-            ));
+            return Err(ResolveError::Diverged { common: position }.into());
         }
     }
     let known = storage.index.complete().forwarded;
     let tip = storage.log.tip();
     if position >= known.position {
-        return Err(format!(
-            "nothing to do: ImmuDB still has everything that was replicated (position {})",
-            known.position
-        ));
+        return Err(ResolveError::NothingLost { forwarded: known.position }.into());
     }
     let mark = ReplicationMark { position, snapshots: 0, immudb_tx: 0 };
-    let mut group = storage.log.begin().map_err(|error| error.to_string())?;
+    let mut group = storage.log.begin()?;
     group.mark(&record::encode_mark(mark));
-    storage.log.write(group).map_err(|error| error.to_string())?;
-    storage.log.close().map_err(|error| error.to_string())?;
+    storage.log.write(group)?;
+    storage.log.close()?;
     info!(
         from = position.next().0,
         to = tip.position.0,
@@ -61,11 +89,9 @@ pub async fn resend(config: Config) -> Result<(), String> {
     Ok(())
 }
 
-async fn compare(config: &Config, storage: &Storage) -> Result<Comparison, String> {
-    pending::compare(config, storage).await.map_err(|why| format!("ImmuDB must be reachable: {why}"))
+async fn compare(config: &Config, storage: &Storage) -> Result<Comparison, ResolveError> {
+    pending::compare(config, storage).await.map_err(|error| ResolveError::NotCompared(Box::new(error)))
 }
-
-const HEAD_MISSING: &str = "the database has events but no log:head; configure a new database name";
 
 /// Exports the local events that do not fit ImmuDB's history, and renames the local log. The next
 /// start that may write restores that history.
@@ -77,15 +103,15 @@ const HEAD_MISSING: &str = "the database has events but no log:head; configure a
 /// # Errors
 /// Returns an error if ImmuDB cannot be contacted, if the local events fit its history, if there
 /// are none, or if a directory cannot be used.
-pub async fn give_up(config: Config, export: &Path) -> Result<(), String> {
-    let storage = Storage::open(&config.event_sourcing, &config.limits).map_err(|error| error.to_string())?;
+pub async fn give_up(config: Config, export: &Path) -> Result<(), Error> {
+    let storage = Storage::open(&settings::storage(&config.event_sourcing, &config.limits))?;
     let last = storage.log.tip().position;
     if last == Position(0) {
-        return Err("nothing to do: the local log is empty".to_owned());
+        return Err(ResolveError::EmptyLog.into());
     }
     let comparison = compare(&config, &storage).await?;
     if let Some(why) = refusal(&comparison, storage.index.complete().forwarded.position) {
-        return Err(why);
+        return Err(why.into());
     }
     let pending = Pending::of(&storage, Some(&comparison));
     let counts = pending::write(&config, &pending, export)?;
@@ -112,22 +138,15 @@ pub async fn give_up(config: Config, export: &Path) -> Result<(), String> {
 }
 
 /// Returns the reason why there is nothing to discard, or `None` if the histories have diverged.
-fn refusal(comparison: &Comparison, forwarded: Position) -> Option<String> {
+fn refusal(comparison: &Comparison, forwarded: Position) -> Option<ResolveError> {
     let common = comparison.common;
     match comparison.fit {
         HistoryRelation::Diverged => None,
-        HistoryRelation::HeadMissing => Some(HEAD_MISSING.to_owned()),
-        HistoryRelation::Whole => {
-            Some(format!("nothing to do: ImmuDB has all local events (position {common})"))
+        HistoryRelation::HeadMissing => Some(ResolveError::HeadMissing),
+        HistoryRelation::Whole => Some(ResolveError::NothingPending { common }),
+        HistoryRelation::Empty | HistoryRelation::Behind if common < forwarded => {
+            Some(ResolveError::LostByImmudb { common })
         }
-        HistoryRelation::Empty | HistoryRelation::Behind if common < forwarded => Some(format!(
-            "nothing to discard: ImmuDB lost events after position {common}; replicate them again with \
-             `resolve --resend`"
-        )),
-        HistoryRelation::Empty | HistoryRelation::Behind => Some(format!(
-            "nothing to discard: the local events continue ImmuDB's history after position {common}. The \
-             service replicates them when it can write: run `serve`, or `serve --take-over` if another \
-             writer has the database and is gone permanently"
-        )),
+        HistoryRelation::Empty | HistoryRelation::Behind => Some(ResolveError::ContinuesImmudb { common }),
     }
 }

@@ -4,6 +4,8 @@
 //! and reloads the part of the configuration that can change while the service runs.
 
 use std::{
+    io,
+    net::SocketAddr,
     path::Path,
     process::ExitCode,
     task::{Context, Poll},
@@ -19,14 +21,14 @@ use tokio::{
 use tracing::{error, info, warn};
 
 use super::{
-    EXIT_USAGE, environment,
+    Error, environment,
     permissions::{self, ExposedPath, InaccessiblePath},
-    say,
+    report,
 };
 use crate::{
     config::{Config, LoadedConfig},
     log,
-    server::{self, ServerOptions},
+    server::{self, ServerError, ServerOptions, settings},
     telemetry,
 };
 
@@ -37,13 +39,23 @@ const BLOCKING_KEPT: Duration = Duration::from_secs(1);
 /// another thread.
 const BLOCKING_MAX: usize = 80;
 
+/// Why the service failed. Logged, unlike the errors of the other commands.
+#[derive(Debug, thiserror::Error)]
+enum ServeError {
+    #[error("cannot install signal handlers: {0}")]
+    Signals(#[source] io::Error),
+    #[error("server.listen ({listen}): {source}{}", hint(source.kind()))]
+    NotBound { listen: SocketAddr, source: io::Error },
+    #[error(transparent)]
+    Server(#[from] ServerError),
+    #[error("exiting immediately after a second signal ({signal})")]
+    SecondSignal { signal: &'static str },
+}
+
 pub fn serve(loaded: LoadedConfig, options: ServerOptions) -> ExitCode {
-    let guard = match telemetry::init(&loaded.config.logging) {
+    let guard = match telemetry::init(&settings::telemetry(&loaded.config.logging)) {
         Ok(guard) => guard,
-        Err(error) => {
-            say(&format!("aethyr-event-store: {error}"));
-            return ExitCode::from(EXIT_USAGE);
-        }
+        Err(error) => return report(&Error::Usage(error.into())),
     };
     let log_path = &loaded.config.event_sourcing.log_path;
     if log::is_new_log(log_path) {
@@ -76,7 +88,7 @@ pub fn serve(loaded: LoadedConfig, options: ServerOptions) -> ExitCode {
         }
     };
     let file = loaded.file.unwrap_or_default();
-    let reload = Reload { file: &file, in_force: loaded.config.clone(), guard: &guard };
+    let reload = Reload { file: &file, effective: loaded.config.clone(), guard: &guard };
     let options = ServerOptions { config_file: file.clone(), ..options };
     let ended = runtime.block_on(until_signalled(loaded.config, options, &reload));
     // Work that is still running after a second signal is abandoned.
@@ -90,11 +102,15 @@ pub fn serve(loaded: LoadedConfig, options: ServerOptions) -> ExitCode {
     }
 }
 
-async fn until_signalled(config: Config, options: ServerOptions, reload: &Reload<'_>) -> Result<(), String> {
-    let mut signals =
-        ProcessSignals::new().map_err(|error| format!("cannot install signal handlers: {error}"))?;
+async fn until_signalled(
+    config: Config,
+    options: ServerOptions,
+    reload: &Reload<'_>,
+) -> Result<(), ServeError> {
+    let mut signals = ProcessSignals::new().map_err(ServeError::Signals)?;
     let listen = config.server.listen;
-    let listener = TcpListener::bind(listen).await.map_err(|error| not_bound(listen, &error))?;
+    let listener =
+        TcpListener::bind(listen).await.map_err(|source| ServeError::NotBound { listen, source })?;
     let (first, second) = tokio::sync::oneshot::channel::<()>();
     let served = server::run(config, options, listener, async {
         // A dropped sender is not a request to shut down.
@@ -104,25 +120,24 @@ async fn until_signalled(config: Config, options: ServerOptions, reload: &Reload
     });
     tokio::pin!(served);
     tokio::select! {
-        ended = &mut served => return ended.map_err(|error| error.to_string()),
+        ended = &mut served => return Ok(ended?),
         signal = signals.end(reload) => info!(signal, "signal received"),
     }
     let _ = first.send(());
     tokio::select! {
-        ended = &mut served => ended.map_err(|error| error.to_string()),
-        signal = signals.end(reload) => Err(format!("exiting immediately after a second signal ({signal})")),
+        ended = &mut served => Ok(ended?),
+        signal = signals.end(reload) => Err(ServeError::SecondSignal { signal }),
     }
 }
 
-fn not_bound(listen: std::net::SocketAddr, error: &std::io::Error) -> String {
-    use std::io::ErrorKind;
-    let hint = match error.kind() {
-        ErrorKind::AddrInUse => "; another process (another event store?) is using this address",
-        ErrorKind::AddrNotAvailable => "; this machine has no such address",
-        ErrorKind::PermissionDenied => "; this user is not allowed to bind to this port",
+/// Returns what to say about an address that cannot be used.
+fn hint(kind: io::ErrorKind) -> &'static str {
+    match kind {
+        io::ErrorKind::AddrInUse => "; another process (another event store?) is using this address",
+        io::ErrorKind::AddrNotAvailable => "; this machine has no such address",
+        io::ErrorKind::PermissionDenied => "; this user is not allowed to bind to this port",
         _ => "",
-    };
-    format!("server.listen ({listen}): {error}{hint}")
+    }
 }
 
 /// Signals that terminate a process that does not handle them.
@@ -159,10 +174,10 @@ struct ProcessSignals {
 }
 
 impl ProcessSignals {
-    fn new() -> std::io::Result<Self> {
+    fn new() -> io::Result<Self> {
         let handle = |number: Number| signal(SignalKind::from_raw(number.as_raw()));
         let ending = ENDING.iter().map(|(name, number)| Ok((*name, handle(*number)?)));
-        let mut ending = ending.collect::<std::io::Result<Vec<_>>>()?;
+        let mut ending = ending.collect::<io::Result<Vec<_>>>()?;
         // The C library may reserve another one.
         let real_time = REAL_TIME.filter_map(|number| signal(SignalKind::from_raw(number)).ok());
         ending.extend(real_time.map(|signal| ("a real-time signal", signal)));
@@ -196,7 +211,7 @@ impl ProcessSignals {
 struct Reload<'a> {
     file: &'a Path,
     /// The configuration that the service was started with.
-    in_force: Config,
+    effective: Config,
     guard: &'a telemetry::Guard,
 }
 
@@ -216,7 +231,7 @@ impl Reload<'_> {
                         error!(%error, "SIGHUP: log file reopened; logging.level unchanged")
                     }
                 }
-                for key in loaded.config.changes_since(&self.in_force) {
+                for key in loaded.config.changes_since(&self.effective) {
                     if key != "logging.level" {
                         warn!(key, "configuration key changed; restart the service to apply it");
                     }

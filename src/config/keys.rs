@@ -9,7 +9,8 @@ use std::net::{Ipv6Addr, SocketAddr};
 
 use serde_yaml::{Mapping, Value};
 
-use super::{ConfigError, log_filter::log_filter};
+use super::ConfigError;
+use crate::telemetry::log_filter;
 
 pub(super) struct Key {
     /// Section and name, such as `server.listen`.

@@ -219,8 +219,16 @@ pub struct ReplicationMark {
     pub position: Position,
     /// The number of the log's snapshots that ImmuDB has, counted from the first.
     pub snapshots: u64,
-    /// The transaction that committed the event at `position`.
+    /// The transaction that committed the event at `position`; 0 if it is unknown, as in the
+    /// record. See [`ReplicationMark::transaction`].
     pub immudb_tx: u64,
+}
+
+impl ReplicationMark {
+    /// Returns the transaction that committed the event at `position`, if it is known.
+    pub fn transaction(&self) -> Option<u64> {
+        (self.immudb_tx > 0).then_some(self.immudb_tx)
+    }
 }
 
 pub fn encode_mark(mark: ReplicationMark) -> Bytes {

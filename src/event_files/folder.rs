@@ -321,10 +321,11 @@ fn write_whole(path: &Path, bytes: &[u8]) -> io::Result<()> {
             write_new(&temporary, bytes)
         }
         Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {
-            match is_folder(&temporary) {
-                true => _ = set_aside(&temporary)?,
+            if is_folder(&temporary) {
+                set_aside(&temporary)?;
+            } else {
                 // Left by a process that was killed.
-                false => fs::remove_file(&temporary)?,
+                fs::remove_file(&temporary)?;
             }
             write_new(&temporary, bytes)
         }

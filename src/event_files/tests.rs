@@ -1,15 +1,24 @@
 //! Tests of the file format, of gaps left by a crash, and of foreign objects among the files.
 
-use std::{collections::BTreeMap, path::Path, process::Command};
+use std::{
+    collections::{BTreeMap, VecDeque},
+    path::Path,
+    process::Command,
+};
 
 use proptest::prelude::*;
 
-use super::*;
+use super::{known_files::EventFile, *};
 use crate::{
-    config::LimitsConfig,
-    event::{AppendBounds, ChainHash, Content, ContentDigest, EventId, NewEvent, Snapshot, Timestamp},
+    config::{EventSourcingConfig, LimitsConfig},
+    event::{
+        AggregateId, AppendBounds, ChainHash, Content, ContentDigest, EventId, NewEvent, RecordedEvent,
+        SequenceNumber, Snapshot, Timestamp,
+        record::{self, ReplicationMark},
+    },
     log::LogOffset,
-    replication::PendingLimits,
+    replication::{PendingLimits, state::State},
+    server,
     storage::Storage,
 };
 
@@ -98,30 +107,16 @@ fn writer(dir: &std::path::Path, forwarded: u64) -> (EventFileWriter, Arc<EventF
     let limits = PendingLimits { events_max: 100, bytes_max: 100, segment_bytes_max: 100 };
     let replication =
         Arc::new(ReplicationStatus::new(State::Connected, mark(forwarded), LogOffset::START, false, limits));
+    let progress = Arc::new(PublishedProgress::default());
     let shared = Arc::new(EventFiles {
         files_max: 100,
         replication: replication.clone(),
         tip: watch::channel(Tip { position: Position(forwarded), ..Tip::START }).1,
-        cleared_to: AtomicU64::new(0),
-        written_to: AtomicU64::new(0),
-        snapshots_seen: AtomicU64::new(0),
-        behind_from: AtomicU64::new(u64::MAX),
-        files: AtomicU64::new(0),
-        snapshots_over: AtomicU64::new(0),
+        progress: progress.clone(),
     });
-    let writer = EventFileWriter {
-        folder: EventFolder::new(&config.storage_path),
-        files_max: 100,
-        history: Storage::open(&config, &LimitsConfig::default()).unwrap().history(),
-        replication,
-        shared: shared.clone(),
-        cursor: None,
-        written_to: Position(0),
-        written: VecDeque::new(),
-        behind: VecDeque::new(),
-        newest_of: HashMap::new(),
-    };
-    (writer, shared)
+    let storage = Storage::open(&server::settings::storage(&config, &LimitsConfig::default())).unwrap();
+    let settings = Settings { folder: config.storage_path, files_max: 100 };
+    (EventFileWriter::new(&settings, storage.history(), replication, progress), shared)
 }
 
 fn mark(position: u64) -> ReplicationMark {
@@ -138,11 +133,12 @@ fn numbered(position: u64) -> RecordedEvent {
 fn found(writer: &mut EventFileWriter, positions: &[u64]) {
     let mut waiting = VecDeque::new();
     for event in positions.iter().map(|position| numbered(*position)) {
-        waiting.push_back((event.position, event.event.aggregate_id.clone(), event.sequence));
+        let (position, sequence) = (event.position, event.sequence);
+        waiting.push_back(EventFile { position, aggregate: event.event.aggregate_id.clone(), sequence });
         writer.folder.write_event(event).unwrap();
     }
-    writer.take_up(waiting, Position(0));
-    writer.count(mark(0));
+    writer.files.take_up(waiting, Position(0));
+    writer.publish(mark(0));
 }
 
 #[test]
@@ -152,14 +148,14 @@ fn files_behind_a_gap_hold_up_none_before_them() {
     found(&mut writer, &[1, 2, 4, 5, 7]);
     writer.write_event(numbered(3)).unwrap();
     // The fifth need not be written again; the sixth comes next.
-    assert_eq!(writer.written_to, Position(5));
+    assert_eq!(writer.files.written_to(), Position(5));
     assert_eq!(writer.clear(mark(3)).unwrap(), 3);
     let left = |writer: &EventFileWriter| writer.folder.event_paths().unwrap().len();
     assert_eq!(left(&writer), 3);
     // ImmuDB has committed the sixth, which has no file.
     assert_eq!(writer.clear(mark(7)).unwrap(), 3);
     assert_eq!(left(&writer), 0);
-    assert!(writer.newest_of.is_empty());
+    assert!(writer.files.is_empty());
 }
 
 #[test]
@@ -169,9 +165,18 @@ fn files_behind_a_gap_are_pending_once_immudb_has_their_events() {
     found(&mut writer, &[4, 5]);
     assert!(shared.pending() > 0);
     writer.clear(mark(5)).unwrap();
-    writer.count(mark(5));
+    writer.publish(mark(5));
     assert_eq!(shared.pending(), 0);
     assert!(writer.folder.event_paths().unwrap().is_empty());
+}
+
+#[test]
+fn a_file_is_pending_until_the_files_of_an_earlier_run_are_known() {
+    let dir = tempfile::tempdir().unwrap();
+    let (writer, shared) = writer(dir.path(), 5);
+    assert_eq!(shared.pending(), 1);
+    writer.publish(mark(5));
+    assert_eq!(shared.pending(), 0);
 }
 
 /// Creates a foreign object at the path of a file.

@@ -9,6 +9,7 @@ use tokio_util::sync::CancellationToken;
 use tonic::{Request, Response, Status};
 
 use super::{
+    settings::EventStoreSettings,
     status,
     transport::{
         Bounds,
@@ -19,8 +20,8 @@ use super::{
     wire::{self, server::event_store_service_server::EventStoreService},
 };
 use crate::{
-    config::LimitsConfig, error::StoreError, event_files::EventFiles, refusals, shared_limit::SharedLimit,
-    store::EventStore, world::World,
+    error::StoreError, event_files::EventFiles, refusals, shared_limit::SharedLimit, store::EventStore,
+    world::World,
 };
 
 pub mod decode;
@@ -28,8 +29,17 @@ pub mod encode;
 pub mod messages;
 pub mod streams;
 
-use decode::Decoder;
+use decode::{Decoder, unless_zero};
 use streams::{Boxed, ReadContext, bounded};
+
+/// The parts of the program that the calls use.
+#[derive(Debug)]
+pub struct EventStoreParts {
+    pub store: Arc<EventStore>,
+    pub event_files: Option<Arc<EventFiles>>,
+    /// `None` if the game world is disabled.
+    pub world: Option<Arc<World>>,
+}
 
 /// The service as called by tonic.
 #[derive(Debug)]
@@ -47,15 +57,15 @@ pub struct EventStoreCalls {
 }
 
 impl EventStoreCalls {
+    /// Creates the service. `shutdown` ends its streams.
     pub fn new(
-        store: Arc<EventStore>,
-        world: Option<Arc<World>>,
-        limits: LimitsConfig,
-        immudb: Option<(String, String)>,
-        event_files: Option<Arc<EventFiles>>,
+        parts: EventStoreParts,
+        settings: EventStoreSettings,
         Bounds { streams, reads }: Bounds,
         shutdown: CancellationToken,
     ) -> Self {
+        let EventStoreParts { store, event_files, world } = parts;
+        let EventStoreSettings { limits, immudb } = settings;
         Self { store, streams, reads, decoder: Decoder { limits }, immudb, event_files, world, shutdown }
     }
 
@@ -205,7 +215,7 @@ impl EventStoreService for EventStoreCalls {
         let start = crate::store::OrderStart::At(crate::event::Position(request.from_position));
         let reader = self.reader(&reading.call, move |store| store.read(start, filter)).await?;
         let call = reading.call.clone();
-        let messages = streams::read_all(reading, reader, request.limit);
+        let messages = streams::read_all(reading, reader, unless_zero(request.limit));
         Ok(Response::new(bounded(messages, call, self.shutdown.clone())))
     }
 

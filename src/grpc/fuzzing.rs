@@ -9,6 +9,7 @@ use prost::Message;
 
 use super::{
     event_store::decode::{self, Decoder},
+    settings::RequestLimits,
     violations::Violations,
     wire,
     world::commands as world,
@@ -19,6 +20,7 @@ use crate::{
         AppendBounds, ChainHash, Content, ContentDigest, NewEvent, Position, RecordedEvent, SequenceNumber,
         Snapshot, Timestamp, record,
     },
+    server::settings,
     store::OrderStart,
     world::{
         model::event::WorldEvent,
@@ -33,7 +35,7 @@ use crate::{
 /// Decodes the bytes as every kind of request, with the default limits and with limits so low that
 /// short inputs reach them.
 pub fn requests(bytes: &[u8]) {
-    for limits in [LimitsConfig::default(), tight()] {
+    for limits in [settings::request_limits(&LimitsConfig::default()), tight()] {
         let decoder = Decoder { limits };
         if let Ok(request) = wire::AppendEventsRequest::decode(bytes) {
             append(&decoder, request);
@@ -64,8 +66,8 @@ pub fn requests(bytes: &[u8]) {
     }
 }
 
-fn tight() -> LimitsConfig {
-    LimitsConfig {
+fn tight() -> RequestLimits {
+    RequestLimits {
         append_events_max: 3,
         append_bytes_max: 200,
         event_bytes_max: 20,
@@ -75,7 +77,6 @@ fn tight() -> LimitsConfig {
         metadata_entries_max: 2,
         metadata_value_bytes_max: 8,
         expected_sequences_max: 3,
-        ..LimitsConfig::default()
     }
 }
 
@@ -110,7 +111,7 @@ fn append(decoder: &Decoder, request: wire::AppendEventsRequest) {
 
 /// Checks that an accepted event is within the limits, and that its record decodes to the same
 /// event. Returns the size of the record.
-fn stored(limits: &LimitsConfig, event: NewEvent, digest: ContentDigest) -> usize {
+fn stored(limits: &RequestLimits, event: NewEvent, digest: ContentDigest) -> usize {
     assert_eq!(ContentDigest::of(&event), digest);
     assert!(event.aggregate_id.as_str().len() <= limits.id_bytes_max);
     assert!(event.aggregate_type.len() <= limits.type_bytes_max);
@@ -146,7 +147,7 @@ fn content(content: &Content, bytes_max: usize) {
 
 /// Checks that accepted commands can be decided, and that the resulting events decode to the same
 /// events.
-fn commands(limits: &LimitsConfig, request: wire::world::ExecuteCommandsRequest) {
+fn commands(limits: &RequestLimits, request: wire::world::ExecuteCommandsRequest) {
     let Some(commands) = accepted(world::decode(request, limits)) else { return };
     assert!((1..=COMMANDS_MAX).contains(&commands.commands.len()));
     let mut known = WorldView::default();
@@ -169,7 +170,7 @@ fn commands(limits: &LimitsConfig, request: wire::world::ExecuteCommandsRequest)
     }
 }
 
-fn save_snapshot(limits: &LimitsConfig, snapshot: Snapshot) {
+fn save_snapshot(limits: &RequestLimits, snapshot: Snapshot) {
     assert!(snapshot.aggregate_id.as_str().len() <= limits.id_bytes_max);
     assert!(snapshot.sequence.0 > 0);
     assert!(snapshot.metadata.len() <= limits.metadata_entries_max);

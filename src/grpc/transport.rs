@@ -6,8 +6,8 @@
 use std::sync::Arc;
 
 use crate::{
-    config::LimitsConfig,
     error::Limit,
+    grpc::settings::TransportSettings,
     shared_limit::{Resource, SharedLimit},
 };
 
@@ -34,9 +34,9 @@ pub struct Bounds {
 }
 
 impl Bounds {
-    pub fn new(limits: &LimitsConfig, budget: ByteBudget) -> Self {
-        let streams_max = limits.streams_open_max as u64;
+    pub fn new(settings: &TransportSettings, budget: ByteBudget) -> Self {
+        let streams_max = settings.streams_open_max as u64;
         let streams = Arc::new(SharedLimit::new(Limit::StreamsOpen, Resource::Streams, streams_max));
-        Self { streams, reads: Reads::new(limits, budget) }
+        Self { streams, reads: Reads::new(settings.record_bytes_max, budget) }
     }
 }

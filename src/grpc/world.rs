@@ -12,9 +12,10 @@ use tonic::{Request, Response, Status};
 
 use super::{
     event_store::{
-        decode::{aggregate_id, name},
+        decode::{aggregate_id, name, unless_zero},
         streams::{Boxed, bounded},
     },
+    settings::RequestLimits,
     status,
     transport::{
         Bounds,
@@ -29,7 +30,6 @@ use super::{
     },
 };
 use crate::{
-    config::LimitsConfig,
     event::{AggregateId, NAME_BYTES_MAX, Position, SequenceNumber},
     shared_limit::SharedLimit,
     world::{
@@ -62,7 +62,7 @@ const PLAYERS_MAX: u32 = 100;
 #[derive(Debug, Clone)]
 pub struct WorldCalls {
     world: Arc<World>,
-    limits: Arc<LimitsConfig>,
+    limits: Arc<RequestLimits>,
     streams: Arc<SharedLimit>,
     reads: Reads,
     /// For queries of the read models, so that a query that waits for their file does not hold up
@@ -76,7 +76,7 @@ impl WorldCalls {
     /// Creates the services. `closing` ends their streams.
     pub fn new(
         world: Arc<World>,
-        limits: LimitsConfig,
+        limits: RequestLimits,
         Bounds { streams, reads }: Bounds,
         closing: CancellationToken,
     ) -> Self {
@@ -319,7 +319,8 @@ impl WorldService for WorldCalls {
         let mut wrong = Violations::default();
         let id = aggregate_id("id", &request.id, NAME_BYTES_MAX, &mut wrong);
         let id = wrong.none_or(id).map_err(status::of_violations)?;
-        let (from, to) = (SequenceNumber(request.from_sequence), SequenceNumber(request.to_sequence));
+        let from = SequenceNumber(request.from_sequence);
+        let to = unless_zero(request.to_sequence).map(SequenceNumber);
         let reader = self.reader(&call, move |world, given_up| world.history(id, from, to, given_up)).await?;
         let (reads, kept, caller) = (self.reads.clone(), self.reads.kept_bytes(&call), call.clone());
         kept.resize(reader.kept_bytes())?;

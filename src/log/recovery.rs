@@ -87,7 +87,7 @@ pub fn recover(folder: &Path, seen: Option<LogOffset>) -> Result<Recovered, Open
         info!(file = %file.path().display(), offset = end, bytes = space, "released unused preallocated \
          space of the local log");
         file.set_len(end).map_err(|source| OpenError::from(file.io_error(source)))?;
-        CrashPoint::TornEndCut.reached();
+        CrashPoint::TornTailTruncated.reached();
     }
     // The accepted frames may not have been synced before a crash, so they must become durable
     // before anything relies on them. They are written again: after a failed sync, the operating
@@ -211,6 +211,6 @@ fn keep_torn(file: &segment::Segment, bytes: &Bytes, torn: Range<u64>) -> Result
     let kept = file.path().with_extension(format!("torn-{end}"));
     let io_error = |source| OpenError::Io { path: kept.display().to_string(), source };
     fs::write(&kept, torn).map_err(io_error)?;
-    CrashPoint::TornEndKept.reached();
+    CrashPoint::TornTailSaved.reached();
     Ok(())
 }

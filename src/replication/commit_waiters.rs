@@ -75,6 +75,7 @@ impl CommitWaiters {
     /// Records that ImmuDB has the log up to `offset`. `events` is the number of events that it did
     /// not have before.
     pub fn committed(&mut self, offset: LogOffset, events: u64) {
+        // The greatest count, so that all writes that end at `offset` are included.
         let after = self.waiters.split_off(&(offset, u64::MAX));
         for (_, waiter) in std::mem::replace(&mut self.waiters, after) {
             let _ = waiter.answer.send(CommitOutcome::Immudb);

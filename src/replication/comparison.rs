@@ -61,13 +61,11 @@ impl Comparison {
     pub async fn ask(session: &Session, history: &History, tip: Tip) -> Result<Self, ComparisonError> {
         let Some(entry) = session.get(head::KEY).await? else {
             let events = session.scan_keys(transaction::EVENT_PREFIX.as_bytes(), 1).await?;
-            return Ok(match events.is_empty() {
-                true => Self { head: None, common: Position(0), fit: HistoryRelation::Empty },
-                false => {
-                    let common = last_common(session, history, tip, tip.position).await?;
-                    Self { head: None, common, fit: HistoryRelation::HeadMissing }
-                }
-            });
+            if events.is_empty() {
+                return Ok(Self { head: None, common: Position(0), fit: HistoryRelation::Empty });
+            }
+            let common = last_common(session, history, tip, tip.position).await?;
+            return Ok(Self { head: None, common, fit: HistoryRelation::HeadMissing });
         };
         let head = LogHead::decode(&entry.value).ok_or(ComparisonError::HeadUnreadable)?;
         let reaches = head.position <= tip.position;

@@ -31,6 +31,7 @@ use crate::{
     sequencer::Sequencer,
 };
 
+mod answers;
 mod claim;
 mod failures;
 mod following;
@@ -71,8 +72,8 @@ pub struct Forwarder {
     began: Instant,
     /// ImmuDB has opened a session, and nothing has failed since.
     in_contact: bool,
-    /// The lowest number of pending events so far in this migration.
-    pending_min: u64,
+    /// The lowest number of pending events so far in this migration. `None` outside of a migration.
+    pending_min: Option<u64>,
     /// The last session expired, and no transaction has been committed since.
     session_expired: bool,
     /// A precondition of the last transaction failed, and no transaction has been committed since.
@@ -167,7 +168,7 @@ impl Forwarder {
             writer: None,
             began: Instant::now(),
             in_contact: false,
-            pending_min: u64::MAX,
+            pending_min: None,
             session_expired: false,
             conflicted: false,
             own_tx: None,

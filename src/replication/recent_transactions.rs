@@ -3,7 +3,7 @@
 
 use std::collections::VecDeque;
 
-use crate::event::{Position, record::ReplicationMark};
+use crate::event::Position;
 
 const RECENT_MAX: usize = 4096;
 
@@ -30,9 +30,9 @@ struct RecentTransaction {
 pub(super) struct RecentTransactions(VecDeque<RecentTransaction>);
 
 impl RecentTransactions {
-    /// Records a transaction with the events after `after` up to the position of `mark`.
-    pub fn add(&mut self, after: Position, mark: ReplicationMark, learned: Learned) {
-        self.0.push_back(RecentTransaction { after, last: mark.position, tx: mark.immudb_tx, learned });
+    /// Records a transaction with the events after `after` up to `last`.
+    pub fn add(&mut self, after: Position, last: Position, tx: u64, learned: Learned) {
+        self.0.push_back(RecentTransaction { after, last, tx, learned });
         if self.0.len() > RECENT_MAX {
             self.0.pop_front();
         }

@@ -111,15 +111,15 @@ pub struct StateMachine {
     recent: VecDeque<bool>,
     /// Number of consecutive quick commits.
     quick: u32,
-    /// Number of quick commits that ends this fallback. 0 before the first fallback.
-    quick_needed: u32,
+    /// Number of quick commits that ends this fallback. `None` before the first fallback.
+    quick_needed: Option<u32>,
     fallback_ended: Option<Duration>,
 }
 
 impl StateMachine {
     pub fn new(state: State, limits: FallbackLimits) -> Self {
         let recent = VecDeque::with_capacity(RECENT_COMMITS);
-        Self { state, limits, failures: 0, recent, quick: 0, quick_needed: 0, fallback_ended: None }
+        Self { state, limits, failures: 0, recent, quick: 0, quick_needed: None, fallback_ended: None }
     }
 
     pub fn state(&self) -> State {
@@ -211,17 +211,15 @@ impl StateMachine {
             State::Starting | State::Connected => {
                 let is_further =
                     self.fallback_ended.is_some_and(|ended| at.saturating_sub(ended) <= FALLBACKS_APART);
-                self.quick_needed = if is_further {
-                    self.quick_needed.saturating_mul(2).clamp(QUICK_COMMITS, QUICK_COMMITS_MAX)
-                } else {
-                    QUICK_COMMITS
-                };
+                let needed = self.quick_needed.filter(|_| is_further);
+                let needed = needed.map_or(QUICK_COMMITS, |needed| needed.saturating_mul(2));
+                self.quick_needed = Some(needed.min(QUICK_COMMITS_MAX));
                 self.fell_back()
             }
             // The fallback has not ended yet. Or the service started with a backlog and has had
             // none.
             State::Migrating | State::Fallback => {
-                self.quick_needed = self.quick_needed.max(QUICK_COMMITS);
+                self.quick_needed.get_or_insert(QUICK_COMMITS);
                 self.fell_back()
             }
             other @ (State::LocalOnly | State::Suspect | State::Fenced | State::Copying) => other,
@@ -250,10 +248,11 @@ impl StateMachine {
             }
             State::Starting | State::Fallback | State::Migrating | State::Copying => {
                 self.quick = if self.is_quick(commit) { self.quick.saturating_add(1) } else { 0 };
-                if commit.backlog == Backlog::Large || self.quick < self.quick_needed {
+                let lacks_quick = self.quick_needed.is_some_and(|needed| self.quick < needed);
+                if commit.backlog == Backlog::Large || lacks_quick {
                     return State::Migrating;
                 }
-                if self.quick_needed > 0 {
+                if self.quick_needed.is_some() {
                     self.fallback_ended = Some(at);
                 }
                 State::Connected

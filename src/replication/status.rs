@@ -29,7 +29,8 @@ pub struct View {
     pub state: State,
     pub forwarded: ReplicationMark,
     pub reachable: bool,
-    pub last_tx: u64,
+    /// The newest known transaction.
+    pub last_tx: Option<u64>,
     pub last_error: String,
     pub retries: u64,
     pub fallbacks: u64,
@@ -71,7 +72,7 @@ impl ReplicationStatus {
             state,
             forwarded,
             reachable: false,
-            last_tx: forwarded.immudb_tx,
+            last_tx: forwarded.transaction(),
             last_error: String::new(),
             retries: 0,
             fallbacks: 0,
@@ -231,14 +232,16 @@ impl ReplicationStatus {
         let mut inner = self.lock();
         let after = inner.view.forwarded.position;
         let moved = mark.position.0.saturating_sub(after.0);
-        if moved > 0 && mark.immudb_tx > 0 {
+        if moved > 0
+            && let Some(tx) = mark.transaction()
+        {
             if matches!(inner.view.state, State::Migrating | State::Fallback) {
                 inner.view.migrated_events = inner.view.migrated_events.saturating_add(moved);
             }
-            inner.recent.add(after, mark, learned);
+            inner.recent.add(after, mark.position, tx, learned);
         }
         inner.view.forwarded = mark;
-        inner.view.last_tx = inner.view.last_tx.max(mark.immudb_tx);
+        inner.view.last_tx = inner.view.last_tx.max(mark.transaction());
         inner.offset = offset;
         inner.waiters.committed(offset, moved);
         drop(inner);

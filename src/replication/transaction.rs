@@ -222,6 +222,7 @@ mod tests {
         config::{EventSourcingConfig, LimitsConfig},
         event::{Content, Snapshot, Timestamp},
         index::IndexedSnapshot,
+        server::settings,
         storage::Storage,
     };
 
@@ -233,7 +234,7 @@ mod tests {
             index_path: dir.path().join("index"),
             ..EventSourcingConfig::default()
         };
-        let mut storage = Storage::open(&config, &LimitsConfig::default()).unwrap();
+        let mut storage = Storage::open(&settings::storage(&config, &LimitsConfig::default())).unwrap();
         let aggregate = AggregateId::new("room-1").unwrap();
         let mut tips = Vec::new();
         let mut entries = crate::index::IndexBatch::new(&storage.index);

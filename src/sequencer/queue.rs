@@ -4,7 +4,7 @@
 
 use std::{any::Any, sync::Arc, time::Duration};
 
-use super::SequencerSettings;
+use super::Settings;
 use crate::{
     error::{Limit, StoreError},
     shared_limit::{Caller, LimitReached, Resource, SharedLimit},
@@ -40,7 +40,7 @@ pub(super) struct Weight {
 }
 
 impl Waiting {
-    pub fn new(settings: &SequencerSettings) -> Self {
+    pub fn new(settings: &Settings) -> Self {
         let (calls_max, bytes_max) = (settings.calls_waiting_max as u64, settings.calls_waiting_bytes_max);
         Self(Arc::new(QueueLimits {
             calls: SharedLimit::new(Limit::CallsWaiting, Resource::WaitingWrites, calls_max),
@@ -95,7 +95,7 @@ mod tests {
     use super::*;
 
     fn waiting(calls_waiting_max: usize, calls_waiting_bytes_max: u64) -> Waiting {
-        Waiting::new(&SequencerSettings {
+        Waiting::new(&Settings {
             in_doubt: std::collections::HashSet::new(),
             folder: Default::default(),
             thresholds: Default::default(),
@@ -149,15 +149,15 @@ mod tests {
 
     #[test]
     fn what_counts_elsewhere_is_given_back_once_the_write_counts_here() {
-        let (waiting, (told, hears)) = (waiting(1, 1000), std::sync::mpsc::channel());
+        let (waiting, (sender, receiver)) = (waiting(1, 1000), std::sync::mpsc::channel());
         let origin = || {
-            let told = told.clone();
-            Origin { counted: Some(Box::new(move || told.send(()).unwrap())), ..Origin::default() }
+            let sender = sender.clone();
+            Origin { counted: Some(Box::new(move || sender.send(()).unwrap())), ..Origin::default() }
         };
         let held = waiting.weigh(origin(), 1).ok().unwrap();
-        hears.try_recv().unwrap();
+        receiver.try_recv().unwrap();
         assert!(waiting.weigh(origin(), 1).is_err());
-        hears.try_recv().unwrap_err();
+        receiver.try_recv().unwrap_err();
         drop(held);
     }
 }

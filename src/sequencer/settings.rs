@@ -9,7 +9,7 @@ use crate::{clock::EventClock, event::EventId};
 
 /// The settings of a sequencer. They do not change while it runs.
 #[derive(Debug, Clone)]
-pub struct SequencerSettings {
+pub struct Settings {
     /// The directory of the log. Its disk must not become full.
     pub folder: PathBuf,
     pub thresholds: SnapshotThresholds,
@@ -22,7 +22,7 @@ pub struct SequencerSettings {
     pub in_doubt: HashSet<EventId>,
 }
 
-impl SequencerSettings {
+impl Settings {
     pub(super) fn disk_is_full(&self) -> bool {
         let stat = rustix::fs::statvfs(&self.folder);
         let free = stat.map_or(u64::MAX, |stat| stat.f_bavail.saturating_mul(stat.f_frsize));

@@ -210,9 +210,9 @@ pub(crate) fn start(config: &EventSourcingConfig) -> Running {
 }
 
 pub(crate) fn start_admitting(config: &EventSourcingConfig, admission: Arc<AdmissionCheck>) -> Running {
-    let storage = Storage::open(config, &LimitsConfig::default()).unwrap();
+    let storage = Storage::open(&crate::server::settings::storage(config, &LimitsConfig::default())).unwrap();
     let history = storage.history();
-    let settings = SequencerSettings {
+    let settings = Settings {
         folder: config.log_path.clone(),
         thresholds: SnapshotThresholds { default: 100, ..Default::default() },
         calls_waiting_max: 10_000,

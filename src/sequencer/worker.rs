@@ -18,7 +18,7 @@ use tokio::sync::watch;
 use tracing::error;
 
 use super::{
-    AdmissionCheck, GroupError, Marks, RestoreError, SequencerCall, SequencerSettings,
+    AdmissionCheck, GroupError, Marks, RestoreError, SequencerCall, Settings,
     existing::{SentEvent, StoredEvents},
     poisoned::{Poisoned, PoisonedBy},
     replies::Replies,
@@ -35,7 +35,7 @@ use crate::{
 pub(super) struct Worker {
     pub(super) log: Log,
     pub(super) index: Arc<Index>,
-    pub(super) settings: Arc<SequencerSettings>,
+    pub(super) settings: Arc<Settings>,
     pub(super) admission: Arc<AdmissionCheck>,
     pub(super) counters: Arc<Counters>,
     pub(super) published: watch::Sender<Tip>,

@@ -2,17 +2,18 @@
 //!
 //! Ending the service is left to the parent module.
 
-use super::{Components, ServerError};
-use crate::{config::EventSourcingConfig, sequencer::PoisonedBy};
+use std::time::Duration;
+
+use super::{components::Components, error::ServerError};
+use crate::sequencer::PoisonedBy;
 
 /// Resolves when an essential part has panicked: no service is better than half a service. After a
-/// failed write to the log, reads continue for `event_sourcing.log_failure_grace`; then a restart
-/// must find out what is stored.
+/// failed write to the log, reads continue for `log_failure_grace`; then a restart must find out
+/// what is stored.
 pub(super) fn of_parts(
     parts: &mut Components,
-    config: &EventSourcingConfig,
+    log_failure_grace: Duration,
 ) -> impl Future<Output = ServerError> + use<> {
-    let grace = config.log_failure_grace;
     let (sequencer, forwarder) = (parts.store.sequencer().clone(), parts.forwarder.take());
     async move {
         let forwarder = async {
@@ -29,7 +30,7 @@ pub(super) fn of_parts(
             match poisoned.by {
                 PoisonedBy::ReadOnly => std::future::pending().await,
                 PoisonedBy::Log => {
-                    tokio::time::sleep(grace).await;
+                    tokio::time::sleep(log_failure_grace).await;
                     ServerError::LogFailed(poisoned.reason.clone())
                 }
             }

@@ -4,7 +4,7 @@
 //! Health and reflection always answer. Until `open`, other calls are rejected with the error that
 //! the service is starting. What a call does is left to `grpc`.
 
-use std::{sync::Arc, time::Duration};
+use std::time::Duration;
 
 use tokio::net::TcpListener;
 use tokio_util::sync::CancellationToken;
@@ -12,27 +12,25 @@ use tonic::{body::Body, service::InterceptorLayer, transport::Server};
 use tower::util::MapRequestLayer;
 use tracing::{info, warn};
 
-use super::{Components, ServerError};
-use crate::{
-    config::Config,
-    grpc::{
-        EventStoreCalls, HealthReport, HealthReporter, WorldCalls,
-        transport::{
-            Bounds,
-            bodies::BodyLimits,
-            byte_budget::ByteBudget,
-            closing::ClosingLayer,
-            concurrency::{Gate, note_arrival},
-            connections::{self, ConnectionTimeouts},
-            deferred_service::DeferredService,
-        },
-        wire::{
-            self,
-            server::event_store_service_server::EventStoreServiceServer,
-            world::{command_service_server::CommandServiceServer, world_service_server::WorldServiceServer},
-        },
+use super::{
+    components::{Services, WorldServices},
+    error::ServerError,
+};
+use crate::grpc::{
+    Bounds, EventStoreCalls, HealthReport, HealthReporter, TransportSettings, WorldCalls,
+    transport::{
+        bodies::BodyLimits,
+        byte_budget::ByteBudget,
+        closing::ClosingLayer,
+        concurrency::{Gate, note_arrival},
+        connections::{self, ConnectionTimeouts},
+        deferred_service::DeferredService,
     },
-    world::World,
+    wire::{
+        self,
+        server::event_store_service_server::EventStoreServiceServer,
+        world::{command_service_server::CommandServiceServer, world_service_server::WorldServiceServer},
+    },
 };
 
 /// The maximum size of a reflection request, which contains only a name.
@@ -52,6 +50,7 @@ const KEEP_ALIVE_ANSWER_MAX: Duration = Duration::from_secs(20);
 #[derive(Debug)]
 pub struct Network {
     pub health: HealthReporter,
+    settings: TransportSettings,
     budget: ByteBudget,
     events: DeferredService<EventStoreServiceServer<EventStoreCalls>>,
     commands: DeferredService<CommandServiceServer<WorldCalls>>,
@@ -61,10 +60,11 @@ pub struct Network {
 }
 
 impl Network {
-    pub fn new(config: &Config) -> Self {
+    pub fn new(settings: TransportSettings) -> Self {
         Self {
             health: HealthReporter::default(),
-            budget: ByteBudget::new(config.limits.call_bytes_max),
+            budget: ByteBudget::new(settings.call_bytes_max),
+            settings,
             events: DeferredService::default(),
             commands: DeferredService::default(),
             world: DeferredService::default(),
@@ -79,10 +79,9 @@ impl Network {
     /// error if the transport fails.
     pub fn serve(
         &self,
-        config: &Config,
         listener: TcpListener,
     ) -> Result<impl Future<Output = Result<(), tonic::transport::Error>> + use<>, ServerError> {
-        let limits = &config.limits;
+        let settings = &self.settings;
         let descriptors = || {
             tonic_reflection::server::Builder::configure()
                 .register_encoded_file_descriptor_set(wire::DESCRIPTORS)
@@ -90,8 +89,8 @@ impl Network {
                 .register_encoded_file_descriptor_set(tonic_health::pb::FILE_DESCRIPTOR_SET)
         };
         info!(address = ?listener.local_addr().ok(), "listening");
-        let patience = ConnectionTimeouts::new(&config.server);
-        let connections_max = connections::raise_file_limit(limits.connections_max);
+        let patience = ConnectionTimeouts::new(settings);
+        let connections_max = connections::raise_file_limit(settings.connections_max);
         let incoming = connections::incoming(
             listener,
             connections_max,
@@ -106,8 +105,8 @@ impl Network {
             .http2_keepalive_interval(Some(KEEP_ALIVE))
             .http2_keepalive_timeout(Some(KEEP_ALIVE_ANSWER_MAX))
             .layer(MapRequestLayer::new(note_arrival::<Body>))
-            .layer(InterceptorLayer::new(Gate::new(limits.concurrent_calls_max, self.budget.clone())))
-            .layer(BodyLimits::new(self.budget.clone(), config.server.request_max, limits.largest_request()))
+            .layer(InterceptorLayer::new(Gate::new(settings.concurrent_calls_max, self.budget.clone())))
+            .layer(BodyLimits::new(self.budget.clone(), settings.request_max, settings.request_bytes_max))
             .layer(ClosingLayer::new(self.closing.clone()))
             .add_service(self.health.server())
             .add_service(descriptors().build_v1()?.max_decoding_message_size(REFLECTION_BYTES_MAX))
@@ -120,38 +119,26 @@ impl Network {
             }))
     }
 
+    /// Returns new limits for services to share.
+    pub fn bounds(&self) -> Bounds {
+        Bounds::new(&self.settings, self.budget.clone())
+    }
+
     /// Makes the services available, so that calls are answered from now on.
-    pub fn open(&self, config: &Config, parts: &Components, world: Option<Arc<World>>) {
-        let limits = &config.limits;
-        let message_bytes_max = limits.largest_request();
-        let immudb = config.immudb.as_ref();
-        let named =
-            immudb.map(|immudb| (format!("{}:{}", immudb.address, immudb.port), immudb.database.clone()));
-        let bounds = Bounds::new(limits, self.budget.clone());
-        let service = EventStoreCalls::new(
-            parts.store.clone(),
-            world.clone(),
-            limits.clone(),
-            named,
-            parts.event_files.clone(),
-            bounds.clone(),
-            parts.closing.clone(),
-        );
-        let events = EventStoreServiceServer::new(service).max_decoding_message_size(message_bytes_max);
+    pub fn open(&self, services: Services) {
+        let message_bytes_max = self.settings.request_bytes_max;
+        let Services { events, world } = services;
         match world {
-            Some(world) => {
-                let world = WorldCalls::new(world, limits.clone(), bounds, parts.closing.clone());
-                let commands =
-                    CommandServiceServer::new(world.clone()).max_decoding_message_size(message_bytes_max);
-                self.world.set_ready(WorldServiceServer::new(world));
-                self.commands.set_ready(commands);
+            Some(WorldServices { commands, queries }) => {
+                self.world.set_ready(queries);
+                self.commands.set_ready(commands.max_decoding_message_size(message_bytes_max));
             }
             None => {
                 self.world.set_unavailable(NO_WORLD);
                 self.commands.set_unavailable(NO_WORLD);
             }
         }
-        self.events.set_ready(events);
+        self.events.set_ready(events.max_decoding_message_size(message_bytes_max));
     }
 
     /// Makes the services unavailable. Until the next `open`, calls are answered with the error

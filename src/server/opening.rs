@@ -2,18 +2,18 @@
 //!
 //! Also decides whether ImmuDB must be contacted before the service accepts calls.
 
-use std::time::Duration;
+use std::{path::PathBuf, time::Duration};
 
 use tokio_util::sync::CancellationToken;
 use tracing::{error, info, warn};
 
-use super::ServerError;
+use super::{error::ServerError, settings};
 use crate::{
-    config::{Config, EventSourcingConfig, LimitsConfig, RequireContact},
+    config::{Config, RequireContact},
     event::Position,
     event_files::EventFiles,
     log::clean_stop::{self, Unclean},
-    storage::{Storage, StorageError},
+    storage::{self, Storage, StorageError},
 };
 
 /// How often to check whether the disk is writable again.
@@ -26,26 +26,25 @@ const DOUBLINGS_MAX: u32 = 5;
 
 /// Opens the storage without blocking other tasks. Returns early if `closing` is cancelled.
 pub(super) async fn open(config: &Config, closing: &CancellationToken) -> Result<Storage, ServerError> {
-    let (limits, closing) = (config.limits.clone(), closing.clone());
-    let config = config.event_sourcing.clone();
+    let settings = settings::storage(&config.event_sourcing, &config.limits);
+    let (event_files, closing) = (config.event_sourcing.storage_path.clone(), closing.clone());
     let opened = tokio::task::spawn_blocking(move || {
-        let storage = match Storage::open_unless(&config, &limits, &closing) {
-            Err(error) if error.is_of_writing() => read_only(&config, &limits, error, &closing)?,
+        let storage = match Storage::open_unless(&settings, &closing) {
+            Err(error) if error.is_of_writing() => read_only(&settings, error, &closing)?,
             opened => opened?,
         };
-        EventFiles::refuse_without_log(&config, storage.log.tip().position)?;
+        EventFiles::refuse_without_log(&event_files, storage.log.tip().position)?;
         Ok::<_, ServerError>(storage)
     });
     opened.await.map_err(|_| ServerError::Panicked("opening the storage"))?
 }
 
 fn read_only(
-    config: &EventSourcingConfig,
-    limits: &LimitsConfig,
+    settings: &storage::Settings,
     why: StorageError,
     closing: &CancellationToken,
 ) -> Result<Storage, StorageError> {
-    match Storage::open_read_only(config, limits, &why, closing) {
+    match Storage::open_read_only(settings, &why, closing) {
         Ok(storage) => {
             error!(
                 reason = %why,
@@ -94,13 +93,13 @@ pub(super) fn needs_contact(config: &Config, storage: &Storage, last_stop: Resul
 
 /// Resolves when a storage that was opened read-only can be written. `openings` is how many times
 /// in a row it was opened read-only. If it is 0, the storage is writable, and this never resolves.
-pub(super) async fn until_writable(config: EventSourcingConfig, openings: u32) {
-    let Some(in_vain) = openings.checked_sub(1) else { return std::future::pending().await };
-    let mut pause = LOOK_EVERY.saturating_mul(1 << in_vain.min(DOUBLINGS_MAX));
+pub(super) async fn until_writable(log_path: PathBuf, openings: u32) {
+    let Some(failures) = openings.checked_sub(1) else { return std::future::pending().await };
+    let mut pause = LOOK_EVERY.saturating_mul(1 << failures.min(DOUBLINGS_MAX));
     loop {
         tokio::time::sleep(std::mem::replace(&mut pause, LOOK_EVERY)).await;
-        let config = config.clone();
-        if tokio::task::spawn_blocking(move || Storage::is_writable(&config)).await.unwrap_or(false) {
+        let log_path = log_path.clone();
+        if tokio::task::spawn_blocking(move || Storage::is_writable(&log_path)).await.unwrap_or(false) {
             info!("storage is writable again; reopening it");
             return;
         }
@@ -116,13 +115,8 @@ mod tests {
     /// Returns how long it takes on a disk that accepts the first probe.
     async fn waited(openings: u32) -> Duration {
         let folder = tempfile::tempdir().unwrap();
-        let config = EventSourcingConfig {
-            log_path: folder.path().join("log"),
-            index_path: folder.path().join("index"),
-            ..EventSourcingConfig::default()
-        };
         let began = Instant::now();
-        until_writable(config, openings).await;
+        until_writable(folder.path().join("log"), openings).await;
         began.elapsed()
     }
 

@@ -20,14 +20,29 @@ const NOTHING: RangeInclusive<u64> = RangeInclusive::new(1, 0);
 pub struct LoadRequest {
     pub aggregate_id: AggregateId,
     pub from: SequenceNumber,
-    /// The last sequence number; 0 means the aggregate's last event.
-    pub to: SequenceNumber,
+    /// The last sequence number. `None` means the aggregate's last event.
+    pub to: Option<SequenceNumber>,
     pub recorded_until: Option<Timestamp>,
     /// Start from the newest snapshot, if it has this schema version.
     pub snapshot_schema: Option<u32>,
     pub direction: Direction,
-    /// 0 means no limit.
-    pub limit: u64,
+    /// The maximum number of events.
+    pub limit: Option<u64>,
+}
+
+impl LoadRequest {
+    /// Returns a request for all events of an aggregate, without a snapshot.
+    pub fn all_of(aggregate_id: AggregateId) -> Self {
+        Self {
+            aggregate_id,
+            from: SequenceNumber(1),
+            to: None,
+            recorded_until: None,
+            snapshot_schema: None,
+            direction: Direction::Forwards,
+            limit: None,
+        }
+    }
 }
 
 /// The rest of the requested events. Reads from the disk on demand.
@@ -55,10 +70,7 @@ impl AggregateReader {
         };
         let Some(head) = reader.head.clone() else { return Ok(reader) };
         let mut first = request.from.0.max(1);
-        let mut last = match request.to.0 {
-            0 => head.last.0,
-            to => to.min(head.last.0),
-        };
+        let mut last = request.to.unwrap_or(head.last).min(head.last).0;
         if let Some(until) = request.recorded_until {
             last = reader.last_recorded_until(until, last)?;
         }
@@ -70,10 +82,10 @@ impl AggregateReader {
             return Ok(reader);
         }
         let count = last.saturating_sub(first).saturating_add(1);
-        if request.limit > 0 && request.limit < count {
+        if let Some(limit) = request.limit.filter(|limit| *limit < count) {
             match request.direction {
-                Direction::Forwards => last = first.saturating_add(request.limit).saturating_sub(1),
-                Direction::Backwards => first = last.saturating_sub(request.limit).saturating_add(1),
+                Direction::Forwards => last = first.saturating_add(limit).saturating_sub(1),
+                Direction::Backwards => first = last.saturating_sub(limit).saturating_add(1),
             }
         }
         reader.left = first..=last;

@@ -9,8 +9,8 @@ use tracing::{info, info_span};
 
 use super::*;
 
-fn config_in(folder: &Path) -> LoggingConfig {
-    LoggingConfig { path: folder.to_owned(), ..LoggingConfig::default() }
+fn settings(folder: &Path) -> Settings {
+    Settings { folder: folder.to_owned(), level: "info".into(), file_bytes_max: 10 << 20, files_max: 5 }
 }
 
 #[test]
@@ -26,7 +26,7 @@ fn misspelt_levels_are_refused() {
 #[test]
 fn file_has_whole_plain_lines_and_none_below_the_level() {
     let folder = tempfile::tempdir().unwrap();
-    let (writer, output) = Output::new("test", open(&config_in(folder.path())).unwrap(), Colours::None);
+    let (writer, output) = Output::new("test", open(&settings(folder.path())).unwrap(), Colours::None);
     let level = filter("info").unwrap();
     let (coloured, _filter) = subscriber(level, io::sink, true, Some(writer));
     tracing::subscriber::with_default(coloured, || {
@@ -70,10 +70,10 @@ fn text_of_callers_neither_acts_on_the_terminal_nor_makes_lines() {
 #[test]
 fn files_are_bounded_in_size_and_number() {
     let folder = tempfile::tempdir().unwrap();
-    let config = LoggingConfig { file_bytes_max: 100, files_max: 3, ..config_in(folder.path()) };
+    let settings = Settings { file_bytes_max: 100, files_max: 3, ..settings(folder.path()) };
     let line = [b'x'; 40];
     for _ in 0..2 {
-        let mut file = open(&config).unwrap();
+        let mut file = open(&settings).unwrap();
         for _ in 0..50 {
             file.write_all(&line).unwrap();
         }
@@ -83,7 +83,7 @@ fn files_are_bounded_in_size_and_number() {
     for entry in fs::read_dir(folder.path()).unwrap() {
         let entry = entry.unwrap();
         let bytes = entry.metadata().unwrap().len() as usize;
-        assert!(bytes <= config.file_bytes_max + line.len(), "{bytes}");
+        assert!(bytes <= settings.file_bytes_max + line.len(), "{bytes}");
         names.push(entry.file_name().into_string().unwrap());
     }
     names.sort();
@@ -95,12 +95,12 @@ fn a_folder_that_cannot_be_written_to_leaves_standard_error() {
     let folder = tempfile::tempdir().unwrap();
     let file = folder.path().join("file");
     fs::write(&file, "").unwrap();
-    assert!(open(&config_in(&file.join("logs"))).is_err());
+    assert!(open(&settings(&file.join("logs"))).is_err());
 
     fs::create_dir(folder.path().join(FILE_NAME)).unwrap();
-    let guard = init(&config_in(folder.path())).unwrap();
+    let guard = init(&settings(folder.path())).unwrap();
     assert_eq!(guard.outputs.len(), 1);
-    let again = init(&config_in(folder.path()));
+    let again = init(&settings(folder.path()));
     assert!(matches!(again, Err(TelemetryError::AlreadyInitialised)));
 }
 

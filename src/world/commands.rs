@@ -7,4 +7,5 @@ mod aggregate_locks;
 pub mod call;
 pub mod executed;
 pub mod handler;
+pub mod planned;
 pub mod planning;

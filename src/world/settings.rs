@@ -24,7 +24,7 @@ pub enum RawAppendPolicy {
 
 /// The configuration of the world.
 #[derive(Debug, Clone)]
-pub struct WorldSettings {
+pub struct Settings {
     pub read_models_path: PathBuf,
     pub states_path: PathBuf,
     pub read_models_wal_max: u64,

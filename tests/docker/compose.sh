@@ -4,8 +4,8 @@
 # there every time.
 #
 #     tests/docker/compose.sh
-#     EVENT_STORE_TEST_BASE_IMAGES=make tests/docker/compose.sh     without an image registry, as root
-#     EVENT_STORE_PORT=50052 tests/docker/compose.sh                when 50051 is taken
+#     EVENT_STORE_TEST_BASE_IMAGES=make tests/docker/compose.sh   without an image registry, as root
+#     EVENT_STORE_PORT=50052 tests/docker/compose.sh              when 50051 is taken
 #
 # Needs docker, its compose, and grpcurl. What it makes has names of its own and is removed again;
 # base images and Docker's build cache stay.
@@ -88,7 +88,7 @@ wait_for() {
     local deadline=$((SECONDS + $1)) what=$2
     shift 2
     until "$@"; do
-        ((SECONDS < deadline)) || fail "waited in vain: $what"
+        ((SECONDS < deadline)) || fail "timed out waiting: $what"
         sleep 0.5
     done
     pass "$what"
@@ -214,7 +214,8 @@ docker volume rm "${project}_event-store-storage" >/dev/null
 wait_for 60 "the event store is connected after the loss of its disk" connected
 same_history "the whole history came back out of ImmuDB"
 
-# Killed, and the disk is gone: another service may have the database. Nobody hears that the world is empty.
+# Killed, and the disk is gone: another service may have the database. No client gets the answer
+# that the world is empty.
 "${compose[@]}" kill event-store
 lose_storage
 "${compose[@]}" up -d

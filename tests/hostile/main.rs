@@ -13,7 +13,6 @@
     clippy::print_stdout,
     reason = "a test fails by panicking, and says what it did"
 )]
-#![allow(dead_code, reason = "some of what the other tests share is not needed here")]
 
 mod calls;
 mod crowd;
@@ -25,13 +24,12 @@ mod messages;
 mod raw;
 mod report;
 mod slow;
-#[path = "../support/mod.rs"]
-mod support;
 mod unread;
 mod world;
 
 use std::{process::ExitCode, time::Duration};
 
+use aethyr_test_support as support;
 use report::Report;
 use support::service::{Service, Setup};
 

@@ -44,7 +44,7 @@ enum Way {
 #[derive(Debug, Clone, Copy)]
 enum Prepared {
     Nothing,
-    TornEnd,
+    TornTail,
     NoIndex,
     NoDisk,
 }
@@ -66,7 +66,7 @@ fn way_to(point: CrashPoint) -> Way {
         CrashPoint::BeforeSet | CrashPoint::AfterSet | CrashPoint::WriterKept | CrashPoint::HeadClaimed => {
             Way::Start(Prepared::Nothing)
         }
-        CrashPoint::TornEndKept | CrashPoint::TornEndCut => Way::Start(Prepared::TornEnd),
+        CrashPoint::TornTailSaved | CrashPoint::TornTailTruncated => Way::Start(Prepared::TornTail),
         CrashPoint::IndexMidway => Way::Start(Prepared::NoIndex),
         CrashPoint::PageCopied | CrashPoint::CopyEnding => Way::Start(Prepared::NoDisk),
         CrashPoint::BeforeRelease | CrashPoint::AfterRelease | CrashPoint::SpaceGivenBack => Way::Stop,
@@ -178,7 +178,7 @@ impl Story {
         let storage = self.service.storage();
         match prepared {
             Prepared::Nothing => {}
-            Prepared::TornEnd => {
+            Prepared::TornTail => {
                 let path = self.service.segments().pop().unwrap();
                 let mut bytes = fs::read(&path).unwrap();
                 bytes.extend_from_slice(b"AELF, and no more");

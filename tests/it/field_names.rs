@@ -2,19 +2,23 @@
 //!
 //! A generator renames what its language cannot have, for example `from` in Python. It does not
 //! rename what hides a method, for example `hash` in Ruby. The rules here are those of the
-//! generators for Python, Ruby, Java, Go, C# and Swift.
+//! generators for Python, Ruby, Java, Go, C#, PHP and Swift.
 
 use std::collections::BTreeMap;
 
 use aethyr_event_store::grpc::wire;
 use prost_reflect::{DescriptorPool, FieldDescriptor, Kind, MessageDescriptor, OneofDescriptor};
 use prost_types::{
-    DescriptorProto, FieldDescriptorProto, FileDescriptorProto,
+    DescriptorProto, FieldDescriptorProto, FileDescriptorProto, OneofDescriptorProto,
     field_descriptor_proto::{Label, Type},
 };
 
-/// The packages of the API: in lowercase as in `aethyr.eventstore.v1`, and as in names of types.
-const PACKAGES: [(&str, &str); 2] = [("eventstore", "EventStore"), ("world", "World")];
+use crate::tidy::files;
+
+/// The packages of the API and of the records: in lowercase as in `aethyr.eventstore.v1`, and as in
+/// names of types. The descriptors of the records are not in `wire`, since no client needs them.
+const PACKAGES: [(&str, &str); 3] =
+    [("eventstore", "EventStore"), ("storage", "Storage"), ("world", "World")];
 
 /// All keywords. A keyword cannot be the name of an attribute or of an argument.
 const PYTHON: &str = "\
@@ -49,6 +53,27 @@ const CSHARP: &str = "\
     CalculateSize Clone Descriptor Equals GetHashCode MergeFrom OnConstruction Parser ToString Types \
     WriteTo";
 
+/// All keywords, in lowercase since PHP ignores case. A keyword cannot be the name of a class or of
+/// a constant.
+const PHP_KEYWORDS: &str = "\
+    abstract and array as break callable case catch class clone const continue declare default die do \
+    echo else elseif empty enddeclare endfor endforeach endif endswitch endwhile eval exit extends final \
+    finally fn for foreach function global goto if implements include include_once instanceof insteadof \
+    interface isset list match namespace new or print private protected public require require_once \
+    return static switch throw trait try unset use var while xor yield";
+
+/// Other names that no class can have.
+const PHP_TYPES: &str = "\
+    bool false float int iterable mixed never null object parent readonly self string true void";
+
+/// A method of `Google\Protobuf\Internal\Message` in lowercase, and its private properties. A field
+/// may have the name of such a property, but a oneof would overwrite it.
+const PHP: &str = "hasoneof $desc $unknown";
+
+/// Public methods of `Grpc\BaseStub` and of the generated base of a service, in lowercase.
+const PHP_CALLS: &str = "\
+    close getconnectivitystate getdefaultchannel getmethoddescriptors gettarget waitforready";
+
 /// Names that have a meaning of their own after a dot. Backticks are enough for other keywords.
 const SWIFT: &str = "Protocol Type self";
 
@@ -63,12 +88,13 @@ struct Language {
     spelled: fn(&Member) -> Vec<String>,
 }
 
-const LANGUAGES: [Language; 6] = [
+const LANGUAGES: [Language; 7] = [
     Language { name: "Python", taken: PYTHON, own_name_is_taken: false, spelled: python },
     Language { name: "Ruby", taken: RUBY, own_name_is_taken: false, spelled: ruby },
     Language { name: "Java", taken: JAVA, own_name_is_taken: false, spelled: java },
     Language { name: "Go", taken: GO, own_name_is_taken: false, spelled: go },
     Language { name: "C#", taken: CSHARP, own_name_is_taken: true, spelled: csharp },
+    Language { name: "PHP", taken: PHP, own_name_is_taken: false, spelled: php },
     Language { name: "Swift", taken: SWIFT, own_name_is_taken: false, spelled: swift },
 ];
 
@@ -183,6 +209,16 @@ fn csharp(member: &Member) -> Vec<String> {
     }
 }
 
+/// The methods in lowercase, and the property of a oneof.
+fn php(member: &Member) -> Vec<String> {
+    let name = pascal(member.name()).to_ascii_lowercase();
+    match member {
+        Member::Oneof(oneof) => [with(&name, &["get*"]), with(oneof.name(), &["$*"])].concat(),
+        Member::Field(field) if field.supports_presence() => with(&name, &["get*", "set*", "has*", "clear*"]),
+        Member::Field(_) => with(&name, &["get*", "set*"]),
+    }
+}
+
 fn swift(member: &Member) -> Vec<String> {
     with(&camel(member.name()), &["*"])
 }
@@ -210,7 +246,13 @@ fn problems(message: &MessageDescriptor) -> Vec<String> {
 
 /// Returns the languages that have other uses for the name of a message, an enum or a service.
 fn refusing_type(name: &str) -> Vec<&'static str> {
-    refusing([("Python", PYTHON, name), ("Swift", SWIFT, name)])
+    let php = name.to_ascii_lowercase();
+    refusing(&[
+        ("Python", PYTHON, name),
+        ("PHP", PHP_KEYWORDS, php.as_str()),
+        ("PHP", PHP_TYPES, php.as_str()),
+        ("Swift", SWIFT, name),
+    ])
 }
 
 /// Returns the languages that have other uses for the name of a value. Swift leaves out the name of
@@ -218,17 +260,24 @@ fn refusing_type(name: &str) -> Vec<&'static str> {
 fn refusing_value(of: &str, name: &str) -> Vec<&'static str> {
     let prefix = snake(of).to_ascii_uppercase() + "_";
     let short = camel(name.strip_prefix(&prefix).unwrap_or(name));
-    refusing([("Python", PYTHON, name), ("Swift", SWIFT, short.as_str())])
+    let php = name.to_ascii_lowercase();
+    refusing(&[
+        ("Python", PYTHON, name),
+        ("PHP", PHP_KEYWORDS, php.as_str()),
+        ("Swift", SWIFT, short.as_str()),
+    ])
 }
 
 /// Returns the languages that have other uses for the name of a call.
 fn refusing_call(name: &str) -> Vec<&'static str> {
-    refusing([("Python", PYTHON, name), ("Ruby", RUBY, snake(name).as_str())])
+    let php = name.to_ascii_lowercase();
+    let ruby = snake(name);
+    refusing(&[("Python", PYTHON, name), ("Ruby", RUBY, ruby.as_str()), ("PHP", PHP_CALLS, php.as_str())])
 }
 
-fn refusing(spelled: [(&'static str, &str, &str); 2]) -> Vec<&'static str> {
-    let refusing = spelled.into_iter().filter(|(_, taken, name)| is_taken(taken, name));
-    refusing.map(|(language, ..)| language).collect()
+fn refusing(spelled: &[(&'static str, &str, &str)]) -> Vec<&'static str> {
+    let refusing = spelled.iter().filter(|(_, taken, name)| is_taken(taken, name));
+    refusing.map(|(language, ..)| *language).collect()
 }
 
 fn pool() -> DescriptorPool {
@@ -272,47 +321,67 @@ fn every_name_of_the_api_can_be_written_in_every_language() {
     assert!(fields > 200 && calls > 15, "only {fields} fields and {calls} calls were checked");
 }
 
-#[test]
-fn every_file_has_a_package_in_every_language() {
-    let mut files = 0;
-    for file in pool().files() {
-        let Some((short, name)) = ours(file.package_name()) else { continue };
-        let options = file.file_descriptor_proto().options.clone().unwrap_or_default();
-        let found = [
-            options.csharp_namespace(),
-            options.go_package(),
-            options.java_package(),
-            options.php_namespace(),
-            options.ruby_package(),
-            options.swift_prefix(),
-        ];
-        let expected = [
-            format!("Aethyr.{name}.V1"),
-            format!("github.com/aethyr/event-store/clients/go/{short}v1;{short}v1"),
-            format!("com.aethyr.{short}.v1"),
-            format!("Aethyr\\{name}\\V1"),
-            format!("Aethyr::{name}::V1"),
-            format!("Aethyr{name}"),
-        ];
-        assert_eq!(found, expected, "{}", file.name());
-        assert!(options.java_multiple_files(), "{}", file.name());
-        files += 1;
-    }
-    assert!(files >= 7, "only {files} files were checked");
+/// Returns the options of a file, and those that it should have.
+fn options(text: &str) -> (Vec<&str>, Vec<String>) {
+    let package = text.lines().find_map(|line| line.strip_prefix("package ")).unwrap_or_default();
+    let (short, name) = ours(package.trim_end_matches(';')).unwrap_or_else(|| panic!("package {package}"));
+    let expected = [
+        format!("option csharp_namespace = \"Aethyr.{name}.V1\";"),
+        format!("option go_package = \"github.com/aethyr/event-store/clients/go/{short}v1;{short}v1\";"),
+        "option java_multiple_files = true;".to_owned(),
+        format!("option java_package = \"com.aethyr.{short}.v1\";"),
+        format!("option php_namespace = \"Aethyr\\\\{name}\\\\V1\";"),
+        format!("option ruby_package = \"Aethyr::{name}::V1\";"),
+        format!("option swift_prefix = \"Aethyr{name}\";"),
+    ];
+    (text.lines().filter(|line| line.starts_with("option ")).collect(), expected.to_vec())
 }
 
-/// Returns a message `Sample` with these fields.
-fn sample(fields: &[(&str, Label)]) -> MessageDescriptor {
+#[test]
+fn every_file_has_a_package_in_every_language() {
+    let files = files("proto/aethyr", "proto");
+    for (path, text) in &files {
+        let (found, expected) = options(text);
+        assert_eq!(found, expected, "{path}");
+    }
+    for (short, _) in PACKAGES {
+        let folder = format!("proto/aethyr/{short}/v1/");
+        assert!(files.iter().any(|(path, _)| path.starts_with(&folder)), "no file in {folder}");
+    }
+}
+
+#[test]
+fn a_file_without_a_package_in_a_language_is_refused() {
+    let head = "syntax = \"proto3\";\n\npackage aethyr.storage.v1;\n\n";
+    let (_, expected) = options(head);
+    assert!(expected[4].contains(r"Aethyr\\Storage\\V1"), "{}", expected[4]);
+    let text = head.to_owned() + &expected.join("\n");
+    let (found, expected) = options(&text);
+    assert_eq!(found, expected);
+    for option in &expected {
+        let without = text.replace(option.as_str(), "");
+        assert_ne!(options(&without).0, expected, "{option}");
+    }
+    let other = text.replace("AethyrStorage", "AethyrWorld");
+    assert_ne!(options(&other).0, expected);
+}
+
+/// Returns a message `Sample` with these fields, which are in `oneof` if it is given.
+fn sample(fields: &[(&str, Label)], oneof: Option<&str>) -> MessageDescriptor {
     let field = |(number, (name, label)): (i32, &(&str, Label))| FieldDescriptorProto {
         name: Some((*name).to_owned()),
         number: Some(number),
         label: Some((*label).into()),
         r#type: Some(Type::String.into()),
+        oneof_index: oneof.map(|_| 0),
         ..FieldDescriptorProto::default()
     };
+    let declared =
+        |name: &str| OneofDescriptorProto { name: Some(name.to_owned()), ..OneofDescriptorProto::default() };
     let message = DescriptorProto {
         name: Some("Sample".to_owned()),
         field: (1..).zip(fields).map(field).collect(),
+        oneof_decl: oneof.map(declared).into_iter().collect(),
         ..DescriptorProto::default()
     };
     let file = FileDescriptorProto {
@@ -356,13 +425,23 @@ fn names_that_cannot_be_written_are_refused() {
         (vec![one("parser")], vec!["C#: Sample.parser becomes `Parser`, which is taken"]),
         (vec![one("self")], vec!["Swift: Sample.self becomes `self`, which is taken"]),
     ] {
-        assert_eq!(problems(&sample(&fields)), expected);
+        assert_eq!(problems(&sample(&fields, None)), expected);
+    }
+    for (field, oneof, expected) in [
+        ("oneof", "choice", "PHP: Sample.oneof becomes `hasoneof`, which is taken"),
+        ("value", "unknown", "PHP: Sample.unknown becomes `$unknown`, which is taken"),
+    ] {
+        assert_eq!(problems(&sample(&[one(field)], Some(oneof))), [expected]);
     }
     assert_eq!(refusing_type("None"), ["Python"]);
     assert_eq!(refusing_type("Type"), ["Swift"]);
+    assert_eq!(refusing_type("List"), ["PHP"]);
+    assert_eq!(refusing_type("Object"), ["PHP"]);
     assert_eq!(refusing_value("State", "STATE_SELF"), ["Swift"]);
     assert_eq!(refusing_value("State", "None"), ["Python"]);
+    assert_eq!(refusing_value("State", "NEW"), ["PHP"]);
     assert_eq!(refusing_call("PublicSend"), ["Ruby"]);
+    assert_eq!(refusing_call("Close"), ["PHP"]);
 }
 
 #[test]
@@ -381,7 +460,7 @@ fn names_that_can_be_written_are_accepted() {
         // field stays writable, and every other language takes the name as it is.
         vec![one("description")],
     ] {
-        assert_eq!(problems(&sample(&fields)), Vec::<String>::new());
+        assert_eq!(problems(&sample(&fields, None)), Vec::<String>::new());
     }
     assert_eq!(refusing_type("RecordedEvent"), Vec::<&str>::new());
     assert_eq!(refusing_value("State", "STATE_COPYING"), Vec::<&str>::new());

@@ -43,9 +43,9 @@ mod signals;
 mod slow_immudb;
 mod smaller_messages;
 mod supervising;
-#[path = "../support/mod.rs"]
-mod support;
 mod tidy;
 mod two_in_flight;
 mod wire;
 mod world;
+
+use aethyr_test_support as support;

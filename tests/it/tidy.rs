@@ -20,7 +20,7 @@ fn sources(folder: &str) -> Vec<(String, String)> {
 
 /// Returns the files below a directory with this extension, by path from the root. The output of
 /// builds is left out.
-fn files(folder: &str, extension: &str) -> Vec<(String, String)> {
+pub fn files(folder: &str, extension: &str) -> Vec<(String, String)> {
     let root = Path::new(env!("CARGO_MANIFEST_DIR"));
     let mut folders = vec![root.join(folder)];
     let mut found = Vec::new();

@@ -10,6 +10,8 @@ use std::{
     time::SystemTime,
 };
 
+use super::paths;
+
 /// A Go module in this repository, and the directory below `target` for its programs.
 pub struct Module {
     pub source: &'static str,
@@ -20,9 +22,8 @@ impl Module {
     /// Builds `package` as `name`, unless the existing program is newer than all of its `sources`.
     /// Test processes that need it at the same time build it once.
     pub fn build(&self, name: &str, package: &str, sources: &[&str]) -> PathBuf {
-        let module = Path::new(env!("CARGO_MANIFEST_DIR")).join(self.source);
-        let target = Path::new(env!("CARGO_TARGET_TMPDIR")).parent().expect("target/tmp");
-        let dir = target.join(self.target);
+        let module = paths::root().join(self.source);
+        let dir = paths::target().join(self.target);
         fs::create_dir_all(&dir).unwrap();
         let lock = File::create(dir.join("lock")).unwrap();
         lock.lock().unwrap();

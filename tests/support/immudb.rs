@@ -46,7 +46,6 @@ impl ImmuDb {
 
     /// Returns the path of the program that puts load on the server through ImmuDB's own client. It
     /// is built on first use.
-    #[allow(dead_code, reason = "for the benchmark")]
     pub fn load_program() -> &'static Path {
         programs::load()
     }
@@ -100,12 +99,10 @@ impl ImmuDb {
     }
 
     /// Returns the process id while the server runs.
-    #[allow(dead_code, reason = "for the benchmark")]
     pub fn process_id(&self) -> Option<u32> {
         self.process.as_ref().map(Child::id)
     }
 
-    #[allow(dead_code, reason = "for stories about the whole service")]
     pub fn port(&self) -> u16 {
         self.port.number()
     }
@@ -154,7 +151,6 @@ impl ImmuDb {
     }
 
     /// Restarts the server with other flags.
-    #[allow(dead_code, reason = "for stories about ImmuDB's own limits")]
     pub async fn restart_with(&mut self, flags: &[&str]) {
         self.flags = flags.iter().map(ToString::to_string).collect();
         self.restart().await;

@@ -25,7 +25,6 @@ pub struct Call {
     pub events: Vec<NewEvent>,
     pub answer: Result<AppendEventsResponse, Status>,
     /// For measurements; no test of a promise depends on it.
-    #[allow(dead_code, reason = "for those who measure")]
     pub took: Duration,
 }
 

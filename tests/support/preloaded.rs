@@ -2,12 +2,9 @@
 //!
 //! The program under test calls their functions instead of the system's.
 
-use std::{
-    collections::BTreeMap,
-    path::{Path, PathBuf},
-    process::Command,
-    sync::Mutex,
-};
+use std::{collections::BTreeMap, path::PathBuf, process::Command, sync::Mutex};
+
+use super::paths;
 
 /// Returns the path of the library built from `source`, which is relative to the project root.
 ///
@@ -19,11 +16,11 @@ pub fn library(source: &str) -> PathBuf {
 }
 
 fn build(source: &str) -> PathBuf {
-    let source = Path::new(env!("CARGO_MANIFEST_DIR")).join(source);
-    let folder = Path::new(env!("CARGO_TARGET_TMPDIR"));
+    let source = paths::root().join(source);
+    let folder = paths::temporary();
     let name = format!("{}.so", source.file_stem().unwrap().display());
     // Another run may be using the existing library.
-    let new = tempfile::Builder::new().prefix(&name).tempfile_in(folder).unwrap().into_temp_path();
+    let new = tempfile::Builder::new().prefix(&name).tempfile_in(&folder).unwrap().into_temp_path();
     let output = ["-O1", "-shared", "-fPIC", "-o"];
     let status = Command::new("cc").args(output).args([&*new, &*source]).args(["-ldl", "-lpthread"]).status();
     assert!(status.expect("a C compiler").success(), "{} does not compile", source.display());

@@ -34,12 +34,10 @@ pub enum Mode {
     /// Requests reach ImmuDB; its answers are dropped.
     DropAnswers,
     /// Passes until the first request larger than this many bytes, then acts like `DropAnswers`.
-    #[allow(dead_code, reason = "not every test program has requests like this")]
     DropAnswersAbove(usize),
     /// The proxy holds requests back until the mode changes, even after their client has gone.
     KeepRequests,
     /// Like `KeepRequests`, and answers to earlier requests are dropped.
-    #[allow(dead_code, reason = "not every test program has requests like this")]
     KeepRequestsAndDropAnswers,
     /// Like `KeepRequests`, and new connections are closed at once.
     KeepRequestsAndRefuse,
@@ -50,10 +48,8 @@ pub enum Mode {
     /// Requests are delayed by a fixed time.
     Slow,
     /// Each answer is delayed by this time, and none holds up the next one.
-    #[allow(dead_code, reason = "not every test program has a slow ImmuDB")]
     LateAnswers(Duration),
     /// A connection breaks in the middle of a request larger than this many bytes.
-    #[allow(dead_code, reason = "not every test program has a proxy like this")]
     CutAbove(usize),
 }
 

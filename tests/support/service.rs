@@ -20,7 +20,7 @@ use tempfile::TempDir;
 use tonic::transport::{Channel, Endpoint};
 use tonic_health::pb::{HealthCheckRequest, health_client::HealthClient};
 
-use super::{immudb::disk::Disk, preloaded};
+use super::{immudb::disk::Disk, paths, preloaded};
 
 /// How long a test waits for a condition that must come true. Only a failing test waits that long:
 /// the machine may be busy with other work.
@@ -87,7 +87,6 @@ impl Setup {
 
     /// Replaces system functions with those of a C source file, whose path is relative to the
     /// project root.
-    #[allow(dead_code, reason = "not every test program replaces some")]
     pub fn preload(self, source: &str) -> Self {
         self.environment("LD_PRELOAD", preloaded::library(source).to_str().unwrap())
     }
@@ -143,7 +142,6 @@ impl Service {
     }
 
     /// Starts in a new directory and waits only until it listens.
-    #[allow(dead_code, reason = "not every test program has a service that refuses to serve")]
     pub fn launched(setup: Setup) -> Self {
         let mut service = Self::new(setup);
         service.launch();
@@ -157,24 +155,20 @@ impl Service {
 
     /// Puts the storage on a separate disk, which can be filled up. Returns false if this machine
     /// does not allow one.
-    #[allow(dead_code, reason = "not every test program fills a disk")]
     pub fn use_disk(&mut self, mebibytes: u32) -> bool {
         fs::create_dir_all(self.storage()).unwrap();
         self.disk = Disk::mount(&self.storage(), mebibytes);
         self.disk.is_some()
     }
 
-    #[allow(dead_code, reason = "not every test program bounds them")]
     pub fn use_open_files(&mut self, max: u32) {
         self.shell = Some(format!("ulimit -n {max}"));
     }
 
-    #[allow(dead_code, reason = "not every test program looks at files")]
     pub fn use_umask(&mut self, umask: &str) {
         self.shell = Some(format!("umask {umask}"));
     }
 
-    #[allow(dead_code, reason = "not every test program fills a disk")]
     pub fn disk(&self) -> &Disk {
         self.disk.as_ref().unwrap()
     }
@@ -225,7 +219,7 @@ impl Service {
     /// Returns a command that runs the program with these arguments in the directory.
     pub fn command(&self, arguments: &[&str]) -> Command {
         self.configure();
-        let program = env!("CARGO_BIN_EXE_aethyr-event-store");
+        let program = paths::program();
         let mut command = match &self.disk {
             Some(disk) => {
                 // Entering the namespace changes the working directory.
@@ -237,7 +231,7 @@ impl Service {
             None => match &self.shell {
                 Some(shell) => {
                     let mut command = Command::new("sh");
-                    command.args(["-c", &format!("{shell} && exec \"$@\""), "sh", program]);
+                    command.args(["-c", &format!("{shell} && exec \"$@\""), "sh"]).arg(program);
                     command
                 }
                 None => Command::new(program),
@@ -283,7 +277,6 @@ impl Service {
     }
 
     /// Returns the id of the running process.
-    #[allow(dead_code, reason = "not every test program looks at the process")]
     pub fn process_id(&self) -> u32 {
         self.process.as_ref().unwrap().id()
     }
@@ -401,13 +394,11 @@ impl Service {
         }
     }
 
-    #[allow(dead_code, reason = "for those who do what a supervisor does")]
     pub fn is_running(&mut self) -> bool {
         self.process.as_mut().is_some_and(|process| process.try_wait().unwrap().is_none())
     }
 
     /// Returns how the process ended, if it ended by itself. It can then be started again.
-    #[allow(dead_code, reason = "for those who do what a supervisor does")]
     pub fn ended(&mut self) -> Option<ExitStatus> {
         let status = self.process.as_mut()?.try_wait().unwrap()?;
         self.process = None;

@@ -5,7 +5,7 @@
 #
 #     tests/torture/broken.sh            all ways
 #     tests/torture/broken.sh NAME...    only these ways
-#     tests/torture/broken.sh --check    builds and runs nothing: does each way still change the source?
+#     tests/torture/broken.sh --check    checks, without a build, that each way changes the source
 #
 # It works on a copy below the target directory (CARGO_TARGET_DIR is respected). All ways share one
 # target directory there.
@@ -171,9 +171,9 @@ accept_nobody_after_an_error() {
 }
 
 # A full disk, without a restart of the service.
-shows[take_nothing_after_a_full_disk]='the service'
-mostly[take_nothing_after_a_full_disk]='disk full, and nobody helps'
-take_nothing_after_a_full_disk() {
+shows[reject_writes_after_a_full_disk]='the service'
+mostly[reject_writes_after_a_full_disk]='disk full, and nobody helps'
+reject_writes_after_a_full_disk() {
     replace src/sequencer/group.rs 'self.settings.disk_is_full();' 'self.settings.disk_is_full() || WAS_FULL.get().is_some();' \
         'if let Err(error) = &written {
 ' 'if let Err(error) = &written {
@@ -279,7 +279,7 @@ if ((${#ways[@]} == 0)); then
         refuse_a_resend_where_new_events_are
         let_recorded_times_follow_the_clock publish_the_tip_before_what_is_below_it
         lose_what_is_not_in_a_file say_that_reads_fail count_no_slow_commits
-        accept_nobody_after_an_error take_nothing_after_a_full_disk lock_the_file_within_alone
+        accept_nobody_after_an_error reject_writes_after_a_full_disk lock_the_file_within_alone
         take_the_index_of_another serve_what_may_be_an_older_log release_the_head_of_a_poisoned_log
         take_other_content_for_a_resend judge_known_ids_before_everybody_else)
 fi

@@ -18,6 +18,7 @@ pub struct Append {
     pub events: Vec<(Uuid, u16)>,
     /// The aggregate and its expected sequence number.
     pub expected: Option<(u16, u64)>,
+    #[expect(dead_code, reason = "for those who read the history")]
     pub attempts: u32,
     pub outcome: Outcome,
 }

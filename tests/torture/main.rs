@@ -15,7 +15,6 @@
     clippy::print_stdout,
     reason = "a test fails by panicking, and says what it did"
 )]
-#![allow(dead_code, reason = "some of what the other tests share is not needed here")]
 
 mod callers;
 mod checker;
@@ -29,8 +28,6 @@ mod power;
 mod probe;
 mod recovery;
 mod stalls;
-#[path = "../support/mod.rs"]
-mod support;
 mod watch;
 mod world;
 
@@ -40,6 +37,7 @@ use std::{
     time::{Duration, Instant},
 };
 
+use aethyr_test_support as support;
 use callers::{Callers, Known};
 use faults::Faults;
 use probe::Probe;

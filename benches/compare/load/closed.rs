@@ -5,7 +5,8 @@ use std::time::{Duration, Instant};
 
 use tokio::task::JoinSet;
 
-use super::{Caller, Outcome, Tally};
+use super::{Caller, Tally};
+use crate::outcome::Outcome;
 
 /// Lets all callers append for `length`. Returns the callers, their results, and the time until the
 /// last response.

@@ -5,8 +5,13 @@ use std::{cell::RefCell, rc::Rc};
 
 use tokio::task::JoinSet;
 
-use super::{Draft, Expectation, Outcome, Supply, closed::gather};
-use crate::rows::{Client, System};
+use super::closed::gather;
+use crate::{
+    draft::{Draft, Expectation},
+    outcome::Outcome,
+    supply::Supply,
+    systems::{Client, System},
+};
 
 pub const CALLERS: usize = 64;
 /// Events per append.

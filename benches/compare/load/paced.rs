@@ -21,7 +21,11 @@ use tokio::{
     task::JoinSet,
 };
 
-use super::{Caller, Latencies, Outcome, closed::gather, latencies};
+use super::{Caller, closed::gather};
+use crate::{
+    outcome::Outcome,
+    statistics::{Latencies, latencies},
+};
 
 /// A call that is due.
 #[derive(Clone, Copy, Debug)]

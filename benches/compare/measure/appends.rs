@@ -5,12 +5,14 @@ use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
-use super::Percentiles;
 use crate::{
-    load::{AGGREGATES, Caller, Contention, Outcome, Share, closed},
-    plan::{Spread, Work},
+    load::{AGGREGATES, Caller, Contention, Share, closed},
+    outcome::Outcome,
     process,
-    rows::{Row, System, immudb::Order},
+    row::Row,
+    statistics::Percentiles,
+    systems::{System, immudb::Order},
+    work::{Spread, Work},
 };
 
 /// The result of one turn of a system.

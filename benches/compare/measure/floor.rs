@@ -13,14 +13,11 @@ use rustix::fs::{FallocateFlags, fallocate};
 use serde::{Deserialize, Serialize};
 use tonic::transport::{Server, server::TcpIncoming};
 
-use super::Percentiles;
 use crate::{
-    load::{
-        Outcome,
-        grpc::{Call, Connection, frame},
-        latencies,
-    },
+    grpc::{Call, Connection, frame},
+    outcome::Outcome,
     process::Process,
+    statistics::{Percentiles, latencies},
 };
 
 /// The command line option that starts the empty server instead of a measurement.

@@ -9,11 +9,14 @@ use std::{
 use serde::{Deserialize, Serialize};
 use tokio::task::JoinSet;
 
-use super::{Percentiles, appends};
+use super::appends;
 use crate::{
-    load::{Latencies, Outcome, latencies, paced},
-    plan::{Spread, Work},
-    rows::{Row, System},
+    load::paced,
+    outcome::Outcome,
+    row::Row,
+    statistics::{Latencies, Percentiles, latencies},
+    systems::System,
+    work::{Spread, Work},
 };
 
 pub const ROWS: [Row; 4] = [Row::AethyrLocal, Row::AethyrImmudb, Row::Umadb, Row::Nats];

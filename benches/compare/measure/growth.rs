@@ -8,16 +8,18 @@ use std::{
 
 use serde::{Deserialize, Serialize};
 
-use super::Percentiles;
 use crate::{
     load::{
-        AGGREGATES, Caller, Outcome, Share, closed,
+        AGGREGATES, Caller, Share, closed,
         fill::{CHUNK, fill},
-        latencies, name,
+        name,
     },
+    outcome::Outcome,
     peers::Peers,
     process,
-    rows::{Client, Row, System, aethyr},
+    row::Row,
+    statistics::{Percentiles, latencies, median},
+    systems::{Client, System, aethyr},
 };
 
 const CALLERS: usize = 64;
@@ -112,7 +114,7 @@ impl Growth {
         let stage = Stage {
             events: stored + filled,
             fill_events_per_second,
-            appends_per_second: super::median(&mut rates),
+            appends_per_second: median(&mut rates),
             load,
             start_seconds,
             start_after_crash_seconds,

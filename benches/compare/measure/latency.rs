@@ -4,11 +4,14 @@ use std::time::{Duration, Instant};
 
 use serde::{Deserialize, Serialize};
 
-use super::{Percentiles, appends};
+use super::appends;
 use crate::{
-    load::{Outcome, closed, paced},
-    plan::{Spread, Work},
-    rows::{Row, System, immudb::Order},
+    load::{closed, paced},
+    outcome::Outcome,
+    row::Row,
+    statistics::Percentiles,
+    systems::{System, immudb::Order},
+    work::{Spread, Work},
 };
 
 const CALLERS: usize = 64;

@@ -9,15 +9,17 @@ use std::{
 use serde::{Deserialize, Serialize};
 use tokio::task::JoinSet;
 
-use super::Percentiles;
 use crate::{
     load::{
-        AGGREGATES, Outcome,
+        AGGREGATES,
         closed::gather,
         fill::{self, CHUNK, fill},
-        latencies, name,
+        name,
     },
-    rows::{Client, Row, System, immudb::Order},
+    outcome::Outcome,
+    row::Row,
+    statistics::{Percentiles, latencies},
+    systems::{Client, System, immudb::Order},
 };
 
 /// The systems to read from. Each of the others uses the same code as one of these.
@@ -38,6 +40,14 @@ const SIZES: [Size; 3] = [
     Size { prefix: "medium", events: 1000, aggregates: 100 },
     Size { prefix: "large", events: 100_000, aggregates: 1 },
 ];
+
+/// What is loaded in one measurement.
+#[derive(Clone, Copy, Debug)]
+struct Case {
+    size: Size,
+    callers: usize,
+    from_snapshot: bool,
+}
 
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub struct Load {
@@ -123,7 +133,8 @@ pub async fn measure(
                 if from_snapshot && (row != Row::AethyrLocal || size.events <= AFTER_SNAPSHOT) {
                     continue;
                 }
-                let load = one(row, system, size, callers, from_snapshot, length).await?;
+                let case = Case { size, callers, from_snapshot };
+                let load = one(row, system, case, length).await?;
                 told(&load);
                 all.push(load);
             }
@@ -132,21 +143,15 @@ pub async fn measure(
     Ok(all)
 }
 
-async fn one(
-    row: Row,
-    system: &System,
-    size: Size,
-    callers: usize,
-    from_snapshot: bool,
-    length: Duration,
-) -> Outcome<Load> {
+async fn one(row: Row, system: &System, case: Case, length: Duration) -> Outcome<Load> {
+    let Case { size, callers, from_snapshot } = case;
     let cpu_before = system.cpu_seconds();
     let (latency, seconds) = match system {
         System::Immudb(server) => {
             let done = server.run("load", &order(size, callers, length)).await?;
             (Percentiles::of(&done.latencies()), done.seconds)
         }
-        _ => closed(system, size, callers, from_snapshot, length).await?,
+        _ => closed(system, case, length).await?,
     };
     let loads_per_second = latency.count as f64 / seconds;
     let events = if from_snapshot { AFTER_SNAPSHOT } else { size.events };
@@ -163,13 +168,8 @@ async fn one(
     })
 }
 
-async fn closed(
-    system: &System,
-    size: Size,
-    callers: usize,
-    from_snapshot: bool,
-    length: Duration,
-) -> Outcome<(Percentiles, f64)> {
+async fn closed(system: &System, case: Case, length: Duration) -> Outcome<(Percentiles, f64)> {
+    let Case { size, callers, from_snapshot } = case;
     let all = Rc::new(RefCell::new(latencies()));
     let began = Instant::now();
     let mut running = JoinSet::new();
@@ -206,10 +206,10 @@ async fn load(client: &mut Client, aggregate: &str, size: Size, from_snapshot: b
         }
         client => (client.load(aggregate).await?, size.events),
     };
-    match found == expected as u64 {
-        true => Ok(()),
-        false => Err(format!("{aggregate} has {found} events instead of {expected}")),
+    if found != expected as u64 {
+        return Err(format!("{aggregate} has {found} events instead of {expected}"));
     }
+    Ok(())
 }
 
 /// Reads all events with one caller. Returns the fastest of `times` runs, because other load on the

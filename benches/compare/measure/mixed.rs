@@ -9,10 +9,15 @@ use std::{
 use serde::{Deserialize, Serialize};
 use tokio::task::JoinSet;
 
-use super::{Percentiles, loads};
+use super::loads;
 use crate::{
-    load::{AGGREGATES, Draft, Expectation, Outcome, Supply, closed::gather, latencies, name},
-    rows::{Row, System},
+    draft::{Draft, Expectation},
+    load::{AGGREGATES, closed::gather, name},
+    outcome::Outcome,
+    row::Row,
+    statistics::{Percentiles, latencies},
+    supply::Supply,
+    systems::System,
 };
 
 pub const CALLERS: usize = 64;

@@ -14,21 +14,23 @@ use aethyr_event_store::grpc::wire::State;
 use serde::{Deserialize, Serialize};
 use tokio::task::{JoinSet, spawn_local};
 
-use super::{Percentiles, median};
 use crate::{
     load::{
-        Caller, Outcome, Share,
+        Caller, Share,
         closed::gather,
         paced::{self, Pacer},
     },
+    outcome::Outcome,
     peers::Peers,
     process,
-    rows::{
-        Row, System,
+    row::Row,
+    statistics::{Percentiles, median},
+    support::immudb::ImmuDb,
+    systems::{
+        System,
         aethyr::{Service, Watcher},
         immudb::{Order, drive},
     },
-    support::immudb::ImmuDb,
 };
 
 const CALLERS: usize = 64;

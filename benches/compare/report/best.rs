@@ -2,9 +2,9 @@
 
 use super::text::{grouped, milliseconds, rate, table};
 use crate::{
-    plan::{Spread, Work},
     results::Results,
-    rows::Row,
+    row::Row,
+    work::{Spread, Work},
 };
 
 const OURS: Row = Row::AethyrLocal;

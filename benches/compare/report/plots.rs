@@ -5,11 +5,12 @@ use std::{error::Error, fs, path::Path};
 use plotters::prelude::*;
 
 use crate::{
-    load::Outcome,
-    measure::{Percentiles, outage::Outage},
-    plan::{Spread, Work},
+    measure::{growth::Stage, outage::Outage},
+    outcome::Outcome,
     results::Results,
-    rows::Row,
+    row::Row,
+    statistics::Percentiles,
+    work::{Spread, Work},
 };
 
 const SIZE: (u32, u32) = (900, 480);
@@ -75,9 +76,12 @@ fn lines(path: &Path, axes: &Axes, all: &[(usize, Line)]) -> Drawn {
         .x_label_area_size(40)
         .y_label_area_size(80)
         .build_cartesian_2d(-0.1..last + room, (low * 0.7..high * 1.5).log_scale())?;
-    let tick = |x: &f64| match x.fract().abs() < 1e-6 && *x > -1e-6 {
-        true => axes.ticks.get(*x as usize).cloned().unwrap_or_default(),
-        false => String::new(),
+    let tick = |x: &f64| {
+        if x.fract().abs() < 1e-6 && *x > -1e-6 {
+            axes.ticks.get(*x as usize).cloned().unwrap_or_default()
+        } else {
+            String::new()
+        }
     };
     chart
         .configure_mesh()
@@ -178,9 +182,12 @@ fn loads(results: &Results, path: &Path) -> Drawn {
         .x_label_area_size(40)
         .y_label_area_size(80)
         .build_cartesian_2d(0.0..rows.len() as f64, 0.0..high * 1.1)?;
-    let tick = |x: &f64| match (x.fract() - 0.5).abs() < 1e-6 {
-        true => rows.get(*x as usize).map_or(String::new(), |row| row.title().replace('`', "")),
-        false => String::new(),
+    let tick = |x: &f64| {
+        if (x.fract() - 0.5).abs() < 1e-6 {
+            rows.get(*x as usize).map_or(String::new(), |row| row.title().replace('`', ""))
+        } else {
+            String::new()
+        }
     };
     let mesh_points = rows.len() * 2 + 1;
     chart
@@ -202,16 +209,17 @@ fn loads(results: &Results, path: &Path) -> Drawn {
 }
 
 fn growth(results: &Results, path: &Path) -> Drawn {
-    let line = |of: fn(&crate::measure::growth::Stage) -> f64| {
+    let line = |of: fn(&Stage) -> f64| {
         results.growth.iter().enumerate().map(|(at, stage)| (at as f64, of(stage))).collect::<Vec<_>>()
     };
-    let all = match results.growth.is_empty() {
-        true => Vec::new(),
-        false => vec![
+    let all = if results.growth.is_empty() {
+        Vec::new()
+    } else {
+        vec![
             (0, ("appends/s, 64 callers", line(|stage| stage.appends_per_second))),
             (7, ("loads of 1 000 events, events/s", line(|stage| 1e6 / stage.load.p50))),
             (8, ("fill with 100 events per call, events/s", line(|stage| stage.fill_events_per_second))),
-        ],
+        ]
     };
     let axes = Axes {
         title: "Growth of the store",

@@ -1,10 +1,7 @@
 //! The machine, and the systems with their versions and settings.
 
 use super::text::{grouped, table};
-use crate::{
-    results::Results,
-    rows::{Row, immudb::IN_FLIGHT_MAX},
-};
+use crate::{results::Results, row::Row, systems::immudb::IN_FLIGHT_MAX};
 
 pub fn machine(results: &Results) -> String {
     let machine = &results.machine;

@@ -2,16 +2,27 @@
 
 use super::text::{NONE, grouped, mebibytes, milliseconds, rate, table};
 use crate::{
-    measure::{Percentiles, followers, loads::Load, outage::Backlog},
-    plan::{Spread, Work},
+    measure::{
+        appends::Turn,
+        followers,
+        loads::Load,
+        outage::{Backlog, Outage},
+    },
     results::{Appended, Results},
-    rows::Row,
+    row::Row,
+    statistics::Percentiles,
+    work::{Spread, Work},
 };
 
 const CALLERS: [usize; 4] = [1, 8, 64, 256];
 
 pub fn appends(results: &Results) -> String {
-    let mut text = "![Conditional appends](benchmarks/appends.svg)\n".to_owned();
+    let parts = [rates(results), conflicts(results), costs(results)];
+    format!("![Conditional appends](benchmarks/appends.svg)\n{}", parts.concat())
+}
+
+fn rates(results: &Results) -> String {
+    let mut text = String::new();
     let parts = [
         ("Conditional appends, 10 000 aggregates, 1 event per call, events/s:", Spread::Conditional, 1),
         ("Conditional appends, 10 000 aggregates, 10 events per call, events/s:", Spread::Conditional, 10),
@@ -54,24 +65,27 @@ pub fn appends(results: &Results) -> String {
         });
         text.push_str(&format!("\n{title}\n\n{}", table(&heads, &rows).replace("| 1 callers", "| 1 caller")));
     }
+    text
+}
+
+fn conflicts(results: &Results) -> String {
     let conflicts = each_row(results, |row| {
         let work = Work { spread: Spread::Contended, callers: 8, events: 1 };
-        let each = |turn: &crate::measure::appends::Turn| turn.conflicts as f64 / turn.events.max(1) as f64;
+        let each = |turn: &Turn| turn.conflicts as f64 / turn.events.max(1) as f64;
         vec![
             results.appended(row, work).map_or(NONE.to_owned(), |found| format!("{:.2}", found.median(each))),
         ]
     });
-    text.push_str(&format!(
-        "\nConflicts per stored append:\n\n{}",
-        table(&["system", "8 callers"], &conflicts)
-    ));
-    text.push_str("\nCost with 64 callers and one event per call (unconditional for plain `Set`):\n\n");
+    format!("\nConflicts per stored append:\n\n{}", table(&["system", "8 callers"], &conflicts))
+}
+
+fn costs(results: &Results) -> String {
     let rows = each_row(results, |row| {
         let work = |spread| Work { spread, callers: 64, events: 1 };
         let appended = results
             .appended(row, work(Spread::Conditional))
             .or_else(|| results.appended(row, work(Spread::Unconditional)));
-        appended.map_or(vec![NONE.to_owned(); 6], costs)
+        appended.map_or(vec![NONE.to_owned(); 6], costs_of)
     });
     let head = [
         "system",
@@ -82,10 +96,13 @@ pub fn appends(results: &Results) -> String {
         "p99, ms",
         "slowest and fastest round, events/s",
     ];
-    text + &table(&head, &rows)
+    format!(
+        "\nCost with 64 callers and one event per call (unconditional for plain `Set`):\n\n{}",
+        table(&head, &rows)
+    )
 }
 
-fn costs(appended: &Appended) -> Vec<String> {
+fn costs_of(appended: &Appended) -> Vec<String> {
     let mut rates: Vec<f64> = appended.turns.iter().map(|turn| turn.rate()).collect();
     rates.sort_by(f64::total_cmp);
     let range = format!(
@@ -270,7 +287,7 @@ pub fn outage(results: &Results) -> String {
     };
     let heads: Vec<&str> =
         [""].into_iter().chain(results.outages.iter().map(|outage| name(outage.backlog))).collect();
-    let line = |what: &str, of: &dyn Fn(&crate::measure::outage::Outage) -> String| {
+    let line = |what: &str, of: &dyn Fn(&Outage) -> String| {
         [what.to_owned()].into_iter().chain(results.outages.iter().map(of)).collect::<Vec<String>>()
     };
     let rows = [

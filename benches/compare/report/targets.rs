@@ -3,9 +3,9 @@
 use super::text::{NONE, grouped, milliseconds, rate, table};
 use crate::{
     measure::{growth::Stage, outage::Outage},
-    plan::{Spread, Work},
     results::{Appended, Results},
-    rows::Row,
+    row::Row,
+    work::{Spread, Work},
 };
 
 /// The default of `fallback_after`, plus a tolerance, in milliseconds.

@@ -12,6 +12,7 @@ use aethyr_event_store::{
     history::History,
     index::{IndexBatch, IndexedEvent},
     log::LogOffset,
+    server::settings,
     storage::Storage,
 };
 use bytes::Bytes;
@@ -82,7 +83,7 @@ impl Store {
             ..EventSourcingConfig::default()
         };
         let mut store = Self {
-            storage: Storage::open(&config, &LimitsConfig::default()).expect("a store"),
+            storage: Storage::open(&settings::storage(&config, &LimitsConfig::default())).expect("a store"),
             _folder: folder,
         };
         for number in 0..appends {

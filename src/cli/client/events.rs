@@ -6,8 +6,8 @@
 
 use serde_json::{Value, json};
 
-use super::{Address, connect, list, number, print, text};
-use crate::grpc::{ClientError, JsonClient};
+use super::{Address, Error, connect, list, number, print, text};
+use crate::grpc::JsonClient;
 
 const LOAD: &str = "aethyr.eventstore.v1.EventStoreService/LoadEvents";
 const SUBSCRIBE: &str = "aethyr.eventstore.v1.EventStoreService/Subscribe";
@@ -36,12 +36,12 @@ pub struct EventsArgs {
 /// # Errors
 /// Returns an error if the service cannot be reached, if it rejects a call, or if the aggregate
 /// does not exist and `follow` is not set.
-pub async fn show(address: Address, args: EventsArgs) -> Result<(), String> {
+pub async fn show(address: Address, args: EventsArgs) -> Result<(), Error> {
     let client = connect(address).await?;
     let mut next = args.from.max(1);
-    let last = print_from(&client, &args, next).await.map_err(|error| error.to_string())?;
+    let last = print_from(&client, &args, next).await?;
     if last == 0 && !args.follow {
-        return Err(format!("{}: does not exist", args.id));
+        return Err(Error::NoSuchAggregate { id: args.id });
     }
     if !args.follow {
         return Ok(());
@@ -50,11 +50,10 @@ pub async fn show(address: Address, args: EventsArgs) -> Result<(), String> {
     let after = json!({"position": last_position(&client).await?});
     let filter = json!({"aggregate_id_prefix": args.id});
     // Print the events that were stored between the first print and this position.
-    next = next
-        .max(print_from(&client, &args, next).await.map_err(|error| error.to_string())?.saturating_add(1));
+    next = next.max(print_from(&client, &args, next).await?.saturating_add(1));
     let request = json!({"after": after, "filter": filter});
-    let mut coming = client.stream(SUBSCRIBE, &request).await.map_err(|error| error.to_string())?;
-    while let Some(answer) = coming.next().await.map_err(|error| error.to_string())? {
+    let mut coming = client.stream(SUBSCRIBE, &request).await?;
+    while let Some(answer) = coming.next().await? {
         let batch = answer.get("events").unwrap_or(&Value::Null);
         let newest = list(batch, "events")
             .iter()
@@ -62,31 +61,34 @@ pub async fn show(address: Address, args: EventsArgs) -> Result<(), String> {
             .map(|event| number(event, "sequence_number"))
             .max();
         if newest.is_some_and(|newest| newest >= next) {
-            let last = print_from(&client, &args, next).await.map_err(|error| error.to_string())?;
+            let last = print_from(&client, &args, next).await?;
             next = next.max(last.saturating_add(1));
         }
     }
     Ok(())
 }
 
-async fn last_position(client: &JsonClient) -> Result<u64, String> {
+async fn last_position(client: &JsonClient) -> Result<u64, Error> {
     let stats = client.call("aethyr.eventstore.v1.EventStoreService/Stats", &json!({})).await;
-    Ok(number(&stats.map_err(|error| error.to_string())?, "last_position"))
+    Ok(number(&stats?, "last_position"))
 }
 
 /// Prints the events from a sequence number on. Returns the last sequence number, or 0 if the
 /// aggregate does not exist.
-async fn print_from(client: &JsonClient, args: &EventsArgs, from: u64) -> Result<u64, ClientError> {
+async fn print_from(client: &JsonClient, args: &EventsArgs, from: u64) -> Result<u64, Error> {
     let mut printed = from.saturating_sub(1);
     if args.form == Form::People {
         match print_history(client, &args.id, from, &mut printed).await {
-            // Not part of the world, or damaged: print the remaining events as stored.
-            Err(error) if ["NOT_OF_THE_WORLD", "OBJECT_DAMAGED"].contains(&error.reason()) => {}
-            Err(error) if error.reason() == "NO_SUCH_OBJECT" => return Ok(0),
-            // The aggregate exists, but has fewer events.
-            Err(error) if error.reason() == "NO_SUCH_EVENT" => return Ok(printed),
-            Err(error) => return Err(error),
             Ok(()) => return Ok(printed),
+            Err(Error::Client(error)) => match error.reason() {
+                // Not part of the world, or damaged: print the remaining events as stored.
+                "NOT_OF_THE_WORLD" | "OBJECT_DAMAGED" => {}
+                "NO_SUCH_OBJECT" => return Ok(0),
+                // The aggregate exists, but has fewer events.
+                "NO_SUCH_EVENT" => return Ok(printed),
+                _ => return Err(error.into()),
+            },
+            Err(error) => return Err(error),
         }
     }
     let request = json!({"aggregate_id": args.id, "from_sequence": printed.saturating_add(1)});
@@ -99,7 +101,7 @@ async fn print_from(client: &JsonClient, args: &EventsArgs, from: u64) -> Result
                 Form::Json => event.to_string(),
                 Form::People => format!("{}  {}", heading(event), stored(event)),
             };
-            print(&line).map_err(ClientError::Request)?;
+            print(&line)?;
         }
     }
     Ok(last)
@@ -107,12 +109,7 @@ async fn print_from(client: &JsonClient, args: &EventsArgs, from: u64) -> Result
 
 /// Prints the history of an object of the world. Sets `printed` to the sequence number of the last
 /// event that was printed.
-async fn print_history(
-    client: &JsonClient,
-    id: &str,
-    from: u64,
-    printed: &mut u64,
-) -> Result<(), ClientError> {
+async fn print_history(client: &JsonClient, id: &str, from: u64, printed: &mut u64) -> Result<(), Error> {
     let mut reading = client.stream(HISTORY, &json!({"id": id, "from_sequence": from})).await?;
     while let Some(answer) = reading.next().await? {
         for entry in list(&answer, "entries") {
@@ -121,10 +118,9 @@ async fn print_history(
                 "" => String::new(),
                 actor => format!("  by {actor}"),
             };
-            print(&format!("{}{by}  command {}", heading(entry), text(entry, "causation_id")))
-                .map_err(ClientError::Request)?;
+            print(&format!("{}{by}  command {}", heading(entry), text(entry, "causation_id")))?;
             for change in list(entry, "changes") {
-                print(&changed(change)).map_err(ClientError::Request)?;
+                print(&changed(change))?;
             }
         }
     }

@@ -13,7 +13,7 @@ use std::{
 use futures_util::{StreamExt, stream};
 use serde_json::{Value, json};
 
-use super::{Address, connect, list, print};
+use super::{Address, Error, connect, list, print};
 use crate::{grpc::JsonClient, progress::Progress};
 
 const EXECUTE: &str = "aethyr.world.v1.CommandService/ExecuteCommands";
@@ -35,12 +35,26 @@ pub struct ExecuteArgs {
     pub callers: usize,
 }
 
+/// Why a line, or the whole file, was not executed.
+#[derive(Debug, thiserror::Error)]
+pub enum ExecuteError {
+    #[error("invalid JSON: {0}")]
+    Json(#[from] serde_json::Error),
+    /// Any of the other lines may have been executed.
+    #[error("line {number}: {source}")]
+    Line { number: u64, source: Box<Error> },
+    #[error("line {number}: {source} (the previous lines have been executed)")]
+    LineInOrder { number: u64, source: Box<Error> },
+    #[error("failed lines: {count}")]
+    FailedLines { count: u64 },
+}
+
 /// Executes the commands in a file.
 ///
 /// # Errors
 /// Returns an error that names the line that failed and the reason, or what could not be read. With
 /// `OnError::GoOn`, failed lines are reported as they occur, and the error only counts them.
-pub async fn run(address: Address, args: ExecuteArgs) -> Result<(), String> {
+pub async fn run(address: Address, args: ExecuteArgs) -> Result<(), Error> {
     let (lines, total) = open(&args.file)?;
     let client = connect(address).await?;
     let mut progress = Progress::new("executing", "lines", 0, total);
@@ -49,10 +63,9 @@ pub async fn run(address: Address, args: ExecuteArgs) -> Result<(), String> {
     let numbered = (1u64..).zip(lines).map(|(number, line)| {
         let (client, file) = (client.clone(), args.file.clone());
         async move {
-            let line = line.map_err(|error| format!("{}: {error}", file.display()));
             let done = match line {
                 Ok(line) => execute(&client, line.trim()).await,
-                Err(error) => Err(error),
+                Err(error) => Err(Error::of_file(&file, error)),
             };
             (number, done)
         }
@@ -68,11 +81,7 @@ pub async fn run(address: Address, args: ExecuteArgs) -> Result<(), String> {
                 failed += 1;
                 crate::cli::say(&format!("line {number}: {error}"));
             }
-            Err(error) if args.callers > 1 => return Err(format!("line {number}: {error}")),
-            Err(error) => {
-                let done = "(the previous lines have been executed)";
-                return Err(format!("line {number}: {error} {done}"));
-            }
+            Err(error) => return Err(stopped_at(number, error, args.callers).into()),
         }
         seen += 1;
         progress.reached(seen);
@@ -82,18 +91,28 @@ pub async fn run(address: Address, args: ExecuteArgs) -> Result<(), String> {
     print(&format!("executed {commands} commands in {seconds:.1} s, {events} events"))?;
     match failed {
         0 => Ok(()),
-        count => Err(format!("failed lines: {count}")),
+        count => Err(ExecuteError::FailedLines { count }.into()),
+    }
+}
+
+/// Returns the error for the line at which the command stops.
+fn stopped_at(number: u64, error: Error, callers: usize) -> ExecuteError {
+    let source = Box::new(error);
+    if callers > 1 {
+        ExecuteError::Line { number, source }
+    } else {
+        ExecuteError::LineInOrder { number, source }
     }
 }
 
 type InputLines = Box<dyn Iterator<Item = std::io::Result<String>>>;
 
 /// Returns the lines and their number, which is 0 if it cannot be known in advance.
-fn open(file: &Path) -> Result<(InputLines, u64), String> {
+fn open(file: &Path) -> Result<(InputLines, u64), Error> {
     if file == Path::new("-") {
         return Ok((readable(BufReader::new(stdin())), 0));
     }
-    let open = || File::open(file).map_err(|error| format!("{}: {error}", file.display()));
+    let open = || File::open(file).map_err(|error| Error::of_file(file, error));
     let count = readable(BufReader::new(open()?)).count();
     Ok((readable(BufReader::new(open()?)), count as u64))
 }
@@ -109,16 +128,16 @@ fn readable(file: impl BufRead + 'static) -> InputLines {
 }
 
 /// Executes one line. Returns the number of commands and the number of resulting events.
-async fn execute(client: &JsonClient, line: &str) -> Result<(usize, usize), String> {
+async fn execute(client: &JsonClient, line: &str) -> Result<(usize, usize), Error> {
     if line.is_empty() || line.starts_with('#') {
         return Ok((0, 0));
     }
     let commands = match serde_json::from_str(line) {
         Ok(Value::Array(together)) => json!({"commands": together}),
         Ok(command) => json!({"commands": [command]}),
-        Err(error) => return Err(format!("invalid JSON: {error}")),
+        Err(error) => return Err(ExecuteError::Json(error).into()),
     };
-    let answer = client.call(EXECUTE, &commands).await.map_err(|error| error.to_string())?;
+    let answer = client.call(EXECUTE, &commands).await?;
     let results = list(&answer, "results");
     Ok((results.len(), results.iter().map(|result| list(result, "events").len()).sum()))
 }

@@ -6,7 +6,7 @@ use std::str::FromStr;
 
 use serde_json::{Value, json};
 
-use super::{Address, connect, print_indented, text};
+use super::{Address, Error, connect, print_indented, text};
 use crate::event::{Timestamp, time};
 
 /// A moment in the history of an object: after the event with this sequence number, or at a time.
@@ -17,26 +17,40 @@ pub enum AsOf {
     Time(String),
 }
 
-impl FromStr for AsOf {
-    type Err = String;
+/// Why a text is not such a moment.
+#[derive(Debug, thiserror::Error)]
+pub enum AsOfError {
+    #[error("too large for a sequence number{}", hint(*unix_time))]
+    TooLarge {
+        /// The number as a Unix time.
+        unix_time: Option<Timestamp>,
+    },
+    #[error(
+        "neither a sequence number nor an RFC 3339 time with a zone, for example 2026-11-25T10:00:00Z or \
+         2026-11-25T11:00:00+01:00"
+    )]
+    Neither,
+}
 
-    fn from_str(text: &str) -> Result<Self, String> {
+fn hint(unix_time: Option<Timestamp>) -> String {
+    unix_time.map(|at| format!("; if it is a Unix time, use {}", time::format(at))).unwrap_or_default()
+}
+
+impl FromStr for AsOf {
+    type Err = AsOfError;
+
+    fn from_str(text: &str) -> Result<Self, AsOfError> {
         /// No object has this many events, and every Unix time since 2001 is larger. So a larger
         /// number probably is a Unix time.
         const SEQUENCE_MAX: u64 = 999_999_999;
         match (text.parse(), time::parse(text)) {
             (Ok(sequence), _) if sequence <= SEQUENCE_MAX => Ok(Self::Sequence(sequence)),
             (Ok(seconds), _) => {
-                let at = i64::try_from(seconds).ok().and_then(|seconds| Timestamp::new(seconds, 0));
-                let meant = at.map_or_else(String::new, |at| {
-                    format!("; if it is a Unix time, use {}", time::format(at))
-                });
-                Err(format!("too large for a sequence number{meant}"))
+                let unix_time = i64::try_from(seconds).ok().and_then(|seconds| Timestamp::new(seconds, 0));
+                Err(AsOfError::TooLarge { unix_time })
             }
             (Err(_), Some(at)) => Ok(Self::Time(time::format(at))),
-            (Err(_), None) => Err("neither a sequence number nor an RFC 3339 time with a zone, for example \
-                 2026-11-25T10:00:00Z or 2026-11-25T11:00:00+01:00"
-                .to_owned()),
+            (Err(_), None) => Err(AsOfError::Neither),
         }
     }
 }
@@ -45,7 +59,7 @@ impl FromStr for AsOf {
 ///
 /// # Errors
 /// Returns an error if the service cannot be reached or rejects a call.
-pub async fn show(address: Address, id: String, at: Option<AsOf>) -> Result<(), String> {
+pub async fn show(address: Address, id: String, at: Option<AsOf>) -> Result<(), Error> {
     let client = connect(address).await?;
     let as_of = match at {
         None => json!({}),
@@ -55,7 +69,7 @@ pub async fn show(address: Address, id: String, at: Option<AsOf>) -> Result<(), 
     let request = json!({"id": id, "as_of": as_of});
     let ask = async |call: &str| {
         let method = format!("aethyr.world.v1.WorldService/{call}");
-        client.call(&method, &request).await.map_err(|error| error.to_string())
+        client.call(&method, &request).await
     };
     let answer = ask("GetGameObject").await?;
     let object = answer.get("game_object").cloned().unwrap_or_default();
@@ -93,7 +107,7 @@ mod tests {
         ] {
             match (text.parse::<AsOf>(), at) {
                 (Ok(found), Some(at)) => assert_eq!(found, at),
-                (Err(said), None) => assert!(said.contains(says), "{text}: {said}"),
+                (Err(said), None) => assert!(said.to_string().contains(says), "{text}: {said}"),
                 (found, _) => panic!("{text}: {found:?}"),
             }
         }

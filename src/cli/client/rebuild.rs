@@ -4,7 +4,7 @@
 
 use serde_json::{Value, json};
 
-use super::{Address, connect, list, number, print, text};
+use super::{Address, Error, connect, list, number, print, text};
 use crate::progress::Progress;
 
 const REBUILD: &str = "aethyr.world.v1.WorldService/RebuildWorldState";
@@ -14,15 +14,12 @@ const REBUILD: &str = "aethyr.world.v1.WorldService/RebuildWorldState";
 /// # Errors
 /// Returns an error if the service cannot be reached, if it rejects the call, or if aggregates are
 /// damaged.
-pub async fn run(address: Address, repair: Vec<String>, actor: String) -> Result<(), String> {
+pub async fn run(address: Address, repair: Vec<String>, actor: String) -> Result<(), Error> {
     let client = connect(address).await?;
-    let mut answers = client
-        .stream(REBUILD, &json!({"repair": repair, "actor": actor}))
-        .await
-        .map_err(|error| error.to_string())?;
+    let mut answers = client.stream(REBUILD, &json!({"repair": repair, "actor": actor})).await?;
     let mut bar: Option<Progress> = None;
     let mut report = Value::Null;
-    while let Some(answer) = answers.next().await.map_err(|error| error.to_string())? {
+    while let Some(answer) = answers.next().await? {
         if let Some(progress) = answer.get("progress") {
             let bar = bar
                 .get_or_insert_with(|| Progress::new("rebuilding", "events", 0, number(progress, "total")));
@@ -36,7 +33,7 @@ pub async fn run(address: Address, repair: Vec<String>, actor: String) -> Result
     show(&report)
 }
 
-fn show(report: &Value) -> Result<(), String> {
+fn show(report: &Value) -> Result<(), Error> {
     let seconds = report.get("seconds").and_then(Value::as_f64).unwrap_or_default();
     print(&format!(
         "replayed {} aggregates with {} events in {seconds:.1} s",
@@ -60,6 +57,6 @@ fn show(report: &Value) -> Result<(), String> {
     print(&format!("read models are current up to position {}", number(report, "read_model_position")))?;
     match number(report, "damaged_total") {
         0 => Ok(()),
-        count => Err(format!("damaged aggregates: {count}")),
+        count => Err(Error::DamagedAggregates { count }),
     }
 }

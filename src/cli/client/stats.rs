@@ -7,7 +7,7 @@ use std::time::Duration;
 use serde_json::{Value, json};
 use tokio::time::{Instant, MissedTickBehavior};
 
-use super::{Address, connect, list, number, print, print_indented, text};
+use super::{Address, Error, connect, list, number, print, print_indented, text};
 
 const STATS: &str = "aethyr.eventstore.v1.EventStoreService/Stats";
 
@@ -18,9 +18,9 @@ const HEADING_EVERY: u64 = 20;
 ///
 /// # Errors
 /// Returns an error if the service cannot be reached or rejects the call.
-pub async fn show(address: Address, as_json: bool) -> Result<(), String> {
+pub async fn show(address: Address, as_json: bool) -> Result<(), Error> {
     let client = connect(address).await?.with_zeros();
-    let stats = client.call(STATS, &json!({})).await.map_err(|error| error.to_string())?;
+    let stats = client.call(STATS, &json!({})).await?;
     if as_json {
         return print_indented(&stats);
     }
@@ -60,7 +60,7 @@ fn plain(value: &Value) -> String {
 ///
 /// # Errors
 /// Returns an error if the service cannot be reached or rejects the call.
-pub async fn watch(address: Address, interval: Duration, count: Option<u64>) -> Result<(), String> {
+pub async fn watch(address: Address, interval: Duration, count: Option<u64>) -> Result<(), Error> {
     let client = connect(address).await?;
     let mut ticks = tokio::time::interval(interval);
     ticks.set_missed_tick_behavior(MissedTickBehavior::Skip);
@@ -70,7 +70,7 @@ pub async fn watch(address: Address, interval: Duration, count: Option<u64>) -> 
             break;
         }
         ticks.tick().await;
-        let stats = client.call(STATS, &json!({})).await.map_err(|error| error.to_string())?;
+        let stats = client.call(STATS, &json!({})).await?;
         let now = (Instant::now(), number(&stats, "events_stored"), number(&stats, "events_loaded"));
         let (stored, loaded) = match before {
             None => (0.0, 0.0),

@@ -6,17 +6,17 @@
 //! command can be repeated.
 
 use std::{
-    fs, io,
+    fmt, fs, io,
     path::{Path, PathBuf},
 };
 
 use bytes::Bytes;
 use tracing::info;
 
-use super::{Counts, Pending, PendingItem};
+use super::{Counts, Error, Pending, PendingItem};
 use crate::{
     config::Config,
-    event::record,
+    event::{AggregateId, SequenceNumber, record},
     event_files::{folder::EventFolder, format},
     progress::Progress,
 };
@@ -25,17 +25,48 @@ use crate::{
 /// ever has this name.
 const UNFINISHED: &str = "export.unfinished";
 
+/// Why nothing can be exported to a directory.
+#[derive(Debug, thiserror::Error)]
+pub enum ExportError {
+    #[error("{path} is inside {key}; choose a directory outside")]
+    Inside {
+        path: PathBuf,
+        /// The configuration key of the directory around it.
+        key: &'static str,
+    },
+    #[error("{path} contains other files; choose a new or empty directory")]
+    OtherFiles { path: PathBuf },
+    #[error("{path}: {item} differs from the log when read back")]
+    Differs { path: PathBuf, item: ItemId },
+}
+
+/// Names a pending event or snapshot.
+#[derive(Debug)]
+pub enum ItemId {
+    Event { aggregate: AggregateId, sequence: SequenceNumber },
+    Snapshot { aggregate: AggregateId },
+}
+
+impl fmt::Display for ItemId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Event { aggregate, sequence } => write!(f, "event {sequence} of {aggregate}"),
+            Self::Snapshot { aggregate } => write!(f, "the snapshot of {aggregate}"),
+        }
+    }
+}
+
 /// Writes the pending events and snapshots to `folder`, which must be new, empty, or contain
 /// exactly this export.
 ///
 /// # Errors
 /// Returns an error if the directory contains other files or cannot be written, or if the log
 /// cannot be read.
-pub fn write(config: &Config, pending: &Pending, folder: &Path) -> Result<Counts, String> {
+pub fn write(config: &Config, pending: &Pending, folder: &Path) -> Result<Counts, Error> {
     if let Some(key) = config.folder_around(folder) {
-        return Err(format!("{} is inside {key}; choose a directory outside", folder.display()));
+        return Err(ExportError::Inside { path: folder.to_owned(), key }.into());
     }
-    let problem = |error: io::Error| format!("{}: {error}", folder.display());
+    let problem = |error| Error::of_file(folder, error);
     let export =
         Export { folder: EventFolder::new(folder), path: folder, beginning: begin(folder).map_err(problem)? };
     let last = pending.tip.position.0;
@@ -60,7 +91,7 @@ pub fn write(config: &Config, pending: &Pending, folder: &Path) -> Result<Counts
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum TargetState {
     /// Empty, or left by an interrupted export.
-    Anew,
+    Incomplete,
     /// Has contents but no marker file: they must be exactly this export.
     Full,
 }
@@ -72,45 +103,45 @@ struct Export<'a> {
 }
 
 impl Export<'_> {
-    fn take(&self, found: PendingItem) -> Result<(), String> {
-        let problem = |error: io::Error| format!("{}: {error}", self.path.display());
+    fn take(&self, found: PendingItem) -> Result<(), Error> {
+        let problem = |error| Error::of_file(self.path, error);
         match found {
             PendingItem::Event { event, record } => {
                 let (aggregate, sequence) = (event.event.aggregate_id.clone(), event.sequence);
-                let what = format!("event {sequence} of {aggregate}");
-                if self.beginning == TargetState::Anew {
+                if self.beginning == TargetState::Incomplete {
                     self.folder.write_event(event).map_err(problem)?;
                 }
                 let found = self.folder.existing_event(&aggregate, sequence).map_err(problem)?;
                 let read = found.bytes().and_then(|bytes| format::read_event(&bytes));
-                self.check(&what, read.as_ref().map(record::encode_recorded), &record)
+                let item = ItemId::Event { aggregate, sequence };
+                self.check(item, read.as_ref().map(record::encode_recorded), &record)
             }
             PendingItem::Snapshot { snapshot, record } => {
                 let aggregate = snapshot.aggregate_id.clone();
-                let what = format!("the snapshot of {aggregate}");
-                if self.beginning == TargetState::Anew {
+                if self.beginning == TargetState::Incomplete {
                     self.folder.write_snapshot(snapshot).map_err(problem)?;
                 }
                 let found = self.folder.existing_snapshot(&aggregate).map_err(problem)?;
                 let read = found.bytes().and_then(|bytes| format::read_snapshot(&bytes));
-                self.check(&what, read.map(record::encode_snapshot), &record)
+                let item = ItemId::Snapshot { aggregate };
+                self.check(item, read.map(record::encode_snapshot), &record)
             }
         }
     }
 
     /// Checks that the file yields the same record when read back, byte for byte.
-    fn check(&self, what: &str, read: Option<Bytes>, record: &Bytes) -> Result<(), String> {
-        match (read.as_ref() == Some(record), self.beginning) {
-            (true, _) => Ok(()),
-            (false, TargetState::Full) => Err(self.holds_something_else()),
-            (false, TargetState::Anew) => {
-                Err(format!("{}: {what} differs from the log when read back", self.path.display()))
-            }
+    fn check(&self, item: ItemId, read: Option<Bytes>, record: &Bytes) -> Result<(), Error> {
+        if read.as_ref() == Some(record) {
+            return Ok(());
         }
+        Err(match self.beginning {
+            TargetState::Full => self.holds_something_else(),
+            TargetState::Incomplete => ExportError::Differs { path: self.path.to_owned(), item }.into(),
+        })
     }
 
-    fn check_counts(&self, counts: Counts) -> Result<(), String> {
-        let problem = |error: io::Error| format!("{}: {error}", self.path.display());
+    fn check_counts(&self, counts: Counts) -> Result<(), Error> {
+        let problem = |error| Error::of_file(self.path, error);
         let events = self.folder.event_paths().map_err(problem)?.len() as u64;
         let snapshots = self.folder.snapshot_paths().map_err(problem)?.len() as u64;
         if (events, snapshots) == (counts.events, counts.snapshots) {
@@ -120,8 +151,8 @@ impl Export<'_> {
         }
     }
 
-    fn holds_something_else(&self) -> String {
-        format!("{} contains other files; choose a new or empty directory", self.path.display())
+    fn holds_something_else(&self) -> Error {
+        ExportError::OtherFiles { path: self.path.to_owned() }.into()
     }
 }
 
@@ -133,7 +164,7 @@ fn begin(folder: &Path) -> io::Result<TargetState> {
     }
     fs::write(&note, "An export into this directory has not finished.\n")?;
     fs::File::open(folder)?.sync_all()?;
-    Ok(TargetState::Anew)
+    Ok(TargetState::Incomplete)
 }
 
 fn end(folder: &Path) -> io::Result<()> {

@@ -12,10 +12,19 @@ use crate::{
     config::Config,
     event::{ChainHash, Position, record},
     event_files::folder::EventFolder,
-    immudb::Session,
+    immudb::{self, Session},
     replication::restore::records_between,
-    server::immudb_settings,
+    server::settings,
 };
+
+/// Why ImmuDB cannot be used.
+#[derive(Debug, thiserror::Error)]
+enum ImmudbError {
+    #[error("no ImmuDB is configured")]
+    NotConfigured,
+    #[error(transparent)]
+    Failed(#[from] immudb::Error),
+}
 
 pub(super) struct Sources<'a> {
     config: &'a Config,
@@ -37,13 +46,13 @@ impl<'a> Sources<'a> {
         })
     }
 
-    async fn ask_immudb(&self, from: Position, until: Position) -> Result<Vec<Bytes>, String> {
-        let immudb = self.config.immudb.as_ref().ok_or("no ImmuDB is configured")?;
-        let settings = immudb_settings(immudb);
-        let session = Session::open_existing(&settings).await.map_err(|error| error.to_string())?;
+    async fn ask_immudb(&self, from: Position, until: Position) -> Result<Vec<Bytes>, ImmudbError> {
+        let immudb = self.config.immudb.as_ref().ok_or(ImmudbError::NotConfigured)?;
+        let settings = settings::immudb(immudb);
+        let session = Session::open_existing(&settings).await?;
         let records = records_between(&session, from, until).await;
         session.close().await;
-        records.map_err(|error| error.to_string())
+        Ok(records?)
     }
 
     /// Returns the records in the event files after `from` and before `until`, up to the first file

@@ -13,14 +13,17 @@ use std::{
 use rustix::fs::{CWD, RenameFlags, renameat_with};
 use tracing::info;
 
-use crate::{cli::repair::sync_parent, config::EventSourcingConfig};
+use crate::{
+    cli::{Error, repair::sync_parent},
+    config::EventSourcingConfig,
+};
 
 /// Renames the event files and the log, removes the index, and returns the new path of the log. The
 /// caller must hold the lock of the log, and must have closed the log and the index.
 ///
 /// # Errors
 /// Returns an error if a directory cannot be renamed or removed.
-pub fn set_aside(config: &EventSourcingConfig) -> Result<PathBuf, String> {
+pub fn set_aside(config: &EventSourcingConfig) -> Result<PathBuf, Error> {
     set_event_files_aside(config)?;
     remove_index(&config.index_path)?;
     rename(&config.log_path)
@@ -28,13 +31,13 @@ pub fn set_aside(config: &EventSourcingConfig) -> Result<PathBuf, String> {
 
 /// Renames the directory of the event files. Next to an empty log they would make the start fail,
 /// because they might be all that is left of a lost log.
-fn set_event_files_aside(config: &EventSourcingConfig) -> Result<(), String> {
+fn set_event_files_aside(config: &EventSourcingConfig) -> Result<(), Error> {
     let folder = &config.storage_path;
     match fs::read_dir(folder).map(|mut entries| entries.next().is_none()) {
         Ok(true) => return Ok(()),
         Ok(false) => {}
         Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(()),
-        Err(error) => return Err(format!("{}: {error}", folder.display())),
+        Err(error) => return Err(Error::of_file(folder, error)),
     }
     let kept = rename(folder)?;
     info!(kept = %kept.display(), "event files renamed");
@@ -43,18 +46,15 @@ fn set_event_files_aside(config: &EventSourcingConfig) -> Result<(), String> {
 
 /// Removes the index durably. It must be gone before the log is renamed: next to an empty log it
 /// would indicate that a log was lost.
-fn remove_index(folder: &Path) -> Result<(), String> {
+fn remove_index(folder: &Path) -> Result<(), Error> {
     match fs::remove_dir_all(folder) {
-        Err(error) if error.kind() != io::ErrorKind::NotFound => {
-            Err(format!("{}: {error}", folder.display()))
-        }
+        Err(error) if error.kind() != io::ErrorKind::NotFound => Err(Error::of_file(folder, error)),
         Ok(()) | Err(_) => sync_parent(folder),
     }
 }
 
 /// Renames `log` to `log.given-up-1`, or to the next free name.
-fn rename(folder: &Path) -> Result<PathBuf, String> {
-    let problem = |error: &dyn std::fmt::Display| format!("{}: {error}", folder.display());
+fn rename(folder: &Path) -> Result<PathBuf, Error> {
     for number in 1u32.. {
         let mut name = folder.file_name().unwrap_or_default().to_owned();
         name.push(format!(".given-up-{number}"));
@@ -62,10 +62,10 @@ fn rename(folder: &Path) -> Result<PathBuf, String> {
         match renameat_with(CWD, folder, CWD, &kept, RenameFlags::NOREPLACE) {
             Ok(()) => return sync_parent(folder).map(|()| kept),
             Err(rustix::io::Errno::EXIST) => {}
-            Err(error) => return Err(problem(&error)),
+            Err(error) => return Err(Error::of_file(folder, error.into())),
         }
     }
-    Err(problem(&"no free name"))
+    Err(Error::of_file(folder, io::Error::other("no free name")))
 }
 
 #[cfg(test)]
@@ -96,7 +96,7 @@ mod tests {
         assert!(set_aside(&config).is_err());
         assert!(config.log_path.join("contents").exists());
         fs::remove_file(&config.index_path).unwrap();
-        assert_eq!(set_aside(&config), Ok(dir.path().join("log.given-up-1")));
+        assert_eq!(set_aside(&config).unwrap(), dir.path().join("log.given-up-1"));
         assert!(dir.path().join("log.given-up-1/contents").exists() && !config.log_path.exists());
     }
 
@@ -116,7 +116,7 @@ mod tests {
         let mut config = storage(dir.path());
         config.log_path.push("");
         fs::create_dir(dir.path().join("log.given-up-1")).unwrap();
-        assert_eq!(set_aside(&config), Ok(dir.path().join("log.given-up-2")));
+        assert_eq!(set_aside(&config).unwrap(), dir.path().join("log.given-up-2"));
         assert_eq!(fs::read_dir(dir.path().join("log.given-up-1")).unwrap().count(), 0);
     }
 }

@@ -8,20 +8,24 @@ use std::{collections::BTreeMap, fmt, sync::Arc};
 use bytes::Bytes;
 
 use crate::{
-    config::LimitsConfig,
     event::{
-        AggregateId, ChainHash, Content, ContentDigest, EventId, NameError, NewEvent, Position,
-        SequenceNumber, Snapshot, Timestamp, check_name,
+        AggregateId, ChainHash, Content, ContentDigest, EventId, NewEvent, Position, SequenceNumber,
+        Snapshot, Timestamp, check_name,
     },
-    grpc::{violations::Violations, wire},
+    grpc::{settings::RequestLimits, violations::Violations, wire},
     index::Direction,
     store::{Append, Filter, LoadRequest, OrderStart},
 };
 
+mod fields;
+
+pub use fields::{aggregate_id, name, timestamp, unless_zero};
+use fields::{content_ok, optional_name, stored_id, stored_name};
+
 /// Checks requests against the configured limits.
 #[derive(Debug)]
 pub struct Decoder {
-    pub limits: LimitsConfig,
+    pub limits: RequestLimits,
 }
 
 impl Decoder {
@@ -218,11 +222,11 @@ impl Decoder {
         let load = id.map(|aggregate_id| LoadRequest {
             aggregate_id,
             from: SequenceNumber(request.from_sequence),
-            to: SequenceNumber(request.to_sequence),
+            to: unless_zero(request.to_sequence).map(SequenceNumber),
             recorded_until,
             snapshot_schema: request.from_snapshot.then_some(request.snapshot_schema_version),
             direction: if request.backwards { Direction::Backwards } else { Direction::Forwards },
-            limit: request.limit,
+            limit: unless_zero(request.limit),
         });
         wrong.none_or(load)
     }
@@ -336,96 +340,10 @@ pub fn token_id(token: &str) -> Option<AggregateId> {
     AggregateId::new(&text).ok()
 }
 
-/// Checks an aggregate id of at most `max` bytes.
-pub fn aggregate_id(
-    field: impl fmt::Display,
-    text: &str,
-    max: usize,
-    wrong: &mut Violations,
-) -> Option<AggregateId> {
-    if text.len() > max {
-        wrong.add(field, NameError::TooLong { bytes: text.len(), max }.to_string());
-        return None;
-    }
-    stored_id(field, text, wrong)
-}
-
-/// Checks a name of at most `bytes_max` bytes.
-pub fn name(field: impl fmt::Display, text: &str, bytes_max: usize, wrong: &mut Violations) {
-    let checked = if text.len() > bytes_max {
-        Err(NameError::TooLong { bytes: text.len(), max: bytes_max })
-    } else {
-        check_name(text)
-    };
-    if let Err(error) = checked {
-        wrong.add(field, error.to_string());
-    }
-}
-
 fn shared(text: String, before: Option<&Arc<str>>) -> Arc<str> {
     match before {
         Some(same) if **same == *text => same.clone(),
         _ => Arc::from(text),
-    }
-}
-
-/// Checks an id that is only looked up. No configured limit applies to it, because it may have been
-/// stored before the limit was lowered.
-fn stored_id(field: impl fmt::Display, text: &str, wrong: &mut Violations) -> Option<AggregateId> {
-    AggregateId::new(text).map_err(|error| wrong.add(field, error.to_string())).ok()
-}
-
-fn stored_name(field: impl fmt::Display, text: &str, wrong: &mut Violations) {
-    if let Err(error) = check_name(text) {
-        wrong.add(field, error.to_string());
-    }
-}
-
-fn optional_name(field: impl fmt::Display, text: &str, wrong: &mut Violations) {
-    if !text.is_empty() {
-        stored_name(field, text, wrong);
-    }
-}
-
-pub fn timestamp(
-    field: impl fmt::Display,
-    at: Option<prost_types::Timestamp>,
-    wrong: &mut Violations,
-) -> Option<Timestamp> {
-    let at = at?;
-    let checked = Timestamp::new(at.seconds, at.nanos);
-    if checked.is_none() {
-        wrong.add(field, "must be a valid time between the years 1 and 9999");
-    }
-    checked
-}
-
-/// Checks the size of the content, and whether JSON is valid. `prefix` precedes the name of the
-/// field in violations.
-fn content_ok(prefix: fmt::Arguments<'_>, content: &Content, bytes_max: usize, wrong: &mut Violations) {
-    let bytes = content.byte_count();
-    match content {
-        Content::Absent => {}
-        Content::Json(_) if bytes > bytes_max => {
-            wrong.add(
-                format_args!("{prefix}json"),
-                format!("has {bytes} bytes; at most {bytes_max} are allowed"),
-            );
-        }
-        Content::Binary(_) if bytes > bytes_max => {
-            wrong.add(
-                format_args!("{prefix}binary"),
-                format!("has {bytes} bytes; at most {bytes_max} are allowed"),
-            );
-        }
-        Content::Binary(_) => {}
-        // The parser's message may quote the text. Line and column are enough.
-        Content::Json(text) => {
-            if let Err(error) = serde_json::from_str::<serde::de::IgnoredAny>(text) {
-                let place = format!("is not valid JSON (line {}, column {})", error.line(), error.column());
-                wrong.add(format_args!("{prefix}json"), place);
-            }
-        }
     }
 }
 
@@ -437,6 +355,7 @@ pub fn hash_bytes(hash: ChainHash) -> Bytes {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::{config::LimitsConfig, server::settings};
 
     fn append(names: &[(&str, &str, &str)]) -> Result<Append, Violations> {
         let event = |(aggregate_id, aggregate_type, event_type): &(&str, &str, &str)| wire::NewEvent {
@@ -447,7 +366,7 @@ mod tests {
         };
         let events = names.iter().map(event).collect();
         let request = wire::AppendEventsRequest { events, ..wire::AppendEventsRequest::default() };
-        Decoder { limits: LimitsConfig::default() }.append(request)
+        Decoder { limits: settings::request_limits(&LimitsConfig::default()) }.append(request)
     }
 
     #[test]

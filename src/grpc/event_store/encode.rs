@@ -39,7 +39,7 @@ pub fn appended(appended: Appended) -> wire::AppendEventsResponse {
         last_position: stored.bounds.last.0,
         stored_in: stored_in(place).into(),
         immudb_tx: match place {
-            StoredIn::Immudb(tx) => tx,
+            StoredIn::Immudb(tx) => tx.unwrap_or(0),
             StoredIn::LocalLog => 0,
         },
         already_stored: stored.already,
@@ -181,7 +181,7 @@ pub fn stats(
             reachable: view.reachable,
             address,
             database,
-            last_tx: view.last_tx,
+            last_tx: view.last_tx.unwrap_or(0),
             last_error: view.last_error,
         }),
         started_at: Some(timestamp(started_at)),
@@ -238,7 +238,7 @@ mod tests {
                 end: LogOffset::START,
                 already: true,
             };
-            let answer = appended(Appended { stored, stored_in: StoredIn::Immudb(most) });
+            let answer = appended(Appended { stored, stored_in: StoredIn::Immudb(Some(most)) });
             // Every response also has a small fixed part.
             assert!(answer.encoded_len() <= appended_bytes_max(&append) + 100, "{count} events");
         }

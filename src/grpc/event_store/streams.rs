@@ -10,7 +10,11 @@ use tokio::{sync::watch, time::Instant};
 use tokio_util::sync::CancellationToken;
 use tonic::Status;
 
-use super::{decode::hash_bytes, encode, messages};
+use super::{
+    decode::hash_bytes,
+    encode,
+    messages::{self, SubscribeContent},
+};
 use crate::{
     error::StoreError,
     event::{ChainHash, Position},
@@ -118,31 +122,33 @@ struct Read {
     at_end: bool,
 }
 
-/// Reads the next chunk, with at most `left` events.
-fn read_order(reader: &mut OrderReader, tip: Tip, left: u64) -> Result<Read, StoreError> {
+/// Reads the next chunk, with at most `left` events if there is a limit.
+fn read_order(reader: &mut OrderReader, tip: Tip, left: Option<u64>) -> Result<Read, StoreError> {
     let OrderChunk { mut events, reached, hash, at_end } = reader.next(tip, MESSAGE_BYTES)?;
-    events.truncate(usize::try_from(left).unwrap_or(usize::MAX));
+    if let Some(left) = left {
+        events.truncate(usize::try_from(left).unwrap_or(usize::MAX));
+    }
     Ok(Read { events: messages::events(&events), reached, hash, at_end })
 }
 
-/// Streams the global order of events up to the tip at the time of the call.
+/// Streams the global order of events up to the tip at the time of the call, at most `limit`
+/// events.
 pub fn read_all(
     reading: ReadContext,
     reader: OrderReader,
-    limit: u64,
+    limit: Option<u64>,
 ) -> impl Messages<messages::ReadAllResponse> {
     let tip = reading.store.tip();
-    let left = if limit == 0 { u64::MAX } else { limit };
-    stream::try_unfold(Some((reader, left, First::Yes)), move |state| {
+    stream::try_unfold(Some((reader, limit, First::Yes)), move |state| {
         let ReadContext { store, reads, call } = reading.clone();
         async move {
             let Some((reader, left, first)) = state else { return Ok(None) };
             let next = move |reader: &mut OrderReader| read_order(reader, tip, left);
             let (reader, read) = reads.next(&call, reader, next).await?;
             let Read { events, at_end, .. } = counted(&store, read)?;
-            let left = left.saturating_sub(events.len() as u64);
+            let left = left.map(|left| left.saturating_sub(events.len() as u64));
             store.counters.events_loaded.add(events.len() as u64);
-            let ended = at_end || left == 0;
+            let ended = at_end || left == Some(0);
             if ended && events.is_empty() && first == First::No {
                 return Ok(None);
             }
@@ -175,36 +181,30 @@ pub fn subscribe(reading: ReadContext, reader: OrderReader) -> impl Messages<mes
 
 impl Subscription {
     async fn next(mut self) -> Result<Option<(messages::SubscribeResponse, Self)>, Status> {
-        use super::messages::SubscribeContent;
         // Before bytes are acquired, because the previous message still uses the bytes of this
         // call.
         previous_sent().await;
         loop {
             let tip = *self.tip.borrow_and_update();
             let ReadContext { store, reads, call } = &self.reading;
-            let next = move |reader: &mut OrderReader| read_order(reader, tip, u64::MAX);
-            let live = self.caught_up && self.reader.is_close_to(tip);
-            let read = match live && call.answer.try_resize(LIVE_READ_BYTES).is_ok() {
-                true => next(&mut self.reader),
-                false => {
-                    let (reader, read) = reads.next(call, self.reader, next).await?;
-                    self.reader = reader;
-                    read
-                }
-            };
-            let Read { events, reached, hash, at_end } = counted(store, read)?;
-            let content = if !events.is_empty() {
-                store.counters.events_loaded.add(events.len() as u64);
-                SubscribeContent::Events(messages::EventBatch { events })
-            } else if at_end && !self.caught_up {
-                self.caught_up = true;
-                SubscribeContent::CaughtUp(wire::CaughtUp { checkpoint: Some(checkpoint(reached, hash)) })
-            } else if reached.0.saturating_sub(self.told.0) >= CHECKPOINT_EVERY
-                || (at_end && self.wait(reached).await? == Woken::ByNothing)
-            {
-                SubscribeContent::Checkpoint(checkpoint(reached, hash))
+            let next = move |reader: &mut OrderReader| read_order(reader, tip, None);
+            let is_live = self.caught_up && self.reader.is_close_to(tip);
+            let read = if is_live && call.answer.try_resize(LIVE_READ_BYTES).is_ok() {
+                next(&mut self.reader)
             } else {
-                continue;
+                let (reader, read) = reads.next(call, self.reader, next).await?;
+                self.reader = reader;
+                read
+            };
+            let read = counted(store, read)?;
+            let (reached, hash, at_end) = (read.reached, read.hash, read.at_end);
+            let content = match self.content(read) {
+                Some(content) => content,
+                None if !at_end => continue,
+                None => match self.wait(reached).await? {
+                    Woken::ByGrowth => continue,
+                    Woken::ByTime => SubscribeContent::Checkpoint(checkpoint(reached, hash)),
+                },
             };
             // If the client falls far behind again, it is notified again when it has caught up.
             self.caught_up &= at_end || tip.position.0.saturating_sub(reached.0) < FAR_BEHIND;
@@ -216,12 +216,28 @@ impl Subscription {
         }
     }
 
+    /// Returns the message after a read, or `None` if there is nothing to tell the client yet.
+    fn content(&mut self, read: Read) -> Option<SubscribeContent> {
+        let Read { events, reached, hash, at_end } = read;
+        if !events.is_empty() {
+            self.reading.store.counters.events_loaded.add(events.len() as u64);
+            return Some(SubscribeContent::Events(messages::EventBatch { events }));
+        }
+        if at_end && !self.caught_up {
+            self.caught_up = true;
+            let checkpoint = Some(checkpoint(reached, hash));
+            return Some(SubscribeContent::CaughtUp(wire::CaughtUp { checkpoint }));
+        }
+        let is_due = reached.0.saturating_sub(self.told.0) >= CHECKPOINT_EVERY;
+        is_due.then(|| SubscribeContent::Checkpoint(checkpoint(reached, hash)))
+    }
+
     /// Waits for the order to grow. If the position has not been sent to the client yet, the wait
     /// ends when a checkpoint is due.
     async fn wait(&mut self, reached: Position) -> Result<Woken, Status> {
         // Nothing is read while waiting.
         self.reading.call.answer.resize(0)?;
-        let patience = async {
+        let due = async {
             if reached == self.told {
                 std::future::pending().await
             } else {
@@ -231,7 +247,7 @@ impl Subscription {
         tokio::select! {
             biased;
             // First, so that the checkpoint is sent even if the order keeps growing.
-            () = patience => Ok(Woken::ByNothing),
+            () = due => Ok(Woken::ByTime),
             changed = self.tip.changed() => match changed {
                 Ok(()) => Ok(Woken::ByGrowth),
                 Err(_) => Err(status::shutting_down()),
@@ -244,7 +260,8 @@ impl Subscription {
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum Woken {
     ByGrowth,
-    ByNothing,
+    /// A checkpoint is due.
+    ByTime,
 }
 
 /// A client whose filter matches nothing is sent a checkpoint after this many events, or after this
@@ -282,31 +299,30 @@ pub fn bounded<T: Send + 'static>(
     call: Admitted,
     closing: CancellationToken,
 ) -> Boxed<T> {
-    let deadline = call.deadline;
-    let end = Box::pin(async move {
-        let over = async {
-            match deadline {
-                Some(deadline) => tokio::time::sleep_until(deadline).await,
-                None => std::future::pending().await,
-            }
-        };
-        tokio::select! {
-            () = closing.cancelled() => status::shutting_down(),
-            () = over => status::deadline_exceeded(),
-        }
-    });
-    let start = Some((Box::pin(messages), end, call));
-    Box::pin(stream::unfold(start, |state| async move {
-        let (mut messages, mut end, call) = state?;
-        tokio::select! {
+    let end = Box::pin(end_reason(call.deadline, closing));
+    let start = (Box::pin(messages), end, call);
+    Box::pin(stream::try_unfold(start, |(mut messages, mut end, call)| async move {
+        let message = tokio::select! {
             biased;
-            status = &mut end => Some((Err(status), None)),
-            message = messages.next() => match message? {
-                Ok(message) => Some((Ok(message), Some((messages, end, call)))),
-                Err(status) => Some((Err(status), None)),
-            },
-        }
+            status = &mut end => return Err(status),
+            message = messages.next() => message.transpose()?,
+        };
+        Ok(message.map(|message| (message, (messages, end, call))))
     }))
+}
+
+/// Waits until a stream has to end, and returns why.
+async fn end_reason(deadline: Option<Instant>, closing: CancellationToken) -> Status {
+    let over = async {
+        match deadline {
+            Some(deadline) => tokio::time::sleep_until(deadline).await,
+            None => std::future::pending().await,
+        }
+    };
+    tokio::select! {
+        () = closing.cancelled() => status::shutting_down(),
+        () = over => status::deadline_exceeded(),
+    }
 }
 
 #[cfg(test)]

@@ -25,7 +25,7 @@ use tracing::{debug, warn};
 
 use super::{byte_budget::ByteBudget, peer::Peer};
 use crate::{
-    config::ServerConfig,
+    grpc::settings::TransportSettings,
     refusals::{self, Severity},
     shared_limit::Resource,
 };
@@ -158,13 +158,12 @@ const WRITE_UNREAD_MAX: Duration = Duration::from_secs(1);
 const IDLE_MAX: Duration = Duration::from_secs(1);
 
 impl ConnectionTimeouts {
-    pub fn new(config: &ServerConfig) -> Self {
+    pub fn new(settings: &TransportSettings) -> Self {
         /// The grace period of a stop is divided by this number for clients that do not read.
         const PART_OF_GRACE: u32 = 10;
         const AT_STOP_MIN: Duration = Duration::from_millis(10);
-        let unread_max_at_stop =
-            config.unread_max.min(config.shutdown_grace / PART_OF_GRACE).max(AT_STOP_MIN);
-        let ServerConfig { first_call_max, unread_max, .. } = *config;
+        let TransportSettings { first_call_max, unread_max, shutdown_grace, .. } = *settings;
+        let unread_max_at_stop = unread_max.min(shutdown_grace / PART_OF_GRACE).max(AT_STOP_MIN);
         Self { first_call_max, unread_max, unread_max_at_stop }
     }
 

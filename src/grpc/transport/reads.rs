@@ -18,7 +18,7 @@ use super::{
     byte_budget::{ByteBudget, CallBytes, Purpose},
     concurrency::Admitted,
 };
-use crate::{config::LimitsConfig, grpc::status};
+use crate::grpc::status;
 
 /// The maximum number of reads in progress. They need the CPU more than the disk, and appends need
 /// it, too.
@@ -64,9 +64,10 @@ pub struct Reads {
 }
 
 impl Reads {
-    pub fn new(limits: &LimitsConfig, budget: ByteBudget) -> Self {
+    /// `record_bytes_max` is the size of the largest event or snapshot.
+    pub fn new(record_bytes_max: usize, budget: ByteBudget) -> Self {
         // The largest event or snapshot is in the read buffer and in the response.
-        let read_bytes = 2 * limits.largest_record() + READ_AHEAD_BYTES;
+        let read_bytes = 2 * record_bytes_max + READ_AHEAD_BYTES;
         // Reads in progress leave half of the bytes that responses may use.
         let fitting = usize::try_from(budget.answers_max()).unwrap_or(usize::MAX) / 2 / read_bytes;
         let places = fitting.clamp(2, READS_MAX);
@@ -255,10 +256,15 @@ mod tests {
 
     use super::*;
     use crate::{
+        config::LimitsConfig,
         error::Limit,
         grpc::transport::concurrency::Gate,
         shared_limit::{Caller, Resource, SharedLimit},
     };
+
+    fn record_bytes_max() -> usize {
+        LimitsConfig::default().largest_record()
+    }
 
     fn call(streams: &Arc<SharedLimit>) -> Admitted {
         Admitted::of(&Request::new(())).streaming(streams).unwrap()
@@ -266,7 +272,7 @@ mod tests {
 
     /// Returns an instance that runs out of bytes but not of permits.
     fn reads_of(budget: &ByteBudget) -> Reads {
-        let reads = Reads::new(&LimitsConfig::default(), ByteBudget::new(usize::MAX));
+        let reads = Reads::new(record_bytes_max(), ByteBudget::new(usize::MAX));
         Reads { budget: budget.clone(), ..reads }
     }
 
@@ -280,7 +286,7 @@ mod tests {
     async fn a_read_keeps_its_places_and_bytes_after_its_caller_has_gone() {
         let streams = Arc::new(SharedLimit::new(Limit::StreamsOpen, Resource::Streams, 100));
         let budget = ByteBudget::new(384 << 20);
-        let reads = Reads::new(&LimitsConfig::default(), budget.clone());
+        let reads = Reads::new(record_bytes_max(), budget.clone());
         let mut gate = Gate::new(10, budget.clone());
         let request = tonic::service::Interceptor::call(&mut gate, Request::new(())).unwrap();
         let admitted = Admitted::of(&request).streaming(&streams).unwrap();
@@ -313,9 +319,8 @@ mod tests {
     async fn a_read_that_waits_for_bytes_and_gets_them_is_no_refusal() {
         // Other tests cause rejections, too, and only the message of the last one is recorded.
         let was_refused = || crate::refusals::recorded().iter().any(|one| one.message.contains("of 9876543"));
-        let limits = LimitsConfig::default();
         let budget = ByteBudget::new(9_876_543);
-        let reads = Reads { budget: budget.clone(), ..Reads::new(&limits, ByteBudget::new(usize::MAX)) };
+        let reads = reads_of(&budget);
         let of_call = |budget: &ByteBudget| budget.of_call(&Caller::default(), Purpose::Answer);
         let (full, mut waiting) = (of_call(&budget), Admitted::of(&Request::new(())));
         full.resize(3_000_000).unwrap();
@@ -397,7 +402,7 @@ mod tests {
     #[tokio::test]
     async fn lists_that_wait_leave_half_of_the_reads_of_all_and_of_their_caller() {
         let streams = Arc::new(SharedLimit::new(Limit::StreamsOpen, Resource::Streams, 1000));
-        let reads = Reads::new(&LimitsConfig::default(), ByteBudget::new(usize::MAX));
+        let reads = Reads::new(record_bytes_max(), ByteBudget::new(usize::MAX));
         let (lists, mut ends, mut begun) = (reads.lists(), Vec::new(), tokio::task::JoinSet::new());
         let callers: Vec<_> = (0..4).map(|_| call(&streams)).collect();
         for caller in &callers {
@@ -425,7 +430,7 @@ mod tests {
     #[tokio::test(start_paused = true)]
     async fn lists_that_queue_behind_their_callers_reads_hold_no_place_of_all() {
         let streams = Arc::new(SharedLimit::new(Limit::StreamsOpen, Resource::Streams, 1000));
-        let reads = Reads::new(&LimitsConfig::default(), ByteBudget::new(usize::MAX));
+        let reads = Reads::new(record_bytes_max(), ByteBudget::new(usize::MAX));
         let (lists, callers) = (reads.lists(), [call(&streams), call(&streams)]);
         let mut queued = Vec::new();
         for caller in &callers {
@@ -465,7 +470,7 @@ mod tests {
     #[tokio::test]
     async fn one_connection_does_not_have_all_reads() {
         let streams = Arc::new(SharedLimit::new(Limit::StreamsOpen, Resource::Streams, 1000));
-        let reads = Reads::new(&LimitsConfig::default(), ByteBudget::new(usize::MAX));
+        let reads = Reads::new(record_bytes_max(), ByteBudget::new(usize::MAX));
         let (greedy, mut ends) = (call(&streams), Vec::new());
         let mut begun = tokio::task::JoinSet::new();
         for _ in 0..3 * READS_MAX {

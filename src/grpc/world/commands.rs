@@ -14,10 +14,10 @@ use uuid::Uuid;
 
 use super::json;
 use crate::{
-    config::LimitsConfig,
     event::{AggregateId, SequenceNumber},
     grpc::{
         event_store::decode::{aggregate_id, name},
+        settings::RequestLimits,
         violations::Violations,
         wire::world as wire,
     },
@@ -31,7 +31,7 @@ use crate::{
 ///
 /// # Errors
 /// Returns an error that names every invalid field.
-pub fn decode(request: wire::ExecuteCommandsRequest, limits: &LimitsConfig) -> Result<Commands, Violations> {
+pub fn decode(request: wire::ExecuteCommandsRequest, limits: &RequestLimits) -> Result<Commands, Violations> {
     let mut wrong = Violations::default();
     let count = request.commands.len();
     let of_commands = request.commands.iter().map(|command| command.expected_sequences.len());
@@ -64,7 +64,7 @@ pub fn decode(request: wire::ExecuteCommandsRequest, limits: &LimitsConfig) -> R
 fn expected_sequences(
     field: impl fmt::Display,
     expected: BTreeMap<String, u64>,
-    limits: &LimitsConfig,
+    limits: &RequestLimits,
     wrong: &mut Violations,
 ) -> ExpectedSequences {
     let mut checked = ExpectedSequences::new();
@@ -78,7 +78,7 @@ fn expected_sequences(
 /// The decoder of one command.
 struct Decoding<'d> {
     at: fmt::Arguments<'d>,
-    limits: &'d LimitsConfig,
+    limits: &'d RequestLimits,
     wrong: &'d mut Violations,
 }
 

@@ -30,7 +30,7 @@ pub fn executed(executed: Executed) -> wire::ExecuteCommandsResponse {
         results: executed.results.into_iter().map(result).collect(),
         stored_in: stored_in.into(),
         immudb_tx: match executed.stored_in {
-            Some(StoredIn::Immudb(tx)) => tx,
+            Some(StoredIn::Immudb(tx)) => tx.unwrap_or(0),
             Some(StoredIn::LocalLog) | None => 0,
         },
     }

@@ -46,11 +46,12 @@ fn number_from(number: f64) -> Result<Number, &'static str> {
     if number.fract() != 0.0 {
         return Number::from_f64(number).ok_or("has a number that JSON cannot represent");
     }
-    match number.abs() < WHOLE_MAX {
-        #[expect(clippy::cast_possible_truncation, reason = "whole, and small enough")]
-        true => Ok(Number::from(number as i64)),
-        false => Err("has a whole number of magnitude 2^53 or more, which is not exact; send it as a string"),
+    if number.abs() >= WHOLE_MAX {
+        return Err("has a whole number of magnitude 2^53 or more, which is not exact; send it as a string");
     }
+    #[expect(clippy::cast_possible_truncation, reason = "whole, and small enough")]
+    let whole = number as i64;
+    Ok(Number::from(whole))
 }
 
 /// Converts a value for the wire. Anything nested too deeply for clients to decode, which no

@@ -56,14 +56,15 @@ pub fn damage(folder: &Path, script: &[u8]) {
         let later = |(frame, left): (&WrittenFrame, &bool)| *left && frame.group > written[bad].start;
         written.iter().zip(&left).skip(bad).any(later)
     });
-    match synced {
-        true => refused(folder, &damaged, None),
-        false => taken(
+    if synced {
+        refused(folder, &damaged, None);
+    } else {
+        taken(
             folder,
             &damaged,
             &frames[..first_bad.unwrap_or(frames.len())],
             first_bad.map_or(tip.end.offset, |bad| written[bad].start),
-        ),
+        );
     }
 }
 

@@ -80,22 +80,25 @@ impl Forwarder {
     pub(super) async fn claim(&mut self, session: Session) -> Result<Claimed, ClaimError> {
         loop {
             let entry = self.unless_overdue(session.get(head::KEY)).await?;
-            let head = match &entry {
+            // The head, and the transaction that wrote it.
+            let head = match entry {
                 None => None,
-                Some(entry) => Some(LogHead::decode(&entry.value).ok_or(ClaimError::HeadUnreadable)?),
+                Some(entry) => {
+                    let head = LogHead::decode(&entry.value).ok_or(ClaimError::HeadUnreadable)?;
+                    Some((head, entry.tx))
+                }
             };
-            let seen = entry.map_or(TxId(0), |entry| entry.tx);
-            if let (Some(writer), Some(head)) = (&mut self.writer, &head) {
+            if let (Some(writer), Some((head, _))) = (&mut self.writer, &head) {
                 writer.confirmed |= writer.id == head.writer;
             }
-            let decision = self.decide(&session, head.as_ref()).await?;
+            let decision = self.decide(&session, head.as_ref().map(|(head, _)| head)).await?;
             let is_unfinished =
                 matches!(decision, Decision::Claim | Decision::Resume) && self.unfinished().exists();
             let lacks_events = |head: &LogHead| head.position < self.sequencer.tip().position;
             let decision = match (is_unfinished, &head) {
                 // ImmuDB was rolled back, and the operator has confirmed it: nothing is left to
                 // restore.
-                (true, Some(head)) if lacks_events(head) => {
+                (true, Some((head, _))) if lacks_events(head) => {
                     self.unfinished().end().map_err(|error| ClaimError::Local(error.to_string()))?;
                     decision
                 }
@@ -105,7 +108,7 @@ impl Forwarder {
                 (false, _) => decision,
             };
             match (decision, head) {
-                (Decision::Resume, Some(head)) => {
+                (Decision::Resume, Some((head, seen))) => {
                     let ours = self.learn(&session, &head, seen).await?;
                     if let Some(before) = self.own_tx.replace(seen) {
                         self.look_for_foreign(before, seen, ours);
@@ -118,16 +121,18 @@ impl Forwarder {
                     }
                     return Ok(Claimed { session, head_tx: seen, reached, last_event });
                 }
-                (Decision::Claim, Some(head)) => {
+                (Decision::Claim, Some((head, seen))) => {
                     self.learn(&session, &head, seen).await?;
                     self.own_tx = Some(seen);
                     self.take(&session, &head, seen).await?;
                 }
-                (Decision::ClaimAndCopy, Some(head)) => self.take_and_copy(&session, &head, seen).await?,
+                (Decision::ClaimAndCopy, Some((head, seen))) => {
+                    self.take_and_copy(&session, &head, seen).await?;
+                }
                 (Decision::ClaimEmpty | Decision::Resume | Decision::Claim | Decision::ClaimAndCopy, _) => {
                     self.take_empty(&session).await?;
                 }
-                (Decision::Fenced(FenceReason::OtherWriter), Some(head)) => {
+                (Decision::Fenced(FenceReason::OtherWriter), Some((head, seen))) => {
                     self.note_common(&session, &head, seen).await;
                     return Err(ClaimError::FencedBy { head });
                 }

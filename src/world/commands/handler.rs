@@ -5,21 +5,22 @@
 //! was executed before is found by the id of its first event, which is derived from the command's
 //! own id.
 
-use std::{collections::BTreeMap, sync::Arc, time::Duration};
+use std::{sync::Arc, time::Duration};
 
 use futures_util::future::BoxFuture;
 use tokio::sync::Semaphore;
 
 use super::{
     aggregate_locks::{AggregateLocks, LockRequest},
-    executed::{CommandResult, Executed},
+    executed::Executed,
+    planned::{PlannedResult, StoredNumbers},
     planning::{AppendEnd, Plan, Planning},
 };
 use crate::{
     error::{Conflict, StoreError},
-    event::{AggregateId, EventId, Position, SequenceNumber},
+    event::EventId,
     shared_limit::Caller,
-    store::{Attempt, Origin, StoredAppend},
+    store::{Attempt, Origin},
     world::{
         error::WorldError,
         history::replay::AggregateSource,
@@ -91,7 +92,7 @@ impl Handler {
                 tokio::time::sleep(pause(attempt)).await;
             }
             let Some(plan) = self.plan(commands.clone()).await? else { continue };
-            let Plan { append, mut results, executed, put_into } = plan;
+            let Plan { append, results, executed, put_into } = plan;
             if wanted.share(&put_into) {
                 // These containers are known only now. They may change before their locks are
                 // acquired, so plan again.
@@ -99,7 +100,7 @@ impl Handler {
                 turn = Arc::new(self.turns.take(&wanted).await);
                 continue;
             }
-            reserve(results.iter().map(CommandResult::bytes_max).sum()).await?;
+            reserve(results.iter().map(PlannedResult::bytes_max).sum()).await?;
             if append.events.is_empty() {
                 drop(turn);
                 // Wait for the commit, so that this answer is as reliable as the first one was.
@@ -109,7 +110,7 @@ impl Handler {
                     }
                     None => None,
                 };
-                return Ok(Executed { results, stored_in });
+                return Ok(Executed { results: StoredNumbers::none().complete(results)?, stored_in });
             }
             // `counted` is `None`: the commands stay in memory next to the events until this call
             // ends. The locks are kept until the append is decided, so that the next call that
@@ -123,7 +124,7 @@ impl Handler {
                         .store
                         .wait_for_commit(stored.end, stored.bounds.last, Attempt::of(&stored))
                         .await?;
-                    number(&mut results, &stored);
+                    let results = StoredNumbers::of(&stored).complete(results)?;
                     return Ok(Executed { results, stored_in: Some(stored_in) });
                 }
                 // If event ids were reused, the same command was executed meanwhile. The next plan
@@ -142,8 +143,8 @@ impl Handler {
     async fn plan(&self, commands: Arc<Commands>) -> Result<Option<Plan>, WorldError> {
         let (source, contents, limits) = (self.source.clone(), self.contents.clone(), self.limits);
         let decide = move || {
-            let mut planning = Planning::new(&source, &contents, limits);
-            let decided = planning.decide_all(&commands);
+            let mut planning = Planning::new(&source, &contents, limits, &commands);
+            let decided = planning.decide_all();
             if planning.saw_a_change() {
                 return Ok(None);
             }
@@ -178,19 +179,4 @@ fn pause(attempt: u32) -> Duration {
     let random = u64::from(EventId::random().as_bytes().first().copied().unwrap_or_default());
     let max = Duration::from_millis(1).saturating_mul(attempt).min(PAUSE_MAX);
     max.mul_f64(random as f64 / 255.0)
-}
-
-/// Sets the sequence numbers and positions of the new events, in the order in which they were
-/// appended.
-fn number(results: &mut [CommandResult], stored: &StoredAppend) {
-    let mut next: BTreeMap<&AggregateId, SequenceNumber> =
-        stored.aggregates.iter().map(|aggregate| (&aggregate.id, aggregate.first)).collect();
-    let new = results.iter_mut().filter(|result| !result.already_executed);
-    for (event, position) in new.flat_map(|result| &mut result.events).zip(stored.bounds.first.0..) {
-        event.position = Position(position);
-        if let Some(next) = next.get_mut(&event.aggregate_id) {
-            event.sequence = *next;
-            *next = next.next();
-        }
-    }
 }

@@ -3,110 +3,80 @@
 //! Decides the commands of the call in order, and loads the parts of the world that they depend on
 //! when they turn out to be needed. Appending the events and retrying are left to the handler.
 
-use std::{
-    collections::{BTreeMap, BTreeSet},
-    time::Duration,
-};
+use std::collections::BTreeSet;
 
 use super::{
-    call::{CallDigest, CallMatch},
-    executed::{CommandEvent, CommandResult},
+    call::CallDigest,
+    executed::CommandEvent,
+    planned::{EventDraft, PlannedEvents, PlannedResult},
 };
 use crate::{
-    error::StoreError,
-    event::{
-        AggregateId, Content, ContentDigest, EventId, NewEvent, Position, RecordedEvent, SequenceNumber,
-    },
-    log::LogOffset,
-    store::{Append, Tip},
+    event::{AggregateId, EventId, RecordedEvent, SequenceNumber},
+    store::Append,
     world::{
         error::{AggregateDamage, Problem, WorldError},
-        history::replay::{self, AggregateSource},
-        model::{
-            aggregate::{Aggregate, Kind},
-            event::WorldEvent,
-        },
+        history::replay::AggregateSource,
+        model::{aggregate::Kind, event::WorldEvent},
         read_models::{contents::ContainerTable, dangling_references::DanglingReferences},
         rules::{
-            capacity,
-            command::{
-                ACTOR, COMMAND, Command, Commands, ContentsPolicy as Deleted, ExpectedSequences, Operation,
-            },
-            decide::decide,
-            moving,
+            command::{Command, Commands, ContentsPolicy as Deleted, Operation},
             refusal::Refusal,
-            world_view::{Decided, Question, Undecided, WorldView},
+            world_view::Decided,
         },
         settings::EventLimits,
     },
 };
 
-/// The metadata key of the digest by which a retry is recognized.
-const COMMAND_DIGEST: &str = "command_digest";
+mod earlier;
+mod examined;
+mod new_events;
 
-/// The maximum number of objects that the commands of one call may depend on, and their maximum
-/// total size.
-const OBJECTS_MAX: usize = 1000;
-const OBJECTS_SIZE_MAX: usize = 8_000_000;
+pub use earlier::AppendEnd;
+use earlier::{EarlierAttempts, EarlierExecution};
+use examined::ExaminedWorld;
+use new_events::NewEvents;
 
 /// What a call appends and returns.
 pub struct Plan {
     pub append: Append,
-    pub results: Vec<CommandResult>,
+    pub results: Vec<PlannedResult>,
     /// The newest append with events of commands that were executed before.
     pub executed: Option<AppendEnd>,
     /// The objects that something is put into, and all containers above them.
     pub put_into: BTreeSet<AggregateId>,
 }
 
-/// The end of an append.
-#[derive(Debug, Clone, Copy)]
-pub struct AppendEnd {
-    pub end: LogOffset,
-    pub last: Position,
-}
-
 /// A plan in progress. May block on disk I/O.
-pub struct Planning<'s> {
-    source: &'s AggregateSource,
-    contents: &'s ContainerTable,
+pub struct Planning<'c> {
+    source: &'c AggregateSource,
+    commands: &'c Commands,
     limits: EventLimits,
-    call: CallDigest,
+    world: ExaminedWorld<'c>,
     executed: Option<AppendEnd>,
     /// The ids of the first events of commands that were not executed before, as far as could be
     /// seen.
     not_found: Vec<EventId>,
-    known: WorldView,
-    /// The total size of the known objects.
-    known_size: usize,
-    /// The last sequence numbers of the examined aggregates before this call.
-    heads: BTreeMap<AggregateId, SequenceNumber>,
-    /// Whether one of them changed while it was examined.
-    saw_a_change: bool,
-    /// Objects whose events are all excluded by repairs. They can only be created again as the same
-    /// kind.
-    emptied: BTreeMap<AggregateId, Kind>,
     put_into: BTreeSet<AggregateId>,
-    events: Vec<(NewEvent, ContentDigest)>,
-    results: Vec<CommandResult>,
+    events: NewEvents,
+    results: Vec<PlannedResult>,
 }
 
-impl<'s> Planning<'s> {
-    pub fn new(source: &'s AggregateSource, contents: &'s ContainerTable, limits: EventLimits) -> Self {
+impl<'c> Planning<'c> {
+    pub fn new(
+        source: &'c AggregateSource,
+        contents: &'c ContainerTable,
+        limits: EventLimits,
+        commands: &'c Commands,
+    ) -> Self {
         Self {
             source,
-            contents,
+            commands,
             limits,
-            call: CallDigest::default(),
+            world: ExaminedWorld::new(source, contents),
             executed: None,
             not_found: Vec::new(),
-            known: WorldView::default(),
-            known_size: 0,
-            heads: BTreeMap::new(),
-            saw_a_change: false,
-            emptied: BTreeMap::new(),
             put_into: BTreeSet::new(),
-            events: Vec::new(),
+            events: NewEvents::new(CallDigest::of(&commands.commands), limits),
             results: Vec::new(),
         }
     }
@@ -117,34 +87,26 @@ impl<'s> Planning<'s> {
     /// # Errors
     /// Returns an error if a rule forbids a command, or if something that it depends on cannot be
     /// read.
-    pub fn decide_all(&mut self, call: &Commands) -> Result<(), WorldError> {
-        let Commands { commands, expected } = call;
-        self.call = CallDigest::of(commands);
-        let firsts = commands.iter().map(|command| self.source.store.find(command.event_id(0)));
-        let firsts: Vec<Option<RecordedEvent>> = firsts.collect::<Result<_, _>>()?;
-        let ids = commands.iter().map(|command| command.event_id(0)).zip(&firsts);
-        self.not_found = ids.filter(|(_, first)| first.is_none()).map(|(id, _)| id).collect();
-        let was = self.call.was(firsts.iter().flatten());
-        refuse_others(commands, &firsts, was)?;
-        self.locate(firsts.iter().flatten().map(|first| first.append.last).max())?;
-        if was != CallMatch::Executed && firsts.iter().any(Option::is_none) {
-            self.expect(None, expected)?;
+    pub fn decide_all(&mut self) -> Result<(), WorldError> {
+        let Commands { commands, expected } = self.commands;
+        let earlier = EarlierAttempts::find(&self.source.store, self.events.call(), commands)?;
+        self.not_found = earlier.not_found();
+        earlier.refuse_others()?;
+        self.executed = earlier.newest_append(&self.source.store)?;
+        if earlier.are_incomplete() {
+            self.world.expect(None, expected)?;
         }
-        for ((index, command), first) in commands.iter().enumerate().zip(firsts) {
-            match first {
-                Some(first) => {
-                    let result = self.executed(command, first)?;
-                    self.results.push(result);
-                }
-                // A command that had no effect then has none now.
-                None if was == CallMatch::Executed => self.results.push(CommandResult {
+        for (index, command, earlier) in earlier.into_commands() {
+            let result = match earlier {
+                EarlierExecution::NotFound => self.execute(index, command)?,
+                EarlierExecution::Stored(first) => self.executed(command, *first)?,
+                EarlierExecution::WithoutEffect => PlannedResult {
                     command_id: command.id.clone(),
-                    events: Vec::new(),
-                    already_executed: true,
+                    events: PlannedEvents::Stored(Vec::new()),
                     dangling_references: DanglingReferences::default(),
-                }),
-                None => self.add(index, command)?,
-            }
+                },
+            };
+            self.results.push(result);
         }
         Ok(())
     }
@@ -157,12 +119,11 @@ impl<'s> Planning<'s> {
     /// Returns whether an object changed while it was examined. The decisions then match no single
     /// moment.
     pub fn saw_a_change(&self) -> bool {
-        self.saw_a_change
+        self.world.saw_a_change()
     }
 
     /// Returns whether nothing that was examined has changed since, and none of the commands was
-    /// executed meanwhile. A single aggregate is not checked again, because it was read as of one
-    /// moment.
+    /// executed meanwhile.
     ///
     /// # Errors
     /// Returns an error if the index cannot be read.
@@ -172,34 +133,13 @@ impl<'s> Planning<'s> {
                 return Ok(false);
             }
         }
-        if self.heads.len() > 1 {
-            for (id, head) in &self.heads {
-                if replay::last_sequence(&self.source.store, id)? != *head {
-                    return Ok(false);
-                }
-            }
-        }
-        Ok(true)
+        self.world.is_unchanged()
     }
 
-    fn add(&mut self, index: usize, command: &Command) -> Result<(), WorldError> {
-        self.expect(Some(index), &command.expected)?;
-        let decided = loop {
-            match decide(&self.known, command) {
-                Ok(decided) => break decided,
-                Err(Undecided::Unknown(id)) => self.learn(index, &id)?,
-                Err(Undecided::Unanswered(question)) => self.answer(question)?,
-                Err(Undecided::Refused(refusal)) => {
-                    return Err(WorldError::Refused { command: Some(index), refusal });
-                }
-            }
-        };
-        if let Some(other) =
-            decided.iter().find(|one| self.emptied.get(&one.id).is_some_and(|was| *was != one.kind))
-        {
-            let refusal = Refusal::Exists(other.id.clone());
-            return Err(WorldError::Refused { command: Some(index), refusal });
-        }
+    /// Decides a command that was not executed before.
+    fn execute(&mut self, index: usize, command: &Command) -> Result<PlannedResult, WorldError> {
+        self.world.expect(Some(index), &command.expected)?;
+        let decided = self.world.decide(index, command)?;
         if let Operation::DeleteGameObject { .. } = command.operation
             && decided.len() > self.limits.append_events_max
         {
@@ -210,170 +150,50 @@ impl<'s> Planning<'s> {
         // Determine this before the events are applied, because they may move the contents out of
         // the room.
         let dangling_references = match decided.last().map(|last| (&last.event, last.kind)) {
-            Some((WorldEvent::GameObjectDeleted {}, Kind::Room)) => self.dangling_references(&command.target),
+            Some((WorldEvent::GameObjectDeleted {}, Kind::Room)) => {
+                self.world.dangling_references(&command.target)
+            }
             _ => DanglingReferences::default(),
         };
-        let mut events = Vec::with_capacity(decided.len());
-        for (nth, decided) in decided.into_iter().enumerate() {
-            let event = self.event(index, command, nth, &decided)?;
-            events.push(CommandEvent {
-                id: event.id,
-                aggregate_id: event.aggregate_id.clone(),
-                event_type: event.event_type.clone(),
-                // Both are known once the event is stored.
-                sequence: SequenceNumber(0),
-                position: Position(0),
-            });
-            let sequence = SequenceNumber(0);
-            let Decided { id, kind, event: happened } = decided;
-            self.known.apply(&id, kind, &happened).map_err(|rule| AggregateDamage {
-                id,
-                sequence,
-                problem: Problem::Rule(rule),
-            })?;
-            self.events.push((event.clone(), ContentDigest::of(&event)));
+        let mut drafts = Vec::with_capacity(decided.len());
+        for (nth, decided) in decided.iter().enumerate() {
+            drafts.push(self.add((index, command), nth, decided)?);
         }
-        self.note_containers(command);
-        let command_id = command.id.clone();
-        self.results.push(CommandResult { command_id, events, already_executed: false, dangling_references });
-        Ok(())
-    }
-
-    fn note_containers(&mut self, command: &Command) {
         if let Some((what, _)) = command.puts() {
-            self.put_into.extend(moving::containers(&self.known, what).cloned());
+            self.put_into.extend(self.world.containers(what).cloned());
         }
+        let events = PlannedEvents::New(drafts);
+        Ok(PlannedResult { command_id: command.id.clone(), events, dangling_references })
     }
 
-    fn answer(&mut self, question: Question) -> Result<(), WorldError> {
-        match question {
-            Question::Contents(id) => {
-                let contents = self.contents.of(&id, &self.known)?;
-                self.known.learn_contents(id, contents);
-            }
-            Question::Height(id) => {
-                // Failing to read derived data must not prevent a move. Then only the containers
-                // above are checked.
-                let height = self.contents.height(&id, &self.known).unwrap_or_default();
-                self.known.learn_height(id, height);
-            }
-        }
-        Ok(())
-    }
-
-    /// Returns what a deleted room leaves behind. Anything that cannot be determined is omitted,
-    /// and does not make the command fail.
-    fn dangling_references(&self, room: &AggregateId) -> DanglingReferences {
-        let mut left = self.contents.dangling_references(room, &self.known).unwrap_or_default();
-        for other in self.known.ids().filter(|id| *id != room) {
-            let Ok(Some(other)) = self.known.find(other) else { continue };
-            let object = other.object();
-            if object.deleted {
-                continue;
-            }
-            match other {
-                Aggregate::Room(other) => {
-                    let exits = other.exits.iter().filter(|(_, target)| *target == room);
-                    let exits = exits.map(|(direction, _)| (object.id.to_string(), direction.clone()));
-                    left.exits.extend(exits);
-                }
-                Aggregate::Player(_) if object.container_id.as_ref() == Some(room) => {
-                    left.players.push(object.id.to_string());
-                }
-                Aggregate::Player(_) | Aggregate::GameObject(_) => {}
-            }
-        }
-        left.in_order();
-        left
-    }
-
-    fn expect(&mut self, command: Option<usize>, expected: &ExpectedSequences) -> Result<(), WorldError> {
-        for (id, expected) in expected {
-            let actual = match self.heads.get(id) {
-                Some(head) => *head,
-                None => {
-                    let head = replay::last_sequence(&self.source.store, id)?;
-                    self.look_at(id, head);
-                    head
-                }
-            };
-            if actual != *expected {
-                let (aggregate, expected) = (id.clone(), *expected);
-                return Err(WorldError::WrongExpectedSequence { command, aggregate, expected, actual });
-            }
-        }
-        Ok(())
-    }
-
-    /// Records an examined aggregate. Nothing is stored unless it still has this sequence number
-    /// then.
-    fn look_at(&mut self, id: &AggregateId, head: SequenceNumber) {
-        let before = self.heads.insert(id.clone(), head);
-        self.saw_a_change |= before.is_some_and(|before| before != head);
-    }
-
-    fn learn(&mut self, index: usize, id: &AggregateId) -> Result<(), WorldError> {
-        let loaded = replay::load_now(self.source, id).map_err(|error| match error {
-            WorldError::Refused { refusal, .. } => WorldError::Refused { command: Some(index), refusal },
-            other => other,
-        })?;
-        if let (None, Some(kind)) = (&loaded.state, loaded.kind) {
-            self.emptied.insert(id.clone(), kind);
-        }
-        self.known.learn(id.clone(), loaded.state.map(|state| state.aggregate));
-        // An object that exceeds the size limit counts only up to it, so that it can still be made
-        // smaller.
-        let size = self.known.size_bound(id).min(capacity::SIZE_MAX);
-        self.known_size = self.known_size.saturating_add(size);
-        self.look_at(id, loaded.last);
-        refuse_more(self.known.ids().count(), "objects", OBJECTS_MAX)?;
-        refuse_more(self.known_size, "bytes of objects", OBJECTS_SIZE_MAX)
-    }
-
-    fn event(
-        &self,
-        index: usize,
-        command: &Command,
+    /// Adds the event number `nth` of a command.
+    fn add(
+        &mut self,
+        command: (usize, &Command),
         nth: usize,
         decided: &Decided,
-    ) -> Result<NewEvent, WorldError> {
-        let invalid = |problem| StoreError::invalid(format!("commands[{index}]"), problem);
-        let (event_type, data) = decided.event.encode().map_err(|error| invalid(error.to_string()))?;
-        if data.len() > self.limits.event_bytes_max {
-            let max = self.limits.event_bytes_max;
-            let problem = format!("leads to an event of {} bytes; at most {max} are allowed", data.len());
-            return Err(invalid(problem).into());
+    ) -> Result<EventDraft, WorldError> {
+        let event = self.events.encode(command, nth, decided)?;
+        if let Err(rule) = self.world.apply(decided) {
+            let (id, sequence) = (decided.id.clone(), self.next_sequence(&decided.id));
+            return Err(AggregateDamage { id, sequence, problem: Problem::Rule(rule) }.into());
         }
-        let mut metadata = BTreeMap::from([
-            (COMMAND.to_owned(), command.operation.name().to_owned()),
-            (COMMAND_DIGEST.to_owned(), command.digest()),
-        ]);
-        self.call.mark(&mut metadata);
-        if !command.actor.is_empty() {
-            metadata.insert(ACTOR.to_owned(), command.actor.clone());
-        }
-        Ok(NewEvent {
-            id: command.event_id(nth),
-            aggregate_id: decided.id.clone(),
-            aggregate_type: decided.kind.name().into(),
-            event_type: event_type.into(),
-            content: Content::Json(data),
-            correlation_id: command.correlation_id.clone(),
-            causation_id: command.id.clone(),
-            metadata,
-            occurred_at: None,
-        })
+        let draft = EventDraft::of(&event);
+        self.events.push(event);
+        Ok(draft)
+    }
+
+    /// Returns the sequence number that the next event of an aggregate gets if the aggregate does
+    /// not change meanwhile.
+    fn next_sequence(&self, id: &AggregateId) -> SequenceNumber {
+        let stored = self.world.heads().get(id).map_or(0, |head| head.0);
+        SequenceNumber(stored.saturating_add(self.events.count_of(id))).next()
     }
 
     /// Returns the first answer to a command that was executed before, with `first` as its first
-    /// event. Looks up the events one by one, because the append may contain those of many other
-    /// commands.
-    fn executed(&self, command: &Command, first: RecordedEvent) -> Result<CommandResult, WorldError> {
-        let mut events = vec![first];
-        for nth in 1..Command::EVENTS_MAX {
-            let Some(event) = self.source.store.find(command.event_id(nth))? else { break };
-            events.push(event);
-        }
+    /// event.
+    fn executed(&self, command: &Command, first: RecordedEvent) -> Result<PlannedResult, WorldError> {
+        let events = earlier::events(&self.source.store, command, first)?;
         let is_player = |event: &&RecordedEvent| {
             Kind::of(&event.event.aggregate_type) == Some(Kind::Player)
                 && matches!(WorldEvent::read(event), Ok(WorldEvent::GameObjectContainerUpdated { .. }))
@@ -384,7 +204,7 @@ impl<'s> Planning<'s> {
             Some((Ok(WorldEvent::GameObjectDeleted {}), room))
                 if Kind::of(&room.aggregate_type) == Some(Kind::Room) =>
             {
-                let mut left = self.dangling_references(&room.aggregate_id);
+                let mut left = self.world.dangling_references(&room.aggregate_id);
                 left.players.extend(moved);
                 left.in_order();
                 left
@@ -398,36 +218,8 @@ impl<'s> Planning<'s> {
             sequence: event.sequence,
             position: event.position,
         });
-        Ok(CommandResult {
-            command_id: command.id.clone(),
-            events: events.collect(),
-            already_executed: true,
-            dangling_references,
-        })
-    }
-
-    /// Records the end of the append with the newest events of commands that were executed before.
-    fn locate(&mut self, newest: Option<Position>) -> Result<(), WorldError> {
-        let Some(last) = newest else { return Ok(()) };
-        let located = self.source.store.history().locate(last, self.tip_behind(last)?);
-        let end = located.map_err(StoreError::from)?.append_end;
-        self.executed = Some(AppendEnd { end, last });
-        Ok(())
-    }
-
-    /// Returns the tip as soon as it includes `position`. Events can be found a moment before they
-    /// may be read.
-    fn tip_behind(&self, position: Position) -> Result<Tip, WorldError> {
-        const LOOKS_MAX: usize = 5000;
-        const BETWEEN: Duration = Duration::from_millis(1);
-        for _ in 0..LOOKS_MAX {
-            let tip = self.source.store.tip();
-            if tip.position >= position {
-                return Ok(tip);
-            }
-            std::thread::sleep(BETWEEN);
-        }
-        Err(StoreError::OutcomeUnknown.into())
+        let events = PlannedEvents::Stored(events.collect());
+        Ok(PlannedResult { command_id: command.id.clone(), events, dangling_references })
     }
 
     /// Returns the finished plan.
@@ -435,65 +227,9 @@ impl<'s> Planning<'s> {
     /// # Errors
     /// Returns an error if the events exceed the limits of an append.
     pub fn finish(self) -> Result<Plan, WorldError> {
-        let bytes: usize = self.events.iter().map(|(event, _)| byte_count(event)).sum();
-        for (what, count, max) in [
-            ("events", self.events.len(), self.limits.append_events_max),
-            ("bytes of events", bytes, self.limits.append_bytes_max),
-        ] {
-            if count > max {
-                let problem = format!(
-                    "lead to {count} {what}; at most {max} are allowed; send fewer \
-                 commands in one call"
-                );
-                return Err(StoreError::invalid("commands", problem).into());
-            }
-        }
-        let expected = if self.events.is_empty() { Vec::new() } else { self.heads.into_iter().collect() };
-        let append = Append { events: self.events, expected };
-        let Self { results, executed, put_into, .. } = self;
-        Ok(Plan { append, results, executed, put_into })
-    }
-}
-
-fn refuse_more(count: usize, what: &str, max: usize) -> Result<(), WorldError> {
-    match count > max {
-        true => {
-            let problem = format!(
-                "depend on {count} {what}; at most {max} are allowed; send fewer \
-             commands in one call"
-            );
-            Err(StoreError::invalid("commands", problem).into())
-        }
-        false => Ok(()),
-    }
-}
-
-/// Returns an upper bound for the size of an event in an append.
-fn byte_count(event: &NewEvent) -> usize {
-    const FIELDS_BYTES: usize = 128;
-    let metadata = event.metadata.iter().map(|(key, value)| key.len() + value.len() + 8);
-    let texts = [&event.correlation_id, &event.causation_id].map(String::len);
-    let names = event.aggregate_id.as_str().len() + event.aggregate_type.len() + event.event_type.len();
-    event.content.byte_count() + metadata.sum::<usize>() + texts.iter().sum::<usize>() + names + FIELDS_BYTES
-}
-
-/// Refuses a command whose id belongs to a different command. Called before anything is decided.
-fn refuse_others(
-    commands: &[Command],
-    firsts: &[Option<RecordedEvent>],
-    was: CallMatch,
-) -> Result<(), WorldError> {
-    let is_another = |(command, first): (&Command, &Option<RecordedEvent>)| {
-        first.as_ref().is_some_and(|first| {
-            first.event.causation_id != command.id
-                || first.event.metadata.get(COMMAND_DIGEST) != Some(&command.digest())
-        })
-    };
-    let another = commands.iter().zip(firsts).position(is_another);
-    // All commands that have events match, so a command without events is the different one.
-    let without_effect = || firsts.iter().position(Option::is_none).filter(|_| was == CallMatch::Another);
-    match another.or_else(without_effect).and_then(|index| Some((index, commands.get(index)?))) {
-        Some((index, command)) => Err(WorldError::CommandIdReused { command: index, id: command.id.clone() }),
-        None => Ok(()),
+        let Self { world, events, results, executed, put_into, .. } = self;
+        let events = events.into_append()?;
+        let expected = if events.is_empty() { Vec::new() } else { world.into_heads().into_iter().collect() };
+        Ok(Plan { append: Append { events, expected }, results, executed, put_into })
     }
 }

@@ -12,7 +12,6 @@ use super::{
 };
 use crate::{
     event::{AggregateId, EventId, Position, SequenceNumber, Timestamp},
-    index::Direction,
     store::{AggregateReader, LoadRequest},
     world::{
         error::{AggregateDamage, Problem, WorldError},
@@ -52,8 +51,8 @@ pub struct HistoryReader {
 }
 
 impl HistoryReader {
-    /// Opens the history from one sequence number to another, inclusive. 0 as the second means the
-    /// last event.
+    /// Opens the history from one sequence number to another, inclusive. Without the second, it
+    /// ends with the last event.
     ///
     /// # Errors
     /// Returns an error if there is no such aggregate, or if its history is damaged before `from`.
@@ -61,20 +60,12 @@ impl HistoryReader {
         source: &AggregateSource,
         id: AggregateId,
         from: SequenceNumber,
-        to: SequenceNumber,
+        to: Option<SequenceNumber>,
         given_up: &CancellationToken,
     ) -> Result<Self, WorldError> {
         let before = SequenceNumber(from.0.saturating_sub(1));
         let state = replay::load_unless(source, &id, Moment::Sequence(before), given_up)?;
-        let reader = source.store.load(LoadRequest {
-            aggregate_id: id.clone(),
-            from,
-            to,
-            recorded_until: None,
-            snapshot_schema: None,
-            direction: Direction::Forwards,
-            limit: 0,
-        })?;
+        let reader = source.store.load(LoadRequest { from, to, ..LoadRequest::all_of(id.clone()) })?;
         match reader.aggregate_type() {
             None => Err(Refusal::NoSuchObject(id).into()),
             Some(aggregate_type) => match Kind::of(aggregate_type) {

@@ -129,9 +129,10 @@ impl Rehydration {
         }
         let sequence = recorded.sequence;
         let is_named = |passed_over: &BTreeSet<SequenceNumber>| passed_over.contains(&sequence);
-        let taken = match self.passed_over.as_ref().is_some_and(is_named) {
-            true => EventOutcome::PassedOver,
-            false => match self.fit(recorded, happened) {
+        let taken = if self.passed_over.as_ref().is_some_and(is_named) {
+            EventOutcome::PassedOver
+        } else {
+            match self.fit(recorded, happened) {
                 Ok(()) => EventOutcome::Happened,
                 Err(problem) => {
                     let passed_over = match self.passed_over.take() {
@@ -150,7 +151,7 @@ impl Rehydration {
                     }
                     EventOutcome::PassedOver
                 }
-            },
+            }
         };
         if taken == EventOutcome::PassedOver {
             self.skipped.insert(sequence);

@@ -9,7 +9,6 @@ use std::collections::{BTreeMap, BTreeSet};
 use crate::{
     error::StoreError,
     event::{AggregateId, Position, RecordedEvent, SequenceNumber},
-    index::Direction,
     store::{EventStore, Filter, LoadRequest, OrderStart, Tip},
     world::{
         error::WorldError,
@@ -25,15 +24,7 @@ const READ_BYTES: usize = 256 * 1024;
 /// # Errors
 /// Returns an error if the log cannot be read.
 pub fn of(store: &EventStore, id: &AggregateId) -> Result<BTreeSet<SequenceNumber>, WorldError> {
-    let mut reader = store.load(LoadRequest {
-        aggregate_id: id.clone(),
-        from: SequenceNumber(1),
-        to: SequenceNumber(0),
-        recorded_until: None,
-        snapshot_schema: None,
-        direction: Direction::Forwards,
-        limit: 0,
-    })?;
+    let mut reader = store.load(LoadRequest::all_of(id.clone()))?;
     let mut passed_over = BTreeSet::new();
     loop {
         let events = reader.next(READ_BYTES)?;

@@ -19,7 +19,6 @@ use crate::{
     event::{
         AggregateId, ChainHash, Position, RecordedEvent, SequenceNumber, Timestamp, record::StoredEvent,
     },
-    index::Direction,
     store::{EventStore, LoadRequest},
     world::{
         error::{AggregateDamage, Problem, WorldError},
@@ -57,25 +56,20 @@ pub fn rehydrate(
     id: &AggregateId,
     rehydration: &mut Rehydration,
 ) -> Result<(), WorldError> {
-    rehydrate_until(store, id, rehydration, SequenceNumber(0), &CancellationToken::new())
+    rehydrate_until(store, id, rehydration, None, &CancellationToken::new())
 }
 
+/// Like [`rehydrate`], up to the event `to`, or to the last one. Ends early when `given_up` is
+/// cancelled.
 fn rehydrate_until(
     store: &EventStore,
     id: &AggregateId,
     rehydration: &mut Rehydration,
-    to: SequenceNumber,
+    to: Option<SequenceNumber>,
     given_up: &CancellationToken,
 ) -> Result<(), WorldError> {
-    let mut reader = store.load(LoadRequest {
-        aggregate_id: id.clone(),
-        from: rehydration.last().next(),
-        to,
-        recorded_until: None,
-        snapshot_schema: None,
-        direction: Direction::Forwards,
-        limit: 0,
-    })?;
+    let from = rehydration.last().next();
+    let mut reader = store.load(LoadRequest { from, to, ..LoadRequest::all_of(id.clone()) })?;
     loop {
         let events = reader.next(READ_BYTES)?;
         if events.is_empty() {
@@ -99,7 +93,7 @@ fn rehydrate_until(
 /// # Errors
 /// Returns an error if the index cannot be read.
 pub fn kind(store: &EventStore, id: &AggregateId) -> Result<Option<Option<Kind>>, WorldError> {
-    Ok(store.load(nothing(id))?.aggregate_type().map(Kind::of))
+    Ok(store.head(id)?.map(|head| Kind::of(&head.aggregate_type)))
 }
 
 /// Returns the sequence number of the last event, or 0 if the aggregate does not exist.
@@ -107,20 +101,7 @@ pub fn kind(store: &EventStore, id: &AggregateId) -> Result<Option<Option<Kind>>
 /// # Errors
 /// Returns an error if the index cannot be read.
 pub fn last_sequence(store: &EventStore, id: &AggregateId) -> Result<SequenceNumber, WorldError> {
-    Ok(store.load(nothing(id))?.last_sequence())
-}
-
-/// Returns a request for the head of an aggregate, without any events.
-fn nothing(id: &AggregateId) -> LoadRequest {
-    LoadRequest {
-        aggregate_id: id.clone(),
-        from: SequenceNumber(u64::MAX),
-        to: SequenceNumber(0),
-        recorded_until: None,
-        snapshot_schema: None,
-        direction: Direction::Forwards,
-        limit: 0,
-    }
+    Ok(store.head(id)?.map_or(SequenceNumber(0), |head| head.last))
 }
 
 /// Returns the aggregate at a moment, or `None` if it did not exist then. May block on disk I/O.
@@ -188,10 +169,10 @@ pub fn replay_further(
 ) -> Result<Option<AggregateState>, WorldError> {
     let last = SequenceNumber(before.as_ref().map_or(0, |before| before.sequence));
     let mut rehydration = Rehydration::after(kind, before, last);
-    rehydrate_until(store, id, &mut rehydration, to, given_up)?;
+    rehydrate_until(store, id, &mut rehydration, Some(to), given_up)?;
     if rehydration.must_restart() {
         rehydration = Rehydration::with_repairs(kind, repairs::of(store, id)?);
-        rehydrate_until(store, id, &mut rehydration, to, given_up)?;
+        rehydrate_until(store, id, &mut rehydration, Some(to), given_up)?;
     }
     Ok(rehydration.into_state())
 }
@@ -253,22 +234,19 @@ fn load_from(
     if moment == Moment::Sequence(SequenceNumber(0)) {
         return Ok(LoadedAggregate::default());
     }
-    let events = |from| LoadRequest {
-        aggregate_id: id.clone(),
+    let events_from = |from| LoadRequest {
         from,
         to: match moment {
-            Moment::Sequence(sequence) => sequence,
-            Moment::Now | Moment::Position(_) | Moment::Time(_) => SequenceNumber(0),
+            Moment::Sequence(sequence) => Some(sequence),
+            Moment::Now | Moment::Position(_) | Moment::Time(_) => None,
         },
         recorded_until: match moment {
             Moment::Time(time) => Some(time),
             Moment::Now | Moment::Position(_) | Moment::Sequence(_) => None,
         },
-        snapshot_schema: None,
-        direction: Direction::Forwards,
-        limit: 0,
+        ..LoadRequest::all_of(id.clone())
     };
-    let mut reader = source.store.load(events(SequenceNumber(0)))?;
+    let mut reader = source.store.load(events_from(SequenceNumber(1)))?;
     let Some(aggregate_type) = reader.aggregate_type() else { return Ok(LoadedAggregate::default()) };
     let Some(kind) = Kind::of(aggregate_type) else { return Err(Refusal::Foreign(id.clone()).into()) };
     let last = reader.last_sequence();
@@ -282,7 +260,7 @@ fn load_from(
     if let Some(kept) = &kept {
         // Start at the event of the state: its chain hash tells whether the state belongs to this
         // history.
-        reader = source.store.load(events(kept.sequence()))?;
+        reader = source.store.load(events_from(kept.sequence()))?;
     }
     let mut rehydration = match beginning {
         ReplayStart::Kept | ReplayStart::FirstEvent => Rehydration::after(kind, None, SequenceNumber(0)),

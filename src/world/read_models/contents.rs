@@ -27,7 +27,7 @@ use crate::{
             moving::CONTAINERS_MAX,
             world_view::{Containment, WorldView},
         },
-        settings::{Shutdown, WorldSettings},
+        settings::{Settings, Shutdown},
     },
 };
 
@@ -63,7 +63,7 @@ type Following = Option<(Follower, u64)>;
 
 impl ContainerTable {
     /// Opens the table, and starts the task that applies events if no query does so for some time.
-    pub fn start(store: Arc<EventStore>, settings: &WorldSettings, shutdown: &Shutdown) -> Self {
+    pub fn start(store: Arc<EventStore>, settings: &Settings, shutdown: &Shutdown) -> Self {
         let (path, wal_max) = (settings.states_path.join(FILE), settings.read_models_wal_max);
         let rows = ReadModels::new(path, wal_max, vec![Box::new(places::Places)]).of_key(KEY);
         let rows = Arc::new(rows.of_log(settings.log_id.clone()).of_ours_alone().named(NAME));

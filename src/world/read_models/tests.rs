@@ -301,10 +301,9 @@ fn the_write_ahead_log_is_bounded_while_another_program_reads_and_truncated_afte
     let projections: Vec<Box<dyn Projection>> = vec![Box::new(Arc::new(Counting::default()))];
     let read_models = ReadModels::new(path.clone(), MAX, projections);
     read_models.ensure_exists().unwrap();
-    let stranger = Connection::open(&path).unwrap();
-    stranger.execute_batch("BEGIN; SELECT count(*) FROM counted;").unwrap();
-    let count =
-        || stranger.query_row("SELECT count(*) FROM counted", [], |row| row.get::<_, i64>(0)).unwrap();
+    let other = Connection::open(&path).unwrap();
+    other.execute_batch("BEGIN; SELECT count(*) FROM counted;").unwrap();
+    let count = || other.query_row("SELECT count(*) FROM counted", [], |row| row.get::<_, i64>(0)).unwrap();
     assert_eq!(count(), 0);
     let mut writer = read_models.writer();
     let tables = writer.as_mut().unwrap();
@@ -317,7 +316,7 @@ fn the_write_ahead_log_is_bounded_while_another_program_reads_and_truncated_afte
     let bytes = files::wal_bytes(&path);
     assert!(bytes < 2 * MAX, "{bytes}");
     assert_eq!(count(), 0, "the other program still sees its snapshot");
-    stranger.execute_batch("COMMIT").unwrap();
+    other.execute_batch("COMMIT").unwrap();
     take(20_000).unwrap();
     assert!(files::wal_bytes(&path) < MAX);
 }
@@ -328,8 +327,8 @@ fn a_file_that_may_belong_to_another_program_is_not_deleted() {
     let path = folder.path().join("read_models.sqlite");
     let projections: Vec<Box<dyn Projection>> = vec![Box::new(Arc::new(Counting::default()))];
     let open = || Tables::open(&path, &projections, Durability::Kept);
-    let strangers = Connection::open(&path).unwrap();
-    strangers.execute_batch("CREATE TABLE bills (amount INTEGER); INSERT INTO bills VALUES (7)").unwrap();
+    let foreign = Connection::open(&path).unwrap();
+    foreign.execute_batch("CREATE TABLE bills (amount INTEGER); INSERT INTO bills VALUES (7)").unwrap();
     let assert_left_alone = || {
         let before = std::fs::read(&path).unwrap();
         assert!(matches!(open(), Err(ReadModelError::Foreign { .. })));
@@ -337,11 +336,11 @@ fn a_file_that_may_belong_to_another_program_is_not_deleted() {
     };
     assert_left_alone();
     // Another program may also have a table named `projections`.
-    strangers
+    foreign
         .execute_batch("CREATE TABLE projections (id INTEGER PRIMARY KEY, name TEXT, position INTEGER)")
         .unwrap();
     assert_left_alone();
-    drop(strangers);
+    drop(foreign);
     // A file that is not a database is renamed instead.
     std::fs::remove_file(&path).unwrap();
     std::fs::write(&path, "the letters of a lifetime, which are no database").unwrap();
@@ -446,8 +445,8 @@ fn a_write_lock_of_another_program_does_not_keep_the_file_from_being_opened() {
     // First a file of an older version, which names no log, then one of this version.
     for before in [None, Some("one")] {
         of(before).ensure_exists().unwrap();
-        let stranger = Connection::open(&path).unwrap();
-        stranger.execute_batch("BEGIN IMMEDIATE").unwrap();
+        let other = Connection::open(&path).unwrap();
+        other.execute_batch("BEGIN IMMEDIATE").unwrap();
         let read_models = of(Some("one"));
         read_models.ensure_exists().unwrap();
         let counted = read_models.read(&CancellationToken::new(), |rows| {

@@ -1,5 +1,5 @@
-// Command load drives an ImmuDB with ImmuDB's own client, as one would use it plainly: a key for each event. It
-// prints one JSON line with what it did.
+// Command load drives an ImmuDB with ImmuDB's own client in the plainest way: a key for each event.
+// It prints one JSON line with what it did.
 package main
 
 import (
@@ -225,7 +225,8 @@ func (l *load) set(ctx context.Context, request *schema.SetRequest) error {
 	return err
 }
 
-// Writes aggregates of so many events, each event by a Set of its own; large ones in Sets of a hundred.
+// Writes aggregates with this number of events. Each event has a Set of its own; those of large
+// aggregates are in Sets of a hundred.
 func (l *load) fill(ctx context.Context) (*result, error) {
 	begin := time.Now()
 	single := 1

@@ -21,7 +21,7 @@ use aethyr_event_store::{
     index::Direction,
     log::OpenError,
     sequencer::Append,
-    server::{self, ServerOptions},
+    server::{self, Components, ServerOptions, settings},
     storage::{Storage, StorageError},
     store::{EventStore, Filter, LoadRequest, OrderStart},
 };
@@ -111,7 +111,7 @@ fn served<T>(
     let opened = open(&config)?;
     let parts = {
         let _entered = runtime.enter();
-        server::start(&config, &ServerOptions::default(), opened).map_err(|error| error.to_string())?
+        Components::start(&config, &ServerOptions::default(), opened).map_err(|error| error.to_string())?
     };
     let store = parts.store.clone();
     let asked = asked(&store, &runtime);
@@ -125,7 +125,7 @@ fn served<T>(
 fn open(config: &Config) -> Result<Storage, String> {
     let end = Instant::now() + PATIENCE;
     loop {
-        match Storage::open(&config.event_sourcing, &config.limits) {
+        match Storage::open(&settings::storage(&config.event_sourcing, &config.limits)) {
             Err(StorageError::Log(OpenError::Locked(_))) if Instant::now() < end => std::thread::sleep(POLL),
             opened => return opened.map_err(|error| error.to_string()),
         }
@@ -356,15 +356,7 @@ impl Asked<'_> {
         for (aggregate, last) in self.world.last_of() {
             let wanted = self.world.of(&aggregate);
             for direction in [Direction::Forwards, Direction::Backwards] {
-                let request = LoadRequest {
-                    aggregate_id: aggregate.clone(),
-                    from: SequenceNumber(0),
-                    to: SequenceNumber(0),
-                    recorded_until: None,
-                    snapshot_schema: None,
-                    direction,
-                    limit: 0,
-                };
+                let request = LoadRequest { direction, ..LoadRequest::all_of(aggregate.clone()) };
                 let Some(mut reader) = self.answer("a load", self.store.load(request))? else { continue };
                 same("the last number", &reader.last_sequence(), &last)?;
                 let Some(events) = self.answer("a load", reader.next(usize::MAX))? else { continue };

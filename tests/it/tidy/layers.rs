@@ -4,11 +4,20 @@ use super::sources;
 
 /// From top to bottom. A module may use those below it. A file belongs to the longest entry that
 /// its path begins with.
-const ORDER: [&str; 46] = [
+const ORDER: [&str; 54] = [
     "main",
     "lib",
     "cli",
     "server",
+    "server::listen",
+    "server::failure",
+    "server::health",
+    "server::components",
+    "server::opening",
+    "server::settings",
+    "server::error",
+    // Modules get plain settings, so none below knows the configuration.
+    "config",
     "telemetry",
     "grpc",
     "grpc::world",
@@ -19,6 +28,7 @@ const ORDER: [&str; 46] = [
     "grpc::methods",
     "grpc::status",
     "grpc::violations",
+    "grpc::settings",
     "grpc::wire",
     "world",
     "world::commands",
@@ -40,7 +50,6 @@ const ORDER: [&str; 46] = [
     "refusals",
     "log",
     "clock",
-    "config",
     "stats",
     "progress",
     "threads",

@@ -66,14 +66,14 @@ async fn the_service_starts_while_another_program_has_the_file_for_itself() {
     game.execute(json!([room("r"), player("p")])).await;
     caught_up(&service).await;
     service.stop();
-    let stranger = Connection::open(service.dir().join(FILE)).unwrap();
-    stranger.execute_batch("PRAGMA locking_mode = EXCLUSIVE; BEGIN EXCLUSIVE;").unwrap();
+    let other = Connection::open(service.dir().join(FILE)).unwrap();
+    other.execute_batch("PRAGMA locking_mode = EXCLUSIVE; BEGIN EXCLUSIVE;").unwrap();
     service.restart().await;
     let game = Game::of(&service).await;
     assert_the_rest_goes_on(&service, &game, "locked").await;
     assert_eq!(find(&game).await.unwrap_err().reason(), "READ_MODELS");
     assert!(problem(&service).await.contains("locked"));
-    drop(stranger);
+    drop(other);
     assert_mended(&service, &game).await;
 }
 
@@ -83,13 +83,13 @@ async fn a_write_lock_of_another_program_holds_up_the_projections_and_no_query()
     let game = Game::of(&service).await;
     game.execute(json!([room("r"), player("p")])).await;
     caught_up(&service).await;
-    let stranger = Connection::open(service.dir().join(FILE)).unwrap();
-    stranger.execute_batch("BEGIN IMMEDIATE").unwrap();
+    let other = Connection::open(service.dir().join(FILE)).unwrap();
+    other.execute_batch("BEGIN IMMEDIATE").unwrap();
     assert_the_rest_goes_on(&service, &game, "locked").await;
     assert!(problem(&service).await.contains("locked"));
     let found = find(&game).await.unwrap();
     assert_eq!(found["read_model_position"], 4, "as they were");
-    stranger.execute_batch("ROLLBACK").unwrap();
+    other.execute_batch("ROLLBACK").unwrap();
     assert_mended(&service, &game).await;
     assert_eq!(find(&game).await.unwrap()["read_model_position"], 5);
     assert_eq!(service.log().matches("cannot update the read models").count(), 1, "{}", service.log());
@@ -104,9 +104,9 @@ async fn an_open_read_of_another_program_does_not_fill_the_disk() {
     game.execute(json!([room("r"), player("p")])).await;
     caught_up(&service).await;
     let file = service.dir().join(FILE);
-    let stranger = Connection::open(&file).unwrap();
-    let rooms = || stranger.query_row("SELECT count(*) FROM rooms", [], |row| row.get::<_, i64>(0)).unwrap();
-    stranger.execute_batch("BEGIN").unwrap();
+    let other = Connection::open(&file).unwrap();
+    let rooms = || other.query_row("SELECT count(*) FROM rooms", [], |row| row.get::<_, i64>(0)).unwrap();
+    other.execute_batch("BEGIN").unwrap();
     assert_eq!(rooms(), 1);
     let until = Instant::now() + PATIENCE;
     let told = loop {
@@ -127,7 +127,7 @@ async fn an_open_read_of_another_program_does_not_fill_the_disk() {
     assert_the_rest_goes_on(&service, &game, "meanwhile").await;
     assert_eq!(find(&game).await.unwrap()["players"][0]["id"], "p");
     assert_eq!(rooms(), 1);
-    stranger.execute_batch("COMMIT").unwrap();
+    other.execute_batch("COMMIT").unwrap();
     assert_mended(&service, &game).await;
 }
 
@@ -166,8 +166,8 @@ async fn a_file_that_another_service_uses_is_left_to_it() {
 async fn a_file_of_another_program_is_left_alone() {
     let mut service = Service::new(setup());
     std::fs::create_dir(service.dir().join("models")).unwrap();
-    let strangers = Connection::open(service.dir().join(FILE)).unwrap();
-    strangers.execute_batch("CREATE TABLE bills (amount INTEGER); INSERT INTO bills VALUES (7)").unwrap();
+    let foreign = Connection::open(service.dir().join(FILE)).unwrap();
+    foreign.execute_batch("CREATE TABLE bills (amount INTEGER); INSERT INTO bills VALUES (7)").unwrap();
     service.restart().await;
     let game = Game::of(&service).await;
     game.execute(json!([room("r"), player("p")])).await;
@@ -175,9 +175,8 @@ async fn a_file_of_another_program_is_left_alone() {
     let refused = find(&game).await.unwrap_err();
     assert!(refused.to_string().contains("is a database of another program"), "{refused}");
     service.stop();
-    let tables: i64 =
-        strangers.query_row("SELECT count(*) FROM sqlite_master", [], |row| row.get(0)).unwrap();
+    let tables: i64 = foreign.query_row("SELECT count(*) FROM sqlite_master", [], |row| row.get(0)).unwrap();
     assert_eq!(tables, 1);
-    let bills: i64 = strangers.query_row("SELECT sum(amount) FROM bills", [], |row| row.get(0)).unwrap();
+    let bills: i64 = foreign.query_row("SELECT sum(amount) FROM bills", [], |row| row.get(0)).unwrap();
     assert_eq!(bills, 7);
 }

@@ -7,7 +7,7 @@ use std::{
     sync::OnceLock,
 };
 
-use crate::support::go::Module;
+use crate::go::Module;
 
 const VERSION: &str = "1.11.1";
 const MODULE: Module = Module { source: "tests/immudb", target: "immudb-1.11.1" };
@@ -28,7 +28,6 @@ pub fn reader() -> &'static Path {
     READER.get_or_init(|| MODULE.build("reader", "./reader", &["go.mod", "reader/main.go"]))
 }
 
-#[allow(dead_code, reason = "for the benchmark")]
 pub fn load() -> &'static Path {
     static LOAD: OnceLock<PathBuf> = OnceLock::new();
     LOAD.get_or_init(|| MODULE.build("load", "./load", &["go.mod", "load/main.go"]))

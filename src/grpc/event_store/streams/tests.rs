@@ -20,7 +20,7 @@ async fn a_live_read_acquires_its_bytes_once_the_message_before_has_gone_out() {
     let budget = ByteBudget::new(64 << 20);
     let mut call = Admitted::of(&tonic::Request::new(()));
     call.answer = budget.of_call(&Caller::default(), Purpose::Answer);
-    let reads = Reads::new(&LimitsConfig::default(), budget.clone());
+    let reads = Reads::new(LimitsConfig::default().largest_record(), budget.clone());
     let reading = ReadContext { store: store.clone(), reads, call: call.clone() };
     let reader = store.read(OrderStart::After(Position(0), None), Filter::default()).unwrap();
     let mut messages = Box::pin(subscribe(reading, reader));

@@ -17,7 +17,7 @@ use tokio::{
     task::spawn_local,
 };
 
-use crate::load::Outcome;
+use crate::outcome::Outcome;
 
 const READ_BYTES: usize = 256 * 1024;
 

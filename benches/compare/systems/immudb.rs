@@ -13,8 +13,9 @@ use aethyr_event_store::immudb::Session;
 use serde::Deserialize;
 
 use crate::{
-    load::{Latencies, Outcome, latencies},
+    outcome::Outcome,
     peers::run,
+    statistics::{Latencies, latencies},
     support::immudb::ImmuDb,
 };
 
@@ -25,14 +26,14 @@ pub const IN_FLIGHT_MAX: usize = 30;
 pub enum Database {
     Default,
     /// A database as `src/immudb` creates it.
-    Ours,
+    ServiceSettings,
 }
 
 impl Database {
     fn name(self) -> &'static str {
         match self {
             Self::Default => "defaultdb",
-            Self::Ours => "events",
+            Self::ServiceSettings => "events",
         }
     }
 }
@@ -61,7 +62,6 @@ pub struct Order {
 /// The results of the load program.
 #[derive(Clone, Debug, Deserialize)]
 pub struct Done {
-    pub calls: u64,
     pub events: u64,
     pub seconds: f64,
     pub cpu_seconds: f64,
@@ -81,7 +81,7 @@ impl Done {
 impl Server {
     pub async fn start(folder: &Path, database: Database, conditional: bool) -> Outcome<Self> {
         let immudb = ImmuDb::start(folder).await;
-        if database == Database::Ours {
+        if database == Database::ServiceSettings {
             let settings = immudb.settings(database.name());
             let session = Session::open(&settings).await.map_err(|error| error.to_string())?;
             session.close().await;

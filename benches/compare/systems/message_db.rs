@@ -17,9 +17,11 @@ use postgres::Connection;
 use rustix::process::Signal;
 
 use crate::{
-    load::{Draft, Expectation, Outcome, PAYLOAD_BYTES},
-    peers::run,
+    draft::{Draft, Expectation},
+    outcome::Outcome,
+    peers::{MessageDbPrograms, run},
     process::{Process, free_port},
+    supply::PAYLOAD_BYTES,
 };
 
 const DATABASE: &str = "message_store";
@@ -36,15 +38,6 @@ const PAGE: u64 = 1000;
 /// The part of a stream name before the hyphen. Writes to streams of one category are serialized.
 const CATEGORY: &str = "room";
 
-/// The programs of PostgreSQL, and the scripts of message-db.
-#[derive(Clone, Debug)]
-pub struct Programs {
-    /// The directory with `initdb` and `postgres`.
-    pub postgres: PathBuf,
-    /// message-db's directory `database`.
-    pub scripts: PathBuf,
-}
-
 pub struct Server {
     pub process: Process,
     port: u16,
@@ -52,7 +45,7 @@ pub struct Server {
 }
 
 impl Server {
-    pub async fn start(programs: &Programs, folder: &Path) -> Outcome<Self> {
+    pub async fn start(programs: &MessageDbPrograms, folder: &Path) -> Outcome<Self> {
         fs::create_dir_all(folder).map_err(|error| error.to_string())?;
         // PostgreSQL refuses to run as root.
         let user = ordinary_user()?;

@@ -12,15 +12,16 @@ use aethyr_event_store::grpc::wire::{State, StatsResponse};
 use bytes::Bytes;
 use prost::Message;
 
-use super::Row;
 use crate::{
-    load::{
-        Draft, Expectation, Outcome,
-        grpc::{Call, Connection, Messages, frame},
+    draft::{Draft, Expectation},
+    grpc::{
+        Call, Connection, Messages, frame,
         wire::{Fields, Value, find, put_bytes, put_message, put_number},
     },
+    outcome::Outcome,
     peers::{Peers, make_folder},
     process::Process,
+    row::Row,
     support::immudb::ImmuDb,
 };
 

@@ -9,7 +9,7 @@ use tokio::{
     net::TcpStream,
 };
 
-use crate::load::Outcome;
+use crate::outcome::Outcome;
 
 const READ_BYTES: usize = 64 * 1024;
 const PROTOCOL: u32 = 3 << 16;

@@ -10,11 +10,12 @@ use std::{
 use bytes::Bytes;
 
 use crate::{
-    load::{
-        Draft, Expectation, Outcome,
-        grpc::{Call, Connection, Messages, frame},
+    draft::{Draft, Expectation},
+    grpc::{
+        Call, Connection, Messages, frame,
         wire::{Fields, Value, count, find, put_bytes, put_message, put_number},
     },
+    outcome::Outcome,
     process::{Process, free_port},
 };
 

@@ -3,15 +3,19 @@
 //!
 //! Every system with a gRPC API uses this client, with one connection per 16 callers.
 
+mod socket;
+pub mod wire;
+
 use std::future::poll_fn;
 
 use bytes::{Bytes, BytesMut};
 use h2::{RecvStream, client::SendRequest};
 use http::{HeaderMap, Method, Request, Uri, header::HeaderValue};
 use percent_encoding::percent_decode;
+use socket::Socket;
 use tokio::task::spawn_local;
 
-use super::{Outcome, socket::Socket};
+use crate::outcome::Outcome;
 
 const PREFIX_BYTES: usize = 5;
 const STREAM_WINDOW_BYTES: u32 = 4 * 1024 * 1024;

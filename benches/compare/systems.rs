@@ -1,4 +1,4 @@
-//! The compared systems. Each row of the report is a system with certain settings.
+//! The compared systems: their servers, clients and subscriptions.
 
 pub mod aethyr;
 pub mod immudb;
@@ -9,86 +9,8 @@ pub mod umadb;
 use std::path::Path;
 
 use rustix::process::Signal;
-use serde::{Deserialize, Serialize};
 
-use crate::{
-    load::{Draft, Outcome},
-    peers::Peers,
-    plan::{Spread, Work},
-    process,
-    support::immudb::ImmuDb,
-};
-
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
-pub enum Row {
-    AethyrLocal,
-    AethyrEventFiles,
-    AethyrImmudb,
-    ImmudbConditional,
-    ImmudbConditionalOurs,
-    ImmudbSet,
-    ImmudbSetOurs,
-    Umadb,
-    Nats,
-    MessageDb,
-}
-
-impl Row {
-    pub const ALL: [Self; 10] = [
-        Self::AethyrLocal,
-        Self::AethyrEventFiles,
-        Self::AethyrImmudb,
-        Self::ImmudbConditional,
-        Self::ImmudbConditionalOurs,
-        Self::ImmudbSet,
-        Self::ImmudbSetOurs,
-        Self::Umadb,
-        Self::Nats,
-        Self::MessageDb,
-    ];
-
-    /// Returns the name for `--only`.
-    pub fn key(self) -> &'static str {
-        match self {
-            Self::AethyrLocal => "aethyr-local",
-            Self::AethyrEventFiles => "aethyr-event-files",
-            Self::AethyrImmudb => "aethyr-immudb",
-            Self::ImmudbConditional => "immudb-conditional",
-            Self::ImmudbConditionalOurs => "immudb-conditional-ours",
-            Self::ImmudbSet => "immudb-set",
-            Self::ImmudbSetOurs => "immudb-set-ours",
-            Self::Umadb => "umadb",
-            Self::Nats => "nats",
-            Self::MessageDb => "message-db",
-        }
-    }
-
-    /// Returns the name in the report.
-    pub fn title(self) -> &'static str {
-        match self {
-            Self::AethyrLocal => "Aethyr, local only",
-            Self::AethyrEventFiles => "Aethyr, local only, event files",
-            Self::AethyrImmudb => "Aethyr with ImmuDB",
-            Self::ImmudbConditional => "ImmuDB, conditional `Set`",
-            Self::ImmudbConditionalOurs => "ImmuDB, conditional `Set`, service settings",
-            Self::ImmudbSet => "ImmuDB, `Set`",
-            Self::ImmudbSetOurs => "ImmuDB, `Set`, service settings",
-            Self::Umadb => "UmaDB",
-            Self::Nats => "NATS JetStream",
-            Self::MessageDb => "message-db",
-        }
-    }
-
-    /// Returns whether the system supports the workload, and another workload does not measure the
-    /// same.
-    pub fn offers(self, work: Work) -> bool {
-        match self {
-            Self::ImmudbConditional | Self::ImmudbConditionalOurs => work.spread == Spread::Conditional,
-            Self::ImmudbSet | Self::ImmudbSetOurs => work.spread == Spread::Unconditional,
-            _ => true,
-        }
-    }
-}
+use crate::{draft::Draft, outcome::Outcome, peers::Peers, process, row::Row, support::immudb::ImmuDb};
 
 /// The running servers of a row.
 pub enum System {
@@ -102,7 +24,7 @@ pub enum System {
 impl System {
     /// Starts the system in an empty directory.
     pub async fn start(row: Row, peers: &Peers, folder: &Path) -> Outcome<Self> {
-        use immudb::Database::{Default, Ours};
+        use immudb::Database::{Default, ServiceSettings};
         process::clear_folder(folder)?;
         let plain = async |database, conditional| {
             peers.immudb().await?;
@@ -113,9 +35,9 @@ impl System {
                 Ok(Self::Aethyr(aethyr::Service::start_row(row, peers, folder).await?))
             }
             Row::ImmudbConditional => plain(Default, true).await,
-            Row::ImmudbConditionalOurs => plain(Ours, true).await,
+            Row::ImmudbConditionalOurs => plain(ServiceSettings, true).await,
             Row::ImmudbSet => plain(Default, false).await,
-            Row::ImmudbSetOurs => plain(Ours, false).await,
+            Row::ImmudbSetOurs => plain(ServiceSettings, false).await,
             Row::Umadb => Ok(Self::Umadb(umadb::Server::start(&peers.umadb()?, folder).await?)),
             Row::Nats => Ok(Self::Nats(nats::Server::start(&peers.nats()?, folder).await?)),
             Row::MessageDb => {

@@ -15,7 +15,8 @@ use protocol::{Connection, Message, put_parts};
 use tokio::sync::mpsc::UnboundedReceiver;
 
 use crate::{
-    load::{Draft, Expectation, Outcome},
+    draft::{Draft, Expectation},
+    outcome::Outcome,
     process::{Process, free_port},
 };
 

@@ -1,0 +1,113 @@
+//! The errors of the commands.
+//!
+//! Their texts are what the operator reads on standard error. What only one command can report is
+//! an error of that command's module.
+
+use std::{
+    io,
+    path::{Path, PathBuf},
+};
+
+use super::{
+    client::ExecuteError, health::HealthError, import::ImportError, pending::ExportError,
+    repair::RepairError, resolve::ResolveError,
+};
+use crate::{
+    config::ConfigError, grpc::ClientError, history::HistoryError, log::WriteError,
+    replication::comparison::ComparisonError, sequencer::RestoreError, server::ServerError,
+    storage::StorageError, telemetry::TelemetryError,
+};
+
+/// Why a command failed.
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    #[error(transparent)]
+    Usage(#[from] UsageError),
+    /// An error of the operating system. The text names no file.
+    #[error(transparent)]
+    Io(io::Error),
+    #[error("{path}: {source}")]
+    File { path: PathBuf, source: io::Error },
+    #[error("standard output: {0}")]
+    Output(#[source] io::Error),
+    /// The reader of standard output is gone, as `head` may be. This error is not printed.
+    #[error("standard output is closed")]
+    OutputClosed,
+    #[error(transparent)]
+    Storage(#[from] StorageError),
+    #[error(transparent)]
+    History(#[from] HistoryError),
+    #[error(transparent)]
+    Write(#[from] WriteError),
+    #[error(transparent)]
+    Restore(#[from] RestoreError),
+    #[error(transparent)]
+    Server(#[from] ServerError),
+    #[error("the configuration has no section immudb")]
+    NoImmudb,
+    #[error(transparent)]
+    Comparison(#[from] ComparisonError),
+    #[error(transparent)]
+    Client(#[from] ClientError),
+    #[error("{id}: does not exist")]
+    NoSuchAggregate { id: String },
+    #[error("damaged aggregates: {count}")]
+    DamagedAggregates { count: u64 },
+    #[error(transparent)]
+    Execute(#[from] ExecuteError),
+    #[error(transparent)]
+    Health(#[from] HealthError),
+    #[error(transparent)]
+    Import(#[from] ImportError),
+    #[error(transparent)]
+    Export(#[from] ExportError),
+    #[error(transparent)]
+    Resolve(#[from] ResolveError),
+    #[error(transparent)]
+    Repair(#[from] RepairError),
+}
+
+impl Error {
+    pub fn of_file(path: &Path, source: io::Error) -> Self {
+        Self::File { path: path.to_owned(), source }
+    }
+}
+
+/// Why no command is run: the configuration cannot be used. It has an exit code of its own.
+#[derive(Debug, thiserror::Error)]
+pub enum UsageError {
+    #[error("invalid configuration ({}environment variables): {source}", named(file.as_deref()))]
+    Config {
+        /// The file that was named on the command line.
+        file: Option<PathBuf>,
+        source: Box<ConfigError>,
+    },
+    #[error(
+        "no configuration file found; searched: {}. Run `aethyr-event-store init` to create \
+         conf/server.yml, or use --config FILE",
+        listed(looked_for)
+    )]
+    NoConfigFile { looked_for: Vec<PathBuf> },
+    #[error(
+        "found a log in {former}, but none in {log}: relative paths start at the directory of the \
+         configuration file (or at its parent, if it is called conf), not at the working directory. If \
+         the log is the current one, move the storage or configure absolute paths; if it is an old copy, \
+         move it away"
+    )]
+    FormerLog {
+        /// Where an earlier version would have looked.
+        former: PathBuf,
+        /// The configured path.
+        log: PathBuf,
+    },
+    #[error(transparent)]
+    Telemetry(#[from] TelemetryError),
+}
+
+fn named(file: Option<&Path>) -> String {
+    file.map(|file| format!("{} and ", file.display())).unwrap_or_default()
+}
+
+fn listed(paths: &[PathBuf]) -> String {
+    paths.iter().map(|path| path.display().to_string()).collect::<Vec<_>>().join(", ")
+}

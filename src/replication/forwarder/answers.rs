@@ -1,0 +1,198 @@
+//! Handles ImmuDB's answers to transactions: publishes what was committed, and decides how to
+//! continue after a failure.
+
+use std::time::Duration;
+
+use tokio::time::Instant;
+use tracing::{debug, warn};
+
+use super::{
+    BatchSize, Forwarder, Learned, Link, LogPoint, Pause, StopReason,
+    in_flight::{Sent, SetResult},
+};
+use crate::{
+    crash_point::CrashPoint,
+    event::{Position, record::ReplicationMark},
+    immudb::{self, ErrorKind, Session, SetError, TxId},
+    log::Tip,
+    replication::{
+        BatchLimits,
+        state::{Backlog, Commit, Signal},
+        status::ReplicationStatus,
+    },
+};
+
+impl Forwarder {
+    /// Handles ImmuDB's answer to the oldest transaction in flight.
+    pub(super) fn answered(
+        &mut self,
+        link: Link,
+        sent: Sent,
+        answer: SetResult,
+        took: Duration,
+    ) -> Result<Link, Box<StopReason>> {
+        let Link { session, head_tx, .. } = link;
+        let Sent { reached, event_count, frame_count, record_bytes, .. } = sent;
+        let from = sent.before.reached;
+        match answer {
+            Ok(header) if header.id <= head_tx => Err(Box::new(StopReason::Suspect)),
+            Ok(header) => {
+                CrashPoint::AfterSet.reached();
+                self.own_tx = Some(header.id);
+                self.look_for_foreign(head_tx, header.id, 1);
+                self.alone = if header.id == sent.expected() {
+                    self.alone.saturating_sub(1)
+                } else {
+                    Self::ALONE_AFTER_FAILURE
+                };
+                let last_event = sent.last_event.clone();
+                let link = Link { session, head_tx: header.id, reached, last_event };
+                self.committed(&link, &sent, took);
+                Ok(link)
+            }
+            // Either an earlier attempt with an unknown outcome was committed after all, or there
+            // is another writer. The head tells which.
+            Err(SetError::Conflict) => {
+                debug!(before = ?sent.before, "a precondition of a transaction failed");
+                let (kind, operation) = (ErrorKind::Busy, "Set");
+                let error = immudb::Error { kind, operation, message: "log:head has changed".to_owned() };
+                let pause =
+                    if std::mem::replace(&mut self.conflicted, true) { Pause::Delay } else { Pause::None };
+                Err(Box::new(StopReason::Failed { error, session: Some(session), pause }))
+            }
+            Err(SetError::NotWritten(mut error) | SetError::Unknown(mut error)) => {
+                let pause = match error.kind {
+                    ErrorKind::TooLarge if frame_count > 1 => {
+                        self.log_smaller(|size| size.refused(record_bytes, Instant::now()), &error);
+                        Pause::None
+                    }
+                    ErrorKind::TooLarge => {
+                        let what = named(event_count, from.position, reached.position, record_bytes);
+                        error.message =
+                            format!("{what} exceeds the message size that ImmuDB accepts: {}", error.message);
+                        Pause::Delay
+                    }
+                    // The size is suspected only for `Unreachable`: if ImmuDB is busy, it says why.
+                    ErrorKind::Unreachable if frame_count > 1 => {
+                        self.log_smaller(|size| size.failed(record_bytes, Instant::now()), &error);
+                        Pause::Delay
+                    }
+                    ErrorKind::Unreachable if frame_count == 1 => {
+                        if self.batch_size.failed_alone((reached.position, reached.snapshots), record_bytes) {
+                            let what = named(event_count, from.position, reached.position, record_bytes);
+                            let cut = "may exceed the message size that ImmuDB or a proxy accepts";
+                            error.message = format!("{what} {cut}: {}", error.message);
+                            if let Some(attempts) = self.cut_off.add(1) {
+                                warn!(%error, attempts, "replication to ImmuDB is blocked by a large \
+                                 append or snapshot");
+                            }
+                        }
+                        Pause::Delay
+                    }
+                    ErrorKind::Unreachable
+                    | ErrorKind::Busy
+                    | ErrorKind::Refused
+                    | ErrorKind::SessionExpired
+                    | ErrorKind::Configuration
+                    | ErrorKind::Rejected
+                    | ErrorKind::Corrupted => Pause::Delay,
+                };
+                Err(Box::new(failed(error, session, pause)))
+            }
+        }
+    }
+
+    /// Applies `change` to the transaction size, and logs the new size if `change` says so. The
+    /// outcome of the large transaction is learned from the head.
+    fn log_smaller(&mut self, change: impl FnOnce(&mut BatchSize) -> bool, error: &immudb::Error) {
+        if change(&mut self.batch_size) {
+            let bytes = self.batch_size.bytes();
+            warn!(%error, bytes, "sending smaller transactions to ImmuDB from now on");
+        }
+    }
+
+    /// Logs transactions of other clients. Every transaction of this service writes `log:head`.
+    /// `ours` of the transactions after `before` and up to `now` did so; the rest was written by
+    /// other clients.
+    pub(super) fn look_for_foreign(&mut self, before: TxId, now: TxId, ours: u64) {
+        let foreign = now.0.saturating_sub(before.0).saturating_sub(ours);
+        if let Some(transactions) = self.foreign.add(foreign) {
+            let (after, before) = (before.0, now.0);
+            warn!(transactions, after, before, "another client writes to the database");
+        }
+    }
+
+    fn committed(&mut self, link: &Link, sent: &Sent, took: Duration) {
+        self.delays.reset();
+        self.session_expired = false;
+        self.conflicted = false;
+        self.batch_size.taken(sent.record_bytes, Instant::now());
+        self.replication.recovered();
+        let backlog = backlog_after(&self.replication, self.limits(), link.reached, self.sequencer.tip());
+        let snapshots_before = self.replication.view().forwarded.snapshots;
+        let mark = self.reach(link, link.reached, Learned::ByCommit);
+        if sent.event_count > 0 || mark.snapshots > snapshots_before {
+            self.sequencer.mark(mark);
+        }
+        let commit = Commit { backlog, took, bytes: sent.bytes };
+        self.last_was_quick = self.machine.is_quick(commit);
+        self.apply_signal(Signal::Committed(commit));
+        match sent.event_count {
+            0 => self.probes.written(self.last_was_quick),
+            _ => self.probes.reset(),
+        }
+        self.note_slowness(commit);
+    }
+
+    /// Publishes that ImmuDB has the log up to `reached`.
+    pub(super) fn reach(&self, link: &Link, reached: LogPoint, learned: Learned) -> ReplicationMark {
+        let mark = ReplicationMark {
+            position: reached.position,
+            snapshots: reached.snapshots,
+            immudb_tx: link.head_tx.0,
+        };
+        self.replication.advance(mark, reached.place, learned);
+        mark
+    }
+}
+
+/// Returns how much of the log is pending after `reached`.
+pub(super) fn backlog_after(
+    replication: &ReplicationStatus,
+    limits: BatchLimits,
+    reached: LogPoint,
+    tip: Tip,
+) -> Backlog {
+    let events = tip.position.0.saturating_sub(reached.position.0);
+    let snapshots = tip.snapshots.saturating_sub(reached.snapshots);
+    // An event on its own takes two keys: its record and the sequence number of its aggregate.
+    let keys = events.saturating_mul(2).saturating_add(snapshots);
+    let bytes = replication.distance(reached.place, tip.end);
+    if keys < limits.keys_max as u64 && bytes <= limits.bytes_max as u64 {
+        Backlog::FitsOne
+    } else {
+        Backlog::Large
+    }
+}
+
+/// Describes an append or a snapshot that is sent alone, for operators who have to raise a size
+/// limit.
+fn named(event_count: u64, from: Position, to: Position, bytes: usize) -> String {
+    match event_count {
+        0 => format!("a snapshot ({bytes} bytes)"),
+        _ => format!("the append at positions {} to {} ({bytes} bytes)", from.next().0, to.0),
+    }
+}
+
+/// Ends following the log with an error. The session is kept if ImmuDB itself returned the error
+/// and the session is still usable.
+pub(super) fn failed(error: immudb::Error, session: Session, pause: Pause) -> StopReason {
+    let alive = match error.kind {
+        ErrorKind::Busy | ErrorKind::Rejected | ErrorKind::TooLarge | ErrorKind::Corrupted => Some(session),
+        ErrorKind::Refused
+        | ErrorKind::Unreachable
+        | ErrorKind::SessionExpired
+        | ErrorKind::Configuration => None,
+    };
+    StopReason::Failed { error, session: alive, pause }
+}

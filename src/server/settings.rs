@@ -1,0 +1,202 @@
+//! Converts the configuration into the settings of the modules.
+//!
+//! Each module has a plain struct for its settings, which knows nothing of the configuration. All
+//! conversions are here, in the order of the modules. The meaning of the keys is documented in
+//! `conf/server.yml`.
+
+use std::{collections::HashSet, path::PathBuf, sync::Arc};
+
+use crate::{
+    clock::EventClock,
+    config::{Config, EventSourcingConfig, ImmudbConfig, LimitsConfig, LoggingConfig, RawAppends},
+    event::EventId,
+    event_files,
+    grpc::{EventStoreSettings, RequestLimits, TransportSettings},
+    immudb,
+    log::LogId,
+    replication::{BatchLimits, PendingLimits, forwarder::ForwarderSettings},
+    sequencer::{self, SnapshotThresholds},
+    storage,
+    store::EventSourcing,
+    telemetry,
+    world::{
+        self,
+        read_models::projections::{self, Projection},
+        settings::{EventLimits, RawAppendPolicy},
+    },
+};
+
+/// Settings from the command line, or from a game's own program, in addition to the configuration.
+#[derive(Debug, Clone)]
+pub struct ServerOptions {
+    /// The configuration file, for error messages.
+    pub config_file: PathBuf,
+    pub take_over: bool,
+    /// The operator has confirmed that the clock is right.
+    pub accept_clock: bool,
+    /// Creates the projections that maintain the read models.
+    pub projections: fn() -> Vec<Box<dyn Projection>>,
+}
+
+impl Default for ServerOptions {
+    fn default() -> Self {
+        Self {
+            config_file: PathBuf::new(),
+            take_over: false,
+            accept_clock: false,
+            projections: projections::all,
+        }
+    }
+}
+
+pub fn telemetry(logging: &LoggingConfig) -> telemetry::Settings {
+    telemetry::Settings {
+        folder: logging.path.clone(),
+        level: logging.level.clone(),
+        file_bytes_max: logging.file_bytes_max,
+        files_max: logging.files_max,
+    }
+}
+
+pub(super) fn transport(config: &Config) -> TransportSettings {
+    let Config { server, limits, .. } = config;
+    TransportSettings {
+        connections_max: limits.connections_max,
+        concurrent_calls_max: limits.concurrent_calls_max,
+        streams_open_max: limits.streams_open_max,
+        call_bytes_max: limits.call_bytes_max,
+        request_bytes_max: limits.largest_request(),
+        record_bytes_max: limits.largest_record(),
+        request_max: server.request_max,
+        first_call_max: server.first_call_max,
+        unread_max: server.unread_max,
+        shutdown_grace: server.shutdown_grace,
+    }
+}
+
+pub fn request_limits(limits: &LimitsConfig) -> RequestLimits {
+    RequestLimits {
+        append_events_max: limits.append_events_max,
+        append_bytes_max: limits.append_bytes_max,
+        event_bytes_max: limits.event_bytes_max,
+        snapshot_bytes_max: limits.snapshot_bytes_max,
+        id_bytes_max: limits.id_bytes_max,
+        type_bytes_max: limits.type_bytes_max,
+        metadata_entries_max: limits.metadata_entries_max,
+        metadata_value_bytes_max: limits.metadata_value_bytes_max,
+        expected_sequences_max: limits.expected_sequences_max,
+    }
+}
+
+pub(super) fn event_store(config: &Config) -> EventStoreSettings {
+    let named =
+        |immudb: &ImmudbConfig| (format!("{}:{}", immudb.address, immudb.port), immudb.database.clone());
+    EventStoreSettings { limits: request_limits(&config.limits), immudb: config.immudb.as_ref().map(named) }
+}
+
+/// Returns the settings of the world, or `None` if it is disabled.
+pub(super) fn world(config: &Config, log_id: Option<LogId>) -> Option<world::Settings> {
+    let Config { world, limits, .. } = config;
+    world.enabled.then(|| world::Settings {
+        read_models_path: world.read_models_path.clone(),
+        states_path: world.states_path.clone(),
+        read_models_wal_max: world.read_models_wal_max as u64,
+        log_id: log_id.map(|id| id.to_string()),
+        events: EventLimits {
+            event_bytes_max: limits.event_bytes_max,
+            append_bytes_max: limits.append_bytes_max,
+            append_events_max: limits.append_events_max,
+        },
+        raw_appends: match world.raw_appends {
+            RawAppends::Checked => RawAppendPolicy::Checked,
+            RawAppends::Refused => RawAppendPolicy::Refused,
+            RawAppends::Unchecked => RawAppendPolicy::Unchecked,
+        },
+    })
+}
+
+/// Returns the settings of the event files, or `None` if they are disabled.
+pub(super) fn event_files(events: &EventSourcingConfig) -> Option<event_files::Settings> {
+    events.event_files.then(|| event_files::Settings {
+        folder: events.storage_path.clone(),
+        files_max: events.event_files_max,
+    })
+}
+
+pub(super) fn event_sourcing(events: &EventSourcingConfig, options: &ServerOptions) -> EventSourcing {
+    if events.enabled {
+        EventSourcing::Enabled
+    } else {
+        EventSourcing::Disabled { file: options.config_file.display().to_string() }
+    }
+}
+
+pub(super) fn pending_limits(config: &Config) -> PendingLimits {
+    PendingLimits {
+        events_max: config.limits.pending_events_max,
+        bytes_max: config.limits.pending_bytes_max,
+        segment_bytes_max: config.event_sourcing.segment_bytes_max,
+    }
+}
+
+/// Returns the settings of the forwarder, or `None` if no ImmuDB is configured.
+pub(super) fn forwarder(config: &Config, options: &ServerOptions) -> Option<ForwarderSettings> {
+    let section = config.immudb.as_ref()?;
+    Some(ForwarderSettings {
+        immudb: immudb(section),
+        folder: config.event_sourcing.log_path.clone(),
+        take_over: options.take_over,
+        retry_count: section.retry_count,
+        retry_delay: section.retry_delay,
+        retry_delay_max: section.retry_delay_max,
+        fallback_after: section.fallback_after,
+        keep_alive: section.keep_alive,
+        batch: BatchLimits { keys_max: section.batch_keys_max, bytes_max: section.batch_bytes_max },
+    })
+}
+
+/// `in_doubt` is not empty if the log was opened read-only: see [`sequencer::Settings`].
+pub(super) fn sequencer(
+    config: &Config,
+    clock: EventClock,
+    in_doubt: HashSet<EventId>,
+) -> sequencer::Settings {
+    let Config { event_sourcing, limits, .. } = config;
+    sequencer::Settings {
+        folder: event_sourcing.log_path.clone(),
+        thresholds: SnapshotThresholds {
+            default: event_sourcing.snapshot_threshold,
+            by_type: event_sourcing.snapshot_thresholds.clone(),
+            by_id: event_sourcing.snapshot_thresholds_by_id.clone(),
+        },
+        calls_waiting_max: limits.calls_waiting_max,
+        calls_waiting_bytes_max: limits.calls_waiting_bytes_max as u64,
+        disk_free_min: limits.disk_free_min,
+        clock: Arc::new(clock),
+        in_doubt,
+    }
+}
+
+pub fn storage(events: &EventSourcingConfig, limits: &LimitsConfig) -> storage::Settings {
+    storage::Settings {
+        log_path: events.log_path.clone(),
+        index_path: events.index_path.clone(),
+        segment_bytes_max: events.segment_bytes_max,
+        types_max: limits.types_max,
+        disk_free_min: limits.disk_free_min,
+    }
+}
+
+/// Returns the settings for connecting to ImmuDB.
+pub fn immudb(immudb: &ImmudbConfig) -> immudb::SessionSettings {
+    immudb::SessionSettings {
+        address: immudb.address.clone(),
+        port: immudb.port,
+        username: immudb.username.clone(),
+        password: immudb.password.clone(),
+        database: immudb.database.clone(),
+        connect_timeout: immudb.connect_timeout,
+        request_timeout: immudb.request_timeout,
+        response_bytes_max: immudb.response_bytes_max,
+    }
+}

@@ -1,0 +1,42 @@
+//! Paths in the project and in cargo's target directory.
+//!
+//! Cargo passes the paths of the program and of the target directory only to the test programs,
+//! when it compiles them. Here they are derived from the path of the running test program, which is
+//! `<target>/<profile>/deps/<name>`. Benchmarks are in the same place.
+
+use std::{
+    env, fs,
+    path::{Path, PathBuf},
+};
+
+/// Returns the root of the project.
+pub fn root() -> &'static Path {
+    Path::new(env!("CARGO_MANIFEST_DIR")).ancestors().nth(2).expect("this package is in tests/support")
+}
+
+/// Returns the path of the service's program.
+pub fn program() -> PathBuf {
+    let program = profile().join("aethyr-event-store");
+    assert!(program.is_file(), "{} does not exist; cargo builds it with the tests", program.display());
+    program
+}
+
+/// Returns cargo's target directory.
+pub fn target() -> PathBuf {
+    profile().parent().expect("the directory of a profile is in the target directory").to_owned()
+}
+
+/// Returns the directory for temporary files in the target directory.
+pub fn temporary() -> PathBuf {
+    let folder = target().join("tmp");
+    fs::create_dir_all(&folder).unwrap();
+    folder
+}
+
+/// Returns the directory of the profile that the running test program was built with.
+fn profile() -> PathBuf {
+    let test = env::current_exe().expect("the path of the test program");
+    let deps = test.parent().filter(|folder| folder.ends_with("deps"));
+    let profile = deps.and_then(Path::parent);
+    profile.unwrap_or_else(|| panic!("{} is not in <target>/<profile>/deps", test.display())).to_owned()
+}
