@@ -3,7 +3,7 @@
 //!
 //! `cargo run --example quests` runs the service with the projection included. The other parts only
 //! use the calls of the service, so they can be written in any language in the same way.
-//! `docs/extending.md` explains them.
+//! `docs/world/extending.md` explains them.
 
 use std::process::ExitCode;
 

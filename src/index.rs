@@ -30,6 +30,7 @@ mod folder;
 mod layers;
 mod memtable;
 mod merge;
+mod presence;
 pub mod rebuild;
 mod scan;
 mod source;
@@ -46,9 +47,9 @@ pub use error::IndexError;
 use folder::IndexFolder;
 pub use folder::remove;
 use layers::{Layer, Layers};
-use memtable::Memtable;
+pub use presence::{AbsentUpTo, Presence};
 pub use scan::{IndexScan, KnownLogEnd};
-use source::{EntrySource, Hashed};
+use source::Hashed;
 use table::{Seed, Table, TableError};
 pub use totals::Totals;
 pub use upkeep::Upkeep;
@@ -166,21 +167,6 @@ impl std::fmt::Debug for Index {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.debug_struct("Index").field("complete", &self.complete()).finish_non_exhaustive()
     }
-}
-
-/// A position up to which certain events are known to be absent.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct AbsentUpTo(Position);
-
-/// What the index knows in memory about events that may be stored.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Presence {
-    /// None of them is stored.
-    Absent(AbsentUpTo),
-    /// None of them is stored, except for these, which are probably not. Files must be read to know.
-    Unlikely(Vec<EventId>, AbsentUpTo),
-    /// At least one of them is stored.
-    Present,
 }
 
 /// The maximum number of cached heads: about 20 MiB.
@@ -302,53 +288,6 @@ impl Index {
             self.heads.insert(id.clone(), head.clone());
         }
         Ok(head)
-    }
-
-    /// Returns what is known about events that may be stored. Reads only memory.
-    pub fn presence(&self, ids: impl Iterator<Item = EventId> + Clone) -> Presence {
-        let (older, position) = {
-            let layers = self.layers();
-            if ids.clone().any(|id| layers.recent.has_event(id)) {
-                return Presence::Present;
-            }
-            (layers.older.clone(), layers.complete.tip.position)
-        };
-        let hashed: Vec<_> = ids.map(|id| Hashed { id, hash: self.seed.hash(id.as_bytes()) }).collect();
-        let mut unlikely = Vec::new();
-        for layer in older.iter() {
-            match layer {
-                Layer::Memory(memtable) if hashed.iter().any(|event| memtable.has_event(event.id)) => {
-                    return Presence::Present;
-                }
-                Layer::Memory(_) => {}
-                Layer::File(table) => {
-                    let suspects = hashed.iter().filter(|event| table.may_have(event.hash));
-                    unlikely.extend(suspects.map(|event| event.id));
-                }
-            }
-        }
-        let up_to = AbsentUpTo(position);
-        if unlikely.is_empty() { Presence::Absent(up_to) } else { Presence::Unlikely(unlikely, up_to) }
-    }
-
-    /// Whether events absent up to `up_to` certainly still are. Reads only memory.
-    pub fn is_still_absent(&self, up_to: AbsentUpTo, ids: impl Iterator<Item = EventId> + Clone) -> bool {
-        let layers = self.layers();
-        let has_none = |memtable: &Memtable| !ids.clone().any(|id| memtable.has_event(id));
-        let mut memtable = &layers.recent;
-        let mut older = layers.older.iter().rev();
-        loop {
-            if !has_none(memtable) {
-                return false;
-            }
-            if memtable.after.position <= up_to.0 {
-                return true;
-            }
-            match older.next() {
-                Some(Layer::Memory(next)) => memtable = next,
-                Some(Layer::File(_)) | None => return false,
-            }
-        }
     }
 
     /// Returns the address of the event with this id.

@@ -55,7 +55,7 @@
 //! | 10 everything has a limit | `bad_input`, `operating`, `sharing`, `wire` |
 
 pub mod cli;
-pub mod clock;
+mod clock;
 pub mod config;
 pub mod crash_point;
 pub mod error;
@@ -69,18 +69,18 @@ pub mod history;
 pub mod immudb;
 pub mod index;
 pub mod log;
-pub mod printable;
-pub mod progress;
-pub mod refusals;
-pub mod replication;
-pub mod retry;
+mod printable;
+mod progress;
+mod refusals;
+mod replication;
+mod retry;
 pub mod secret;
 pub mod sequencer;
 pub mod server;
-pub mod shared_limit;
-pub mod stats;
+mod shared_limit;
+mod stats;
 pub mod storage;
 pub mod store;
 pub mod telemetry;
-pub mod threads;
+mod threads;
 pub mod world;

@@ -5,11 +5,16 @@
 //! makes it findable in the index, and only then answers. No answer, not even a rejection, is sent
 //! before the sync of the group on which it is based. The sequencer owns the write end of the log.
 //! Commits in ImmuDB happen later and are left to the forwarder.
+//!
+//! A call passes through these files: `queue` limits what waits, `worker` is the loop of the
+//! thread, and a `step` takes the calls of one `group`. For an append, `existing` finds out whether
+//! it is a retry, `expectations` checks it, and `numbering` gives it its numbers. At the end, the
+//! worker writes the group, and `reply` sends the answers. Only the worker writes: a step and the
+//! checks read what is stored through a `lookup`.
 
 use std::{
-    collections::BTreeMap,
     sync::{
-        Arc, Mutex, PoisonError,
+        Arc,
         atomic::{AtomicBool, Ordering},
         mpsc::{SyncSender, TrySendError, sync_channel},
     },
@@ -24,159 +29,63 @@ use tracing::error;
 use crate::{
     clock::EventClock,
     error::{FailedPrecondition, Limit, StoreError, Unavailable},
-    event::{
-        AggregateId, AppendBounds, Content, ContentDigest, EventId, NewEvent, SequenceNumber, Snapshot,
-        record::ReplicationMark,
-    },
-    index::{AbsentUpTo, Head, Index, Presence, Upkeep, WaitMode},
-    log::{Log, LogOffset, Tip},
+    event::{Snapshot, record::ReplicationMark},
+    index::{AbsentUpTo, Index, Presence, Upkeep},
+    log::{Log, Tip},
     stats::Counters,
 };
 
+mod append;
+mod call;
 mod existing;
+mod expectations;
 mod group;
+mod group_error;
+mod lookup;
+mod marks;
 mod numbering;
 mod poisoned;
 mod queue;
-mod replies;
+mod reply;
 mod restore;
+mod restored;
 mod settings;
+mod snapshot;
+mod step;
+mod thresholds;
 mod under_way;
 mod worker;
 
+pub use append::{Append, StoredAggregate, StoredAppend, StoredSnapshot};
+use call::SequencerCall;
 pub use existing::EarlierAttempt;
-use existing::{SentEvent, StoredEvents};
+use existing::SentEvent;
+use lookup::Lookup;
+use marks::WaitingMarks;
 pub use poisoned::{Poisoned, PoisonedBy};
 pub use queue::Origin;
-use queue::{Waiting, Weight};
-use replies::Replies;
-pub use restore::{RestoreError, RestoredTransaction};
+use queue::QueueLimits;
+pub use restored::{RestoreError, RestoredTransaction};
 pub use settings::Settings;
+pub use step::AdmissionCheck;
+pub use thresholds::SnapshotThresholds;
 use under_way::AppendsUnderWay;
 pub use under_way::UnderWay;
 use worker::Worker;
 
-/// The contents of an append request, validated as far as possible without looking at stored
-/// events.
-#[derive(Debug)]
-pub struct Append {
-    pub events: Vec<(NewEvent, ContentDigest)>,
-    pub expected: Vec<(AggregateId, SequenceNumber)>,
-}
-
-impl Append {
-    fn byte_count(&self) -> u64 {
-        self.events.iter().map(|(event, _)| byte_count(&event.content, &event.metadata)).sum()
-    }
-}
-
-/// Estimates the memory used by an event or a snapshot.
-fn byte_count(content: &Content, metadata: &BTreeMap<String, String>) -> u64 {
-    const OVERHEAD: usize = 1024;
-    const ENTRY_OVERHEAD: usize = 64;
-    let entries = metadata.iter().map(|(key, value)| key.len() + value.len() + ENTRY_OVERHEAD);
-    (content.byte_count() + entries.sum::<usize>() + OVERHEAD) as u64
-}
-
-/// An append that is durable in the local log.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct StoredAppend {
-    pub aggregates: Vec<StoredAggregate>,
-    pub event_ids: Vec<EventId>,
-    pub bounds: AppendBounds,
-    /// Any copy of the log that reaches this offset contains these events.
-    pub end: LogOffset,
-    /// Whether the events were stored by an earlier call.
-    pub already: bool,
-}
-
-/// One aggregate's share of an append.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct StoredAggregate {
-    pub id: AggregateId,
-    pub first: SequenceNumber,
-    pub last: SequenceNumber,
-    pub snapshot_due: bool,
-}
-
-/// A snapshot that is durable in the local log. Any copy of the log that reaches `end` contains it.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct StoredSnapshot {
-    pub end: LogOffset,
-    /// Whether this snapshot was dropped because a newer one exists.
-    pub dropped: bool,
-}
-
-type Reply<T, E = StoreError> = oneshot::Sender<Result<T, E>>;
-
-enum SequencerCall {
-    Append {
-        append: Append,
-        /// See [`EarlierAttempt::NotFound`].
-        absent_up_to: Option<AbsentUpTo>,
-        weight: Weight,
-        reply: Reply<StoredAppend>,
-        under_way: UnderWay,
-    },
-    Snapshot {
-        snapshot: Snapshot,
-        weight: Weight,
-        reply: Reply<StoredSnapshot>,
-    },
-    Restore {
-        transactions: Vec<RestoredTransaction>,
-        reply: Reply<Tip, RestoreError>,
-    },
-    RestoreSnapshot {
-        record: Bytes,
-        reply: Reply<(), RestoreError>,
-    },
-    /// Wakes the thread to handle the marks in `Marks`. Only a call can wake it.
-    MarksWaiting,
-    Stop,
-}
-
-/// Replication marks waiting for the next group. None is dropped while the service runs: the index
-/// uses them to find transactions.
-type Marks = Arc<Mutex<Vec<ReplicationMark>>>;
-
-/// The number of events since its last snapshot at which an aggregate is due for a new one.
-#[derive(Debug, Clone, Default)]
-pub struct SnapshotThresholds {
-    pub default: u64,
-    pub by_type: BTreeMap<String, u64>,
-    pub by_id: BTreeMap<String, u64>,
-}
-
-impl SnapshotThresholds {
-    fn of(&self, id: &AggregateId, aggregate_type: &str) -> u64 {
-        let own = self.by_id.get(id.as_str()).or_else(|| self.by_type.get(aggregate_type));
-        own.copied().unwrap_or(self.default)
-    }
-
-    fn is_due(&self, id: &AggregateId, head: &Head) -> bool {
-        let since = head.snapshot.map_or(0, |snapshot| snapshot.sequence.0);
-        head.last.0.saturating_sub(since) >= self.of(id, &head.aggregate_type)
-    }
-}
-
 /// The maximum number of concurrent lookups of stored events.
 const LOOKING_UP_MAX: usize = 8;
-
-/// Checks whether writes are accepted at the moment. Called again just before an append is checked.
-pub type AdmissionCheck = dyn Fn(Tip) -> Result<(), StoreError> + Send + Sync;
 
 /// A handle to the sequencer thread. Cheap to clone.
 #[derive(Debug, Clone)]
 pub struct Sequencer {
     calls: SyncSender<SequencerCall>,
-    waiting: Waiting,
-    marks: Marks,
+    queue_limits: QueueLimits,
+    marks: WaitingMarks,
     lingers: Arc<AtomicBool>,
     thread: thread::Thread,
-    settings: Arc<Settings>,
+    lookup: Lookup,
     tip: watch::Receiver<Tip>,
-    stored_events: StoredEvents,
     /// Permits for lookups of stored events.
     looking_up: Arc<Semaphore>,
     poisoned: watch::Receiver<Option<Arc<Poisoned>>>,
@@ -196,12 +105,6 @@ impl SequencerThread {
     }
 }
 
-impl std::fmt::Debug for SequencerCall {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.write_str("Call")
-    }
-}
-
 impl Sequencer {
     /// Starts the thread. The tip it publishes covers only what is durable and findable.
     ///
@@ -215,40 +118,25 @@ impl Sequencer {
         counters: Arc<Counters>,
     ) -> std::io::Result<(Self, SequencerThread)> {
         let (calls, waiting) = sync_channel(settings.calls_waiting_max);
-        let marks = Marks::default();
-        let lingers = Arc::new(AtomicBool::new(false));
-        let settings = Arc::new(settings);
-        let (published, tip) = watch::channel(log.tip());
-        let read_only = log.has_failed().then(|| Arc::new(Poisoned::read_only(settings.in_doubt.clone())));
-        let (poisoning, poisoned) = watch::channel(read_only);
-        let (own, segments) = (index.clone(), log.segments().clone());
-        let stored_events = StoredEvents { index: own, segments };
         let upkeep = Upkeep::start(index.clone())?;
-        let worker = Worker {
-            log,
-            _upkeep: upkeep,
-            index,
-            settings: settings.clone(),
-            admission,
-            counters,
-            published,
-            marks: marks.clone(),
-            marks_due: None,
-            lingers: lingers.clone(),
-            stored_events: stored_events.clone(),
-            poisoned: poisoning,
-            replies: Replies::start(),
-        };
-        let thread = thread::Builder::new().name("sequencer".into()).spawn(move || worker.run(&waiting))?;
+        let segments = log.segments().clone();
+        let lookup = Lookup { index, segments, settings: Arc::new(settings) };
+        let worker = Worker::new(log, lookup.clone(), admission, counters);
+        let (marks, lingers) = (worker.marks.clone(), worker.lingers.clone());
+        let (tip, poisoned) = (worker.published.subscribe(), worker.poisoned.subscribe());
+        let thread = thread::Builder::new().name("sequencer".into()).spawn(move || {
+            // Dropped when the worker has ended. That writes the whole index to files.
+            let _upkeep = upkeep;
+            worker.run(&waiting);
+        })?;
         let sequencer = Self {
             calls,
-            waiting: Waiting::new(&settings),
+            queue_limits: QueueLimits::new(&lookup.settings),
             marks,
             lingers,
             thread: thread.thread().clone(),
-            settings,
+            lookup,
             tip,
-            stored_events,
             looking_up: Arc::new(Semaphore::new(LOOKING_UP_MAX)),
             poisoned,
             under_way: AppendsUnderWay::default(),
@@ -275,12 +163,13 @@ impl Sequencer {
         if self.poisoned().is_some() {
             return Err(FailedPrecondition::LocalLogFailed.into());
         }
-        self.settings.clock.time()?;
-        if self.settings.disk_is_full() { Err(disk_full(self.settings.disk_free_min)) } else { Ok(()) }
+        let settings = &self.lookup.settings;
+        settings.clock.time()?;
+        if settings.disk_is_full() { Err(settings.disk_full()) } else { Ok(()) }
     }
 
     pub fn clock(&self) -> &EventClock {
-        &self.settings.clock
+        &self.lookup.settings.clock
     }
 
     /// Resolves when the thread has ended. Nothing is stored after that.
@@ -317,26 +206,25 @@ impl Sequencer {
             return Err(StoreError::OutcomeUnknown);
         }
         let sent = SentEvent::all_of(append);
-        let unlikely = match self.stored_events.presence(&sent) {
+        let suspected = match self.lookup.presence(&sent) {
             Presence::Absent(up_to) => return Ok(EarlierAttempt::NotFound { absent_up_to: Some(up_to) }),
-            Presence::Unlikely(ids, up_to) => Some((ids, up_to)),
+            Presence::Suspected(ids, up_to) => Some((ids, up_to)),
             Presence::Present => None,
         };
         const NOT_FOUND: EarlierAttempt = EarlierAttempt::NotFound { absent_up_to: None };
         let Ok(place) = self.looking_up.clone().acquire_owned().await else { return Ok(NOT_FOUND) };
-        let (stored_events, settings, tip) = (self.stored_events.clone(), self.settings.clone(), self.tip());
+        let (lookup, tip) = (self.lookup.clone(), self.tip());
         let looked_up = tokio::task::spawn_blocking(move || {
             // The permit is held until the lookup ends, even if the caller is gone.
             let _place = place;
             // Most suspects are false positives of a filter. The other events need no second look.
-            if let Some((_, up_to)) = unlikely.filter(|(ids, _)| stored_events.are_absent(ids)) {
+            if let Some((_, up_to)) = suspected.filter(|(ids, _)| lookup.are_absent(ids)) {
                 return Ok(EarlierAttempt::NotFound { absent_up_to: Some(up_to) });
             }
-            let found = stored_events.find(&sent)?.filter(|found| found.bounds.last <= tip.position);
-            let index = &stored_events.index;
+            let found = lookup.find(&sent)?.filter(|found| found.bounds.last <= tip.position);
             Ok(found.map_or(NOT_FOUND, |found| {
-                let head = |id: &AggregateId| index.head_with(id, WaitMode::AtOnce);
-                EarlierAttempt::Stored(found.into_stored(&sent, &settings.thresholds, head))
+                let thresholds = &lookup.settings.thresholds;
+                EarlierAttempt::Stored(found.into_stored(&sent, thresholds, |id| lookup.head(id)))
             }))
         });
         looked_up.await.unwrap_or(Ok(NOT_FOUND))
@@ -348,7 +236,7 @@ impl Sequencer {
     /// See [`StoreError`].
     pub async fn append(&self, append: Append, origin: Origin) -> Result<StoredAppend, StoreError> {
         let under_way = self.under_way(&append, &origin);
-        let absent_up_to = self.stored_events.absent_up_to(&SentEvent::all_of(&append));
+        let absent_up_to = self.lookup.absent_up_to(&SentEvent::all_of(&append));
         self.append_under_way(append, absent_up_to, origin, under_way).await
     }
 
@@ -374,9 +262,9 @@ impl Sequencer {
         origin: Origin,
         under_way: UnderWay,
     ) -> Result<StoredAppend, StoreError> {
-        let weight = self.waiting.weigh(origin, append.byte_count())?;
+        let permit = self.queue_limits.acquire(origin, append.byte_count())?;
         let (reply, answer) = oneshot::channel();
-        self.send(SequencerCall::Append { append, absent_up_to, weight, reply, under_way })?;
+        self.send(SequencerCall::Append { append, absent_up_to, permit, reply, under_way })?;
         answer.await.unwrap_or(Err(StoreError::OutcomeUnknown))
     }
 
@@ -385,10 +273,10 @@ impl Sequencer {
     /// # Errors
     /// See [`StoreError`].
     pub async fn snapshot(&self, snapshot: Snapshot, origin: Origin) -> Result<StoredSnapshot, StoreError> {
-        let bytes = byte_count(&snapshot.content, &snapshot.metadata);
-        let weight = self.waiting.weigh(origin, bytes)?;
+        let bytes = append::byte_count(&snapshot.content, &snapshot.metadata);
+        let permit = self.queue_limits.acquire(origin, bytes)?;
         let (reply, answer) = oneshot::channel();
-        self.send(SequencerCall::Snapshot { snapshot, weight, reply })?;
+        self.send(SequencerCall::Snapshot { snapshot, permit, reply })?;
         answer.await.unwrap_or(Err(StoreError::OutcomeUnknown))
     }
 
@@ -416,7 +304,7 @@ impl Sequencer {
     /// Queues a replication mark for the next group. A crash may lose the mark, which does no harm:
     /// ImmuDB's own head holds the same information.
     pub fn mark(&self, mark: ReplicationMark) {
-        self.marks.lock().unwrap_or_else(PoisonError::into_inner).push(mark);
+        self.marks.push(mark);
         // A full queue means that a group is about to be assembled, and it will include the mark.
         let _ = self.calls.try_send(SequencerCall::MarksWaiting);
     }
@@ -462,38 +350,9 @@ impl Sequencer {
     fn queue_full(&self) -> StoreError {
         StoreError::Full {
             limit: Limit::CallsWaiting,
-            max: self.settings.calls_waiting_max as u64,
+            max: self.lookup.settings.calls_waiting_max as u64,
             share: None,
             retry_after: Duration::from_millis(100),
-        }
-    }
-}
-
-fn disk_full(max: u64) -> StoreError {
-    StoreError::Full { limit: Limit::DiskFull, max, share: None, retry_after: Duration::from_secs(5) }
-}
-
-/// Why a whole group failed.
-#[derive(Debug, thiserror::Error)]
-enum GroupError {
-    #[error(transparent)]
-    Write(#[from] crate::log::WriteError),
-    #[error("cannot read the index while assembling a group; nothing of it was written")]
-    Broken,
-}
-
-impl GroupError {
-    fn for_caller(&self, settings: &Settings) -> StoreError {
-        use crate::log::WriteError;
-        use std::io::ErrorKind;
-        match self {
-            Self::Write(WriteError::NotWritten(error)) => match error.kind() {
-                ErrorKind::StorageFull | ErrorKind::QuotaExceeded => disk_full(settings.disk_free_min),
-                _ => StoreError::Unavailable(Unavailable::NotWritten),
-            },
-            Self::Write(WriteError::Unknown(_)) => StoreError::OutcomeUnknown,
-            Self::Broken => StoreError::Unavailable(Unavailable::NotWritten),
-            Self::Write(WriteError::Failed) => FailedPrecondition::LocalLogFailed.into(),
         }
     }
 }

@@ -30,12 +30,12 @@ impl Progress {
     /// Returns the number of files still to be written or removed, if at most `files_max` files may
     /// exist.
     pub fn pending(&self, view: &View, tip: Tip, files_max: u64) -> u64 {
-        let to_write = if wants_files(view.state) { self.to_write(view, tip, files_max) } else { 0 };
-        self.to_clear(view).saturating_add(to_write)
+        let missing = if wants_files(view.state) { self.missing(view, tip, files_max) } else { 0 };
+        self.removable(view).saturating_add(missing)
     }
 
     /// Returns the number of files whose contents ImmuDB has.
-    fn to_clear(&self, view: &View) -> u64 {
+    fn removable(&self, view: &View) -> u64 {
         let forwarded = view.forwarded.position;
         let events = self.written_to.min(forwarded).0.saturating_sub(self.cleared_to.0);
         let behind = u64::from(self.behind_from.is_some_and(|behind| behind <= forwarded));
@@ -43,7 +43,7 @@ impl Progress {
     }
 
     /// Returns the number of files that are missing, as far as there is room for them.
-    fn to_write(&self, view: &View, tip: Tip, files_max: u64) -> u64 {
+    fn missing(&self, view: &View, tip: Tip, files_max: u64) -> u64 {
         let events = tip.position.0.saturating_sub(self.written_to.max(view.forwarded.position).0);
         let snapshots = tip.snapshots.saturating_sub(self.snapshots_seen.max(view.forwarded.snapshots));
         let room = files_max.saturating_sub(self.file_count);

@@ -200,12 +200,10 @@ impl Table {
         let checked = (start..).step_by(BLOCK_BYTES).take(count).map(|offset| {
             let mut block = bytes.split_to(BLOCK_BYTES.min(bytes.len()));
             let mut stored = block.split_off(PAYLOAD_BYTES.min(block.len()));
-            match stored.try_get_u32_le() == Ok(checksum(self.salt, offset, &block)) {
-                true => Ok(block),
-                false => Err(self.error(&format!(
-                    "damaged at byte {offset}: the block has a wrong \
-                 checksum"
-                ))),
+            if stored.try_get_u32_le() == Ok(checksum(self.salt, offset, &block)) {
+                Ok(block)
+            } else {
+                Err(self.error(&format!("damaged at byte {offset}: the block has a wrong checksum")))
             }
         });
         checked.collect()

@@ -5,14 +5,18 @@
 //! read, so the search stops at the first event that does not match. The events of a retry are read
 //! as one run of records: all events of an append are in one frame.
 
-use std::{collections::HashMap, sync::Arc};
+use std::collections::HashMap;
 
-use super::{Append, SnapshotThresholds, StoredAggregate, StoredAppend};
+use super::{
+    append::{Append, StoredAggregate, StoredAppend},
+    lookup::Lookup,
+    thresholds::SnapshotThresholds,
+};
 use crate::{
     error::{Conflict, StoreError},
     event::{AggregateId, AppendBounds, ContentDigest, EventId, Position, SequenceNumber, record},
-    index::{AbsentUpTo, Head, Index, IndexError, Presence, StoredId, WaitMode},
-    log::{LogOffset, RecordAddress, RecordRun, Segments},
+    index::{AbsentUpTo, Head, IndexError, Presence, StoredId, WaitMode},
+    log::{LogOffset, RecordAddress, RecordRun},
     refusals,
 };
 
@@ -61,13 +65,6 @@ impl SentEvent {
     }
 }
 
-/// Looks up stored events. May be used on any thread.
-#[derive(Debug, Clone)]
-pub(super) struct StoredEvents {
-    pub index: Arc<Index>,
-    pub segments: Arc<Segments>,
-}
-
 /// The stored events of an append.
 #[derive(Debug)]
 pub(super) struct ExistingAppend {
@@ -76,8 +73,8 @@ pub(super) struct ExistingAppend {
     pub end: LogOffset,
 }
 
-impl StoredEvents {
-    /// See [`Index::presence`].
+impl Lookup {
+    /// See [`Index::presence`](crate::index::Index::presence).
     pub fn presence(&self, sent: &[SentEvent]) -> Presence {
         self.index.presence(sent.iter().map(|event| event.id))
     }
@@ -87,13 +84,13 @@ impl StoredEvents {
     pub fn absent_up_to(&self, sent: &[SentEvent]) -> Option<AbsentUpTo> {
         match self.presence(sent) {
             Presence::Absent(up_to) => Some(up_to),
-            Presence::Unlikely(..) | Presence::Present => None,
+            Presence::Suspected(..) | Presence::Present => None,
         }
     }
 
     /// Whether none of these events is stored. If the index cannot tell, the answer is no.
     pub fn are_absent(&self, ids: &[EventId]) -> bool {
-        ids.iter().all(|id| matches!(self.look_up(*id), Ok(None)))
+        ids.iter().all(|id| matches!(self.index.event_with(*id, WaitMode::AtOnce), Ok(None)))
     }
 
     /// Looks up an id in the index. If the index cannot tell, the event may be stored.
@@ -108,7 +105,7 @@ impl StoredEvents {
     /// what was added since then has to be checked, in memory.
     ///
     /// # Errors
-    /// See [`StoredEvents::find`].
+    /// See [`Lookup::find`].
     pub fn find_since(
         &self,
         absent_up_to: Option<AbsentUpTo>,
@@ -270,7 +267,49 @@ impl Aggregates {
 
 #[cfg(test)]
 mod tests {
+    use futures_util::future::join_all;
+
     use super::*;
+    use crate::sequencer::{
+        Append, Origin,
+        tests::{in_folder, one_event, start},
+    };
+
+    /// An event that a filter wrongly contains is new, and is stored once.
+    #[tokio::test]
+    async fn a_false_positive_of_a_filter_is_no_stored_event() {
+        const STORED: usize = 100;
+        const CANDIDATES: usize = 100_000;
+        let folder = tempfile::tempdir().unwrap();
+        let running = start(&in_folder(&folder));
+        let appends = (0..STORED).map(|_| running.sequencer.append(one_event("a"), Origin::default()));
+        join_all(appends).await.into_iter().for_each(|stored| assert!(!stored.unwrap().already));
+        running.sequencer.stop().await;
+        assert!(running.thread.join());
+        drop((running.sequencer, running.history, running.lock));
+        // A stop writes the index to a file.
+        let running = start(&in_folder(&folder));
+        let lookup = &running.sequencer.lookup;
+        let presence = |append: &Append| lookup.presence(&SentEvent::all_of(append));
+        let suspect = (0..CANDIDATES).map(|_| one_event("a")).find(|append| {
+            let presence = presence(append);
+            assert_ne!(presence, Presence::Present);
+            matches!(presence, Presence::Suspected(..))
+        });
+        let suspect = suspect.expect("a filter without false positives");
+        let again = || Append { events: suspect.events.clone(), expected: Vec::new() };
+        let before = running.sequencer.stored_before(&suspect).await.unwrap();
+        let EarlierAttempt::NotFound { absent_up_to: Some(up_to) } = before else { panic!("{before:?}") };
+        let sent = SentEvent::all_of(&suspect);
+        assert!(lookup.find_since(Some(up_to), &sent).unwrap().is_none());
+        for (number, already) in [(101, false), (101, true)] {
+            let stored = running.sequencer.append(again(), Origin::default()).await.unwrap();
+            assert_eq!((stored.bounds.last, stored.already), (Position(number), already));
+        }
+        // What was absent a moment ago is found when it has been stored meanwhile.
+        assert!(lookup.find_since(Some(up_to), &sent).unwrap().is_some());
+        running.sequencer.stop().await;
+    }
 
     #[test]
     fn no_more_is_read_than_up_to_the_first_event_that_does_not_fit() {

@@ -4,7 +4,7 @@
 
 use std::collections::HashSet;
 
-use super::Append;
+use super::append::Append;
 use crate::event::EventId;
 
 /// Why no write is accepted before a restart. What a failed sync left on the disk cannot be known.

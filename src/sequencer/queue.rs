@@ -4,7 +4,7 @@
 
 use std::{any::Any, sync::Arc, time::Duration};
 
-use super::Settings;
+use super::settings::Settings;
 use crate::{
     error::{Limit, StoreError},
     shared_limit::{Caller, LimitReached, Resource, SharedLimit},
@@ -23,26 +23,28 @@ pub struct Origin {
 
 /// The limits on waiting calls. Cheap to clone.
 #[derive(Debug, Clone)]
-pub(super) struct Waiting(Arc<QueueLimits>);
+pub(super) struct QueueLimits(Arc<Limits>);
 
 #[derive(Debug)]
-struct QueueLimits {
+struct Limits {
     calls: SharedLimit,
     bytes: SharedLimit,
 }
 
-/// The amounts that a call holds of the limits until the sequencer takes it.
-pub(super) struct Weight {
-    limits: Arc<QueueLimits>,
+/// The amounts that a call holds of the limits until the sequencer takes it. They are acquired once
+/// and never resized or shared, so they need no lock. The bytes of a call on the network do: they
+/// grow as the request arrives, and pass to the memory of the response.
+pub(super) struct QueuePermit {
+    limits: Arc<Limits>,
     caller: Caller,
     calls: u64,
     bytes: u64,
 }
 
-impl Waiting {
+impl QueueLimits {
     pub fn new(settings: &Settings) -> Self {
         let (calls_max, bytes_max) = (settings.calls_waiting_max as u64, settings.calls_waiting_bytes_max);
-        Self(Arc::new(QueueLimits {
+        Self(Arc::new(Limits {
             calls: SharedLimit::new(Limit::CallsWaiting, Resource::WaitingWrites, calls_max),
             bytes: SharedLimit::new(Limit::CallsWaitingBytes, Resource::WaitingBytes, bytes_max),
         }))
@@ -52,19 +54,19 @@ impl Waiting {
     ///
     /// # Errors
     /// Returns an error if a limit is reached, or if the client has used up its share.
-    pub fn weigh(&self, origin: Origin, bytes: u64) -> Result<Weight, StoreError> {
+    pub fn acquire(&self, origin: Origin, bytes: u64) -> Result<QueuePermit, StoreError> {
         let Origin { caller, counted, kept: _ } = origin;
-        let mut weight = Weight { limits: self.0.clone(), caller, calls: 0, bytes: 0 };
-        weight.count_bytes(bytes)?;
-        weight.count_call()?;
+        let mut permit = QueuePermit { limits: self.0.clone(), caller, calls: 0, bytes: 0 };
+        permit.count_bytes(bytes)?;
+        permit.count_call()?;
         if let Some(counted) = counted {
             counted();
         }
-        Ok(weight)
+        Ok(permit)
     }
 }
 
-impl Weight {
+impl QueuePermit {
     /// Accepts a call that is larger than the limit if it is the only one.
     fn count_bytes(&mut self, bytes: u64) -> Result<(), StoreError> {
         let Self { limits, caller, bytes: held, .. } = self;
@@ -79,7 +81,7 @@ impl Weight {
     }
 }
 
-impl Drop for Weight {
+impl Drop for QueuePermit {
     fn drop(&mut self) {
         self.limits.calls.force(&self.caller, &mut self.calls, 0);
         self.limits.bytes.force(&self.caller, &mut self.bytes, 0);
@@ -94,8 +96,8 @@ fn full(LimitReached { limit, max, share }: LimitReached) -> StoreError {
 mod tests {
     use super::*;
 
-    fn waiting(calls_waiting_max: usize, calls_waiting_bytes_max: u64) -> Waiting {
-        Waiting::new(&Settings {
+    fn limits(calls_waiting_max: usize, calls_waiting_bytes_max: u64) -> QueueLimits {
+        QueueLimits::new(&Settings {
             in_doubt: std::collections::HashSet::new(),
             folder: Default::default(),
             thresholds: Default::default(),
@@ -112,22 +114,22 @@ mod tests {
 
     #[test]
     fn no_caller_takes_all_that_may_wait() {
-        for (waiting, reached) in [
-            (waiting(10, 1_000_000), Limit::CallsWaiting),
-            (waiting(1_000_000, 1000), Limit::CallsWaitingBytes),
+        for (limits, reached) in [
+            (limits(10, 1_000_000), Limit::CallsWaiting),
+            (limits(1_000_000, 1000), Limit::CallsWaitingBytes),
         ] {
             let (greedy, mut held) = (Caller::default(), Vec::new());
             let refused = loop {
-                match waiting.weigh(of(&greedy), 100) {
+                match limits.acquire(of(&greedy), 100) {
                     Ok(one) => held.push(one),
                     Err(refused) => break refused,
                 }
             };
             let StoreError::Full { limit, share, .. } = refused else { panic!("{refused:?}") };
             assert_eq!((limit, share, held.len()), (reached, Some(waiting_share(reached)), 8));
-            held.push(waiting.weigh(of(&Caller::default()), 100).ok().unwrap());
+            held.push(limits.acquire(of(&Caller::default()), 100).ok().unwrap());
             drop(held);
-            waiting.weigh(of(&greedy), 100).ok().unwrap();
+            limits.acquire(of(&greedy), 100).ok().unwrap();
         }
     }
 
@@ -137,26 +139,26 @@ mod tests {
 
     #[test]
     fn a_call_larger_than_the_limit_passes_when_it_is_alone() {
-        let (waiting, caller) = (waiting(10, 1000), Caller::default());
-        let alone = waiting.weigh(of(&caller), 5000).ok().unwrap();
-        assert!(waiting.weigh(Origin::default(), 1).is_err());
+        let (limits, caller) = (limits(10, 1000), Caller::default());
+        let alone = limits.acquire(of(&caller), 5000).ok().unwrap();
+        assert!(limits.acquire(Origin::default(), 1).is_err());
         drop(alone);
-        let small = waiting.weigh(Origin::default(), 1).ok().unwrap();
-        assert!(waiting.weigh(of(&caller), 5000).is_err());
+        let small = limits.acquire(Origin::default(), 1).ok().unwrap();
+        assert!(limits.acquire(of(&caller), 5000).is_err());
         drop(small);
-        waiting.weigh(of(&caller), 5000).ok().unwrap();
+        limits.acquire(of(&caller), 5000).ok().unwrap();
     }
 
     #[test]
     fn what_counts_elsewhere_is_given_back_once_the_write_counts_here() {
-        let (waiting, (sender, receiver)) = (waiting(1, 1000), std::sync::mpsc::channel());
+        let (limits, (sender, receiver)) = (limits(1, 1000), std::sync::mpsc::channel());
         let origin = || {
             let sender = sender.clone();
             Origin { counted: Some(Box::new(move || sender.send(()).unwrap())), ..Origin::default() }
         };
-        let held = waiting.weigh(origin(), 1).ok().unwrap();
+        let held = limits.acquire(origin(), 1).ok().unwrap();
         receiver.try_recv().unwrap();
-        assert!(waiting.weigh(origin(), 1).is_err());
+        assert!(limits.acquire(origin(), 1).is_err());
         receiver.try_recv().unwrap_err();
         drop(held);
     }

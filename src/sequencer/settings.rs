@@ -2,10 +2,14 @@
 //!
 //! It also checks the free space on the disk of the log against its limit.
 
-use std::{collections::HashSet, path::PathBuf, sync::Arc};
+use std::{collections::HashSet, path::PathBuf, sync::Arc, time::Duration};
 
-use super::SnapshotThresholds;
-use crate::{clock::EventClock, event::EventId};
+use super::thresholds::SnapshotThresholds;
+use crate::{
+    clock::EventClock,
+    error::{Limit, StoreError},
+    event::EventId,
+};
 
 /// The settings of a sequencer. They do not change while it runs.
 #[derive(Debug, Clone)]
@@ -27,5 +31,11 @@ impl Settings {
         let stat = rustix::fs::statvfs(&self.folder);
         let free = stat.map_or(u64::MAX, |stat| stat.f_bavail.saturating_mul(stat.f_frsize));
         free < self.disk_free_min
+    }
+
+    /// Returns the error of a write while the disk is full.
+    pub(super) fn disk_full(&self) -> StoreError {
+        let max = self.disk_free_min;
+        StoreError::Full { limit: Limit::DiskFull, max, share: None, retry_after: Duration::from_secs(5) }
     }
 }

@@ -2,7 +2,10 @@
 //!
 //! The scenarios include retries, wrong expectations, restarts and a lost index.
 
-use std::collections::{BTreeMap, HashMap, HashSet};
+use std::{
+    collections::{BTreeMap, HashMap, HashSet},
+    sync::Mutex,
+};
 
 use futures_util::future::join_all;
 use proptest::prelude::*;
@@ -12,7 +15,7 @@ use super::*;
 use crate::{
     config::{EventSourcingConfig, LimitsConfig},
     error::Conflict,
-    event::{Content, Position},
+    event::{AggregateId, Content, ContentDigest, EventId, NewEvent, Position, SequenceNumber},
     index::Direction,
     storage::Storage,
 };
@@ -202,7 +205,7 @@ pub(crate) struct Running {
     pub sequencer: Sequencer,
     pub thread: super::SequencerThread,
     pub history: crate::history::History,
-    _lock: crate::log::Lock,
+    pub lock: crate::log::Lock,
 }
 
 pub(crate) fn start(config: &EventSourcingConfig) -> Running {
@@ -210,8 +213,15 @@ pub(crate) fn start(config: &EventSourcingConfig) -> Running {
 }
 
 pub(crate) fn start_admitting(config: &EventSourcingConfig, admission: Arc<AdmissionCheck>) -> Running {
-    let storage = Storage::open(&crate::server::settings::storage(config, &LimitsConfig::default())).unwrap();
+    let (storage, settings) = open(config);
     let history = storage.history();
+    let Storage { lock, log, index, .. } = storage;
+    let (sequencer, thread) = Sequencer::start(log, index, settings, admission, Arc::default()).unwrap();
+    Running { sequencer, thread, history, lock }
+}
+
+pub(crate) fn open(config: &EventSourcingConfig) -> (Storage, Settings) {
+    let storage = Storage::open(&crate::server::settings::storage(config, &LimitsConfig::default())).unwrap();
     let settings = Settings {
         folder: config.log_path.clone(),
         thresholds: SnapshotThresholds { default: 100, ..Default::default() },
@@ -221,9 +231,7 @@ pub(crate) fn start_admitting(config: &EventSourcingConfig, admission: Arc<Admis
         clock: Arc::new(crate::clock::EventClock::start(std::time::Duration::MAX, None, true)),
         in_doubt: HashSet::new(),
     };
-    let Storage { lock, log, index, .. } = storage;
-    let (sequencer, thread) = Sequencer::start(log, index, settings, admission, Arc::default()).unwrap();
-    Running { sequencer, thread, history, _lock: lock }
+    (storage, settings)
 }
 
 /// Checks all events, by position and by aggregate.
@@ -276,9 +284,9 @@ async fn play(batches: Vec<(Vec<Step>, End)>) {
         }
         if !matches!(end, End::No) {
             running.sequencer.stop().await;
-            let Running { sequencer, thread, history, _lock } = running;
+            let Running { sequencer, thread, history, lock } = running;
             thread.join();
-            drop((sequencer, history, _lock));
+            drop((sequencer, history, lock));
             if matches!(end, End::WithoutIndex) {
                 std::fs::remove_dir_all(&config.index_path).unwrap();
             }

@@ -11,7 +11,7 @@ use std::{
 
 use tokio_util::sync::CancellationToken;
 
-use super::Append;
+use super::append::Append;
 use crate::event::EventId;
 
 /// All attempts, by the id of their first event. A retry has the ids of the first attempt, in the

@@ -5,8 +5,9 @@
 
 use std::{
     collections::HashSet,
+    iter, mem,
     sync::{
-        Arc, PoisonError,
+        Arc,
         atomic::{AtomicBool, Ordering},
         mpsc::{Receiver, RecvTimeoutError},
     },
@@ -15,39 +16,43 @@ use std::{
 };
 
 use tokio::sync::watch;
-use tracing::error;
+use tracing::{debug, error};
 
 use super::{
-    AdmissionCheck, GroupError, Marks, RestoreError, SequencerCall, Settings,
-    existing::{SentEvent, StoredEvents},
+    call::SequencerCall,
+    existing::SentEvent,
+    group::OpenGroup,
+    group_error::GroupError,
+    lookup::Lookup,
+    marks::WaitingMarks,
     poisoned::{Poisoned, PoisonedBy},
-    replies::Replies,
+    reply::GroupOutcome,
+    restored::RestoreError,
+    step::{AdmissionCheck, Step},
 };
 use crate::{
+    crash_point::CrashPoint,
     error::StoreError,
-    event::{AggregateId, EventId},
-    index::{Index, Upkeep, WaitMode},
-    log::{Log, Tip},
+    event::EventId,
+    index::{Index, IndexBatch},
+    log::{Log, Tip, WriteError},
+    refusals,
     stats::Counters,
 };
 
 /// The state owned by the thread.
 pub(super) struct Worker {
-    pub(super) log: Log,
-    pub(super) index: Arc<Index>,
-    pub(super) settings: Arc<Settings>,
-    pub(super) admission: Arc<AdmissionCheck>,
-    pub(super) counters: Arc<Counters>,
-    pub(super) published: watch::Sender<Tip>,
-    pub(super) marks: Marks,
+    log: Log,
+    index: Arc<Index>,
+    lookup: Lookup,
+    admission: Arc<AdmissionCheck>,
+    counters: Arc<Counters>,
+    pub published: watch::Sender<Tip>,
+    pub marks: WaitingMarks,
     /// The deadline for writing the waiting marks.
-    pub(super) marks_due: Option<Instant>,
-    pub(super) lingers: Arc<AtomicBool>,
-    pub(super) stored_events: StoredEvents,
-    pub(super) poisoned: watch::Sender<Option<Arc<Poisoned>>>,
-    pub(super) replies: Replies,
-    /// Dropped when the thread ends, which writes the whole index to files.
-    pub(super) _upkeep: Upkeep,
+    marks_due: Option<Instant>,
+    pub lingers: Arc<AtomicBool>,
+    pub poisoned: watch::Sender<Option<Arc<Poisoned>>>,
 }
 
 impl Worker {
@@ -56,7 +61,24 @@ impl Worker {
     /// The longest time that a group lingers for more calls.
     const GATHERING_MAX: Duration = Duration::from_millis(1);
 
-    pub(super) fn run(mut self, waiting: &Receiver<SequencerCall>) {
+    pub fn new(log: Log, lookup: Lookup, admission: Arc<AdmissionCheck>, counters: Arc<Counters>) -> Self {
+        let in_doubt = &lookup.settings.in_doubt;
+        let read_only = log.has_failed().then(|| Arc::new(Poisoned::read_only(in_doubt.clone())));
+        Self {
+            published: watch::Sender::new(log.tip()),
+            log,
+            index: lookup.index.clone(),
+            lookup,
+            admission,
+            counters,
+            marks: WaitingMarks::default(),
+            marks_due: None,
+            lingers: Arc::new(AtomicBool::new(false)),
+            poisoned: watch::Sender::new(read_only),
+        }
+    }
+
+    pub fn run(mut self, waiting: &Receiver<SequencerCall>) {
         let mut next = None;
         loop {
             let call = match next.take() {
@@ -71,7 +93,7 @@ impl Worker {
                 SequencerCall::Stop => break,
                 call => {
                     self.linger();
-                    next = self.group(call, waiting);
+                    next = self.step(iter::once(call).chain(waiting.try_iter()));
                 }
             }
         }
@@ -96,12 +118,11 @@ impl Worker {
     /// Waits for the next call. Returns `None` when all handles are gone.
     fn wait(&mut self, waiting: &Receiver<SequencerCall>) -> Option<SequencerCall> {
         loop {
-            let received = match self.has_marks() {
-                true => {
-                    let due = *self.marks_due.get_or_insert_with(|| Instant::now() + Self::MARK_DELAY);
-                    waiting.recv_timeout(due.saturating_duration_since(Instant::now()))
-                }
-                false => waiting.recv().map_err(RecvTimeoutError::from),
+            let received = if self.marks.is_empty() {
+                waiting.recv().map_err(RecvTimeoutError::from)
+            } else {
+                let due = *self.marks_due.get_or_insert_with(|| Instant::now() + Self::MARK_DELAY);
+                waiting.recv_timeout(due.saturating_duration_since(Instant::now()))
             };
             match received {
                 // Further marks do not postpone the deadline.
@@ -116,35 +137,122 @@ impl Worker {
         }
     }
 
-    pub(super) fn has_marks(&self) -> bool {
-        !self.marks.lock().unwrap_or_else(PoisonError::into_inner).is_empty()
-    }
-
-    /// Makes one group of `first` and the waiting calls. Returns a call that must come after the
+    /// Makes one group of the first call and of those that come after it until the group is full:
+    /// writes it, publishes it, and sends the answers. Returns a call that must come after the
     /// group.
-    fn group(&mut self, first: SequencerCall, waiting: &Receiver<SequencerCall>) -> Option<SequencerCall> {
-        let mut group = match self.begin() {
+    fn step(&mut self, mut calls: impl Iterator<Item = SequencerCall>) -> Option<SequencerCall> {
+        let group = match self.begin() {
             Ok(group) => group,
             Err(error) => {
-                self.refuse(first, &error);
+                if let Some(first) = calls.next() {
+                    self.refuse(first, &error);
+                }
                 return None;
             }
         };
-        let mut next = Some(first);
+        let mut step = Step::new(group, &self.lookup, self.admission.clone());
         let mut left = None;
-        while let Some(call) = next.take() {
-            left = group.take(self, call);
-            if left.is_some() || group.is_full() {
+        for call in calls {
+            left = step.take(&self.lookup, call);
+            if left.is_some() || step.is_full() {
                 break;
             }
-            next = waiting.try_recv().ok();
         }
-        self.finish(group);
+        self.finish(step);
         left
     }
 
+    /// Begins a new group, which includes the waiting replication marks.
+    fn begin(&mut self) -> Result<OpenGroup, GroupError> {
+        let frames = self.log.begin().map_err(|error| match error {
+            // Creating a new segment failed. Nothing was written for the calls of this group.
+            WriteError::Unknown(source) => {
+                self.poison(PoisonedBy::Log, &source.to_string(), HashSet::new());
+                WriteError::Failed
+            }
+            other @ (WriteError::NotWritten(_) | WriteError::Failed) => other,
+        })?;
+        self.marks_due = None;
+        Ok(OpenGroup::new(frames, &self.lookup, self.marks.take()))
+    }
+
+    /// Writes the group, makes it findable, publishes the tip, and sends the answers.
+    fn finish(&mut self, step: Step) {
+        let Step { group, answers, .. } = step;
+        let OpenGroup { frames, mut entries, events, broken, marks, .. } = group;
+        let tip = frames.tip();
+        entries.reach(tip);
+        let written = if broken {
+            Err(GroupError::Broken)
+        } else if frames.is_empty() {
+            Ok(())
+        } else {
+            self.log.write(frames).map_err(GroupError::from)
+        };
+        CrashPoint::AfterLocalSync.reached();
+        if written.is_ok() {
+            self.publish(entries, tip);
+        }
+        if !answers.is_empty() {
+            CrashPoint::BeforeAnswer.reached();
+        }
+        if let Err(error) = &written {
+            self.marks.put_back(marks);
+            // Before the answers: a client that retries with the same ids must get the same result.
+            self.not_stored(error, events.into_keys().collect());
+        }
+        let outcome = GroupOutcome {
+            failed: written.as_ref().err(),
+            published: self.published.borrow().position,
+            settings: &self.lookup.settings,
+            counters: &self.counters,
+        };
+        answers.into_iter().for_each(|answer| answer.send(&outcome));
+    }
+
+    /// Writes the waiting replication marks. A crash may lose them.
+    fn write_marks(&mut self) {
+        if self.marks.is_empty() {
+            return;
+        }
+        let Ok(group) = self.begin() else { return };
+        let OpenGroup { frames, mut entries, marks, .. } = group;
+        let tip = frames.tip();
+        entries.reach(tip);
+        match self.log.write(frames).map_err(GroupError::from) {
+            Ok(()) => self.publish(entries, tip),
+            Err(error) => {
+                debug!(%error, "cannot write a replication mark");
+                self.marks.put_back(marks);
+                self.not_stored(&error, HashSet::new());
+            }
+        }
+    }
+
+    /// Makes a written group findable and advances the tip, in one step.
+    fn publish(&self, entries: IndexBatch, tip: Tip) {
+        let published = || {
+            _ = self.published.send_if_modified(|published| mem::replace(published, tip) != tip);
+        };
+        self.index.add(entries, published);
+    }
+
+    /// Handles a group that was not written, or whose outcome is unknown.
+    fn not_stored(&mut self, error: &GroupError, events: HashSet<EventId>) {
+        match error {
+            GroupError::Write(WriteError::Unknown(_)) => {
+                self.poison(PoisonedBy::Log, &error.to_string(), events);
+            }
+            // Nothing of the group was written.
+            GroupError::Broken => refusals::failed("appends fail because the index cannot be read", error),
+            GroupError::Write(WriteError::NotWritten(_) | WriteError::Failed) => {
+                refusals::failed("writes to the local log fail", error);
+            }
+        }
+    }
+
     /// Poisons the log: nothing is written before a restart. The first reason is kept.
-    pub(super) fn poison(&mut self, by: PoisonedBy, reason: &str, in_doubt: HashSet<EventId>) {
+    fn poison(&mut self, by: PoisonedBy, reason: &str, in_doubt: HashSet<EventId>) {
         self.log.fail();
         let poisoned = Poisoned { by, reason: reason.to_owned(), in_doubt };
         self.poisoned.send_if_modified(|known| match known {
@@ -161,24 +269,25 @@ impl Worker {
         });
     }
 
+    /// Answers a call for which no group could begin.
     fn refuse(&self, call: SequencerCall, error: &GroupError) {
+        let settings = &self.lookup.settings;
         match call {
             SequencerCall::Append { append, reply, .. } => {
                 let poisoned = self.poisoned.borrow().clone();
                 let in_doubt = poisoned.is_some_and(|poisoned| poisoned.leaves_in_doubt(&append));
                 let sent = SentEvent::all_of(&append);
-                let answer = match self.stored_events.find(&sent) {
+                let answer = match self.lookup.find(&sent) {
                     _ if in_doubt => Err(StoreError::OutcomeUnknown),
                     Ok(Some(existing)) => {
-                        let head = |id: &AggregateId| self.index.head_with(id, WaitMode::AtOnce);
-                        Ok(existing.into_stored(&sent, &self.settings.thresholds, head))
+                        Ok(existing.into_stored(&sent, &settings.thresholds, |id| self.lookup.head(id)))
                     }
                     Err(unknown @ (StoreError::Conflict(_) | StoreError::OutcomeUnknown)) => Err(unknown),
-                    Ok(None) | Err(_) => Err(error.for_caller(&self.settings)),
+                    Ok(None) | Err(_) => Err(error.for_caller(settings)),
                 };
                 _ = reply.send(answer);
             }
-            SequencerCall::Snapshot { reply, .. } => _ = reply.send(Err(error.for_caller(&self.settings))),
+            SequencerCall::Snapshot { reply, .. } => _ = reply.send(Err(error.for_caller(settings))),
             SequencerCall::Restore { reply, .. } => {
                 _ = reply.send(Err(RestoreError::NotWritten(error.to_string())))
             }
@@ -187,5 +296,73 @@ impl Worker {
             }
             SequencerCall::MarksWaiting | SequencerCall::Stop => {}
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use tempfile::{TempDir, tempdir};
+    use tokio::sync::oneshot;
+
+    use super::*;
+    use crate::{
+        error::Conflict,
+        event::{AggregateId, AppendBounds, Position, SequenceNumber},
+        log::Lock,
+        sequencer::{
+            append::{Append, StoredAppend},
+            queue::{Origin, QueueLimits},
+            tests::{in_folder, one_event, open},
+            under_way::AppendsUnderWay,
+        },
+        storage::Storage,
+    };
+
+    type Answer = oneshot::Receiver<Result<StoredAppend, StoreError>>;
+
+    fn worker(folder: &TempDir) -> (Worker, Lock) {
+        let (Storage { lock, log, index, .. }, settings) = open(&in_folder(folder));
+        let lookup = Lookup { index, segments: log.segments().clone(), settings: Arc::new(settings) };
+        (Worker::new(log, lookup, Arc::new(|_| Ok(())), Arc::default()), lock)
+    }
+
+    fn call(append: Append, limits: &QueueLimits) -> (SequencerCall, Answer) {
+        let (reply, answer) = oneshot::channel();
+        let permit = limits.acquire(Origin::default(), 0).unwrap();
+        let under_way = AppendsUnderWay::default().begin(&append, None);
+        (SequencerCall::Append { append, absent_up_to: None, permit, reply, under_way }, answer)
+    }
+
+    #[test]
+    fn a_step_stores_its_calls_and_answers_each_without_a_thread() {
+        let folder = tempdir().unwrap();
+        let (mut worker, _lock) = worker(&folder);
+        let limits = QueueLimits::new(&worker.lookup.settings);
+        let room = AggregateId::new("room-1").unwrap();
+        // The last call expects what the second one changes.
+        let expecting = |last| {
+            let expected = vec![(room.clone(), SequenceNumber(last))];
+            call(Append { expected, ..one_event("room-1") }, &limits)
+        };
+        let (calls, mut answers): (Vec<_>, Vec<_>) = [0, 1, 1].map(expecting).into_iter().unzip();
+        assert!(worker.step(calls.into_iter()).is_none());
+        let mut answered = answers.iter_mut().map(|answer| answer.try_recv().unwrap());
+        for number in [1, 2] {
+            let stored = answered.next().unwrap().unwrap();
+            assert_eq!(stored.bounds, AppendBounds { first: Position(number), last: Position(number) });
+            assert_eq!(stored.aggregates[0].last, SequenceNumber(number));
+            assert!(!stored.already);
+        }
+        let refused = answered.next().unwrap().unwrap_err();
+        let StoreError::Conflict(Conflict::WrongExpectedSequence { actual, .. }) = refused else {
+            panic!("{refused:?}")
+        };
+        assert_eq!(actual, SequenceNumber(2));
+        // What was acknowledged is published, counted, findable, and can be read from the log.
+        assert_eq!(worker.published.borrow().position, Position(2));
+        assert_eq!(worker.counters.events_stored.get(), 2);
+        assert_eq!(worker.lookup.head(&room).unwrap().unwrap().last, SequenceNumber(2));
+        let hash = worker.lookup.event_hash(&room, SequenceNumber(2)).unwrap();
+        assert_eq!(hash, worker.log.tip().hash);
     }
 }

@@ -16,7 +16,9 @@ pub fn root() -> &'static Path {
 
 /// Returns the path of the service's program.
 pub fn program() -> PathBuf {
-    let program = profile().join("aethyr-event-store");
+    // Newer versions of cargo say where it is.
+    let told = env::var_os("CARGO_BIN_EXE_aethyr-event-store").map(PathBuf::from);
+    let program = told.unwrap_or_else(|| profile().join("aethyr-event-store"));
     assert!(program.is_file(), "{} does not exist; cargo builds it with the tests", program.display());
     program
 }

@@ -75,13 +75,13 @@ forget_the_forwarded_position() {
 
 shows[skip_the_duplicate_check_inside_a_group]='doubled'
 skip_the_duplicate_check_inside_a_group() {
-    change src/sequencer/numbering.rs 's.replace("find(|event| in_group(event).is_some())", "find(|event| in_group(event).is_some() && false)")'
+    change src/sequencer/group.rs 's.replace("find(|event| in_group(event).is_some())", "find(|event| in_group(event).is_some() && false)")'
 }
 
 shows[take_a_failed_sync_for_not_written]='refused and stored'
 mostly[take_a_failed_sync_for_not_written]='sync fails'
 take_a_failed_sync_for_not_written() {
-    change src/sequencer.rs 's.replace("Self::Write(WriteError::Unknown(_)) => StoreError::OutcomeUnknown,", "Self::Write(WriteError::Unknown(_)) => StoreError::Unavailable(Unavailable::NotWritten),")'
+    change src/sequencer/group_error.rs 's.replace("Self::Write(WriteError::Unknown(_)) => StoreError::OutcomeUnknown,", "Self::Write(WriteError::Unknown(_)) => StoreError::Unavailable(Unavailable::NotWritten),")'
 }
 
 # Clients also vanish at their deadlines.
@@ -135,7 +135,7 @@ let_recorded_times_follow_the_clock() {
 
 shows[publish_the_tip_before_what_is_below_it]='stale|load shows less|stats|order shows less|list|conflict tells less|figures of two moments'
 publish_the_tip_before_what_is_below_it() {
-    change src/sequencer/group.rs 's.replace("self.index.add(entries, published);", "published(); std::thread::sleep(std::time::Duration::from_millis(5)); self.index.add(entries, || ());")'
+    change src/sequencer/worker.rs 's.replace("self.index.add(entries, published);", "published(); std::thread::sleep(std::time::Duration::from_millis(5)); self.index.add(entries, || ());")'
 }
 
 # Events that the index could not write to a file.
@@ -174,12 +174,12 @@ accept_nobody_after_an_error() {
 shows[reject_writes_after_a_full_disk]='the service'
 mostly[reject_writes_after_a_full_disk]='disk full, and nobody helps'
 reject_writes_after_a_full_disk() {
-    replace src/sequencer/group.rs 'self.settings.disk_is_full();' 'self.settings.disk_is_full() || WAS_FULL.get().is_some();' \
-        'if let Err(error) = &written {
+    replace src/sequencer/step.rs 'settings.disk_is_full();' 'settings.disk_is_full() || WAS_FULL.get().is_some();'
+    replace src/sequencer/worker.rs 'if let Err(error) = &written {
 ' 'if let Err(error) = &written {
-            let _ = WAS_FULL.set(());
+            let _ = super::step::WAS_FULL.set(());
 '
-    printf '%s\n' 'static WAS_FULL: std::sync::OnceLock<()> = std::sync::OnceLock::new();' >>src/sequencer/group.rs
+    printf '%s\n' 'pub(super) static WAS_FULL: std::sync::OnceLock<()> = std::sync::OnceLock::new();' >>src/sequencer/step.rs
 }
 
 # Removed lock files.
@@ -226,18 +226,18 @@ shows[judge_known_ids_before_everybody_else]='waits|a wait|a wait outside of eve
 mostly[judge_known_ids_before_everybody_else]='storm of known ids'
 judge_known_ids_before_everybody_else() {
     replace src/sequencer.rs 'let sent = SentEvent::all_of(append);
-        if let' 'let sent = SentEvent::all_of(append);
+        let suspected' 'let sent = SentEvent::all_of(append);
         if sent.len() >= 500 {
             return Ok(EarlierAttempt::NotFound { absent_up_to: None });
         }
-        if let'
+        let suspected'
     replace src/sequencer/existing.rs 'let Some(first) = sent.first() else { return Ok(None) };' 'for event in sent {
             if let Some(place) = self.index.event(event.id)? {
                 RecordRun::new(&self.segments, place)?.read()?;
             }
         }
         let Some(first) = sent.first() else { return Ok(None) };'
-    replace src/sequencer/group.rs 'Duration::from_millis(10);' 'Duration::from_secs(60);' \
+    replace src/sequencer/step.rs 'Duration::from_millis(10);' 'Duration::from_secs(60);' \
         'SequencerCall::Append { reply, .. } if reply.is_closed() => {}' ''
 }
 

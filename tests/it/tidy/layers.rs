@@ -4,7 +4,7 @@ use super::sources;
 
 /// From top to bottom. A module may use those below it. A file belongs to the longest entry that
 /// its path begins with.
-const ORDER: [&str; 54] = [
+const ORDER: [&str; 74] = [
     "main",
     "lib",
     "cli",
@@ -42,6 +42,26 @@ const ORDER: [&str; 54] = [
     "store",
     "replication",
     "sequencer",
+    "sequencer::worker",
+    "sequencer::step",
+    "sequencer::numbering",
+    "sequencer::snapshot",
+    "sequencer::restore",
+    "sequencer::group",
+    "sequencer::existing",
+    "sequencer::lookup",
+    "sequencer::expectations",
+    "sequencer::reply",
+    "sequencer::call",
+    "sequencer::queue",
+    "sequencer::group_error",
+    "sequencer::settings",
+    "sequencer::thresholds",
+    "sequencer::restored",
+    "sequencer::marks",
+    "sequencer::under_way",
+    "sequencer::poisoned",
+    "sequencer::append",
     "storage",
     "history",
     "shared_limit",
