@@ -4,9 +4,15 @@
 default:
     @just --list
 
+# Everything that a change has to pass.
+ci:
+    .ci/run
+
 # Formatting and lints of everything, and the API documentation.
 check:
     cargo fmt --check
+    cargo fmt --check --manifest-path fuzz/Cargo.toml
+    cargo fmt --check --manifest-path benches/instructions/Cargo.toml
     cargo clippy --locked --all-targets -- -D warnings
     cargo clippy --locked -- -D warnings
     RUSTDOCFLAGS="-D warnings" cargo doc --locked --no-deps
@@ -26,6 +32,11 @@ hostile *arguments:
 # The comparison with other event stores. Writes docs/benchmarks.md.
 bench *arguments:
     cargo bench --locked --bench compare -- {{ arguments }}
+
+# The protos: style, and whether they fit the clients of the last release. Needs npm.
+protos:
+    npx --yes --package "@bufbuild/buf@1.75.0" buf lint
+    npx --yes --package "@bufbuild/buf@1.75.0" buf breaking --against tests/proto/0.2.0.binpb
 
 # The tests of the documentation, and the API documentation.
 docs:

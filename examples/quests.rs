@@ -5,6 +5,8 @@
 //! use the calls of the service, so they can be written in any language in the same way.
 //! `docs/world/extending.md` explains them.
 
+#![allow(missing_docs, unreachable_pub, reason = "a program has no API")]
+
 use std::process::ExitCode;
 
 use aethyr_event_store::{

@@ -61,6 +61,7 @@ pub enum CrashPoint {
 }
 
 impl CrashPoint {
+    /// Every crash point, in the order of the variants.
     pub const ALL: [Self; 25] = [
         Self::SegmentCreated,
         Self::SegmentDurable,
@@ -92,6 +93,7 @@ impl CrashPoint {
     /// The environment variable that selects a crash point.
     pub const VARIABLE: &str = "EVENT_STORE_CRASH_AT";
 
+    /// Returns the name that selects the point in [`CrashPoint::VARIABLE`].
     pub fn name(self) -> &'static str {
         match self {
             Self::SegmentCreated => "segment_created",
@@ -153,7 +155,7 @@ mod armed {
         Some(Armed { name: name.to_owned(), left: AtomicU64::new(count.parse().ok()?) })
     }
 
-    pub fn reached(point: CrashPoint) {
+    pub(super) fn reached(point: CrashPoint) {
         let Some(armed) = ARMED.get_or_init(from_environment) else { return };
         if armed.name == point.name() && armed.left.fetch_sub(1, Ordering::SeqCst) == 1 {
             std::process::abort();

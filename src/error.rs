@@ -20,23 +20,34 @@ use crate::{
 pub enum StoreError {
     /// The request itself is invalid, whatever is stored.
     #[error("{field}: {problem}")]
-    Invalid { field: String, problem: String },
+    Invalid {
+        /// The path of the field in the request.
+        field: String,
+        /// What is wrong with its value.
+        problem: String,
+    },
     /// The request conflicts with stored events.
     #[error(transparent)]
     Conflict(#[from] Conflict),
+    /// The aggregate has no snapshot, or does not exist.
     #[error("{0}: has no snapshot")]
     NoSnapshot(AggregateId),
     /// The service is in a state that does not allow the call, and a retry does not help.
     #[error(transparent)]
     Precondition(#[from] FailedPrecondition),
+    /// A limit is reached. A later retry may succeed.
     #[error("{limit}: {}", reached(*max, *share))]
     Full {
+        /// The limit that is reached.
         limit: Limit,
+        /// The value of the limit, in its unit: a number or bytes.
         max: u64,
         /// The client's share of the limit, if the share was reached.
         share: Option<u64>,
+        /// How long the client should wait before a retry.
         retry_after: Duration,
     },
+    /// The service does not accept the call at the moment.
     #[error("{}", .0.message())]
     Unavailable(Unavailable),
     /// The append may or may not be stored. A retry with the same ids resolves that.
@@ -54,8 +65,17 @@ pub enum StoreError {
 /// Why a write conflicts with stored events.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum Conflict {
+    /// An aggregate's last event does not have the expected number.
     #[error("{aggregate}: expected sequence number {expected}, actual {actual}")]
-    WrongExpectedSequence { aggregate: AggregateId, expected: SequenceNumber, actual: SequenceNumber },
+    WrongExpectedSequence {
+        /// The first aggregate that does not meet its expectation.
+        aggregate: AggregateId,
+        /// The number that the client expects its last event to have.
+        expected: SequenceNumber,
+        /// The number of its last event; 0 if it does not exist.
+        actual: SequenceNumber,
+    },
+    /// The id belongs to a different event, or to an event of another append.
     #[error("event id {0} is already stored with different content or as part of another append")]
     EventIdReused(EventId),
 }
@@ -63,20 +83,35 @@ pub enum Conflict {
 /// A state of the service or of its input that only an operator or a different request can change.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum FailedPrecondition {
+    /// A snapshot to save claims to include events that are not stored.
     #[error("{aggregate}: the snapshot has sequence number {snapshot}, but the last event has {last}")]
-    SnapshotAhead { aggregate: AggregateId, snapshot: SequenceNumber, last: SequenceNumber },
+    SnapshotAhead {
+        /// The aggregate of the snapshot.
+        aggregate: AggregateId,
+        /// The sequence number of the snapshot.
+        snapshot: SequenceNumber,
+        /// The number of the aggregate's last event; 0 if it does not exist.
+        last: SequenceNumber,
+    },
+    /// The configuration disables writes.
     #[error("event sourcing is disabled; set event_sourcing.enabled to true in {file}")]
-    EventSourcingDisabled { file: String },
+    EventSourcingDisabled {
+        /// The path of the configuration file.
+        file: String,
+    },
+    /// Another writer has the ImmuDB database, or its history differs from the local log.
     #[error(
         "this service is fenced: another writer has the ImmuDB database, or its history differs from \
      the local log; writes are refused"
     )]
     Fenced,
+    /// The local log is poisoned, or was opened read-only.
     #[error(
         "the local log cannot be written; writes are refused until the service has been restarted, or \
      until it has opened the log again after a start without a writable disk"
     )]
     LocalLogFailed,
+    /// A reader's checkpoint is not in the stored history. The text says why.
     #[error("the checkpoint belongs to another history: {0}")]
     HistoryChanged(&'static str),
 }
@@ -84,13 +119,21 @@ pub enum FailedPrecondition {
 /// A limit that was reached.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Limit {
+    /// The number of appends and snapshots that wait for the sequencer.
     CallsWaiting,
+    /// The estimated memory of these calls, in bytes.
     CallsWaitingBytes,
+    /// The number of events that ImmuDB does not have yet.
     PendingEvents,
+    /// The bytes of the local log that ImmuDB does not have yet.
     PendingBytes,
+    /// The free bytes on the disk of the local log. This limit is a minimum.
     DiskFull,
+    /// The number of open streams.
     StreamsOpen,
+    /// The number of calls in progress, including streams.
     ConcurrentCalls,
+    /// The bytes in memory for requests, reads in progress and responses.
     CallBytes,
 }
 
@@ -141,8 +184,11 @@ impl std::fmt::Display for Limit {
 /// Why the service does not accept the call at the moment. Nothing was written.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Unavailable {
+    /// The service is starting, or is copying history from ImmuDB.
     Starting,
+    /// The service is shutting down.
     ShuttingDown,
+    /// The configuration requires a comparison with ImmuDB first, which has not succeeded yet.
     FirstContact,
     /// ImmuDB has a history that this service may not continue, and the local log is empty.
     EmptyLog,

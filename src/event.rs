@@ -29,40 +29,59 @@ pub const NAME_BYTES_MAX: usize = 255;
 /// An event as sent by a client, after validation.
 #[derive(Debug, Clone, PartialEq)]
 pub struct NewEvent {
+    /// The id, which a retry repeats.
     pub id: EventId,
+    /// The aggregate that the event belongs to.
     pub aggregate_id: AggregateId,
     /// If empty, the type of the aggregate's first event applies.
     pub aggregate_type: Arc<str>,
+    /// The type, for example `RoomCreated`. Never empty.
     pub event_type: Arc<str>,
+    /// The data of the event.
     pub content: Content,
+    /// Groups the events of one player request. Empty if not given.
     pub correlation_id: String,
+    /// The command or event that caused this one. Empty if not given.
     pub causation_id: String,
+    /// Metadata of the application, by key.
     pub metadata: BTreeMap<String, String>,
+    /// The time in the game's own terms, stored as given.
     pub occurred_at: Option<Timestamp>,
 }
 
 /// An event as it is stored.
 #[derive(Debug, Clone, PartialEq)]
 pub struct RecordedEvent {
+    /// The event as sent. Its aggregate type is never empty.
     pub event: NewEvent,
+    /// The number within the aggregate, from 1 on.
     pub sequence: SequenceNumber,
+    /// The number in the order of all events, from 1 on.
     pub position: Position,
+    /// When the event was stored. Never decreases from one position to the next.
     pub recorded_at: Timestamp,
     /// The positions of the append that contains this event.
     pub append: AppendBounds,
     /// The digest of the data that the client sent.
     pub digest: ContentDigest,
+    /// The chain hash up to and including this event.
     pub hash: ChainHash,
 }
 
 /// The state of an aggregate after one of its events, as computed by the game.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Snapshot {
+    /// The aggregate that has this state.
     pub aggregate_id: AggregateId,
+    /// The last event that the state includes.
     pub sequence: SequenceNumber,
+    /// The state.
     pub content: Content,
+    /// The version of the client's schema of the state.
     pub schema_version: u32,
+    /// Metadata of the application, by key.
     pub metadata: BTreeMap<String, String>,
+    /// When the snapshot was stored.
     pub recorded_at: Timestamp,
     /// The chain hash of the last event that the snapshot includes.
     pub event_hash: ChainHash,
@@ -72,13 +91,17 @@ pub struct Snapshot {
 /// valid.
 #[derive(Clone, PartialEq, Eq, Default)]
 pub enum Content {
+    /// No contents were given.
     #[default]
     Absent,
+    /// JSON text, exactly as sent.
     Json(String),
+    /// Arbitrary bytes.
     Binary(Bytes),
 }
 
 impl Content {
+    /// Returns the size in bytes; 0 if the contents are absent.
     pub fn byte_count(&self) -> usize {
         match self {
             Self::Absent => 0,
@@ -103,11 +126,14 @@ impl fmt::Debug for Content {
 /// The positions of the first and the last event of an append.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct AppendBounds {
+    /// The position of the append's first event.
     pub first: Position,
+    /// The position of the append's last event.
     pub last: Position,
 }
 
 impl AppendBounds {
+    /// Returns the number of events in the append.
     pub fn event_count(self) -> u64 {
         self.last.0.saturating_sub(self.first.0).saturating_add(1)
     }
@@ -127,6 +153,7 @@ impl AggregateId {
         check_name(text).map(|()| Self(Arc::from(text)))
     }
 
+    /// Returns the id as text.
     pub fn as_str(&self) -> &str {
         &self.0
     }
@@ -179,10 +206,18 @@ impl fmt::Debug for AggregateId {
 /// Why a text is not a valid id or type.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 pub enum NameError {
+    /// The text is empty.
     #[error("must not be empty")]
     Empty,
+    /// The text is longer than [`NAME_BYTES_MAX`].
     #[error("has {bytes} bytes; at most {max} are allowed")]
-    TooLong { bytes: usize, max: usize },
+    TooLong {
+        /// The length of the text, in bytes.
+        bytes: usize,
+        /// The maximum length, in bytes.
+        max: usize,
+    },
+    /// The text contains a control character.
     #[error("must not contain control characters")]
     ControlCharacter,
 }
@@ -209,14 +244,17 @@ pub fn check_name(text: &str) -> Result<(), NameError> {
 pub struct EventId(Uuid);
 
 impl EventId {
+    /// Creates a random id: a UUID of version 4.
     pub fn random() -> Self {
         Self(Uuid::new_v4())
     }
 
+    /// Parses a UUID in any of the usual text forms.
     pub fn parse(text: &str) -> Option<Self> {
         Uuid::try_parse(text).ok().map(Self)
     }
 
+    /// Returns the bytes of the UUID, in the order of its text form.
     pub fn as_bytes(&self) -> &[u8; 16] {
         self.0.as_bytes()
     }
@@ -239,6 +277,7 @@ impl fmt::Display for EventId {
 pub struct SequenceNumber(pub u64);
 
 impl SequenceNumber {
+    /// Returns the number of the aggregate's next event.
     #[must_use]
     pub fn next(self) -> Self {
         Self(self.0.saturating_add(1))
@@ -257,6 +296,7 @@ impl fmt::Display for SequenceNumber {
 pub struct Position(pub u64);
 
 impl Position {
+    /// Returns the position of the next event in the order.
     #[must_use]
     pub fn next(self) -> Self {
         Self(self.0.saturating_add(1))
@@ -284,10 +324,12 @@ impl ChainHash {
         Self(Sha256::new().chain_update(self.0).chain_update(record).finalize().into())
     }
 
+    /// Returns `None` unless there are exactly 32 bytes.
     pub fn from_slice(bytes: &[u8]) -> Option<Self> {
         bytes.try_into().ok().map(Self)
     }
 
+    /// Returns `None` unless the text has exactly 64 hexadecimal digits.
     pub fn from_hex(text: &str) -> Option<Self> {
         hex::decode(text).ok().and_then(|bytes| Self::from_slice(&bytes))
     }
@@ -369,15 +411,18 @@ impl Timestamp {
         (Self::SECONDS_MIN..=Self::SECONDS_MAX).contains(&seconds).then_some(Self { seconds, nanos })
     }
 
+    /// Returns the time of the system's clock, but at least the start of 1970.
     pub fn now() -> Self {
         let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
         Self { seconds: i64::try_from(since.as_secs()).unwrap_or(i64::MAX), nanos: since.subsec_nanos() }
     }
 
+    /// Returns the whole seconds since 1970, rounded down; negative before 1970.
     pub fn seconds(self) -> i64 {
         self.seconds
     }
 
+    /// Returns the nanoseconds since 1970; negative before 1970.
     pub fn nanos_since_1970(self) -> i128 {
         i128::from(self.seconds) * 1_000_000_000 + i128::from(self.nanos)
     }
@@ -389,6 +434,7 @@ impl Timestamp {
         Self { seconds: i64::try_from(seconds).unwrap_or(0), nanos: u32::try_from(nanos).unwrap_or(0) }
     }
 
+    /// Returns the nanoseconds after the whole seconds: 0 to 999,999,999.
     pub fn nanos(self) -> i32 {
         self.nanos.cast_signed()
     }

@@ -20,31 +20,50 @@ use crate::{
 /// Why stored data cannot be read back.
 #[derive(Debug, thiserror::Error)]
 pub enum HistoryError {
+    /// The index cannot answer a lookup.
     #[error(transparent)]
     Index(#[from] IndexError),
+    /// The log is damaged or cannot be read.
     #[error(transparent)]
     Log(#[from] ReadError),
+    /// The index has no address of the event, or the record there is of another event.
     #[error("{aggregate}: event {sequence} is missing or not what the index says")]
-    Gap { aggregate: AggregateId, sequence: SequenceNumber },
+    Gap {
+        /// The aggregate that was read.
+        aggregate: AggregateId,
+        /// The number of the missing event.
+        sequence: SequenceNumber,
+    },
+    /// The log has no event at this position, or the event cannot be decoded.
     #[error("position {0} can't be found")]
     Position(Position),
+    /// A record matches its hash, but cannot be decoded.
     #[error("at {place:?}: {source}")]
-    Record { place: RecordAddress, source: record::RecordError },
+    Record {
+        /// The address of the record.
+        place: RecordAddress,
+        /// Why it cannot be decoded.
+        source: record::RecordError,
+    },
 }
 
 /// The log and its index, for reading. Cheap to clone.
 #[derive(Debug, Clone)]
 pub struct History {
+    /// Finds the addresses of records.
     pub index: Arc<Index>,
     /// Whether index lookups by position wait for the rebuild of a damaged index file.
     pub wait_mode: WaitMode,
+    /// The files of the log, which have the records.
     pub segments: Arc<Segments>,
 }
 
 /// The chain hash of an event, and the offset at which its append ends.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct EventLocation {
+    /// The chain hash up to and including the event.
     pub hash: ChainHash,
+    /// The end of the frame that contains the event.
     pub append_end: LogOffset,
 }
 

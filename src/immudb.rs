@@ -33,16 +33,21 @@ pub const ENTRIES_MAX: u32 = 1024;
 /// The maximum size of a key, in a database that [`Session::open`] created.
 pub const KEY_BYTES_MAX: u32 = 1023;
 
+/// An entry to write.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct KeyValue {
+    /// The key, of at most [`KEY_BYTES_MAX`] bytes.
     pub key: Bytes,
+    /// The value, which replaces an older one.
     pub value: Bytes,
 }
 
 /// A value and the transaction that wrote it.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct VersionedValue {
+    /// The value of the key.
     pub value: Bytes,
+    /// The transaction that wrote the value.
     pub tx: TxId,
 }
 
@@ -50,17 +55,30 @@ pub struct VersionedValue {
 /// write, against all other writers.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Precondition {
+    /// The key has a value.
     KeyMustExist(Bytes),
+    /// The key has no value.
     KeyMustNotExist(Bytes),
     /// Also holds if the key does not exist.
     KeyNotModifiedAfterTx {
+        /// The key that must not have changed.
         key: Bytes,
+        /// The last transaction that may have written the key.
         tx: TxId,
     },
 }
 
 /// Generated from `proto/immudb/schema.proto`. These types are private to this module.
-#[allow(clippy::all, clippy::unwrap_used, clippy::expect_used, clippy::indexing_slicing, clippy::panic)]
+#[allow(
+    clippy::all,
+    clippy::too_many_lines,
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::indexing_slicing,
+    clippy::panic,
+    missing_docs,
+    unreachable_pub
+)]
 mod schema {
     tonic::include_proto!("immudb.schema");
 }

@@ -59,27 +59,35 @@ use visit::continue_if;
 /// What is known about an aggregate without reading its events.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Head {
+    /// The number of the last event.
     pub last: SequenceNumber,
+    /// The type, which the first event determines.
     pub aggregate_type: Arc<str>,
+    /// The newest snapshot, if there is one.
     pub snapshot: Option<SnapshotHead>,
 }
 
 /// The newest snapshot of an aggregate.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct SnapshotHead {
+    /// The last event that the snapshot includes.
     pub sequence: SequenceNumber,
+    /// The address of the snapshot's record.
     pub place: RecordAddress,
 }
 
 /// How far into the log the index is complete, and the state at that point.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Complete {
+    /// The end of the part of the log that the index covers.
     pub tip: Tip,
     /// When the last event was recorded.
     pub recorded_at: Timestamp,
+    /// The number of aggregates.
     pub aggregates: u64,
     /// The number of aggregates that have a snapshot.
     pub snapshots: u64,
+    /// The last replication mark in the log.
     pub forwarded: ReplicationMark,
     /// The last frame that can be found by its position.
     last_findable: LogOffset,
@@ -114,7 +122,9 @@ impl Default for Complete {
 /// Which end of a range comes first.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Direction {
+    /// The lowest number comes first.
     Forwards,
+    /// The highest number comes first.
     Backwards,
 }
 
@@ -160,6 +170,7 @@ pub struct IndexOptions {
 impl IndexOptions {
     /// The number of events in a file that was written from memory.
     pub const FILE_EVENTS: usize = 64 * 1024;
+    /// The default of `bytes_at_once`: 16 MiB.
     pub const BYTES_AT_ONCE: u64 = 16 * 1024 * 1024;
 }
 
@@ -173,12 +184,12 @@ impl std::fmt::Debug for Index {
 const HEADS_MAX: usize = 64 * 1024;
 
 impl Index {
-    fn new(
+    /// Creates an index without entries.
+    fn empty(
         folder: IndexFolder,
         segments: Arc<Segments>,
         seed: Seed,
         options: IndexOptions,
-        layers: Arc<[Layer]>,
         stop: CancellationToken,
     ) -> Self {
         Self {
@@ -186,7 +197,7 @@ impl Index {
             segments,
             seed,
             options,
-            layers: RwLock::new(Layers::of(layers)),
+            layers: RwLock::new(Layers::of(Arc::default())),
             heads: Cache::new(HEADS_MAX),
             later: Mutex::default(),
             rebuilding: Mutex::default(),
@@ -215,9 +226,11 @@ impl Index {
         let seed = tables.first().map_or_else(Seed::random, |table| table.summary.seed);
         let later = scan::behind_the_first_gap(&mut tables);
         let layers = tables.into_iter().map(Layer::File).collect();
-        let index = Self::new(folder, segments, seed, options, layers, stop.clone());
-        *index.later.lock().unwrap_or_else(PoisonError::into_inner) = later.into();
-        index
+        Self {
+            layers: RwLock::new(Layers::of(layers)),
+            later: Mutex::new(later.into()),
+            ..Self::empty(folder, segments, seed, options, stop.clone())
+        }
     }
 
     /// Returns the next file after a gap.
@@ -245,6 +258,7 @@ impl Index {
         (layers.complete, layers.totals.clone())
     }
 
+    /// Returns the totals up to the point where the index is complete.
     pub fn totals(&self) -> Totals {
         self.figures().1
     }

@@ -55,7 +55,9 @@ pub use segment::{Access, Segments, is_there, numbers as segment_numbers, salt_i
 /// A byte offset in the log where a frame begins or ends.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 pub struct LogOffset {
+    /// The number of the segment, from 1 on.
     pub segment: u32,
+    /// The byte offset in the file of the segment.
     pub offset: u64,
 }
 
@@ -67,8 +69,11 @@ impl LogOffset {
 /// The address of one record: the offset of its length field, and its length.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct RecordAddress {
+    /// The number of the segment, from 1 on.
     pub segment: u32,
+    /// The byte offset of the length field in the file of the segment.
     pub offset: u64,
+    /// The length of the record in bytes, without the length field and the hash.
     pub length: u32,
 }
 
@@ -105,38 +110,65 @@ impl Tip {
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[error("{file}: damaged at byte {offset}: {what} (stop the service and run `aethyr-event-store repair`)")]
 pub struct Damage {
+    /// The path of the file.
     pub file: String,
+    /// The byte offset in the file; 0 if the file is missing.
     pub offset: u64,
+    /// What is wrong there.
     pub what: &'static str,
 }
 
 /// Why a read failed.
 #[derive(Debug, thiserror::Error)]
 pub enum ReadError {
+    /// The bytes differ from the bytes that were written, or are missing.
     #[error(transparent)]
     Damage(#[from] Damage),
+    /// The operating system reported an error.
     #[error("{file}: {source}")]
-    Io { file: String, source: io::Error },
+    Io {
+        /// The path of the file, or the number of its segment.
+        file: String,
+        /// The error of the operating system.
+        source: io::Error,
+    },
 }
 
 /// Why a log cannot be opened.
 #[derive(Debug, thiserror::Error)]
 pub enum OpenError {
+    /// Another process holds the lock of this directory.
     #[error("{0} (event_sourcing.log_path) is in use by another process")]
     Locked(String),
+    /// A segment is missing, or a synced part of the log is damaged.
     #[error(transparent)]
     Damage(#[from] Damage),
+    /// There is no segment, but a file that an unused directory would not have.
     #[error(
         "{folder} (event_sourcing.log_path) contains no log segment, but {found}; a new log is created \
          only in a missing or empty folder. If segments were lost, restore them; if the folder belongs to \
          something else, configure another one"
     )]
-    NotEmpty { folder: String, found: String },
+    NotEmpty {
+        /// The directory of the log.
+        folder: String,
+        /// The name of the file.
+        found: String,
+    },
     /// The log lacks frames that the index has seen, and shows no sign of damage.
     #[error("the log in {folder} ends before a position that the index has seen")]
-    Older { folder: String },
+    Older {
+        /// The directory of the log.
+        folder: String,
+    },
+    /// A file cannot be read or written.
     #[error("{path}: {source}")]
-    Io { path: String, source: io::Error },
+    Io {
+        /// The path of the file or of its directory.
+        path: String,
+        /// The error of the operating system.
+        source: io::Error,
+    },
 }
 
 impl OpenError {
@@ -195,14 +227,17 @@ impl Log {
         }
     }
 
+    /// Returns the tip of what is written, which may not be synced yet.
     pub fn tip(&self) -> Tip {
         self.tip
     }
 
+    /// Returns the segments, which readers share.
     pub fn segments(&self) -> &Arc<Segments> {
         &self.segments
     }
 
+    /// Returns whether the log is poisoned.
     pub fn has_failed(&self) -> bool {
         self.failed
     }
@@ -345,7 +380,9 @@ impl Log {
 /// A record from the log, checked against the hash that was stored with it.
 #[derive(Debug, Clone)]
 pub struct CheckedRecord {
+    /// The record.
     pub bytes: Bytes,
+    /// The chain hash up to and including the record. That of a snapshot covers it alone.
     pub hash: ChainHash,
 }
 

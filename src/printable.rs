@@ -7,7 +7,7 @@ use std::{borrow::Cow, fmt::Write};
 
 /// Escapes such characters as JSON does (`\u001b`), so that JSON remains valid and unchanged in
 /// meaning.
-pub fn escaped(text: &str) -> Cow<'_, str> {
+pub(crate) fn escaped(text: &str) -> Cow<'_, str> {
     if !text.contains(acts_on_terminals) {
         return Cow::Borrowed(text);
     }

@@ -13,7 +13,7 @@ use tracing::info;
 
 /// A long operation and its progress.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Work {
+pub(crate) struct Work {
     pub what: &'static str,
     pub unit: &'static str,
     pub done: u64,
@@ -21,7 +21,7 @@ pub struct Work {
 }
 
 impl Work {
-    pub fn percent(&self) -> u64 {
+    pub(crate) fn percent(&self) -> u64 {
         let percent = u128::from(self.done) * 100 / u128::from(self.of.max(1));
         u64::try_from(percent).unwrap_or(100).min(100)
     }
@@ -35,13 +35,13 @@ fn lock() -> MutexGuard<'static, Option<Work>> {
 }
 
 /// Returns the long operation that this process is running.
-pub fn current() -> Option<Work> {
+pub(crate) fn current() -> Option<Work> {
     lock().clone()
 }
 
 /// Progress of one operation, from its start until it is dropped.
 #[derive(Debug)]
-pub struct Progress {
+pub(crate) struct Progress {
     bar: ProgressBar,
     what: &'static str,
     until: u64,
@@ -52,7 +52,7 @@ impl Progress {
     const LOG_EVERY: Duration = Duration::from_secs(5);
 
     /// Starts reporting the operation `what`, which proceeds from `from` to `until` in `unit`s.
-    pub fn new(what: &'static str, unit: &'static str, from: u64, until: u64) -> Self {
+    pub(crate) fn new(what: &'static str, unit: &'static str, from: u64, until: u64) -> Self {
         // indicatif draws nothing if standard error is not a terminal.
         let bar = ProgressBar::new(until).with_position(from);
         let template = format!("{what} {{bar:40}} {{human_pos}}/{{human_len}} {unit}, {{eta}} left");
@@ -63,7 +63,7 @@ impl Progress {
         Self { bar, what, until, logged: Instant::now() }
     }
 
-    pub fn reached(&mut self, done: u64) {
+    pub(crate) fn reached(&mut self, done: u64) {
         self.bar.set_position(done);
         if let Some(work) = &mut *lock() {
             work.done = done;

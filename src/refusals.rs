@@ -17,7 +17,7 @@ use tracing::{error, warn};
 use crate::event::Timestamp;
 
 /// The minimum time between two log lines about the same reason or failure.
-pub const LOG_EVERY: Duration = Duration::from_secs(60);
+pub(crate) const LOG_EVERY: Duration = Duration::from_secs(60);
 
 /// After a pause longer than this, `since` starts again: the rejections no longer belong together.
 const PAUSE_MAX: Duration = Duration::from_secs(60);
@@ -25,22 +25,22 @@ const PAUSE_MAX: Duration = Duration::from_secs(60);
 static PROCESS: Refusals = Refusals::new();
 
 /// Records a rejection in this process. `message` is the text sent to the client.
-pub fn refused(reason: &'static str, severity: Severity, message: &str) {
+pub(crate) fn refused(reason: &'static str, severity: Severity, message: &str) {
     PROCESS.refused(reason, severity, message, TimePoint::now());
 }
 
 /// Logs an ERROR about a failure that may repeat, at most once a minute and with the count.
-pub fn failed(what: &'static str, error: &dyn std::fmt::Display) {
+pub(crate) fn failed(what: &'static str, error: &dyn std::fmt::Display) {
     PROCESS.failed(what, &error.to_string(), TimePoint::now());
 }
 
 /// Returns the rejections since the process started, by reason.
-pub fn recorded() -> Vec<RefusalStats> {
+pub(crate) fn recorded() -> Vec<RefusalStats> {
     PROCESS.recorded()
 }
 
 /// Logs counts that have not been logged yet and whose minute is over. Called about once a second.
-pub fn log_due() {
+pub(crate) fn log_due() {
     PROCESS.log_due(TimePoint::now());
 }
 
@@ -57,7 +57,7 @@ pub enum Severity {
 
 /// The rejections with one reason.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct RefusalStats {
+pub(crate) struct RefusalStats {
     /// The reason as in `ErrorInfo`.
     pub reason: &'static str,
     /// The message sent to the last client.
@@ -73,7 +73,7 @@ pub struct RefusalStats {
 
 /// The record of rejections. See the module documentation.
 #[derive(Debug)]
-pub struct Refusals {
+pub(crate) struct Refusals {
     inner: Mutex<RefusalState>,
 }
 
@@ -107,7 +107,7 @@ struct LogRateLimit {
 
 /// Both clocks: the wall clock for readers, and a monotonic one for intervals.
 #[derive(Debug, Clone, Copy)]
-pub struct TimePoint {
+pub(crate) struct TimePoint {
     instant: Instant,
     time: Timestamp,
 }

@@ -4,21 +4,18 @@
 //! far it got. All other parts of the service read that through [`ReplicationStatus`].
 
 mod admission;
-pub mod commit_waiters;
-pub mod comparison;
-pub mod fencing;
-pub mod forwarder;
-pub mod head;
+pub(crate) mod commit_waiters;
+pub(crate) mod comparison;
+pub(crate) mod fencing;
+pub(crate) mod forwarder;
+pub(crate) mod head;
 mod notice;
 mod recent_transactions;
-pub mod restore;
-pub mod state;
-pub mod status;
+pub(crate) mod restore;
+pub(crate) mod state;
+pub(crate) mod status;
 mod transaction;
 mod transaction_size;
 
-pub use admission::PendingLimits;
-pub use commit_waiters::CommitOutcome;
-pub use state::State;
-pub use status::{ReplicationStatus, View};
-pub use transaction::BatchLimits;
+pub(crate) use admission::PendingLimits;
+pub(crate) use transaction::BatchLimits;

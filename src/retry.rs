@@ -7,14 +7,14 @@ use backoff::{ExponentialBackoff, backoff::Backoff};
 
 /// Delays that double each time up to a maximum, with jitter. They never end.
 #[derive(Debug)]
-pub struct RetryDelays {
+pub(crate) struct RetryDelays {
     backoff: ExponentialBackoff,
 }
 
 impl RetryDelays {
     const JITTER: f64 = 0.2;
 
-    pub fn new(first: Duration, delay_max: Duration) -> Self {
+    pub(crate) fn new(first: Duration, delay_max: Duration) -> Self {
         let backoff = ExponentialBackoff {
             current_interval: first,
             initial_interval: first,
@@ -29,12 +29,12 @@ impl RetryDelays {
     }
 
     /// Returns the delay before the next attempt.
-    pub fn next_delay(&mut self) -> Duration {
+    pub(crate) fn next_delay(&mut self) -> Duration {
         self.backoff.next_backoff().unwrap_or(self.backoff.max_interval)
     }
 
     /// Records that an attempt succeeded: the next failure starts with the first delay again.
-    pub fn reset(&mut self) {
+    pub(crate) fn reset(&mut self) {
         self.backoff.reset();
     }
 }

@@ -6,11 +6,13 @@ use std::fmt;
 
 use serde::{Deserialize, Serialize, Serializer};
 
+/// A secret text, which prints and serializes as `***`.
 #[derive(Clone, Default, PartialEq, Eq, Deserialize)]
 #[serde(transparent)]
 pub struct Secret(String);
 
 impl Secret {
+    /// Wraps the text.
     pub fn new(text: impl Into<String>) -> Secret {
         Secret(text.into())
     }

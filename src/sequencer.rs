@@ -168,6 +168,7 @@ impl Sequencer {
         if settings.disk_is_full() { Err(settings.disk_full()) } else { Ok(()) }
     }
 
+    /// Returns the clock that determines when events are recorded.
     pub fn clock(&self) -> &EventClock {
         &self.lookup.settings.clock
     }

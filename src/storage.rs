@@ -36,7 +36,9 @@ pub const INDEX_PATH: &str = "event_sourcing.index_path";
 /// Where the log and the index are, and their limits.
 #[derive(Debug, Clone)]
 pub struct Settings {
+    /// The directory of the log.
     pub log_path: PathBuf,
+    /// The directory of the index.
     pub index_path: PathBuf,
     /// The size at which the log begins a new segment.
     pub segment_bytes_max: u64,
@@ -49,11 +51,15 @@ pub struct Settings {
 /// The opened log and index. No other process can open them meanwhile.
 #[derive(Debug)]
 pub struct Storage {
+    /// Keeps other processes out until it is dropped.
     pub lock: Lock,
+    /// The write end of the log.
     pub log: Log,
+    /// The index, which covers the whole log.
     pub index: Arc<Index>,
     /// The ownership of the index directory.
     pub index_owner: Option<FolderOwner>,
+    /// The id of the log, if it is known.
     pub log_id: Option<LogId>,
     /// Whether the log is as the last clean stop left it.
     pub last_stop: Result<(), Unclean>,
@@ -64,6 +70,7 @@ pub struct Storage {
 /// Why the storage is read-only.
 #[derive(Debug)]
 pub struct ReadOnly {
+    /// The text of the error that prevented writing.
     pub reason: String,
     /// The events of the last group. It cannot be known whether they are durable.
     pub in_doubt: HashSet<EventId>,
@@ -72,33 +79,57 @@ pub struct ReadOnly {
 /// Why the storage cannot be opened.
 #[derive(Debug, thiserror::Error)]
 pub enum StorageError {
+    /// The log cannot be opened, read or written.
     #[error(transparent)]
     Log(#[from] OpenError),
+    /// The index is unusable and cannot be rebuilt.
     #[error(transparent)]
     Index(#[from] IndexError),
+    /// The log ends before a position that the index has seen, without a sign of damage.
     #[error(
         "the local log {log} is older than the index {index}: it ends before the position that the index \
          has seen. Either it is an older copy, or its end was lost. Run `aethyr-event-store repair` to \
          recover the missing events from ImmuDB and the event files. To continue with the log as it is, \
          without these events, move {index} away; it is rebuilt"
     )]
-    OlderLog { log: String, index: String },
+    OlderLog {
+        /// The directory of the log.
+        log: String,
+        /// The directory of the index.
+        index: String,
+    },
+    /// The index directory is in use, or belongs to another log.
     #[error(transparent)]
     Owner(#[from] OwnerError),
+    /// The log is empty, but there are event files: the log was probably lost.
     #[error(
         "the local log is empty, but {path} contains event files; run `aethyr-event-store import {path}`, \
          or move the files away"
     )]
-    EventFilesWithoutLog { path: String },
+    EventFilesWithoutLog {
+        /// The directory of the event files.
+        path: String,
+    },
+    /// The log is empty, but there are event files of Aethyr's own event store.
     #[error(
         "{path} contains event files of Aethyr's own event store (Ruby Marshal format), which cannot be \
          imported; move them away, or configure another directory (event_sourcing.storage_path)"
     )]
-    EventFilesOfAethyr { path: String },
+    EventFilesOfAethyr {
+        /// The directory of the event files.
+        path: String,
+    },
+    /// A shutdown was requested before the storage was open.
     #[error("opening the storage was interrupted by a shutdown")]
     Stopped,
+    /// The directory of the event files cannot be read.
     #[error("{path}: {source}")]
-    EventFiles { path: String, source: std::io::Error },
+    EventFiles {
+        /// The directory of the event files.
+        path: String,
+        /// The error of the operating system.
+        source: std::io::Error,
+    },
 }
 
 impl Storage {
@@ -203,6 +234,7 @@ impl Storage {
         written.is_ok()
     }
 
+    /// Returns the log and the index for reading. Lookups wait for rebuilds.
     pub fn history(&self) -> History {
         let (index, segments) = (self.index.clone(), self.log.segments().clone());
         History { index, segments, wait_mode: WaitMode::Waits }

@@ -36,6 +36,7 @@ pub use crate::{
 /// Where a write is stored when it is answered.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum StoredIn {
+    /// In the local log. ImmuDB may not have it yet.
     LocalLog,
     /// In ImmuDB, by this transaction if it is known.
     Immudb(Option<u64>),
@@ -44,13 +45,16 @@ pub enum StoredIn {
 /// The answer to an append.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Appended {
+    /// The append as the local log stores it.
     pub stored: StoredAppend,
+    /// Where the append is stored now.
     pub stored_in: StoredIn,
 }
 
 /// A page of aggregates.
 #[derive(Debug)]
 pub struct AggregatePage {
+    /// The aggregates in the bytewise order of their ids.
     pub aggregates: Vec<(AggregateId, Head)>,
     /// Continue after this id. `None` at the end.
     pub next: Option<AggregateId>,
@@ -59,10 +63,15 @@ pub struct AggregatePage {
 /// All figures at one moment.
 #[derive(Debug)]
 pub struct Figures {
+    /// How far the index is complete, with the state at that point.
     pub complete: Complete,
+    /// The totals by type at the same point.
     pub totals: Totals,
+    /// The replication status.
     pub view: View,
+    /// The events that ImmuDB does not have yet; 0 if none is configured.
     pub pending_events: u64,
+    /// The snapshots that ImmuDB does not have yet; 0 if none is configured.
     pub pending_snapshots: u64,
     /// In seconds: see [`crate::clock::EventClock::difference`].
     pub clock_difference: f64,
@@ -73,12 +82,14 @@ pub struct Figures {
 /// Whether an append was stored by this call, or by an earlier one.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Attempt {
+    /// Its events are stored by this call.
     First,
     /// Its events are stored, whatever happened to them since.
     Repeated,
 }
 
 impl Attempt {
+    /// Returns whether this call or an earlier one stored the append.
     pub fn of(stored: &StoredAppend) -> Self {
         if stored.already { Self::Repeated } else { Self::First }
     }
@@ -87,9 +98,11 @@ impl Attempt {
 /// Whether writes are allowed at all.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum EventSourcing {
+    /// Writes are allowed.
     Enabled,
     /// Disabled; `file` is the file that says so.
     Disabled {
+        /// The path of the configuration file.
         file: String,
     },
 }
@@ -100,12 +113,16 @@ pub struct EventStore {
     pub(crate) sequencer: Sequencer,
     pub(crate) replication: Arc<ReplicationStatus>,
     pub(crate) history: History,
+    /// The counters of the service, which start at 0.
     pub counters: Arc<Counters>,
+    /// Whether writes are allowed at all.
     pub event_sourcing: EventSourcing,
+    /// When the store was created, at the start of the service.
     pub started_at: Timestamp,
 }
 
 impl EventStore {
+    /// Creates the store.
     pub fn new(
         sequencer: Sequencer,
         replication: Arc<ReplicationStatus>,
@@ -368,6 +385,7 @@ impl EventStore {
         Ok(AggregatePage { aggregates, next })
     }
 
+    /// Returns all figures.
     pub fn figures(&self) -> Figures {
         // In this order, so that ImmuDB is never ahead of the local log.
         let view = self.replication.view();
@@ -392,6 +410,7 @@ impl EventStore {
         }
     }
 
+    /// Returns the stored events, for reads that [`EventStore::admit_read`] does not guard.
     pub fn history(&self) -> &History {
         &self.history
     }
@@ -406,10 +425,12 @@ impl EventStore {
         self.sequencer.watch_tip()
     }
 
+    /// Returns the handle to the sequencer.
     pub fn sequencer(&self) -> &Sequencer {
         &self.sequencer
     }
 
+    /// Returns the replication status.
     pub fn replication(&self) -> &Arc<ReplicationStatus> {
         &self.replication
     }

@@ -39,6 +39,7 @@ pub struct Settings {
     pub folder: PathBuf,
     /// In the syntax of [`log_filter()`].
     pub level: String,
+    /// The size in bytes after which `system.log` is rotated.
     pub file_bytes_max: usize,
     /// The maximum number of files, including `system.log` itself.
     pub files_max: usize,
@@ -55,10 +56,16 @@ pub struct Guard {
 /// Changes the log level while the program runs.
 type FilterHandle = reload::Handle<EnvFilter, Registry>;
 
+/// The reason why logging cannot be initialized or changed.
 #[derive(Debug, thiserror::Error)]
 pub enum TelemetryError {
+    /// The level is not in the syntax of [`log_filter()`], or could not be set.
     #[error("invalid log level {level:?}")]
-    Level { level: String },
+    Level {
+        /// The level as given.
+        level: String,
+    },
+    /// The process already has a logger.
     #[error("logging is already initialized")]
     AlreadyInitialised,
 }

@@ -5,13 +5,13 @@ use std::{io, thread};
 use tokio::sync::oneshot;
 
 /// Resolves to what the thread returned, or to an error if it panicked.
-pub type ThreadEnd<T> = oneshot::Receiver<T>;
+pub(crate) type ThreadEnd<T> = oneshot::Receiver<T>;
 
 /// Starts a named thread.
 ///
 /// # Errors
 /// Returns an error if the thread cannot be started.
-pub fn spawn<T: Send + 'static>(
+pub(crate) fn spawn<T: Send + 'static>(
     name: &str,
     run: impl FnOnce() -> T + Send + 'static,
 ) -> io::Result<(thread::Thread, ThreadEnd<T>)> {
@@ -25,7 +25,7 @@ pub fn spawn<T: Send + 'static>(
 
 /// Sets this thread to the lowest priority. Does nothing except on Linux: elsewhere, priorities
 /// apply to whole processes.
-pub fn lower_priority() {
+pub(crate) fn lower_priority() {
     #[cfg(target_os = "linux")]
     set_lowest();
 }

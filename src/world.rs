@@ -66,8 +66,11 @@ pub struct World {
 /// The progress of a projection.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct ProjectionState {
+    /// The name of the projection.
     pub name: &'static str,
+    /// The tables include all events up to this position.
     pub position: Position,
+    /// The number of events up to the tip that have not been examined yet.
     pub lag: u64,
     /// Why the projection does not follow the events, and which events it skipped. Empty if there
     /// is no problem.
@@ -108,6 +111,7 @@ impl World {
         Arc::new(Self { source, handler, contents, read_models, rebuilding, differences, shutdown })
     }
 
+    /// Returns what aggregates are loaded from.
     pub fn source(&self) -> &AggregateSource {
         &self.source
     }
@@ -329,7 +333,9 @@ impl World {
 /// The objects to repair, and the actor who requested it.
 #[derive(Debug, Clone, Default)]
 pub struct Repairs {
+    /// The objects to repair. Those that are not damaged are left unchanged.
     pub objects: Vec<AggregateId>,
+    /// Recorded in the repairs. Empty if not specified.
     pub actor: String,
 }
 
@@ -359,6 +365,7 @@ fn aborted(error: &JoinError) -> WorldError {
 /// A rebuild in progress. It continues even if this is dropped.
 #[derive(Debug)]
 pub struct Rebuild {
+    /// The progress so far.
     pub watched: Arc<rebuild::RebuildProgress>,
     running: tokio::task::JoinHandle<Result<rebuild::Report, WorldError>>,
 }

@@ -28,6 +28,7 @@
     clippy::print_stdout,
     reason = "a benchmark panics on errors and prints its progress"
 )]
+#![allow(missing_docs, unreachable_pub, reason = "a program has no API")]
 
 mod comparison;
 mod draft;

@@ -18,6 +18,7 @@
     clippy::print_stdout,
     reason = "a benchmark panics on errors and prints its progress"
 )]
+#![allow(missing_docs, unreachable_pub, reason = "a program has no API")]
 
 use std::{
     collections::BTreeMap,

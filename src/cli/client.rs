@@ -25,10 +25,10 @@ mod object;
 mod rebuild;
 mod stats;
 
-pub use execute::ExecuteError;
+pub(super) use execute::ExecuteError;
 
 #[derive(Debug, Subcommand)]
-pub enum ClientCommand {
+pub(super) enum ClientCommand {
     /// Print the events of an aggregate: type, time, actor and changes
     Events {
         /// Aggregate id
@@ -105,7 +105,7 @@ pub enum ClientCommand {
 
 /// The service to connect to.
 #[derive(Debug, clap::Args)]
-pub struct ServiceArgs {
+pub(super) struct ServiceArgs {
     /// Address of the service [default: server.listen of the configuration]
     #[arg(long, value_name = "HOST:PORT")]
     pub address: Option<Address>,
@@ -113,7 +113,7 @@ pub struct ServiceArgs {
 
 /// A host name or an IP address, with a port.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Address(String);
+pub(super) struct Address(String);
 
 impl FromStr for Address {
     type Err = &'static str;
@@ -145,7 +145,7 @@ fn interval(text: &str) -> Result<f64, &'static str> {
 }
 
 /// Runs the command.
-pub fn run_command(config: &Config, command: ClientCommand) -> ExitCode {
+pub(super) fn run_command(config: &Config, command: ClientCommand) -> ExitCode {
     let at = |service: ServiceArgs| address(config, service.address);
     match command {
         ClientCommand::Events { id, json, follow, from, service } => {
@@ -168,7 +168,7 @@ pub fn run_command(config: &Config, command: ClientCommand) -> ExitCode {
 }
 
 /// Returns the address of the service: `named` if given, otherwise the configured one.
-pub fn address(config: &Config, named: Option<Address>) -> Address {
+pub(super) fn address(config: &Config, named: Option<Address>) -> Address {
     named.unwrap_or_else(|| Address(reachable(config.server.listen).to_string()))
 }
 
@@ -186,7 +186,7 @@ fn reachable(listen: SocketAddr) -> SocketAddr {
 ///
 /// # Errors
 /// Returns an error if no service is listening at the address.
-pub async fn connect(address: Address) -> Result<JsonClient, Error> {
+pub(super) async fn connect(address: Address) -> Result<JsonClient, Error> {
     Ok(JsonClient::connect(&address.to_string()).await?)
 }
 
@@ -194,7 +194,7 @@ pub async fn connect(address: Address) -> Result<JsonClient, Error> {
 ///
 /// # Errors
 /// Returns an error if standard output is closed.
-pub fn print_indented(value: &Value) -> Result<(), Error> {
+pub(super) fn print_indented(value: &Value) -> Result<(), Error> {
     format!("{value:#}").lines().try_for_each(print)
 }
 
@@ -202,7 +202,7 @@ pub fn print_indented(value: &Value) -> Result<(), Error> {
 ///
 /// # Errors
 /// Returns an error if standard output cannot be written, or if its reader is gone.
-pub fn print(line: &str) -> Result<(), Error> {
+pub(super) fn print(line: &str) -> Result<(), Error> {
     writeln!(std::io::stdout().lock(), "{}", escaped(line)).map_err(|error| match error.kind() {
         ErrorKind::BrokenPipe => Error::OutputClosed,
         _ => Error::Io(error),
@@ -210,16 +210,16 @@ pub fn print(line: &str) -> Result<(), Error> {
 }
 
 /// Returns a member that is a string, or an empty string if it is missing.
-pub fn text<'v>(value: &'v Value, member: &str) -> &'v str {
+pub(super) fn text<'v>(value: &'v Value, member: &str) -> &'v str {
     value.get(member).and_then(Value::as_str).unwrap_or_default()
 }
 
 /// Returns a member that is a whole number, or 0 if it is missing.
-pub fn number(value: &Value, member: &str) -> u64 {
+pub(super) fn number(value: &Value, member: &str) -> u64 {
     value.get(member).and_then(Value::as_u64).unwrap_or_default()
 }
 
 /// Returns the elements of a member that is a list, or none if it is missing.
-pub fn list<'v>(value: &'v Value, member: &str) -> &'v [Value] {
+pub(super) fn list<'v>(value: &'v Value, member: &str) -> &'v [Value] {
     value.get(member).and_then(Value::as_array).map_or(&[], Vec::as_slice)
 }

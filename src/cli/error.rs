@@ -20,7 +20,7 @@ use crate::{
 
 /// Why a command failed.
 #[derive(Debug, thiserror::Error)]
-pub enum Error {
+pub(super) enum Error {
     #[error(transparent)]
     Usage(#[from] UsageError),
     /// An error of the operating system. The text names no file.
@@ -68,14 +68,14 @@ pub enum Error {
 }
 
 impl Error {
-    pub fn of_file(path: &Path, source: io::Error) -> Self {
+    pub(super) fn of_file(path: &Path, source: io::Error) -> Self {
         Self::File { path: path.to_owned(), source }
     }
 }
 
 /// Why no command is run: the configuration cannot be used. It has an exit code of its own.
 #[derive(Debug, thiserror::Error)]
-pub enum UsageError {
+pub(super) enum UsageError {
     #[error("invalid configuration ({}environment variables): {source}", named(file.as_deref()))]
     Config {
         /// The file that was named on the command line.

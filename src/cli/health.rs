@@ -19,7 +19,7 @@ const PATIENCE: Duration = Duration::from_secs(3);
 
 /// Why the service does not count as healthy.
 #[derive(Debug, thiserror::Error)]
-pub enum HealthError {
+pub(super) enum HealthError {
     /// The address cannot be part of a URI.
     #[error(transparent)]
     Address(transport::Error),
@@ -40,7 +40,7 @@ pub enum HealthError {
 /// # Errors
 /// Returns an error if the event store cannot be reached, or if `service` is unknown or not
 /// serving.
-pub async fn ask(address: Address, service: String) -> Result<(), Error> {
+pub(super) async fn ask(address: Address, service: String) -> Result<(), Error> {
     let endpoint = Endpoint::from_shared(format!("http://{address}")).map_err(HealthError::Address)?;
     let channel = endpoint
         .connect_timeout(PATIENCE)

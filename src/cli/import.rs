@@ -29,14 +29,14 @@ use crate::{
 
 /// Whether events that the log lacks are restored from ImmuDB before the import.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum ImmudbRestore {
+pub(super) enum ImmudbRestore {
     First,
     Skipped,
 }
 
 /// Why events are not imported.
 #[derive(Debug, thiserror::Error)]
-pub enum ImportError {
+pub(super) enum ImportError {
     #[error("ImmuDB: {reason} (use --without-immudb to import without ImmuDB)")]
     NotRestored { reason: String },
     #[error(
@@ -58,7 +58,7 @@ pub enum ImportError {
 /// # Errors
 /// Returns an error if the storage or the directory cannot be used, if ImmuDB cannot be contacted,
 /// or if files could not be read or did not continue the log.
-pub async fn run(
+pub(super) async fn run(
     mut config: Config,
     folder: PathBuf,
     restore: ImmudbRestore,

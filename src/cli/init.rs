@@ -13,7 +13,7 @@ use super::{Error, report, say};
 use crate::config::SHIPPED;
 
 /// Writes `conf/server.yml` in `folder` and prints its path.
-pub fn write(folder: &Path) -> ExitCode {
+pub(super) fn write(folder: &Path) -> ExitCode {
     let path = folder.join("conf/server.yml");
     match write_new(&path) {
         Ok(()) => {

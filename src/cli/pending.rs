@@ -27,12 +27,12 @@ use crate::{
 
 mod export;
 
-pub use export::ExportError;
+pub(super) use export::ExportError;
 pub(super) use export::write;
 
 /// Whether the local log is compared with ImmuDB.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum ComparisonMode {
+pub(super) enum ComparisonMode {
     Wanted,
     Offline,
 }
@@ -41,7 +41,7 @@ pub enum ComparisonMode {
 ///
 /// # Errors
 /// Returns an error if the storage cannot be used, or if standard output is closed.
-pub async fn list(config: Config, mode: ComparisonMode) -> Result<(), Error> {
+pub(super) async fn list(config: Config, mode: ComparisonMode) -> Result<(), Error> {
     let storage = Storage::open(&settings::storage(&config.event_sourcing, &config.limits))?;
     let answer = ask(&config, mode, &storage).await;
     let pending = Pending::of(&storage, answer.comparison());
@@ -69,7 +69,7 @@ pub async fn list(config: Config, mode: ComparisonMode) -> Result<(), Error> {
 ///
 /// # Errors
 /// Returns an error if the storage cannot be used, or if the directory contains other files.
-pub async fn export(config: Config, mode: ComparisonMode, folder: &Path) -> Result<(), Error> {
+pub(super) async fn export(config: Config, mode: ComparisonMode, folder: &Path) -> Result<(), Error> {
     let storage = Storage::open(&settings::storage(&config.event_sourcing, &config.limits))?;
     let answer = ask(&config, mode, &storage).await;
     if let ComparisonOutcome::Failed(why) = &answer {
@@ -192,7 +192,7 @@ pub(super) enum PendingItem {
 impl Pending {
     /// Determines what is pending. If ImmuDB was restored from a backup, it may lack events before
     /// the forwarded position. Then it may lack snapshots as well, so all of them count as pending.
-    pub fn of(storage: &Storage, comparison: Option<&Comparison>) -> Self {
+    pub(super) fn of(storage: &Storage, comparison: Option<&Comparison>) -> Self {
         let known = storage.index.complete().forwarded;
         let tip = storage.log.tip();
         let forwarded = known.position.min(tip.position);
@@ -201,13 +201,16 @@ impl Pending {
         Self { history: storage.history(), tip, behind, snapshots, forwarded }
     }
 
-    pub fn is_empty(&self) -> Result<bool, Error> {
+    pub(super) fn is_empty(&self) -> Result<bool, Error> {
         Ok(self.walk(|_| Ok(()))? == Counts::default())
     }
 
     /// Passes every pending event and snapshot to `each`, in the order of the log, and counts them.
     /// Only the newest snapshot of each aggregate is pending.
-    pub fn walk(&self, mut each: impl FnMut(PendingItem) -> Result<(), Error>) -> Result<Counts, Error> {
+    pub(super) fn walk(
+        &self,
+        mut each: impl FnMut(PendingItem) -> Result<(), Error>,
+    ) -> Result<Counts, Error> {
         let (mut counts, mut aggregates) = (Counts::default(), HashSet::<AggregateId>::new());
         let mut cursor = Cursor::new(self.history.segments.clone(), self.start()?);
         while let Some(read) = cursor.next(self.tip.end).map_err(HistoryError::from)? {

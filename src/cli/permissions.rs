@@ -25,14 +25,14 @@ const SEARCH: u32 = 0o011;
 
 /// Sets the umask, whatever it was, so that files and directories that this process creates from
 /// now on have modes 0600 and 0700, or 0640 and 0750.
-pub fn restrict(config: &Config) {
+pub(super) fn restrict(config: &Config) {
     let masked = if config.server.group_readable { Mode::RWXO | Mode::WGRP } else { Mode::RWXO | Mode::RWXG };
     umask(masked);
 }
 
 /// A file or directory at a configured path that other users can access but should not.
 #[derive(Debug)]
-pub struct ExposedPath {
+pub(super) struct ExposedPath {
     pub key: &'static str,
     pub path: PathBuf,
     /// Fixes this and all other files of the key.
@@ -41,7 +41,7 @@ pub struct ExposedPath {
 
 /// Finds existing files and directories that other users can access: created by another program, or
 /// by an earlier version of this one.
-pub fn too_wide(config: &Config) -> Vec<ExposedPath> {
+pub(super) fn too_wide(config: &Config) -> Vec<ExposedPath> {
     let (not_allowed, who) =
         if config.server.group_readable { (OTHERS, "o-rwx") } else { (GROUP_AND_OTHERS, "go-rwx") };
     let is_open = |path: &PathBuf| is_open_to(path, not_allowed);
@@ -67,7 +67,7 @@ fn is_open_to(path: &Path, not_allowed: u32) -> bool {
 /// A file or directory at a configured path that this process may not use, because it belongs to
 /// another user, such as a copy made by that user.
 #[derive(Debug)]
-pub struct InaccessiblePath {
+pub(super) struct InaccessiblePath {
     pub key: &'static str,
     pub path: PathBuf,
     /// The user that owns it.
@@ -79,7 +79,7 @@ pub struct InaccessiblePath {
 }
 
 /// Finds the first unusable file or directory of each configured path.
-pub fn out_of_reach(config: &Config) -> Vec<InaccessiblePath> {
+pub(super) fn out_of_reach(config: &Config) -> Vec<InaccessiblePath> {
     let (user, group) = (geteuid().as_raw(), getegid().as_raw());
     let found = config.paths().into_iter().filter_map(|(key, configured)| {
         let (path, owner) = not_usable(configured, &is_usable)?;

@@ -32,14 +32,14 @@ mod snapshots;
 mod sources;
 
 use error::GapError;
-pub use error::RepairError;
+pub(super) use error::RepairError;
 use gap_fill::{GapFill, HistoryEnd};
 use snapshots::Snapshots;
 use sources::Sources;
 
 /// What to do if missing events cannot be recovered from anywhere.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Loss {
+pub(super) enum Loss {
     Refused,
     Accepted,
 }
@@ -49,7 +49,7 @@ pub enum Loss {
 /// # Errors
 /// Returns an error if the log cannot be read or replaced, or if events would be lost and `loss`
 /// does not allow it.
-pub async fn run(config: Config, loss: Loss) -> Result<(), Error> {
+pub(super) async fn run(config: Config, loss: Loss) -> Result<(), Error> {
     let folder = config.event_sourcing.log_path.clone();
     let _lock = Lock::take(&folder, Access::ReadWrite).map_err(StorageError::from)?;
     let log_id = LogId::find(&folder).map_err(Error::Io)?;

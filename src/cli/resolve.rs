@@ -26,7 +26,7 @@ mod discard;
 
 /// Why a decision is refused.
 #[derive(Debug, thiserror::Error)]
-pub enum ResolveError {
+pub(super) enum ResolveError {
     #[error("ImmuDB must be reachable: {0}")]
     NotCompared(#[source] Box<Error>),
     #[error("the database has events but no log:head; configure a new database name")]
@@ -61,7 +61,7 @@ pub enum ResolveError {
 /// # Errors
 /// Returns an error if ImmuDB cannot be contacted, has a different history or lacks nothing, or if
 /// the storage cannot be used.
-pub async fn resend(config: Config) -> Result<(), Error> {
+pub(super) async fn resend(config: Config) -> Result<(), Error> {
     let mut storage = Storage::open(&settings::storage(&config.event_sourcing, &config.limits))?;
     let Comparison { common: position, fit, .. } = compare(&config, &storage).await?;
     match fit {
@@ -103,7 +103,7 @@ async fn compare(config: &Config, storage: &Storage) -> Result<Comparison, Resol
 /// # Errors
 /// Returns an error if ImmuDB cannot be contacted, if the local events fit its history, if there
 /// are none, or if a directory cannot be used.
-pub async fn give_up(config: Config, export: &Path) -> Result<(), Error> {
+pub(super) async fn give_up(config: Config, export: &Path) -> Result<(), Error> {
     let storage = Storage::open(&settings::storage(&config.event_sourcing, &config.limits))?;
     let last = storage.log.tip().position;
     if last == Position(0) {

@@ -52,7 +52,7 @@ enum ServeError {
     SecondSignal { signal: &'static str },
 }
 
-pub fn serve(loaded: LoadedConfig, options: ServerOptions) -> ExitCode {
+pub(super) fn serve(loaded: LoadedConfig, options: ServerOptions) -> ExitCode {
     let guard = match telemetry::init(&settings::telemetry(&loaded.config.logging)) {
         Ok(guard) => guard,
         Err(error) => return report(&Error::Usage(error.into())),

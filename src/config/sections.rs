@@ -13,18 +13,26 @@ use serde::{Deserialize, Serialize};
 use super::ConfigError;
 use crate::{event::NAME_BYTES_MAX, secret::Secret};
 
+/// The section `server`: the network interface, and the mode of files.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct ServerConfig {
+    /// The address and port that the gRPC server listens on.
     pub listen: SocketAddr,
+    /// How long a stop waits for running calls, and then as long again for the forwarder.
     #[serde(with = "seconds")]
     pub shutdown_grace: Duration,
+    /// How long a connection may exist before its first call. Then it is closed.
     #[serde(with = "seconds")]
     pub first_call_max: Duration,
+    /// How long a request may take to arrive. Then it fails with DEADLINE_EXCEEDED.
     #[serde(with = "seconds")]
     pub request_max: Duration,
+    /// How long a response message may remain unread. Then its connection is closed.
     #[serde(with = "seconds")]
     pub unread_max: Duration,
+    /// Whether the group may read new files and directories: their modes are 0640 and 0750 then,
+    /// and 0600 and 0700 otherwise.
     pub group_readable: bool,
 }
 
@@ -41,21 +49,34 @@ impl Default for ServerConfig {
     }
 }
 
+/// The section `event_sourcing`: the event store, its local files and its clock.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct EventSourcingConfig {
+    /// If false, writes are rejected. Reads are served.
     pub enabled: bool,
+    /// The number of events since an aggregate's last snapshot at which a new one is due.
     pub snapshot_threshold: u64,
+    /// The same by aggregate type, overriding `snapshot_threshold`.
     pub snapshot_thresholds: BTreeMap<String, u64>,
+    /// The same by aggregate id, overriding both.
     pub snapshot_thresholds_by_id: BTreeMap<String, u64>,
+    /// The directory of the event files.
     pub storage_path: PathBuf,
+    /// The directory of the local log.
     pub log_path: PathBuf,
+    /// The directory of the index.
     pub index_path: PathBuf,
+    /// Whether pending events and snapshots are written to event files.
     pub event_files: bool,
+    /// The maximum number of event files at a time. Further pending events are only in the log.
     pub event_files_max: u64,
+    /// The size in bytes at which the log starts a new segment. The last group may exceed it.
     pub segment_bytes_max: u64,
+    /// How long reads are served after the log was poisoned. Then the process exits.
     #[serde(with = "seconds")]
     pub log_failure_grace: Duration,
+    /// The tolerance of the checks of the system clock.
     #[serde(with = "seconds")]
     pub clock_jump_max: Duration,
 }
@@ -79,13 +100,19 @@ impl Default for EventSourcingConfig {
     }
 }
 
+/// The section `world`: the game world.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct WorldConfig {
+    /// If false, calls of the world return UNIMPLEMENTED, and its objects are not checked.
     pub enabled: bool,
+    /// The policy for appends to objects of the world that do not come from a command.
     pub raw_appends: RawAppends,
+    /// The directory of the cached object states and of `contents.sqlite`.
     pub states_path: PathBuf,
+    /// The SQLite file of the read models.
     pub read_models_path: PathBuf,
+    /// The size in bytes of an SQLite write-ahead log at which its tables are not updated.
     pub read_models_wal_max: usize,
 }
 
@@ -107,36 +134,55 @@ impl Default for WorldConfig {
 pub enum RawAppends {
     /// An event that is invalid for its object is rejected.
     Checked,
+    /// All are rejected.
     Refused,
+    /// All are stored. An invalid event damages its object.
     Unchecked,
 }
 
+/// The section `immudb`: the connection to ImmuDB, and when and how events are replicated.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct ImmudbConfig {
+    /// The host name or IP address, without a port.
     pub address: String,
+    /// The gRPC port.
     pub port: u16,
+    /// The user, with write permission on the database. Only administrators can create it.
     pub username: String,
+    /// The password of the user.
     pub password: Secret,
+    /// The database of this service. It is created if it does not exist.
     pub database: String,
+    /// The starts after which all calls are rejected until ImmuDB has been reached.
     pub require_contact: RequireContact,
     /// `true` means [`RequireContact::Empty`], under its former name.
     pub require_first_contact: bool,
+    /// The number of consecutive failures at which the fallback starts.
     pub retry_count: u32,
+    /// The delay before the first retry. It doubles with each further one, with 20% jitter.
     #[serde(with = "seconds")]
     pub retry_delay: Duration,
+    /// The delay at which the doubling stops, before the jitter.
     #[serde(with = "seconds")]
     pub retry_delay_max: Duration,
+    /// How long an append waits for ImmuDB before the fallback starts.
     #[serde(with = "seconds")]
     pub fallback_after: Duration,
+    /// The time limit for connecting, including the name lookup.
     #[serde(with = "seconds")]
     pub connect_timeout: Duration,
+    /// The time limit for one request.
     #[serde(with = "seconds")]
     pub request_timeout: Duration,
+    /// The interval of keep-alive requests while nothing is replicated.
     #[serde(with = "seconds")]
     pub keep_alive: Duration,
+    /// The maximum number of keys in a transaction of several appends. An event takes two.
     pub batch_keys_max: usize,
+    /// The maximum size of the records in a transaction of several appends, in bytes.
     pub batch_bytes_max: usize,
+    /// The maximum size of a response in bytes.
     pub response_bytes_max: usize,
 }
 
@@ -169,6 +215,7 @@ impl Default for ImmudbConfig {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum RequireContact {
+    /// None: calls are served before ImmuDB has been reached.
     Never,
     /// With an empty log.
     Empty,
@@ -177,6 +224,7 @@ pub enum RequireContact {
 }
 
 impl ImmudbConfig {
+    /// Returns the effective `require_contact`, which may come from the deprecated key.
     pub fn contact_required(&self) -> RequireContact {
         match self.require_contact {
             RequireContact::Never if self.require_first_contact => RequireContact::Empty,
@@ -197,27 +245,47 @@ impl ImmudbConfig {
     }
 }
 
+/// The section `limits`: the limits on requests, stored and pending events, and concurrent work.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct LimitsConfig {
+    /// The maximum number of events in one append.
     pub append_events_max: usize,
+    /// The maximum encoded size of all events of one append, in bytes.
     pub append_bytes_max: usize,
+    /// The maximum size of the data of one event, in bytes.
     pub event_bytes_max: usize,
+    /// The maximum size of the data of one snapshot, in bytes.
     pub snapshot_bytes_max: usize,
+    /// The maximum size of an aggregate id, correlation id or causation id, in bytes.
     pub id_bytes_max: usize,
+    /// The maximum size of an aggregate type or event type, in bytes.
     pub type_bytes_max: usize,
+    /// The maximum number of metadata entries of one event or snapshot.
     pub metadata_entries_max: usize,
+    /// The maximum size of one metadata value, in bytes.
     pub metadata_value_bytes_max: usize,
+    /// The maximum number of expected sequence numbers in one append.
     pub expected_sequences_max: usize,
+    /// The maximum number of event types, and of aggregate types, that `Stats` counts by name.
     pub types_max: u64,
+    /// The maximum number of appends and snapshots that wait to be written to the log.
     pub calls_waiting_max: usize,
+    /// The maximum size of the waiting appends and snapshots together, in bytes.
     pub calls_waiting_bytes_max: usize,
+    /// The number of pending events at which writes are rejected.
     pub pending_events_max: u64,
+    /// The size in bytes of the pending part of the log at which writes are rejected.
     pub pending_bytes_max: u64,
+    /// The free bytes on the file system of the log below which writes are rejected.
     pub disk_free_min: u64,
+    /// The maximum number of open streams.
     pub streams_open_max: usize,
+    /// The maximum number of calls in progress, including streams but not health checks.
     pub concurrent_calls_max: usize,
+    /// The memory in bytes for arriving requests, reads in progress and unread responses.
     pub call_bytes_max: usize,
+    /// The maximum number of open connections. It is lower if the limit on open files is too low.
     pub connections_max: usize,
 }
 
@@ -323,12 +391,17 @@ impl LimitsConfig {
     }
 }
 
+/// The section `logging`: the log output.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct LoggingConfig {
+    /// The directory of `system.log`.
     pub path: PathBuf,
+    /// The level, in the syntax of [`crate::telemetry::log_filter()`].
     pub level: String,
+    /// The size in bytes after which `system.log` is rotated.
     pub file_bytes_max: usize,
+    /// The maximum number of files, including `system.log` itself.
     pub files_max: usize,
 }
 
@@ -345,11 +418,11 @@ mod seconds {
     use serde::de::Error;
     use serde::{Deserialize, Deserializer, Serializer};
 
-    pub fn serialize<S: Serializer>(time: &Duration, serializer: S) -> Result<S::Ok, S::Error> {
+    pub(super) fn serialize<S: Serializer>(time: &Duration, serializer: S) -> Result<S::Ok, S::Error> {
         serializer.serialize_f64(time.as_secs_f64())
     }
 
-    pub fn deserialize<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Duration, D::Error> {
+    pub(super) fn deserialize<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Duration, D::Error> {
         let seconds = f64::deserialize(deserializer)?;
         Duration::try_from_secs_f64(seconds).map_err(D::Error::custom)
     }

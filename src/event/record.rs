@@ -21,7 +21,7 @@ mod stored;
 pub use stored::StoredEvent;
 
 mod wire {
-    #![allow(clippy::all, reason = "generated")]
+    #![allow(clippy::all, clippy::too_many_lines, missing_docs, unreachable_pub, reason = "generated")]
     tonic::include_proto!("aethyr.storage.v1");
 }
 
@@ -43,9 +43,13 @@ const fn not(what: &'static str) -> RecordError {
 /// The values that the sequencer assigns to an event.
 #[derive(Debug, Clone, Copy)]
 pub struct EventNumbers {
+    /// The number within the aggregate, from 1 on.
     pub sequence: SequenceNumber,
+    /// The number in the order of all events, from 1 on.
     pub position: Position,
+    /// When the event is stored.
     pub recorded_at: Timestamp,
+    /// The positions of the append that contains the event.
     pub append: AppendBounds,
 }
 
@@ -168,6 +172,7 @@ pub fn decode(bytes: Bytes, hash: ChainHash) -> Result<RecordedEvent, RecordErro
     })
 }
 
+/// Encodes the record of a snapshot.
 pub fn encode_snapshot(snapshot: Snapshot) -> Bytes {
     let record = wire::SnapshotRecord {
         aggregate_id: snapshot.aggregate_id.as_str().to_owned(),
@@ -231,6 +236,7 @@ impl ReplicationMark {
     }
 }
 
+/// Encodes a replication mark.
 pub fn encode_mark(mark: ReplicationMark) -> Bytes {
     let mark = wire::ForwardedMark {
         position: mark.position.0,

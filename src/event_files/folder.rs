@@ -31,7 +31,9 @@ const PARTIAL: &str = "partial";
 /// The object found at the path of a file.
 #[derive(Debug, PartialEq, Eq)]
 pub enum Existing {
+    /// Nothing exists at the path.
     Nothing,
+    /// A regular file, with its contents.
     File(Vec<u8>),
     /// A symbolic link, a pipe or a directory; or the parent is not a directory.
     Other,
@@ -54,6 +56,7 @@ pub struct EventFolder {
 }
 
 impl EventFolder {
+    /// Uses the directory at `path`, which need not exist.
     pub fn new(path: &Path) -> Self {
         Self { path: path.to_owned() }
     }

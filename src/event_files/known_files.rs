@@ -23,7 +23,7 @@ pub(super) enum KnownFile {
 
 impl KnownFile {
     /// Returns whether ImmuDB has the contents of the file.
-    pub fn is_over(&self, forwarded: ReplicationMark) -> bool {
+    pub(super) fn is_over(&self, forwarded: ReplicationMark) -> bool {
         match self {
             Self::Event(file) => file.position <= forwarded.position,
             Self::Snapshot { number, .. } => *number <= forwarded.snapshots,
@@ -60,22 +60,22 @@ pub(super) struct KnownFiles {
 }
 
 impl KnownFiles {
-    pub fn written_to(&self) -> Position {
+    pub(super) fn written_to(&self) -> Position {
         self.written_to
     }
 
     #[cfg(test)]
-    pub fn is_empty(&self) -> bool {
+    pub(crate) fn is_empty(&self) -> bool {
         self.written.is_empty() && self.behind.is_empty() && self.newest_of.is_empty()
     }
 
-    pub fn count(&self) -> u64 {
+    pub(super) fn count(&self) -> u64 {
         self.written.len().saturating_add(self.behind.len()) as u64
     }
 
     /// Returns the progress up to now, with ImmuDB at `forwarded`. Snapshots up to the number
     /// `snapshots_seen` have been examined.
-    pub fn progress(&self, forwarded: ReplicationMark, snapshots_seen: u64) -> Progress {
+    pub(super) fn progress(&self, forwarded: ReplicationMark, snapshots_seen: u64) -> Progress {
         let first = self.written.iter().find_map(KnownFile::event);
         let over = self.written.iter().take_while(|file| file.is_over(forwarded));
         Progress {
@@ -89,12 +89,12 @@ impl KnownFiles {
     }
 
     /// Returns the first file in log order.
-    pub fn first(&self) -> Option<&KnownFile> {
+    pub(super) fn first(&self) -> Option<&KnownFile> {
         self.written.front()
     }
 
     /// Forgets the first file, which was removed.
-    pub fn forget_first(&mut self) {
+    pub(super) fn forget_first(&mut self) {
         if let Some(KnownFile::Event(file)) = self.written.pop_front()
             && self.is_newest(&file)
         {
@@ -103,33 +103,33 @@ impl KnownFiles {
     }
 
     /// Returns whether no newer event file of the aggregate is known.
-    pub fn is_newest(&self, file: &EventFile) -> bool {
+    pub(super) fn is_newest(&self, file: &EventFile) -> bool {
         self.newest_of.get(&file.aggregate) == Some(&file.sequence)
     }
 
     /// Adds a file that was written.
-    pub fn add_event(&mut self, file: EventFile) {
+    pub(super) fn add_event(&mut self, file: EventFile) {
         self.append(file);
         self.close_gap(Position(0));
     }
 
     /// Adds the file of a snapshot, which replaced the previous snapshot of the aggregate.
-    pub fn add_snapshot(&mut self, aggregate: AggregateId, number: u64) {
+    pub(super) fn add_snapshot(&mut self, aggregate: AggregateId, number: u64) {
         self.written.retain(|file| file.snapshot().is_none_or(|(other, _)| *other != aggregate));
         self.written.push_back(KnownFile::Snapshot { aggregate, number });
     }
 
     /// Adds a snapshot file of an earlier run.
-    pub fn take_up_snapshot(&mut self, aggregate: AggregateId, number: u64) {
+    pub(super) fn take_up_snapshot(&mut self, aggregate: AggregateId, number: u64) {
         self.written.push_back(KnownFile::Snapshot { aggregate, number });
     }
 
-    pub fn has_snapshot(&self, number: u64) -> bool {
+    pub(super) fn has_snapshot(&self, number: u64) -> bool {
         self.written.iter().filter_map(KnownFile::snapshot).any(|(_, known)| known == number)
     }
 
     /// Returns whether a newer snapshot has replaced the file of this one.
-    pub fn has_newer_snapshot(&self, aggregate: &AggregateId, number: u64) -> bool {
+    pub(super) fn has_newer_snapshot(&self, aggregate: &AggregateId, number: u64) -> bool {
         let mut snapshots = self.written.iter().filter_map(KnownFile::snapshot);
         snapshots.any(|(other, newer)| other == aggregate && newer > number)
     }
@@ -137,7 +137,7 @@ impl KnownFiles {
     /// Takes over the event files of an earlier run, ordered by position. Only those that continue
     /// the forwarded position without a gap need not be written again. The rest wait until the gap
     /// before them is closed.
-    pub fn take_up(&mut self, mut waiting: VecDeque<EventFile>, forwarded: Position) {
+    pub(super) fn take_up(&mut self, mut waiting: VecDeque<EventFile>, forwarded: Position) {
         for file in &waiting {
             self.will_be_newest(file);
         }
@@ -148,7 +148,7 @@ impl KnownFiles {
     }
 
     /// Takes over files after a gap: those that come next, and those whose events ImmuDB has.
-    pub fn close_gap(&mut self, forwarded: Position) {
+    pub(super) fn close_gap(&mut self, forwarded: Position) {
         while let Some(file) = self.behind.pop_front() {
             if file.position > self.written_to.next().max(forwarded) {
                 self.behind.push_front(file);

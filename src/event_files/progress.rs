@@ -29,7 +29,7 @@ pub(super) struct Progress {
 impl Progress {
     /// Returns the number of files still to be written or removed, if at most `files_max` files may
     /// exist.
-    pub fn pending(&self, view: &View, tip: Tip, files_max: u64) -> u64 {
+    pub(super) fn pending(&self, view: &View, tip: Tip, files_max: u64) -> u64 {
         let missing = if wants_files(view.state) { self.missing(view, tip, files_max) } else { 0 };
         self.removable(view).saturating_add(missing)
     }
@@ -56,12 +56,12 @@ impl Progress {
 pub(super) struct PublishedProgress(Mutex<Option<Progress>>);
 
 impl PublishedProgress {
-    pub fn publish(&self, progress: Progress) {
+    pub(super) fn publish(&self, progress: Progress) {
         *self.0.lock().unwrap_or_else(PoisonError::into_inner) = Some(progress);
     }
 
     /// Returns the progress, or `None` before the end of the first pass.
-    pub fn get(&self) -> Option<Progress> {
+    pub(super) fn get(&self) -> Option<Progress> {
         *self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }

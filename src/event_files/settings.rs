@@ -2,6 +2,7 @@
 
 use std::path::PathBuf;
 
+/// The settings of the event files.
 #[derive(Debug, Clone)]
 pub struct Settings {
     /// The directory of the files.

@@ -57,7 +57,7 @@ impl EventFileWriter {
 
     /// Creates a writer that knows no files yet. After a panic of the thread, `progress` is that of
     /// the writer before.
-    pub fn new(
+    pub(super) fn new(
         settings: &Settings,
         history: History,
         replication: Arc<ReplicationStatus>,
@@ -76,7 +76,12 @@ impl EventFileWriter {
     }
 
     /// Writes and removes files until `stopping` is cancelled.
-    pub fn run(mut self, handle: &Handle, mut tip: watch::Receiver<Tip>, stopping: &CancellationToken) {
+    pub(super) fn run(
+        mut self,
+        handle: &Handle,
+        mut tip: watch::Receiver<Tip>,
+        stopping: &CancellationToken,
+    ) {
         threads::lower_priority();
         if let Err(error) = self.scan_files() {
             warn!(%error, "cannot scan the event files; files of an earlier run are not removed");
@@ -123,12 +128,12 @@ impl EventFileWriter {
         Ok(cleared == Self::FILES_AT_ONCE || written == Self::FILES_AT_ONCE)
     }
 
-    pub fn publish(&self, forwarded: ReplicationMark) {
+    pub(super) fn publish(&self, forwarded: ReplicationMark) {
         self.progress.publish(self.files.progress(forwarded, self.snapshots_seen));
     }
 
     /// Removes files whose contents ImmuDB has.
-    pub fn clear(&mut self, forwarded: ReplicationMark) -> io::Result<usize> {
+    pub(super) fn clear(&mut self, forwarded: ReplicationMark) -> io::Result<usize> {
         self.files.close_gap(forwarded.position);
         let mut cleared = 0;
         while cleared < Self::FILES_AT_ONCE
@@ -194,7 +199,7 @@ impl EventFileWriter {
         Ok(done.min(Self::FILES_AT_ONCE))
     }
 
-    pub fn write_event(&mut self, event: RecordedEvent) -> io::Result<()> {
+    pub(super) fn write_event(&mut self, event: RecordedEvent) -> io::Result<()> {
         let file = EventFile {
             position: event.position,
             aggregate: event.event.aggregate_id.clone(),

@@ -24,10 +24,10 @@ use crate::{
     world::World,
 };
 
-pub mod decode;
-pub mod encode;
-pub mod messages;
-pub mod streams;
+pub(super) mod decode;
+pub(super) mod encode;
+pub(super) mod messages;
+pub(super) mod streams;
 
 use decode::{Decoder, unless_zero};
 use streams::{Boxed, ReadContext, bounded};
@@ -35,7 +35,9 @@ use streams::{Boxed, ReadContext, bounded};
 /// The parts of the program that the calls use.
 #[derive(Debug)]
 pub struct EventStoreParts {
+    /// Stores and reads the events.
     pub store: Arc<EventStore>,
+    /// `None` if no event files are written.
     pub event_files: Option<Arc<EventFiles>>,
     /// `None` if the game world is disabled.
     pub world: Option<Arc<World>>,

@@ -24,6 +24,7 @@ const IMMUDB: &str = "immudb";
 pub struct HealthReport {
     /// Whether reads are served, and writes are not rejected for longer than a short time.
     pub service: bool,
+    /// Whether reads are served.
     pub reads: bool,
     /// Whether events reach ImmuDB.
     pub immudb: bool,
@@ -50,6 +51,7 @@ impl Default for HealthReporter {
 }
 
 impl HealthReporter {
+    /// Reports what is being served. Has no effect once the reporter is closed.
     pub fn report(&self, serving: HealthReport) {
         self.told.send_if_modified(|told| {
             !told.closed && std::mem::replace(&mut told.serving, serving) != serving

@@ -23,15 +23,34 @@ const CONNECT_MAX: Duration = Duration::from_secs(3);
 /// Why a call failed.
 #[derive(Debug, thiserror::Error)]
 pub enum ClientError {
+    /// There is no connection: the address is invalid, or no service is listening at it.
     #[error("cannot connect to {address}: {problem}; is the event store running there?")]
-    Unreachable { address: String, problem: String },
+    Unreachable {
+        /// The address, with its port.
+        address: String,
+        /// The cause.
+        problem: String,
+    },
+    /// The API has no such method.
     #[error("{method}: no such call")]
-    NoSuchCall { method: String },
+    NoSuchCall {
+        /// The method that was requested.
+        method: String,
+    },
+    /// The request does not fit its message type or cannot be sent, or a response cannot be
+    /// converted.
     #[error("{0}")]
     Request(String),
-    /// The error status sent by the service. `reason` is empty if the service gave none.
+    /// The call ended with an error status, usually one sent by the service.
     #[error("{message}")]
-    Refused { code: String, reason: String, message: String },
+    Refused {
+        /// The status code, such as `InvalidArgument`.
+        code: String,
+        /// The reason in the details of the status. Empty if there is none.
+        reason: String,
+        /// The message of the status.
+        message: String,
+    },
 }
 
 impl ClientError {

@@ -9,8 +9,8 @@ use super::wire::{
     world::{command_service_server::SERVICE_NAME as COMMANDS, world_service_server::SERVICE_NAME as WORLD},
 };
 
-pub const SERVICES: [&str; 3] = [EVENT_STORE, COMMANDS, WORLD];
-pub const HEALTH: &str = tonic_health::pb::health_server::SERVICE_NAME;
+pub(super) const SERVICES: [&str; 3] = [EVENT_STORE, COMMANDS, WORLD];
+pub(super) const HEALTH: &str = tonic_health::pb::health_server::SERVICE_NAME;
 
 /// Calls that have stored something when their response is sent.
 const WRITES: [(&str, &str); 3] =
@@ -42,15 +42,15 @@ fn method(path: &str) -> Option<(&str, &str)> {
     path.strip_prefix('/')?.split_once('/')
 }
 
-pub fn is_write(path: &str) -> bool {
+pub(super) fn is_write(path: &str) -> bool {
     method(path).is_some_and(|method| WRITES.contains(&method))
 }
 
-pub fn is_health(path: &str) -> bool {
+pub(super) fn is_health(path: &str) -> bool {
     method(path).is_some_and(|(service, _)| service == HEALTH)
 }
 
-pub fn is_health_check(path: &str) -> bool {
+pub(super) fn is_health_check(path: &str) -> bool {
     method(path) == Some((HEALTH, "Check"))
 }
 

@@ -26,7 +26,7 @@ const WORLD_DOMAIN: &str = "aethyr.world";
 /// The retry delay sent to clients while the service, or a part of it, is unavailable.
 const UNAVAILABLE_RETRY: Duration = Duration::from_secs(1);
 
-pub fn of_violations(violations: Violations) -> Status {
+pub(super) fn of_violations(violations: Violations) -> Status {
     let message: Vec<String> =
         violations.0.iter().map(|(field, problem)| format!("{field}: {problem}")).collect();
     let fields = violations.0.into_iter().map(|(field, problem)| FieldViolation::new(field, problem));
@@ -36,7 +36,7 @@ pub fn of_violations(violations: Violations) -> Status {
 
 /// Converts an error of the store. Every rejection by the store, and by a limit of the gate, passes
 /// through here, so it is recorded here.
-pub fn of_error(error: StoreError) -> Status {
+pub(super) fn of_error(error: StoreError) -> Status {
     let message = error.to_string();
     error.record(&message);
     match error {
@@ -54,68 +54,68 @@ pub fn of_error(error: StoreError) -> Status {
 
 /// Returns the status of a call that ends because the service stops. It is not recorded as a
 /// rejection.
-pub fn shutting_down() -> Status {
+pub(super) fn shutting_down() -> Status {
     unavailable(Unavailable::ShuttingDown, StoreError::Unavailable(Unavailable::ShuttingDown).to_string())
 }
 
 /// Returns the status of a health check for an unknown service.
-pub fn unknown_service(name: &str) -> Status {
+pub(super) fn unknown_service(name: &str) -> Status {
     Status::not_found(format!("unknown health service {name:?}"))
 }
 
 /// Converts the error of a limit that all clients share. Every rejection by such a limit outside of
 /// the store and the world passes through here.
-pub fn of_limit(reached: LimitReached) -> Status {
+pub(super) fn of_limit(reached: LimitReached) -> Status {
     of_error(limit_reached(reached))
 }
 
 /// Returns the error of a shared limit for code that rejects a call further inside.
-pub fn limit_reached(LimitReached { limit, max, share }: LimitReached) -> StoreError {
+pub(super) fn limit_reached(LimitReached { limit, max, share }: LimitReached) -> StoreError {
     const RETRY_AFTER: Duration = Duration::from_secs(1);
     StoreError::Full { limit, max, share, retry_after: RETRY_AFTER }
 }
 
-pub fn deadline_exceeded() -> Status {
+pub(super) fn deadline_exceeded() -> Status {
     Status::deadline_exceeded(
         "the deadline has expired; retry a write with the same ids to learn its outcome",
     )
 }
 
-pub fn malformed_timeout() -> Status {
+pub(super) fn malformed_timeout() -> Status {
     of_violations(Violations(vec![(
         "grpc-timeout".to_owned(),
         "must be 1 to 8 digits followed by one of H, M, S, m, u, n".to_owned(),
     )]))
 }
 
-pub fn metadata_too_large(max: usize) -> Status {
+pub(super) fn metadata_too_large(max: usize) -> Status {
     let message = format!("the metadata of the call exceeds {max} bytes");
     with_reason(Code::ResourceExhausted, message, "METADATA_BYTES", [("max", max.to_string())])
 }
 
 /// Returns the status of a request whose messages are not protobuf.
-pub fn other_content() -> Status {
+pub(super) fn other_content() -> Status {
     Status::unimplemented(
         "unsupported message format: content-type must be application/grpc or application/grpc+proto",
     )
 }
 
 /// Returns the status of a call to a service that is disabled in the configuration.
-pub fn absent(why: &'static str) -> Status {
+pub(super) fn absent(why: &'static str) -> Status {
     Status::unimplemented(why)
 }
 
 /// Returns the status of a request with an unsupported compression.
-pub fn other_encoding(encoding: &str, accepted: &str) -> Status {
+pub(super) fn other_encoding(encoding: &str, accepted: &str) -> Status {
     Status::unimplemented(format!("grpc-encoding {encoding:?} is not supported; supported: {accepted}"))
 }
 
 /// Returns the status of a request that cannot be decompressed as its `grpc-encoding` says.
-pub fn not_unpackable() -> Status {
+pub(super) fn not_unpackable() -> Status {
     Status::internal("cannot decompress a request message")
 }
 
-pub fn request_too_slow() -> Status {
+pub(super) fn request_too_slow() -> Status {
     Status::deadline_exceeded(
         "the request did not arrive completely within server.request_max; it had no \
      effect",
@@ -123,16 +123,16 @@ pub fn request_too_slow() -> Status {
 }
 
 /// A message that the command line cannot encode or decode.
-pub fn not_coded(what: &'static str) -> Status {
+pub(super) fn not_coded(what: &'static str) -> Status {
     Status::internal(what)
 }
 
 /// Returns the status of a call whose task did not end by itself.
-pub fn of_task(error: &JoinError, what: &'static str) -> Status {
+pub(super) fn of_task(error: &JoinError, what: &'static str) -> Status {
     of_error(StoreError::of_task(error, what))
 }
 
-pub fn of_world_error(error: WorldError) -> Status {
+pub(super) fn of_world_error(error: WorldError) -> Status {
     let message = error.to_string();
     let place = |command: usize| ("command", command.to_string());
     match error {

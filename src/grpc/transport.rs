@@ -29,11 +29,14 @@ use reads::Reads;
 /// The limits that all services share.
 #[derive(Debug, Clone)]
 pub struct Bounds {
+    /// The limit on open streams.
     pub streams: Arc<SharedLimit>,
+    /// Runs reads within their own limits.
     pub reads: Reads,
 }
 
 impl Bounds {
+    /// Creates the limits. `budget` determines how many reads may be in progress.
     pub fn new(settings: &TransportSettings, budget: ByteBudget) -> Self {
         let streams_max = settings.streams_open_max as u64;
         let streams = Arc::new(SharedLimit::new(Limit::StreamsOpen, Resource::Streams, streams_max));

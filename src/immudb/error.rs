@@ -18,12 +18,15 @@ pub(super) const MESSAGE_CHARS_MAX: usize = 500;
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[error("{operation}: {message}")]
 pub struct Error {
+    /// What the failure means to the caller.
     pub kind: ErrorKind,
     /// The name of the call in ImmuDB's API.
     pub operation: &'static str,
+    /// ImmuDB's message, or a description of a local failure. Truncated if it is long.
     pub message: String,
 }
 
+/// The class of a failure. It determines who has to act.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum ErrorKind {
     /// The connection was refused: nothing listens there.
@@ -205,7 +208,7 @@ fn by_text_or_cause(message: &str, info: &ErrorInfo) -> Verdict {
 }
 
 impl FailedCall {
-    pub fn from_status(operation: &'static str, status: &Status) -> FailedCall {
+    pub(super) fn from_status(operation: &'static str, status: &Status) -> FailedCall {
         // Only a local failure has a source. A status from the server has none.
         let (verdict, message) = match status.source() {
             Some(source) => (judge_transport(source), chain(source)),
@@ -220,16 +223,21 @@ impl FailedCall {
     }
 
     /// Classifies an answer from the server itself.
-    pub fn from_answer(operation: &'static str, code: Code, message: &str, details: &[u8]) -> FailedCall {
+    pub(super) fn from_answer(
+        operation: &'static str,
+        code: Code,
+        message: &str,
+        details: &[u8],
+    ) -> FailedCall {
         let verdict = judge(code, message, &error_info(details));
         FailedCall { verdict, operation, message: shortened(message.to_owned()) }
     }
 
-    pub fn from_transport(error: &tonic::transport::Error) -> FailedCall {
+    pub(super) fn from_transport(error: &tonic::transport::Error) -> FailedCall {
         FailedCall { verdict: judge_transport(error), operation: "connect", message: shortened(chain(error)) }
     }
 
-    pub fn timed_out(operation: &'static str, after: Duration) -> FailedCall {
+    pub(super) fn timed_out(operation: &'static str, after: Duration) -> FailedCall {
         FailedCall {
             verdict: Failed(Unreachable, Possible),
             operation,
@@ -238,12 +246,12 @@ impl FailedCall {
     }
 
     /// A request that is rejected locally and never sent.
-    pub fn rejected(operation: &'static str, message: String) -> FailedCall {
+    pub(super) fn rejected(operation: &'static str, message: String) -> FailedCall {
         FailedCall { verdict: Failed(Rejected, Excluded), operation, message }
     }
 
     /// A request that is too large and never sent.
-    pub fn too_large(operation: &'static str, message: String) -> FailedCall {
+    pub(super) fn too_large(operation: &'static str, message: String) -> FailedCall {
         FailedCall { verdict: Failed(TooLarge, Excluded), operation, message }
     }
 }

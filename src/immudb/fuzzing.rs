@@ -11,7 +11,7 @@ use super::{
 };
 
 /// Decodes a `google.rpc.Status`, which is also the format of the details of an answer.
-pub fn errors(bytes: &[u8]) {
+pub(crate) fn errors(bytes: &[u8]) {
     let Ok(answer) = tonic_types::pb::Status::decode(bytes) else { return };
     let code = Code::from_i32(answer.code);
     let failure = FailedCall::from_answer("Set", code, &answer.message, bytes);
@@ -37,7 +37,7 @@ fn may_be_written(code: Code) -> bool {
 }
 
 /// Decodes a page of transactions, up to the first one that is malformed.
-pub fn transactions(bytes: &[u8]) -> Vec<Transaction> {
+pub(crate) fn transactions(bytes: &[u8]) -> Vec<Transaction> {
     let Ok(page) = schema::TxList::decode(bytes) else { return Vec::new() };
     let mut transactions = Vec::new();
     for sent in page.txs {

@@ -21,6 +21,7 @@ impl TransactionPages {
     /// server assembles the whole page in memory before it turns out to be too large.
     pub const LIMIT_MAX: u32 = 64;
 
+    /// Creates an iteration that begins with the transaction `first`.
     pub fn from(first: TxId) -> TransactionPages {
         TransactionPages { next: first, limit: LIMIT_FIRST }
     }

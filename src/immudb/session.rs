@@ -30,15 +30,20 @@ const TCP_KEEPALIVE: Duration = Duration::from_secs(30);
 const STREAM_WINDOW_BYTES: u32 = 4 * 1024 * 1024;
 const CONNECTION_WINDOW_BYTES: u32 = 8 * 1024 * 1024;
 
+/// Where to connect, how to log in, and the limits of the calls.
 #[derive(Debug, Clone)]
 pub struct SessionSettings {
     /// A host name or an IP address; IPv6 without brackets.
     pub address: String,
+    /// The TCP port of ImmuDB's gRPC server.
     pub port: u16,
+    /// The name of the ImmuDB user.
     pub username: String,
+    /// The password of the user, which is sent only to log in.
     pub password: Secret,
     /// Created if it does not exist and the user has the permission.
     pub database: String,
+    /// The deadline of a connection attempt, including the DNS lookup.
     pub connect_timeout: Duration,
     /// The deadline of each call.
     pub request_timeout: Duration,
@@ -164,6 +169,7 @@ impl Session {
         Ok(TxId(state.tx_id))
     }
 
+    /// Tells the server that the session is still in use.
     pub async fn keep_alive(&self) -> Result<(), Error> {
         let request = self.request(());
         Ok(self.answer("KeepAlive", self.client.clone().keep_alive(request)).await?)

@@ -18,6 +18,7 @@ pub type Sha256Hash = [u8; 32];
 pub struct TxId(pub u64);
 
 impl TxId {
+    /// Returns the id of the next transaction.
     pub fn next(self) -> TxId {
         TxId(self.0.saturating_add(1))
     }
@@ -29,8 +30,10 @@ impl fmt::Display for TxId {
     }
 }
 
+/// A committed transaction.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Transaction {
+    /// The id, the hashes and the number of all entries.
     pub header: TxHeader,
     /// The key and value of each plain entry, in the order in which they were written.
     pub entries: Vec<(Bytes, Bytes)>,
@@ -48,25 +51,32 @@ impl Transaction {
 /// The data that ImmuDB certifies with a commit. It is sufficient to recompute ImmuDB's hash chain.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct TxHeader {
+    /// The id of the transaction.
     pub id: TxId,
     /// Accumulated hash of the previous transaction.
     pub previous_hash: Sha256Hash,
     /// Time of the commit by ImmuDB's clock, in whole seconds since 1970.
     pub timestamp_seconds: i64,
+    /// The number of entries, including those that are not plain.
     pub entry_count: u32,
     /// Root of the hash tree over the entries.
     pub entries_hash: Sha256Hash,
-    /// The last transaction in the hash tree over transactions, and the root of that tree.
+    /// The last transaction in the hash tree over transactions.
     pub tree_tx: TxId,
+    /// The root of that tree.
     pub tree_root: Sha256Hash,
+    /// The version of the format, which determines how the header is hashed.
     pub version: u16,
+    /// The metadata of the transaction. `None` for a transaction of this service.
     pub metadata: Option<TxMetadata>,
 }
 
+/// The metadata of a transaction.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct TxMetadata {
     /// Values before this transaction were deleted. Never set in a database of this service.
     pub truncated_tx: Option<TxId>,
+    /// Data of the program that wrote the transaction. This service sends none.
     pub extra: Bytes,
 }
 

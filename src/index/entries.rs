@@ -57,18 +57,28 @@ pub(super) struct BatchParts {
 /// The parts of an appended event that the index needs.
 #[derive(Debug, Clone)]
 pub struct IndexedEvent {
+    /// The id of the event.
     pub id: EventId,
+    /// The aggregate that the event belongs to.
     pub aggregate_id: AggregateId,
+    /// The type of the aggregate. Never empty.
     pub aggregate_type: Arc<str>,
+    /// The type of the event.
     pub event_type: Arc<str>,
+    /// The number within the aggregate, from 1 on.
     pub sequence: SequenceNumber,
+    /// The number in the order of all events, from 1 on.
     pub position: Position,
+    /// When the event was stored.
     pub recorded_at: Timestamp,
+    /// The address of the event's record.
     pub place: RecordAddress,
+    /// The digest of the data that the client sent.
     pub digest: ContentDigest,
 }
 
 impl IndexedEvent {
+    /// Takes these parts of an event whose record is at `place`.
     pub fn new(recorded: &RecordedEvent, place: RecordAddress) -> Self {
         Self {
             id: recorded.event.id,
@@ -87,8 +97,11 @@ impl IndexedEvent {
 /// The parts of a snapshot that the index needs.
 #[derive(Debug, Clone)]
 pub struct IndexedSnapshot {
+    /// The aggregate of the snapshot.
     pub aggregate_id: AggregateId,
+    /// The last event that the snapshot includes.
     pub sequence: SequenceNumber,
+    /// The address of the snapshot's record.
     pub place: RecordAddress,
 }
 
@@ -111,10 +124,12 @@ impl IndexBatch {
         }
     }
 
+    /// Returns the number of events added so far.
     pub fn event_count(&self) -> usize {
         self.events.len()
     }
 
+    /// Returns how far the index will be complete with these additions.
     pub fn complete(&self) -> Complete {
         self.complete
     }
@@ -212,6 +227,7 @@ impl IndexBatch {
         Ok(())
     }
 
+    /// Adds a mark. If it is behind the last one, ImmuDB has lost transactions.
     pub fn add_mark(&mut self, mark: ReplicationMark) {
         if mark.position < self.complete.forwarded.position {
             self.transactions.retain(|(position, _)| *position <= mark.position);

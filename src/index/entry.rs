@@ -27,10 +27,10 @@ use crate::{
 
 /// The maximum number of events in one entry. The largest entry has about 3,100 bytes and fits into
 /// a block.
-pub const RUN_MAX: usize = 128;
+pub(super) const RUN_MAX: usize = 128;
 
 /// The lower bound of the keys of event ids.
-pub const IDS_FROM: &[u8] = b"i";
+pub(super) const IDS_FROM: &[u8] = b"i";
 
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
 pub struct Entry {
@@ -42,6 +42,7 @@ pub struct Entry {
 /// event can be the one that a client sent.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct StoredId {
+    /// The address of the event's record.
     pub place: RecordAddress,
     /// The first bytes of the digest of the content as the client sent it.
     digest: u32,
@@ -49,7 +50,7 @@ pub struct StoredId {
 
 /// Consecutive events of an aggregate, possibly none, and the rest of its head at that point.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct EventRun {
+pub(super) struct EventRun {
     pub id: AggregateId,
     /// The sequence number of the first of these events or, if there are none, of the next event.
     pub first: u64,
@@ -58,7 +59,7 @@ pub struct EventRun {
     pub snapshot: Option<SnapshotHead>,
 }
 
-pub fn aggregate_key(id: &str, sequence: u64) -> Vec<u8> {
+pub(super) fn aggregate_key(id: &str, sequence: u64) -> Vec<u8> {
     let mut key = Vec::with_capacity(id.len().saturating_add(10));
     key.put_u8(b'a');
     key.put_slice(id.as_bytes());
@@ -70,12 +71,12 @@ pub fn aggregate_key(id: &str, sequence: u64) -> Vec<u8> {
 
 /// Returns the lower bound of the keys of aggregates whose id starts with `start` or sorts after
 /// it.
-pub fn aggregates_from(start: &str) -> Vec<u8> {
+pub(super) fn aggregates_from(start: &str) -> Vec<u8> {
     [b"a", start.as_bytes()].concat()
 }
 
 /// Returns the aggregate's id in a key, or `None` if the key is of another kind.
-pub fn aggregate_in(key: &[u8]) -> Option<&[u8]> {
+pub(super) fn aggregate_in(key: &[u8]) -> Option<&[u8]> {
     const BEHIND_BYTES: usize = 9;
     let id = key.strip_prefix(b"a")?;
     id.get(..id.len().checked_sub(BEHIND_BYTES)?)
@@ -86,30 +87,31 @@ fn first_in(key: &[u8]) -> Option<u64> {
     key.last_chunk().map(|first| u64::from_be_bytes(*first))
 }
 
-pub fn id_key(id: EventId) -> Vec<u8> {
+pub(super) fn id_key(id: EventId) -> Vec<u8> {
     [b"i", id.as_bytes().as_slice()].concat()
 }
 
 /// Returns the event's id in a key, or `None` if the key is of another kind.
-pub fn event_id_in(key: &[u8]) -> Option<EventId> {
+pub(super) fn event_id_in(key: &[u8]) -> Option<EventId> {
     let id = key.strip_prefix(b"i")?;
     id.try_into().ok().map(|id| uuid::Uuid::from_bytes(id).into())
 }
 
-pub fn position_key(position: Position) -> Vec<u8> {
+pub(super) fn position_key(position: Position) -> Vec<u8> {
     [b"p".as_slice(), &position.0.to_be_bytes()].concat()
 }
 
-pub fn transaction_key(position: Position) -> Vec<u8> {
+pub(super) fn transaction_key(position: Position) -> Vec<u8> {
     [b"t".as_slice(), &position.0.to_be_bytes()].concat()
 }
 
 /// Returns the part of a key that goes into the filter, or `None` if the filter ignores the key.
-pub fn filtered(key: &[u8]) -> Option<&[u8]> {
+pub(super) fn filtered(key: &[u8]) -> Option<&[u8]> {
     aggregate_in(key).or_else(|| key.strip_prefix(b"i"))
 }
 
 impl StoredId {
+    /// Combines an address with a part of the digest.
     pub fn new(place: RecordAddress, digest: ContentDigest) -> Self {
         let [first, second, third, fourth, ..] = digest.0;
         Self { place, digest: u32::from_be_bytes([first, second, third, fourth]) }
@@ -120,6 +122,7 @@ impl StoredId {
         *self == Self::new(self.place, sent)
     }
 
+    /// Returns the entry of the event with this id.
     pub fn entry(&self, id: EventId) -> Entry {
         let mut value = Vec::with_capacity(16);
         put_place(self.place, &mut value);
@@ -127,6 +130,7 @@ impl StoredId {
         Entry { key: id_key(id).into(), value: value.into() }
     }
 
+    /// Parses the value of an entry. Returns `None` if it is malformed.
     pub fn take(entry: &Entry) -> Option<Self> {
         let mut value = &*entry.value;
         let place = take_place(&mut value)?;
@@ -137,16 +141,16 @@ impl StoredId {
 impl EventRun {
     /// Returns the sequence number of the last of these events or, if there are none, of the last
     /// event before them.
-    pub fn last(&self) -> u64 {
+    pub(super) fn last(&self) -> u64 {
         self.first.saturating_add(self.places.len() as u64).saturating_sub(1)
     }
 
-    pub fn head(&self) -> Head {
+    pub(super) fn head(&self) -> Head {
         let (aggregate_type, snapshot) = (self.aggregate_type.clone(), self.snapshot);
         Head { last: SequenceNumber(self.last()), aggregate_type, snapshot }
     }
 
-    pub fn entry(&self) -> Entry {
+    pub(super) fn entry(&self) -> Entry {
         let mut value = Vec::with_capacity(64);
         value.put_u8(u8::try_from(self.places.len()).unwrap_or(u8::MAX));
         value.put_u8(u8::try_from(self.aggregate_type.len()).unwrap_or(u8::MAX));
@@ -160,7 +164,7 @@ impl EventRun {
         Entry { key: aggregate_key(self.id.as_str(), self.first).into(), value: value.into() }
     }
 
-    pub fn take(entry: &Entry) -> Option<Self> {
+    pub(super) fn take(entry: &Entry) -> Option<Self> {
         let id = AggregateId::new(std::str::from_utf8(aggregate_in(&entry.key)?).ok()?).ok()?;
         let (count, aggregate_type, snapshot, mut places) = Self::fields(&entry.value)?;
         let places = (0..count).map(|_| take_place(&mut places)).collect::<Option<_>>()?;
@@ -175,7 +179,7 @@ impl EventRun {
 
     /// Returns the runs of the last events of an aggregate. If `places` is empty, returns one empty
     /// run, to store the rest of the head.
-    pub fn all_of(id: &AggregateId, head: &Head, places: Vec<RecordAddress>) -> Vec<Self> {
+    pub(super) fn all_of(id: &AggregateId, head: &Head, places: Vec<RecordAddress>) -> Vec<Self> {
         let run = |first, places: &[RecordAddress]| {
             let Head { aggregate_type, snapshot, .. } = head.clone();
             Self { id: id.clone(), first, places: places.to_vec(), aggregate_type, snapshot }
@@ -207,7 +211,7 @@ impl EventRun {
     /// Joins a run with the next one. Returns `None` if they are not adjacent runs of one
     /// aggregate, or if together they have too many events. The encoded addresses are copied as
     /// they are.
-    pub fn join(one: &Entry, next: &Entry) -> Option<Entry> {
+    pub(super) fn join(one: &Entry, next: &Entry) -> Option<Entry> {
         if aggregate_in(&one.key)? != aggregate_in(&next.key)? {
             return None;
         }
@@ -223,26 +227,26 @@ impl EventRun {
     }
 }
 
-pub fn frame_entry((position, place): (Position, LogOffset)) -> Entry {
+pub(super) fn frame_entry((position, place): (Position, LogOffset)) -> Entry {
     let mut value = Vec::new();
     encode_varint(place.segment.into(), &mut value);
     encode_varint(place.offset, &mut value);
     Entry { key: position_key(position).into(), value: value.into() }
 }
 
-pub fn take_frame(entry: &Entry) -> Option<(Position, LogOffset)> {
+pub(super) fn take_frame(entry: &Entry) -> Option<(Position, LogOffset)> {
     let mut value = &*entry.value;
     let segment = take_u32(&mut value)?;
     Some((position(entry, b'p')?, LogOffset { segment, offset: decode_varint(&mut value).ok()? }))
 }
 
-pub fn transaction_entry((position, transaction): (Position, u64)) -> Entry {
+pub(super) fn transaction_entry((position, transaction): (Position, u64)) -> Entry {
     let mut value = Vec::new();
     encode_varint(transaction, &mut value);
     Entry { key: transaction_key(position).into(), value: value.into() }
 }
 
-pub fn take_transaction(entry: &Entry) -> Option<(Position, u64)> {
+pub(super) fn take_transaction(entry: &Entry) -> Option<(Position, u64)> {
     Some((position(entry, b't')?, decode_varint(&mut &*entry.value).ok()?))
 }
 

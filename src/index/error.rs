@@ -7,10 +7,22 @@ use super::table::TableError;
 /// Why a lookup failed.
 #[derive(Debug, Clone, thiserror::Error)]
 pub enum IndexError {
+    /// A file is unusable. A later attempt to rebuild it may succeed.
     #[error("index: {table}; it has not been rebuilt from the log yet: {why}")]
-    NotMadeYet { table: TableError, why: &'static str },
+    NotMadeYet {
+        /// The file, and why it is unusable.
+        table: TableError,
+        /// Why it has not been rebuilt yet.
+        why: &'static str,
+    },
+    /// A file is unusable, and the log does not allow a rebuild.
     #[error("index: {table}; it cannot be rebuilt from the log: {why}")]
-    NotMade { table: TableError, why: String },
+    NotMade {
+        /// The file, and why it is unusable.
+        table: TableError,
+        /// Why it cannot be rebuilt.
+        why: String,
+    },
 }
 
 impl IndexError {

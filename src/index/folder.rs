@@ -41,16 +41,16 @@ pub(super) struct IndexFolder {
 }
 
 impl IndexFolder {
-    pub fn new(path: &Path, options: IndexOptions) -> Self {
+    pub(super) fn new(path: &Path, options: IndexOptions) -> Self {
         Self { path: path.to_owned(), disk_free_min: options.disk_free_min, writes: options.writes }
     }
 
-    pub fn writes(&self) -> bool {
+    pub(super) fn writes(&self) -> bool {
         self.writes
     }
 
     /// Writes a file and makes it durable.
-    pub fn write(
+    pub(super) fn write(
         &self,
         summary: &Summary,
         filtered_max: u64,
@@ -88,14 +88,14 @@ impl IndexFolder {
 
     /// Whether the disk has room for twice this size besides the reserve. Derived data must not
     /// take the last space from the log.
-    pub fn has_room_for(&self, bytes: u64) -> bool {
+    pub(super) fn has_room_for(&self, bytes: u64) -> bool {
         let needed = bytes.saturating_mul(2).saturating_add(self.disk_free_min);
         rustix::fs::statvfs(&self.path)
             .map_or(true, |stat| stat.f_bavail.saturating_mul(stat.f_frsize) >= needed)
     }
 
     /// Removes a file that was replaced by others.
-    pub fn remove(&self, table: &Table) {
+    pub(super) fn remove(&self, table: &Table) {
         if !self.writes {
             return;
         }
@@ -108,7 +108,7 @@ impl IndexFolder {
 
     /// Removes unused files, the unfinished files of a crash, and the database of the service's
     /// first version.
-    pub fn clear(&self, used: &[Arc<Table>], unopened: &[PathBuf]) -> io::Result<()> {
+    pub(super) fn clear(&self, used: &[Arc<Table>], unopened: &[PathBuf]) -> io::Result<()> {
         if !self.writes {
             return Ok(());
         }
@@ -139,7 +139,7 @@ impl IndexFolder {
     }
 
     /// Writes the note of the log's tip.
-    pub fn note_tip(&self, tip: Tip, salt: [u8; 16]) -> io::Result<()> {
+    pub(super) fn note_tip(&self, tip: Tip, salt: [u8; 16]) -> io::Result<()> {
         if !self.writes {
             return Ok(());
         }

@@ -13,7 +13,7 @@ use crate::log::LogOffset;
 /// They change in one step with the published tip, so no two answers show different moments: if an
 /// append has events of two aggregates, no reader sees one without the other.
 #[derive(Debug)]
-pub struct Layers {
+pub(super) struct Layers {
     /// How far the index is complete, and the totals up to that point.
     pub complete: Complete,
     pub totals: Totals,
@@ -24,21 +24,21 @@ pub struct Layers {
 
 /// A layer to which no entries are added any more. Cheap to clone.
 #[derive(Debug, Clone)]
-pub enum Layer {
+pub(super) enum Layer {
     File(Arc<Table>),
     /// Waits to become a file, or cannot be written.
     Memory(Arc<Memtable>),
 }
 
 impl Layer {
-    pub fn source(&self) -> &dyn EntrySource {
+    pub(super) fn source(&self) -> &dyn EntrySource {
         match self {
             Self::File(table) => &**table,
             Self::Memory(memtable) => &**memtable,
         }
     }
 
-    pub fn table(&self) -> Option<&Arc<Table>> {
+    pub(super) fn table(&self) -> Option<&Arc<Table>> {
         match self {
             Self::File(table) => Some(table),
             Self::Memory(_) => None,
@@ -46,7 +46,7 @@ impl Layer {
     }
 
     /// Returns the offset in the log at which the layer's part begins.
-    pub fn from(&self) -> LogOffset {
+    pub(super) fn from(&self) -> LogOffset {
         match self {
             Self::File(table) => table.summary.from,
             Self::Memory(memtable) => memtable.from,
@@ -60,7 +60,7 @@ impl Layer {
         }
     }
 
-    pub fn is(&self, other: &Self) -> bool {
+    pub(super) fn is(&self, other: &Self) -> bool {
         match (self, other) {
             (Self::File(one), Self::File(other)) => Arc::ptr_eq(one, other),
             (Self::Memory(one), Self::Memory(other)) => Arc::ptr_eq(one, other),
@@ -71,7 +71,7 @@ impl Layer {
 
 impl Layers {
     /// Creates the layers. The last of them determines how far the index is complete.
-    pub fn of(older: Arc<[Layer]>) -> Self {
+    pub(super) fn of(older: Arc<[Layer]>) -> Self {
         let (complete, totals) = older.last().map_or_else(Default::default, |layer| {
             let (complete, totals) = layer.complete();
             (complete, totals.clone())
@@ -79,14 +79,14 @@ impl Layers {
         Self { complete, totals, recent: Memtable::after(complete), older }
     }
 
-    pub fn add(&mut self, entries: IndexBatch) {
+    pub(super) fn add(&mut self, entries: IndexBatch) {
         entries.count(&mut self.totals);
         self.complete = entries.complete();
         self.recent.add(entries);
     }
 
     /// Freezes the recent entries: they become a layer to which nothing is added any more.
-    pub fn freeze(&mut self) {
+    pub(super) fn freeze(&mut self) {
         if self.recent.from != self.complete.tip.end {
             let mut frozen = std::mem::replace(&mut self.recent, Memtable::after(self.complete));
             frozen.totals = self.totals.clone();
@@ -95,13 +95,13 @@ impl Layers {
     }
 
     /// Adds an existing layer as the next one. The layers before it must be frozen.
-    pub fn go_on_with(&mut self, layer: Layer) {
+    pub(super) fn go_on_with(&mut self, layer: Layer) {
         *self = Self::of(self.older.iter().cloned().chain([layer]).collect());
     }
 
     /// Replaces layers by others that cover the same part. Returns false if the old ones no longer
     /// exist.
-    pub fn replace(&mut self, old: &[Layer], new: &[Layer]) -> bool {
+    pub(super) fn replace(&mut self, old: &[Layer], new: &[Layer]) -> bool {
         let start = self
             .older
             .windows(old.len().max(1))

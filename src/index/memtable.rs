@@ -26,7 +26,7 @@ use crate::{
 
 /// Entries in memory, from one offset in the log up to another.
 #[derive(Debug)]
-pub struct Memtable {
+pub(super) struct Memtable {
     pub from: LogOffset,
     /// The last event before `from`.
     pub after: Continued,
@@ -41,7 +41,7 @@ pub struct Memtable {
 
 impl Memtable {
     /// Creates an empty memtable that starts where `complete` ends.
-    pub fn after(complete: Complete) -> Self {
+    pub(super) fn after(complete: Complete) -> Self {
         Self {
             from: complete.tip.end,
             after: Continued::by(complete.tip),
@@ -53,7 +53,7 @@ impl Memtable {
         }
     }
 
-    pub fn add(&mut self, added: IndexBatch) {
+    pub(super) fn add(&mut self, added: IndexBatch) {
         let parts = added.into_parts();
         for run in parts.runs {
             self.add_run(run);
@@ -84,16 +84,16 @@ impl Memtable {
         last.map(|(key, value)| Entry { key: key.clone(), value: value.clone() })
     }
 
-    pub fn has_event(&self, id: EventId) -> bool {
+    pub(super) fn has_event(&self, id: EventId) -> bool {
         self.ids.contains_key(&id)
     }
 
-    pub fn event_count(&self) -> usize {
+    pub(super) fn event_count(&self) -> usize {
         self.ids.len()
     }
 
     /// Returns all entries, sorted by key.
-    pub fn sorted(&self) -> impl Iterator<Item = Entry> {
+    pub(super) fn sorted(&self) -> impl Iterator<Item = Entry> {
         let mut ids: Vec<_> = self.ids.iter().collect();
         ids.sort_unstable_by_key(|(id, _)| *id.as_bytes());
         let ids = ids.into_iter().map(|(id, stored)| stored.entry(*id));
@@ -106,7 +106,7 @@ impl Memtable {
     }
 
     /// Returns the number of entries that go into a filter, or slightly more.
-    pub fn filtered_max(&self) -> u64 {
+    pub(super) fn filtered_max(&self) -> u64 {
         let others = self.others.keys().filter(|key| filtered(key).is_some()).count();
         (self.ids.len() as u64).saturating_add(others as u64)
     }

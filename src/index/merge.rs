@@ -14,7 +14,7 @@ use super::{
 
 /// Returns the summary of a file that covers what these files cover, from the oldest to the newest.
 /// Returns `None` if there are no files.
-pub fn summary(tables: &[Arc<Table>]) -> Option<Summary> {
+pub(super) fn summary(tables: &[Arc<Table>]) -> Option<Summary> {
     let (first, last) = (&tables.first()?.summary, &tables.last()?.summary);
     let ([first_salt, _], [_, last_salt]) = (first.salts, last.salts);
     Some(Summary {
@@ -30,7 +30,7 @@ pub fn summary(tables: &[Arc<Table>]) -> Option<Summary> {
 /// Returns the entries of these files, sorted by key, without transactions that a newer file knows
 /// to be lost. Ends early, with an error, once `is_ended` returns true.
 #[expect(clippy::result_large_err, reason = "`coalesce` gives back what it was given")]
-pub fn entries(
+pub(super) fn entries(
     tables: &[Arc<Table>],
     is_ended: &impl Fn() -> bool,
 ) -> impl Iterator<Item = Result<Entry, TableWriteError>> {

@@ -18,10 +18,13 @@ const EVENTS_AT_ONCE: usize = 10_000;
 /// Why the index cannot be brought up to the end of the log.
 #[derive(Debug, thiserror::Error)]
 pub enum RebuildError {
+    /// A file of the index is unusable.
     #[error(transparent)]
     Index(#[from] IndexError),
+    /// The log is damaged or cannot be read.
     #[error(transparent)]
     Log(#[from] ReadError),
+    /// `progress` stopped the work.
     #[error("stopped before the end of the log")]
     Stopped,
 }

@@ -27,7 +27,9 @@ use crate::{
 /// How far the log has certainly gone.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct KnownLogEnd {
+    /// The log reached at least this offset.
     pub end: LogOffset,
+    /// The position of the last event before that offset.
     pub position: Position,
     /// The chain hash of the event at that position.
     pub hash: ChainHash,

@@ -18,7 +18,7 @@ use crate::{
     log::LogOffset,
 };
 
-pub trait EntrySource {
+pub(super) trait EntrySource {
     /// Whether an id with this hash may be in this source. Reads only memory.
     fn may_have(&self, hash: u64) -> bool;
 
@@ -41,7 +41,7 @@ pub trait EntrySource {
 
 /// An id, and its hash with the seed of the index.
 #[derive(Debug, Clone, Copy)]
-pub struct Hashed<T> {
+pub(super) struct Hashed<T> {
     pub id: T,
     pub hash: u64,
 }
@@ -51,7 +51,10 @@ fn parsed<T>(source: &dyn EntrySource, taken: Option<T>) -> Result<T, TableError
     taken.ok_or_else(|| source.error("an entry is invalid"))
 }
 
-pub fn event(source: &dyn EntrySource, event: Hashed<EventId>) -> Result<Option<StoredId>, TableError> {
+pub(super) fn event(
+    source: &dyn EntrySource,
+    event: Hashed<EventId>,
+) -> Result<Option<StoredId>, TableError> {
     if !source.may_have(event.hash) {
         return Ok(None);
     }
@@ -61,7 +64,7 @@ pub fn event(source: &dyn EntrySource, event: Hashed<EventId>) -> Result<Option<
 }
 
 /// Returns the last run of an aggregate that begins with the event `sequence` or before it.
-pub fn run_up_to(
+pub(super) fn run_up_to(
     source: &dyn EntrySource,
     aggregate: Hashed<&AggregateId>,
     sequence: u64,
@@ -76,7 +79,7 @@ pub fn run_up_to(
 }
 
 /// Returns the runs of an aggregate that have events from `first` to `last`, in order.
-pub fn runs(
+pub(super) fn runs(
     source: &dyn EntrySource,
     aggregate: Hashed<&AggregateId>,
     first: u64,
@@ -96,7 +99,7 @@ pub fn runs(
 
 /// Returns the last frame whose first position is not greater than `position`, among the frames
 /// that can be found by position.
-pub fn frame_before(
+pub(super) fn frame_before(
     source: &dyn EntrySource,
     position: Position,
 ) -> Result<Option<(Position, LogOffset)>, TableError> {
@@ -104,7 +107,7 @@ pub fn frame_before(
 }
 
 /// Returns the first transaction that ends with `position` or later.
-pub fn transaction(
+pub(super) fn transaction(
     source: &dyn EntrySource,
     position: Position,
 ) -> Result<Option<(Position, u64)>, TableError> {
@@ -114,7 +117,7 @@ pub fn transaction(
 
 /// Returns the heads of the aggregates whose id starts with `prefix` and sorts after `after`, by
 /// id.
-pub fn heads<'s>(
+pub(super) fn heads<'s>(
     source: &'s dyn EntrySource,
     prefix: &'s str,
     after: Option<&str>,

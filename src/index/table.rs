@@ -52,21 +52,21 @@ pub struct TableError {
 /// The key of all hashes of an index. Clients choose the ids, and must not be able to choose ids
 /// whose hashes collide.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Seed(pub [u8; 16]);
+pub(super) struct Seed(pub [u8; 16]);
 
 impl Seed {
-    pub fn random() -> Self {
+    pub(super) fn random() -> Self {
         Self(*uuid::Uuid::new_v4().as_bytes())
     }
 
-    pub fn hash(&self, bytes: &[u8]) -> u64 {
+    pub(super) fn hash(&self, bytes: &[u8]) -> u64 {
         SipHasher13::new_with_key(&self.0).hash(bytes)
     }
 }
 
 /// Describes the contents of a file.
 #[derive(Debug, Clone, Serialize, Deserialize)]
-pub struct Summary {
+pub(super) struct Summary {
     /// The file covers the frames from here up to the end of `complete`.
     pub from: LogOffset,
     /// The last event before `from`.
@@ -100,7 +100,7 @@ type KeyAndValue<'b> = (&'b [u8], &'b [u8]);
 
 /// An open file.
 #[derive(Debug)]
-pub struct Table {
+pub(super) struct Table {
     path: PathBuf,
     file: fs::File,
     pub summary: Summary,
@@ -114,7 +114,7 @@ impl Table {
     ///
     /// # Errors
     /// Returns an error if the file cannot be read, is damaged, or has an unsupported version.
-    pub fn of(path: &Path, file: fs::File) -> Result<Self, TableError> {
+    pub(super) fn of(path: &Path, file: fs::File) -> Result<Self, TableError> {
         let error = |what: &str| TableError { file: path.to_owned(), what: what.to_owned() };
         let bytes = file.metadata().map_err(|source| error(&source.to_string()))?.len();
         // Reads the last `length` bytes before an offset, and never more than the file has, even if
@@ -151,26 +151,26 @@ impl Table {
         Ok(Self { path: path.to_owned(), file, summary, salt, fences, filter })
     }
 
-    pub fn path(&self) -> &Path {
+    pub(super) fn path(&self) -> &Path {
         &self.path
     }
 
     /// Returns the number of keys for which the filter was sized, or slightly more.
-    pub fn filtered_max(&self) -> u64 {
+    pub(super) fn filtered_max(&self) -> u64 {
         (self.filter.num_bits() / FILTER_BITS) as u64
     }
 
-    pub fn byte_count(&self) -> u64 {
+    pub(super) fn byte_count(&self) -> u64 {
         (self.fences.len() as u64).saturating_mul(BLOCK_BYTES as u64)
     }
 
     /// Returns the part of the log that the file covers: its start and its end.
-    pub fn range(&self) -> (LogOffset, LogOffset) {
+    pub(super) fn range(&self) -> (LogOffset, LogOffset) {
         (self.summary.from, self.summary.complete.tip.end)
     }
 
     /// Returns all entries. Reads many blocks at once.
-    pub fn all(&self) -> impl Iterator<Item = Result<Entry, TableError>> + use<'_> {
+    pub(super) fn all(&self) -> impl Iterator<Item = Result<Entry, TableError>> + use<'_> {
         const AT_ONCE: usize = 64;
         let runs = (0..self.fences.len()).step_by(AT_ONCE);
         runs.flat_map(move |first| {
@@ -277,7 +277,7 @@ fn checksum(salt: u64, offset: u64, payload: &[u8]) -> u32 {
 
 /// Why a file was not written.
 #[derive(Debug, thiserror::Error)]
-pub enum TableWriteError {
+pub(super) enum TableWriteError {
     #[error(transparent)]
     Io(#[from] io::Error),
     /// A file from which it is made cannot be used.
@@ -293,7 +293,7 @@ pub enum TableWriteError {
 /// # Errors
 /// Returns an error if the file cannot be written, or if the files from which it is made cannot be
 /// read.
-pub fn write(
+pub(super) fn write(
     summary: &Summary,
     filtered_max: u64,
     entries: impl Iterator<Item = Result<Entry, TableWriteError>>,

@@ -7,14 +7,14 @@
 use std::{
     collections::HashMap,
     path::PathBuf,
-    sync::{Arc, MutexGuard, PoisonError},
+    sync::{Arc, MutexGuard, PoisonError, RwLock},
     time::{Duration, Instant},
 };
 
 use tracing::warn;
 
 use super::{
-    Index, IndexError, Layer, Table, TableError, continue_if,
+    Index, IndexError, Layer, Layers, Table, TableError, continue_if,
     rebuild::{self, RebuildError},
 };
 
@@ -52,14 +52,14 @@ impl Index {
         warn!(error = %why, "an index file is unusable; rebuilding it");
         let before = older.iter().take(place).cloned().collect();
         let part = Self {
+            layers: RwLock::new(Layers::of(before)),
             own_from: table.range().0,
             upkeep: self.upkeep.of_part(),
-            ..Self::new(
+            ..Self::empty(
                 self.folder.clone(),
                 self.segments.clone(),
                 self.seed,
                 self.options,
-                before,
                 self.stop.clone(),
             )
         };

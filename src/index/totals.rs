@@ -10,7 +10,9 @@ use serde::{Deserialize, Serialize};
 /// Exact totals, by type.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Totals {
+    /// The number of events of each type.
     pub event_types: HashMap<Arc<str>, u64>,
+    /// The number of aggregates of each type.
     pub aggregate_types: HashMap<Arc<str>, u64>,
 }
 
@@ -20,7 +22,7 @@ const OTHER_TYPES: &str = "other";
 /// The counts by type that a group adds. Which types get their own name depends on their order in
 /// the log.
 #[derive(Debug, Default)]
-pub struct AddedTypes {
+pub(super) struct AddedTypes {
     counts: HashMap<Arc<str>, u64>,
     /// The number of these types that are not in the totals yet.
     new: u64,
@@ -29,7 +31,13 @@ pub struct AddedTypes {
 impl AddedTypes {
     /// Counts `count` items of a type. Beyond `types_max` names, they count as other types: a
     /// client that makes up types must not fill the memory.
-    pub fn add(&mut self, totals: &HashMap<Arc<str>, u64>, types_max: u64, name: &Arc<str>, count: u64) {
+    pub(super) fn add(
+        &mut self,
+        totals: &HashMap<Arc<str>, u64>,
+        types_max: u64,
+        name: &Arc<str>,
+        count: u64,
+    ) {
         if let Some(known) = self.counts.get_mut(name) {
             *known = known.saturating_add(count);
             return;
@@ -44,7 +52,7 @@ impl AddedTypes {
     }
 
     /// Adds the counts to the totals.
-    pub fn count(&self, totals: &mut HashMap<Arc<str>, u64>) {
+    pub(super) fn count(&self, totals: &mut HashMap<Arc<str>, u64>) {
         for (name, count) in &self.counts {
             let total = totals.entry(name.clone()).or_default();
             *total = total.saturating_add(*count);

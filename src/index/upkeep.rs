@@ -76,13 +76,13 @@ impl UpkeepSignals {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    pub fn wake(&self) {
+    pub(super) fn wake(&self) {
         self.state().woken += 1;
         self.changed.notify_all();
     }
 
     /// Queues a file to be rebuilt, if there is a thread that does it. Returns whether there is.
-    pub fn request_rebuild(&self, table: &Arc<Table>, why: &TableError) -> bool {
+    pub(super) fn request_rebuild(&self, table: &Arc<Table>, why: &TableError) -> bool {
         let mut state = self.state();
         if state.has_threads && !state.is_damaged(table) {
             state.damaged.push((table.clone(), why.clone()));
@@ -105,12 +105,12 @@ impl UpkeepSignals {
     }
 
     /// Whether there are threads for work that cannot be done immediately.
-    pub fn has_threads(&self) -> bool {
+    pub(super) fn has_threads(&self) -> bool {
         self.state().has_threads
     }
 
     /// Creates the signals of a part that is built next to the index and stops together with it.
-    pub fn of_part(&self) -> Self {
+    pub(super) fn of_part(&self) -> Self {
         Self { stopping: self.stopping.clone(), ..Self::default() }
     }
 
@@ -118,7 +118,7 @@ impl UpkeepSignals {
         self.urgent.load(Ordering::Acquire)
     }
 
-    pub fn is_stopping(&self) -> bool {
+    pub(super) fn is_stopping(&self) -> bool {
         self.stopping.load(Ordering::Acquire)
     }
 

@@ -14,7 +14,9 @@ const MENDED_MAX: usize = 100;
 /// fails.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum WaitMode {
+    /// The lookup rebuilds the file.
     Waits,
+    /// The lookup leaves the file to the thread that rebuilds files, if there is one.
     AtOnce,
 }
 

@@ -17,12 +17,16 @@ const FILE: &str = "clean-stop";
 /// Why the log may differ from the one that the last run left.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 pub enum Unclean {
+    /// There is no intact note, or no segment.
     #[error("no clean stop was recorded: the last run crashed, or the log has never been used")]
     NotNoted,
+    /// The id of the host differs from the note.
     #[error("the last clean stop was on another host")]
     AnotherHost,
+    /// The directory or its newest segment is another file, or was changed since the stop.
     #[error("the files differ from the last clean stop: they were copied, restored or modified")]
     OtherFiles,
+    /// The number or the length of the newest segment differs from the note.
     #[error("the length of the log differs from the last clean stop")]
     OtherLength,
 }

@@ -35,8 +35,11 @@ pub struct Cursor {
 /// A frame and its location.
 #[derive(Debug)]
 pub struct ReadFrame {
+    /// The contents of the frame.
     pub frame: Frame,
+    /// Where the frame begins.
     pub start: LogOffset,
+    /// Where the frame ends.
     pub end: LogOffset,
 }
 
@@ -78,6 +81,7 @@ impl Cursor {
         Self { expected: Some((last.next(), Some(hash))), ..Self::new(segments, place) }
     }
 
+    /// Returns the offset from which the next frame is read.
     pub fn place(&self) -> LogOffset {
         self.place
     }

@@ -42,9 +42,21 @@ pub(super) const PAYLOAD_BYTES_MAX: usize = 16 * 1024 * 1024;
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Frame {
     /// All events of one append.
-    Append { first: Position, previous: ChainHash, records: Vec<StoredRecord> },
+    Append {
+        /// The position of the first event.
+        first: Position,
+        /// The chain hash before the first event.
+        previous: ChainHash,
+        /// The records of the events, by position.
+        records: Vec<StoredRecord>,
+    },
     /// A snapshot, with its number among the log's snapshots.
-    Snapshot { number: u64, record: StoredRecord },
+    Snapshot {
+        /// The number, from 1 on.
+        number: u64,
+        /// The record of the snapshot.
+        record: StoredRecord,
+    },
     /// A replication mark: how far ImmuDB has committed the log.
     Mark(Bytes),
 }
@@ -52,6 +64,7 @@ pub enum Frame {
 /// A record in a frame.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct StoredRecord {
+    /// The record, without its length field and its hash.
     pub bytes: Bytes,
     /// The chain hash up to and including this record.
     pub hash: ChainHash,

@@ -32,7 +32,7 @@ static OVER_ZEROS: LazyLock<[[u32; 32]; LENGTH_BITS]> = LazyLock::new(|| {
 });
 
 impl FrameSearch {
-    pub fn new(bytes: Bytes, salt: Salt) -> Self {
+    pub(super) fn new(bytes: Bytes, salt: Salt) -> Self {
         let mut up_to_step = vec![0];
         let mut crc = 0;
         for step in bytes.chunks(STEP) {
@@ -44,7 +44,7 @@ impl FrameSearch {
 
     /// Returns the header of the frame at `offset`, or `None` if there is no frame with a correct
     /// checksum.
-    pub fn whole_frame(&self, offset: u64) -> Option<Header> {
+    pub(super) fn whole_frame(&self, offset: u64) -> Option<Header> {
         let start = usize::try_from(offset).ok()?;
         let header = Header::parse(self.bytes.get(start..)?).ok()?;
         let (payload, end) = (start.checked_add(HEADER_BYTES)?, start.checked_add(header.frame_bytes())?);

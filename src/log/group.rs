@@ -24,7 +24,9 @@ pub struct Group {
 /// The address of a stored record, and the chain hash up to and including it.
 #[derive(Debug, Clone, Copy)]
 pub struct StoredAt {
+    /// The address of the record.
     pub place: RecordAddress,
+    /// The chain hash. That of a snapshot covers its record alone.
     pub hash: ChainHash,
 }
 
@@ -44,10 +46,12 @@ impl Group {
         self.tip
     }
 
+    /// Returns whether the group has no frames.
     pub fn is_empty(&self) -> bool {
         self.bytes.is_empty()
     }
 
+    /// Returns the size of the frames added so far, in bytes.
     pub fn byte_count(&self) -> usize {
         self.bytes.len()
     }

@@ -57,7 +57,7 @@ impl Lock {
 pub(super) struct LockedFolder(Option<File>);
 
 impl LockedFolder {
-    pub fn lock_if_there(folder: &Path) -> Result<Self, fs::TryLockError> {
+    pub(super) fn lock_if_there(folder: &Path) -> Result<Self, fs::TryLockError> {
         if folder.exists() { Self::lock(folder) } else { Ok(Self(None)) }
     }
 

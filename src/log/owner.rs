@@ -17,6 +17,7 @@ use uuid::Uuid;
 use super::{lock::LockedFolder, segment};
 
 const ID: &str = "id";
+/// The name of an owner file, or its suffix next to a directory.
 pub const OWNER: &str = ".owner";
 
 /// The id of a log. It does not change in backups or through `repair`.
@@ -97,15 +98,37 @@ pub enum OwnerFile {
 /// Why a derived directory is not used. It is never deleted for this reason.
 #[derive(Debug, thiserror::Error)]
 pub enum OwnerError {
+    /// Another process holds the lock of the directory.
     #[error("{path} is in use by another process; each service needs its own folder ({key})")]
-    InUse { path: String, key: &'static str },
+    InUse {
+        /// The path of the directory.
+        path: String,
+        /// The configuration key of the directory.
+        key: &'static str,
+    },
+    /// The owner file names a log with another id.
     #[error(
         "{path} was created from another log ({owner}); give this service its own directory ({key}), or delete \
          {path} if no service uses it"
     )]
-    AnotherLog { path: String, owner: LogId, key: &'static str },
+    AnotherLog {
+        /// The path of the directory.
+        path: String,
+        /// The id of that log.
+        owner: LogId,
+        /// The configuration key of the directory.
+        key: &'static str,
+    },
+    /// The directory or its owner file cannot be opened, locked or created.
     #[error("{path}: {source} ({key})")]
-    Io { path: String, source: io::Error, key: &'static str },
+    Io {
+        /// The path of the directory.
+        path: String,
+        /// The error of the operating system.
+        source: io::Error,
+        /// The configuration key of the directory.
+        key: &'static str,
+    },
 }
 
 /// A claim on a derived directory, held while it is in use.

@@ -27,13 +27,13 @@ pub(super) struct Preallocation {
 
 impl Preallocation {
     /// Creates the state of a file that ends at `file_end`.
-    pub fn none(file_end: u64) -> Self {
+    pub(super) fn none(file_end: u64) -> Self {
         Self { file_end, retry_at: 0 }
     }
 
     /// Allocates space ahead of a write that ends at `end`. If that fails, the write is only
     /// slower.
-    pub fn prepare(&mut self, file: &Segment, end: u64, segment_bytes_max: u64) {
+    pub(super) fn prepare(&mut self, file: &Segment, end: u64, segment_bytes_max: u64) {
         if end <= self.file_end {
             return;
         }
@@ -63,7 +63,7 @@ impl Preallocation {
     ///
     /// # Errors
     /// Returns an error if the file cannot be truncated.
-    pub fn give_back(&mut self, file: &Segment, end: u64) -> io::Result<()> {
+    pub(super) fn give_back(&mut self, file: &Segment, end: u64) -> io::Result<()> {
         file.set_len(end)?;
         self.file_end = end;
         Ok(())

@@ -60,6 +60,7 @@ struct OpenFrame {
 #[derive(Debug)]
 #[expect(clippy::large_enum_variant, reason = "there is one at a time, and a box for each record costs more")]
 pub enum CursorItem {
+    /// The next record of an append.
     Record(FoundRecord),
     /// A frame without events, and its length in bytes.
     Other(u64),
@@ -68,9 +69,13 @@ pub enum CursorItem {
 /// A record that has not been taken yet.
 #[derive(Debug)]
 pub struct FoundRecord {
+    /// The record.
     pub bytes: Bytes,
+    /// The chain hash up to and including the record.
     pub hash: ChainHash,
+    /// The position of the event.
     pub position: Position,
+    /// The address of the record.
     pub place: RecordAddress,
     /// The end of the append that contains the record.
     pub append_end: LogOffset,
@@ -84,6 +89,7 @@ impl RecordCursor {
         Self { segments, at, buffer: Bytes::new(), behind: None }
     }
 
+    /// Returns the offset from which the next record is read.
     pub fn place(&self) -> LogOffset {
         self.at.place
     }

@@ -30,10 +30,12 @@ use crate::crash_point::CrashPoint;
 pub struct Recovered {
     pub(super) folder: PathBuf,
     pub(super) segments: Arc<Segments>,
+    /// The end of the last whole frame.
     pub end: LogOffset,
 }
 
 impl Recovered {
+    /// Returns the segments, which readers share.
     pub fn segments(&self) -> &Arc<Segments> {
         &self.segments
     }

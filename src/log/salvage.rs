@@ -16,7 +16,9 @@ use super::{
 /// A range of bytes that is not a whole frame.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Damaged {
+    /// The start of the range: a byte offset in the file of the segment.
     pub offset: u64,
+    /// The length of the range.
     pub bytes: u64,
 }
 

@@ -31,6 +31,7 @@ const CHECKED_BYTES: usize = 32;
 /// The mode in which a log is opened.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Access {
+    /// The log is created if it is missing, and can be written.
     ReadWrite,
     /// The disk cannot be written: nothing is created, truncated or removed.
     ReadOnly,

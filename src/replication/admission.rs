@@ -37,20 +37,20 @@ pub(super) struct Admission {
 }
 
 impl Admission {
-    pub fn new(limits: PendingLimits, contact_missing: bool) -> Self {
+    pub(super) fn new(limits: PendingLimits, contact_missing: bool) -> Self {
         Self { limits, contact_missing, shutting_down: false }
     }
 
-    pub fn contacted(&mut self) {
+    pub(super) fn contacted(&mut self) {
         self.contact_missing = false;
     }
 
-    pub fn shut_down(&mut self) {
+    pub(super) fn shut_down(&mut self) {
         self.shutting_down = true;
     }
 
     /// Checks whether a write is admitted, with this many pending events and ImmuDB at `forwarded`.
-    pub fn write(
+    pub(super) fn write(
         &self,
         state: State,
         tip: Tip,
@@ -83,13 +83,13 @@ impl Admission {
     }
 
     /// Checks whether a retry may be answered with the result of an earlier attempt.
-    pub fn retry(&self, state: State, tip: Tip) -> Result<(), StoreError> {
+    pub(super) fn retry(&self, state: State, tip: Tip) -> Result<(), StoreError> {
         self.serves()?;
         self.history_is_known(state, tip)
     }
 
     /// Checks whether reads are admitted.
-    pub fn read(&self, state: State, tip: Tip) -> Result<(), StoreError> {
+    pub(super) fn read(&self, state: State, tip: Tip) -> Result<(), StoreError> {
         self.history_is_known(state, tip)?;
         match state {
             // What looks like an empty history is a lost disk, or belongs to another service.
@@ -100,12 +100,12 @@ impl Admission {
         }
     }
 
-    pub fn is_serving(&self, state: State) -> bool {
+    pub(super) fn is_serving(&self, state: State) -> bool {
         !self.contact_missing && !matches!(state, State::Starting | State::Copying)
     }
 
     /// Returns whether so many events are pending that writes are throttled.
-    pub fn is_crowded(&self, pending_events: u64) -> bool {
+    pub(super) fn is_crowded(&self, pending_events: u64) -> bool {
         pending_events > self.limits.events_max / 2
     }
 

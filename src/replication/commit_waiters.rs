@@ -48,7 +48,7 @@ pub(super) struct CommitWaiters {
 
 impl CommitWaiters {
     /// Adds a write that ends at `end`.
-    pub fn add(&mut self, end: LogOffset, until: Until) -> oneshot::Receiver<CommitOutcome> {
+    pub(super) fn add(&mut self, end: LogOffset, until: Until) -> oneshot::Receiver<CommitOutcome> {
         let (answer, told) = oneshot::channel();
         self.count = self.count.wrapping_add(1);
         self.waiters.insert((end, self.count), Waiter { since: Instant::now(), until, answer });
@@ -56,17 +56,17 @@ impl CommitWaiters {
     }
 
     /// Returns since when the oldest waiter has been waiting for its commit.
-    pub fn since(&self) -> Option<Instant> {
+    pub(super) fn since(&self) -> Option<Instant> {
         let committed = self.waiters.values().filter(|waiter| waiter.until == Until::Committed);
         committed.map(|waiter| waiter.since).min()
     }
 
     #[cfg(test)]
-    pub fn is_empty(&self) -> bool {
+    pub(crate) fn is_empty(&self) -> bool {
         self.waiters.is_empty()
     }
 
-    pub fn answer_all(&mut self, outcome: CommitOutcome) {
+    pub(super) fn answer_all(&mut self, outcome: CommitOutcome) {
         for (_, waiter) in std::mem::take(&mut self.waiters) {
             let _ = waiter.answer.send(outcome);
         }
@@ -74,7 +74,7 @@ impl CommitWaiters {
 
     /// Records that ImmuDB has the log up to `offset`. `events` is the number of events that it did
     /// not have before.
-    pub fn committed(&mut self, offset: LogOffset, events: u64) {
+    pub(super) fn committed(&mut self, offset: LogOffset, events: u64) {
         // The greatest count, so that all writes that end at `offset` are included.
         let after = self.waiters.split_off(&(offset, u64::MAX));
         for (_, waiter) in std::mem::replace(&mut self.waiters, after) {

@@ -17,7 +17,7 @@ use crate::{
 
 /// The local log compared with ImmuDB's database.
 #[derive(Debug, Clone)]
-pub struct Comparison {
+pub(crate) struct Comparison {
     /// The contents of `log:head`, or `None` if it is missing.
     pub head: Option<LogHead>,
     /// ImmuDB has the local events up to this position.
@@ -27,7 +27,7 @@ pub struct Comparison {
 
 /// How the two histories continue after their common part.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum HistoryRelation {
+pub(crate) enum HistoryRelation {
     /// ImmuDB has no head and no events.
     Empty,
     /// ImmuDB has events, but no head that would tell what they are.
@@ -42,7 +42,7 @@ pub enum HistoryRelation {
 
 /// Why the comparison failed.
 #[derive(Debug, thiserror::Error)]
-pub enum ComparisonError {
+pub(crate) enum ComparisonError {
     #[error(transparent)]
     Immudb(#[from] immudb::Error),
     #[error(transparent)]
@@ -58,7 +58,7 @@ impl Comparison {
     ///
     /// # Errors
     /// Returns an error if ImmuDB or the log cannot be read, or if ImmuDB contradicts itself.
-    pub async fn ask(session: &Session, history: &History, tip: Tip) -> Result<Self, ComparisonError> {
+    pub(crate) async fn ask(session: &Session, history: &History, tip: Tip) -> Result<Self, ComparisonError> {
         let Some(entry) = session.get(head::KEY).await? else {
             let events = session.scan_keys(transaction::EVENT_PREFIX.as_bytes(), 1).await?;
             if events.is_empty() {

@@ -8,7 +8,7 @@ use crate::event::{ChainHash, Position};
 
 /// The local side of the comparison.
 #[derive(Debug, Clone)]
-pub struct LocalState<'a> {
+pub(crate) struct LocalState<'a> {
     /// All writer ids with which this log has ever claimed the database.
     pub ids: &'a [Uuid],
     /// The writer id with which this process has claimed the database.
@@ -27,14 +27,14 @@ pub struct LocalState<'a> {
 
 /// Whether the service accepts events already.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Serving {
+pub(crate) enum Serving {
     NotYet,
     Began,
 }
 
 /// What to do next.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Decision {
+pub(crate) enum Decision {
     /// The database has never been written to: claim it.
     ClaimEmpty,
     /// Claim the database; it has nothing that the local log lacks.
@@ -49,7 +49,7 @@ pub enum Decision {
 
 /// Why nothing may be written.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
-pub enum FenceReason {
+pub(crate) enum FenceReason {
     #[error("another writer has the database (start with --take-over if that writer is permanently gone)")]
     OtherWriter,
     #[error("the history in the database differs from the local log")]
@@ -60,7 +60,7 @@ pub enum FenceReason {
 
 /// Why the contents of ImmuDB are suspect.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
-pub enum SuspectReason {
+pub(crate) enum SuspectReason {
     #[error("log:head is missing although events have been replicated")]
     Emptied,
     #[error("ImmuDB has lost transactions that it had committed")]
@@ -78,7 +78,7 @@ pub enum SuspectReason {
 
 /// The kind of events in the database.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Events {
+pub(crate) enum Events {
     None,
     OfThisService,
     /// Aethyr's own event store uses the same keys.
@@ -86,7 +86,7 @@ pub enum Events {
 }
 
 /// Decides what to do next. `events` matters only if there is no head.
-pub fn decide(head: Option<&LogHead>, events: Events, ours: &LocalState<'_>) -> Decision {
+pub(crate) fn decide(head: Option<&LogHead>, events: Events, ours: &LocalState<'_>) -> Decision {
     let Some(head) = head else {
         return match (ours.forwarded > Position(0) || ours.current.is_some(), events) {
             (true, _) => Decision::Suspect(SuspectReason::Emptied),
@@ -163,57 +163,29 @@ mod tests {
         let fresh_take_over = LocalState { take_over: true, ..fresh.clone() };
         let late_take_over = LocalState { take_over: true, ..began.clone() };
         use Decision::{Claim, ClaimAndCopy, Fenced, Resume, Suspect};
+        use FenceReason::{Ahead, Diverged, OtherWriter};
+        use SuspectReason::RolledBack;
         let table = [
             ("own id at the start", head(mine, 7, hash, false), &start, Claim),
             ("an older id at the start", head(old, 7, hash, false), &start, Claim),
             ("own id later", head(mine, 7, hash, false), &began, Claim),
             ("own claim again", head(mine, 7, hash, false), &claimed, Resume),
-            (
-                "another writer at the start",
-                head(other, 7, hash, false),
-                &start,
-                Fenced(FenceReason::OtherWriter),
-            ),
-            ("another writer later", head(other, 7, hash, false), &claimed, Fenced(FenceReason::OtherWriter)),
+            ("another writer at the start", head(other, 7, hash, false), &start, Fenced(OtherWriter)),
+            ("another writer later", head(other, 7, hash, false), &claimed, Fenced(OtherWriter)),
             ("released at the start", head(other, 7, hash, true), &start, Claim),
-            ("released, but too late", head(other, 7, hash, true), &began, Fenced(FenceReason::OtherWriter)),
+            ("released, but too late", head(other, 7, hash, true), &began, Fenced(OtherWriter)),
             ("--take-over at the start", head(other, 7, hash, false), &take_over, Claim),
-            (
-                "--take-over, but too late",
-                head(other, 7, hash, false),
-                &late_take_over,
-                Fenced(FenceReason::OtherWriter),
-            ),
-            (
-                "--take-over with other events",
-                head(other, 7, foreign, false),
-                &take_over,
-                Fenced(FenceReason::Diverged),
-            ),
-            (
-                "an empty disk, not ours",
-                head(other, 7, hash, false),
-                &fresh,
-                Fenced(FenceReason::OtherWriter),
-            ),
+            ("--take-over, but too late", head(other, 7, hash, false), &late_take_over, Fenced(OtherWriter)),
+            ("--take-over with other events", head(other, 7, foreign, false), &take_over, Fenced(Diverged)),
+            ("an empty disk, not ours", head(other, 7, hash, false), &fresh, Fenced(OtherWriter)),
             ("an empty disk, released", head(other, 7, hash, true), &fresh, ClaimAndCopy),
             ("an empty disk, --take-over", head(other, 7, hash, false), &fresh_take_over, ClaimAndCopy),
             ("our end is lost", head(mine, 11, hash, false), &start, ClaimAndCopy),
-            ("our end is lost, too late", head(mine, 11, hash, false), &began, Fenced(FenceReason::Ahead)),
-            ("another history", head(mine, 7, foreign, false), &start, Fenced(FenceReason::Diverged)),
-            ("rolled back", head(mine, 4, hash, false), &start, Suspect(SuspectReason::RolledBack)),
-            (
-                "rolled back under way",
-                head(mine, 4, hash, false),
-                &claimed,
-                Suspect(SuspectReason::RolledBack),
-            ),
-            (
-                "rolled back before the claim",
-                head(old, 7, hash, false),
-                &claimed,
-                Suspect(SuspectReason::RolledBack),
-            ),
+            ("our end is lost, too late", head(mine, 11, hash, false), &began, Fenced(Ahead)),
+            ("another history", head(mine, 7, foreign, false), &start, Fenced(Diverged)),
+            ("rolled back", head(mine, 4, hash, false), &start, Suspect(RolledBack)),
+            ("rolled back under way", head(mine, 4, hash, false), &claimed, Suspect(RolledBack)),
+            ("rolled back before the claim", head(old, 7, hash, false), &claimed, Suspect(RolledBack)),
         ];
         for (what, head, ours, expected) in table {
             assert_eq!(decide(Some(&head), Events::OfThisService, ours), expected, "{what}");

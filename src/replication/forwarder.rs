@@ -46,7 +46,7 @@ use probe::Probes;
 
 /// The settings of the forwarder, fixed for its lifetime.
 #[derive(Debug, Clone)]
-pub struct ForwarderSettings {
+pub(crate) struct ForwarderSettings {
     pub immudb: immudb::SessionSettings,
     /// The directory of the local log, which also holds the writer ids.
     pub folder: PathBuf,
@@ -61,7 +61,7 @@ pub struct ForwarderSettings {
 
 /// The state of the forwarder task.
 #[derive(Debug)]
-pub struct Forwarder {
+pub(crate) struct Forwarder {
     settings: ForwarderSettings,
     replication: Arc<ReplicationStatus>,
     sequencer: Sequencer,
@@ -146,7 +146,7 @@ enum Pause {
 }
 
 impl Forwarder {
-    pub fn new(
+    pub(crate) fn new(
         settings: ForwarderSettings,
         replication: Arc<ReplicationStatus>,
         sequencer: Sequencer,
@@ -187,7 +187,7 @@ impl Forwarder {
     }
 
     /// Runs until shutdown, then releases the head if nothing is pending.
-    pub async fn run(mut self) {
+    pub(crate) async fn run(mut self) {
         let mut session = None;
         while !self.shutdown.is_cancelled() {
             let error = match self.contact(session.take()).await {

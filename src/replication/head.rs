@@ -7,12 +7,12 @@ use uuid::Uuid;
 
 use crate::event::{ChainHash, Position};
 
-pub const KEY: &[u8] = b"log:head";
+pub(crate) const KEY: &[u8] = b"log:head";
 
 /// The contents of `log:head`. Encoded as JSON, so that an operator can read it with ImmuDB's own
 /// client.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub struct LogHead {
+pub(crate) struct LogHead {
     /// The database has every event up to this position.
     #[serde(with = "position")]
     pub position: Position,
@@ -29,11 +29,11 @@ pub struct LogHead {
 }
 
 impl LogHead {
-    pub fn encode(&self) -> Bytes {
+    pub(crate) fn encode(&self) -> Bytes {
         serde_json::to_vec(self).map(Bytes::from).unwrap_or_default()
     }
 
-    pub fn decode(bytes: &[u8]) -> Option<Self> {
+    pub(crate) fn decode(bytes: &[u8]) -> Option<Self> {
         serde_json::from_slice(bytes).ok()
     }
 }
@@ -43,11 +43,11 @@ mod position {
 
     use crate::event::Position;
 
-    pub fn serialize<S: Serializer>(position: &Position, serializer: S) -> Result<S::Ok, S::Error> {
+    pub(super) fn serialize<S: Serializer>(position: &Position, serializer: S) -> Result<S::Ok, S::Error> {
         position.0.serialize(serializer)
     }
 
-    pub fn deserialize<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Position, D::Error> {
+    pub(super) fn deserialize<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Position, D::Error> {
         u64::deserialize(deserializer).map(Position)
     }
 }
@@ -57,11 +57,11 @@ mod hash {
 
     use crate::event::ChainHash;
 
-    pub fn serialize<S: Serializer>(hash: &ChainHash, serializer: S) -> Result<S::Ok, S::Error> {
+    pub(super) fn serialize<S: Serializer>(hash: &ChainHash, serializer: S) -> Result<S::Ok, S::Error> {
         serializer.collect_str(hash)
     }
 
-    pub fn deserialize<'de, D: Deserializer<'de>>(deserializer: D) -> Result<ChainHash, D::Error> {
+    pub(super) fn deserialize<'de, D: Deserializer<'de>>(deserializer: D) -> Result<ChainHash, D::Error> {
         let text = String::deserialize(deserializer)?;
         ChainHash::from_hex(&text).ok_or_else(|| D::Error::custom("invalid hash"))
     }

@@ -6,7 +6,7 @@ use std::time::Duration;
 use tokio::time::Instant;
 
 #[derive(Debug, Default)]
-pub struct Notice {
+pub(super) struct Notice {
     count: u64,
     logged: Option<Instant>,
 }
@@ -16,7 +16,7 @@ impl Notice {
 
     /// Adds `count` occurrences. If a message is due now, returns the number of occurrences that
     /// have not been logged yet.
-    pub fn add(&mut self, count: u64) -> Option<u64> {
+    pub(super) fn add(&mut self, count: u64) -> Option<u64> {
         self.count = self.count.saturating_add(count);
         let is_due = self.logged.is_none_or(|logged| logged.elapsed() >= Self::EVERY);
         if self.count == 0 || !is_due {

@@ -31,7 +31,7 @@ pub(super) struct RecentTransactions(VecDeque<RecentTransaction>);
 
 impl RecentTransactions {
     /// Records a transaction with the events after `after` up to `last`.
-    pub fn add(&mut self, after: Position, last: Position, tx: u64, learned: Learned) {
+    pub(super) fn add(&mut self, after: Position, last: Position, tx: u64, learned: Learned) {
         self.0.push_back(RecentTransaction { after, last, tx, learned });
         if self.0.len() > RECENT_MAX {
             self.0.pop_front();
@@ -39,12 +39,12 @@ impl RecentTransactions {
     }
 
     /// Returns the transaction that contains the event at `position`, if its commit was answered.
-    pub fn committed(&self, position: Position) -> Option<u64> {
+    pub(super) fn committed(&self, position: Position) -> Option<u64> {
         self.of(position).filter(|known| known.learned == Learned::ByCommit).map(|known| known.tx)
     }
 
     /// Same as `committed`, but also if the transaction was only learned from the head.
-    pub fn supposed(&self, position: Position) -> Option<u64> {
+    pub(super) fn supposed(&self, position: Position) -> Option<u64> {
         self.of(position).map(|known| known.tx)
     }
 

@@ -32,7 +32,7 @@ use crate::{
 
 /// Why a restore ended early.
 #[derive(Debug, thiserror::Error)]
-pub enum LogRestoreError {
+pub(crate) enum LogRestoreError {
     /// The restore can be retried later, from where it stopped.
     #[error(transparent)]
     Immudb(#[from] immudb::Error),
@@ -48,16 +48,16 @@ pub enum LogRestoreError {
 /// Marks a restore that has begun and not ended. Until it ends, the log lacks events and no writes
 /// may be accepted.
 #[derive(Debug)]
-pub struct RestoreMarker {
+pub(crate) struct RestoreMarker {
     path: PathBuf,
 }
 
 impl RestoreMarker {
-    pub fn new(folder: &Path) -> Self {
+    pub(crate) fn new(folder: &Path) -> Self {
         Self { path: folder.join(writer_ids::UNFINISHED_COPY) }
     }
 
-    pub fn exists(&self) -> bool {
+    pub(crate) fn exists(&self) -> bool {
         self.path.exists()
     }
 
@@ -79,7 +79,7 @@ impl RestoreMarker {
 }
 
 /// One restore, from the end of the local log to ImmuDB's head.
-pub struct LogRestore<'a> {
+pub(crate) struct LogRestore<'a> {
     pub session: &'a Session,
     pub sequencer: &'a Sequencer,
     pub history: &'a History,
@@ -100,7 +100,7 @@ impl LogRestore<'_> {
     ///
     /// # Errors
     /// Returns an error if the history does not fit, or cannot be read.
-    pub async fn check_fit(&self) -> Result<TxId, LogRestoreError> {
+    pub(crate) async fn check_fit(&self) -> Result<TxId, LogRestoreError> {
         let tip = self.sequencer.tip();
         if tip.position == Position(0) {
             return Ok(TxId(1));
@@ -135,7 +135,7 @@ impl LogRestore<'_> {
     /// # Errors
     /// Returns an error if ImmuDB is unreachable (the restore can be started again), or if its
     /// contents do not fit.
-    pub async fn run(&self, first: TxId) -> Result<(), LogRestoreError> {
+    pub(crate) async fn run(&self, first: TxId) -> Result<(), LogRestoreError> {
         let tip = self.sequencer.tip();
         let mut checked = Checked { position: tip.position, hash: tip.hash };
         info!(from = tip.position.0, until = self.head.position.0, "restoring the history from ImmuDB");
@@ -204,7 +204,7 @@ impl LogRestore<'_> {
 ///
 /// # Errors
 /// Returns an error if ImmuDB cannot be read.
-pub async fn records_between(
+pub(crate) async fn records_between(
     session: &Session,
     from: Position,
     until: Position,

@@ -29,7 +29,7 @@ pub enum State {
 
 /// An occurrence that may change the state.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Signal {
+pub(crate) enum Signal {
     /// An attempt to reach ImmuDB, or to read the local log for it, failed.
     Failed(Failure),
     /// A client has waited for `fallback_after`.
@@ -48,7 +48,7 @@ pub enum Signal {
 
 /// How an attempt failed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Failure {
+pub(crate) enum Failure {
     /// Nothing listens there, or the operator must act: an immediate retry would not help.
     Definite,
     /// The next attempt may succeed.
@@ -57,7 +57,7 @@ pub enum Failure {
 
 /// A transaction that ImmuDB committed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Commit {
+pub(crate) struct Commit {
     pub backlog: Backlog,
     /// From the request to the answer.
     pub took: Duration,
@@ -67,7 +67,7 @@ pub struct Commit {
 
 /// How much ImmuDB lacks after a commit.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Backlog {
+pub(crate) enum Backlog {
     /// The rest fits into the next transaction.
     FitsOne,
     /// It needs several.
@@ -76,7 +76,7 @@ pub enum Backlog {
 
 /// The limits, fixed for the lifetime of the machine.
 #[derive(Debug, Clone, Copy)]
-pub struct FallbackLimits {
+pub(crate) struct FallbackLimits {
     /// Number of consecutive failures that ends `Connected`.
     pub failures_max: u32,
     /// No client waits longer than this.
@@ -103,7 +103,7 @@ const SMALL_BYTES: usize = 64 * 1024;
 
 /// The state and everything that determines the next one.
 #[derive(Debug)]
-pub struct StateMachine {
+pub(crate) struct StateMachine {
     state: State,
     limits: FallbackLimits,
     failures: u32,
@@ -117,22 +117,22 @@ pub struct StateMachine {
 }
 
 impl StateMachine {
-    pub fn new(state: State, limits: FallbackLimits) -> Self {
+    pub(crate) fn new(state: State, limits: FallbackLimits) -> Self {
         let recent = VecDeque::with_capacity(RECENT_COMMITS);
         Self { state, limits, failures: 0, recent, quick: 0, quick_needed: None, fallback_ended: None }
     }
 
-    pub fn state(&self) -> State {
+    pub(crate) fn state(&self) -> State {
         self.state
     }
 
     /// Returns the duration above which a commit is slow.
-    pub fn slow_above(&self) -> Duration {
+    pub(crate) fn slow_above(&self) -> Duration {
         self.limits.fallback_after / 2
     }
 
     /// Returns the duration below which a small commit is quick.
-    pub fn quick_below(&self) -> Duration {
+    pub(crate) fn quick_below(&self) -> Duration {
         self.limits.fallback_after / 4
     }
 
@@ -141,14 +141,14 @@ impl StateMachine {
     /// wait for its end. The limit is a bit lower than that of a slow commit, so that they are
     /// spared a third long wait. Returns `None` unless one more slow commit would begin the
     /// fallback.
-    pub fn commit_max(&self) -> Option<Duration> {
+    pub(crate) fn commit_max(&self) -> Option<Duration> {
         let before = self.recent.iter().rev().take(RECENT_COMMITS - 1).filter(|slow| **slow).count();
         let is_last = self.state == State::Connected && before + 1 >= SLOW_COMMITS;
         is_last.then(|| self.limits.fallback_after / 5 * 2)
     }
 
     /// Returns the state after `signal`, at a time measured from any fixed moment.
-    pub fn on(&mut self, signal: Signal, at: Duration) -> State {
+    pub(crate) fn on(&mut self, signal: Signal, at: Duration) -> State {
         self.state = match signal {
             Signal::Failed(failure) => {
                 self.failures = self.failures.saturating_add(1);
@@ -265,7 +265,7 @@ impl StateMachine {
 
     /// Returns whether a commit is quick. A slow commit is never quick, however large it is: the
     /// next fallback would follow at once.
-    pub fn is_quick(&self, commit: Commit) -> bool {
+    pub(crate) fn is_quick(&self, commit: Commit) -> bool {
         let bytes = u32::try_from(commit.bytes.saturating_sub(SMALL_BYTES)).unwrap_or(u32::MAX);
         let for_bytes = Duration::from_secs(1).mul_f64(f64::from(bytes) / f64::from(BYTES_PER_SECOND));
         let below = self.quick_below().saturating_add(for_bytes).min(self.slow_above());

@@ -17,14 +17,14 @@ use crate::{
 
 /// The limits of one transaction. An append that exceeds them is sent alone.
 #[derive(Debug, Clone, Copy)]
-pub struct BatchLimits {
+pub(crate) struct BatchLimits {
     pub keys_max: usize,
     pub bytes_max: usize,
 }
 
 /// The contents of one transaction, except for the head.
 #[derive(Debug)]
-pub struct Batch {
+pub(super) struct Batch {
     pub entries: Vec<KeyValue>,
     pub event_count: u64,
     /// Number of appends and snapshots, which cannot be split.
@@ -40,7 +40,7 @@ pub struct Batch {
 
 /// A point in the log between two frames.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct LogPoint {
+pub(super) struct LogPoint {
     pub place: LogOffset,
     pub position: Position,
     pub hash: ChainHash,
@@ -50,13 +50,13 @@ pub struct LogPoint {
 
 impl LogPoint {
     /// The start of the log: nothing has been forwarded yet.
-    pub const START: Self =
+    pub(super) const START: Self =
         Self { place: LogOffset::START, position: Position(0), hash: ChainHash::START, snapshots: 0 };
 }
 
 /// Reads the log and packs it into transactions.
 #[derive(Debug)]
-pub struct Packer {
+pub(super) struct Packer {
     history: History,
     limits: BatchLimits,
     cursor: Cursor,
@@ -67,14 +67,14 @@ pub struct Packer {
 
 impl Packer {
     /// Creates a packer that starts after everything that ImmuDB has.
-    pub fn new(history: History, limits: BatchLimits, reached: LogPoint) -> Self {
+    pub(super) fn new(history: History, limits: BatchLimits, reached: LogPoint) -> Self {
         let segments = Arc::clone(&history.segments);
         let cursor = Cursor::after(segments, reached.place, reached.position, reached.hash);
         Self { history, limits, cursor, held: None, reached }
     }
 
     /// Sets the byte limit of the following transactions.
-    pub fn limit_bytes(&mut self, bytes_max: usize) {
+    pub(super) fn limit_bytes(&mut self, bytes_max: usize) {
         self.limits.bytes_max = bytes_max;
     }
 
@@ -83,7 +83,7 @@ impl Packer {
     ///
     /// # Errors
     /// Returns an error if the log is damaged.
-    pub fn next(&mut self, tip: Tip) -> Result<Batch, HistoryError> {
+    pub(super) fn next(&mut self, tip: Tip) -> Result<Batch, HistoryError> {
         let mut contents = BatchBuilder::default();
         loop {
             let read = match self.held.take() {
@@ -203,11 +203,11 @@ impl BatchBuilder {
     }
 }
 
-pub const EVENT_PREFIX: &str = "event:";
-pub const SNAPSHOT_PREFIX: &str = "snapshot:";
+pub(super) const EVENT_PREFIX: &str = "event:";
+pub(super) const SNAPSHOT_PREFIX: &str = "snapshot:";
 
 /// Returns the key of an event. Because of the padding, keys sort by sequence number.
-pub fn event_key(aggregate: &AggregateId, sequence: SequenceNumber) -> Bytes {
+pub(super) fn event_key(aggregate: &AggregateId, sequence: SequenceNumber) -> Bytes {
     Bytes::from(format!("{EVENT_PREFIX}{}:{:020}", aggregate.encoded(), sequence.0))
 }
 

@@ -10,7 +10,7 @@ use crate::event::Position;
 
 /// The byte limit of one transaction. A single append may exceed it.
 #[derive(Debug)]
-pub struct BatchSize {
+pub(super) struct BatchSize {
     configured: usize,
     bytes: usize,
     /// Number of consecutive failures that may be due to the size.
@@ -63,7 +63,7 @@ impl BatchSize {
     /// How long a size that was too large is not tried again: each attempt may cause a fallback.
     const REFUSED_FOR: Duration = Duration::from_secs(600);
 
-    pub fn new(configured: usize) -> Self {
+    pub(super) fn new(configured: usize) -> Self {
         Self {
             configured,
             bytes: configured,
@@ -78,13 +78,13 @@ impl BatchSize {
         }
     }
 
-    pub fn bytes(&self) -> usize {
+    pub(super) fn bytes(&self) -> usize {
         self.suspected.unwrap_or(self.bytes)
     }
 
     /// Records that a transaction of several appends, with a size of `bytes`, was rejected as too
     /// large. Returns whether the new limit is the smallest so far.
-    pub fn refused(&mut self, bytes: usize, now: Instant) -> bool {
+    pub(super) fn refused(&mut self, bytes: usize, now: Instant) -> bool {
         let smallest = self.refused_min(now).map_or(bytes, |earlier| earlier.min(bytes));
         self.refused = Some(RefusedSize { bytes: smallest, at: now });
         (self.failures, self.commits) = (0, 0);
@@ -107,7 +107,7 @@ impl BatchSize {
 
     /// Records that a transaction of several appends failed, with no indication that its size is
     /// the reason. Returns whether the new limit is the smallest so far.
-    pub fn failed(&mut self, bytes: usize, now: Instant) -> bool {
+    pub(super) fn failed(&mut self, bytes: usize, now: Instant) -> bool {
         if bytes < Self::SUSPECTED_MIN {
             return false;
         }
@@ -125,7 +125,7 @@ impl BatchSize {
 
     /// Records that a single append or snapshot failed, with no indication that its size is the
     /// reason. Returns whether the size must be assumed to be the reason.
-    pub fn failed_alone(&mut self, end: SingleAppendEnd, bytes: usize) -> bool {
+    pub(super) fn failed_alone(&mut self, end: SingleAppendEnd, bytes: usize) -> bool {
         if bytes < Self::SUSPECTED_MIN {
             return false;
         }
@@ -137,12 +137,12 @@ impl BatchSize {
 
     /// Records that ImmuDB does not even answer a login or a read, so earlier failures were not due
     /// to the size.
-    pub fn out_of_reach(&mut self) {
+    pub(super) fn out_of_reach(&mut self) {
         (self.failures, self.alone) = (0, None);
     }
 
     /// Records that a transaction with a size of `bytes` was committed.
-    pub fn taken(&mut self, bytes: usize, now: Instant) {
+    pub(super) fn taken(&mut self, bytes: usize, now: Instant) {
         (self.failures, self.alone) = (0, None);
         self.proved = self.proved.max(bytes);
         if self.refused.is_some_and(|refused| refused.bytes <= bytes) {

@@ -11,7 +11,9 @@ use crate::{
 /// events.
 #[derive(Debug)]
 pub struct Append {
+    /// The events in the order of the request, with the digests of what was sent.
     pub events: Vec<(NewEvent, ContentDigest)>,
+    /// The last number that each aggregate must have; 0 if it must not exist.
     pub expected: Vec<(AggregateId, SequenceNumber)>,
 }
 
@@ -32,8 +34,11 @@ pub(super) fn byte_count(content: &Content, metadata: &BTreeMap<String, String>)
 /// An append that is durable in the local log.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct StoredAppend {
+    /// Each aggregate once, in the order of their first events.
     pub aggregates: Vec<StoredAggregate>,
+    /// The ids of the events, in the order of the request.
     pub event_ids: Vec<EventId>,
+    /// The positions of the first and the last event.
     pub bounds: AppendBounds,
     /// Any copy of the log that reaches this offset contains these events.
     pub end: LogOffset,
@@ -44,15 +49,20 @@ pub struct StoredAppend {
 /// One aggregate's share of an append.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct StoredAggregate {
+    /// The id of the aggregate.
     pub id: AggregateId,
+    /// The number of its first event in the append.
     pub first: SequenceNumber,
+    /// The number of its last event in the append.
     pub last: SequenceNumber,
+    /// Whether the events since its last snapshot reach the threshold.
     pub snapshot_due: bool,
 }
 
 /// A snapshot that is durable in the local log. Any copy of the log that reaches `end` contains it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct StoredSnapshot {
+    /// The end of the snapshot or, if it was dropped, of the newer one.
     pub end: LogOffset,
     /// Whether this snapshot was dropped because a newer one exists.
     pub dropped: bool,

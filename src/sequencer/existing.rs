@@ -35,7 +35,9 @@ pub(super) struct ExistingEvent {
 /// The outcome of earlier attempts at an append.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum EarlierAttempt {
+    /// An earlier attempt stored all of its events.
     Stored(StoredAppend),
+    /// No stored append was found. An attempt may still be under way.
     NotFound {
         /// The position up to which none of its events is stored. `None` if nothing is known for
         /// certain.
@@ -44,6 +46,7 @@ pub enum EarlierAttempt {
 }
 
 impl EarlierAttempt {
+    /// Returns the stored append, or `None` if none was found.
     pub fn stored(self) -> Option<StoredAppend> {
         match self {
             Self::Stored(stored) => Some(stored),
@@ -60,7 +63,7 @@ pub(super) struct SentEvent {
 }
 
 impl SentEvent {
-    pub fn all_of(append: &Append) -> Vec<Self> {
+    pub(super) fn all_of(append: &Append) -> Vec<Self> {
         append.events.iter().map(|(event, digest)| Self { id: event.id, digest: *digest }).collect()
     }
 }
@@ -75,13 +78,13 @@ pub(super) struct ExistingAppend {
 
 impl Lookup {
     /// See [`Index::presence`](crate::index::Index::presence).
-    pub fn presence(&self, sent: &[SentEvent]) -> Presence {
+    pub(super) fn presence(&self, sent: &[SentEvent]) -> Presence {
         self.index.presence(sent.iter().map(|event| event.id))
     }
 
     /// Returns up to where none of these events is stored, or `None` if one may be. Reads only
     /// memory.
-    pub fn absent_up_to(&self, sent: &[SentEvent]) -> Option<AbsentUpTo> {
+    pub(super) fn absent_up_to(&self, sent: &[SentEvent]) -> Option<AbsentUpTo> {
         match self.presence(sent) {
             Presence::Absent(up_to) => Some(up_to),
             Presence::Suspected(..) | Presence::Present => None,
@@ -89,7 +92,7 @@ impl Lookup {
     }
 
     /// Whether none of these events is stored. If the index cannot tell, the answer is no.
-    pub fn are_absent(&self, ids: &[EventId]) -> bool {
+    pub(super) fn are_absent(&self, ids: &[EventId]) -> bool {
         ids.iter().all(|id| matches!(self.index.event_with(*id, WaitMode::AtOnce), Ok(None)))
     }
 
@@ -106,7 +109,7 @@ impl Lookup {
     ///
     /// # Errors
     /// See [`Lookup::find`].
-    pub fn find_since(
+    pub(super) fn find_since(
         &self,
         absent_up_to: Option<AbsentUpTo>,
         sent: &[SentEvent],
@@ -124,7 +127,7 @@ impl Lookup {
     /// # Errors
     /// Returns an error if some of the ids were used for a different append, or if the stored
     /// events cannot be read.
-    pub fn find(&self, sent: &[SentEvent]) -> Result<Option<ExistingAppend>, StoreError> {
+    pub(super) fn find(&self, sent: &[SentEvent]) -> Result<Option<ExistingAppend>, StoreError> {
         let Some(first) = sent.first() else { return Ok(None) };
         let Some(found) = self.look_up(first.id)? else {
             // Either all or none of an append's ids are stored.
@@ -171,7 +174,7 @@ impl ExistingAppend {
     ///
     /// # Errors
     /// Returns an error if it is a different append, or if a stored event cannot be read.
-    pub fn matching(
+    pub(super) fn matching(
         sent: &[SentEvent],
         stored: impl Iterator<Item = Result<ExistingEvent, StoreError>>,
     ) -> Result<Self, StoreError> {
@@ -206,7 +209,7 @@ impl ExistingAppend {
     }
 
     /// Builds the answer of the first attempt. `head` looks up an aggregate.
-    pub fn into_stored(
+    pub(super) fn into_stored(
         self,
         sent: &[SentEvent],
         thresholds: &SnapshotThresholds,
@@ -236,7 +239,7 @@ pub(super) struct Aggregates {
 impl Aggregates {
     /// Assigns the next sequence number of the aggregate. `before` is its last number before the
     /// append.
-    pub fn next(&mut self, id: &AggregateId, before: SequenceNumber) -> SequenceNumber {
+    pub(super) fn next(&mut self, id: &AggregateId, before: SequenceNumber) -> SequenceNumber {
         let sequence = self.known(id).map_or(before, |aggregate| aggregate.last).next();
         self.add(id, sequence);
         sequence

@@ -39,7 +39,7 @@ pub(super) struct OpenGroup {
 
 impl OpenGroup {
     /// Starts a group with the waiting replication marks.
-    pub fn new(frames: Group, lookup: &Lookup, marks: Vec<ReplicationMark>) -> Self {
+    pub(super) fn new(frames: Group, lookup: &Lookup, marks: Vec<ReplicationMark>) -> Self {
         let entries = IndexBatch::new(&lookup.index);
         // The clock may be set back, but recorded times never decrease.
         let (time, newest) = (lookup.settings.clock.time(), entries.complete().recorded_at);
@@ -54,7 +54,7 @@ impl OpenGroup {
         group
     }
 
-    pub fn add_mark(&mut self, mark: ReplicationMark) {
+    pub(super) fn add_mark(&mut self, mark: ReplicationMark) {
         self.frames.mark(&record::encode_mark(mark));
         self.entries.add_mark(mark);
     }
@@ -63,7 +63,7 @@ impl OpenGroup {
     ///
     /// # Errors
     /// Returns an error if the index is unusable.
-    pub fn head(&mut self, lookup: &Lookup, id: &AggregateId) -> Result<Option<Head>, IndexError> {
+    pub(super) fn head(&mut self, lookup: &Lookup, id: &AggregateId) -> Result<Option<Head>, IndexError> {
         self.entries.head(&lookup.index, id)
     }
 
@@ -71,7 +71,7 @@ impl OpenGroup {
     ///
     /// # Errors
     /// See [`Lookup::find`].
-    pub fn existing(
+    pub(super) fn existing(
         &self,
         lookup: &Lookup,
         sent: &[SentEvent],

@@ -18,7 +18,7 @@ pub(super) enum GroupError {
 }
 
 impl GroupError {
-    pub fn for_caller(&self, settings: &Settings) -> StoreError {
+    pub(super) fn for_caller(&self, settings: &Settings) -> StoreError {
         match self {
             Self::Write(WriteError::NotWritten(error)) => match error.kind() {
                 ErrorKind::StorageFull | ErrorKind::QuotaExceeded => settings.disk_full(),
@@ -30,7 +30,7 @@ impl GroupError {
         }
     }
 
-    pub fn for_restorer(&self) -> RestoreError {
+    pub(super) fn for_restorer(&self) -> RestoreError {
         match self {
             Self::Write(WriteError::NotWritten(_)) => RestoreError::NotWritten(self.to_string()),
             Self::Write(_) | Self::Broken => RestoreError::Failed(self.to_string()),

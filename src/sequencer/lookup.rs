@@ -26,7 +26,7 @@ impl Lookup {
     ///
     /// # Errors
     /// Returns an error if the index cannot tell at once.
-    pub fn head(&self, id: &AggregateId) -> Result<Option<Head>, IndexError> {
+    pub(super) fn head(&self, id: &AggregateId) -> Result<Option<Head>, IndexError> {
         self.index.head_with(id, WaitMode::AtOnce)
     }
 
@@ -34,7 +34,7 @@ impl Lookup {
     ///
     /// # Errors
     /// Returns an error if the event cannot be found or read.
-    pub fn event_hash(
+    pub(super) fn event_hash(
         &self,
         aggregate: &AggregateId,
         sequence: SequenceNumber,

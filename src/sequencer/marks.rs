@@ -10,21 +10,21 @@ use crate::event::record::ReplicationMark;
 pub(super) struct WaitingMarks(Arc<Mutex<Vec<ReplicationMark>>>);
 
 impl WaitingMarks {
-    pub fn is_empty(&self) -> bool {
+    pub(super) fn is_empty(&self) -> bool {
         self.lock().is_empty()
     }
 
-    pub fn push(&self, mark: ReplicationMark) {
+    pub(super) fn push(&self, mark: ReplicationMark) {
         self.lock().push(mark);
     }
 
     /// Returns the marks for a group.
-    pub fn take(&self) -> Vec<ReplicationMark> {
+    pub(super) fn take(&self) -> Vec<ReplicationMark> {
         std::mem::take(&mut *self.lock())
     }
 
     /// Requeues the marks of a group that was not written, so that the next group includes them.
-    pub fn put_back(&self, marks: Vec<ReplicationMark>) {
+    pub(super) fn put_back(&self, marks: Vec<ReplicationMark>) {
         let mut waiting = self.lock();
         waiting.splice(..0, marks);
     }

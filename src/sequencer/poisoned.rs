@@ -10,7 +10,9 @@ use crate::event::EventId;
 /// Why no write is accepted before a restart. What a failed sync left on the disk cannot be known.
 #[derive(Debug)]
 pub struct Poisoned {
+    /// What caused it.
     pub by: PoisonedBy,
+    /// The text of the error that caused it.
     pub reason: String,
     /// Events of the group whose outcome is unknown.
     pub(super) in_doubt: HashSet<EventId>,
@@ -19,6 +21,7 @@ pub struct Poisoned {
 /// What caused the log to be poisoned.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum PoisonedBy {
+    /// A write or a sync failed, and its outcome is unknown.
     Log,
     /// The log was opened read-only. The service retries the start by itself.
     ReadOnly,

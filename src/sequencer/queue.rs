@@ -14,6 +14,7 @@ use crate::{
 /// limit with any client.
 #[derive(Default)]
 pub struct Origin {
+    /// The client whose share of the limits the write uses.
     pub caller: Caller,
     /// Called as soon as the write counts as waiting. Until then, its memory is counted elsewhere.
     pub counted: Option<Box<dyn FnOnce() + Send>>,
@@ -42,7 +43,7 @@ pub(super) struct QueuePermit {
 }
 
 impl QueueLimits {
-    pub fn new(settings: &Settings) -> Self {
+    pub(super) fn new(settings: &Settings) -> Self {
         let (calls_max, bytes_max) = (settings.calls_waiting_max as u64, settings.calls_waiting_bytes_max);
         Self(Arc::new(Limits {
             calls: SharedLimit::new(Limit::CallsWaiting, Resource::WaitingWrites, calls_max),
@@ -54,7 +55,7 @@ impl QueueLimits {
     ///
     /// # Errors
     /// Returns an error if a limit is reached, or if the client has used up its share.
-    pub fn acquire(&self, origin: Origin, bytes: u64) -> Result<QueuePermit, StoreError> {
+    pub(super) fn acquire(&self, origin: Origin, bytes: u64) -> Result<QueuePermit, StoreError> {
         let Origin { caller, counted, kept: _ } = origin;
         let mut permit = QueuePermit { limits: self.0.clone(), caller, calls: 0, bytes: 0 };
         permit.count_bytes(bytes)?;

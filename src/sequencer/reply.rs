@@ -31,7 +31,7 @@ pub(super) struct GroupOutcome<'a> {
 impl PendingReply {
     /// Sends the answer. If the group failed, the caller gets the failure and not a result that was
     /// derived from the group.
-    pub fn send(self, group: &GroupOutcome<'_>) {
+    pub(super) fn send(self, group: &GroupOutcome<'_>) {
         let for_caller = || group.failed.map(|error| error.for_caller(group.settings));
         let for_restorer = || group.failed.map(GroupError::for_restorer);
         match self {

@@ -8,13 +8,16 @@ use crate::{event::record::ReplicationMark, index::IndexError};
 /// come from another source.
 #[derive(Debug, Default)]
 pub struct RestoredTransaction {
+    /// The records of each append, by position.
     pub appends: Vec<Vec<Bytes>>,
+    /// Stored after the appends if it names a transaction.
     pub mark: ReplicationMark,
 }
 
 /// Why records cannot be restored.
 #[derive(Debug, thiserror::Error)]
 pub enum RestoreError {
+    /// A record is invalid, or its numbers do not follow those of the log.
     #[error("the records do not continue the local log: {0}")]
     DoesNotContinue(String),
     /// Nothing was written.
@@ -23,6 +26,7 @@ pub enum RestoreError {
     /// The local log or the index accepts no more writes.
     #[error("{0}")]
     Failed(String),
+    /// The thread of the sequencer has ended.
     #[error("the service is shutting down")]
     Stopped,
 }

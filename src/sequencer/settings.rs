@@ -16,9 +16,13 @@ use crate::{
 pub struct Settings {
     /// The directory of the log. Its disk must not become full.
     pub folder: PathBuf,
+    /// When an aggregate is due for a new snapshot.
     pub thresholds: SnapshotThresholds,
+    /// The maximum number of calls that wait for the thread.
     pub calls_waiting_max: usize,
+    /// The maximum of the estimated memory of these calls, in bytes.
     pub calls_waiting_bytes_max: u64,
+    /// Below this number of free bytes on the disk, writes are refused.
     pub disk_free_min: u64,
     /// The source of recorded times.
     pub clock: Arc<EventClock>,

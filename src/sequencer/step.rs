@@ -41,12 +41,12 @@ impl Step {
     const CALLS_MAX: usize = 4096;
     const JUDGING_MAX: Duration = Duration::from_millis(10);
 
-    pub fn new(group: OpenGroup, lookup: &Lookup, admission: Arc<AdmissionCheck>) -> Self {
+    pub(super) fn new(group: OpenGroup, lookup: &Lookup, admission: Arc<AdmissionCheck>) -> Self {
         let disk_is_full = lookup.settings.disk_is_full();
         Self { group, answers: Vec::new(), admission, disk_is_full, began: Instant::now() }
     }
 
-    pub fn is_full(&self) -> bool {
+    pub(super) fn is_full(&self) -> bool {
         Self::is_full_with(self.group.frames.byte_count(), self.answers.len(), self.began.elapsed())
     }
 
@@ -57,7 +57,7 @@ impl Step {
     /// Processes a call and adds its records to the group. Returns the call if this group must be
     /// written first. A call whose caller no longer waits is dropped: it is not in the group yet,
     /// so nothing of it is stored.
-    pub fn take(&mut self, lookup: &Lookup, call: SequencerCall) -> Option<SequencerCall> {
+    pub(super) fn take(&mut self, lookup: &Lookup, call: SequencerCall) -> Option<SequencerCall> {
         match call {
             SequencerCall::Append { reply, .. } if reply.is_closed() => {}
             SequencerCall::Snapshot { reply, .. } if reply.is_closed() => {}

@@ -7,8 +7,11 @@ use crate::{event::AggregateId, index::Head};
 /// The number of events since its last snapshot at which an aggregate is due for a new one.
 #[derive(Debug, Clone, Default)]
 pub struct SnapshotThresholds {
+    /// Applies to aggregates without a threshold of their own.
     pub default: u64,
+    /// Thresholds by the type of the aggregate.
     pub by_type: BTreeMap<String, u64>,
+    /// Thresholds by the id of the aggregate. They take precedence over those by type.
     pub by_id: BTreeMap<String, u64>,
 }
 

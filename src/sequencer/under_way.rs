@@ -30,7 +30,7 @@ pub struct UnderWay {
 }
 
 impl AppendsUnderWay {
-    pub fn begin(&self, append: &Append, kept: Option<Arc<dyn Any + Send + Sync>>) -> UnderWay {
+    pub(super) fn begin(&self, append: &Append, kept: Option<Arc<dyn Any + Send + Sync>>) -> UnderWay {
         let (id, over) = (first_id(append), CancellationToken::new());
         if let Some(id) = id {
             self.lock().entry(id).or_default().push(over.clone());
@@ -40,7 +40,7 @@ impl AppendsUnderWay {
 
     /// Resolves when the attempts at this append that are under way now are over. It does not wait
     /// for later attempts, because they may never stop coming.
-    pub async fn until_over(&self, append: &Append) {
+    pub(super) async fn until_over(&self, append: &Append) {
         let attempts = first_id(append).and_then(|id| self.lock().get(&id).cloned());
         for over in attempts.unwrap_or_default() {
             over.cancelled().await;

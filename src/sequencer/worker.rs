@@ -61,7 +61,12 @@ impl Worker {
     /// The longest time that a group lingers for more calls.
     const GATHERING_MAX: Duration = Duration::from_millis(1);
 
-    pub fn new(log: Log, lookup: Lookup, admission: Arc<AdmissionCheck>, counters: Arc<Counters>) -> Self {
+    pub(super) fn new(
+        log: Log,
+        lookup: Lookup,
+        admission: Arc<AdmissionCheck>,
+        counters: Arc<Counters>,
+    ) -> Self {
         let in_doubt = &lookup.settings.in_doubt;
         let read_only = log.has_failed().then(|| Arc::new(Poisoned::read_only(in_doubt.clone())));
         Self {
@@ -78,7 +83,7 @@ impl Worker {
         }
     }
 
-    pub fn run(mut self, waiting: &Receiver<SequencerCall>) {
+    pub(super) fn run(mut self, waiting: &Receiver<SequencerCall>) {
         let mut next = None;
         loop {
             let call = match next.take() {

@@ -43,6 +43,7 @@ type ForwarderEnd = Result<std::io::Result<()>, RecvError>;
 
 /// The running parts of the service.
 pub struct Components {
+    /// Stores and reads the events.
     pub store: Arc<EventStore>,
     log_id: Option<LogId>,
     event_files: Option<Arc<EventFiles>>,
@@ -61,13 +62,13 @@ pub struct Components {
 }
 
 /// The gRPC services that answer from the parts.
-pub struct Services {
+pub(super) struct Services {
     pub events: EventStoreServiceServer<EventStoreCalls>,
     /// `None` if the game world is disabled.
     pub world: Option<WorldServices>,
 }
 
-pub struct WorldServices {
+pub(super) struct WorldServices {
     pub commands: CommandServiceServer<WorldCalls>,
     pub queries: WorldServiceServer<WorldCalls>,
 }

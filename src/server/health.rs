@@ -21,7 +21,7 @@ const WRITES_REFUSED_MAX: Duration = Duration::from_secs(10);
 const LOOK_EVERY: Duration = Duration::from_millis(500);
 
 /// Reports health until the future is dropped. `log_path` is the directory of the local log.
-pub async fn watch(store: Arc<EventStore>, reporter: HealthReporter, log_path: PathBuf) {
+pub(super) async fn watch(store: Arc<EventStore>, reporter: HealthReporter, log_path: PathBuf) {
     let (mut state, mut reachable) =
         (store.replication().watch_state(), store.replication().watch_reachable());
     let mut ticks = tokio::time::interval(LOOK_EVERY);

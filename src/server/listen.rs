@@ -48,7 +48,7 @@ const KEEP_ALIVE_ANSWER_MAX: Duration = Duration::from_secs(20);
 /// The services that clients can reach. Health and reflection answer at once, the others when they
 /// are available.
 #[derive(Debug)]
-pub struct Network {
+pub(super) struct Network {
     pub health: HealthReporter,
     settings: TransportSettings,
     budget: ByteBudget,
@@ -60,7 +60,7 @@ pub struct Network {
 }
 
 impl Network {
-    pub fn new(settings: TransportSettings) -> Self {
+    pub(super) fn new(settings: TransportSettings) -> Self {
         Self {
             health: HealthReporter::default(),
             budget: ByteBudget::new(settings.call_bytes_max),
@@ -77,7 +77,7 @@ impl Network {
     /// # Errors
     /// Returns an error if the descriptors for reflection cannot be read. The future returns an
     /// error if the transport fails.
-    pub fn serve(
+    pub(super) fn serve(
         &self,
         listener: TcpListener,
     ) -> Result<impl Future<Output = Result<(), tonic::transport::Error>> + use<>, ServerError> {
@@ -120,12 +120,12 @@ impl Network {
     }
 
     /// Returns new limits for services to share.
-    pub fn bounds(&self) -> Bounds {
+    pub(super) fn bounds(&self) -> Bounds {
         Bounds::new(&self.settings, self.budget.clone())
     }
 
     /// Makes the services available, so that calls are answered from now on.
-    pub fn open(&self, services: Services) {
+    pub(super) fn open(&self, services: Services) {
         let message_bytes_max = self.settings.request_bytes_max;
         let Services { events, world } = services;
         match world {
@@ -143,7 +143,7 @@ impl Network {
 
     /// Makes the services unavailable. Until the next `open`, calls are answered with the error
     /// that the service is starting.
-    pub fn leave(&self) {
+    pub(super) fn leave(&self) {
         self.health.report(HealthReport::default());
         self.events.set_starting();
         self.commands.set_starting();
@@ -151,12 +151,12 @@ impl Network {
     }
 
     /// Reports that nothing is served, and then stops accepting connections and calls.
-    pub fn close(&self) {
+    pub(super) fn close(&self) {
         self.health.close();
         self.closing.cancel();
     }
 
-    pub fn closing(&self) -> &CancellationToken {
+    pub(super) fn closing(&self) -> &CancellationToken {
         &self.closing
     }
 
@@ -164,7 +164,7 @@ impl Network {
     ///
     /// # Errors
     /// Returns an error if the transport failed.
-    pub async fn end(
+    pub(super) async fn end(
         served: impl Future<Output = Result<(), tonic::transport::Error>>,
         grace: Duration,
     ) -> Result<(), ServerError> {

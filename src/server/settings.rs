@@ -31,6 +31,7 @@ use crate::{
 pub struct ServerOptions {
     /// The configuration file, for error messages.
     pub config_file: PathBuf,
+    /// The ImmuDB database is claimed although its last writer did not release it.
     pub take_over: bool,
     /// The operator has confirmed that the clock is right.
     pub accept_clock: bool,
@@ -49,6 +50,7 @@ impl Default for ServerOptions {
     }
 }
 
+/// Returns the settings of the log output.
 pub fn telemetry(logging: &LoggingConfig) -> telemetry::Settings {
     telemetry::Settings {
         folder: logging.path.clone(),
@@ -74,6 +76,7 @@ pub(super) fn transport(config: &Config) -> TransportSettings {
     }
 }
 
+/// Returns the limits on the contents of a request.
 pub fn request_limits(limits: &LimitsConfig) -> RequestLimits {
     RequestLimits {
         append_events_max: limits.append_events_max,
@@ -177,6 +180,7 @@ pub(super) fn sequencer(
     }
 }
 
+/// Returns the settings for opening the storage.
 pub fn storage(events: &EventSourcingConfig, limits: &LimitsConfig) -> storage::Settings {
     storage::Settings {
         log_path: events.log_path.clone(),

@@ -18,13 +18,17 @@ const NOTHING: RangeInclusive<u64> = RangeInclusive::new(1, 0);
 /// Which events to load.
 #[derive(Debug, Clone)]
 pub struct LoadRequest {
+    /// The aggregate to read.
     pub aggregate_id: AggregateId,
+    /// The first sequence number; 0 means 1.
     pub from: SequenceNumber,
     /// The last sequence number. `None` means the aggregate's last event.
     pub to: Option<SequenceNumber>,
+    /// Events that were recorded after this time are left out.
     pub recorded_until: Option<Timestamp>,
     /// Start from the newest snapshot, if it has this schema version.
     pub snapshot_schema: Option<u32>,
+    /// The order in which the events are returned.
     pub direction: Direction,
     /// The maximum number of events.
     pub limit: Option<u64>,
@@ -108,6 +112,7 @@ impl AggregateReader {
         self.snapshot.is_none() && self.left.is_empty()
     }
 
+    /// Returns whether there is a snapshot that was not taken yet.
     pub fn has_snapshot(&self) -> bool {
         self.snapshot.is_some()
     }

@@ -13,11 +13,17 @@ use crate::{
 /// Which events to read. An empty field matches all events.
 #[derive(Debug, Clone, Default)]
 pub struct Filter {
+    /// The aggregate type is one of these.
     pub aggregate_types: HashSet<Vec<u8>>,
+    /// The event type is one of these.
     pub event_types: HashSet<Vec<u8>>,
+    /// The aggregate id starts with this prefix.
     pub aggregate_id_prefix: String,
+    /// The correlation id is this one.
     pub correlation_id: String,
+    /// The event was recorded at or after this time.
     pub recorded_from: Option<Timestamp>,
+    /// The event was recorded at or before this time.
     pub recorded_until: Option<Timestamp>,
 }
 
@@ -66,6 +72,7 @@ pub struct OrderChunk {
     pub events: Vec<StoredEvent>,
     /// Everything up to this position was examined.
     pub reached: Position,
+    /// The chain hash at that position.
     pub hash: ChainHash,
     /// Nothing was left to read.
     pub at_end: bool,

@@ -80,6 +80,7 @@ pub struct ReadModels {
     /// Notified when there is work although no event has arrived.
     pub woken: Notify,
     looked_at: watch::Sender<LookedAt>,
+    /// What keeps the tables from following the events, and which events they skip.
     pub problems: Arc<Problems>,
 }
 
@@ -171,10 +172,12 @@ impl ReadModels {
         self.log.as_ref().map_or(Ok(()), |log| tables.belong_to(log))
     }
 
+    /// Returns the path of the file.
     pub fn path(&self) -> &Path {
         &self.path
     }
 
+    /// Returns the projections that maintain the tables.
     pub fn projections(&self) -> &[Box<dyn Projection>] {
         &self.projections
     }

@@ -9,34 +9,46 @@ use tokio_util::{sync::CancellationToken, task::TaskTracker};
 /// The limits on the events of a call. They are the same as for any client's append.
 #[derive(Debug, Clone, Copy)]
 pub struct EventLimits {
+    /// The maximum size of the data of one event.
     pub event_bytes_max: usize,
+    /// The maximum total size of the events of an append, including ids and metadata.
     pub append_bytes_max: usize,
+    /// The maximum number of events in an append.
     pub append_events_max: usize,
 }
 
 /// How appends to objects of the world that bypass the commands are treated.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum RawAppendPolicy {
+    /// Refused if an event is invalid for its object.
     Checked,
+    /// Always refused.
     Refused,
+    /// Always accepted. An invalid event damages its object.
     Unchecked,
 }
 
 /// The configuration of the world.
 #[derive(Debug, Clone)]
 pub struct Settings {
+    /// The SQLite file of the read models.
     pub read_models_path: PathBuf,
+    /// The directory of the stored states and of the container table.
     pub states_path: PathBuf,
+    /// The maximum size of a write-ahead log in bytes. No events are applied while it is exceeded.
     pub read_models_wal_max: u64,
     /// The id of the log that the read models are built from.
     pub log_id: Option<String>,
+    /// The limits on the events of a call.
     pub events: EventLimits,
+    /// How appends to objects of the world that bypass the commands are treated.
     pub raw_appends: RawAppendPolicy,
 }
 
 /// How the world's tasks are stopped.
 #[derive(Debug, Clone)]
 pub struct Shutdown {
+    /// Tracks the tasks, so that the service can wait for their end.
     pub tasks: TaskTracker,
     /// Cancelled when the service accepts no more calls. Whatever a client still waits for then
     /// ends.

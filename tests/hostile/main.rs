@@ -13,6 +13,7 @@
     clippy::print_stdout,
     reason = "a test fails by panicking, and says what it did"
 )]
+#![allow(missing_docs, unreachable_pub, reason = "a program has no API")]
 
 mod calls;
 mod crowd;

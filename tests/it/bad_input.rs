@@ -65,6 +65,43 @@ fn bad_appends() -> Vec<(AppendEventsRequest, &'static str)> {
     ]
 }
 
+fn bad_lists() -> Vec<(ListAggregatesRequest, &'static str)> {
+    vec![
+        (ListAggregatesRequest { page_size: 1001, ..Default::default() }, "page_size"),
+        (ListAggregatesRequest { page_token: "zz".into(), ..Default::default() }, "page_token"),
+        // A valid token, but from a list with another prefix.
+        (
+            ListAggregatesRequest {
+                aggregate_id_prefix: "room".into(),
+                page_token: "7a".into(),
+                ..Default::default()
+            },
+            "page_token",
+        ),
+        (ListAggregatesRequest { page_token: "0a".into(), ..Default::default() }, "page_token"),
+        (ListAggregatesRequest { aggregate_type: "a\n".into(), ..Default::default() }, "aggregate_type"),
+        (
+            ListAggregatesRequest { aggregate_id_prefix: "x".repeat(256), ..Default::default() },
+            "aggregate_id_prefix",
+        ),
+    ]
+}
+
+fn bad_filters() -> Vec<(Filter, &'static str)> {
+    let time = |seconds, nanos| Some(Timestamp { seconds, nanos });
+    vec![
+        (Filter { event_types: vec![String::new()], ..Default::default() }, "filter.event_types"),
+        (Filter { aggregate_id_prefix: "\u{7}".into(), ..Default::default() }, "filter.aggregate_id_prefix"),
+        (Filter { correlation_id: "x".repeat(256), ..Default::default() }, "filter.correlation_id"),
+        (Filter { recorded_from: time(0, -1), ..Default::default() }, "filter.recorded_from"),
+        (Filter { recorded_until: time(i64::MIN, 0), ..Default::default() }, "filter.recorded_until"),
+        (
+            Filter { recorded_from: time(2, 0), recorded_until: time(1, 0), ..Default::default() },
+            "filter.recorded_from",
+        ),
+    ]
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn every_bad_field_of_an_append_is_named_and_nothing_is_stored() {
     let service = Service::start(Setup::local()).await;
@@ -123,39 +160,10 @@ async fn every_bad_field_of_the_other_calls_is_named() {
     }
     let status = client.load_snapshot(LoadSnapshotRequest::default()).await.unwrap_err();
     assert_names(&status, "aggregate_id");
-    for (request, field) in [
-        (ListAggregatesRequest { page_size: 1001, ..Default::default() }, "page_size"),
-        (ListAggregatesRequest { page_token: "zz".into(), ..Default::default() }, "page_token"),
-        // A valid token, but from a list with another prefix.
-        (
-            ListAggregatesRequest {
-                aggregate_id_prefix: "room".into(),
-                page_token: "7a".into(),
-                ..Default::default()
-            },
-            "page_token",
-        ),
-        (ListAggregatesRequest { page_token: "0a".into(), ..Default::default() }, "page_token"),
-        (ListAggregatesRequest { aggregate_type: "a\n".into(), ..Default::default() }, "aggregate_type"),
-        (
-            ListAggregatesRequest { aggregate_id_prefix: "x".repeat(256), ..Default::default() },
-            "aggregate_id_prefix",
-        ),
-    ] {
+    for (request, field) in bad_lists() {
         assert_names(&client.list_aggregates(request).await.unwrap_err(), field);
     }
-    let time = |seconds, nanos| Some(Timestamp { seconds, nanos });
-    for (filter, field) in [
-        (Filter { event_types: vec![String::new()], ..Default::default() }, "filter.event_types"),
-        (Filter { aggregate_id_prefix: "\u{7}".into(), ..Default::default() }, "filter.aggregate_id_prefix"),
-        (Filter { correlation_id: "x".repeat(256), ..Default::default() }, "filter.correlation_id"),
-        (Filter { recorded_from: time(0, -1), ..Default::default() }, "filter.recorded_from"),
-        (Filter { recorded_until: time(i64::MIN, 0), ..Default::default() }, "filter.recorded_until"),
-        (
-            Filter { recorded_from: time(2, 0), recorded_until: time(1, 0), ..Default::default() },
-            "filter.recorded_from",
-        ),
-    ] {
+    for (filter, field) in bad_filters() {
         let read = ReadAllRequest { filter: Some(filter), ..Default::default() };
         assert_names(&client.read_all(read).await.unwrap_err(), field);
     }

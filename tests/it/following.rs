@@ -42,25 +42,12 @@ fn positions(events: &[RecordedEvent]) -> Vec<u64> {
     events.iter().map(|event| event.position).collect()
 }
 
-#[tokio::test(flavor = "multi_thread")]
-async fn the_order_can_be_filtered() {
-    let service = Service::start(Setup::local()).await;
-    let mut client = service.client();
-    for number in 1..=30 {
-        let kind = if number % 3 == 0 { "Hero" } else { "Place" };
-        let one = NewEvent {
-            aggregate_type: kind.into(),
-            event_type: format!("Type{}", number % 5),
-            correlation_id: if number % 10 == 0 { "quest".into() } else { String::new() },
-            ..event(&format!("{kind}-{}", number % 2))
-        };
-        append(&mut client, vec![one]).await;
-    }
-    let all = whole_order(&mut client).await;
+/// Returns filters for the events of the test below, each with what it lets through.
+fn filters(all: &[RecordedEvent]) -> Vec<(Filter, Matches)> {
     let time = |position: usize| all[position - 1].recorded_at;
     let at = |event: &RecordedEvent| event.recorded_at.map(|at| (at.seconds, at.nanos));
     let (from, until) = (at(&all[4]), at(&all[14]));
-    let table: Vec<(Filter, Matches)> = vec![
+    vec![
         (Filter::default(), Box::new(|_| true)),
         (
             Filter { aggregate_types: vec!["Hero".into()], ..Default::default() },
@@ -90,8 +77,25 @@ async fn the_order_can_be_filtered() {
             },
             Box::new(|event| event.aggregate_type == "Hero" && event.event_type == "Type0"),
         ),
-    ];
-    for (filter, matches) in table {
+    ]
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_order_can_be_filtered() {
+    let service = Service::start(Setup::local()).await;
+    let mut client = service.client();
+    for number in 1..=30 {
+        let kind = if number % 3 == 0 { "Hero" } else { "Place" };
+        let one = NewEvent {
+            aggregate_type: kind.into(),
+            event_type: format!("Type{}", number % 5),
+            correlation_id: if number % 10 == 0 { "quest".into() } else { String::new() },
+            ..event(&format!("{kind}-{}", number % 2))
+        };
+        append(&mut client, vec![one]).await;
+    }
+    let all = whole_order(&mut client).await;
+    for (filter, matches) in filters(&all) {
         let expected: Vec<RecordedEvent> = all.iter().filter(|event| matches(event)).cloned().collect();
         let whole = ReadAllRequest { filter: Some(filter.clone()), ..Default::default() };
         assert_eq!(read_all(&mut client, whole).await, expected, "{filter:?}");

@@ -9,6 +9,7 @@
     clippy::indexing_slicing,
     reason = "a test fails by panicking"
 )]
+#![allow(missing_docs, unreachable_pub, reason = "a program has no API")]
 
 mod appending;
 mod bad_input;

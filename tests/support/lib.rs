@@ -8,6 +8,7 @@
     clippy::indexing_slicing,
     reason = "a test fails by panicking"
 )]
+#![allow(missing_docs, reason = "only the tests use it")]
 
 pub mod events;
 pub mod go;

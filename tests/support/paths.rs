@@ -10,12 +10,12 @@ use std::{
 };
 
 /// Returns the root of the project.
-pub fn root() -> &'static Path {
+pub(crate) fn root() -> &'static Path {
     Path::new(env!("CARGO_MANIFEST_DIR")).ancestors().nth(2).expect("this package is in tests/support")
 }
 
 /// Returns the path of the service's program.
-pub fn program() -> PathBuf {
+pub(crate) fn program() -> PathBuf {
     // Newer versions of cargo say where it is.
     let told = env::var_os("CARGO_BIN_EXE_aethyr-event-store").map(PathBuf::from);
     let program = told.unwrap_or_else(|| profile().join("aethyr-event-store"));
@@ -24,12 +24,12 @@ pub fn program() -> PathBuf {
 }
 
 /// Returns cargo's target directory.
-pub fn target() -> PathBuf {
+pub(crate) fn target() -> PathBuf {
     profile().parent().expect("the directory of a profile is in the target directory").to_owned()
 }
 
 /// Returns the directory for temporary files in the target directory.
-pub fn temporary() -> PathBuf {
+pub(crate) fn temporary() -> PathBuf {
     let folder = target().join("tmp");
     fs::create_dir_all(&folder).unwrap();
     folder

@@ -9,7 +9,7 @@ use super::paths;
 /// Returns the path of the library built from `source`, which is relative to the project root.
 ///
 /// The library is built once per run, by the C compiler that Rust's linker needs anyway.
-pub fn library(source: &str) -> PathBuf {
+pub(crate) fn library(source: &str) -> PathBuf {
     static BUILT: Mutex<BTreeMap<String, PathBuf>> = Mutex::new(BTreeMap::new());
     let mut built = BUILT.lock().unwrap();
     built.entry(source.to_owned()).or_insert_with(|| build(source)).clone()

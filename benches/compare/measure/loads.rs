@@ -13,7 +13,7 @@ use crate::{
     load::{
         AGGREGATES,
         closed::gather,
-        fill::{self, CHUNK, fill},
+        fill::{CHUNK, fill},
         name,
     },
     outcome::Outcome,
@@ -242,6 +242,3 @@ pub fn filler_for(events: usize) -> usize {
     let loaded: usize = SIZES.iter().map(|size| size.events * size.aggregates).sum();
     events.saturating_sub(loaded).div_ceil(SIZES[2].events / CHUNK * CHUNK).max(1)
 }
-
-/// For the report.
-pub const CALLERS_THAT_FILL: usize = fill::CALLERS;

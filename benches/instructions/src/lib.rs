@@ -64,7 +64,7 @@ pub fn append(first: u64) -> Vec<RecordedEvent> {
 }
 
 pub fn encoded(append: &[RecordedEvent]) -> Vec<Bytes> {
-    append.iter().cloned().map(record::encode_recorded).collect()
+    append.iter().map(record::encode_recorded).collect()
 }
 
 /// An open store and its directory.

@@ -15,7 +15,7 @@ const HISTORY: &str = "aethyr.world.v1.WorldService/GetHistory";
 
 /// The output format.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Form {
+pub(super) enum Form {
     People,
     /// `RecordedEvent` as JSON, one per line.
     Json,
@@ -23,7 +23,7 @@ pub enum Form {
 
 /// The options of the command.
 #[derive(Debug)]
-pub struct EventsArgs {
+pub(super) struct EventsArgs {
     pub id: String,
     pub from: u64,
     pub form: Form,
@@ -36,7 +36,7 @@ pub struct EventsArgs {
 /// # Errors
 /// Returns an error if the service cannot be reached, if it rejects a call, or if the aggregate
 /// does not exist and `follow` is not set.
-pub async fn show(address: Address, args: EventsArgs) -> Result<(), Error> {
+pub(super) async fn show(address: Address, args: EventsArgs) -> Result<(), Error> {
     let client = connect(address).await?;
     let mut next = args.from.max(1);
     let last = print_from(&client, &args, next).await?;

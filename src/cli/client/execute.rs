@@ -20,14 +20,14 @@ const EXECUTE: &str = "aethyr.world.v1.CommandService/ExecuteCommands";
 
 /// What to do after a line that fails.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum OnError {
+pub(super) enum OnError {
     Stop,
     GoOn,
 }
 
 /// The options of the command.
 #[derive(Debug)]
-pub struct ExecuteArgs {
+pub(super) struct ExecuteArgs {
     /// `-` means standard input.
     pub file: PathBuf,
     pub on_error: OnError,
@@ -37,7 +37,7 @@ pub struct ExecuteArgs {
 
 /// Why a line, or the whole file, was not executed.
 #[derive(Debug, thiserror::Error)]
-pub enum ExecuteError {
+pub(crate) enum ExecuteError {
     #[error("invalid JSON: {0}")]
     Json(#[from] serde_json::Error),
     /// Any of the other lines may have been executed.
@@ -54,7 +54,7 @@ pub enum ExecuteError {
 /// # Errors
 /// Returns an error that names the line that failed and the reason, or what could not be read. With
 /// `OnError::GoOn`, failed lines are reported as they occur, and the error only counts them.
-pub async fn run(address: Address, args: ExecuteArgs) -> Result<(), Error> {
+pub(super) async fn run(address: Address, args: ExecuteArgs) -> Result<(), Error> {
     let (lines, total) = open(&args.file)?;
     let client = connect(address).await?;
     let mut progress = Progress::new("executing", "lines", 0, total);

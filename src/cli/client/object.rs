@@ -11,7 +11,7 @@ use crate::event::{Timestamp, time};
 
 /// A moment in the history of an object: after the event with this sequence number, or at a time.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub enum AsOf {
+pub(crate) enum AsOf {
     Sequence(u64),
     /// In RFC 3339 format.
     Time(String),
@@ -19,7 +19,7 @@ pub enum AsOf {
 
 /// Why a text is not such a moment.
 #[derive(Debug, thiserror::Error)]
-pub enum AsOfError {
+pub(crate) enum AsOfError {
     #[error("too large for a sequence number{}", hint(*unix_time))]
     TooLarge {
         /// The number as a Unix time.
@@ -59,7 +59,7 @@ impl FromStr for AsOf {
 ///
 /// # Errors
 /// Returns an error if the service cannot be reached or rejects a call.
-pub async fn show(address: Address, id: String, at: Option<AsOf>) -> Result<(), Error> {
+pub(super) async fn show(address: Address, id: String, at: Option<AsOf>) -> Result<(), Error> {
     let client = connect(address).await?;
     let as_of = match at {
         None => json!({}),

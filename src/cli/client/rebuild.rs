@@ -14,7 +14,7 @@ const REBUILD: &str = "aethyr.world.v1.WorldService/RebuildWorldState";
 /// # Errors
 /// Returns an error if the service cannot be reached, if it rejects the call, or if aggregates are
 /// damaged.
-pub async fn run(address: Address, repair: Vec<String>, actor: String) -> Result<(), Error> {
+pub(super) async fn run(address: Address, repair: Vec<String>, actor: String) -> Result<(), Error> {
     let client = connect(address).await?;
     let mut answers = client.stream(REBUILD, &json!({"repair": repair, "actor": actor})).await?;
     let mut bar: Option<Progress> = None;

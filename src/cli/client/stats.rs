@@ -18,7 +18,7 @@ const HEADING_EVERY: u64 = 20;
 ///
 /// # Errors
 /// Returns an error if the service cannot be reached or rejects the call.
-pub async fn show(address: Address, as_json: bool) -> Result<(), Error> {
+pub(super) async fn show(address: Address, as_json: bool) -> Result<(), Error> {
     let client = connect(address).await?.with_zeros();
     let stats = client.call(STATS, &json!({})).await?;
     if as_json {
@@ -60,7 +60,7 @@ fn plain(value: &Value) -> String {
 ///
 /// # Errors
 /// Returns an error if the service cannot be reached or rejects the call.
-pub async fn watch(address: Address, interval: Duration, count: Option<u64>) -> Result<(), Error> {
+pub(super) async fn watch(address: Address, interval: Duration, count: Option<u64>) -> Result<(), Error> {
     let client = connect(address).await?;
     let mut ticks = tokio::time::interval(interval);
     ticks.set_missed_tick_behavior(MissedTickBehavior::Skip);

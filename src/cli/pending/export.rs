@@ -27,7 +27,7 @@ const UNFINISHED: &str = "export.unfinished";
 
 /// Why nothing can be exported to a directory.
 #[derive(Debug, thiserror::Error)]
-pub enum ExportError {
+pub(crate) enum ExportError {
     #[error("{path} is inside {key}; choose a directory outside")]
     Inside {
         path: PathBuf,
@@ -42,7 +42,7 @@ pub enum ExportError {
 
 /// Names a pending event or snapshot.
 #[derive(Debug)]
-pub enum ItemId {
+pub(crate) enum ItemId {
     Event { aggregate: AggregateId, sequence: SequenceNumber },
     Snapshot { aggregate: AggregateId },
 }
@@ -62,7 +62,7 @@ impl fmt::Display for ItemId {
 /// # Errors
 /// Returns an error if the directory contains other files or cannot be written, or if the log
 /// cannot be read.
-pub fn write(config: &Config, pending: &Pending, folder: &Path) -> Result<Counts, Error> {
+pub(crate) fn write(config: &Config, pending: &Pending, folder: &Path) -> Result<Counts, Error> {
     if let Some(key) = config.folder_around(folder) {
         return Err(ExportError::Inside { path: folder.to_owned(), key }.into());
     }

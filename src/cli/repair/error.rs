@@ -13,7 +13,7 @@ use crate::{
 
 /// Why a log is not repaired.
 #[derive(Debug, thiserror::Error)]
-pub enum RepairError {
+pub(crate) enum RepairError {
     #[error("segment {number}: {source}")]
     Segment { number: u32, source: io::Error },
     /// A replication mark cannot be decoded.
@@ -49,7 +49,7 @@ pub enum RepairError {
 
 /// Why a gap cannot be filled.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
-pub enum GapError {
+pub(crate) enum GapError {
     #[error("events were found only up to position {0}")]
     FoundUpTo(Position),
     #[error("the events that were found belong to a different history")]

@@ -18,21 +18,25 @@ pub(super) struct HistoryEnd {
 }
 
 impl HistoryEnd {
-    pub fn new() -> Self {
+    pub(super) fn new() -> Self {
         Self { position: Position(0), hash: ChainHash::START, last_of: HashMap::new() }
     }
 
-    pub fn position(&self) -> Position {
+    pub(super) fn position(&self) -> Position {
         self.position
     }
 
-    pub fn hash(&self) -> ChainHash {
+    pub(super) fn hash(&self) -> ChainHash {
         self.hash
     }
 
     /// Advances by one whole append, or returns an error and stays unchanged. If `leads_to` is
     /// given, it must be the chain hash after the append.
-    pub fn append(&mut self, records: &[Bytes], leads_to: Option<ChainHash>) -> Result<(), &'static str> {
+    pub(super) fn append(
+        &mut self,
+        records: &[Bytes],
+        leads_to: Option<ChainHash>,
+    ) -> Result<(), &'static str> {
         let bounds = AppendBounds {
             first: self.position.next(),
             last: Position(self.position.0.saturating_add(records.len() as u64)),
@@ -69,13 +73,13 @@ pub(super) struct GapFill {
 }
 
 impl GapFill {
-    pub fn after(numbers: &HistoryEnd) -> Self {
+    pub(super) fn after(numbers: &HistoryEnd) -> Self {
         Self { numbers: numbers.clone(), appends: Vec::new() }
     }
 
     /// Adds the appends in `records` that continue the run, up to the first that does not. A record
     /// may come with the expected chain hash after it.
-    pub fn extend(&mut self, records: impl Iterator<Item = (Bytes, Option<ChainHash>)>) {
+    pub(super) fn extend(&mut self, records: impl Iterator<Item = (Bytes, Option<ChainHash>)>) {
         let mut append = Vec::new();
         for (bytes, leads_to) in records {
             let Ok(event) = record::decode(bytes.clone(), ChainHash::START) else { return };

@@ -39,7 +39,7 @@ struct InFile {
 }
 
 impl Snapshots {
-    pub fn new(config: &Config) -> Self {
+    pub(super) fn new(config: &Config) -> Self {
         let folder = EventFolder::new(&config.event_sourcing.storage_path);
         let paths = folder.snapshot_paths().unwrap_or_else(|why| {
             warn!(%why, "snapshot files cannot be used");
@@ -55,7 +55,7 @@ impl Snapshots {
 
     /// Compares the snapshot files with an append of the history. `before` is the chain hash before
     /// it.
-    pub fn pass(&mut self, records: &[Bytes], before: ChainHash) {
+    pub(super) fn pass(&mut self, records: &[Bytes], before: ChainHash) {
         if self.in_files.is_empty() {
             return;
         }
@@ -71,7 +71,7 @@ impl Snapshots {
     }
 
     /// Notes an undamaged snapshot in the log.
-    pub fn is_whole(&mut self, bytes: &Bytes) {
+    pub(super) fn is_whole(&mut self, bytes: &Bytes) {
         if let Ok(snapshot) = record::decode_snapshot(bytes.clone()) {
             let newest = self.whole.entry(snapshot.aggregate_id).or_insert(snapshot.sequence);
             *newest = snapshot.sequence.max(*newest);
@@ -79,7 +79,7 @@ impl Snapshots {
     }
 
     /// Returns the records of the snapshots that the files have and the log lacks.
-    pub fn lost(mut self) -> impl Iterator<Item = Bytes> {
+    pub(super) fn lost(mut self) -> impl Iterator<Item = Bytes> {
         let (fitting, whole) = (self.fitting, self.whole);
         self.in_files.retain(|aggregate, snapshot| {
             fitting.contains(aggregate) && whole.get(aggregate).is_none_or(|whole| *whole < snapshot.sequence)

@@ -33,13 +33,13 @@ pub(super) struct Sources<'a> {
 }
 
 impl<'a> Sources<'a> {
-    pub fn new(config: &'a Config) -> Self {
+    pub(super) fn new(config: &'a Config) -> Self {
         Self { config, files: None }
     }
 
     /// Returns the records in ImmuDB after `from` and before `until`, or none if ImmuDB cannot be
     /// used.
-    pub async fn in_immudb(&self, from: Position, until: Position) -> Vec<Bytes> {
+    pub(super) async fn in_immudb(&self, from: Position, until: Position) -> Vec<Bytes> {
         self.ask_immudb(from, until).await.unwrap_or_else(|why| {
             warn!(%why, "ImmuDB cannot be used for the repair");
             Vec::new()
@@ -57,7 +57,7 @@ impl<'a> Sources<'a> {
 
     /// Returns the records in the event files after `from` and before `until`, up to the first file
     /// that cannot be read, each with the chain hash after it.
-    pub fn in_files(
+    pub(super) fn in_files(
         &mut self,
         from: Position,
         until: Position,

@@ -23,7 +23,7 @@ use crate::{
 ///
 /// # Errors
 /// Returns an error if a directory cannot be renamed or removed.
-pub fn set_aside(config: &EventSourcingConfig) -> Result<PathBuf, Error> {
+pub(super) fn set_aside(config: &EventSourcingConfig) -> Result<PathBuf, Error> {
     set_event_files_aside(config)?;
     remove_index(&config.index_path)?;
     rename(&config.log_path)

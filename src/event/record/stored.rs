@@ -25,9 +25,13 @@ pub struct StoredEvent {
     record: Bytes,
     /// The length of the part of the record that clients can see.
     visible: usize,
+    /// The chain hash up to and including this event.
     pub hash: ChainHash,
+    /// The number within the aggregate, from 1 on.
     pub sequence: SequenceNumber,
+    /// The number in the order of all events, from 1 on.
     pub position: Position,
+    /// When the event was stored.
     pub recorded_at: Timestamp,
     aggregate_id: Range<usize>,
     aggregate_type: Range<usize>,
@@ -84,6 +88,7 @@ impl StoredEvent {
         Self { record: Bytes::copy_from_slice(&self.record), ..self }
     }
 
+    /// Returns the aggregate id as bytes, which are not validated.
     pub fn aggregate_id(&self) -> &[u8] {
         slice(&self.record, &self.aggregate_id)
     }
@@ -105,14 +110,17 @@ impl StoredEvent {
         id.ok_or(not("invalid aggregate id"))
     }
 
+    /// Returns the aggregate's type as bytes, which are not validated.
     pub fn aggregate_type(&self) -> &[u8] {
         slice(&self.record, &self.aggregate_type)
     }
 
+    /// Returns the event's type as bytes, which are not validated.
     pub fn event_type(&self) -> &[u8] {
         slice(&self.record, &self.event_type)
     }
 
+    /// Returns the correlation id as bytes, or none if it was not given.
     pub fn correlation_id(&self) -> &[u8] {
         slice(&self.record, &self.correlation_id)
     }

@@ -19,12 +19,12 @@ use crate::{
 
 mod fields;
 
-pub use fields::{aggregate_id, name, timestamp, unless_zero};
+pub(crate) use fields::{aggregate_id, name, timestamp, unless_zero};
 use fields::{content_ok, optional_name, stored_id, stored_name};
 
 /// Checks requests against the configured limits.
 #[derive(Debug)]
-pub struct Decoder {
+pub(crate) struct Decoder {
     pub limits: RequestLimits,
 }
 
@@ -33,7 +33,7 @@ impl Decoder {
     ///
     /// # Errors
     /// Returns an error that names every invalid field.
-    pub fn append(&self, request: wire::AppendEventsRequest) -> Result<Append, Violations> {
+    pub(crate) fn append(&self, request: wire::AppendEventsRequest) -> Result<Append, Violations> {
         let mut wrong = Violations::default();
         let count = request.events.len();
         if count == 0 {
@@ -182,7 +182,7 @@ impl Decoder {
     ///
     /// # Errors
     /// Returns an error that names every invalid field.
-    pub fn snapshot(&self, request: wire::SaveSnapshotRequest) -> Result<Snapshot, Violations> {
+    pub(crate) fn snapshot(&self, request: wire::SaveSnapshotRequest) -> Result<Snapshot, Violations> {
         let mut wrong = Violations::default();
         let id = self.aggregate_id("aggregate_id", &request.aggregate_id, &mut wrong);
         if request.sequence_number == 0 {
@@ -212,7 +212,7 @@ impl Decoder {
     ///
     /// # Errors
     /// Returns an error that names every invalid field.
-    pub fn load(&self, request: &wire::LoadEventsRequest) -> Result<LoadRequest, Violations> {
+    pub(crate) fn load(&self, request: &wire::LoadEventsRequest) -> Result<LoadRequest, Violations> {
         let mut wrong = Violations::default();
         let id = stored_id("aggregate_id", &request.aggregate_id, &mut wrong);
         if request.from_snapshot && request.backwards {
@@ -235,7 +235,7 @@ impl Decoder {
     ///
     /// # Errors
     /// Returns an error that names the field if the id is invalid.
-    pub fn id(&self, text: &str) -> Result<AggregateId, Violations> {
+    pub(crate) fn id(&self, text: &str) -> Result<AggregateId, Violations> {
         let mut wrong = Violations::default();
         let id = stored_id("aggregate_id", text, &mut wrong);
         wrong.none_or(id)
@@ -245,7 +245,7 @@ impl Decoder {
     ///
     /// # Errors
     /// Returns an error that names every invalid field.
-    pub fn list(&self, request: &wire::ListAggregatesRequest) -> Result<ListRequest, Violations> {
+    pub(crate) fn list(&self, request: &wire::ListAggregatesRequest) -> Result<ListRequest, Violations> {
         const PAGE_MAX: u32 = 1000;
         const PAGE_DEFAULT: u32 = 100;
         let mut wrong = Violations::default();
@@ -274,7 +274,7 @@ impl Decoder {
     ///
     /// # Errors
     /// Returns an error that names every invalid field.
-    pub fn filter(&self, filter: Option<wire::Filter>) -> Result<Filter, Violations> {
+    pub(crate) fn filter(&self, filter: Option<wire::Filter>) -> Result<Filter, Violations> {
         const TYPES_MAX: usize = 100;
         let mut wrong = Violations::default();
         let filter = filter.unwrap_or_default();
@@ -311,7 +311,7 @@ impl Decoder {
     ///
     /// # Errors
     /// Returns an error that names the field if the length of the hash is wrong.
-    pub fn checkpoint(&self, checkpoint: Option<wire::Checkpoint>) -> Result<OrderStart, Violations> {
+    pub(crate) fn checkpoint(&self, checkpoint: Option<wire::Checkpoint>) -> Result<OrderStart, Violations> {
         let Some(checkpoint) = checkpoint else { return Ok(OrderStart::After(Position(0), None)) };
         let hash = match checkpoint.chain_hash.as_ref() {
             [] => None,
@@ -325,17 +325,17 @@ impl Decoder {
 
 /// The start and the size of a page of aggregates. The filter is not included.
 #[derive(Debug)]
-pub struct ListRequest {
+pub(crate) struct ListRequest {
     pub after: Option<AggregateId>,
     pub count: usize,
 }
 
 /// Returns the token of the page after `id`. Tokens are opaque to clients.
-pub fn page_token(id: &AggregateId) -> String {
+pub(crate) fn page_token(id: &AggregateId) -> String {
     hex::encode(id.as_str())
 }
 
-pub fn token_id(token: &str) -> Option<AggregateId> {
+pub(crate) fn token_id(token: &str) -> Option<AggregateId> {
     let text = String::from_utf8(hex::decode(token).ok()?).ok()?;
     AggregateId::new(&text).ok()
 }
@@ -348,7 +348,7 @@ fn shared(text: String, before: Option<&Arc<str>>) -> Arc<str> {
 }
 
 /// Returns the bytes of a hash as sent on the wire.
-pub fn hash_bytes(hash: ChainHash) -> Bytes {
+pub(crate) fn hash_bytes(hash: ChainHash) -> Bytes {
     Bytes::copy_from_slice(&hash.0)
 }
 

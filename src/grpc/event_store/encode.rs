@@ -13,18 +13,18 @@ use crate::{
     world::ProjectionState,
 };
 
-pub fn timestamp(at: Timestamp) -> prost_types::Timestamp {
+pub(crate) fn timestamp(at: Timestamp) -> prost_types::Timestamp {
     prost_types::Timestamp { seconds: at.seconds(), nanos: at.nanos() }
 }
 
-pub fn stored_in(stored_in: StoredIn) -> wire::StoredIn {
+pub(crate) fn stored_in(stored_in: StoredIn) -> wire::StoredIn {
     match stored_in {
         StoredIn::LocalLog => wire::StoredIn::LocalLog,
         StoredIn::Immudb(_) => wire::StoredIn::Immudb,
     }
 }
 
-pub fn appended(appended: Appended) -> wire::AppendEventsResponse {
+pub(crate) fn appended(appended: Appended) -> wire::AppendEventsResponse {
     let Appended { stored, stored_in: place } = appended;
     let aggregates = stored.aggregates.into_iter().map(|aggregate| wire::AppendedAggregate {
         aggregate_id: aggregate.id.as_str().to_owned(),
@@ -48,7 +48,7 @@ pub fn appended(appended: Appended) -> wire::AppendEventsResponse {
 
 /// Returns the maximum size of the response to an append, not counting the fixed part that every
 /// response has.
-pub fn appended_bytes_max(append: &Append) -> usize {
+pub(crate) fn appended_bytes_max(append: &Append) -> usize {
     /// An event id as text, and the numbers of its aggregate, with the tags and lengths of the
     /// fields.
     const EVENT_BYTES: usize = 38 + 32;
@@ -56,7 +56,7 @@ pub fn appended_bytes_max(append: &Append) -> usize {
     append.events.iter().map(|(event, _)| bytes(event)).sum()
 }
 
-pub fn snapshot(snapshot: Snapshot) -> wire::Snapshot {
+pub(crate) fn snapshot(snapshot: Snapshot) -> wire::Snapshot {
     wire::Snapshot {
         aggregate_id: snapshot.aggregate_id.as_str().to_owned(),
         sequence_number: snapshot.sequence.0,
@@ -71,7 +71,7 @@ pub fn snapshot(snapshot: Snapshot) -> wire::Snapshot {
     }
 }
 
-pub fn aggregate((id, head): (AggregateId, Head)) -> wire::Aggregate {
+pub(crate) fn aggregate((id, head): (AggregateId, Head)) -> wire::Aggregate {
     wire::Aggregate {
         aggregate_id: id.as_str().to_owned(),
         aggregate_type: head.aggregate_type.as_ref().to_owned(),
@@ -112,7 +112,7 @@ fn most_frequent(
 
 /// The part of the statistics that the store does not know.
 #[derive(Debug, Clone)]
-pub struct StatsContext {
+pub(crate) struct StatsContext {
     /// The address of ImmuDB, with the port, and its database. `None` if ImmuDB is not configured.
     pub immudb: Option<(String, String)>,
     pub event_files_pending: u64,
@@ -138,7 +138,7 @@ fn projection(state: ProjectionState) -> wire::ProjectionStats {
     wire::ProjectionStats { name: name.to_owned(), position: position.0, lag, problem }
 }
 
-pub fn stats(
+pub(crate) fn stats(
     figures: Figures,
     counters: &crate::stats::Counters,
     started_at: Timestamp,

@@ -48,7 +48,7 @@ pub struct EventBatch {
 }
 
 /// Returns the encoded `RecordedEvent` of each event. All of them share one allocation.
-pub fn events(stored: &[StoredEvent]) -> Vec<Bytes> {
+pub(crate) fn events(stored: &[StoredEvent]) -> Vec<Bytes> {
     let mut buffer = BytesMut::with_capacity(stored.iter().map(StoredEvent::recorded_bytes).sum());
     let split = |event: &StoredEvent| {
         event.put_recorded(&mut buffer);

@@ -31,13 +31,13 @@ use crate::{
 
 /// What a stream reads with, and the call that it belongs to.
 #[derive(Clone)]
-pub struct ReadContext {
+pub(crate) struct ReadContext {
     pub store: Arc<EventStore>,
     pub reads: Reads,
     pub call: Admitted,
 }
 
-pub type Boxed<T> = Pin<Box<dyn Stream<Item = Result<T, Status>> + Send>>;
+pub(crate) type Boxed<T> = Pin<Box<dyn Stream<Item = Result<T, Status>> + Send>>;
 
 /// The bytes of records in one message, unless a single event is larger. Each of many streams may
 /// have one message decoded, one encoded and one waiting for its client, so messages of 1 MiB would
@@ -49,7 +49,7 @@ const MESSAGE_BYTES: usize = 128 * 1024;
 ///
 /// # Errors
 /// Returns an error if the aggregate cannot be read.
-pub async fn load(
+pub(crate) async fn load(
     reading: ReadContext,
     request: LoadRequest,
 ) -> Result<impl Messages<messages::LoadEventsResponse>, Status> {
@@ -133,7 +133,7 @@ fn read_order(reader: &mut OrderReader, tip: Tip, left: Option<u64>) -> Result<R
 
 /// Streams the global order of events up to the tip at the time of the call, at most `limit`
 /// events.
-pub fn read_all(
+pub(crate) fn read_all(
     reading: ReadContext,
     reader: OrderReader,
     limit: Option<u64>,
@@ -173,7 +173,10 @@ struct Subscription {
 }
 
 /// Streams the global order of events, and then new events as they are appended.
-pub fn subscribe(reading: ReadContext, reader: OrderReader) -> impl Messages<messages::SubscribeResponse> {
+pub(crate) fn subscribe(
+    reading: ReadContext,
+    reader: OrderReader,
+) -> impl Messages<messages::SubscribeResponse> {
     let (tip, told) = (reading.store.watch_tip(), reader.reached());
     let start = Subscription { reading, reader, tip, caught_up: false, told, told_at: Instant::now() };
     stream::try_unfold(start, Subscription::next)
@@ -288,13 +291,13 @@ fn counted<T>(store: &EventStore, read: Result<T, StoreError>) -> Result<T, Stat
 }
 
 /// The messages of a stream.
-pub trait Messages<T>: Stream<Item = Result<T, Status>> + Send + 'static {}
+pub(crate) trait Messages<T>: Stream<Item = Result<T, Status>> + Send + 'static {}
 
 impl<T, S: Stream<Item = Result<T, Status>> + Send + 'static> Messages<T> for S {}
 
 /// Ends the stream at the client's deadline and when the service stops. Everything that the stream
 /// holds is released with it.
-pub fn bounded<T: Send + 'static>(
+pub(crate) fn bounded<T: Send + 'static>(
     messages: impl Messages<T>,
     call: Admitted,
     closing: CancellationToken,

@@ -50,6 +50,7 @@ pub struct BodyLimits {
 }
 
 impl BodyLimits {
+    /// Creates the layer. `request_max` is how long a request may take to arrive.
     pub fn new(budget: ByteBudget, request_max: Duration, message_bytes_max: usize) -> Self {
         Self { budget, request_max, message_bytes_max }
     }
@@ -111,7 +112,14 @@ where
             Some(admitted) => admitted.request.clone(),
             None => self.bodies.budget.of_call(peer.caller(), Purpose::Request),
         };
-        let incoming = |body| Incoming::new(body, &self.bodies, kept, deadline, encoding, health);
+        let incoming = |body| Incoming {
+            body,
+            received: 0,
+            bytes: kept,
+            forced: health,
+            arrival: ArrivalTimer::new(self.bodies.request_max, deadline),
+            unpacking: encoding.map(|encoding| Decompressor::new(encoding, self.bodies.message_bytes_max)),
+        };
         let request = request.map(|body| Body::new(incoming(body)));
         let answered = self.inner.call(request);
         Box::pin(async move {
@@ -137,36 +145,11 @@ struct Incoming {
     bytes: CallBytes,
     /// A health check, which is never rejected because of its bytes while it is small.
     forced: bool,
-    until: Instant,
-    /// Whether the client's deadline comes before the end of `server.request_max`.
-    deadline_first: bool,
-    /// Created only if the request has to be waited for.
-    alarm: Option<Pin<Box<Sleep>>>,
+    arrival: ArrivalTimer,
     unpacking: Option<Decompressor>,
 }
 
 impl Incoming {
-    fn new(
-        body: Body,
-        bodies: &BodyLimits,
-        bytes: CallBytes,
-        deadline: Option<Instant>,
-        encoding: Option<Encoding>,
-        forced: bool,
-    ) -> Self {
-        let until = Instant::now() + bodies.request_max;
-        Self {
-            body,
-            received: 0,
-            bytes,
-            forced,
-            until: deadline.map_or(until, |deadline| deadline.min(until)),
-            deadline_first: deadline.is_some_and(|deadline| deadline < until),
-            alarm: None,
-            unpacking: encoding.map(|encoding| Decompressor::new(encoding, bodies.message_bytes_max)),
-        }
-    }
-
     fn count(&self) -> Result<(), Status> {
         if self.forced && self.received <= HEALTH_BYTES_MAX {
             self.bytes.force(self.received)
@@ -176,19 +159,10 @@ impl Incoming {
         Ok(())
     }
 
-    fn too_late(&self) -> Status {
-        if self.deadline_first { status::deadline_exceeded() } else { status::request_too_slow() }
-    }
-
-    fn poll_over(&mut self, cx: &mut Context<'_>) -> Poll<()> {
-        let until = self.until;
-        self.alarm.get_or_insert_with(|| Box::pin(tokio::time::sleep_until(until))).as_mut().poll(cx)
-    }
-
     /// Returns the next frame as received.
     fn poll_received(&mut self, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, Status>>> {
         let Poll::Ready(frame) = Pin::new(&mut self.body).poll_frame(cx) else {
-            return self.poll_over(cx).map(|()| Some(Err(self.too_late())));
+            return self.arrival.poll_over(cx).map(|()| Some(Err(self.arrival.too_late())));
         };
         if let Some(Ok(frame)) = &frame
             && let Some(data) = frame.data_ref()
@@ -244,6 +218,35 @@ impl http_body::Body for Incoming {
 
     fn size_hint(&self) -> SizeHint {
         if self.unpacking.is_none() { self.body.size_hint() } else { SizeHint::default() }
+    }
+}
+
+/// How long a request may take to arrive.
+struct ArrivalTimer {
+    until: Instant,
+    /// Whether the client's deadline comes before the end of `server.request_max`.
+    deadline_first: bool,
+    /// Created only if the request has to be waited for.
+    alarm: Option<Pin<Box<Sleep>>>,
+}
+
+impl ArrivalTimer {
+    fn new(request_max: Duration, deadline: Option<Instant>) -> Self {
+        let until = Instant::now() + request_max;
+        Self {
+            until: deadline.map_or(until, |deadline| deadline.min(until)),
+            deadline_first: deadline.is_some_and(|deadline| deadline < until),
+            alarm: None,
+        }
+    }
+
+    fn poll_over(&mut self, cx: &mut Context<'_>) -> Poll<()> {
+        let until = self.until;
+        self.alarm.get_or_insert_with(|| Box::pin(tokio::time::sleep_until(until))).as_mut().poll(cx)
+    }
+
+    fn too_late(&self) -> Status {
+        if self.deadline_first { status::deadline_exceeded() } else { status::request_too_slow() }
     }
 }
 
@@ -362,6 +365,17 @@ mod tests {
         Body::new(Full::new(Bytes::copy_from_slice(bytes)).map_err(|never| match never {}))
     }
 
+    fn incoming(bytes: &[u8], bodies: &BodyLimits, held: CallBytes, forced: bool) -> Incoming {
+        Incoming {
+            body: body(bytes),
+            received: 0,
+            bytes: held,
+            forced,
+            arrival: ArrivalTimer::new(bodies.request_max, None),
+            unpacking: None,
+        }
+    }
+
     fn outgoing(piece: &[u8], budget: &ByteBudget, settled: bool) -> Outgoing {
         Outgoing {
             body: body(piece),
@@ -434,7 +448,7 @@ mod tests {
     async fn every_byte_of_a_request_counts_while_it_arrives() {
         let bodies = BodyLimits::new(ByteBudget::new(1 << 20), Duration::from_secs(60), 1 << 20);
         let held = bodies.budget.of_call(&Caller::default(), Purpose::Request);
-        let mut incoming = Incoming::new(body(&[7; 10_000]), &bodies, held.clone(), None, None, false);
+        let mut incoming = incoming(&[7; 10_000], &bodies, held.clone(), false);
         incoming.frame().await.unwrap().unwrap();
         assert_eq!(bodies.budget.used(), 10_000);
         drop(incoming);
@@ -449,7 +463,7 @@ mod tests {
         let bodies = BodyLimits::new(ByteBudget::new(0), Duration::from_secs(60), 1 << 20);
         let received = async |size: usize, health| {
             let held = bodies.budget.of_call(&Caller::default(), Purpose::Request);
-            let mut incoming = Incoming::new(body(&vec![7; size]), &bodies, held, None, None, health);
+            let mut incoming = incoming(&vec![7; size], &bodies, held, health);
             incoming.frame().await.unwrap().is_ok()
         };
         assert!(received(30, true).await);

@@ -35,6 +35,7 @@ struct BudgetParts {
 /// What a call needs bytes for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Purpose {
+    /// A request, until its call ends or counts as a waiting write.
     Request,
     /// A read, and the response that it produces.
     Answer,
@@ -64,6 +65,7 @@ impl BudgetParts {
 }
 
 impl ByteBudget {
+    /// Creates a budget of `bytes_max` bytes for all purposes together.
     pub fn new(bytes_max: usize) -> Self {
         let max = bytes_max as u64;
         // Less than the whole together: the rest is left for small requests, whatever else is in
@@ -94,7 +96,7 @@ impl ByteBudget {
     }
 
     #[cfg(test)]
-    pub fn used(&self) -> u64 {
+    pub(crate) fn used(&self) -> u64 {
         self.0.all.used()
     }
 }

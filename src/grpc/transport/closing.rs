@@ -24,6 +24,7 @@ use crate::grpc::status;
 pub struct ClosingLayer(Arc<CancellationToken>);
 
 impl ClosingLayer {
+    /// Creates the layer, which takes effect once `closing` is cancelled.
     pub fn new(closing: CancellationToken) -> Self {
         Self(Arc::new(closing))
     }

@@ -18,13 +18,16 @@ use crate::grpc::status;
 /// A compression that requests may use.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Encoding {
+    /// The encoding `gzip`.
     Gzip,
+    /// The encoding `zstd`.
     Zstd,
 }
 
 /// The value of the header `grpc-accept-encoding`.
 pub const ACCEPTED: &str = "identity,gzip,zstd";
 
+/// The header that names the compression of a request.
 pub const ENCODING: &str = "grpc-encoding";
 
 /// An encoding that is not accepted.
@@ -91,10 +94,12 @@ pub enum DecompressStep {
 }
 
 impl Decompressor {
+    /// Begins a request, each of whose messages may have `message_bytes_max` decompressed bytes.
     pub fn new(encoding: Encoding, message_bytes_max: usize) -> Self {
         Self { encoding, message_bytes_max, received: BytesMut::new(), packed: None, unpacked_bytes: 0 }
     }
 
+    /// Adds data as received, for the next steps.
     pub fn receive(&mut self, bytes: &[u8]) {
         self.received.extend_from_slice(bytes);
     }

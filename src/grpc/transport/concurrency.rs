@@ -43,6 +43,7 @@ pub struct Admitted {
     pub request: CallBytes,
     /// The memory of the read in progress and of the response.
     pub answer: CallBytes,
+    /// The peer of the connection that the call arrived on.
     pub peer: Peer,
     _place: Option<Arc<LimitGuard>>,
     /// Counts against the limit on open streams.
@@ -50,6 +51,7 @@ pub struct Admitted {
 }
 
 impl Gate {
+    /// Admits up to `calls_max` calls at a time, whose bytes count against `budget`.
     pub fn new(calls_max: usize, budget: ByteBudget) -> Self {
         let places = Arc::new(SharedLimit::new(Limit::ConcurrentCalls, Resource::Calls, calls_max as u64));
         Self { places, budget }

@@ -158,6 +158,8 @@ const WRITE_UNREAD_MAX: Duration = Duration::from_secs(1);
 const IDLE_MAX: Duration = Duration::from_secs(1);
 
 impl ConnectionTimeouts {
+    /// Returns the timeouts. During a stop, `unread_max` is a tenth of the grace period if that is
+    /// less.
     pub fn new(settings: &TransportSettings) -> Self {
         /// The grace period of a stop is divided by this number for clients that do not read.
         const PART_OF_GRACE: u32 = 10;

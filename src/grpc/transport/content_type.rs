@@ -11,12 +11,15 @@ use crate::grpc::status;
 /// The kind of a request, according to its headers.
 #[derive(Debug, PartialEq, Eq)]
 pub enum RequestFormat {
+    /// gRPC with messages in Protocol Buffers.
     Protobuf,
     /// gRPC with messages in another format.
     OtherGrpc,
+    /// Any other content type, or a method other than POST.
     NotGrpc,
 }
 
+/// Returns the kind of a request.
 pub fn request_format<B>(request: &Request<B>) -> RequestFormat {
     const TYPE: &[u8] = b"application/grpc";
     let content = request.headers().get(header::CONTENT_TYPE).map(HeaderValue::as_bytes);
@@ -32,12 +35,14 @@ pub fn request_format<B>(request: &Request<B>) -> RequestFormat {
     }
 }
 
+/// Returns the response to a request that is not gRPC, which has the HTTP status 415.
 pub fn not_grpc() -> Response<Body> {
     let mut answer = Response::new(Body::empty());
     *answer.status_mut() = StatusCode::UNSUPPORTED_MEDIA_TYPE;
     answer
 }
 
+/// Returns the response to a request with an unknown encoding. It names the accepted ones.
 pub fn not_accepted(UnknownEncoding(encoding): &UnknownEncoding) -> Response<Body> {
     let mut answer = status::other_encoding(encoding, ACCEPTED).into_http();
     answer.headers_mut().insert("grpc-accept-encoding", HeaderValue::from_static(ACCEPTED));

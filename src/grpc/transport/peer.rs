@@ -74,26 +74,32 @@ impl Default for PeerState {
 }
 
 impl Peer {
+    /// Returns the client whose share of the limits the calls use.
     pub fn caller(&self) -> &Caller {
         &self.0.caller
     }
 
+    /// Returns the permits for the reads of this peer.
     pub fn reads(&self) -> &Arc<Semaphore> {
         &self.0.reads
     }
 
+    /// Returns the permits for its lists, which also are reads.
     pub fn lists(&self) -> &Arc<Semaphore> {
         &self.0.lists
     }
 
+    /// Returns the permits for its differences while they determine which objects changed.
     pub fn differences(&self) -> &Arc<Semaphore> {
         &self.0.differences
     }
 
+    /// Records that the peer has made a call, even if it is rejected later.
     pub fn note_call(&self) {
         self.0.called.store(true, Ordering::Relaxed);
     }
 
+    /// Returns whether the peer has made any call.
     pub fn has_called(&self) -> bool {
         self.0.called.load(Ordering::Relaxed)
     }
@@ -150,6 +156,7 @@ impl ResponseTracker {
         }
     }
 
+    /// Records that the next piece was requested, so that no piece is unread.
     pub fn asked_for(&self) {
         self.call.0.unread().remove(&self.number);
     }

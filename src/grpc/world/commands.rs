@@ -31,7 +31,10 @@ use crate::{
 ///
 /// # Errors
 /// Returns an error that names every invalid field.
-pub fn decode(request: wire::ExecuteCommandsRequest, limits: &RequestLimits) -> Result<Commands, Violations> {
+pub(crate) fn decode(
+    request: wire::ExecuteCommandsRequest,
+    limits: &RequestLimits,
+) -> Result<Commands, Violations> {
     let mut wrong = Violations::default();
     let count = request.commands.len();
     let of_commands = request.commands.iter().map(|command| command.expected_sequences.len());
@@ -74,6 +77,9 @@ fn expected_sequences(
     }
     checked
 }
+
+/// The object that an operation changes, and the operation.
+type Targeted = (AggregateId, Operation);
 
 /// The decoder of one command.
 struct Decoding<'d> {
@@ -119,97 +125,71 @@ impl Decoding<'_> {
         Some(Command { id, actor: command.actor, correlation_id, expected, target, operation })
     }
 
-    fn operation(&mut self, operation: wire::command::Command) -> Option<(AggregateId, Operation)> {
+    fn operation(&mut self, operation: wire::command::Command) -> Option<Targeted> {
         use wire::command::Command as Wire;
         match operation {
             Wire::CreateGameObject(command) => self.create_game_object(command),
-            Wire::UpdateGameObjectAttribute(command) => {
-                let id = self.id("id", &command.id);
-                self.text("key", &command.key);
-                let value = self.value("value", command.value.unwrap_or_default())?;
-                if command.key == NAME {
-                    self.name_value("value", &value);
-                }
-                Some((id?, Operation::UpdateGameObjectAttribute { key: command.key, value }))
-            }
-            Wire::UpdateGameObjectAttributes(command) => {
-                let id = self.id("id", &command.id);
-                if command.attributes.is_empty() {
-                    self.add("attributes", "must not be empty");
-                }
-                let attributes = self.attributes(command.attributes);
-                Some((id?, Operation::UpdateGameObjectAttributes { attributes }))
-            }
-            Wire::UpdateGameObjectContainer(command) => {
-                let id = self.id("id", &command.id);
-                let container_id = self.optional_id("container_id", &command.container_id);
-                Some((id?, Operation::UpdateGameObjectContainer { container_id }))
-            }
-            Wire::DeleteGameObject(command) => {
-                let id = self.id("id", &command.id);
-                let contents = self.contents(command.contents)?;
-                Some((id?, Operation::DeleteGameObject { contents }))
-            }
-            Wire::CreatePlayer(command) => {
-                let id = self.id("id", &command.id);
-                self.text("name", &command.name);
-                let password_hash = if command.password_hash.is_empty() {
-                    None
-                } else {
-                    self.password_hash(&command.password_hash)
-                };
-                Some((id?, Operation::CreatePlayer { name: command.name, password_hash }))
-            }
-            Wire::UpdatePlayerPassword(command) => {
-                let (id, hash) = (self.id("id", &command.id), self.password_hash(&command.password_hash));
-                Some((id?, Operation::UpdatePlayerPassword { password_hash: hash? }))
-            }
-            Wire::UpdatePlayerAdminStatus(command) => {
-                let id = self.id("id", &command.id);
-                Some((id?, Operation::UpdatePlayerAdminStatus { admin: command.admin }))
-            }
-            Wire::CreateRoom(command) => {
-                let wire::CreateRoom { id, name, description } = command;
-                self.name("name", &name);
-                Some((self.id("id", &id)?, Operation::CreateRoom { name, description }))
-            }
-            Wire::UpdateRoomDescription(command) => {
-                let id = self.id("id", &command.id);
-                Some((id?, Operation::UpdateRoomDescription { description: command.description }))
-            }
-            Wire::AddRoomExit(command) => {
-                let id = self.id("id", &command.id);
-                self.text("direction", &command.direction);
-                let target = self.id("target_room_id", &command.target_room_id);
-                let direction = command.direction;
-                Some((id?, Operation::AddRoomExit { direction, target_room_id: target? }))
-            }
-            Wire::RemoveRoomExit(command) => {
-                let id = self.id("id", &command.id);
-                self.text("direction", &command.direction);
-                Some((id?, Operation::RemoveRoomExit { direction: command.direction }))
-            }
-            Wire::AddItemToInventory(command) => {
-                let (id, item) = (self.id("id", &command.id), self.id("item_id", &command.item_id));
-                let position = command.position.and_then(|position| self.value("position", position));
-                let position = position.filter(|position| !position.is_null());
-                Some((id?, Operation::AddItemToInventory { item_id: item?, position }))
-            }
-            Wire::RemoveItemFromInventory(command) => {
-                let (id, item) = (self.id("id", &command.id), self.id("item_id", &command.item_id));
-                Some((id?, Operation::RemoveItemFromInventory { item_id: item? }))
-            }
-            Wire::EquipItem(command) => {
-                let (id, item) = (self.id("id", &command.id), self.id("item_id", &command.item_id));
-                self.text("slot", &command.slot);
-                Some((id?, Operation::EquipItem { item_id: item?, slot: command.slot }))
-            }
-            Wire::UnequipItem(command) => {
-                let (id, item) = (self.id("id", &command.id), self.id("item_id", &command.item_id));
-                let slot = Some(command.slot).filter(|slot| !slot.is_empty());
-                Some((id?, Operation::UnequipItem { item_id: item?, slot }))
-            }
+            Wire::UpdateGameObjectAttribute(command) => self.update_attribute(command),
+            Wire::UpdateGameObjectAttributes(command) => self.update_attributes(command),
+            Wire::UpdateGameObjectContainer(command) => self.update_container(&command),
+            Wire::DeleteGameObject(command) => self.delete_game_object(&command),
+            Wire::CreatePlayer(command) => self.create_player(command),
+            Wire::UpdatePlayerPassword(command) => self.update_password(&command),
+            Wire::UpdatePlayerAdminStatus(command) => self.update_admin_status(&command),
+            Wire::CreateRoom(command) => self.create_room(command),
+            Wire::UpdateRoomDescription(command) => self.update_description(command),
+            Wire::AddRoomExit(command) => self.add_exit(command),
+            Wire::RemoveRoomExit(command) => self.remove_exit(command),
+            Wire::AddItemToInventory(command) => self.add_item(command),
+            Wire::RemoveItemFromInventory(command) => self.remove_item(&command),
+            Wire::EquipItem(command) => self.equip_item(command),
+            Wire::UnequipItem(command) => self.unequip_item(command),
         }
+    }
+
+    fn create_game_object(&mut self, command: wire::CreateGameObject) -> Option<Targeted> {
+        let id = self.id("id", &command.id);
+        self.text("type", &command.r#type);
+        self.name("name", &command.name);
+        let container_id = self.optional_id("container_id", &command.container_id);
+        let attributes = self.attributes(command.attributes);
+        let other_name = attributes.get("name").is_some_and(|name| name.as_str() != Some(&command.name));
+        if !command.name.is_empty() && other_name {
+            self.add("attributes", "the attribute `name` differs from the field `name`");
+        }
+        let (class, name, generic) = (command.r#type, command.name, command.generic);
+        Some((id?, Operation::CreateGameObject { class, name, generic, container_id, attributes }))
+    }
+
+    fn update_attribute(&mut self, command: wire::UpdateGameObjectAttribute) -> Option<Targeted> {
+        let id = self.id("id", &command.id);
+        self.text("key", &command.key);
+        let value = self.value("value", command.value.unwrap_or_default())?;
+        if command.key == NAME {
+            self.name_value("value", &value);
+        }
+        Some((id?, Operation::UpdateGameObjectAttribute { key: command.key, value }))
+    }
+
+    fn update_attributes(&mut self, command: wire::UpdateGameObjectAttributes) -> Option<Targeted> {
+        let id = self.id("id", &command.id);
+        if command.attributes.is_empty() {
+            self.add("attributes", "must not be empty");
+        }
+        let attributes = self.attributes(command.attributes);
+        Some((id?, Operation::UpdateGameObjectAttributes { attributes }))
+    }
+
+    fn update_container(&mut self, command: &wire::UpdateGameObjectContainer) -> Option<Targeted> {
+        let id = self.id("id", &command.id);
+        let container_id = self.optional_id("container_id", &command.container_id);
+        Some((id?, Operation::UpdateGameObjectContainer { container_id }))
+    }
+
+    fn delete_game_object(&mut self, command: &wire::DeleteGameObject) -> Option<Targeted> {
+        let id = self.id("id", &command.id);
+        let contents = self.contents(command.contents)?;
+        Some((id?, Operation::DeleteGameObject { contents }))
     }
 
     fn contents(&mut self, contents: i32) -> Option<ContentsPolicy> {
@@ -225,18 +205,71 @@ impl Decoding<'_> {
         }
     }
 
-    fn create_game_object(&mut self, command: wire::CreateGameObject) -> Option<(AggregateId, Operation)> {
+    fn create_player(&mut self, command: wire::CreatePlayer) -> Option<Targeted> {
         let id = self.id("id", &command.id);
-        self.text("type", &command.r#type);
-        self.name("name", &command.name);
-        let container_id = self.optional_id("container_id", &command.container_id);
-        let attributes = self.attributes(command.attributes);
-        let other_name = attributes.get("name").is_some_and(|name| name.as_str() != Some(&command.name));
-        if !command.name.is_empty() && other_name {
-            self.add("attributes", "the attribute `name` differs from the field `name`");
-        }
-        let (class, name, generic) = (command.r#type, command.name, command.generic);
-        Some((id?, Operation::CreateGameObject { class, name, generic, container_id, attributes }))
+        self.text("name", &command.name);
+        let password_hash =
+            if command.password_hash.is_empty() { None } else { self.password_hash(&command.password_hash) };
+        Some((id?, Operation::CreatePlayer { name: command.name, password_hash }))
+    }
+
+    fn update_password(&mut self, command: &wire::UpdatePlayerPassword) -> Option<Targeted> {
+        let (id, hash) = (self.id("id", &command.id), self.password_hash(&command.password_hash));
+        Some((id?, Operation::UpdatePlayerPassword { password_hash: hash? }))
+    }
+
+    fn update_admin_status(&mut self, command: &wire::UpdatePlayerAdminStatus) -> Option<Targeted> {
+        let id = self.id("id", &command.id);
+        Some((id?, Operation::UpdatePlayerAdminStatus { admin: command.admin }))
+    }
+
+    fn create_room(&mut self, command: wire::CreateRoom) -> Option<Targeted> {
+        let wire::CreateRoom { id, name, description } = command;
+        self.name("name", &name);
+        Some((self.id("id", &id)?, Operation::CreateRoom { name, description }))
+    }
+
+    fn update_description(&mut self, command: wire::UpdateRoomDescription) -> Option<Targeted> {
+        let id = self.id("id", &command.id);
+        Some((id?, Operation::UpdateRoomDescription { description: command.description }))
+    }
+
+    fn add_exit(&mut self, command: wire::AddRoomExit) -> Option<Targeted> {
+        let id = self.id("id", &command.id);
+        self.text("direction", &command.direction);
+        let target = self.id("target_room_id", &command.target_room_id);
+        let direction = command.direction;
+        Some((id?, Operation::AddRoomExit { direction, target_room_id: target? }))
+    }
+
+    fn remove_exit(&mut self, command: wire::RemoveRoomExit) -> Option<Targeted> {
+        let id = self.id("id", &command.id);
+        self.text("direction", &command.direction);
+        Some((id?, Operation::RemoveRoomExit { direction: command.direction }))
+    }
+
+    fn add_item(&mut self, command: wire::AddItemToInventory) -> Option<Targeted> {
+        let (id, item) = (self.id("id", &command.id), self.id("item_id", &command.item_id));
+        let position = command.position.and_then(|position| self.value("position", position));
+        let position = position.filter(|position| !position.is_null());
+        Some((id?, Operation::AddItemToInventory { item_id: item?, position }))
+    }
+
+    fn remove_item(&mut self, command: &wire::RemoveItemFromInventory) -> Option<Targeted> {
+        let (id, item) = (self.id("id", &command.id), self.id("item_id", &command.item_id));
+        Some((id?, Operation::RemoveItemFromInventory { item_id: item? }))
+    }
+
+    fn equip_item(&mut self, command: wire::EquipItem) -> Option<Targeted> {
+        let (id, item) = (self.id("id", &command.id), self.id("item_id", &command.item_id));
+        self.text("slot", &command.slot);
+        Some((id?, Operation::EquipItem { item_id: item?, slot: command.slot }))
+    }
+
+    fn unequip_item(&mut self, command: wire::UnequipItem) -> Option<Targeted> {
+        let (id, item) = (self.id("id", &command.id), self.id("item_id", &command.item_id));
+        let slot = Some(command.slot).filter(|slot| !slot.is_empty());
+        Some((id?, Operation::UnequipItem { item_id: item?, slot }))
     }
 
     fn add(&mut self, field: &str, problem: &str) {

@@ -32,13 +32,13 @@ const DIFF_BYTES: usize = 256 * 1024;
 
 /// The maximum number of differences that find the changed objects at the same time. Each holds a
 /// piece of the log meanwhile. None of them waits for its client.
-pub const COLLECTING_MAX: usize = 2 * DIFFERENCES_PER_CALLER_MAX;
+pub(super) const COLLECTING_MAX: usize = 2 * DIFFERENCES_PER_CALLER_MAX;
 
 /// Finds the objects that changed.
 ///
 /// # Errors
 /// See [`DifferenceReader::collect`].
-pub async fn collected(
+pub(super) async fn collected(
     reads: Reads,
     call: Admitted,
     collecting: Arc<Semaphore>,
@@ -77,7 +77,7 @@ async fn in_its_place<T: Send + 'static>(
 ///
 /// # Errors
 /// See [`DifferenceReader::look`].
-pub fn differing(
+pub(super) fn differing(
     reader: &mut DifferenceReader,
     source: &AggregateSource,
     given_up: &CancellationToken,

@@ -20,7 +20,7 @@ use crate::{
     },
 };
 
-pub fn executed(executed: Executed) -> wire::ExecuteCommandsResponse {
+pub(super) fn executed(executed: Executed) -> wire::ExecuteCommandsResponse {
     let stored_in = match executed.stored_in {
         None => store::StoredIn::Unspecified,
         Some(StoredIn::LocalLog) => store::StoredIn::LocalLog,
@@ -57,7 +57,7 @@ fn result(result: CommandResult) -> wire::CommandResult {
     }
 }
 
-pub fn game_object(state: &AggregateState) -> wire::GameObject {
+pub(super) fn game_object(state: &AggregateState) -> wire::GameObject {
     let GameObject { id, class, generic, container_id, attributes, inventory, equipment, deleted } =
         state.aggregate.object();
     let carried = inventory.iter().map(|(item, position)| wire::InventoryItem {
@@ -82,7 +82,7 @@ pub fn game_object(state: &AggregateState) -> wire::GameObject {
 }
 
 /// Returns `None` if the object is not a player.
-pub fn player(state: &AggregateState) -> Option<wire::Player> {
+pub(super) fn player(state: &AggregateState) -> Option<wire::Player> {
     let Aggregate::Player(player) = &state.aggregate else { return None };
     let hash = player.password_hash.as_ref().map(|hash| hash.reveal().to_owned());
     Some(wire::Player {
@@ -93,7 +93,7 @@ pub fn player(state: &AggregateState) -> Option<wire::Player> {
 }
 
 /// Returns `None` if the object is not a room.
-pub fn room(state: &AggregateState) -> Option<wire::Room> {
+pub(super) fn room(state: &AggregateState) -> Option<wire::Room> {
     let Aggregate::Room(room) = &state.aggregate else { return None };
     Some(wire::Room {
         object: Some(game_object(state)),
@@ -102,7 +102,7 @@ pub fn room(state: &AggregateState) -> Option<wire::Room> {
     })
 }
 
-pub fn listed(listed: Listed) -> wire::ListedObject {
+pub(super) fn listed(listed: Listed) -> wire::ListedObject {
     wire::ListedObject {
         id: listed.id,
         aggregate_type: listed.aggregate_type,
@@ -115,12 +115,12 @@ pub fn listed(listed: Listed) -> wire::ListedObject {
     }
 }
 
-pub fn found_player(found: FoundPlayer) -> wire::FoundPlayer {
+pub(super) fn found_player(found: FoundPlayer) -> wire::FoundPlayer {
     let FoundPlayer { id, name, admin, container_id } = found;
     wire::FoundPlayer { id, name, admin, container_id: container_id.unwrap_or_default() }
 }
 
-pub fn entry(entry: HistoryEntry) -> wire::HistoryEntry {
+pub(super) fn entry(entry: HistoryEntry) -> wire::HistoryEntry {
     wire::HistoryEntry {
         event_id: entry.id.to_string(),
         event_type: entry.event_type,
@@ -143,7 +143,7 @@ fn change(change: Change) -> wire::Change {
     }
 }
 
-pub fn object_diff(diff: ObjectDiff) -> wire::ObjectDiff {
+pub(super) fn object_diff(diff: ObjectDiff) -> wire::ObjectDiff {
     wire::ObjectDiff {
         id: diff.id.to_string(),
         aggregate_type: diff.kind.name().to_owned(),
@@ -156,7 +156,7 @@ pub fn object_diff(diff: ObjectDiff) -> wire::ObjectDiff {
     }
 }
 
-pub fn progress(watched: &RebuildProgress) -> wire::RebuildWorldStateResponse {
+pub(super) fn progress(watched: &RebuildProgress) -> wire::RebuildWorldStateResponse {
     let ((step, done), total) = (watched.step(), watched.total.load(Ordering::Relaxed));
     let step = match step {
         RebuildPhase::Replaying => wire::RebuildStep::Replaying,
@@ -169,7 +169,7 @@ pub fn progress(watched: &RebuildProgress) -> wire::RebuildWorldStateResponse {
     wire::RebuildWorldStateResponse { content: Some(content) }
 }
 
-pub fn report(report: Report) -> wire::RebuildWorldStateResponse {
+pub(super) fn report(report: Report) -> wire::RebuildWorldStateResponse {
     let findings = |named: Vec<Finding>| {
         let named = named.into_iter().map(|finding| wire::Finding {
             aggregate_id: finding.aggregate_id,

@@ -20,7 +20,7 @@ const DEPTH_MAX: usize = 24;
 /// # Errors
 /// Returns the problem if the value has no kind, is nested too deeply, or has a number that JSON
 /// cannot represent or that may have been rounded on its way.
-pub fn from_wire(value: Wire) -> Result<Value, &'static str> {
+pub(super) fn from_wire(value: Wire) -> Result<Value, &'static str> {
     from_wire_at(value, 0)
 }
 
@@ -56,7 +56,7 @@ fn number_from(number: f64) -> Result<Number, &'static str> {
 
 /// Converts a value for the wire. Anything nested too deeply for clients to decode, which no
 /// command can create, becomes text.
-pub fn to_wire(value: &Value) -> Wire {
+pub(super) fn to_wire(value: &Value) -> Wire {
     to_wire_at(value, 0)
 }
 
@@ -79,7 +79,7 @@ fn to_wire_at(value: &Value, depth: usize) -> Wire {
     Wire { kind: Some(kind) }
 }
 
-pub fn map_to_wire(values: &BTreeMap<String, Value>) -> BTreeMap<String, Wire> {
+pub(super) fn map_to_wire(values: &BTreeMap<String, Value>) -> BTreeMap<String, Wire> {
     values.iter().map(|(key, value)| (key.clone(), to_wire(value))).collect()
 }
 

@@ -7,7 +7,7 @@ use crate::{
 };
 
 /// Decodes a moment in the history of one aggregate.
-pub fn moment(field: &str, moment: Option<wire::Moment>, wrong: &mut Violations) -> Option<Moment> {
+pub(super) fn moment(field: &str, moment: Option<wire::Moment>, wrong: &mut Violations) -> Option<Moment> {
     use wire::moment::Moment as Wire;
     match moment.and_then(|moment| moment.moment) {
         None => Some(Moment::Now),
@@ -24,7 +24,7 @@ pub fn moment(field: &str, moment: Option<wire::Moment>, wrong: &mut Violations)
 }
 
 /// Decodes a moment of the whole world. `absent` is the default.
-pub fn world_moment(
+pub(super) fn world_moment(
     field: &str,
     moment: Option<wire::Moment>,
     absent: WorldMoment,

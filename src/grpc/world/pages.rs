@@ -3,14 +3,14 @@
 use crate::{event::AggregateId, grpc::violations::Violations, world::read_models::lists::Page};
 
 /// A page as the client requests it.
-pub struct PageRequest {
+pub(super) struct PageRequest {
     /// The path to the last object of the previous page. Empty if there is none.
     pub after: Vec<String>,
     pub count: usize,
 }
 
 impl PageRequest {
-    pub fn new(size: u32, token: &str, steps_max: usize, wrong: &mut Violations) -> Option<Self> {
+    pub(super) fn new(size: u32, token: &str, steps_max: usize, wrong: &mut Violations) -> Option<Self> {
         const PAGE_MAX: u32 = 1000;
         const PAGE_DEFAULT: u32 = 100;
         if size > PAGE_MAX {
@@ -27,7 +27,7 @@ impl PageRequest {
         Some(Self { after: after?, count: count as usize })
     }
 
-    pub fn after_id(&self) -> &str {
+    pub(super) fn after_id(&self) -> &str {
         self.after.last().map_or("", String::as_str)
     }
 }
@@ -35,7 +35,7 @@ impl PageRequest {
 /// Separates the ids of a path. Ids have no line breaks.
 const STEP: &str = "\n";
 
-pub fn next_token(page: &Page) -> String {
+pub(super) fn next_token(page: &Page) -> String {
     page.next.as_ref().map(|way| hex::encode(way.join(STEP))).unwrap_or_default()
 }
 

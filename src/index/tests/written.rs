@@ -32,7 +32,7 @@ const OPTIONS: IndexOptions = IndexOptions {
 
 /// A log of appends of three events each, over three of seven aggregates, with snapshots and marks,
 /// and the expected answers of an index.
-pub struct Written {
+pub(crate) struct Written {
     _folder: TempDir,
     pub path: PathBuf,
     pub log: Log,
@@ -54,16 +54,16 @@ struct Aggregate {
     snapshot: Option<SnapshotHead>,
 }
 
-pub fn id(number: u64) -> AggregateId {
+pub(crate) fn id(number: u64) -> AggregateId {
     AggregateId::new(&format!("room-{}", number % 7)).unwrap()
 }
 
 impl Written {
-    pub fn new() -> Self {
+    pub(crate) fn new() -> Self {
         Self::in_segments_of(20_000)
     }
 
-    pub fn in_segments_of(segment_bytes: u64) -> Self {
+    pub(crate) fn in_segments_of(segment_bytes: u64) -> Self {
         let folder = tempdir().unwrap();
         let path = folder.path().join("log");
         let log = Log::new(recover(&path, None).unwrap(), Tip::START, segment_bytes);
@@ -82,7 +82,7 @@ impl Written {
         }
     }
 
-    pub fn append(&mut self) {
+    pub(crate) fn append(&mut self) {
         let number = self.number;
         self.number += 1;
         let first = self.log.tip().position.0 + 1;
@@ -155,30 +155,30 @@ impl Written {
         self.log.write(group).unwrap();
     }
 
-    pub fn opened(&self, folder: &Path) -> Index {
+    pub(crate) fn opened(&self, folder: &Path) -> Index {
         self.opened_until(&CancellationToken::new(), folder)
     }
 
-    pub fn opened_until(&self, stop: &CancellationToken, folder: &Path) -> Index {
+    pub(crate) fn opened_until(&self, stop: &CancellationToken, folder: &Path) -> Index {
         let found = IndexScan::read_folder(folder).unwrap();
         let parts = (self.log.segments().clone(), self.log.tip().end);
         fs::create_dir_all(folder).unwrap();
         Index::open(folder, found, parts, OPTIONS, stop)
     }
 
-    pub fn brought_up(&self, folder: &Path) -> Index {
+    pub(crate) fn brought_up(&self, folder: &Path) -> Index {
         let index = self.opened(folder);
         self.catch_up(&index);
         index
     }
 
-    pub fn catch_up(&self, index: &Index) {
+    pub(crate) fn catch_up(&self, index: &Index) {
         rebuild::catch_up(index, self.log.tip().end, |_| ControlFlow::Continue(())).unwrap();
     }
 
     /// Replaces the log from the append with this first position on. The expected answers other
     /// than those about events are not updated.
-    pub fn go_on_otherwise(&mut self, first: u64) {
+    pub(crate) fn go_on_otherwise(&mut self, first: u64) {
         let from = self.frames[&first];
         let path = |segment| self.path.join(format!("{segment:010}.segment"));
         for later in from.segment + 1..=self.log.tip().end.segment {
@@ -199,7 +199,7 @@ impl Written {
     }
 
     /// Adds the missing entries to the index, as the sequencer does.
-    pub fn add_to(&self, index: &Index) {
+    pub(crate) fn add_to(&self, index: &Index) {
         let tip = index.complete().tip;
         let mut cursor = Cursor::after(self.log.segments().clone(), tip.end, tip.position, tip.hash);
         let mut entries = IndexBatch::new(index);
@@ -246,7 +246,7 @@ impl Written {
     }
 
     /// Checks every kind of lookup.
-    pub fn check(&self, index: &Index) {
+    pub(crate) fn check(&self, index: &Index) {
         let complete = index.complete();
         assert_eq!(complete.tip, self.log.tip());
         assert_eq!(complete.aggregates, self.aggregates.len() as u64);

@@ -63,7 +63,7 @@ pub(super) struct Sent {
 
 impl Sent {
     /// Returns the id that the transaction gets if no other client writes.
-    pub fn expected(&self) -> TxId {
+    pub(super) fn expected(&self) -> TxId {
         self.before.tx.next()
     }
 }
@@ -90,17 +90,17 @@ impl InFlight {
     /// and would then be refused.
     const FOLLOWED_BYTES_MAX: usize = 1024 * 1024;
 
-    pub fn is_empty(&self) -> bool {
+    pub(super) fn is_empty(&self) -> bool {
         self.transactions.is_empty()
     }
 
     /// Returns when the oldest transaction was sent.
-    pub fn oldest_sent(&self) -> Option<Instant> {
+    pub(super) fn oldest_sent(&self) -> Option<Instant> {
         self.transactions.front().map(|(sent, _)| sent.at)
     }
 
     /// Returns what the next transaction continues.
-    pub fn before(&self, link: &Link) -> Predecessor {
+    pub(super) fn before(&self, link: &Link) -> Predecessor {
         match self.transactions.back() {
             Some((newest, _)) => Predecessor {
                 reached: newest.reached,
@@ -119,7 +119,7 @@ impl InFlight {
 
     /// Returns whether another transaction may be sent that requires the last event of the newest
     /// one.
-    pub fn may_be_followed(&self) -> bool {
+    pub(super) fn may_be_followed(&self) -> bool {
         let is_tie =
             |(newest, _): &(Sent, _)| newest.event_count > 0 && newest.bytes <= Self::FOLLOWED_BYTES_MAX;
         self.transactions.len() < Self::MAX && self.transactions.back().is_some_and(is_tie)
@@ -128,7 +128,7 @@ impl InFlight {
     /// Returns whether the newest transaction uses at least a quarter of the limits. After a
     /// smaller one, there is rarely more pending than fits into one transaction, and it is answered
     /// soon.
-    pub fn is_large(&self, limits: BatchLimits) -> bool {
+    pub(super) fn is_large(&self, limits: BatchLimits) -> bool {
         let is_large = |(newest, _): &(Sent, _)| {
             newest.bytes >= limits.bytes_max / 4 || newest.event_count >= limits.keys_max as u64 / 8
         };
@@ -137,12 +137,12 @@ impl InFlight {
 
     /// Returns whether this batch may be sent now. A batch without events is sent alone: it cannot
     /// be distinguished from its own duplicate.
-    pub fn takes(&self, batch: &Batch) -> bool {
+    pub(super) fn takes(&self, batch: &Batch) -> bool {
         self.is_empty() || self.may_be_followed() && batch.first_event.is_some()
     }
 
     /// Sends the batch and the head. When this returns, sending has begun.
-    pub async fn send(&mut self, link: &Link, batch: Batch, head: KeyValue) {
+    pub(super) async fn send(&mut self, link: &Link, batch: Batch, head: KeyValue) {
         let before = self.before(link);
         let conditions = before.conditions(&batch);
         let last_event = batch.last_event.or_else(|| before.last_event.clone());
@@ -166,7 +166,7 @@ impl InFlight {
 
     /// Waits for the answer to the oldest transaction. Returns `None` if there is none, or if the
     /// runtime is shutting down.
-    pub async fn next(&mut self) -> Option<Box<Answered>> {
+    pub(super) async fn next(&mut self) -> Option<Box<Answered>> {
         let (_, answer) = self.transactions.front_mut()?;
         let (answer, at) = match answer.await {
             Ok(answered) => answered,
@@ -180,7 +180,7 @@ impl InFlight {
 
     /// Waits until all transactions have been answered or have timed out. Their outcome is learned
     /// from the head.
-    pub async fn drain(&mut self) {
+    pub(super) async fn drain(&mut self) {
         while self.next().await.is_some() {}
     }
 }

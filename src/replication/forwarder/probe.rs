@@ -7,7 +7,7 @@
 use std::time::Duration;
 
 #[derive(Debug, Default)]
-pub struct Probes {
+pub(super) struct Probes {
     /// Number of probes since the state changed or events were written.
     count: u32,
     /// The last commit counts towards the end of the fallback.
@@ -20,19 +20,19 @@ impl Probes {
     /// Number of probes before the interval grows. No fallback takes that many commits to end.
     const OFTEN: u32 = 60;
 
-    pub fn reset(&mut self) {
+    pub(super) fn reset(&mut self) {
         *self = Self::default();
     }
 
     /// Records that the head alone was written.
-    pub fn written(&mut self, is_quick: bool) {
+    pub(super) fn written(&mut self, is_quick: bool) {
         self.count = self.count.saturating_add(1);
         self.is_quick = is_quick;
     }
 
     /// Returns the time from the last commit to the next probe. It is short after a quick commit,
     /// because ImmuDB may have become quick.
-    pub fn pause(&self) -> Duration {
+    pub(super) fn pause(&self) -> Duration {
         let doublings = self.count.saturating_sub(Self::OFTEN);
         if self.is_quick || doublings == 0 {
             return Self::EVERY;

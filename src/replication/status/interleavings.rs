@@ -19,7 +19,7 @@ thread_local! {
 }
 
 /// A point at which another thread may continue.
-pub fn switch() {
+pub(crate) fn switch() {
     if EXPLORED.get() {
         thread::yield_now();
     }

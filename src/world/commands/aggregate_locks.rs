@@ -19,11 +19,11 @@ use crate::{event::AggregateId, world::rules::command::Command};
 const TURNS: usize = 8192;
 
 #[derive(Debug)]
-pub struct AggregateLocks(Vec<Arc<RwLock<()>>>);
+pub(super) struct AggregateLocks(Vec<Arc<RwLock<()>>>);
 
 /// The locks that a call needs.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
-pub struct LockRequest {
+pub(super) struct LockRequest {
     /// The objects that the call changes, deletes or moves.
     alone: BTreeSet<AggregateId>,
     /// The objects that the call puts something into, and all containers above them. Other calls
@@ -33,14 +33,14 @@ pub struct LockRequest {
 
 /// Acquired locks, released on drop.
 #[derive(Debug, Default)]
-pub struct LockGuard {
+pub(super) struct LockGuard {
     _alone: Vec<OwnedRwLockWriteGuard<()>>,
     _shared: Vec<OwnedRwLockReadGuard<()>>,
 }
 
 impl LockRequest {
     /// Returns the locks for the objects that the commands name.
-    pub fn by(commands: &[Command]) -> Self {
+    pub(super) fn by(commands: &[Command]) -> Self {
         let mut wanted = Self::default();
         for command in commands {
             wanted.alone.insert(command.target.clone());
@@ -53,13 +53,13 @@ impl LockRequest {
     }
 
     /// Returns the locks for objects that are changed.
-    pub fn alone<'i>(ids: impl Iterator<Item = &'i AggregateId>) -> Self {
+    pub(super) fn alone<'i>(ids: impl Iterator<Item = &'i AggregateId>) -> Self {
         Self { alone: ids.cloned().collect(), shared: BTreeSet::new() }
     }
 
     /// Adds containers that things are put into. Returns whether any of them was not included
     /// before.
-    pub fn share(&mut self, containers: &BTreeSet<AggregateId>) -> bool {
+    pub(super) fn share(&mut self, containers: &BTreeSet<AggregateId>) -> bool {
         let mut grows = false;
         for container in containers.iter().filter(|id| !self.alone.contains(*id)) {
             grows |= self.shared.insert(container.clone());
@@ -77,7 +77,7 @@ impl Default for AggregateLocks {
 impl AggregateLocks {
     /// Waits until all the locks are acquired. All calls acquire them in the same order, so there
     /// is no deadlock.
-    pub async fn take(&self, wanted: &LockRequest) -> LockGuard {
+    pub(super) async fn take(&self, wanted: &LockRequest) -> LockGuard {
         let shared = wanted.shared.iter().map(|id| (self.number(id), false));
         let alone = wanted.alone.iter().map(|id| (self.number(id), true));
         // A lock that is needed in both modes is acquired exclusively.

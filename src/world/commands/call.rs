@@ -35,6 +35,7 @@ pub enum CallMatch {
 }
 
 impl CallDigest {
+    /// Returns the digests of a call. Empty for fewer than two commands.
     pub fn of(commands: &[Command]) -> Self {
         if commands.len() < 2 {
             return Self::default();

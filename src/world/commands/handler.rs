@@ -56,6 +56,7 @@ pub struct Handler {
 }
 
 impl Handler {
+    /// Creates a handler. `limits` apply to the events of each call.
     pub fn new(
         source: AggregateSource,
         contents: ContainerTable,

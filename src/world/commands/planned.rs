@@ -17,7 +17,9 @@ use crate::{
 /// The result of one command, as far as it is known before the events of the call are stored.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct PlannedResult {
+    /// The id of the command.
     pub command_id: String,
+    /// The events of the command. Empty if it changes nothing.
     pub events: PlannedEvents,
     /// What a room leaves behind if the command deletes it. Otherwise empty.
     pub dangling_references: DanglingReferences,
@@ -41,6 +43,7 @@ pub struct EventDraft {
 }
 
 impl EventDraft {
+    /// Returns the draft of an event that is to be appended.
     pub fn of(event: &NewEvent) -> Self {
         Self { id: event.id, aggregate_id: event.aggregate_id.clone(), event_type: event.event_type.clone() }
     }
@@ -90,6 +93,7 @@ pub struct StoredNumbers<'s> {
 }
 
 impl<'s> StoredNumbers<'s> {
+    /// Returns the numbers of all events of an append.
     pub fn of(stored: &'s StoredAppend) -> Self {
         let first = stored.bounds.first.0;
         Self {

@@ -38,7 +38,9 @@ use new_events::NewEvents;
 
 /// What a call appends and returns.
 pub struct Plan {
+    /// The new events, if any, and the sequence numbers that they depend on.
     pub append: Append,
+    /// One result for each command, in the order of the commands.
     pub results: Vec<PlannedResult>,
     /// The newest append with events of commands that were executed before.
     pub executed: Option<AppendEnd>,
@@ -62,6 +64,7 @@ pub struct Planning<'c> {
 }
 
 impl<'c> Planning<'c> {
+    /// Creates an empty plan. Nothing is read yet.
     pub fn new(
         source: &'c AggregateSource,
         contents: &'c ContainerTable,

@@ -17,7 +17,9 @@ use crate::{
 pub struct Change {
     /// The path of the field, as in `attributes.name`.
     pub field: String,
+    /// The value before the change.
     pub before: Option<Value>,
+    /// The value after the change.
     pub after: Option<Value>,
 }
 
@@ -95,16 +97,27 @@ impl<'e> ComparedFields<'e> {
 /// A field of an aggregate.
 #[derive(Debug, Clone, Copy)]
 pub enum Field<'f> {
+    /// `type`: the class of the object in the game.
     Class,
+    /// `generic`: the name used by those who do not know the object's own name.
     Generic,
+    /// `container_id`, which has no value if the object lies nowhere.
     Container,
+    /// `deleted`, which has a value only if the object is deleted.
     Deleted,
+    /// `attributes.KEY`.
     Attribute(&'f str),
+    /// `inventory.ITEM`: the position of an item in the inventory.
     Carried(&'f AggregateId),
+    /// `equipment.SLOT`: the item that is worn in a slot.
     Worn(&'f str),
+    /// `description` of a room.
     Description,
+    /// `exits.DIRECTION`: the room that an exit leads to.
     Exit(&'f str),
+    /// `password_hash` of a player.
     PasswordHash,
+    /// `admin`, which has a value only if the player is an administrator.
     Admin,
 }
 

@@ -11,7 +11,7 @@ use tokio_util::sync::CancellationToken;
 
 use super::{
     changes::{self, Change},
-    replay::{self, AggregateSource, Moment},
+    replay::{self, AggregateSource, Moment, PastAggregate},
 };
 use crate::{
     error::StoreError,
@@ -37,18 +37,26 @@ pub enum WorldMoment {
     Position(Position),
     /// After all events recorded up to this time.
     Time(Timestamp),
+    /// After the event that is the newest one when the comparison is opened.
     Now,
 }
 
 /// An object that changed.
 #[derive(Debug, Clone, PartialEq)]
 pub struct ObjectDiff {
+    /// The id of the object.
     pub id: AggregateId,
+    /// The kind of the object.
     pub kind: Kind,
+    /// Whether the object exists only at the second moment.
     pub created: bool,
+    /// Whether the object exists only at the first moment.
     pub deleted: bool,
+    /// The fields that differ. Empty if `problem` is set.
     pub changes: Vec<Change>,
+    /// The last event up to the first moment; 0 if there is none, or if `problem` is set.
     pub from: SequenceNumber,
+    /// The last event up to the second moment; 0 if `problem` is set.
     pub to: SequenceNumber,
     /// Set if the history of the object is damaged, so that its changes are unknown.
     pub problem: Option<String>,
@@ -162,7 +170,8 @@ fn differs(
 ) -> Result<Option<ObjectDiff>, WorldError> {
     let from = SequenceNumber(first.0.saturating_sub(1));
     let before = replay::load_unless(source, id, Moment::Sequence(from), given_up)?;
-    let after = replay::replay_further(&source.store, id, kind, before.clone(), last, given_up)?;
+    let past = PastAggregate { id, kind, state: before.clone() };
+    let after = replay::replay_further(&source.store, past, last, given_up)?;
     let was = before.as_ref().map(|before| &before.aggregate);
     // After a repair, nothing may be left of the object.
     let is = after.as_ref().map(|after| &after.aggregate);

@@ -27,14 +27,23 @@ use crate::{
 /// One event, with its changes.
 #[derive(Debug, Clone, PartialEq)]
 pub struct HistoryEntry {
+    /// The id of the event.
     pub id: EventId,
+    /// The type of the event.
     pub event_type: String,
+    /// The sequence number within the aggregate.
     pub sequence: SequenceNumber,
+    /// The position in the total order.
     pub position: Position,
+    /// The time at which the event was recorded.
     pub recorded_at: Timestamp,
+    /// Who caused the event. Empty if not specified.
     pub actor: String,
+    /// The id of the command that led to the event, or what the client of a raw append set.
     pub causation_id: String,
+    /// The correlation id. Empty if not specified.
     pub correlation_id: String,
+    /// What the event changed, in the order of the field names.
     pub changes: Vec<Change>,
     /// Whether the event is invalid and excluded by a repair.
     pub passed_over: bool,

@@ -42,6 +42,7 @@ pub struct Rehydration {
 /// What became of an event.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum EventOutcome {
+    /// The event counts, and was applied.
     Happened,
     /// The event does not count. A repair excludes it, it was collected as invalid, or the
     /// aggregate has to be replayed from the first event anyway.
@@ -92,10 +93,12 @@ impl Rehydration {
         self.last
     }
 
+    /// Returns the state after the last event. See [`Rehydration::state`].
     pub fn into_state(self) -> Option<AggregateState> {
         self.state
     }
 
+    /// Returns the invalid events that were collected. See [`Rehydration::for_repair`].
     pub fn into_invalid_events(self) -> InvalidEvents {
         self.invalid_events
     }

@@ -90,10 +90,12 @@ impl ExcludedEvents {
             && named_by(event).next().is_some()
     }
 
+    /// Returns whether no event is excluded.
     pub fn is_empty(&self) -> bool {
         self.0.is_empty()
     }
 
+    /// Returns whether an event is excluded.
     pub fn names(&self, event: &RecordedEvent) -> bool {
         self.0.get(&event.event.aggregate_id).is_some_and(|its| its.contains(&event.sequence))
     }

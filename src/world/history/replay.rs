@@ -19,7 +19,7 @@ use crate::{
     event::{
         AggregateId, ChainHash, Position, RecordedEvent, SequenceNumber, Timestamp, record::StoredEvent,
     },
-    store::{EventStore, LoadRequest},
+    store::{AggregateReader, EventStore, LoadRequest},
     world::{
         error::{AggregateDamage, Problem, WorldError},
         model::{aggregate::Kind, event::EventError},
@@ -33,16 +33,22 @@ const READ_BYTES: usize = 256 * 1024;
 /// What aggregates are loaded from: the log and the stored states. Cheap to clone.
 #[derive(Debug, Clone)]
 pub struct AggregateSource {
+    /// The store that has the events.
     pub store: Arc<EventStore>,
+    /// The stored states, which shorten loads.
     pub states: StateStore,
 }
 
 /// A moment in the life of an aggregate.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Moment {
+    /// After the last event.
     Now,
+    /// After the event with this sequence number. 0 is before the first event.
     Sequence(SequenceNumber),
+    /// After the event at this position.
     Position(Position),
+    /// After all events recorded up to this time.
     Time(Timestamp),
 }
 
@@ -155,20 +161,30 @@ pub fn load_unless(
     Ok(loaded?.state)
 }
 
+/// An aggregate as it was at some moment.
+#[derive(Debug, Clone, PartialEq)]
+pub struct PastAggregate<'a> {
+    /// The id of the aggregate.
+    pub id: &'a AggregateId,
+    /// The kind of the aggregate.
+    pub kind: Kind,
+    /// `None` if it did not exist then, or if all of its events up to then are excluded.
+    pub state: Option<AggregateState>,
+}
+
 /// Returns the aggregate after some more of its events, up to the sequence number `to`.
 ///
 /// # Errors
 /// See [`load_unless`].
 pub fn replay_further(
     store: &EventStore,
-    id: &AggregateId,
-    kind: Kind,
-    before: Option<AggregateState>,
+    before: PastAggregate<'_>,
     to: SequenceNumber,
     given_up: &CancellationToken,
 ) -> Result<Option<AggregateState>, WorldError> {
-    let last = SequenceNumber(before.as_ref().map_or(0, |before| before.sequence));
-    let mut rehydration = Rehydration::after(kind, before, last);
+    let PastAggregate { id, kind, state } = before;
+    let last = SequenceNumber(state.as_ref().map_or(0, |state| state.sequence));
+    let mut rehydration = Rehydration::after(kind, state, last);
     rehydrate_until(store, id, &mut rehydration, Some(to), given_up)?;
     if rehydration.must_restart() {
         rehydration = Rehydration::with_repairs(kind, repairs::of(store, id)?);
@@ -222,19 +238,9 @@ pub fn check(
 /// Receives each state with the chain hash of its event, and may end the load with an error.
 type StateObserver<'s> = dyn FnMut(&AggregateState, ChainHash) -> Result<(), WorldError> + 's;
 
-/// Implements [`load`]. `seen` receives the state after each event with the chain hash of the
-/// event, and may end the load with an error.
-fn load_from(
-    source: &AggregateSource,
-    id: &AggregateId,
-    moment: Moment,
-    beginning: ReplayStart,
-    seen: &mut StateObserver<'_>,
-) -> Result<LoadedAggregate, WorldError> {
-    if moment == Moment::Sequence(SequenceNumber(0)) {
-        return Ok(LoadedAggregate::default());
-    }
-    let events_from = |from| LoadRequest {
+/// Returns a request for the events from `from` to the moment.
+fn events_until(id: &AggregateId, moment: Moment, from: SequenceNumber) -> LoadRequest {
+    LoadRequest {
         from,
         to: match moment {
             Moment::Sequence(sequence) => Some(sequence),
@@ -245,14 +251,41 @@ fn load_from(
             Moment::Now | Moment::Position(_) | Moment::Sequence(_) => None,
         },
         ..LoadRequest::all_of(id.clone())
-    };
-    let mut reader = source.store.load(events_from(SequenceNumber(1)))?;
-    let Some(aggregate_type) = reader.aggregate_type() else { return Ok(LoadedAggregate::default()) };
+    }
+}
+
+/// Opens all events up to the moment. Returns `None` if the aggregate does not exist, or if the
+/// moment is sequence number 0.
+fn open(
+    store: &EventStore,
+    id: &AggregateId,
+    moment: Moment,
+) -> Result<Option<(AggregateReader, Kind)>, WorldError> {
+    if moment == Moment::Sequence(SequenceNumber(0)) {
+        return Ok(None);
+    }
+    let reader = store.load(events_until(id, moment, SequenceNumber(1)))?;
+    let Some(aggregate_type) = reader.aggregate_type() else { return Ok(None) };
     let Some(kind) = Kind::of(aggregate_type) else { return Err(Refusal::Foreign(id.clone()).into()) };
     let last = reader.last_sequence();
     if matches!(moment, Moment::Sequence(sequence) if sequence > last) {
         return Err(Refusal::NoSuchEvent { id: id.clone(), last }.into());
     }
+    Ok(Some((reader, kind)))
+}
+
+/// Implements [`load`]. `seen` receives the state after each event with the chain hash of the
+/// event, and may end the load with an error.
+fn load_from(
+    source: &AggregateSource,
+    id: &AggregateId,
+    moment: Moment,
+    beginning: ReplayStart,
+    seen: &mut StateObserver<'_>,
+) -> Result<LoadedAggregate, WorldError> {
+    let Some((mut reader, kind)) = open(&source.store, id, moment)? else {
+        return Ok(LoadedAggregate::default());
+    };
     let mut kept = match beginning {
         ReplayStart::Kept => source.states.find(id).filter(|kept| is_before(kept, moment)),
         ReplayStart::FirstEvent | ReplayStart::Repaired => None,
@@ -260,7 +293,7 @@ fn load_from(
     if let Some(kept) = &kept {
         // Start at the event of the state: its chain hash tells whether the state belongs to this
         // history.
-        reader = source.store.load(events_from(kept.sequence()))?;
+        reader = source.store.load(events_until(id, moment, kept.sequence()))?;
     }
     let mut rehydration = match beginning {
         ReplayStart::Kept | ReplayStart::FirstEvent => Rehydration::after(kind, None, SequenceNumber(0)),

@@ -43,17 +43,24 @@ const CHECKSUM_BYTES: usize = 32;
 /// An aggregate after one of its events.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct AggregateState {
+    /// The aggregate after the event.
     pub aggregate: Aggregate,
+    /// The sequence number of the event, which may be an excluded one.
     pub sequence: u64,
+    /// When the first event that counts was recorded.
     pub created_at: Timestamp,
+    /// When the event was recorded.
     pub updated_at: Timestamp,
 }
 
 /// A state, with the position and the chain hash of the event that led to it.
 #[derive(Debug, Clone, PartialEq)]
 pub struct StoredState {
+    /// The state.
     pub state: AggregateState,
+    /// The position of the event.
     pub position: Position,
+    /// The chain hash of the event.
     pub hash: ChainHash,
 }
 

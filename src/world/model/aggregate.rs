@@ -10,12 +10,16 @@ use crate::event::AggregateId;
 /// The kind of an aggregate, which is its aggregate type in the event store.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Kind {
+    /// Any object that is neither a player nor a room.
     GameObject,
+    /// A player.
     Player,
+    /// A room.
     Room,
 }
 
 impl Kind {
+    /// All kinds.
     pub const ALL: [Self; 3] = [Self::GameObject, Self::Player, Self::Room];
 
     /// Returns the aggregate type.
@@ -36,8 +40,11 @@ impl Kind {
 /// The state of an aggregate after some of its events.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub enum Aggregate {
+    /// An aggregate of [`Kind::GameObject`].
     GameObject(GameObject),
+    /// An aggregate of [`Kind::Player`].
     Player(Player),
+    /// An aggregate of [`Kind::Room`].
     Room(Room),
 }
 
@@ -80,6 +87,7 @@ impl Aggregate {
         }
     }
 
+    /// Returns the state that aggregates of all kinds have.
     pub fn object(&self) -> &GameObject {
         match self {
             Self::GameObject(object) => object,
@@ -88,6 +96,7 @@ impl Aggregate {
         }
     }
 
+    /// Returns the kind of the aggregate.
     pub fn kind(&self) -> Kind {
         match self {
             Self::GameObject(_) => Kind::GameObject,

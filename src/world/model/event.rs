@@ -26,73 +26,113 @@ pub enum WorldEvent {
         /// Becomes the attribute `name`, unless it is empty.
         #[serde(default)]
         name: String,
+        /// The name used by those who do not know the object's own name. May be empty.
         #[serde(default)]
         generic: String,
+        /// The object that it lies in, or `None` if it lies nowhere.
         #[serde(default)]
         container_id: Option<AggregateId>,
+        /// The field `name`, if set, takes precedence over an attribute of that name.
         #[serde(default)]
         attributes: Attributes,
     },
+    /// One attribute was added or replaced.
     GameObjectAttributeUpdated {
+        /// The name of the attribute.
         key: String,
+        /// The new value, which may be `null`.
         value: Value,
     },
+    /// Several attributes were added or replaced. All others are unchanged.
     GameObjectAttributesUpdated {
+        /// The new values.
         attributes: Attributes,
     },
+    /// The object was moved.
     GameObjectContainerUpdated {
+        /// The new container, or `None` if the object lies nowhere from then on.
         #[serde(default)]
         container_id: Option<AggregateId>,
     },
+    /// The object was deleted. No event follows, except repairs.
     GameObjectDeleted {},
+    /// Follows `GameObjectCreated` in the history of a player.
     PlayerCreated {
+        /// `None` if the player has no password yet.
         #[serde(default)]
         password_hash: Option<PasswordHash>,
+        /// Whether the player is an administrator.
         #[serde(default)]
         admin: bool,
     },
+    /// The password was set or changed.
     PlayerPasswordUpdated {
+        /// The hash of the new password.
         password_hash: PasswordHash,
     },
+    /// Administrator rights were granted or revoked.
     PlayerAdminStatusUpdated {
+        /// Whether the player is an administrator from then on.
         admin: bool,
     },
+    /// Follows `GameObjectCreated` in the history of a room.
     RoomCreated {
+        /// May be empty.
         #[serde(default)]
         description: String,
     },
+    /// The description was replaced.
     RoomDescriptionUpdated {
+        /// The new description. May be empty.
         description: String,
     },
+    /// An exit was added, or leads to another room from then on.
     RoomExitAdded {
+        /// Identifies the exit within the room.
         direction: String,
+        /// The room that the exit leads to. It need not exist.
         target_room_id: AggregateId,
     },
+    /// An exit was removed.
     RoomExitRemoved {
+        /// Identifies the exit within the room.
         direction: String,
     },
+    /// An item was put into the inventory of the object, or has another position there.
     ItemAddedToInventory {
+        /// The item that is carried.
         item_id: AggregateId,
+        /// The place within the inventory, or `None` if it has no particular one.
         #[serde(default)]
         position: Option<Value>,
     },
+    /// An item was taken out of the inventory of the object.
     ItemRemovedFromInventory {
+        /// The item that is no longer carried.
         item_id: AggregateId,
     },
+    /// The object wears an item from then on. The item is no longer in the inventory.
     ItemEquipped {
+        /// The item that is worn.
         item_id: AggregateId,
+        /// The slot, which was free.
         slot: String,
     },
+    /// The object no longer wears an item. The item is in the inventory, without a position.
     ItemUnequipped {
+        /// The item that was worn.
         item_id: AggregateId,
+        /// The slot, which is free from then on.
         slot: String,
     },
     /// Excludes earlier invalid events of the object from replay.
     ObjectRepaired {
         /// The sequence numbers of the excluded events.
         passed_over: Vec<u64>,
+        /// Describes what is wrong with the first few of them.
         #[serde(default)]
         because: String,
+        /// Who requested the repair. Empty if unknown.
         #[serde(default)]
         actor: String,
     },
@@ -101,21 +141,30 @@ pub enum WorldEvent {
 /// Why an event is not one of the world's, or cannot be read or written.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum EventError {
+    /// The type is not in [`WorldEvent::TYPES`].
     #[error("unknown event type {0:?}")]
     UnknownType(String),
+    /// The data is absent, binary, or not valid JSON.
     #[error("its data is not valid JSON")]
     NotJson,
     /// Names the position in the data, but never the data itself.
     #[error("its data does not match its type (line {line}, column {column})")]
-    Misfit { line: usize, column: usize },
+    Misfit {
+        /// The line in the data, from 1.
+        line: usize,
+        /// The column in that line, from 1.
+        column: usize,
+    },
     /// JSON cannot represent the data, for example an infinite number.
     #[error("its data cannot be represented as JSON")]
     Unwritable,
 }
 
 impl WorldEvent {
+    /// The type of [`WorldEvent::ObjectRepaired`].
     pub const REPAIRED: &str = "ObjectRepaired";
 
+    /// All types of events of the world, in the order of the variants.
     pub const TYPES: [&str; 17] = [
         "GameObjectCreated",
         "GameObjectAttributeUpdated",
@@ -186,7 +235,8 @@ impl WorldEvent {
         let tagged = format!("{{\"{event_type}\":{data}}}");
         serde_json::from_str(&tagged).map_err(|error| match error.classify() {
             serde_json::error::Category::Data => {
-                let tag = event_type.len().saturating_add(4);
+                // The tag stands before the first line.
+                let tag = if error.line() == 1 { event_type.len().saturating_add(4) } else { 0 };
                 EventError::Misfit { line: error.line(), column: error.column().saturating_sub(tag) }
             }
             _ => EventError::NotJson,
@@ -230,5 +280,13 @@ mod tests {
         let misfit = WorldEvent::decode("RoomExitRemoved", r#"{"direction":12345}"#).unwrap_err();
         assert!(matches!(misfit, EventError::Misfit { .. }));
         assert!(!misfit.to_string().contains("12345"));
+    }
+
+    #[test]
+    fn the_place_of_a_misfit_is_that_in_the_data() {
+        let misfit = |data| WorldEvent::decode("RoomExitRemoved", data).unwrap_err();
+        // The last digit of the number.
+        assert_eq!(misfit(r#"{"direction":12345}"#), EventError::Misfit { line: 1, column: 18 });
+        assert_eq!(misfit("{\n\"direction\":12345}"), EventError::Misfit { line: 2, column: 17 });
     }
 }

@@ -19,18 +19,23 @@ pub const NAME: &str = "name";
 /// The state of a game object after some of its events.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct GameObject {
+    /// The id of the aggregate.
     pub id: AggregateId,
     /// The object's class in the game.
     #[serde(rename = "type")]
     pub class: String,
+    /// The name used by those who do not know the object's own name. May be empty.
     pub generic: String,
+    /// The object that it lies in, or that carries or wears it. `None` if it lies nowhere.
     pub container_id: Option<AggregateId>,
+    /// All attributes, including [`NAME`].
     pub attributes: Attributes,
     /// The items that it carries, each with its position.
     pub inventory: BTreeMap<AggregateId, Option<Value>>,
     /// The items that it wears, by slot. An item is never worn and in the inventory at the same
     /// time.
     pub equipment: BTreeMap<String, AggregateId>,
+    /// Whether it has been deleted. A deleted object carries and wears nothing.
     pub deleted: bool,
 }
 

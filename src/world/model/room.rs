@@ -12,9 +12,11 @@ use crate::event::AggregateId;
 /// The state of a room after some of its events.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct Room {
+    /// The state that all objects have.
     pub object: GameObject,
     /// Whether `RoomCreated` has been applied. It is part of the append that creates the object.
     pub created: bool,
+    /// May be empty.
     pub description: String,
     /// The target room of each exit, by direction.
     pub exits: BTreeMap<String, AggregateId>,
@@ -24,6 +26,7 @@ impl Room {
     /// The class of a room's game object.
     pub const CLASS: &str = "Room";
 
+    /// Returns the state after `GameObjectCreated`, before `RoomCreated`.
     pub fn new(object: GameObject) -> Self {
         Self { object, created: false, description: String::new(), exits: BTreeMap::new() }
     }
@@ -51,11 +54,13 @@ impl Room {
         Ok(())
     }
 
+    /// Returns the event that replaces the description, or `None` if it is the same.
     pub fn update_description(&self, description: &str) -> Option<WorldEvent> {
         let changes = self.description != description;
         changes.then(|| WorldEvent::RoomDescriptionUpdated { description: description.to_owned() })
     }
 
+    /// Returns the event that adds an exit or changes its target, or `None` if nothing changes.
     pub fn add_exit(&self, direction: &str, target: &AggregateId) -> Option<WorldEvent> {
         let changes = self.exits.get(direction) != Some(target);
         changes.then(|| WorldEvent::RoomExitAdded {

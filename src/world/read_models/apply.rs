@@ -40,6 +40,7 @@ const SAVEPOINT: &str = "_event";
 pub struct Panicked(String);
 
 impl Panicked {
+    /// Extracts the message from the payload of a panic.
     pub fn with(panic: &(dyn Any + Send)) -> Self {
         let text = panic.downcast_ref::<&str>().map(|text| (*text).to_owned());
         let text = text.or_else(|| panic.downcast_ref::<String>().cloned());
@@ -68,7 +69,7 @@ impl From<ProjectionFault> for Error {
 
 /// Returns whether an error comes from the machine, the disk or another program, and not from a
 /// statement of a projection.
-pub fn is_of_the_environment(error: &Error) -> bool {
+pub(super) fn is_of_the_environment(error: &Error) -> bool {
     use ErrorCode::{
         CannotOpen, DatabaseBusy, DatabaseCorrupt, DatabaseLocked, DiskFull, FileLockingProtocolFailed,
         NoLargeFileSupport, NotADatabase, OperationInterrupted, OutOfMemory, PermissionDenied, ReadOnly,
@@ -100,7 +101,7 @@ pub fn is_of_the_environment(error: &Error) -> bool {
 ///
 /// # Errors
 /// Returns an error if the database fails.
-pub fn guard(rows: &mut Connection) -> Result<()> {
+pub(super) fn guard(rows: &mut Connection) -> Result<()> {
     rows.authorizer(Some(|context: AuthContext<'_>| match context.action {
         AuthAction::Transaction { .. } if is_projecting() => Authorization::Deny,
         AuthAction::Savepoint { savepoint_name, .. } if is_projecting() && savepoint_name == SAVEPOINT => {
@@ -117,6 +118,14 @@ std::thread_local! {
 
 fn is_projecting() -> bool {
     PROJECTING.get()
+}
+
+/// The events of one transaction, and the projections that apply them.
+struct EventBatch<'b> {
+    events: Vec<&'b RecordedEvent>,
+    projections: &'b [Box<dyn Projection>],
+    /// Where the tables are after the transaction.
+    reached: Checkpoint,
 }
 
 /// What one transaction skips.
@@ -144,22 +153,23 @@ enum Tried {
 ///
 /// # Errors
 /// Returns an error if the environment fails. No event has been applied then.
-pub fn apply_events(
+pub(super) fn apply_events(
     rows: &mut Connection,
     projections: &[Box<dyn Projection>],
     events: &[RecordedEvent],
     (after, reached): (Position, Checkpoint),
     problems: &Problems,
 ) -> Result<()> {
-    let events: Vec<&RecordedEvent> = events.iter().filter(|event| event.position > after).collect();
+    let events = events.iter().filter(|event| event.position > after).collect();
+    let batch = EventBatch { events, projections, reached };
     let mut without = SkippedWork::default();
     // First without savepoints, which is enough as long as nothing goes wrong.
-    if let Some(Tried::Committed) = attempt(rows, projections, &events, reached, &mut without, false)? {
+    if let Some(Tried::Committed) = attempt(rows, &batch, &mut without, false)? {
         return Ok(());
     }
     loop {
         without.told.clear();
-        match attempt(rows, projections, &events, reached, &mut without, true)? {
+        match attempt(rows, &batch, &mut without, true)? {
             None | Some(Tried::Committed) => break,
             Some(Tried::RolledBack(number, position, error)) => {
                 without.events.insert((number, position));
@@ -184,17 +194,15 @@ pub fn apply_events(
 /// Makes one attempt. Returns `None` if an event has to be skipped, which requires savepoints.
 fn attempt(
     rows: &mut Connection,
-    projections: &[Box<dyn Projection>],
-    events: &[&RecordedEvent],
-    reached: Checkpoint,
+    batch: &EventBatch<'_>,
     without: &mut SkippedWork,
     with_savepoints: bool,
 ) -> Result<Option<Tried>> {
     let transaction = rows.transaction()?;
-    for recorded in events {
+    for recorded in &batch.events {
         let happened = WorldEvent::read(recorded).ok();
         let event = ProjectedEvent { recorded, happened: happened.as_ref() };
-        for (number, projection) in projections.iter().enumerate() {
+        for (number, projection) in batch.projections.iter().enumerate() {
             if !projection.aggregate_types().contains(&event.aggregate_type())
                 || without.events.contains(&(number, recorded.position))
             {
@@ -233,8 +241,8 @@ fn attempt(
     }
     transaction
         .prepare_cached("UPDATE projections SET position = ?1, hash = ?2")?
-        .execute(params![reached.position.0.cast_signed(), reached.hash.0])?;
-    commit(transaction, projections, &without.wholly)
+        .execute(params![batch.reached.position.0.cast_signed(), batch.reached.hash.0])?;
+    commit(transaction, batch.projections, &without.wholly)
 }
 
 /// Commits the transaction. Deferred foreign keys are checked only here, and it is unknown which

@@ -13,30 +13,63 @@ use crate::world::error::WorldError;
 /// An error while reading or writing the tables.
 #[derive(Debug, thiserror::Error)]
 pub enum ReadModelError {
+    /// SQLite returned an error, or the tables are not as expected.
     #[error(transparent)]
     Database(#[from] rusqlite::Error),
+    /// Another process kept the file locked while all rows were to be replaced.
     #[error("another process is writing to the file")]
     InUse,
+    /// A file or directory cannot be accessed.
     #[error("{path}: {source}")]
-    Io { path: PathBuf, source: std::io::Error },
+    Io {
+        /// The file or directory.
+        path: PathBuf,
+        /// The error of the operating system.
+        source: std::io::Error,
+    },
     /// The file is left untouched.
     #[error("{path} is a database of another program; set {key} to another path")]
-    Foreign { path: PathBuf, key: &'static str },
+    Foreign {
+        /// The path of the file.
+        path: PathBuf,
+        /// The configuration key of the path.
+        key: &'static str,
+    },
+    /// Another process holds the claim on the file.
     #[error("{path} is in use by another service; each service needs its own file ({key})")]
-    OfAnotherService { path: PathBuf, key: &'static str },
+    OfAnotherService {
+        /// The path of the file.
+        path: PathBuf,
+        /// The configuration key of the path.
+        key: &'static str,
+    },
     /// The file is left untouched.
     #[error(
         "{path} was created from another log ({owner}); give this service its own file ({key}), or delete {path} if no \
          service uses it"
     )]
-    OfAnotherLog { path: PathBuf, owner: String, key: &'static str },
+    OfAnotherLog {
+        /// The path of the file.
+        path: PathBuf,
+        /// The id of the log that the file names.
+        owner: String,
+        /// The configuration key of the path.
+        key: &'static str,
+    },
+    /// The tables are not available at present, for this reason.
     #[error("the file is not open: {0}")]
     NotOpen(String),
+    /// The write-ahead log exceeds its limit and cannot be truncated.
     #[error(
         "another program keeps a read transaction open, and the write-ahead log has grown to {bytes} bytes \
          (at most {max}, world.read_models_wal_max); no events are applied until that transaction ends"
     )]
-    WalFull { bytes: u64, max: u64 },
+    WalFull {
+        /// The size of the write-ahead log.
+        bytes: u64,
+        /// The maximum size in bytes.
+        max: u64,
+    },
 }
 
 impl ReadModelError {

@@ -16,6 +16,7 @@ pub const KEY: &str = "world.read_models_path";
 
 const ALL: [&str; 4] = ["", "-wal", "-shm", "-journal"];
 
+/// Returns the path with a suffix added to the file name.
 pub fn with_suffix(path: &Path, suffix: &str) -> PathBuf {
     let mut name = path.as_os_str().to_owned();
     name.push(suffix);

@@ -17,9 +17,13 @@ pub use recursive::page as below;
 /// Selects objects. An empty field matches everything.
 #[derive(Debug, Clone, Default, PartialEq)]
 pub struct ObjectFilter {
+    /// The class in the game.
     pub class: String,
+    /// The generic name.
     pub generic: String,
+    /// The id of the direct container.
     pub container_id: String,
+    /// The name, in the same case.
     pub name: String,
     /// A key that the object must have, and its value if that matters.
     pub attribute: Option<(String, Option<Value>)>,
@@ -28,12 +32,19 @@ pub struct ObjectFilter {
 /// An object as it appears in a list.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Listed {
+    /// The id of the object.
     pub id: String,
+    /// `GameObject`, `Player` or `Room`.
     pub aggregate_type: String,
+    /// The class in the game.
     pub class: String,
+    /// The attribute `name`. Empty if there is none, or if it is not a string.
     pub name: String,
+    /// The name used by those who do not know the object's own name. May be empty.
     pub generic: String,
+    /// The direct container. `None` if there is none.
     pub container_id: Option<String>,
+    /// All attributes, including `name`.
     pub attributes: Attributes,
     /// The size of the attributes.
     pub size: usize,
@@ -45,16 +56,22 @@ pub struct Listed {
 /// that object, preceded by the ids of its containers if the list is recursive.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Page {
+    /// The objects in order of id. In a recursive list, each is followed by its contents.
     pub objects: Vec<Listed>,
+    /// `None` on the last page.
     pub next: Option<Vec<String>>,
 }
 
 /// A player found by name.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct FoundPlayer {
+    /// The id of the player.
     pub id: String,
+    /// The name, whose case may differ from the requested one.
     pub name: String,
+    /// Whether the player is an administrator.
     pub admin: bool,
+    /// The direct container. `None` if there is none.
     pub container_id: Option<String>,
 }
 

@@ -68,6 +68,7 @@ struct Wrong {
 }
 
 impl Problems {
+    /// Creates a record without problems. `what` names the tables in log lines.
     pub fn of_tables(what: &'static str) -> Self {
         Self { what, wrong: Mutex::default() }
     }

@@ -47,16 +47,19 @@ pub trait Projection: Send + Sync {
 /// An event as projections see it.
 #[derive(Debug, Clone, Copy)]
 pub struct ProjectedEvent<'e> {
+    /// The event as it is stored.
     pub recorded: &'e RecordedEvent,
     /// The decoded event, or `None` if it is not an event of the world or cannot be read.
     pub happened: Option<&'e WorldEvent>,
 }
 
 impl ProjectedEvent<'_> {
+    /// Returns the id of the aggregate.
     pub fn id(&self) -> &str {
         self.recorded.event.aggregate_id.as_str()
     }
 
+    /// Returns the aggregate type.
     pub fn aggregate_type(&self) -> &str {
         &self.recorded.event.aggregate_type
     }

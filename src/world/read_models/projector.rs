@@ -48,10 +48,13 @@ const PASSED_OVER_MAX: u64 = 100_000;
 /// Why the projections do not follow the events.
 #[derive(Debug, thiserror::Error)]
 pub enum ProjectorError {
+    /// The tables cannot be read or written.
     #[error(transparent)]
     ReadModels(#[from] ReadModelError),
+    /// The log cannot be read, or it does not continue the history of the rows.
     #[error(transparent)]
     Store(#[from] StoreError),
+    /// A repair excludes events of this object that may have been applied already.
     #[error("{0} was repaired; the rows still include events that are now excluded")]
     Repaired(AggregateId),
 }
@@ -309,6 +312,14 @@ pub fn rebuild_if_needed(error: &ProjectorError, read_models: &ReadModels, until
     renewed.unwrap_or(false)
 }
 
+/// Tables that were built from all events, and the follower that continues them.
+pub struct BuiltTables {
+    /// The tables.
+    pub tables: Tables,
+    /// The follower, which is where the tables are.
+    pub follower: Follower,
+}
+
 /// Builds tables from all events, in a file of their own. `done` receives the position reached, and
 /// may end the build with an error.
 ///
@@ -319,7 +330,7 @@ pub fn build_tables(
     path: &std::path::Path,
     projections: &[Box<dyn Projection>],
     mut done: impl FnMut(Position) -> Result<(), StoreError>,
-) -> Result<(Tables, Follower), ProjectorError> {
+) -> Result<BuiltTables, ProjectorError> {
     files::remove(path)?;
     let mut tables = Tables::open(path, projections, Durability::Given)?;
     let mut follower = Follower::after(store, &mut tables, projections)?;
@@ -327,7 +338,7 @@ pub fn build_tables(
     while !follower.step(&mut tables, projections, tip)? {
         done(follower.reached.position)?;
     }
-    Ok((tables, follower))
+    Ok(BuiltTables { tables, follower })
 }
 
 #[cfg(test)]

@@ -20,7 +20,7 @@ use tracing::{info, warn};
 
 use super::{
     ReadModelError, ReadModels, Tables, files,
-    projector::{Follower, ProjectorError, build_tables},
+    projector::{BuiltTables, Follower, ProjectorError, build_tables},
 };
 use crate::{
     error::{StoreError, Unavailable},
@@ -42,9 +42,13 @@ const PAGE: usize = 1000;
 /// What a rebuild is doing.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum RebuildPhase {
+    /// The events of each aggregate are replayed and checked.
     Replaying,
+    /// New read models are built.
     Projecting,
+    /// The new read models are compared with the live ones.
     Comparing,
+    /// The live read models are replaced. Skipped if they are correct.
     Swapping,
 }
 
@@ -53,7 +57,9 @@ pub enum RebuildPhase {
 pub struct RebuildProgress {
     /// The number of events in total.
     pub total: AtomicU64,
+    /// The number of replayed events. At the end, events outside the world are included.
     pub replayed: AtomicU64,
+    /// The position that the new read models have reached.
     pub projected: AtomicU64,
     /// The step after replaying and projecting, once it has been reached.
     later: Mutex<Option<RebuildPhase>>,
@@ -82,30 +88,41 @@ impl RebuildProgress {
 /// The result of a rebuild.
 #[derive(Debug, Clone, Default, PartialEq)]
 pub struct Report {
+    /// The number of aggregates of the world.
     pub aggregates: u64,
+    /// The number of their events, including excluded ones.
     pub events: u64,
+    /// Aggregates with a damaged history, and damage that prevents new read models.
     pub damaged: Findings,
     /// Events that are excluded from now on.
     pub repaired: Findings,
+    /// Irregularities that are not damage, for example dangling exits.
     pub warnings: Findings,
     /// The number of rows in which the live tables differed from the correct ones, by table.
     pub differences: BTreeMap<String, u64>,
+    /// The read models include all events up to this position.
     pub reached: Position,
+    /// The duration without the repairs.
     pub took: Duration,
 }
 
 /// The first findings of a kind, and how many there are in total.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Findings {
+    /// The first findings. The others are only counted.
     pub named: Vec<Finding>,
+    /// The total number of findings.
     pub count: u64,
 }
 
+/// A finding of a rebuild.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Finding {
+    /// Empty if the finding is not about one aggregate.
     pub aggregate_id: String,
     /// 0 if the finding is not about an event.
     pub sequence: SequenceNumber,
+    /// A description of the finding.
     pub problem: String,
 }
 
@@ -173,8 +190,8 @@ fn rebuild_beside(
         (replayed, projecting.join().unwrap_or_else(panicked))
     });
     let mut report = replayed?;
-    let (tables, follower) = match projected {
-        Ok(projected) => projected,
+    let built = match projected {
+        Ok(built) => built,
         // The read models cannot get past this point in the order of events. What was found in the
         // aggregates is reported all the same.
         Err(ProjectorError::Store(error @ StoreError::Damaged(_))) => {
@@ -185,8 +202,8 @@ fn rebuild_beside(
         }
         Err(error) => return Err(error.into()),
     };
-    warn_dangling_refs(tables.rows(), &mut report.warnings)?;
-    replace(store, read_models, tables, follower, &mut report, watched)?;
+    warn_dangling_refs(built.tables.rows(), &mut report.warnings)?;
+    replace(store, read_models, built, &mut report, watched)?;
     Ok(report)
 }
 
@@ -201,11 +218,11 @@ fn rebuild_contents(
     let path = beside(contents);
     let mut rebuild = || -> Result<(), WorldError> {
         contents.check_owner(&path)?;
-        let (tables, follower) = build_tables(store, &path, contents.projections(), |_| go_on(stopping))?;
+        let built = build_tables(store, &path, contents.projections(), |_| go_on(stopping))?;
         // The container table does not count as a step, and does not tell the position of the read
         // models.
         let mut its = Report::default();
-        replace(store, contents, tables, follower, &mut its, &RebuildProgress::default())?;
+        replace(store, contents, built, &mut its, &RebuildProgress::default())?;
         report.differences.extend(its.differences);
         Ok(())
     };
@@ -318,11 +335,11 @@ fn warn_dangling_refs(rows: &Connection, warnings: &mut Findings) -> Result<(), 
 fn replace(
     store: &EventStore,
     read_models: &ReadModels,
-    mut tables: Tables,
-    mut follower: Follower,
+    built: BuiltTables,
     report: &mut Report,
     watched: &RebuildProgress,
 ) -> Result<(), WorldError> {
+    let BuiltTables { mut tables, mut follower } = built;
     read_models.ensure_exists()?;
     let mut stands_still = false;
     let comparing = attached(read_models)?;

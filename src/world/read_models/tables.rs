@@ -23,11 +23,14 @@ use crate::event::{ChainHash, Position, RecordedEvent};
 /// The position up to which events are in the tables, with its chain hash.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Checkpoint {
+    /// All events up to this position are included.
     pub position: Position,
+    /// The chain hash of the event at the position.
     pub hash: ChainHash,
 }
 
 impl Checkpoint {
+    /// Before the first event.
     pub const START: Self = Self { position: Position(0), hash: ChainHash::START };
 }
 
@@ -43,6 +46,7 @@ pub struct Tables {
 /// Whether the file survives a crash.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Durability {
+    /// It does. Transactions lost in a power failure are applied again.
     Kept,
     /// It may not. The file is being built, and is built again if that ends early.
     Given,
@@ -144,10 +148,12 @@ impl Tables {
         Ok(())
     }
 
+    /// Returns the position up to which events are in the tables.
     pub fn reached(&self) -> Checkpoint {
         self.reached
     }
 
+    /// Returns the position up to which events excluded by repairs were never applied.
     pub fn repairs_until(&self) -> Position {
         self.repairs_until
     }
@@ -157,6 +163,7 @@ impl Tables {
         self.repairs_until = until;
     }
 
+    /// Returns the connection that writes to the tables.
     pub fn rows(&self) -> &Connection {
         &self.rows
     }

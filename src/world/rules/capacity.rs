@@ -11,9 +11,13 @@ use crate::{
     world::model::{aggregate::Aggregate, event::WorldEvent, size},
 };
 
+/// The maximum number of attributes of one object.
 pub const ATTRIBUTES_MAX: usize = 1000;
+/// The maximum number of items in one inventory. Unequipping an item may exceed it.
 pub const ITEMS_MAX: usize = 10_000;
+/// The maximum number of items that one object wears.
 pub const SLOTS_MAX: usize = 1000;
+/// The maximum number of exits of one room.
 pub const EXITS_MAX: usize = 1000;
 
 /// The maximum size of one object. In a response, it stays below the message size limit.

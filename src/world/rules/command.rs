@@ -17,8 +17,9 @@ use crate::{
 /// The maximum number of commands in one call.
 pub const COMMANDS_MAX: usize = 100;
 
-/// Metadata keys of an event.
+/// The metadata key for who caused the event. Absent if unknown.
 pub const ACTOR: &str = "actor";
+/// The metadata key for the name of the operation, or of the call that repaired the object.
 pub const COMMAND: &str = "command";
 
 /// The last sequence number that the client saw of each object.
@@ -27,7 +28,9 @@ pub type ExpectedSequences = BTreeMap<AggregateId, SequenceNumber>;
 /// The commands of one call, and what the client saw before it.
 #[derive(Debug, Default)]
 pub struct Commands {
+    /// The commands, in the order in which they are decided.
     pub commands: Vec<Command>,
+    /// The sequence numbers that the call as a whole expects. Commands may expect others.
     pub expected: ExpectedSequences,
 }
 
@@ -36,78 +39,122 @@ pub struct Commands {
 pub struct Command {
     /// Identifies the command permanently. Becomes the causation id of its events.
     pub id: String,
+    /// Who issues the command. Empty if unknown.
     pub actor: String,
+    /// Becomes the correlation id of its events.
     pub correlation_id: String,
     /// The last sequence numbers that the client saw of the object and of others.
     pub expected: ExpectedSequences,
     /// The object that the operation changes.
     pub target: AggregateId,
+    /// The change to the object.
     pub operation: Operation,
 }
 
-/// The change to the object.
+/// The change to the target of a command.
 #[derive(Debug, Clone, PartialEq, Serialize)]
 pub enum Operation {
+    /// Creates an object that is neither a player nor a room.
     CreateGameObject {
+        /// The object's class in the game.
         #[serde(rename = "type")]
         class: String,
+        /// Becomes the attribute `name`, unless it is empty.
         name: String,
+        /// The name used by those who do not know the object's own name. May be empty.
         generic: String,
+        /// The object that it lies in, or `None` if it lies nowhere.
         container_id: Option<AggregateId>,
+        /// If `name` is set, an attribute of that name has the same value.
         attributes: Attributes,
     },
+    /// Adds or replaces one attribute.
     UpdateGameObjectAttribute {
+        /// The name of the attribute.
         key: String,
+        /// The new value, which may be `null`.
         value: Value,
     },
+    /// Adds or replaces several attributes, and leaves all others unchanged.
     UpdateGameObjectAttributes {
+        /// The new values. At least one.
         attributes: Attributes,
     },
+    /// Moves the object.
     UpdateGameObjectContainer {
+        /// The new container, or `None` if the object is to lie nowhere.
         container_id: Option<AggregateId>,
     },
+    /// Deletes the object. Its history remains.
     DeleteGameObject {
         /// Omitted if it is the default, so that the digest is the same as in older services, which
         /// did not have this field.
         #[serde(skip_serializing_if = "ContentsPolicy::is_default")]
         contents: ContentsPolicy,
     },
+    /// Creates a player without administrator rights.
     CreatePlayer {
+        /// Becomes the attribute `name`. Not empty.
         name: String,
+        /// `None` if the player has no password yet.
         password_hash: Option<PasswordHash>,
     },
+    /// Sets or changes the password of a player.
     UpdatePlayerPassword {
+        /// The hash of the new password.
         password_hash: PasswordHash,
     },
+    /// Grants or revokes administrator rights.
     UpdatePlayerAdminStatus {
+        /// Whether the player is to be an administrator.
         admin: bool,
     },
+    /// Creates a room.
     CreateRoom {
+        /// Becomes the attribute `name`, unless it is empty.
         name: String,
+        /// May be empty.
         description: String,
     },
+    /// Replaces the description of a room.
     UpdateRoomDescription {
+        /// The new description. May be empty.
         description: String,
     },
+    /// Adds an exit to a room, or changes where it leads.
     AddRoomExit {
+        /// Identifies the exit within the room.
         direction: String,
+        /// The room that the exit leads to. It need not exist.
         target_room_id: AggregateId,
     },
+    /// Removes an exit, which must exist, from a room.
     RemoveRoomExit {
+        /// Identifies the exit within the room.
         direction: String,
     },
+    /// Puts an item into the inventory of the object, or changes its position there.
     AddItemToInventory {
+        /// The item, which must exist.
         item_id: AggregateId,
+        /// The place within the inventory, which must be free. `None` means no particular place.
         position: Option<Value>,
     },
+    /// Takes an item out of the inventory of the object. The item then lies nowhere.
     RemoveItemFromInventory {
+        /// The item, which must be in the inventory.
         item_id: AggregateId,
     },
+    /// Makes the object wear an item.
     EquipItem {
+        /// The item, which must be in the inventory or lie in the object.
         item_id: AggregateId,
+        /// The slot, which must be free.
         slot: String,
     },
+    /// Moves a worn item into the inventory of the object.
     UnequipItem {
+        /// The item, which must be worn.
         item_id: AggregateId,
         /// `None` means the slot in which the item is worn.
         slot: Option<String>,

@@ -107,7 +107,9 @@ pub fn containers<'k>(known: &'k WorldView, id: &'k AggregateId) -> impl Iterato
     chain(known, Some(id)).skip(1).map_while(Result::ok)
 }
 
-pub fn move_to(
+/// Returns the events that put an object into a container, or nowhere if it is `None`. Empty if the
+/// object is there already.
+pub(super) fn move_to(
     known: &WorldView,
     id: &AggregateId,
     container: Option<&AggregateId>,
@@ -124,7 +126,9 @@ pub fn move_to(
     Ok(events)
 }
 
-pub fn delete(
+/// Returns the events that delete an object. Before that, its contents are moved if `contents`
+/// requests it, and the holder that carries or wears the object loses it.
+pub(super) fn delete(
     known: &WorldView,
     id: &AggregateId,
     contents: ContentsPolicy,
@@ -173,7 +177,9 @@ fn move_out(known: &WorldView, object: &GameObject) -> Result<Vec<Decided>, Unde
     Ok(events)
 }
 
-pub fn add_item(
+/// Returns the events that put an item into the inventory of `id`, wherever it is now. Empty if it
+/// is there already, unless `position` is another position.
+pub(super) fn add_item(
     known: &WorldView,
     id: &AggregateId,
     item_id: &AggregateId,
@@ -216,7 +222,8 @@ pub fn add_item(
     Ok(events)
 }
 
-pub fn remove_item(
+/// Returns the events that take an item out of the inventory of `id`. The item then lies nowhere.
+pub(super) fn remove_item(
     known: &WorldView,
     id: &AggregateId,
     item_id: &AggregateId,
@@ -233,7 +240,9 @@ pub fn remove_item(
     Ok(events)
 }
 
-pub fn equip(
+/// Returns the event by which `id` wears an item that it carries or contains. Empty if it already
+/// wears the item in this slot.
+pub(super) fn equip(
     known: &WorldView,
     id: &AggregateId,
     item_id: &AggregateId,
@@ -261,7 +270,9 @@ pub fn equip(
     Ok(vec![decided(known, id, equipped)?])
 }
 
-pub fn unequip(
+/// Returns the event by which `id` no longer wears an item, and carries it instead. `slot` is the
+/// slot that the item must be in, or `None` for any.
+pub(super) fn unequip(
     known: &WorldView,
     id: &AggregateId,
     item_id: &AggregateId,

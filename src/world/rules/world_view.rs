@@ -36,11 +36,14 @@ struct KnownAggregate {
     size_bound: usize,
 }
 
-/// An event of one aggregate. `kind` is the kind of the aggregate, which the event may create.
+/// An event that a command leads to.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Decided {
+    /// The aggregate that the event belongs to.
     pub id: AggregateId,
+    /// The kind of the aggregate, which the event may create.
     pub kind: Kind,
+    /// What is to be stored.
     pub event: WorldEvent,
 }
 
@@ -51,6 +54,7 @@ pub enum Undecided {
     Unknown(AggregateId),
     /// The decision depends on the contents of an object.
     Unanswered(Question),
+    /// A rule forbids the command.
     Refused(Refusal),
 }
 
@@ -73,6 +77,7 @@ impl From<Refusal> for Undecided {
 }
 
 impl WorldView {
+    /// Records the current state of an aggregate, or `None` if it does not exist.
     pub fn learn(&mut self, id: AggregateId, aggregate: Option<Aggregate>) {
         let size_bound = aggregate.as_ref().map_or(0, size::of);
         self.aggregates.insert(id, KnownAggregate { aggregate, size_bound });
@@ -141,6 +146,7 @@ impl WorldView {
         self.aggregates.get(id).map_or(0, |one| one.size_bound)
     }
 
+    /// Returns the ids of all known aggregates in order, whether they exist or not.
     pub fn ids(&self) -> impl Iterator<Item = &AggregateId> {
         self.aggregates.keys()
     }

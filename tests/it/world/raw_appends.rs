@@ -28,6 +28,10 @@ fn created(id: &str, kind: &str) -> NewEvent {
     raw(id, kind, "GameObjectCreated", json!({"type": kind, "name": id}))
 }
 
+fn update(id: &str, kind: &str) -> NewEvent {
+    raw(id, kind, "GameObjectAttributeUpdated", json!({"key": "k", "value": 1}))
+}
+
 async fn try_append(client: &mut Client, append: AppendEventsRequest) -> Result<(), Status> {
     client.append_events(append).await.map(|_| ())
 }
@@ -45,17 +49,10 @@ fn rule(refused: &Status) -> String {
     refused.get_details_error_info().unwrap().metadata["rule"].clone()
 }
 
-#[tokio::test(flavor = "multi_thread")]
-async fn an_event_that_an_object_cannot_have_is_refused_and_the_others_are_taken() {
-    let service = Service::start(Setup::local()).await;
-    let game = Game::of(&service).await;
-    let mut client = service.client();
-    game.execute(json!([room("r"), player("p"), thing("t", "r"), thing("gone", "r")])).await;
-    game.execute(json!([{"delete_game_object": {"id": "gone"}}])).await;
-    let update =
-        |id: &str, kind: &str| raw(id, kind, "GameObjectAttributeUpdated", json!({"key": "k", "value": 1}));
+/// Returns appends to the objects of the test below, each with the rule that it breaks.
+fn impossible_appends() -> Vec<(Vec<NewEvent>, &'static str)> {
     let binary = NewEvent { data: Some(Data::Binary(b"{}".to_vec().into())), ..created("new", "Room") };
-    let refused = [
+    vec![
         (vec![raw("p", "Player", "PlayerCreated", json!({"admin": true}))], "it is created twice"),
         (vec![raw("p", "", "PlayerCreated", json!({}))], "it is created twice"),
         (
@@ -83,9 +80,18 @@ async fn an_event_that_an_object_cannot_have_is_refused_and_the_others_are_taken
             "it is created twice",
         ),
         (vec![event("quest-1"), update("nothing", "GameObject")], "its first event does not create it"),
-    ];
+    ]
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_event_that_an_object_cannot_have_is_refused_and_the_others_are_taken() {
+    let service = Service::start(Setup::local()).await;
+    let game = Game::of(&service).await;
+    let mut client = service.client();
+    game.execute(json!([room("r"), player("p"), thing("t", "r"), thing("gone", "r")])).await;
+    game.execute(json!([{"delete_game_object": {"id": "gone"}}])).await;
     let before = service.stats().await.event_count;
-    for (events, broken) in refused {
+    for (events, broken) in impossible_appends() {
         let sent = format!("{events:?}");
         let refused = try_append(&mut client, request(events)).await.unwrap_err();
         assert_eq!(rule(&refused), broken, "{sent}");
@@ -210,9 +216,8 @@ async fn they_are_refused_or_unchecked_if_the_configuration_says_so_and_damage_g
     service.reconfigure(Setup::local().set("world", "raw_appends: refused"));
     service.restart().await;
     let mut client = service.client();
-    let update = |kind: &str| raw("s", kind, "GameObjectAttributeUpdated", json!({"key": "k", "value": 1}));
     // This includes the damaged object.
-    for event in [update("Room"), update(""), created("new", "Player"), created("r", "Room")] {
+    for event in [update("s", "Room"), update("s", ""), created("new", "Player"), created("r", "Room")] {
         let refused = try_append(&mut client, request(vec![event])).await.unwrap_err();
         assert_eq!(rule(&refused), "the configuration refuses such appends (world.raw_appends)");
     }

@@ -13,7 +13,7 @@ const VERSION: &str = "1.11.1";
 const MODULE: Module = Module { source: "tests/immudb", target: "immudb-1.11.1" };
 
 /// Returns the server in the PATH if it has exactly this version, and otherwise the one built here.
-pub fn server() -> &'static Path {
+pub(super) fn server() -> &'static Path {
     static SERVER: OnceLock<PathBuf> = OnceLock::new();
     SERVER.get_or_init(|| {
         if version("immudb").is_some_and(|version| version == VERSION) {
@@ -23,12 +23,12 @@ pub fn server() -> &'static Path {
     })
 }
 
-pub fn reader() -> &'static Path {
+pub(super) fn reader() -> &'static Path {
     static READER: OnceLock<PathBuf> = OnceLock::new();
     READER.get_or_init(|| MODULE.build("reader", "./reader", &["go.mod", "reader/main.go"]))
 }
 
-pub fn load() -> &'static Path {
+pub(super) fn load() -> &'static Path {
     static LOAD: OnceLock<PathBuf> = OnceLock::new();
     LOAD.get_or_init(|| MODULE.build("load", "./load", &["go.mod", "load/main.go"]))
 }

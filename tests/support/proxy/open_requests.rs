@@ -18,16 +18,16 @@ const CANCEL: u32 = 8;
 /// The streams whose request is complete and whose answer is not. Both directions of a connection
 /// share this set.
 #[derive(Clone)]
-pub struct OpenRequests(Arc<watch::Sender<BTreeSet<u32>>>);
+pub(super) struct OpenRequests(Arc<watch::Sender<BTreeSet<u32>>>);
 
 impl OpenRequests {
-    pub fn new() -> Self {
+    pub(super) fn new() -> Self {
         Self(Arc::new(watch::Sender::new(BTreeSet::new())))
     }
 
     /// Records the streams that the client has ended. Returns the number of requests that this
     /// completes.
-    pub fn asked(&self, frames: &mut Frames, bytes: &[u8]) -> usize {
+    pub(super) fn asked(&self, frames: &mut Frames, bytes: &[u8]) -> usize {
         let mut asked = 0;
         frames.read(bytes, |stream, end| {
             self.0.send_modify(|open| match end {
@@ -39,7 +39,7 @@ impl OpenRequests {
     }
 
     /// Records the streams that ImmuDB has ended. Returns the number of requests that this answers.
-    pub fn answered(&self, frames: &mut Frames, bytes: &[u8]) -> usize {
+    pub(super) fn answered(&self, frames: &mut Frames, bytes: &[u8]) -> usize {
         let mut answered = 0;
         frames.read(bytes, |stream, _| {
             self.0.send_modify(|open| answered += usize::from(open.remove(&stream)));
@@ -49,7 +49,7 @@ impl OpenRequests {
 
     /// Cancels the first request among these frames, as a client does that times out after it has
     /// sent the headers.
-    pub fn cancel_first(&self, bytes: &mut Vec<u8>, first_frame: usize) {
+    pub(super) fn cancel_first(&self, bytes: &mut Vec<u8>, first_frame: usize) {
         let Some((before, mut rest)) = bytes.split_at_checked(first_frame) else { return };
         let (mut cancelled, mut kept) = (None, before.to_vec());
         while let Some((header, behind)) = rest.split_at_checked(HEADER_BYTES) {
@@ -78,11 +78,11 @@ impl OpenRequests {
     }
 
     /// Records that no more answers will come.
-    pub fn give_up(&self) {
+    pub(super) fn give_up(&self) {
         self.0.send_modify(BTreeSet::clear);
     }
 
-    pub async fn none_left(&self) {
+    pub(super) async fn none_left(&self) {
         self.0.subscribe().wait_for(BTreeSet::is_empty).await.unwrap();
     }
 }
@@ -93,7 +93,7 @@ enum End {
 }
 
 /// One direction of a connection, split into frames.
-pub struct Frames {
+pub(super) struct Frames {
     header: Vec<u8>,
     /// Bytes to skip before the next header.
     skip: usize,
@@ -102,17 +102,17 @@ pub struct Frames {
 }
 
 impl Frames {
-    pub fn of_client() -> Self {
+    pub(super) fn of_client() -> Self {
         Self { header: Vec::new(), skip: PREFACE_BYTES, ending: None }
     }
 
-    pub fn of_server() -> Self {
+    pub(super) fn of_server() -> Self {
         Self { header: Vec::new(), skip: 0, ending: None }
     }
 
     /// Returns how many bytes of the current frame are still to come. Returns `None` if its header
     /// is incomplete.
-    pub fn next_begins_at(&self) -> Option<usize> {
+    pub(super) fn next_begins_at(&self) -> Option<usize> {
         self.header.is_empty().then_some(self.skip)
     }
 

@@ -10,7 +10,7 @@ use crate::{
 };
 
 /// Checks an aggregate id of at most `max` bytes.
-pub fn aggregate_id(
+pub(crate) fn aggregate_id(
     field: impl fmt::Display,
     text: &str,
     max: usize,
@@ -24,7 +24,7 @@ pub fn aggregate_id(
 }
 
 /// Checks a name of at most `bytes_max` bytes.
-pub fn name(field: impl fmt::Display, text: &str, bytes_max: usize, wrong: &mut Violations) {
+pub(crate) fn name(field: impl fmt::Display, text: &str, bytes_max: usize, wrong: &mut Violations) {
     let checked = if text.len() > bytes_max {
         Err(NameError::TooLong { bytes: text.len(), max: bytes_max })
     } else {
@@ -37,23 +37,23 @@ pub fn name(field: impl fmt::Display, text: &str, bytes_max: usize, wrong: &mut 
 
 /// Checks an id that is only looked up. No configured limit applies to it, because it may have been
 /// stored before the limit was lowered.
-pub fn stored_id(field: impl fmt::Display, text: &str, wrong: &mut Violations) -> Option<AggregateId> {
+pub(super) fn stored_id(field: impl fmt::Display, text: &str, wrong: &mut Violations) -> Option<AggregateId> {
     AggregateId::new(text).map_err(|error| wrong.add(field, error.to_string())).ok()
 }
 
-pub fn stored_name(field: impl fmt::Display, text: &str, wrong: &mut Violations) {
+pub(super) fn stored_name(field: impl fmt::Display, text: &str, wrong: &mut Violations) {
     if let Err(error) = check_name(text) {
         wrong.add(field, error.to_string());
     }
 }
 
-pub fn optional_name(field: impl fmt::Display, text: &str, wrong: &mut Violations) {
+pub(super) fn optional_name(field: impl fmt::Display, text: &str, wrong: &mut Violations) {
     if !text.is_empty() {
         stored_name(field, text, wrong);
     }
 }
 
-pub fn timestamp(
+pub(crate) fn timestamp(
     field: impl fmt::Display,
     at: Option<prost_types::Timestamp>,
     wrong: &mut Violations,
@@ -68,7 +68,12 @@ pub fn timestamp(
 
 /// Checks the size of the content, and whether JSON is valid. `prefix` precedes the name of the
 /// field in violations.
-pub fn content_ok(prefix: fmt::Arguments<'_>, content: &Content, bytes_max: usize, wrong: &mut Violations) {
+pub(super) fn content_ok(
+    prefix: fmt::Arguments<'_>,
+    content: &Content,
+    bytes_max: usize,
+    wrong: &mut Violations,
+) {
     let bytes = content.byte_count();
     match content {
         Content::Absent => {}
@@ -96,6 +101,6 @@ pub fn content_ok(prefix: fmt::Arguments<'_>, content: &Content, bytes_max: usiz
 }
 
 /// Returns the value of a field in which 0 means that there is none.
-pub fn unless_zero(value: u64) -> Option<u64> {
+pub(crate) fn unless_zero(value: u64) -> Option<u64> {
     (value > 0).then_some(value)
 }

@@ -54,7 +54,7 @@ impl ReportedDamage {
     }
 
     /// Removes an object that was repaired.
-    pub fn forget(&self, id: &AggregateId) {
+    pub(super) fn forget(&self, id: &AggregateId) {
         self.0.lock().unwrap_or_else(PoisonError::into_inner).remove(id);
     }
 

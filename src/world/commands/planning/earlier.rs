@@ -19,7 +19,7 @@ use crate::{
 };
 
 /// The commands of a call, and what is stored of them.
-pub struct EarlierAttempts<'c> {
+pub(super) struct EarlierAttempts<'c> {
     commands: &'c [Command],
     /// The first event of each command, if it is stored.
     firsts: Vec<Option<RecordedEvent>>,
@@ -27,7 +27,7 @@ pub struct EarlierAttempts<'c> {
 }
 
 /// What is known about an earlier execution of one command.
-pub enum EarlierExecution {
+pub(super) enum EarlierExecution {
     /// As far as could be seen, there was none.
     NotFound,
     /// It stored this event, and perhaps more.
@@ -39,7 +39,9 @@ pub enum EarlierExecution {
 /// The end of an append.
 #[derive(Debug, Clone, Copy)]
 pub struct AppendEnd {
+    /// Where the append ends in the log.
     pub end: LogOffset,
+    /// The position of its last event.
     pub last: Position,
 }
 
@@ -48,7 +50,11 @@ impl<'c> EarlierAttempts<'c> {
     ///
     /// # Errors
     /// Returns an error if an event cannot be read.
-    pub fn find(store: &EventStore, call: &CallDigest, commands: &'c [Command]) -> Result<Self, WorldError> {
+    pub(super) fn find(
+        store: &EventStore,
+        call: &CallDigest,
+        commands: &'c [Command],
+    ) -> Result<Self, WorldError> {
         let firsts = commands.iter().map(|command| store.find(command.event_id(0)));
         let firsts: Vec<Option<RecordedEvent>> = firsts.collect::<Result<_, _>>()?;
         let relation = call.was(firsts.iter().flatten());
@@ -56,7 +62,7 @@ impl<'c> EarlierAttempts<'c> {
     }
 
     /// Returns the ids of the first events that were not found.
-    pub fn not_found(&self) -> Vec<EventId> {
+    pub(super) fn not_found(&self) -> Vec<EventId> {
         let ids = self.commands.iter().map(|command| command.event_id(0)).zip(&self.firsts);
         ids.filter(|(_, first)| first.is_none()).map(|(id, _)| id).collect()
     }
@@ -66,7 +72,7 @@ impl<'c> EarlierAttempts<'c> {
     ///
     /// # Errors
     /// Returns an error if there is such a command.
-    pub fn refuse_others(&self) -> Result<(), WorldError> {
+    pub(super) fn refuse_others(&self) -> Result<(), WorldError> {
         let is_another = |(command, first): (&Command, &Option<RecordedEvent>)| {
             first.as_ref().is_some_and(|first| {
                 first.event.causation_id != command.id
@@ -91,7 +97,7 @@ impl<'c> EarlierAttempts<'c> {
     ///
     /// # Errors
     /// Returns an error if the log cannot be read.
-    pub fn newest_append(&self, store: &EventStore) -> Result<Option<AppendEnd>, WorldError> {
+    pub(super) fn newest_append(&self, store: &EventStore) -> Result<Option<AppendEnd>, WorldError> {
         let Some(last) = self.firsts.iter().flatten().map(|first| first.append.last).max() else {
             return Ok(None);
         };
@@ -101,12 +107,12 @@ impl<'c> EarlierAttempts<'c> {
     }
 
     /// Returns whether some of the commands have not been executed yet.
-    pub fn are_incomplete(&self) -> bool {
+    pub(super) fn are_incomplete(&self) -> bool {
         self.relation != CallMatch::Executed && self.firsts.iter().any(Option::is_none)
     }
 
     /// Returns the commands in order, each with its index.
-    pub fn into_commands(self) -> impl Iterator<Item = (usize, &'c Command, EarlierExecution)> {
+    pub(super) fn into_commands(self) -> impl Iterator<Item = (usize, &'c Command, EarlierExecution)> {
         let relation = self.relation;
         let commands = self.commands.iter().enumerate().zip(self.firsts);
         commands.map(move |((index, command), first)| {
@@ -126,7 +132,7 @@ impl<'c> EarlierAttempts<'c> {
 ///
 /// # Errors
 /// Returns an error if an event cannot be read.
-pub fn events(
+pub(super) fn events(
     store: &EventStore,
     command: &Command,
     first: RecordedEvent,

@@ -34,7 +34,7 @@ const OBJECTS_MAX: usize = 1000;
 const OBJECTS_SIZE_MAX: usize = 8_000_000;
 
 /// What a call has examined so far. May block on disk I/O.
-pub struct ExaminedWorld<'s> {
+pub(super) struct ExaminedWorld<'s> {
     source: &'s AggregateSource,
     contents: &'s ContainerTable,
     known: WorldView,
@@ -50,7 +50,7 @@ pub struct ExaminedWorld<'s> {
 }
 
 impl<'s> ExaminedWorld<'s> {
-    pub fn new(source: &'s AggregateSource, contents: &'s ContainerTable) -> Self {
+    pub(super) fn new(source: &'s AggregateSource, contents: &'s ContainerTable) -> Self {
         Self {
             source,
             contents,
@@ -66,7 +66,11 @@ impl<'s> ExaminedWorld<'s> {
     ///
     /// # Errors
     /// Returns an error if an aggregate has a different one.
-    pub fn expect(&mut self, command: Option<usize>, expected: &ExpectedSequences) -> Result<(), WorldError> {
+    pub(super) fn expect(
+        &mut self,
+        command: Option<usize>,
+        expected: &ExpectedSequences,
+    ) -> Result<(), WorldError> {
         for (id, expected) in expected {
             let actual = match self.heads.get(id) {
                 Some(head) => *head,
@@ -89,7 +93,7 @@ impl<'s> ExaminedWorld<'s> {
     /// # Errors
     /// Returns an error if a rule forbids the command, or if something that it depends on cannot be
     /// read.
-    pub fn decide(&mut self, index: usize, command: &Command) -> Result<Vec<Decided>, WorldError> {
+    pub(super) fn decide(&mut self, index: usize, command: &Command) -> Result<Vec<Decided>, WorldError> {
         let refused = |refusal| WorldError::Refused { command: Some(index), refusal };
         let decided = loop {
             match decide(&self.known, command) {
@@ -111,18 +115,18 @@ impl<'s> ExaminedWorld<'s> {
     ///
     /// # Errors
     /// Returns an error if the event is invalid. The aggregate is then no longer known.
-    pub fn apply(&mut self, decided: &Decided) -> Result<(), BrokenRule> {
+    pub(super) fn apply(&mut self, decided: &Decided) -> Result<(), BrokenRule> {
         self.known.apply(&decided.id, decided.kind, &decided.event)
     }
 
     /// Returns the containers of an object, from the inside to the outside.
-    pub fn containers<'k>(&'k self, id: &'k AggregateId) -> impl Iterator<Item = &'k AggregateId> {
+    pub(super) fn containers<'k>(&'k self, id: &'k AggregateId) -> impl Iterator<Item = &'k AggregateId> {
         moving::containers(&self.known, id)
     }
 
     /// Returns what a deleted room leaves behind. Anything that cannot be determined is omitted,
     /// and does not make the command fail.
-    pub fn dangling_references(&self, room: &AggregateId) -> DanglingReferences {
+    pub(super) fn dangling_references(&self, room: &AggregateId) -> DanglingReferences {
         let mut left = self.contents.dangling_references(room, &self.known).unwrap_or_default();
         for other in self.known.ids().filter(|id| *id != room) {
             let Ok(Some(other)) = self.known.find(other) else { continue };
@@ -148,7 +152,7 @@ impl<'s> ExaminedWorld<'s> {
 
     /// Returns whether an aggregate changed while it was examined. The decisions then match no
     /// single moment.
-    pub fn saw_a_change(&self) -> bool {
+    pub(super) fn saw_a_change(&self) -> bool {
         self.saw_a_change
     }
 
@@ -157,7 +161,7 @@ impl<'s> ExaminedWorld<'s> {
     ///
     /// # Errors
     /// Returns an error if the index cannot be read.
-    pub fn is_unchanged(&self) -> Result<bool, WorldError> {
+    pub(super) fn is_unchanged(&self) -> Result<bool, WorldError> {
         if self.heads.len() > 1 {
             for (id, head) in &self.heads {
                 if replay::last_sequence(&self.source.store, id)? != *head {
@@ -169,11 +173,11 @@ impl<'s> ExaminedWorld<'s> {
     }
 
     /// Returns the last sequence numbers of the examined aggregates before this call.
-    pub fn heads(&self) -> &BTreeMap<AggregateId, SequenceNumber> {
+    pub(super) fn heads(&self) -> &BTreeMap<AggregateId, SequenceNumber> {
         &self.heads
     }
 
-    pub fn into_heads(self) -> BTreeMap<AggregateId, SequenceNumber> {
+    pub(super) fn into_heads(self) -> BTreeMap<AggregateId, SequenceNumber> {
         self.heads
     }
 

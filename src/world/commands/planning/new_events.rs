@@ -18,30 +18,30 @@ use crate::{
 };
 
 /// The metadata key of the digest by which a retry is recognized.
-pub const COMMAND_DIGEST: &str = "command_digest";
+pub(super) const COMMAND_DIGEST: &str = "command_digest";
 
 /// The new events of a call, in the order in which they are appended.
-pub struct NewEvents {
+pub(super) struct NewEvents {
     call: CallDigest,
     limits: EventLimits,
     events: Vec<(NewEvent, ContentDigest)>,
 }
 
 impl NewEvents {
-    pub fn new(call: CallDigest, limits: EventLimits) -> Self {
+    pub(super) fn new(call: CallDigest, limits: EventLimits) -> Self {
         Self { call, limits, events: Vec::new() }
     }
 
-    pub fn call(&self) -> &CallDigest {
+    pub(super) fn call(&self) -> &CallDigest {
         &self.call
     }
 
-    pub fn is_empty(&self) -> bool {
+    pub(super) fn is_empty(&self) -> bool {
         self.events.is_empty()
     }
 
     /// Returns the number of events of an aggregate.
-    pub fn count_of(&self, id: &AggregateId) -> u64 {
+    pub(super) fn count_of(&self, id: &AggregateId) -> u64 {
         self.events.iter().filter(|(event, _)| event.aggregate_id == *id).count() as u64
     }
 
@@ -49,7 +49,7 @@ impl NewEvents {
     ///
     /// # Errors
     /// Returns an error if the event is too large.
-    pub fn encode(
+    pub(super) fn encode(
         &self,
         (index, command): (usize, &Command),
         nth: usize,
@@ -83,7 +83,7 @@ impl NewEvents {
         })
     }
 
-    pub fn push(&mut self, event: NewEvent) {
+    pub(super) fn push(&mut self, event: NewEvent) {
         let digest = ContentDigest::of(&event);
         self.events.push((event, digest));
     }
@@ -92,7 +92,7 @@ impl NewEvents {
     ///
     /// # Errors
     /// Returns an error if they exceed the limits of an append.
-    pub fn into_append(self) -> Result<Vec<(NewEvent, ContentDigest)>, WorldError> {
+    pub(super) fn into_append(self) -> Result<Vec<(NewEvent, ContentDigest)>, WorldError> {
         let bytes: usize = self.events.iter().map(|(event, _)| byte_count(event)).sum();
         for (what, count, max) in [
             ("events", self.events.len(), self.limits.append_events_max),

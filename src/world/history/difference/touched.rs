@@ -29,7 +29,7 @@ const BLOCK_BYTES: usize = 64 * 1024;
 
 /// An object, with the first and the last of its events that were seen.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct TouchedObject {
+pub(super) struct TouchedObject {
     pub id: String,
     pub kind: Kind,
     pub first: SequenceNumber,
@@ -44,7 +44,7 @@ struct Span {
 }
 
 #[derive(Debug)]
-pub struct Touched {
+pub(super) struct Touched {
     recent: BTreeMap<Box<[u8]>, Span>,
     recent_bytes: usize,
     packed: PackedObjects,
@@ -96,7 +96,7 @@ impl PackedObjects {
 }
 
 impl Touched {
-    pub fn new(limit: &Arc<SharedLimit>, caller: &Caller) -> Self {
+    pub(super) fn new(limit: &Arc<SharedLimit>, caller: &Caller) -> Self {
         Self {
             recent: BTreeMap::new(),
             recent_bytes: 0,
@@ -111,7 +111,7 @@ impl Touched {
     ///
     /// # Errors
     /// Returns an error if there are too many objects, or if the shared budget is exhausted.
-    pub fn add(&mut self, id: &[u8], kind: Kind, sequence: SequenceNumber) -> Result<(), WorldError> {
+    pub(super) fn add(&mut self, id: &[u8], kind: Kind, sequence: SequenceNumber) -> Result<(), WorldError> {
         if let Some(span) = self.recent.get_mut(id) {
             span.last = sequence.0;
             return Ok(());
@@ -126,18 +126,18 @@ impl Touched {
     ///
     /// # Errors
     /// See [`Touched::add`].
-    pub fn count(&mut self) -> Result<usize, WorldError> {
+    pub(super) fn count(&mut self) -> Result<usize, WorldError> {
         self.pack()?;
         Ok(self.count)
     }
 
     /// Returns whether no object is left.
-    pub fn is_empty(&self) -> bool {
+    pub(super) fn is_empty(&self) -> bool {
         self.recent.is_empty() && self.packed.is_empty()
     }
 
     /// Returns the next packed object in order of id.
-    pub fn next(&mut self) -> Option<TouchedObject> {
+    pub(super) fn next(&mut self) -> Option<TouchedObject> {
         let next = self.packed.pop();
         // The size only shrinks here, so the budget cannot be exceeded.
         self.held.force(self.bytes());

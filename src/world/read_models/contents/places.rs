@@ -10,7 +10,7 @@ use crate::world::{
     read_models::projections::{OF_THE_WORLD, ProjectedEvent, Projection},
 };
 
-pub struct Places;
+pub(super) struct Places;
 
 impl Projection for Places {
     fn name(&self) -> &'static str {

@@ -7,7 +7,7 @@ use rusqlite::{Connection, Result, params};
 use super::{OF_THE_WORLD, ProjectedEvent, Projection};
 use crate::world::rules::command::ACTOR;
 
-pub struct Activity;
+pub(super) struct Activity;
 
 impl Projection for Activity {
     fn name(&self) -> &'static str {

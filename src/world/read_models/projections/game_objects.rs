@@ -11,7 +11,7 @@ use crate::world::model::{
     game_object::NAME,
 };
 
-pub struct GameObjects;
+pub(super) struct GameObjects;
 
 impl Projection for GameObjects {
     fn name(&self) -> &'static str {

@@ -8,7 +8,7 @@ use rusqlite::{Connection, Result, params};
 use super::{OF_THE_WORLD, ProjectedEvent, Projection};
 use crate::world::model::event::WorldEvent;
 
-pub struct Inventories;
+pub(super) struct Inventories;
 
 impl Projection for Inventories {
     fn name(&self) -> &'static str {

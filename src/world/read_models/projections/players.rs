@@ -8,7 +8,7 @@ use serde_json::Value;
 use super::{ProjectedEvent, Projection};
 use crate::world::model::{event::WorldEvent, game_object::NAME};
 
-pub struct Players;
+pub(super) struct Players;
 
 impl Projection for Players {
     fn name(&self) -> &'static str {

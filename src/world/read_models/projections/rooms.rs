@@ -8,7 +8,7 @@ use serde_json::Value;
 use super::{ProjectedEvent, Projection};
 use crate::world::model::{event::WorldEvent, game_object::NAME};
 
-pub struct Rooms;
+pub(super) struct Rooms;
 
 impl Projection for Rooms {
     fn name(&self) -> &'static str {
