@@ -50,7 +50,7 @@ use layers::{Layer, Layers};
 pub use presence::{AbsentUpTo, Presence};
 pub use scan::{IndexScan, KnownLogEnd};
 use source::Hashed;
-use table::{Seed, Table, TableError};
+use table::{Seed, Table};
 pub use totals::Totals;
 pub use upkeep::Upkeep;
 pub use visit::WaitMode;

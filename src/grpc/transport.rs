@@ -20,6 +20,7 @@ pub mod connections;
 pub mod content_type;
 pub mod deferred_service;
 pub mod peer;
+pub(crate) mod read_limits;
 pub mod reads;
 pub mod write_answer;
 

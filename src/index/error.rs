@@ -2,7 +2,15 @@
 //!
 //! An error names the unusable file and the reason why it has not been rebuilt.
 
-use super::table::TableError;
+use std::path::PathBuf;
+
+/// A file that cannot be used: it is damaged, cannot be read, or has an unsupported version.
+#[derive(Debug, Clone, thiserror::Error)]
+#[error("{}: {what}", file.display())]
+pub struct TableError {
+    pub file: PathBuf,
+    pub what: String,
+}
 
 /// Why a lookup failed.
 #[derive(Debug, Clone, thiserror::Error)]

@@ -16,8 +16,8 @@ use super::{
         Entry, EventRun, IDS_FROM, StoredId, aggregate_key, event_id_in, filtered, frame_entry,
         transaction_entry, transaction_key,
     },
+    error::TableError,
     source::EntrySource,
-    table::TableError,
 };
 use crate::{
     event::{EventId, Position},

@@ -15,9 +15,10 @@ use tracing::warn;
 
 use super::{
     Continued,
+    error::TableError,
     folder::{EXTENSION, TIP},
     source,
-    table::{Table, TableError},
+    table::Table,
 };
 use crate::{
     event::{ChainHash, Position},

@@ -11,7 +11,7 @@ use super::{
         Entry, EventRun, StoredId, aggregate_in, aggregate_key, aggregates_from, id_key, position_key,
         take_frame, take_transaction, transaction_key,
     },
-    table::TableError,
+    error::TableError,
 };
 use crate::{
     event::{AggregateId, EventId, Position},

@@ -24,6 +24,7 @@ use siphasher::sip::SipHasher13;
 use super::{
     Complete, Continued, Totals,
     entry::{Entry, filtered},
+    error::TableError,
     source::EntrySource,
 };
 use crate::{event::Position, log::LogOffset};
@@ -40,14 +41,6 @@ const PAYLOAD_BYTES: usize = BLOCK_BYTES - 4;
 /// false positive per 300 absent keys.
 const FILTER_BITS: usize = 12;
 const FILTER_HASHES: u32 = 8;
-
-/// A file that cannot be used: it is damaged, cannot be read, or has an unsupported version.
-#[derive(Debug, Clone, thiserror::Error)]
-#[error("{}: {what}", file.display())]
-pub struct TableError {
-    pub file: PathBuf,
-    pub what: String,
-}
 
 /// The key of all hashes of an index. Clients choose the ids, and must not be able to choose ids
 /// whose hashes collide.

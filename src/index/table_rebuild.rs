@@ -14,7 +14,8 @@ use std::{
 use tracing::warn;
 
 use super::{
-    Index, IndexError, Layer, Layers, Table, TableError, continue_if,
+    Index, IndexError, Layer, Layers, Table, continue_if,
+    error::TableError,
     rebuild::{self, RebuildError},
 };
 

@@ -19,10 +19,11 @@ use tracing::error;
 
 use super::{
     Index, Layer,
+    error::TableError,
     memtable::Memtable,
     merge,
     source::EntrySource,
-    table::{Summary, Table, TableError, TableWriteError},
+    table::{Summary, Table, TableWriteError},
 };
 use crate::{crash_point::CrashPoint, log::Tip, refusals};
 

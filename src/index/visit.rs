@@ -5,7 +5,7 @@
 
 use std::ops::ControlFlow;
 
-use super::{Index, IndexError, source::EntrySource, table::TableError};
+use super::{Index, IndexError, error::TableError, source::EntrySource};
 
 /// The maximum number of files that one lookup rebuilds.
 const MENDED_MAX: usize = 100;

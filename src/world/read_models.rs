@@ -22,6 +22,7 @@ use tokio_util::sync::CancellationToken;
 use crate::event::Position;
 
 mod apply;
+mod checkpoint;
 pub mod contents;
 pub mod dangling_references;
 mod error;
@@ -37,13 +38,14 @@ mod tables;
 mod tests;
 
 pub use apply::Panicked;
+pub use checkpoint::Checkpoint;
 pub use error::ReadModelError;
+pub use files::all as all_files;
 use files::remove;
-pub use files::{all as all_files, remove_those_of};
 pub use problems::Problems;
 use projections::Projection;
 use tables::READER_BUSY_MAX;
-pub use tables::{Checkpoint, Durability, Tables};
+pub use tables::{Durability, Tables, remove_those_of};
 
 type Fits = Box<dyn Fn(Checkpoint) -> bool + Send + Sync>;
 

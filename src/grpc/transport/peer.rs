@@ -15,7 +15,7 @@ use tokio::{sync::Semaphore, time::Instant};
 
 use super::{
     byte_budget::Purpose,
-    reads::{DIFFERENCES_PER_CALLER_MAX, READS_PER_CALLER_MAX},
+    read_limits::{DIFFERENCES_PER_CALLER_MAX, READS_PER_CALLER_MAX},
 };
 use crate::shared_limit::Caller;
 

@@ -17,18 +17,9 @@ use tonic::Status;
 use super::{
     byte_budget::{ByteBudget, CallBytes, Purpose},
     concurrency::Admitted,
+    read_limits::{READS_MAX, READS_PER_CALLER_MAX},
 };
 use crate::grpc::status;
-
-/// The maximum number of reads in progress. They need the CPU more than the disk, and appends need
-/// it, too.
-const READS_MAX: usize = 16;
-
-/// The maximum number of reads in progress of one connection.
-pub const READS_PER_CALLER_MAX: usize = READS_MAX / 2;
-
-/// The maximum number of differences of one client that determine which objects changed.
-pub const DIFFERENCES_PER_CALLER_MAX: usize = 2;
 
 /// The memory of a read in addition to the events that it returns: data read ahead, and gaps
 /// between records.

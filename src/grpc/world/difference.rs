@@ -13,10 +13,7 @@ use super::{encode, piece};
 use crate::{
     grpc::{
         status,
-        transport::{
-            concurrency::Admitted,
-            reads::{DIFFERENCES_PER_CALLER_MAX, Reads},
-        },
+        transport::{concurrency::Admitted, read_limits::DIFFERENCES_PER_CALLER_MAX, reads::Reads},
         wire::world as wire,
     },
     world::{

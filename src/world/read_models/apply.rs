@@ -18,9 +18,9 @@ use rusqlite::{
 };
 
 use super::{
+    checkpoint::Checkpoint,
     problems::Problems,
     projections::{ProjectedEvent, Projection},
-    tables::Checkpoint,
 };
 use crate::{
     event::{Position, RecordedEvent},

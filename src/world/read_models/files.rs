@@ -95,22 +95,6 @@ pub fn remove(path: &Path) -> Result<(), ReadModelError> {
     each(path, |file, _| fs::remove_file(file))
 }
 
-/// Removes the read models of a log that was renamed. Those of other logs are left alone.
-///
-/// # Errors
-/// Returns an error if a service uses them, or if one of the files cannot be deleted.
-pub fn remove_those_of(path: &Path, log: Option<&str>) -> Result<(), ReadModelError> {
-    if log.is_none() || !path.exists() {
-        return Ok(());
-    }
-    let _claim = claim(path)?;
-    match super::tables::check_owner(path, log) {
-        Ok(()) => remove(path),
-        Err(ReadModelError::Foreign { .. } | ReadModelError::OfAnotherLog { .. }) => Ok(()),
-        Err(error) => Err(error),
-    }
-}
-
 /// Renames the file, so that data that may belong to another program is not lost.
 ///
 /// # Errors

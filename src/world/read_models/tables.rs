@@ -13,26 +13,12 @@ use rusqlite::{
 use tracing::{info, warn};
 
 use super::{
-    ReadModelError, apply,
-    files::{self, remove, set_aside},
+    Checkpoint, ReadModelError, apply,
+    files::{self, claim, remove, set_aside},
     problems::Problems,
     projections::Projection,
 };
 use crate::event::{ChainHash, Position, RecordedEvent};
-
-/// The position up to which events are in the tables, with its chain hash.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Checkpoint {
-    /// All events up to this position are included.
-    pub position: Position,
-    /// The chain hash of the event at the position.
-    pub hash: ChainHash,
-}
-
-impl Checkpoint {
-    /// Before the first event.
-    pub const START: Self = Self { position: Position(0), hash: ChainHash::START };
-}
 
 /// The tables of a set of projections in one file.
 pub struct Tables {
@@ -256,6 +242,22 @@ pub(crate) fn check_owner(path: &Path, log: Option<&str>) -> Result<(), ReadMode
         }
         Err(error) if !error.is_damage() => Err(error),
         _ => Ok(()),
+    }
+}
+
+/// Removes the read models of a log that was renamed. Those of other logs are left alone.
+///
+/// # Errors
+/// Returns an error if a service uses them, or if one of the files cannot be deleted.
+pub fn remove_those_of(path: &Path, log: Option<&str>) -> Result<(), ReadModelError> {
+    if log.is_none() || !path.exists() {
+        return Ok(());
+    }
+    let _claim = claim(path)?;
+    match check_owner(path, log) {
+        Ok(()) => remove(path),
+        Err(ReadModelError::Foreign { .. } | ReadModelError::OfAnotherLog { .. }) => Ok(()),
+        Err(error) => Err(error),
     }
 }
 
