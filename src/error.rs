@@ -68,7 +68,7 @@ pub enum Conflict {
     /// An aggregate's last event does not have the expected number.
     #[error("{aggregate}: expected sequence number {expected}, actual {actual}")]
     WrongExpectedSequence {
-        /// The first aggregate that does not meet its expectation.
+        /// An aggregate that does not meet its expectation.
         aggregate: AggregateId,
         /// The number that the client expects its last event to have.
         expected: SequenceNumber,

@@ -209,7 +209,7 @@ pub enum NameError {
     /// The text is empty.
     #[error("must not be empty")]
     Empty,
-    /// The text is longer than [`NAME_BYTES_MAX`].
+    /// The text is longer than `max`: [`NAME_BYTES_MAX`], or a lower limit of the configuration.
     #[error("has {bytes} bytes; at most {max} are allowed")]
     TooLong {
         /// The length of the text, in bytes.

@@ -110,9 +110,9 @@ impl Tip {
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[error("{file}: damaged at byte {offset}: {what} (stop the service and run `aethyr-event-store repair`)")]
 pub struct Damage {
-    /// The path of the file.
+    /// The path of the file, or the number of its segment.
     pub file: String,
-    /// The byte offset in the file; 0 if the file is missing.
+    /// The byte offset in the file; 0 if the damage concerns the whole file.
     pub offset: u64,
     /// What is wrong there.
     pub what: &'static str,
@@ -127,7 +127,7 @@ pub enum ReadError {
     /// The operating system reported an error.
     #[error("{file}: {source}")]
     Io {
-        /// The path of the file, or the number of its segment.
+        /// The path of the file or of its directory, or the number of its segment.
         file: String,
         /// The error of the operating system.
         source: io::Error,
@@ -164,7 +164,7 @@ pub enum OpenError {
     /// A file cannot be read or written.
     #[error("{path}: {source}")]
     Io {
-        /// The path of the file or of its directory.
+        /// The file or directory, as the message names it.
         path: String,
         /// The error of the operating system.
         source: io::Error,

@@ -117,7 +117,7 @@ pub struct EventStore {
     pub counters: Arc<Counters>,
     /// Whether writes are allowed at all.
     pub event_sourcing: EventSourcing,
-    /// When the store was created, at the start of the service.
+    /// When the store was created: at the start of the service, or when its log was opened again.
     pub started_at: Timestamp,
 }
 

@@ -13,7 +13,7 @@ use serde::{Deserialize, Serialize};
 use super::ConfigError;
 use crate::{event::NAME_BYTES_MAX, secret::Secret};
 
-/// The section `server`: the network interface, and the mode of files.
+/// The section `server`: the gRPC server, and the mode of files.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct ServerConfig {
@@ -281,7 +281,7 @@ pub struct LimitsConfig {
     pub disk_free_min: u64,
     /// The maximum number of open streams.
     pub streams_open_max: usize,
-    /// The maximum number of calls in progress, including streams but not health checks.
+    /// The maximum number of calls in progress, including streams but not `Check` of health.
     pub concurrent_calls_max: usize,
     /// The memory in bytes for arriving requests, reads in progress and unread responses.
     pub call_bytes_max: usize,

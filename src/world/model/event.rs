@@ -152,7 +152,7 @@ pub enum EventError {
     Misfit {
         /// The line in the data, from 1.
         line: usize,
-        /// The column in that line, from 1.
+        /// The bytes of that line up to where the mismatch was found.
         column: usize,
     },
     /// JSON cannot represent the data, for example an infinite number.
@@ -235,7 +235,7 @@ impl WorldEvent {
         let tagged = format!("{{\"{event_type}\":{data}}}");
         serde_json::from_str(&tagged).map_err(|error| match error.classify() {
             serde_json::error::Category::Data => {
-                // The tag stands before the first line.
+                // The tag precedes the data on the first line.
                 let tag = if error.line() == 1 { event_type.len().saturating_add(4) } else { 0 };
                 EventError::Misfit { line: error.line(), column: error.column().saturating_sub(tag) }
             }
