@@ -192,7 +192,7 @@ pub enum Unavailable {
     FirstContact,
     /// ImmuDB has a history that this service may not continue, and the local log is empty.
     EmptyLog,
-    /// The time is not known. See [`crate::clock`].
+    /// The time is not known. See `crate::clock`.
     Clock,
     /// The local disk rejected the write, and no part of it remains.
     NotWritten,

@@ -16,21 +16,21 @@
 //! - [`config`] reads the configuration, and [`telemetry`] writes the log lines.
 //! - [`grpc`] turns requests into values of [`event`], and results into messages.
 //! - [`store`] defines what each call means, and [`history`] reads stored events.
-//! - [`sequencer`] checks, numbers and stores appends in groups, at the time given by [`clock`].
+//! - [`sequencer`] checks, numbers and stores appends in groups, at the time given by `clock`.
 //! - [`log`] stores the groups, [`index`] finds their records again, and [`storage`] opens both.
-//! - [`replication`] carries the log into ImmuDB, over [`immudb`], with the delays of [`retry`].
+//! - `replication` carries the log into ImmuDB, over [`immudb`], with the delays of `retry`.
 //! - [`event_files`] writes the events that ImmuDB does not have yet as readable files.
 //! - [`world`] is the game world on top of the store: commands, aggregates, projections. No module
 //!   of the store depends on it.
 //!
 //! Modules that the others share:
 //!
-//! - [`error`] has the errors of the store, and [`refusals`] counts rejected calls and logs each
+//! - [`error`] has the errors of the store, and `refusals` counts rejected calls and logs each
 //!   reason at most once a minute.
-//! - [`shared_limit`] has limits that no single client can use up.
-//! - [`stats`] has the counters, and [`progress`] reports long operations.
-//! - [`printable`] and [`secret`] keep unsafe text and passwords out of terminals and logs.
-//! - [`threads`] starts named threads and lowers the priority of those whose work may wait.
+//! - `shared_limit` has limits that no single client can use up.
+//! - `stats` has the counters, and `progress` reports long operations.
+//! - `printable` and [`secret`] keep unsafe text and passwords out of terminals and logs.
+//! - `threads` starts named threads and lowers the priority of those whose work may wait.
 //! - [`crash_point`] names points at which a test can abort the process. `fuzzing` has the entry
 //!   points of the fuzz targets, and exists only with the feature of that name.
 //!

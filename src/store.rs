@@ -73,7 +73,7 @@ pub struct Figures {
     pub pending_events: u64,
     /// The snapshots that ImmuDB does not have yet; 0 if none is configured.
     pub pending_snapshots: u64,
-    /// In seconds: see [`crate::clock::EventClock::difference`].
+    /// In seconds: see `EventClock::difference`.
     pub clock_difference: f64,
     /// How far in the future the newest event was recorded, in seconds.
     pub recorded_ahead: f64,
