@@ -1,8 +1,8 @@
 //! Paths in the project and in cargo's target directory.
 //!
-//! Cargo passes the paths of the program and of the target directory only to the test programs,
-//! when it compiles them. Here they are derived from the path of the running test program, which is
-//! `<target>/<profile>/deps/<name>`. Benchmarks are in the same place.
+//! Cargo passes the path of the target directory only to the test programs, when it compiles them.
+//! Older versions do so with the path of the program as well. Here, both are derived from the path
+//! of the running test or benchmark, which is `<target>/<profile>/deps/<name>`.
 
 use std::{
     env, fs,
@@ -17,8 +17,8 @@ pub(crate) fn root() -> &'static Path {
 /// Returns the path of the service's program.
 pub(crate) fn program() -> PathBuf {
     // Newer versions of cargo say where it is.
-    let told = env::var_os("CARGO_BIN_EXE_aethyr-event-store").map(PathBuf::from);
-    let program = told.unwrap_or_else(|| profile().join("aethyr-event-store"));
+    let given = env::var_os("CARGO_BIN_EXE_aethyr-event-store").map(PathBuf::from);
+    let program = given.unwrap_or_else(|| profile().join("aethyr-event-store"));
     assert!(program.is_file(), "{} does not exist; cargo builds it with the tests", program.display());
     program
 }
