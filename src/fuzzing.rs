@@ -15,7 +15,7 @@ pub use crate::{
 use crate::{
     event::{
         ChainHash, Position, RecordedEvent, Snapshot,
-        record::{self, StoredEvent},
+        record::{self, RecordHead, StoredEvent},
     },
     event_files::format,
     immudb::{self, Transaction},
@@ -43,6 +43,7 @@ pub fn records(bytes: &[u8]) {
         let mut sent = Vec::new();
         stored.put_recorded(&mut sent);
         assert_eq!(sent.len(), stored.recorded_bytes());
+        assert_eq!(RecordHead::of(&bytes), Some(stored.head()), "its first fields");
     }
     if let Ok(snapshot) = record::decode_snapshot(bytes.clone()) {
         let encoded = record::encode_snapshot(snapshot.clone());

@@ -1,8 +1,9 @@
 //! Reads stored events: by aggregate, by position, and from a position on.
 //!
 //! Everything is verified when it is read: each record against the hash stored with it, the
-//! sequence numbers of an aggregate for gaps, and the chain hash along the global order. Reading
-//! never depends on the network.
+//! sequence numbers of an aggregate for gaps, and the chain hash along the global order. Records
+//! that a reader of the order skips are verified by the checksum of their frame only. Reading never
+//! depends on the network.
 
 use std::{ops::RangeInclusive, sync::Arc};
 

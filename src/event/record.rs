@@ -18,7 +18,7 @@ use super::{
 
 mod stored;
 
-pub use stored::StoredEvent;
+pub use stored::{RecordHead, StoredEvent};
 
 mod wire {
     #![allow(clippy::all, clippy::too_many_lines, missing_docs, unreachable_pub, reason = "generated")]

@@ -89,6 +89,20 @@ fn a_damaged_record_is_an_error_or_another_event_but_never_a_panic() {
     assert!(decode(Bytes::from_static(b"nothing of ours"), ChainHash::START).is_err());
 }
 
+#[test]
+fn a_record_whose_fields_are_out_of_order_is_not_accepted() {
+    let one = event("room-1");
+    let bytes = encode(&one, numbers(1, 1), ContentDigest::of(&one));
+    let head = RecordHead::of(&bytes).unwrap();
+    assert_eq!(head.aggregate_id, b"room-1");
+    assert_eq!((head.aggregate_type, head.event_type), (&b"Room"[..], &b"RoomCreated"[..]));
+    assert_eq!(StoredEvent::new(bytes.clone(), ChainHash::START).unwrap().head(), head);
+    // Another aggregate type, which a reader of the first fields would not see.
+    let other = [&bytes[..], &[3 << 3 | 2, 5], b"Other"].concat();
+    assert_eq!(RecordHead::of(&other), Some(head));
+    assert!(StoredEvent::new(other.into(), ChainHash::START).is_err());
+}
+
 proptest! {
     #[test]
     fn a_record_comes_back_as_it_was_and_encodes_to_the_same_bytes(
@@ -103,6 +117,9 @@ proptest! {
             let hash = ChainHash::START.chain(&bytes);
             let back = decode(bytes.clone(), hash).unwrap();
             prop_assert_eq!(&back.event, &one);
+            let stored = StoredEvent::new(bytes.clone(), hash).unwrap();
+            prop_assert_eq!(RecordHead::of(&bytes), Some(stored.head()));
+            prop_assert_eq!(stored.aggregate_id(), one.aggregate_id.as_str().as_bytes());
             prop_assert_eq!((back.sequence.0, back.position.0, back.digest, back.hash), (sequence, position, digest, hash));
             prop_assert_eq!(encode_recorded(&back), bytes);
         }

@@ -281,6 +281,16 @@ pub(super) fn go_on(checksum: u32, bytes: &[u8]) -> u32 {
     crc32c::crc32c_append(checksum, bytes)
 }
 
+/// Splits the entry at the start of `bytes` from what follows it: its record, the hash after it,
+/// and the rest. The hash is not checked.
+pub(super) fn split_entry(bytes: &[u8]) -> Option<(&[u8], ChainHash, &[u8])> {
+    let (length, rest) = bytes.split_first_chunk()?;
+    let length = usize::try_from(u32::from_le_bytes(*length)).ok()?;
+    let (record, rest) = rest.split_at_checked(length)?;
+    let (hash, rest) = rest.split_first_chunk()?;
+    Some((record, ChainHash(*hash), rest))
+}
+
 /// Parses an entry if the hash before it is known.
 pub(super) fn entry_after(mut bytes: Bytes, previous: ChainHash) -> Option<(Bytes, ChainHash)> {
     take_entry(&mut bytes, previous, 0).map(|record| (record.bytes, record.hash))

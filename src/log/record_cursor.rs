@@ -3,9 +3,10 @@
 //! However large a frame is, only a small part of it is in memory, and between two reads the caller
 //! can release even that.
 //!
-//! Everything is checked as [`Cursor`] does it. A frame that fits into the buffer is checked before
-//! the first of its records is returned. A larger frame is checked on the way: each record against
-//! the hash chain, and the frame's checksum at its end.
+//! Everything is checked as [`Cursor`] does it, except records that the caller does not want. A
+//! frame that fits into the buffer is checked before the first of its records is returned or
+//! skipped. A larger frame is checked on the way: each record against the hash chain, and the
+//! frame's checksum at its end.
 
 use std::sync::Arc;
 
@@ -27,8 +28,12 @@ const APPEND_HEAD_BYTES: usize = 8 + 4 + HASH_BYTES;
 pub struct RecordCursor {
     segments: Arc<Segments>,
     at: CursorState,
+    /// The segment that was read last, and its number.
+    file: Option<(u32, Arc<segment::Segment>)>,
     /// The bytes of the current segment from `at` on.
     buffer: Bytes,
+    /// Up to this offset, the buffer has only frames whose checksums were checked.
+    checked_until: u64,
     /// The previous segment and its length, until an append of the current segment was read.
     behind: Option<(Arc<segment::Segment>, u64)>,
 }
@@ -62,8 +67,9 @@ struct OpenFrame {
 pub enum CursorItem {
     /// The next record of an append.
     Record(FoundRecord),
-    /// A frame without events, and its length in bytes.
-    Other(u64),
+    /// The number of bytes that were skipped: records that are not wanted, or a frame without
+    /// events.
+    Skipped(u64),
 }
 
 /// A record that has not been taken yet.
@@ -82,11 +88,18 @@ pub struct FoundRecord {
     after: CursorState,
 }
 
+/// The frame that begins at the current offset.
+enum OpenedFrame {
+    Append(OpenFrame),
+    /// A frame without events. It was skipped, and this is its length in bytes.
+    Skipped(u64),
+}
+
 impl RecordCursor {
     /// Creates a cursor at the start of a frame. The next append must begin with position `first`.
     pub fn at(segments: Arc<Segments>, place: LogOffset, first: Position) -> Self {
         let at = CursorState { place, expected: Some((first, None)), open: None };
-        Self { segments, at, buffer: Bytes::new(), behind: None }
+        Self { segments, at, file: None, buffer: Bytes::new(), checked_until: 0, behind: None }
     }
 
     /// Returns the offset from which the next record is read.
@@ -94,7 +107,14 @@ impl RecordCursor {
         self.at.place
     }
 
-    /// Whether some records of an append were taken, and others were not.
+    /// Returns the position of the last record that was taken or skipped, and the chain hash up to
+    /// and including it.
+    pub fn last(&self) -> Option<(Position, ChainHash)> {
+        let (next, hash) = self.at.expected?;
+        Some((Position(next.0.saturating_sub(1)), hash?))
+    }
+
+    /// Whether some records of an append were taken or skipped, and others were not.
     pub fn is_within_append(&self) -> bool {
         self.at.open.is_some_and(|open| open.begun)
     }
@@ -102,6 +122,7 @@ impl RecordCursor {
     /// Releases the buffer. The next read goes to the disk again.
     pub fn forget(&mut self) {
         self.buffer = Bytes::new();
+        self.checked_until = 0;
     }
 
     /// Moves past a record that was found.
@@ -111,56 +132,92 @@ impl RecordCursor {
         self.skip_buffered(bytes);
     }
 
-    /// Returns the next record before `end`, or a frame without events, or `None` if there is
-    /// neither. A record stays the next one until it is taken.
+    /// Returns the next record before `end`. Skips a frame without events instead, if that is what
+    /// comes next. Returns `None` if there is neither. A record stays the next one until it is
+    /// taken.
     ///
     /// # Errors
     /// Returns an error if the log is damaged or cannot be read.
     pub fn find(&mut self, end: LogOffset) -> Result<Option<CursorItem>, ReadError> {
+        self.find_wanted(end, |_, _| true)
+    }
+
+    /// Same as [`RecordCursor::find`], but also skips records that `is_wanted` rejects by their
+    /// position and bytes.
+    ///
+    /// A skipped record is not hashed. The checksum of its frame, which was checked before, covers
+    /// all of its bytes, and its hash would cost more than everything else that is done with it.
+    /// Records of a frame that is not checked as a whole are returned even if they are not wanted.
+    ///
+    /// # Errors
+    /// Returns an error if the log is damaged or cannot be read.
+    pub fn find_wanted(
+        &mut self,
+        end: LogOffset,
+        is_wanted: impl Fn(Position, &[u8]) -> bool,
+    ) -> Result<Option<CursorItem>, ReadError> {
         while self.at.place < end {
             let file = self.file()?;
-            if let Some(open) = self.at.open {
-                return self.record(&file, open).map(|found| Some(CursorItem::Record(found)));
-            }
-            let mut limit = end.offset;
-            if self.at.place.segment < end.segment {
-                limit = file.length().map_err(|source| file.io_error(source))?;
-                if self.at.place.offset > limit {
-                    return Err(file.damage(limit, CUT).into());
+            let open = match self.at.open {
+                Some(open) => open,
+                None => {
+                    let Some(limit) = self.limit(&file, end)? else { continue };
+                    match self.open(&file, limit)? {
+                        OpenedFrame::Append(open) => open,
+                        OpenedFrame::Skipped(bytes) => return Ok(Some(CursorItem::Skipped(bytes))),
+                    }
                 }
-                if self.at.place.offset == limit {
-                    self.behind = Some((file, limit));
-                    let segment = self.at.place.segment.saturating_add(1);
-                    self.at.place = LogOffset { segment, offset: segment::HEADER_BYTES };
-                    self.forget();
-                    continue;
-                }
-            }
-            if let Some(bytes) = self.open(&file, limit)? {
-                return Ok(Some(CursorItem::Other(bytes)));
-            }
+            };
+            return match self.skip(&file, open, &is_wanted)? {
+                0 => self.record(&file, open).map(|found| Some(CursorItem::Record(found))),
+                bytes => Ok(Some(CursorItem::Skipped(bytes))),
+            };
         }
         Ok(None)
     }
 
-    /// Opens the frame that begins here. A frame without events is checked and skipped, and its
-    /// length is returned.
-    fn open(&mut self, file: &Arc<segment::Segment>, limit: u64) -> Result<Option<u64>, ReadError> {
+    /// Returns the end of the bytes that may be read in the current segment. At the end of a
+    /// segment that is not the last, moves to the next one, and returns `None`.
+    fn limit(&mut self, file: &Arc<segment::Segment>, end: LogOffset) -> Result<Option<u64>, ReadError> {
+        let place = self.at.place;
+        if place.segment >= end.segment {
+            return Ok(Some(end.offset));
+        }
+        let length = file.length().map_err(|source| file.io_error(source))?;
+        if place.offset > length {
+            return Err(file.damage(length, CUT).into());
+        }
+        if place.offset < length {
+            return Ok(Some(length));
+        }
+        self.behind = Some((file.clone(), length));
+        let segment = place.segment.saturating_add(1);
+        self.at.place = LogOffset { segment, offset: segment::HEADER_BYTES };
+        self.forget();
+        Ok(None)
+    }
+
+    /// Opens the frame that begins here. A frame without events is checked and skipped.
+    fn open(&mut self, file: &segment::Segment, limit: u64) -> Result<OpenedFrame, ReadError> {
         let start = self.at.place.offset;
         self.want(file, HEADER_BYTES, limit)?;
         let header = Header::parse(&self.buffer).map_err(|what| file.damage(start, what))?;
         let end = start.saturating_add(header.frame_bytes() as u64);
-        if end > limit || !header.is_append() {
-            return self.whole_frame(limit).map(Some);
+        if end > limit {
+            return self.whole_frame(limit).map(OpenedFrame::Skipped);
+        }
+        if !header.is_append() {
+            return self.skip_other(file, header.frame_bytes(), limit).map(OpenedFrame::Skipped);
         }
         let head = HEADER_BYTES.saturating_add(APPEND_HEAD_BYTES);
         self.want(file, header.frame_bytes().min(CHUNK_BYTES).max(head), limit)?;
-        let whole = self.buffer.len() >= header.frame_bytes();
+        let whole = self.buffer.get(..header.frame_bytes());
+        if whole.is_some_and(|bytes| frame::check(file.salt(), start, bytes).is_err()) {
+            return Err(self.damage(file, start));
+        }
+        let whole = whole.is_some();
         if whole {
-            let bytes = self.buffer.slice(..header.frame_bytes());
-            if frame::check(file.salt(), start, &bytes).is_err() {
-                return Err(self.damage(file, start));
-            }
+            self.checked_until = end;
         }
         let Some(mut fields) = self.buffer.get(HEADER_BYTES..head) else {
             return Err(self.damage(file, start));
@@ -185,7 +242,7 @@ impl RecordCursor {
         } else {
             frame::begin_checksum(file.salt(), start, self.buffer.get(..head).unwrap_or_default())
         };
-        self.at.open = Some(OpenFrame {
+        let open = OpenFrame {
             start,
             end,
             records_left: count,
@@ -193,13 +250,53 @@ impl RecordCursor {
             next: first,
             hash: previous,
             checksum,
-        });
+        };
+        self.at.open = Some(open);
         self.at.place.offset = start.saturating_add(head as u64);
         self.buffer.advance(head);
-        Ok(None)
+        Ok(OpenedFrame::Append(open))
     }
 
-    fn record(&mut self, file: &Arc<segment::Segment>, open: OpenFrame) -> Result<FoundRecord, ReadError> {
+    /// Skips the next records of a frame that are not wanted, if the buffer has them as they were
+    /// when the frame was checked. Returns their length in bytes.
+    fn skip(
+        &mut self,
+        file: &segment::Segment,
+        mut open: OpenFrame,
+        is_wanted: impl Fn(Position, &[u8]) -> bool,
+    ) -> Result<u64, ReadError> {
+        let place = self.at.place;
+        let length = usize::try_from(open.end.saturating_sub(place.offset)).unwrap_or(usize::MAX);
+        let left = self.buffer.get(..length).filter(|_| open.end <= self.checked_until);
+        let Some(mut left) = left else { return Ok(0) };
+        while open.records_left > 0 {
+            let Some((record, hash, behind)) = frame::split_entry(left) else {
+                return Err(self.damage(file, open.start));
+            };
+            if is_wanted(open.next, record) {
+                break;
+            }
+            open.records_left = open.records_left.saturating_sub(1);
+            (open.begun, open.next, open.hash) = (true, open.next.next(), hash);
+            left = behind;
+        }
+        let is_ended = open.records_left == 0;
+        if is_ended && !left.is_empty() {
+            return Err(self.damage(file, open.start));
+        }
+        let skipped = length.saturating_sub(left.len());
+        if skipped > 0 {
+            self.at = CursorState {
+                place: LogOffset { offset: place.offset.saturating_add(skipped as u64), ..place },
+                expected: Some((open.next, Some(open.hash))),
+                open: (!is_ended).then_some(open),
+            };
+            self.buffer.advance(skipped);
+        }
+        Ok(skipped as u64)
+    }
+
+    fn record(&mut self, file: &segment::Segment, open: OpenFrame) -> Result<FoundRecord, ReadError> {
         let offset = self.at.place.offset;
         self.want(file, LENGTH_BYTES, open.end)?;
         let length = self.buffer.get(..LENGTH_BYTES).map_or(0, |mut length| length.get_u32_le());
@@ -258,6 +355,21 @@ impl RecordCursor {
         self.buffer.advance(bytes);
     }
 
+    /// Checks the frame without events at the current offset, and moves past it. Returns its
+    /// length.
+    fn skip_other(&mut self, file: &segment::Segment, bytes: usize, limit: u64) -> Result<u64, ReadError> {
+        // Such frames are many and small, so they are not read again.
+        if bytes <= CHUNK_BYTES {
+            self.want(file, bytes, limit)?;
+            if frame::parse(file.salt(), self.at.place.offset, &self.buffer).is_ok() {
+                self.at.place.offset = self.at.place.offset.saturating_add(bytes as u64);
+                self.buffer.advance(bytes);
+                return Ok(bytes as u64);
+            }
+        }
+        self.whole_frame(limit)
+    }
+
     /// Reads the whole frame at the current offset, and moves past it.
     fn whole_frame(&mut self, limit: u64) -> Result<u64, ReadError> {
         let start = self.at.place;
@@ -284,11 +396,21 @@ impl RecordCursor {
         }
     }
 
-    fn file(&self) -> Result<Arc<segment::Segment>, ReadError> {
+    /// Returns the current segment. It is looked up only when the cursor enters it, because readers
+    /// that look it up for each record contend for the lock of all segments.
+    fn file(&mut self) -> Result<Arc<segment::Segment>, ReadError> {
         let segment = self.at.place.segment;
-        self.segments
+        if let Some((number, file)) = &self.file
+            && *number == segment
+        {
+            return Ok(file.clone());
+        }
+        let file = self
+            .segments
             .file(segment)
-            .map_err(|source| ReadError::Io { file: format!("segment {segment}"), source })
+            .map_err(|source| ReadError::Io { file: format!("segment {segment}"), source })?;
+        self.file = Some((segment, file.clone()));
+        Ok(file)
     }
 }
 

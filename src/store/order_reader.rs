@@ -5,7 +5,10 @@ use std::collections::HashSet;
 
 use crate::{
     error::{FailedPrecondition, StoreError},
-    event::{ChainHash, Position, Timestamp, record::StoredEvent},
+    event::{
+        ChainHash, Position, Timestamp,
+        record::{RecordHead, StoredEvent},
+    },
     history::{History, HistoryError},
     log::{CursorItem, RecordCursor, Tip},
 };
@@ -46,10 +49,20 @@ impl Filter {
             || recorded_until.is_some()
     }
 
+    /// Returns whether the filter may let a record through, judging by its first fields. Bytes that
+    /// are not a record pass here, so that they are reported when they are read.
+    fn may_let_through(&self, record: &[u8]) -> bool {
+        RecordHead::of(record).is_none_or(|head| self.lets_head_through(head))
+    }
+
+    fn lets_head_through(&self, head: RecordHead<'_>) -> bool {
+        (self.aggregate_types.is_empty() || self.aggregate_types.contains(head.aggregate_type))
+            && (self.event_types.is_empty() || self.event_types.contains(head.event_type))
+            && head.aggregate_id.starts_with(self.aggregate_id_prefix.as_bytes())
+    }
+
     fn lets_through(&self, event: &StoredEvent) -> bool {
-        (self.aggregate_types.is_empty() || self.aggregate_types.contains(event.aggregate_type()))
-            && (self.event_types.is_empty() || self.event_types.contains(event.event_type()))
-            && event.aggregate_id().starts_with(self.aggregate_id_prefix.as_bytes())
+        self.lets_head_through(event.head())
             && (self.correlation_id.is_empty() || event.correlation_id() == self.correlation_id.as_bytes())
             && self.recorded_from.is_none_or(|from| event.recorded_at >= from)
             && self.recorded_until.is_none_or(|until| event.recorded_at <= until)
@@ -142,14 +155,23 @@ impl OrderReader {
 
     fn read(&mut self, tip: Tip, bytes_max: usize) -> Result<OrderChunk, StoreError> {
         const LOOKED_AT_BYTES: u64 = 8 * 1024 * 1024;
-        let selective = self.filter.is_selective();
+        let (filter, from) = (&self.filter, self.from);
+        let selective = filter.is_selective();
+        // A reader may want very few of the events. The others are recognized before they are
+        // hashed, decoded or copied.
+        let is_wanted = |position: Position, record: &[u8]| {
+            position >= from && (!selective || filter.may_let_through(record))
+        };
         let (mut events, mut bytes, mut looked_at) = (Vec::new(), 0usize, 0u64);
         let mut at_end = false;
         while bytes < bytes_max && looked_at < LOOKED_AT_BYTES {
-            let found = match self.records.find(tip.end).map_err(HistoryError::from)? {
+            let found = match self.records.find_wanted(tip.end, is_wanted).map_err(HistoryError::from)? {
                 Some(CursorItem::Record(found)) => found,
-                Some(CursorItem::Other(other)) => {
-                    looked_at = looked_at.saturating_add(other);
+                Some(CursorItem::Skipped(skipped)) => {
+                    looked_at = looked_at.saturating_add(skipped);
+                    if let Some(last) = self.records.last().filter(|(position, _)| *position >= from) {
+                        (self.reached, self.hash) = last;
+                    }
                     continue;
                 }
                 None => {
@@ -160,14 +182,14 @@ impl OrderReader {
             let length = u64::from(found.place.length);
             let event = StoredEvent::new(found.bytes.clone(), found.hash)
                 .map_err(|source| HistoryError::Record { place: found.place, source })?;
-            let matches = event.position >= self.from && self.filter.lets_through(&event);
+            let matches = event.position >= from && filter.lets_through(&event);
             let bytes_with = bytes.saturating_add(event.recorded_bytes());
             if matches && !events.is_empty() && bytes_with > bytes_max {
                 break;
             }
             self.records.take(&found);
             looked_at = looked_at.saturating_add(length);
-            if event.position < self.from {
+            if event.position < from {
                 continue;
             }
             (self.reached, self.hash) = (event.position, event.hash);

@@ -1,15 +1,19 @@
-//! Tests of the store over a sequencer whose admission is held up, so that a retry arrives while
-//! the first attempt is still in progress.
+//! Tests of the store over a sequencer: a retry that arrives while the first attempt is held up in
+//! admission, and reads with a filter.
 
-use std::sync::{Mutex, mpsc};
+use std::{
+    fs,
+    sync::{Mutex, mpsc},
+};
 
-use tempfile::tempdir;
+use tempfile::{TempDir, tempdir};
 
 use super::*;
 use crate::{
     error::Limit,
+    event::{ContentDigest, NewEvent},
     replication::{PendingLimits, state::State},
-    sequencer::tests::{Running, in_folder, one_event, start_admitting},
+    sequencer::tests::{Running, in_folder, one_event, start, start_admitting},
 };
 
 /// Returns a store that accepts this many events that ImmuDB does not have.
@@ -21,6 +25,78 @@ pub(crate) fn store_over(running: &Running, state: State, pending_events_max: u6
     let replication = Arc::new(ReplicationStatus::new(state, forwarded, place, false, limits));
     let sequencer = running.sequencer.clone();
     EventStore::new(sequencer, replication, history, Arc::default(), EventSourcing::Enabled)
+}
+
+/// Returns a store without ImmuDB.
+pub(crate) fn local_store(running: &Running) -> EventStore {
+    store_over(running, State::LocalOnly, u64::MAX)
+}
+
+/// Returns an append with one event for each of these aggregate types. The aggregate `of T` is the
+/// one of the type `T`.
+pub(crate) fn of_types(types: &[&str]) -> Append {
+    let event = |aggregate_type: &&str| {
+        let (event, _) = one_event(&format!("of {aggregate_type}")).events.remove(0);
+        let event = NewEvent { aggregate_type: (*aggregate_type).into(), ..event };
+        let digest = ContentDigest::of(&event);
+        (event, digest)
+    };
+    Append { events: types.iter().map(event).collect(), expected: Vec::new() }
+}
+
+/// Changes one byte of the log, where `text` occurs last.
+pub(crate) fn damage_log(folder: &TempDir, text: &str) {
+    let path = folder.path().join("log/0000000001.segment");
+    let mut bytes = fs::read(&path).unwrap();
+    let last = bytes.windows(text.len()).rposition(|bytes| bytes == text.as_bytes()).unwrap();
+    bytes[last] ^= 1;
+    fs::write(&path, bytes).unwrap();
+}
+
+fn only(aggregate_type: &str) -> Filter {
+    Filter { aggregate_types: [aggregate_type.as_bytes().to_vec()].into(), ..Filter::default() }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_reader_knows_how_far_it_is_although_its_filter_leaves_events_out() {
+    let folder = tempdir().unwrap();
+    let running = start(&in_folder(&folder));
+    let store = local_store(&running);
+    for types in [&["Quest", "Quest"][..], &["Quest", "Room", "Quest", "Room", "Quest"], &["Quest"]] {
+        store.append(of_types(types)).await.unwrap();
+    }
+    let tip = store.tip();
+    for (bytes_max, chunks) in [(1, 3), (usize::MAX, 1)] {
+        let mut reader = store.read(OrderStart::At(Position(1)), only("Room")).unwrap();
+        let mut positions = Vec::new();
+        for chunk in 1..=chunks {
+            let read = reader.next(tip, bytes_max).unwrap();
+            positions.extend(read.events.iter().map(|event| event.position.0));
+            assert_eq!(read.hash, store.history().locate(read.reached, tip).unwrap().hash);
+            assert_eq!(read.at_end, chunk == chunks);
+            assert_eq!(reader.is_within_append(), chunk != chunks);
+        }
+        assert_eq!(positions, [4, 6]);
+        assert_eq!(reader.reached(), tip.position);
+    }
+    running.sequencer.stop().await;
+    assert!(tokio::task::spawn_blocking(|| running.thread.join()).await.unwrap());
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_damaged_event_is_reported_to_readers_whose_filter_leaves_it_out_too() {
+    let folder = tempdir().unwrap();
+    let running = start(&in_folder(&folder));
+    let store = local_store(&running);
+    store.append(of_types(&["Room", "Quest", "Room"])).await.unwrap();
+    damage_log(&folder, "of Quest");
+    for filter in [only("Room"), only("Quest"), only("Player"), Filter::default()] {
+        let mut reader = store.read(OrderStart::At(Position(1)), filter).unwrap();
+        let failed = reader.next(store.tip(), usize::MAX).unwrap_err();
+        assert!(matches!(failed, StoreError::Damaged(_)), "{failed:?}");
+    }
+    running.sequencer.stop().await;
+    assert!(tokio::task::spawn_blocking(|| running.thread.join()).await.unwrap());
 }
 
 #[tokio::test(flavor = "multi_thread")]

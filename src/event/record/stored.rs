@@ -58,9 +58,14 @@ impl StoredEvent {
             correlation_id: 0..0,
         };
         let mut fields = WireFields { bytes: &record, at: 0 };
+        let mut last = 0;
         loop {
             let start = fields.at;
             let Some(field) = fields.next()? else { break };
+            if field.number < last {
+                return Err(not("fields are out of order"));
+            }
+            last = field.number;
             match (field.number, field.value) {
                 (2, Value::Bytes(range)) => event.aggregate_id = range,
                 (3, Value::Bytes(range)) => event.aggregate_type = range,
@@ -70,7 +75,6 @@ impl StoredEvent {
                 (12, Value::Number(number)) => event.position = Position(number),
                 (13, Value::Bytes(range)) => event.recorded_at = timestamp(slice(&record, &range))?,
                 (INTERNAL_FROM.., _) => event.visible = event.visible.min(start),
-                (..INTERNAL_FROM, _) if event.visible < start => return Err(not("fields are out of order")),
                 (..INTERNAL_FROM, _) => {}
             }
         }
@@ -86,6 +90,15 @@ impl StoredEvent {
     #[must_use]
     pub fn detached(self) -> Self {
         Self { record: Bytes::copy_from_slice(&self.record), ..self }
+    }
+
+    /// Returns the fields at the start of the record.
+    pub fn head(&self) -> RecordHead<'_> {
+        RecordHead {
+            aggregate_id: self.aggregate_id(),
+            aggregate_type: self.aggregate_type(),
+            event_type: self.event_type(),
+        }
     }
 
     /// Returns the aggregate id as bytes, which are not validated.
@@ -136,6 +149,39 @@ impl StoredEvent {
         out.put_slice(slice(&self.record, &(0..self.visible)));
         out.put_slice(&HASH_FIELD);
         out.put_slice(&self.hash.0);
+    }
+}
+
+/// The fields at the start of a record: the aggregate and the types. Most readers can tell from
+/// them whether they want the event.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct RecordHead<'r> {
+    /// The aggregate id as bytes, which are not validated.
+    pub aggregate_id: &'r [u8],
+    /// The aggregate's type as bytes, which are not validated.
+    pub aggregate_type: &'r [u8],
+    /// The event's type as bytes, which are not validated.
+    pub event_type: &'r [u8],
+}
+
+impl<'r> RecordHead<'r> {
+    /// Reads the start of a record. Returns `None` if the bytes are not a record.
+    ///
+    /// The rest of the record cannot have other values for these fields, because
+    /// [`StoredEvent::new`] accepts only fields in ascending order.
+    pub fn of(record: &'r [u8]) -> Option<Self> {
+        let mut head = Self::default();
+        let mut fields = WireFields { bytes: record, at: 0 };
+        while let Some(field) = fields.next().ok()? {
+            match (field.number, field.value) {
+                (2, Value::Bytes(range)) => head.aggregate_id = slice(record, &range),
+                (3, Value::Bytes(range)) => head.aggregate_type = slice(record, &range),
+                (4, Value::Bytes(range)) => head.event_type = slice(record, &range),
+                (..=4, _) => {}
+                (5.., _) => break,
+            }
+        }
+        Some(head)
     }
 }
 

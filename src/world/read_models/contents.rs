@@ -33,7 +33,7 @@ use crate::{
 
 mod places;
 
-/// The pause before new events are applied without a query.
+/// The longest pause before new events are applied without a query.
 const EVERY: Duration = Duration::from_secs(1);
 
 /// The name of the file, in the directory of the world's internal data.
@@ -42,6 +42,10 @@ const FILE: &str = "contents.sqlite";
 const KEY: &str = "world.states_path";
 /// The name that problem reports use.
 const NAME: &str = "the container table";
+
+/// The backlog of events that is applied before the pause is over, so that few queries find one
+/// that they do not wait for.
+const BEHIND_SOON: u64 = 1_000;
 
 /// The largest backlog of events that a query waits for.
 const BEHIND_MAX: u64 = 10_000;
@@ -80,20 +84,26 @@ impl ContainerTable {
         &self.rows
     }
 
+    /// Applies events that no query has applied. Runs at normal priority, unlike the projector:
+    /// commands wait for the lock that a step holds, and a thread of the lowest priority could hold
+    /// it for long while the machine is busy.
     async fn follow_periodically(self, stopping: CancellationToken) {
         let mut tip = self.store.watch_tip();
         let following = async {
             loop {
                 let (contents, ends) = (self.clone(), stopping.clone());
                 let followed = tokio::task::spawn_blocking(move || contents.follow(&ends)).await;
-                tokio::time::sleep(EVERY).await;
                 // A failure is reported where it is detected. Retry even if no event arrives.
-                let is_at_tip = matches!(followed, Ok(Ok(())));
-                if is_at_tip {
-                    tokio::select! {
-                        changed = tip.changed() => if changed.is_err() { return },
-                        () = self.rows.woken.notified() => {}
-                    }
+                let Ok(Ok(())) = followed else {
+                    tokio::time::sleep(EVERY).await;
+                    continue;
+                };
+                let applied = self.rows.position().0;
+                let is_far = |tip: &Tip| tip.position.0 >= applied.saturating_add(BEHIND_SOON);
+                _ = tokio::time::timeout(EVERY, tip.wait_for(is_far)).await;
+                tokio::select! {
+                    newer = tip.wait_for(|tip| tip.position.0 > applied) => if newer.is_err() { return },
+                    () = self.rows.woken.notified() => {}
                 }
             }
         };

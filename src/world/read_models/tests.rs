@@ -20,6 +20,7 @@ use crate::event::{
     SequenceNumber, Timestamp,
 };
 
+mod following;
 mod foreign_keys;
 
 /// Adds one for every event it sees. At some positions it fails after adding.
