@@ -2,13 +2,14 @@
 //!
 //! Each error knows its reason, its severity, and whether the client or the service is the cause.
 
-use std::time::Duration;
+use std::{path::PathBuf, time::Duration};
 
 use tokio::task::JoinError;
 
 use crate::{
     clock::Implausible,
-    event::{AggregateId, EventId, SequenceNumber},
+    event::{AggregateId, EventId, NameError, SequenceNumber, record::RecordError},
+    history::error::HistoryError,
     index::IndexError,
     log::ReadError,
     refusals::{self, Severity},
@@ -54,12 +55,29 @@ pub enum StoreError {
     #[error("the outcome is unknown; retry the same events with the same ids")]
     OutcomeUnknown,
     /// Stored data cannot be read back as it was written.
-    #[error("{0}")]
-    Damaged(String),
+    #[error(transparent)]
+    Damaged(#[from] Unreadable),
     /// A bug: a task of the service panicked. The text says what it was doing. The outcome of a
     /// write is not known.
     #[error("internal error: {0} panicked; see standard error of the service")]
     Internal(&'static str),
+}
+
+/// Why stored data cannot be read back as it was written.
+#[derive(Debug, thiserror::Error)]
+pub enum Unreadable {
+    /// The log or the index is damaged, or cannot be read.
+    #[error(transparent)]
+    History(#[from] HistoryError),
+    /// A record matches its hash, but cannot be decoded.
+    #[error(transparent)]
+    Record(#[from] RecordError),
+    /// A record has an invalid aggregate id.
+    #[error(transparent)]
+    AggregateId(#[from] NameError),
+    /// The index has no address of an event that it counts.
+    #[error("index: an event is missing")]
+    EventMissing,
 }
 
 /// Why a write conflicts with stored events.
@@ -97,7 +115,7 @@ pub enum FailedPrecondition {
     #[error("event sourcing is disabled; set event_sourcing.enabled to true in {file}")]
     EventSourcingDisabled {
         /// The path of the configuration file.
-        file: String,
+        file: PathBuf,
     },
     /// Another writer has the ImmuDB database, or its history differs from the local log.
     #[error(
@@ -320,9 +338,15 @@ fn reached(max: u64, share: Option<u64>) -> String {
     }
 }
 
+impl From<HistoryError> for StoreError {
+    fn from(error: HistoryError) -> Self {
+        Self::Damaged(error.into())
+    }
+}
+
 impl From<ReadError> for StoreError {
     fn from(error: ReadError) -> Self {
-        Self::Damaged(error.to_string())
+        HistoryError::from(error).into()
     }
 }
 
@@ -336,7 +360,7 @@ impl From<IndexError> for StoreError {
     fn from(error: IndexError) -> Self {
         match error {
             IndexError::NotMadeYet { .. } => Self::Unavailable(Unavailable::Index),
-            IndexError::NotMade { .. } => Self::Damaged(error.to_string()),
+            IndexError::NotMade { .. } => HistoryError::from(error).into(),
         }
     }
 }

@@ -57,7 +57,7 @@ impl EventFiles {
     /// # Errors
     /// Returns an error if this is the case, or if the directory cannot be read.
     pub fn refuse_without_log(folder: &Path, log_ends: Position) -> Result<(), StorageError> {
-        let path = folder.display().to_string();
+        let path = folder.to_owned();
         let io_error = |source| StorageError::EventFiles { path: path.clone(), source };
         let folder = EventFolder::new(folder);
         if log_ends == Position(0) && folder.has_events().map_err(io_error)? {

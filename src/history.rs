@@ -12,41 +12,13 @@ use crate::{
         AggregateId, ChainHash, Position, RecordedEvent, SequenceNumber, Snapshot,
         record::{self, StoredEvent},
     },
-    index::{Direction, Index, IndexError, WaitMode},
-    log::{
-        Cursor, CursorItem, FoundRecord, LogOffset, ReadError, RecordAddress, RecordCursor, Segments, Tip,
-    },
+    index::{Direction, Index, WaitMode},
+    log::{Cursor, CursorItem, FoundRecord, LogOffset, RecordAddress, RecordCursor, Segments, Tip},
 };
 
-/// Why stored data cannot be read back.
-#[derive(Debug, thiserror::Error)]
-pub enum HistoryError {
-    /// The index cannot answer a lookup.
-    #[error(transparent)]
-    Index(#[from] IndexError),
-    /// The log is damaged or cannot be read.
-    #[error(transparent)]
-    Log(#[from] ReadError),
-    /// The index has no address of the event, or the record there is of another event.
-    #[error("{aggregate}: event {sequence} is missing or not what the index says")]
-    Gap {
-        /// The aggregate that was read.
-        aggregate: AggregateId,
-        /// The number of the missing event.
-        sequence: SequenceNumber,
-    },
-    /// The log has no event at this position, or the event cannot be decoded.
-    #[error("position {0} can't be found")]
-    Position(Position),
-    /// A record matches its hash, but cannot be decoded.
-    #[error("at {place:?}: {source}")]
-    Record {
-        /// The address of the record.
-        place: RecordAddress,
-        /// Why it cannot be decoded.
-        source: record::RecordError,
-    },
-}
+pub(crate) mod error;
+
+pub use error::HistoryError;
 
 /// The log and its index, for reading. Cheap to clone.
 #[derive(Debug, Clone)]

@@ -110,8 +110,8 @@ impl Tip {
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[error("{file}: damaged at byte {offset}: {what} (stop the service and run `aethyr-event-store repair`)")]
 pub struct Damage {
-    /// The path of the file, or the number of its segment.
-    pub file: String,
+    /// The path of the file.
+    pub file: PathBuf,
     /// The byte offset in the file; 0 if the damage concerns the whole file.
     pub offset: u64,
     /// What is wrong there.
@@ -127,8 +127,8 @@ pub enum ReadError {
     /// The operating system reported an error.
     #[error("{file}: {source}")]
     Io {
-        /// The path of the file or of its directory, or the number of its segment.
-        file: String,
+        /// The path of the file, or of its directory.
+        file: PathBuf,
         /// The error of the operating system.
         source: io::Error,
     },
@@ -139,7 +139,15 @@ pub enum ReadError {
 pub enum OpenError {
     /// Another process holds the lock of this directory.
     #[error("{0} (event_sourcing.log_path) is in use by another process")]
-    Locked(String),
+    Locked(PathBuf),
+    /// The lock of this directory cannot be taken, for another reason.
+    #[error("{path} (event_sourcing.log_path{}): {source}", permission_hint(source))]
+    NotLocked {
+        /// The directory, or the lock file in it.
+        path: PathBuf,
+        /// The error of the operating system.
+        source: io::Error,
+    },
     /// A segment is missing, or a synced part of the log is damaged.
     #[error(transparent)]
     Damage(#[from] Damage),
@@ -151,7 +159,7 @@ pub enum OpenError {
     )]
     NotEmpty {
         /// The directory of the log.
-        folder: String,
+        folder: PathBuf,
         /// The name of the file.
         found: String,
     },
@@ -159,13 +167,13 @@ pub enum OpenError {
     #[error("the log in {folder} ends before a position that the index has seen")]
     Older {
         /// The directory of the log.
-        folder: String,
+        folder: PathBuf,
     },
     /// A file cannot be read or written.
     #[error("{path}: {source}")]
     Io {
-        /// The file or directory, as the message names it.
-        path: String,
+        /// The file or directory.
+        path: PathBuf,
         /// The error of the operating system.
         source: io::Error,
     },
@@ -173,7 +181,14 @@ pub enum OpenError {
 
 impl OpenError {
     pub(crate) fn of_folder(folder: &Path, source: io::Error) -> Self {
-        Self::Io { path: folder.display().to_string(), source }
+        Self::Io { path: folder.to_owned(), source }
+    }
+}
+
+fn permission_hint(error: &io::Error) -> &'static str {
+    match error.kind() {
+        io::ErrorKind::PermissionDenied => "; the user of the service needs write permission",
+        _ => "",
     }
 }
 
@@ -186,18 +201,28 @@ impl From<ReadError> for OpenError {
     }
 }
 
-/// Why a group was not acknowledged.
-#[derive(Debug, thiserror::Error)]
+/// Why a group was not acknowledged. Cheap to clone, because each call of the group gets it.
+#[derive(Debug, Clone, thiserror::Error)]
 pub enum WriteError {
     /// No part of the group is on the disk, and none will appear there later.
     #[error("not written: {0}")]
-    NotWritten(io::Error),
+    NotWritten(#[source] Arc<io::Error>),
     /// Parts of the group may be found after a restart. The log is poisoned.
     #[error("the outcome is unknown: {0}")]
-    Unknown(io::Error),
+    Unknown(#[source] Arc<io::Error>),
     /// An earlier write poisoned the log.
     #[error("an earlier write to the local log failed; restart the service")]
     Failed,
+}
+
+impl WriteError {
+    fn not_written(source: io::Error) -> Self {
+        Self::NotWritten(Arc::new(source))
+    }
+
+    fn unknown(source: io::Error) -> Self {
+        Self::Unknown(Arc::new(source))
+    }
 }
 
 /// The write end of the log. There is only one, and one thread owns it.
@@ -258,7 +283,7 @@ impl Log {
         if self.tip.end.offset >= self.segment_bytes_max {
             self.roll()?;
         }
-        let salt = self.segments.salt(self.tip.end.segment).map_err(WriteError::NotWritten)?;
+        let salt = self.segments.salt(self.tip.end.segment).map_err(WriteError::not_written)?;
         Ok(Group::new(self.tip, self.unsynced_from, salt))
     }
 
@@ -281,7 +306,7 @@ impl Log {
             return Err(WriteError::Failed);
         }
         let before = self.tip.end;
-        let file = self.segments.file(before.segment).map_err(WriteError::NotWritten)?;
+        let file = self.segments.file(before.segment).map_err(WriteError::not_written)?;
         self.preallocation.prepare(&file, group.tip().end.offset, self.segment_bytes_max);
         if let Err(error) = file.write_all_at(group.bytes(), before.offset) {
             return Err(self.take_back(&file, before, error));
@@ -309,7 +334,7 @@ impl Log {
             }
             Err(error) => {
                 self.failed = true;
-                Err(WriteError::Unknown(error))
+                Err(WriteError::unknown(error))
             }
         }
     }
@@ -320,11 +345,11 @@ impl Log {
         match cut {
             Ok(()) => {
                 self.unsynced_from = None;
-                WriteError::NotWritten(error)
+                WriteError::not_written(error)
             }
             Err(_) => {
                 self.failed = true;
-                WriteError::Unknown(error)
+                WriteError::unknown(error)
             }
         }
     }
@@ -343,15 +368,15 @@ impl Log {
     /// Truncates the last segment's file to the end of its frames.
     fn give_space_back(&mut self) -> Result<(), WriteError> {
         let end = self.tip.end;
-        let file = self.segments.file(end.segment).map_err(WriteError::NotWritten)?;
-        if file.length().map_err(WriteError::NotWritten)? <= end.offset {
+        let file = self.segments.file(end.segment).map_err(WriteError::not_written)?;
+        if file.length().map_err(WriteError::not_written)? <= end.offset {
             return Ok(());
         }
-        self.preallocation.give_back(&file, end.offset).map_err(WriteError::NotWritten)?;
+        self.preallocation.give_back(&file, end.offset).map_err(WriteError::not_written)?;
         CrashPoint::SpaceGivenBack.reached();
         file.sync_data().map_err(|error| {
             self.failed = true;
-            WriteError::Unknown(error)
+            WriteError::unknown(error)
         })
     }
 
@@ -363,12 +388,12 @@ impl Log {
         let next = self.tip.end.segment.saturating_add(1);
         // Opened before the segment is created: if no more files can be opened, nothing has changed
         // yet, and the append is simply rejected.
-        let folder = segment::open_folder(&self.folder).map_err(WriteError::NotWritten)?;
-        let file = self.segments.create(&self.folder, next).map_err(WriteError::NotWritten)?;
+        let folder = segment::open_folder(&self.folder).map_err(WriteError::not_written)?;
+        let file = self.segments.create(next).map_err(WriteError::not_written)?;
         CrashPoint::SegmentCreated.reached();
         if let Err(error) = file.make_durable_in(&folder) {
             self.failed = true;
-            return Err(WriteError::Unknown(error));
+            return Err(WriteError::unknown(error));
         }
         CrashPoint::SegmentDurable.reached();
         self.tip.end = LogOffset { segment: next, offset: segment::HEADER_BYTES };

@@ -67,11 +67,9 @@ pub struct Storage {
     pub read_only: Option<ReadOnly>,
 }
 
-/// Why the storage is read-only.
+/// What is known of storage that is read-only.
 #[derive(Debug)]
 pub struct ReadOnly {
-    /// The text of the error that prevented writing.
-    pub reason: String,
     /// The events of the last group. It cannot be known whether they are durable.
     pub in_doubt: HashSet<EventId>,
 }
@@ -94,9 +92,9 @@ pub enum StorageError {
     )]
     OlderLog {
         /// The directory of the log.
-        log: String,
+        log: PathBuf,
         /// The directory of the index.
-        index: String,
+        index: PathBuf,
     },
     /// The index directory is in use, or belongs to another log.
     #[error(transparent)]
@@ -108,7 +106,7 @@ pub enum StorageError {
     )]
     EventFilesWithoutLog {
         /// The directory of the event files.
-        path: String,
+        path: PathBuf,
     },
     /// The log is empty, but there are event files of Aethyr's own event store.
     #[error(
@@ -117,7 +115,7 @@ pub enum StorageError {
     )]
     EventFilesOfAethyr {
         /// The directory of the event files.
-        path: String,
+        path: PathBuf,
     },
     /// A shutdown was requested before the storage was open.
     #[error("opening the storage was interrupted by a shutdown")]
@@ -126,7 +124,7 @@ pub enum StorageError {
     #[error("{path}: {source}")]
     EventFiles {
         /// The directory of the event files.
-        path: String,
+        path: PathBuf,
         /// The error of the operating system.
         source: std::io::Error,
     },
@@ -166,7 +164,7 @@ impl Storage {
         let seen = found.seen(&settings.log_path).map(|seen| seen.end);
         let recovered = recover(&settings.log_path, seen).map_err(|error| match error {
             OpenError::Older { folder: log } => {
-                StorageError::OlderLog { log, index: settings.index_path.display().to_string() }
+                StorageError::OlderLog { log, index: settings.index_path.clone() }
             }
             error => error.into(),
         })?;
@@ -191,16 +189,12 @@ impl Storage {
         Ok(Self { lock, log, index, index_owner, log_id, last_stop, read_only: None })
     }
 
-    /// Opens storage that cannot be written, for reading only. `why` is the error of
-    /// [`Storage::open`]. Index entries that its files lack stay in memory.
+    /// Opens storage that cannot be written, for reading only. Index entries that its files lack
+    /// stay in memory.
     ///
     /// # Errors
     /// Returns an error if the log cannot be read either.
-    pub fn open_read_only(
-        settings: &Settings,
-        why: &StorageError,
-        stop: &CancellationToken,
-    ) -> Result<Self, StorageError> {
+    pub fn open_read_only(settings: &Settings, stop: &CancellationToken) -> Result<Self, StorageError> {
         let lock = Lock::take(&settings.log_path, Access::ReadOnly)?;
         let log_id = LogId::find(&settings.log_path)
             .map_err(|source| OpenError::of_folder(&settings.log_path, source))?;
@@ -215,7 +209,7 @@ impl Storage {
         let tip = index.complete().tip;
         let mut log = Log::new(recovered, tip, settings.segment_bytes_max);
         log.fail();
-        let read_only = Some(ReadOnly { reason: why.to_string(), in_doubt });
+        let read_only = Some(ReadOnly { in_doubt });
         let index = Arc::new(index);
         // Nothing is written, so the last stop does not matter.
         let last_stop = Ok(());
@@ -282,7 +276,8 @@ impl StorageError {
     /// Returns whether the disk refused to be written. It may be readable all the same.
     pub fn is_of_writing(&self) -> bool {
         let source = match self {
-            Self::Log(OpenError::Io { source, .. }) | Self::Owner(OwnerError::Io { source, .. }) => source,
+            Self::Log(OpenError::Io { source, .. } | OpenError::NotLocked { source, .. })
+            | Self::Owner(OwnerError::Io { source, .. }) => source,
             Self::Log(
                 OpenError::Damage(_)
                 | OpenError::Locked(_)

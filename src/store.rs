@@ -4,14 +4,14 @@
 //! waits as long as the state requires, and reads from the local log. Knows nothing about the wire
 //! format.
 
-use std::sync::Arc;
+use std::{path::PathBuf, sync::Arc};
 
 use tokio::sync::watch;
 
 use crate::{
     error::{FailedPrecondition, StoreError},
     event::{AggregateId, EventId, Position, RecordedEvent, Snapshot, Timestamp},
-    history::{History, HistoryError},
+    history::History,
     index::{Complete, Head, Totals, WaitMode},
     log::LogOffset,
     replication::{
@@ -103,7 +103,7 @@ pub enum EventSourcing {
     /// Disabled; `file` is the file that says so.
     Disabled {
         /// The path of the configuration file.
-        file: String,
+        file: PathBuf,
     },
 }
 
@@ -433,12 +433,6 @@ impl EventStore {
     /// Returns the replication status.
     pub fn replication(&self) -> &Arc<ReplicationStatus> {
         &self.replication
-    }
-}
-
-impl From<HistoryError> for StoreError {
-    fn from(error: HistoryError) -> Self {
-        Self::Damaged(error.to_string())
     }
 }
 

@@ -250,19 +250,19 @@ impl World {
     ) -> Result<(T, Position), WorldError> {
         const TRIES_MAX: usize = 5;
         self.source.store.admit_read()?;
-        let mut failed = "they are being rebuilt repeatedly".to_owned();
+        let mut failed = ReadModelError::RebuiltRepeatedly;
         // The number of attempts is limited: if the file cannot be recreated, every attempt fails.
         for _ in 0..TRIES_MAX {
             let generation = self.read_models.generation();
             // Retry if other rows replaced these meanwhile.
             match (self.read_models.read(given_up, &query), self.read_models.generation() == generation) {
                 (Ok(answer), true) => return Ok(answer),
-                (Err(error), true) => return Err(WorldError::ReadModels(error.to_string())),
+                (Err(error), true) => return Err(error.into()),
                 (Ok(_), false) => {}
-                (Err(error), false) => failed = error.to_string(),
+                (Err(error), false) => failed = error,
             }
         }
-        Err(WorldError::ReadModels(failed))
+        Err(failed.into())
     }
 
     /// Returns the progress of each projection, including the container table.

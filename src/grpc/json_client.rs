@@ -9,7 +9,7 @@ use prost::Message;
 use prost_reflect::{DescriptorPool, DynamicMessage, MessageDescriptor, SerializeOptions};
 use serde_json::Value;
 use tonic::{
-    Request, Status, Streaming,
+    Code, Request, Status, Streaming,
     client::Grpc,
     codec::{Codec, DecodeBuf, Decoder, EncodeBuf, Encoder},
     transport::{Channel, Endpoint},
@@ -24,12 +24,12 @@ const CONNECT_MAX: Duration = Duration::from_secs(3);
 #[derive(Debug, thiserror::Error)]
 pub enum ClientError {
     /// There is no connection: the address is invalid, or no service is listening at it.
-    #[error("cannot connect to {address}: {problem}; is the event store running there?")]
+    #[error("cannot connect to {address}: {}; is the event store running there?", innermost(source))]
     Unreachable {
         /// The address, with its port.
         address: String,
-        /// The cause.
-        problem: String,
+        /// The error of the transport.
+        source: tonic::transport::Error,
     },
     /// The API has no such method.
     #[error("{method}: no such call")]
@@ -39,13 +39,13 @@ pub enum ClientError {
     },
     /// The request does not fit its message type or cannot be sent, or a response cannot be
     /// converted.
-    #[error("{0}")]
-    Request(String),
+    #[error(transparent)]
+    Request(Box<dyn std::error::Error + Send + Sync>),
     /// The call ended with an error status, usually one sent by the service.
     #[error("{message}")]
     Refused {
-        /// The status code, such as `InvalidArgument`.
-        code: String,
+        /// The status code.
+        code: Code,
         /// The reason in the details of the status. Empty if there is none.
         reason: String,
         /// The message of the status.
@@ -66,8 +66,13 @@ impl ClientError {
 impl From<Status> for ClientError {
     fn from(status: Status) -> Self {
         let reason = status.get_details_error_info().map(|info| info.reason).unwrap_or_default();
-        Self::Refused { code: format!("{:?}", status.code()), reason, message: status.message().to_owned() }
+        Self::Refused { code: status.code(), reason, message: status.message().to_owned() }
     }
+}
+
+/// Returns the innermost source of an error. A transport error itself does not say what failed.
+fn innermost(error: &(dyn std::error::Error + 'static)) -> &(dyn std::error::Error + 'static) {
+    std::iter::successors(Some(error), |&error| error.source()).last().unwrap_or(error)
 }
 
 /// A connection to the service. Cheap to clone.
@@ -91,18 +96,11 @@ impl JsonClient {
     /// # Errors
     /// Returns an error if no service is listening at the address.
     pub async fn connect(address: &str) -> Result<Self, ClientError> {
-        let unreachable = |problem: String| ClientError::Unreachable { address: address.to_owned(), problem };
-        let endpoint = Endpoint::from_shared(format!("http://{address}"))
-            .map_err(|error| unreachable(error.to_string()))?;
-        let channel = endpoint.connect_timeout(CONNECT_MAX).connect().await.map_err(|error| {
-            let mut cause: &dyn std::error::Error = &error;
-            while let Some(deeper) = cause.source() {
-                cause = deeper;
-            }
-            unreachable(cause.to_string())
-        })?;
+        let unreachable = |source| ClientError::Unreachable { address: address.to_owned(), source };
+        let endpoint = Endpoint::from_shared(format!("http://{address}")).map_err(unreachable)?;
+        let channel = endpoint.connect_timeout(CONNECT_MAX).connect().await.map_err(unreachable)?;
         let pool = DescriptorPool::decode(wire::DESCRIPTORS)
-            .map_err(|error| ClientError::Request(error.to_string()))?;
+            .map_err(|error| ClientError::Request(error.into()))?;
         Ok(Self { channel, pool, zeros: Zeros::LeftOut })
     }
 
@@ -133,11 +131,11 @@ impl JsonClient {
         let service = self.pool.get_service_by_name(service).ok_or_else(missing)?;
         let call = service.methods().find(|found| found.name() == call).ok_or_else(missing)?;
         let request = DynamicMessage::deserialize(call.input(), request)
-            .map_err(|error| ClientError::Request(error.to_string()))?;
+            .map_err(|error| ClientError::Request(error.into()))?;
         let path = format!("/{method}").parse().map_err(|_| missing())?;
         let mut grpc = Grpc::new(self.channel.clone()).max_decoding_message_size(usize::MAX);
         let ready = grpc.ready().await;
-        ready.map_err(|error| ClientError::Request(error.to_string()))?;
+        ready.map_err(|error| ClientError::Request(error.into()))?;
         let codec = JsonCodec { answer: call.output() };
         let answers = grpc.server_streaming(Request::new(request), path, codec).await?;
         Ok(Answers { messages: answers.into_inner(), zeros: self.zeros })
@@ -163,7 +161,7 @@ impl Answers {
             .stringify_64_bit_integers(false)
             .skip_default_fields(self.zeros == Zeros::LeftOut);
         let value = message.serialize_with_options(serde_json::value::Serializer, &options);
-        value.map(whole).map(Some).map_err(|error| ClientError::Request(error.to_string()))
+        value.map(whole).map(Some).map_err(|error| ClientError::Request(error.into()))
     }
 }
 

@@ -235,7 +235,7 @@ fn of_precondition(precondition: &FailedPrecondition, message: String) -> Status
             ("last_sequence", last.to_string()),
         ],
         FailedPrecondition::EventSourcingDisabled { file } => {
-            vec![("file", file.clone()), ("key", "event_sourcing.enabled".to_owned())]
+            vec![("file", file.display().to_string()), ("key", "event_sourcing.enabled".to_owned())]
         }
         FailedPrecondition::Fenced
         | FailedPrecondition::LocalLogFailed
@@ -306,7 +306,10 @@ fn in_domain(
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::event::{AggregateId, EventId, SequenceNumber};
+    use crate::{
+        error::Unreadable,
+        event::{AggregateId, EventId, SequenceNumber},
+    };
 
     #[test]
     fn every_error_has_the_code_and_the_reason_of_the_contract() {
@@ -342,7 +345,7 @@ mod tests {
             (StoreError::Unavailable(Unavailable::Clock), Code::Unavailable, "CLOCK"),
             (StoreError::Unavailable(Unavailable::NotWritten), Code::Unavailable, "NOT_WRITTEN"),
             (StoreError::OutcomeUnknown, Code::Unknown, "OUTCOME_UNKNOWN"),
-            (StoreError::Damaged("segment 1".into()), Code::DataLoss, "DAMAGED"),
+            (Unreadable::EventMissing.into(), Code::DataLoss, "DAMAGED"),
             (StoreError::Internal("a read"), Code::Internal, "INTERNAL"),
         ];
         for (error, code, reason) in table {

@@ -2,14 +2,41 @@
 //!
 //! An error names the unusable file and the reason why it has not been rebuilt.
 
-use std::path::PathBuf;
+use std::{io, path::PathBuf, sync::Arc};
 
-/// A file that cannot be used: it is damaged, cannot be read, or has an unsupported version.
+use crate::log::ReadError;
+
+/// A file that cannot be used.
 #[derive(Debug, Clone, thiserror::Error)]
-#[error("{}: {what}", file.display())]
+#[error("{file}: {fault}")]
 pub struct TableError {
+    /// The path of the file.
     pub file: PathBuf,
-    pub what: String,
+    /// Why it cannot be used.
+    pub fault: TableFault,
+}
+
+/// Why a file cannot be used.
+#[derive(Debug, Clone, thiserror::Error)]
+pub enum TableFault {
+    /// It is damaged, or has an unsupported version.
+    #[error("{0}")]
+    Invalid(&'static str),
+    /// One of its blocks is damaged.
+    #[error("damaged at byte {offset}: the block has a wrong checksum")]
+    Block {
+        /// The byte offset of the block in the file.
+        offset: u64,
+    },
+    /// It cannot be read.
+    #[error(transparent)]
+    Io(Arc<io::Error>),
+}
+
+impl From<io::Error> for TableFault {
+    fn from(source: io::Error) -> Self {
+        Self::Io(Arc::new(source))
+    }
 }
 
 /// Why a lookup failed.
@@ -29,14 +56,28 @@ pub enum IndexError {
         /// The file, and why it is unusable.
         table: TableError,
         /// Why it cannot be rebuilt.
-        why: String,
+        why: NotMadeReason,
     },
+}
+
+/// Why the log does not allow a rebuild.
+#[derive(Debug, Clone, thiserror::Error)]
+pub enum NotMadeReason {
+    /// The part of the index was never in a file.
+    #[error("it is a part of the index in memory")]
+    InMemory,
+    /// The log is damaged or cannot be read.
+    #[error(transparent)]
+    Log(Arc<ReadError>),
+    /// The log does not have the events that the file was made from.
+    #[error("the log has a different history")]
+    AnotherHistory,
 }
 
 impl IndexError {
     /// Wraps an error of a layer in memory. It cannot happen; if it does, no older layer may
     /// answer.
     pub(super) fn of_memory(table: TableError) -> Self {
-        Self::NotMade { table, why: "it is a part of the index in memory".to_owned() }
+        Self::NotMade { table, why: NotMadeReason::InMemory }
     }
 }

@@ -16,7 +16,7 @@ use super::{
         Entry, EventRun, IDS_FROM, StoredId, aggregate_key, event_id_in, filtered, frame_entry,
         transaction_entry, transaction_key,
     },
-    error::TableError,
+    error::{TableError, TableFault},
     source::EntrySource,
 };
 use crate::{
@@ -133,7 +133,7 @@ impl EntrySource for Memtable {
         self.transactions_lost
     }
 
-    fn error(&self, what: &str) -> TableError {
-        TableError { file: "memtable".into(), what: what.to_owned() }
+    fn error(&self, what: &'static str) -> TableError {
+        TableError { file: "memtable".into(), fault: TableFault::Invalid(what) }
     }
 }

@@ -94,7 +94,8 @@ pub(super) fn add_frame(
 ) -> Result<(), RebuildError> {
     let start = read.start;
     let damage = |what| {
-        ReadError::Damage(Damage { file: format!("segment {}", start.segment), offset: start.offset, what })
+        let file = index.segments.path(start.segment);
+        ReadError::Damage(Damage { file, offset: start.offset, what })
     };
     let mut tip = Tip { end: read.end, ..entries.complete().tip };
     match read.frame {

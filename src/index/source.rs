@@ -36,7 +36,8 @@ pub(super) trait EntrySource {
     /// there is one.
     fn transactions_lost(&self) -> Option<Position>;
 
-    fn error(&self, what: &str) -> TableError;
+    /// Returns the error for a source that is damaged in this way.
+    fn error(&self, what: &'static str) -> TableError;
 }
 
 /// An id, and its hash with the seed of the index.

@@ -24,7 +24,7 @@ use siphasher::sip::SipHasher13;
 use super::{
     Complete, Continued, Totals,
     entry::{Entry, filtered},
-    error::TableError,
+    error::{TableError, TableFault},
     source::EntrySource,
 };
 use crate::{event::Position, log::LogOffset};
@@ -108,14 +108,15 @@ impl Table {
     /// # Errors
     /// Returns an error if the file cannot be read, is damaged, or has an unsupported version.
     pub(super) fn of(path: &Path, file: fs::File) -> Result<Self, TableError> {
-        let error = |what: &str| TableError { file: path.to_owned(), what: what.to_owned() };
-        let bytes = file.metadata().map_err(|source| error(&source.to_string()))?.len();
+        let faulty = |fault| TableError { file: path.to_owned(), fault };
+        let error = |what| faulty(TableFault::Invalid(what));
+        let bytes = file.metadata().map_err(|source| faulty(source.into()))?.len();
         // Reads the last `length` bytes before an offset, and never more than the file has, even if
         // a damaged length says so.
         let read_before = |end: u64, length: u64| {
             let start = end.checked_sub(length).ok_or(error("the file is truncated"))?;
             let mut buffer = vec![0; usize::try_from(length).map_err(|_| error("the file is truncated"))?];
-            file.read_exact_at(&mut buffer, start).map_err(|source| error(&source.to_string()))?;
+            file.read_exact_at(&mut buffer, start).map_err(|source| faulty(source.into()))?;
             Ok::<_, TableError>((start, buffer))
         };
         let (tail_offset, tail) = read_before(bytes, TAIL_BYTES as u64)?;
@@ -188,7 +189,7 @@ impl Table {
     fn blocks(&self, first: usize, count: usize) -> Result<Vec<Bytes>, TableError> {
         let mut bytes = vec![0; count.saturating_mul(BLOCK_BYTES)];
         let start = (first as u64).saturating_mul(BLOCK_BYTES as u64);
-        self.file.read_exact_at(&mut bytes, start).map_err(|error| self.error(&error.to_string()))?;
+        self.file.read_exact_at(&mut bytes, start).map_err(|source| self.faulty(source.into()))?;
         let mut bytes = Bytes::from(bytes);
         let checked = (start..).step_by(BLOCK_BYTES).take(count).map(|offset| {
             let mut block = bytes.split_to(BLOCK_BYTES.min(bytes.len()));
@@ -196,7 +197,7 @@ impl Table {
             if stored.try_get_u32_le() == Ok(checksum(self.salt, offset, &block)) {
                 Ok(block)
             } else {
-                Err(self.error(&format!("damaged at byte {offset}: the block has a wrong checksum")))
+                Err(self.faulty(TableFault::Block { offset }))
             }
         });
         checked.collect()
@@ -221,6 +222,10 @@ impl Table {
             return Ok(None);
         }
         take_entry(rest).map(Some).ok_or_else(|| self.error("an entry is invalid"))
+    }
+
+    fn faulty(&self, fault: TableFault) -> TableError {
+        TableError { file: self.path.clone(), fault }
     }
 }
 
@@ -250,8 +255,8 @@ impl EntrySource for Table {
         self.summary.transactions_lost
     }
 
-    fn error(&self, what: &str) -> TableError {
-        TableError { file: self.path.clone(), what: what.to_owned() }
+    fn error(&self, what: &'static str) -> TableError {
+        self.faulty(TableFault::Invalid(what))
     }
 }
 

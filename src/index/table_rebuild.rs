@@ -15,7 +15,7 @@ use tracing::warn;
 
 use super::{
     Index, IndexError, Layer, Layers, Table, continue_if,
-    error::TableError,
+    error::{NotMadeReason, TableError},
     rebuild::{self, RebuildError},
 };
 
@@ -86,7 +86,7 @@ impl Index {
     /// Returns the layers of `part` that replace a file.
     fn rebuilt_layers(&self, part: &Self, table: &Table, why: &TableError) -> Result<Vec<Layer>, IndexError> {
         let not_yet = |why_not| IndexError::NotMadeYet { table: why.clone(), why: why_not };
-        let not_made = |reason: String| IndexError::NotMade { table: why.clone(), why: reason };
+        let not_made = |reason| IndexError::NotMade { table: why.clone(), why: reason };
         let (from, end) = table.range();
         // Startup has no alternative to the rebuild, so there are no limits then. The rebuild of a
         // missing file has no limits either.
@@ -106,10 +106,10 @@ impl Index {
             Err(RebuildError::Stopped) if is_ended() => return Err(not_yet("the service is shutting down")),
             Err(RebuildError::Stopped) => return Err(not_yet("its files cannot be written")),
             Err(RebuildError::Index(error)) => return Err(error),
-            Err(RebuildError::Log(error)) => return Err(not_made(error.to_string())),
+            Err(RebuildError::Log(error)) => return Err(not_made(NotMadeReason::Log(Arc::new(error)))),
         }
         if part.complete() != table.summary.complete {
-            return Err(not_made("the log has a different history".to_owned()));
+            return Err(not_made(NotMadeReason::AnotherHistory));
         }
         part.write_all();
         // A file before this one may have been rebuilt as well.

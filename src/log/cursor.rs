@@ -93,7 +93,7 @@ impl Cursor {
     /// read.
     pub fn next(&mut self, end: LogOffset) -> Result<Option<ReadFrame>, ReadError> {
         while self.place < end {
-            let file = self.file()?;
+            let file = self.segments.file_to_read(self.place.segment)?;
             // Bytes after `end` are still being written and may be removed again, so they are not
             // even buffered.
             let mut limit = end.offset;
@@ -148,13 +148,6 @@ impl Cursor {
     fn continued_by(&self, first: Position, previous: ChainHash) -> bool {
         self.expected
             .is_none_or(|(position, hash)| position == first && hash.is_none_or(|hash| hash == previous))
-    }
-
-    fn file(&self) -> Result<Arc<segment::Segment>, ReadError> {
-        let segment = self.place.segment;
-        self.segments
-            .file(segment)
-            .map_err(|source| ReadError::Io { file: format!("segment {segment}"), source })
     }
 }
 

@@ -134,15 +134,11 @@ fn lock(file: &File, folder: &Path, path: &Path) -> Result<(), OpenError> {
 }
 
 fn locked_by_another(folder: &Path) -> OpenError {
-    OpenError::Locked(folder.display().to_string())
+    OpenError::Locked(folder.to_owned())
 }
 
 fn io_error(path: &Path, source: io::Error) -> OpenError {
-    let hint = match source.kind() {
-        io::ErrorKind::PermissionDenied => "; the user of the service needs write permission",
-        _ => "",
-    };
-    OpenError::Io { path: format!("{} (event_sourcing.log_path{hint})", path.display()), source }
+    OpenError::NotLocked { path: path.to_owned(), source }
 }
 
 #[cfg(test)]

@@ -102,7 +102,7 @@ pub enum OwnerError {
     #[error("{path} is in use by another process; each service needs its own folder ({key})")]
     InUse {
         /// The path of the directory.
-        path: String,
+        path: PathBuf,
         /// The configuration key of the directory.
         key: &'static str,
     },
@@ -113,7 +113,7 @@ pub enum OwnerError {
     )]
     AnotherLog {
         /// The path of the directory.
-        path: String,
+        path: PathBuf,
         /// The id of that log.
         owner: LogId,
         /// The configuration key of the directory.
@@ -123,7 +123,7 @@ pub enum OwnerError {
     #[error("{path}: {source} ({key})")]
     Io {
         /// The path of the directory.
-        path: String,
+        path: PathBuf,
         /// The error of the operating system.
         source: io::Error,
         /// The configuration key of the directory.
@@ -163,10 +163,9 @@ impl FolderOwner {
                 path.into()
             }
         };
-        let shown = || folder.display().to_string();
-        let io_error = |source| OwnerError::Io { path: shown(), source, key };
+        let io_error = |source| OwnerError::Io { path: folder.to_owned(), source, key };
         path.parent().map_or(Ok(()), fs::create_dir_all).map_err(io_error)?;
-        let in_use = || OwnerError::InUse { path: shown(), key };
+        let in_use = || OwnerError::InUse { path: folder.to_owned(), key };
         let locked = LockedFolder::lock_if_there(folder).map_err(|error| match error {
             fs::TryLockError::WouldBlock => in_use(),
             fs::TryLockError::Error(source) => io_error(source),
@@ -188,7 +187,7 @@ impl FolderOwner {
         let owner = parse(&String::from_utf8_lossy(&bytes));
         match (owner, log) {
             (Some(owner), Some(log)) if owner != log => {
-                Err(OwnerError::AnotherLog { path: shown(), owner, key })
+                Err(OwnerError::AnotherLog { path: folder.to_owned(), owner, key })
             }
             // Without a log, the directory may belong to a log that was lost. That is checked
             // elsewhere.

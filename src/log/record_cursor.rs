@@ -405,10 +405,7 @@ impl RecordCursor {
         {
             return Ok(file.clone());
         }
-        let file = self
-            .segments
-            .file(segment)
-            .map_err(|source| ReadError::Io { file: format!("segment {segment}"), source })?;
+        let file = self.segments.file_to_read(segment)?;
         self.file = Some((segment, file.clone()));
         Ok(file)
     }

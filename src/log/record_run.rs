@@ -37,9 +37,7 @@ impl RecordRun {
     /// Returns an error if there is no such segment.
     pub fn new(segments: &Segments, first: RecordAddress) -> Result<Self, ReadError> {
         let segment = first.segment;
-        let file = segments
-            .file(segment)
-            .map_err(|source| ReadError::Io { file: format!("segment {segment}"), source })?;
+        let file = segments.file_to_read(segment)?;
         let buffer = Bytes::new();
         Ok(Self { file, segment, offset: first.offset, buffer, start: first.offset })
     }

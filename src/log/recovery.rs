@@ -51,15 +51,15 @@ pub fn recover(folder: &Path, seen: Option<LogOffset>) -> Result<Recovered, Open
     let segments = Segments::open(folder, Access::ReadWrite)?;
     let recovered =
         |segments, end| Recovered { folder: folder.to_owned(), segments: Arc::new(segments), end };
-    let io_error = |source| OpenError::Io { path: folder.display().to_string(), source };
+    let io_error = |source| OpenError::of_folder(folder, source);
     let Some(last) = segments.last_number() else {
         if let Some(seen) = seen.filter(|seen| *seen > LogOffset::START) {
             return Err(missing(folder, seen));
         }
         if let Some(found) = something_else(folder).map_err(io_error)? {
-            return Err(OpenError::NotEmpty { folder: folder.display().to_string(), found });
+            return Err(OpenError::NotEmpty { folder: folder.to_owned(), found });
         }
-        let first = segments.create(folder, LogOffset::START.segment).map_err(io_error)?;
+        let first = segments.create(LogOffset::START.segment).map_err(io_error)?;
         first.make_durable().map_err(io_error)?;
         return Ok(recovered(segments, LogOffset::START));
     };
@@ -71,7 +71,7 @@ pub fn recover(folder: &Path, seen: Option<LogOffset>) -> Result<Recovered, Open
         let ends_before = seen.segment > last || seen.offset > written;
         // The torn tail of a copy may have been under way when the copy was made.
         if end == written || ends_before && !later_group(&file, &bytes, end) {
-            return Err(OpenError::Older { folder: folder.display().to_string() });
+            return Err(OpenError::Older { folder: folder.to_owned() });
         }
         if seen.segment > last {
             return Err(missing(folder, seen));
@@ -145,7 +145,7 @@ pub fn recover_read_only(folder: &Path) -> Result<(Recovered, LogOffset), OpenEr
 }
 
 fn missing(folder: &Path, seen: LogOffset) -> OpenError {
-    let file = folder.join(format!("{:010}.segment", seen.segment)).display().to_string();
+    let file = segment::path(folder, seen.segment);
     super::Damage { file, offset: 0, what: "the segment is missing" }.into()
 }
 
@@ -211,8 +211,7 @@ fn keep_torn(file: &segment::Segment, bytes: &Bytes, torn: Range<u64>) -> Result
     warn!(file = %file.path().display(), offset = end, bytes = torn.len(), "removed the torn tail of the \
      local log");
     let kept = file.path().with_extension(format!("torn-{end}"));
-    let io_error = |source| OpenError::Io { path: kept.display().to_string(), source };
-    fs::write(&kept, torn).map_err(io_error)?;
+    fs::write(&kept, torn).map_err(|source| OpenError::Io { path: kept, source })?;
     CrashPoint::TornTailSaved.reached();
     Ok(())
 }

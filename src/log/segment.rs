@@ -93,11 +93,11 @@ impl Segment {
     }
 
     pub(super) fn damage(&self, offset: u64, what: &'static str) -> Damage {
-        Damage { file: self.path.display().to_string(), offset, what }
+        Damage { file: self.path.clone(), offset, what }
     }
 
     pub(super) fn io_error(&self, source: io::Error) -> ReadError {
-        ReadError::Io { file: self.path.display().to_string(), source }
+        ReadError::Io { file: self.path.clone(), source }
     }
 
     /// Returns the salt of a whole segment in memory, or `None` if its header is not intact.
@@ -127,7 +127,7 @@ impl Segment {
     /// Opens a segment. Returns `Ok(None)` if the file ends within its header, or after a header
     /// that is not intact. A crash during its creation leaves such a file.
     fn open(path: PathBuf, number: u32, access: Access) -> Result<Option<Self>, ReadError> {
-        let io_error = |source| ReadError::Io { file: path.display().to_string(), source };
+        let io_error = |source| ReadError::Io { file: path.clone(), source };
         let writes = access == Access::ReadWrite;
         let file = fs::File::options().read(true).write(writes).open(&path).map_err(io_error)?;
         let mut opened = Self { file, path: path.clone(), salt: [0; 16] };
@@ -203,6 +203,7 @@ pub(super) fn open_folder(folder: &Path) -> io::Result<fs::File> {
 /// All segments of the log, open for any number of readers.
 #[derive(Debug, Default)]
 pub struct Segments {
+    folder: PathBuf,
     files: RwLock<BTreeMap<u32, Arc<Segment>>>,
 }
 
@@ -211,7 +212,7 @@ impl Segments {
     /// may be unfinished because of a crash during its creation. It never held a frame, and is
     /// removed.
     pub(super) fn open(folder: &Path, access: Access) -> Result<Self, ReadError> {
-        let io_error = |source| ReadError::Io { file: folder.display().to_string(), source };
+        let io_error = |source| ReadError::Io { file: folder.to_owned(), source };
         if access == Access::ReadWrite {
             fs::create_dir_all(folder).map_err(io_error)?;
         }
@@ -225,7 +226,7 @@ impl Segments {
             let path = path(folder, *number);
             if expected != *number {
                 let what = "a preceding segment is missing";
-                return Err(Damage { file: path.display().to_string(), offset: 0, what }.into());
+                return Err(Damage { file: path, offset: 0, what }.into());
             }
             match Segment::open(path.clone(), *number, access)? {
                 Some(file) => _ = files.insert(*number, Arc::new(file)),
@@ -235,16 +236,16 @@ impl Segments {
                 },
                 None => {
                     let what = "the segment ends within its header";
-                    return Err(Damage { file: path.display().to_string(), offset: 0, what }.into());
+                    return Err(Damage { file: path, offset: 0, what }.into());
                 }
             }
         }
-        Ok(Self { files: RwLock::new(files) })
+        Ok(Self { folder: folder.to_owned(), files: RwLock::new(files) })
     }
 
     /// Creates a segment. It must not be written to before it is durable.
-    pub(super) fn create(&self, folder: &Path, number: u32) -> io::Result<Arc<Segment>> {
-        let file = Arc::new(Segment::create(path(folder, number), number)?);
+    pub(super) fn create(&self, number: u32) -> io::Result<Arc<Segment>> {
+        let file = Arc::new(Segment::create(self.path(number), number)?);
         self.files.write().unwrap_or_else(PoisonError::into_inner).insert(number, file.clone());
         Ok(file)
     }
@@ -253,11 +254,21 @@ impl Segments {
         self.files.read().unwrap_or_else(PoisonError::into_inner).keys().next_back().copied()
     }
 
+    /// Returns the path of a segment, whether it exists or not.
+    pub fn path(&self, number: u32) -> PathBuf {
+        path(&self.folder, number)
+    }
+
     pub(super) fn file(&self, number: u32) -> io::Result<Arc<Segment>> {
         let files = self.files.read().unwrap_or_else(PoisonError::into_inner);
         let missing =
             || io::Error::new(io::ErrorKind::NotFound, format!("segment {number} of the local log"));
         files.get(&number).cloned().ok_or_else(missing)
+    }
+
+    /// Same as [`Self::file`], for a reader: the error names the path.
+    pub(super) fn file_to_read(&self, number: u32) -> Result<Arc<Segment>, ReadError> {
+        self.file(number).map_err(|source| ReadError::Io { file: self.path(number), source })
     }
 
     /// Returns the random bytes that only this segment has.
@@ -320,9 +331,7 @@ impl Segments {
     }
 
     fn read_run(&self, segment: u32, range: Range<u64>) -> Result<ReadChunk, ReadError> {
-        let file = self
-            .file(segment)
-            .map_err(|source| ReadError::Io { file: format!("segment {segment}"), source })?;
+        let file = self.file_to_read(segment)?;
         let length = usize::try_from(range.end.saturating_sub(range.start)).unwrap_or(usize::MAX);
         let mut buffer = vec![0; length];
         let read = file.read_at(&mut buffer, range.start).map_err(|source| file.io_error(source))?;

@@ -201,7 +201,7 @@ impl Forwarder {
                         error
                     }
                     StopReason::Unreadable(error) => {
-                        self.failed_here(&error.to_string()).await;
+                        self.failed_here(&error).await;
                         continue;
                     }
                     StopReason::Suspect => {
@@ -223,9 +223,11 @@ impl Forwarder {
                     return self.park(Signal::OtherWriter, &error).await;
                 }
                 Err(ClaimError::Suspect(doubt)) => return self.park(Signal::HistoryMissing, &doubt).await,
-                Err(error @ (ClaimError::Diverged(_) | ClaimError::HeadUnreadable)) => {
-                    return self.park(Signal::OtherWriter, &error).await;
-                }
+                Err(
+                    error @ (ClaimError::Diverged(_)
+                    | ClaimError::DoesNotContinue(_)
+                    | ClaimError::HeadUnreadable),
+                ) => return self.park(Signal::OtherWriter, &error).await,
                 Err(ClaimError::Local(error)) => {
                     self.failed_here(&error).await;
                     continue;

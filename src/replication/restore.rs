@@ -21,7 +21,7 @@ use crate::{
     crash_point::CrashPoint,
     event::{
         ChainHash, Position,
-        record::{self, ReplicationMark, StoredEvent},
+        record::{self, RecordError, ReplicationMark, StoredEvent},
     },
     history::{History, HistoryError},
     immudb::{self, Session, Transaction, TransactionPages, TxId},
@@ -36,13 +36,31 @@ pub(crate) enum LogRestoreError {
     /// The restore can be retried later, from where it stopped.
     #[error(transparent)]
     Immudb(#[from] immudb::Error),
-    /// ImmuDB's history does not continue the local log, or does not match its own head.
     #[error("the history in ImmuDB does not match: {0}")]
-    Diverged(String),
+    Diverged(#[from] Divergence),
     #[error(transparent)]
     History(#[from] HistoryError),
     #[error(transparent)]
     Restore(#[from] RestoreError),
+    /// The marker of the restore cannot be removed.
+    #[error(transparent)]
+    Marker(io::Error),
+}
+
+/// How ImmuDB's history fails to continue the local log, or to match its own head.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum Divergence {
+    /// The last local event is not in ImmuDB as the service stores events there.
+    #[error("{0}")]
+    LastEvent(&'static str),
+    #[error("the history in ImmuDB ends at position {0}")]
+    EndsEarly(Position),
+    #[error("the chain hash does not match log:head")]
+    ChainHash,
+    #[error("transaction {tx}: {what}")]
+    Transaction { tx: TxId, what: &'static str },
+    #[error("transaction {tx}: {source}")]
+    Record { tx: TxId, source: RecordError },
 }
 
 /// Marks a restore that has begun and not ended. Until it ends, the log lacks events and no writes
@@ -105,25 +123,21 @@ impl LogRestore<'_> {
         if tip.position == Position(0) {
             return Ok(TxId(1));
         }
-        let diverged = |what: &str| LogRestoreError::Diverged(what.to_owned());
         let last = self.history.event_at(tip.position, tip)?;
         let key = transaction::event_key(&last.event.aggregate_id, last.sequence);
-        let entry =
-            self.session.get(&key).await?.ok_or_else(|| diverged("ImmuDB lacks the last local event"))?;
+        let entry = self.session.get(&key).await?;
+        let entry = entry.ok_or(Divergence::LastEvent("ImmuDB lacks the last local event"))?;
         let transactions = self.session.scan_transactions(entry.tx, 1).await?;
         let transaction = transactions
             .first()
-            .ok_or_else(|| diverged("ImmuDB lacks the transaction of the last local event"))?;
+            .ok_or(Divergence::LastEvent("ImmuDB lacks the transaction of the last local event"))?;
         let mut checked = Checked { position: tip.position, hash: tip.hash };
         take_apart(transaction, &mut checked)?;
-        let head = head_in(transaction).ok_or_else(|| {
-            diverged(
-                "the transaction of the last local event \
-         has no log:head",
-            )
-        })?;
+        let head = head_in(transaction)
+            .ok_or(Divergence::LastEvent("the transaction of the last local event has no log:head"))?;
         if head.position < tip.position {
-            return Err(diverged("the last local event is beyond the log:head of its transaction"));
+            let what = "the last local event is beyond the log:head of its transaction";
+            return Err(Divergence::LastEvent(what).into());
         }
         // An earlier restore may have ended within a page, before the snapshots of its
         // transactions.
@@ -153,20 +167,17 @@ impl LogRestore<'_> {
             page = next?;
         }
         if checked.position < self.head.position {
-            return Err(LogRestoreError::Diverged(format!(
-                "the history in ImmuDB ends at position {}",
-                checked.position
-            )));
+            return Err(Divergence::EndsEarly(checked.position).into());
         }
         // Transactions committed since the head was read are verified against their own heads.
         if checked.position == self.head.position && checked.hash != self.head.hash {
-            return Err(LogRestoreError::Diverged("the chain hash does not match log:head".to_owned()));
+            return Err(Divergence::ChainHash.into());
         }
         if foreign > 0 {
             warn!(transactions = foreign, "skipped transactions of other clients");
         }
         CrashPoint::CopyEnding.reached();
-        self.unfinished.end().map_err(|error| RestoreError::NotWritten(error.to_string()))?;
+        self.unfinished.end().map_err(LogRestoreError::Marker)?;
         info!(position = checked.position.0, "restored the history from ImmuDB");
         Ok(())
     }
@@ -246,9 +257,9 @@ fn snapshots_in(transaction: &Transaction) -> impl Iterator<Item = Bytes> {
 pub(crate) fn take_apart(
     transaction: &Transaction,
     checked: &mut Checked,
-) -> Result<Vec<Vec<Bytes>>, LogRestoreError> {
-    let id = transaction.header.id.0;
-    let diverged = |what: &str| LogRestoreError::Diverged(format!("transaction {id}: {what}"));
+) -> Result<Vec<Vec<Bytes>>, Divergence> {
+    let tx = transaction.header.id;
+    let diverged = |what| Divergence::Transaction { tx, what };
     let mut appends: Vec<Vec<Bytes>> = Vec::new();
     for (key, value) in &transaction.entries {
         if !key.starts_with(transaction::EVENT_PREFIX.as_bytes()) {
@@ -256,7 +267,7 @@ pub(crate) fn take_apart(
         }
         let event = StoredEvent::new(value.clone(), ChainHash::START)
             .and_then(|event| event.decode())
-            .map_err(|error| diverged(&error.to_string()))?;
+            .map_err(|source| Divergence::Record { tx, source })?;
         if event.position <= checked.position {
             continue;
         }

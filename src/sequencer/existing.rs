@@ -13,7 +13,7 @@ use super::{
     thresholds::SnapshotThresholds,
 };
 use crate::{
-    error::{Conflict, StoreError},
+    error::{Conflict, StoreError, Unreadable},
     event::{AggregateId, AppendBounds, ContentDigest, EventId, Position, SequenceNumber, record},
     index::{AbsentUpTo, Head, IndexError, Presence, StoredId, WaitMode},
     log::{LogOffset, RecordAddress, RecordRun},
@@ -155,8 +155,7 @@ impl Lookup {
 
 fn read(records: &mut RecordRun) -> Result<ExistingEvent, StoreError> {
     let (place, checked) = records.read()?;
-    let stored = record::decode(checked.bytes, checked.hash)
-        .map_err(|error| StoreError::Damaged(error.to_string()))?;
+    let stored = record::decode(checked.bytes, checked.hash).map_err(Unreadable::from)?;
     Ok(ExistingEvent {
         id: stored.event.id,
         aggregate_id: stored.event.aggregate_id,

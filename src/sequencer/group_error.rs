@@ -1,18 +1,20 @@
-//! Why a whole group failed, as an error for each kind of caller.
+//! Why a whole group failed, and the error that its callers get.
 
 use std::io::ErrorKind;
 
-use super::{restored::RestoreError, settings::Settings};
+use super::settings::Settings;
 use crate::{
     error::{FailedPrecondition, StoreError, Unavailable},
     log::WriteError,
 };
 
-/// Why a whole group failed.
-#[derive(Debug, thiserror::Error)]
-pub(super) enum GroupError {
+/// Why a whole group failed. Cheap to clone, because each call of the group gets it.
+#[derive(Debug, Clone, thiserror::Error)]
+pub enum GroupError {
+    /// The log cannot be written.
     #[error(transparent)]
     Write(#[from] WriteError),
+    /// Frames of the group cannot be made findable, so nothing of it was written.
     #[error("cannot read the index while assembling a group; nothing of it was written")]
     Broken,
 }
@@ -27,13 +29,6 @@ impl GroupError {
             Self::Write(WriteError::Unknown(_)) => StoreError::OutcomeUnknown,
             Self::Broken => StoreError::Unavailable(Unavailable::NotWritten),
             Self::Write(WriteError::Failed) => FailedPrecondition::LocalLogFailed.into(),
-        }
-    }
-
-    pub(super) fn for_restorer(&self) -> RestoreError {
-        match self {
-            Self::Write(WriteError::NotWritten(_)) => RestoreError::NotWritten(self.to_string()),
-            Self::Write(_) | Self::Broken => RestoreError::Failed(self.to_string()),
         }
     }
 }

@@ -7,7 +7,7 @@ use std::sync::Arc;
 
 use super::settings::Settings;
 use crate::{
-    error::StoreError,
+    error::{StoreError, Unreadable},
     event::{AggregateId, ChainHash, SequenceNumber},
     index::{Head, Index, IndexError, WaitMode},
     log::Segments,
@@ -40,7 +40,7 @@ impl Lookup {
         sequence: SequenceNumber,
     ) -> Result<ChainHash, StoreError> {
         let place = self.index.event_numbered(aggregate, sequence, WaitMode::AtOnce)?;
-        let place = place.ok_or_else(|| StoreError::Damaged("index: an event is missing".into()))?;
+        let place = place.ok_or(Unreadable::EventMissing)?;
         Ok(self.segments.read(place)?.hash)
     }
 }

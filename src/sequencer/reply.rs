@@ -33,7 +33,7 @@ impl PendingReply {
     /// derived from the group.
     pub(super) fn send(self, group: &GroupOutcome<'_>) {
         let for_caller = || group.failed.map(|error| error.for_caller(group.settings));
-        let for_restorer = || group.failed.map(GroupError::for_restorer);
+        let for_restorer = || group.failed.cloned().map(RestoreError::from);
         match self {
             Self::Append(reply, result, under_way) => {
                 let result = match result {

@@ -8,11 +8,10 @@ use bytes::Bytes;
 use super::{
     group::OpenGroup,
     lookup::Lookup,
-    restored::{RestoreError, RestoredTransaction},
+    restored::{Discontinuity, RestoreError, RestoredTransaction},
 };
 use crate::{
-    error::StoreError,
-    event::{ChainHash, record},
+    event::{ChainHash, Position, record},
     index::{IndexedEvent, IndexedSnapshot},
     log::Tip,
 };
@@ -39,13 +38,13 @@ impl OpenGroup {
             .iter()
             .map(|bytes| record::decode(bytes.clone(), ChainHash::START))
             .collect::<Result<Vec<_>, _>>()
-            .map_err(|error| RestoreError::DoesNotContinue(error.to_string()))?;
+            .map_err(Discontinuity::from)?;
         let before = self.frames.tip();
         // Positions are checked against everything this group has added so far.
         self.entries.reach(before);
         if !self.entries.continued_by(&lookup.index, &events)? {
-            let first = events.first().map_or(0, |event| event.position.0);
-            return Err(RestoreError::DoesNotContinue(format!("the append at position {first}")));
+            let first = events.first().map_or(Position(0), |event| event.position);
+            return Err(Discontinuity::Append(first).into());
         }
         let places = self.frames.append(records);
         let indexed = events.iter().zip(&places).map(|(event, at)| IndexedEvent::new(event, at.place));
@@ -66,11 +65,7 @@ impl OpenGroup {
         if head.snapshot.is_some_and(|ours| ours.sequence > snapshot.sequence) {
             return Ok(());
         }
-        let hash = match lookup.event_hash(&snapshot.aggregate_id, snapshot.sequence) {
-            Ok(hash) => hash,
-            Err(StoreError::Damaged(what)) => return Err(RestoreError::Failed(what)),
-            Err(other) => return Err(RestoreError::Failed(other.to_string())),
-        };
+        let hash = lookup.event_hash(&snapshot.aggregate_id, snapshot.sequence)?;
         if hash != snapshot.event_hash {
             return Ok(());
         }

@@ -2,7 +2,15 @@
 
 use bytes::Bytes;
 
-use crate::{event::record::ReplicationMark, index::IndexError};
+use super::group_error::GroupError;
+use crate::{
+    error::StoreError,
+    event::{
+        Position,
+        record::{RecordError, ReplicationMark},
+    },
+    index::IndexError,
+};
 
 /// Whole appends that ImmuDB committed in one transaction. If `mark` names no transaction, they
 /// come from another source.
@@ -17,25 +25,35 @@ pub struct RestoredTransaction {
 /// Why records cannot be restored.
 #[derive(Debug, thiserror::Error)]
 pub enum RestoreError {
-    /// A record is invalid, or its numbers do not follow those of the log.
-    #[error("the records do not continue the local log: {0}")]
-    DoesNotContinue(String),
-    /// Nothing was written.
-    #[error("{0}")]
-    NotWritten(String),
-    /// The local log or the index accepts no more writes.
-    #[error("{0}")]
-    Failed(String),
+    /// The records do not follow those of the log.
+    #[error(transparent)]
+    DoesNotContinue(#[from] Discontinuity),
+    /// The index cannot be read, or cannot take the records.
+    #[error(transparent)]
+    Index(#[from] IndexError),
+    /// The event of a snapshot cannot be read.
+    #[error(transparent)]
+    Store(#[from] StoreError),
+    /// The disk is too full.
+    #[error("the disk has less than limits.disk_free_min free")]
+    DiskFull,
+    /// The group with the records was not stored. Its error says whether a part of it may be found
+    /// later.
+    #[error(transparent)]
+    NotStored(#[from] GroupError),
     /// The thread of the sequencer has ended.
     #[error("the service is shutting down")]
     Stopped,
 }
 
-impl From<IndexError> for RestoreError {
-    fn from(error: IndexError) -> Self {
-        match error {
-            IndexError::NotMadeYet { .. } => Self::NotWritten(error.to_string()),
-            IndexError::NotMade { .. } => Self::Failed(error.to_string()),
-        }
-    }
+/// Why records do not continue the log.
+#[derive(Debug, thiserror::Error)]
+pub enum Discontinuity {
+    /// A record is invalid.
+    #[error("the records do not continue the local log: {0}")]
+    Record(#[from] RecordError),
+    /// The numbers of an append do not follow those of the log. The position is that of its first
+    /// event.
+    #[error("the records do not continue the local log: the append at position {0}")]
+    Append(Position),
 }

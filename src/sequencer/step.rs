@@ -75,8 +75,7 @@ impl Step {
             }
             SequencerCall::Restore { transactions, reply } => {
                 let result = if self.disk_is_full && !transactions.is_empty() {
-                    let reason = "the disk has less than limits.disk_free_min free";
-                    Err(RestoreError::NotWritten(reason.to_owned()))
+                    Err(RestoreError::DiskFull)
                 } else {
                     self.group.restore(lookup, transactions)
                 };

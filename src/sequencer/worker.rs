@@ -27,7 +27,6 @@ use super::{
     marks::WaitingMarks,
     poisoned::{Poisoned, PoisonedBy},
     reply::GroupOutcome,
-    restored::RestoreError,
     step::{AdmissionCheck, Step},
 };
 use crate::{
@@ -172,7 +171,7 @@ impl Worker {
         let frames = self.log.begin().map_err(|error| match error {
             // Creating a new segment failed. Nothing was written for the calls of this group.
             WriteError::Unknown(source) => {
-                self.poison(PoisonedBy::Log, &source.to_string(), HashSet::new());
+                self.poison(PoisonedBy::NewSegment(source), HashSet::new());
                 WriteError::Failed
             }
             other @ (WriteError::NotWritten(_) | WriteError::Failed) => other,
@@ -245,8 +244,8 @@ impl Worker {
     /// Handles a group that was not written, or whose outcome is unknown.
     fn not_stored(&mut self, error: &GroupError, events: HashSet<EventId>) {
         match error {
-            GroupError::Write(WriteError::Unknown(_)) => {
-                self.poison(PoisonedBy::Log, &error.to_string(), events);
+            GroupError::Write(WriteError::Unknown(source)) => {
+                self.poison(PoisonedBy::Group(source.clone()), events);
             }
             // Nothing of the group was written.
             GroupError::Broken => refusals::failed("appends fail because the index cannot be read", error),
@@ -257,14 +256,14 @@ impl Worker {
     }
 
     /// Poisons the log: nothing is written before a restart. The first reason is kept.
-    fn poison(&mut self, by: PoisonedBy, reason: &str, in_doubt: HashSet<EventId>) {
+    fn poison(&mut self, by: PoisonedBy, in_doubt: HashSet<EventId>) {
         self.log.fail();
-        let poisoned = Poisoned { by, reason: reason.to_owned(), in_doubt };
+        let poisoned = Poisoned { by, in_doubt };
         self.poisoned.send_if_modified(|known| match known {
             Some(_) => false,
             None => {
                 error!(
-                    reason,
+                    reason = poisoned.by.to_string(),
                     events_in_doubt = poisoned.in_doubt.len(),
                     "the local log is poisoned: writes are refused until the service has been restarted"
                 );
@@ -293,12 +292,8 @@ impl Worker {
                 _ = reply.send(answer);
             }
             SequencerCall::Snapshot { reply, .. } => _ = reply.send(Err(error.for_caller(settings))),
-            SequencerCall::Restore { reply, .. } => {
-                _ = reply.send(Err(RestoreError::NotWritten(error.to_string())))
-            }
-            SequencerCall::RestoreSnapshot { reply, .. } => {
-                _ = reply.send(Err(RestoreError::NotWritten(error.to_string())))
-            }
+            SequencerCall::Restore { reply, .. } => _ = reply.send(Err(error.clone().into())),
+            SequencerCall::RestoreSnapshot { reply, .. } => _ = reply.send(Err(error.clone().into())),
             SequencerCall::MarksWaiting | SequencerCall::Stop => {}
         }
     }

@@ -32,7 +32,7 @@ use crate::{
     replication::{forwarder::Forwarder, restore::RestoreMarker, state::State, status::ReplicationStatus},
     sequencer::{Sequencer, SequencerThread},
     stats::Counters,
-    storage::{ReadOnly, Storage},
+    storage::Storage,
     store::EventStore,
     threads,
     world::{Shutdown, World},
@@ -58,7 +58,7 @@ pub struct Components {
     /// Ends the forwarder and the writer of event files.
     pub(super) stopping: CancellationToken,
     /// Held until everything else has stopped.
-    _locks: (Lock, [Option<FolderOwner>; 2], Option<ReadOnly>),
+    _locks: (Lock, [Option<FolderOwner>; 2]),
 }
 
 /// The gRPC services that answer from the parts.
@@ -85,7 +85,8 @@ impl Components {
         let replication = Arc::new(replication(config, &storage, last_stop)?);
         let clock = clock(config, options, &storage);
         let Storage { lock, log, index, index_owner, log_id, read_only, .. } = storage;
-        let in_doubt = read_only.as_ref().map(|read_only| read_only.in_doubt.clone()).unwrap_or_default();
+        let is_writable = read_only.is_none();
+        let in_doubt = read_only.map(|read_only| read_only.in_doubt).unwrap_or_default();
         let admission = {
             let replication = replication.clone();
             Arc::new(move |tip: Tip| replication.admit_write(tip))
@@ -96,7 +97,7 @@ impl Components {
             Sequencer::start(log, index, settings, admission, counters.clone()).map_err(no_thread)?;
         let (tasks, closing, stopping) =
             (TaskTracker::new(), CancellationToken::new(), CancellationToken::new());
-        let forwarder = settings::forwarder(config, options).filter(|_| read_only.is_none());
+        let forwarder = settings::forwarder(config, options).filter(|_| is_writable);
         let forwarder = forwarder.map(|settings| {
             let (replication, sequencer) = (replication.clone(), sequencer.clone());
             // Clients wait for the other work of this thread, so it must not rebuild index files
@@ -106,7 +107,7 @@ impl Components {
             start_forwarder(forwarder, &tasks).map_err(no_thread)
         });
         let forwarder = forwarder.transpose()?;
-        let event_files = settings::event_files(&config.event_sourcing).filter(|_| read_only.is_none());
+        let event_files = settings::event_files(&config.event_sourcing).filter(|_| is_writable);
         let event_files = event_files.and_then(|settings| {
             let owner = claim_event_files(&settings, log_id)?;
             let (history, replication) = (history.clone(), replication.clone());
@@ -117,7 +118,7 @@ impl Components {
         });
         let (files_owner, event_files) = event_files.unzip();
         let event_sourcing = settings::event_sourcing(&config.event_sourcing, options);
-        let log_path = read_only.is_none().then(|| config.event_sourcing.log_path.clone());
+        let log_path = is_writable.then(|| config.event_sourcing.log_path.clone());
         Ok(Self {
             store: Arc::new(EventStore::new(sequencer, replication, history, counters, event_sourcing)),
             log_id,
@@ -129,7 +130,7 @@ impl Components {
             tasks,
             closing,
             stopping,
-            _locks: (lock, [index_owner, files_owner], read_only),
+            _locks: (lock, [index_owner, files_owner]),
         })
     }
 

@@ -1,6 +1,6 @@
 //! The reasons why the service cannot run.
 
-use crate::{history::HistoryError, storage::StorageError};
+use crate::{history::HistoryError, sequencer::PoisonedBy, storage::StorageError};
 
 /// The reason why the service cannot run.
 #[derive(Debug, thiserror::Error)]
@@ -33,5 +33,5 @@ pub enum ServerError {
     Panicked(&'static str),
     /// The log was poisoned by a failed write or sync, for the reason given.
     #[error("cannot write the local log: {0}; restart the service to find out what is stored")]
-    LogFailed(String),
+    LogFailed(#[source] PoisonedBy),
 }

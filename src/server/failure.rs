@@ -29,9 +29,9 @@ pub(super) fn of_parts(
             let poisoned = sequencer.until_poisoned().await;
             match poisoned.by {
                 PoisonedBy::ReadOnly => std::future::pending().await,
-                PoisonedBy::Log => {
+                PoisonedBy::Group(_) | PoisonedBy::NewSegment(_) => {
                     tokio::time::sleep(log_failure_grace).await;
-                    ServerError::LogFailed(poisoned.reason.clone())
+                    ServerError::LogFailed(poisoned.by.clone())
                 }
             }
         };

@@ -44,7 +44,7 @@ fn read_only(
     why: StorageError,
     closing: &CancellationToken,
 ) -> Result<Storage, StorageError> {
-    match Storage::open_read_only(settings, &why, closing) {
+    match Storage::open_read_only(settings, closing) {
         Ok(storage) => {
             error!(
                 reason = %why,

@@ -130,7 +130,7 @@ pub(super) fn event_sourcing(events: &EventSourcingConfig, options: &ServerOptio
     if events.enabled {
         EventSourcing::Enabled
     } else {
-        EventSourcing::Disabled { file: options.config_file.display().to_string() }
+        EventSourcing::Disabled { file: options.config_file.clone() }
     }
 }
 

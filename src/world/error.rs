@@ -76,9 +76,10 @@ pub enum WorldError {
     /// A rebuild was requested while another one is running.
     #[error("a rebuild of the world is already in progress")]
     RebuildRunning,
-    /// The read models cannot be read or written, for this reason.
+    /// The read models cannot be read or written, for this reason. They are above this module, so
+    /// the type of their error is not known here.
     #[error("the read models are not available: {0}")]
-    ReadModels(String),
+    ReadModels(#[source] Box<dyn std::error::Error + Send + Sync>),
 }
 
 impl From<Refusal> for WorldError {

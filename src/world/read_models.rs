@@ -39,7 +39,7 @@ mod tests;
 
 pub use apply::Panicked;
 pub use checkpoint::Checkpoint;
-pub use error::ReadModelError;
+pub use error::{NotOpenReason, ReadModelError};
 pub use files::all as all_files;
 use files::remove;
 pub use problems::Problems;
@@ -375,11 +375,7 @@ impl ReadModels {
 
     /// Returns the error for a file that is not open, with the reason.
     pub fn not_open(&self) -> ReadModelError {
-        ReadModelError::NotOpen(self.problems.stalled_reason().unwrap_or_else(|| {
-            "the file is being \
-         opened"
-                .to_owned()
-        }))
+        self.problems.stalled_reason().map_or(NotOpenReason::Opening, NotOpenReason::Stalled).into()
     }
 
     /// Keeps the write-ahead log from growing without limit while another program keeps an old

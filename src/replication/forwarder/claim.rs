@@ -1,6 +1,8 @@
 //! Claims the ImmuDB database: reads `log:head`, decides, writes the claim, and restores what the
 //! local log lacks. The rules of the decision are those of the fencing module.
 
+use std::io;
+
 use bytes::Bytes;
 use tracing::{info, warn};
 
@@ -17,11 +19,11 @@ use crate::{
     replication::{
         fencing::{self, Decision, Events, FenceReason, LocalState, Serving, SuspectReason},
         head::{self, LogHead},
-        restore::{self, LogRestore, LogRestoreError, RestoreMarker},
+        restore::{self, Divergence, LogRestore, LogRestoreError, RestoreMarker},
         state::Signal,
         transaction,
     },
-    sequencer::RestoreError,
+    sequencer::{Discontinuity, RestoreError},
 };
 
 /// A session that holds the claim.
@@ -45,18 +47,30 @@ pub(super) enum ClaimError {
     FencedBy { head: LogHead },
     #[error(transparent)]
     Suspect(SuspectReason),
-    #[error("{0}")]
-    Diverged(String),
+    #[error(transparent)]
+    Diverged(Divergence),
+    #[error(transparent)]
+    DoesNotContinue(Discontinuity),
     #[error("log:head has an unexpected format")]
     HeadUnreadable,
-    /// The local log or its directory cannot be used at the moment.
-    #[error("{0}")]
-    Local(String),
+    #[error(transparent)]
+    Local(#[from] LocalError),
+}
+
+/// Why the local log or its directory cannot be used at the moment.
+#[derive(Debug, thiserror::Error)]
+pub(super) enum LocalError {
+    #[error(transparent)]
+    History(#[from] HistoryError),
+    #[error(transparent)]
+    Restore(RestoreError),
+    #[error(transparent)]
+    Folder(io::Error),
 }
 
 impl From<HistoryError> for ClaimError {
     fn from(error: HistoryError) -> Self {
-        Self::Local(error.to_string())
+        Self::Local(error.into())
     }
 }
 
@@ -64,12 +78,11 @@ impl From<LogRestoreError> for ClaimError {
     fn from(error: LogRestoreError) -> Self {
         match error {
             LogRestoreError::Immudb(error) => Self::Immudb(error),
-            LogRestoreError::Diverged(what) => Self::Diverged(what),
+            LogRestoreError::Diverged(error) => Self::Diverged(error),
             LogRestoreError::History(error) => error.into(),
-            LogRestoreError::Restore(error @ RestoreError::DoesNotContinue(_)) => {
-                Self::Diverged(error.to_string())
-            }
-            LogRestoreError::Restore(error) => Self::Local(error.to_string()),
+            LogRestoreError::Restore(RestoreError::DoesNotContinue(error)) => Self::DoesNotContinue(error),
+            LogRestoreError::Restore(error) => Self::Local(LocalError::Restore(error)),
+            LogRestoreError::Marker(error) => Self::Local(LocalError::Folder(error)),
         }
     }
 }
@@ -99,7 +112,7 @@ impl Forwarder {
                 // ImmuDB was rolled back, and the operator has confirmed it: nothing is left to
                 // restore.
                 (true, Some((head, _))) if lacks_events(head) => {
-                    self.unfinished().end().map_err(|error| ClaimError::Local(error.to_string()))?;
+                    self.unfinished().end().map_err(LocalError::Folder)?;
                     decision
                 }
                 // The end of the history, the snapshots after the last event, still has to be
@@ -143,8 +156,7 @@ impl Forwarder {
     }
 
     async fn decide(&mut self, session: &Session, head: Option<&LogHead>) -> Result<Decision, ClaimError> {
-        let ids =
-            writer_ids::load(&self.settings.folder).map_err(|error| ClaimError::Local(error.to_string()))?;
+        let ids = writer_ids::load(&self.settings.folder).map_err(LocalError::Folder)?;
         let tip = self.sequencer.tip();
         let hash_at_head = match head.filter(|head| head.position <= tip.position) {
             Some(head) => Some(self.history.locate(head.position, tip)?.hash),
@@ -179,8 +191,7 @@ impl Forwarder {
     /// Creates a writer id and makes it durable before it is used in a claim.
     fn new_writer(&mut self) -> Result<(), ClaimError> {
         if self.writer.is_none() {
-            let id = writer_ids::add(&self.settings.folder)
-                .map_err(|error| ClaimError::Local(error.to_string()))?;
+            let id = writer_ids::add(&self.settings.folder).map_err(LocalError::Folder)?;
             CrashPoint::WriterKept.reached();
             self.writer = Some(WriterClaim { id, confirmed: false });
         }
@@ -213,7 +224,7 @@ impl Forwarder {
         let copy =
             LogRestore { session, sequencer: &sequencer, history: &history, unfinished: &unfinished, head };
         let first = copy.check_fit().await?;
-        unfinished.begin().map_err(|error| ClaimError::Local(error.to_string()))?;
+        unfinished.begin().map_err(LocalError::Folder)?;
         if self.writer.is_none_or(|writer| writer.id != head.writer) {
             self.own_tx = Some(seen);
             self.take(session, head, seen).await?;

@@ -64,12 +64,13 @@ impl Forwarder {
     /// Records that the local log or its directory could not be used, and waits. The disk may be
     /// full, or the operator may have to repair the log. More frequent attempts would not help, but
     /// the attempts never end.
-    pub(super) async fn failed_here(&mut self, error: &str) {
+    pub(super) async fn failed_here(&mut self, error: &(dyn std::error::Error + Sync)) {
+        let error = error.to_string();
         if self.replication.view().last_error != error {
             error!(error, "replication to ImmuDB is stopped until this is fixed");
         }
         self.in_contact = false;
-        self.replication.failed(true, error.to_owned());
+        self.replication.failed(true, error);
         self.apply_signal(Signal::Failed(Failure::Definite));
         self.replication.retried();
         let shutdown = self.shutdown.clone();

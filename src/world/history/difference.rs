@@ -139,7 +139,7 @@ impl DifferenceReader {
         given_up: &CancellationToken,
     ) -> Result<Option<ObjectDiff>, WorldError> {
         let Some(TouchedObject { id, kind, first, last }) = self.touched.next() else { return Ok(None) };
-        let id = AggregateId::new(&id).map_err(|error| StoreError::Damaged(error.to_string()))?;
+        let id = AggregateId::new(&id).map_err(|error| StoreError::Damaged(error.into()))?;
         let problem = match differs(source, &id, kind, (first, last), given_up) {
             Err(WorldError::Damaged(damage)) => damage.to_string(),
             Err(WorldError::Store(error @ StoreError::Damaged(_))) => error.to_string(),

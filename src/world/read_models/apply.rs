@@ -67,6 +67,13 @@ impl From<ProjectionFault> for Error {
     }
 }
 
+/// Another program removed a table.
+#[derive(Debug, thiserror::Error)]
+#[error("the table {table} is missing")]
+struct MissingTable {
+    table: &'static str,
+}
+
 /// Returns whether an error comes from the machine, the disk or another program, and not from a
 /// statement of a projection.
 pub(super) fn is_of_the_environment(error: &Error) -> bool {
@@ -281,14 +288,14 @@ fn commit(
 /// Returns an error if another program removed a table. The event is not at fault then, and the
 /// tables are rebuilt.
 fn missing_table(rows: &Connection, projection: &dyn Projection) -> Result<()> {
-    for table in projection.tables() {
+    for &table in projection.tables() {
         let found: Option<i64> = rows
             .prepare_cached("SELECT 1 FROM sqlite_schema WHERE name = ?1")?
             .query_row([table], |row| row.get(0))
             .optional()?;
         // A table that the projection's own schema does not create never existed.
         if found.is_none() && makes(projection, table) {
-            return Err(Error::InvalidParameterName(format!("the table {table} is missing")));
+            return Err(Error::ToSqlConversionFailure(Box::new(MissingTable { table })));
         }
     }
     Ok(())

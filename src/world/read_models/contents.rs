@@ -13,7 +13,7 @@ use rusqlite::{Connection, params};
 use tokio_util::sync::CancellationToken;
 
 use super::{
-    ReadModelError, ReadModels,
+    NotOpenReason, ReadModelError, ReadModels,
     dangling_references::DanglingReferences,
     projector::{self, Follower, ProjectorError},
 };
@@ -160,7 +160,7 @@ impl ContainerTable {
     fn ask<T>(&self, query: impl Fn(&Connection) -> rusqlite::Result<T>) -> Result<T, ProjectorError> {
         const TRIES_MAX: usize = 3;
         if let Some(why) = self.rows.problems.stalled_reason() {
-            return Err(ReadModelError::NotOpen(why).into());
+            return Err(ReadModelError::from(NotOpenReason::Stalled(why)).into());
         }
         let tip = self.store.tip();
         for _ in 0..TRIES_MAX {
@@ -171,7 +171,7 @@ impl ContainerTable {
                 return Ok(answer);
             }
         }
-        Err(ReadModelError::NotOpen(format!("{NAME} is being rebuilt")).into())
+        Err(ReadModelError::from(NotOpenReason::Rebuilding { tables: NAME }).into())
     }
 
     /// Applies the remaining events up to the tip if they are few. Returns the generation of the
@@ -179,9 +179,9 @@ impl ContainerTable {
     fn follow_soon(&self, tip: Tip) -> Result<u64, ProjectorError> {
         let mut following = self.following();
         loop {
-            let behind = tip.position.0.saturating_sub(self.rows.position().0);
-            if behind > BEHIND_MAX {
-                return Err(ReadModelError::NotOpen(format!("{NAME} is {behind} events behind")).into());
+            let events = tip.position.0.saturating_sub(self.rows.position().0);
+            if events > BEHIND_MAX {
+                return Err(ReadModelError::from(NotOpenReason::Behind { tables: NAME, events }).into());
             }
             if self.step(&mut following, tip)? {
                 return Ok(self.rows.generation());

@@ -58,7 +58,10 @@ pub enum ReadModelError {
     },
     /// The tables are not available at present, for this reason.
     #[error("the file is not open: {0}")]
-    NotOpen(String),
+    NotOpen(#[from] NotOpenReason),
+    /// Other tables replaced these at each attempt to read them.
+    #[error("they are being rebuilt repeatedly")]
+    RebuiltRepeatedly,
     /// The write-ahead log exceeds its limit and cannot be truncated.
     #[error(
         "another program keeps a read transaction open, and the write-ahead log has grown to {bytes} bytes \
@@ -72,6 +75,31 @@ pub enum ReadModelError {
     },
 }
 
+/// Why tables are not available at present.
+#[derive(Debug, thiserror::Error)]
+pub enum NotOpenReason {
+    /// They do not follow the events, because of the problem that is recorded for them.
+    #[error("{0}")]
+    Stalled(String),
+    /// Another thread is opening the file.
+    #[error("the file is being opened")]
+    Opening,
+    /// Other tables are replacing them.
+    #[error("{tables} is being rebuilt")]
+    Rebuilding {
+        /// Their name in reports.
+        tables: &'static str,
+    },
+    /// They lack too many events to wait for.
+    #[error("{tables} is {events} events behind")]
+    Behind {
+        /// Their name in reports.
+        tables: &'static str,
+        /// The number of events that they lack.
+        events: u64,
+    },
+}
+
 impl ReadModelError {
     /// Names another configuration key than that of the read models.
     pub(super) fn of_key(mut self, its: &'static str) -> Self {
@@ -81,7 +109,12 @@ impl ReadModelError {
             | Self::OfAnotherLog { key, .. } => {
                 *key = its;
             }
-            Self::Database(_) | Self::InUse | Self::Io { .. } | Self::NotOpen(_) | Self::WalFull { .. } => {}
+            Self::Database(_)
+            | Self::InUse
+            | Self::Io { .. }
+            | Self::NotOpen(_)
+            | Self::RebuiltRepeatedly
+            | Self::WalFull { .. } => {}
         }
         self
     }
@@ -101,6 +134,7 @@ impl ReadModelError {
             | Self::OfAnotherService { .. }
             | Self::OfAnotherLog { .. }
             | Self::NotOpen(_)
+            | Self::RebuiltRepeatedly
             | Self::WalFull { .. } => false,
         }
     }
@@ -116,6 +150,7 @@ impl ReadModelError {
             | Self::OfAnotherService { .. }
             | Self::OfAnotherLog { .. }
             | Self::NotOpen(_)
+            | Self::RebuiltRepeatedly
             | Self::WalFull { .. } => false,
         }
     }
@@ -123,6 +158,6 @@ impl ReadModelError {
 
 impl From<ReadModelError> for WorldError {
     fn from(error: ReadModelError) -> Self {
-        Self::ReadModels(error.to_string())
+        Self::ReadModels(error.into())
     }
 }

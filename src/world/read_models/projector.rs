@@ -64,7 +64,7 @@ impl From<ProjectorError> for WorldError {
         match error {
             ProjectorError::ReadModels(error) => error.into(),
             ProjectorError::Store(error) => error.into(),
-            ProjectorError::Repaired(_) => Self::ReadModels(error.to_string()),
+            ProjectorError::Repaired(_) => Self::ReadModels(error.into()),
         }
     }
 }
@@ -139,7 +139,7 @@ impl Follower {
         let passed_over = reached.0.saturating_sub(tables.reached().position.0);
         if !events.is_empty() || passed_over >= PASSED_OVER_MAX {
             let decoded: Result<Vec<RecordedEvent>, _> = events.iter().map(|event| event.decode()).collect();
-            let mut decoded = decoded.map_err(|error| StoreError::Damaged(error.to_string()))?;
+            let mut decoded = decoded.map_err(|error| StoreError::Damaged(error.into()))?;
             let is_repair = |event: &RecordedEvent| {
                 event.position > self.repairs_until && ExcludedEvents::is_repair(event)
             };

@@ -295,7 +295,7 @@ impl Asked<'_> {
     fn answer<T>(&mut self, what: &str, answer: Result<T, StoreError>) -> Result<Option<T>, String> {
         match answer {
             Ok(answer) => Ok(Some(answer)),
-            Err(StoreError::Damaged(text)) if self.hit == Hit::Log && names_damage(&text) => {
+            Err(StoreError::Damaged(why)) if self.hit == Hit::Log && names_damage(&why.to_string()) => {
                 self.named = true;
                 Ok(None)
             }

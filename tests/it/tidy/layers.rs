@@ -4,7 +4,7 @@ use super::sources;
 
 /// From top to bottom. A module may use those below it. A file belongs to the longest entry that
 /// its path begins with.
-const ORDER: [&str; 74] = [
+const ORDER: [&str; 75] = [
     "main",
     "lib",
     "cli",
@@ -54,10 +54,10 @@ const ORDER: [&str; 74] = [
     "sequencer::reply",
     "sequencer::call",
     "sequencer::queue",
+    "sequencer::restored",
     "sequencer::group_error",
     "sequencer::settings",
     "sequencer::thresholds",
-    "sequencer::restored",
     "sequencer::marks",
     "sequencer::under_way",
     "sequencer::poisoned",
@@ -66,6 +66,7 @@ const ORDER: [&str; 74] = [
     "history",
     "shared_limit",
     "error",
+    "history::error",
     "index",
     "refusals",
     "log",

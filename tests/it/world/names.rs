@@ -4,6 +4,7 @@
 
 use aethyr_event_store::grpc::ClientError;
 use serde_json::{Value, json};
+use tonic::Code;
 
 use super::{Game, player, room, thing};
 use crate::support::service::{Service, Setup};
@@ -52,7 +53,7 @@ async fn a_name_that_one_way_refuses_no_other_takes() {
             for (field, command) in ways(kind, kind, name) {
                 let error = game.try_execute(json!([command])).await.expect_err(&format!("{command}"));
                 assert!(
-                    matches!(&error, ClientError::Refused { code, .. } if code == "InvalidArgument"),
+                    matches!(&error, ClientError::Refused { code: Code::InvalidArgument, .. }),
                     "{command}: {error}"
                 );
                 let said = error.to_string();
