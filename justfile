@@ -38,6 +38,10 @@ protos:
     npx --yes --package "@bufbuild/buf@1.75.0" buf lint
     npx --yes --package "@bufbuild/buf@1.75.0" buf breaking --against tests/proto/0.2.0.binpb
 
+# Licences, sources and advisories of dependencies. Needs cargo-deny.
+deny:
+    cargo deny --locked check advisories bans licenses sources
+
 # The tests of the documentation, and the API documentation.
 docs:
     cargo test --locked --test it -- documents
