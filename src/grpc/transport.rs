@@ -11,7 +11,7 @@ use crate::{
     shared_limit::{Resource, SharedLimit},
 };
 
-pub mod bodies;
+pub mod body_limits;
 pub mod byte_budget;
 pub mod closing;
 pub mod compression;
@@ -22,6 +22,8 @@ pub mod deferred_service;
 pub mod peer;
 pub(crate) mod read_limits;
 pub mod reads;
+mod request_body;
+mod response_body;
 pub mod write_answer;
 
 use byte_budget::ByteBudget;

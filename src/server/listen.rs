@@ -19,7 +19,7 @@ use super::{
 use crate::grpc::{
     Bounds, EventStoreCalls, HealthReport, HealthReporter, TransportSettings, WorldCalls,
     transport::{
-        bodies::BodyLimits,
+        body_limits::BodyLimits,
         byte_budget::ByteBudget,
         closing::ClosingLayer,
         concurrency::{Gate, note_arrival},

@@ -48,3 +48,25 @@ pub fn not_accepted(UnknownEncoding(encoding): &UnknownEncoding) -> Response<Bod
     answer.headers_mut().insert("grpc-accept-encoding", HeaderValue::from_static(ACCEPTED));
     answer
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_protobuf_is_read_as_protobuf() {
+        let of = |content: &str| {
+            let request = Request::builder().method("POST").header("content-type", content);
+            request_format(&request.body(()).unwrap())
+        };
+        for content in ["application/grpc", "application/grpc+proto", "application/grpc; charset=utf-8"] {
+            assert_eq!(of(content), RequestFormat::Protobuf, "{content}");
+        }
+        for content in ["application/grpc+json", "application/grpc+thrift;x=y", "application/grpc+protobuf"] {
+            assert_eq!(of(content), RequestFormat::OtherGrpc, "{content}");
+        }
+        for content in ["", "application/json", "application/grpcs", "application/grpc-web", "text/plain"] {
+            assert_eq!(of(content), RequestFormat::NotGrpc, "{content}");
+        }
+    }
+}

@@ -39,7 +39,4 @@ async fn a_live_read_acquires_its_bytes_once_the_message_before_has_gone_out() {
     call.answer.resize(0).unwrap();
     let second = second.await.unwrap().unwrap();
     assert!(matches!(second.content, Some(messages::SubscribeContent::Events(_))));
-    drop(messages);
-    running.sequencer.stop().await;
-    assert!(tokio::task::spawn_blocking(|| running.thread.join()).await.unwrap());
 }
