@@ -201,11 +201,23 @@ fn calls(batch: &[Step], model: &Model) -> Vec<(Sent, Vec<(AggregateId, Sequence
     calls
 }
 
+/// A running sequencer. Dropping this stops it and waits until it has written its index, which
+/// would create the directory again after the test has removed it.
 pub(crate) struct Running {
     pub sequencer: Sequencer,
-    pub thread: super::SequencerThread,
     pub history: crate::history::History,
-    pub lock: crate::log::Lock,
+    thread: Option<SequencerThread>,
+    _lock: crate::log::Lock,
+}
+
+impl Drop for Running {
+    fn drop(&mut self) {
+        // A test that has failed may be holding up the thread.
+        if let Some(thread) = self.thread.take().filter(|_| !thread::panicking()) {
+            _ = self.sequencer.calls.send(SequencerCall::Stop);
+            assert!(thread.join());
+        }
+    }
 }
 
 pub(crate) fn start(config: &EventSourcingConfig) -> Running {
@@ -217,7 +229,7 @@ pub(crate) fn start_admitting(config: &EventSourcingConfig, admission: Arc<Admis
     let history = storage.history();
     let Storage { lock, log, index, .. } = storage;
     let (sequencer, thread) = Sequencer::start(log, index, settings, admission, Arc::default()).unwrap();
-    Running { sequencer, thread, history, lock }
+    Running { sequencer, history, thread: Some(thread), _lock: lock }
 }
 
 pub(crate) fn open(config: &EventSourcingConfig) -> (Storage, Settings) {
@@ -283,10 +295,7 @@ async fn play(batches: Vec<(Vec<Step>, End)>) {
             assert_eq!(found, model.stored_before(events));
         }
         if !matches!(end, End::No) {
-            running.sequencer.stop().await;
-            let Running { sequencer, thread, history, lock } = running;
-            thread.join();
-            drop((sequencer, history, lock));
+            drop(running);
             if matches!(end, End::WithoutIndex) {
                 std::fs::remove_dir_all(&config.index_path).unwrap();
             }
@@ -340,7 +349,6 @@ async fn notes_are_written_although_more_of_them_come_all_the_time() {
         running.sequencer.mark(ReplicationMark { position: Position(0), snapshots: 0, immudb_tx: 7 });
         tokio::time::sleep(BETWEEN).await;
     }
-    running.sequencer.stop().await;
 }
 
 pub(crate) fn in_folder(folder: &tempfile::TempDir) -> EventSourcingConfig {
@@ -405,7 +413,6 @@ async fn an_abandoned_call_is_not_stored() {
     assert_eq!(first.await.unwrap().unwrap().bounds.last, Position(1));
     assert_eq!(awaited.await.unwrap().bounds.last, Position(2));
     assert_eq!(running.history.index.head(&AggregateId::new("b").unwrap()).unwrap(), None);
-    running.sequencer.stop().await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -443,7 +450,6 @@ async fn those_who_wait_for_a_group_do_not_wait_for_refusals_that_come_after_the
         refusal.as_mut().await;
         assert!(matches!(refusal.as_mut().take_output(), Some(Err(StoreError::Conflict(_)))));
     }
-    running.sequencer.stop().await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -485,5 +491,4 @@ async fn nobody_sees_half_of_an_append_or_figures_of_two_moments() {
     for reader in readers {
         tokio::task::spawn_blocking(move || reader.join().unwrap()).await.unwrap();
     }
-    running.sequencer.stop().await;
 }

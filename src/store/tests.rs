@@ -79,8 +79,6 @@ async fn a_reader_knows_how_far_it_is_although_its_filter_leaves_events_out() {
         assert_eq!(positions, [4, 6]);
         assert_eq!(reader.reached(), tip.position);
     }
-    running.sequencer.stop().await;
-    assert!(tokio::task::spawn_blocking(|| running.thread.join()).await.unwrap());
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -95,8 +93,6 @@ async fn a_damaged_event_is_reported_to_readers_whose_filter_leaves_it_out_too()
         let failed = reader.next(store.tip(), usize::MAX).unwrap_err();
         assert!(matches!(failed, StoreError::Damaged(_)), "{failed:?}");
     }
-    running.sequencer.stop().await;
-    assert!(tokio::task::spawn_blocking(|| running.thread.join()).await.unwrap());
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -130,6 +126,4 @@ async fn a_resend_that_would_be_refused_waits_for_the_first_attempt() {
     // A new append is refused at once.
     let refused = store.append_here(one_event("room-1"), Origin::default()).await.unwrap_err();
     assert!(matches!(refused, StoreError::Full { limit: Limit::PendingEvents, .. }), "{refused:?}");
-    running.sequencer.stop().await;
-    assert!(tokio::task::spawn_blocking(|| running.thread.join()).await.unwrap());
 }

@@ -77,12 +77,13 @@ fn way_to(point: CrashPoint) -> Way {
 
 struct Story {
     point: CrashPoint,
-    dir: TempDir,
     immudb: ImmuDb,
     service: Service,
     setup: Setup,
     /// The calls before the crash, with their outcomes.
     calls: Vec<Call>,
+    /// Removed after ImmuDB has ended, which writes to it.
+    dir: TempDir,
 }
 
 impl Story {

@@ -97,7 +97,7 @@ fn given_up(service: &Service, name: &str) -> bool {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_deposed_writer_gives_its_events_up_into_files_and_takes_the_other_history() {
-    let Divergence { immudb, mut deposed, ours, mut other, dir: _dir } = diverged().await;
+    let Divergence { dir: _dir, immudb, mut deposed, ours, mut other } = diverged().await;
     let (before, pending) = ours.split_at(COMMON as usize);
     let after = before.last().unwrap().chain_hash.clone();
     let ids = fs::read_to_string(deposed.storage().join("log/writers")).unwrap();
@@ -140,7 +140,7 @@ async fn a_deposed_writer_gives_its_events_up_into_files_and_takes_the_other_his
 
 #[tokio::test(flavor = "multi_thread")]
 async fn pending_events_are_listed_without_their_data_and_exported_byte_by_byte() {
-    let Divergence { immudb: _immudb, mut deposed, ours, other: _other, dir: _dir } = diverged().await;
+    let Divergence { dir: _dir, immudb: _immudb, mut deposed, ours, other: _other } = diverged().await;
     let (before, pending) = ours.split_at(COMMON as usize);
     let after = before.last().unwrap().chain_hash.clone();
     let list = printed(&deposed, &["pending", "list"]);
@@ -174,7 +174,7 @@ async fn pending_events_are_listed_without_their_data_and_exported_byte_by_byte(
 
 #[tokio::test(flavor = "multi_thread")]
 async fn commands_that_only_look_make_no_database() {
-    let Divergence { immudb, mut deposed, .. } = diverged().await;
+    let Divergence { dir: _dir, immudb, mut deposed, .. } = diverged().await;
     deposed.reconfigure(Setup::with_immudb(immudb.port()).set("immudb", "database: mistyped"));
     for _ in 0..2 {
         let list = printed(&deposed, &["pending", "list"]);
@@ -247,7 +247,7 @@ async fn nothing_is_given_up_where_nothing_diverged() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn giving_up_goes_on_where_it_ended_halfway() {
-    let Divergence { immudb: _immudb, mut deposed, ours, other: _other, dir: _dir } = diverged().await;
+    let Divergence { dir: _dir, immudb: _immudb, mut deposed, ours, other: _other } = diverged().await;
     let (before, pending) = ours.split_at(COMMON as usize);
     let after = before.last().unwrap().chain_hash.clone();
     let give_up = ["resolve", "--give-up-pending", "--export", "rescued"];
@@ -278,7 +278,7 @@ async fn giving_up_goes_on_where_it_ended_halfway() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn an_export_that_fails_leaves_the_log_where_it_is() {
-    let Divergence { immudb: _immudb, mut deposed, ours, other: _other, dir: _dir } = diverged().await;
+    let Divergence { dir: _dir, immudb: _immudb, mut deposed, ours, other: _other } = diverged().await;
     fs::write(deposed.dir().join("file"), "").unwrap();
     let (done, said) = deposed.run(&["resolve", "--give-up-pending", "--export", "file/rescued"]);
     assert!(!done, "{said}");

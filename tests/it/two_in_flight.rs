@@ -29,11 +29,12 @@ const SIZES: [usize; 3] = [100, 400, 800];
 const TWO_EVENTS: usize = 800;
 
 struct Story {
-    _dir: TempDir,
     immudb: ImmuDb,
     proxy: Proxy,
     service: Service,
     appending: Vec<JoinHandle<AppendEventsResponse>>,
+    /// Removed after ImmuDB has ended, which writes to it.
+    _dir: TempDir,
 }
 
 impl Story {

@@ -56,8 +56,6 @@ async fn events_of_other_aggregates_are_skipped_and_the_position_advances() {
     read_models.renew(Position(11)).unwrap();
     follow(&store, &read_models, None, store.tip()).unwrap();
     assert_eq!(applied(&read_models, 11), (last, vec![0, 1, 0, 0, 0, 0, 0, 0, 0, 0, 1]));
-    running.sequencer.stop().await;
-    assert!(tokio::task::spawn_blocking(|| running.thread.join()).await.unwrap());
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -77,7 +75,5 @@ async fn nothing_of_an_append_with_a_damaged_event_is_applied() {
             assert!(matches!(failed, ProjectorError::Store(StoreError::Damaged(_))), "{damaged}: {failed}");
             assert_eq!((applied(&read_models, 3), read_models.position()), (before.clone(), Position(1)));
         }
-        running.sequencer.stop().await;
-        assert!(tokio::task::spawn_blocking(|| running.thread.join()).await.unwrap());
     }
 }
