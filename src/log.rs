@@ -118,12 +118,32 @@ pub struct Damage {
     pub what: &'static str,
 }
 
+/// A part of the log in a format that only a newer version of the program knows.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error(
+    "{file}: {what} {found} at byte {offset}: a newer version of the program has written it; run that \
+     version"
+)]
+pub struct NewerFormat {
+    /// The path of the file.
+    pub file: String,
+    /// The byte offset in the file of the segment's header or of the frame.
+    pub offset: u64,
+    /// What is unknown: a version or a kind.
+    pub what: &'static str,
+    /// The unknown number.
+    pub found: u32,
+}
+
 /// Why a read failed.
 #[derive(Debug, thiserror::Error)]
 pub enum ReadError {
     /// The bytes differ from the bytes that were written, or are missing.
     #[error(transparent)]
     Damage(#[from] Damage),
+    /// A newer version of the program has written the segment.
+    #[error(transparent)]
+    Newer(#[from] NewerFormat),
     /// The operating system reported an error.
     #[error("{file}: {source}")]
     Io {
@@ -151,6 +171,9 @@ pub enum OpenError {
     /// A segment is missing, or a synced part of the log is damaged.
     #[error(transparent)]
     Damage(#[from] Damage),
+    /// A newer version of the program has written a segment, or the end of the log.
+    #[error(transparent)]
+    Newer(#[from] NewerFormat),
     /// There is no segment, but a file that an unused directory would not have.
     #[error(
         "{folder} (event_sourcing.log_path) contains no log segment, but {found}; a new log is created \
@@ -196,6 +219,7 @@ impl From<ReadError> for OpenError {
     fn from(error: ReadError) -> Self {
         match error {
             ReadError::Damage(damage) => Self::Damage(damage),
+            ReadError::Newer(newer) => Self::Newer(newer),
             ReadError::Io { file, source } => Self::Io { path: file, source },
         }
     }

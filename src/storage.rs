@@ -280,6 +280,7 @@ impl StorageError {
             | Self::Owner(OwnerError::Io { source, .. }) => source,
             Self::Log(
                 OpenError::Damage(_)
+                | OpenError::Newer(_)
                 | OpenError::Locked(_)
                 | OpenError::NotEmpty { .. }
                 | OpenError::Older { .. },

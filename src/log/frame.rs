@@ -171,6 +171,18 @@ impl Header {
 
     /// Parses the header of a frame. The checksum is not checked yet.
     pub(super) fn parse(bytes: &[u8]) -> Result<Self, &'static str> {
+        let (version, header) = Self::of_any_version(bytes)?;
+        if version != VERSION {
+            return Err("unknown frame version");
+        }
+        if header.length as usize > PAYLOAD_BYTES_MAX {
+            return Err("the frame has an invalid length");
+        }
+        Ok(header)
+    }
+
+    /// Returns the version of a frame, and its header.
+    fn of_any_version(bytes: &[u8]) -> Result<(u8, Self), &'static str> {
         let Some(mut header) = bytes.get(..HEADER_BYTES) else { return Err("the frame is truncated") };
         if !header.starts_with(MAGIC) {
             return Err("no frame starts here");
@@ -181,13 +193,7 @@ impl Header {
         let version = header.get_u8();
         let _zero = header.get_u16_le();
         let group_offset = header.get_u64_le();
-        if version != VERSION {
-            return Err("unknown frame version");
-        }
-        if length as usize > PAYLOAD_BYTES_MAX {
-            return Err("the frame has an invalid length");
-        }
-        Ok(Self { length, kind, group_offset })
+        Ok((version, Self { length, kind, group_offset }))
     }
 
     pub(super) fn is_append(self) -> bool {
@@ -215,6 +221,20 @@ pub(super) fn parse(salt: &Salt, offset: u64, bytes: &Bytes) -> Result<(Header, 
         _ => return Err("unknown frame kind"),
     };
     frame.map(|frame| (header, frame)).ok_or("the contents of the frame are inconsistent")
+}
+
+/// Returns which number of the frame at the start of `bytes` is unknown. Returns `None` if none is,
+/// or if there is no frame with a correct checksum. Every version of a frame has the same header
+/// and the same checksum.
+pub(super) fn unknown_number(salt: &Salt, offset: u64, bytes: &[u8]) -> Option<(&'static str, u8)> {
+    let (version, header) = Header::of_any_version(bytes).ok()?;
+    let unknown = match (version, header.kind) {
+        (VERSION, KIND_APPEND | KIND_SNAPSHOT | KIND_MARK) => return None,
+        (VERSION, kind) => ("frame kind", kind),
+        (version, _) => ("frame version", version),
+    };
+    check(salt, offset, bytes.get(..header.frame_bytes())?).ok()?;
+    Some(unknown)
 }
 
 fn parse_append(mut payload: Bytes) -> Option<Frame> {

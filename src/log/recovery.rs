@@ -5,7 +5,7 @@
 //! later group follows them, and are truncated after the last whole frame. If a later group
 //! follows, or if the index has seen frames there, they are damage, and nothing is changed. A whole
 //! log that ends before the point that the index has seen is an older copy, and is not changed
-//! either.
+//! either. Neither is a log that continues with a frame of a newer version of the program.
 
 use std::{
     fs, io,
@@ -18,7 +18,7 @@ use bytes::Bytes;
 use tracing::{info, warn};
 
 use super::{
-    Access, LogOffset, OpenError, ReadError, Segments,
+    Access, LogOffset, NewerFormat, OpenError, ReadError, Segments,
     frame::{self, Header},
     frame_search::FrameSearch,
     lock, segment,
@@ -45,8 +45,9 @@ impl Recovered {
 /// it: everything before it was synced.
 ///
 /// # Errors
-/// Returns an error if the log is damaged or older than `seen` (nothing is changed then), if
-/// `folder` contains something else, or if a file cannot be read or written.
+/// Returns an error if the log is damaged, older than `seen` or written by a newer version of the
+/// program (nothing is changed then), if `folder` contains something else, or if a file cannot be
+/// read or written.
 pub fn recover(folder: &Path, seen: Option<LogOffset>) -> Result<Recovered, OpenError> {
     let segments = Segments::open(folder, Access::ReadWrite)?;
     let recovered =
@@ -65,7 +66,7 @@ pub fn recover(folder: &Path, seen: Option<LogOffset>) -> Result<Recovered, Open
     };
     let file = segments.file(last).map_err(io_error)?;
     let bytes = read_whole(&file)?;
-    let IntactEnd { end, last_group, written } = find_end(&file, &bytes);
+    let IntactEnd { end, last_group, written } = find_end(&file, &bytes)?;
     let seen_here = seen.filter(|seen| seen.segment >= last);
     if let Some(seen) = seen_here.filter(|seen| *seen > (LogOffset { segment: last, offset: end })) {
         let ends_before = seen.segment > last || seen.offset > written;
@@ -136,7 +137,7 @@ pub fn recover_read_only(folder: &Path) -> Result<(Recovered, LogOffset), OpenEr
     let Some(last) = segments.last_number() else { return Err(missing(folder, LogOffset::START)) };
     let file = segments.file(last).map_err(|source| OpenError::of_folder(folder, source))?;
     let bytes = read_whole(&file)?;
-    let IntactEnd { end, last_group, written } = find_end(&file, &bytes);
+    let IntactEnd { end, last_group, written } = find_end(&file, &bytes)?;
     if end < written && later_group(&file, &bytes, end) {
         return Err(file.damage(end, "a frame is damaged and is followed by later groups").into());
     }
@@ -168,14 +169,19 @@ struct IntactEnd {
     written: u64,
 }
 
-fn find_end(file: &segment::Segment, bytes: &Bytes) -> IntactEnd {
+/// Returns an error if the program does not know the frame at the end, although it is whole.
+fn find_end(file: &segment::Segment, bytes: &Bytes) -> Result<IntactEnd, NewerFormat> {
     let mut ended = IntactEnd { end: segment::HEADER_BYTES, last_group: segment::HEADER_BYTES, written: 0 };
     while let Some(header) = whole_frame(file, bytes, ended.end) {
         ended.last_group = header.group_offset.min(ended.end);
         ended.end = ended.end.saturating_add(header.frame_bytes() as u64);
     }
+    let rest = bytes.get(offset(ended.end)..).unwrap_or_default();
+    if let Some((what, found)) = frame::unknown_number(file.salt(), ended.end, rest) {
+        return Err(file.newer(ended.end, what, found.into()));
+    }
     ended.written = ended.end.max(segment::written(bytes) as u64);
-    ended
+    Ok(ended)
 }
 
 fn offset(offset: u64) -> usize {

@@ -19,7 +19,7 @@ use rustix::fs::FallocateFlags;
 use uuid::Uuid;
 
 use super::{
-    CheckedRecord, Damage, LogOffset, ReadError, RecordAddress,
+    CheckedRecord, Damage, LogOffset, NewerFormat, ReadError, RecordAddress,
     frame::{self, HASH_BYTES, Salt},
 };
 
@@ -96,6 +96,10 @@ impl Segment {
         Damage { file: self.path.clone(), offset, what }
     }
 
+    pub(super) fn newer(&self, offset: u64, what: &'static str, found: u32) -> NewerFormat {
+        NewerFormat { file: self.path.display().to_string(), offset, what, found }
+    }
+
     pub(super) fn io_error(&self, source: io::Error) -> ReadError {
         ReadError::Io { file: self.path.clone(), source }
     }
@@ -139,6 +143,9 @@ impl Segment {
         if read < bytes.len() || (ends_here && !is_whole(&bytes)) {
             return Ok(None);
         }
+        if let Some(version) = newer_version(&bytes) {
+            return Err(opened.newer(0, "segment version", version).into());
+        }
         opened.salt = parse_header(&bytes, number).map_err(|what| opened.damage(0, what))?;
         Ok(Some(opened))
     }
@@ -165,6 +172,12 @@ fn is_whole(header: &[u8]) -> bool {
     header
         .split_at_checked(CHECKED_BYTES)
         .is_some_and(|(checked, mut rest)| rest.try_get_u32_le() == Ok(crc32c::crc32c(checked)))
+}
+
+/// Returns the format version of an intact header if only a newer version of the program knows it.
+fn newer_version(header: &[u8]) -> Option<u32> {
+    let mut fields = header.get(..CHECKED_BYTES).filter(|_| is_whole(header))?.strip_prefix(MAGIC)?;
+    fields.try_get_u32_le().ok().filter(|version| *version > VERSION)
 }
 
 fn parse_header(bytes: &[u8], number: u32) -> Result<Salt, &'static str> {

@@ -234,6 +234,57 @@ fn tip_of(frames: &[Frame]) -> Tip {
     tip
 }
 
+/// Appends a frame with this version and kind to the only segment.
+fn with_frame_of(folder: &TempDir, end: LogOffset, version: u8, kind: u8) -> TempDir {
+    changed(folder, |bytes| {
+        let salt = segment::Segment::salt_of(bytes, 1).unwrap();
+        let place = FramePlace { offset: end.offset, group_offset: end.offset };
+        let start = bytes.len();
+        frame::write(bytes, &salt, place, FrameKind::Mark, |out| out.extend_from_slice(b"new"));
+        let frame = &mut bytes[start..];
+        (frame[12], frame[13]) = (kind, version);
+        let (header, payload) = frame.split_at(HEADER_BYTES);
+        let checksum = frame::checksum(&salt, end.offset, header, payload);
+        frame[4..8].copy_from_slice(&checksum.to_le_bytes());
+    })
+}
+
+#[test]
+fn a_frame_of_a_newer_version_is_refused_by_name_and_not_cut_off() {
+    let (folder, ends) = three_groups();
+    let behind = LogOffset { offset: ends[2].offset + 27, ..ends[2] };
+    for (version, kind, named) in [(2, 1, "frame version 2"), (1, 4, "frame kind 4")] {
+        let copy = with_frame_of(&folder, ends[2], version, kind);
+        let before = fs::read(segment_path(&copy)).unwrap();
+        assert_eq!(before.len() as u64, behind.offset);
+        for seen in [None, Some(ends[2]), Some(behind)] {
+            let refused = recover(copy.path(), seen).unwrap_err();
+            assert!(matches!(refused, OpenError::Newer(_)), "{refused}");
+            assert!(refused.to_string().contains(named), "{refused}");
+        }
+        let refused = recover_read_only(copy.path()).unwrap_err();
+        assert!(matches!(refused, OpenError::Newer(_)), "{refused}");
+        assert_eq!(fs::read(segment_path(&copy)).unwrap(), before);
+        // With a wrong checksum, it is a torn tail like any other.
+        let torn = changed(&copy, |bytes| *bytes.last_mut().unwrap() ^= 1);
+        assert_eq!(open(torn.path()).unwrap().end, ends[2]);
+    }
+}
+
+#[test]
+fn a_segment_of_a_newer_version_is_refused_by_name() {
+    let (folder, _) = three_groups();
+    let copy = changed(&folder, |bytes| {
+        bytes[8] = 2;
+        let checksum = crc32c::crc32c(&bytes[..32]);
+        bytes[32..36].copy_from_slice(&checksum.to_le_bytes());
+    });
+    let refused = open(copy.path()).unwrap_err();
+    assert!(matches!(refused, OpenError::Newer(_)), "{refused}");
+    assert!(refused.to_string().contains("segment version 2"), "{refused}");
+    assert!(segment_path(&copy).exists());
+}
+
 #[test]
 fn events_that_hold_frames_are_no_frames() {
     let folder = tempdir().unwrap();

@@ -161,6 +161,25 @@ async fn a_repair_that_ended_between_two_steps_is_restarted() {
     assert_eq!(whole_order(&mut service.client()).await, order);
 }
 
+#[tokio::test(flavor = "multi_thread")]
+async fn what_a_newer_version_has_written_is_neither_cut_off_nor_discarded() {
+    let mut service = Service::start(Setup::local()).await;
+    append_to(&mut service.client(), "room-1", 1).await;
+    service.stop();
+    let path = service.segments().pop().unwrap();
+    let mut bytes = fs::read(&path).unwrap();
+    // The version, and the checksum of the header.
+    bytes[8] = 2;
+    let checksum = crc32c::crc32c(&bytes[..32]);
+    bytes[32..36].copy_from_slice(&checksum.to_le_bytes());
+    fs::write(&path, &bytes).unwrap();
+    for command in [&["serve"][..], &["repair"], &["repair", "--discard-after-damage"]] {
+        let (done, said) = service.run(command);
+        assert!(!done && said.contains("a newer version of the program"), "{command:?}: {said}");
+        assert_eq!(fs::read(&path).unwrap(), bytes, "{command:?}");
+    }
+}
+
 /// Two processes wrote at the same offsets, and each continued the log as it knew it.
 #[tokio::test(flavor = "multi_thread")]
 async fn each_whole_frame_that_is_skipped_is_reported_and_none_without_the_operators_consent() {
