@@ -25,6 +25,7 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
     let all = described(&[&SERVICE[..], &WORLD].concat())?;
     fs::write(out.join("services.bin"), all.encode_to_vec())?;
     let service = described(&SERVICE)?;
+    fs::write(out.join("event_store.bin"), service.encode_to_vec())?;
     let types = tonic_build::configure().build_server(false).btree_map(".").bytes(".");
     types.compile_fds(service.clone())?;
 

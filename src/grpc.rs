@@ -20,6 +20,6 @@ mod world;
 pub use event_store::{EventStoreCalls, EventStoreParts};
 pub use health::{HealthReport, HealthReporter};
 pub use json_client::{Answers, ClientError, JsonClient};
-pub use settings::{EventStoreSettings, RequestLimits, TransportSettings};
+pub use settings::{EventStoreSettings, GameWorld, RequestLimits, TransportSettings};
 pub use transport::Bounds;
 pub use world::WorldCalls;

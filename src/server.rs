@@ -40,7 +40,7 @@ pub async fn run(
     shutdown: impl Future<Output = ()>,
 ) -> Result<(), ServerError> {
     let grace = config.server.shutdown_grace;
-    let network = Network::new(settings::transport(&config));
+    let network = Network::new(settings::transport(&config), settings::game_world(&config));
     let served = network.serve(listener)?;
     tokio::pin!(served, shutdown);
     let mut read_only_openings = 0u32;

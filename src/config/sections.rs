@@ -163,7 +163,7 @@ pub struct ImmudbConfig {
     /// The delay before the first retry. It doubles with each further one, with 20% jitter.
     #[serde(with = "seconds")]
     pub retry_delay: Duration,
-    /// The delay at which the doubling stops, before the jitter.
+    /// The maximum delay, including the jitter.
     #[serde(with = "seconds")]
     pub retry_delay_max: Duration,
     /// How long an append waits for ImmuDB before the fallback starts.

@@ -14,7 +14,7 @@ use tonic_health::pb::{
     health_server::{Health, HealthServer},
 };
 
-use super::{methods::SERVICES, status, transport::concurrency::Admitted};
+use super::{methods, settings::GameWorld, status, transport::concurrency::Admitted};
 
 const READS: &str = "reads";
 const IMMUDB: &str = "immudb";
@@ -34,6 +34,7 @@ pub struct HealthReport {
 #[derive(Debug, Clone)]
 pub struct HealthReporter {
     told: Arc<watch::Sender<PublishedHealth>>,
+    services: &'static [&'static str],
 }
 
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
@@ -43,14 +44,14 @@ struct PublishedHealth {
     closed: bool,
 }
 
-impl Default for HealthReporter {
-    /// Returns a reporter that initially reports nothing as served.
-    fn default() -> Self {
-        Self { told: Arc::new(watch::Sender::new(PublishedHealth::default())) }
-    }
-}
-
 impl HealthReporter {
+    /// Returns a reporter that initially reports nothing as served. A service of the game world is
+    /// unknown to it while `world` is disabled.
+    pub fn new(world: GameWorld) -> Self {
+        let told = Arc::new(watch::Sender::new(PublishedHealth::default()));
+        Self { told, services: methods::services(world) }
+    }
+
     /// Reports what is being served. Has no effect once the reporter is closed.
     pub fn report(&self, serving: HealthReport) {
         self.told.send_if_modified(|told| {
@@ -65,7 +66,11 @@ impl HealthReporter {
 
     /// Returns the gRPC service that answers from these reports.
     pub fn server(&self) -> HealthServer<HealthService> {
-        HealthServer::new(HealthService { told: self.told.subscribe() })
+        HealthServer::new(self.service())
+    }
+
+    fn service(&self) -> HealthService {
+        HealthService { told: self.told.subscribe(), services: self.services }
     }
 }
 
@@ -73,15 +78,17 @@ impl HealthReporter {
 #[derive(Debug)]
 pub struct HealthService {
     told: watch::Receiver<PublishedHealth>,
+    /// The full names of the services that are served.
+    services: &'static [&'static str],
 }
 
 impl HealthReport {
-    /// Returns the status of a service, or `None` if the service is unknown.
-    fn of(self, service: &str) -> Option<ServingStatus> {
+    /// Returns the status of `service`, or `None` if it is none of the known `services`.
+    fn of(self, service: &str, services: &[&str]) -> Option<ServingStatus> {
         let serves = match service {
             READS => self.reads,
             IMMUDB => self.immudb,
-            _ if service.is_empty() || SERVICES.contains(&service) => self.service,
+            _ if service.is_empty() || services.contains(&service) => self.service,
             _ => return None,
         };
         Some(if serves { ServingStatus::Serving } else { ServingStatus::NotServing })
@@ -100,7 +107,7 @@ impl Health for HealthService {
     ) -> Result<Response<HealthCheckResponse>, Status> {
         let service = &request.get_ref().service;
         let serving = self.told.borrow().serving;
-        let status = serving.of(service).ok_or_else(|| status::unknown_service(service))?;
+        let status = serving.of(service, self.services).ok_or_else(|| status::unknown_service(service))?;
         Ok(Response::new(answer(status)))
     }
 
@@ -114,6 +121,7 @@ impl Health for HealthService {
         let watching = Watching {
             service: request.into_inner().service,
             told: self.told.clone(),
+            services: self.services,
             last: None,
             deadline,
             over: false,
@@ -126,6 +134,7 @@ impl Health for HealthService {
 struct Watching {
     service: String,
     told: watch::Receiver<PublishedHealth>,
+    services: &'static [&'static str],
     /// The status last sent to the client.
     last: Option<ServingStatus>,
     deadline: Option<Instant>,
@@ -139,7 +148,8 @@ impl Watching {
         }
         loop {
             let told = *self.told.borrow_and_update();
-            let status = told.serving.of(&self.service).unwrap_or(ServingStatus::ServiceUnknown);
+            let status = told.serving.of(&self.service, self.services);
+            let status = status.unwrap_or(ServingStatus::ServiceUnknown);
             if self.last != Some(status) {
                 self.last = Some(status);
                 return Some((Ok(answer(status)), self));
@@ -181,33 +191,51 @@ mod tests {
         Request::new(HealthCheckRequest { service: service.to_owned() })
     }
 
-    fn service(reporter: &HealthReporter) -> HealthService {
-        HealthService { told: reporter.told.subscribe() }
-    }
-
     #[tokio::test]
     async fn each_service_has_its_own_answer() {
-        let reporter = HealthReporter::default();
-        let health = service(&reporter);
+        let reporter = HealthReporter::new(GameWorld::Enabled);
+        let health = reporter.service();
         reporter.report(HealthReport { service: false, reads: true, immudb: false });
         let check = async |name: &str| health.check(ask(name)).await.unwrap().into_inner().status();
         assert_eq!(check("reads").await, ServingStatus::Serving);
         assert_eq!(check("immudb").await, ServingStatus::NotServing);
-        for name in [""].iter().chain(&SERVICES) {
+        let services = methods::services(GameWorld::Enabled);
+        for name in [""].iter().chain(services) {
             assert_eq!(check(name).await, ServingStatus::NotServing);
         }
         reporter.report(HealthReport { service: true, reads: true, immudb: true });
-        for name in ["", READS, IMMUDB].iter().chain(&SERVICES) {
+        for name in ["", READS, IMMUDB].iter().chain(services) {
             assert_eq!(check(name).await, ServingStatus::Serving);
         }
         assert_eq!(health.check(ask("nobody")).await.unwrap_err().code(), Code::NotFound);
     }
 
     #[tokio::test]
+    async fn services_of_a_disabled_world_are_unknown() {
+        let reporter = HealthReporter::new(GameWorld::Disabled);
+        let health = reporter.service();
+        reporter.report(HealthReport { service: true, reads: true, immudb: true });
+        let known = methods::services(GameWorld::Disabled);
+        for name in [""].iter().chain(known) {
+            let answer = health.check(ask(name)).await.unwrap().into_inner();
+            assert_eq!(answer.status(), ServingStatus::Serving, "{name}");
+        }
+        let all = methods::services(GameWorld::Enabled).iter().copied();
+        let unknown: Vec<&str> = all.filter(|name| !known.contains(name)).collect();
+        assert_eq!(unknown.len(), 2);
+        for name in unknown {
+            assert_eq!(health.check(ask(name)).await.unwrap_err().code(), Code::NotFound, "{name}");
+            let mut watch = health.watch(ask(name)).await.unwrap().into_inner();
+            let answer = watch.next().await.unwrap().unwrap();
+            assert_eq!(answer.status(), ServingStatus::ServiceUnknown, "{name}");
+        }
+    }
+
+    #[tokio::test]
     async fn a_watch_receives_each_change_once_and_ends_with_the_service() {
-        let reporter = HealthReporter::default();
-        let mut watch = service(&reporter).watch(ask("")).await.unwrap().into_inner();
-        let mut unknown = service(&reporter).watch(ask("nobody")).await.unwrap().into_inner();
+        let reporter = HealthReporter::new(GameWorld::Enabled);
+        let mut watch = reporter.service().watch(ask("")).await.unwrap().into_inner();
+        let mut unknown = reporter.service().watch(ask("nobody")).await.unwrap().into_inner();
         let status = |answer: Option<Result<HealthCheckResponse, Status>>| answer.unwrap().unwrap().status();
         assert_eq!(status(watch.next().await), ServingStatus::NotServing);
         assert_eq!(status(unknown.next().await), ServingStatus::ServiceUnknown);

@@ -61,6 +61,12 @@ impl ClientError {
             Self::Unreachable { .. } | Self::NoSuchCall { .. } | Self::Request(_) => "",
         }
     }
+
+    /// Returns whether the service does not serve the call, for example because the configuration
+    /// disables it.
+    pub fn is_unimplemented(&self) -> bool {
+        matches!(self, Self::Refused { code, .. } if *code == Code::Unimplemented)
+    }
 }
 
 impl From<Status> for ClientError {
@@ -71,7 +77,7 @@ impl From<Status> for ClientError {
 }
 
 /// Returns the innermost source of an error. A transport error itself does not say what failed.
-fn innermost(error: &(dyn std::error::Error + 'static)) -> &(dyn std::error::Error + 'static) {
+fn innermost<'e>(error: &'e (dyn std::error::Error + 'static)) -> &'e (dyn std::error::Error + 'static) {
     std::iter::successors(Some(error), |&error| error.source()).last().unwrap_or(error)
 }
 
@@ -99,8 +105,8 @@ impl JsonClient {
         let unreachable = |source| ClientError::Unreachable { address: address.to_owned(), source };
         let endpoint = Endpoint::from_shared(format!("http://{address}")).map_err(unreachable)?;
         let channel = endpoint.connect_timeout(CONNECT_MAX).connect().await.map_err(unreachable)?;
-        let pool = DescriptorPool::decode(wire::DESCRIPTORS)
-            .map_err(|error| ClientError::Request(error.into()))?;
+        let pool =
+            DescriptorPool::decode(wire::DESCRIPTORS).map_err(|error| ClientError::Request(error.into()))?;
         Ok(Self { channel, pool, zeros: Zeros::LeftOut })
     }
 

@@ -4,12 +4,16 @@
 //! `transport::write_answer`), so every call has to be in one of the two lists. A test compares
 //! them with the descriptors.
 
-use super::wire::{
-    server::event_store_service_server::SERVICE_NAME as EVENT_STORE,
-    world::{command_service_server::SERVICE_NAME as COMMANDS, world_service_server::SERVICE_NAME as WORLD},
+use super::{
+    settings::GameWorld,
+    wire::{
+        server::event_store_service_server::SERVICE_NAME as EVENT_STORE,
+        world::{
+            command_service_server::SERVICE_NAME as COMMANDS, world_service_server::SERVICE_NAME as WORLD,
+        },
+    },
 };
 
-pub(super) const SERVICES: [&str; 3] = [EVENT_STORE, COMMANDS, WORLD];
 pub(super) const HEALTH: &str = tonic_health::pb::health_server::SERVICE_NAME;
 
 /// Calls that have stored something when their response is sent.
@@ -36,6 +40,14 @@ const READS: [(&str, &str); 15] = [
     (WORLD, "DiffWorld"),
     (WORLD, "RebuildWorldState"),
 ];
+
+/// Returns the full names of the services that are served.
+pub(super) fn services(world: GameWorld) -> &'static [&'static str] {
+    match world {
+        GameWorld::Enabled => &[EVENT_STORE, COMMANDS, WORLD],
+        GameWorld::Disabled => &[EVENT_STORE],
+    }
+}
 
 /// Returns service and call of an HTTP path, which is `/SERVICE/CALL`.
 fn method(path: &str) -> Option<(&str, &str)> {

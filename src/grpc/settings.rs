@@ -26,6 +26,15 @@ pub struct RequestLimits {
     pub expected_sequences_max: usize,
 }
 
+/// Whether the services of the game world are part of the API.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum GameWorld {
+    /// They are served.
+    Enabled,
+    /// The configuration disables them. Health and reflection do not know them.
+    Disabled,
+}
+
 /// The settings of the event store service.
 #[derive(Debug, Clone)]
 pub struct EventStoreSettings {

@@ -17,3 +17,6 @@ pub mod world {
 
 /// The descriptors of the services, with their comments, for server reflection.
 pub const DESCRIPTORS: &[u8] = include_bytes!(concat!(env!("OUT_DIR"), "/services.bin"));
+
+/// The descriptors of the event store without those of the game world.
+pub const EVENT_STORE_DESCRIPTORS: &[u8] = include_bytes!(concat!(env!("OUT_DIR"), "/event_store.bin"));

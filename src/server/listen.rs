@@ -2,7 +2,8 @@
 //! opened, until the last call has ended.
 //!
 //! Health and reflection always answer. Until `open`, other calls are rejected with the error that
-//! the service is starting. What a call does is left to `grpc`.
+//! the service is starting. If the game world is disabled, health and reflection do not know its
+//! services, and their calls are rejected. What a call does is left to `grpc`.
 
 use std::time::Duration;
 
@@ -17,7 +18,7 @@ use super::{
     error::ServerError,
 };
 use crate::grpc::{
-    Bounds, EventStoreCalls, HealthReport, HealthReporter, TransportSettings, WorldCalls,
+    Bounds, EventStoreCalls, GameWorld, HealthReport, HealthReporter, TransportSettings, WorldCalls,
     transport::{
         body_limits::BodyLimits,
         byte_budget::ByteBudget,
@@ -51,6 +52,7 @@ const KEEP_ALIVE_ANSWER_MAX: Duration = Duration::from_secs(20);
 pub(super) struct Network {
     pub health: HealthReporter,
     settings: TransportSettings,
+    game_world: GameWorld,
     budget: ByteBudget,
     events: DeferredService<EventStoreServiceServer<EventStoreCalls>>,
     commands: DeferredService<CommandServiceServer<WorldCalls>>,
@@ -60,11 +62,12 @@ pub(super) struct Network {
 }
 
 impl Network {
-    pub(super) fn new(settings: TransportSettings) -> Self {
+    pub(super) fn new(settings: TransportSettings, game_world: GameWorld) -> Self {
         Self {
-            health: HealthReporter::default(),
+            health: HealthReporter::new(game_world),
             budget: ByteBudget::new(settings.call_bytes_max),
             settings,
+            game_world,
             events: DeferredService::default(),
             commands: DeferredService::default(),
             world: DeferredService::default(),
@@ -82,9 +85,13 @@ impl Network {
         listener: TcpListener,
     ) -> Result<impl Future<Output = Result<(), tonic::transport::Error>> + use<>, ServerError> {
         let settings = &self.settings;
+        let api = match self.game_world {
+            GameWorld::Enabled => wire::DESCRIPTORS,
+            GameWorld::Disabled => wire::EVENT_STORE_DESCRIPTORS,
+        };
         let descriptors = || {
             tonic_reflection::server::Builder::configure()
-                .register_encoded_file_descriptor_set(wire::DESCRIPTORS)
+                .register_encoded_file_descriptor_set(api)
                 .register_encoded_file_descriptor_set(tonic_types::pb::FILE_DESCRIPTOR_SET)
                 .register_encoded_file_descriptor_set(tonic_health::pb::FILE_DESCRIPTOR_SET)
         };

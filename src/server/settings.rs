@@ -11,7 +11,7 @@ use crate::{
     config::{Config, EventSourcingConfig, ImmudbConfig, LimitsConfig, LoggingConfig, RawAppends},
     event::EventId,
     event_files,
-    grpc::{EventStoreSettings, RequestLimits, TransportSettings},
+    grpc::{EventStoreSettings, GameWorld, RequestLimits, TransportSettings},
     immudb,
     log::LogId,
     replication::{BatchLimits, PendingLimits, forwarder::ForwarderSettings},
@@ -74,6 +74,10 @@ pub(super) fn transport(config: &Config) -> TransportSettings {
         unread_max: server.unread_max,
         shutdown_grace: server.shutdown_grace,
     }
+}
+
+pub(super) fn game_world(config: &Config) -> GameWorld {
+    if config.world.enabled { GameWorld::Enabled } else { GameWorld::Disabled }
 }
 
 /// Returns the limits on the contents of a request.

@@ -16,6 +16,7 @@ use crate::support::service::{PATIENCE, Service};
 mod asking;
 mod commands;
 mod deleting;
+mod disabled;
 mod expectations;
 mod extending;
 mod moments;

@@ -2,7 +2,8 @@
 //! continues with new events.
 //!
 //! Text shows the changes that the world reports. For aggregates that are not part of the world or
-//! are damaged, it shows the stored data, unless that contains a password.
+//! are damaged, and for all if the world is disabled, it shows the stored data, unless that
+//! contains a password.
 
 use serde_json::{Value, json};
 
@@ -80,6 +81,8 @@ async fn print_from(client: &JsonClient, args: &EventsArgs, from: u64) -> Result
     if args.form == Form::People {
         match print_history(client, &args.id, from, &mut printed).await {
             Ok(()) => return Ok(printed),
+            // The world is disabled: print all events as stored.
+            Err(Error::Client(error)) if error.is_unimplemented() => {}
             Err(Error::Client(error)) => match error.reason() {
                 // Not part of the world, or damaged: print the remaining events as stored.
                 "NOT_OF_THE_WORLD" | "OBJECT_DAMAGED" => {}
