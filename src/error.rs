@@ -37,11 +37,12 @@ pub enum StoreError {
     #[error(transparent)]
     Precondition(#[from] FailedPrecondition),
     /// A limit is reached. A later retry may succeed.
-    #[error("{limit}: {}", reached(*max, *share))]
+    #[error("{limit}: {}", reached(*limit, *max, *share))]
     Full {
         /// The limit that is reached.
         limit: Limit,
-        /// The value of the limit, in its unit: a number or bytes.
+        /// The value of the limit, in its unit: a number or bytes. For [`Limit::DiskFull`], it is a
+        /// minimum.
         max: u64,
         /// The client's share of the limit, if the share was reached.
         share: Option<u64>,
@@ -331,7 +332,11 @@ impl FailedPrecondition {
     }
 }
 
-fn reached(max: u64, share: Option<u64>) -> String {
+fn reached(limit: Limit, max: u64, share: Option<u64>) -> String {
+    if limit == Limit::DiskFull {
+        // The disk may also have rejected a write although more was free, because of a quota.
+        return format!("the disk of the local log is full, or has less than {max} bytes free");
+    }
     match share {
         None => format!("the limit of {max} has been reached"),
         Some(share) => format!("this connection has reached its share of {share} of {max}"),
@@ -362,5 +367,29 @@ impl From<IndexError> for StoreError {
             IndexError::NotMadeYet { .. } => Self::Unavailable(Unavailable::Index),
             IndexError::NotMade { .. } => HistoryError::from(error).into(),
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_message_of_a_limit_says_whether_it_is_a_maximum_or_a_minimum() {
+        let message = |limit, share| {
+            StoreError::Full { limit, max: 500, share, retry_after: Duration::from_secs(1) }.to_string()
+        };
+        assert_eq!(
+            message(Limit::PendingEvents, None),
+            "limits.pending_events_max: the limit of 500 has been reached"
+        );
+        assert_eq!(
+            message(Limit::CallsWaiting, Some(400)),
+            "limits.calls_waiting_max: this connection has reached its share of 400 of 500"
+        );
+        assert_eq!(
+            message(Limit::DiskFull, None),
+            "limits.disk_free_min: the disk of the local log is full, or has less than 500 bytes free"
+        );
     }
 }
