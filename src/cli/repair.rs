@@ -20,8 +20,8 @@ use crate::{
     event::{ChainHash, Position, record},
     index::{self, IndexScan, KnownLogEnd},
     log::{
-        Access, Damaged, FolderOwner, Frame, Lock, Log, LogId, LogOffset, OwnerFile, ReadFrame, Salvage, Tip,
-        recover, segment_numbers, writer_ids,
+        Access, Damaged, FolderOwner, Frame, Lock, Log, LogId, LogOffset, OpenError, OwnerFile, ReadFrame,
+        Salvage, Tip, recover, segment_numbers, writer_ids,
     },
     storage::{INDEX_PATH, StorageError},
 };
@@ -56,10 +56,13 @@ pub(super) async fn run(config: Config, loss: Loss) -> Result<(), Error> {
     let _index = FolderOwner::claim(&config.event_sourcing.index_path, OwnerFile::Within, log_id, INDEX_PATH)
         .map_err(StorageError::from)?;
     let known = known_end(&config);
-    if recover(&folder, known.map(|known| known.end).filter(|end| *end > LogOffset::START)).is_ok() {
-        info!("what a start would cut off is cut off");
+    match recover(&folder, known.map(|known| known.end).filter(|end| *end > LogOffset::START)) {
+        Ok(_) => info!("what a start would cut off is cut off"),
+        // What this program does not know is not damage.
+        Err(newer @ OpenError::Newer(_)) => return Err(StorageError::from(newer).into()),
+        Err(_) => {}
     }
-    let (draft, mended) = (folder.with_extension("draft"), folder.with_extension("mended"));
+    let (draft, mended) = (beside(&folder, "draft"), beside(&folder, "mended"));
     if draft.exists() {
         fs::remove_dir_all(&draft).map_err(|error| Error::of_file(&draft, error))?;
     }
@@ -404,7 +407,7 @@ fn swap(folder: &Path, draft: &Path, mended: &Path, index_path: &Path) -> Result
 /// Renames a log that is no longer in use, so that no later run touches it.
 fn keep(folder: &Path, log: &Path) -> Result<PathBuf, Error> {
     let kept = (1u32..)
-        .map(|number| folder.with_extension(format!("damaged-{number}")))
+        .map(|number| beside(folder, &format!("damaged-{number}")))
         .find(|path| !path.exists())
         .ok_or_else(|| Error::Io(io::Error::other("no free name for the damaged log")))?;
     fs::rename(log, &kept).map_err(Error::Io)?;
@@ -412,7 +415,33 @@ fn keep(folder: &Path, log: &Path) -> Result<PathBuf, Error> {
     Ok(kept)
 }
 
+/// Returns the path of a directory next to the log, such as `log.draft` for `log`. The name of the
+/// log is kept as a whole: `log.a` and `log.b` must not share a draft, and `log.draft` is not one.
+pub(super) fn beside(log: &Path, extension: &str) -> PathBuf {
+    let mut name = log.file_name().unwrap_or_default().to_owned();
+    name.push(format!(".{extension}"));
+    log.with_file_name(name)
+}
+
 pub(super) fn sync_parent(folder: &Path) -> Result<(), Error> {
     let parent = folder.parent().filter(|parent| !parent.as_os_str().is_empty()).unwrap_or(Path::new("."));
     fs::File::open(parent).and_then(|parent| parent.sync_all()).map_err(Error::Io)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn no_log_shares_its_draft_or_is_one() {
+        for (log, draft) in [
+            ("storage/log", "storage/log.draft"),
+            ("storage/log/", "storage/log.draft"),
+            ("storage/world.log", "storage/world.log.draft"),
+            ("storage.v2", "storage.v2.draft"),
+            ("log.draft", "log.draft.draft"),
+        ] {
+            assert_eq!(beside(Path::new(log), "draft"), Path::new(draft));
+        }
+    }
 }

@@ -14,7 +14,10 @@ use rustix::fs::{CWD, RenameFlags, renameat_with};
 use tracing::info;
 
 use crate::{
-    cli::{Error, repair::sync_parent},
+    cli::{
+        Error,
+        repair::{beside, sync_parent},
+    },
     config::EventSourcingConfig,
 };
 
@@ -56,9 +59,7 @@ fn remove_index(folder: &Path) -> Result<(), Error> {
 /// Renames `log` to `log.given-up-1`, or to the next free name.
 fn rename(folder: &Path) -> Result<PathBuf, Error> {
     for number in 1u32.. {
-        let mut name = folder.file_name().unwrap_or_default().to_owned();
-        name.push(format!(".given-up-{number}"));
-        let kept = folder.with_file_name(name);
+        let kept = beside(folder, &format!("given-up-{number}"));
         match renameat_with(CWD, folder, CWD, &kept, RenameFlags::NOREPLACE) {
             Ok(()) => return sync_parent(folder).map(|()| kept),
             Err(rustix::io::Errno::EXIST) => {}
