@@ -334,8 +334,12 @@ impl FailedPrecondition {
 
 fn reached(limit: Limit, max: u64, share: Option<u64>) -> String {
     if limit == Limit::DiskFull {
-        // The disk may also have rejected a write although more was free, because of a quota.
-        return format!("the disk of the local log is full, or has less than {max} bytes free");
+        let full = "the disk of the local log is full";
+        return match max {
+            0 => full.to_owned(),
+            // The disk may also have rejected a write although more was free, because of a quota.
+            _ => format!("{full}, or has less than {max} bytes free"),
+        };
     }
     match share {
         None => format!("the limit of {max} has been reached"),

@@ -50,7 +50,9 @@ pub use record_cursor::{CursorItem, FoundRecord, RecordCursor};
 pub use record_run::RecordRun;
 pub use recovery::{Recovered, is_new_log, recover, recover_read_only};
 pub use salvage::{Damaged, Salvage};
-pub use segment::{Access, Segments, is_there, numbers as segment_numbers, salt_in as segment_salt};
+pub use segment::{
+    Access, Segments, check_versions, is_there, numbers as segment_numbers, salt_in as segment_salt,
+};
 
 /// A byte offset in the log where a frame begins or ends.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
@@ -126,7 +128,7 @@ pub struct Damage {
 )]
 pub struct NewerFormat {
     /// The path of the file.
-    pub file: String,
+    pub file: PathBuf,
     /// The byte offset in the file of the segment's header or of the frame.
     pub offset: u64,
     /// What is unknown: a version or a kind.

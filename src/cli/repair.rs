@@ -21,7 +21,7 @@ use crate::{
     index::{self, IndexScan, KnownLogEnd},
     log::{
         Access, Damaged, FolderOwner, Frame, Lock, Log, LogId, LogOffset, OpenError, OwnerFile, ReadFrame,
-        Salvage, Tip, recover, segment_numbers, writer_ids,
+        Salvage, Tip, check_versions, recover, segment_numbers, writer_ids,
     },
     storage::{INDEX_PATH, StorageError},
 };
@@ -60,9 +60,14 @@ pub(super) async fn run(config: Config, loss: Loss) -> Result<(), Error> {
         Ok(_) => info!("what a start would cut off is cut off"),
         // What this program does not know is not damage.
         Err(newer @ OpenError::Newer(_)) => return Err(StorageError::from(newer).into()),
-        Err(_) => {}
+        Err(_) => check_versions(&folder).map_err(|error| StorageError::from(OpenError::from(error)))?,
     }
     let (draft, mended) = (beside(&folder, "draft"), beside(&folder, "mended"));
+    for leftover in [&draft, &mended] {
+        if LogId::find(leftover).map_err(Error::Io)?.is_some_and(|id| Some(id) != log_id) {
+            return Err(RepairError::AnotherLog { folder: leftover.clone() }.into());
+        }
+    }
     if draft.exists() {
         fs::remove_dir_all(&draft).map_err(|error| Error::of_file(&draft, error))?;
     }
@@ -416,7 +421,7 @@ fn keep(folder: &Path, log: &Path) -> Result<PathBuf, Error> {
 }
 
 /// Returns the path of a directory next to the log, such as `log.draft` for `log`. The name of the
-/// log is kept as a whole: `log.a` and `log.b` must not share a draft, and `log.draft` is not one.
+/// log is kept as a whole: `log.a` and `log.b` must not share a draft, and no log is its own draft.
 pub(super) fn beside(log: &Path, extension: &str) -> PathBuf {
     let mut name = log.file_name().unwrap_or_default().to_owned();
     name.push(format!(".{extension}"));
@@ -433,7 +438,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn no_log_shares_its_draft_or_is_one() {
+    fn logs_with_different_names_do_not_share_a_draft() {
         for (log, draft) in [
             ("storage/log", "storage/log.draft"),
             ("storage/log/", "storage/log.draft"),

@@ -31,7 +31,7 @@ pub struct RequestLimits {
 pub enum GameWorld {
     /// They are served.
     Enabled,
-    /// The configuration disables them. Health and reflection do not know them.
+    /// The configuration disables them. They are missing from health checks and server reflection.
     Disabled,
 }
 

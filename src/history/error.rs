@@ -24,7 +24,7 @@ pub enum HistoryError {
         sequence: SequenceNumber,
     },
     /// The log has no event at this position, or the event cannot be decoded.
-    #[error("position {0} can't be found")]
+    #[error("position {0} cannot be found")]
     Position(Position),
     /// A record matches its hash, but cannot be decoded.
     #[error("at {place:?}: {source}")]

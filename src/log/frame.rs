@@ -182,7 +182,7 @@ impl Header {
     }
 
     /// Returns the version of a frame, and its header.
-    fn of_any_version(bytes: &[u8]) -> Result<(u8, Self), &'static str> {
+    pub(super) fn of_any_version(bytes: &[u8]) -> Result<(u8, Self), &'static str> {
         let Some(mut header) = bytes.get(..HEADER_BYTES) else { return Err("the frame is truncated") };
         if !header.starts_with(MAGIC) {
             return Err("no frame starts here");
@@ -230,8 +230,9 @@ pub(super) fn unknown_number(salt: &Salt, offset: u64, bytes: &[u8]) -> Option<(
     let (version, header) = Header::of_any_version(bytes).ok()?;
     let unknown = match (version, header.kind) {
         (VERSION, KIND_APPEND | KIND_SNAPSHOT | KIND_MARK) => return None,
-        (VERSION, kind) => ("frame kind", kind),
-        (version, _) => ("frame version", version),
+        (VERSION, kind) if kind > KIND_MARK => ("frame kind", kind),
+        (version, _) if version > VERSION => ("frame version", version),
+        _ => return None,
     };
     check(salt, offset, bytes.get(..header.frame_bytes())?).ok()?;
     Some(unknown)

@@ -42,11 +42,18 @@ impl FrameSearch {
         Self { bytes, salt, up_to_step }
     }
 
-    /// Returns the header of the frame at `offset`, or `None` if there is no frame with a correct
-    /// checksum.
+    /// Returns the header of the frame at `offset`, or `None` if there is no whole frame.
     pub(super) fn whole_frame(&self, offset: u64) -> Option<Header> {
+        self.checked_header(offset)?;
         let start = usize::try_from(offset).ok()?;
-        let header = Header::parse(self.bytes.get(start..)?).ok()?;
+        frame::parse(&self.salt, offset, &self.bytes.slice(start..)).ok().map(|(header, _)| header)
+    }
+
+    /// Returns the header of the frame at `offset`, or `None` if there is no frame with a correct
+    /// checksum. The frame may have a version or a kind that the program does not know.
+    pub(super) fn checked_header(&self, offset: u64) -> Option<Header> {
+        let start = usize::try_from(offset).ok()?;
+        let (_, header) = Header::of_any_version(self.bytes.get(start..)?).ok()?;
         let (payload, end) = (start.checked_add(HEADER_BYTES)?, start.checked_add(header.frame_bytes())?);
         let stored = self.bytes.get(start.checked_add(4)?..start.checked_add(8)?)?;
         let head = self.bytes.get(start..payload)?;
@@ -55,10 +62,7 @@ impl FrameSearch {
         }
         let before = frame::checksum(&self.salt, offset, head, &[]) ^ self.up_to(payload)?;
         let checksum = moved(before, end.checked_sub(payload)?) ^ self.up_to(end)?;
-        if stored != checksum.to_le_bytes() {
-            return None;
-        }
-        frame::parse(&self.salt, offset, &self.bytes.slice(start..end)).ok().map(|(header, _)| header)
+        (stored == checksum.to_le_bytes()).then_some(header)
     }
 
     /// Returns the checksum of the bytes before `end`.

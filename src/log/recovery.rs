@@ -46,7 +46,7 @@ impl Recovered {
 ///
 /// # Errors
 /// Returns an error if the log is damaged, older than `seen` or written by a newer version of the
-/// program (nothing is changed then), if `folder` contains something else, or if a file cannot be
+/// program (no frame is changed then), if `folder` contains something else, or if a file cannot be
 /// read or written.
 pub fn recover(folder: &Path, seen: Option<LogOffset>) -> Result<Recovered, OpenError> {
     let segments = Segments::open(folder, Access::ReadWrite)?;
@@ -198,15 +198,15 @@ fn whole_frame(file: &segment::Segment, bytes: &Bytes, offset: u64) -> Option<He
 fn later_group(file: &segment::Segment, bytes: &Bytes, damaged: u64) -> bool {
     let could_be = |offset: &u64| {
         let rest = usize::try_from(*offset).ok().and_then(|offset| bytes.get(offset..)).unwrap_or_default();
-        Header::parse(rest)
-            .is_ok_and(|header| header.group_offset > damaged && header.group_offset <= *offset)
+        Header::of_any_version(rest)
+            .is_ok_and(|(_, header)| header.group_offset > damaged && header.group_offset <= *offset)
     };
     let mut candidates = (damaged.saturating_add(1)..bytes.len() as u64).filter(could_be).peekable();
     if candidates.peek().is_none() {
         return false;
     }
     let search = FrameSearch::new(bytes.clone(), *file.salt());
-    candidates.any(|offset| search.whole_frame(offset).is_some())
+    candidates.any(|offset| search.checked_header(offset).is_some())
 }
 
 /// Saves the torn tail in a file next to the segment before it is truncated: an operator may want

@@ -97,7 +97,7 @@ impl Segment {
     }
 
     pub(super) fn newer(&self, offset: u64, what: &'static str, found: u32) -> NewerFormat {
-        NewerFormat { file: self.path.display().to_string(), offset, what, found }
+        NewerFormat { file: self.path.clone(), offset, what, found }
     }
 
     pub(super) fn io_error(&self, source: io::Error) -> ReadError {
@@ -172,6 +172,21 @@ fn is_whole(header: &[u8]) -> bool {
     header
         .split_at_checked(CHECKED_BYTES)
         .is_some_and(|(checked, mut rest)| rest.try_get_u32_le() == Ok(crc32c::crc32c(checked)))
+}
+
+/// Looks for a segment that a newer version of the program has written. Unlike opening the log, this
+/// examines all segments, even if some are damaged.
+///
+/// # Errors
+/// Returns an error if there is one, or if a file cannot be read.
+pub fn check_versions(folder: &Path) -> Result<(), ReadError> {
+    for number in numbers(folder).map_err(|source| ReadError::Io { file: folder.to_owned(), source })? {
+        match Segment::open(path(folder, number), number, Access::ReadOnly) {
+            Err(error @ (ReadError::Newer(_) | ReadError::Io { .. })) => return Err(error),
+            Err(ReadError::Damage(_)) | Ok(_) => {}
+        }
+    }
+    Ok(())
 }
 
 /// Returns the format version of an intact header if only a newer version of the program knows it.

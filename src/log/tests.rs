@@ -286,6 +286,36 @@ fn a_segment_of_a_newer_version_is_refused_by_name() {
 }
 
 #[test]
+fn a_later_group_of_a_newer_version_shows_that_the_bytes_before_it_were_synced() {
+    let (folder, ends) = three_groups();
+    let newer = with_frame_of(&folder, ends[2], 2, 1);
+    let damaged = changed(&newer, |bytes| bytes[ends[1].offset as usize + HEADER_BYTES] ^= 1);
+    let refused = open(damaged.path()).unwrap_err();
+    assert!(refused.to_string().contains("followed by later groups"), "{refused}");
+}
+
+#[test]
+fn a_segment_of_a_newer_version_is_found_behind_a_damaged_one() {
+    let folder = tempdir().unwrap();
+    let mut log = new_log(folder.path(), 1);
+    write(&mut log, &appends(1));
+    write(&mut log, &appends(1));
+    drop(log);
+    check_versions(folder.path()).unwrap();
+    let (first, second) = (segment::path(folder.path(), 1), segment::path(folder.path(), 2));
+    let mut bytes = fs::read(&second).unwrap();
+    bytes[8] = 2;
+    let checksum = crc32c::crc32c(&bytes[..32]);
+    bytes[32..36].copy_from_slice(&checksum.to_le_bytes());
+    fs::write(&second, bytes).unwrap();
+    let mut bytes = fs::read(&first).unwrap();
+    bytes[0] ^= 1;
+    fs::write(&first, bytes).unwrap();
+    let refused = check_versions(folder.path()).unwrap_err();
+    assert!(matches!(refused, ReadError::Newer(_)), "{refused}");
+}
+
+#[test]
 fn events_that_hold_frames_are_no_frames() {
     let folder = tempdir().unwrap();
     let mut log = new_log(folder.path(), u64::MAX);

@@ -2,8 +2,8 @@
 //! opened, until the last call has ended.
 //!
 //! Health and reflection always answer. Until `open`, other calls are rejected with the error that
-//! the service is starting. If the game world is disabled, health and reflection do not know its
-//! services, and their calls are rejected. What a call does is left to `grpc`.
+//! the service is starting. If the game world is disabled, its services are missing from health
+//! checks and server reflection, and their calls are rejected. What a call does is left to `grpc`.
 
 use std::time::Duration;
 

@@ -43,6 +43,8 @@ pub(crate) enum RepairError {
         damaged.offset
     )]
     EndDamaged { damaged: LogOffset, before: Position, found: Position },
+    #[error("{folder} holds another log, and `repair` needs the name; move that log")]
+    AnotherLog { folder: PathBuf },
     #[error("cannot exchange {mended} and {log}: {source}")]
     Exchange { mended: PathBuf, log: PathBuf, source: Errno },
 }

@@ -43,8 +43,8 @@ const KEY: &str = "world.states_path";
 /// The name that problem reports use.
 const NAME: &str = "the container table";
 
-/// The backlog of events that is applied before the pause is over, so that few queries find one
-/// that they do not wait for.
+/// The backlog of events that ends the pause, so that queries rarely find a backlog that is too
+/// large to wait for.
 const BEHIND_SOON: u64 = 1_000;
 
 /// The largest backlog of events that a query waits for.
