@@ -49,13 +49,16 @@ fn read_all(
     Ok(records)
 }
 
+/// The position of a record, and the chain hash up to and including it.
+type LastRecord = Option<(Position, ChainHash)>;
+
 /// Returns the positions of the records that are returned up to `end`, and the last record that was
 /// taken or skipped.
 fn read_wanted(
     mut cursor: RecordCursor,
     end: LogOffset,
     is_wanted: impl Fn(Position) -> bool,
-) -> Result<(Vec<u64>, Option<(Position, ChainHash)>), ReadError> {
+) -> Result<(Vec<u64>, LastRecord), ReadError> {
     let mut returned = Vec::new();
     while let Some(found) = cursor.find_wanted(end, |position, _| is_wanted(position))? {
         let CursorItem::Record(found) = found else { continue };
