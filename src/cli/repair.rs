@@ -64,7 +64,7 @@ pub(super) async fn run(config: Config, loss: Loss) -> Result<(), Error> {
     }
     let (draft, mended) = (beside(&folder, "draft"), beside(&folder, "mended"));
     for leftover in [&draft, &mended] {
-        if LogId::find(leftover).map_err(Error::Io)?.is_some_and(|id| Some(id) != log_id) {
+        if LogId::stored(leftover).map_err(Error::Io)?.is_some_and(|id| Some(id) != log_id) {
             return Err(RepairError::AnotherLog { folder: leftover.clone() }.into());
         }
     }

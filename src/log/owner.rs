@@ -36,9 +36,7 @@ impl LogId {
     /// # Errors
     /// Returns an error if a file cannot be read.
     pub fn find(folder: &Path) -> io::Result<Option<Self>> {
-        if let Some(text) = read_if_there(&folder.join(ID))?
-            && let Some(id) = parse(&text)
-        {
+        if let Some(id) = Self::stored(folder)? {
             return Ok(Some(id));
         }
         let first = segment::path(folder, 1);
@@ -50,6 +48,15 @@ impl LogId {
             }
             Err(error) => Err(error),
         }
+    }
+
+    /// Returns the id that is stored in a file of its own. A log that `repair` has not finished has
+    /// none.
+    ///
+    /// # Errors
+    /// Returns an error if the file cannot be read.
+    pub fn stored(folder: &Path) -> io::Result<Option<Self>> {
+        Ok(read_if_there(&folder.join(ID))?.as_deref().and_then(parse))
     }
 
     /// Returns the id like [`LogId::find`], and stores it in its own file if it is not there yet.

@@ -174,8 +174,8 @@ fn is_whole(header: &[u8]) -> bool {
         .is_some_and(|(checked, mut rest)| rest.try_get_u32_le() == Ok(crc32c::crc32c(checked)))
 }
 
-/// Looks for a segment that a newer version of the program has written. Unlike opening the log, this
-/// examines all segments, even if some are damaged.
+/// Looks for a segment that a newer version of the program has written. Unlike opening the log,
+/// this examines all segments, even if some are damaged.
 ///
 /// # Errors
 /// Returns an error if there is one, or if a file cannot be read.

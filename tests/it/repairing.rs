@@ -180,6 +180,21 @@ async fn what_a_newer_version_has_written_is_neither_cut_off_nor_discarded() {
     }
 }
 
+/// `repair` builds the new log in `log.draft`.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_log_that_has_the_name_of_the_draft_is_not_removed() {
+    let (mut service, mut other) =
+        (Service::start(Setup::local()).await, Service::start(Setup::local()).await);
+    append_to(&mut other.client(), "room-1", 1).await;
+    service.stop();
+    other.stop();
+    let draft = service.storage().join("log.draft");
+    fs::rename(other.storage().join("log"), &draft).unwrap();
+    let (done, said) = service.run(&["repair"]);
+    assert!(!done && said.contains("holds another log"), "{said}");
+    assert!(draft.join("0000000001.segment").exists());
+}
+
 /// Two processes wrote at the same offsets, and each continued the log as it knew it.
 #[tokio::test(flavor = "multi_thread")]
 async fn each_whole_frame_that_is_skipped_is_reported_and_none_without_the_operators_consent() {
