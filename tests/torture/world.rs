@@ -86,7 +86,7 @@ impl World {
         fs::write(&path, [0; 32]).unwrap();
         let control = fs::File::options().write(true).open(&path).unwrap();
         // In every other run, more is pending than one transaction holds.
-        let batch_bytes_max = if seed % 2 == 1 { 2048 } else { 4 << 20 };
+        let batch_bytes_max = if seed % 2 == 1 { 8192 } else { 4 << 20 };
         let setup = Setup::with_immudb(proxy.port())
             .set("immudb", &format!("batch_bytes_max: {batch_bytes_max}"))
             .set("server", &format!("listen: 127.0.0.1:{}", port.number()))
