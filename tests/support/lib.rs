@@ -10,6 +10,7 @@
 )]
 #![allow(missing_docs, reason = "only the tests use it")]
 
+pub mod descriptors;
 pub mod events;
 pub mod go;
 pub mod h2;

@@ -8,6 +8,7 @@ use rustix::process::{Pid, Resource, Rlimit, getrlimit, prlimit};
 
 use crate::{
     support::{
+        descriptors,
         events::{event, request, whole_order},
         load::{Load, assert_all_there},
     },
@@ -58,9 +59,9 @@ async fn one(world: &World, process: u32, fault: Fault, length: Duration) -> Res
             None
         }
         Fault::NoMoreFiles => {
-            let open = std::fs::read_dir(format!("/proc/{process}/fd")).unwrap().count() as u64;
+            let free = descriptors::lowest_free(process).unwrap();
             let maximum = getrlimit(Resource::Nofile).maximum;
-            Some(limit_files(process, Rlimit { current: Some(open), maximum }))
+            Some(limit_files(process, Rlimit { current: Some(free), maximum }))
         }
     };
     tokio::time::sleep(length).await;

@@ -14,7 +14,10 @@ use super::Series;
 use crate::{
     crowds::Draft,
     power,
-    support::service::{Service, Setup},
+    support::{
+        descriptors,
+        service::{Service, Setup},
+    },
     world::{Control, SERVE, TAKE_OVER, state_within},
 };
 
@@ -81,10 +84,10 @@ impl Series<'_> {
     pub(super) async fn few_files(&mut self) {
         const FAULT: &str = "no more files";
         let process = self.world.service.lock().await.process_id();
-        let Ok(open) = std::fs::read_dir(format!("/proc/{process}/fd")).map(Iterator::count) else { return };
+        let Ok(free) = descriptors::lowest_free(process) else { return };
         let process = Pid::from_raw(process as i32);
         let maximum = getrlimit(Resource::Nofile).maximum;
-        let current = Some(open as u64 + self.random.u64(..8));
+        let current = Some(free + self.random.u64(..8));
         let Ok(before) = prlimit(process, Resource::Nofile, Rlimit { current, maximum }) else { return };
         self.count(FAULT);
         self.world.set_failing(true);
