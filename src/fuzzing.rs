@@ -11,6 +11,8 @@ pub use crate::{
     config::fuzzing::configuration,
     grpc::fuzzing::requests,
     log::fuzzing::{damage, frames, segments},
+    merkle::fuzzing::tree_proofs,
+    proof::fuzzing::notes,
 };
 use crate::{
     event::{

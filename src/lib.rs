@@ -28,6 +28,8 @@
 //! - [`error`] has the errors of the store, and `refusals` counts rejected calls and logs each
 //!   reason at most once a minute.
 //! - `shared_limit` has limits that no single client can use up.
+//! - `merkle` has hash trees and their proofs. [`proof`] has the formats in which a signed root and
+//!   a proof leave the service.
 //! - `stats` has the counters, and `progress` reports long operations.
 //! - `printable` and [`secret`] keep unsafe text and passwords out of terminals and logs.
 //! - `threads` starts named threads and lowers the priority of those whose work may wait.
@@ -51,7 +53,7 @@
 //! | 8 an outage fails no call | `outage`, `lost_answer`, `two_in_flight`, `slow_immudb` |
 //! | | `smaller_messages` |
 //! | 9 tampering shows | `doubt` (rolled back, emptied, another writer, foreign transactions) |
-//! | | (cryptographic proofs will follow in a later version) |
+//! | | (proofs can be verified: `notes`; nothing verifies them on its own yet) |
 //! | 10 everything has a limit | `bad_input`, `operating`, `sharing`, `wire` |
 
 pub mod cli;
@@ -69,8 +71,10 @@ pub mod history;
 pub mod immudb;
 pub mod index;
 pub mod log;
+mod merkle;
 mod printable;
 mod progress;
+pub mod proof;
 mod refusals;
 mod replication;
 mod retry;

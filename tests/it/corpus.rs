@@ -12,15 +12,17 @@ use tempfile::tempdir;
 
 type Target = fn(&[u8]);
 
-const TARGETS: [(&str, Target); 8] = [
+const TARGETS: [(&str, Target); 10] = [
     ("configuration", fuzzing::configuration),
     ("damage", |bytes| fuzzing::damage(tempdir().unwrap().path(), bytes)),
     ("event_files", fuzzing::event_files),
     ("frames", fuzzing::frames),
     ("immudb", fuzzing::immudb),
+    ("notes", fuzzing::notes),
     ("records", fuzzing::records),
     ("requests", fuzzing::requests),
     ("segments", |bytes| fuzzing::segments(tempdir().unwrap().path(), bytes)),
+    ("tree_proofs", fuzzing::tree_proofs),
 ];
 
 const FILES_MAX: usize = 60;

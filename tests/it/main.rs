@@ -30,6 +30,7 @@ mod loading;
 mod lost_answer;
 mod mending;
 mod messages;
+mod notes;
 mod operating;
 mod outage;
 mod permissions;

@@ -4,7 +4,7 @@ use super::sources;
 
 /// From top to bottom. A module may use those below it. A file belongs to the longest entry that
 /// its path begins with.
-const ORDER: [&str; 75] = [
+const ORDER: [&str; 77] = [
     "main",
     "lib",
     "cli",
@@ -76,9 +76,11 @@ const ORDER: [&str; 75] = [
     "threads",
     "printable",
     "retry",
+    "proof",
     "immudb",
     "crash_point",
     "event",
+    "merkle",
     "secret",
     // Entry points of the fuzz targets; `fuzzing` in other modules belongs to it, too.
     "fuzzing",
