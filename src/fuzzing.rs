@@ -10,6 +10,7 @@ use bytes::Bytes;
 pub use crate::{
     config::fuzzing::configuration,
     grpc::fuzzing::requests,
+    immudb::fuzzing::immudb_proofs,
     log::fuzzing::{damage, frames, segments},
     merkle::fuzzing::tree_proofs,
     proof::fuzzing::notes,

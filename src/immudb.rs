@@ -4,19 +4,24 @@
 //! A [`Session`] is one login to one database. It runs no task of its own and never logs in again
 //! by itself: its owner must know when a session is new, because what an older one has read may no
 //! longer be true. Every call has a deadline. [`SetError`] tells whether a failed write may still
-//! happen. Nothing here retries.
+//! happen. Nothing here retries. What ImmuDB certifies is checked by [`verify`].
 
 mod error;
 #[cfg(feature = "fuzzing")]
 pub(crate) mod fuzzing;
+mod keys;
 mod pages;
 mod session;
 mod transaction;
+mod verifiable_tx;
+pub mod verify;
 
 pub use error::{Error, ErrorKind, SetError};
+pub use keys::{EntryKey, EntryMetadata, KeyKind, TransactionKeys};
 pub use pages::TransactionPages;
 pub use session::{Session, SessionSettings};
 pub use transaction::{Sha256Hash, Transaction, TxHeader, TxId, TxMetadata};
+pub use verifiable_tx::VerifiableTx;
 
 use bytes::Bytes;
 

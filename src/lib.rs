@@ -53,7 +53,7 @@
 //! | 8 an outage fails no call | `outage`, `lost_answer`, `two_in_flight`, `slow_immudb` |
 //! | | `smaller_messages` |
 //! | 9 tampering shows | `doubt` (rolled back, emptied, another writer, foreign transactions) |
-//! | | (proofs can be verified: `notes`; nothing verifies them on its own yet) |
+//! | | (proofs can be verified: `immudb_proofs`, `notes`; nothing verifies them on its own yet) |
 //! | 10 everything has a limit | `bad_input`, `operating`, `sharing`, `wire` |
 
 pub mod cli;

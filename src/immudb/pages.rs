@@ -55,19 +55,25 @@ impl TransactionPages {
         }
     }
 
-    /// Checks that ImmuDB returns transactions without a gap: a gap would be lost history.
+    /// Goes to the next page.
     pub(super) fn advance(&mut self, page: &[Transaction]) -> Result<(), Error> {
-        let mut next = self.next;
-        for transaction in page {
-            if transaction.header.id != next {
-                let text = format!("received transaction {} instead of {next}", transaction.header.id);
-                return Err(Error::corrupted("TxScan", text));
-            }
-            next = next.next();
-        }
-        self.next = next;
+        self.next = after(self.next, page.iter().map(|transaction| transaction.header.id))?;
         Ok(())
     }
+}
+
+/// Returns the transaction after a page that begins with `first`. Checks that ImmuDB returns
+/// transactions without a gap: a gap would be lost history.
+pub(super) fn after(first: TxId, page: impl IntoIterator<Item = TxId>) -> Result<TxId, Error> {
+    let mut next = first;
+    for found in page {
+        if found != next {
+            let text = format!("received transaction {found} instead of {next}");
+            return Err(Error::corrupted("TxScan", text));
+        }
+        next = next.next();
+    }
+    Ok(next)
 }
 
 /// Doubles the limit after a page that could have been four times as large.

@@ -13,9 +13,11 @@ use tonic::{
 
 use super::{
     ENTRIES_MAX, Error, ErrorKind, KEY_BYTES_MAX, KeyValue, PAGE_LIMIT_MAX, Precondition, REQUEST_BYTES_MAX,
-    SetError, Transaction, TxHeader, TxId, VersionedValue,
+    SetError, Transaction, TransactionKeys, TxHeader, TxId, VerifiableTx, VersionedValue,
     error::{FailedCall, Verdict},
+    pages,
     schema::{self, immu_service_client::ImmuServiceClient, precondition},
+    verify::DatabaseState,
 };
 use crate::secret::Secret;
 
@@ -61,6 +63,8 @@ pub struct Session {
     client: ImmuServiceClient<Channel>,
     id: MetadataValue<Ascii>,
     server_uuid: String,
+    /// The name as the server has it.
+    database: String,
     request_timeout: Duration,
     response_bytes_max: usize,
 }
@@ -139,34 +143,66 @@ impl Session {
     /// is at most [`PAGE_LIMIT_MAX`]. One transaction may have many megabytes: see
     /// [`super::TransactionPages`].
     pub async fn scan_transactions(&self, first: TxId, limit: u32) -> Result<Vec<Transaction>, Error> {
-        within_page_limit("TxScan", limit.into())?;
         let raw = schema::EntryTypeSpec { action: schema::EntryTypeAction::RawValue.into() };
-        let request = self.request(schema::TxScanRequest {
-            initial_tx: first.0,
-            limit,
-            entries_spec: Some(schema::EntriesSpec { kv_entries_spec: Some(raw) }),
-            // Raw values are read without the index, so an old one is sufficient, and no flush is
-            // triggered.
-            since_tx: 1,
-        });
-        match self.answer("TxScan", self.client.clone().tx_scan(request)).await {
-            Ok(page) => page.txs.into_iter().map(Transaction::try_from).collect(),
-            Err(failure) => {
-                let error = Error::from(failure);
-                // If nothing was ever written, `since_tx` itself is rejected.
-                if error.kind == ErrorKind::Rejected && self.current_tx().await? == TxId(0) {
-                    return Ok(Vec::new());
-                }
-                Err(error)
+        let spec = schema::EntriesSpec { kv_entries_spec: Some(raw) };
+        let page = self.tx_scan(first, limit, Some(spec)).await?;
+        page.into_iter().map(Transaction::try_from).collect()
+    }
+
+    /// Returns the headers and keys of at most `limit` transactions from `first` on, without a gap,
+    /// and none after the last one. Values are not sent. The limit is at most [`PAGE_LIMIT_MAX`].
+    ///
+    /// Where the answer would be too large, there are fewer transactions, but at least one. So only
+    /// an empty answer is the end.
+    pub async fn scan_headers(&self, first: TxId, limit: u32) -> Result<Vec<TransactionKeys>, Error> {
+        let mut limit = limit;
+        let page = loop {
+            // With a specification, entries of some kinds would be left out.
+            match self.tx_scan(first, limit, None).await {
+                Err(error) if error.kind == ErrorKind::TooLarge && limit > 1 => limit /= 2,
+                answer => break answer?,
             }
+        };
+        let page = page.into_iter().map(TransactionKeys::try_from).collect::<Result<Vec<_>, _>>()?;
+        pages::after(first, page.iter().map(|transaction| transaction.header.id))?;
+        Ok(page)
+    }
+
+    /// Returns the transaction `tx` without its values, and the proof that it and the transaction
+    /// `since`, which may be earlier, later or the same one, are in one history.
+    pub async fn verifiable_tx(&self, tx: TxId, since: TxId) -> Result<VerifiableTx, Error> {
+        let request = self.request(schema::VerifiableTxRequest {
+            tx: tx.0,
+            prove_since_tx: since.0,
+            keep_references_unresolved: true,
+        });
+        let call = "VerifiableTxById";
+        let answer = self.answer(call, self.client.clone().verifiable_tx_by_id(request)).await?;
+        let found = VerifiableTx::try_from(answer)?;
+        if found.transaction.header.id != tx {
+            let text = format!("received transaction {} instead of {tx}", found.transaction.header.id);
+            return Err(Error::corrupted(call, text));
         }
+        Ok(found)
+    }
+
+    /// Returns the last committed transaction and the hash of the history that ends with it, with
+    /// the signature of the server if it has a signing key. Like every call, it keeps an idle
+    /// session alive.
+    pub async fn current_state(&self) -> Result<DatabaseState, Error> {
+        let request = self.request(());
+        let answer = self.answer("CurrentState", self.client.clone().current_state(request)).await?;
+        let found = DatabaseState::try_from(answer)?;
+        if found.database != self.database {
+            let text = format!("received the state of the database {:?}", found.database);
+            return Err(Error::corrupted("CurrentState", text));
+        }
+        Ok(found)
     }
 
     /// Returns the last committed transaction, or 0 if there is none.
     pub async fn current_tx(&self) -> Result<TxId, Error> {
-        let request = self.request(());
-        let state = self.answer("CurrentState", self.client.clone().current_state(request)).await?;
-        Ok(TxId(state.tx_id))
+        Ok(self.current_state().await?.state.tx)
     }
 
     /// Tells the server that the session is still in use.
@@ -209,9 +245,40 @@ impl Session {
             client,
             id,
             server_uuid: opened.server_uuid,
+            database: database.to_lowercase(),
             request_timeout: settings.request_timeout,
             response_bytes_max: settings.response_bytes_max,
         })
+    }
+
+    /// Returns a page of transactions with the entries that `spec` selects, or with the digests of
+    /// all entries.
+    async fn tx_scan(
+        &self,
+        first: TxId,
+        limit: u32,
+        spec: Option<schema::EntriesSpec>,
+    ) -> Result<Vec<schema::Tx>, Error> {
+        within_page_limit("TxScan", limit.into())?;
+        let request = self.request(schema::TxScanRequest {
+            initial_tx: first.0,
+            limit,
+            entries_spec: spec,
+            // Neither raw values nor digests need the index, so an old one is sufficient, and no
+            // flush is triggered.
+            since_tx: 1,
+        });
+        match self.answer("TxScan", self.client.clone().tx_scan(request)).await {
+            Ok(page) => Ok(page.txs),
+            Err(failure) => {
+                let error = Error::from(failure);
+                // If nothing was ever written, `since_tx` itself is rejected.
+                if error.kind == ErrorKind::Rejected && self.current_tx().await? == TxId(0) {
+                    return Ok(Vec::new());
+                }
+                Err(error)
+            }
+        }
     }
 
     async fn create_database(&self, name: &str) -> Result<(), Error> {

@@ -8,7 +8,7 @@ use bytes::Bytes;
 use super::{error::Error, schema};
 
 /// The byte that ImmuDB puts before a plain key or value.
-const PLAIN: u8 = 0;
+pub(super) const PLAIN: u8 = 0;
 
 /// A SHA-256 hash.
 pub type Sha256Hash = [u8; 32];

@@ -12,12 +12,13 @@ use tempfile::tempdir;
 
 type Target = fn(&[u8]);
 
-const TARGETS: [(&str, Target); 10] = [
+const TARGETS: [(&str, Target); 11] = [
     ("configuration", fuzzing::configuration),
     ("damage", |bytes| fuzzing::damage(tempdir().unwrap().path(), bytes)),
     ("event_files", fuzzing::event_files),
     ("frames", fuzzing::frames),
     ("immudb", fuzzing::immudb),
+    ("immudb_proofs", fuzzing::immudb_proofs),
     ("notes", fuzzing::notes),
     ("records", fuzzing::records),
     ("requests", fuzzing::requests),

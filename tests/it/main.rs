@@ -26,6 +26,7 @@ mod failing_disk;
 mod field_names;
 mod following;
 mod immudb_client;
+mod immudb_proofs;
 mod loading;
 mod lost_answer;
 mod mending;
