@@ -43,6 +43,7 @@ fn bad_appends() -> Vec<(AppendEventsRequest, &'static str)> {
         (with(&|e| e.aggregate_id = String::new()), "events[1].aggregate_id"),
         (with(&|e| e.aggregate_id = "x".repeat(256)), "events[1].aggregate_id"),
         (with(&|e| e.aggregate_id = "a\nb".into()), "events[1].aggregate_id"),
+        (with(&|e| e.aggregate_id = "aethyr:audit".into()), "events[1].aggregate_id"),
         (with(&|e| e.aggregate_type = "x".repeat(256)), "events[1].aggregate_type"),
         (with(&|e| e.aggregate_type = "a\u{0}".into()), "events[1].aggregate_type"),
         (with(&|e| e.event_type = String::new()), "events[1].event_type"),
@@ -136,6 +137,7 @@ async fn every_bad_field_of_the_other_calls_is_named() {
     let bad_json = Some(save_snapshot_request::Data::Json("nope".into()));
     for (request, field) in [
         (snapshot(&|s| s.aggregate_id = String::new()), "aggregate_id"),
+        (snapshot(&|s| s.aggregate_id = "aethyr:audit".into()), "aggregate_id"),
         (snapshot(&|s| s.sequence_number = 0), "sequence_number"),
         (snapshot(&|s| s.data.clone_from(&bad_json)), "json"),
         (

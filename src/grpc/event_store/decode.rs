@@ -19,7 +19,9 @@ use crate::{
 
 mod fields;
 
-pub(crate) use fields::{aggregate_id, name, timestamp, unless_zero};
+#[cfg(feature = "fuzzing")]
+pub(crate) use fields::RESERVED_PREFIX;
+pub(crate) use fields::{aggregate_id, name, timestamp, unless_zero, writable_id};
 use fields::{content_ok, optional_name, stored_id, stored_name};
 
 /// Checks requests against the configured limits.
@@ -85,7 +87,9 @@ impl Decoder {
         }
         let mut checked = Vec::with_capacity(expected.len());
         for (index, (id, sequence)) in expected.into_iter().enumerate() {
-            let id = self.aggregate_id(format_args!("expected_sequences[{index}]"), &id, wrong);
+            // Only compared, so a reserved id is allowed.
+            let field = format_args!("expected_sequences[{index}]");
+            let id = aggregate_id(field, &id, self.limits.id_bytes_max, wrong);
             checked.extend(id.map(|id| (id, SequenceNumber(sequence))));
         }
         checked
@@ -108,7 +112,7 @@ impl Decoder {
         };
         let aggregate_id = match before.map(|before| &before.aggregate_id) {
             Some(same) if same.as_str() == event.aggregate_id => Some(same.clone()),
-            _ => self.aggregate_id(format_args!("{at}.aggregate_id"), &event.aggregate_id, wrong),
+            _ => self.writable_id(format_args!("{at}.aggregate_id"), &event.aggregate_id, wrong),
         };
         let types_max = self.limits.type_bytes_max;
         if !event.aggregate_type.is_empty() {
@@ -143,15 +147,15 @@ impl Decoder {
         })
     }
 
-    /// Checks the id of an aggregate that may be new. Ids that are only read may be longer, because
-    /// they may have been stored before the limit was lowered.
-    fn aggregate_id(
+    /// Checks the id of an aggregate that is written to. Ids that are only read may be longer or
+    /// reserved, because they may have been stored before they were refused.
+    fn writable_id(
         &self,
         field: impl fmt::Display,
         text: &str,
         wrong: &mut Violations,
     ) -> Option<AggregateId> {
-        aggregate_id(field, text, self.limits.id_bytes_max, wrong)
+        writable_id(field, text, self.limits.id_bytes_max, wrong)
     }
 
     fn metadata(
@@ -184,7 +188,7 @@ impl Decoder {
     /// Returns an error that names every invalid field.
     pub(crate) fn snapshot(&self, request: wire::SaveSnapshotRequest) -> Result<Snapshot, Violations> {
         let mut wrong = Violations::default();
-        let id = self.aggregate_id("aggregate_id", &request.aggregate_id, &mut wrong);
+        let id = self.writable_id("aggregate_id", &request.aggregate_id, &mut wrong);
         if request.sequence_number == 0 {
             wrong.add("sequence_number", "must be at least 1");
         }
@@ -386,5 +390,38 @@ mod tests {
         let Violations(wrong) = append(&[("a", "A", "x"), ("\0", "A", ""), ("\0", "A", "x")]).unwrap_err();
         let fields: Vec<&str> = wrong.iter().map(|(field, _)| field.as_str()).collect();
         assert_eq!(fields, ["events[1].aggregate_id", "events[1].event_type", "events[2].aggregate_id"]);
+    }
+
+    #[test]
+    fn reserved_ids_are_read_and_expected_but_not_written() {
+        let decoder = Decoder { limits: settings::request_limits(&LimitsConfig::default()) };
+        let Violations(wrong) = append(&[("a", "A", "x"), ("aethyr:audit", "A", "x")]).unwrap_err();
+        let problem = "must not begin with aethyr:, which the service reserves";
+        assert_eq!(wrong, [("events[1].aggregate_id".to_owned(), problem.to_owned())]);
+        let snapshot = wire::SaveSnapshotRequest {
+            aggregate_id: "aethyr:".to_owned(),
+            sequence_number: 1,
+            ..wire::SaveSnapshotRequest::default()
+        };
+        let Violations(wrong) = decoder.snapshot(snapshot).unwrap_err();
+        assert_eq!(wrong, [("aggregate_id".to_owned(), problem.to_owned())]);
+        assert!(append(&[("aethyr", "A", "x"), ("Aethyr:audit", "A", "x")]).is_ok());
+
+        let load = wire::LoadEventsRequest {
+            aggregate_id: "aethyr:audit".to_owned(),
+            ..wire::LoadEventsRequest::default()
+        };
+        assert_eq!(decoder.load(&load).unwrap().aggregate_id.as_str(), "aethyr:audit");
+        assert_eq!(decoder.id("aethyr:audit").unwrap().as_str(), "aethyr:audit");
+        let event = wire::NewEvent {
+            aggregate_id: "a".to_owned(),
+            event_type: "x".to_owned(),
+            ..wire::NewEvent::default()
+        };
+        let expecting = wire::AppendEventsRequest {
+            events: vec![event],
+            expected_sequences: BTreeMap::from([("aethyr:audit".to_owned(), 1)]),
+        };
+        assert_eq!(decoder.append(expecting).unwrap().expected.len(), 1);
     }
 }

@@ -16,7 +16,7 @@ use super::json;
 use crate::{
     event::{AggregateId, SequenceNumber},
     grpc::{
-        event_store::decode::{aggregate_id, name},
+        event_store::decode::{aggregate_id, name, writable_id},
         settings::RequestLimits,
         violations::Violations,
         wire::world as wire,
@@ -277,7 +277,7 @@ impl Decoding<'_> {
     }
 
     fn id(&mut self, field: &str, text: &str) -> Option<AggregateId> {
-        aggregate_id(format_args!("{}.{field}", self.at), text, self.limits.id_bytes_max, self.wrong)
+        writable_id(format_args!("{}.{field}", self.at), text, self.limits.id_bytes_max, self.wrong)
     }
 
     fn optional_id(&mut self, field: &str, text: &str) -> Option<AggregateId> {

@@ -348,6 +348,10 @@ async fn bad_commands_are_refused_with_the_field_and_change_nothing() {
             json!([room("r"), {"create_room": {"id": "a\nb"}}]),
             "commands[1].id: must not contain control characters",
         ),
+        (
+            json!([room("r"), thing("t", "r"), moving("t", "aethyr:audit")]),
+            "commands[2].container_id: must not begin with aethyr:, which the service reserves",
+        ),
         (json!([{"create_game_object": {"id": "t"}}]), "commands[0].type: must not be empty"),
         (
             json!([{"update_game_object_attribute": {"id": "t", "key": "k"}}]),

@@ -9,6 +9,24 @@ use crate::{
     grpc::violations::Violations,
 };
 
+/// Aggregate ids that begin with this are reserved for the service, which records there what the
+/// operator decides, for example in `aethyr:audit`.
+pub(crate) const RESERVED_PREFIX: &str = "aethyr:";
+
+/// Checks the id of an aggregate that a client writes to: at most `max` bytes, and not reserved.
+pub(crate) fn writable_id(
+    field: impl fmt::Display,
+    text: &str,
+    max: usize,
+    wrong: &mut Violations,
+) -> Option<AggregateId> {
+    if text.starts_with(RESERVED_PREFIX) {
+        wrong.add(field, format!("must not begin with {RESERVED_PREFIX}, which the service reserves"));
+        return None;
+    }
+    aggregate_id(field, text, max, wrong)
+}
+
 /// Checks an aggregate id of at most `max` bytes.
 pub(crate) fn aggregate_id(
     field: impl fmt::Display,
