@@ -23,6 +23,7 @@ use crate::{
 
 mod client;
 mod error;
+mod findings;
 mod health;
 mod import;
 mod init;
@@ -108,8 +109,15 @@ enum CliCommand {
         #[command(subcommand)]
         what: PendingCommand,
     },
-    /// End STATE_SUSPECT or STATE_FENCED after the cause has been found. The service must be
-    /// stopped
+    /// List the findings: contradictions between ImmuDB and what the service knows about its
+    /// history. The service may be running
+    Findings {
+        /// Print each finding as JSON, one per line
+        #[arg(long)]
+        json: bool,
+    },
+    /// End STATE_SUSPECT, STATE_FENCED or STATE_TAMPERED after the cause has been found. The
+    /// service must be stopped
     #[command(group(clap::ArgGroup::new("choice").required(true)))]
     Resolve {
         /// For an ImmuDB that lost events: replicate again everything that it lacks
@@ -120,8 +128,33 @@ enum CliCommand {
         #[arg(long, group = "choice", requires = "export")]
         give_up_pending: bool,
         /// New or empty directory for the exported events
-        #[arg(long, value_name = "DIR", requires = "give_up_pending", conflicts_with = "resend")]
+        #[arg(
+            long,
+            value_name = "DIR",
+            requires = "give_up_pending",
+            conflicts_with_all = ["resend", "accept_findings"]
+        )]
         export: Option<PathBuf>,
+        /// For an ImmuDB whose history was changed: accept the findings with these numbers, which
+        /// must be all that are open, and continue from ImmuDB's present state. Nothing is
+        /// replicated again, so what was changed in ImmuDB stays changed
+        #[arg(
+            long,
+            group = "choice",
+            value_name = "NUMBER",
+            num_args = 0..,
+            requires = "because"
+        )]
+        accept_findings: Option<Vec<u64>>,
+        /// Why the findings are accepted; recorded in an event of the aggregate aethyr:audit
+        #[arg(
+            long,
+            value_name = "TEXT",
+            value_parser = clap::builder::NonEmptyStringValueParser::new(),
+            requires = "accept_findings",
+            conflicts_with_all = ["resend", "give_up_pending"]
+        )]
+        because: Option<String>,
     },
 }
 
@@ -191,6 +224,16 @@ pub fn main() -> ExitCode {
             logged(&loaded, repair::run(loaded.config.clone(), loss))
         }
         CliCommand::Pending { what } => pending(&loaded, what),
+        CliCommand::Findings { json } => {
+            let form = if json { findings::Form::Json } else { findings::Form::Text };
+            match findings::list(&loaded.config.event_sourcing.log_path, form) {
+                Ok(()) => ExitCode::SUCCESS,
+                Err(error) => report(&error),
+            }
+        }
+        CliCommand::Resolve { accept_findings: Some(findings), because: Some(because), .. } => {
+            logged(&loaded, resolve::accept_findings(loaded.config.clone(), findings, because))
+        }
         CliCommand::Resolve { give_up_pending: true, export: Some(folder), .. } => {
             logged(&loaded, resolve::give_up(loaded.config.clone(), &folder))
         }
@@ -205,6 +248,7 @@ impl CliCommand {
             | Self::Import { .. }
             | Self::Repair { .. }
             | Self::Pending { .. }
+            | Self::Findings { .. }
             | Self::Resolve { .. } => true,
             Self::Init { .. } | Self::CheckConfig | Self::Health { .. } | Self::Client(_) => false,
         }

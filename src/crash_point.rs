@@ -44,6 +44,12 @@ pub enum CrashPoint {
     WriterKept,
     /// The head in ImmuDB names this writer, but the service has not read it.
     HeadClaimed,
+    /// The trusted state of ImmuDB's history was saved next to the log.
+    TrustedStateSaved,
+    /// What contradicts ImmuDB's history was saved next to the log.
+    FindingsSaved,
+    /// The log says that ImmuDB's history was changed, and nothing more is replicated.
+    TamperedMarked,
     /// A page of ImmuDB's history was restored.
     PageCopied,
     /// The whole history was restored, but the marker of an unfinished restore still exists.
@@ -62,7 +68,7 @@ pub enum CrashPoint {
 
 impl CrashPoint {
     /// Every crash point, in the order of the variants.
-    pub const ALL: [Self; 25] = [
+    pub const ALL: [Self; 28] = [
         Self::SegmentCreated,
         Self::SegmentDurable,
         Self::SpaceAllocated,
@@ -81,6 +87,9 @@ impl CrashPoint {
         Self::AfterSet,
         Self::WriterKept,
         Self::HeadClaimed,
+        Self::TrustedStateSaved,
+        Self::FindingsSaved,
+        Self::TamperedMarked,
         Self::PageCopied,
         Self::CopyEnding,
         Self::BeforeRelease,
@@ -114,6 +123,9 @@ impl CrashPoint {
             Self::AfterSet => "after_set",
             Self::WriterKept => "writer_kept",
             Self::HeadClaimed => "head_claimed",
+            Self::TrustedStateSaved => "trusted_state_saved",
+            Self::FindingsSaved => "findings_saved",
+            Self::TamperedMarked => "tampered_marked",
             Self::PageCopied => "page_copied",
             Self::CopyEnding => "copy_ending",
             Self::BeforeRelease => "before_release",

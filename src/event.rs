@@ -145,6 +145,9 @@ impl AppendBounds {
 pub struct AggregateId(Arc<str>);
 
 impl AggregateId {
+    /// The number of bytes before the dot in the encoded form of a long id.
+    pub(crate) const ENCODED_PREFIX_BYTES: usize = 120;
+
     /// Creates an id from `text`.
     ///
     /// # Errors
@@ -163,7 +166,6 @@ impl AggregateId {
     /// is replaced by a prefix of it and the SHA-256 of the id.
     pub fn encoded(&self) -> String {
         const ENCODED_BYTES_MAX: usize = 200;
-        const PREFIX_BYTES: usize = 120;
         const ESCAPED: &percent_encoding::AsciiSet =
             &percent_encoding::NON_ALPHANUMERIC.remove(b'_').remove(b'-');
         let encoded = percent_encoding::utf8_percent_encode(&self.0, ESCAPED).to_string();
@@ -171,7 +173,7 @@ impl AggregateId {
             return encoded;
         }
         let digest = hex::encode(Sha256::digest(self.0.as_bytes()));
-        let prefix: String = encoded.chars().take(PREFIX_BYTES).collect();
+        let prefix: String = encoded.chars().take(Self::ENCODED_PREFIX_BYTES).collect();
         // The encoding never produces a dot, so no short id can look like this.
         format!("{prefix}.{digest}")
     }

@@ -52,8 +52,7 @@
 //! | 7 reads continue | `outage`, `loading`, `failing_disk` |
 //! | 8 an outage fails no call | `outage`, `lost_answer`, `two_in_flight`, `slow_immudb` |
 //! | | `smaller_messages` |
-//! | 9 tampering shows | `doubt` (rolled back, emptied, another writer, foreign transactions) |
-//! | | (proofs can be verified: `immudb_proofs`, `notes`; nothing verifies them on its own yet) |
+//! | 9 tampering shows | `tampering`, `doubt`, `immudb_proofs` |
 //! | 10 everything has a limit | `bad_input`, `operating`, `sharing`, `wire` |
 
 pub mod cli;

@@ -102,6 +102,10 @@ async fn contacted(parts: &Components) -> Result<(), Error> {
                 let reason = replication.view().last_error;
                 return Err(ImportError::NotRestored { reason }.into());
             }
+            State::Tampered => {
+                let reason = "its history was changed (STATE_TAMPERED)".to_owned();
+                return Err(ImportError::NotRestored { reason }.into());
+            }
         }
         // Retries do not change the state, so check periodically as well.
         let _ = tokio::time::timeout(LOOK_EVERY, state.changed()).await;

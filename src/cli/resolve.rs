@@ -16,13 +16,22 @@ use crate::{
         Position,
         record::{self, ReplicationMark},
     },
-    replication::comparison::{Comparison, HistoryRelation},
+    immudb::TxId,
+    replication::{
+        comparison::{Comparison, HistoryRelation},
+        trusted_state::TrustedFile,
+    },
     server::settings,
     storage::Storage,
     world::remove_read_models_of,
 };
 
+mod accept;
 mod discard;
+mod immudb_state;
+
+pub(super) use accept::accept_findings;
+use immudb_state::ImmudbState;
 
 /// Why a decision is refused.
 #[derive(Debug, thiserror::Error)]
@@ -53,17 +62,45 @@ pub(super) enum ResolveError {
          writer has the database and is gone permanently"
     )]
     ContinuesImmudb { common: Position },
+    #[error(
+        "the history in ImmuDB was changed: configure a new database name, or accept what `findings` lists \
+         with `resolve --accept-findings`{}",
+        reason(evidence.as_deref())
+    )]
+    Changed {
+        /// What shows it, if that was seen just now.
+        evidence: Option<String>,
+    },
+    #[error("nothing to accept: no findings are open")]
+    NothingFound,
+    #[error("{number}: there is no such open finding; open: {}", listed(open))]
+    NoSuchFinding { number: u64, open: Vec<u64> },
+    #[error("all open findings must be named; open: {}", listed(open))]
+    NotAllNamed { open: Vec<u64> },
+}
+
+fn reason(evidence: Option<&str>) -> String {
+    evidence.map(|evidence| format!(" ({evidence})")).unwrap_or_default()
+}
+
+fn listed(numbers: &[u64]) -> String {
+    match numbers {
+        [] => "none".to_owned(),
+        _ => numbers.iter().map(u64::to_string).collect::<Vec<_>>().join(" "),
+    }
 }
 
 /// Records that ImmuDB has only the events up to its head, so that the next start replicates the
-/// rest again.
+/// rest again. The trusted state moves back to ImmuDB's present one. If the database does not
+/// exist, it is created.
 ///
 /// # Errors
-/// Returns an error if ImmuDB cannot be contacted, has a different history or lacks nothing, or if
-/// the storage cannot be used.
+/// Returns an error if ImmuDB cannot be contacted, has a different history or lacks nothing, if its
+/// history was changed, or if the storage cannot be used.
 pub(super) async fn resend(config: Config) -> Result<(), Error> {
     let mut storage = Storage::open(&settings::storage(&config.event_sourcing, &config.limits))?;
-    let Comparison { common: position, fit, .. } = compare(&config, &storage).await?;
+    let (immudb, comparison) = ImmudbState::compared(&config, &storage).await?;
+    let Comparison { common: position, fit, .. } = comparison;
     match fit {
         HistoryRelation::Empty | HistoryRelation::Behind | HistoryRelation::Whole => {}
         HistoryRelation::HeadMissing => return Err(ResolveError::HeadMissing.into()),
@@ -73,12 +110,37 @@ pub(super) async fn resend(config: Config) -> Result<(), Error> {
     }
     let known = storage.index.complete().forwarded;
     let tip = storage.log.tip();
-    if position >= known.position {
+    let file = trusted_file(&config, &storage);
+    let trusted = trusted_tx(&file, known);
+    let is_lower = trusted.is_some_and(|trusted| immudb.chain.state().tx < trusted);
+    let changed = if fit == HistoryRelation::Empty {
+        // Nothing of this log is there.
+        None
+    } else if is_lower {
+        immudb.change(&storage).await?
+    } else {
+        let is_changed = known.tampered || (trusted.is_some() && position < known.position);
+        is_changed.then_some(ResolveError::Changed { evidence: None })
+    };
+    if let Some(changed) = changed {
+        return Err(changed.into());
+    }
+    if position >= known.position && !is_lower && !known.tampered {
         return Err(ResolveError::NothingLost { forwarded: known.position }.into());
     }
-    let mark = ReplicationMark { position, snapshots: 0, immudb_tx: 0 };
+    let state = immudb.chain.state();
+    // The start finds out what ImmuDB has behind the forwarded position.
+    let position = position.min(known.position);
+    // The file first: with an older mark, nothing has changed yet.
+    file.replace(&immudb.into_saved()).map_err(|error| Error::of_file(file.path(), error))?;
     let mut group = storage.log.begin()?;
-    group.mark(&record::encode_mark(mark));
+    group.mark(&record::encode_mark(ReplicationMark {
+        position,
+        snapshots: 0,
+        immudb_tx: state.tx.0,
+        immudb_hash: Some(state.alh),
+        tampered: false,
+    }));
     storage.log.write(group)?;
     storage.log.close()?;
     info!(
@@ -87,6 +149,24 @@ pub(super) async fn resend(config: Config) -> Result<(), Error> {
         "events are pending again; the next start replicates them"
     );
     Ok(())
+}
+
+/// Returns the file with the trusted state of the configured database.
+fn trusted_file(config: &Config, storage: &Storage) -> TrustedFile {
+    let log = storage.log_id.map(|id| id.to_string()).unwrap_or_default();
+    let database = config.immudb.as_ref().map(|immudb| immudb.database.clone()).unwrap_or_default();
+    TrustedFile::new(&config.event_sourcing.log_path, log, database)
+}
+
+/// Returns the newest transaction that is trusted, in the file or in the last mark. A mark of a
+/// version that verifies nothing counts only behind a state that was trusted.
+fn trusted_tx(file: &TrustedFile, mark: ReplicationMark) -> Option<TxId> {
+    let saved = file.load().unwrap_or_else(|error| {
+        warn!(%error, file = %file.path().display(), "ignored the saved trusted state");
+        None
+    });
+    let saved = saved.map(|saved| saved.chain.state().tx);
+    saved.max(Some(TxId(mark.immudb_tx)).filter(|_| mark.immudb_hash.is_some() || saved.is_some()))
 }
 
 async fn compare(config: &Config, storage: &Storage) -> Result<Comparison, ResolveError> {

@@ -29,6 +29,9 @@ impl Config {
         ] {
             *path = start.join(&path);
         }
+        if let Some(path) = self.immudb.as_mut().and_then(|immudb| immudb.public_key_file.as_mut()) {
+            *path = start.join(&path);
+        }
     }
 
     /// Returns the key of the configured directory that is or contains `path`, or `None` if there

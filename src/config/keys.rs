@@ -28,6 +28,7 @@ pub(super) enum ValueKind {
     Password,
     Folder,
     File,
+    OptionalFile,
     SocketAddress,
     Host,
     Database,
@@ -73,6 +74,7 @@ pub(super) const KEYS: &[Key] = &[
     key("immudb.username", ValueKind::Text),
     key("immudb.password", ValueKind::Password),
     key("immudb.database", ValueKind::Database),
+    key("immudb.public_key_file", ValueKind::OptionalFile),
     key("immudb.require_contact", ValueKind::Contact),
     key("immudb.require_first_contact", ValueKind::Flag),
     key("immudb.retry_count", count(1, 1000)),
@@ -232,6 +234,7 @@ impl ValueKind {
             | ValueKind::Password
             | ValueKind::Folder
             | ValueKind::File
+            | ValueKind::OptionalFile
             | ValueKind::SocketAddress
             | ValueKind::Host
             | ValueKind::Database
@@ -267,6 +270,8 @@ impl ValueKind {
             ValueKind::Folder | ValueKind::File => {
                 (1..=PATH_BYTES_MAX).contains(&text.len()) && !text.contains('\0')
             }
+            // An empty text means that there is no file.
+            ValueKind::OptionalFile => text.len() <= PATH_BYTES_MAX && !text.contains('\0'),
             ValueKind::SocketAddress => text.parse::<SocketAddr>().is_ok(),
             ValueKind::Host => is_host(text),
             ValueKind::Database => is_database(text),
@@ -296,6 +301,9 @@ impl fmt::Display for ValueKind {
             }
             ValueKind::Folder => write!(f, "a directory path of at most {PATH_BYTES_MAX} bytes"),
             ValueKind::File => write!(f, "a file path of at most {PATH_BYTES_MAX} bytes"),
+            ValueKind::OptionalFile => {
+                write!(f, "a file path of at most {PATH_BYTES_MAX} bytes, or an empty string for none")
+            }
             ValueKind::SocketAddress => f.write_str("an IP address and port, for example 127.0.0.1:50051"),
             ValueKind::Host => f.write_str("a host name or IP address without a port"),
             ValueKind::Database => {

@@ -154,6 +154,10 @@ pub struct ImmudbConfig {
     pub password: Secret,
     /// The database of this service. It is created if it does not exist.
     pub database: String,
+    /// The PEM file with the public key that ImmuDB signs its states with. If `None`, signatures
+    /// are not verified.
+    #[serde(with = "optional_path")]
+    pub public_key_file: Option<PathBuf>,
     /// The starts after which all calls are rejected until ImmuDB has been reached.
     pub require_contact: RequireContact,
     /// `true` means [`RequireContact::Empty`], under its former name.
@@ -194,6 +198,7 @@ impl Default for ImmudbConfig {
             username: "immudb".into(),
             password: Secret::new("immudb"),
             database: "aethyr".into(),
+            public_key_file: None,
             require_contact: RequireContact::Never,
             require_first_contact: false,
             retry_count: 5,
@@ -408,6 +413,24 @@ pub struct LoggingConfig {
 impl Default for LoggingConfig {
     fn default() -> LoggingConfig {
         LoggingConfig { path: "logs".into(), level: "info".into(), file_bytes_max: 10 << 20, files_max: 5 }
+    }
+}
+
+/// Serialization of a path that may be missing. In YAML, an empty string means that it is.
+mod optional_path {
+    use std::path::{Path, PathBuf};
+
+    use serde::{Deserialize, Deserializer, Serialize, Serializer};
+
+    pub(super) fn serialize<S: Serializer>(path: &Option<PathBuf>, serializer: S) -> Result<S::Ok, S::Error> {
+        path.as_deref().unwrap_or(Path::new("")).serialize(serializer)
+    }
+
+    pub(super) fn deserialize<'de, D: Deserializer<'de>>(
+        deserializer: D,
+    ) -> Result<Option<PathBuf>, D::Error> {
+        let path = PathBuf::deserialize(deserializer)?;
+        Ok(Some(path).filter(|path| !path.as_os_str().is_empty()))
     }
 }
 

@@ -118,6 +118,18 @@ fn values_of_the_file_are_read_in_their_units() {
 }
 
 #[test]
+fn an_empty_path_of_the_public_key_means_that_there_is_none() {
+    let key = |yaml: &str, environment: &[(&str, &str)]| {
+        load_with(yaml, environment).unwrap().config.immudb.unwrap().public_key_file
+    };
+    let variable = "AETHYR_IMMUDB__PUBLIC_KEY_FILE";
+    assert_eq!(key("immudb: { public_key_file: '' }", &[]), None);
+    assert_eq!(key("immudb: { public_key_file: /k }", &[]), Some("/k".into()));
+    assert_eq!(key("immudb:", &[(variable, "/k")]), Some("/k".into()));
+    assert_eq!(key("immudb: { public_key_file: /k }", &[(variable, "")]), None);
+}
+
+#[test]
 fn no_error_shows_a_password() {
     for yaml in [
         "immudb:\n  password: \"xyzzy\n",
@@ -219,7 +231,9 @@ fn relative_paths_start_at_the_folder_of_the_configuration() {
     let folder = tempfile::tempdir().unwrap();
     let path = folder.path().join("conf/server.yml");
     fs::create_dir(folder.path().join("conf")).unwrap();
-    fs::write(&path, "logging: { path: /var/log/a }\nworld: { read_models_path: w/r }").unwrap();
+    let yaml = "logging: { path: /var/log/a }\nworld: { read_models_path: w/r }\n\
+                immudb: { public_key_file: conf/immudb.pem }";
+    fs::write(&path, yaml).unwrap();
     let loaded = Config::load(Some(&path), variables(&[("AETHYR_EVENT_SOURCING__INDEX_PATH", "i")])).unwrap();
     let config = loaded.config;
     assert_eq!(config.event_sourcing.log_path, folder.path().join("storage/log"));
@@ -227,6 +241,7 @@ fn relative_paths_start_at_the_folder_of_the_configuration() {
     assert_eq!(config.event_sourcing.index_path, folder.path().join("i"));
     assert_eq!(config.world.read_models_path, folder.path().join("w/r"));
     assert_eq!(config.logging.path, Path::new("/var/log/a"));
+    assert_eq!(config.immudb.unwrap().public_key_file, Some(folder.path().join("conf/immudb.pem")));
     assert_eq!(loaded.former_log_path.as_deref(), Some(Path::new("storage/log")));
 }
 

@@ -227,6 +227,11 @@ pub struct ReplicationMark {
     /// The transaction that committed the event at `position`; 0 if it is unknown, as in the
     /// record. See [`ReplicationMark::transaction`].
     pub immudb_tx: u64,
+    /// ImmuDB's accumulated hash of that transaction, which was verified. `None` if it is not
+    /// known.
+    pub immudb_hash: Option<[u8; 32]>,
+    /// The history in ImmuDB was changed. Nothing is replicated until an operator has decided.
+    pub tampered: bool,
 }
 
 impl ReplicationMark {
@@ -242,6 +247,8 @@ pub fn encode_mark(mark: ReplicationMark) -> Bytes {
         position: mark.position.0,
         snapshots: mark.snapshots,
         immudb_tx: mark.immudb_tx,
+        immudb_hash: mark.immudb_hash.map(|hash| Bytes::copy_from_slice(&hash)),
+        tampered: mark.tampered,
     };
     Bytes::from(mark.encode_to_vec())
 }
@@ -255,10 +262,13 @@ pub fn decode_mark(bytes: Bytes) -> Result<ReplicationMark, RecordError> {
         not("not a protobuf message of the \
      expected type")
     })?;
+    let hash = mark.immudb_hash.map(|hash| <[u8; 32]>::try_from(hash.as_ref()));
     Ok(ReplicationMark {
         position: Position(mark.position),
         snapshots: mark.snapshots,
         immudb_tx: mark.immudb_tx,
+        immudb_hash: hash.transpose().map_err(|_| not("invalid hash of a transaction"))?,
+        tampered: mark.tampered,
     })
 }
 
@@ -302,6 +312,24 @@ mod tests {
 
     fn text() -> impl Strategy<Value = String> {
         prop_oneof![Just(String::new()), ".{0,200}"]
+    }
+
+    #[test]
+    fn marks_come_back_and_those_of_earlier_versions_have_no_hash() {
+        let mark = ReplicationMark {
+            position: Position(7),
+            snapshots: 2,
+            immudb_tx: 9,
+            immudb_hash: Some([3; 32]),
+            tampered: true,
+        };
+        for mark in [mark, ReplicationMark { immudb_hash: None, tampered: false, ..mark }] {
+            assert_eq!(decode_mark(encode_mark(mark)), Ok(mark));
+        }
+        // A mark of version 0.2.
+        let old = decode_mark(Bytes::from_static(&[8, 7, 16, 2, 24, 9])).unwrap();
+        assert_eq!(old, ReplicationMark { immudb_hash: None, tampered: false, ..mark });
+        assert!(decode_mark(Bytes::from_static(&[8, 7, 34, 1, 0])).is_err(), "a hash of one byte");
     }
 
     // This test also detects changes of `prost::encoding`, which is not part of the API that prost

@@ -70,6 +70,11 @@ impl PublishedProgress {
 pub(super) fn wants_files(state: State) -> bool {
     match state {
         State::Connected | State::Starting | State::Copying => false,
-        State::Fallback | State::Migrating | State::LocalOnly | State::Suspect | State::Fenced => true,
+        State::Fallback
+        | State::Migrating
+        | State::LocalOnly
+        | State::Suspect
+        | State::Fenced
+        | State::Tampered => true,
     }
 }

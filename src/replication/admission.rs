@@ -62,11 +62,11 @@ impl Admission {
             State::Starting | State::Copying => return Err(StoreError::Unavailable(Unavailable::Starting)),
             State::Fenced => return Err(FailedPrecondition::Fenced.into()),
             // The service would assign sequence numbers a second time.
-            State::Suspect if tip.position == Position(0) => {
+            State::Suspect | State::Tampered if tip.position == Position(0) => {
                 return Err(StoreError::Unavailable(Unavailable::EmptyLog));
             }
             State::LocalOnly => return Ok(()),
-            State::Connected | State::Fallback | State::Migrating | State::Suspect => {}
+            State::Connected | State::Fallback | State::Migrating | State::Suspect | State::Tampered => {}
         }
         if self.contact_missing {
             return Err(StoreError::Unavailable(Unavailable::FirstContact));
@@ -93,7 +93,7 @@ impl Admission {
         self.history_is_known(state, tip)?;
         match state {
             // What looks like an empty history is a lost disk, or belongs to another service.
-            State::Suspect | State::Fenced if tip.position == Position(0) => {
+            State::Suspect | State::Fenced | State::Tampered if tip.position == Position(0) => {
                 Err(StoreError::Unavailable(Unavailable::EmptyLog))
             }
             _ => Ok(()),

@@ -3,7 +3,8 @@
 //! One task owns the session with ImmuDB, the claim on its database and the state machine. It
 //! always follows the log: fallback only means that answers wait for less, and migration only means
 //! that this task is catching up. After every failed write, whatever the error, the task reads
-//! `log:head` to learn what ImmuDB has. It never guesses an outcome.
+//! `log:head` to learn what ImmuDB has. It never guesses an outcome. It believes ImmuDB's answers
+//! only as far as they continue the history that it has verified.
 
 use std::{path::PathBuf, sync::Arc, time::Duration};
 
@@ -20,6 +21,7 @@ use super::{
     recent_transactions::Learned,
     state::{FallbackLimits, Signal, State, StateMachine},
     status::ReplicationStatus,
+    tampering::{Condition, Evidence},
     transaction::LogPoint,
     transaction_size::BatchSize,
 };
@@ -27,29 +29,42 @@ use crate::{
     event::Timestamp,
     history::{History, HistoryError},
     immudb::{self, ErrorKind, KeyValue, Precondition, Session, TxId},
+    log::LogId,
     retry::RetryDelays,
     sequencer::Sequencer,
 };
 
 mod answers;
 mod claim;
+mod examine;
 mod failures;
 mod following;
 mod in_flight;
 mod outage;
 mod probe;
+mod receipts;
 mod release;
+mod saving;
+mod tampered;
+mod trust;
 
 use claim::{ClaimError, Claimed};
 use outage::Outage;
 use probe::Probes;
+use saving::Saves;
+use trust::Trust;
 
 /// The settings of the forwarder, fixed for its lifetime.
 #[derive(Debug, Clone)]
 pub(crate) struct ForwarderSettings {
     pub immudb: immudb::SessionSettings,
-    /// The directory of the local log, which also holds the writer ids.
+    /// The directory of the local log, which also holds the writer ids. The trusted state and the
+    /// findings are kept next to it.
     pub folder: PathBuf,
+    /// The id of the local log, if it is known.
+    pub log_id: Option<LogId>,
+    /// The PEM file with the public key that ImmuDB signs its states with.
+    pub public_key_file: Option<PathBuf>,
     pub take_over: bool,
     pub retry_count: u32,
     pub retry_delay: Duration,
@@ -78,8 +93,9 @@ pub(crate) struct Forwarder {
     session_expired: bool,
     /// A precondition of the last transaction failed, and no transaction has been committed since.
     conflicted: bool,
-    /// The transaction of the last head that this process wrote or claimed.
-    own_tx: Option<TxId>,
+    /// What is known of ImmuDB's history.
+    trust: Trust,
+    saves: Saves,
     /// The clock has been compared with ImmuDB's. This is done only once.
     clock_compared: bool,
     /// When the oldest transaction in flight was sent. Set only while the task waits for its
@@ -93,8 +109,6 @@ pub(crate) struct Forwarder {
     probes: Probes,
     /// The current outage. Clients have been answered from the local log since it began.
     outage: Option<Outage>,
-    /// Transactions in ImmuDB that were written by other clients.
-    foreign: Notice,
     /// Attempts that failed because ImmuDB does not accept messages of this size.
     too_large: Notice,
     /// Attempts with an append or snapshot that is sent alone and breaks the connection each time.
@@ -131,8 +145,8 @@ enum StopReason {
     },
     /// The local log cannot be read.
     Unreadable(HistoryError),
-    /// ImmuDB has lost transactions that it had committed.
-    Suspect,
+    /// ImmuDB contradicts the verified history.
+    Wrong(Box<Evidence>),
     ShutDown(Link),
 }
 
@@ -158,7 +172,8 @@ impl Forwarder {
         let machine = StateMachine::new(replication.state(), limits);
         let batch_size = BatchSize::new(settings.batch.bytes_max);
         let delays = RetryDelays::new(settings.retry_delay, settings.retry_delay_max);
-        Self {
+        let trust = Trust::new(&settings, replication.view().forwarded);
+        let forwarder = Self {
             settings,
             replication,
             sequencer,
@@ -171,7 +186,8 @@ impl Forwarder {
             pending_min: None,
             session_expired: false,
             conflicted: false,
-            own_tx: None,
+            trust,
+            saves: Saves::default(),
             clock_compared: false,
             sent: None,
             alone: 0,
@@ -179,15 +195,28 @@ impl Forwarder {
             batch_size,
             probes: Probes::default(),
             outage: None,
-            foreign: Notice::default(),
             too_large: Notice::default(),
             cut_off: Notice::default(),
             shutdown,
-        }
+        };
+        forwarder.publish_trust();
+        forwarder.replication.has_findings(forwarder.trust.findings.open_count());
+        forwarder
     }
 
     /// Runs until shutdown, then releases the head if nothing is pending.
     pub(crate) async fn run(mut self) {
+        if self.replication.view().forwarded.tampered {
+            self.stay_tampered().await;
+        } else {
+            self.replicate().await;
+        }
+        self.save_trust().await;
+        self.save_findings().await;
+    }
+
+    /// Replicates until shutdown, and also waits for it where an operator has to act.
+    async fn replicate(&mut self) {
         let mut session = None;
         while !self.shutdown.is_cancelled() {
             let error = match self.contact(session.take()).await {
@@ -204,9 +233,10 @@ impl Forwarder {
                         self.failed_here(&error).await;
                         continue;
                     }
-                    StopReason::Suspect => {
-                        return self.park(Signal::HistoryMissing, &fencing::SuspectReason::RolledBack).await;
-                    }
+                    StopReason::Wrong(evidence) => match self.doubted(*evidence).await {
+                        Some(confirmed) => return self.stop_because_of(confirmed).await,
+                        None => continue,
+                    },
                 },
                 Ok(None) => break,
                 Err(ClaimError::Immudb(error)) => {
@@ -215,25 +245,44 @@ impl Forwarder {
                     }
                     error
                 }
-                Err(ClaimError::Fenced(fence)) => return self.park(Signal::OtherWriter, &fence).await,
-                Err(ClaimError::FencedBy { head }) => {
-                    let error = fencing::FenceReason::OtherWriter;
-                    warn!(writer = %head.writer, written_at = head.written_at, "another writer has the \
-                     database");
-                    return self.park(Signal::OtherWriter, &error).await;
-                }
-                Err(ClaimError::Suspect(doubt)) => return self.park(Signal::HistoryMissing, &doubt).await,
-                Err(
-                    error @ (ClaimError::Diverged(_)
-                    | ClaimError::DoesNotContinue(_)
-                    | ClaimError::HeadUnreadable),
-                ) => return self.park(Signal::OtherWriter, &error).await,
                 Err(ClaimError::Local(error)) => {
                     self.failed_here(&error).await;
                     continue;
                 }
+                Err(ClaimError::Wrong(evidence)) => match self.doubted(*evidence).await {
+                    Some(confirmed) => return self.stop_because_of(confirmed).await,
+                    None => continue,
+                },
+                Err(ClaimError::Tampered(evidence)) => return self.stop_because_of(*evidence).await,
+                Err(error) => {
+                    if self.refused_again(&error).await {
+                        return self.stop_at_claim(error).await;
+                    }
+                    continue;
+                }
             };
             self.failed(&error).await;
+        }
+    }
+
+    /// Stops because of what the database has.
+    async fn stop_at_claim(&mut self, error: ClaimError) {
+        match error {
+            ClaimError::Fenced(fence) => self.park(fence.into(), &fence).await,
+            ClaimError::FencedBy { head } => {
+                warn!(writer = %head.writer, written_at = head.written_at, "another writer has the \
+                 database");
+                let reason = fencing::FenceReason::OtherWriter;
+                self.park(reason.into(), &reason).await;
+            }
+            ClaimError::Suspect(doubt) => self.park(doubt.into(), &doubt).await,
+            error @ (ClaimError::Diverged(_)
+            | ClaimError::DoesNotContinue(_)
+            | ClaimError::HeadUnreadable
+            | ClaimError::Immudb(_)
+            | ClaimError::Wrong(_)
+            | ClaimError::Tampered(_)
+            | ClaimError::Local(_)) => self.park(Condition::OtherHistory, &error).await,
         }
     }
 
@@ -253,6 +302,7 @@ impl Forwarder {
             }
         };
         self.in_contact = true;
+        self.meet(&session);
         self.replication.answered();
         let shutdown = self.shutdown.clone();
         let claimed = tokio::select! {
@@ -261,6 +311,7 @@ impl Forwarder {
         };
         let Claimed { session, head_tx, reached, last_event } = claimed;
         self.replication.contacted();
+        self.end_refusal().await;
         // Nothing but the head is known in this session yet, so the first transaction is sent
         // alone.
         self.alone = self.alone.max(1);
@@ -322,7 +373,12 @@ impl Forwarder {
             // If ImmuDB responds, its answer decides the first state, so there is no deadline.
             State::Starting => Some(self.began).filter(|_| !self.in_contact),
             State::Connected | State::Migrating => self.replication.waiting_since(),
-            State::Fallback | State::LocalOnly | State::Suspect | State::Fenced | State::Copying => None,
+            State::Fallback
+            | State::LocalOnly
+            | State::Suspect
+            | State::Fenced
+            | State::Copying
+            | State::Tampered => None,
         }
     }
 

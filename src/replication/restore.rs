@@ -3,7 +3,7 @@
 //! Transactions are read in order, which is also the order of positions. Each transaction of this
 //! service contains the head as of then, so the chain hash is verified transaction by transaction.
 //! Anything that does not continue the local history exactly stops the restore before it is
-//! written.
+//! written. All of it must also be in the history of ImmuDB that leads to the trusted state.
 
 use std::{
     fs, io,
@@ -14,7 +14,11 @@ use bytes::Bytes;
 use tracing::{info, warn};
 
 use super::{
+    examination::{self, Examiner, Heads},
+    findings::Finding,
     head::{self, LogHead},
+    ledger::Contradiction,
+    linked::Linked,
     transaction,
 };
 use crate::{
@@ -24,7 +28,7 @@ use crate::{
         record::{self, RecordError, ReplicationMark, StoredEvent},
     },
     history::{History, HistoryError},
-    immudb::{self, Session, Transaction, TransactionPages, TxId},
+    immudb::{self, Session, Transaction, TransactionPages, TxId, verify::TrustedState},
     log::writer_ids,
     progress::Progress,
     sequencer::{RestoreError, RestoredTransaction, Sequencer},
@@ -38,6 +42,9 @@ pub(crate) enum LogRestoreError {
     Immudb(#[from] immudb::Error),
     #[error("the history in ImmuDB does not match: {0}")]
     Diverged(#[from] Divergence),
+    /// What was read does not lead to the trusted state.
+    #[error(transparent)]
+    Contradiction(#[from] Contradiction),
     #[error(transparent)]
     History(#[from] HistoryError),
     #[error(transparent)]
@@ -145,27 +152,44 @@ impl LogRestore<'_> {
     }
 
     /// Restores everything up to the last transaction: after the last event there may be snapshots.
+    /// The transactions must lead to `anchor`. Returns what other clients have done to keys of this
+    /// service; the restore leaves that out.
     ///
     /// # Errors
     /// Returns an error if ImmuDB is unreachable (the restore can be started again), or if its
     /// contents do not fit.
-    pub(crate) async fn run(&self, first: TxId) -> Result<(), LogRestoreError> {
+    pub(crate) async fn run(
+        &self,
+        first: TxId,
+        anchor: TrustedState,
+    ) -> Result<Vec<Finding>, LogRestoreError> {
         let tip = self.sequencer.tip();
         let mut checked = Checked { position: tip.position, hash: tip.hash };
         info!(from = tip.position.0, until = self.head.position.0, "restoring the history from ImmuDB");
         let mut progress =
             Progress::new("restoring from ImmuDB", "events", tip.position.0, self.head.position.0);
         let mut pages = TransactionPages::from(first);
+        let mut linked = Linked::new(anchor);
+        // Every event that the local log has by then was in ImmuDB before.
+        let mut examiner = Examiner::new(self.history, Heads::Local, Position(u64::MAX));
         let mut foreign = 0u64;
         let mut page = pages.next(self.session).await?;
         while !page.is_empty() {
             // ImmuDB assembles the next page meanwhile.
-            let (next, skipped) = tokio::join!(pages.next(self.session), self.copy_page(&page, &mut checked));
-            foreign = foreign.saturating_add(skipped?);
+            let copy = async {
+                let (linked, page) = linked.check(page).await?;
+                let skipped = self.copy_page(&page, &mut checked, &mut examiner).await?;
+                Ok::<_, LogRestoreError>((linked, skipped))
+            };
+            let (next, copied) = tokio::join!(pages.next(self.session), copy);
+            let skipped;
+            (linked, skipped) = copied?;
+            foreign = foreign.saturating_add(skipped);
             progress.reached(checked.position.0);
             CrashPoint::PageCopied.reached();
             page = next?;
         }
+        linked.end()?;
         if checked.position < self.head.position {
             return Err(Divergence::EndsEarly(checked.position).into());
         }
@@ -179,35 +203,84 @@ impl LogRestore<'_> {
         CrashPoint::CopyEnding.reached();
         self.unfinished.end().map_err(LogRestoreError::Marker)?;
         info!(position = checked.position.0, "restored the history from ImmuDB");
-        Ok(())
+        Ok(examiner.report().tampered)
     }
 
     /// Restores one page. Returns the number of transactions that were written by other clients.
-    async fn copy_page(&self, page: &[Transaction], checked: &mut Checked) -> Result<u64, LogRestoreError> {
-        let mut foreign = 0u64;
+    async fn copy_page(
+        &self,
+        page: &[(Transaction, TrustedState)],
+        checked: &mut Checked,
+        examiner: &mut Examiner<'_>,
+    ) -> Result<u64, LogRestoreError> {
         let mut restored = Vec::with_capacity(page.len());
-        let mut snapshots = Vec::new();
-        for transaction in page {
-            if head_in(transaction).is_none() {
-                foreign = foreign.saturating_add(1);
+        let mut kinds = Vec::with_capacity(page.len());
+        for (transaction, state) in page {
+            if head_in(transaction).is_none() || transaction.foreign_entries() > 0 {
+                kinds.push(Kind::Foreign);
                 continue;
             }
             let appends = take_apart(transaction, checked)?;
-            snapshots.extend(snapshots_in(transaction));
+            // Events that are not new here were restored before, or are forged.
+            let is_repeated = appends.is_empty() && has_events(transaction);
+            kinds.push(if is_repeated { Kind::Repeated } else { Kind::New });
             if !appends.is_empty() {
-                let immudb_tx = transaction.header.id.0;
-                let mark = ReplicationMark { position: checked.position, snapshots: 0, immudb_tx };
+                let mark = ReplicationMark {
+                    position: checked.position,
+                    immudb_tx: state.tx.0,
+                    immudb_hash: Some(state.alh),
+                    ..ReplicationMark::default()
+                };
                 restored.push(RestoredTransaction { appends, mark });
             }
         }
         if !restored.is_empty() {
             self.sequencer.restore(restored).await?;
         }
-        for snapshot in snapshots {
-            self.sequencer.restore_snapshot(snapshot).await?;
+        // Only now are all of the page's events known.
+        for ((transaction, state), kind) in page.iter().zip(&kinds) {
+            let is_whole = match kind {
+                Kind::New => true,
+                Kind::Repeated => !self.examine(examiner, *state).await?,
+                Kind::Foreign if may_have_keys_of_ours(transaction) => {
+                    self.examine(examiner, *state).await?;
+                    false
+                }
+                Kind::Foreign => false,
+            };
+            for snapshot in snapshots_in(transaction).filter(|_| is_whole) {
+                self.sequencer.restore_snapshot(snapshot).await?;
+            }
         }
-        Ok(foreign)
+        Ok(kinds.iter().filter(|kind| **kind == Kind::Foreign).count() as u64)
     }
+
+    /// Examines a transaction by all of its keys. Returns whether it has overwritten or deleted
+    /// keys of this service.
+    async fn examine(
+        &self,
+        examiner: &mut Examiner<'_>,
+        state: TrustedState,
+    ) -> Result<bool, LogRestoreError> {
+        let found = self.session.scan_headers(state.tx, 1).await?;
+        let found = found.first().ok_or(Contradiction::Missing { expected: state.tx })?;
+        found.check().map_err(Contradiction::from)?;
+        let version = Contradiction::of_version(&found.header);
+        let alh = found.header.accumulated_hash().ok_or(version)?;
+        Contradiction::check(state, TrustedState { tx: found.header.id, alh })?;
+        Ok(examiner.examine(found)?)
+    }
+}
+
+/// What a transaction is to a restore.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Kind {
+    /// Of this service, with events that are new here or without any.
+    New,
+    /// With events, none of which is new here.
+    Repeated,
+    /// Of another client.
+    Foreign,
 }
 
 /// Returns the records after position `from` and before position `until`, in order, as far as
@@ -247,6 +320,15 @@ pub(super) fn head_in(transaction: &Transaction) -> Option<LogHead> {
     transaction.entries.iter().find(|(key, _)| key == head::KEY).and_then(|(_, value)| LogHead::decode(value))
 }
 
+fn may_have_keys_of_ours(transaction: &Transaction) -> bool {
+    transaction.foreign_entries() > 0
+        || transaction.entries.iter().any(|(key, _)| examination::is_own_key(key))
+}
+
+fn has_events(transaction: &Transaction) -> bool {
+    transaction.entries.iter().any(|(key, _)| key.starts_with(transaction::EVENT_PREFIX.as_bytes()))
+}
+
 fn snapshots_in(transaction: &Transaction) -> impl Iterator<Item = Bytes> {
     let prefix = transaction::SNAPSHOT_PREFIX.as_bytes();
     transaction.entries.iter().filter(move |(key, _)| key.starts_with(prefix)).map(|(_, value)| value.clone())
@@ -260,6 +342,13 @@ pub(crate) fn take_apart(
 ) -> Result<Vec<Vec<Bytes>>, Divergence> {
     let tx = transaction.header.id;
     let diverged = |what| Divergence::Transaction { tx, what };
+    let head = head_in(transaction).ok_or_else(|| diverged("it has no log:head"))?;
+    if head.position <= checked.position {
+        // It has no event that is new here, whatever else it has.
+        let is_same = head.position < checked.position || head.hash == checked.hash;
+        let no_appends = is_same.then(Vec::new);
+        return no_appends.ok_or_else(|| diverged("the chain hash does not match its log:head"));
+    }
     let mut appends: Vec<Vec<Bytes>> = Vec::new();
     for (key, value) in &transaction.entries {
         if !key.starts_with(transaction::EVENT_PREFIX.as_bytes()) {
@@ -282,7 +371,6 @@ pub(crate) fn take_apart(
         }
         *checked = Checked { position: event.position, hash: checked.hash.chain(value) };
     }
-    let head = head_in(transaction).ok_or_else(|| diverged("it has no log:head"))?;
     if head.position == checked.position && head.hash != checked.hash {
         return Err(diverged("the chain hash does not match its log:head"));
     }

@@ -25,6 +25,8 @@ pub enum State {
     Fenced,
     /// The log is being restored from ImmuDB. Nothing is accepted or served yet.
     Copying,
+    /// The history in ImmuDB was changed. Nothing is forwarded until the operator decides.
+    Tampered,
 }
 
 /// An occurrence that may change the state.
@@ -38,12 +40,16 @@ pub(crate) enum Signal {
     Dragging,
     /// ImmuDB has more events than the local log, which is being restored from it.
     CopyBegan,
+    /// The local log has everything that ImmuDB has.
+    CopyEnded,
     /// ImmuDB committed a transaction of this service.
     Committed(Commit),
     /// ImmuDB lacks data that it had.
     HistoryMissing,
     /// ImmuDB has a head that this service did not write.
     OtherWriter,
+    /// The history in ImmuDB was changed.
+    Tampered,
 }
 
 /// How an attempt failed.
@@ -168,40 +174,83 @@ impl StateMachine {
                 | State::LocalOnly
                 | State::Suspect
                 | State::Fenced
-                | State::Copying) => other,
+                | State::Copying
+                | State::Tampered) => other,
             },
-            Signal::CopyBegan => match self.state {
-                State::Starting | State::Fallback | State::Copying => State::Copying,
-                other @ (State::Connected
-                | State::Migrating
-                | State::LocalOnly
-                | State::Suspect
-                | State::Fenced) => other,
-            },
+            Signal::CopyBegan => self.copy_began(),
+            Signal::CopyEnded => self.copy_ended(),
             Signal::Committed(commit) => {
                 self.failures = 0;
                 self.committed(commit, at)
             }
-            Signal::HistoryMissing => match self.state {
-                // While restoring, the end of the log exists only in an ImmuDB that cannot be
-                // trusted, so no events may be accepted.
-                State::Fenced | State::LocalOnly | State::Copying => self.state,
-                State::Starting | State::Connected | State::Fallback | State::Migrating | State::Suspect => {
-                    State::Suspect
-                }
-            },
-            Signal::OtherWriter => match self.state {
-                State::LocalOnly => self.state,
-                State::Starting
-                | State::Connected
-                | State::Fallback
-                | State::Migrating
-                | State::Suspect
-                | State::Fenced
-                | State::Copying => State::Fenced,
-            },
+            Signal::HistoryMissing => self.history_missing(),
+            Signal::OtherWriter => self.other_writer(),
+            Signal::Tampered => self.tampered(),
         };
         self.state
+    }
+
+    fn copy_began(&self) -> State {
+        match self.state {
+            State::Starting | State::Fallback | State::Copying => State::Copying,
+            other @ (State::Connected
+            | State::Migrating
+            | State::LocalOnly
+            | State::Suspect
+            | State::Fenced
+            | State::Tampered) => other,
+        }
+    }
+
+    fn copy_ended(&self) -> State {
+        match self.state {
+            State::Copying => State::Starting,
+            other @ (State::Starting
+            | State::Connected
+            | State::Fallback
+            | State::Migrating
+            | State::LocalOnly
+            | State::Suspect
+            | State::Fenced
+            | State::Tampered) => other,
+        }
+    }
+
+    fn history_missing(&self) -> State {
+        match self.state {
+            // While restoring, the end of the log exists only in an ImmuDB that cannot be trusted,
+            // so no events may be accepted.
+            State::Fenced | State::LocalOnly | State::Copying | State::Tampered => self.state,
+            State::Starting | State::Connected | State::Fallback | State::Migrating | State::Suspect => {
+                State::Suspect
+            }
+        }
+    }
+
+    fn other_writer(&self) -> State {
+        match self.state {
+            State::LocalOnly | State::Tampered => self.state,
+            State::Starting
+            | State::Connected
+            | State::Fallback
+            | State::Migrating
+            | State::Suspect
+            | State::Fenced
+            | State::Copying => State::Fenced,
+        }
+    }
+
+    fn tampered(&self) -> State {
+        match self.state {
+            // While restoring, as for missing history.
+            State::Fenced | State::LocalOnly | State::Copying => self.state,
+            State::Starting
+            | State::Connected
+            | State::Fallback
+            | State::Migrating
+            | State::Suspect
+            | State::Tampered => State::Tampered,
+        }
     }
 
     /// Stops clients from waiting for ImmuDB. A restore continues: it must end before anything is
@@ -222,7 +271,8 @@ impl StateMachine {
                 self.quick_needed.get_or_insert(QUICK_COMMITS);
                 self.fell_back()
             }
-            other @ (State::LocalOnly | State::Suspect | State::Fenced | State::Copying) => other,
+            other
+            @ (State::LocalOnly | State::Suspect | State::Fenced | State::Copying | State::Tampered) => other,
         }
     }
 
@@ -259,7 +309,7 @@ impl StateMachine {
             }
             // A commit that was in flight when the operator's decision became necessary changes
             // nothing.
-            other @ (State::LocalOnly | State::Suspect | State::Fenced) => other,
+            other @ (State::LocalOnly | State::Suspect | State::Fenced | State::Tampered) => other,
         }
     }
 

@@ -4,7 +4,7 @@
 //! with the admission and the commit waiters, so that a change of state and the answers that follow
 //! from it are one step.
 
-use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use tokio::{
     sync::watch,
@@ -35,6 +35,22 @@ pub struct View {
     pub retries: u64,
     pub fallbacks: u64,
     pub migrated_events: u64,
+    /// The last transaction up to which the history in ImmuDB was verified. `None` before the first
+    /// contact.
+    pub trusted: Option<TrustedView>,
+    /// The number of findings that no operator has accepted.
+    pub open_findings: u64,
+}
+
+/// A verified transaction of ImmuDB.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct TrustedView {
+    /// Its number, or 0 in an empty database.
+    pub tx: u64,
+    /// Its accumulated hash.
+    pub hash: [u8; 32],
+    /// The uuid of the server that has it.
+    pub server_uuid: Arc<str>,
 }
 
 /// The replication status. See the module documentation.
@@ -77,6 +93,8 @@ impl ReplicationStatus {
             retries: 0,
             fallbacks: 0,
             migrated_events: 0,
+            trusted: None,
+            open_findings: 0,
         };
         Self {
             limits,
@@ -159,7 +177,7 @@ impl ReplicationStatus {
             let until = match inner.view.state {
                 State::Fenced => return CommitOutcome::Unknown,
                 // The contents of ImmuDB are in doubt.
-                State::Suspect | State::LocalOnly => return CommitOutcome::Local,
+                State::Suspect | State::Tampered | State::LocalOnly => return CommitOutcome::Local,
                 _ if inner.has(end, last) => return CommitOutcome::Immudb,
                 State::Connected => Until::Committed,
                 State::Migrating if inner.admission.is_crowded(inner.pending_events(tip)) => {
@@ -218,6 +236,7 @@ impl ReplicationStatus {
             | State::Fallback
             | State::Migrating
             | State::Suspect
+            | State::Tampered
             | State::LocalOnly => Some(CommitOutcome::Local),
         };
         if let Some(outcome) = outcome {
@@ -287,6 +306,16 @@ impl ReplicationStatus {
         }
     }
 
+    /// Records up to where the history in ImmuDB was verified.
+    pub(super) fn trusts(&self, trusted: TrustedView) {
+        self.lock().view.trusted = Some(trusted);
+    }
+
+    /// Records how many findings no operator has accepted.
+    pub(super) fn has_findings(&self, open: u64) {
+        self.lock().view.open_findings = open;
+    }
+
     pub(super) fn retried(&self) {
         let mut inner = self.lock();
         inner.view.retries = inner.view.retries.saturating_add(1);
@@ -325,8 +354,6 @@ mod interleavings;
 
 #[cfg(test)]
 mod tests {
-    use std::sync::Arc;
-
     use super::*;
 
     fn at(offset: u64) -> LogOffset {

@@ -193,8 +193,7 @@ impl BatchBuilder {
     fn into_entries(self) -> Vec<KeyValue> {
         let mut entries = self.events;
         for (aggregate, sequence) in self.sequences {
-            let key = Bytes::from(format!("sequence:{}", aggregate.encoded()));
-            entries.push(KeyValue { key, value: Bytes::from(sequence.to_string()) });
+            entries.push(KeyValue { key: sequence_key(&aggregate), value: sequence_value(sequence) });
         }
         for (aggregate, record) in self.snapshots {
             entries.push(KeyValue { key: snapshot_key(&aggregate), value: record });
@@ -204,11 +203,29 @@ impl BatchBuilder {
 }
 
 pub(super) const EVENT_PREFIX: &str = "event:";
+pub(super) const SEQUENCE_PREFIX: &str = "sequence:";
 pub(super) const SNAPSHOT_PREFIX: &str = "snapshot:";
 
 /// Returns the key of an event. Because of the padding, keys sort by sequence number.
 pub(super) fn event_key(aggregate: &AggregateId, sequence: SequenceNumber) -> Bytes {
     Bytes::from(format!("{EVENT_PREFIX}{}:{:020}", aggregate.encoded(), sequence.0))
+}
+
+/// Returns the encoded aggregate id and the sequence number in a key that [`event_key`] returned,
+/// as far as its form tells. The encoded id of a long one cannot be decoded.
+pub(super) fn parse_event_key(key: &[u8]) -> Option<(&str, SequenceNumber)> {
+    const DIGITS: usize = 20;
+    let (id, number) = std::str::from_utf8(key).ok()?.strip_prefix(EVENT_PREFIX)?.rsplit_once(':')?;
+    let is_padded = number.len() == DIGITS && number.bytes().all(|byte| byte.is_ascii_digit());
+    Some((id, SequenceNumber(number.parse().ok().filter(|_| is_padded)?)))
+}
+
+fn sequence_key(aggregate: &AggregateId) -> Bytes {
+    Bytes::from(format!("{SEQUENCE_PREFIX}{}", aggregate.encoded()))
+}
+
+pub(super) fn sequence_value(sequence: SequenceNumber) -> Bytes {
+    Bytes::from(sequence.to_string())
 }
 
 fn snapshot_key(aggregate: &AggregateId) -> Bytes {
@@ -273,6 +290,26 @@ mod tests {
         // sent.
         let mut packer = Packer::new(storage.history(), limits, LogPoint::START);
         assert_eq!(sent(&packer.next(tips[2]).unwrap()), [3]);
+    }
+
+    #[test]
+    fn the_key_of_an_event_tells_which_event_it_is() {
+        for id in ["room-1", "a:b", "ä/ö", &"x".repeat(255)] {
+            let aggregate = AggregateId::new(id).unwrap();
+            let key = event_key(&aggregate, SequenceNumber(u64::MAX));
+            let encoded = aggregate.encoded();
+            assert_eq!(parse_event_key(&key), Some((encoded.as_str(), SequenceNumber(u64::MAX))), "{id}");
+        }
+        for other in [
+            "event:room-1",
+            "event:room-1:7",
+            "event:room-1:0000000000000000000x",
+            "event:room-1:99999999999999999999",
+            "sequence:room-1:00000000000000000001",
+        ] {
+            assert_eq!(parse_event_key(other.as_bytes()), None, "{other}");
+        }
+        assert_eq!(parse_event_key(b"event:\xff:00000000000000000001"), None);
     }
 
     fn indexed_event(aggregate: &AggregateId) -> crate::index::IndexedEvent {

@@ -346,7 +346,7 @@ async fn notes_are_written_although_more_of_them_come_all_the_time() {
     let deadline = std::time::Instant::now() + Duration::from_secs(300);
     while running.history.index.complete().forwarded.immudb_tx == 0 {
         assert!(std::time::Instant::now() < deadline, "no note was written");
-        running.sequencer.mark(ReplicationMark { position: Position(0), snapshots: 0, immudb_tx: 7 });
+        running.sequencer.mark(ReplicationMark { immudb_tx: 7, ..ReplicationMark::default() });
         tokio::time::sleep(BETWEEN).await;
     }
 }

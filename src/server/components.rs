@@ -97,7 +97,7 @@ impl Components {
             Sequencer::start(log, index, settings, admission, counters.clone()).map_err(no_thread)?;
         let (tasks, closing, stopping) =
             (TaskTracker::new(), CancellationToken::new(), CancellationToken::new());
-        let forwarder = settings::forwarder(config, options).filter(|_| is_writable);
+        let forwarder = settings::forwarder(config, options, log_id).filter(|_| is_writable);
         let forwarder = forwarder.map(|settings| {
             let (replication, sequencer) = (replication.clone(), sequencer.clone());
             // Clients wait for the other work of this thread, so it must not rebuild index files
@@ -186,6 +186,8 @@ fn replication(
         (None, true) => return Err(ServerError::UnfinishedCopy),
         (None, false) => State::LocalOnly,
         (Some(_), true) => State::Copying,
+        // An operator ends this state, not a restart.
+        (Some(_), false) if complete.forwarded.tampered => State::Tampered,
         // ImmuDB cannot be claimed without writing a file.
         (Some(_), false) if storage.read_only.is_some() => State::Fallback,
         (Some(_), false) => State::Starting,

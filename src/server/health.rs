@@ -62,7 +62,8 @@ fn reaches_immudb(view: &View) -> bool {
         | State::Fallback
         | State::LocalOnly
         | State::Suspect
-        | State::Fenced => false,
+        | State::Fenced
+        | State::Tampered => false,
     }
 }
 

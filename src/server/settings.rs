@@ -147,11 +147,17 @@ pub(super) fn pending_limits(config: &Config) -> PendingLimits {
 }
 
 /// Returns the settings of the forwarder, or `None` if no ImmuDB is configured.
-pub(super) fn forwarder(config: &Config, options: &ServerOptions) -> Option<ForwarderSettings> {
+pub(super) fn forwarder(
+    config: &Config,
+    options: &ServerOptions,
+    log_id: Option<LogId>,
+) -> Option<ForwarderSettings> {
     let section = config.immudb.as_ref()?;
     Some(ForwarderSettings {
         immudb: immudb(section),
         folder: config.event_sourcing.log_path.clone(),
+        log_id,
+        public_key_file: section.public_key_file.clone(),
         take_over: options.take_over,
         retry_count: section.retry_count,
         retry_delay: section.retry_delay,

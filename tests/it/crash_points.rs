@@ -39,6 +39,8 @@ enum Way {
     Outage,
     /// By the end of an outage.
     OutageEnds,
+    /// By appends after another client has written this key.
+    Foreign(&'static str),
 }
 
 #[derive(Debug, Clone, Copy)]
@@ -69,7 +71,12 @@ fn way_to(point: CrashPoint) -> Way {
         CrashPoint::TornTailSaved | CrashPoint::TornTailTruncated => Way::Start(Prepared::TornTail),
         CrashPoint::IndexMidway => Way::Start(Prepared::NoIndex),
         CrashPoint::PageCopied | CrashPoint::CopyEnding => Way::Start(Prepared::NoDisk),
-        CrashPoint::BeforeRelease | CrashPoint::AfterRelease | CrashPoint::SpaceGivenBack => Way::Stop,
+        CrashPoint::BeforeRelease
+        | CrashPoint::AfterRelease
+        | CrashPoint::TrustedStateSaved
+        | CrashPoint::SpaceGivenBack => Way::Stop,
+        CrashPoint::FindingsSaved => Way::Foreign("anything"),
+        CrashPoint::TamperedMarked => Way::Foreign("log:forged"),
         CrashPoint::EventFileWritten => Way::Outage,
         CrashPoint::EventFileCleared => Way::OutageEnds,
     }
@@ -141,6 +148,14 @@ impl Story {
                 self.service.launch();
                 self.load_until_the_end().await
             }
+            Way::Foreign(key) => {
+                assert!(self.service.stop().success());
+                self.service.reconfigure(armed);
+                self.service.restart().await;
+                self.service.wait_for_state(State::Connected).await;
+                self.immudb.reader(&["--database", "aethyr", "set", key, "by somebody else"]);
+                self.load_until_the_end().await
+            }
             Way::OutageEnds => {
                 assert!(self.service.stop().success());
                 self.immudb.kill();
@@ -190,6 +205,16 @@ impl Story {
         }
     }
 
+    /// The mark is durable, and so are the findings that came before it.
+    async fn assert_tampered_and_accept(&mut self) {
+        self.service.restart().await;
+        self.service.wait_for_state(State::Tampered).await;
+        assert_eq!(self.service.stats().await.open_findings, 1);
+        assert!(self.service.stop().success());
+        let (done, said) = self.service.run(&["resolve", "--accept-findings", "1", "--because", "a test"]);
+        assert!(done, "{said}");
+    }
+
     /// Starts again without a crash point, and checks everything.
     async fn check(mut self) {
         let lost_disk = matches!(way_to(self.point), Way::Start(Prepared::NoDisk));
@@ -198,6 +223,9 @@ impl Story {
         self.service.reconfigure(self.setup.clone().arguments(arguments));
         if matches!(way_to(self.point), Way::Outage) {
             self.immudb.restart().await;
+        }
+        if self.point == CrashPoint::TamperedMarked {
+            self.assert_tampered_and_accept().await;
         }
         self.service.restart().await;
         let mut client = self.service.client();

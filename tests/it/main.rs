@@ -46,6 +46,7 @@ mod signals;
 mod slow_immudb;
 mod smaller_messages;
 mod supervising;
+mod tampering;
 mod tidy;
 mod two_in_flight;
 mod wire;

@@ -69,6 +69,48 @@ async fn a_service_is_asked_by_name_and_its_figures_have_their_zeros() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn without_findings_the_list_says_so_while_the_service_runs_and_after_it_stopped() {
+    let mut service = Service::start(Setup::local()).await;
+    let nothing = "findings: open 0, accepted 0\n".to_owned();
+    assert_eq!(run(&service, &["findings"]), (Some(0), nothing.clone(), String::new()));
+    service.stop();
+    assert_eq!(run(&service, &["findings"]), (Some(0), nothing, String::new()));
+    assert_eq!(run(&service, &["findings", "--json"]), (Some(0), String::new(), String::new()));
+    assert!(!service.storage().join("log.findings").exists(), "the command has written a file");
+}
+
+#[test]
+fn findings_of_a_log_that_no_configuration_names_are_not_listed() {
+    let dir = tempfile::tempdir().unwrap();
+    let mut command = std::process::Command::new(env!("CARGO_BIN_EXE_aethyr-event-store"));
+    let isolated = command.current_dir(dir.path()).env("HOME", dir.path()).env_remove("XDG_CONFIG_HOME");
+    let output = isolated.arg("findings").output().unwrap();
+    assert_eq!(output.status.code(), Some(64));
+    assert!(String::from_utf8(output.stderr).unwrap().contains("no configuration file found"));
+}
+
+#[test]
+fn findings_are_accepted_with_a_reason_and_by_no_other_choice() {
+    let service = Service::new(Setup::local());
+    for arguments in [
+        &["resolve", "--accept-findings", "1"][..],
+        &["resolve", "--accept-findings", "1", "--because", ""],
+        &["resolve", "--accept-findings", "one", "--because", "known"],
+        &["resolve", "--accept-findings", "1", "--because", "known", "--resend"],
+        &["resolve", "--resend", "--because", "known"],
+        &["resolve", "--because", "known"],
+    ] {
+        assert_eq!(run(&service, arguments).0, Some(64), "{arguments:?}");
+    }
+    let none: &[&str] = &[];
+    for numbers in [none, &["1"], &["1", "2"]] {
+        let arguments = [&["resolve", "--accept-findings"][..], numbers, &["--because", "known"]].concat();
+        // Understood, and refused because there is nothing to accept.
+        assert_eq!(run(&service, &arguments).0, Some(1), "{arguments:?}");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn a_hard_limit_on_open_files_costs_connections_and_not_the_log() {
     let mut service = Service::new(Setup::local().set("event_sourcing", "segment_bytes_max: 1048576"));
     service.use_open_files(256);

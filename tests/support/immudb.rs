@@ -4,6 +4,7 @@
 //! goes to `immudb.log` in the directory. Dropping the value ends the process.
 
 pub mod disk;
+pub mod other_client;
 mod programs;
 
 use std::{
@@ -105,6 +106,11 @@ impl ImmuDb {
 
     pub fn port(&self) -> u16 {
         self.port.number()
+    }
+
+    /// Returns the directory with the data of all databases.
+    pub fn data(&self) -> PathBuf {
+        self.dir.join("data")
     }
 
     /// Returns settings for a client that logs in as the administrator, with timeouts that no
@@ -216,7 +222,7 @@ impl ImmuDb {
         command
             .current_dir(&self.dir)
             .arg("--dir")
-            .arg(self.dir.join("data"))
+            .arg(self.data())
             .args(["--address", "127.0.0.1", "--port", &self.port().to_string()])
             .args(["--pgsql-server=false", "--web-server=false", "--metrics-server=false"])
             .args(&self.flags)

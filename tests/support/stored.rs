@@ -5,12 +5,18 @@
 use std::collections::BTreeMap;
 
 use aethyr_event_store::{
-    event::{ChainHash, record},
+    event::{AggregateId, ChainHash, record},
     grpc::wire::RecordedEvent,
 };
 use base64::{Engine, engine::general_purpose::STANDARD};
 
 use super::immudb::ImmuDb;
+
+/// Returns the documented key of an event in ImmuDB.
+pub fn key_of(event: &RecordedEvent) -> String {
+    let id = AggregateId::new(&event.aggregate_id).unwrap();
+    format!("event:{}:{:020}", id.encoded(), event.sequence_number)
+}
 
 /// Asserts that no transaction wrote an event that another transaction had written.
 pub fn assert_written_once(immudb: &ImmuDb, order: &[RecordedEvent]) {
@@ -46,7 +52,8 @@ pub fn assert_in_immudb(immudb: &ImmuDb, order: &[RecordedEvent]) {
     let sequences = immudb.reader(&["--database", "aethyr", "scan", "sequence:"]);
     let mut last_of = BTreeMap::new();
     for event in order {
-        last_of.insert(event.aggregate_id.clone(), event.sequence_number);
+        let id = AggregateId::new(&event.aggregate_id).unwrap().encoded().to_string();
+        last_of.insert(id, event.sequence_number);
     }
     assert_eq!(sequences.len(), last_of.len());
     for entry in sequences {

@@ -1,7 +1,8 @@
 #!/usr/bin/env bash
 # The test of the torture test: breaks the service on purpose, one way at a time. The torture test
-# has to detect each way within 60 seconds of faults, and for the right reason. The unchanged
-# service comes first, and has to pass.
+# has to detect each way within 60 seconds of faults, and for the right reason. Ways that none of
+# its faults reveals have a story in tests/it that has to fail. The unchanged service comes first,
+# and has to pass.
 #
 #     tests/torture/broken.sh            all ways
 #     tests/torture/broken.sh NAME...    only these ways
@@ -58,8 +59,9 @@ renew_copy() {
 }
 
 # For each way: the kinds of violations that may reveal it (the text before the colon), and the
-# fault that happens more often, if only one fault reveals it.
-declare -A shows=() mostly=()
+# fault that happens more often, if only one fault reveals it. Or the story that reveals it, and
+# what its failure says.
+declare -A shows=() mostly=() story=()
 
 nothing() { :; }
 
@@ -241,10 +243,51 @@ judge_known_ids_before_everybody_else() {
         'SequencerCall::Append { reply, .. } if reply.is_closed() => {}' ''
 }
 
-# Builds the torture test itself once, from the unchanged sources.
-build_torture() {
-    (cd "$copy" && cargo test --quiet --locked --test torture --no-run --message-format json) |
-        sed -n 's/.*"name":"torture".*"executable":"\([^"]*\)".*/\1/p'
+# Verification of ImmuDB.
+story[believe_every_receipt]=tampering::lying::a_wrong_answer_that_a_second_look_refutes_is_a_finding_and_no_more
+shows[believe_every_receipt]='AppendEventsResponse'
+believe_every_receipt() {
+    replace src/replication/ledger.rs 'if let Err(mismatch) = self.chain.append(header, Some(sent)) {
+            return Verdict::Wrong(mismatch);' 'if self.chain.append(header, Some(sent)).is_err() {
+            return Verdict::Expected;'
+}
+
+story[overlook_overwritten_keys]=tampering::overwriting::an_overwritten_event_is_reported_with_the_next_append
+shows[overlook_overwritten_keys]='left: Immudb'
+overlook_overwritten_keys() {
+    replace src/replication/forwarder/examine.rs 'if !report.tampered.is_empty() && !report.head_changed {' 'if false && !report.tampered.is_empty() && !report.head_changed {'
+}
+
+story[leave_out_the_root_of_the_tree]=tampering::damaging::a_changed_byte_in_any_file_of_immudb_is_served_to_nobody
+shows[leave_out_the_root_of_the_tree]='failed: aht/tree'
+leave_out_the_root_of_the_tree() {
+    replace src/immudb/verify/chain.rs 'if header.tree_root != root {' 'if false && header.tree_root != root {'
+}
+
+story[accept_any_signature]=tampering::signing::an_immudb_that_does_not_sign_with_the_configured_key_gets_nothing
+shows[accept_any_signature]='left: Immudb'
+accept_any_signature() {
+    replace src/immudb/verify/state.rs '.map_err(|_| SignatureError::Invalid)' '.or(Ok(()))'
+}
+
+# A restart.
+story[forget_that_immudb_was_changed]=tampering::exchanging::an_honest_copy_that_is_put_back_does_not_end_it
+shows[forget_that_immudb_was_changed]='left: Connected'
+forget_that_immudb_was_changed() {
+    replace src/server/components.rs 'if complete.forwarded.tampered => State::Tampered,' 'if false && complete.forwarded.tampered => State::Tampered,'
+    replace src/replication/forwarder.rs 'if self.replication.view().forwarded.tampered {' 'if false && self.replication.view().forwarded.tampered {'
+}
+
+story[trust_only_the_file]=tampering::trusting::the_log_knows_what_a_lost_or_damaged_file_knew
+shows[trust_only_the_file]='first contact with this database'
+trust_only_the_file() {
+    replace src/replication/forwarder/trust.rs 'mark: mark.filter(|_| ledger.is_none()),' 'mark: mark.filter(|_| false),'
+}
+
+# build_test NAME: builds a test program once, from the unchanged sources. Prints its path.
+build_test() {
+    (cd "$copy" && cargo test --quiet --locked --test "$1" --no-run --message-format json) |
+        sed -n 's/.*"name":"'"$1"'".*"executable":"\([^"]*\)".*/\1/p'
 }
 
 # torture SEED [FAULT]: runs 20 seconds of faults, mostly this one, or the mode --late.
@@ -256,6 +299,21 @@ torture() {
         *) faults=(--mostly "$2") ;;
     esac
     (cd "$copy" && timeout 600 "$torture" --seed "$1" --seconds 20 "${faults[@]}" >"$log" 2>&1)
+}
+
+# Runs one story with the program as it is built.
+tell() { (cd "$copy" && timeout 600 "$stories" --exact "$1" >"$log" 2>&1); }
+
+# try_story WAY: prints whether its story fails, and for the right reason.
+try_story() {
+    local found
+    if tell "${story[$1]}"; then
+        echo "FAIL: $1 is not caught by ${story[$1]}"
+    elif found=$(grep -m 1 -E "${shows[$1]}" "$log" | cut -c1-200) && [[ -n $found ]]; then
+        echo "PASS: $1 is caught by ${story[$1]}: $found"
+    else
+        echo "FAIL: $1 is caught for another reason by ${story[$1]}: $(tail -n 1 "$log")"
+    fi
 }
 
 # Prints the first violation of one of these kinds.
@@ -281,7 +339,9 @@ if ((${#ways[@]} == 0)); then
         lose_what_is_not_in_a_file say_that_reads_fail count_no_slow_commits
         accept_nobody_after_an_error reject_writes_after_a_full_disk lock_the_file_within_alone
         take_the_index_of_another serve_what_may_be_an_older_log release_the_head_of_a_poisoned_log
-        take_other_content_for_a_resend judge_known_ids_before_everybody_else)
+        take_other_content_for_a_resend judge_known_ids_before_everybody_else
+        believe_every_receipt overlook_overwritten_keys leave_out_the_root_of_the_tree
+        accept_any_signature forget_that_immudb_was_changed trust_only_the_file)
 fi
 if [[ $check == yes ]]; then
     copy=$work/check
@@ -296,7 +356,11 @@ if [[ $check == yes ]]; then
     exit $((failed > 0))
 fi
 renew_copy
-torture=$(build_torture)
+torture=$(build_test torture)
+stories=
+for way in "${ways[@]}"; do
+    if [[ -n ${story[$way]:-} && -z $stories ]]; then stories=$(build_test it); fi
+done
 for way in "${ways[@]}"; do
     renew_copy
     if ! (cd "$copy" && "$way" && cargo build --quiet --locked --bin aethyr-event-store); then
@@ -306,8 +370,13 @@ for way in "${ways[@]}"; do
     fi
     kinds=${shows[$way]:-}
     outcome="FAIL: $way is not caught"
+    seeds=(1 2 3)
+    if [[ -n ${story[$way]:-} ]]; then
+        outcome=$(try_story "$way")
+        seeds=()
+    fi
     # Several seeds, with 60 seconds of faults in total.
-    for seed in 1 2 3; do
+    for seed in "${seeds[@]}"; do
         if torture "$seed" "${mostly[$way]:-}"; then
             continue
         elif [[ -z $kinds ]]; then

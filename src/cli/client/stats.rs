@@ -4,6 +4,7 @@
 
 use std::time::Duration;
 
+use base64::{Engine, engine::general_purpose::STANDARD};
 use serde_json::{Value, json};
 use tokio::time::{Instant, MissedTickBehavior};
 
@@ -39,10 +40,18 @@ pub(super) async fn show(address: Address, as_json: bool) -> Result<(), Error> {
                     print(&format!("  {}", plain(&value)))?;
                 }
             }
-            value => print(&format!("{name}: {}", plain(&value)))?,
+            value => print(&format!("{name}: {}", shown(&name, &value)))?,
         }
     }
     Ok(())
+}
+
+/// Returns a field as text. The hash of a transaction is in hexadecimal, as ImmuDB's own tools show
+/// it.
+fn shown(name: &str, value: &Value) -> String {
+    let hash = value.as_str().filter(|_| name == "trusted_hash");
+    let bytes = hash.and_then(|base64| STANDARD.decode(base64).ok());
+    bytes.map_or_else(|| plain(value), hex::encode)
 }
 
 fn plain(value: &Value) -> String {
@@ -94,4 +103,17 @@ pub(super) async fn watch(address: Address, interval: Duration, count: Option<u6
         ))?;
     }
     Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_hash_of_immudb_is_shown_as_its_own_tools_show_it() {
+        assert_eq!(shown("trusted_hash", &json!("AP8QqQ==")), "00ff10a9");
+        assert_eq!(shown("trusted_hash", &json!("")), "");
+        assert_eq!(shown("state", &json!("AP8QqQ==")), "AP8QqQ==");
+        assert_eq!(shown("trusted_transaction", &json!(7)), "7");
+    }
 }

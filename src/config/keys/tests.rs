@@ -139,6 +139,10 @@ const INVALID: &[(&str, &str)] = &[
         "immudb.password: found an empty string, expected text without a trailing newline (quote it if it looks like a number or a flag)",
     ),
     (
+        "immudb: { public_key_file: true }",
+        "immudb.public_key_file: found true, expected a file path of at most 4095 bytes, or an empty string for none",
+    ),
+    (
         "logging: { level: inof }",
         "logging.level: found \"inof\", expected off, error, warn, info, debug or trace, or a list such as info,tonic=warn",
     ),

@@ -3,6 +3,8 @@
 //! Also bounds the size of the response to an append, so that its bytes can be reserved before the
 //! append begins. What a response contains is decided by the store.
 
+use bytes::Bytes;
+
 use crate::{
     event::{AggregateId, Content, NewEvent, Snapshot, Timestamp},
     grpc::wire,
@@ -88,6 +90,7 @@ fn state(state: State) -> wire::State {
         State::LocalOnly => wire::State::LocalOnly,
         State::Suspect => wire::State::Suspect,
         State::Fenced => wire::State::Fenced,
+        State::Tampered => wire::State::Tampered,
         // While the service starts, it is not yet known whether there is history to restore.
         State::Starting | State::Copying => wire::State::Copying,
     }
@@ -154,6 +157,7 @@ pub(crate) fn stats(
         recorded_ahead,
     } = figures;
     let configured = surroundings.immudb.is_some();
+    let trusted = view.trusted.as_ref();
     let (address, database) = surroundings.immudb.unwrap_or_default();
     wire::StatsResponse {
         state: state(view.state).into(),
@@ -192,6 +196,9 @@ pub(crate) fn stats(
         reads_refused: surroundings.reads_refused.unwrap_or_default().to_owned(),
         clock_difference_seconds: clock_difference,
         recorded_ahead_seconds: recorded_ahead,
+        trusted_transaction: trusted.map_or(0, |trusted| trusted.tx),
+        trusted_hash: trusted.map_or_else(Bytes::new, |trusted| Bytes::copy_from_slice(&trusted.hash)),
+        open_findings: view.open_findings,
     }
 }
 

@@ -143,7 +143,7 @@ impl Written {
         if number % 5 == 4 {
             // Now and then, ImmuDB has lost transactions.
             let position = if number % 15 == 14 { Position(append.last.0 / 2) } else { append.last };
-            let mark = ReplicationMark { position, snapshots: 0, immudb_tx: 100 + number };
+            let mark = ReplicationMark { position, immudb_tx: 100 + number, ..ReplicationMark::default() };
             group.mark(&record::encode_mark(mark));
             if position < self.forwarded.position {
                 self.transactions.retain(|last, _| *last <= position.0)

@@ -8,12 +8,13 @@ use tracing::{debug, warn};
 
 use super::{
     BatchSize, Forwarder, Learned, Link, LogPoint, Pause, StopReason,
-    in_flight::{Sent, SetResult},
+    in_flight::{Answered, Sent},
+    trust::TrustError,
 };
 use crate::{
     crash_point::CrashPoint,
     event::{Position, record::ReplicationMark},
-    immudb::{self, ErrorKind, Session, SetError, TxId},
+    immudb::{self, ErrorKind, Session, SetError, TxHeader},
     log::Tip,
     replication::{
         BatchLimits,
@@ -24,43 +25,40 @@ use crate::{
 
 impl Forwarder {
     /// Handles ImmuDB's answer to the oldest transaction in flight.
-    pub(super) fn answered(
-        &mut self,
-        link: Link,
-        sent: Sent,
-        answer: SetResult,
-        took: Duration,
-    ) -> Result<Link, Box<StopReason>> {
-        let Link { session, head_tx, .. } = link;
-        let Sent { reached, event_count, frame_count, record_bytes, .. } = sent;
-        let from = sent.before.reached;
+    pub(super) async fn answered(&mut self, link: Link, answered: Answered) -> Result<Link, Box<StopReason>> {
+        let Answered { sent, answer, at, entries } = answered;
+        let took = at.duration_since(sent.at);
         match answer {
-            Ok(header) if header.id <= head_tx => Err(Box::new(StopReason::Suspect)),
             Ok(header) => {
                 CrashPoint::AfterSet.reached();
-                self.own_tx = Some(header.id);
-                self.look_for_foreign(head_tx, header.id, 1);
-                self.alone = if header.id == sent.expected() {
-                    self.alone.saturating_sub(1)
-                } else {
-                    Self::ALONE_AFTER_FAILURE
-                };
-                let last_event = sent.last_event.clone();
-                let link = Link { session, head_tx: header.id, reached, last_event };
-                self.committed(&link, &sent, took);
-                Ok(link)
+                match self.judge(&link.session, &header, entries).await {
+                    Ok(()) => Ok(self.committed(link, &header, sent, took)),
+                    Err(error) => Err(Box::new(distrusted(error, link.session))),
+                }
             }
+            Err(error) => {
+                self.note_unanswered(entries);
+                Err(Box::new(self.refused(link.session, &sent, error)))
+            }
+        }
+    }
+
+    /// Decides how to continue after an error. The outcome of the transaction is not known,
+    /// whatever the error says.
+    fn refused(&mut self, session: Session, sent: &Sent, error: SetError) -> StopReason {
+        let Sent { reached, event_count, frame_count, record_bytes, .. } = *sent;
+        let from = sent.before.reached;
+        match error {
             // Either an earlier attempt with an unknown outcome was committed after all, or there
             // is another writer. The head tells which.
-            Err(SetError::Conflict) => {
+            SetError::Conflict => {
                 debug!(before = ?sent.before, "a precondition of a transaction failed");
-                let (kind, operation) = (ErrorKind::Busy, "Set");
-                let error = immudb::Error { kind, operation, message: "log:head has changed".to_owned() };
+                let error = head_changed();
                 let pause =
                     if std::mem::replace(&mut self.conflicted, true) { Pause::Delay } else { Pause::None };
-                Err(Box::new(StopReason::Failed { error, session: Some(session), pause }))
+                StopReason::Failed { error, session: Some(session), pause }
             }
-            Err(SetError::NotWritten(mut error) | SetError::Unknown(mut error)) => {
+            SetError::NotWritten(mut error) | SetError::Unknown(mut error) => {
                 let pause = match error.kind {
                     ErrorKind::TooLarge if frame_count > 1 => {
                         self.log_smaller(|size| size.refused(record_bytes, Instant::now()), &error);
@@ -97,7 +95,7 @@ impl Forwarder {
                     | ErrorKind::Rejected
                     | ErrorKind::Corrupted => Pause::Delay,
                 };
-                Err(Box::new(failed(error, session, pause)))
+                failed(error, session, pause)
             }
         }
     }
@@ -111,37 +109,36 @@ impl Forwarder {
         }
     }
 
-    /// Logs transactions of other clients. Every transaction of this service writes `log:head`.
-    /// `ours` of the transactions after `before` and up to `now` did so; the rest was written by
-    /// other clients.
-    pub(super) fn look_for_foreign(&mut self, before: TxId, now: TxId, ours: u64) {
-        let foreign = now.0.saturating_sub(before.0).saturating_sub(ours);
-        if let Some(transactions) = self.foreign.add(foreign) {
-            let (after, before) = (before.0, now.0);
-            warn!(transactions, after, before, "another client writes to the database");
-        }
-    }
-
-    fn committed(&mut self, link: &Link, sent: &Sent, took: Duration) {
+    /// Publishes a commit that was verified.
+    fn committed(&mut self, link: Link, header: &TxHeader, sent: Sent, took: Duration) -> Link {
+        self.alone = if header.id == sent.expected() {
+            self.alone.saturating_sub(1)
+        } else {
+            Self::ALONE_AFTER_FAILURE
+        };
+        let Sent { reached, event_count, record_bytes, bytes, last_event, .. } = sent;
+        let link = Link { session: link.session, head_tx: header.id, reached, last_event };
         self.delays.reset();
         self.session_expired = false;
         self.conflicted = false;
-        self.batch_size.taken(sent.record_bytes, Instant::now());
+        self.trust.was_doubted = false;
+        self.batch_size.taken(record_bytes, Instant::now());
         self.replication.recovered();
         let backlog = backlog_after(&self.replication, self.limits(), link.reached, self.sequencer.tip());
         let snapshots_before = self.replication.view().forwarded.snapshots;
-        let mark = self.reach(link, link.reached, Learned::ByCommit);
-        if sent.event_count > 0 || mark.snapshots > snapshots_before {
+        let mark = self.reach(&link, link.reached, Learned::ByCommit);
+        if event_count > 0 || mark.snapshots > snapshots_before {
             self.sequencer.mark(mark);
         }
-        let commit = Commit { backlog, took, bytes: sent.bytes };
+        let commit = Commit { backlog, took, bytes };
         self.last_was_quick = self.machine.is_quick(commit);
         self.apply_signal(Signal::Committed(commit));
-        match sent.event_count {
+        match event_count {
             0 => self.probes.written(self.last_was_quick),
             _ => self.probes.reset(),
         }
         self.note_slowness(commit);
+        link
     }
 
     /// Publishes that ImmuDB has the log up to `reached`.
@@ -150,6 +147,8 @@ impl Forwarder {
             position: reached.position,
             snapshots: reached.snapshots,
             immudb_tx: link.head_tx.0,
+            immudb_hash: self.trust.hash_of(link.head_tx),
+            tampered: false,
         };
         self.replication.advance(mark, reached.place, learned);
         mark
@@ -182,6 +181,25 @@ fn named(event_count: u64, from: Position, to: Position, bytes: usize) -> String
         0 => format!("a snapshot ({bytes} bytes)"),
         _ => format!("the append at positions {} to {} ({bytes} bytes)", from.next().0, to.0),
     }
+}
+
+/// Ends following the log because the history in ImmuDB does not go on as expected.
+pub(super) fn distrusted(error: TrustError, session: Session) -> StopReason {
+    match error {
+        TrustError::Immudb(error) => failed(error, session, Pause::Delay),
+        TrustError::Local(error) => StopReason::Unreadable(error),
+        TrustError::HeadChanged => {
+            let error = head_changed();
+            StopReason::Failed { error, session: Some(session), pause: Pause::None }
+        }
+        TrustError::Wrong(evidence) => StopReason::Wrong(evidence),
+    }
+}
+
+/// The error of an attempt that has to read the head first.
+pub(super) fn head_changed() -> immudb::Error {
+    let (kind, operation) = (ErrorKind::Busy, "Set");
+    immudb::Error { kind, operation, message: "log:head has changed".to_owned() }
 }
 
 /// Ends following the log with an error. The session is kept if ImmuDB itself returned the error

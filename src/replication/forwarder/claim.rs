@@ -6,7 +6,10 @@ use std::io;
 use bytes::Bytes;
 use tracing::{info, warn};
 
-use super::{Forwarder, Learned, LogPoint, Released, WriterClaim, unchanged_since};
+use super::{
+    Forwarder, Learned, LogPoint, Released, WriterClaim, answers, receipts, trust::TrustError,
+    unchanged_since,
+};
 use crate::{
     crash_point::CrashPoint,
     event::{
@@ -14,13 +17,15 @@ use crate::{
         record::{RUBY_MARSHAL, ReplicationMark},
     },
     history::HistoryError,
-    immudb::{self, KeyValue, Precondition, Session, SetError, TransactionPages, TxId},
+    immudb::{self, KeyValue, Precondition, Session, SetError, TransactionPages, TxId, verify::TrustedState},
     log::writer_ids,
     replication::{
         fencing::{self, Decision, Events, FenceReason, LocalState, Serving, SuspectReason},
         head::{self, LogHead},
+        linked,
         restore::{self, Divergence, LogRestore, LogRestoreError, RestoreMarker},
         state::Signal,
+        tampering::Evidence,
         transaction,
     },
     sequencer::{Discontinuity, RestoreError},
@@ -53,6 +58,12 @@ pub(super) enum ClaimError {
     DoesNotContinue(Discontinuity),
     #[error("log:head has an unexpected format")]
     HeadUnreadable,
+    /// The history contradicts the trusted one. A second look may refute that.
+    #[error(transparent)]
+    Wrong(Box<Evidence>),
+    /// The history that was restored has forged keys.
+    #[error(transparent)]
+    Tampered(Box<Evidence>),
     #[error(transparent)]
     Local(#[from] LocalError),
 }
@@ -74,11 +85,23 @@ impl From<HistoryError> for ClaimError {
     }
 }
 
+impl From<TrustError> for ClaimError {
+    fn from(error: TrustError) -> Self {
+        match error {
+            TrustError::Immudb(error) => Self::Immudb(error),
+            TrustError::Local(error) => error.into(),
+            TrustError::HeadChanged => Self::Immudb(answers::head_changed()),
+            TrustError::Wrong(evidence) => Self::Wrong(evidence),
+        }
+    }
+}
+
 impl From<LogRestoreError> for ClaimError {
     fn from(error: LogRestoreError) -> Self {
         match error {
             LogRestoreError::Immudb(error) => Self::Immudb(error),
             LogRestoreError::Diverged(error) => Self::Diverged(error),
+            LogRestoreError::Contradiction(contradiction) => Self::Wrong(Box::new(contradiction.into())),
             LogRestoreError::History(error) => error.into(),
             LogRestoreError::Restore(RestoreError::DoesNotContinue(error)) => Self::DoesNotContinue(error),
             LogRestoreError::Restore(error) => Self::Local(LocalError::Restore(error)),
@@ -89,12 +112,13 @@ impl From<LogRestoreError> for ClaimError {
 
 impl Forwarder {
     /// Claims the database. Reads the head again after each step, until it names this process or
-    /// the claim is refused.
+    /// the claim is refused. Nothing is written before the history was compared with the trusted
+    /// one.
     pub(super) async fn claim(&mut self, session: Session) -> Result<Claimed, ClaimError> {
         loop {
             let entry = self.unless_overdue(session.get(head::KEY)).await?;
             // The head, and the transaction that wrote it.
-            let head = match entry {
+            let head = match &entry {
                 None => None,
                 Some(entry) => {
                     let head = LogHead::decode(&entry.value).ok_or(ClaimError::HeadUnreadable)?;
@@ -104,39 +128,17 @@ impl Forwarder {
             if let (Some(writer), Some((head, _))) = (&mut self.writer, &head) {
                 writer.confirmed |= writer.id == head.writer;
             }
-            let decision = self.decide(&session, head.as_ref().map(|(head, _)| head)).await?;
-            let is_unfinished =
-                matches!(decision, Decision::Claim | Decision::Resume) && self.unfinished().exists();
-            let lacks_events = |head: &LogHead| head.position < self.sequencer.tip().position;
-            let decision = match (is_unfinished, &head) {
-                // ImmuDB was rolled back, and the operator has confirmed it: nothing is left to
-                // restore.
-                (true, Some((head, _))) if lacks_events(head) => {
-                    self.unfinished().end().map_err(LocalError::Folder)?;
-                    decision
-                }
-                // The end of the history, the snapshots after the last event, still has to be
-                // restored.
-                (true, _) => Decision::ClaimAndCopy,
-                (false, _) => decision,
-            };
+            let decision = self.decide_restore(&session, head.as_ref().map(|(head, _)| head)).await?;
+            if decision == Decision::ClaimAndCopy {
+                // Nothing may be accepted, whatever the comparison finds.
+                self.apply_signal(Signal::CopyBegan);
+            }
+            let seen = entry.as_ref().map(|entry| (entry.tx, &entry.value));
+            self.compare_history(&session, decision, seen).await?;
             match (decision, head) {
-                (Decision::Resume, Some((head, seen))) => {
-                    let ours = self.learn(&session, &head, seen).await?;
-                    if let Some(before) = self.own_tx.replace(seen) {
-                        self.look_for_foreign(before, seen, ours);
-                    }
-                    let (reached, last_event) = self.after(&head)?;
-                    if let Some(key) = &last_event
-                        && self.unless_overdue(session.get(key)).await?.is_none()
-                    {
-                        return Err(ClaimError::Suspect(SuspectReason::EventMissing));
-                    }
-                    return Ok(Claimed { session, head_tx: seen, reached, last_event });
-                }
+                (Decision::Resume, Some((head, seen))) => return self.resume(session, &head, seen).await,
                 (Decision::Claim, Some((head, seen))) => {
                     self.learn(&session, &head, seen).await?;
-                    self.own_tx = Some(seen);
                     self.take(&session, &head, seen).await?;
                 }
                 (Decision::ClaimAndCopy, Some((head, seen))) => {
@@ -145,8 +147,9 @@ impl Forwarder {
                 (Decision::ClaimEmpty | Decision::Resume | Decision::Claim | Decision::ClaimAndCopy, _) => {
                     self.take_empty(&session).await?;
                 }
-                (Decision::Fenced(FenceReason::OtherWriter), Some((head, seen))) => {
-                    self.note_common(&session, &head, seen).await;
+                (Decision::Fenced(FenceReason::OtherWriter), Some((head, tx))) => {
+                    let value = entry.as_ref().map(|entry| &entry.value);
+                    self.note_common(&session, &head, (tx, value)).await;
                     return Err(ClaimError::FencedBy { head });
                 }
                 (Decision::Fenced(fence), _) => return Err(ClaimError::Fenced(fence)),
@@ -155,8 +158,49 @@ impl Forwarder {
         }
     }
 
+    /// Continues after the head, which names this process.
+    async fn resume(&mut self, session: Session, head: &LogHead, seen: TxId) -> Result<Claimed, ClaimError> {
+        self.learn(&session, head, seen).await?;
+        let (reached, mut last_event) = self.after(head)?;
+        if let Some(key) = &last_event
+            && self.unless_overdue(session.get(key)).await?.is_none()
+        {
+            if !self.trust.findings.has_accepted_deletion(key) {
+                return Err(ClaimError::Suspect(SuspectReason::EventMissing));
+            }
+            // An operator has accepted that it is gone, so nothing may depend on it.
+            last_event = None;
+        }
+        Ok(Claimed { session, head_tx: seen, reached, last_event })
+    }
+
+    /// Decides what to do next, and whether an unfinished restore has to go on.
+    async fn decide_restore(
+        &mut self,
+        session: &Session,
+        head: Option<&LogHead>,
+    ) -> Result<Decision, ClaimError> {
+        let decision = self.decide(session, head).await?;
+        let is_unfinished =
+            matches!(decision, Decision::Claim | Decision::Resume) && self.unfinished().exists();
+        let lacks_events = |head: &LogHead| head.position < self.sequencer.tip().position;
+        match (is_unfinished, head) {
+            // ImmuDB was rolled back, and the operator has confirmed it: nothing is left to
+            // restore.
+            (true, Some(head)) if lacks_events(head) => {
+                self.unfinished().end().map_err(LocalError::Folder)?;
+                Ok(decision)
+            }
+            // The end of the history, the snapshots after the last event, still has to be
+            // restored.
+            (true, _) => Ok(Decision::ClaimAndCopy),
+            (false, _) => Ok(decision),
+        }
+    }
+
     async fn decide(&mut self, session: &Session, head: Option<&LogHead>) -> Result<Decision, ClaimError> {
         let ids = writer_ids::load(&self.settings.folder).map_err(LocalError::Folder)?;
+        self.trust.owns_head = head.is_some_and(|head| ids.contains(&head.writer));
         let tip = self.sequencer.tip();
         let hash_at_head = match head.filter(|head| head.position <= tip.position) {
             Some(head) => Some(self.history.locate(head.position, tip)?.hash),
@@ -202,14 +246,14 @@ impl Forwarder {
         self.new_writer()?;
         let entry = self.head_entry(LogPoint::START, Released::No);
         let condition = Precondition::KeyMustNotExist(Bytes::from_static(head::KEY));
-        self.write_head(session, entry, vec![condition], None).await
+        self.write_head(session, entry, vec![condition]).await
     }
 
     async fn take(&mut self, session: &Session, head: &LogHead, seen: TxId) -> Result<(), ClaimError> {
         self.new_writer()?;
         let place = LogPoint { position: head.position, hash: head.hash, ..LogPoint::START };
         let entry = self.head_entry(place, Released::No);
-        self.write_head(session, entry, unchanged_since(seen), Some(seen)).await
+        self.write_head(session, entry, unchanged_since(seen)).await
     }
 
     async fn take_and_copy(
@@ -218,7 +262,6 @@ impl Forwarder {
         head: &LogHead,
         seen: TxId,
     ) -> Result<(), ClaimError> {
-        self.apply_signal(Signal::CopyBegan);
         let (sequencer, history) = (self.sequencer.clone(), self.history.clone());
         let unfinished = self.unfinished();
         let copy =
@@ -226,12 +269,17 @@ impl Forwarder {
         let first = copy.check_fit().await?;
         unfinished.begin().map_err(LocalError::Folder)?;
         if self.writer.is_none_or(|writer| writer.id != head.writer) {
-            self.own_tx = Some(seen);
             self.take(session, head, seen).await?;
         }
-        copy.run(first).await?;
+        let anchor = self.trust.newest().unwrap_or(TrustedState::empty());
+        let tampered = copy.run(first, anchor).await?;
         self.sequencer.clock().renew(self.history.index.complete().recorded_at);
-        Ok(())
+        if tampered.is_empty() {
+            return Ok(());
+        }
+        // What was restored is whole, and can be served.
+        self.apply_signal(Signal::CopyEnded);
+        Err(ClaimError::Tampered(Box::new(Evidence::of_keys(tampered))))
     }
 
     /// Writes the head. Whatever the outcome, the head is read next and shows it.
@@ -240,15 +288,12 @@ impl Forwarder {
         session: &Session,
         entry: KeyValue,
         conditions: Vec<Precondition>,
-        seen: Option<TxId>,
     ) -> Result<(), ClaimError> {
-        match self.unless_overdue(session.set(vec![entry], conditions)).await {
+        let receipt = self.unless_overdue(receipts::set(session, vec![entry], conditions)).await;
+        match receipt.answer {
             Ok(header) => {
                 CrashPoint::HeadClaimed.reached();
-                self.own_tx = Some(header.id);
-                if let Some(seen) = seen {
-                    self.look_for_foreign(seen, header.id, 1);
-                }
+                self.judge(session, &header, receipt.entries).await?;
                 if let Some(writer) = &mut self.writer {
                     writer.confirmed = true;
                     info!(writer = %writer.id, "claimed the database");
@@ -258,20 +303,22 @@ impl Forwarder {
                 }
                 Ok(())
             }
-            Err(SetError::Conflict) => Ok(()),
-            Err(SetError::NotWritten(error) | SetError::Unknown(error)) => Err(error.into()),
+            Err(error) => {
+                self.note_unanswered(receipt.entries);
+                match error {
+                    SetError::Conflict => Ok(()),
+                    SetError::NotWritten(error) | SetError::Unknown(error) => Err(error.into()),
+                }
+            }
         }
     }
 
     /// Records which transactions contain the events between the forwarded position and the head's:
-    /// those whose commit was not answered, or whose mark was lost in a crash. Returns their
-    /// number.
-    async fn learn(&mut self, session: &Session, head: &LogHead, seen: TxId) -> Result<u64, ClaimError> {
+    /// those whose commit was not answered, or whose mark was lost in a crash.
+    async fn learn(&mut self, session: &Session, head: &LogHead, seen: TxId) -> Result<(), ClaimError> {
         let known = self.replication.view().forwarded;
         if head.position <= known.position {
-            // At most one transaction without events, which was sent alone: ImmuDB assigns no id to
-            // a transaction whose preconditions failed.
-            return Ok(1);
+            return Ok(());
         }
         let tip = self.sequencer.tip();
         let first = self.history.event_at(known.position.next(), tip)?;
@@ -288,12 +335,15 @@ impl Forwarder {
             if page.is_empty() {
                 break;
             }
+            let known = |tx: TxId| self.trust.hash_of(tx).filter(|_| tx <= seen);
+            let hashes = page.iter().map(|transaction| known(transaction.header.id)).collect();
+            let checked = self.unless_overdue(linked::check_each(page, hashes)).await;
+            let page = checked.map_err(TrustError::from)?;
             let heads = page.iter().filter_map(|tx| Some((restore::head_in(tx)?.position, tx.header.id)));
             let heads = heads.take_while(|(_, tx)| *tx <= seen);
             // A head of another writer may be beyond the common part of both histories.
             marks.extend(heads.map(|(position, tx)| (position.min(head.position), tx)));
         }
-        let ours = marks.len() as u64;
         marks.retain(|(position, _)| *position > known.position);
         // Later transactions at the same position are claims, or contain snapshots only.
         marks.dedup_by_key(|(position, _)| *position);
@@ -304,16 +354,35 @@ impl Forwarder {
         let place = |position| Ok::<_, HistoryError>(self.history.locate(position, tip)?.append_end);
         let places: Vec<_> = marks.iter().map(|(position, _)| place(*position)).collect::<Result<_, _>>()?;
         for ((position, tx), place) in marks.into_iter().zip(places) {
-            let mark = ReplicationMark { position, snapshots: known.snapshots, immudb_tx: tx.0 };
+            let mark = ReplicationMark {
+                position,
+                snapshots: known.snapshots,
+                immudb_tx: tx.0,
+                immudb_hash: self.trust.hash_of(tx),
+                tampered: false,
+            };
             self.sequencer.mark(mark);
             self.replication.advance(mark, place, Learned::ByHead);
         }
-        Ok(ours)
+        Ok(())
     }
 
     /// Records the common part of the local history and that of another writer, which owns the
     /// database. The common part is in ImmuDB all the same.
-    async fn note_common(&mut self, session: &Session, head: &LogHead, seen: TxId) {
+    async fn note_common(&mut self, session: &Session, head: &LogHead, seen: (TxId, Option<&Bytes>)) {
+        let (seen, value) = seen;
+        let verified = match value {
+            Some(value) => self.verify_other_head(session, seen, value).await,
+            None => Ok(false),
+        };
+        match verified {
+            Ok(true) => {}
+            Ok(false) => return,
+            Err(error) => {
+                warn!(%error, "cannot verify the other writer's history");
+                return;
+            }
+        }
         let tip = self.sequencer.tip();
         let noted = if head.position > tip.position {
             let (sequencer, history) = (self.sequencer.clone(), self.history.clone());
@@ -326,15 +395,12 @@ impl Forwarder {
                 head,
             };
             match copy.check_fit().await {
-                Ok(_) => self
-                    .learn(session, &LogHead { position: tip.position, ..head.clone() }, seen)
-                    .await
-                    .map(drop),
+                Ok(_) => self.learn(session, &LogHead { position: tip.position, ..head.clone() }, seen).await,
                 Err(error) => Err(error.into()),
             }
         } else {
             match self.history.locate(head.position, tip) {
-                Ok(located) if located.hash == head.hash => self.learn(session, head, seen).await.map(drop),
+                Ok(located) if located.hash == head.hash => self.learn(session, head, seen).await,
                 Ok(_) => Ok(()),
                 Err(error) => Err(error.into()),
             }
@@ -345,7 +411,7 @@ impl Forwarder {
         }
     }
 
-    fn unfinished(&self) -> RestoreMarker {
+    pub(super) fn unfinished(&self) -> RestoreMarker {
         RestoreMarker::new(&self.settings.folder)
     }
 

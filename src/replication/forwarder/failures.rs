@@ -9,12 +9,15 @@ use tracing::{debug, error};
 use super::Forwarder;
 use crate::{
     immudb::{self, ErrorKind},
-    replication::state::{Failure, Signal},
+    replication::{
+        state::{Failure, Signal},
+        tampering::Condition,
+    },
 };
 
 impl Forwarder {
     /// The operator has to act, so more frequent attempts would not help.
-    const CONFIGURATION_DELAY: Duration = Duration::from_secs(10);
+    pub(super) const CONFIGURATION_DELAY: Duration = Duration::from_secs(10);
 
     /// Records a failed attempt and waits before the next one.
     pub(super) async fn failed(&mut self, error: &immudb::Error) {
@@ -81,10 +84,12 @@ impl Forwarder {
     }
 
     /// Stops forwarding until the operator has acted and the service has been restarted.
-    pub(super) async fn park(mut self, signal: Signal, reason: &(dyn std::error::Error + Sync)) {
-        error!(%reason, "replication to ImmuDB is stopped; operator action is required");
+    pub(super) async fn park(&mut self, condition: Condition, reason: &(dyn std::error::Error + Sync)) {
+        let Some(signal) = condition.signal() else { return };
+        let way_out = condition.row().way_out;
+        error!(%reason, %way_out, "replication to ImmuDB is stopped; operator action is required");
         // The history of another writer does not tell whether the local log is current.
-        if matches!(signal, Signal::HistoryMissing) {
+        if matches!(signal, Signal::HistoryMissing | Signal::Tampered) {
             self.replication.contacted();
         }
         self.replication.failed(true, reason.to_string());

@@ -9,8 +9,8 @@ use tokio::{
 };
 
 use super::{
-    Forwarder, Learned, Link, LogPoint, Pause, Released, StopReason,
-    answers::{backlog_after, failed},
+    Forwarder, Learned, Link, LogPoint, Released, StopReason,
+    answers::{backlog_after, distrusted},
     in_flight::{Answered, InFlight},
 };
 use crate::{
@@ -20,6 +20,7 @@ use crate::{
     log::Tip,
     replication::{
         BatchLimits,
+        examination::Heads,
         state::{Backlog, State},
         transaction::{Batch, Packer},
     },
@@ -112,11 +113,9 @@ impl Forwarder {
                 changed = tip.changed() => if changed.is_err() { return StopReason::ShutDown(link) },
                 () = self.shutdown.cancelled() => return StopReason::ShutDown(link),
                 () = sleep_until(keep_alive) => {
-                    let alive = self.unless_overdue(link.session.keep_alive()).await;
-                    if let Err(error) = alive {
-                        return failed(error, link.session, Pause::Delay);
+                    if let Err(error) = self.catch_up(&link.session, Heads::Unknown).await {
+                        return distrusted(error, link.session);
                     }
-                    self.look_for_foreign(link.head_tx, link.head_tx.next(), 1);
                     keep_alive = Instant::now() + self.settings.keep_alive;
                 }
             }
@@ -157,8 +156,7 @@ impl Forwarder {
             }
             let may_pack = next.is_none() && !exhausted && self.may_follow(&in_flight);
             let before = may_pack.then(|| in_flight.before(&link).reached);
-            let Answered { sent, answer, at } = match self.progress(&mut in_flight, before, tip.clone()).await
-            {
+            let answered = match self.progress(&mut in_flight, before, tip.clone()).await {
                 NextStep::Answered(answered) => *answered,
                 NextStep::Backlog(reached) => {
                     let Some((back, packed)) = self.next_batch(packer, tip, reached).await else {
@@ -174,11 +172,12 @@ impl Forwarder {
                 }
                 NextStep::GoingDown => return Err(StopReason::ShutDown(link)),
             };
-            if in_flight.is_empty() || answer.is_err() {
+            if in_flight.is_empty() || answered.answer.is_err() {
                 self.sequencer.lingers(false);
             }
+            let Answered { sent, at, .. } = &answered;
             let (event_count, took) = (sent.event_count, at.duration_since(sent.at));
-            link = match self.answered(link, sent, answer, took) {
+            link = match self.answered(link, answered).await {
                 Ok(link) => link,
                 Err(end) => {
                     self.alone = Self::ALONE_AFTER_FAILURE;
@@ -187,7 +186,8 @@ impl Forwarder {
                     }
                     // The head must not be read before everything that was sent has been answered
                     // or has timed out: until then it may still change.
-                    self.unless_overdue(in_flight.drain()).await;
+                    let drained = self.unless_overdue(in_flight.drain()).await;
+                    drained.into_iter().for_each(|sent| self.note_unanswered(sent));
                     return Err(*end);
                 }
             };

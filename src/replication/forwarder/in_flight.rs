@@ -13,9 +13,13 @@ use bytes::Bytes;
 use tokio::time::Instant;
 use tokio_util::task::AbortOnDropHandle;
 
-use super::{Link, LogPoint, unchanged_since};
+use super::{
+    Link, LogPoint,
+    receipts::{self, Receipt},
+    unchanged_since,
+};
 use crate::{
-    immudb::{KeyValue, Precondition, Session, SetError, TxHeader, TxId},
+    immudb::{KeyValue, Precondition, Session, SetError, TxHeader, TxId, verify::SentEntries},
     replication::{BatchLimits, transaction::Batch},
 };
 
@@ -76,12 +80,14 @@ pub(super) struct Answered {
     pub sent: Sent,
     pub answer: SetResult,
     pub at: Instant,
+    /// What the answer must say.
+    pub entries: SentEntries,
 }
 
 #[derive(Debug, Default)]
 pub(super) struct InFlight {
     /// In the order in which they were sent. ImmuDB commits none before its predecessor.
-    transactions: VecDeque<(Sent, AbortOnDropHandle<(SetResult, Instant)>)>,
+    transactions: VecDeque<(Sent, AbortOnDropHandle<Receipt>)>,
 }
 
 impl InFlight {
@@ -159,7 +165,7 @@ impl InFlight {
             last_event,
         };
         let session: Session = link.session.clone();
-        let answer = async move { (session.set(entries, conditions).await, Instant::now()) };
+        let answer = async move { receipts::set(&session, entries, conditions).await };
         self.transactions.push_back((sent, AbortOnDropHandle::new(tokio::spawn(answer))));
         tokio::task::yield_now().await;
     }
@@ -168,20 +174,24 @@ impl InFlight {
     /// runtime is shutting down.
     pub(super) async fn next(&mut self) -> Option<Box<Answered>> {
         let (_, answer) = self.transactions.front_mut()?;
-        let (answer, at) = match answer.await {
-            Ok(answered) => answered,
+        let Receipt { answer, at, entries } = match answer.await {
+            Ok(receipt) => receipt,
             Err(error) => match error.try_into_panic() {
                 Ok(panic) => std::panic::resume_unwind(panic),
                 Err(_) => return None,
             },
         };
-        self.transactions.pop_front().map(|(sent, _)| Box::new(Answered { sent, answer, at }))
+        self.transactions.pop_front().map(|(sent, _)| Box::new(Answered { sent, answer, at, entries }))
     }
 
     /// Waits until all transactions have been answered or have timed out. Their outcome is learned
-    /// from the head.
-    pub(super) async fn drain(&mut self) {
-        while self.next().await.is_some() {}
+    /// from the head. Returns what they were, in the order of sending.
+    pub(super) async fn drain(&mut self) -> Vec<SentEntries> {
+        let mut drained = Vec::new();
+        while let Some(answered) = self.next().await {
+            drained.push(answered.entries);
+        }
+        drained
     }
 }
 

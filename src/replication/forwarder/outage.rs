@@ -54,7 +54,11 @@ impl Forwarder {
             }
             // The failed attempt has recorded its own error.
             Signal::Failed(_) => None,
-            Signal::CopyBegan | Signal::HistoryMissing | Signal::OtherWriter => None,
+            Signal::CopyBegan
+            | Signal::CopyEnded
+            | Signal::HistoryMissing
+            | Signal::OtherWriter
+            | Signal::Tampered => None,
         }
     }
 

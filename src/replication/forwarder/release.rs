@@ -1,19 +1,22 @@
 //! Releases `log:head` when the service is stopped in an orderly way. The head stays claimed if
 //! anything is pending or in doubt.
 
-use tracing::{info, warn};
+use tracing::{debug, info, warn};
 
-use super::{Forwarder, Link, Released, unchanged_since};
+use super::{Forwarder, Link, Released, receipts, trust::TrustError, unchanged_since};
 use crate::{
     crash_point::CrashPoint,
     immudb::{Error, ErrorKind, Session, SetError, TxId},
-    replication::head::{self, LogHead},
+    replication::{
+        examination::Heads,
+        head::{self, LogHead},
+    },
 };
 
 impl Forwarder {
     /// Releases the head if ImmuDB lacks nothing of the local log. Another service may then claim
     /// the database at once.
-    pub(super) async fn release(self, link: Link) {
+    pub(super) async fn release(&mut self, link: Link) {
         if !self.shutdown.is_cancelled() {
             // The sequencer is gone, so it is unknown whether anything is pending.
             return;
@@ -57,14 +60,31 @@ impl Forwarder {
         session.close().await;
     }
 
-    async fn release_by(&self, session: &Session, link: &Link, seen: TxId) -> Result<(), SetError> {
+    async fn release_by(&mut self, session: &Session, link: &Link, seen: TxId) -> Result<(), SetError> {
         let entries = vec![self.head_entry(link.reached, Released::Yes)];
-        session.set(entries, unchanged_since(seen)).await.map(|_| ())
+        let receipt = receipts::set(session, entries, unchanged_since(seen)).await;
+        let header = match receipt.answer {
+            Ok(header) => header,
+            Err(error) => {
+                // It may have been committed, and is then recognized.
+                self.note_unanswered(receipt.entries);
+                return Err(error);
+            }
+        };
+        // If it is not as it was sent, the next start finds out what it is.
+        let judged = self.judge(session, &header, receipt.entries).await;
+        judged.map_err(|error| SetError::Unknown(unverified(error)))?;
+        // Nothing follows that would verify its time. Another writer may have claimed the database
+        // since.
+        if let Err(error) = self.catch_up(session, Heads::Unknown).await {
+            debug!(%error, "the next start verifies the release");
+        }
+        Ok(())
     }
 
     /// Opens a new session. Returns it with the transaction of the head, or `None` if the head is
     /// no longer as this process wrote it.
-    async fn find_again(&self, link: &Link) -> Result<Option<(Session, TxId)>, Error> {
+    async fn find_again(&mut self, link: &Link) -> Result<Option<(Session, TxId)>, Error> {
         let session = Session::open_existing(&self.settings.immudb).await?;
         let entry = session.get(head::KEY).await?;
         let writer = self.writer.map(|writer| writer.id);
@@ -74,6 +94,18 @@ impl Forwarder {
                     && (head.position, head.hash) == (link.reached.position, link.reached.hash)
             })
         });
-        Ok(found.map(|entry| (session, entry.tx)))
+        let Some(entry) = found else { return Ok(None) };
+        self.catch_up(&session, Heads::Local).await.map_err(unverified)?;
+        Ok(Some((session, entry.tx)))
+    }
+}
+
+fn unverified(error: TrustError) -> Error {
+    match error {
+        TrustError::Immudb(error) => error,
+        error @ (TrustError::Local(_) | TrustError::HeadChanged | TrustError::Wrong(_)) => {
+            let (kind, operation) = (ErrorKind::Corrupted, "verification");
+            Error { kind, operation, message: error.to_string() }
+        }
     }
 }

@@ -4,12 +4,13 @@
 use super::{
     Backlog::{FitsOne, Large},
     Failure::{Definite, Passing},
-    Signal::{Committed, CopyBegan, Dragging, Failed, HistoryMissing, OtherWriter, Overdue},
-    State::{Connected, Copying, Fallback, Fenced, LocalOnly, Migrating, Starting, Suspect},
+    Signal::{Committed, CopyBegan, CopyEnded, Dragging, Failed, HistoryMissing, OtherWriter, Overdue},
+    State::{Connected, Copying, Fallback, Fenced, LocalOnly, Migrating, Starting, Suspect, Tampered},
     *,
 };
 
-const STATES: [State; 8] = [Starting, Connected, Fallback, Migrating, LocalOnly, Suspect, Fenced, Copying];
+const STATES: [State; 9] =
+    [Starting, Connected, Fallback, Migrating, LocalOnly, Suspect, Fenced, Copying, Tampered];
 
 const LIMITS: FallbackLimits = FallbackLimits { failures_max: 5, fallback_after: Duration::from_secs(1) };
 
@@ -30,30 +31,34 @@ fn fallen_back() -> StateMachine {
 
 #[test]
 fn every_state_goes_where_the_table_says() {
+    let none = [Starting, Connected, Fallback, Migrating];
+    // The states that only an operator, or a restart, ends.
+    let kept = [LocalOnly, Suspect, Fenced, Copying, Tampered];
     let table = [
-        (Failed(Definite), [Fallback, Fallback, Fallback, Fallback, LocalOnly, Suspect, Fenced, Copying]),
-        (Failed(Passing), [Starting, Connected, Fallback, Migrating, LocalOnly, Suspect, Fenced, Copying]),
-        (Overdue, [Fallback, Fallback, Fallback, Fallback, LocalOnly, Suspect, Fenced, Copying]),
-        (Dragging, [Starting, Fallback, Fallback, Migrating, LocalOnly, Suspect, Fenced, Copying]),
-        (CopyBegan, [Copying, Connected, Copying, Migrating, LocalOnly, Suspect, Fenced, Copying]),
+        (Failed(Definite), [Fallback; 4], kept),
+        (Failed(Passing), none, kept),
+        (Overdue, [Fallback; 4], kept),
+        (Dragging, [Starting, Fallback, Fallback, Migrating], kept),
+        (CopyBegan, [Copying, Connected, Copying, Migrating], kept),
+        (CopyEnded, none, [LocalOnly, Suspect, Fenced, Starting, Tampered]),
         // For a service that has not fallen back yet.
-        (
-            commit(FitsOne, 1000),
-            [Connected, Connected, Connected, Connected, LocalOnly, Suspect, Fenced, Connected],
-        ),
+        (commit(FitsOne, 1000), [Connected; 4], [LocalOnly, Suspect, Fenced, Connected, Tampered]),
         (
             commit(FitsOne, 1001),
-            [Connected, Fallback, Connected, Connected, LocalOnly, Suspect, Fenced, Connected],
+            [Connected, Fallback, Connected, Connected],
+            [LocalOnly, Suspect, Fenced, Connected, Tampered],
         ),
         (
             commit(Large, 1),
-            [Migrating, Connected, Migrating, Migrating, LocalOnly, Suspect, Fenced, Migrating],
+            [Migrating, Connected, Migrating, Migrating],
+            [LocalOnly, Suspect, Fenced, Migrating, Tampered],
         ),
-        (HistoryMissing, [Suspect, Suspect, Suspect, Suspect, LocalOnly, Suspect, Fenced, Copying]),
-        (OtherWriter, [Fenced, Fenced, Fenced, Fenced, LocalOnly, Fenced, Fenced, Fenced]),
+        (HistoryMissing, [Suspect; 4], kept),
+        (OtherWriter, [Fenced; 4], [LocalOnly, Fenced, Fenced, Fenced, Tampered]),
+        (Signal::Tampered, [Tampered; 4], [LocalOnly, Tampered, Fenced, Copying, Tampered]),
     ];
-    for (signal, expected) in table {
-        for (from, to) in STATES.into_iter().zip(expected) {
+    for (signal, first, others) in table {
+        for (from, to) in STATES.into_iter().zip(first.into_iter().chain(others)) {
             assert_eq!(
                 StateMachine::new(from, LIMITS).on(signal, Duration::ZERO),
                 to,

@@ -124,7 +124,7 @@ fn a_fallback_in_between_answers_everybody() {
 
 #[test]
 fn a_state_that_the_operator_must_end_answers_everybody() {
-    for last in [State::Suspect, State::Fenced] {
+    for last in [State::Suspect, State::Fenced, State::Tampered] {
         all_are_answered(State::Connected, move |world| {
             world.commit(2);
             world.replication.set_state(last);

@@ -1,0 +1,251 @@
+//! The trusted state: the last transaction up to which the history in ImmuDB was verified, with its
+//! hash and with the right edge of ImmuDB's tree.
+//!
+//! The replication marks in the log have the transaction and the hash. The file next to the log
+//! also has the edge, and outlives the log. It belongs to one log and one database. Only an
+//! operator moves it backwards.
+
+use std::{
+    fs, io,
+    path::{Path, PathBuf},
+};
+
+use serde::{Deserialize, Serialize};
+use serde_json::value::RawValue;
+
+use super::{durable_file, ledger::Contradiction};
+use crate::{
+    crash_point::CrashPoint,
+    immudb::{
+        self, Session, Sha256Hash, TxId,
+        verify::{Chain, TrustedState},
+    },
+};
+
+/// The extension of the file, next to the directory of the log.
+pub(crate) const EXTENSION: &str = "trusted";
+
+/// What is saved.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct SavedState {
+    /// The uuid of the server that had this history.
+    pub server: String,
+    pub chain: Chain,
+}
+
+/// The file of one log and one database.
+#[derive(Debug, Clone)]
+pub(crate) struct TrustedFile {
+    path: PathBuf,
+    database: String,
+    /// The id of the log. Empty if it has none.
+    log: String,
+}
+
+/// Why there is no saved state, although there is a file.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum TrustedFileError {
+    #[error(transparent)]
+    Io(#[from] io::Error),
+    #[error("the file is damaged: {0}")]
+    Damaged(&'static str),
+    #[error("the file belongs to database {database} and log {log}")]
+    Other { database: String, log: String },
+}
+
+/// The file: one JSON document, which an operator can read.
+#[derive(Serialize, Deserialize)]
+struct Document<'d> {
+    /// CRC-32C of the text of `state`. A flipped bit in a hash must not look like another history.
+    crc32c: u32,
+    #[serde(borrow)]
+    state: &'d RawValue,
+}
+
+#[derive(Serialize, Deserialize)]
+struct Contents {
+    server: String,
+    database: String,
+    log: String,
+    transaction: u64,
+    hash: String,
+    /// The roots of the complete subtrees, the largest first.
+    edge: Vec<String>,
+}
+
+impl TrustedFile {
+    /// Names the file next to the directory of the log.
+    pub(crate) fn new(log_path: &Path, log: String, database: String) -> Self {
+        Self { path: durable_file::beside_log(log_path, EXTENSION), database, log }
+    }
+
+    pub(crate) fn path(&self) -> &Path {
+        &self.path
+    }
+
+    /// Returns the saved state, or `None` if there is no file.
+    ///
+    /// # Errors
+    /// Returns an error if the file cannot be read, is damaged, or belongs to another log or
+    /// another database.
+    pub(crate) fn load(&self) -> Result<Option<SavedState>, TrustedFileError> {
+        let bytes = match fs::read(&self.path) {
+            Ok(bytes) => bytes,
+            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
+            Err(error) => return Err(error.into()),
+        };
+        let Contents { server, database, log, transaction, hash, edge } = parse(&bytes)?;
+        if database != self.database || log != self.log {
+            return Err(TrustedFileError::Other { database, log });
+        }
+        let not_hex = TrustedFileError::Damaged("it has an invalid hash");
+        let state = TrustedState { tx: TxId(transaction), alh: from_hex(&hash).ok_or(not_hex)? };
+        let edge: Option<Vec<Sha256Hash>> = edge.iter().map(|hash| from_hex(hash)).collect();
+        let chain = edge.and_then(|edge| Chain::from_parts(state, edge));
+        let chain = chain.ok_or(TrustedFileError::Damaged("its edge does not fit its transaction"))?;
+        Ok(Some(SavedState { server, chain }))
+    }
+
+    /// Saves the state durably, unless the file has a later one already.
+    ///
+    /// # Errors
+    /// Returns an error if the file cannot be written.
+    pub(crate) fn store(&self, saved: &SavedState) -> io::Result<()> {
+        match self.load() {
+            Ok(Some(kept)) if kept.chain.state().tx > saved.chain.state().tx => Ok(()),
+            Ok(_) | Err(_) => self.replace(saved),
+        }
+    }
+
+    /// Saves the state durably, even if the file has a later one: an operator has decided so.
+    ///
+    /// # Errors
+    /// Returns an error if the file cannot be written.
+    pub(crate) fn replace(&self, saved: &SavedState) -> io::Result<()> {
+        let SavedState { server, chain } = saved;
+        let state = chain.state();
+        let contents = Contents {
+            server: server.clone(),
+            database: self.database.clone(),
+            log: self.log.clone(),
+            transaction: state.tx.0,
+            hash: hex::encode(state.alh),
+            edge: chain.edge_hashes().iter().map(hex::encode).collect(),
+        };
+        let text = RawValue::from_string(serde_json::to_string(&contents)?)?;
+        let document = Document { crc32c: crc32c::crc32c(text.get().as_bytes()), state: &text };
+        let mut bytes = serde_json::to_vec(&document)?;
+        bytes.push(b'\n');
+        durable_file::replace(&self.path, &bytes)?;
+        CrashPoint::TrustedStateSaved.reached();
+        Ok(())
+    }
+}
+
+/// Why ImmuDB does not have the history up to a state.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum FetchError {
+    #[error(transparent)]
+    Immudb(#[from] immudb::Error),
+    #[error(transparent)]
+    Contradiction(#[from] Contradiction),
+}
+
+/// Returns the history up to a trusted state. The right edge of the tree comes from ImmuDB, with a
+/// proof that is as trustworthy as the state.
+///
+/// # Errors
+/// Returns an error if ImmuDB cannot be read, or if it does not have this state.
+pub(crate) async fn fetch_chain(session: &Session, state: TrustedState) -> Result<Chain, FetchError> {
+    let tx = state.tx;
+    if tx == TxId(0) {
+        Contradiction::check(TrustedState::empty(), state)?;
+        return Ok(Chain::empty());
+    }
+    let found = session.verifiable_tx(tx, tx).await?;
+    let chain = found.chain().map_err(|error| Contradiction::Proof { tx, error })?;
+    Contradiction::check(state, chain.state())?;
+    Ok(chain)
+}
+
+fn parse(bytes: &[u8]) -> Result<Contents, TrustedFileError> {
+    let no_json = |_| TrustedFileError::Damaged("it is not a JSON document of the expected form");
+    let document: Document<'_> = serde_json::from_slice(bytes).map_err(no_json)?;
+    if crc32c::crc32c(document.state.get().as_bytes()) != document.crc32c {
+        return Err(TrustedFileError::Damaged("it has a wrong checksum"));
+    }
+    serde_json::from_str(document.state.get()).map_err(no_json)
+}
+
+fn from_hex(text: &str) -> Option<Sha256Hash> {
+    hex::decode(text).ok()?.try_into().ok()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::merkle::leaf_hash;
+
+    fn file(folder: &Path) -> TrustedFile {
+        TrustedFile::new(&folder.join("log"), "the log".into(), "aethyr".into())
+    }
+
+    /// A history of three transactions.
+    fn saved() -> SavedState {
+        let state = TrustedState { tx: TxId(3), alh: [7; 32] };
+        let chain = Chain::from_parts(state, vec![[1; 32], leaf_hash(&state.alh)]).unwrap();
+        SavedState { server: "uuid".into(), chain }
+    }
+
+    #[test]
+    fn a_state_comes_back_as_it_was_for_its_own_log_and_database_only() {
+        let dir = tempfile::tempdir().unwrap();
+        let file = file(dir.path());
+        assert_eq!(file.load().unwrap(), None);
+        let empty = SavedState { server: String::new(), chain: Chain::empty() };
+        for saved in [empty, saved()] {
+            file.store(&saved).unwrap();
+            assert_eq!(file.load().unwrap(), Some(saved));
+        }
+        let of_another = |log: &str, database: &str| {
+            let other = TrustedFile::new(&dir.path().join("log"), log.into(), database.into());
+            matches!(other.load(), Err(TrustedFileError::Other { .. }))
+        };
+        assert!(of_another("another log", "aethyr") && of_another("the log", "another"));
+    }
+
+    #[test]
+    fn it_moves_forward_only_unless_an_operator_has_decided() {
+        let dir = tempfile::tempdir().unwrap();
+        let file = file(dir.path());
+        file.store(&saved()).unwrap();
+        let earlier = SavedState { server: "uuid".into(), chain: Chain::empty() };
+        file.store(&earlier).unwrap();
+        assert_eq!(file.load().unwrap(), Some(saved()));
+        file.replace(&earlier).unwrap();
+        assert_eq!(file.load().unwrap(), Some(earlier));
+    }
+
+    #[test]
+    fn no_damage_is_taken_for_another_state() {
+        let dir = tempfile::tempdir().unwrap();
+        let file = file(dir.path());
+        file.store(&saved()).unwrap();
+        let whole = fs::read(file.path()).unwrap();
+        for at in 0..whole.len() {
+            let mut damaged = whole.clone();
+            damaged[at] ^= 1;
+            fs::write(file.path(), &damaged).unwrap();
+            let found = file.load();
+            // Only white space may change without a consequence.
+            assert!(found.is_err() || matches!(&found, Ok(Some(same)) if *same == saved()), "byte {at}");
+            fs::write(file.path(), &whole[..at]).unwrap();
+            let found = file.load();
+            assert!(found.is_err() || at == whole.len() - 1, "the first {at} bytes");
+        }
+        // A later save replaces a damaged file.
+        fs::write(file.path(), "{").unwrap();
+        file.store(&saved()).unwrap();
+        assert_eq!(file.load().unwrap(), Some(saved()));
+    }
+}
