@@ -52,6 +52,9 @@ fn totals(findings: &Findings) -> Vec<String> {
         let more = open.saturating_sub(listed);
         lines.push(format!("not listed: {more}; at most {} findings are kept", Findings::MAX));
     }
+    if findings.damaged_lines() > 0 {
+        lines.push(format!("damaged: {} lines of the file, which are not listed", findings.damaged_lines()));
+    }
     lines
 }
 
@@ -111,6 +114,17 @@ mod tests {
             count: 2,
             accepted: None,
         }
+    }
+
+    #[test]
+    fn damaged_lines_are_counted() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("log.findings");
+        let line = serde_json::to_string(&stored()).unwrap();
+        std::fs::write(&path, format!("{line}\n{{}}\n{line}x\n")).unwrap();
+        let findings = Findings::open(&path).unwrap();
+        let expected = ["findings: open 1, accepted 0", "damaged: 2 lines of the file, which are not listed"];
+        assert_eq!(totals(&findings), expected);
     }
 
     #[test]

@@ -49,6 +49,11 @@ pub(super) enum ResolveError {
     NothingLost { forwarded: Position },
     #[error("nothing to do: the local log is empty")]
     EmptyLog,
+    #[error(
+        "the history in ImmuDB was changed (STATE_TAMPERED), and would replace the local one: accept the \
+         findings first (`resolve --accept-findings`), or use a new database"
+    )]
+    Tampered,
     #[error("nothing to do: ImmuDB has all local events (position {common})")]
     NothingPending { common: Position },
     #[error(
@@ -188,6 +193,9 @@ pub(super) async fn give_up(config: Config, export: &Path) -> Result<(), Error> 
     let last = storage.log.tip().position;
     if last == Position(0) {
         return Err(ResolveError::EmptyLog.into());
+    }
+    if storage.index.complete().forwarded.tampered {
+        return Err(ResolveError::Tampered.into());
     }
     let comparison = compare(&config, &storage).await?;
     if let Some(why) = refusal(&comparison, storage.index.complete().forwarded.position) {

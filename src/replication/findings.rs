@@ -196,6 +196,11 @@ impl Findings {
         Ok(findings)
     }
 
+    /// Returns the number of lines that were skipped.
+    pub(crate) fn damaged_lines(&self) -> usize {
+        self.damaged.len()
+    }
+
     /// Returns findings that are in memory only, because the file cannot be read.
     pub(crate) fn unreadable(path: &Path) -> Self {
         Self { unread: true, ..Self::none(path) }

@@ -72,7 +72,7 @@ impl Condition {
                 ("the newest transaction is an older one of this history", Some(Suspect), Resend, None)
             }
             Self::OtherHash => {
-                let text = "a transaction has another hash than the one that was verified";
+                let text = "a transaction does not have the hash that was verified before";
                 (text, Some(Tampered), AcceptFindings, Some(Kind::OtherHash))
             }
             Self::BrokenChain => {
@@ -80,7 +80,7 @@ impl Condition {
                 (text, Some(Tampered), AcceptFindings, Some(Kind::HeaderMismatch))
             }
             Self::WrongReceipt => {
-                let text = "ImmuDB committed something else than was sent, or after another history";
+                let text = "ImmuDB committed something other than what was sent, or on another history";
                 (text, Some(Tampered), AcceptFindings, Some(Kind::HeaderMismatch))
             }
             Self::KeyOverwritten => {
@@ -320,7 +320,7 @@ mod tests {
         assert_eq!(receipt.condition, Condition::WrongReceipt);
         assert_eq!(
             receipt.to_string(),
-            "ImmuDB committed something else than was sent, or after another history; transaction 3: \
+            "ImmuDB committed something other than what was sent, or on another history; transaction 3: \
              expected the next transaction of the history, found expected transaction 7, found 3"
         );
         let read = Evidence::from(Contradiction::Header(mismatch));

@@ -2,7 +2,7 @@
 //! hash and with the right edge of ImmuDB's tree.
 //!
 //! The replication marks in the log have the transaction and the hash. The file next to the log
-//! also has the edge, and outlives the log. It belongs to one log and one database. Only an
+//! also has the edge. It belongs to one log and one database: a new log cannot use it. Only an
 //! operator moves it backwards.
 
 use std::{

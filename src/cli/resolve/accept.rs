@@ -1,5 +1,5 @@
-//! Accepts the findings: the log goes on from ImmuDB's present state, and an event records who has
-//! accepted what.
+//! Accepts the findings: the log goes on from ImmuDB's present state, and an event records what was
+//! accepted, and why.
 
 use std::collections::BTreeMap;
 
@@ -11,8 +11,8 @@ use crate::{
     cli::Error,
     config::Config,
     event::{
-        AggregateId, AppendBounds, Content, ContentDigest, EventId, NameError, NewEvent, SequenceNumber,
-        Timestamp,
+        AggregateId, AppendBounds, Content, ContentDigest, EventId, NameError, NewEvent, Position,
+        SequenceNumber, Timestamp,
         record::{self, EventNumbers, ReplicationMark},
     },
     immudb::verify::TrustedState,
@@ -33,8 +33,8 @@ const EVENT_TYPE: &str = "AuditFindingsAccepted";
 /// The number of findings that the event names. More would make it too large to replicate.
 const NAMED_MAX: usize = 500;
 
-/// Takes ImmuDB's present state as the trusted one, and marks the findings as accepted. Nothing is
-/// sent again: what was changed in ImmuDB stays changed.
+/// Takes ImmuDB's present state as the trusted one, and marks the findings as accepted. What was
+/// changed in ImmuDB stays changed; only what it lacks behind its head is sent again.
 ///
 /// # Errors
 /// Returns an error if ImmuDB cannot be contacted, if `numbers` are not exactly the open findings,
@@ -51,8 +51,8 @@ pub(in crate::cli) async fn accept_findings(
     let known = storage.index.complete().forwarded;
     check(&findings, &numbers, known.tampered)?;
     let immudb = ImmudbState::present(&config).await?;
-    let head = immudb.head().await?;
-    let lacks_events = head.is_some_and(|head| head.position > storage.log.tip().position);
+    let head = immudb.head().await?.map(|head| head.position);
+    let lacks_events = head.is_some_and(|head| head > storage.log.tip().position);
     let state = immudb.chain.state();
 
     // The mark ends the state, so it comes after the file that the next start continues from.
@@ -66,12 +66,7 @@ pub(in crate::cli) async fn accept_findings(
         let event = audit_event(&storage, &findings, &because, state)?;
         group.append(&[event]);
     }
-    group.mark(&record::encode_mark(ReplicationMark {
-        immudb_tx: state.tx.0,
-        immudb_hash: Some(state.alh),
-        tampered: false,
-        ..known
-    }));
+    group.mark(&record::encode_mark(accepted_mark(known, head, state)));
     storage.log.write(group)?;
     storage.log.close()?;
     findings.accept(&numbers, &because, at);
@@ -99,6 +94,15 @@ fn check(findings: &Findings, numbers: &[u64], tampered: bool) -> Result<(), Res
         return Err(ResolveError::NothingFound);
     }
     Ok(())
+}
+
+/// Returns the mark from which the next start goes on. If ImmuDB's head is behind what was
+/// replicated, the events in between are pending again: with them, the head would contradict the
+/// log once more.
+fn accepted_mark(known: ReplicationMark, head: Option<Position>, state: TrustedState) -> ReplicationMark {
+    let behind = head.filter(|head| *head < known.position);
+    let known = behind.map_or(known, |position| ReplicationMark { position, snapshots: 0, ..known });
+    ReplicationMark { immudb_tx: state.tx.0, immudb_hash: Some(state.alh), tampered: false, ..known }
 }
 
 /// Returns the record of the event that says what was accepted.
@@ -179,7 +183,28 @@ fn not_an_id(error: NameError) -> Error {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::replication::findings::{Finding, FindingKind};
+    use crate::{
+        immudb::TxId,
+        replication::findings::{Finding, FindingKind},
+    };
+
+    #[test]
+    fn what_immudb_lacks_behind_its_head_is_pending_again() {
+        let hash = Some([1; 32]);
+        let position = Position(7);
+        let known =
+            ReplicationMark { position, snapshots: 2, immudb_tx: 9, immudb_hash: hash, tampered: true };
+        let state = TrustedState { tx: TxId(8), alh: [2; 32] };
+        let mark = |head: Option<u64>| accepted_mark(known, head.map(Position), state);
+        let present = ReplicationMark { immudb_tx: 8, immudb_hash: Some([2; 32]), tampered: false, ..known };
+        for head in [None, Some(7), Some(8)] {
+            assert_eq!(mark(head), present, "{head:?}");
+        }
+        for head in [0, 6] {
+            let behind = ReplicationMark { position: Position(head), snapshots: 0, ..present };
+            assert_eq!(mark(Some(head)), behind);
+        }
+    }
 
     #[test]
     fn exactly_the_open_findings_have_to_be_named() {

@@ -139,6 +139,7 @@ impl Forwarder {
                 (Decision::Resume, Some((head, seen))) => return self.resume(session, &head, seen).await,
                 (Decision::Claim, Some((head, seen))) => {
                     self.learn(&session, &head, seen).await?;
+                    self.end_doubt().await;
                     self.take(&session, &head, seen).await?;
                 }
                 (Decision::ClaimAndCopy, Some((head, seen))) => {
@@ -161,6 +162,7 @@ impl Forwarder {
     /// Continues after the head, which names this process.
     async fn resume(&mut self, session: Session, head: &LogHead, seen: TxId) -> Result<Claimed, ClaimError> {
         self.learn(&session, head, seen).await?;
+        self.end_doubt().await;
         let (reached, mut last_event) = self.after(head)?;
         if let Some(key) = &last_event
             && self.unless_overdue(session.get(key)).await?.is_none()

@@ -6,7 +6,7 @@ use std::error::Error;
 use tokio::time::sleep;
 use tracing::{debug, error, info, warn};
 
-use super::{Forwarder, claim::ClaimError};
+use super::{Forwarder, Learned, claim::ClaimError};
 use crate::{
     crash_point::CrashPoint,
     event::{Timestamp, record::ReplicationMark},
@@ -53,7 +53,8 @@ impl Forwarder {
         None
     }
 
-    /// Ends a doubt that the second look has not confirmed.
+    /// Ends a doubt that the second look has not confirmed. Everything that may have begun it must
+    /// have been read again, values included: otherwise the looks would go on forever.
     pub(super) async fn end_doubt(&mut self) {
         let Some(evidence) = self.trust.doubt.take() else { return };
         warn!(%evidence, "the second look found the history intact: an answer of ImmuDB was wrong");
@@ -123,13 +124,19 @@ impl Forwarder {
         // After a restore, only the log knows what ImmuDB has.
         let marked = self.history.index.complete().forwarded;
         let forwarded = self.replication.view().forwarded;
-        let forwarded = if marked.position > forwarded.position { marked } else { forwarded };
-        self.sequencer.mark(ReplicationMark {
+        let is_restored = marked.position > forwarded.position;
+        let forwarded = if is_restored { marked } else { forwarded };
+        let mark = ReplicationMark {
             immudb_tx: newest.map_or(forwarded.immudb_tx, |newest| newest.tx.0),
             immudb_hash: newest.map_or(forwarded.immudb_hash, |newest| Some(newest.alh)),
             tampered: true,
             ..forwarded
-        });
+        };
+        self.sequencer.mark(mark);
+        if is_restored && let Ok(located) = self.history.locate(mark.position, self.sequencer.tip()) {
+            // What ImmuDB has must not count towards the limits of what is pending.
+            self.replication.advance(mark, located.append_end, Learned::ByHead);
+        }
         // The mark goes with the next group, and this makes one.
         self.sequencer.drain().await;
         CrashPoint::TamperedMarked.reached();

@@ -214,7 +214,6 @@ impl Forwarder {
         if let Some((tx, value)) = seen {
             self.verify_head(session, tx, value).await?;
         }
-        self.end_doubt().await;
         Ok(())
     }
 
@@ -294,10 +293,13 @@ impl Forwarder {
         const READ_MAX: u64 = 20_000;
         let Some(newest) = self.trust.newest() else { return Ok(true) };
         let found = self.ask_state(session).await?;
-        match found.tx.0.checked_sub(newest.tx.0) {
-            None => return Err(Contradiction::Missing { expected: newest.tx }.into()),
-            Some(count) if count > READ_MAX => return Ok(false),
-            Some(_) => {}
+        if found.tx < newest.tx {
+            return Err(Contradiction::Missing { expected: newest.tx }.into());
+        }
+        // The ledger may be far behind the last mark.
+        let read_from = self.trust.ledger.as_ref().map_or(newest, Ledger::state).tx;
+        if found.tx.0.saturating_sub(read_from.0) > READ_MAX {
+            return Ok(false);
         }
         if self.trust.ledger.is_none() {
             self.trust.ledger = Some(self.first_ledger(session, found).await?);

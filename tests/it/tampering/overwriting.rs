@@ -113,6 +113,8 @@ async fn a_new_database_gets_the_whole_history() {
     story.assert_changed().await;
     let order = whole_order(&mut story.service.client()).await;
     assert!(story.service.stop().success());
+    let (done, said) = story.service.run(&["resolve", "--give-up-pending", "--export", "given-up"]);
+    assert!(!done && said.contains("STATE_TAMPERED"), "{said}");
     let elsewhere = story.setup.clone().set("immudb", "database: second");
     story.service.reconfigure(elsewhere);
     let (done, said) = story.service.run(&["resolve", "--resend"]);
