@@ -15,11 +15,11 @@ use tokio_util::task::AbortOnDropHandle;
 
 use super::{
     Link, LogPoint,
-    receipts::{self, Receipt},
+    receipts::{self, Receipt, SetResult},
     unchanged_since,
 };
 use crate::{
-    immudb::{KeyValue, Precondition, Session, SetError, TxHeader, TxId, verify::SentEntries},
+    immudb::{KeyValue, Precondition, Session, TxId, verify::SentEntries},
     replication::{BatchLimits, transaction::Batch},
 };
 
@@ -71,8 +71,6 @@ impl Sent {
         self.before.tx.next()
     }
 }
-
-pub(super) type SetResult = Result<TxHeader, SetError>;
 
 /// A transaction with ImmuDB's answer, and when the answer arrived.
 #[derive(Debug)]

@@ -4,15 +4,17 @@
 use tokio::time::Instant;
 use tracing::debug;
 
-use super::{Forwarder, in_flight::SetResult, trust::TrustError};
+use super::{Forwarder, trust::TrustError};
 use crate::{
-    immudb::{KeyValue, Precondition, Session, TxHeader, TxId, verify::SentEntries},
+    immudb::{KeyValue, Precondition, Session, SetError, TxHeader, TxId, verify::SentEntries},
     replication::{
         examination::Heads,
         ledger::{Contradiction, Verdict},
         tampering::Evidence,
     },
 };
+
+pub(super) type SetResult = Result<TxHeader, SetError>;
 
 /// ImmuDB's answer to a transaction, when it arrived, and what it must say.
 #[derive(Debug)]

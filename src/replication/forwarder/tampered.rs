@@ -6,7 +6,7 @@ use std::error::Error;
 use tokio::time::sleep;
 use tracing::{debug, error, info, warn};
 
-use super::{Forwarder, Learned, claim::ClaimError};
+use super::{Forwarder, Learned, claim::ClaimError, trust::Refusal};
 use crate::{
     crash_point::CrashPoint,
     event::{Timestamp, record::ReplicationMark},
@@ -24,14 +24,6 @@ use crate::{
 #[error("the history in ImmuDB was changed (open findings: {open})")]
 struct FoundBefore {
     open: u64,
-}
-
-/// Why a claim was refused.
-#[derive(Debug)]
-pub(super) struct Refusal {
-    reason: String,
-    /// Another writer has the database, and may release it.
-    may_end: bool,
 }
 
 impl Forwarder {

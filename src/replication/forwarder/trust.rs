@@ -9,7 +9,7 @@ use std::{fs, path::Path, sync::Arc};
 use bytes::Bytes;
 use tracing::{info, warn};
 
-use super::{Forwarder, ForwarderSettings, tampered::Refusal};
+use super::{Forwarder, ForwarderSettings};
 use crate::{
     event::{Timestamp, record::ReplicationMark},
     history::HistoryError,
@@ -57,6 +57,14 @@ pub(super) struct Trust {
     pub owns_head: bool,
     /// Transactions in ImmuDB that were written by other clients.
     foreign: Notice,
+}
+
+/// Why a claim was refused.
+#[derive(Debug)]
+pub(super) struct Refusal {
+    pub reason: String,
+    /// Another writer has the database, and may release it.
+    pub may_end: bool,
 }
 
 /// Why the history in ImmuDB does not go on from the trusted state.
