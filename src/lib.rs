@@ -28,8 +28,8 @@
 //! - [`error`] has the errors of the store, and `refusals` counts rejected calls and logs each
 //!   reason at most once a minute.
 //! - `shared_limit` has limits that no single client can use up.
-//! - `merkle` has hash trees and their proofs. [`proof`] has the formats in which a signed root and
-//!   a proof leave the service.
+//! - `merkle` has hash trees and their proofs, and [`tree`] keeps the one over the events of the
+//!   log. [`proof`] has the formats in which a signed root and a proof leave the service.
 //! - `stats` has the counters, and `progress` reports long operations.
 //! - `printable` and [`secret`] keep unsafe text and passwords out of terminals and logs.
 //! - `threads` starts named threads and lowers the priority of those whose work may wait.
@@ -86,4 +86,5 @@ pub mod storage;
 pub mod store;
 pub mod telemetry;
 mod threads;
+pub mod tree;
 pub mod world;

@@ -4,7 +4,7 @@ use super::sources;
 
 /// From top to bottom. A module may use those below it. A file belongs to the longest entry that
 /// its path begins with.
-const ORDER: [&str; 77] = [
+const ORDER: [&str; 78] = [
     "main",
     "lib",
     "cli",
@@ -67,6 +67,7 @@ const ORDER: [&str; 77] = [
     "shared_limit",
     "error",
     "history::error",
+    "tree",
     "index",
     "refusals",
     "log",
