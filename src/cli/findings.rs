@@ -6,10 +6,13 @@ use std::path::Path;
 
 use serde_json::Value;
 
-use super::{Error, client::print, repair::beside};
+use super::{Error, client::print};
 use crate::{
     event::time,
-    replication::findings::{EXTENSION, Findings, StoredFinding},
+    replication::{
+        durable_file::beside_log,
+        findings::{EXTENSION, Findings, StoredFinding},
+    },
 };
 
 /// The output format.
@@ -26,7 +29,7 @@ pub(super) enum Form {
 /// # Errors
 /// Returns an error if the file cannot be read, or if standard output is closed.
 pub(super) fn list(log_path: &Path, form: Form) -> Result<(), Error> {
-    let path = beside(log_path, EXTENSION);
+    let path = beside_log(log_path, EXTENSION);
     let findings = Findings::open(&path).map_err(|error| Error::of_file(&path, error))?;
     for found in findings.list() {
         match form {
