@@ -17,8 +17,10 @@ use crate::{
 };
 
 pub(crate) mod error;
+mod leaves;
 
 pub use error::HistoryError;
+pub use leaves::ChainHashes;
 
 /// The log and its index, for reading. Cheap to clone.
 #[derive(Debug, Clone)]

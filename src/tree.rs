@@ -5,14 +5,15 @@
 //!
 //! [`EventTree`] grows with the log. It keeps the nodes of 256 leaves and above in a file, the
 //! leaves behind the last of these nodes in memory, and reads all other leaves from the log when a
-//! proof needs them ([`Leaves`]). [`TreeView`] makes the proofs.
+//! proof needs them ([`Leaves`]). [`TreeView`] makes the proofs, and [`TreeWatch`] has the newest
+//! one for the threads that do not append.
 //!
 //! The file is derived from the log, and is not synced. A torn tail, nodes of another history and
 //! damaged nodes are removed or computed again. What is returned was verified against the root in
 //! memory: there may be no proof, but never a wrong one.
 
 use std::{
-    ops::{ControlFlow, Deref, Range},
+    ops::{Deref, Range},
     path::Path,
     sync::Arc,
 };
@@ -36,8 +37,10 @@ mod layout;
 mod reader;
 #[cfg(test)]
 mod tests;
+mod watch;
 
-pub use error::{CatchUpError, TreeError, TreeFileError};
+pub use error::{TreeError, TreeFileError};
+pub use watch::{TreeState, TreeWatch};
 
 /// What has the leaves of the tree: the log.
 pub trait Leaves {
@@ -68,12 +71,9 @@ impl Deref for EventTree {
 }
 
 impl EventTree {
-    /// The number of leaves after which [`EventTree::catch_up`] writes to the file.
-    const LEAVES_AT_ONCE: u64 = 1 << 16;
-
     /// Opens the file, or creates it. `log` is the id of the log, `size` the number of its durable
     /// events. The tree has a multiple of 256 leaves, at most `size`: what is missing has to be
-    /// appended with [`EventTree::catch_up`].
+    /// appended with [`EventTree::push`].
     ///
     /// The last kept node is compared with its 256 leaves in the log. If they differ, the log has
     /// another history than the one that the file was made from, and the nodes behind the last
@@ -160,38 +160,9 @@ impl EventTree {
         Ok(())
     }
 
-    /// Appends the events behind those that the tree has, in their order, and writes their nodes.
-    /// This rebuilds a tree whose file was lost. `progress` is called with the number of leaves
-    /// reached so far, and may stop the work. What was appended stays, also after an error.
-    ///
-    /// # Errors
-    /// Returns an error if a chain hash cannot be read, if the file cannot be written, or if
-    /// `progress` stops the work.
-    pub fn catch_up<E>(
-        &mut self,
-        hashes: impl IntoIterator<Item = Result<ChainHash, E>>,
-        progress: impl FnMut(u64) -> ControlFlow<()>,
-    ) -> Result<(), CatchUpError<E>> {
-        let pushed = self.push_all(hashes, progress);
-        self.write()?;
-        pushed
-    }
-
-    fn push_all<E>(
-        &mut self,
-        hashes: impl IntoIterator<Item = Result<ChainHash, E>>,
-        mut progress: impl FnMut(u64) -> ControlFlow<()>,
-    ) -> Result<(), CatchUpError<E>> {
-        for hash in hashes {
-            self.push(hash.map_err(CatchUpError::Hash)?);
-            if self.size().is_multiple_of(Self::LEAVES_AT_ONCE) {
-                self.write()?;
-                if progress(self.size()).is_break() {
-                    return Err(CatchUpError::Stopped { size: self.size() });
-                }
-            }
-        }
-        Ok(())
+    /// Returns whether the file has all nodes of the tree.
+    pub fn is_written(&self) -> bool {
+        self.view.unwritten.is_empty()
     }
 
     /// Returns the present state, for other threads. It does not grow.
@@ -254,6 +225,15 @@ impl TreeView {
     /// Returns the right edge.
     pub fn edge(&self) -> &RightEdge {
         &self.edge
+    }
+
+    /// Returns the right edge of the tree of the first `size` leaves. It was verified that the
+    /// present tree continues that tree.
+    ///
+    /// # Errors
+    /// Returns an error if the tree is smaller, or if something cannot be read.
+    pub fn edge_at<L: Leaves>(&self, size: u64, leaves: &L) -> Result<RightEdge, TreeError<L::Error>> {
+        self.read(leaves, |reader| reader.edge_at(size))
     }
 
     /// Returns the root of the tree of the first `size` leaves.

@@ -31,6 +31,11 @@ impl fmt::Display for LogId {
 }
 
 impl LogId {
+    /// Returns the id as it is in files that belong to the log.
+    pub fn uuid(self) -> Uuid {
+        self.0
+    }
+
     /// Returns the id of the log in `folder`, or `None` if no log was created yet.
     ///
     /// # Errors

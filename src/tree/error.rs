@@ -1,4 +1,4 @@
-//! Why the tree cannot be opened, read or continued.
+//! Why the tree cannot be opened or read.
 
 use std::{io, ops::Range, path::PathBuf};
 
@@ -10,10 +10,7 @@ use crate::merkle::{Hash, ProofError};
 #[derive(Debug, thiserror::Error)]
 pub enum TreeFileError {
     /// The file is that of another log. It is left as it is.
-    #[error(
-        "{file} was created from another log ({found}, not {expected}); give each service its own storage \
-         directory, or delete the file if no service uses it"
-    )]
+    #[error("{file} was created from another log ({found}, not {expected})")]
     AnotherLog {
         /// The path of the file.
         file: PathBuf,
@@ -34,7 +31,7 @@ pub enum TreeFileError {
         found: u32,
     },
     /// The file does not begin as a tree file does. It is left as it is.
-    #[error("{file} is not a tree file; move it away: the tree is rebuilt from the log")]
+    #[error("{file} is not a tree file")]
     NotATree {
         /// The path of the file.
         file: PathBuf,
@@ -93,21 +90,4 @@ pub enum TreeError<E> {
     /// There is no such proof, or what was read does not lead to the root of the tree.
     #[error(transparent)]
     Proof(#[from] ProofError),
-}
-
-/// Why the tree was not brought up to the end of the log. `E` is the error of the chain hashes.
-#[derive(Debug, thiserror::Error)]
-pub enum CatchUpError<E> {
-    /// The next chain hash cannot be read.
-    #[error("the chain hashes of the log cannot be read: {0}")]
-    Hash(#[source] E),
-    /// The file of the tree cannot be written.
-    #[error(transparent)]
-    File(#[from] TreeFileError),
-    /// `progress` stopped the work.
-    #[error("stopped at {size} leaves")]
-    Stopped {
-        /// The number of leaves that the tree has.
-        size: u64,
-    },
 }

@@ -11,7 +11,7 @@ use super::{
     file,
     layout::{self, LEVEL, Node, SUBTREE_LEAVES},
 };
-use crate::merkle::{self, EMPTY_ROOT, Hash, ProofError, consistency, inclusion, node_hash};
+use crate::merkle::{self, EMPTY_ROOT, Hash, ProofError, RightEdge, consistency, inclusion, node_hash};
 
 /// Reads a view for one answer.
 pub(super) struct Reader<'a, L> {
@@ -28,20 +28,28 @@ impl<'a, L: Leaves> Reader<'a, L> {
         Self { view, leaves, read: BTreeMap::new(), computed: BTreeMap::new() }
     }
 
-    /// Returns the root of the tree of the first `size` leaves. It was verified that the present
-    /// tree continues that tree.
-    pub(super) fn root_at(&mut self, size: u64) -> Result<Hash, TreeError<L::Error>> {
-        let (whole, root) = (self.view.size(), self.view.root());
+    /// Returns the right edge of the tree of the first `size` leaves. It was verified that the
+    /// present tree continues that tree.
+    pub(super) fn edge_at(&mut self, size: u64) -> Result<RightEdge, TreeError<L::Error>> {
+        let whole = self.view.size();
         if size == whole {
-            return Ok(root);
+            return Ok(self.view.edge().clone());
         }
         if size > whole {
             return Err(TreeError::TooSmall { expected: size, found: whole });
         }
-        let older = self.hash(0..size)?;
+        let peaks = layout::complete_nodes(0..size).into_iter().map(|node| self.node(node));
+        let peaks = peaks.collect::<Result<Vec<_>, _>>()?;
+        // There is a node for each set bit of the size.
+        let older = RightEdge::from_parts(size, peaks).unwrap_or_default();
         let proof = self.hashes(layout::consistency(size, whole))?;
-        consistency::verify(size, &older, whole, &root, &proof)?;
+        consistency::verify(size, &older.root(), whole, &self.view.root(), &proof)?;
         Ok(older)
+    }
+
+    /// Returns the root of the tree of the first `size` leaves, verified as the edge is.
+    pub(super) fn root_at(&mut self, size: u64) -> Result<Hash, TreeError<L::Error>> {
+        Ok(self.edge_at(size)?.root())
     }
 
     /// Returns a verified proof of inclusion.

@@ -3,7 +3,6 @@
 use std::{
     cell::{Cell, RefCell},
     collections::BTreeMap,
-    convert::Infallible,
     fs,
     path::PathBuf,
     thread,
@@ -80,8 +79,8 @@ impl Log {
     }
 
     fn catch_up(&self, tree: &mut EventTree) {
-        let rest = self.hashes[tree.size() as usize..].iter().copied().map(Ok::<_, Infallible>);
-        tree.catch_up(rest, |_| ControlFlow::Continue(())).unwrap();
+        self.hashes[tree.size() as usize..].iter().for_each(|hash| tree.push(*hash));
+        tree.write().unwrap();
         assert_eq!(tree.size(), self.size());
     }
 
@@ -126,8 +125,11 @@ fn roots_and_proofs_of_each_size_are_those_of_the_definition() {
     let (_dir, path) = place();
     let log = Log::new(1100);
     let tree = log.tree(&path);
+    let mut edge = RightEdge::new();
     for size in 0..=log.size() {
         assert_eq!(tree.root_at(size, &log).unwrap(), log.root_at(size), "{size} leaves");
+        assert_eq!(tree.edge_at(size, &log).unwrap(), edge, "{size} leaves");
+        log.leaves.get(size as usize).into_iter().for_each(|leaf| edge.push(*leaf));
         for index in [0, size / 3, size.saturating_sub(257), size.saturating_sub(1)] {
             if index < size {
                 log.includes(&tree, index, size);
@@ -205,6 +207,7 @@ fn what_the_tree_lacks_is_refused() {
     for size in [601, u64::MAX] {
         let refused = tree.root_at(size, &log).unwrap_err();
         assert!(matches!(refused, TreeError::TooSmall { expected, found: 600 } if expected == size));
+        assert!(matches!(tree.edge_at(size, &log), Err(TreeError::TooSmall { .. })));
         assert!(matches!(tree.inclusion(0, size, &log), Err(TreeError::TooSmall { .. })));
         assert!(matches!(tree.consistency(600, size, &log), Err(TreeError::TooSmall { .. })));
     }
@@ -362,6 +365,10 @@ fn a_forged_node_with_a_right_checksum_gives_no_proof() {
             }
         }
         assert!(refused > 0, "record {record}");
+        for size in (0..=log.size()).step_by(64) {
+            let edge = tree.edge_at(size, &log);
+            assert!(edge.is_err() || edge.unwrap().root() == log.root_at(size), "record {record}, {size}");
+        }
         fs::write(&path, &whole).unwrap();
     }
     log.is_proven_by(&tree);
@@ -440,23 +447,15 @@ fn a_newer_version_is_refused_by_name() {
 fn a_rebuild_goes_on_where_it_was_stopped() {
     let (_dir, path) = place();
     let log = Log::new(150_000);
-    let mut reached = Vec::new();
-    let mut tree = EventTree::open(&path, LOG, log.size(), &log).unwrap();
-    let hashes = log.hashes.iter().copied().map(Ok::<_, Lost>);
-    let stopped = tree.catch_up(hashes, |size| {
-        reached.push(size);
-        if size < 100_000 { ControlFlow::Continue(()) } else { ControlFlow::Break(()) }
-    });
-    assert!(matches!(stopped, Err(CatchUpError::Stopped { size: 131_072 })));
-    assert_eq!(reached, [65_536, 131_072]);
-    drop(tree);
-    let mut tree = EventTree::open(&path, LOG, log.size(), &log).unwrap();
-    assert_eq!(tree.size(), 131_072);
-    let rest = log.hashes[131_072..140_000].iter().copied().map(Ok).chain([Err(Lost)]);
-    let failed = tree.catch_up(rest, |_| ControlFlow::Continue(()));
-    assert!(matches!(failed, Err(CatchUpError::Hash(Lost))));
-    assert_eq!(tree.size(), 140_000);
-    drop(tree);
+    for (from, until) in [(0, 131_072), (131_072, 140_000), (139_776, 140_001)] {
+        let mut tree = EventTree::open(&path, LOG, log.size(), &log).unwrap();
+        assert_eq!(tree.size(), from);
+        log.hashes[from as usize..until].iter().for_each(|hash| tree.push(*hash));
+        assert!(!tree.is_written() || until == 140_001);
+        tree.write().unwrap();
+        assert!(tree.is_written());
+        assert_eq!(tree.root(), log.root_at(until as u64));
+    }
     let mut tree = EventTree::open(&path, LOG, log.size(), &log).unwrap();
     assert_eq!(tree.size(), 140_000 / 256 * 256);
     log.catch_up(&mut tree);
