@@ -87,4 +87,5 @@ pub mod store;
 pub mod telemetry;
 mod threads;
 pub mod tree;
+pub mod witness;
 pub mod world;

@@ -11,7 +11,7 @@
 //! module knows neither events nor ImmuDB.
 
 mod checkpoint;
-mod encoding;
+pub(crate) mod encoding;
 #[cfg(feature = "fuzzing")]
 pub(crate) mod fuzzing;
 mod key;
@@ -20,9 +20,11 @@ mod note;
 mod tests;
 mod tlog_proof;
 
+pub(crate) use key::{PRIVATE, Parts};
+
 pub use checkpoint::{Checkpoint, CheckpointError};
-pub use key::{Algorithm, KeyError, KeyId, NAME_BYTES_MAX, SigningKey, VerifierKey};
-pub use note::{NOTE_BYTES_MAX, NoteError, SIGNATURES_MAX, SignatureError, SignedNote};
+pub use key::{Algorithm, KeyError, KeyId, NAME_BYTES_MAX, SigningKey, VerifierKey, is_key_name};
+pub use note::{CosignatureError, NOTE_BYTES_MAX, NoteError, SIGNATURES_MAX, SignatureError, SignedNote};
 pub use tlog_proof::{
     HASHES_MAX, PROOF_BYTES_MAX, TlogProof, TlogProofError, VerificationError, VerifiedProof,
 };

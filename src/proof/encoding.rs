@@ -5,28 +5,28 @@ use base64::{Engine, engine::general_purpose::STANDARD};
 use crate::merkle::Hash;
 
 /// Encodes bytes as base64.
-pub(super) fn encode(bytes: &[u8]) -> String {
+pub(crate) fn encode(bytes: &[u8]) -> String {
     STANDARD.encode(bytes)
 }
 
 /// Decodes base64 with padding, and without bits that are not used.
-pub(super) fn decode(text: &str) -> Option<Vec<u8>> {
+pub(crate) fn decode(text: &str) -> Option<Vec<u8>> {
     STANDARD.decode(text).ok()
 }
 
 /// Decodes a hash from base64.
-pub(super) fn decode_hash(text: &str) -> Option<Hash> {
+pub(crate) fn decode_hash(text: &str) -> Option<Hash> {
     decode(text)?.try_into().ok()
 }
 
 /// Parses a decimal number without leading zeros and without a sign.
-pub(super) fn decode_decimal(text: &str) -> Option<u64> {
+pub(crate) fn decode_decimal(text: &str) -> Option<u64> {
     let is_canonical = text == "0" || !text.starts_with(['0', '+']);
     text.parse().ok().filter(|_| is_canonical)
 }
 
 /// Returns whether a note must not contain the character outside of the ends of its lines.
-pub(super) fn is_control(character: char) -> bool {
+pub(crate) fn is_control(character: char) -> bool {
     character < ' '
 }
 

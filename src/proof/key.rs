@@ -15,7 +15,7 @@ use crate::{merkle::Hash, secret::Secret};
 pub const NAME_BYTES_MAX: usize = 255;
 
 /// What an encoded private key begins with.
-const PRIVATE: &str = "PRIVATE+KEY+";
+pub(crate) const PRIVATE: &str = "PRIVATE+KEY+";
 
 /// Why a key is not accepted. No text shows the key.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -91,7 +91,8 @@ pub enum Algorithm {
 }
 
 impl Algorithm {
-    fn byte(self) -> u8 {
+    /// Returns the byte that stands for it in a key.
+    pub(crate) fn byte(self) -> u8 {
         match self {
             Self::Ed25519 => 0x01,
             Self::CosignatureV1 => 0x04,
@@ -113,8 +114,9 @@ pub struct VerifierKey {
 }
 
 impl VerifierKey {
-    fn new(name: &str, algorithm: Algorithm, public_key: &[u8]) -> Result<Self, KeyError> {
-        if !is_name(name) || name.len() > NAME_BYTES_MAX {
+    /// Returns the key with this name and these 32 bytes of an Ed25519 key.
+    pub fn new(name: &str, algorithm: Algorithm, public_key: &[u8]) -> Result<Self, KeyError> {
+        if !is_key_name(name) {
             return Err(KeyError::Name);
         }
         let id = KeyId::of(name, algorithm, public_key);
@@ -168,7 +170,8 @@ impl VerifierKey {
         UnparsedPublicKey::new(&ED25519, &self.public_key).verify(message, signature).ok()
     }
 
-    fn check_id(&self, found: KeyId) -> Result<(), KeyError> {
+    /// Checks that this is the id of the key.
+    pub(crate) fn check_id(&self, found: KeyId) -> Result<(), KeyError> {
         if found == self.id { Ok(()) } else { Err(KeyError::Id { expected: self.id, found }) }
     }
 }
@@ -216,6 +219,14 @@ impl SigningKey {
         Ok(key)
     }
 
+    /// Returns the same key with another name, which gives it another id.
+    pub fn renamed(&self, name: &str) -> Result<Self, KeyError> {
+        let parts = self.encoded.expose().strip_prefix(PRIVATE).and_then(Parts::of);
+        let key = parts.ok_or(KeyError::NotAPrivateKey)?.key;
+        let seed = key.as_slice().try_into().map_err(|_| KeyError::Length(key.len()))?;
+        Self::of_seed(name, seed)
+    }
+
     fn of_seed(name: &str, seed: &[u8; 32]) -> Result<Self, KeyError> {
         // Only the length can be wrong.
         let pair = Ed25519KeyPair::from_seed_unchecked(seed).map_err(|_| KeyError::Length(seed.len()))?;
@@ -242,15 +253,16 @@ impl SigningKey {
 }
 
 /// The parts of `NAME+ID+KEY`. Only the key may have further plus signs.
-struct Parts<'t> {
-    name: &'t str,
-    id: KeyId,
-    algorithm: u8,
-    key: Vec<u8>,
+pub(crate) struct Parts<'t> {
+    pub name: &'t str,
+    pub id: KeyId,
+    pub algorithm: u8,
+    pub key: Vec<u8>,
 }
 
 impl<'t> Parts<'t> {
-    fn of(text: &'t str) -> Option<Self> {
+    /// Takes a key in its text form apart. Nothing is checked but the form.
+    pub(crate) fn of(text: &'t str) -> Option<Self> {
         let (name, rest) = text.split_once('+')?;
         let (id, key) = rest.split_once('+')?;
         let id = KeyId::parse(id)?;
@@ -260,7 +272,12 @@ impl<'t> Parts<'t> {
     }
 }
 
-/// Returns whether a key of a note can have this name.
+/// Returns whether a key can have this name.
+pub fn is_key_name(name: &str) -> bool {
+    name.len() <= NAME_BYTES_MAX && is_name(name)
+}
+
+/// Returns whether a signature line can have this name.
 pub(super) fn is_name(name: &str) -> bool {
     let is_allowed =
         |character: char| character != '+' && !character.is_whitespace() && !character.is_control();

@@ -65,6 +65,14 @@ pub enum SignatureError {
         /// The id of the key.
         id: KeyId,
     },
+    /// The signature of a log is required, but the key is that of a witness.
+    #[error("{name} (key {id}) is the key of a witness, not of a log")]
+    NotALog {
+        /// The name of the key.
+        name: String,
+        /// The id of the key.
+        id: KeyId,
+    },
     /// A cosignature is required, but the key signs without a time.
     #[error("{name} (key {id}) is not the key of a witness")]
     NotAWitness {
@@ -73,6 +81,17 @@ pub enum SignatureError {
         /// The id of the key.
         id: KeyId,
     },
+}
+
+/// Why the signature lines of a witness are not added to a note.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum CosignatureError {
+    /// The lines are not signature lines, or there would be too many of them.
+    #[error(transparent)]
+    Note(#[from] NoteError),
+    /// The witness has not signed the text.
+    #[error(transparent)]
+    Signature(#[from] SignatureError),
 }
 
 /// A text and its signatures, none of which is checked until a key is given. The text must not be
@@ -101,13 +120,7 @@ impl SignedNote {
         check_characters(note)?;
         let (text, signatures) = note.rsplit_once("\n\n").ok_or(NoteError::NotSigned)?;
         let lines = signatures.strip_suffix('\n').ok_or(NoteError::NotSigned)?;
-        let signatures = (1..).zip(lines.split('\n')).map(|(number, line)| {
-            if number > SIGNATURES_MAX {
-                return Err(NoteError::TooManySignatures);
-            }
-            Signature::parse(line).ok_or(NoteError::Signature { number })
-        });
-        Ok(Self { signatures: signatures.collect::<Result<_, _>>()?, text: format!("{text}\n") })
+        Ok(Self { signatures: parse_lines(lines)?, text: format!("{text}\n") })
     }
 
     /// Signs a text, which has to end with a line end.
@@ -122,6 +135,79 @@ impl SignedNote {
         let note = Self { text, signatures: vec![signature] };
         check_length(note.to_bytes().len())?;
         Ok(note)
+    }
+
+    /// Adds a signature by another key of the log.
+    pub fn sign_also(&mut self, key: &SigningKey) -> Result<(), NoteError> {
+        let verifier = key.verifier();
+        let bytes = key.sign(&self.text);
+        self.add(vec![Signature { name: verifier.name().to_owned(), id: verifier.id(), bytes }])
+    }
+
+    /// Adds the earliest signature line of those that a witness returns, if the witness has signed
+    /// this text, unless the note has an earlier one. Returns when the witness saw it, in seconds
+    /// since 1970. Lines of other keys are ignored.
+    pub fn add_cosignature(&mut self, lines: &[u8], witness: &VerifierKey) -> Result<u64, CosignatureError> {
+        check_length(lines.len())?;
+        let lines = str::from_utf8(lines).map_err(|_| NoteError::NotUtf8)?;
+        check_characters(lines)?;
+        let signatures = parse_lines(lines.strip_suffix('\n').ok_or(NoteError::NotSigned)?)?;
+        let own = signatures.into_iter().filter(|signature| signature.is_by(witness)).collect();
+        let cosigned = Self { text: self.text.clone(), signatures: own };
+        let at = cosigned.cosigned_at(witness)?;
+        // A witness that signs again and again leaves room for others.
+        if let Ok(earlier) = self.cosigned_at(witness)
+            && earlier <= at
+        {
+            return Ok(earlier);
+        }
+        let is_first = |signature: &Signature| {
+            let valid = witness.check(&self.text, &signature.bytes);
+            valid.and_then(|valid| valid.cosigned_at) == Some(at)
+        };
+        let first = cosigned.signatures.into_iter().find(is_first);
+        self.add(first.into_iter().collect())?;
+        Ok(at)
+    }
+
+    /// Adds the signatures of another copy of this note that this one does not have. Does nothing
+    /// if the texts differ.
+    pub fn merge(&mut self, other: &Self) -> Result<(), NoteError> {
+        if self.text == other.text { self.add(other.signatures.clone()) } else { Ok(()) }
+    }
+
+    /// Returns the note with the signatures that have this name only, as the log has made it.
+    #[must_use]
+    pub fn only_by(&self, name: &str) -> Self {
+        let own = self.signatures.iter().filter(|signature| signature.name == name);
+        Self { text: self.text.clone(), signatures: own.cloned().collect() }
+    }
+
+    /// Adds those that are not there yet.
+    fn add(&mut self, signatures: Vec<Signature>) -> Result<(), NoteError> {
+        let mut note = self.clone();
+        for signature in signatures {
+            if !note.signatures.contains(&signature) {
+                note.signatures.push(signature);
+            }
+        }
+        if note.signatures.len() > SIGNATURES_MAX {
+            return Err(NoteError::TooManySignatures);
+        }
+        check_length(note.to_bytes().len())?;
+        *self = note;
+        Ok(())
+    }
+
+    /// Returns the text although nothing says who wrote it: to find out by which key it should be
+    /// signed, and of a note that this program made.
+    pub fn unverified_text(&self) -> &str {
+        &self.text
+    }
+
+    /// Returns the names and ids on the signature lines. The signatures may be wrong.
+    pub fn unverified_signers(&self) -> impl Iterator<Item = (&str, KeyId)> {
+        self.signatures.iter().map(|signature| (signature.name.as_str(), signature.id))
     }
 
     /// Returns the text if the key has signed it. If there are several signatures by the key, all
@@ -178,6 +264,16 @@ impl Signature {
     fn is_by(&self, key: &VerifierKey) -> bool {
         self.id == key.id() && self.name == key.name()
     }
+}
+
+fn parse_lines(lines: &str) -> Result<Vec<Signature>, NoteError> {
+    let signatures = (1..).zip(lines.split('\n')).map(|(number, line)| {
+        if number > SIGNATURES_MAX {
+            return Err(NoteError::TooManySignatures);
+        }
+        Signature::parse(line).ok_or(NoteError::Signature { number })
+    });
+    signatures.collect()
 }
 
 fn check_length(bytes: usize) -> Result<(), NoteError> {

@@ -136,6 +136,76 @@ fn a_cosignature_covers_its_time() {
 }
 
 #[test]
+fn a_key_has_another_id_with_another_name_and_is_the_same_key() {
+    let key = key();
+    let renamed = key.renamed("log.example/aethyr/2").unwrap();
+    let of = |key: &SigningKey| (key.verifier().name().to_owned(), key.verifier().id());
+    assert_eq!(renamed.verifier().name(), "log.example/aethyr/2");
+    assert_ne!(of(&renamed).1, of(&key).1);
+    assert_eq!(of(&renamed.renamed(key.verifier().name()).unwrap()), of(&key));
+    assert_eq!(key.renamed("a b").map(|_| ()), Err(KeyError::Name));
+}
+
+#[test]
+fn signatures_are_added_once_and_only_if_they_are_right() {
+    let [log, witness] = [VERIFIER_KEY, WITNESS_KEY].map(verifier);
+    let mut note = note_of(TEXT, SIGNATURE).unwrap();
+    let wrong = cosignature("5", 6);
+    for (lines, expected) in [
+        ("", CosignatureError::Note(NoteError::NotSigned)),
+        (COSIGNATURE.trim_end(), CosignatureError::Note(NoteError::NotSigned)),
+        ("a\n", CosignatureError::Note(NoteError::Signature { number: 1 })),
+        (SIGNATURE, SignatureError::Missing { name: witness.name().to_owned(), id: witness.id() }.into()),
+        (
+            wrong.as_str(),
+            SignatureError::Invalid { name: witness.name().to_owned(), id: witness.id() }.into(),
+        ),
+    ] {
+        assert_eq!(note.add_cosignature(lines.as_bytes(), &witness), Err(expected), "{lines}");
+    }
+    assert_eq!(note, note_of(TEXT, SIGNATURE).unwrap());
+    let lines = format!("{SIGNATURE}{COSIGNATURE}");
+    for _ in 0..2 {
+        assert_eq!(note.add_cosignature(lines.as_bytes(), &witness), Ok(COSIGNED_AT));
+        assert_eq!(note, known_note());
+    }
+
+    let other = SigningKey::generate(log.name()).unwrap();
+    note.sign_also(&other).unwrap();
+    assert_eq!((note.verify(&log), note.verify(other.verifier())), (Ok(TEXT), Ok(TEXT)));
+    let mut merged = note_of(TEXT, SIGNATURE).unwrap();
+    merged.merge(&note).unwrap();
+    assert_eq!(merged, note);
+    merged.merge(&note_of("a\n", COSIGNATURE).unwrap()).unwrap();
+    assert_eq!(merged, note, "another text");
+    let signers: Vec<_> = note.unverified_signers().map(|(name, id)| (name.to_owned(), id)).collect();
+    let expected = [&log, &witness, other.verifier()].map(|key| (key.name().to_owned(), key.id()));
+    assert_eq!(signers, expected);
+    assert_eq!(known_note().only_by(log.name()), note_of(TEXT, SIGNATURE).unwrap());
+    let many = note_of(TEXT, &"— a YWJjZGU=\n".repeat(SIGNATURES_MAX)).unwrap();
+    assert_eq!(note_of(TEXT, SIGNATURE).unwrap().merge(&many), Ok(()), "they are one signature");
+    let lines: Vec<String> = (0..SIGNATURES_MAX).map(|number| format!("— a{number} YWJjZGU=\n")).collect();
+    let many = note_of(TEXT, &lines.concat()).unwrap();
+    assert_eq!(note_of(TEXT, SIGNATURE).unwrap().merge(&many), Err(NoteError::TooManySignatures));
+}
+
+#[test]
+fn a_witness_has_one_cosignature_and_leaves_room_for_others() {
+    let witness = verifier(WITNESS_KEY);
+    let mut note = note_of(TEXT, SIGNATURE).unwrap();
+    let signers = |note: &SignedNote| note.unverified_signers().count();
+    let (early, late) = (cosignature("5", 5), cosignature("7", 7));
+    let many: String = (7..90).map(|time| cosignature(&time.to_string(), time)).collect();
+    assert_eq!((note.add_cosignature(many.as_bytes(), &witness), signers(&note)), (Ok(7), 2));
+    assert_eq!(note, note_of(TEXT, &format!("{SIGNATURE}{late}")).unwrap());
+    // Again, and later than before.
+    assert_eq!(note.add_cosignature(COSIGNATURE.as_bytes(), &witness), Ok(7));
+    assert_eq!((note.cosigned_at(&witness), signers(&note)), (Ok(7), 2));
+    assert_eq!(note.add_cosignature(early.as_bytes(), &witness), Ok(5));
+    assert_eq!((note.cosigned_at(&witness), signers(&note)), (Ok(5), 3));
+}
+
+#[test]
 fn a_malformed_note_is_rejected() {
     let cases: [(&[u8], NoteError); 18] = [
         (b"", NoteError::NotSigned),
@@ -281,6 +351,11 @@ fn a_proof_file_is_verified_without_anything_else() {
     let verified = proof.verify(&known_leaf(), &log, std::slice::from_ref(&witness)).unwrap();
     assert_eq!(verified.cosigned_at, [COSIGNED_AT]);
 
+    // A witness has seen the checkpoint, and has not made it.
+    let refused = proof.verify(&known_leaf(), &witness, &[]).unwrap_err();
+    let expected = SignatureError::NotALog { name: witness.name().to_owned(), id: witness.id() };
+    assert_eq!(refused, VerificationError::Signature(expected));
+
     let other = SigningKey::generate("witness.example/w2").unwrap();
     let both = [witness.clone(), other.verifier().clone()];
     let refused = proof.verify(&known_leaf(), &log, &both).unwrap_err();
@@ -290,9 +365,12 @@ fn a_proof_file_is_verified_without_anything_else() {
     );
     let refused = proof.verify(&leaf_hash(b"4"), &log, &[]).unwrap_err();
     assert!(matches!(refused, VerificationError::Inclusion(ProofError::OtherRoot { .. })), "{refused}");
-    let refused = proof.verify(&known_leaf(), &witness, &[]).unwrap_err();
-    let expected = "the checkpoint is of the log \"log.example/aethyr\", not of \"witness.example/w1\"";
-    assert_eq!(refused.to_string(), expected);
+    // Another log has signed the checkpoint of this one.
+    let another = SigningKey::generate("log.example/other").unwrap();
+    let checkpoint = SignedNote::sign(TEXT.to_owned(), &another).unwrap();
+    let refused = TlogProof { checkpoint, ..proof.clone() }.verify(&known_leaf(), another.verifier(), &[]);
+    let expected = "the checkpoint is of the log \"log.example/aethyr\", not of \"log.example/other\"";
+    assert_eq!(refused.unwrap_err().to_string(), expected);
 
     let checkpoint = SignedNote::sign("a\n".to_owned(), &key()).unwrap();
     let refused = TlogProof { checkpoint, ..proof }.verify(&known_leaf(), &log, &[]);

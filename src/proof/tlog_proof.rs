@@ -1,7 +1,9 @@
 //! Files that prove a leaf to be in a log, without any other data than the keys of the log and of
 //! the witnesses (`.tlog-proof`).
 
-use super::{Checkpoint, CheckpointError, NoteError, SignatureError, SignedNote, VerifierKey, encoding};
+use super::{
+    Algorithm, Checkpoint, CheckpointError, NoteError, SignatureError, SignedNote, VerifierKey, encoding,
+};
 use crate::merkle::{Hash, ProofError, inclusion};
 
 /// The maximum length of a file, in bytes. It has room for the largest record as extra data.
@@ -149,6 +151,10 @@ impl TlogProof {
         log: &VerifierKey,
         witnesses: &[VerifierKey],
     ) -> Result<VerifiedProof, VerificationError> {
+        if log.algorithm() != Algorithm::Ed25519 {
+            let (name, id) = (log.name().to_owned(), log.id());
+            return Err(SignatureError::NotALog { name, id }.into());
+        }
         let checkpoint = Checkpoint::parse(self.checkpoint.verify(log)?)?;
         if checkpoint.origin() != log.name() {
             let (expected, found) = (log.name().to_owned(), checkpoint.origin().to_owned());
