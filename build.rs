@@ -10,6 +10,7 @@ const SERVICE: [&str; 1] = ["aethyr/eventstore/v1/event_store_service.proto"];
 const STREAMED: [&str; 3] = ["LoadEventsResponse", "ReadAllResponse", "SubscribeResponse"];
 const WORLD: [&str; 2] = ["aethyr/world/v1/command_service.proto", "aethyr/world/v1/world_service.proto"];
 const STORAGE: [&str; 1] = ["aethyr/storage/v1/record.proto"];
+const PROOF: [&str; 1] = ["aethyr/storage/v1/proof.proto"];
 const IMMUDB: [&str; 1] = ["immudb/schema.proto"];
 
 fn main() -> Result<(), Box<dyn std::error::Error>> {
@@ -54,6 +55,16 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
         .btree_map(".")
         .bytes(".")
         .compile_fds(protox::compile(STORAGE, ["proto"])?)?;
+
+    // A module of its own has these messages, though they are in the package of the records.
+    let proof = out.join("proof");
+    fs::create_dir_all(&proof)?;
+    tonic_build::configure()
+        .build_server(false)
+        .build_client(false)
+        .bytes(".")
+        .out_dir(proof)
+        .compile_fds(protox::compile(PROOF, ["proto"])?)?;
 
     tonic_build::configure()
         .build_server(false)

@@ -14,6 +14,7 @@ pub use crate::{
     log::fuzzing::{damage, frames, segments},
     merkle::fuzzing::tree_proofs,
     proof::fuzzing::notes,
+    proof_file::fuzzing::proof_files,
 };
 use crate::{
     event::{

@@ -74,6 +74,7 @@ mod merkle;
 mod printable;
 mod progress;
 pub mod proof;
+pub mod proof_file;
 mod refusals;
 mod replication;
 mod retry;

@@ -12,7 +12,7 @@ use tempfile::tempdir;
 
 type Target = fn(&[u8]);
 
-const TARGETS: [(&str, Target); 11] = [
+const TARGETS: [(&str, Target); 12] = [
     ("configuration", fuzzing::configuration),
     ("damage", |bytes| fuzzing::damage(tempdir().unwrap().path(), bytes)),
     ("event_files", fuzzing::event_files),
@@ -20,6 +20,7 @@ const TARGETS: [(&str, Target); 11] = [
     ("immudb", fuzzing::immudb),
     ("immudb_proofs", fuzzing::immudb_proofs),
     ("notes", fuzzing::notes),
+    ("proof_files", fuzzing::proof_files),
     ("records", fuzzing::records),
     ("requests", fuzzing::requests),
     ("segments", |bytes| fuzzing::segments(tempdir().unwrap().path(), bytes)),
