@@ -29,9 +29,13 @@ mod import;
 mod init;
 mod pending;
 mod permissions;
+mod proof;
 mod repair;
 mod resolve;
 mod serve;
+mod verify;
+mod verify_proof;
+mod witness;
 
 use error::{Error, UsageError};
 
@@ -63,6 +67,10 @@ enum CliCommand {
         /// clock
         #[arg(long)]
         accept_clock: bool,
+        /// If ImmuDB has damaged data and the local log is empty: restore what precedes the damage,
+        /// and continue from there. Everything after it is missing from then on
+        #[arg(long)]
+        copy_until_damage: bool,
     },
     /// Write a configuration file with every key, most with their default values
     Init {
@@ -116,6 +124,14 @@ enum CliCommand {
         #[arg(long)]
         json: bool,
     },
+    /// Write the proof of an event to standard output, as a file that `verify-proof` verifies
+    Proof(proof::ProofArgs),
+    /// Verify a proof file and print what it proves. Needs no configuration, service or network
+    VerifyProof(verify_proof::VerifyProofArgs),
+    /// Have the running service verify the whole history, or compare the history with checkpoints
+    Verify(verify::VerifyArgs),
+    /// Run a witness, which cosigns the checkpoints of other services. Needs no configuration
+    Witness(witness::WitnessArgs),
     /// End STATE_SUSPECT, STATE_FENCED or STATE_TAMPERED after the cause has been found. The
     /// service must be stopped
     #[command(group(clap::ArgGroup::new("choice").required(true)))]
@@ -186,15 +202,26 @@ pub fn main() -> ExitCode {
             return if error.use_stderr() { ExitCode::from(EXIT_USAGE) } else { ExitCode::SUCCESS };
         }
     };
-    let command = arguments.command.unwrap_or(CliCommand::Serve { take_over: false, accept_clock: false });
-    if let CliCommand::Init { folder } = &command {
-        return init::write(folder);
+    let command = arguments.command.unwrap_or(CliCommand::Serve {
+        take_over: false,
+        accept_clock: false,
+        copy_until_damage: false,
+    });
+    match command {
+        CliCommand::Init { folder } => init::write(&folder),
+        CliCommand::VerifyProof(args) => verify_proof::run_command(&args),
+        CliCommand::Witness(args) => witness::run(args),
+        command => configured(arguments.config, command),
     }
-    let loaded = match Config::load(arguments.config.as_deref(), environment()) {
+}
+
+/// Loads the configuration and runs a command that needs it.
+fn configured(file: Option<PathBuf>, command: CliCommand) -> ExitCode {
+    let loaded = match Config::load(file.as_deref(), environment()) {
         Ok(loaded) => loaded,
         Err(error) => {
             let source = Box::new(error);
-            return report(&Error::Usage(UsageError::Config { file: arguments.config, source }));
+            return report(&Error::Usage(UsageError::Config { file, source }));
         }
     };
     if command.uses_storage()
@@ -203,45 +230,57 @@ pub fn main() -> ExitCode {
         return report(&Error::Usage(error));
     }
     permissions::restrict(&loaded.config);
-    match command {
-        CliCommand::Init { .. } => ExitCode::SUCCESS,
-        CliCommand::Serve { take_over, accept_clock } => {
-            let options = ServerOptions { take_over, accept_clock, ..ServerOptions::default() };
-            serve::serve(loaded, options)
-        }
-        CliCommand::CheckConfig => check_config(&loaded),
-        CliCommand::Health { service, at } => {
-            run(health::ask(client::address(&loaded.config, at.address), service))
-        }
-        CliCommand::Client(command) => client::run_command(&loaded.config, command),
-        CliCommand::Import { folder, without_immudb, take_over } => {
-            let restore =
-                if without_immudb { import::ImmudbRestore::Skipped } else { import::ImmudbRestore::First };
-            logged(&loaded, import::run(loaded.config.clone(), folder, restore, take_over))
-        }
-        CliCommand::Repair { discard_after_damage } => {
-            let loss = if discard_after_damage { repair::Loss::Accepted } else { repair::Loss::Refused };
-            logged(&loaded, repair::run(loaded.config.clone(), loss))
-        }
-        CliCommand::Pending { what } => pending(&loaded, what),
-        CliCommand::Findings { json } => {
-            let form = if json { findings::Form::Json } else { findings::Form::Text };
-            match findings::list(&loaded.config.event_sourcing.log_path, form) {
-                Ok(()) => ExitCode::SUCCESS,
-                Err(error) => report(&error),
-            }
-        }
-        CliCommand::Resolve { accept_findings: Some(findings), because: Some(because), .. } => {
-            logged(&loaded, resolve::accept_findings(loaded.config.clone(), findings, because))
-        }
-        CliCommand::Resolve { give_up_pending: true, export: Some(folder), .. } => {
-            logged(&loaded, resolve::give_up(loaded.config.clone(), &folder))
-        }
-        CliCommand::Resolve { .. } => logged(&loaded, resolve::resend(loaded.config.clone())),
-    }
+    command.run(loaded)
 }
 
 impl CliCommand {
+    /// Runs a command with its configuration.
+    fn run(self, loaded: LoadedConfig) -> ExitCode {
+        match self {
+            // These are run without a configuration.
+            Self::Init { .. } | Self::VerifyProof(_) | Self::Witness(_) => ExitCode::SUCCESS,
+            Self::Serve { take_over, accept_clock, copy_until_damage } => {
+                let options =
+                    ServerOptions { take_over, accept_clock, copy_until_damage, ..ServerOptions::default() };
+                serve::serve(loaded, options)
+            }
+            Self::CheckConfig => check_config(&loaded),
+            Self::Health { service, at } => {
+                run(health::ask(client::address(&loaded.config, at.address), service))
+            }
+            Self::Client(command) => client::run_command(&loaded.config, command),
+            Self::Import { folder, without_immudb, take_over } => {
+                let restore = if without_immudb {
+                    import::ImmudbRestore::Skipped
+                } else {
+                    import::ImmudbRestore::First
+                };
+                logged(&loaded, import::run(loaded.config.clone(), folder, restore, take_over))
+            }
+            Self::Repair { discard_after_damage } => {
+                let loss = if discard_after_damage { repair::Loss::Accepted } else { repair::Loss::Refused };
+                logged(&loaded, repair::run(loaded.config.clone(), loss))
+            }
+            Self::Pending { what } => pending(&loaded, what),
+            Self::Findings { json } => {
+                let form = if json { findings::Form::Json } else { findings::Form::Text };
+                match findings::list(&loaded.config.event_sourcing.log_path, form) {
+                    Ok(()) => ExitCode::SUCCESS,
+                    Err(error) => report(&error),
+                }
+            }
+            Self::Resolve { accept_findings: Some(findings), because: Some(because), .. } => {
+                logged(&loaded, resolve::accept_findings(loaded.config.clone(), findings, because))
+            }
+            Self::Resolve { give_up_pending: true, export: Some(folder), .. } => {
+                logged(&loaded, resolve::give_up(loaded.config.clone(), &folder))
+            }
+            Self::Resolve { .. } => logged(&loaded, resolve::resend(loaded.config.clone())),
+            Self::Proof(args) => proof::run_command(&loaded.config, args),
+            Self::Verify(args) => verify::run_command(&loaded, args),
+        }
+    }
+
     fn uses_storage(&self) -> bool {
         match self {
             Self::Serve { .. }
@@ -250,7 +289,15 @@ impl CliCommand {
             | Self::Pending { .. }
             | Self::Findings { .. }
             | Self::Resolve { .. } => true,
-            Self::Init { .. } | Self::CheckConfig | Self::Health { .. } | Self::Client(_) => false,
+            Self::Proof(args) => args.uses_files(),
+            // `verify` uses the storage only if no service is running.
+            Self::Init { .. }
+            | Self::CheckConfig
+            | Self::Health { .. }
+            | Self::Client(_)
+            | Self::VerifyProof(_)
+            | Self::Verify(_)
+            | Self::Witness(_) => false,
         }
     }
 }

@@ -27,9 +27,10 @@ mod sections;
 #[cfg(test)]
 mod tests;
 
+pub(crate) use folders::KEY_FILE;
 pub use sections::{
-    EventSourcingConfig, ImmudbConfig, LimitsConfig, LoggingConfig, RawAppends, RequireContact, ServerConfig,
-    WorldConfig,
+    AnchorConfig, AuditConfig, EventSourcingConfig, ImmudbConfig, LimitsConfig, LoggingConfig, ProofConfig,
+    RawAppends, RequireContact, ServerConfig, WitnessConfig, WorldConfig,
 };
 
 /// The configuration file that is shipped with the program. It contains every key with its default,
@@ -50,6 +51,10 @@ pub struct Config {
     /// If `None`, events stay on this machine.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub immudb: Option<ImmudbConfig>,
+    /// The signed checkpoints of the history.
+    pub proof: ProofConfig,
+    /// The auditor of the history in ImmuDB.
+    pub audit: AuditConfig,
     /// The limits on requests, stored and pending events, and concurrent work.
     pub limits: LimitsConfig,
     /// The log output.

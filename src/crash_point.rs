@@ -64,11 +64,19 @@ pub enum CrashPoint {
     EventFileWritten,
     /// An event file was removed, but the file with its aggregate's last number was not.
     EventFileCleared,
+    /// Nodes of the tree over the events were written to its file.
+    TreeWritten,
+    /// A checkpoint is kept next to the log, but has not been published.
+    CheckpointKept,
+    /// A checkpoint is in the file of an anchor, but that has not been recorded.
+    AnchorWritten,
+    /// ImmuDB has committed a checkpoint, but its proof has not been read.
+    CheckpointStored,
 }
 
 impl CrashPoint {
     /// Every crash point, in the order of the variants.
-    pub const ALL: [Self; 28] = [
+    pub const ALL: [Self; 32] = [
         Self::SegmentCreated,
         Self::SegmentDurable,
         Self::SpaceAllocated,
@@ -97,6 +105,10 @@ impl CrashPoint {
         Self::SpaceGivenBack,
         Self::EventFileWritten,
         Self::EventFileCleared,
+        Self::TreeWritten,
+        Self::CheckpointKept,
+        Self::AnchorWritten,
+        Self::CheckpointStored,
     ];
 
     /// The environment variable that selects a crash point.
@@ -133,6 +145,10 @@ impl CrashPoint {
             Self::SpaceGivenBack => "space_given_back",
             Self::EventFileWritten => "event_file_written",
             Self::EventFileCleared => "event_file_cleared",
+            Self::TreeWritten => "tree_written",
+            Self::CheckpointKept => "checkpoint_kept",
+            Self::AnchorWritten => "anchor_written",
+            Self::CheckpointStored => "checkpoint_stored",
         }
     }
 

@@ -8,12 +8,18 @@ use tokio::task::JoinError;
 
 use crate::{
     clock::Implausible,
-    event::{AggregateId, EventId, NameError, SequenceNumber, record::RecordError},
+    event::{AggregateId, EventId, NameError, Position, SequenceNumber, record::RecordError},
     history::error::HistoryError,
     index::IndexError,
     log::ReadError,
+    merkle::Hash,
     refusals::{self, Severity},
+    tree::TreeError,
 };
+
+mod no_proof;
+
+pub use no_proof::NoProof;
 
 /// What went wrong. For a write, every variant except [`StoreError::OutcomeUnknown`] and
 /// [`StoreError::Internal`] means that nothing was written.
@@ -36,6 +42,9 @@ pub enum StoreError {
     /// The service is in a state that does not allow the call, and a retry does not help.
     #[error(transparent)]
     Precondition(#[from] FailedPrecondition),
+    /// There is no proof, or nothing to verify a load with.
+    #[error(transparent)]
+    NoProof(#[from] NoProof),
     /// A limit is reached. A later retry may succeed.
     #[error("{limit}: {}", reached(*limit, *max, *share))]
     Full {
@@ -79,6 +88,31 @@ pub enum Unreadable {
     /// The index has no address of an event that it counts.
     #[error("index: an event is missing")]
     EventMissing,
+    /// The log does not have the tree that was made from it.
+    #[error(transparent)]
+    Tree(#[from] TreeError<HistoryError>),
+    /// The record of an event is not the one that the tree has.
+    #[error(
+        "position {position}: the record is not the one in the tree over the events: the log was changed"
+    )]
+    NotInTree {
+        /// The position of the event.
+        position: Position,
+    },
+    /// The log has another tree than ImmuDB has confirmed.
+    #[error(
+        "the first {size} events have the root {}, but ImmuDB has confirmed {}: the log was changed",
+        hex::encode(.found),
+        hex::encode(.expected)
+    )]
+    OtherTree {
+        /// The number of events.
+        size: u64,
+        /// The root that ImmuDB has confirmed.
+        expected: Hash,
+        /// The root of the tree over the log.
+        found: Hash,
+    },
 }
 
 /// Why a write conflicts with stored events.
@@ -154,6 +188,8 @@ pub enum Limit {
     ConcurrentCalls,
     /// The bytes in memory for requests, reads in progress and responses.
     CallBytes,
+    /// The number of verifications in progress.
+    Verifications,
 }
 
 impl Limit {
@@ -168,6 +204,7 @@ impl Limit {
             Self::StreamsOpen => "STREAMS_OPEN",
             Self::ConcurrentCalls => "CONCURRENT_CALLS",
             Self::CallBytes => "CALL_BYTES",
+            Self::Verifications => "VERIFYING",
         }
     }
 }
@@ -196,6 +233,8 @@ impl std::fmt::Display for Limit {
             Self::StreamsOpen => "limits.streams_open_max",
             Self::ConcurrentCalls => "limits.concurrent_calls_max",
             Self::CallBytes => "limits.call_bytes_max",
+            // A fixed limit, without a key.
+            Self::Verifications => "verifications in progress",
         })
     }
 }
@@ -265,6 +304,7 @@ impl StoreError {
     pub fn is_failure(&self) -> bool {
         match self {
             Self::Invalid { .. } | Self::Conflict(_) | Self::NoSnapshot(_) => false,
+            Self::NoProof(why) => why.is_failure(),
             Self::Precondition(precondition) => match precondition {
                 FailedPrecondition::SnapshotAhead { .. }
                 | FailedPrecondition::EventSourcingDisabled { .. }
@@ -284,6 +324,7 @@ impl StoreError {
     pub fn refusal(&self) -> Option<(&'static str, Severity)> {
         match self {
             Self::Invalid { .. } | Self::Conflict(_) | Self::NoSnapshot(_) => None,
+            Self::NoProof(why) => why.severity().map(|severity| (why.reason(), severity)),
             Self::Precondition(precondition) => match precondition {
                 FailedPrecondition::SnapshotAhead { .. } | FailedPrecondition::HistoryChanged(_) => None,
                 FailedPrecondition::EventSourcingDisabled { .. } => {
@@ -359,6 +400,21 @@ impl From<ReadError> for StoreError {
     }
 }
 
+impl From<TreeError<HistoryError>> for StoreError {
+    fn from(error: TreeError<HistoryError>) -> Self {
+        match error {
+            TreeError::Leaves(error) => error.into(),
+            TreeError::TooSmall { expected, found } => {
+                NoProof::TreeBuilding { size: found, of: expected }.into()
+            }
+            TreeError::File(error) => NoProof::Failed { reason: error.to_string() }.into(),
+            other @ (TreeError::LeafCount { .. } | TreeError::OtherLeaves { .. } | TreeError::Proof(_)) => {
+                Self::Damaged(other.into())
+            }
+        }
+    }
+}
+
 impl From<Implausible> for StoreError {
     fn from(_: Implausible) -> Self {
         Self::Unavailable(Unavailable::Clock)
@@ -390,6 +446,10 @@ mod tests {
         assert_eq!(
             message(Limit::CallsWaiting, Some(400)),
             "limits.calls_waiting_max: this connection has reached its share of 400 of 500"
+        );
+        assert_eq!(
+            message(Limit::Verifications, None),
+            "verifications in progress: the limit of 500 has been reached"
         );
         assert_eq!(
             message(Limit::DiskFull, None),

@@ -13,6 +13,7 @@ mod keys;
 mod pages;
 mod session;
 mod transaction;
+mod verifiable_entry;
 mod verifiable_tx;
 pub mod verify;
 
@@ -21,6 +22,7 @@ pub use keys::{EntryKey, EntryMetadata, KeyKind, TransactionKeys};
 pub use pages::TransactionPages;
 pub use session::{Session, SessionSettings};
 pub use transaction::{Sha256Hash, Transaction, TxHeader, TxId, TxMetadata};
+pub use verifiable_entry::VerifiableEntry;
 pub use verifiable_tx::VerifiableTx;
 
 use bytes::Bytes;

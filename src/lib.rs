@@ -19,6 +19,8 @@
 //! - [`sequencer`] checks, numbers and stores appends in groups, at the time given by `clock`.
 //! - [`log`] stores the groups, [`index`] finds their records again, and [`storage`] opens both.
 //! - `replication` carries the log into ImmuDB, over [`immudb`], with the delays of `retry`.
+//! - `transparency` signs checkpoints of the history and publishes them, over [`witness`] among
+//!   others, and makes the proofs that [`proof_file`] verifies.
 //! - [`event_files`] writes the events that ImmuDB does not have yet as readable files.
 //! - [`world`] is the game world on top of the store: commands, aggregates, projections. No module
 //!   of the store depends on it.
@@ -52,7 +54,8 @@
 //! | 7 reads continue | `outage`, `loading`, `failing_disk` |
 //! | 8 an outage fails no call | `outage`, `lost_answer`, `two_in_flight`, `slow_immudb` |
 //! | | `smaller_messages` |
-//! | 9 tampering shows | `tampering`, `doubt`, `immudb_proofs` |
+//! | 9 tampering shows | `tampering`, `doubt`, `immudb_proofs`, `auditing`, `proving` |
+//! | | `anchoring`, `witnessing` |
 //! | 10 everything has a limit | `bad_input`, `operating`, `sharing`, `wire` |
 
 pub mod cli;
@@ -87,6 +90,7 @@ pub mod storage;
 pub mod store;
 pub mod telemetry;
 mod threads;
+mod transparency;
 pub mod tree;
 pub mod witness;
 pub mod world;

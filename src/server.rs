@@ -17,6 +17,7 @@ mod failure;
 mod health;
 mod listen;
 mod opening;
+mod proofs;
 pub mod settings;
 
 pub use components::Components;

@@ -23,9 +23,11 @@ use crate::{
 };
 
 mod aggregate_reader;
+mod event_ref;
 mod order_reader;
 
 pub use aggregate_reader::{AggregateReader, LoadRequest};
+pub(crate) use event_ref::EventRef;
 pub use order_reader::{Filter, OrderChunk, OrderReader, OrderStart};
 
 pub use crate::{

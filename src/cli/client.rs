@@ -203,10 +203,23 @@ pub(super) fn print_indented(value: &Value) -> Result<(), Error> {
 /// # Errors
 /// Returns an error if standard output cannot be written, or if its reader is gone.
 pub(super) fn print(line: &str) -> Result<(), Error> {
-    writeln!(std::io::stdout().lock(), "{}", escaped(line)).map_err(|error| match error.kind() {
+    writeln!(std::io::stdout().lock(), "{}", escaped(line)).map_err(output_error)
+}
+
+/// Prints text on standard output exactly as it is, for files.
+///
+/// # Errors
+/// Returns an error if standard output cannot be written, or if its reader is gone.
+pub(super) fn print_exactly(text: &str) -> Result<(), Error> {
+    let mut output = std::io::stdout().lock();
+    output.write_all(text.as_bytes()).and_then(|()| output.flush()).map_err(output_error)
+}
+
+fn output_error(error: std::io::Error) -> Error {
+    match error.kind() {
         ErrorKind::BrokenPipe => Error::OutputClosed,
         _ => Error::Io(error),
-    })
+    }
 }
 
 /// Returns a member that is a string, or an empty string if it is missing.

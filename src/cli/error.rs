@@ -9,8 +9,8 @@ use std::{
 };
 
 use super::{
-    client::ExecuteError, health::HealthError, import::ImportError, pending::ExportError,
-    repair::RepairError, resolve::ResolveError,
+    client::ExecuteError, health::HealthError, import::ImportError, pending::ExportError, proof::ProofError,
+    repair::RepairError, resolve::ResolveError, verify::VerifyError, verify_proof::VerifyProofError,
 };
 use crate::{
     config::ConfigError, grpc::ClientError, history::HistoryError, log::WriteError,
@@ -65,6 +65,12 @@ pub(super) enum Error {
     Resolve(#[from] ResolveError),
     #[error(transparent)]
     Repair(#[from] RepairError),
+    #[error(transparent)]
+    Proof(#[from] ProofError),
+    #[error(transparent)]
+    Verify(#[from] VerifyError),
+    #[error(transparent)]
+    VerifyProof(#[from] VerifyProofError),
 }
 
 impl Error {

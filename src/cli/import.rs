@@ -25,6 +25,7 @@ use crate::{
     sequencer::{RestoredTransaction, Sequencer},
     server::{self, Components, ServerOptions, settings},
     storage::Storage,
+    transparency::generations,
 };
 
 /// Whether events that the log lacks are restored from ImmuDB before the import.
@@ -70,7 +71,15 @@ pub(super) async fn run(
     }
     // The event files are read here, so they must not be written or deleted meanwhile.
     config.event_sourcing.event_files = false;
+    // The next start of the service makes checkpoints, and audits.
+    config.proof.checkpoint_every = Duration::ZERO;
+    config.audit.events_per_second = 0;
     let storage = Storage::open(&settings::storage(&config.event_sourcing, &config.limits))?;
+    let log_path = &config.event_sourcing.log_path;
+    if storage.log.tip().position == Position(0) {
+        generations::begin_copy(log_path)
+            .map_err(|error| Error::of_file(&generations::path(log_path), error))?;
+    }
     let options = ServerOptions { take_over, ..ServerOptions::default() };
     let parts = Components::start(&config, &options, storage)?;
     let imported = if wants_immudb { contacted(&parts).await } else { Ok(()) };

@@ -16,7 +16,10 @@ use rustix::{
     process::{getegid, geteuid, umask},
 };
 
-use crate::{config::Config, world::read_models::all_files};
+use crate::{
+    config::{Config, KEY_FILE},
+    world::read_models::all_files,
+};
 
 const GROUP_AND_OTHERS: u32 = 0o077;
 const OTHERS: u32 = 0o007;
@@ -40,12 +43,12 @@ pub(super) struct ExposedPath {
 }
 
 /// Finds existing files and directories that other users can access: created by another program, or
-/// by an earlier version of this one.
+/// by an earlier version of this one. The group never needs the private key.
 pub(super) fn too_wide(config: &Config) -> Vec<ExposedPath> {
-    let (not_allowed, who) =
-        if config.server.group_readable { (OTHERS, "o-rwx") } else { (GROUP_AND_OTHERS, "go-rwx") };
-    let is_open = |path: &PathBuf| is_open_to(path, not_allowed);
     let found = config.paths().into_iter().filter_map(|(key, path)| {
+        let is_for_group = config.server.group_readable && key != KEY_FILE;
+        let (not_allowed, who) = if is_for_group { (OTHERS, "o-rwx") } else { (GROUP_AND_OTHERS, "go-rwx") };
+        let is_open = |path: &PathBuf| is_open_to(path, not_allowed);
         // A database has other files next to it; a directory does not.
         let open: Vec<PathBuf> =
             all_files(path).filter_map(|path| fs::canonicalize(path).ok()).filter(is_open).collect();
@@ -78,10 +81,12 @@ pub(super) struct InaccessiblePath {
     pub command: String,
 }
 
-/// Finds the first unusable file or directory of each configured path.
+/// Finds the first unusable file or directory of each configured path. The file of the private key
+/// is not one of them: it may well be read-only, and the service reports a key that it cannot use.
 pub(super) fn out_of_reach(config: &Config) -> Vec<InaccessiblePath> {
     let (user, group) = (geteuid().as_raw(), getegid().as_raw());
-    let found = config.paths().into_iter().filter_map(|(key, configured)| {
+    let paths = config.paths().into_iter().filter(|(key, _)| *key != KEY_FILE);
+    let found = paths.filter_map(|(key, configured)| {
         let (path, owner) = not_usable(configured, &is_usable)?;
         // Fix the whole configured path, unless a parent directory is unusable: then fix that
         // directory.
@@ -150,6 +155,30 @@ mod tests {
             let found = is_open_to(&inner, not_allowed);
             assert_eq!(found, open, "{inner_mode:o} in {outer_mode:o} for {not_allowed:o}");
         }
+    }
+
+    #[test]
+    fn the_private_key_is_for_the_user_alone_even_if_other_files_are_for_the_group() {
+        let dir = tempfile::tempdir().unwrap();
+        let set = |path: &Path, mode| fs::set_permissions(path, fs::Permissions::from_mode(mode)).unwrap();
+        let (log, key) = (dir.path().join("log"), dir.path().join("checkpoint.key"));
+        fs::create_dir(&log).unwrap();
+        fs::write(&key, "").unwrap();
+        set(dir.path(), 0o750);
+        set(&log, 0o750);
+        let mut config = Config::default();
+        config.server.group_readable = true;
+        (config.event_sourcing.log_path, config.proof.key_file) = (log, key.clone());
+        let exposed = |mode| {
+            set(&key, mode);
+            let root = fs::canonicalize(dir.path()).unwrap();
+            let found = too_wide(&config).into_iter().filter(|exposed| exposed.path.starts_with(&root));
+            found.map(|exposed| exposed.key).collect::<Vec<_>>()
+        };
+        // Directories above that nobody else can enter protect it as well.
+        let is_reachable = is_open_to(&config.event_sourcing.log_path, GROUP_AND_OTHERS);
+        assert_eq!(exposed(0o640), if is_reachable { vec![KEY_FILE] } else { vec![] });
+        assert_eq!(exposed(0o600), Vec::<&str>::new());
     }
 
     #[test]

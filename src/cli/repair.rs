@@ -24,6 +24,7 @@ use crate::{
         Salvage, Tip, check_versions, recover, segment_numbers, writer_ids,
     },
     storage::{INDEX_PATH, StorageError},
+    transparency::generations::{self, Generation},
 };
 
 mod error;
@@ -86,6 +87,7 @@ pub(super) async fn run(config: Config, loss: Loss) -> Result<(), Error> {
         damages: 0,
         filled: 0,
         flow: Flow::GoesOn,
+        is_shortened: false,
         given_up: GivenUp::default(),
     };
     let numbers = segment_numbers(&folder).map_err(Error::Io)?;
@@ -100,13 +102,16 @@ pub(super) async fn run(config: Config, loss: Loss) -> Result<(), Error> {
     if repair.damages > 0 {
         repair.write_lost_snapshots()?;
     }
-    let Repair { damages, filled, given_up, log, .. } = repair;
+    let Repair { damages, filled, given_up, log, is_shortened, .. } = repair;
     let position = log.tip().position.0;
     log.close()?;
     if damages == 0 {
         fs::remove_dir_all(&draft).map_err(Error::Io)?;
         info!(position, segments = last, "the local log is undamaged; nothing was changed");
         return Ok(());
+    }
+    if is_shortened {
+        begin_generation(&folder, Position(position))?;
     }
     let kept = swap(&folder, &draft, &mended, &config.event_sourcing.index_path)?;
     let GivenUp { frames, events, snapshots } = given_up;
@@ -115,6 +120,13 @@ pub(super) async fn run(config: Config, loss: Loss) -> Result<(), Error> {
     }
     info!(position, filled, kept = %kept.display(), "the local log was repaired; the damaged log is kept");
     Ok(())
+}
+
+/// Checkpoints of the events that are discarded must not count any longer.
+fn begin_generation(log: &Path, agreed: Position) -> Result<(), Error> {
+    let because = "the local log was damaged, and what followed the damage was discarded";
+    let generation = Generation::by_operator(agreed, "repair --discard-after-damage", because);
+    generations::begin(log, generation).map_err(|error| Error::of_file(&generations::path(log), error))
 }
 
 fn new_log(folder: &Path, segment_bytes_max: u64) -> Result<Log, Error> {
@@ -163,6 +175,8 @@ struct Repair<'a> {
     damages: u64,
     filled: u64,
     flow: Flow,
+    /// Events were discarded, or may have been.
+    is_shortened: bool,
     given_up: GivenUp,
 }
 
@@ -245,6 +259,7 @@ impl Repair<'_> {
             }
             (Err(why), Loss::Accepted) => {
                 self.damages += 1;
+                self.is_shortened = true;
                 self.pass_over(read, why);
                 Ok(())
             }
@@ -312,6 +327,7 @@ impl Repair<'_> {
         self.take_run(run)?;
         let found = self.numbers.position();
         if self.loss == Loss::Accepted {
+            self.is_shortened = true;
             let LogOffset { segment, offset } = damaged;
             warn!(segment, offset, position = found.0, "anything else at the end of the log is discarded");
             return Ok(());
@@ -334,6 +350,7 @@ impl Repair<'_> {
             }
         };
         if self.loss == Loss::Accepted {
+            self.is_shortened = true;
             let missing = format!("positions {first} to {last}");
             warn!(%missing, %why, "discarding everything after the events that were found");
             if found.next() != until {

@@ -23,6 +23,7 @@ use crate::{
     },
     server::settings,
     storage::Storage,
+    transparency::generations::{self, Generation},
     world::remove_read_models_of,
 };
 
@@ -212,6 +213,12 @@ pub(super) async fn give_up(config: Config, export: &Path) -> Result<(), Error> 
         warn!(%error, path = %path.display(), "read models cannot be deleted; delete them before the next \
          start");
     }
+    // While the log is there: a generation that has begun twice is one.
+    let because = "the events after the common position did not fit the history in ImmuDB";
+    let generation = Generation::by_operator(comparison.common, "resolve --give-up-pending", because);
+    let log_path = &config.event_sourcing.log_path;
+    generations::begin(log_path, generation)
+        .map_err(|error| Error::of_file(&generations::path(log_path), error))?;
     let kept = discard::set_aside(&config.event_sourcing)?;
     // The lock moved with the log. It kept other processes from opening the log before the rename.
     drop(lock);

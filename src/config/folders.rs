@@ -8,11 +8,14 @@ use std::{
     path::{Component, Path, PathBuf},
 };
 
-use super::{Config, ConfigError};
+use super::{AnchorConfig, Config, ConfigError};
+
+/// The configuration key of the file with the private key that signs checkpoints.
+pub(crate) const KEY_FILE: &str = "proof.key_file";
 
 impl Config {
     /// Returns the paths of the service's files with their configuration keys.
-    pub fn paths(&self) -> [(&'static str, &PathBuf); 6] {
+    pub fn paths(&self) -> [(&'static str, &PathBuf); 7] {
         folders(self)
     }
 
@@ -25,9 +28,13 @@ impl Config {
             &mut events.index_path,
             &mut self.world.states_path,
             &mut self.world.read_models_path,
+            &mut self.proof.key_file,
             &mut self.logging.path,
         ] {
             *path = start.join(&path);
+        }
+        for anchor in &mut self.proof.anchors {
+            start_anchor_at(anchor, start);
         }
         if let Some(path) = self.immudb.as_mut().and_then(|immudb| immudb.public_key_file.as_mut()) {
             *path = start.join(&path);
@@ -42,8 +49,29 @@ impl Config {
     }
 }
 
-/// Includes the file of the read models, because it is deleted as well.
-fn folders(config: &Config) -> [(&'static str, &PathBuf); 6] {
+/// Resolves the relative paths of an anchor. A program without a slash is looked up in PATH.
+fn start_anchor_at(anchor: &mut AnchorConfig, start: &Path) {
+    match anchor {
+        AnchorConfig::File(path) => *path = start.join(&path),
+        AnchorConfig::Command(command) => {
+            let program = command.first_mut().filter(|program| program.contains('/'));
+            if let Some(program) = program
+                && let Ok(path) = start.join(&program).into_os_string().into_string()
+            {
+                *program = path;
+            }
+        }
+        AnchorConfig::Witness(witness) => {
+            if let Some(path) = &mut witness.ca_file {
+                *path = start.join(&path);
+            }
+        }
+    }
+}
+
+/// Includes the file of the read models, because it is deleted as well, and that of the private
+/// key, because it must not be.
+fn folders(config: &Config) -> [(&'static str, &PathBuf); 7] {
     let events = &config.event_sourcing;
     [
         ("event_sourcing.storage_path", &events.storage_path),
@@ -51,6 +79,7 @@ fn folders(config: &Config) -> [(&'static str, &PathBuf); 6] {
         ("event_sourcing.index_path", &events.index_path),
         ("world.states_path", &config.world.states_path),
         ("world.read_models_path", &config.world.read_models_path),
+        (KEY_FILE, &config.proof.key_file),
         ("logging.path", &config.logging.path),
     ]
 }
@@ -67,6 +96,17 @@ pub(super) fn check(config: &Config) -> Result<(), ConfigError> {
                     expected: format!("a directory outside {outer}"),
                 });
             }
+        }
+    }
+    for (number, anchor) in (1..).zip(&config.proof.anchors) {
+        let AnchorConfig::File(path) = anchor else { continue };
+        if let Some(outer) = config.folder_around(path) {
+            return Err(ConfigError::Invalid {
+                key: format!("proof.anchors.{number}.file"),
+                variable: None,
+                found: format!("{path:?}"),
+                expected: format!("a file outside {outer}"),
+            });
         }
     }
     Ok(())
@@ -93,6 +133,31 @@ fn real(path: &Path) -> PathBuf {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn an_anchor_starts_at_the_folder_of_the_configuration_and_lies_outside_of_the_storage() {
+        let command = |words: [&str; 2]| AnchorConfig::Command(words.map(str::to_owned).to_vec());
+        let mut config = Config::default();
+        config.proof.anchors = vec![
+            AnchorConfig::File("anchors/checkpoints".into()),
+            command(["bin/post", "a/b"]),
+            command(["post", "a/b"]),
+        ];
+        config.start_paths_at(Path::new("/srv/game"));
+        let expected = [
+            AnchorConfig::File("/srv/game/anchors/checkpoints".into()),
+            command(["/srv/game/bin/post", "a/b"]),
+            command(["post", "a/b"]),
+        ];
+        assert_eq!(config.proof.anchors, expected);
+        assert_eq!(config.proof.key_file, Path::new("/srv/game/storage/keys/checkpoint.key"));
+        assert!(check(&config).is_ok());
+        config.proof.anchors = vec![AnchorConfig::File("/srv/game/storage/log/checkpoints".into())];
+        let refused = check(&config).unwrap_err().to_string();
+        assert!(
+            refused.starts_with("proof.anchors.1.file: ") && refused.ends_with("event_sourcing.log_path")
+        );
+    }
 
     #[test]
     fn a_folder_is_the_same_by_whatever_way() {

@@ -10,7 +10,9 @@ use std::net::{Ipv6Addr, SocketAddr};
 use serde_yaml::{Mapping, Value};
 
 use super::ConfigError;
-use crate::telemetry::log_filter;
+use crate::{proof::is_key_name, telemetry::log_filter};
+
+mod anchors;
 
 pub(super) struct Key {
     /// Section and name, such as `server.listen`.
@@ -35,11 +37,15 @@ pub(super) enum ValueKind {
     Contact,
     RawAppends,
     LogLevel,
+    Origin,
+    Anchors,
 }
 
 const THRESHOLD_MAX: u64 = 1_000_000_000;
 /// The longest path on Linux, without the terminating NUL.
 const PATH_BYTES_MAX: usize = 4095;
+/// Leaves room for the number of a generation.
+const ORIGIN_BYTES_MAX: usize = 200;
 const KIB: u64 = 1 << 10;
 const MIB: u64 = 1 << 20;
 const GIB: u64 = 1 << 30;
@@ -91,6 +97,12 @@ pub(super) const KEYS: &[Key] = &[
     // At least the size of ImmuDB's largest transaction, so that everything stored can be read
     // back.
     key("immudb.response_bytes_max", bytes(32 * MIB, GIB)),
+    key("proof.origin", ValueKind::Origin),
+    key("proof.key_file", ValueKind::File),
+    key("proof.new_key", ValueKind::Flag),
+    key("proof.checkpoint_every", seconds(0.0, 86_400.0)),
+    key("proof.anchors", ValueKind::Anchors),
+    key("audit.events_per_second", count(0, 10_000_000)),
     key("limits.append_events_max", count(1, 500)),
     key("limits.append_bytes_max", bytes(1, 8 * MIB)),
     key("limits.event_bytes_max", bytes(1, 3 * MIB)),
@@ -191,6 +203,9 @@ impl Key {
         if let (ValueKind::Thresholds, Value::Mapping(thresholds)) = (&self.kind, value) {
             return self.check_thresholds(thresholds);
         }
+        if let (ValueKind::Anchors, Value::Sequence(anchors)) = (&self.kind, value) {
+            return anchors::check(self.path, anchors);
+        }
         if self.kind.accepts(value) {
             return Ok(());
         }
@@ -229,7 +244,8 @@ impl ValueKind {
             | ValueKind::Count { .. }
             | ValueKind::Bytes { .. }
             | ValueKind::Seconds { .. }
-            | ValueKind::Thresholds => false,
+            | ValueKind::Thresholds
+            | ValueKind::Anchors => false,
             ValueKind::Text
             | ValueKind::Password
             | ValueKind::Folder
@@ -240,7 +256,8 @@ impl ValueKind {
             | ValueKind::Database
             | ValueKind::Contact
             | ValueKind::RawAppends
-            | ValueKind::LogLevel => true,
+            | ValueKind::LogLevel
+            | ValueKind::Origin => true,
         }
     }
 
@@ -278,11 +295,14 @@ impl ValueKind {
             ValueKind::Contact => ["never", "empty", "unclean"].contains(&text),
             ValueKind::RawAppends => ["checked", "refused", "unchecked"].contains(&text),
             ValueKind::LogLevel => log_filter(text).is_some(),
+            // An empty text means that the service makes a name.
+            ValueKind::Origin => text.is_empty() || (text.len() <= ORIGIN_BYTES_MAX && is_key_name(text)),
             ValueKind::Flag
             | ValueKind::Count { .. }
             | ValueKind::Bytes { .. }
             | ValueKind::Seconds { .. }
-            | ValueKind::Thresholds => false,
+            | ValueKind::Thresholds
+            | ValueKind::Anchors => false,
         }
     }
 }
@@ -314,6 +334,12 @@ impl fmt::Display for ValueKind {
             ValueKind::LogLevel => {
                 f.write_str("off, error, warn, info, debug or trace, or a list such as info,tonic=warn")
             }
+            ValueKind::Origin => write!(
+                f,
+                "at most {ORIGIN_BYTES_MAX} bytes without spaces, plus signs and control characters, or an \
+                 empty string"
+            ),
+            ValueKind::Anchors => f.write_str("a list, for example [{ file: /mnt/anchors/checkpoints }]"),
         }
     }
 }

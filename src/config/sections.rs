@@ -13,6 +13,10 @@ use serde::{Deserialize, Serialize};
 use super::ConfigError;
 use crate::{event::NAME_BYTES_MAX, secret::Secret};
 
+mod proof;
+
+pub use proof::{AnchorConfig, AuditConfig, ProofConfig, WitnessConfig};
+
 /// The section `server`: the gRPC server, and the mode of files.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]

@@ -20,14 +20,23 @@ use super::{
     wire::{self, server::event_store_service_server::EventStoreService},
 };
 use crate::{
-    error::StoreError, event_files::EventFiles, refusals, shared_limit::SharedLimit, store::EventStore,
+    error::{NoProof, StoreError},
+    event_files::EventFiles,
+    refusals,
+    replication::{audit::AuditWatch, head::TreeHead},
+    shared_limit::SharedLimit,
+    store::EventStore,
+    transparency::{Transparency, proofs::tree_of, verification::Verifier},
+    tree::TreeView,
     world::World,
 };
 
 pub(super) mod decode;
 pub(super) mod encode;
 pub(super) mod messages;
+mod proofs;
 pub(super) mod streams;
+mod verifying;
 
 use decode::{Decoder, unless_zero};
 use streams::{Boxed, ReadContext, bounded};
@@ -41,6 +50,12 @@ pub struct EventStoreParts {
     pub event_files: Option<Arc<EventFiles>>,
     /// `None` if the game world is disabled.
     pub world: Option<Arc<World>>,
+    /// `None` if no proofs are made.
+    pub(crate) transparency: Option<Transparency>,
+    /// `None` if no proofs are made.
+    pub(crate) verifier: Option<Verifier>,
+    /// `None` if no auditor runs.
+    pub(crate) audit: Option<AuditWatch>,
 }
 
 /// The service as called by tonic.
@@ -55,6 +70,9 @@ pub struct EventStoreCalls {
     event_files: Option<Arc<EventFiles>>,
     /// `None` if the game world is disabled.
     world: Option<Arc<World>>,
+    transparency: Option<Transparency>,
+    verifier: Option<Verifier>,
+    audit: Option<AuditWatch>,
     shutdown: CancellationToken,
 }
 
@@ -66,9 +84,37 @@ impl EventStoreCalls {
         Bounds { streams, reads }: Bounds,
         shutdown: CancellationToken,
     ) -> Self {
-        let EventStoreParts { store, event_files, world } = parts;
+        let EventStoreParts { store, event_files, world, transparency, verifier, audit } = parts;
         let EventStoreSettings { limits, immudb } = settings;
-        Self { store, streams, reads, decoder: Decoder { limits }, immudb, event_files, world, shutdown }
+        let decoder = Decoder { limits };
+        Self {
+            store,
+            decoder,
+            streams,
+            reads,
+            immudb,
+            event_files,
+            world,
+            transparency,
+            verifier,
+            audit,
+            shutdown,
+        }
+    }
+
+    /// Returns what makes the proofs.
+    fn transparency(&self) -> Result<&Transparency, Status> {
+        self.transparency.as_ref().ok_or_else(|| status::of_error(NoProof::Disabled.into()))
+    }
+
+    /// Returns the tree that ImmuDB has confirmed, with the present one, which continues it.
+    async fn confirmed_tree(&self) -> Result<(TreeView, TreeHead), Status> {
+        let tree = self.transparency()?.tree();
+        let Some(confirmed) = self.store.replication().verified_tree() else {
+            return Err(status::of_error(NoProof::NotVerified { position: 0, verified: 0 }.into()));
+        };
+        let view = tree_of(tree, confirmed.head.size).await;
+        Ok((view.map_err(|error| status::of_error(error.into()))?, confirmed.head))
     }
 
     /// Counts the call against the limit on open streams, and returns what its stream reads with.
@@ -144,7 +190,9 @@ impl EventStoreService for EventStoreCalls {
         let reading = self.open(&request)?;
         let load = self.decoder.load(request.get_ref()).map_err(status::of_violations)?;
         let call = reading.call.clone();
-        let messages = streams::load(reading, load).await?;
+        let confirmed =
+            if request.get_ref().verified { Some(call.in_time(self.confirmed_tree()).await?) } else { None };
+        let messages = streams::load(reading, load, confirmed).await?;
         Ok(Response::new(bounded(messages, call, self.shutdown.clone())))
     }
 
@@ -250,6 +298,7 @@ impl EventStoreService for EventStoreCalls {
                     refusals: refusals::recorded(),
                     writes_refused: None,
                     reads_refused: reason(self.store.admit_read()),
+                    proofs: proofs::figures(self.transparency.as_ref(), self.audit.as_ref()),
                 };
                 // This queries the free disk space, which may block, and copies the totals of all
                 // types.
@@ -264,5 +313,56 @@ impl EventStoreService for EventStoreCalls {
                 Ok(figures)
             })
             .await
+    }
+
+    async fn get_proof(
+        &self,
+        request: Request<wire::GetProofRequest>,
+    ) -> Result<Response<wire::GetProofResponse>, Status> {
+        let call = Admitted::of(&request);
+        call.clone().within(self.proof(&call, request.into_inner())).await
+    }
+
+    async fn get_checkpoint(
+        &self,
+        request: Request<wire::GetCheckpointRequest>,
+    ) -> Result<Response<wire::GetCheckpointResponse>, Status> {
+        let call = Admitted::of(&request);
+        call.clone().within(self.checkpoint(&call, request.into_inner())).await
+    }
+
+    async fn get_consistency(
+        &self,
+        request: Request<wire::GetConsistencyRequest>,
+    ) -> Result<Response<wire::GetConsistencyResponse>, Status> {
+        let call = Admitted::of(&request);
+        call.clone().within(self.consistency(&call, request.into_inner())).await
+    }
+
+    type VerifyAggregateStream = Boxed<wire::VerifyAggregateResponse>;
+
+    async fn verify_aggregate(
+        &self,
+        request: Request<wire::VerifyAggregateRequest>,
+    ) -> Result<Response<Self::VerifyAggregateStream>, Status> {
+        let reading = self.open(&request)?;
+        let id = self.decoder.id(&request.get_ref().aggregate_id).map_err(status::of_violations)?;
+        let call = reading.call.clone();
+        let verification = call.in_time(self.verification(Some(id))).await?;
+        let messages = verifying::aggregate(reading, verification);
+        Ok(Response::new(bounded(messages, call, self.shutdown.clone())))
+    }
+
+    type VerifyAllStream = Boxed<wire::VerifyAllResponse>;
+
+    async fn verify_all(
+        &self,
+        request: Request<wire::VerifyAllRequest>,
+    ) -> Result<Response<Self::VerifyAllStream>, Status> {
+        let reading = self.open(&request)?;
+        let call = reading.call.clone();
+        let verification = call.in_time(self.verification(None)).await?;
+        let messages = verifying::whole(reading, verification);
+        Ok(Response::new(bounded(messages, call, self.shutdown.clone())))
     }
 }

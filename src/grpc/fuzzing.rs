@@ -60,6 +60,14 @@ pub fn requests(bytes: &[u8]) {
             filter(&decoder, request.filter);
             checkpoint(&decoder, request.after);
         }
+        if let Ok(request) = wire::GetProofRequest::decode(bytes) {
+            accepted(decoder.proof(&request));
+        }
+        if let Ok(request) = wire::GetConsistencyRequest::decode(bytes)
+            && let Some(sizes) = accepted(decoder.consistency(request))
+        {
+            assert!(sizes.from >= 1 && sizes.to.is_none_or(|to| to >= sizes.from));
+        }
         if let Ok(request) = wire::world::ExecuteCommandsRequest::decode(bytes) {
             commands(&decoder.limits, request);
         }

@@ -23,13 +23,18 @@ const WRITES: [(&str, &str); 3] =
 /// All other calls. `RebuildWorldState` may repair objects, but the response only reports its
 /// progress: a client that loses it can ask again.
 #[cfg(test)]
-const READS: [(&str, &str); 15] = [
+const READS: [(&str, &str); 20] = [
     (EVENT_STORE, "LoadEvents"),
     (EVENT_STORE, "LoadSnapshot"),
     (EVENT_STORE, "ListAggregates"),
     (EVENT_STORE, "ReadAll"),
     (EVENT_STORE, "Subscribe"),
     (EVENT_STORE, "Stats"),
+    (EVENT_STORE, "GetProof"),
+    (EVENT_STORE, "GetCheckpoint"),
+    (EVENT_STORE, "GetConsistency"),
+    (EVENT_STORE, "VerifyAggregate"),
+    (EVENT_STORE, "VerifyAll"),
     (WORLD, "GetGameObject"),
     (WORLD, "GetPlayer"),
     (WORLD, "GetRoom"),

@@ -11,7 +11,7 @@ use tonic_types::{ErrorDetails, FieldViolation, StatusExt};
 
 use super::violations::Violations;
 use crate::{
-    error::{Conflict, FailedPrecondition, Limit, StoreError, Unavailable},
+    error::{Conflict, FailedPrecondition, Limit, NoProof, StoreError, Unavailable},
     progress::{self, Work},
     shared_limit::LimitReached,
     world::{
@@ -44,6 +44,7 @@ pub(super) fn of_error(error: StoreError) -> Status {
         StoreError::Conflict(conflict) => of_conflict(conflict, message),
         StoreError::NoSnapshot(_) => with_reason(Code::NotFound, message, "NO_SNAPSHOT", []),
         StoreError::Precondition(precondition) => of_precondition(&precondition, message),
+        StoreError::NoProof(why) => of_no_proof(&why, message),
         StoreError::Full { limit, max, retry_after, .. } => full(limit, max, retry_after, message),
         StoreError::Unavailable(why) => unavailable(why, message),
         StoreError::OutcomeUnknown => with_reason(Code::Unknown, message, "OUTCOME_UNKNOWN", []),
@@ -244,6 +245,28 @@ fn of_precondition(precondition: &FailedPrecondition, message: String) -> Status
     with_reason(Code::FailedPrecondition, message, precondition.reason(), facts)
 }
 
+fn of_no_proof(why: &NoProof, message: String) -> Status {
+    let (code, facts): (Code, Vec<(&'static str, u64)>) = match why {
+        NoProof::TreeBuilding { size, of } => (Code::Unavailable, vec![("done", *size), ("of", *of)]),
+        NoProof::Failed { .. } => (Code::Unavailable, Vec::new()),
+        NoProof::NoEvent => (Code::NotFound, Vec::new()),
+        NoProof::TooFewEvents { size, events } => {
+            (Code::NotFound, vec![("size", *size), ("events", *events)])
+        }
+        NoProof::NoCheckpoint { size } => (Code::NotFound, vec![("size", *size)]),
+        NoProof::NoKey { .. } | NoProof::Disabled => (Code::FailedPrecondition, Vec::new()),
+        NoProof::NotVerified { position, verified } => {
+            (Code::FailedPrecondition, vec![("position", *position), ("verified_size", *verified)])
+        }
+    };
+    let facts = facts.into_iter().map(|(name, fact)| (name.to_owned(), fact.to_string()));
+    let mut details = ErrorDetails::with_error_info(why.reason(), DOMAIN, facts.collect::<HashMap<_, _>>());
+    if code == Code::Unavailable {
+        details.set_retry_info(Some(UNAVAILABLE_RETRY));
+    }
+    Status::with_error_details(code, message, details)
+}
+
 fn full(limit: Limit, max: u64, retry_after: Duration, message: String) -> Status {
     let facts = HashMap::from([("limit".to_owned(), limit.to_string()), ("max".to_owned(), max.to_string())]);
     let mut details = ErrorDetails::with_error_info(limit.reason(), DOMAIN, facts);
@@ -321,6 +344,7 @@ mod tests {
             Conflict::WrongExpectedSequence { aggregate: room.clone(), expected: one, actual: two };
         let ahead = FailedPrecondition::SnapshotAhead { aggregate: room.clone(), snapshot: two, last: one };
         let disabled = FailedPrecondition::EventSourcingDisabled { file: "conf/server.yml".into() };
+        let unverified = NoProof::NotVerified { position: 2, verified: 1 };
         let table: Vec<(StoreError, Code, &str)> = vec![
             (conflict.into(), Code::Aborted, "WRONG_EXPECTED_SEQUENCE"),
             (Conflict::EventIdReused(EventId::random()).into(), Code::AlreadyExists, "EVENT_ID_REUSED"),
@@ -338,6 +362,15 @@ mod tests {
             (full(Limit::StreamsOpen), Code::ResourceExhausted, "STREAMS_OPEN"),
             (full(Limit::ConcurrentCalls), Code::ResourceExhausted, "CONCURRENT_CALLS"),
             (full(Limit::CallBytes), Code::ResourceExhausted, "CALL_BYTES"),
+            (full(Limit::Verifications), Code::ResourceExhausted, "VERIFYING"),
+            (NoProof::TreeBuilding { size: 1, of: 2 }.into(), Code::Unavailable, "TREE"),
+            (NoProof::Failed { reason: "x".into() }.into(), Code::Unavailable, "TREE"),
+            (NoProof::NoEvent.into(), Code::NotFound, "NO_EVENT"),
+            (NoProof::TooFewEvents { size: 2, events: 1 }.into(), Code::NotFound, "NO_EVENT"),
+            (NoProof::NoCheckpoint { size: 0 }.into(), Code::NotFound, "NO_CHECKPOINT"),
+            (NoProof::NoKey { reason: "x".into() }.into(), Code::FailedPrecondition, "NO_KEY"),
+            (NoProof::Disabled.into(), Code::FailedPrecondition, "PROOFS_DISABLED"),
+            (unverified.into(), Code::FailedPrecondition, "NOT_VERIFIED"),
             (StoreError::Unavailable(Unavailable::Starting), Code::Unavailable, "STARTING"),
             (StoreError::Unavailable(Unavailable::ShuttingDown), Code::Unavailable, "SHUTTING_DOWN"),
             (StoreError::Unavailable(Unavailable::FirstContact), Code::Unavailable, "FIRST_CONTACT"),

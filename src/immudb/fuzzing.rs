@@ -8,7 +8,7 @@ use tonic::Code;
 
 use super::{
     Error, SetError, Sha256Hash, Transaction, TransactionKeys, TransactionPages, TxHeader, TxId,
-    VerifiableTx,
+    VerifiableEntry, VerifiableTx,
     error::{FailedCall, MESSAGE_CHARS_MAX},
     schema,
     verify::{Chain, DatabaseState, DualProof, LinearProof, PublicKey, TrustedState, verify_signature},
@@ -75,6 +75,11 @@ pub fn immudb_proofs(bytes: &[u8]) {
     {
         verifiable_tx(&answer);
     }
+    if let Ok(sent) = schema::VerifiableEntry::decode(bytes)
+        && let Ok(answer) = VerifiableEntry::try_from(sent)
+    {
+        verifiable_entry(&answer);
+    }
     if let Ok(sent) = schema::ImmutableState::decode(bytes)
         && let Ok(state) = DatabaseState::try_from(sent)
     {
@@ -107,6 +112,23 @@ fn verifiable_tx(answer: &VerifiableTx) {
         assert_eq!(Some(chain.state().alh), target.accumulated_hash());
         assert_eq!(chain.state().tx, target.id);
         assert_eq!(saved(&chain).as_ref(), Some(&chain));
+    }
+}
+
+fn verifiable_entry(answer: &VerifiableEntry) {
+    for header in [&answer.dual.source, &answer.dual.target] {
+        let Some(alh) = header.accumulated_hash() else { continue };
+        let trusted = TrustedState { tx: header.id, alh };
+        if answer.verify(trusted).is_err() {
+            continue;
+        }
+        let value = [answer.value.as_ref(), b"x".as_slice()].concat().into();
+        let wrong = VerifiableEntry { value, ..answer.clone() };
+        assert!(wrong.verify(trusted).is_err(), "with another value");
+        for dual in changed(&answer.dual) {
+            let wrong = VerifiableEntry { dual, ..answer.clone() };
+            assert!(wrong.verify(trusted).is_err(), "with {:?}", wrong.dual);
+        }
     }
 }
 

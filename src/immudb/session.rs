@@ -13,7 +13,7 @@ use tonic::{
 
 use super::{
     ENTRIES_MAX, Error, ErrorKind, KEY_BYTES_MAX, KeyValue, PAGE_LIMIT_MAX, Precondition, REQUEST_BYTES_MAX,
-    SetError, Transaction, TransactionKeys, TxHeader, TxId, VerifiableTx, VersionedValue,
+    SetError, Transaction, TransactionKeys, TxHeader, TxId, VerifiableEntry, VerifiableTx, VersionedValue,
     error::{FailedCall, Verdict},
     pages,
     schema::{self, immu_service_client::ImmuServiceClient, precondition},
@@ -96,9 +96,14 @@ impl Session {
         &self.server_uuid
     }
 
+    /// Returns the name of the database as the server has it, which is part of what it signs.
+    pub fn database(&self) -> &str {
+        &self.database
+    }
+
     /// Returns the newest value of a key, as of the last commit. Returns `None` if there is none.
     pub async fn get(&self, key: &[u8]) -> Result<Option<VersionedValue>, Error> {
-        let request = self.request(schema::KeyRequest { key: Bytes::copy_from_slice(key) });
+        let request = self.request(schema::KeyRequest { key: Bytes::copy_from_slice(key), at_tx: 0 });
         match self.answer("Get", self.client.clone().get(request)).await {
             Ok(entry) => Ok(Some(VersionedValue { value: entry.value, tx: TxId(entry.tx) })),
             Err(failure) if failure.verdict == Verdict::NotFound => Ok(None),
@@ -181,6 +186,25 @@ impl Session {
         let found = VerifiableTx::try_from(answer)?;
         if found.transaction.header.id != tx {
             let text = format!("received transaction {} instead of {tx}", found.transaction.header.id);
+            return Err(Error::corrupted(call, text));
+        }
+        Ok(found)
+    }
+
+    /// Returns the value that the transaction `tx` wrote, with the proof that it is an entry of
+    /// that transaction, and that the transaction and the transaction `since`, which may be
+    /// earlier, later or the same one, are in one history. Does not depend on the index. It is an
+    /// error if the transaction did not write the key.
+    pub async fn verifiable_get(&self, key: &[u8], tx: TxId, since: TxId) -> Result<VerifiableEntry, Error> {
+        let request = self.request(schema::VerifiableGetRequest {
+            key_request: Some(schema::KeyRequest { key: Bytes::copy_from_slice(key), at_tx: tx.0 }),
+            prove_since_tx: since.0,
+        });
+        let call = "VerifiableGet";
+        let answer = self.answer(call, self.client.clone().verifiable_get(request)).await?;
+        let found = VerifiableEntry::try_from(answer)?;
+        if found.key != key || found.header.id != tx {
+            let text = format!("received an entry of transaction {} instead of {tx}", found.header.id);
             return Err(Error::corrupted(call, text));
         }
         Ok(found)

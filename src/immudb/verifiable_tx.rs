@@ -113,7 +113,7 @@ impl TryFrom<schema::ImmutableState> for DatabaseState {
     }
 }
 
-fn hashes(message: &'static str, field: &str, wire: &[Bytes]) -> Result<Vec<Sha256Hash>, Error> {
+pub(super) fn hashes(message: &'static str, field: &str, wire: &[Bytes]) -> Result<Vec<Sha256Hash>, Error> {
     wire.iter().map(|bytes| hash(message, field, bytes)).collect()
 }
 
@@ -122,6 +122,6 @@ fn hash(message: &'static str, field: &str, wire: &Bytes) -> Result<Sha256Hash, 
         .map_err(|_| Error::corrupted(message, format!("{field} is malformed")))
 }
 
-fn incomplete(message: &'static str, field: &str) -> Error {
+pub(super) fn incomplete(message: &'static str, field: &str) -> Error {
     Error::corrupted(message, format!("{field} is missing"))
 }

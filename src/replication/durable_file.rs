@@ -18,7 +18,7 @@ pub(crate) fn beside_log(log: &Path, extension: &str) -> PathBuf {
 /// # Errors
 /// Returns an error if a file cannot be written. The file then has its old contents, or its new
 /// ones, which a crash of the machine may undo.
-pub(super) fn replace(path: &Path, contents: &[u8]) -> io::Result<()> {
+pub(crate) fn replace(path: &Path, contents: &[u8]) -> io::Result<()> {
     let temporary = extended(path, "new");
     let mut file = fs::File::create(&temporary)?;
     file.write_all(contents)?;
@@ -29,7 +29,7 @@ pub(super) fn replace(path: &Path, contents: &[u8]) -> io::Result<()> {
 }
 
 /// Returns the path with `.extension` after its whole name.
-pub(super) fn extended(path: &Path, extension: &str) -> PathBuf {
+pub(crate) fn extended(path: &Path, extension: &str) -> PathBuf {
     let mut name = path.file_name().unwrap_or_default().to_owned();
     name.push(format!(".{extension}"));
     path.with_file_name(name)

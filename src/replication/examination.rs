@@ -4,16 +4,18 @@
 //! Every transaction of this service writes `log:head`. So a transaction without it is another
 //! client's, and must leave the keys of this service alone, unless it repeats exactly what is
 //! there. One with it is of an earlier process of this service, or of another service that had the
-//! database; its events must be those of the local log. An operator looks at everything else.
+//! database; its events must be those of the local log, and a checkpoint must not replace another
+//! one. An operator looks at everything else.
 
 use std::collections::BTreeMap;
 
 use super::{
+    checkpoint_digests::CheckpointDigests,
     findings::{Finding, printable},
     head,
     local_records::LocalRecords,
     tampering::Condition,
-    transaction::{self, EVENT_PREFIX, SEQUENCE_PREFIX, SNAPSHOT_PREFIX},
+    transaction::{self, CHECKPOINT_PREFIX, EVENT_PREFIX, SEQUENCE_PREFIX, SNAPSHOT_PREFIX},
 };
 use crate::{
     event::{Position, SequenceNumber},
@@ -22,7 +24,7 @@ use crate::{
 };
 
 /// The prefixes of the keys that only this service writes.
-const PREFIXES: [&str; 5] = [EVENT_PREFIX, SEQUENCE_PREFIX, SNAPSHOT_PREFIX, "log:", "checkpoint:"];
+const PREFIXES: [&str; 5] = [EVENT_PREFIX, SEQUENCE_PREFIX, SNAPSHOT_PREFIX, "log:", CHECKPOINT_PREFIX];
 
 /// What is known of `log:head` when the transactions before it are examined.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -59,6 +61,8 @@ pub(crate) struct Examiner<'h> {
     /// Every transaction of this service would have been recognized as such, so one that writes
     /// `log:head` is not this service's.
     knows_senders: bool,
+    /// The checkpoints that ImmuDB is known to have.
+    checkpoints: CheckpointDigests,
     /// The number of keys of this service that were overwritten or deleted.
     tampered: u64,
     report: Report,
@@ -72,6 +76,8 @@ enum OwnKey<'k> {
     /// With the encoded aggregate id.
     Sequence(&'k [u8]),
     Snapshot,
+    /// With the number of events.
+    Checkpoint(u64),
     /// A key that this version does not write.
     Reserved,
 }
@@ -90,6 +96,8 @@ impl<'k> OwnKey<'k> {
             Self::Sequence(id)
         } else if key.starts_with(SNAPSHOT_PREFIX.as_bytes()) {
             Self::Snapshot
+        } else if let Some(size) = transaction::parse_checkpoint_key(key) {
+            Self::Checkpoint(size)
         } else {
             Self::Reserved
         })
@@ -109,7 +117,20 @@ impl<'h> Examiner<'h> {
     /// `known` is the position up to which ImmuDB had the local events before.
     pub(crate) fn new(history: &'h History, heads: Heads, known: Position) -> Self {
         let records = LocalRecords::new(history);
-        Self { records, heads, known, knows_senders: false, tampered: 0, report: Report::default() }
+        Self {
+            records,
+            heads,
+            known,
+            knows_senders: false,
+            checkpoints: CheckpointDigests::default(),
+            tampered: 0,
+            report: Report::default(),
+        }
+    }
+
+    /// Compares checkpoints with those that ImmuDB is known to have.
+    pub(super) fn knowing_checkpoints(self, checkpoints: CheckpointDigests) -> Self {
+        Self { checkpoints, ..self }
     }
 
     /// Treats every transaction with `log:head` as another client's.
@@ -157,6 +178,7 @@ impl<'h> Examiner<'h> {
                 OwnKey::Event => self.event(&written)?,
                 OwnKey::Sequence(id) => self.sequence(&written, numbers.get(id).copied()),
                 OwnKey::Snapshot => self.snapshot(&written)?,
+                OwnKey::Checkpoint(size) => self.checkpoint(&written, size),
                 OwnKey::Reserved => self.note_tampered(Condition::KeyOverwritten, transaction, entry, None),
             }
         }
@@ -202,6 +224,22 @@ impl<'h> Examiner<'h> {
             self.note_tampered(Condition::KeyOverwritten, written.transaction, written.entry, expected);
         }
         Ok(())
+    }
+
+    /// A checkpoint is stored once, and only together with the head. The same value again changes
+    /// nothing.
+    fn checkpoint(&mut self, written: &Written<'_>, size: u64) {
+        let known = self.checkpoints.get(size);
+        let digest = written.digest();
+        let is_right = match known {
+            Some(known) => digest == Some(known),
+            None => digest.is_some() && written.has_head,
+        };
+        if !is_right {
+            self.note_tampered(Condition::KeyOverwritten, written.transaction, written.entry, known);
+        } else if let Some(digest) = digest {
+            self.checkpoints.add(size, digest);
+        }
     }
 
     fn note_tampered(

@@ -74,6 +74,11 @@ pub(crate) enum SuspectReason {
     OfAethyr,
     #[error("ImmuDB lacks the event at the position of log:head")]
     EventMissing,
+    #[error(
+        "ImmuDB cannot read the events behind the end of the local log, which was restored up to the \
+         damage; set immudb.database to another database"
+    )]
+    EndDamaged,
 }
 
 /// The kind of events in the database.
@@ -133,7 +138,7 @@ mod tests {
     use super::*;
 
     fn head(writer: Uuid, position: u64, hash: ChainHash, released: bool) -> LogHead {
-        LogHead { position: Position(position), hash, writer, written_at: 0, released }
+        LogHead { position: Position(position), hash, writer, written_at: 0, released, tree: None }
     }
 
     #[test]

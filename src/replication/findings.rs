@@ -39,6 +39,14 @@ pub(crate) enum FindingKind {
     Truncated,
     /// A state is not signed with the configured key.
     BadSignature,
+    /// A record in ImmuDB is not that of the local log.
+    RecordDiffers,
+    /// ImmuDB cannot read a part of its history.
+    Damaged,
+    /// A part of the local log is damaged.
+    LocalDamage,
+    /// An anchor has a checkpoint of another history.
+    AnchorDiffers,
 }
 
 /// A contradiction.
@@ -86,7 +94,11 @@ impl Finding {
             | FindingKind::KeyDeleted
             | FindingKind::HeaderMismatch
             | FindingKind::OtherHash
-            | FindingKind::Truncated => (self.transaction, &self.key) == (other.transaction, &other.key),
+            | FindingKind::Truncated
+            | FindingKind::RecordDiffers
+            | FindingKind::Damaged
+            | FindingKind::LocalDamage
+            | FindingKind::AnchorDiffers => (self.transaction, &self.key) == (other.transaction, &other.key),
         };
         self.kind == other.kind && is_same_place
     }
@@ -242,6 +254,16 @@ impl Findings {
                 && *kind == FindingKind::KeyDeleted
                 && found_key.as_ref().is_some_and(|found_key| *found_key == key)
         })
+    }
+
+    /// Returns whether an operator has accepted exactly this, so that it is no news. What the log
+    /// has instead of an anchor's checkpoint changes with each append, so it does not count.
+    pub(crate) fn is_accepted(&self, finding: &Finding) -> bool {
+        let is_anchor = finding.kind == FindingKind::AnchorDiffers;
+        let is_it = |known: &Finding| {
+            *known == *finding || is_anchor && known.is_like(finding) && known.expected == finding.expected
+        };
+        self.list.iter().any(|found| found.accepted.is_some() && is_it(&found.finding))
     }
 
     /// Adds a finding, or counts it if it is known and open. It is durable after [`Self::save`].

@@ -15,10 +15,13 @@ use tracing::warn;
 use uuid::Uuid;
 
 use super::{
-    BatchLimits, fencing,
+    BatchLimits,
+    checkpoint_queue::CheckpointQueue,
+    fencing,
     head::{self, LogHead},
     notice::Notice,
     recent_transactions::Learned,
+    reports::ReportInbox,
     state::{FallbackLimits, Signal, State, StateMachine},
     status::ReplicationStatus,
     tampering::{Condition, Evidence},
@@ -32,9 +35,11 @@ use crate::{
     log::LogId,
     retry::RetryDelays,
     sequencer::Sequencer,
+    tree::TreeWatch,
 };
 
 mod answers;
+mod checkpoints;
 mod claim;
 mod examine;
 mod failures;
@@ -44,14 +49,18 @@ mod outage;
 mod probe;
 mod receipts;
 mod release;
+mod reporting;
 mod saving;
 mod tampered;
+mod trees;
 mod trust;
 
+use checkpoints::Checkpoints;
 use claim::{ClaimError, Claimed};
 use outage::Outage;
 use probe::Probes;
 use saving::Saves;
+use trees::Trees;
 use trust::Trust;
 
 /// The settings of the forwarder, fixed for its lifetime.
@@ -66,12 +75,28 @@ pub(crate) struct ForwarderSettings {
     /// The PEM file with the public key that ImmuDB signs its states with.
     pub public_key_file: Option<PathBuf>,
     pub take_over: bool,
+    /// Restores onto an empty disk what is before the first damage in ImmuDB.
+    pub copy_until_damage: bool,
     pub retry_count: u32,
     pub retry_delay: Duration,
     pub retry_delay_max: Duration,
     pub fallback_after: Duration,
     pub keep_alive: Duration,
     pub batch: BatchLimits,
+}
+
+/// What the forwarder works with.
+#[derive(Debug)]
+pub(crate) struct ForwarderParts {
+    pub replication: Arc<ReplicationStatus>,
+    pub sequencer: Sequencer,
+    pub history: History,
+    /// The tree over the events of the log, whose head is in every transaction.
+    pub tree: TreeWatch,
+    /// The checkpoints that ImmuDB should store.
+    pub checkpoints: CheckpointQueue,
+    /// What others find.
+    pub reports: ReportInbox,
 }
 
 /// The state of the forwarder task.
@@ -95,6 +120,14 @@ pub(crate) struct Forwarder {
     conflicted: bool,
     /// What is known of ImmuDB's history.
     trust: Trust,
+    trees: Trees,
+    checkpoints: Checkpoints,
+    reports: ReportInbox,
+    /// Findings that were reported, and do not change the state.
+    reported: Notice,
+    /// What was reported of ImmuDB, and leads to `STATE_TAMPERED` if ImmuDB still continues the
+    /// trusted history.
+    alleged: Option<Evidence>,
     saves: Saves,
     /// The clock has been compared with ImmuDB's. This is done only once.
     clock_compared: bool,
@@ -147,7 +180,17 @@ enum StopReason {
     Unreadable(HistoryError),
     /// ImmuDB contradicts the verified history.
     Wrong(Box<Evidence>),
+    /// A report leads to `STATE_TAMPERED`, and needs no second look.
+    Tampered(Box<Evidence>),
     ShutDown(Link),
+}
+
+/// Why nothing is replicated any more.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Ended {
+    ShutDown,
+    /// An operator has to act.
+    Stopped,
 }
 
 /// Whether to wait before the next attempt.
@@ -162,11 +205,10 @@ enum Pause {
 impl Forwarder {
     pub(crate) fn new(
         settings: ForwarderSettings,
-        replication: Arc<ReplicationStatus>,
-        sequencer: Sequencer,
-        history: History,
+        parts: ForwarderParts,
         shutdown: CancellationToken,
     ) -> Self {
+        let ForwarderParts { replication, sequencer, history, tree, checkpoints, reports } = parts;
         let limits =
             FallbackLimits { failures_max: settings.retry_count, fallback_after: settings.fallback_after };
         let machine = StateMachine::new(replication.state(), limits);
@@ -187,6 +229,11 @@ impl Forwarder {
             session_expired: false,
             conflicted: false,
             trust,
+            trees: Trees::new(tree),
+            checkpoints: Checkpoints::new(checkpoints),
+            reports,
+            reported: Notice::default(),
+            alleged: None,
             saves: Saves::default(),
             clock_compared: false,
             sent: None,
@@ -206,22 +253,35 @@ impl Forwarder {
 
     /// Runs until shutdown, then releases the head if nothing is pending.
     pub(crate) async fn run(mut self) {
-        if self.replication.view().forwarded.tampered {
-            self.stay_tampered().await;
+        let ended = if self.replication.view().forwarded.tampered {
+            self.report_tampered();
+            Ended::Stopped
         } else {
-            self.replicate().await;
+            self.replicate().await
+        };
+        if ended == Ended::Stopped {
+            self.stay_stopped().await;
         }
         self.save_trust().await;
         self.save_findings().await;
     }
 
-    /// Replicates until shutdown, and also waits for it where an operator has to act.
-    async fn replicate(&mut self) {
+    /// Replicates until shutdown, or until an operator has to act.
+    async fn replicate(&mut self) -> Ended {
         let mut session = None;
         while !self.shutdown.is_cancelled() {
+            // The log may still have to be restored from ImmuDB.
+            let is_decided = !matches!(self.machine.state(), State::Starting | State::Copying);
+            if is_decided && let Some(evidence) = self.take_reports().await {
+                return self.stop_because_of(evidence).await;
+            }
             let error = match self.contact(session.take()).await {
                 Ok(Some(link)) => match self.follow(link).await {
-                    StopReason::ShutDown(link) => return self.release(link).await,
+                    StopReason::ShutDown(link) => {
+                        self.release(link).await;
+                        return Ended::ShutDown;
+                    }
+                    StopReason::Tampered(evidence) => return self.stop_because_of(*evidence).await,
                     StopReason::Failed { error, session: alive, pause } => {
                         session = alive;
                         if pause == Pause::None {
@@ -256,33 +316,34 @@ impl Forwarder {
                 Err(ClaimError::Tampered(evidence)) => return self.stop_because_of(*evidence).await,
                 Err(error) => {
                     if self.refused_again(&error).await {
-                        return self.stop_at_claim(error).await;
+                        return self.stop_at_claim(error);
                     }
                     continue;
                 }
             };
             self.failed(&error).await;
         }
+        Ended::ShutDown
     }
 
     /// Stops because of what the database has.
-    async fn stop_at_claim(&mut self, error: ClaimError) {
+    fn stop_at_claim(&mut self, error: ClaimError) -> Ended {
         match error {
-            ClaimError::Fenced(fence) => self.park(fence.into(), &fence).await,
+            ClaimError::Fenced(fence) => self.park(fence.into(), &fence),
             ClaimError::FencedBy { head } => {
                 warn!(writer = %head.writer, written_at = head.written_at, "another writer has the \
                  database");
                 let reason = fencing::FenceReason::OtherWriter;
-                self.park(reason.into(), &reason).await;
+                self.park(reason.into(), &reason)
             }
-            ClaimError::Suspect(doubt) => self.park(doubt.into(), &doubt).await,
+            ClaimError::Suspect(doubt) => self.park(doubt.into(), &doubt),
             error @ (ClaimError::Diverged(_)
             | ClaimError::DoesNotContinue(_)
             | ClaimError::HeadUnreadable
             | ClaimError::Immudb(_)
             | ClaimError::Wrong(_)
             | ClaimError::Tampered(_)
-            | ClaimError::Local(_)) => self.park(Condition::OtherHistory, &error).await,
+            | ClaimError::Local(_)) => self.park(Condition::OtherHistory, &error),
         }
     }
 
@@ -389,6 +450,7 @@ impl Forwarder {
             writer: self.writer.map(|writer| writer.id).unwrap_or_default(),
             written_at: Timestamp::now().seconds(),
             released: released == Released::Yes,
+            tree: reached.tree,
         };
         KeyValue { key: Bytes::from_static(head::KEY), value: head.encode() }
     }

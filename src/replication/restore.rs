@@ -13,6 +13,11 @@ use std::{
 use bytes::Bytes;
 use tracing::{info, warn};
 
+mod damaged;
+
+pub(crate) use damaged::AtDamage;
+use damaged::{Front, NextPage, next_page};
+
 use super::{
     examination::{self, Examiner, Heads},
     findings::Finding,
@@ -28,7 +33,7 @@ use crate::{
         record::{self, RecordError, ReplicationMark, StoredEvent},
     },
     history::{History, HistoryError},
-    immudb::{self, Session, Transaction, TransactionPages, TxId, verify::TrustedState},
+    immudb::{self, ErrorKind, Session, Transaction, TransactionPages, TxId, verify::TrustedState},
     log::writer_ids,
     progress::Progress,
     sequencer::{RestoreError, RestoredTransaction, Sequencer},
@@ -112,6 +117,15 @@ pub(crate) struct LogRestore<'a> {
     pub head: &'a LogHead,
 }
 
+/// What a restore has found that an operator has to know.
+#[derive(Debug, Default)]
+pub(crate) struct Copied {
+    /// What other clients have done to keys of this service. The restore leaves that out.
+    pub tampered: Vec<Finding>,
+    /// What is damaged in ImmuDB. The local log lacks it, and everything behind it.
+    pub lacks: Vec<Finding>,
+}
+
 /// How far the chain hash has been verified.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Checked {
@@ -134,7 +148,17 @@ impl LogRestore<'_> {
         let key = transaction::event_key(&last.event.aggregate_id, last.sequence);
         let entry = self.session.get(&key).await?;
         let entry = entry.ok_or(Divergence::LastEvent("ImmuDB lacks the last local event"))?;
-        let transactions = self.session.scan_transactions(entry.tx, 1).await?;
+        // An earlier restore may have ended within a page, before the snapshots of its
+        // transactions.
+        let first = TxId(entry.tx.0.saturating_sub(TransactionPages::LIMIT_MAX.into()).max(1));
+        let transactions = match self.session.scan_transactions(entry.tx, 1).await {
+            // Another value of the transaction is damaged.
+            Err(error) if error.kind == ErrorKind::Corrupted => {
+                let ours = self.history.record_at(tip.position, tip)?;
+                return if ours.bytes == entry.value { Ok(first) } else { Err(error.into()) };
+            }
+            found => found?,
+        };
         let transaction = transactions
             .first()
             .ok_or(Divergence::LastEvent("ImmuDB lacks the transaction of the last local event"))?;
@@ -146,25 +170,24 @@ impl LogRestore<'_> {
             let what = "the last local event is beyond the log:head of its transaction";
             return Err(Divergence::LastEvent(what).into());
         }
-        // An earlier restore may have ended within a page, before the snapshots of its
-        // transactions.
-        Ok(TxId(entry.tx.0.saturating_sub(TransactionPages::LIMIT_MAX.into()).max(1)))
+        Ok(first)
     }
 
     /// Restores everything up to the last transaction: after the last event there may be snapshots.
-    /// The transactions must lead to `anchor`. Returns what other clients have done to keys of this
-    /// service; the restore leaves that out.
+    /// The transactions must lead to `anchor`.
     ///
     /// # Errors
     /// Returns an error if ImmuDB is unreachable (the restore can be started again), or if its
-    /// contents do not fit.
+    /// contents do not fit, or are damaged.
     pub(crate) async fn run(
         &self,
         first: TxId,
         anchor: TrustedState,
-    ) -> Result<Vec<Finding>, LogRestoreError> {
+        at_damage: AtDamage,
+    ) -> Result<Copied, LogRestoreError> {
         let tip = self.sequencer.tip();
-        let mut checked = Checked { position: tip.position, hash: tip.hash };
+        let checked = Checked { position: tip.position, hash: tip.hash };
+        let mut front = Front { checked, last: None, anchor };
         info!(from = tip.position.0, until = self.head.position.0, "restoring the history from ImmuDB");
         let mut progress =
             Progress::new("restoring from ImmuDB", "events", tip.position.0, self.head.position.0);
@@ -173,23 +196,46 @@ impl LogRestore<'_> {
         // Every event that the local log has by then was in ImmuDB before.
         let mut examiner = Examiner::new(self.history, Heads::Local, Position(u64::MAX));
         let mut foreign = 0u64;
-        let mut page = pages.next(self.session).await?;
-        while !page.is_empty() {
+        let mut next = next_page(self.session, &mut pages).await?;
+        let damage = loop {
+            let page = match next {
+                NextPage::Damaged(damage) => break Some(damage),
+                NextPage::Read(page) if page.is_empty() => break None,
+                NextPage::Read(page) => page,
+            };
             // ImmuDB assembles the next page meanwhile.
             let copy = async {
                 let (linked, page) = linked.check(page).await?;
-                let skipped = self.copy_page(&page, &mut checked, &mut examiner).await?;
+                let skipped = self.copy_page(&page, &mut front.checked, &mut examiner).await?;
+                front.last = page.last().map(|(_, state)| *state);
                 Ok::<_, LogRestoreError>((linked, skipped))
             };
-            let (next, copied) = tokio::join!(pages.next(self.session), copy);
+            let (read, copied) = tokio::join!(next_page(self.session, &mut pages), copy);
             let skipped;
             (linked, skipped) = copied?;
             foreign = foreign.saturating_add(skipped);
-            progress.reached(checked.position.0);
+            progress.reached(front.checked.position.0);
             CrashPoint::PageCopied.reached();
-            page = next?;
+            next = read?;
+        };
+        if foreign > 0 {
+            warn!(transactions = foreign, "skipped transactions of other clients");
+        }
+        match (damage, at_damage) {
+            (None, _) => {}
+            (Some(damage), AtDamage::Fails) => return Err(self.damaged(&damage, front.checked).into()),
+            (Some(damage), AtDamage::Ends) => {
+                let copied = self.end_at(&damage, front).await?;
+                return Ok(Copied { tampered: examiner.report().tampered, ..copied });
+            }
         }
         linked.end()?;
+        self.end(front.checked)?;
+        Ok(Copied { tampered: examiner.report().tampered, lacks: Vec::new() })
+    }
+
+    /// Ends a restore that has reached the last transaction.
+    fn end(&self, checked: Checked) -> Result<(), LogRestoreError> {
         if checked.position < self.head.position {
             return Err(Divergence::EndsEarly(checked.position).into());
         }
@@ -197,13 +243,10 @@ impl LogRestore<'_> {
         if checked.position == self.head.position && checked.hash != self.head.hash {
             return Err(Divergence::ChainHash.into());
         }
-        if foreign > 0 {
-            warn!(transactions = foreign, "skipped transactions of other clients");
-        }
         CrashPoint::CopyEnding.reached();
         self.unfinished.end().map_err(LogRestoreError::Marker)?;
         info!(position = checked.position.0, "restored the history from ImmuDB");
-        Ok(examiner.report().tampered)
+        Ok(())
     }
 
     /// Restores one page. Returns the number of transactions that were written by other clients.

@@ -14,6 +14,7 @@ use tokio::{
 use super::{
     admission::{Admission, PendingLimits},
     commit_waiters::{CommitOutcome, CommitWaiters, PACE_MAX, Until},
+    head::VerifiedTree,
     recent_transactions::{Learned, RecentTransactions},
     state::State,
 };
@@ -73,6 +74,7 @@ struct Inner {
     waiters: CommitWaiters,
     /// The most recent transactions, which the index may not know yet.
     recent: RecentTransactions,
+    verified_tree: Option<VerifiedTree>,
 }
 
 impl ReplicationStatus {
@@ -105,6 +107,7 @@ impl ReplicationStatus {
                 admission: Admission::new(limits, contact_missing),
                 waiters: CommitWaiters::default(),
                 recent: RecentTransactions::default(),
+                verified_tree: None,
             }),
             state: watch::Sender::new(state),
             forwarded: watch::Sender::new(forwarded),
@@ -221,6 +224,13 @@ impl ReplicationStatus {
         self.lock().recent.supposed(position)
     }
 
+    /// Returns the tree in the `log:head` of the last verified transaction that has one: ImmuDB has
+    /// certified all events that it is over. It is known after a restart as well, also without
+    /// ImmuDB. `None` before the first one.
+    pub(crate) fn verified_tree(&self) -> Option<VerifiedTree> {
+        self.lock().verified_tree
+    }
+
     pub(super) fn set_state(&self, state: State) {
         let mut inner = self.lock();
         let before = std::mem::replace(&mut inner.view.state, state);
@@ -309,6 +319,11 @@ impl ReplicationStatus {
     /// Records up to where the history in ImmuDB was verified.
     pub(super) fn trusts(&self, trusted: TrustedView) {
         self.lock().view.trusted = Some(trusted);
+    }
+
+    /// Records the newest tree whose head ImmuDB has.
+    pub(super) fn verifies(&self, tree: Option<VerifiedTree>) {
+        self.lock().verified_tree = tree;
     }
 
     /// Records how many findings no operator has accepted.

@@ -18,6 +18,7 @@ pub(crate) enum Condition {
     OtherHistory,
     HeadMissing,
     OlderState,
+    EndDamaged,
     OtherHash,
     BrokenChain,
     WrongReceipt,
@@ -27,6 +28,10 @@ pub(crate) enum Condition {
     WrongAnswer,
     ForeignTransaction,
     BadSignature,
+    RecordDiffers,
+    DamagedInImmudb,
+    LocalDamage,
+    AnchorDiffers,
 }
 
 /// What an operator does about it.
@@ -40,6 +45,10 @@ pub(crate) enum WayOut {
     Resend,
     /// `resolve --accept-findings`, or `resolve --resend` into a new database.
     AcceptFindings,
+    /// Restore a newer copy of the storage, or `resolve --accept-findings`.
+    RestoreStorage,
+    /// `repair`.
+    Repair,
     /// Nothing has to end, but somebody should look.
     FindTheCause,
 }
@@ -61,7 +70,7 @@ impl Condition {
     pub(crate) fn row(self) -> Row {
         use FindingKind as Kind;
         use State::{Fallback, Fenced, Suspect, Tampered};
-        use WayOut::{AcceptFindings, FindTheCause, GiveUpPending, Resend, TakeOver};
+        use WayOut::{AcceptFindings, FindTheCause, GiveUpPending, Repair, Resend, RestoreStorage, TakeOver};
         let (text, state, way_out, finding) = match self {
             Self::OtherWriter => ("log:head names another writer", Some(Fenced), TakeOver, None),
             Self::OtherHistory => {
@@ -70,6 +79,10 @@ impl Condition {
             Self::HeadMissing => ("the database has no log:head, or is empty", Some(Suspect), Resend, None),
             Self::OlderState => {
                 ("the newest transaction is an older one of this history", Some(Suspect), Resend, None)
+            }
+            Self::EndDamaged => {
+                let text = "the local log was restored up to a damage in ImmuDB";
+                (text, Some(Suspect), Resend, None)
             }
             Self::OtherHash => {
                 let text = "a transaction does not have the hash that was verified before";
@@ -106,6 +119,20 @@ impl Condition {
             Self::BadSignature => {
                 let text = "ImmuDB's state is not signed with the key in immudb.public_key_file";
                 (text, Some(Fallback), FindTheCause, Some(Kind::BadSignature))
+            }
+            Self::RecordDiffers => {
+                let text = "a record in ImmuDB is not that of the local log";
+                (text, Some(Tampered), AcceptFindings, Some(Kind::RecordDiffers))
+            }
+            Self::DamagedInImmudb => {
+                ("ImmuDB cannot read a part of its history", None, FindTheCause, Some(Kind::Damaged))
+            }
+            Self::LocalDamage => {
+                ("a part of the local log is damaged", None, Repair, Some(Kind::LocalDamage))
+            }
+            Self::AnchorDiffers => {
+                let text = "an anchor has a checkpoint that this history does not continue";
+                (text, Some(Tampered), RestoreStorage, Some(Kind::AnchorDiffers))
             }
         };
         Row { text, state, way_out, finding }
@@ -151,6 +178,7 @@ impl From<SuspectReason> for Condition {
                 Self::HeadMissing
             }
             SuspectReason::RolledBack | SuspectReason::EventMissing => Self::OlderState,
+            SuspectReason::EndDamaged => Self::EndDamaged,
         }
     }
 }
@@ -165,6 +193,11 @@ impl fmt::Display for WayOut {
                 "`aethyr-event-store findings`, then `resolve --resend` into a new database, or `resolve \
                  --accept-findings`"
             }
+            Self::RestoreStorage => {
+                "`aethyr-event-store findings`, then restore a newer copy of the storage, or `resolve \
+                 --accept-findings`"
+            }
+            Self::Repair => "stop the service, then `aethyr-event-store repair`",
             Self::FindTheCause => "find the cause; `aethyr-event-store findings` has the details",
         })
     }
@@ -252,11 +285,12 @@ mod tests {
     use super::*;
     use crate::immudb::TxId;
 
-    const CONDITIONS: [Condition; 13] = [
+    const CONDITIONS: [Condition; 18] = [
         Condition::OtherWriter,
         Condition::OtherHistory,
         Condition::HeadMissing,
         Condition::OlderState,
+        Condition::EndDamaged,
         Condition::OtherHash,
         Condition::BrokenChain,
         Condition::WrongReceipt,
@@ -266,6 +300,10 @@ mod tests {
         Condition::WrongAnswer,
         Condition::ForeignTransaction,
         Condition::BadSignature,
+        Condition::RecordDiffers,
+        Condition::DamagedInImmudb,
+        Condition::LocalDamage,
+        Condition::AnchorDiffers,
     ];
 
     #[test]
@@ -277,8 +315,11 @@ mod tests {
                     (Some(Signal::OtherWriter), &[WayOut::TakeOver, WayOut::GiveUpPending])
                 }
                 Some(State::Suspect) => (Some(Signal::HistoryMissing), &[WayOut::Resend]),
-                Some(State::Tampered) => (Some(Signal::Tampered), &[WayOut::AcceptFindings]),
-                Some(State::Fallback) | None => (None, &[WayOut::FindTheCause]),
+                Some(State::Tampered) => {
+                    (Some(Signal::Tampered), &[WayOut::AcceptFindings, WayOut::RestoreStorage])
+                }
+                Some(State::Fallback) => (None, &[WayOut::FindTheCause]),
+                None => (None, &[WayOut::FindTheCause, WayOut::Repair]),
                 other => panic!("{condition:?} leads to {other:?}"),
             };
             assert_eq!(condition.signal(), signal, "{condition:?}");
@@ -293,7 +334,7 @@ mod tests {
         let texts: HashSet<&str> = CONDITIONS.iter().map(|condition| condition.row().text).collect();
         assert_eq!(texts.len(), CONDITIONS.len());
         // The last variant is the last of the list, so none is missing there.
-        assert_eq!(Condition::BadSignature as usize, CONDITIONS.len() - 1);
+        assert_eq!(Condition::AnchorDiffers as usize, CONDITIONS.len() - 1);
     }
 
     #[test]
@@ -308,8 +349,34 @@ mod tests {
             OtherHash,
             Truncated,
             BadSignature,
+            RecordDiffers,
+            Damaged,
+            LocalDamage,
+            AnchorDiffers,
         ] {
             assert!(CONDITIONS.iter().any(|condition| condition.row().finding == Some(kind)), "{kind:?}");
+        }
+    }
+
+    #[test]
+    fn the_runbook_has_the_same_table() {
+        let page = include_str!("../../docs/operations/fenced-and-suspect.md");
+        for condition in CONDITIONS {
+            let Row { state, finding, .. } = condition.row();
+            let kind = finding.map(|kind| serde_json::to_value(kind).unwrap());
+            let kind = kind.map(|kind| format!("`{}`", kind.as_str().unwrap())).unwrap_or_default();
+            let state = match state {
+                Some(state) => {
+                    let name = format!("{state:?}").to_uppercase();
+                    format!("`STATE_{name}`")
+                }
+                None => "as before".to_owned(),
+            };
+            let is_row = |line: &&str| {
+                let cells: Vec<&str> = line.split('|').map(str::trim).collect();
+                cells.len() == 6 && (cells[2], cells[3]) == (&*state, &*kind)
+            };
+            assert!(page.lines().any(|line| is_row(&line)), "{condition:?}: {state} {kind}");
         }
     }
 

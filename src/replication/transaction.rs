@@ -5,6 +5,7 @@ use std::{collections::BTreeMap, sync::Arc};
 
 use bytes::Bytes;
 
+use super::head::TreeHead;
 use crate::{
     event::{
         AggregateId, ChainHash, Position, SequenceNumber,
@@ -13,6 +14,7 @@ use crate::{
     history::{History, HistoryError},
     immudb::KeyValue,
     log::{Cursor, Frame, LogOffset, ReadFrame, Tip},
+    merkle::{RightEdge, leaf_hash},
 };
 
 /// The limits of one transaction. An append that exceeds them is sent alone.
@@ -34,8 +36,26 @@ pub(super) struct Batch {
     /// The keys of the first and the last event, if there are any.
     pub first_event: Option<Bytes>,
     pub last_event: Option<Bytes>,
+    /// The size of the checkpoint that it stores. Such a transaction has no events.
+    pub checkpoint: Option<u64>,
     /// Once this is committed, ImmuDB has the log up to here.
     pub reached: LogPoint,
+}
+
+impl Batch {
+    /// Returns a transaction with nothing but the head, where ImmuDB has the log up to `reached`.
+    pub(super) fn of_head(reached: LogPoint) -> Self {
+        Self {
+            entries: Vec::new(),
+            event_count: 0,
+            frame_count: 0,
+            bytes: 0,
+            first_event: None,
+            last_event: None,
+            checkpoint: None,
+            reached,
+        }
+    }
 }
 
 /// A point in the log between two frames.
@@ -46,12 +66,19 @@ pub(super) struct LogPoint {
     pub hash: ChainHash,
     /// Number of snapshot frames before this point.
     pub snapshots: u64,
+    /// The tree over the events up to `position`, if it is known.
+    pub tree: Option<TreeHead>,
 }
 
 impl LogPoint {
     /// The start of the log: nothing has been forwarded yet.
-    pub(super) const START: Self =
-        Self { place: LogOffset::START, position: Position(0), hash: ChainHash::START, snapshots: 0 };
+    pub(super) const START: Self = Self {
+        place: LogOffset::START,
+        position: Position(0),
+        hash: ChainHash::START,
+        snapshots: 0,
+        tree: Some(TreeHead::EMPTY),
+    };
 }
 
 /// Reads the log and packs it into transactions.
@@ -63,6 +90,8 @@ pub(super) struct Packer {
     /// A frame that did not fit into the previous transaction.
     held: Option<ReadFrame>,
     reached: LogPoint,
+    /// The right edge of the tree over the events up to `reached`, once it is known.
+    edge: Option<RightEdge>,
 }
 
 impl Packer {
@@ -70,7 +99,27 @@ impl Packer {
     pub(super) fn new(history: History, limits: BatchLimits, reached: LogPoint) -> Self {
         let segments = Arc::clone(&history.segments);
         let cursor = Cursor::after(segments, reached.place, reached.position, reached.hash);
-        Self { history, limits, cursor, held: None, reached }
+        Self { history, limits, cursor, held: None, reached, edge: None }
+    }
+
+    /// Returns the position of the last event that was packed.
+    pub(super) fn position(&self) -> Position {
+        self.reached.position
+    }
+
+    /// Returns the tree over the events that were packed, if it is known.
+    pub(super) fn tree(&self) -> Option<TreeHead> {
+        self.edge.as_ref().map(TreeHead::of)
+    }
+
+    pub(super) fn knows_edge(&self) -> bool {
+        self.edge.is_some()
+    }
+
+    /// Takes the right edge of the tree over the events that were packed. The following
+    /// transactions have the tree. An edge of another size is ignored.
+    pub(super) fn set_edge(&mut self, edge: RightEdge) {
+        self.edge = Some(edge).filter(|edge| edge.size() == self.reached.position.0);
     }
 
     /// Sets the byte limit of the following transactions.
@@ -103,6 +152,7 @@ impl Packer {
             }
             self.reached.place = read.end;
         }
+        self.reached.tree = self.tree();
         Ok(Batch {
             event_count: contents.event_count,
             frame_count: contents.frame_count,
@@ -110,6 +160,7 @@ impl Packer {
             first_event: contents.events.first().map(|entry| entry.key.clone()),
             last_event: contents.events.last().map(|entry| entry.key.clone()),
             entries: contents.into_entries(),
+            checkpoint: None,
             reached: self.reached,
         })
     }
@@ -151,6 +202,9 @@ impl Packer {
                     contents.event(&aggregate, event.sequence, stored.bytes.clone());
                     self.reached.position = event.position;
                     self.reached.hash = stored.hash;
+                    if let Some(edge) = &mut self.edge {
+                        edge.push(leaf_hash(&stored.hash.0));
+                    }
                 }
                 Ok(true)
             }
@@ -205,19 +259,36 @@ impl BatchBuilder {
 pub(super) const EVENT_PREFIX: &str = "event:";
 pub(super) const SEQUENCE_PREFIX: &str = "sequence:";
 pub(super) const SNAPSHOT_PREFIX: &str = "snapshot:";
+pub(super) const CHECKPOINT_PREFIX: &str = "checkpoint:";
+
+/// The number of digits of a number in a key, with leading zeros.
+const DIGITS: usize = 20;
 
 /// Returns the key of an event. Because of the padding, keys sort by sequence number.
-pub(super) fn event_key(aggregate: &AggregateId, sequence: SequenceNumber) -> Bytes {
+pub(crate) fn event_key(aggregate: &AggregateId, sequence: SequenceNumber) -> Bytes {
     Bytes::from(format!("{EVENT_PREFIX}{}:{:020}", aggregate.encoded(), sequence.0))
 }
 
 /// Returns the encoded aggregate id and the sequence number in a key that [`event_key`] returned,
 /// as far as its form tells. The encoded id of a long one cannot be decoded.
-pub(super) fn parse_event_key(key: &[u8]) -> Option<(&str, SequenceNumber)> {
-    const DIGITS: usize = 20;
+pub(crate) fn parse_event_key(key: &[u8]) -> Option<(&str, SequenceNumber)> {
     let (id, number) = std::str::from_utf8(key).ok()?.strip_prefix(EVENT_PREFIX)?.rsplit_once(':')?;
+    Some((id, SequenceNumber(parse_padded(number)?)))
+}
+
+/// Returns the key of the checkpoint of a tree with this number of leaves.
+pub(super) fn checkpoint_key(size: u64) -> Bytes {
+    Bytes::from(format!("{CHECKPOINT_PREFIX}{size:020}"))
+}
+
+/// Returns the size in a key that [`checkpoint_key`] returned.
+pub(super) fn parse_checkpoint_key(key: &[u8]) -> Option<u64> {
+    parse_padded(std::str::from_utf8(key).ok()?.strip_prefix(CHECKPOINT_PREFIX)?)
+}
+
+fn parse_padded(number: &str) -> Option<u64> {
     let is_padded = number.len() == DIGITS && number.bytes().all(|byte| byte.is_ascii_digit());
-    Some((id, SequenceNumber(number.parse().ok().filter(|_| is_padded)?)))
+    number.parse().ok().filter(|_| is_padded)
 }
 
 fn sequence_key(aggregate: &AggregateId) -> Bytes {
@@ -239,6 +310,11 @@ mod tests {
         config::{EventSourcingConfig, LimitsConfig},
         event::{Content, Snapshot, Timestamp},
         index::IndexedSnapshot,
+        merkle::{self, Hash},
+        sequencer::{
+            Origin,
+            tests::{in_folder, one_event, start},
+        },
         server::settings,
         storage::Storage,
     };
@@ -310,6 +386,82 @@ mod tests {
             assert_eq!(parse_event_key(other.as_bytes()), None, "{other}");
         }
         assert_eq!(parse_event_key(b"event:\xff:00000000000000000001"), None);
+    }
+
+    #[test]
+    fn the_key_of_a_checkpoint_tells_its_size() {
+        for size in [0, 1, 1234, u64::MAX] {
+            assert_eq!(parse_checkpoint_key(&checkpoint_key(size)), Some(size));
+        }
+        assert_eq!(checkpoint_key(7), "checkpoint:00000000000000000007");
+        for other in ["checkpoint:", "checkpoint:7", "checkpoint:+0000000000000000007", "log:head"] {
+            assert_eq!(parse_checkpoint_key(other.as_bytes()), None, "{other}");
+        }
+    }
+
+    /// Returns the root over the events up to a position, from their chain hashes.
+    fn root_of(history: &History, position: Position, tip: Tip) -> Hash {
+        let leaf = |position| leaf_hash(&history.locate(Position(position), tip).unwrap().hash.0);
+        merkle::root(&(1..=position.0).map(leaf).collect::<Vec<_>>())
+    }
+
+    #[tokio::test]
+    async fn the_packer_keeps_the_tree_over_what_it_has_packed() {
+        let folder = tempfile::tempdir().unwrap();
+        let running = start(&in_folder(&folder));
+        for number in 0..40 {
+            let mut append = one_event(&format!("room-{number}"));
+            for _ in 0..number % 3 {
+                append.events.extend(one_event(&format!("room-{number}")).events);
+            }
+            running.sequencer.append(append, Origin::default()).await.unwrap();
+        }
+        let tip = running.sequencer.tip();
+        // Some appends are larger than a transaction may be, and others share one.
+        for keys_max in [2, 5, 16, 1000] {
+            let limits = BatchLimits { keys_max, bytes_max: 1 << 20 };
+            let mut packer = Packer::new(running.history.clone(), limits, LogPoint::START);
+            packer.set_edge(RightEdge::new());
+            let mut count = 0;
+            while packer.position() < tip.position {
+                let reached = packer.next(tip).unwrap().reached;
+                let root = root_of(&running.history, reached.position, tip);
+                assert_eq!(reached.tree, Some(TreeHead { size: reached.position.0, root }), "{keys_max}");
+                count += 1;
+            }
+            assert_eq!(count == 1, keys_max == 1000, "{keys_max} keys");
+            assert_eq!(packer.next(tip).unwrap().reached.tree, packer.tree(), "nothing more is packed");
+        }
+    }
+
+    #[tokio::test]
+    async fn without_an_edge_there_is_no_tree_until_the_packer_gets_one_of_its_position() {
+        let folder = tempfile::tempdir().unwrap();
+        let running = start(&in_folder(&folder));
+        for number in 0..6 {
+            running.sequencer.append(one_event(&format!("room-{number}")), Origin::default()).await.unwrap();
+        }
+        let tip = running.sequencer.tip();
+        let limits = BatchLimits { keys_max: 5, bytes_max: 1 << 20 };
+        let mut packer = Packer::new(running.history.clone(), limits, LogPoint::START);
+        let reached = packer.next(tip).unwrap().reached;
+        assert_eq!((reached.position, reached.tree, packer.knows_edge()), (Position(2), None, false));
+        let edge_of = |size: u64| {
+            let mut edge = RightEdge::new();
+            (1..=size).for_each(|position| {
+                let located = running.history.locate(Position(position), tip).unwrap();
+                edge.push(leaf_hash(&located.hash.0));
+            });
+            edge
+        };
+        packer.set_edge(edge_of(1));
+        assert!(!packer.knows_edge());
+        packer.set_edge(edge_of(2));
+        let reached = packer.next(tip).unwrap().reached;
+        let root = root_of(&running.history, Position(4), tip);
+        assert_eq!(reached.tree, Some(TreeHead { size: 4, root }));
+        // The head without anything else has it, too.
+        assert_eq!(Batch::of_head(reached).reached.tree, packer.tree());
     }
 
     fn indexed_event(aggregate: &AggregateId) -> crate::index::IndexedEvent {

@@ -13,7 +13,11 @@ use std::{
 use serde::{Deserialize, Serialize};
 use serde_json::value::RawValue;
 
-use super::{durable_file, ledger::Contradiction};
+use super::{
+    durable_file,
+    head::{TreeHead, VerifiedTree},
+    ledger::Contradiction,
+};
 use crate::{
     crash_point::CrashPoint,
     immudb::{
@@ -31,6 +35,8 @@ pub(crate) struct SavedState {
     /// The uuid of the server that had this history.
     pub server: String,
     pub chain: Chain,
+    /// The newest tree over the log's events whose head is in a transaction of this history.
+    pub tree: Option<VerifiedTree>,
 }
 
 /// The file of one log and one database.
@@ -71,6 +77,11 @@ struct Contents {
     hash: String,
     /// The roots of the complete subtrees, the largest first.
     edge: Vec<String>,
+    /// The transaction whose `log:head` has the tree. Files of earlier versions have neither.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    tree_transaction: Option<u64>,
+    #[serde(flatten)]
+    tree: Option<TreeHead>,
 }
 
 impl TrustedFile {
@@ -94,7 +105,8 @@ impl TrustedFile {
             Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
             Err(error) => return Err(error.into()),
         };
-        let Contents { server, database, log, transaction, hash, edge } = parse(&bytes)?;
+        let Contents { server, database, log, transaction, hash, edge, tree_transaction, tree } =
+            parse(&bytes)?;
         if database != self.database || log != self.log {
             return Err(TrustedFileError::Other { database, log });
         }
@@ -103,7 +115,9 @@ impl TrustedFile {
         let edge: Option<Vec<Sha256Hash>> = edge.iter().map(|hash| from_hex(hash)).collect();
         let chain = edge.and_then(|edge| Chain::from_parts(state, edge));
         let chain = chain.ok_or(TrustedFileError::Damaged("its edge does not fit its transaction"))?;
-        Ok(Some(SavedState { server, chain }))
+        let tree = tree.zip(tree_transaction).map(|(head, tx)| VerifiedTree { head, tx: TxId(tx) });
+        let tree = tree.filter(|tree| tree.tx <= state.tx);
+        Ok(Some(SavedState { server, chain, tree }))
     }
 
     /// Saves the state durably, unless the file has a later one already.
@@ -122,7 +136,7 @@ impl TrustedFile {
     /// # Errors
     /// Returns an error if the file cannot be written.
     pub(crate) fn replace(&self, saved: &SavedState) -> io::Result<()> {
-        let SavedState { server, chain } = saved;
+        let SavedState { server, chain, tree } = saved;
         let state = chain.state();
         let contents = Contents {
             server: server.clone(),
@@ -131,6 +145,8 @@ impl TrustedFile {
             transaction: state.tx.0,
             hash: hex::encode(state.alh),
             edge: chain.edge_hashes().iter().map(hex::encode).collect(),
+            tree_transaction: tree.map(|tree| tree.tx.0),
+            tree: tree.map(|tree| tree.head),
         };
         let text = RawValue::from_string(serde_json::to_string(&contents)?)?;
         let document = Document { crc32c: crc32c::crc32c(text.get().as_bytes()), state: &text };
@@ -194,7 +210,11 @@ mod tests {
     fn saved() -> SavedState {
         let state = TrustedState { tx: TxId(3), alh: [7; 32] };
         let chain = Chain::from_parts(state, vec![[1; 32], leaf_hash(&state.alh)]).unwrap();
-        SavedState { server: "uuid".into(), chain }
+        SavedState { server: "uuid".into(), chain, tree: None }
+    }
+
+    fn tree(size: u64, tx: u64) -> Option<VerifiedTree> {
+        Some(VerifiedTree { head: TreeHead { size, root: [9; 32] }, tx: TxId(tx) })
     }
 
     #[test]
@@ -202,8 +222,9 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let file = file(dir.path());
         assert_eq!(file.load().unwrap(), None);
-        let empty = SavedState { server: String::new(), chain: Chain::empty() };
-        for saved in [empty, saved()] {
+        let empty = SavedState { server: String::new(), chain: Chain::empty(), tree: None };
+        let with_tree = SavedState { tree: tree(7, 2), ..saved() };
+        for saved in [empty, saved(), with_tree] {
             file.store(&saved).unwrap();
             assert_eq!(file.load().unwrap(), Some(saved));
         }
@@ -219,7 +240,7 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let file = file(dir.path());
         file.store(&saved()).unwrap();
-        let earlier = SavedState { server: "uuid".into(), chain: Chain::empty() };
+        let earlier = SavedState { server: "uuid".into(), chain: Chain::empty(), tree: None };
         file.store(&earlier).unwrap();
         assert_eq!(file.load().unwrap(), Some(saved()));
         file.replace(&earlier).unwrap();
@@ -227,9 +248,25 @@ mod tests {
     }
 
     #[test]
+    fn a_file_of_an_earlier_version_has_no_tree_and_a_tree_is_of_this_history() {
+        let dir = tempfile::tempdir().unwrap();
+        let file = file(dir.path());
+        file.store(&saved()).unwrap();
+        let text = fs::read_to_string(file.path()).unwrap();
+        assert!(!text.contains("tree"), "{text}");
+        assert_eq!(file.load().unwrap(), Some(saved()));
+        // Its transaction is behind the state.
+        file.store(&SavedState { tree: tree(7, 4), ..saved() }).unwrap();
+        let text = fs::read_to_string(file.path()).unwrap();
+        assert!(text.contains(r#""tree_transaction":4,"tree_size":7,"tree_root":"0909"#), "{text}");
+        assert_eq!(file.load().unwrap(), Some(saved()));
+    }
+
+    #[test]
     fn no_damage_is_taken_for_another_state() {
         let dir = tempfile::tempdir().unwrap();
         let file = file(dir.path());
+        let saved = || SavedState { tree: tree(7, 2), ..saved() };
         file.store(&saved()).unwrap();
         let whole = fs::read(file.path()).unwrap();
         for at in 0..whole.len() {

@@ -12,6 +12,7 @@ use tracing::error;
 use super::{
     error::ServerError,
     opening,
+    proofs::{ForwarderEnds, ProofParts, Proofs},
     settings::{self, ServerOptions},
 };
 use crate::{
@@ -29,7 +30,12 @@ use crate::{
     history::History,
     index::WaitMode,
     log::{FolderOwner, Lock, LogId, OwnerFile, Tip, clean_stop::Unclean},
-    replication::{forwarder::Forwarder, restore::RestoreMarker, state::State, status::ReplicationStatus},
+    replication::{
+        forwarder::{Forwarder, ForwarderParts, ForwarderSettings},
+        restore::RestoreMarker,
+        state::State,
+        status::ReplicationStatus,
+    },
     sequencer::{Sequencer, SequencerThread},
     stats::Counters,
     storage::Storage,
@@ -47,6 +53,7 @@ pub struct Components {
     pub store: Arc<EventStore>,
     log_id: Option<LogId>,
     event_files: Option<Arc<EventFiles>>,
+    proofs: Proofs,
     pub(super) sequencer_thread: SequencerThread,
     /// The directory of the log, or `None` if it cannot be written.
     pub(super) log_path: Option<PathBuf>,
@@ -97,16 +104,22 @@ impl Components {
             Sequencer::start(log, index, settings, admission, counters.clone()).map_err(no_thread)?;
         let (tasks, closing, stopping) =
             (TaskTracker::new(), CancellationToken::new(), CancellationToken::new());
-        let forwarder = settings::forwarder(config, options, log_id).filter(|_| is_writable);
-        let forwarder = forwarder.map(|settings| {
-            let (replication, sequencer) = (replication.clone(), sequencer.clone());
-            // Clients wait for the other work of this thread, so it must not rebuild index files
-            // itself.
-            let history = History { wait_mode: WaitMode::AtOnce, ..history.clone() };
-            let forwarder = Forwarder::new(settings, replication, sequencer, history, stopping.clone());
-            start_forwarder(forwarder, &tasks).map_err(no_thread)
-        });
-        let forwarder = forwarder.transpose()?;
+        let parts = ProofParts {
+            history: &history,
+            sequencer: &sequencer,
+            replication: &replication,
+            tasks: &tasks,
+            stopping: &stopping,
+        };
+        let (proofs, ends) =
+            Proofs::start(config, log_id.filter(|_| is_writable), &parts).map_err(no_thread)?;
+        let forwarder = match settings::forwarder(config, options, log_id).filter(|_| is_writable) {
+            Some(settings) => Some(start_forwarder(settings, ends, &parts).map_err(no_thread)?),
+            None => {
+                ends.record_only(config, &parts);
+                None
+            }
+        };
         let event_files = settings::event_files(&config.event_sourcing).filter(|_| is_writable);
         let event_files = event_files.and_then(|settings| {
             let owner = claim_event_files(&settings, log_id)?;
@@ -123,6 +136,7 @@ impl Components {
             store: Arc::new(EventStore::new(sequencer, replication, history, counters, event_sourcing)),
             log_id,
             event_files,
+            proofs,
             sequencer_thread,
             log_path,
             last_stop,
@@ -145,10 +159,14 @@ impl Components {
 
     /// Creates the gRPC services, which share `bounds`.
     pub(super) fn services(&self, config: &Config, world: Option<Arc<World>>, bounds: Bounds) -> Services {
+        let Proofs { transparency, verifier, audit } = self.proofs.clone();
         let parts = EventStoreParts {
             store: self.store.clone(),
             event_files: self.event_files.clone(),
             world: world.clone(),
+            transparency,
+            verifier,
+            audit,
         };
         let settings = settings::event_store(config);
         let limits = settings.limits.clone();
@@ -200,7 +218,23 @@ fn replication(
 
 /// Runs the forwarder on its own thread, so that the next transaction does not queue behind the
 /// answers to the clients whose events the last one contained.
-fn start_forwarder(forwarder: Forwarder, tasks: &TaskTracker) -> std::io::Result<JoinHandle<ForwarderEnd>> {
+fn start_forwarder(
+    settings: ForwarderSettings,
+    ForwarderEnds { tree, checkpoints, reports }: ForwarderEnds,
+    parts: &ProofParts<'_>,
+) -> std::io::Result<JoinHandle<ForwarderEnd>> {
+    let ProofParts { history, sequencer, replication, tasks, stopping } = *parts;
+    let parts = ForwarderParts {
+        replication: replication.clone(),
+        sequencer: sequencer.clone(),
+        // Clients wait for the other work of this thread, so it must not rebuild index files
+        // itself.
+        history: History { wait_mode: WaitMode::AtOnce, ..history.clone() },
+        tree,
+        checkpoints,
+        reports,
+    };
+    let forwarder = Forwarder::new(settings, parts, stopping.clone());
     let abandoned = CancellationToken::new();
     let kept = abandoned.clone().drop_guard();
     let (_, end) = threads::spawn("forwarder", move || {

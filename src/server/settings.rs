@@ -8,17 +8,23 @@ use std::{collections::HashSet, path::PathBuf, sync::Arc};
 
 use crate::{
     clock::EventClock,
-    config::{Config, EventSourcingConfig, ImmudbConfig, LimitsConfig, LoggingConfig, RawAppends},
+    config::{
+        AnchorConfig, Config, EventSourcingConfig, ImmudbConfig, LimitsConfig, LoggingConfig, RawAppends,
+        WitnessConfig,
+    },
     event::EventId,
     event_files,
     grpc::{EventStoreSettings, GameWorld, RequestLimits, TransportSettings},
     immudb,
     log::LogId,
-    replication::{BatchLimits, PendingLimits, forwarder::ForwarderSettings},
+    replication::{
+        BatchLimits, PendingLimits, audit::AuditSettings, durable_file, forwarder::ForwarderSettings,
+    },
     sequencer::{self, SnapshotThresholds},
     storage,
     store::EventSourcing,
     telemetry,
+    transparency::{AnchorSettings, KeySettings, TransparencySettings, follower::FollowerSettings},
     world::{
         self,
         read_models::projections::{self, Projection},
@@ -35,6 +41,8 @@ pub struct ServerOptions {
     pub take_over: bool,
     /// The operator has confirmed that the clock is right.
     pub accept_clock: bool,
+    /// A copy onto an empty disk may end where the history in ImmuDB is damaged.
+    pub copy_until_damage: bool,
     /// Creates the projections that maintain the read models.
     pub projections: fn() -> Vec<Box<dyn Projection>>,
 }
@@ -45,6 +53,7 @@ impl Default for ServerOptions {
             config_file: PathBuf::new(),
             take_over: false,
             accept_clock: false,
+            copy_until_damage: false,
             projections: projections::all,
         }
     }
@@ -159,6 +168,7 @@ pub(super) fn forwarder(
         log_id,
         public_key_file: section.public_key_file.clone(),
         take_over: options.take_over,
+        copy_until_damage: options.copy_until_damage,
         retry_count: section.retry_count,
         retry_delay: section.retry_delay,
         retry_delay_max: section.retry_delay_max,
@@ -166,6 +176,51 @@ pub(super) fn forwarder(
         keep_alive: section.keep_alive,
         batch: BatchLimits { keys_max: section.batch_keys_max, bytes_max: section.batch_bytes_max },
     })
+}
+
+/// Returns the settings of the thread that keeps the tree over the events.
+pub(super) fn follower(config: &Config, log_id: LogId) -> FollowerSettings {
+    let path = durable_file::beside_log(&config.event_sourcing.log_path, "tree");
+    FollowerSettings { path, log: log_id.uuid() }
+}
+
+/// Returns the settings of the auditor, or `None` if it is off or no ImmuDB is configured.
+pub(super) fn audit(config: &Config, log_id: LogId) -> Option<AuditSettings> {
+    let section = config.immudb.as_ref()?;
+    let events_per_second = config.audit.events_per_second;
+    (events_per_second > 0).then(|| AuditSettings {
+        immudb: immudb(section),
+        log_path: config.event_sourcing.log_path.clone(),
+        log: log_id.to_string(),
+        events_per_second,
+    })
+}
+
+/// Returns the settings of checkpoints and anchors.
+pub(super) fn transparency(config: &Config, log_id: LogId) -> TransparencySettings {
+    let section = &config.proof;
+    TransparencySettings {
+        log_path: config.event_sourcing.log_path.clone(),
+        key: KeySettings {
+            path: section.key_file.clone(),
+            origin: Some(section.origin.clone()).filter(|origin| !origin.is_empty()),
+            default_origin: format!("aethyr-event-store/{log_id}"),
+            new_key: section.new_key,
+        },
+        checkpoint_every: section.checkpoint_every,
+        anchors: section.anchors.iter().cloned().map(anchor).collect(),
+        immudb: config.immudb.as_ref().map(immudb),
+    }
+}
+
+fn anchor(anchor: AnchorConfig) -> AnchorSettings {
+    match anchor {
+        AnchorConfig::File(path) => AnchorSettings::File(path),
+        AnchorConfig::Command(command) => AnchorSettings::Command(command),
+        AnchorConfig::Witness(WitnessConfig { url, key, ca_file }) => {
+            AnchorSettings::Witness { url, key, ca_file }
+        }
+    }
 }
 
 /// `in_doubt` is not empty if the log was opened read-only: see [`sequencer::Settings`].

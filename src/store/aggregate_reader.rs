@@ -6,10 +6,13 @@ use std::ops::RangeInclusive;
 use tracing::warn;
 
 use crate::{
-    error::StoreError,
+    error::{NoProof, StoreError, Unreadable},
     event::{AggregateId, SequenceNumber, Snapshot, Timestamp, record::StoredEvent},
     history::History,
     index::{Direction, Head},
+    replication::head::TreeHead,
+    transparency::verification::held_tree::HeldTree,
+    tree::TreeView,
 };
 
 /// An empty range of sequence numbers.
@@ -59,6 +62,31 @@ pub struct AggregateReader {
     left: RangeInclusive<u64>,
     direction: Direction,
     snapshot: Option<Snapshot>,
+    /// What each event is compared with, if anything.
+    confirmed: Option<ConfirmedTree>,
+}
+
+/// The tree over the first events, whose root ImmuDB has confirmed.
+#[derive(Debug)]
+struct ConfirmedTree {
+    tree: HeldTree,
+    size: u64,
+}
+
+impl ConfirmedTree {
+    /// Checks that the tree has these events. Their chain hashes follow from their records.
+    fn check(&mut self, events: &[StoredEvent]) -> Result<(), StoreError> {
+        for event in events {
+            if event.position.0 > self.size {
+                let (position, verified) = (event.position.0, self.size);
+                return Err(NoProof::NotVerified { position, verified }.into());
+            }
+            if !self.tree.has(event.position, event.hash)? {
+                return Err(Unreadable::NotInTree { position: event.position }.into());
+            }
+        }
+        Ok(())
+    }
 }
 
 impl AggregateReader {
@@ -71,6 +99,7 @@ impl AggregateReader {
             left: NOTHING,
             direction: request.direction,
             snapshot: None,
+            confirmed: None,
         };
         let Some(head) = reader.head.clone() else { return Ok(reader) };
         let mut first = request.from.0.max(1);
@@ -94,6 +123,22 @@ impl AggregateReader {
         }
         reader.left = first..=last;
         Ok(reader)
+    }
+
+    /// Compares each event from now on with the tree over all events. `view` is that tree, which
+    /// has to continue the one that ImmuDB has confirmed.
+    ///
+    /// # Errors
+    /// Returns an error if it does not, or if the tree cannot be read.
+    pub(crate) fn compare_with(&mut self, view: TreeView, confirmed: TreeHead) -> Result<(), StoreError> {
+        let tree = HeldTree::new(self.history.clone(), view);
+        let TreeHead { size, root: expected } = confirmed;
+        let found = tree.root_at(size)?;
+        if found != expected {
+            return Err(Unreadable::OtherTree { size, expected, found }.into());
+        }
+        self.confirmed = Some(ConfirmedTree { tree, size });
+        Ok(())
     }
 
     /// Returns the sequence number of the aggregate's last event when reading began, or 0 if the
@@ -130,12 +175,16 @@ impl AggregateReader {
     /// Returns the next events, of about `bytes_max` bytes in total. Returns none at the end.
     ///
     /// # Errors
-    /// Returns an error if one of them is damaged or missing.
+    /// Returns an error if one of them is damaged or missing, or is not in the tree that it is
+    /// compared with.
     pub fn next(&mut self, bytes_max: usize) -> Result<Vec<StoredEvent>, StoreError> {
         if self.left.is_empty() {
             return Ok(Vec::new());
         }
         let events = self.history.events(&self.aggregate_id, self.left.clone(), self.direction, bytes_max)?;
+        if let Some(confirmed) = &mut self.confirmed {
+            confirmed.check(&events)?;
+        }
         let read = events.len() as u64;
         let (first, last) = self.left.clone().into_inner();
         self.left = match self.direction {

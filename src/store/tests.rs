@@ -10,10 +10,11 @@ use tempfile::{TempDir, tempdir};
 
 use super::*;
 use crate::{
-    error::Limit,
+    error::{Limit, NoProof, Unreadable},
     event::{ContentDigest, NewEvent},
-    replication::{PendingLimits, state::State},
+    replication::{PendingLimits, head::TreeHead, state::State},
     sequencer::tests::{Running, in_folder, one_event, start, start_admitting},
+    transparency::verification::tests::{hashes_of, tree_over},
 };
 
 /// Returns a store that accepts this many events that ImmuDB does not have.
@@ -126,4 +127,43 @@ async fn a_resend_that_would_be_refused_waits_for_the_first_attempt() {
     // A new append is refused at once.
     let refused = store.append_here(one_event("room-1"), Origin::default()).await.unwrap_err();
     assert!(matches!(refused, StoreError::Full { limit: Limit::PendingEvents, .. }), "{refused:?}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_verified_load_ends_where_an_event_is_not_confirmed_or_not_in_the_tree() {
+    let folder = tempdir().unwrap();
+    let running = start(&in_folder(&folder));
+    let store = local_store(&running);
+    for aggregate in ["room-1", "room-2", "room-1"] {
+        store.append(one_event(aggregate)).await.unwrap();
+    }
+    let mut hashes = hashes_of(&running);
+    let load = || store.load(LoadRequest::all_of(AggregateId::new("room-1").unwrap())).unwrap();
+    let view = tree_over(folder.path(), &hashes);
+    let confirmed = |size: usize| {
+        let root = tree_over(folder.path(), &hashes[..size]).root();
+        TreeHead { size: size as u64, root }
+    };
+
+    let mut reader = load();
+    reader.compare_with(view.clone(), confirmed(3)).unwrap();
+    assert_eq!(reader.next(usize::MAX).unwrap().len(), 2);
+
+    let mut reader = load();
+    reader.compare_with(view.clone(), confirmed(2)).unwrap();
+    assert_eq!(reader.next(1).unwrap().len(), 1);
+    let refused = reader.next(1).unwrap_err();
+    let expected = NoProof::NotVerified { position: 3, verified: 2 };
+    assert!(matches!(&refused, StoreError::NoProof(found) if *found == expected), "{refused:?}");
+
+    let other = TreeHead { root: [7; 32], ..confirmed(2) };
+    let refused = load().compare_with(view, other).unwrap_err();
+    assert!(matches!(refused, StoreError::Damaged(Unreadable::OtherTree { size: 2, .. })), "{refused:?}");
+
+    hashes[0].0[0] ^= 1;
+    let view = tree_over(folder.path(), &hashes);
+    let mut reader = load();
+    reader.compare_with(view.clone(), TreeHead { size: 3, root: view.root() }).unwrap();
+    let refused = reader.next(usize::MAX).unwrap_err();
+    assert!(matches!(refused, StoreError::Damaged(_)), "{refused:?}");
 }

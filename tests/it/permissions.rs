@@ -48,6 +48,9 @@ async fn files_are_for_the_services_user_alone_or_for_its_group_too() {
                 let wanted = if is_folder { folder_mode } else { file_mode };
                 // The database of the index restricts its files to the user in any case.
                 let may_be_less = path.starts_with(service.storage().join("index")) && mode == 0o600;
+                // The private key is for the user alone in any case.
+                let is_private = path.starts_with(service.storage().join("keys"));
+                let wanted = if is_private { wanted & 0o700 } else { wanted };
                 let fits = mode == wanted || may_be_less;
                 assert!(fits, "{}: {mode:o} instead of {wanted:o}", path.display());
             }

@@ -1,14 +1,14 @@
 //! Accepts the findings: the log goes on from ImmuDB's present state, and an event records what was
 //! accepted, and why.
 
-use std::collections::BTreeMap;
+use std::{collections::BTreeMap, path::Path};
 
 use serde_json::json;
 use tracing::{info, warn};
 
 use super::{ImmudbState, ResolveError, trusted_file};
 use crate::{
-    cli::Error,
+    cli::{Error, verify},
     config::Config,
     event::{
         AggregateId, AppendBounds, Content, ContentDigest, EventId, NameError, NewEvent, Position,
@@ -17,13 +17,15 @@ use crate::{
     },
     immudb::verify::TrustedState,
     index::{Index, IndexError},
+    proof::Checkpoint,
     replication::{
         durable_file::beside_log,
-        findings::{self, Findings},
+        findings::{self, FindingKind, Findings, StoredFinding},
         restore::RestoreMarker,
     },
     server::settings,
     storage::{Storage, StorageError},
+    transparency::generations::{self, Generation},
 };
 
 const AGGREGATE: &str = "aethyr:audit";
@@ -55,6 +57,7 @@ pub(in crate::cli) async fn accept_findings(
     let lacks_events = head.is_some_and(|head| head > storage.log.tip().position);
     let state = immudb.chain.state();
 
+    begin_generation_after(&findings, &numbers, (&storage, log_path), &because)?;
     // The mark ends the state, so it comes after the file that the next start continues from.
     let file = trusted_file(&config, &storage);
     file.replace(&immudb.into_saved()).map_err(|error| Error::of_file(file.path(), error))?;
@@ -78,6 +81,31 @@ pub(in crate::cli) async fn accept_findings(
         "the findings are accepted; the next start continues from this transaction"
     );
     Ok(())
+}
+
+/// Begins a generation of checkpoints if an anchor's finding is accepted: the anchor has a history
+/// that this one does not continue, so the two must not have the same origin. Both agree at least
+/// up to the largest kept checkpoint that the log continues.
+fn begin_generation_after(
+    findings: &Findings,
+    accepted: &[u64],
+    (storage, log_path): (&Storage, &Path),
+    because: &str,
+) -> Result<(), Error> {
+    let is_of_anchor = |found: &StoredFinding| {
+        accepted.contains(&found.number) && found.finding.kind == FindingKind::AnchorDiffers
+    };
+    if !findings.list().iter().any(is_of_anchor) {
+        return Ok(());
+    }
+    let of_file = |error| Error::of_file(&generations::path(log_path), error);
+    let kept = generations::checkpoints(log_path).map_err(of_file)?;
+    let sizes = kept.iter().map(Checkpoint::size).collect();
+    let roots = verify::roots(&storage.history(), storage.log.tip(), sizes)?;
+    let agrees = |kept: &&Checkpoint| roots.get(&kept.size()) == Some(kept.root());
+    let agreed = kept.iter().filter(agrees).map(Checkpoint::size).max().unwrap_or(0);
+    let generation = Generation::by_operator(Position(agreed), "resolve --accept-findings", because);
+    generations::begin(log_path, generation).map_err(of_file)
 }
 
 /// Checks that exactly the open findings are named. If their file was deleted, there are none.

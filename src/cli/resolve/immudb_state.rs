@@ -85,7 +85,7 @@ impl ImmudbState {
     }
 
     pub(super) fn into_saved(self) -> SavedState {
-        SavedState { server: self.session.server_uuid().to_owned(), chain: self.chain }
+        SavedState { server: self.session.server_uuid().to_owned(), chain: self.chain, tree: None }
     }
 }
 

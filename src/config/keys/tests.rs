@@ -18,7 +18,7 @@ fn unknown_keys_are_named_with_their_path() {
     for (yaml, named) in [
         (
             "servers: {}",
-            "servers: unknown key (did you mean server?); known keys: server, event_sourcing, world, immudb, limits, logging",
+            "servers: unknown key (did you mean server?); known keys: server, event_sourcing, world, immudb, proof, audit, limits, logging",
         ),
         (
             "server: { lisen: x }",
@@ -141,6 +141,22 @@ const INVALID: &[(&str, &str)] = &[
     (
         "immudb: { public_key_file: true }",
         "immudb.public_key_file: found true, expected a file path of at most 4095 bytes, or an empty string for none",
+    ),
+    (
+        "proof: { origin: 'our world' }",
+        "proof.origin: found \"our world\", expected at most 200 bytes without spaces, plus signs and control characters, or an empty string",
+    ),
+    (
+        "proof: { key_file: storage/log/key }",
+        "proof.key_file: found \"storage/log/key\", expected a directory outside event_sourcing.log_path",
+    ),
+    (
+        "proof: { checkpoint_every: 60s }",
+        "proof.checkpoint_every: found \"60s\", expected a number of seconds from 0 to 86400",
+    ),
+    (
+        "audit: { events_per_second: -1 }",
+        "audit.events_per_second: found -1, expected a whole number from 0 to 10000000",
     ),
     (
         "logging: { level: inof }",

@@ -18,11 +18,13 @@ use crate::{
 };
 
 mod fields;
+mod proofs;
 
 #[cfg(feature = "fuzzing")]
 pub(crate) use fields::RESERVED_PREFIX;
 pub(crate) use fields::{aggregate_id, name, timestamp, unless_zero, writable_id};
 use fields::{content_ok, optional_name, stored_id, stored_name};
+pub(crate) use proofs::{ConsistencyRequest, ProofRequest};
 
 /// Checks requests against the configured limits.
 #[derive(Debug)]
@@ -221,6 +223,9 @@ impl Decoder {
         let id = stored_id("aggregate_id", &request.aggregate_id, &mut wrong);
         if request.from_snapshot && request.backwards {
             wrong.add("from_snapshot", "cannot be combined with backwards");
+        }
+        if request.from_snapshot && request.verified {
+            wrong.add("from_snapshot", "cannot be combined with verified");
         }
         let recorded_until = timestamp("recorded_until", request.recorded_until, &mut wrong);
         let load = id.map(|aggregate_id| LoadRequest {

@@ -10,7 +10,7 @@ use crate::{
     grpc::wire,
     index::Head,
     refusals::RefusalStats,
-    replication::state::State,
+    replication::{state::State, status::View},
     store::{Append, Appended, Figures, StoredIn},
     world::ProjectionState,
 };
@@ -124,6 +124,20 @@ pub(crate) struct StatsContext {
     /// The reasons why writes and reads are rejected at the moment, if they are.
     pub writes_refused: Option<&'static str>,
     pub reads_refused: Option<&'static str>,
+    pub proofs: ProofFigures,
+}
+
+/// The figures about the tree, the checkpoints, the anchors and the auditor.
+#[derive(Debug, Clone, Default)]
+pub(crate) struct ProofFigures {
+    pub tree_size: u64,
+    pub checkpoint_size: u64,
+    pub checkpoint_at: Option<prost_types::Timestamp>,
+    /// Empty if there is none.
+    pub checkpoint_problem: String,
+    pub anchors: Vec<wire::AnchorStats>,
+    /// `None` if no auditor runs.
+    pub audit: Option<wire::AuditStats>,
 }
 
 fn refusal(refusal: RefusalStats) -> wire::RefusalStats {
@@ -156,9 +170,9 @@ pub(crate) fn stats(
         clock_difference,
         recorded_ahead,
     } = figures;
-    let configured = surroundings.immudb.is_some();
     let trusted = view.trusted.as_ref();
-    let (address, database) = surroundings.immudb.unwrap_or_default();
+    let ProofFigures { tree_size, checkpoint_size, checkpoint_at, checkpoint_problem, anchors, audit } =
+        surroundings.proofs;
     wire::StatsResponse {
         state: state(view.state).into(),
         event_count: complete.tip.position.0,
@@ -180,14 +194,7 @@ pub(crate) fn stats(
         retries: view.retries,
         fallbacks: view.fallbacks,
         migrated_events: view.migrated_events,
-        immudb: Some(wire::ImmudbStats {
-            configured,
-            reachable: view.reachable,
-            address,
-            database,
-            last_tx: view.last_tx.unwrap_or(0),
-            last_error: view.last_error,
-        }),
+        immudb: Some(immudb(&view, surroundings.immudb)),
         started_at: Some(timestamp(started_at)),
         version: env!("CARGO_PKG_VERSION").to_owned(),
         projections: surroundings.projections.into_iter().map(projection).collect(),
@@ -199,6 +206,26 @@ pub(crate) fn stats(
         trusted_transaction: trusted.map_or(0, |trusted| trusted.tx),
         trusted_hash: trusted.map_or_else(Bytes::new, |trusted| Bytes::copy_from_slice(&trusted.hash)),
         open_findings: view.open_findings,
+        tree_size,
+        checkpoint_size,
+        checkpoint_at,
+        checkpoint_problem,
+        anchors,
+        audit,
+    }
+}
+
+/// `place` is the address and the database, if ImmuDB is configured.
+fn immudb(view: &View, place: Option<(String, String)>) -> wire::ImmudbStats {
+    let configured = place.is_some();
+    let (address, database) = place.unwrap_or_default();
+    wire::ImmudbStats {
+        configured,
+        reachable: view.reachable,
+        address,
+        database,
+        last_tx: view.last_tx.unwrap_or(0),
+        last_error: view.last_error.clone(),
     }
 }
 

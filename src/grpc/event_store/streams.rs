@@ -26,7 +26,9 @@ use crate::{
         },
         wire,
     },
+    replication::head::TreeHead,
     store::{AggregateReader, EventStore, LoadRequest, OrderChunk, OrderReader, Tip},
+    tree::TreeView,
 };
 
 /// What a stream reads with, and the call that it belongs to.
@@ -45,17 +47,22 @@ pub(crate) type Boxed<T> = Pin<Box<dyn Stream<Item = Result<T, Status>> + Send>>
 const MESSAGE_BYTES: usize = 128 * 1024;
 
 /// Streams the events of one aggregate. Unless there is a snapshot, the events of the first message
-/// are read in one step with the index lookup, because most aggregates have no more.
+/// are read in one step with the index lookup, because most aggregates have no more. If `confirmed`
+/// is given, each event is compared with that tree.
 ///
 /// # Errors
 /// Returns an error if the aggregate cannot be read.
 pub(crate) async fn load(
     reading: ReadContext,
     request: LoadRequest,
+    confirmed: Option<(TreeView, TreeHead)>,
 ) -> Result<impl Messages<messages::LoadEventsResponse>, Status> {
     let ReadContext { store, reads, call } = reading.clone();
     let open = move || {
         let mut reader = store.load(request)?;
+        if let Some((view, head)) = confirmed {
+            reader.compare_with(view, head)?;
+        }
         let first = (!reader.has_snapshot()).then(|| read_events(&mut reader));
         Ok((reader, first))
     };
@@ -285,7 +292,9 @@ fn checkpoint(position: Position, hash: ChainHash) -> wire::Checkpoint {
 
 fn counted<T>(store: &EventStore, read: Result<T, StoreError>) -> Result<T, Status> {
     read.map_err(|error| {
-        store.counters.load_failures.add(1);
+        if error.is_failure() {
+            store.counters.load_failures.add(1);
+        }
         status::of_error(error)
     })
 }

@@ -208,6 +208,43 @@ async fn an_event_is_not_overwritten_unseen_by_writing_the_head_as_well() {
 }
 
 #[tokio::test]
+async fn a_checkpoint_is_stored_once_and_with_the_head() {
+    const KEY: &str = "checkpoint:00000000000000000003";
+    let story = Story::begin().await;
+    let checkpoint = || written(KEY.as_bytes(), b"note");
+    let stored = [checkpoint(), head()];
+    for heads in [Heads::Local, Heads::Ahead] {
+        // The same value again is no contradiction, also if another client writes it.
+        let report = story.report(heads, 3, &[&stored, &stored]);
+        assert_eq!(report, Report::default(), "{heads:?}");
+        let report = story.report(heads, 3, &[&stored, &[checkpoint()]]);
+        assert_eq!((report.foreign, report.tampered.len()), (1, 0), "{heads:?}");
+        let other = [written(KEY.as_bytes(), b"another note"), head()];
+        let report = story.report(heads, 3, &[&stored, &other]);
+        assert_eq!((report.foreign, report.tampered.len()), (0, 1), "{heads:?}");
+        assert_eq!(report.tampered[0].transaction, Some(8));
+        assert_eq!(story.tampered(heads, 3, &[checkpoint()]), overwritten(KEY));
+        assert_eq!(story.tampered(heads, 3, &[deleted(KEY), head()]), [(KeyDeleted, KEY.to_owned())]);
+        let odd = [written(b"checkpoint:3", b"note"), head()];
+        assert_eq!(story.tampered(heads, 3, &odd), overwritten("checkpoint:3"));
+    }
+}
+
+#[tokio::test]
+async fn checkpoints_that_immudb_had_before_are_known() {
+    const KEY: &[u8] = b"checkpoint:00000000000000000003";
+    let story = Story::begin().await;
+    let mut known = CheckpointDigests::default();
+    known.add(3, entry_digest(KEY, b"note"));
+    for (value, is_whole) in [("note", true), ("another note", false)] {
+        let examiner = Examiner::new(&story.running.history, Heads::Unknown, Position(3));
+        let mut examiner = examiner.knowing_checkpoints(known.clone());
+        let tampered = examiner.examine(&in_transaction(9, &[written(KEY, value.as_bytes())])).unwrap();
+        assert_eq!(tampered, !is_whole, "{value}");
+    }
+}
+
+#[tokio::test]
 async fn who_knows_all_senders_takes_no_other_transaction_for_its_own() {
     let story = Story::begin().await;
     let mut examiner = Examiner::new(&story.running.history, Heads::Local, Position(3)).knowing_senders(true);

@@ -25,16 +25,20 @@ fn findings_come_back_as_they_were_with_what_was_accepted() {
         OtherHash,
         Truncated,
         BadSignature,
+        RecordDiffers,
+        Damaged,
+        LocalDamage,
+        AnchorDiffers,
     ];
     for (number, kind) in (1..).zip(kinds) {
         findings.record(finding(kind, number, "event:a:1"), at(100));
     }
     findings.record(Finding::new(OtherHash, "", ""), at(200));
-    findings.accept(&[2, 9, 77], "known", at(300));
+    findings.accept(&[2, 13, 77], "known", at(300));
     findings.save().unwrap();
     let again = Findings::open(&path).unwrap();
     assert_eq!(again.list(), findings.list());
-    assert_eq!(again.open_numbers().collect::<Vec<_>>(), [1, 3, 4, 5, 6, 7, 8]);
+    assert_eq!(again.open_numbers().collect::<Vec<_>>(), [1, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12]);
     assert_eq!(again.list()[1].accepted, Some(Acceptance { because: "known".into(), at: at(300) }));
     let line = fs::read_to_string(&path).unwrap();
     let expected = concat!(
@@ -120,6 +124,44 @@ fn a_deletion_is_accepted_for_its_key_only() {
     let accepted = ["event:a:1", "event:a:2", "event:a:3", "event:a:4"]
         .map(|key| findings.has_accepted_deletion(key.as_bytes()));
     assert_eq!(accepted, [true, false, false, false]);
+}
+
+#[test]
+fn only_exactly_what_was_accepted_is_no_news() {
+    let dir = tempfile::tempdir().unwrap();
+    let mut findings = Findings::open(&dir.path().join("log.findings")).unwrap();
+    let accepted = finding(RecordDiffers, 7, "event:a:1");
+    findings.record(accepted.clone(), at(1));
+    assert!(!findings.is_accepted(&accepted), "it is open");
+    findings.accept(&[1], "known", at(2));
+    assert!(findings.is_accepted(&accepted));
+    let others = [
+        finding(RecordDiffers, 8, "event:a:1"),
+        finding(RecordDiffers, 7, "event:a:2"),
+        finding(Damaged, 7, "event:a:1"),
+        Finding { found: "yet another".into(), ..accepted.clone() },
+        Finding { expected: "yet another".into(), ..accepted },
+    ];
+    for other in others {
+        assert!(!findings.is_accepted(&other), "{other:?}");
+    }
+}
+
+#[test]
+fn an_accepted_checkpoint_of_an_anchor_is_no_news_however_the_log_has_grown() {
+    let dir = tempfile::tempdir().unwrap();
+    let mut findings = Findings::open(&dir.path().join("log.findings")).unwrap();
+    let of = |place: &str, expected: &str, found: &str| {
+        Finding::new(AnchorDiffers, expected, found).of_key(place.as_bytes())
+    };
+    findings.record(of("file: one", "9 events", "7 events"), at(1));
+    findings.accept(&[1], "known", at(2));
+    for found in ["7 events", "8 events", "the root 00"] {
+        assert!(findings.is_accepted(&of("file: one", "9 events", found)), "{found}");
+    }
+    for (place, expected) in [("file: two", "9 events"), ("file: one", "10 events")] {
+        assert!(!findings.is_accepted(&of(place, expected, "7 events")), "{place}, {expected}");
+    }
 }
 
 #[test]

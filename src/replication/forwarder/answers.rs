@@ -31,7 +31,7 @@ impl Forwarder {
         match answer {
             Ok(header) => {
                 CrashPoint::AfterSet.reached();
-                match self.judge(&link.session, &header, entries).await {
+                match self.judge(&link.session, &header, entries, sent.reached.tree).await {
                     Ok(()) => Ok(self.committed(link, &header, sent, took)),
                     Err(error) => Err(Box::new(distrusted(error, link.session))),
                 }
@@ -116,7 +116,7 @@ impl Forwarder {
         } else {
             Self::ALONE_AFTER_FAILURE
         };
-        let Sent { reached, event_count, record_bytes, bytes, last_event, .. } = sent;
+        let Sent { reached, event_count, record_bytes, bytes, last_event, checkpoint, .. } = sent;
         let link = Link { session: link.session, head_tx: header.id, reached, last_event };
         self.delays.reset();
         self.session_expired = false;
@@ -138,6 +138,7 @@ impl Forwarder {
             _ => self.probes.reset(),
         }
         self.note_slowness(commit);
+        self.note_checkpoint(&link, checkpoint);
         link
     }
 

@@ -13,17 +13,18 @@ use super::{
 use crate::{
     crash_point::CrashPoint,
     event::{
-        Position,
+        Position, Timestamp,
         record::{RUBY_MARSHAL, ReplicationMark},
     },
     history::HistoryError,
-    immudb::{self, KeyValue, Precondition, Session, SetError, TransactionPages, TxId, verify::TrustedState},
+    immudb::{self, Precondition, Session, SetError, TransactionPages, TxId, verify::TrustedState},
     log::writer_ids,
     replication::{
         fencing::{self, Decision, Events, FenceReason, LocalState, Serving, SuspectReason},
+        findings::Finding,
         head::{self, LogHead},
         linked,
-        restore::{self, Divergence, LogRestore, LogRestoreError, RestoreMarker},
+        restore::{self, AtDamage, Copied, Divergence, LogRestore, LogRestoreError, RestoreMarker},
         state::Signal,
         tampering::Evidence,
         transaction,
@@ -246,16 +247,16 @@ impl Forwarder {
 
     async fn take_empty(&mut self, session: &Session) -> Result<(), ClaimError> {
         self.new_writer()?;
-        let entry = self.head_entry(LogPoint::START, Released::No);
         let condition = Precondition::KeyMustNotExist(Bytes::from_static(head::KEY));
-        self.write_head(session, entry, vec![condition]).await
+        self.write_head(session, LogPoint::START, vec![condition]).await
     }
 
     async fn take(&mut self, session: &Session, head: &LogHead, seen: TxId) -> Result<(), ClaimError> {
         self.new_writer()?;
-        let place = LogPoint { position: head.position, hash: head.hash, ..LogPoint::START };
-        let entry = self.head_entry(place, Released::No);
-        self.write_head(session, entry, unchanged_since(seen)).await
+        // That of the local log, whatever tree the head has.
+        let tree = self.tree_at(head.position).await;
+        let place = LogPoint { position: head.position, hash: head.hash, tree, ..LogPoint::START };
+        self.write_head(session, place, unchanged_since(seen)).await
     }
 
     async fn take_and_copy(
@@ -274,28 +275,48 @@ impl Forwarder {
             self.take(session, head, seen).await?;
         }
         let anchor = self.trust.newest().unwrap_or(TrustedState::empty());
-        let tampered = copy.run(first, anchor).await?;
+        let at_damage = if self.settings.copy_until_damage { AtDamage::Ends } else { AtDamage::Fails };
+        let Copied { tampered, lacks } = copy.run(first, anchor, at_damage).await?;
         self.sequencer.clock().renew(self.history.index.complete().recorded_at);
-        if tampered.is_empty() {
+        if tampered.is_empty() && lacks.is_empty() {
             return Ok(());
         }
         // What was restored is whole, and can be served.
         self.apply_signal(Signal::CopyEnded);
-        Err(ClaimError::Tampered(Box::new(Evidence::of_keys(tampered))))
+        if !tampered.is_empty() {
+            return Err(ClaimError::Tampered(Box::new(Evidence::of_keys(tampered))));
+        }
+        self.note_lacks(lacks).await;
+        Err(ClaimError::Suspect(SuspectReason::EndDamaged))
+    }
+
+    /// Records what a restore had to leave out, and publishes how much of the log ImmuDB has: only
+    /// the log knows it after a restore.
+    async fn note_lacks(&mut self, lacks: Vec<Finding>) {
+        for finding in lacks {
+            self.trust.findings.record(finding, Timestamp::now());
+        }
+        self.publish_findings().await;
+        let marked = self.history.index.complete().forwarded;
+        let is_more = marked.position > self.replication.view().forwarded.position;
+        if is_more && let Ok(located) = self.history.locate(marked.position, self.sequencer.tip()) {
+            self.replication.advance(marked, located.append_end, Learned::ByHead);
+        }
     }
 
     /// Writes the head. Whatever the outcome, the head is read next and shows it.
     async fn write_head(
         &mut self,
         session: &Session,
-        entry: KeyValue,
+        place: LogPoint,
         conditions: Vec<Precondition>,
     ) -> Result<(), ClaimError> {
+        let entry = self.head_entry(place, Released::No);
         let receipt = self.unless_overdue(receipts::set(session, vec![entry], conditions)).await;
         match receipt.answer {
             Ok(header) => {
                 CrashPoint::HeadClaimed.reached();
-                self.judge(session, &header, receipt.entries).await?;
+                self.judge(session, &header, receipt.entries, place.tree).await?;
                 if let Some(writer) = &mut self.writer {
                     writer.confirmed = true;
                     info!(writer = %writer.id, "claimed the database");
@@ -430,8 +451,13 @@ impl Forwarder {
                 Some(transaction::event_key(&event.event.aggregate_id, event.sequence))
             }
         };
-        let reached =
-            LogPoint { place: located.append_end, position: head.position, hash: head.hash, snapshots };
+        let reached = LogPoint {
+            place: located.append_end,
+            position: head.position,
+            hash: head.hash,
+            snapshots,
+            tree: None,
+        };
         Ok((reached, last_event))
     }
 }

@@ -29,7 +29,9 @@ impl Forwarder {
         let examined = ledger.newest().tx;
         let (history, known) = (self.history.clone(), self.replication.view().forwarded.position);
         let knows_senders = ledger.knows_all_senders();
-        let mut examiner = Examiner::new(&history, heads, known).knowing_senders(knows_senders);
+        let mut examiner = Examiner::new(&history, heads, known)
+            .knowing_senders(knows_senders)
+            .knowing_checkpoints(self.checkpoints.digests());
         let mut pages = 0u32;
         while ledger.state().tx < to {
             let first = ledger.state().tx.next();

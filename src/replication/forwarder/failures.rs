@@ -6,7 +6,7 @@ use std::time::Duration;
 use tokio::time::sleep;
 use tracing::{debug, error};
 
-use super::Forwarder;
+use super::{Ended, Forwarder};
 use crate::{
     immudb::{self, ErrorKind},
     replication::{
@@ -84,17 +84,25 @@ impl Forwarder {
     }
 
     /// Stops forwarding until the operator has acted and the service has been restarted.
-    pub(super) async fn park(&mut self, condition: Condition, reason: &(dyn std::error::Error + Sync)) {
-        let Some(signal) = condition.signal() else { return };
+    pub(super) fn park(&mut self, condition: Condition, reason: &(dyn std::error::Error + Sync)) -> Ended {
+        let Some(signal) = condition.signal() else { return Ended::Stopped };
         let way_out = condition.row().way_out;
         error!(%reason, %way_out, "replication to ImmuDB is stopped; operator action is required");
-        // The history of another writer does not tell whether the local log is current.
-        if matches!(signal, Signal::HistoryMissing | Signal::Tampered) {
+        // The history of another writer does not tell whether the local log is current, and an
+        // anchor tells nothing of ImmuDB.
+        let is_of_immudb = condition != Condition::AnchorDiffers;
+        if is_of_immudb && matches!(signal, Signal::HistoryMissing | Signal::Tampered) {
             self.replication.contacted();
         }
-        self.replication.failed(true, reason.to_string());
+        self.replication.failed(self.is_reachable(condition), reason.to_string());
         self.apply_signal(signal);
-        self.shutdown.cancelled().await;
+        Ended::Stopped
+    }
+
+    /// Returns whether ImmuDB is reachable, where the condition was found. It is not asked for an
+    /// anchor.
+    pub(super) fn is_reachable(&self, condition: Condition) -> bool {
+        condition != Condition::AnchorDiffers || self.replication.view().reachable
     }
 
     /// Begins the fallback at once if retrying is pointless, so that no client waits any longer

@@ -47,6 +47,15 @@ enum NextStep {
     GoingDown,
 }
 
+/// Why the forwarder is no longer idle.
+enum Woken {
+    /// There may be something to do.
+    ByEvent,
+    /// The time has come.
+    ByTime,
+    ShutDown,
+}
+
 /// The result of sending one transaction, or several that overlapped.
 struct Carried {
     link: Link,
@@ -70,25 +79,36 @@ impl Forwarder {
         let mut keep_alive = Instant::now() + self.settings.keep_alive;
         let mut probe = Instant::now();
         loop {
-            let batch = match self.next_batch(packer, &mut tip, link.reached).await {
-                Some((back, Ok(batch))) => {
-                    packer = back;
-                    batch
+            match self.reported_tampering(&link.session).await {
+                Ok(None) => {}
+                Ok(Some(evidence)) => return StopReason::Tampered(Box::new(evidence)),
+                Err(error) => return distrusted(error, link.session),
+            }
+            if let Err(error) = self.tend_checkpoints(&link).await {
+                return distrusted(error, link.session);
+            }
+            self.give_edge(&mut packer).await;
+            let batch = if let Some(batch) = self.late_checkpoint(&link, &packer) {
+                batch
+            } else {
+                match self.next_batch(packer, &mut tip, link.reached).await {
+                    Some((back, Ok(batch))) => {
+                        packer = back;
+                        self.checkpoints.add_to(batch)
+                    }
+                    Some((_, Err(error))) => return StopReason::Unreadable(error),
+                    None => return StopReason::ShutDown(link),
                 }
-                Some((_, Err(error))) => return StopReason::Unreadable(error),
-                None => return StopReason::ShutDown(link),
             };
             if self.shutdown.is_cancelled() {
                 return StopReason::ShutDown(link);
             }
             let is_empty = batch.entries.is_empty();
             if is_empty && self.machine.state() == State::Migrating && Instant::now() < probe {
-                tokio::select! {
-                    changed = tip.changed() => if changed.is_err() { return StopReason::ShutDown(link) },
-                    () = self.shutdown.cancelled() => return StopReason::ShutDown(link),
-                    () = sleep_until(probe) => {}
+                match self.idle(&mut tip, probe).await {
+                    Woken::ShutDown => return StopReason::ShutDown(link),
+                    Woken::ByEvent | Woken::ByTime => continue,
                 }
-                continue;
             }
             // Only committed writes end the fallback. So if nothing is pending, the head alone is
             // written.
@@ -109,10 +129,10 @@ impl Forwarder {
             }
             self.reach(&link, batch.reached, Learned::ByHead);
             link.reached = batch.reached;
-            tokio::select! {
-                changed = tip.changed() => if changed.is_err() { return StopReason::ShutDown(link) },
-                () = self.shutdown.cancelled() => return StopReason::ShutDown(link),
-                () = sleep_until(keep_alive) => {
+            match self.idle(&mut tip, keep_alive).await {
+                Woken::ShutDown => return StopReason::ShutDown(link),
+                Woken::ByEvent => {}
+                Woken::ByTime => {
                     if let Err(error) = self.catch_up(&link.session, Heads::Unknown).await {
                         return distrusted(error, link.session);
                     }
@@ -120,6 +140,29 @@ impl Forwarder {
                 }
             }
         }
+    }
+
+    /// Waits until there may be something to do, or until the time comes.
+    async fn idle(&mut self, tip: &mut watch::Receiver<Tip>, until: Instant) -> Woken {
+        tokio::select! {
+            changed = tip.changed() => if changed.is_err() { Woken::ShutDown } else { Woken::ByEvent },
+            () = self.shutdown.cancelled() => Woken::ShutDown,
+            () = self.checkpoints.woken() => Woken::ByEvent,
+            () = self.reports.arrived() => Woken::ByEvent,
+            () = sleep_until(until) => Woken::ByTime,
+        }
+    }
+
+    /// Returns a transaction with the checkpoint alone, if that has waited for long enough while
+    /// there was always something else to send.
+    fn late_checkpoint(&self, link: &Link, packer: &Packer) -> Option<Batch> {
+        if !self.checkpoints.has_waited() {
+            return None;
+        }
+        // Otherwise, the packer would be ahead of what ImmuDB has.
+        let tree = packer.tree().filter(|tree| tree.size == link.reached.position.0);
+        let reached = LogPoint { tree, ..link.reached };
+        Some(self.checkpoints.add_to(Batch::of_head(reached))).filter(|batch| batch.checkpoint.is_some())
     }
 
     /// Packs the next transaction, starting after what was packed before. Returns `None` if the
@@ -212,6 +255,7 @@ impl Forwarder {
             && self.last_was_quick
             && self.machine.state() == State::Connected
             && !self.shutdown.is_cancelled()
+            && !self.checkpoints.has_waited()
             && in_flight.may_be_followed()
             && in_flight.is_large(self.limits())
     }
@@ -291,6 +335,7 @@ impl Forwarder {
     /// seen, or as the transaction in flight will leave it.
     async fn send(&mut self, link: &Link, in_flight: &mut InFlight, batch: Batch) {
         let head = self.head_entry(batch.reached, Released::No);
+        self.checkpoints.sends(&batch);
         CrashPoint::BeforeSet.reached();
         self.sequencer.lingers(self.machine.state() == State::Connected);
         let is_second = !in_flight.is_empty();

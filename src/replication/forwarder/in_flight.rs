@@ -63,6 +63,8 @@ pub(super) struct Sent {
     pub at: Instant,
     /// The key of the last event that ImmuDB has once this is committed.
     pub last_event: Option<Bytes>,
+    /// The size of the checkpoint that it stores.
+    pub checkpoint: Option<u64>,
 }
 
 impl Sent {
@@ -161,6 +163,7 @@ impl InFlight {
             bytes: entries.iter().map(|entry| entry.key.len().saturating_add(entry.value.len())).sum(),
             at: Instant::now(),
             last_event,
+            checkpoint: batch.checkpoint,
         };
         let session: Session = link.session.clone();
         let answer = async move { receipts::set(&session, entries, conditions).await };
@@ -196,15 +199,10 @@ impl InFlight {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::{
-        event::{ChainHash, Position},
-        log::LogOffset,
-        replication::head,
-    };
+    use crate::{event::Position, replication::head};
 
     fn before(last_event: Option<&'static str>, is_in_flight: bool) -> Predecessor {
-        let reached =
-            LogPoint { place: LogOffset::START, position: Position(7), hash: ChainHash::START, snapshots: 0 };
+        let reached = LogPoint { position: Position(7), tree: None, ..LogPoint::START };
         Predecessor { reached, last_event: last_event.map(Bytes::from), tx: TxId(9), is_in_flight }
     }
 
@@ -216,8 +214,20 @@ mod tests {
             bytes: 0,
             first_event: Some(Bytes::from("event:first")),
             last_event: Some(Bytes::from("event:last")),
+            checkpoint: None,
             reached: before(None, false).reached,
         }
+    }
+
+    #[test]
+    fn a_checkpoint_goes_only_behind_what_was_answered() {
+        let checkpoint = Batch { checkpoint: Some(7), ..Batch::of_head(before(None, false).reached) };
+        assert!(InFlight::default().takes(&checkpoint));
+        assert_eq!(
+            before(Some("event:before"), false).conditions(&checkpoint),
+            before(Some("event:before"), false).conditions(&batch())
+        );
+        assert_eq!(checkpoint.first_event, None, "so nothing in flight takes it");
     }
 
     #[test]

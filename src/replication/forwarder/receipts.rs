@@ -9,6 +9,7 @@ use crate::{
     immudb::{KeyValue, Precondition, Session, SetError, TxHeader, TxId, verify::SentEntries},
     replication::{
         examination::Heads,
+        head::TreeHead,
         ledger::{Contradiction, Verdict},
         tampering::Evidence,
     },
@@ -59,12 +60,14 @@ async fn hash(entries: Vec<KeyValue>) -> SentEntries {
 
 impl Forwarder {
     /// Judges the header of a committed transaction, and takes it into the history. If it is wrong,
-    /// or if what comes before it cannot be read, the outcome counts as unknown.
+    /// or if what comes before it cannot be read, the outcome counts as unknown. `tree` is in the
+    /// head that was sent.
     pub(super) async fn judge(
         &mut self,
         session: &Session,
         header: &TxHeader,
         sent: SentEntries,
+        tree: Option<TreeHead>,
     ) -> Result<(), TrustError> {
         let Some(ledger) = &mut self.trust.ledger else { return Err(TrustError::HeadChanged) };
         let judged = match ledger.judge(header, &sent) {
@@ -77,6 +80,7 @@ impl Forwarder {
         };
         match &judged {
             Ok(()) => {
+                self.trust.trees.add(header.id, tree);
                 self.publish_trust();
                 self.save_trust_if_due().await;
             }

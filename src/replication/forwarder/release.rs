@@ -61,7 +61,11 @@ impl Forwarder {
     }
 
     async fn release_by(&mut self, session: &Session, link: &Link, seen: TxId) -> Result<(), SetError> {
-        let entries = vec![self.head_entry(link.reached, Released::Yes)];
+        let mut reached = link.reached;
+        if reached.tree.is_none() {
+            reached.tree = self.tree_at(reached.position).await;
+        }
+        let entries = vec![self.head_entry(reached, Released::Yes)];
         let receipt = receipts::set(session, entries, unchanged_since(seen)).await;
         let header = match receipt.answer {
             Ok(header) => header,
@@ -72,7 +76,7 @@ impl Forwarder {
             }
         };
         // If it is not as it was sent, the next start finds out what it is.
-        let judged = self.judge(session, &header, receipt.entries).await;
+        let judged = self.judge(session, &header, receipt.entries, reached.tree).await;
         judged.map_err(|error| SetError::Unknown(unverified(error)))?;
         // Nothing follows that would verify its time. Another writer may have claimed the database
         // since.

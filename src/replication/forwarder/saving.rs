@@ -47,7 +47,8 @@ impl Forwarder {
         let Some(ledger) = &self.trust.ledger else { return };
         let chain = ledger.settled().clone();
         self.trust.saved = chain.state().tx;
-        let saved = SavedState { server: self.trust.server.as_ref().to_owned(), chain };
+        let tree = self.trust.trees.up_to(chain.state().tx);
+        let saved = SavedState { server: self.trust.server.as_ref().to_owned(), chain, tree };
         let (file, replaces) = (self.trust.file.clone(), std::mem::take(&mut self.trust.replaces));
         self.saves.trust_replaces = replaces;
         let save = move || if replaces { file.replace(&saved) } else { file.store(&saved) };

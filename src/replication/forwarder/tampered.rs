@@ -1,19 +1,16 @@
 //! What the forwarder does when ImmuDB contradicts the history: it looks a second time over a new
 //! session, and then either goes on, or stops until an operator has decided.
 
-use std::error::Error;
+use tracing::{error, info, warn};
 
-use tokio::time::sleep;
-use tracing::{debug, error, info, warn};
-
-use super::{Forwarder, Learned, claim::ClaimError, trust::Refusal};
+use super::{Ended, Forwarder, Learned, claim::ClaimError, trust::Refusal};
 use crate::{
     crash_point::CrashPoint,
     event::{Timestamp, record::ReplicationMark},
-    immudb::{self, ErrorKind, Session},
+    immudb::{self, ErrorKind},
     replication::{
         fencing::{FenceReason, SuspectReason},
-        head::{self, LogHead},
+        head,
         state::{Signal, State},
         tampering::{Condition, Evidence},
     },
@@ -37,7 +34,10 @@ impl Forwarder {
         let (kind, operation) = (ErrorKind::Busy, "verification");
         let error = immudb::Error { kind, operation, message: evidence.to_string() };
         self.trust.doubt = Some(evidence);
+        // It may follow from the same. What is true is found again.
+        self.alleged = None;
         self.trust.take_back();
+        self.publish_trust();
         // A server that lies each time must not keep the forwarder busy.
         if std::mem::replace(&mut self.trust.was_doubted, true) {
             self.failed(&error).await;
@@ -90,18 +90,18 @@ impl Forwarder {
     }
 
     /// Stops because of a contradiction that was confirmed.
-    pub(super) async fn stop_because_of(&mut self, evidence: Evidence) {
+    pub(super) async fn stop_because_of(&mut self, evidence: Evidence) -> Ended {
         if evidence.condition == Condition::OlderState {
-            self.park(evidence.condition, &SuspectReason::RolledBack).await;
+            self.park(evidence.condition, &SuspectReason::RolledBack)
         } else {
-            self.stop_tampered(evidence).await;
+            self.stop_tampered(evidence).await
         }
     }
 
     /// Records durably that the history was changed, and stops.
-    async fn stop_tampered(&mut self, evidence: Evidence) {
+    pub(super) async fn stop_tampered(&mut self, evidence: Evidence) -> Ended {
         // No client waits for ImmuDB while this is recorded.
-        self.replication.failed(true, evidence.to_string());
+        self.replication.failed(self.is_reachable(evidence.condition), evidence.to_string());
         self.apply_signal(Signal::Tampered);
         for finding in evidence.findings.clone() {
             self.trust.findings.record(finding, Timestamp::now());
@@ -132,44 +132,14 @@ impl Forwarder {
         // The mark goes with the next group, and this makes one.
         self.sequencer.drain().await;
         CrashPoint::TamperedMarked.reached();
-        self.park(evidence.condition, &evidence).await;
+        self.park(evidence.condition, &evidence)
     }
 
-    /// Stays in the state that a former run has found. ImmuDB is only asked whether the local log
-    /// is current, which may have to be known before anything is served.
-    pub(super) async fn stay_tampered(&mut self) {
+    /// Reports the state that a former run has found, and that goes on.
+    pub(super) fn report_tampered(&self) {
         let reason = FoundBefore { open: self.trust.findings.open_count() };
         let way_out = Condition::KeyOverwritten.row().way_out;
         error!(%reason, %way_out, "replication to ImmuDB is stopped; operator action is required");
         self.replication.failed(false, reason.to_string());
-        let shutdown = self.shutdown.clone();
-        while !shutdown.is_cancelled() {
-            let is_current = shutdown.run_until_cancelled(self.is_log_current()).await;
-            match is_current {
-                Some(Ok(true)) => {
-                    self.replication.contacted();
-                    break;
-                }
-                Some(Ok(false)) => {
-                    error!("the local log lacks events that ImmuDB has");
-                    break;
-                }
-                Some(Err(error)) => {
-                    debug!(%error, "ImmuDB cannot be asked whether the local log is current");
-                    _ = shutdown.run_until_cancelled(sleep(Self::CONFIGURATION_DELAY)).await;
-                }
-                None => break,
-            }
-        }
-        shutdown.cancelled().await;
-    }
-
-    /// Returns whether the local log has everything up to ImmuDB's head.
-    async fn is_log_current(&self) -> Result<bool, Box<dyn Error + Send + Sync>> {
-        let session = Session::open_existing(&self.settings.immudb).await?;
-        let entry = session.get(head::KEY).await?;
-        session.close().await;
-        let head = entry.and_then(|entry| LogHead::decode(&entry.value));
-        Ok(head.is_none_or(|head| head.position <= self.sequencer.tip().position))
     }
 }

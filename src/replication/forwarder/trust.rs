@@ -9,7 +9,7 @@ use std::{fs, path::Path, sync::Arc};
 use bytes::Bytes;
 use tracing::{info, warn};
 
-use super::{Forwarder, ForwarderSettings};
+use super::{Forwarder, ForwarderSettings, trees::VerifiedTrees};
 use crate::{
     event::{Timestamp, record::ReplicationMark},
     history::HistoryError,
@@ -22,7 +22,7 @@ use crate::{
         examination::{Heads, Report},
         fencing::{Decision, SuspectReason},
         findings::{self, Finding, Findings},
-        head,
+        head::{self, LogHead},
         ledger::{Contradiction, Ledger},
         notice::Notice,
         past_state::{self, PastState, PastStateError},
@@ -40,6 +40,8 @@ pub(super) struct Trust {
     pub ledger: Option<Ledger>,
     /// The state in the last mark, while there is no ledger.
     mark: Option<TrustedState>,
+    /// The trees whose heads are in verified transactions.
+    pub trees: VerifiedTrees,
     pub findings: Findings,
     /// The uuid of the server, or an empty text before the first contact.
     pub server: Arc<str>,
@@ -133,10 +135,12 @@ impl Trust {
         });
         let server = saved.as_ref().map_or_else(|| Arc::from(""), |saved| Arc::from(&*saved.server));
         let saved_tx = saved.as_ref().map_or(TxId(0), |saved| saved.chain.state().tx);
+        let tree = saved.as_ref().and_then(|saved| saved.tree);
         let ledger = saved.map(|saved| Ledger::new(saved.chain, mark));
         Self {
             file,
             mark: mark.filter(|_| ledger.is_none()),
+            trees: VerifiedTrees::new(tree),
             ledger,
             findings,
             server,
@@ -170,6 +174,7 @@ impl Trust {
     /// Forgets the history: the next contact is a first one.
     fn forget(&mut self) {
         (self.ledger, self.mark, self.replaces) = (None, None, true);
+        self.trees = VerifiedTrees::default();
     }
 
     /// Returns whether the history has gone on far enough to be saved.
@@ -208,7 +213,8 @@ impl Forwarder {
                 SuspectReason::Emptied
                 | SuspectReason::HeadMissing
                 | SuspectReason::OfAethyr
-                | SuspectReason::EventMissing,
+                | SuspectReason::EventMissing
+                | SuspectReason::EndDamaged,
             ) => return Ok(()),
             Decision::ClaimEmpty => {
                 self.meet_empty(session).await?;
@@ -221,8 +227,18 @@ impl Forwarder {
         self.catch_up(session, heads).await?;
         if let Some((tx, value)) = seen {
             self.verify_head(session, tx, value).await?;
+            if heads == Heads::Local {
+                self.note_tree(tx, value);
+            }
         }
         Ok(())
+    }
+
+    /// Notes the tree in a head that was verified, and whose events the local log has.
+    fn note_tree(&mut self, tx: TxId, value: &Bytes) {
+        let Some(LogHead { position, tree, .. }) = LogHead::decode(value) else { return };
+        self.trust.trees.add(tx, tree.filter(|tree| tree.size == position.0));
+        self.publish_trust();
     }
 
     /// `log:head` is behind what was replicated: either ImmuDB was put back, or only the head was.
@@ -419,17 +435,19 @@ impl Forwarder {
         }
     }
 
-    /// Publishes how far the history was verified.
+    /// Publishes how far the history was verified, and the tree in it.
     pub(super) fn publish_trust(&self) {
         if let Some(TrustedState { tx, alh }) = self.trust.newest() {
             let server_uuid = Arc::clone(&self.trust.server);
             self.replication.trusts(TrustedView { tx: tx.0, hash: alh, server_uuid });
         }
+        let verified = self.trust.ledger.as_ref().map(Ledger::state);
+        self.replication.verifies(verified.and_then(|verified| self.trust.trees.up_to(verified.tx)));
     }
 }
 
 /// Reads the public key at each use, so that it can be exchanged without a restart.
-fn read_key(file: &Path) -> Result<PublicKey, String> {
+pub(super) fn read_key(file: &Path) -> Result<PublicKey, String> {
     let named =
         |error: &dyn std::fmt::Display| format!("immudb.public_key_file: {}: {error}", file.display());
     let text = fs::read_to_string(file).map_err(|error| named(&error))?;

@@ -97,6 +97,7 @@ pub fn config(storage: &Path) -> Config {
     events.index_path = storage.join("index");
     events.segment_bytes_max = 1 << 20;
     config.limits.disk_free_min = 1 << 20;
+    config.proof.key_file = storage.join("keys/checkpoint.key");
     config
 }
 

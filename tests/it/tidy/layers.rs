@@ -4,7 +4,7 @@ use super::sources;
 
 /// From top to bottom. A module may use those below it. A file belongs to the longest entry that
 /// its path begins with.
-const ORDER: [&str; 78] = [
+const ORDER: [&str; 82] = [
     "main",
     "lib",
     "cli",
@@ -13,6 +13,7 @@ const ORDER: [&str; 78] = [
     "server::failure",
     "server::health",
     "server::components",
+    "server::proofs",
     "server::opening",
     "server::settings",
     "server::error",
@@ -40,6 +41,7 @@ const ORDER: [&str; 78] = [
     "world::settings",
     "event_files",
     "store",
+    "transparency",
     "replication",
     "sequencer",
     "sequencer::worker",
@@ -69,6 +71,7 @@ const ORDER: [&str; 78] = [
     "history::error",
     "tree",
     "index",
+    "witness",
     "refusals",
     "log",
     "clock",
@@ -77,6 +80,7 @@ const ORDER: [&str; 78] = [
     "threads",
     "printable",
     "retry",
+    "proof_file",
     "proof",
     "immudb",
     "crash_point",

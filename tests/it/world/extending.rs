@@ -38,6 +38,7 @@ fn config(folder: &Path) -> Config {
     config.world.read_models_path = folder.join("read_models.sqlite");
     config.world.states_path = folder.join("states");
     config.limits.disk_free_min = 0;
+    config.proof.key_file = folder.join("keys/checkpoint.key");
     config
 }
 

@@ -1,6 +1,7 @@
 //! Proofs of ImmuDB are accepted as they are, and rejected with any change.
 
 use super::*;
+use crate::immudb::VerifiableEntry;
 
 /// Returns every proof that differs from this one in one hash or in one field of a header, and
 /// those with a hash more or less.
@@ -179,6 +180,61 @@ fn an_entry_is_at_its_place_only() {
                 let other = EntryProof { terms, ..proof.clone() };
                 assert_eq!(verify_entry(&other, &digest, &header), wrong, "{leaf} of {width}");
             }
+        }
+    }
+}
+
+/// A history of this number of transactions. The one with the number `tx` writes a value under a
+/// key, between two other entries.
+fn history_with(value: &[u8], tx: u8, size: u8) -> History {
+    let written = EntryKey { value_hash: sha256(&[&[0], value]), ..plain(100) };
+    let contents = (1..=size).map(|number| Contents {
+        seconds: 1_700_000_000,
+        version: 1,
+        extra: Vec::new(),
+        entries: if number == tx { vec![plain(1), written.clone(), plain(2)] } else { vec![plain(number)] },
+    });
+    History::of(&contents.collect::<Vec<_>>())
+}
+
+/// Returns that value as ImmuDB sends it.
+fn verifiable_entry(history: &History, value: &'static [u8], tx: u64, since: u64) -> VerifiableEntry {
+    let TransactionKeys { header, entries } = history.transactions[tx as usize - 1].clone();
+    let leaves: Vec<Sha256Hash> =
+        entries.iter().map(|entry| sha256(&[&[0], &digest(header.version, entry)])).collect();
+    VerifiableEntry {
+        key: plain(100).key,
+        value: Bytes::from_static(value),
+        proof: EntryProof { leaf: 1, width: header.entry_count, terms: path(1, &leaves) },
+        dual: history.dual_proof(tx.min(since), tx.max(since)),
+        header,
+        signature: None,
+    }
+}
+
+#[test]
+fn a_value_is_verified_from_an_earlier_and_from_a_later_state() {
+    let history = history_with(b"value", 6, 11);
+    for since in 1..=11 {
+        let answer = verifiable_entry(&history, b"value", 6, since);
+        assert_eq!(answer.verify(history.state(since)), Ok(history.state(6)), "since {since}");
+        let other = TrustedState { alh: [1; 32], ..history.state(since) };
+        assert!(answer.verify(other).is_err(), "since {since}");
+        let wrong = [
+            VerifiableEntry { key: Bytes::from_static(b"other"), ..answer.clone() },
+            VerifiableEntry { value: Bytes::from_static(b"valuf"), ..answer.clone() },
+            VerifiableEntry { value: Bytes::new(), ..answer.clone() },
+        ];
+        let headers = flipped_headers(&answer.header).into_iter();
+        let headers = headers.map(|(_, header)| VerifiableEntry { header, ..answer.clone() });
+        let proofs = changed_hashes(&answer.proof.terms).into_iter().map(|terms| VerifiableEntry {
+            proof: EntryProof { terms, ..answer.proof.clone() },
+            ..answer.clone()
+        });
+        let duals = changed(&answer.dual).into_iter();
+        let duals = duals.map(|dual| VerifiableEntry { dual, ..answer.clone() });
+        for wrong in wrong.into_iter().chain(headers).chain(proofs).chain(duals) {
+            assert!(wrong.verify(history.state(since)).is_err(), "since {since}: {wrong:?}");
         }
     }
 }

@@ -1,0 +1,163 @@
+//! A witness, which cosigns each checkpoint that continues those before it.
+
+use std::{
+    path::PathBuf,
+    sync::{Arc, atomic::Ordering},
+    time::Duration,
+};
+
+use tokio::task::spawn_blocking;
+
+use super::super::{Inner, KeptCheckpoint};
+use crate::{
+    history::HistoryError,
+    merkle::Hash,
+    proof::{CosignatureError, KeyError, SignedNote, VerifierKey},
+    replication::state::State,
+    tree::TreeError,
+    witness::{Client, ClientError, WitnessError, WitnessSettings},
+};
+
+/// How long the witness may take to answer.
+const ANSWER_MAX: Duration = Duration::from_secs(30);
+/// The HTTP status of a proof of consistency that does not lead from the checkpoint of the witness
+/// to ours.
+const NOT_CONSISTENT: u16 = 422;
+
+/// Why a witness has not cosigned a checkpoint.
+#[derive(Debug, thiserror::Error)]
+pub(super) enum WitnessAnchorError {
+    #[error(transparent)]
+    Key(#[from] KeyError),
+    #[error(transparent)]
+    Client(#[from] ClientError),
+    #[error(transparent)]
+    Witness(#[from] WitnessError),
+    #[error(transparent)]
+    Cosignature(#[from] CosignatureError),
+    #[error("the proof of consistency cannot be made: {0}")]
+    Tree(#[from] TreeError<HistoryError>),
+    #[error("there is no tree to prove consistency with")]
+    NoTree,
+    /// A newer checkpoint of ours follows, or the log does not have all events yet.
+    #[error("the witness has cosigned a checkpoint of {size} events already")]
+    Ahead { size: u64 },
+    /// The witness has another history under the same origin.
+    #[error("the witness has {expected}, but this history has {found}")]
+    OtherHistory { size: u64, expected: String, found: String },
+}
+
+/// A witness, and what it is known to have.
+#[derive(Debug)]
+pub(super) struct WitnessAnchor {
+    url: String,
+    key: String,
+    ca_file: Option<PathBuf>,
+    client: Option<(Client, VerifierKey)>,
+    /// The generation and the size of the newest checkpoint that it has cosigned.
+    cosigned: Option<(u64, u64)>,
+}
+
+impl WitnessAnchor {
+    pub(super) fn new(url: String, key: String, ca_file: Option<PathBuf>) -> Self {
+        Self { url, key, ca_file, client: None, cosigned: None }
+    }
+
+    /// Lets the witness cosign a checkpoint. Returns the note with the cosignature.
+    pub(super) async fn publish(
+        &mut self,
+        inner: &Arc<Inner>,
+        kept: &KeptCheckpoint,
+    ) -> Result<SignedNote, WitnessAnchorError> {
+        /// The witness may tell its size once, and again if another service uses the same origin.
+        const ATTEMPTS_MAX: usize = 3;
+        let (client, key) = self.client()?;
+        let size = kept.checkpoint.size();
+        let mut old =
+            self.cosigned.filter(|(generation, _)| *generation == kept.generation).map_or(0, |(_, old)| old);
+        let mut last = None;
+        for _ in 0..ATTEMPTS_MAX {
+            let proof = consistency(inner, old, size).await?;
+            match client.add_checkpoint(old, &proof, &kept.note).await {
+                Ok(cosignature) => {
+                    let mut note = kept.note.clone();
+                    note.add_cosignature(cosignature.lines.as_bytes(), &key)?;
+                    self.cosigned = Some((kept.generation, size));
+                    return Ok(note);
+                }
+                // It has the size that we said, so it has another root.
+                Err(WitnessError::OtherSize { size: theirs }) if theirs == old && old == size => {
+                    return Err(other_root(old));
+                }
+                Err(WitnessError::OtherSize { size: theirs }) if theirs > size => {
+                    return Err(longer(inner, kept, theirs));
+                }
+                // Without an earlier checkpoint, there is nothing to be inconsistent with.
+                Err(WitnessError::Refused { status: NOT_CONSISTENT, .. }) if old > 0 => {
+                    return Err(other_root(old));
+                }
+                Err(WitnessError::OtherSize { size: theirs }) => {
+                    last = Some(WitnessError::OtherSize { size: theirs });
+                    old = theirs;
+                }
+                Err(error) => return Err(error.into()),
+            }
+        }
+        Err(last.map_or(WitnessAnchorError::Ahead { size: old }, WitnessAnchorError::Witness))
+    }
+
+    fn client(&mut self) -> Result<(Client, VerifierKey), WitnessAnchorError> {
+        if let Some(client) = &self.client {
+            return Ok(client.clone());
+        }
+        let key = VerifierKey::parse(&self.key)?;
+        let client = Client::new(WitnessSettings {
+            url: self.url.clone(),
+            key: key.clone(),
+            ca_file: self.ca_file.clone(),
+            timeout: ANSWER_MAX,
+        })?;
+        Ok(self.client.insert((client, key)).clone())
+    }
+}
+
+/// Returns the proof that the tree of `new` leaves continues that of `old` ones.
+async fn consistency(inner: &Arc<Inner>, old: u64, new: u64) -> Result<Vec<Hash>, WitnessAnchorError> {
+    if old == 0 || old == new {
+        return Ok(Vec::new());
+    }
+    let view = inner.tree.view().ok_or(WitnessAnchorError::NoTree)?;
+    let inner = inner.clone();
+    let proof = spawn_blocking(move || view.consistency(old, new, &inner.history)).await;
+    Ok(proof.map_err(|_| WitnessAnchorError::NoTree)??)
+}
+
+fn other_root(size: u64) -> WitnessAnchorError {
+    WitnessAnchorError::OtherHistory {
+        size,
+        expected: format!("another root for {size} events"),
+        found: "a root that does not continue it".to_owned(),
+    }
+}
+
+/// Judges a witness that has cosigned a larger checkpoint than ours. It is one of ours, if the log
+/// has that many events. If the log is a copy that lacks them, a generation begins, with an origin
+/// that is new to the witness.
+fn longer(inner: &Inner, kept: &KeptCheckpoint, theirs: u64) -> WitnessAnchorError {
+    // Read first: another witness may begin the generation meanwhile.
+    let is_copy = inner.may_lack_events();
+    let events = inner.tip.borrow().position.0;
+    let may_grow = matches!(inner.replication.state(), State::Starting | State::Copying | State::Fallback);
+    let is_outdated = inner.signing().generations.current() != kept.generation;
+    if theirs <= events || may_grow || is_outdated {
+        return WitnessAnchorError::Ahead { size: theirs };
+    }
+    if is_copy {
+        inner.begin_after_copy(kept.generation, Some(kept.checkpoint.size()), Some(&kept.checkpoint));
+        // Once: no witness knows the origin of the new generation.
+        inner.is_copy.store(false, Ordering::Release);
+        return WitnessAnchorError::Ahead { size: theirs };
+    }
+    let expected = format!("{theirs} events");
+    WitnessAnchorError::OtherHistory { size: theirs, expected, found: format!("{events} events") }
+}
