@@ -11,13 +11,15 @@ use std::{
 
 use aethyr_event_store::{
     crash_point::CrashPoint,
-    grpc::wire::{AppendEventsRequest, NewEvent, SaveSnapshotRequest, State, new_event::Data},
+    grpc::wire::{AppendEventsRequest, NewEvent, RecordedEvent, SaveSnapshotRequest, State, new_event::Data},
 };
 use rustix::process::Signal;
 use tempfile::{TempDir, tempdir};
 
 use crate::{
+    anchoring::{assert_continues_anchor, file_anchor, with_anchors},
     outage::assert_in_immudb,
+    proving::{proof_of, verifier_key, with_checkpoints},
     support::{
         events::{append, event, request, whole_order},
         immudb::ImmuDb,
@@ -25,6 +27,9 @@ use crate::{
         service::{PATIENCE, Service, Setup},
     },
 };
+
+/// The file of an anchor.
+const ANCHOR: &str = "anchor";
 
 /// How the service reaches a crash point.
 #[derive(Debug, Clone, Copy)]
@@ -41,6 +46,8 @@ enum Way {
     OutageEnds,
     /// By appends after another client has written this key.
     Foreign(&'static str),
+    /// By a checkpoint under load.
+    Checkpoint,
 }
 
 #[derive(Debug, Clone, Copy)]
@@ -79,6 +86,10 @@ fn way_to(point: CrashPoint) -> Way {
         CrashPoint::TamperedMarked => Way::Foreign("log:forged"),
         CrashPoint::EventFileWritten => Way::Outage,
         CrashPoint::EventFileCleared => Way::OutageEnds,
+        CrashPoint::TreeWritten
+        | CrashPoint::CheckpointKept
+        | CrashPoint::AnchorWritten
+        | CrashPoint::CheckpointStored => Way::Checkpoint,
     }
 }
 
@@ -107,6 +118,12 @@ impl Story {
             CrashPoint::SecondSent => setup.set("immudb", "batch_bytes_max: 1000"),
             _ => setup,
         };
+        let setup = match way_to(point) {
+            Way::Checkpoint => {
+                with_anchors(with_checkpoints(setup), &[file_anchor(&dir.path().join(ANCHOR))])
+            }
+            _ => setup,
+        };
         let service = Service::start(setup.clone()).await;
         let mut client = service.client();
         for number in 0..24 {
@@ -121,7 +138,7 @@ impl Story {
     async fn crash(&mut self) -> ExitStatus {
         let armed = self.setup.clone().crash_at(self.point);
         match way_to(self.point) {
-            Way::Load => {
+            Way::Load | Way::Checkpoint => {
                 assert!(self.service.stop().success());
                 self.service.reconfigure(armed);
                 self.service.restart().await;
@@ -215,6 +232,18 @@ impl Story {
         assert!(done, "{said}");
     }
 
+    /// The tree, the checkpoints and the anchor agree.
+    async fn check_proofs(&self, order: &[RecordedEvent]) {
+        if !matches!(way_to(self.point), Way::Checkpoint) {
+            return;
+        }
+        assert_continues_anchor(&self.service, &self.dir.path().join(ANCHOR), order).await;
+        let key = verifier_key(&self.service);
+        for event in [&order[0], order.last().unwrap()] {
+            proof_of(&mut self.service.client(), event).await.assert_proves(event, &key);
+        }
+    }
+
     /// Starts again without a crash point, and checks everything.
     async fn check(mut self) {
         let lost_disk = matches!(way_to(self.point), Way::Start(Prepared::NoDisk));
@@ -246,6 +275,7 @@ impl Story {
         let order = whole_order(&mut client).await;
         assert_eq!(order[..before.len()], before);
         assert_in_immudb(&self.immudb, &order);
+        self.check_proofs(&order).await;
         let stats = self.service.stats().await;
         assert_eq!(stats.event_count, order.len() as u64);
         assert!(stats.snapshot_count >= 1);
@@ -280,7 +310,7 @@ async fn crash_and_check(points: &[CrashPoint]) {
     }
 }
 
-// Two tests, so that both cores are busy.
+// Several tests, so that both cores are busy.
 #[tokio::test(flavor = "multi_thread")]
 async fn each_point_up_to_the_transaction_is_reached_and_loses_nothing() {
     crash_and_check(&CrashPoint::ALL[..12]).await;
@@ -288,5 +318,10 @@ async fn each_point_up_to_the_transaction_is_reached_and_loses_nothing() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn each_point_from_the_transaction_on_is_reached_and_loses_nothing() {
-    crash_and_check(&CrashPoint::ALL[12..]).await;
+    crash_and_check(&CrashPoint::ALL[12..28]).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn each_point_of_a_checkpoint_is_reached_and_proofs_are_right() {
+    crash_and_check(&CrashPoint::ALL[28..]).await;
 }

@@ -11,7 +11,9 @@
 )]
 #![allow(missing_docs, unreachable_pub, reason = "a program has no API")]
 
+mod anchoring;
 mod appending;
+mod auditing;
 mod bad_input;
 mod clocks;
 mod copy;
@@ -37,6 +39,7 @@ mod outage;
 mod permissions;
 mod phrases;
 mod places;
+mod proving;
 mod refusals;
 mod refusing;
 mod repairing;
@@ -50,6 +53,7 @@ mod tampering;
 mod tidy;
 mod two_in_flight;
 mod wire;
+mod witnessing;
 mod world;
 
 use aethyr_test_support as support;

@@ -88,8 +88,7 @@ func parseCheckpoint(text string) (origin string, tree tlog.Tree, err error) {
 	return lines[0], tree, err
 }
 
-// Checks that the file has the expected extra data, and that it proves the leaf to be in the tree
-// of a checkpoint that is signed with the key.
+// Checks that the file has the expected extra data, and that it proves the leaf.
 func checkProofFile(sent line) error {
 	file, err := parseProofFile(sent.File)
 	if err != nil {
@@ -98,7 +97,22 @@ func checkProofFile(sent line) error {
 	if !bytes.Equal(file.extra, sent.Extra) {
 		return errors.New("other extra data")
 	}
-	text, err := open(sent.Verifier, file.checkpoint)
+	return file.prove(sent.Verifier, sent.Leaf)
+}
+
+// Checks that the file proves the leaf with this data. The extra data may be any.
+func verifyFile(key, text string, data []byte) error {
+	file, err := parseProofFile(text)
+	if err != nil {
+		return err
+	}
+	return file.prove(key, tlog.RecordHash(data))
+}
+
+// Checks that the leaf is in the tree of the checkpoint, and that the checkpoint is signed with the
+// key.
+func (f proofFile) prove(key string, leaf tlog.Hash) error {
+	text, err := open(key, f.checkpoint)
 	if err != nil {
 		return err
 	}
@@ -106,8 +120,8 @@ func checkProofFile(sent line) error {
 	if err != nil {
 		return err
 	}
-	if name, _, _ := strings.Cut(sent.Verifier, "+"); origin != name {
+	if name, _, _ := strings.Cut(key, "+"); origin != name {
 		return errors.New("a checkpoint of another log")
 	}
-	return tlog.CheckRecord(file.inclusion, tree.N, tree.Hash, file.index, sent.Leaf)
+	return tlog.CheckRecord(f.inclusion, tree.N, tree.Hash, f.index, leaf)
 }

@@ -1,10 +1,13 @@
 // Command notes is a second opinion on trees, proofs and signed notes, with the packages that Go's
 // checksum database uses. `make` prints some of each for the tests to verify, one JSON object per
-// line. `check` reads such lines from standard input and prints one verdict for each.
+// line. `check` reads such lines from standard input and prints one verdict for each. `verify`
+// reads whole files in the format c2sp.org/tlog-proof@v1, each with the data of its leaf in
+// hexadecimal digits, and prints one verdict for each.
 package main
 
 import (
 	"bufio"
+	"encoding/hex"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -17,7 +20,8 @@ import (
 )
 
 const usage = `usage: notes make SEED
-       notes check < LINES`
+       notes check < LINES
+       notes verify VERIFIER_KEY [FILE LEAF_DATA]...`
 
 // A line has the fields of its kind.
 type line struct {
@@ -73,10 +77,31 @@ func run(args []string) error {
 		if err := checkAll(os.Stdin, lines); err != nil {
 			return err
 		}
+	case len(args)%2 == 0 && len(args) >= 2 && args[0] == "verify":
+		if err := verifyAll(args[1], args[2:], lines); err != nil {
+			return err
+		}
 	default:
 		return errors.New("unknown command\n" + usage)
 	}
 	return out.Flush()
+}
+
+func verifyAll(key string, pairs []string, verdicts *json.Encoder) error {
+	for ; len(pairs) >= 2; pairs = pairs[2:] {
+		text, err := os.ReadFile(pairs[0])
+		if err != nil {
+			return err
+		}
+		data, err := hex.DecodeString(pairs[1])
+		if err != nil {
+			return err
+		}
+		if err := verdicts.Encode(verdictOf(verifyFile(key, string(text), data))); err != nil {
+			return err
+		}
+	}
+	return nil
 }
 
 func checkAll(in io.Reader, verdicts *json.Encoder) error {
@@ -90,14 +115,17 @@ func checkAll(in io.Reader, verdicts *json.Encoder) error {
 		if err != nil {
 			return err
 		}
-		said := verdict{Accepted: true}
-		if err := check(sent); err != nil {
-			said = verdict{Why: err.Error()}
-		}
-		if err := verdicts.Encode(said); err != nil {
+		if err := verdicts.Encode(verdictOf(check(sent))); err != nil {
 			return err
 		}
 	}
+}
+
+func verdictOf(err error) verdict {
+	if err != nil {
+		return verdict{Why: err.Error()}
+	}
+	return verdict{Accepted: true}
 }
 
 func check(sent line) error {

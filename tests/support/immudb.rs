@@ -6,6 +6,7 @@
 pub mod disk;
 pub mod other_client;
 mod programs;
+pub mod signing;
 
 use std::{
     env,

@@ -27,6 +27,10 @@ use super::{immudb::disk::Disk, paths, preloaded};
 pub const PATIENCE: Duration = Duration::from_secs(300);
 const POLL: Duration = Duration::from_millis(20);
 
+/// The sections of the configuration.
+const SECTIONS: [&str; 8] =
+    ["server", "event_sourcing", "world", "immudb", "proof", "audit", "limits", "logging"];
+
 pub type Client = EventStoreServiceClient<Channel>;
 
 /// The configuration of a service, on top of the defaults.
@@ -40,8 +44,13 @@ pub struct Setup {
 }
 
 impl Setup {
+    /// Without checkpoints and without the auditor, which would write and find something at any
+    /// time: a test that is about them sets their keys.
     pub fn local() -> Self {
-        Self::default().set("event_sourcing", "event_files: false")
+        Self::default()
+            .set("event_sourcing", "event_files: false")
+            .set("proof", "checkpoint_every: 3600.0")
+            .set("audit", "events_per_second: 0")
     }
 
     /// Sets every deadline out of reach: an ImmuDB that is up commits in time, however busy the
@@ -102,7 +111,7 @@ impl Setup {
         keys.extend(self.immudb_port.map(|port| ("immudb".to_owned(), format!("port: {port}"))));
         keys.extend(self.keys.clone());
         let mut yaml = String::new();
-        for section in ["server", "event_sourcing", "world", "immudb", "limits", "logging"] {
+        for section in SECTIONS {
             let lines: Vec<&String> =
                 keys.iter().filter(|(name, _)| name == section).map(|(_, line)| line).collect();
             let name = |line: &str| line.split(':').next().map(str::to_owned);
@@ -237,11 +246,7 @@ impl Service {
                 None => Command::new(program),
             },
         };
-        for (name, _) in std::env::vars() {
-            if name.starts_with("AETHYR_") || name.starts_with("IMMUDB_") {
-                command.env_remove(name);
-            }
-        }
+        forget_settings(&mut command);
         command.current_dir(self.dir.path()).args(arguments).stdin(Stdio::null());
         command.envs(self.setup.environment.clone());
         command
@@ -283,6 +288,11 @@ impl Service {
 
     pub fn port(&self) -> u16 {
         self.port
+    }
+
+    /// Returns the address for commands that ask the service.
+    pub fn address(&self) -> String {
+        format!("127.0.0.1:{}", self.port)
     }
 
     pub fn dir(&self) -> &Path {
@@ -420,6 +430,32 @@ impl Service {
     pub fn signal(&self, signal: Signal) {
         let process = self.process.as_ref().unwrap();
         kill_process(Pid::from_child(process), signal).unwrap();
+    }
+}
+
+/// Returns a command that runs the program in any directory, without a configuration. `before` is
+/// a command that runs another one, or nothing.
+pub fn program_in(folder: &Path, before: &[&str]) -> Command {
+    let program = paths::program();
+    let mut command = match before {
+        [] => Command::new(program),
+        [first, rest @ ..] => {
+            let mut command = Command::new(first);
+            command.args(rest).arg(program);
+            command
+        }
+    };
+    forget_settings(&mut command);
+    command.current_dir(folder).stdin(Stdio::null());
+    command
+}
+
+/// Removes the settings in the environment of the test.
+fn forget_settings(command: &mut Command) {
+    for (name, _) in std::env::vars() {
+        if name.starts_with("AETHYR_") || name.starts_with("IMMUDB_") {
+            command.env_remove(name);
+        }
     }
 }
 

@@ -93,6 +93,8 @@ impl World {
             .set("server", "shutdown_grace: 10.0")
             .set("event_sourcing", "segment_bytes_max: 1048576")
             .set("event_sourcing", "event_files: true")
+            .set("proof", "checkpoint_every: 1.0")
+            .set("audit", "events_per_second: 2000")
             .set("event_sourcing", "event_files_max: 200")
             .set("immudb", &format!("password: {PASSWORD}"))
             .set("limits", &format!("pending_events_max: {PENDING_EVENTS_MAX}"))
@@ -301,7 +303,10 @@ async fn start_immudb(dir: &Path) -> ImmuDb {
 }
 
 fn setup_of_second(immudb_port: u16) -> Setup {
-    Setup::with_immudb(immudb_port).set("immudb", &format!("password: {PASSWORD}"))
+    Setup::with_immudb(immudb_port)
+        .set("immudb", &format!("password: {PASSWORD}"))
+        .set("proof", "checkpoint_every: 1.0")
+        .set("audit", "events_per_second: 2000")
 }
 
 /// Returns the state once it is as wanted, or otherwise the last one that was seen. Returns `None`

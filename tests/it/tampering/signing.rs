@@ -13,28 +13,14 @@ use crate::{
     outage::assert_in_immudb,
     support::{
         events::{append, append_to, event, whole_order},
-        immudb::{ImmuDb, other_client::OtherClient},
+        immudb::{
+            ImmuDb,
+            other_client::OtherClient,
+            signing::{ANOTHER_PUBLIC_KEY, ITS_PUBLIC_KEY, SIGNING_KEY},
+        },
         service::{Service, Setup},
     },
 };
-
-/// A key on the curve P-256 that exists for this test only.
-const SIGNING_KEY: &str = "-----BEGIN EC PRIVATE KEY-----
-MHcCAQEEIL6K1acD7LJRk0Bm78EkFHLavNC+UllEnGhAE4a+rszIoAoGCCqGSM49
-AwEHoUQDQgAEVqyN0t9yvu0ItGXpTBusbGwhXybPFOmsOyLm4b3ZNiP8yoM8rHu5
-J7u+DGkDFLw6K8frhPoXnKChjPKyON85nw==
------END EC PRIVATE KEY-----
-";
-const ITS_PUBLIC_KEY: &str = "-----BEGIN PUBLIC KEY-----
-MFkwEwYHKoZIzj0CAQYIKoZIzj0DAQcDQgAEVqyN0t9yvu0ItGXpTBusbGwhXybP
-FOmsOyLm4b3ZNiP8yoM8rHu5J7u+DGkDFLw6K8frhPoXnKChjPKyON85nw==
------END PUBLIC KEY-----
-";
-const ANOTHER_PUBLIC_KEY: &str = "-----BEGIN PUBLIC KEY-----
-MFkwEwYHKoZIzj0CAQYIKoZIzj0DAQcDQgAEE80goFJyKbcIH+FAcJ8JRr6qFPX5
-9Zsy4fV2wNHSCrEur2B0BFN7c03ZwAgRfH7QfjgNUvi3eRPLJE3qpVfzkg==
------END PUBLIC KEY-----
-";
 
 /// Returns a setup that demands signatures with this key.
 fn pinned(immudb: &ImmuDb, folder: &Path, name: &str, key: &str) -> Setup {

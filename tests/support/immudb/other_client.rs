@@ -45,7 +45,7 @@ impl OtherClient {
 
     /// Returns the number of the last transaction.
     pub async fn last(&self) -> u64 {
-        self.transactions().await.last().map_or(0, |transaction| transaction.header.id.0)
+        self.0.current_tx().await.unwrap().0
     }
 
     /// Returns the number of the transaction that wrote the event, or `None` if its key has no
