@@ -181,11 +181,12 @@ impl Transparency {
             on_demand: tokio::sync::Mutex::new(None),
             making: Mutex::new(()),
         });
+        // The log of a lost disk is empty, and what ImmuDB has of it may be less than it was. This
+        // has to be known later as well, when a key that cannot be used now is there again.
+        if is_empty && !matches!(inner.keys, Err(NoKey::Disabled | NoKey::Generations { .. })) {
+            inner.change_generations(|generations| generations.copied = true);
+        }
         if inner.keys.is_ok() {
-            // The log of a lost disk is empty, and what ImmuDB has of it may be less than it was.
-            if is_empty {
-                inner.change_generations(|generations| generations.copied = true);
-            }
             inner.start_tasks(anchors, (immudb, checkpoints), stopping, tasks);
         }
         let (warning, stopping) = (publisher::warn_of_problem(inner.clone()), stopping.clone());

@@ -391,6 +391,10 @@ impl Forwarder {
         if state != State::Connected {
             self.sequencer.lingers(false);
         }
+        if before == State::Copying && state != before {
+            // Nothing can be appended before the state changes.
+            self.replication.has_restored(self.sequencer.tip().position);
+        }
         self.replication.set_state(state);
         if state != before {
             self.probes.reset();

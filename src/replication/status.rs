@@ -75,6 +75,7 @@ struct Inner {
     /// The most recent transactions, which the index may not know yet.
     recent: RecentTransactions,
     verified_tree: Option<VerifiedTree>,
+    restored: Option<Position>,
 }
 
 impl ReplicationStatus {
@@ -108,6 +109,7 @@ impl ReplicationStatus {
                 waiters: CommitWaiters::default(),
                 recent: RecentTransactions::default(),
                 verified_tree: None,
+                restored: None,
             }),
             state: watch::Sender::new(state),
             forwarded: watch::Sender::new(forwarded),
@@ -229,6 +231,17 @@ impl ReplicationStatus {
     /// ImmuDB. `None` before the first one.
     pub(crate) fn verified_tree(&self) -> Option<VerifiedTree> {
         self.lock().verified_tree
+    }
+
+    /// Returns where the log ended when this process had copied it from ImmuDB, before anything was
+    /// appended. `None` if it has not.
+    pub(crate) fn restored(&self) -> Option<Position> {
+        self.lock().restored
+    }
+
+    /// Records where the log ends after a copy from ImmuDB.
+    pub(super) fn has_restored(&self, last: Position) {
+        self.lock().restored = Some(last);
     }
 
     pub(super) fn set_state(&self, state: State) {

@@ -18,6 +18,7 @@ use super::{
     key::{Keys, Origin},
 };
 use crate::{
+    event::Position,
     immudb::{self, Session, SessionSettings},
     merkle::Hash,
     proof::{Checkpoint, KeyId, SignedNote},
@@ -91,6 +92,16 @@ struct Known<'k> {
     generations: &'k Generations,
     /// The log does not get any events that it lacks.
     is_complete: bool,
+    /// Where the log ended when this process had copied it from ImmuDB.
+    restored: Option<Position>,
+}
+
+impl Known<'_> {
+    /// Returns whether the last events of this size may be others than those that were published:
+    /// the log is a copy that lacked them, and events were appended since.
+    fn may_be_others(&self, size: u64) -> bool {
+        self.generations.copied && self.restored.is_some_and(|restored| size > restored.0)
+    }
 }
 
 /// What a comparison has found.
@@ -129,7 +140,7 @@ fn compare<L: Leaves>(
     view: &TreeView,
     leaves: &L,
 ) -> Result<Verdict, TreeError<L::Error>> {
-    let Known { keys, generations, is_complete } = known;
+    let Known { keys, generations, is_complete, .. } = known;
     let mut lacking: Option<(u64, Checkpoint)> = None;
     for (age, note) in notes.iter().rev().enumerate() {
         let (generation, checkpoint) = match keys.origin(note) {
@@ -146,19 +157,20 @@ fn compare<L: Leaves>(
         }
         if size <= view.size() {
             let root = view.root_at(size, leaves)?;
-            return Ok(match lacking {
-                _ if root != *checkpoint.root() => Verdict::Contradicted { checkpoint, found: Some(root) },
-                Some((generation, last)) => Verdict::Shortened { generation, last, agreed: Some(size) },
-                None if generation > generations.current() => {
-                    Verdict::LaterGeneration { number: generation, size }
-                }
-                None => Verdict::Agrees,
-            });
-        }
-        if !is_complete {
+            let is_same = root == *checkpoint.root();
+            if is_same || !known.may_be_others(size) {
+                return Ok(match lacking {
+                    _ if !is_same => Verdict::Contradicted { checkpoint, found: Some(root) },
+                    Some((generation, last)) => Verdict::Shortened { generation, last, agreed: Some(size) },
+                    None if generation > generations.current() => {
+                        Verdict::LaterGeneration { number: generation, size }
+                    }
+                    None => Verdict::Agrees,
+                });
+            }
+        } else if !is_complete {
             return Ok(Verdict::Undecided);
-        }
-        if !generations.copied {
+        } else if !generations.copied {
             return Ok(Verdict::Contradicted { checkpoint, found: None });
         }
         // An older one shows up to where both agree.
@@ -176,10 +188,8 @@ pub(super) async fn run(inner: Arc<Inner>, mut left: Places) {
     let mut is_reported = false;
     loop {
         let state = *states.borrow_and_update();
-        if !matches!(state, State::Starting | State::Copying)
-            && let Some(view) = inner.whole_tree().await
-        {
-            let is_decided = inner.compare_places(&mut left, state, &view).await;
+        if !matches!(state, State::Starting | State::Copying) && inner.whole_tree().await.is_some() {
+            let is_decided = inner.compare_places(&mut left, state).await;
             // The first checkpoint of a log whose disk was lost is not made before ImmuDB was asked
             // for earlier ones.
             let is_key_known = left.immudb.is_none() || inner.kept.newest().is_some();
@@ -214,22 +224,23 @@ impl Inner {
 
     /// Compares the places that are within reach, and removes those that are decided. Returns
     /// whether all of them are.
-    async fn compare_places(self: &Arc<Self>, left: &mut Places, state: State, view: &TreeView) -> bool {
+    async fn compare_places(self: &Arc<Self>, left: &mut Places, state: State) -> bool {
         // A copy that was not made, or that an operator may exchange, gets further events.
-        let is_unfinished = self.may_lack_events() && (view.size() == 0 || state == State::Fenced);
+        let is_empty = self.tip.borrow().position == Position(0);
+        let is_unfinished = self.may_lack_events() && (is_empty || state == State::Fenced);
         let is_complete = state != State::Fallback && !is_unfinished;
         let mut is_decided = true;
         if left.own {
             let newest = self.kept.newest();
             let notes = newest.map(|kept| kept.note.clone()).into_iter().collect();
-            left.own = !self.compare_with("log.checkpoints", notes, is_complete, view).await;
+            left.own = !self.compare_with("log.checkpoints", notes, is_complete).await;
             is_decided &= !left.own;
         }
         for mut file in std::mem::take(&mut left.files) {
             let is_compared = match file.read(READ_MAX).await {
                 Ok(notes) => {
                     let place = file.path.display().to_string();
-                    let is_compared = self.compare_with(&place, notes, is_complete, view).await;
+                    let is_compared = self.compare_with(&place, notes, is_complete).await;
                     is_decided &= is_compared;
                     is_compared
                 }
@@ -250,7 +261,7 @@ impl Inner {
             match newest_in_immudb(settings).await {
                 Ok(notes) => {
                     left.were_published |= !notes.is_empty();
-                    if self.compare_with("ImmuDB", notes, is_complete, view).await {
+                    if self.compare_with("ImmuDB", notes, is_complete).await {
                         left.immudb = None;
                     } else {
                         is_decided = false;
@@ -263,18 +274,15 @@ impl Inner {
     }
 
     /// Compares the history with the notes of one place. Returns whether that is decided.
-    async fn compare_with(
-        self: &Arc<Self>,
-        place: &str,
-        notes: Vec<SignedNote>,
-        is_complete: bool,
-        view: &TreeView,
-    ) -> bool {
-        let (inner, view) = (self.clone(), view.clone());
+    async fn compare_with(self: &Arc<Self>, place: &str, notes: Vec<SignedNote>, is_complete: bool) -> bool {
+        // Only now: while the notes were read, this service may have published a newer one.
+        let Some(view) = self.whole_tree().await else { return false };
+        let inner = self.clone();
         let compared = spawn_blocking(move || {
             let keys = inner.keys.as_ref().ok()?;
             let generations = inner.signing().generations.clone();
-            let known = Known { keys, generations: &generations, is_complete };
+            let restored = inner.replication.restored();
+            let known = Known { keys, generations: &generations, is_complete, restored };
             Some(compare(known, &notes, &view, &inner.history))
         });
         match compared.await {

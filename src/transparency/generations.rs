@@ -108,6 +108,20 @@ pub(crate) fn begin(log_path: &Path, generation: Generation) -> io::Result<()> {
     generations.save(log_path)
 }
 
+/// Same as [`begin`], but also if no checkpoint is kept: an anchor has one of the earlier history.
+///
+/// # Errors
+/// See [`begin`].
+pub(crate) fn begin_against_anchor(log_path: &Path, generation: Generation) -> io::Result<()> {
+    if kept::newest_of_all(log_path)?.is_some() {
+        return begin(log_path, generation);
+    }
+    let mut generations = Generations::load(log_path)?;
+    let current = generations.current();
+    generations.push(current, generation, None);
+    generations.save(log_path)
+}
+
 /// Returns the checkpoints that are kept, of all generations.
 ///
 /// # Errors
@@ -272,6 +286,10 @@ mod tests {
         let log = dir.path().join("log");
         begin(&log, generation(Some(3))).unwrap();
         assert_eq!(Generations::load(&log).unwrap(), Generations::default(), "nothing was published");
+        let other = dir.path().join("other");
+        begin_against_anchor(&other, generation(Some(0))).unwrap();
+        let generations = Generations::load(&other).unwrap();
+        assert_eq!((generations.current(), generations.limit(1)), (2, 0), "an anchor has a checkpoint");
         publish(&log, 5, 1);
         publish(&log, 9, 1);
         begin(&log, generation(Some(6))).unwrap();

@@ -240,8 +240,8 @@ impl KeptFile {
             Ok(()) => (self.lines, self.is_outdated) = (list.len(), false),
             Err(error) => {
                 warn!(%error, file = %self.path.display(), "cannot remove outdated lines");
-                // Not again with each checkpoint.
-                self.lines = 0;
+                // Not again with each checkpoint. The line that was just added is a whole one.
+                (self.lines, self.is_outdated) = (0, false);
             }
         }
     }

@@ -105,7 +105,7 @@ fn begin_generation_after(
     let agrees = |kept: &&Checkpoint| roots.get(&kept.size()) == Some(kept.root());
     let agreed = kept.iter().filter(agrees).map(Checkpoint::size).max().unwrap_or(0);
     let generation = Generation::by_operator(Position(agreed), "resolve --accept-findings", because);
-    generations::begin(log_path, generation).map_err(of_file)
+    generations::begin_against_anchor(log_path, generation).map_err(of_file)
 }
 
 /// Checks that exactly the open findings are named. If their file was deleted, there are none.

@@ -87,14 +87,14 @@ impl WitnessAnchor {
                 }
                 // It has the size that we said, so it has another root.
                 Err(WitnessError::OtherSize { size: theirs }) if theirs == old && old == size => {
-                    return Err(other_root(old));
+                    return Err(other_root(inner, kept, old));
                 }
                 Err(WitnessError::OtherSize { size: theirs }) if theirs > size => {
                     return Err(longer(inner, kept, theirs));
                 }
                 // Without an earlier checkpoint, there is nothing to be inconsistent with.
                 Err(WitnessError::Refused { status: NOT_CONSISTENT, .. }) if old > 0 => {
-                    return Err(other_root(old));
+                    return Err(other_root(inner, kept, old));
                 }
                 Err(WitnessError::OtherSize { size: theirs }) => {
                     last = Some(WitnessError::OtherSize { size: theirs });
@@ -132,7 +132,18 @@ async fn consistency(inner: &Arc<Inner>, old: u64, new: u64) -> Result<Vec<Hash>
     Ok(proof.map_err(|_| WitnessAnchorError::NoTree)??)
 }
 
-fn other_root(size: u64) -> WitnessAnchorError {
+/// Judges a witness that has cosigned another checkpoint of `size` events. If the log is a copy
+/// that lacked them, events that were appended since are in their places.
+fn other_root(inner: &Inner, kept: &KeptCheckpoint, size: u64) -> WitnessAnchorError {
+    // Read first: another witness may begin the generation meanwhile.
+    let is_copy = inner.may_lack_events();
+    let has_copied = inner.replication.restored().is_none_or(|restored| size <= restored.0);
+    if is_outdated(inner, kept) {
+        return WitnessAnchorError::Ahead { size };
+    }
+    if is_copy && !has_copied {
+        return begin_generation(inner, kept, size);
+    }
     WitnessAnchorError::OtherHistory {
         size,
         expected: format!("another root for {size} events"),
@@ -148,16 +159,27 @@ fn longer(inner: &Inner, kept: &KeptCheckpoint, theirs: u64) -> WitnessAnchorErr
     let is_copy = inner.may_lack_events();
     let events = inner.tip.borrow().position.0;
     let may_grow = matches!(inner.replication.state(), State::Starting | State::Copying | State::Fallback);
-    let is_outdated = inner.signing().generations.current() != kept.generation;
-    if theirs <= events || may_grow || is_outdated {
+    if theirs <= events || may_grow || is_outdated(inner, kept) {
         return WitnessAnchorError::Ahead { size: theirs };
     }
     if is_copy {
-        inner.begin_after_copy(kept.generation, Some(kept.checkpoint.size()), Some(&kept.checkpoint));
-        // Once: no witness knows the origin of the new generation.
-        inner.is_copy.store(false, Ordering::Release);
-        return WitnessAnchorError::Ahead { size: theirs };
+        return begin_generation(inner, kept, theirs);
     }
     let expected = format!("{theirs} events");
     WitnessAnchorError::OtherHistory { size: theirs, expected, found: format!("{events} events") }
+}
+
+/// Returns whether a generation has begun since the checkpoint was made.
+fn is_outdated(inner: &Inner, kept: &KeptCheckpoint) -> bool {
+    inner.signing().generations.current() != kept.generation
+}
+
+/// Begins a generation because the witness has cosigned events that the copy lacks. Both agree up
+/// to what was copied.
+fn begin_generation(inner: &Inner, kept: &KeptCheckpoint, theirs: u64) -> WitnessAnchorError {
+    let agreed = inner.replication.restored().map(|restored| restored.0.min(kept.checkpoint.size()));
+    inner.begin_after_copy(kept.generation, agreed, Some(&kept.checkpoint));
+    // Once: no witness knows the origin of the new generation.
+    inner.is_copy.store(false, Ordering::Release);
+    WitnessAnchorError::Ahead { size: theirs }
 }

@@ -91,7 +91,8 @@ fn the_last_checkpoint_has_to_be_continued() {
     let view = log.view(dir.path());
     let first = Generations::default();
     let found = |notes: &[SignedNote], is_complete| {
-        compare(Known { keys: &keys, generations: &first, is_complete }, notes, &view, &log).unwrap()
+        compare(Known { keys: &keys, generations: &first, is_complete, restored: None }, notes, &view, &log)
+            .unwrap()
     };
     assert_eq!(found(&[], true), Verdict::Agrees);
     assert_eq!(found(&[log.note(&keys, 1, 7), log.note(&keys, 1, 20)], true), Verdict::Agrees);
@@ -117,7 +118,13 @@ fn a_copy_that_lacks_what_was_published_begins_a_generation_if_the_rest_agrees()
     let mut copied = Generations::default();
     copied.copied = true;
     let found = |notes: &[SignedNote]| {
-        compare(Known { keys: &keys, generations: &copied, is_complete: true }, notes, &view, &log).unwrap()
+        compare(
+            Known { keys: &keys, generations: &copied, is_complete: true, restored: None },
+            notes,
+            &view,
+            &log,
+        )
+        .unwrap()
     };
     let last = longer.checkpoint("log.example/a", 1, 25);
     let notes = [7, 19, 22, 25].map(|size| longer.note(&keys, 1, size));
@@ -129,13 +136,40 @@ fn a_copy_that_lacks_what_was_published_begins_a_generation_if_the_rest_agrees()
 }
 
 #[test]
+fn events_that_follow_a_copy_are_no_contradiction_of_those_that_it_lacks() {
+    let dir = tempfile::tempdir().unwrap();
+    let keys = keys(dir.path(), "key", false);
+    // 15 events were copied, and others appended since.
+    let (log, lost) = (Log::new(20, 15), Log::new(18, 99));
+    let view = log.view(dir.path());
+    let notes = [12, 15, 16, 18].map(|size| lost.note(&keys, 1, size));
+    let found = |copied, restored: Option<u64>, notes: &[SignedNote]| {
+        let mut generations = Generations::default();
+        generations.copied = copied;
+        let restored = restored.map(Position);
+        let known = Known { keys: &keys, generations: &generations, is_complete: true, restored };
+        compare(known, notes, &view, &log).unwrap()
+    };
+    let last = lost.checkpoint("log.example/a", 1, 18);
+    let shortened = Verdict::Shortened { generation: 1, last, agreed: Some(15) };
+    assert_eq!(found(true, Some(15), &notes), shortened);
+    // What was copied has to be the same, and so has a history that is no copy.
+    for (copied, restored) in [(true, Some(18)), (true, None), (false, Some(15))] {
+        let found = found(copied, restored, &notes);
+        assert!(matches!(found, Verdict::Contradicted { found: Some(_), .. }), "{found:?}");
+    }
+    assert_eq!(found(true, Some(15), &[log.note(&keys, 1, 19)]), Verdict::Agrees);
+}
+
+#[test]
 fn checkpoints_of_earlier_generations_hold_up_to_the_agreed_size() {
     let dir = tempfile::tempdir().unwrap();
     let keys = keys(dir.path(), "key", false);
     let (log, discarded) = (Log::new(20, 99), Log::new(30, 9));
     let view = log.view(dir.path());
     let found = |generations: &Generations, notes: &[SignedNote]| {
-        compare(Known { keys: &keys, generations, is_complete: true }, notes, &view, &log).unwrap()
+        compare(Known { keys: &keys, generations, is_complete: true, restored: None }, notes, &view, &log)
+            .unwrap()
     };
     let notes = [log.note(&keys, 1, 9), discarded.note(&keys, 1, 12), discarded.note(&keys, 1, 30)];
     assert_eq!(found(&begun(Some(9)), &notes), Verdict::Agrees);
@@ -161,7 +195,8 @@ fn a_checkpoint_by_another_key_is_named_unless_a_new_key_is_allowed() {
     let (log, first) = (Log::new(20, 99), Generations::default());
     let view = log.view(dir.path());
     let found = |keys: &Keys, notes: &[SignedNote]| {
-        compare(Known { keys, generations: &first, is_complete: true }, notes, &view, &log).unwrap()
+        compare(Known { keys, generations: &first, is_complete: true, restored: None }, notes, &view, &log)
+            .unwrap()
     };
     let notes = [log.note(&present, 1, 5), log.note(&lost, 1, 7)];
     let id = lost.signer(1).unwrap().verifier().id();
