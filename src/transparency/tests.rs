@@ -43,6 +43,13 @@ struct Started {
 }
 
 impl Started {
+    /// Waits until an anchor has the newest checkpoint. The time is simulated.
+    async fn until_anchored(&self) {
+        while !self.transparency.newest().unwrap().anchored {
+            tokio::time::sleep(Duration::from_secs(1)).await;
+        }
+    }
+
     fn at(dir: &TempDir, anchors: &[&str]) -> Self {
         let log_path = dir.path().join("log");
         let storage = Storage::open(&storage::Settings {
@@ -176,9 +183,7 @@ async fn a_history_that_does_not_continue_an_anchor_is_reported_and_not_signed()
     let service = Started::at(&dir, &["anchor"]);
     service.grow(&dir, 9);
     service.cover(9).await.unwrap();
-    while !service.transparency.newest().unwrap().anchored {
-        tokio::time::sleep(Duration::from_secs(1)).await;
-    }
+    service.until_anchored().await;
     service.stop().await;
     // Everything is as it was before, except for the anchor and the key.
     fs::remove_file(dir.path().join("log.checkpoints")).unwrap();
@@ -200,9 +205,7 @@ async fn a_generation_has_a_name_of_its_own_and_its_first_checkpoint_says_why() 
     let service = Started::at(&dir, &["anchor"]);
     service.grow(&dir, 9);
     service.cover(9).await.unwrap();
-    while !service.transparency.newest().unwrap().anchored {
-        tokio::time::sleep(Duration::from_secs(1)).await;
-    }
+    service.until_anchored().await;
     service.stop().await;
     let discarded = Generation { agreed: Some(4), by: "an operator".into(), because: "a test".into() };
     generations::begin(&dir.path().join("log"), discarded).unwrap();
@@ -216,9 +219,7 @@ async fn a_generation_has_a_name_of_its_own_and_its_first_checkpoint_says_why() 
     let lines = first.checkpoint.extensions();
     assert!(lines[1].starts_with("earlier 9 ") && lines[1].ends_with(" log.example/a"), "{lines:?}");
     assert_eq!(lines[2..], ["agreed 4", "by an operator", "because a test"]);
-    while !service.transparency.newest().unwrap().anchored {
-        tokio::time::sleep(Duration::from_secs(1)).await;
-    }
+    service.until_anchored().await;
     service.grow(&dir, 8);
     let second = service.cover(8).await.unwrap();
     assert!(second.checkpoint.extensions().is_empty());
