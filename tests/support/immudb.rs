@@ -169,6 +169,11 @@ impl ImmuDb {
     /// nothing is answered.
     pub fn pause(&self) {
         self.signal(Signal::STOP);
+        // The signal reaches each thread on its own, and a call may still be answered meanwhile.
+        let process = self.process_id().expect("ImmuDB runs");
+        while !threads_are_stopped(process) {
+            std::thread::sleep(Duration::from_millis(1));
+        }
     }
 
     pub fn resume(&self) {
@@ -284,6 +289,17 @@ impl Drop for ImmuDb {
             let _ = process.wait();
         }
     }
+}
+
+/// Returns whether the kernel has stopped all threads of a process.
+fn threads_are_stopped(process: u32) -> bool {
+    let threads = fs::read_dir(format!("/proc/{process}/task")).expect("the process exists");
+    let is_stopped = |stat: String| {
+        // The name of the program, in parentheses, may contain anything.
+        let state = stat.rsplit(')').next().and_then(|rest| rest.trim_start().chars().next());
+        state == Some('T')
+    };
+    threads.flatten().all(|thread| fs::read_to_string(thread.path().join("stat")).is_ok_and(is_stopped))
 }
 
 fn is_immudb_setting(name: &std::ffi::OsStr) -> bool {
