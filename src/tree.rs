@@ -3,7 +3,7 @@
 //! It is the tree of RFC 6962 whose leaf *n* - 1 is the chain hash of event *n*. A chain hash
 //! commits to all events before it, so one leaf that is right shows that all before it are.
 //!
-//! [`EventTree`] grows with the log. It keeps the nodes of 256 leaves and above in a file, the
+//! [`EventTree`] grows with the log. It keeps the nodes of 32 leaves and above in a file, the
 //! leaves behind the last of these nodes in memory, and reads all other leaves from the log when a
 //! proof needs them ([`Leaves`]). [`TreeView`] makes the proofs, and [`TreeWatch`] has the newest
 //! one for the threads that do not append.
@@ -48,8 +48,8 @@ pub trait Leaves {
     type Error: std::error::Error + 'static;
 
     /// Returns the leaf hashes in this range of indexes, from 0 on: those of the events with the
-    /// positions `range.start + 1` to `range.end`. At most 256 are requested at once, and only such
-    /// that the tree has.
+    /// positions `range.start + 1` to `range.end`. At most 256 are requested at once, and only
+    /// such that the tree has.
     ///
     /// # Errors
     /// Returns an error if they cannot be read.
@@ -72,10 +72,10 @@ impl Deref for EventTree {
 
 impl EventTree {
     /// Opens the file, or creates it. `log` is the id of the log, `size` the number of its durable
-    /// events. The tree has a multiple of 256 leaves, at most `size`: what is missing has to be
+    /// events. The tree has a multiple of 32 leaves, at most `size`: what is missing has to be
     /// appended with [`EventTree::push`].
     ///
-    /// The last kept node is compared with its 256 leaves in the log. If they differ, the log has
+    /// The last kept node is compared with its 32 leaves in the log. If they differ, the log has
     /// another history than the one that the file was made from, and the nodes behind the last
     /// common one are removed. Beyond these leaves, one node for each set bit of the size is read:
     /// at most 19 with 100 000 000 events. Only a damaged file or another history takes more.
@@ -145,7 +145,7 @@ impl EventTree {
     }
 
     /// Writes the nodes that were completed since the last call to the file, without a sync. If
-    /// this fails, they stay in memory for the next call: about 64 bytes for 256 events.
+    /// this fails, they stay in memory for the next call: about 64 bytes for 32 events.
     ///
     /// # Errors
     /// Returns an error if the file cannot be written.
@@ -171,7 +171,7 @@ impl EventTree {
     }
 }
 
-/// Returns how many of the first `subtrees` nodes of 256 leaves have the leaves of the log. Usually
+/// Returns how many of the first `subtrees` nodes of 32 leaves have the leaves of the log. Usually
 /// these are all, and one comparison shows it.
 fn common_subtrees<L: Leaves>(
     view: &TreeView,
@@ -196,14 +196,14 @@ fn common_subtrees<L: Leaves>(
 
 /// The tree at one size, for proofs of it and of all smaller trees. Cheap to clone.
 ///
-/// A proof reads at most two nodes of 36 bytes for each level above 256 leaves, and usually fewer:
-/// about 30 of a tree of 100 000 000 events. For a smaller size than that of the view, it reads
-/// three times as many, to verify the root at that size. It reads twice 256 leaves at most.
+/// A proof reads at most two nodes of 36 bytes for each level above 32 leaves, and usually fewer:
+/// about 35 of a tree of 100 000 000 events. For a smaller size than that of the view, it reads
+/// three times as many, to verify the root at that size. It reads twice 32 leaves at most.
 #[derive(Debug, Clone)]
 pub struct TreeView {
     nodes: Arc<TreeFile>,
     edge: RightEdge,
-    /// The leaves behind the last node of 256 leaves.
+    /// The leaves behind the last node of 32 leaves.
     tail: Vec<Hash>,
     /// The number of records in the file.
     written: u64,
@@ -259,6 +259,19 @@ impl TreeView {
         self.read(leaves, |reader| reader.inclusion(index, size))
     }
 
+    /// Returns the leaves around the one with this index, and the index of the first of them. All
+    /// were verified against the root at once, which reads much less than a proof of each.
+    ///
+    /// # Errors
+    /// Returns an error if there is no such leaf, or if something cannot be read.
+    pub fn leaves_around<L: Leaves>(
+        &self,
+        index: u64,
+        leaves: &L,
+    ) -> Result<(u64, Vec<Hash>), TreeError<L::Error>> {
+        self.read(leaves, |reader| reader.leaves_around(index))
+    }
+
     /// Returns the proof that the tree of the first `new` leaves continues that of the first `old`
     /// ones. It is verified as in [`proof::consistency`](crate::proof::consistency).
     ///
@@ -286,7 +299,7 @@ impl TreeView {
         Ok(found)
     }
 
-    /// Returns the number of complete subtrees of 256 leaves.
+    /// Returns the number of complete subtrees of 32 leaves.
     fn subtrees(&self) -> u64 {
         layout::subtrees(self.written + self.unwritten.len() as u64)
     }

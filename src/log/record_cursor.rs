@@ -36,6 +36,8 @@ pub struct RecordCursor {
     checked_until: u64,
     /// The previous segment and its length, until an append of the current segment was read.
     behind: Option<(Arc<segment::Segment>, u64)>,
+    /// The number of bytes that are read at once.
+    read_bytes: usize,
 }
 
 /// The state in which the next record is looked for.
@@ -99,7 +101,21 @@ impl RecordCursor {
     /// Creates a cursor at the start of a frame. The next append must begin with position `first`.
     pub fn at(segments: Arc<Segments>, place: LogOffset, first: Position) -> Self {
         let at = CursorState { place, expected: Some((first, None)), open: None };
-        Self { segments, at, file: None, buffer: Bytes::new(), checked_until: 0, behind: None }
+        Self {
+            segments,
+            at,
+            file: None,
+            buffer: Bytes::new(),
+            checked_until: 0,
+            behind: None,
+            read_bytes: CHUNK_BYTES,
+        }
+    }
+
+    /// Reads this number of bytes at once, instead of 256 KiB: for a few records. A larger frame is
+    /// read whole, if it is one that is checked before its records are returned.
+    pub fn reading_at_once(self, bytes: usize) -> Self {
+        Self { read_bytes: bytes.min(CHUNK_BYTES), ..self }
     }
 
     /// Returns the offset from which the next record is read.
@@ -345,7 +361,7 @@ impl RecordCursor {
         if self.buffer.len() < bytes {
             // The old buffer is released first, so that both are never in memory together.
             self.forget();
-            self.buffer = fill(file, self.at.place.offset, bytes.max(CHUNK_BYTES), limit)?;
+            self.buffer = fill(file, self.at.place.offset, bytes.max(self.read_bytes), limit)?;
         }
         Ok(())
     }

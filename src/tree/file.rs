@@ -16,14 +16,15 @@ use std::{
 };
 
 use bytes::{Buf, BufMut};
-use tracing::warn;
+use tracing::{info, warn};
 use uuid::Uuid;
 
 use super::error::TreeFileError;
 use crate::merkle::Hash;
 
 const MAGIC: &[u8; 8] = b"AETHYRTR";
-const VERSION: u32 = 1;
+/// Version 1 had no nodes below 256 leaves.
+const VERSION: u32 = 2;
 pub(super) const HEADER_BYTES: u64 = 48;
 const CHECKED_BYTES: usize = 44;
 pub(super) const RECORD_BYTES: u64 = 36;
@@ -44,6 +45,8 @@ pub(super) struct TreeFile {
 enum Header {
     /// A file of this version.
     Known { log: Uuid, salt: Salt },
+    /// A file of an earlier version, which has other nodes.
+    Older { version: u32 },
     /// A file of a newer version.
     Newer { version: u32 },
     /// A file with a damaged or incomplete header.
@@ -71,14 +74,15 @@ impl Header {
         match version {
             0 => Self::Damaged,
             VERSION => Self::Known { log: Uuid::from_bytes(log), salt },
+            version if version < VERSION => Self::Older { version },
             version => Self::Newer { version },
         }
     }
 }
 
 impl TreeFile {
-    /// Opens the file of the log with this id. Creates it if it is missing or if its header is
-    /// damaged.
+    /// Opens the file of the log with this id. Creates it if it is missing, if its header is
+    /// damaged or if it is of an earlier version.
     pub(super) fn open(path: &Path, log: Uuid) -> Result<Self, TreeFileError> {
         let io_error = |source| TreeFileError::Io { file: path.to_owned(), source };
         let file = match fs::File::options().read(true).write(true).open(path) {
@@ -101,6 +105,11 @@ impl TreeFile {
             }
             Header::Newer { version } => Err(TreeFileError::Newer { file: path.to_owned(), found: version }),
             Header::Foreign => Err(TreeFileError::NotATree { file: path.to_owned() }),
+            Header::Older { version } => {
+                info!(file = %path.display(), version, "the tree file is of an earlier version; the tree is \
+                      rebuilt");
+                Self::create(path, log).map_err(io_error)
+            }
             Header::Damaged => {
                 warn!(file = %path.display(), "the header of the tree file is damaged; the tree is rebuilt");
                 Self::create(path, log).map_err(io_error)

@@ -1,18 +1,17 @@
 //! Where the nodes are in the file, and which of them make a proof. Pure arithmetic.
 //!
-//! The nodes of 256 leaves and above are in post-order: a node is behind its children, and is
+//! The nodes of 32 leaves and above are in post-order: a node is behind its children, and is
 //! written as soon as its last leaf is there. Nothing is ever moved, each first part of the file is
 //! the file of a smaller tree, and the place of a node follows from its level and its index. So a
-//! proof reads just the hashes that it consists of.
+//! proof reads just the hashes that it consists of, and 32 leaves from the log.
 //!
-//! To keep the nodes of 256 leaves alone would halve the file. But a proof would have to read and
-//! to hash all of them (12.5 MB with 100 000 000 events), or each 256th level would need a place of
-//! its own.
+//! To keep the nodes of 32 leaves alone would halve the file. But a proof would have to read and to
+//! hash all of them (100 MB with 100 000 000 events).
 
 use std::ops::Range;
 
 /// The level of the lowest nodes in the file. Leaves have the level 0.
-pub(super) const LEVEL: u32 = 8;
+pub(super) const LEVEL: u32 = 5;
 
 /// The number of leaves of such a node.
 pub(super) const SUBTREE_LEAVES: u64 = 1 << LEVEL;
@@ -46,12 +45,12 @@ impl Node {
     }
 }
 
-/// Returns the number of records for this number of complete subtrees of 256 leaves.
+/// Returns the number of records for this number of complete subtrees of 32 leaves.
 pub(super) fn records(subtrees: u64) -> u64 {
     subtrees * 2 - u64::from(subtrees.count_ones())
 }
 
-/// Returns the number of complete subtrees of 256 leaves that have all their records in a file with
+/// Returns the number of complete subtrees of 32 leaves that have all their records in a file with
 /// this number of records.
 pub(super) fn subtrees(record_count: u64) -> u64 {
     // As there are at most 64 ones, it cannot be larger than this.

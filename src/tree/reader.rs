@@ -17,7 +17,7 @@ use crate::merkle::{self, EMPTY_ROOT, Hash, ProofError, RightEdge, consistency, 
 pub(super) struct Reader<'a, L> {
     view: &'a TreeView,
     leaves: &'a L,
-    /// The leaves that were read, by the index of their node of 256 leaves.
+    /// The leaves that were read, by the index of their node of 32 leaves.
     read: BTreeMap<u64, Vec<Hash>>,
     /// The nodes that had to be computed because their records are damaged.
     computed: BTreeMap<u64, Hash>,
@@ -62,6 +62,25 @@ impl<'a, L: Leaves> Reader<'a, L> {
         let proof = self.hashes(layout::inclusion(index, size))?;
         inclusion::verify(&leaf, index, size, &proof, &root)?;
         Ok(proof)
+    }
+
+    /// Returns the leaves below the lowest kept node that has this leaf, and the index of the first
+    /// of them. Their node was verified against the root.
+    pub(super) fn leaves_around(&mut self, index: u64) -> Result<(u64, Vec<Hash>), TreeError<L::Error>> {
+        let size = self.view.size();
+        if index >= size {
+            return Err(ProofError::NoLeaf { index, size }.into());
+        }
+        let subtree = index / SUBTREE_LEAVES;
+        let leaves = self.leaves_of(subtree)?.to_vec();
+        // The tree above these nodes has the same shape as one whose leaves they are.
+        let subtrees = size.div_ceil(SUBTREE_LEAVES);
+        let above = layout::inclusion(subtree, subtrees);
+        let of_leaves =
+            |range: Range<u64>| range.start * SUBTREE_LEAVES..(range.end * SUBTREE_LEAVES).min(size);
+        let proof = self.hashes(above.into_iter().map(of_leaves).collect())?;
+        inclusion::verify(&merkle::root(&leaves), subtree, subtrees, &proof, &self.view.root())?;
+        Ok((subtree * SUBTREE_LEAVES, leaves))
     }
 
     /// Returns a verified proof of consistency.
@@ -128,7 +147,7 @@ impl<'a, L: Leaves> Reader<'a, L> {
         Ok(hash)
     }
 
-    /// Returns the leaves of a subtree of 256 leaves, or those behind the last complete one. What
+    /// Returns the leaves of a subtree of 32 leaves, or those behind the last complete one. What
     /// is read is compared with the kept node, unless that is damaged.
     fn leaves_of(&mut self, subtree: u64) -> Result<&[Hash], TreeError<L::Error>> {
         if subtree >= self.view.subtrees() {

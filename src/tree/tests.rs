@@ -16,6 +16,9 @@ use super::{
 };
 use crate::merkle::{ProofError, consistency, inclusion, leaf_hash, root};
 
+mod around;
+mod versions;
+
 const LOG: Uuid = Uuid::from_u128(7);
 
 /// The log cannot be read.
@@ -42,7 +45,7 @@ impl Leaves for Log {
 
     fn leaves(&self, range: Range<u64>) -> Result<Vec<Hash>, Lost> {
         let leaves = &self.leaves[range.start as usize..range.end as usize];
-        assert!(leaves.len() <= 256, "{range:?}");
+        assert!(leaves.len() as u64 <= SUBTREE_LEAVES, "{range:?}");
         self.read.set(self.read.get() + leaves.len());
         (self.answer)(leaves)
     }
@@ -99,10 +102,10 @@ impl Log {
         assert_eq!(verified, Ok(()), "{old} of {new}");
     }
 
-    /// Checks the root, and a proof from each subtree of 256 leaves. These need each kept node.
+    /// Checks the root, and a proof from each subtree of 32 leaves. These need each kept node.
     fn is_proven_by(&self, tree: &TreeView) {
         assert_eq!((tree.size(), tree.root()), (self.size(), self.root_at(self.size())));
-        for index in (0..self.size()).step_by(256) {
+        for index in (0..self.size()).step_by(SUBTREE_LEAVES as usize) {
             self.includes(tree, index, self.size());
         }
     }
@@ -112,6 +115,11 @@ fn place() -> (TempDir, PathBuf) {
     let dir = tempfile::tempdir().unwrap();
     let path = dir.path().join("tree");
     (dir, path)
+}
+
+/// Returns the number of leaves below the kept nodes of a tree.
+fn whole(size: u64) -> u64 {
+    size / SUBTREE_LEAVES * SUBTREE_LEAVES
 }
 
 /// Returns the file of the tree of a log.
@@ -135,7 +143,7 @@ fn roots_and_proofs_of_each_size_are_those_of_the_definition() {
                 log.includes(&tree, index, size);
             }
         }
-        for old in [0, 1, size / 2, size / 256 * 256, size.saturating_sub(1), size] {
+        for old in [0, 1, size / 2, whole(size), size.saturating_sub(1), size] {
             if old <= size {
                 log.continues(&tree, old, size);
             }
@@ -190,12 +198,12 @@ fn large_trees_have_right_proofs() {
         let proof = tree.inclusion(index, size, &log).unwrap();
         let verified = inclusion::verify(&log.leaves[index as usize], index, size, &proof, &root);
         assert_eq!(verified, Ok(()), "{index} of {size}");
-        assert!(log.read.get() <= 512, "{} leaves were read", log.read.get());
+        assert!(log.read.get() as u64 <= 2 * SUBTREE_LEAVES, "{} leaves were read", log.read.get());
         let proof = tree.consistency(old, size, &log).unwrap();
         let verified = consistency::verify(old, &old_root, size, &root, &proof);
         assert_eq!(verified, Ok(()), "{old} of {size}");
     }
-    let subtrees = 200_000 / 256;
+    let subtrees = 200_000 / SUBTREE_LEAVES;
     assert_eq!(fs::metadata(&path).unwrap().len(), offset(layout::records(subtrees)));
 }
 
@@ -220,15 +228,15 @@ fn what_the_tree_lacks_is_refused() {
 }
 
 #[test]
-fn a_start_reads_256_leaves_and_keeps_all_nodes() {
-    for size in [0, 1, 255, 256, 257, 511, 512, 513, 1024, 1100] {
+fn a_start_reads_32_leaves_and_keeps_all_nodes() {
+    for size in [0, 1, 31, 32, 33, 63, 64, 65, 255, 256, 257, 1024, 1100] {
         let (_dir, path) = place();
         let log = Log::new(size);
         let before = file_of(&log, &path);
         log.read.set(0);
         let mut tree = EventTree::open(&path, LOG, size, &log).unwrap();
-        assert_eq!(tree.size(), size / 256 * 256);
-        assert_eq!(log.read.get(), if size < 256 { 0 } else { 256 });
+        assert_eq!(tree.size(), whole(size));
+        assert_eq!(log.read.get(), if size < 32 { 0 } else { 32 });
         log.catch_up(&mut tree);
         log.is_proven_by(&tree);
         assert_eq!(fs::read(&path).unwrap(), before, "{size} leaves");
@@ -238,16 +246,16 @@ fn a_start_reads_256_leaves_and_keeps_all_nodes() {
 #[test]
 fn the_file_has_the_documented_format() {
     let (_dir, path) = place();
-    let log = Log::new(600);
+    let log = Log::new(75);
     let bytes = file_of(&log, &path);
     assert_eq!(bytes.len() as u64, HEADER_BYTES + 3 * RECORD_BYTES);
     let (header, records) = bytes.split_at(48);
-    assert_eq!(header[..12], *b"AETHYRTR\x01\0\0\0");
+    assert_eq!(header[..12], *b"AETHYRTR\x02\0\0\0");
     assert_eq!(header[12..28], *LOG.as_bytes());
     let salt = &header[28..44];
     assert_ne!(*salt, [0; 16]);
     assert_eq!(header[44..], crc32c::crc32c(&header[..44]).to_le_bytes());
-    let nodes = [root(&log.leaves[..256]), root(&log.leaves[256..512]), root(&log.leaves[..512])];
+    let nodes = [root(&log.leaves[..32]), root(&log.leaves[32..64]), root(&log.leaves[..64])];
     for ((number, record), node) in (0u64..).zip(records.chunks(36)).zip(nodes) {
         assert_eq!(record[..32], node);
         let checked = [salt, &number.to_le_bytes(), &node].concat();
@@ -258,13 +266,13 @@ fn the_file_has_the_documented_format() {
 #[test]
 fn a_file_of_any_length_is_completed() {
     let (_dir, path) = place();
-    let log = Log::new(1700);
+    let log = Log::new(212);
     let whole = file_of(&log, &path);
     for length in 0..whole.len() {
         fs::write(&path, &whole[..length]).unwrap();
         let mut tree = EventTree::open(&path, LOG, log.size(), &log).unwrap();
         let records = (length as u64).saturating_sub(HEADER_BYTES) / RECORD_BYTES;
-        assert_eq!(tree.size(), layout::subtrees(records) * 256, "{length} bytes");
+        assert_eq!(tree.size(), layout::subtrees(records) * SUBTREE_LEAVES, "{length} bytes");
         log.catch_up(&mut tree);
         log.is_proven_by(&tree);
         let bytes = fs::read(&path).unwrap();
@@ -285,7 +293,7 @@ fn a_file_of_any_length_is_completed() {
 #[test]
 fn a_flipped_byte_is_reported_or_computed_again() {
     let (_dir, path) = place();
-    let log = Log::new(1700);
+    let log = Log::new(212);
     let whole = file_of(&log, &path);
     for at in 0..whole.len() {
         let mut bytes = whole.clone();
@@ -305,7 +313,7 @@ fn a_flipped_byte_is_reported_or_computed_again() {
 #[test]
 fn damage_below_an_open_tree_is_computed_again() {
     let (_dir, path) = place();
-    let log = Log::new(1700);
+    let log = Log::new(212);
     let tree = log.tree(&path);
     let whole = fs::read(&path).unwrap();
     for record in 0..layout::records(6) {
@@ -323,7 +331,7 @@ fn damage_below_an_open_tree_is_computed_again() {
 #[test]
 fn no_proof_is_wrong_whatever_the_file_has() {
     let (_dir, path) = place();
-    let log = Log::new(1700);
+    let log = Log::new(212);
     let whole = file_of(&log, &path);
     let mut random = fastrand::Rng::with_seed(3);
     for _ in 0..200 {
@@ -346,13 +354,13 @@ fn no_proof_is_wrong_whatever_the_file_has() {
 #[test]
 fn a_forged_node_with_a_right_checksum_gives_no_proof() {
     let (_dir, path) = place();
-    let log = Log::new(1700);
+    let log = Log::new(212);
     let tree = log.tree(&path);
     let whole = fs::read(&path).unwrap();
     for record in 0..layout::records(6) {
         tree.nodes.write(record, &[[7; 32]]).unwrap();
         let mut refused = 0;
-        for index in (0..log.size()).step_by(256) {
+        for index in (0..log.size()).step_by(SUBTREE_LEAVES as usize) {
             match tree.inclusion(index, log.size(), &log) {
                 Ok(proof) => {
                     let (leaf, root) = (&log.leaves[index as usize], tree.root());
@@ -365,7 +373,7 @@ fn a_forged_node_with_a_right_checksum_gives_no_proof() {
             }
         }
         assert!(refused > 0, "record {record}");
-        for size in (0..=log.size()).step_by(64) {
+        for size in (0..=log.size()).step_by(8) {
             let edge = tree.edge_at(size, &log);
             assert!(edge.is_err() || edge.unwrap().root() == log.root_at(size), "record {record}, {size}");
         }
@@ -377,22 +385,22 @@ fn a_forged_node_with_a_right_checksum_gives_no_proof() {
 #[test]
 fn leaves_that_differ_from_the_kept_node_are_named() {
     let (_dir, path) = place();
-    let mut log = Log::new(1000);
+    let mut log = Log::new(125);
     let tree = log.tree(&path);
     log.answer = |leaves| Ok(leaves.iter().rev().copied().collect());
-    let refused = tree.inclusion(300, 1000, &log).unwrap_err();
-    let (expected, found) = (root(&log.leaves[256..512]), refused.to_string());
+    let refused = tree.inclusion(37, 125, &log).unwrap_err();
+    let (expected, found) = (root(&log.leaves[32..64]), refused.to_string());
     assert!(matches!(&refused, TreeError::OtherLeaves { range, expected: kept, .. }
-        if *range == (256..512) && *kept == expected));
-    assert!(found.starts_with("the leaves from 256 to 512 have the node "), "{found}");
-    assert!(tree.inclusion(900, 1000, &log).is_ok(), "the last leaves are in memory");
+        if *range == (32..64) && *kept == expected));
+    assert!(found.starts_with("the leaves from 32 to 64 have the node "), "{found}");
+    assert!(tree.inclusion(112, 125, &log).is_ok(), "the last leaves are in memory");
     log.answer = |leaves| Ok(leaves[1..].to_vec());
-    let refused = tree.root_at(700, &log).unwrap_err();
-    assert!(matches!(&refused, TreeError::LeafCount { range, found: 255 } if *range == (512..768)));
+    let refused = tree.root_at(87, &log).unwrap_err();
+    assert!(matches!(&refused, TreeError::LeafCount { range, found: 31 } if *range == (64..96)));
     log.answer = |_| Err(Lost);
-    let refused = tree.consistency(700, 1000, &log).unwrap_err();
+    let refused = tree.consistency(87, 125, &log).unwrap_err();
     assert!(matches!(refused, TreeError::Leaves(Lost)), "{refused}");
-    assert!(matches!(EventTree::open(&path, LOG, 1000, &log), Err(TreeError::Leaves(Lost))));
+    assert!(matches!(EventTree::open(&path, LOG, 125, &log), Err(TreeError::Leaves(Lost))));
 }
 
 #[test]
@@ -402,17 +410,17 @@ fn nodes_of_another_history_are_removed() {
         file_of(&Log::new(3000), &path);
         let log = Log::other_from(common, size);
         let tree = EventTree::open(&path, LOG, size, &log).unwrap();
-        assert_eq!(tree.size(), common.min(size) / 256 * 256, "{common} are common");
+        assert_eq!(tree.size(), whole(common.min(size)), "{common} are common");
         log.is_proven_by(&log.tree(&path));
     }
     // The log lost its end, or is an older copy.
-    for size in [0, 255, 256, 2000] {
+    for size in [0, 31, 32, 2000] {
         let (_dir, path) = place();
         file_of(&Log::new(3000), &path);
         let log = Log::new(size);
-        assert_eq!(EventTree::open(&path, LOG, size, &log).unwrap().size(), size / 256 * 256);
+        assert_eq!(EventTree::open(&path, LOG, size, &log).unwrap().size(), whole(size));
         log.is_proven_by(&log.tree(&path));
-        assert_eq!(fs::metadata(&path).unwrap().len(), offset(layout::records(size / 256)));
+        assert_eq!(fs::metadata(&path).unwrap().len(), offset(layout::records(size / SUBTREE_LEAVES)));
     }
 }
 
@@ -429,25 +437,10 @@ fn the_file_of_another_log_is_refused() {
 }
 
 #[test]
-fn a_newer_version_is_refused_by_name() {
-    let (_dir, path) = place();
-    let log = Log::new(600);
-    let mut bytes = file_of(&log, &path);
-    bytes[8] = 2;
-    let checksum = crc32c::crc32c(&bytes[..44]);
-    bytes[44..48].copy_from_slice(&checksum.to_le_bytes());
-    fs::write(&path, &bytes).unwrap();
-    let refused = EventTree::open(&path, LOG, 600, &log).unwrap_err();
-    assert!(matches!(&refused, TreeError::File(TreeFileError::Newer { found: 2, .. })));
-    assert!(refused.to_string().contains("version 2 of the tree file"), "{refused}");
-    assert_eq!(fs::read(&path).unwrap(), bytes);
-}
-
-#[test]
 fn a_rebuild_goes_on_where_it_was_stopped() {
     let (_dir, path) = place();
     let log = Log::new(150_000);
-    for (from, until) in [(0, 131_072), (131_072, 140_000), (139_776, 140_001)] {
+    for (from, until) in [(0, 131_072), (131_072, 140_000), (140_000, 140_001)] {
         let mut tree = EventTree::open(&path, LOG, log.size(), &log).unwrap();
         assert_eq!(tree.size(), from);
         log.hashes[from as usize..until].iter().for_each(|hash| tree.push(*hash));
@@ -457,7 +450,7 @@ fn a_rebuild_goes_on_where_it_was_stopped() {
         assert_eq!(tree.root(), log.root_at(until as u64));
     }
     let mut tree = EventTree::open(&path, LOG, log.size(), &log).unwrap();
-    assert_eq!(tree.size(), 140_000 / 256 * 256);
+    assert_eq!(tree.size(), 140_000);
     log.catch_up(&mut tree);
     assert_eq!(tree.root(), log.root_at(log.size()));
 }
@@ -473,7 +466,7 @@ fn nodes_that_are_not_written_yet_are_used() {
     log.continues(&tree, 700, 2000);
     tree.write().unwrap();
     log.is_proven_by(&tree);
-    assert_eq!(EventTree::open(&path, LOG, log.size(), &log).unwrap().size(), 2816);
+    assert_eq!(EventTree::open(&path, LOG, log.size(), &log).unwrap().size(), 2976);
 }
 
 #[test]

@@ -117,7 +117,7 @@ async fn the_tree_is_built_from_the_log_and_follows_it() {
     assert!(tree.wait_for(1501, Duration::ZERO).await.is_none());
     world.stopping.cancel();
     ended.await;
-    assert_eq!(kept(&settings.path, &world), 1280, "all nodes are written at the end");
+    assert_eq!(kept(&settings.path, &world), 1472, "all nodes are written at the end");
     assert!(tree.wait_for(1501, LONG).await.is_none(), "nothing appends to it");
     assert_eq!(tree.wait_for(1500, LONG).await.unwrap().root(), view.root());
 }
@@ -128,12 +128,12 @@ async fn a_restart_continues_the_file_and_rebuilds_a_lost_one() {
     let path = world.settings().path;
     assert_eq!(world.followed().await, world.root());
     world.append(500).await;
-    assert_eq!(kept(&path, &world), 512);
+    assert_eq!(kept(&path, &world), 576);
     assert_eq!(world.followed().await, world.root());
-    assert_eq!(kept(&path, &world), 1024);
+    assert_eq!(kept(&path, &world), 1088);
     fs::remove_file(&path).unwrap();
     assert_eq!(world.followed().await, world.root());
-    assert_eq!(kept(&path, &world), 1024);
+    assert_eq!(kept(&path, &world), 1088);
 }
 
 #[tokio::test]
@@ -144,7 +144,7 @@ async fn a_log_with_another_history_gets_its_own_tree() {
     let root = new.followed().await;
     assert_eq!(root, new.root());
     assert_ne!(root, old_root);
-    assert_eq!(kept(&new.settings().path, &new), 512);
+    assert_eq!(kept(&new.settings().path, &new), 576);
 }
 
 #[tokio::test]
@@ -190,7 +190,7 @@ async fn nodes_are_written_when_their_time_has_come() {
     follower.intervals.write = Duration::ZERO;
     follower.round().unwrap();
     assert!(follower.tree.as_ref().unwrap().is_written());
-    assert_eq!(kept(&world.settings().path, &world), 512);
+    assert_eq!(kept(&world.settings().path, &world), 576);
 }
 
 #[tokio::test]

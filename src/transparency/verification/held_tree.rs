@@ -1,20 +1,15 @@
 //! Compares events of the local log with the tree over all events.
 //!
-//! To prove each event on its own would read 256 leaves and half of the tree's levels for each of
-//! them. Instead, the leaves of a group of 256 are verified once, by the node above them. An event
-//! is then compared with its leaf in memory.
-
-use std::ops::Range;
+//! To prove each event on its own would read the same leaves and nodes for each of them. Instead,
+//! the leaves around an event are verified once, by the lowest node above them that the tree keeps.
+//! An event is then compared with its leaf in memory.
 
 use crate::{
     event::{ChainHash, Position},
     history::{History, HistoryError},
-    merkle::{self, Hash, ProofError, inclusion, leaf_hash},
-    tree::{Leaves, TreeError, TreeView},
+    merkle::{Hash, ProofError, leaf_hash},
+    tree::{TreeError, TreeView},
 };
-
-/// The number of leaves that are verified together: those below one kept node of the tree.
-const GROUP: u64 = 256;
 
 /// The tree at one size, with the group of leaves that was used last.
 #[derive(Debug)]
@@ -63,51 +58,19 @@ impl HeldTree {
     pub(crate) fn leaf(&mut self, position: Position) -> Result<Hash, TreeError<HistoryError>> {
         let size = self.view.size();
         let no_leaf = || ProofError::NoLeaf { index: position.0.saturating_sub(1), size };
-        let index = position.0.checked_sub(1).filter(|index| *index < size).ok_or_else(no_leaf)?;
-        let within = index % GROUP;
-        let start = index.saturating_sub(within);
-        let leaves = match self.group.take() {
-            Some((first, leaves)) if first == start => leaves,
-            Some(_) | None => self.verified_leaves(start)?,
-        };
-        let leaf = usize::try_from(within).ok().and_then(|within| leaves.get(within)).copied();
-        self.group = Some((start, leaves));
-        Ok(leaf.ok_or_else(no_leaf)?)
-    }
-
-    /// Reads the group that starts with this leaf, and verifies its node against the root.
-    fn verified_leaves(&self, start: u64) -> Result<Vec<Hash>, TreeError<HistoryError>> {
-        let size = self.view.size();
-        let range = start..start.saturating_add(GROUP).min(size);
-        let leaves = self.history.leaves(range.clone()).map_err(TreeError::Leaves)?;
-        let count = range.end.saturating_sub(start);
-        if leaves.len() as u64 != count {
-            return Err(TreeError::LeafCount { range, found: leaves.len() });
+        let index = position.0.checked_sub(1).ok_or_else(no_leaf)?;
+        if let Some(leaf) = self.known(index) {
+            return Ok(leaf);
         }
-        let known = KnownLeaves { history: &self.history, range, leaves: &leaves };
-        let proof = self.view.inclusion(start, size, &known)?;
-        // The hashes below the node of the group are those of its own leaves. The tree above the
-        // nodes of the groups has the same shape as one whose leaves they are.
-        let below = count.saturating_sub(1).checked_ilog2().map_or(0, |level| level.saturating_add(1));
-        let above = usize::try_from(below).ok().and_then(|below| proof.get(below..)).unwrap_or_default();
-        let groups = size.div_ceil(GROUP);
-        inclusion::verify(&merkle::root(&leaves), start / GROUP, groups, above, &self.view.root())?;
-        Ok(leaves)
+        self.group = Some(self.view.leaves_around(index, &self.history)?);
+        Ok(self.known(index).ok_or_else(no_leaf)?)
     }
-}
 
-/// The leaves of the log, some of which were read already.
-struct KnownLeaves<'l> {
-    history: &'l History,
-    range: Range<u64>,
-    leaves: &'l [Hash],
-}
-
-impl Leaves for KnownLeaves<'_> {
-    type Error = HistoryError;
-
-    fn leaves(&self, range: Range<u64>) -> Result<Vec<Hash>, HistoryError> {
-        if range == self.range { Ok(self.leaves.to_vec()) } else { self.history.leaves(range) }
+    /// Returns a leaf of the group that was used last.
+    fn known(&self, index: u64) -> Option<Hash> {
+        let (first, leaves) = self.group.as_ref()?;
+        let within = usize::try_from(index.checked_sub(*first)?).ok()?;
+        leaves.get(within).copied()
     }
 }
 
@@ -128,7 +91,7 @@ mod tests {
         store(&running, 700).await;
         let hashes = hashes_of(&running);
         // Sizes with a complete, a partial and no last group.
-        for size in [1, 2, 255, 256, 257, 511, 512, 513, 700] {
+        for size in [1, 2, 31, 32, 33, 63, 64, 65, 255, 256, 257, 700] {
             let view = tree_over(folder.path(), &hashes[..size]);
             let mut tree = HeldTree::new(running.history.clone(), view);
             for (position, hash) in (1..).zip(&hashes[..size]) {
@@ -154,10 +117,10 @@ mod tests {
         hashes[300].0[0] ^= 1;
         let view = tree_over(folder.path(), &hashes);
         let mut tree = HeldTree::new(running.history.clone(), view);
-        for position in [1, 256, 513, 600] {
+        for position in [1, 257, 288, 321, 600] {
             assert!(tree.has(Position(position), hashes[position as usize - 1]).unwrap(), "{position}");
         }
-        for position in [257, 300, 301, 512] {
+        for position in [289, 300, 301, 320] {
             let hash = running.history.record_at(Position(position), running.sequencer.tip()).unwrap().hash;
             assert!(tree.has(Position(position), hash).is_err(), "{position}");
         }

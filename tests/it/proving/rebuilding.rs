@@ -22,10 +22,10 @@ use crate::{
     },
 };
 
-/// Two nodes of 256 leaves, and some leaves behind them.
+/// Many nodes of 32 leaves, and some leaves behind them.
 const EVENTS: u64 = 600;
 /// Proofs of these have nodes of the file, and hashes that are read from the log.
-const PROVEN: [usize; 6] = [0, 255, 256, 300, 511, 599];
+const PROVEN: [usize; 6] = [0, 31, 32, 300, 575, 599];
 
 /// What happens to the file while the service is stopped.
 #[derive(Debug, Clone, Copy)]
