@@ -72,11 +72,15 @@ pub enum CrashPoint {
     AnchorWritten,
     /// ImmuDB has committed a checkpoint, but its proof has not been read.
     CheckpointStored,
+    /// A generation of the history was begun next to the log, but the log is as before.
+    GenerationBegun,
+    /// It was saved next to the log where the auditor stands.
+    AuditSaved,
 }
 
 impl CrashPoint {
     /// Every crash point, in the order of the variants.
-    pub const ALL: [Self; 32] = [
+    pub const ALL: [Self; 34] = [
         Self::SegmentCreated,
         Self::SegmentDurable,
         Self::SpaceAllocated,
@@ -109,6 +113,8 @@ impl CrashPoint {
         Self::CheckpointKept,
         Self::AnchorWritten,
         Self::CheckpointStored,
+        Self::GenerationBegun,
+        Self::AuditSaved,
     ];
 
     /// The environment variable that selects a crash point.
@@ -149,6 +155,8 @@ impl CrashPoint {
             Self::CheckpointKept => "checkpoint_kept",
             Self::AnchorWritten => "anchor_written",
             Self::CheckpointStored => "checkpoint_stored",
+            Self::GenerationBegun => "generation_begun",
+            Self::AuditSaved => "audit_saved",
         }
     }
 

@@ -33,6 +33,7 @@
 //! - `merkle` has hash trees and their proofs, and [`tree`] keeps the one over the events of the
 //!   log. [`proof`] has the formats in which a signed root and a proof leave the service.
 //! - `stats` has the counters, and `progress` reports long operations.
+//! - `durable_file` replaces small files next to the log as a whole.
 //! - `printable` and [`secret`] keep unsafe text and passwords out of terminals and logs.
 //! - `threads` starts named threads and lowers the priority of those whose work may wait.
 //! - [`crash_point`] names points at which a test can abort the process. `fuzzing` has the entry
@@ -62,6 +63,7 @@ pub mod cli;
 mod clock;
 pub mod config;
 pub mod crash_point;
+mod durable_file;
 pub mod error;
 pub mod event;
 pub mod event_files;

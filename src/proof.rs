@@ -16,6 +16,7 @@ pub(crate) mod encoding;
 pub(crate) mod fuzzing;
 mod key;
 mod note;
+pub(crate) mod note_file;
 #[cfg(test)]
 mod tests;
 mod tlog_proof;

@@ -15,7 +15,6 @@ mod checkpoint_digests;
 pub(crate) mod checkpoint_queue;
 pub(crate) mod commit_waiters;
 pub(crate) mod comparison;
-pub(crate) mod durable_file;
 pub(crate) mod examination;
 pub(crate) mod fencing;
 pub(crate) mod findings;

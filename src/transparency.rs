@@ -34,8 +34,11 @@ use crate::{
     history::History,
     log::Tip,
     proof::{Checkpoint, VerifierKey},
-    replication::{checkpoint_queue::CheckpointQueue, reports::Reports, status::ReplicationStatus},
-    tree::{TreeState, TreeView, TreeWatch},
+    replication::{
+        checkpoint_queue::CheckpointQueue, reports::Reports, restore::RestoreMarker,
+        status::ReplicationStatus,
+    },
+    tree::{TreeView, TreeWatch},
 };
 
 mod anchors;
@@ -43,6 +46,7 @@ mod comparison;
 mod error;
 pub(crate) mod follower;
 pub(crate) mod generations;
+mod judging;
 mod kept;
 mod key;
 pub(crate) mod proofs;
@@ -57,8 +61,6 @@ pub(crate) use error::{NoKey, TransparencyError};
 pub(crate) use kept::KeptCheckpoint;
 pub(crate) use settings::{AnchorSettings, KeySettings, TransparencySettings};
 
-/// How long a caller waits for a tree that is only a little behind the log.
-const BEHIND_MAX: Duration = Duration::from_secs(2);
 /// The minimum time between two checkpoints that callers cause.
 const ON_DEMAND_EVERY: Duration = Duration::from_secs(1);
 
@@ -97,7 +99,7 @@ struct Inner {
     /// The interval of checkpoints. If zero, there are none.
     every: Duration,
     /// The log was empty at this start, or when the copy of it from ImmuDB began, and no generation
-    /// was begun for what it lacks.
+    /// was begun for what it lacks. Also set if not all witnesses were reached since.
     is_copy: AtomicBool,
     /// Fixed at the start.
     keys: Result<Keys, NoKey>,
@@ -110,7 +112,8 @@ struct Inner {
     published: watch::Sender<Option<Arc<KeptCheckpoint>>>,
     /// When a caller last caused a checkpoint. Locked while one is made for a caller.
     on_demand: tokio::sync::Mutex<Option<Instant>>,
-    /// Locked while a checkpoint is made, also if its caller is gone.
+    /// Locked while a checkpoint is made, also if its caller is gone, and while a generation
+    /// begins.
     making: Mutex<()>,
 }
 
@@ -144,6 +147,10 @@ impl Transparency {
         let TransparencySettings { log_path, key, checkpoint_every, anchors, immudb } = settings;
         let TransparencyParts { history, tip, tree, replication, checkpoints, reports } = parts;
         let (generations, kept, unusable) = load(&log_path);
+        // An earlier process may have copied it.
+        if let Some(last) = RestoreMarker::new(&log_path).restored() {
+            replication.has_restored(last);
+        }
         let keys = match unusable {
             Some(error) => Err(error),
             None if checkpoint_every.is_zero() => Err(NoKey::Disabled),
@@ -161,7 +168,7 @@ impl Transparency {
             warn!(%error, "no checkpoints are signed, and there are no new proofs");
         }
         let is_empty = immudb.is_some() && tip.borrow().position == Position(0);
-        let is_copy = is_empty || generations.copied;
+        let is_copy = is_empty || generations.copied || generations.unwitnessed;
         let signing = Signing { generations, signer, gate: Gate::NotCompared };
         let inner = Arc::new(Inner {
             log_path,
@@ -184,7 +191,7 @@ impl Transparency {
         // The log of a lost disk is empty, and what ImmuDB has of it may be less than it was. This
         // has to be known later as well, when a key that cannot be used now is there again.
         if is_empty && !matches!(inner.keys, Err(NoKey::Disabled | NoKey::Generations { .. })) {
-            inner.change_generations(|generations| generations.copied = true);
+            inner.change_generations_now(Generations::note_copy);
         }
         if inner.keys.is_ok() {
             inner.start_tasks(anchors, (immudb, checkpoints), stopping, tasks);
@@ -237,7 +244,7 @@ impl Transparency {
         // No caller has to wait for its turn to learn this.
         inner.may_sign(position.0)?;
         if inner.tree.view().is_none() {
-            return Err(tree_error(inner.tree.state(), position.0));
+            return Err(proofs::tree_error(inner.tree.state(), position.0));
         }
         let mut last = inner.on_demand.lock().await;
         if let Some(kept) = inner.kept.covering(position.0) {
@@ -246,10 +253,7 @@ impl Transparency {
         if let Some(last) = *last {
             tokio::time::sleep_until(last + ON_DEMAND_EVERY).await;
         }
-        let view = match inner.tree.wait_for(position.0, BEHIND_MAX).await {
-            Some(view) => view,
-            None => return Err(tree_error(inner.tree.state(), position.0)),
-        };
+        let view = proofs::tree_of(&inner.tree, position.0).await?;
         // Also if it fails, or if the caller does not wait for it.
         *last = Some(Instant::now());
         inner.clone().make(view).await
@@ -258,14 +262,6 @@ impl Transparency {
     /// Returns how publishing goes.
     pub(crate) fn status(&self) -> TransparencyStatus {
         TransparencyStatus { problem: self.0.problem(), anchors: self.0.anchors.statuses() }
-    }
-}
-
-fn tree_error(state: TreeState, wanted: u64) -> TransparencyError {
-    match state {
-        TreeState::Building { size, of } => TransparencyError::TreeNotReady { size, of },
-        TreeState::Ready(view) => TransparencyError::TreeNotReady { size: view.size(), of: wanted },
-        TreeState::Failed { reason } => TransparencyError::TreeFailed(reason),
     }
 }
 
@@ -333,9 +329,21 @@ impl Inner {
             certificate: None,
             generation: signer.generation,
         };
+        self.note_published().map_err(TransparencyError::NotKept)?;
         let kept = self.kept.keep(kept).map_err(TransparencyError::NotKept)?;
         CrashPoint::CheckpointKept.reached();
         Ok(kept)
+    }
+
+    /// Records durably that the generation has a checkpoint. Called while one is made.
+    fn note_published(&self) -> io::Result<()> {
+        let mut generations = self.signing().generations.clone();
+        if std::mem::replace(&mut generations.published, true) {
+            return Ok(());
+        }
+        generations.save(&self.log_path)?;
+        self.signing().generations = generations;
+        Ok(())
     }
 
     /// Returns the keys, and the lines that the next checkpoint has to have.
@@ -385,23 +393,43 @@ impl Inner {
     }
 
     /// Changes the generations durably. If they cannot be saved, nothing is signed any longer.
-    fn change_generations(&self, change: impl FnOnce(&mut Generations)) {
-        let mut signing = self.signing();
-        let mut generations = signing.generations.clone();
+    async fn change_generations(self: &Arc<Self>, change: impl FnOnce(&mut Generations) + Send + 'static) {
+        let inner = self.clone();
+        if let Err(error) = spawn_blocking(move || inner.change_generations_now(change)).await {
+            self.close_gate(generations_error(&self.log_path, io::Error::other(error)));
+        }
+    }
+
+    /// Same as [`Self::change_generations`]. Blocks on the disk.
+    fn change_generations_now(&self, change: impl FnOnce(&mut Generations)) {
+        // No checkpoint of the generation that ends is kept after that. As this is the only place
+        // that changes them, they stay as they are without the other lock, which nobody holds while
+        // the disk is written to.
+        let _making = self.making.lock().unwrap_or_else(PoisonError::into_inner);
+        let before = self.signing().generations.clone();
+        let mut generations = before.clone();
         change(&mut generations);
-        if generations == signing.generations {
+        if generations == before {
             return;
         }
         if let Err(error) = generations.save(&self.log_path) {
-            drop(signing);
             self.close_gate(generations_error(&self.log_path, error));
             return;
         }
-        if generations.current() != signing.generations.current() {
+        let mut signing = self.signing();
+        if generations.current() != before.current() {
             info!(generation = generations.current(), "a generation of the history has begun");
             signing.signer = signer(&self.keys, &generations);
             self.kept.retain(&generations);
         }
         signing.generations = generations;
+    }
+
+    /// Records that no witness can have cosigned anything that this history lacks, if all of them
+    /// have cosigned a checkpoint of it.
+    async fn note_witnessed(self: &Arc<Self>) {
+        if self.anchors.all_witnesses_reached() && self.signing().generations.unwitnessed {
+            self.change_generations(|generations| generations.unwitnessed = false).await;
+        }
     }
 }

@@ -8,11 +8,9 @@ use serde_json::Value;
 
 use super::{Error, client::print};
 use crate::{
+    durable_file::beside_log,
     event::time,
-    replication::{
-        durable_file::beside_log,
-        findings::{EXTENSION, Findings, StoredFinding},
-    },
+    replication::findings::{EXTENSION, Findings, StoredFinding},
 };
 
 /// The output format.

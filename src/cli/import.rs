@@ -21,7 +21,7 @@ use crate::{
         format,
     },
     progress::Progress,
-    replication::state::State,
+    replication::{restore::RestoreMarker, state::State},
     sequencer::{RestoredTransaction, Sequencer},
     server::{self, Components, ServerOptions, settings},
     storage::Storage,
@@ -76,7 +76,8 @@ pub(super) async fn run(
     config.audit.events_per_second = 0;
     let storage = Storage::open(&settings::storage(&config.event_sourcing, &config.limits))?;
     let log_path = &config.event_sourcing.log_path;
-    if storage.log.tip().position == Position(0) {
+    let was_empty = storage.log.tip().position == Position(0);
+    if was_empty {
         generations::begin_copy(log_path)
             .map_err(|error| Error::of_file(&generations::path(log_path), error))?;
     }
@@ -87,6 +88,14 @@ pub(super) async fn run(
         Ok(()) => import(&parts, &folder).await,
         Err(error) => Err(error),
     };
+    // What was imported was part of the history, unlike what is appended from now on.
+    let noted = if was_empty && !RestoreMarker::new(log_path).exists() {
+        let noted = RestoreMarker::new(log_path).note_restored(parts.store.tip().position);
+        noted.map_err(|error| Error::of_file(log_path, error))
+    } else {
+        Ok(())
+    };
+    let imported = imported.and(noted);
     server::stop(parts, config.server.shutdown_grace).await;
     imported
 }

@@ -167,11 +167,11 @@ fn trusted_file(config: &Config, storage: &Storage) -> TrustedFile {
 /// Returns the newest transaction that is trusted, in the file or in the last mark. A mark of a
 /// version that verifies nothing counts only behind a state that was trusted.
 fn trusted_tx(file: &TrustedFile, mark: ReplicationMark) -> Option<TxId> {
-    let saved = file.load().unwrap_or_else(|error| {
+    let saved = file.load_for(&mark).unwrap_or_else(|error| {
         warn!(%error, file = %file.path().display(), "ignored the saved trusted state");
         None
     });
-    let saved = saved.map(|saved| saved.chain.state().tx);
+    let saved = saved.map(|(saved, _)| saved.chain.state().tx);
     saved.max(Some(TxId(mark.immudb_tx)).filter(|_| mark.immudb_hash.is_some() || saved.is_some()))
 }
 

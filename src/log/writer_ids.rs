@@ -13,6 +13,10 @@ const FILE: &str = "writers";
 /// The name of the file that exists while the log is being restored from ImmuDB and lacks events.
 pub const UNFINISHED_COPY: &str = "copying";
 
+/// The name of the file that says where the log ended after it had been restored, before anything
+/// was appended to it.
+pub const RESTORED: &str = "restored";
+
 /// Returns the ids so far, the oldest first. A damaged one is skipped. ImmuDB's head may then name
 /// a writer that is unknown here, and the operator decides, as with any other writer.
 ///
@@ -60,7 +64,7 @@ pub fn add(folder: &Path) -> io::Result<Uuid> {
 /// # Errors
 /// Returns an error if they cannot be read or written.
 pub fn copy(from: &Path, to: &Path) -> io::Result<()> {
-    for name in [FILE, UNFINISHED_COPY] {
+    for name in [FILE, UNFINISHED_COPY, RESTORED] {
         match fs::copy(from.join(name), to.join(name)) {
             Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
             Ok(_) | Err(_) => {}

@@ -12,7 +12,7 @@ pub const NOTE_BYTES_MAX: usize = 1 << 20;
 pub const SIGNATURES_MAX: usize = 100;
 
 /// What each signature line begins with: an em dash and a space.
-const SIGNATURE_PREFIX: &str = "— ";
+pub(super) const SIGNATURE_PREFIX: &str = "— ";
 
 /// Why bytes are not a signed note, or a text cannot become one.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]

@@ -6,6 +6,7 @@
 //! no failure of it concerns anything else: what it finds goes to the forwarder, which records it
 //! and decides about the state.
 
+mod checkpoints;
 mod contents;
 pub(super) mod damage;
 mod known;
@@ -26,11 +27,12 @@ use tokio::{
 use tokio_util::sync::CancellationToken;
 use tracing::{debug, error, info, warn};
 
-use self::{known::Known, pace::Pace, place::PlaceFile};
 pub(crate) use self::{
+    checkpoints::{CheckpointJudge, Judge},
     place::Place,
     walk::{Step, Walk, WalkError, WalkParts},
 };
+use self::{known::Known, pace::Pace, place::PlaceFile};
 use super::{notice::Notice, reports::Reports, state::State, status::ReplicationStatus};
 use crate::{
     event::Timestamp,
@@ -49,8 +51,10 @@ pub(crate) struct AuditSettings {
     pub log_path: PathBuf,
     /// The id of the local log.
     pub log: String,
-    /// 0 turns the auditor off.
+    /// The pace. An auditor that is off is not started.
     pub events_per_second: u64,
+    /// What checkpoints in ImmuDB are compared with.
+    pub checkpoints: Judge,
 }
 
 /// How far the audit is.
@@ -84,8 +88,7 @@ impl AuditWatch {
     }
 }
 
-/// Starts the thread "audit", unless the audit is off. The future completes when the thread has
-/// ended.
+/// Starts the thread "audit". The future completes when the thread has ended.
 ///
 /// # Errors
 /// Returns an error if the thread cannot be started.
@@ -97,17 +100,11 @@ pub(crate) fn start(
     stopping: CancellationToken,
 ) -> io::Result<(AuditWatch, impl Future<Output = ()> + Send + use<>)> {
     let (status, watch) = watch::channel(AuditStatus::default());
-    let end = if settings.events_per_second == 0 {
-        None
-    } else {
-        // The audit must not rebuild index files itself, but may wait until they are.
-        let history = History { wait_mode: WaitMode::AtOnce, ..history };
-        let auditor = Auditor::new(settings, history, Outside { replication, reports, status, stopping });
-        let (_, end) = threads::spawn("audit", move || run(auditor))?;
-        Some(end)
-    };
+    // The audit must not rebuild index files itself, but may wait until they are.
+    let history = History { wait_mode: WaitMode::AtOnce, ..history };
+    let auditor = Auditor::new(settings, history, Outside { replication, reports, status, stopping });
+    let (_, end) = threads::spawn("audit", move || run(auditor))?;
     let ended = async move {
-        let Some(end) = end else { return };
         match end.await {
             Ok(Ok(())) => {}
             Ok(Err(error)) => error!(%error, "the audit cannot run"),
@@ -269,6 +266,7 @@ impl Auditor {
             history: self.history.clone(),
             end,
             page_events_max: Some(self.pace.page_events_max()),
+            checkpoints: self.settings.checkpoints.clone(),
         };
         let began = Instant::now();
         let mut walk = match self.session.take() {

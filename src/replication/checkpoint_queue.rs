@@ -10,7 +10,7 @@ use tokio::sync::watch;
 
 use crate::proof_file::ImmudbCertificate;
 
-/// The newest checkpoint that ImmuDB should store, and the newest that it has stored. Cheap to
+/// The newest checkpoint that ImmuDB should store, and the last ones that it has stored. Cheap to
 /// clone.
 #[derive(Debug, Clone)]
 pub(crate) struct CheckpointQueue(Arc<Channels>);
@@ -18,7 +18,8 @@ pub(crate) struct CheckpointQueue(Arc<Channels>);
 #[derive(Debug)]
 struct Channels {
     offered: watch::Sender<Option<Offer>>,
-    certified: watch::Sender<Option<Arc<Certified>>>,
+    /// In the order in which their proofs were fetched.
+    certified: watch::Sender<Vec<Arc<Certified>>>,
 }
 
 /// A checkpoint that ImmuDB should store.
@@ -41,7 +42,7 @@ pub(crate) struct Certified {
 
 impl CheckpointQueue {
     pub(crate) fn new() -> Self {
-        let (offered, certified) = (watch::Sender::new(None), watch::Sender::new(None));
+        let (offered, certified) = (watch::Sender::new(None), watch::Sender::new(Vec::new()));
         Self(Arc::new(Channels { offered, certified }))
     }
 
@@ -56,8 +57,9 @@ impl CheckpointQueue {
         });
     }
 
-    /// Returns the newest checkpoint that ImmuDB has, after its commit and its proof were verified.
-    pub(crate) fn certified(&self) -> watch::Receiver<Option<Arc<Certified>>> {
+    /// Returns the last checkpoints that ImmuDB has, after their commits and their proofs were
+    /// verified.
+    pub(crate) fn certified(&self) -> watch::Receiver<Vec<Arc<Certified>>> {
         self.0.certified.subscribe()
     }
 
@@ -68,7 +70,13 @@ impl CheckpointQueue {
 
     /// Records that ImmuDB has a checkpoint.
     pub(super) fn certify(&self, size: u64, certificate: ImmudbCertificate) {
-        self.0.certified.send_replace(Some(Arc::new(Certified { size, certificate })));
+        /// More than are fetched before the receiver has kept those before.
+        const KEPT: usize = 16;
+        self.0.certified.send_modify(|all| {
+            all.push(Arc::new(Certified { size, certificate }));
+            let surplus = all.len().saturating_sub(KEPT);
+            all.drain(..surplus);
+        });
     }
 }
 
@@ -118,11 +126,15 @@ mod tests {
     async fn a_certificate_reaches_everybody_who_waits_for_it() {
         let queue = CheckpointQueue::new();
         let (mut early, queue_of_another) = (queue.certified(), queue.clone());
-        assert_eq!(*early.borrow_and_update(), None);
+        assert!(early.borrow_and_update().is_empty());
         queue_of_another.certify(7, certificate(12));
         early.changed().await.unwrap();
         let expected = Arc::new(Certified { size: 7, certificate: certificate(12) });
-        assert_eq!(*early.borrow_and_update(), Some(expected.clone()));
-        assert_eq!(*queue.certified().borrow(), Some(expected));
+        assert_eq!(*early.borrow_and_update(), std::slice::from_ref(&expected));
+        assert_eq!(*queue.certified().borrow(), [expected]);
+        // None is lost because another one follows at once.
+        (8..30).for_each(|size| queue.certify(size, certificate(size)));
+        let sizes: Vec<u64> = early.borrow_and_update().iter().map(|certified| certified.size).collect();
+        assert_eq!(sizes, (14..30).collect::<Vec<_>>());
     }
 }

@@ -13,8 +13,7 @@ use std::{
 use serde::{Deserialize, Serialize};
 use tracing::warn;
 
-use super::durable_file;
-use crate::{crash_point::CrashPoint, event::Timestamp, printable::escaped};
+use crate::{crash_point::CrashPoint, durable_file, event::Timestamp, printable::escaped};
 
 /// The extension of the file, next to the directory of the log.
 pub(crate) const EXTENSION: &str = "findings";

@@ -54,6 +54,7 @@ mod saving;
 mod tampered;
 mod trees;
 mod trust;
+mod uncertified;
 
 use checkpoints::Checkpoints;
 use claim::{ClaimError, Claimed};

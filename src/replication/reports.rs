@@ -9,14 +9,13 @@ use tokio::{sync::mpsc, task::spawn_blocking};
 use tracing::{error, warn};
 
 use super::{
-    durable_file,
     findings::{self, Finding, Findings},
     notice::Notice,
     state::State,
     status::ReplicationStatus,
     tampering::{Condition, Evidence},
 };
-use crate::event::Timestamp;
+use crate::{durable_file, event::Timestamp};
 
 /// The number of reports that are kept until they are handled. Those who report wait for room.
 const CAPACITY: usize = 64;

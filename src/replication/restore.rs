@@ -28,6 +28,7 @@ use super::{
 };
 use crate::{
     crash_point::CrashPoint,
+    durable_file,
     event::{
         ChainHash, Position,
         record::{self, RecordError, ReplicationMark, StoredEvent},
@@ -80,11 +81,14 @@ pub(crate) enum Divergence {
 #[derive(Debug)]
 pub(crate) struct RestoreMarker {
     path: PathBuf,
+    /// The file that says where the log ended then.
+    restored: PathBuf,
 }
 
 impl RestoreMarker {
     pub(crate) fn new(folder: &Path) -> Self {
-        Self { path: folder.join(writer_ids::UNFINISHED_COPY) }
+        let restored = folder.join(writer_ids::RESTORED);
+        Self { path: folder.join(writer_ids::UNFINISHED_COPY), restored }
     }
 
     pub(crate) fn exists(&self) -> bool {
@@ -96,11 +100,31 @@ impl RestoreMarker {
         self.sync()
     }
 
-    pub(super) fn end(&self) -> io::Result<()> {
+    /// `last` is where the log ends. Nothing was appended to it since it was restored.
+    pub(super) fn end(&self, last: Position) -> io::Result<()> {
+        // A log that is restored once more may have got events of its own in between.
+        if self.restored().is_none() {
+            self.note_restored(last)?;
+        }
         match fs::remove_file(&self.path) {
             Err(error) if error.kind() != io::ErrorKind::NotFound => Err(error),
             Ok(()) | Err(_) => self.sync(),
         }
+    }
+
+    /// Returns where the log ended when it had been restored, before anything was appended to it.
+    /// `None` if it was not, or if there was nothing to restore.
+    pub(crate) fn restored(&self) -> Option<Position> {
+        let text = fs::read_to_string(&self.restored).ok()?;
+        text.trim().parse().ok().map(Position).filter(|last| *last > Position(0))
+    }
+
+    /// Records durably where the log ends now that it has been restored.
+    ///
+    /// # Errors
+    /// Returns an error if the file cannot be written.
+    pub(crate) fn note_restored(&self, last: Position) -> io::Result<()> {
+        durable_file::replace(&self.restored, format!("{}\n", last.0).as_bytes())
     }
 
     fn sync(&self) -> io::Result<()> {
@@ -244,7 +268,7 @@ impl LogRestore<'_> {
             return Err(Divergence::ChainHash.into());
         }
         CrashPoint::CopyEnding.reached();
-        self.unfinished.end().map_err(LogRestoreError::Marker)?;
+        self.unfinished.end(self.sequencer.tip().position).map_err(LogRestoreError::Marker)?;
         info!(position = checked.position.0, "restored the history from ImmuDB");
         Ok(())
     }
@@ -421,4 +445,39 @@ pub(crate) fn take_apart(
         return Err(diverged("its log:head is not at the position of its last event"));
     }
     Ok(appends)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn where_the_first_restore_ended_is_kept() {
+        let dir = tempfile::tempdir().unwrap();
+        let marker = RestoreMarker::new(dir.path());
+        assert_eq!(marker.restored(), None);
+        marker.begin().unwrap();
+        assert!(marker.exists() && marker.restored().is_none(), "it has not ended");
+        marker.end(Position(5)).unwrap();
+        assert_eq!((marker.exists(), marker.restored()), (false, Some(Position(5))));
+        // Events were appended since.
+        marker.begin().unwrap();
+        marker.end(Position(9)).unwrap();
+        assert_eq!(RestoreMarker::new(dir.path()).restored(), Some(Position(5)));
+        // What is imported belongs to it.
+        marker.note_restored(Position(7)).unwrap();
+        assert_eq!(marker.restored(), Some(Position(7)));
+    }
+
+    #[test]
+    fn a_restore_of_nothing_does_not_count() {
+        let dir = tempfile::tempdir().unwrap();
+        let marker = RestoreMarker::new(dir.path());
+        marker.begin().unwrap();
+        marker.end(Position(0)).unwrap();
+        assert_eq!(marker.restored(), None);
+        marker.begin().unwrap();
+        marker.end(Position(3)).unwrap();
+        assert_eq!(marker.restored(), Some(Position(3)));
+    }
 }

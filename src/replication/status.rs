@@ -233,15 +233,16 @@ impl ReplicationStatus {
         self.lock().verified_tree
     }
 
-    /// Returns where the log ended when this process had copied it from ImmuDB, before anything was
-    /// appended. `None` if it has not.
+    /// Returns where the log ended when it had been copied from ImmuDB, before anything was
+    /// appended. `None` if it was not.
     pub(crate) fn restored(&self) -> Option<Position> {
         self.lock().restored
     }
 
-    /// Records where the log ends after a copy from ImmuDB.
-    pub(super) fn has_restored(&self, last: Position) {
-        self.lock().restored = Some(last);
+    /// Records where the log ends after a copy from ImmuDB. A further one changes nothing: the log
+    /// may have got events of its own in between.
+    pub(crate) fn has_restored(&self, last: Position) {
+        self.lock().restored.get_or_insert(last);
     }
 
     pub(super) fn set_state(&self, state: State) {

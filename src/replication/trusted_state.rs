@@ -2,7 +2,8 @@
 //! hash and with the right edge of ImmuDB's tree.
 //!
 //! The replication marks in the log have the transaction and the hash. The file next to the log
-//! also has the edge. It belongs to one log and one database: a new log cannot use it. Only an
+//! also has the edge. It belongs to one database. A new log takes over that of the log that was in
+//! its place before: to lose a log must not make ImmuDB's history trusted once more. Only an
 //! operator moves it backwards.
 
 use std::{
@@ -14,12 +15,13 @@ use serde::{Deserialize, Serialize};
 use serde_json::value::RawValue;
 
 use super::{
-    durable_file,
     head::{TreeHead, VerifiedTree},
     ledger::Contradiction,
 };
 use crate::{
     crash_point::CrashPoint,
+    durable_file,
+    event::{Position, record::ReplicationMark},
     immudb::{
         self, Session, Sha256Hash, TxId,
         verify::{Chain, TrustedState},
@@ -100,6 +102,36 @@ impl TrustedFile {
     /// Returns an error if the file cannot be read, is damaged, or belongs to another log or
     /// another database.
     pub(crate) fn load(&self) -> Result<Option<SavedState>, TrustedFileError> {
+        let Some((saved, log)) = self.read()? else { return Ok(None) };
+        if log != self.log {
+            return Err(TrustedFileError::Other { database: self.database.clone(), log });
+        }
+        Ok(Some(saved))
+    }
+
+    /// Returns the saved state that counts for a log whose last mark is `mark`, and whether it is
+    /// that of a former log: before a log has a mark, it takes over that one.
+    ///
+    /// # Errors
+    /// See [`Self::load`].
+    pub(crate) fn load_for(
+        &self,
+        mark: &ReplicationMark,
+    ) -> Result<Option<(SavedState, bool)>, TrustedFileError> {
+        let Some((saved, log)) = self.read()? else { return Ok(None) };
+        let is_new = mark.position == Position(0) && mark.immudb_tx == 0 && mark.immudb_hash.is_none();
+        if log == self.log {
+            return Ok(Some((saved, false)));
+        }
+        if is_new {
+            // The tree is one over the events of that log.
+            return Ok(Some((SavedState { tree: None, ..saved }, true)));
+        }
+        Err(TrustedFileError::Other { database: self.database.clone(), log })
+    }
+
+    /// Returns the saved state of the database, and the id of the log that it belongs to.
+    fn read(&self) -> Result<Option<(SavedState, String)>, TrustedFileError> {
         let bytes = match fs::read(&self.path) {
             Ok(bytes) => bytes,
             Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
@@ -107,7 +139,7 @@ impl TrustedFile {
         };
         let Contents { server, database, log, transaction, hash, edge, tree_transaction, tree } =
             parse(&bytes)?;
-        if database != self.database || log != self.log {
+        if database != self.database {
             return Err(TrustedFileError::Other { database, log });
         }
         let not_hex = TrustedFileError::Damaged("it has an invalid hash");
@@ -117,7 +149,7 @@ impl TrustedFile {
         let chain = chain.ok_or(TrustedFileError::Damaged("its edge does not fit its transaction"))?;
         let tree = tree.zip(tree_transaction).map(|(head, tx)| VerifiedTree { head, tx: TxId(tx) });
         let tree = tree.filter(|tree| tree.tx <= state.tx);
-        Ok(Some(SavedState { server, chain, tree }))
+        Ok(Some((SavedState { server, chain, tree }, log)))
     }
 
     /// Saves the state durably, unless the file has a later one already.
@@ -233,6 +265,25 @@ mod tests {
             matches!(other.load(), Err(TrustedFileError::Other { .. }))
         };
         assert!(of_another("another log", "aethyr") && of_another("the log", "another"));
+    }
+
+    #[test]
+    fn a_log_without_a_mark_takes_over_the_state_of_the_log_before_it() {
+        let dir = tempfile::tempdir().unwrap();
+        let former = file(dir.path());
+        former.store(&SavedState { tree: tree(7, 2), ..saved() }).unwrap();
+        let new_of =
+            |database: &str| TrustedFile::new(&dir.path().join("log"), "new".into(), database.into());
+        let (new, start) = (new_of("aethyr"), ReplicationMark::default());
+        assert_eq!(new.load_for(&start).unwrap(), Some((saved(), true)), "without the tree of its events");
+        let marked = ReplicationMark { immudb_tx: 2, immudb_hash: Some([1; 32]), ..start };
+        assert!(matches!(new.load_for(&marked), Err(TrustedFileError::Other { .. })), "its mark counts");
+        assert!(matches!(new_of("another").load_for(&start), Err(TrustedFileError::Other { .. })));
+        let own = SavedState { tree: tree(7, 2), ..saved() };
+        assert_eq!(former.load_for(&marked).unwrap(), Some((own, false)));
+        // Then the file is its own.
+        new.replace(&saved()).unwrap();
+        assert_eq!(new.load_for(&marked).unwrap(), Some((saved(), false)));
     }
 
     #[test]

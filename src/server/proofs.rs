@@ -12,7 +12,7 @@ use crate::{
     history::History,
     log::LogId,
     replication::{
-        audit::{self, AuditWatch},
+        audit::{self, AuditSettings, AuditWatch},
         checkpoint_queue::CheckpointQueue,
         reports::{self, ReportInbox, Reports},
         status::ReplicationStatus,
@@ -73,7 +73,6 @@ impl Proofs {
         let (tree, ended) =
             follower::follow(follower, history.clone(), sequencer.watch_tip(), stopping.clone())?;
         tasks.spawn(ended);
-        let audit = start_audit(config, log, parts, &reports)?;
         let transparency = Transparency::start(
             settings::transparency(config, log),
             TransparencyParts {
@@ -82,11 +81,12 @@ impl Proofs {
                 tree: tree.clone(),
                 replication: replication.clone(),
                 checkpoints: checkpoints.clone(),
-                reports,
+                reports: reports.clone(),
             },
             stopping,
             tasks,
         );
+        let audit = start_audit(config, (log, &transparency), parts, &reports)?;
         let verifier = Verifier::new(VerifierParts {
             history: history.clone(),
             replication: replication.clone(),
@@ -104,11 +104,12 @@ impl Proofs {
 /// Starts the auditor, unless it is off.
 fn start_audit(
     config: &Config,
-    log: LogId,
+    (log, transparency): (LogId, &Transparency),
     parts: &ProofParts<'_>,
     reports: &Reports,
 ) -> io::Result<Option<AuditWatch>> {
     let Some(settings) = settings::audit(config, log) else { return Ok(None) };
+    let settings = AuditSettings { checkpoints: Some(Arc::new(transparency.clone())), ..settings };
     let ProofParts { history, replication, tasks, stopping, .. } = *parts;
     let (history, replication) = (history.clone(), replication.clone());
     let (audit, ended) = audit::start(settings, history, replication, reports.clone(), stopping.clone())?;

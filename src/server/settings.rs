@@ -12,14 +12,13 @@ use crate::{
         AnchorConfig, Config, EventSourcingConfig, ImmudbConfig, LimitsConfig, LoggingConfig, RawAppends,
         WitnessConfig,
     },
+    durable_file,
     event::EventId,
     event_files,
     grpc::{EventStoreSettings, GameWorld, RequestLimits, TransportSettings},
     immudb,
     log::LogId,
-    replication::{
-        BatchLimits, PendingLimits, audit::AuditSettings, durable_file, forwarder::ForwarderSettings,
-    },
+    replication::{BatchLimits, PendingLimits, audit::AuditSettings, forwarder::ForwarderSettings},
     sequencer::{self, SnapshotThresholds},
     storage,
     store::EventSourcing,
@@ -193,6 +192,7 @@ pub(super) fn audit(config: &Config, log_id: LogId) -> Option<AuditSettings> {
         log_path: config.event_sourcing.log_path.clone(),
         log: log_id.to_string(),
         events_per_second,
+        checkpoints: None,
     })
 }
 

@@ -118,6 +118,14 @@ impl AnchorTable {
         });
     }
 
+    /// Returns whether each witness has cosigned a checkpoint since the start. True if there is no
+    /// witness.
+    pub(super) fn all_witnesses_reached(&self) -> bool {
+        let anchors = self.lock();
+        let mut witnesses = anchors.iter().filter(|anchor| anchor.status.kind == AnchorKind::Witness);
+        witnesses.all(|witness| witness.status.reached_at.is_some())
+    }
+
     /// Waits until nothing speaks against publishing at this anchor.
     async fn until_compared(&self, number: usize) {
         let compared = self.with(number, |anchor| anchor.compared.subscribe());
@@ -223,6 +231,7 @@ pub(super) async fn follow(inner: Arc<Inner>, number: usize, settings: AnchorSet
                 done = Some(place(&kept));
                 inner.anchors.reached(number, size);
                 inner.update(size, move |kept| add(kept, note.as_ref())).await;
+                inner.note_witnessed().await;
             }
             Err(AnchorError::Witness(WitnessAnchorError::OtherHistory { size, expected, found })) => {
                 let place = inner.anchors.with(number, |anchor| anchor.status.target.clone());
@@ -282,6 +291,7 @@ mod tests {
         assert_eq!(command.last_error.as_deref(), Some("no host"));
         table.reached(1, 7);
         assert_eq!(table.statuses()[1].last_error, None);
+        assert!(table.all_witnesses_reached(), "there is none");
         // Nothing speaks against a command.
         table.until_compared(1).await;
         table.compared(0);

@@ -92,7 +92,7 @@ struct Known<'k> {
     generations: &'k Generations,
     /// The log does not get any events that it lacks.
     is_complete: bool,
-    /// Where the log ended when this process had copied it from ImmuDB.
+    /// Where the log ended when it had been copied from ImmuDB.
     restored: Option<Position>,
 }
 
@@ -207,7 +207,9 @@ pub(super) async fn run(inner: Arc<Inner>, mut left: Places) {
                 inner.open_gate();
             }
             if !left.own && left.files.is_empty() && left.immudb.is_none() {
-                inner.change_generations(|generations| generations.copied = false);
+                inner.change_generations(|generations| generations.copied = false).await;
+                // There may be none.
+                inner.note_witnessed().await;
                 return;
             }
         }
@@ -298,11 +300,11 @@ impl Inner {
         }
     }
 
-    async fn act_on(&self, place: &str, verdict: Verdict) {
+    async fn act_on(self: &Arc<Self>, place: &str, verdict: Verdict) {
         match verdict {
             Verdict::Agrees | Verdict::Undecided => {}
             Verdict::LaterGeneration { number, size } => {
-                self.change_generations(|generations| generations.go_on_with(number, size));
+                self.change_generations(move |generations| generations.go_on_with(number, size)).await;
             }
             Verdict::Shortened { generation, last, agreed } => {
                 warn!(
@@ -311,7 +313,10 @@ impl Inner {
                     agreed,
                     "the copy from ImmuDB lacks events that were published"
                 );
-                self.begin_after_copy(generation, agreed, Some(&last));
+                self.change_generations(move |generations| {
+                    generations.push(generation, Generation::after_copy(agreed), Some(&last));
+                })
+                .await;
             }
             Verdict::Contradicted { checkpoint, found } => {
                 self.contradicted(place, &checkpoint, found).await;
@@ -320,13 +325,6 @@ impl Inner {
                 self.close_gate(NoKey::OtherKey { place: place.to_owned(), name, id });
             }
         }
-    }
-
-    /// Begins a generation because the log is a copy that lacks what was published.
-    pub(super) fn begin_after_copy(&self, number: u64, agreed: Option<u64>, last: Option<&Checkpoint>) {
-        let because = "the log was copied from ImmuDB, which lacked events that were published";
-        let generation = Generation { agreed, by: "serve".to_owned(), because: because.to_owned() };
-        self.change_generations(|generations| generations.push(number, generation, last));
     }
 
     /// Reports a checkpoint that the history does not continue, and signs nothing any longer.

@@ -20,13 +20,12 @@ use uuid::Uuid;
 
 use crate::{
     crash_point::CrashPoint,
+    durable_file,
     event::Position,
     history::{ChainHashes, History, HistoryError},
     log::Tip,
     merkle::Hash,
-    refusals,
-    replication::durable_file,
-    threads,
+    refusals, threads,
     tree::{EventTree, Leaves, TreeError, TreeFileError, TreeState, TreeWatch},
 };
 

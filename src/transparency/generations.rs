@@ -15,10 +15,11 @@ use serde_json::value::RawValue;
 
 use super::kept::{self, KeptCheckpoint};
 use crate::{
+    crash_point::CrashPoint,
+    durable_file,
     event::{Position, Timestamp, time},
     printable::escaped,
     proof::{Checkpoint, encoding},
-    replication::durable_file,
 };
 
 /// The extension of the file, next to the directory of the log.
@@ -40,6 +41,12 @@ impl Generation {
         let by = format!("{command} (user {})", getuid().as_raw());
         Self { agreed: Some(agreed.0), by, because: because.to_owned() }
     }
+
+    /// Returns a generation that begins because the log is a copy that lacks what was published.
+    pub(super) fn after_copy(agreed: Option<u64>) -> Self {
+        let because = "the log was copied from ImmuDB, which lacked events that were published";
+        Self { agreed, by: "serve".to_owned(), because: because.to_owned() }
+    }
 }
 
 /// The contents of the file.
@@ -49,6 +56,12 @@ pub(super) struct Generations {
     /// anchors yet.
     #[serde(default)]
     pub copied: bool,
+    /// Since then, not all witnesses have been reached. They may have cosigned what it lacks.
+    #[serde(default)]
+    pub unwitnessed: bool,
+    /// The present generation has a checkpoint, also if the file of the checkpoints is lost.
+    #[serde(default)]
+    pub published: bool,
     begun: Vec<Begun>,
 }
 
@@ -89,7 +102,7 @@ pub(crate) fn path(log_path: &Path) -> PathBuf {
 }
 
 /// Begins a generation, durably. Called before the history is changed. Does nothing if no
-/// checkpoint is kept: nobody has one of the earlier history.
+/// checkpoint was ever made: nobody has one of the earlier history.
 ///
 /// A call that is repeated before a checkpoint of the new generation begins no further one.
 ///
@@ -99,11 +112,16 @@ pub(crate) fn begin(log_path: &Path, generation: Generation) -> io::Result<()> {
     let mut generations = Generations::load(log_path)?;
     let current = generations.current();
     let newest = kept::newest_of_all(log_path)?;
-    let Some(newest) = newest else { return Ok(()) };
-    if newest.generation < current {
+    let was_published = newest.is_some() || current > 1;
+    let newest = newest.filter(|newest| newest.generation >= current);
+    // The kept checkpoints may be lost.
+    if generations.published || newest.is_some() {
+        let number = newest.as_ref().map_or(current, |newest| newest.generation);
+        generations.push(number, generation, newest.as_ref().map(|newest| &newest.checkpoint));
+    } else if was_published {
         generations.lower_agreed(generation.agreed);
     } else {
-        generations.push(newest.generation, generation, Some(&newest.checkpoint));
+        return Ok(());
     }
     generations.save(log_path)
 }
@@ -136,7 +154,7 @@ pub(crate) fn checkpoints(log_path: &Path) -> io::Result<Vec<Checkpoint>> {
 /// Returns an error if the file cannot be read or written, or is damaged.
 pub(crate) fn begin_copy(log_path: &Path) -> io::Result<()> {
     let mut generations = Generations::load(log_path)?;
-    generations.copied = true;
+    generations.note_copy();
     generations.save(log_path)
 }
 
@@ -173,7 +191,21 @@ impl Generations {
         let document = Document { crc32c: crc32c::crc32c(text.get().as_bytes()), generations: &text };
         let mut bytes = serde_json::to_vec(&document)?;
         bytes.push(b'\n');
-        durable_file::replace(&path(log_path), &bytes)
+        durable_file::replace(&path(log_path), &bytes)?;
+        if self.is_new() {
+            CrashPoint::GenerationBegun.reached();
+        }
+        Ok(())
+    }
+
+    /// Returns whether the present generation has no checkpoint yet.
+    fn is_new(&self) -> bool {
+        !self.begun.is_empty() && !self.published
+    }
+
+    /// Records that the log is empty, so that a copy of it may lack what was published.
+    pub(super) fn note_copy(&mut self) {
+        (self.copied, self.unwitnessed) = (true, true);
     }
 
     /// Returns the number of the present generation, from 1 on.
@@ -220,6 +252,7 @@ impl Generations {
         let Generation { agreed, by, because } = generation;
         let at = time::format(Timestamp::now());
         self.begun.push(Begun { number, agreed, by, because, at, last, restored: false });
+        self.published = false;
     }
 
     /// Goes on with a generation that was begun before, but is not in the file: the disk was lost.
@@ -227,6 +260,7 @@ impl Generations {
         let (by, because) = ("serve".to_owned(), "the file of the generations was lost".to_owned());
         let at = time::format(Timestamp::now());
         self.begun.push(Begun { number, agreed: Some(agreed), by, because, at, last: None, restored: true });
+        self.published = true;
     }
 
     /// Lowers the size up to which the present generation agrees with the earlier one.
@@ -315,6 +349,23 @@ mod tests {
             origins,
             [("a", 0), ("a/2", 0), ("a/3", u64::MAX)].map(|(name, size)| (name.to_owned(), size))
         );
+    }
+
+    #[test]
+    fn a_generation_begins_also_if_the_kept_checkpoints_were_lost() {
+        let dir = tempfile::tempdir().unwrap();
+        let log = dir.path().join("log");
+        Generations { published: true, ..Generations::default() }.save(&log).unwrap();
+        begin(&log, generation(Some(6))).unwrap();
+        // Before a checkpoint of it, a further call begins none.
+        begin(&log, generation(Some(4))).unwrap();
+        let mut generations = Generations::load(&log).unwrap();
+        assert_eq!((generations.current(), generations.limit(1)), (2, 4));
+        assert_eq!(generations.extensions()[1], "earlier unknown");
+        generations.published = true;
+        generations.save(&log).unwrap();
+        begin(&log, generation(Some(5))).unwrap();
+        assert_eq!(Generations::load(&log).unwrap().current(), 3);
     }
 
     #[test]

@@ -19,10 +19,10 @@ use tracing::warn;
 
 use super::generations::Generations;
 use crate::{
+    durable_file,
     event::{Timestamp, time},
     proof::{Checkpoint, SignedNote},
     proof_file::ImmudbCertificate,
-    replication::durable_file,
 };
 
 /// The extension of the file, next to the directory of the log.

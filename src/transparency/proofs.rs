@@ -34,7 +34,7 @@ pub(crate) struct WantedProof {
 ///
 /// # Errors
 /// Returns an error if the tree does not have them soon.
-pub(crate) async fn tree_of(tree: &TreeWatch, size: u64) -> Result<TreeView, NoProof> {
+pub(crate) async fn tree_of(tree: &TreeWatch, size: u64) -> Result<TreeView, TransparencyError> {
     let state = match tree.state() {
         TreeState::Ready(view) if view.size() >= size => return Ok(view),
         TreeState::Ready(_) => match tree.wait_for(size, BEHIND_MAX).await {
@@ -43,11 +43,16 @@ pub(crate) async fn tree_of(tree: &TreeWatch, size: u64) -> Result<TreeView, NoP
         },
         other @ (TreeState::Building { .. } | TreeState::Failed { .. }) => other,
     };
-    Err(match state {
-        TreeState::Building { size, of } => NoProof::TreeBuilding { size, of },
-        TreeState::Ready(view) => NoProof::TreeBuilding { size: view.size(), of: size },
-        TreeState::Failed { reason } => NoProof::Failed { reason },
-    })
+    Err(tree_error(state, size))
+}
+
+/// Returns why there is no tree of `wanted` events.
+pub(super) fn tree_error(state: TreeState, wanted: u64) -> TransparencyError {
+    match state {
+        TreeState::Building { size, of } => TransparencyError::TreeNotReady { size, of },
+        TreeState::Ready(view) => TransparencyError::TreeNotReady { size: view.size(), of: wanted },
+        TreeState::Failed { reason } => TransparencyError::TreeFailed(reason),
+    }
 }
 
 /// Makes the proof of an event that is in the tree of the checkpoint. `tip` is the end of the log.

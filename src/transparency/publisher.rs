@@ -127,10 +127,11 @@ async fn publish(inner: Arc<Inner>, checkpoints: CheckpointQueue) {
 }
 
 /// Keeps the certificate of each checkpoint that ImmuDB has stored.
-async fn keep_certificates(inner: Arc<Inner>, mut certified: watch::Receiver<Option<Arc<Certified>>>) {
+async fn keep_certificates(inner: Arc<Inner>, mut certified: watch::Receiver<Vec<Arc<Certified>>>) {
     loop {
-        let newest = certified.borrow_and_update().clone();
-        if let Some(certified) = newest {
+        let last = certified.borrow_and_update().clone();
+        // One that was kept before is not changed again.
+        for certified in last {
             inner.update(certified.size, move |kept| certify(kept, &certified)).await;
         }
         if certified.changed().await.is_err() {

@@ -15,9 +15,10 @@ use crate::{
     event::{ChainHash, record::ReplicationMark},
     log::LogOffset,
     merkle::{Hash, leaf_hash},
-    replication::{PendingLimits, reports, state::State},
+    proof::{SignedNote, SigningKey},
+    replication::{PendingLimits, audit::CheckpointJudge, reports, state::State},
     storage::{self, Storage},
-    tree::{EventTree, Leaves},
+    tree::{EventTree, Leaves, TreeState},
 };
 
 struct Log(Vec<ChainHash>);
@@ -278,12 +279,87 @@ async fn an_anchor_that_is_out_of_reach_may_have_more_than_a_new_copy() {
     let files = vec![FilePlace::new(0, dir.path().join("missing/anchor"))];
     let mut places = Places { own: false, files, immudb: None, were_published: true };
     assert!(!places.may_have_more(inner), "it is no copy");
-    inner.change_generations(|generations| generations.copied = true);
+    inner.change_generations_now(|generations| generations.copied = true);
     assert!(places.may_have_more(inner));
     places.were_published = false;
     assert!(!places.may_have_more(inner), "nobody has a checkpoint");
     (places.were_published, places.files) = (true, Vec::new());
     assert!(!places.may_have_more(inner), "all were compared");
+    service.stop().await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_copy_is_known_as_one_after_a_restart() {
+    let dir = tempfile::tempdir().unwrap();
+    Started::at(&dir, &[]).stop().await;
+    // An earlier process has copied the log, and has not reached every anchor.
+    let log = dir.path().join("log");
+    generations::begin_copy(&log).unwrap();
+    RestoreMarker::new(&log).note_restored(Position(5)).unwrap();
+    let service = Started::at(&dir, &[]);
+    let inner = &service.transparency.0;
+    assert_eq!((inner.may_lack_events(), inner.replication.restored()), (true, Some(Position(5))));
+    // There is no witness, so it ends with the comparison.
+    service.grow(&dir, 7);
+    while inner.signing().generations.unwitnessed {
+        tokio::time::sleep(Duration::from_secs(1)).await;
+    }
+    service.stop().await;
+    let service = Started::at(&dir, &[]);
+    assert!(!service.transparency.0.may_lack_events());
+    service.stop().await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_generation_that_begins_waits_for_the_checkpoint_that_is_made() {
+    let dir = tempfile::tempdir().unwrap();
+    let service = Started::at(&dir, &[]);
+    service.grow(&dir, 5);
+    service.cover(5).await.unwrap();
+    let inner = service.transparency.0.clone();
+    let making = inner.making.lock().unwrap();
+    let (other, agreed) = (inner.clone(), Some(3));
+    let began = Arc::new(std::sync::Barrier::new(2));
+    let begun = began.clone();
+    let begins = std::thread::spawn(move || {
+        begun.wait();
+        let generation = Generation { agreed, by: "a test".into(), because: "it tests".into() };
+        other.change_generations_now(|generations| generations.push(1, generation, None));
+    });
+    began.wait();
+    for _ in 0..1000 {
+        std::thread::yield_now();
+        assert_eq!(inner.signing().generations.current(), 1);
+    }
+    drop(making);
+    begins.join().unwrap();
+    assert_eq!(inner.signing().generations.current(), 2);
+    assert!(inner.kept.newest().is_none(), "what was kept before does not hold any longer");
+    drop(inner);
+    service.stop().await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_checkpoint_in_immudb_is_judged_by_the_tree() {
+    let dir = tempfile::tempdir().unwrap();
+    let service = Started::at(&dir, &[]);
+    service.grow(&dir, 9);
+    let own = service.cover(9).await.unwrap().note.to_bytes();
+    let is_wrong = |size, value: &[u8]| service.transparency.contradiction(size, value).is_some();
+    assert!(!is_wrong(9, &own));
+    assert!(is_wrong(8, &own), "it is at the key of another one");
+    assert!(is_wrong(9, b"nonsense"));
+    let signed = |name: &str, size| {
+        let checkpoint = Checkpoint::new(name, size, [7; 32], Vec::new()).unwrap();
+        SignedNote::sign(checkpoint.to_text(), &SigningKey::generate(name).unwrap()).unwrap().to_bytes()
+    };
+    let name = service.transparency.verifier_key().unwrap().name().to_owned();
+    assert!(is_wrong(9, &signed(&name, 9)), "also with the signature of another key");
+    assert!(!is_wrong(9, &signed("another.example", 9)), "nothing is known of another log");
+    // An operator has given its events up.
+    let generation = Generation { agreed: Some(8), by: "a test".into(), because: "it tests".into() };
+    service.transparency.0.change_generations_now(|generations| generations.push(1, generation, None));
+    assert!(!is_wrong(9, &signed(&name, 9)));
     service.stop().await;
 }
 

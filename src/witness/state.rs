@@ -5,16 +5,18 @@
 
 use std::{
     collections::BTreeMap,
-    ffi::OsString,
     fs::{self, File},
-    io::{self, Write},
+    io,
     path::{Path, PathBuf},
 };
 
 use serde::{Deserialize, Serialize};
 use serde_json::value::RawValue;
 
-use crate::proof::Hash;
+use crate::{
+    durable_file::{extended, replace},
+    proof::Hash,
+};
 
 const FORMAT: u32 = 1;
 
@@ -155,7 +157,7 @@ fn resolved(path: &Path) -> io::Result<PathBuf> {
 
 /// Takes the lock. It is next to the file, which is replaced by others.
 fn lock(path: &Path) -> Result<File, StateError> {
-    let beside = extended(path, ".lock");
+    let beside = extended(path, "lock");
     let file = File::options().create(true).truncate(false).write(true).open(&beside);
     let file = file.map_err(|source| io_error(&beside, source))?;
     match file.try_lock() {
@@ -198,23 +200,6 @@ fn encode(newest: &BTreeMap<String, Cosigned>) -> io::Result<Vec<u8>> {
     let mut bytes = serde_json::to_vec(&document)?;
     bytes.push(b'\n');
     Ok(bytes)
-}
-
-/// Replaces the file durably.
-fn replace(path: &Path, contents: &[u8]) -> io::Result<()> {
-    let temporary = extended(path, ".new");
-    let mut file = File::create(&temporary)?;
-    file.write_all(contents)?;
-    file.sync_all()?;
-    fs::rename(&temporary, path)?;
-    File::open(folder_of(path))?.sync_all()
-}
-
-/// Returns the path with an extension after its whole name.
-fn extended(path: &Path, extension: &str) -> PathBuf {
-    let mut name: OsString = path.file_name().unwrap_or_default().to_owned();
-    name.push(extension);
-    path.with_file_name(name)
 }
 
 fn io_error(path: &Path, source: io::Error) -> StateError {

@@ -20,7 +20,7 @@ use crate::{
 };
 
 mod cosigning;
-mod discarding;
+pub mod discarding;
 mod giving_up;
 mod lost_disk;
 mod publishing;

@@ -10,6 +10,7 @@ use super::{ImmudbState, ResolveError, trusted_file};
 use crate::{
     cli::{Error, verify},
     config::Config,
+    durable_file::beside_log,
     event::{
         AggregateId, AppendBounds, Content, ContentDigest, EventId, NameError, NewEvent, Position,
         SequenceNumber, Timestamp,
@@ -19,7 +20,6 @@ use crate::{
     index::{Index, IndexError},
     proof::Checkpoint,
     replication::{
-        durable_file::beside_log,
         findings::{self, FindingKind, Findings, StoredFinding},
         restore::RestoreMarker,
     },
@@ -36,7 +36,8 @@ const EVENT_TYPE: &str = "AuditFindingsAccepted";
 const NAMED_MAX: usize = 500;
 
 /// Takes ImmuDB's present state as the trusted one, and marks the findings as accepted. What was
-/// changed in ImmuDB stays changed; only what it lacks behind its head is sent again.
+/// changed in ImmuDB stays changed; only what it lacks behind its head is sent again. Without
+/// ImmuDB in the configuration, the findings are of anchors or of the local log.
 ///
 /// # Errors
 /// Returns an error if ImmuDB cannot be contacted, if `numbers` are not exactly the open findings,
@@ -52,15 +53,25 @@ pub(in crate::cli) async fn accept_findings(
     let mut findings = Findings::open(&path).map_err(|error| Error::of_file(&path, error))?;
     let known = storage.index.complete().forwarded;
     check(&findings, &numbers, known.tampered)?;
-    let immudb = ImmudbState::present(&config).await?;
-    let head = immudb.head().await?.map(|head| head.position);
+    // Without ImmuDB, there may be findings of anchors. What ImmuDB had is not accepted unseen.
+    let immudb = if config.immudb.is_none() && !known.tampered {
+        None
+    } else {
+        Some(ImmudbState::present(&config).await?)
+    };
+    let head = match &immudb {
+        Some(immudb) => immudb.head().await?.map(|head| head.position),
+        None => None,
+    };
     let lacks_events = head.is_some_and(|head| head > storage.log.tip().position);
-    let state = immudb.chain.state();
+    let state = immudb.as_ref().map(|immudb| immudb.chain.state());
 
     begin_generation_after(&findings, &numbers, (&storage, log_path), &because)?;
     // The mark ends the state, so it comes after the file that the next start continues from.
-    let file = trusted_file(&config, &storage);
-    file.replace(&immudb.into_saved()).map_err(|error| Error::of_file(file.path(), error))?;
+    if let Some(immudb) = immudb {
+        let file = trusted_file(&config, &storage);
+        file.replace(&immudb.into_saved()).map_err(|error| Error::of_file(file.path(), error))?;
+    }
     let at = Timestamp::now();
     let mut group = storage.log.begin()?;
     if lacks_events || RestoreMarker::new(log_path).exists() {
@@ -69,17 +80,23 @@ pub(in crate::cli) async fn accept_findings(
         let event = audit_event(&storage, &findings, &because, state)?;
         group.append(&[event]);
     }
-    group.mark(&record::encode_mark(accepted_mark(known, head, state)));
+    if let Some(state) = state {
+        group.mark(&record::encode_mark(accepted_mark(known, head, state)));
+    }
     storage.log.write(group)?;
     storage.log.close()?;
     findings.accept(&numbers, &because, at);
     findings.save().map_err(|error| Error::of_file(&path, error))?;
-    info!(
-        findings = numbers.len(),
-        transaction = state.tx.0,
-        hash = hex::encode(state.alh),
-        "the findings are accepted; the next start continues from this transaction"
-    );
+    let findings = numbers.len();
+    match state {
+        Some(TrustedState { tx, alh }) => info!(
+            findings,
+            transaction = tx.0,
+            hash = hex::encode(alh),
+            "the findings are accepted; the next start continues from this transaction"
+        ),
+        None => info!(findings, "the findings are accepted"),
+    }
     Ok(())
 }
 
@@ -138,7 +155,7 @@ fn audit_event(
     storage: &Storage,
     findings: &Findings,
     because: &str,
-    state: TrustedState,
+    state: Option<TrustedState>,
 ) -> Result<bytes::Bytes, Error> {
     let (aggregate_id, sequence) = next_in_audit(&storage.index)?;
     let open: Vec<_> = findings.list().iter().filter(|found| found.accepted.is_none()).collect();
@@ -157,8 +174,8 @@ fn audit_event(
         "because": because,
         "findings": named.collect::<Vec<_>>(),
         "findings_count": findings.open_count(),
-        "transaction": state.tx.0,
-        "hash": hex::encode(state.alh),
+        "transaction": state.map(|state| state.tx.0),
+        "hash": state.map(|state| hex::encode(state.alh)),
     });
     let event = NewEvent {
         id: EventId::random(),

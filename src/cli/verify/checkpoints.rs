@@ -7,10 +7,10 @@ use std::{
 };
 
 use super::super::{proof::KnownKey, say};
-use crate::proof::{Checkpoint, CheckpointError, NoteError, SignatureError, SignedNote};
-
-/// What each signature line begins with.
-const SIGNATURE_PREFIX: &str = "— ";
+use crate::proof::{
+    Checkpoint, CheckpointError, NoteError, SignatureError, SignedNote,
+    note_file::{self, NotePart},
+};
 
 /// A checkpoint that a key of the log has signed.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -58,15 +58,22 @@ enum NoteRejection {
 /// # Errors
 /// Returns an error if the file cannot be read.
 pub(super) fn read(path: &Path, keys: &[KnownKey]) -> io::Result<ReadFile> {
-    let bytes = fs::read(path)?;
-    // A crash may have cut off a character, which must cost one note only.
-    let contents = String::from_utf8_lossy(&bytes);
-    let is_cut = !contents.ends_with('\n');
+    let contents = fs::read(path)?;
+    let is_cut = !contents.ends_with(b"\n");
     let mut read = ReadFile::default();
-    let mut notes = split(&contents).into_iter().peekable();
-    while let Some((line, note)) = notes.next() {
+    // Those that are incomplete, if another one follows.
+    let mut torn = Vec::new();
+    let mut notes = note_file::split(&contents).into_iter().peekable();
+    while let Some(NotePart { line, bytes: note }) = notes.next() {
         let place = || format!("{}:{line}", path.display());
-        match accept(&note, keys) {
+        let accepted = accept(&note, keys);
+        if accepted.is_ok() {
+            // The service writes the newest checkpoint again after a crash.
+            for (place, why) in torn.drain(..) {
+                say(&format!("{place}: ignored, because it is incomplete: {why}"));
+            }
+        }
+        match accepted {
             Ok((checkpoint, agreed)) if checkpoint.size() > agreed => say(&format!(
                 "{}: not compared: the checkpoint of {} events belongs to a generation that agrees with \
                  the present one up to {agreed} events",
@@ -80,53 +87,48 @@ pub(super) fn read(path: &Path, keys: &[KnownKey]) -> io::Result<ReadFile> {
             Err(why) if is_cut && notes.peek().is_none() => {
                 say(&format!("{}: ignored, because it is incomplete: {why}", place()));
             }
+            Err(why) if is_torn(&note, &why, keys) => torn.push((place(), why)),
             Err(why) => {
                 say(&format!("{}: not compared: {why}", place()));
                 read.failed = read.failed.saturating_add(1);
             }
         }
     }
+    for (place, why) in torn {
+        say(&format!("{place}: not compared: {why}"));
+        read.failed = read.failed.saturating_add(1);
+    }
     Ok(read)
 }
 
-/// Splits the contents of a file into notes, each with the number of its first line: a paragraph of
-/// text, and one of signature lines. What has no signatures is a note of its own, which is not
-/// accepted.
-fn split(contents: &str) -> Vec<(usize, String)> {
-    let mut notes = Vec::new();
-    let mut unsigned: Option<(usize, String)> = None;
-    for (first, paragraph) in paragraphs(contents) {
-        if paragraph.starts_with(SIGNATURE_PREFIX) {
-            let (first, text) = unsigned.take().unwrap_or((first, String::new()));
-            notes.push((first, format!("{text}\n{paragraph}")));
-        } else {
-            notes.extend(unsigned.replace((first, paragraph)));
+/// Returns whether the note looks like a checkpoint of one of the keys that a crash has cut off.
+fn is_torn(note: &[u8], why: &NoteRejection, keys: &[KnownKey]) -> bool {
+    /// The number of characters of a whole signature: an id and 64 bytes, in base64.
+    const SIGNATURE_CHARACTERS: usize = 92;
+    let note = String::from_utf8_lossy(note);
+    let is_short = match why {
+        NoteRejection::Note(_) => true,
+        // What is left of it may be a signature all the same.
+        NoteRejection::Signature(SignatureError::Invalid { .. }) => {
+            note.trim_end().rsplit(' ').next().is_some_and(|left| left.len() < SIGNATURE_CHARACTERS)
         }
-    }
-    notes.extend(unsigned);
-    notes
-}
-
-/// Splits lines where one is blank. Each paragraph has the number of its first line.
-fn paragraphs(contents: &str) -> Vec<(usize, String)> {
-    let mut paragraphs: Vec<(usize, String)> = Vec::new();
-    let mut is_open = false;
-    for (number, line) in (1..).zip(contents.split_inclusive('\n')) {
-        let is_blank = line == "\n";
-        match paragraphs.last_mut() {
-            Some((_, paragraph)) if is_open && !is_blank => paragraph.push_str(line),
-            _ if !is_blank => paragraphs.push((number, line.to_owned())),
-            _ => {}
-        }
-        is_open = !is_blank;
-    }
-    paragraphs
+        NoteRejection::Signature(_)
+        | NoteRejection::Checkpoint(_)
+        | NoteRejection::OtherOrigin { .. }
+        | NoteRejection::OtherKeys
+        | NoteRejection::NoKey => false,
+    };
+    let first = note.lines().next().unwrap_or_default();
+    // The rest may be within the first character of a signature line.
+    let is_dash = ["—", "\u{fffd}"].contains(&note.trim());
+    let begins = |known: &KnownKey| !first.is_empty() && known.key.name().starts_with(first);
+    is_short && keys.iter().any(|known| is_dash || begins(known))
 }
 
 /// Returns the checkpoint if one of the keys has signed it, and the size up to which that key
 /// counts.
-fn accept(note: &str, keys: &[KnownKey]) -> Result<(Checkpoint, u64), NoteRejection> {
-    let note = SignedNote::parse(note.as_bytes())?;
+fn accept(note: &[u8], keys: &[KnownKey]) -> Result<(Checkpoint, u64), NoteRejection> {
+    let note = SignedNote::parse(note)?;
     let mut rejection = NoteRejection::NoKey;
     for known in keys {
         match note.verify(&known.key) {
@@ -215,6 +217,13 @@ mod tests {
             fs::write(&path, [&one.as_bytes()[..length], b"\n\n", two.as_bytes()].concat()).unwrap();
             let read = read(&path, &keys).unwrap();
             assert_eq!(read.known.last().map(KnownCheckpoint::size), Some(2), "{length} bytes");
+            assert_eq!(read.failed, 0, "{length} bytes");
+        }
+        // A whole one with a wrong signature is not cut off, and neither is another text.
+        let forged = signed(4, &key).replacen("\n4\n", "\n5\n", 1);
+        for wrong in [&*forged, "nonsense"] {
+            fs::write(&path, format!("{wrong}\n\n{two}")).unwrap();
+            assert_eq!(read(&path, &keys).unwrap().failed, 1, "{wrong}");
         }
     }
 
@@ -232,6 +241,6 @@ mod tests {
         let known = KnownKey { key: key.verifier().clone(), agreed: 9 };
         let expected =
             NoteRejection::OtherOrigin { expected: "another.example".to_owned(), found: ORIGIN.to_owned() };
-        assert_eq!(accept(&note, &[known]), Err(expected));
+        assert_eq!(accept(note.as_bytes(), &[known]), Err(expected));
     }
 }

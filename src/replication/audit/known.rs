@@ -8,12 +8,14 @@ use std::{
 
 use tracing::warn;
 
-use crate::replication::{
+use crate::{
     durable_file,
-    findings::{self, Finding, FindingKind, Findings, StoredFinding},
-    notice::Notice,
-    reports::Report,
-    tampering::Condition,
+    replication::{
+        findings::{self, Finding, FindingKind, Findings, StoredFinding},
+        notice::Notice,
+        reports::Report,
+        tampering::Condition,
+    },
 };
 
 /// Leaves out what is known.

@@ -14,10 +14,11 @@ use tracing::info;
 
 use super::{links::Links, local::LocalPlace};
 use crate::{
+    crash_point::CrashPoint,
+    durable_file,
     event::{ChainHash, Position, Timestamp, time},
     immudb::{Sha256Hash, TxId},
     merkle::RightEdge,
-    replication::durable_file,
 };
 
 /// The extension of the file, next to the directory of the log.
@@ -161,7 +162,9 @@ impl PlaceFile {
         let document = Document { crc32c: crc32c::crc32c(text.get().as_bytes()), place: &text };
         let mut bytes = serde_json::to_vec(&document)?;
         bytes.push(b'\n');
-        durable_file::replace(&self.path, &bytes)
+        durable_file::replace(&self.path, &bytes)?;
+        CrashPoint::AuditSaved.reached();
+        Ok(())
     }
 }
 

@@ -9,6 +9,7 @@ use std::time::Duration;
 use tokio::time::Instant;
 
 use super::{
+    checkpoints::{self, Judge},
     contents::{self, check_entries, contradicted},
     damage::Damage,
     links::Break,
@@ -35,6 +36,8 @@ pub(crate) struct WalkParts {
     /// About the number of events that are read at once. Without a maximum, the pages are as large
     /// as the limits allow, and the next one is requested while one is compared.
     pub page_events_max: Option<u64>,
+    /// What checkpoints are compared with.
+    pub checkpoints: Judge,
 }
 
 /// Why a walk cannot go on at the moment. It can be continued from where it stands.
@@ -222,8 +225,9 @@ impl Walk {
         let history = self.parts.history.clone();
         let mut reader = self.reader.take().unwrap_or_else(|| LocalReader::new(history.clone()));
         let (place, damaged_until) = (self.place.clone(), self.damaged_until);
+        let judge = self.parts.checkpoints.clone();
         let (reader, compared) = on_another_thread(move || {
-            let compared = compare_page(&page, place, damaged_until, &mut reader);
+            let compared = compare_page(&page, (place, damaged_until), &mut reader, &judge);
             reader.rest();
             (reader, compared)
         })
@@ -366,9 +370,9 @@ impl Walk {
 /// Compares a page with the local log.
 fn compare_page(
     page: &[Transaction],
-    mut place: Place,
-    damaged_until: TxId,
+    (mut place, damaged_until): (Place, TxId),
     reader: &mut LocalReader,
+    judge: &Judge,
 ) -> Result<Compared, HistoryError> {
     let mut checked = Checked { transactions: page.len() as u64, ..Checked::default() };
     let (mut bytes, mut by_keys) = (0usize, Vec::new());
@@ -387,6 +391,9 @@ fn compare_page(
         let compared = contents::compare(transaction, &mut place.local, reader)?;
         checked.events = checked.events.saturating_add(compared.events);
         checked.reports.extend(compared.reports);
+        if let Some(judge) = judge {
+            checked.reports.extend(checkpoints::compare(transaction, &**judge));
+        }
         if compared.by_keys {
             by_keys.push(transaction.header.clone());
         }

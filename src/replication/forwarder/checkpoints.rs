@@ -3,7 +3,7 @@
 //! A checkpoint is stored by a transaction of its own, on the same conditions as every other one.
 //! The value of its key is never replaced: the key is read first, which also shows what an earlier
 //! attempt or an earlier process has stored. Keys and proofs are read by other tasks, so that no
-//! event waits for them, and a failure costs nothing.
+//! event waits for them, and what could not be fetched is fetched later.
 
 use std::{path::PathBuf, time::Duration};
 
@@ -14,6 +14,7 @@ use tracing::{debug, info, warn};
 use super::{
     Forwarder, Link,
     trust::{TrustError, read_key},
+    uncertified::Uncertified,
 };
 use crate::{
     crash_point::CrashPoint,
@@ -50,6 +51,7 @@ pub(super) struct Checkpoints {
     read: Option<Read>,
     /// When a key is read again after a failure.
     retry_at: Option<Instant>,
+    uncertified: Uncertified,
     /// The checkpoints that this process has seen in ImmuDB.
     digests: CheckpointDigests,
     failed: Notice,
@@ -90,6 +92,7 @@ impl Checkpoints {
             reading: None,
             read: None,
             retry_at: None,
+            uncertified: Uncertified::default(),
             digests: CheckpointDigests::default(),
             failed: Notice::default(),
         }
@@ -217,6 +220,9 @@ impl Forwarder {
             None => {}
         }
         self.checkpoints.look(&link.session, link.reached.position);
+        if self.checkpoints.reading.is_none() && self.checkpoints.read.is_none() {
+            self.fetch_due_proof(&link.session);
+        }
         Ok(())
     }
 
@@ -256,17 +262,23 @@ impl Forwarder {
         }
     }
 
-    /// Begins to fetch the proof that a transaction has stored a checkpoint, once. There is none if
-    /// the transaction was not verified lately.
+    /// Begins to fetch the proof that a transaction has stored a checkpoint. If that fails, it is
+    /// tried again later.
     fn fetch_proof(&mut self, session: &Session, offer: Offer, tx: TxId) {
-        let Some(alh) = self.trust.hash_of(tx) else {
-            debug!(size = offer.size, transaction = tx.0, "no proof of this checkpoint is fetched");
-            return;
-        };
+        self.checkpoints.uncertified.add(offer, tx);
+        self.fetch_due_proof(session);
+    }
+
+    fn fetch_due_proof(&mut self, session: &Session) {
+        let Some((offer, tx)) = self.checkpoints.uncertified.due() else { return };
+        let verified = self.trust.hash_of(tx).map(|alh| TrustedState { tx, alh });
+        // The transaction was verified long ago, or by an earlier process.
+        let settled = self.trust.ledger.as_ref().map(|ledger| ledger.settled().state());
+        let Some(trusted) = verified.or(settled.filter(|settled| tx <= settled.tx)) else { return };
         let (session, key_file) = (session.clone(), self.settings.public_key_file.clone());
         self.checkpoints.begin(async move {
             let size = offer.size;
-            let proof = prove(&session, offer, TrustedState { tx, alh }, key_file).await;
+            let proof = prove(&session, offer, (tx, trusted), key_file).await;
             Read::Proof { size, tx, proof: proof.map(Box::new) }
         });
     }
@@ -278,8 +290,12 @@ impl Forwarder {
         proof: Result<Box<ImmudbCertificate>, ProofError>,
     ) -> Result<(), TrustError> {
         match proof {
-            Ok(certificate) => self.checkpoints.queue.certify(size, *certificate),
+            Ok(certificate) => {
+                self.checkpoints.uncertified.certified(size);
+                self.checkpoints.queue.certify(size, *certificate);
+            }
             Err(ProofError::Mismatch(mismatch)) => {
+                self.checkpoints.uncertified.failed();
                 // If the history is another one, this fails.
                 self.catch_up(session, Heads::Unknown).await?;
                 let condition = Condition::WrongAnswer;
@@ -289,6 +305,7 @@ impl Forwarder {
                 self.publish_findings().await;
             }
             Err(error @ (ProofError::Immudb(_) | ProofError::Signature(_))) => {
+                self.checkpoints.uncertified.failed();
                 self.checkpoints.note_failure(&error);
             }
         }
@@ -311,14 +328,20 @@ async fn finished(reading: &mut Option<AbortOnDropHandle<Read>>) -> Read {
     }
 }
 
-/// Fetches the proof that the transaction of `state` has stored a checkpoint, and verifies it. The
-/// proof leads to that state and no later one, so its signature is that of this state as well.
+/// Fetches the proof that a transaction of the trusted history has stored a checkpoint, and
+/// verifies it. The proof leads to the state after that transaction and no later one, so its
+/// signature is that of this state as well.
 async fn prove(
     session: &Session,
     offer: Offer,
-    state: TrustedState,
+    (tx, trusted): (TxId, TrustedState),
     key_file: Option<PathBuf>,
 ) -> Result<ImmudbCertificate, ProofError> {
+    let state = if tx == trusted.tx {
+        trusted
+    } else {
+        session.verifiable_tx(tx, trusted.tx).await?.verify(trusted)?
+    };
     let key = checkpoint_key(offer.size);
     let found = session.verifiable_get(&key, state.tx, state.tx).await?;
     found.verify(state)?;

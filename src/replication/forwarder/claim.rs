@@ -191,7 +191,8 @@ impl Forwarder {
             // ImmuDB was rolled back, and the operator has confirmed it: nothing is left to
             // restore.
             (true, Some(head)) if lacks_events(head) => {
-                self.unfinished().end().map_err(LocalError::Folder)?;
+                let last = self.sequencer.tip().position;
+                self.unfinished().end(last).map_err(LocalError::Folder)?;
                 Ok(decision)
             }
             // The end of the history, the snapshots after the last event, still has to be

@@ -11,6 +11,7 @@ use tracing::{info, warn};
 
 use super::{Forwarder, ForwarderSettings, trees::VerifiedTrees};
 use crate::{
+    durable_file,
     event::{Timestamp, record::ReplicationMark},
     history::HistoryError,
     immudb::{
@@ -18,7 +19,6 @@ use crate::{
         verify::{DatabaseState, PublicKey, TrustedState, entry_digest, verify_signature},
     },
     replication::{
-        durable_file,
         examination::{Heads, Report},
         fencing::{Decision, SuspectReason},
         findings::{self, Finding, Findings},
@@ -47,7 +47,7 @@ pub(super) struct Trust {
     pub server: Arc<str>,
     /// The last transaction in the file.
     pub saved: TxId,
-    /// The file has another history, which is replaced.
+    /// The file has another history or is that of a former log, which is replaced.
     pub replaces: bool,
     /// What the first look has found, while the second one is under way.
     pub doubt: Option<Evidence>,
@@ -122,11 +122,16 @@ impl Trust {
     pub(super) fn new(settings: &ForwarderSettings, mark: ReplicationMark) -> Self {
         let log = settings.log_id.map(|id| id.to_string()).unwrap_or_default();
         let file = TrustedFile::new(&settings.folder, log, settings.immudb.database.clone());
-        let saved = file.load().unwrap_or_else(|error| {
+        let loaded = file.load_for(&mark).unwrap_or_else(|error| {
             warn!(%error, file = %file.path().display(), "ignored the saved trusted state; the last \
              replication mark counts");
             None
         });
+        let (saved, is_of_former) = loaded.map_or((None, false), |(saved, former)| (Some(saved), former));
+        if is_of_former {
+            info!(file = %file.path().display(), "the trusted state of ImmuDB goes on from that of the log \
+             that was here before");
+        }
         let mark = mark.immudb_hash.map(|alh| TrustedState { tx: TxId(mark.immudb_tx), alh });
         let path = durable_file::beside_log(&settings.folder, findings::EXTENSION);
         let findings = Findings::open(&path).unwrap_or_else(|error| {
@@ -145,7 +150,7 @@ impl Trust {
             findings,
             server,
             saved: saved_tx,
-            replaces: false,
+            replaces: is_of_former,
             doubt: None,
             was_doubted: false,
             refusal: None,

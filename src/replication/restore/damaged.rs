@@ -106,7 +106,7 @@ impl LogRestore<'_> {
             "the restore ends at a transaction that \
          ImmuDB cannot read; the events behind this position are given up"
         );
-        self.unfinished.end().map_err(LogRestoreError::Marker)?;
+        self.unfinished.end(self.sequencer.tip().position).map_err(LogRestoreError::Marker)?;
         Ok(Copied { tampered: Vec::new(), lacks: self.lacks(damage, front.checked) })
     }
 

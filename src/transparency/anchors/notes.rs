@@ -6,10 +6,7 @@ use std::{
     path::Path,
 };
 
-use crate::proof::SignedNote;
-
-/// What each signature line begins with.
-const SIGNATURE_PREFIX: &[u8] = "— ".as_bytes();
+use crate::proof::{SignedNote, note_file};
 
 /// Returns the complete notes in the last `bytes_max` bytes of a file, in their order. What a crash
 /// has cut off is skipped. A file that does not exist in an existing directory has no notes.
@@ -41,37 +38,11 @@ pub(super) fn folder(path: &Path) -> &Path {
     path.parent().filter(|folder| !folder.as_os_str().is_empty()).unwrap_or(Path::new("."))
 }
 
+/// Returns the notes in complete lines. A crash may have cut off what was written last.
 fn parse(bytes: &[u8]) -> Vec<SignedNote> {
-    let mut notes = Vec::new();
-    let mut text: Vec<&[u8]> = Vec::new();
-    for paragraph in paragraphs(bytes) {
-        if !paragraph.iter().all(|line| line.starts_with(SIGNATURE_PREFIX)) {
-            text = paragraph;
-            continue;
-        }
-        let lines = [std::mem::take(&mut text), vec![b"".as_slice()], paragraph].concat();
-        let mut note = lines.join(b"\n".as_slice());
-        note.push(b'\n');
-        notes.extend(SignedNote::parse(&note).ok());
-    }
-    notes
-}
-
-/// Splits complete lines where a line is blank.
-fn paragraphs(bytes: &[u8]) -> Vec<Vec<&[u8]>> {
-    let end = bytes.iter().rposition(|byte| *byte == b'\n').unwrap_or(0);
-    let lines = bytes.get(..end).unwrap_or_default().split(|byte| *byte == b'\n');
-    let mut paragraphs: Vec<Vec<&[u8]>> = Vec::new();
-    let mut is_open = false;
-    for line in lines {
-        match paragraphs.last_mut() {
-            Some(paragraph) if is_open && !line.is_empty() => paragraph.push(line),
-            _ if !line.is_empty() => paragraphs.push(vec![line]),
-            _ => {}
-        }
-        is_open = !line.is_empty();
-    }
-    paragraphs
+    let end = bytes.iter().rposition(|byte| *byte == b'\n').map_or(0, |last| last.saturating_add(1));
+    let parts = note_file::split(bytes.get(..end).unwrap_or_default());
+    parts.iter().filter_map(|part| SignedNote::parse(&part.bytes).ok()).collect()
 }
 
 #[cfg(test)]

@@ -8,7 +8,10 @@ use std::{
 
 use tokio::task::spawn_blocking;
 
-use super::super::{Inner, KeptCheckpoint};
+use super::super::{
+    Inner, KeptCheckpoint,
+    generations::{Generation, Generations},
+};
 use crate::{
     history::HistoryError,
     merkle::Hash,
@@ -87,14 +90,14 @@ impl WitnessAnchor {
                 }
                 // It has the size that we said, so it has another root.
                 Err(WitnessError::OtherSize { size: theirs }) if theirs == old && old == size => {
-                    return Err(other_root(inner, kept, old));
+                    return Err(other_root(inner, kept, old).await);
                 }
                 Err(WitnessError::OtherSize { size: theirs }) if theirs > size => {
-                    return Err(longer(inner, kept, theirs));
+                    return Err(longer(inner, kept, theirs).await);
                 }
                 // Without an earlier checkpoint, there is nothing to be inconsistent with.
                 Err(WitnessError::Refused { status: NOT_CONSISTENT, .. }) if old > 0 => {
-                    return Err(other_root(inner, kept, old));
+                    return Err(other_root(inner, kept, old).await);
                 }
                 Err(WitnessError::OtherSize { size: theirs }) => {
                     last = Some(WitnessError::OtherSize { size: theirs });
@@ -134,7 +137,7 @@ async fn consistency(inner: &Arc<Inner>, old: u64, new: u64) -> Result<Vec<Hash>
 
 /// Judges a witness that has cosigned another checkpoint of `size` events. If the log is a copy
 /// that lacked them, events that were appended since are in their places.
-fn other_root(inner: &Inner, kept: &KeptCheckpoint, size: u64) -> WitnessAnchorError {
+async fn other_root(inner: &Arc<Inner>, kept: &KeptCheckpoint, size: u64) -> WitnessAnchorError {
     // Read first: another witness may begin the generation meanwhile.
     let is_copy = inner.may_lack_events();
     let has_copied = inner.replication.restored().is_none_or(|restored| size <= restored.0);
@@ -142,7 +145,7 @@ fn other_root(inner: &Inner, kept: &KeptCheckpoint, size: u64) -> WitnessAnchorE
         return WitnessAnchorError::Ahead { size };
     }
     if is_copy && !has_copied {
-        return begin_generation(inner, kept, size);
+        return begin_generation(inner, kept, size).await;
     }
     WitnessAnchorError::OtherHistory {
         size,
@@ -154,7 +157,7 @@ fn other_root(inner: &Inner, kept: &KeptCheckpoint, size: u64) -> WitnessAnchorE
 /// Judges a witness that has cosigned a larger checkpoint than ours. It is one of ours, if the log
 /// has that many events. If the log is a copy that lacks them, a generation begins, with an origin
 /// that is new to the witness.
-fn longer(inner: &Inner, kept: &KeptCheckpoint, theirs: u64) -> WitnessAnchorError {
+async fn longer(inner: &Arc<Inner>, kept: &KeptCheckpoint, theirs: u64) -> WitnessAnchorError {
     // Read first: another witness may begin the generation meanwhile.
     let is_copy = inner.may_lack_events();
     let events = inner.tip.borrow().position.0;
@@ -163,7 +166,7 @@ fn longer(inner: &Inner, kept: &KeptCheckpoint, theirs: u64) -> WitnessAnchorErr
         return WitnessAnchorError::Ahead { size: theirs };
     }
     if is_copy {
-        return begin_generation(inner, kept, theirs);
+        return begin_generation(inner, kept, theirs).await;
     }
     let expected = format!("{theirs} events");
     WitnessAnchorError::OtherHistory { size: theirs, expected, found: format!("{events} events") }
@@ -176,9 +179,17 @@ fn is_outdated(inner: &Inner, kept: &KeptCheckpoint) -> bool {
 
 /// Begins a generation because the witness has cosigned events that the copy lacks. Both agree up
 /// to what was copied.
-fn begin_generation(inner: &Inner, kept: &KeptCheckpoint, theirs: u64) -> WitnessAnchorError {
+async fn begin_generation(inner: &Arc<Inner>, kept: &KeptCheckpoint, theirs: u64) -> WitnessAnchorError {
     let agreed = inner.replication.restored().map(|restored| restored.0.min(kept.checkpoint.size()));
-    inner.begin_after_copy(kept.generation, agreed, Some(&kept.checkpoint));
+    let (number, last) = (kept.generation, kept.checkpoint.clone());
+    let begin = move |generations: &mut Generations| {
+        // Another witness may have begun it.
+        if generations.current() == number {
+            generations.push(number, Generation::after_copy(agreed), Some(&last));
+        }
+        generations.unwitnessed = false;
+    };
+    inner.change_generations(begin).await;
     // Once: no witness knows the origin of the new generation.
     inner.is_copy.store(false, Ordering::Release);
     WitnessAnchorError::Ahead { size: theirs }

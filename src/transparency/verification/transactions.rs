@@ -3,6 +3,8 @@
 //! The auditor goes to the last transaction that the service has verified. This goes to the last
 //! one that ImmuDB has at the moment, which has to continue the verified one.
 
+use std::sync::Arc;
+
 use tokio::runtime::Handle;
 
 use super::{
@@ -92,6 +94,7 @@ impl ImmudbTransactions {
             history: parts.history.clone(),
             end,
             page_events_max: Some(PAGE_EVENTS),
+            checkpoints: Some(Arc::new(parts.transparency.clone())),
         };
         Ok(OpenWalk(Some(Walk::start(walk_parts, audit::Place::new()).await?)))
     }

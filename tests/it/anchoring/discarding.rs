@@ -1,8 +1,12 @@
 //! `repair --discard-after-damage` shortens the history, and a generation begins.
 
-use std::fs;
+use std::{fs, os::unix::process::ExitStatusExt};
 
-use aethyr_event_store::grpc::wire::{NewEvent, new_event::Data};
+use aethyr_event_store::{
+    crash_point::CrashPoint,
+    grpc::wire::{NewEvent, new_event::Data},
+};
+use rustix::process::Signal;
 use tempfile::tempdir;
 
 use super::{Before, file_anchor, with_anchors};
@@ -32,11 +36,16 @@ fn damage(service: &Service, text: &str) {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_discarded_end_begins_a_generation_and_keeps_what_was_proven() {
+    discard(None).await;
+}
+
+/// Discards the end of the history. If there is a crash point, the first attempt ends there.
+pub async fn discard(crash: Option<CrashPoint>) {
     let dir = tempdir().unwrap();
     let anchor = dir.path().join("anchor");
     let setup = Setup::local().set("event_sourcing", "segment_bytes_max: 1048576");
     let setup = with_anchors(with_checkpoints(setup), &[file_anchor(&anchor)]);
-    let mut service = Service::start(setup).await;
+    let mut service = Service::start(setup.clone()).await;
     for number in 1..=EVENTS {
         let data = Some(Data::Binary(vec![number; 300_000].into()));
         let event_type = format!("Large{number}");
@@ -45,6 +54,12 @@ async fn a_discarded_end_begins_a_generation_and_keeps_what_was_proven() {
     let before = Before::of(&service, &anchor, DAMAGED - 1).await;
     assert!(service.stop().success());
     damage(&service, &format!("Large{DAMAGED}"));
+    if let Some(point) = crash {
+        service.reconfigure(setup.clone().crash_at(point));
+        let ended = service.command(&["repair", "--discard-after-damage"]).status().unwrap();
+        assert_eq!(ended.signal(), Some(Signal::ABORT.as_raw()), "{} was not reached", point.name());
+        service.reconfigure(setup);
+    }
     let (done, said) = service.run(&["repair", "--discard-after-damage"]);
     assert!(done, "{said}");
     service.restart().await;

@@ -84,6 +84,38 @@ impl Story {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn without_immudb_the_finding_of_an_anchor_is_accepted_as_well() {
+    let dir = tempdir().unwrap();
+    let (anchor, kept) = (dir.path().join("anchor"), dir.path().join("kept"));
+    let setup = with_anchors(with_checkpoints(Setup::local()), &[file_anchor(&anchor)]);
+    let mut service = Service::start(setup).await;
+    append_to(&mut service.client(), "room-1", EVENTS as usize).await;
+    wait_for_size(&service, &anchor, EVENTS).await;
+    assert!(service.stop().success());
+    copy_folder(&service.storage(), &kept);
+    service.restart().await;
+    append_to(&mut service.client(), "room-1", EVENTS as usize).await;
+    wait_for_size(&service, &anchor, 2 * EVENTS).await;
+    assert!(service.stop().success());
+    fs::remove_dir_all(service.storage()).unwrap();
+    fs::rename(&kept, service.storage()).unwrap();
+    service.restart().await;
+    service.wait_for("the finding is recorded", |stats| stats.open_findings > 0).await;
+    assert!(findings(&service).iter().any(|kind| kind == ANCHOR_DIFFERS));
+    assert!(service.stop().success());
+    let command = ["resolve", "--because", "the disk was restored", "--accept-findings", "1"];
+    let (done, said) = service.run(&command);
+    assert!(done, "{said}");
+    service.restart().await;
+    assert_eq!(service.stats().await.open_findings, 0);
+    // The event that says so is behind what was put back, and the checkpoints have another origin.
+    let last = service.stats().await.last_position;
+    assert_eq!(last, EVENTS + 1);
+    let newest = checkpoint_of(&service, last).await;
+    assert!(newest.checkpoint.contains(&format!("/2\n{last}\n")), "{}", newest.checkpoint);
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn storage_and_immudb_put_back_together_are_tampering_because_of_the_anchor() {
     let mut story = Story::begin().await;
     story.keep_both().await;

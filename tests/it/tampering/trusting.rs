@@ -132,6 +132,46 @@ async fn a_history_that_is_met_for_the_first_time_is_trusted_and_logged_once() {
     story.assert_goes_on().await;
 }
 
+/// Removes the log with what is derived from it, and keeps the file beside it.
+fn lose_the_log(story: &Story) {
+    for folder in ["log", "index"] {
+        fs::remove_dir_all(story.service.storage().join(folder)).unwrap();
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_lost_log_is_copied_again_without_a_first_contact() {
+    let mut story = Story::begin().await;
+    let order = whole_order(&mut story.service.client()).await;
+    assert!(story.service.stop().success());
+    lose_the_log(&story);
+    story.assert_goes_on().await;
+    assert_eq!(whole_order(&mut story.service.client()).await[..order.len()], order);
+    // From then on, the file belongs to the new log.
+    assert!(story.service.stop().success());
+    story.assert_goes_on().await;
+    assert!(!story.service.log().contains("ignored the saved trusted state"), "{}", story.service.log());
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_lost_log_does_not_make_another_history_trusted() {
+    let mut story = Story::begin().await;
+    story.keep_data().await;
+    append_to(&mut story.service.client(), "room-1", 2).await;
+    story.service.wait_until_forwarded().await;
+    assert!(story.service.stop().success());
+    let last = story.put_back_and_write(6).await;
+    lose_the_log(&story);
+    // The copy names the writer of the lost log.
+    story.service.reconfigure(story.setup.clone().arguments(&["serve", "--take-over"]));
+    story.service.launch();
+    story.service.wait_for_log("operator action is required").await;
+    assert_eq!(story.first_contacts(), 0, "{}", story.service.log());
+    assert_eq!(story.other().await.last().await, last, "it was written to");
+    let found = fs::read_to_string(story.findings_file()).unwrap();
+    assert!([OTHER_HASH, HEADER_MISMATCH].iter().any(|kind| found.contains(kind)), "{found}");
+}
+
 /// A version of the service that did not verify anything was in use for a while. What it has
 /// replicated is not in the trusted state.
 #[tokio::test(flavor = "multi_thread")]

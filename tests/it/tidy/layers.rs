@@ -4,7 +4,7 @@ use super::sources;
 
 /// From top to bottom. A module may use those below it. A file belongs to the longest entry that
 /// its path begins with.
-const ORDER: [&str; 82] = [
+const ORDER: [&str; 83] = [
     "main",
     "lib",
     "cli",
@@ -84,6 +84,7 @@ const ORDER: [&str; 82] = [
     "proof",
     "immudb",
     "crash_point",
+    "durable_file",
     "event",
     "merkle",
     "secret",

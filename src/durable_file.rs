@@ -1,5 +1,5 @@
-//! Small files next to the log that are replaced as a whole. After a crash, such a file has either
-//! its old or its new contents.
+//! Small files, such as those next to the log, that are replaced as a whole. After a crash, such a
+//! file has either its old or its new contents.
 
 use std::{
     fs,
