@@ -425,11 +425,23 @@ impl Inner {
         signing.generations = generations;
     }
 
-    /// Records that no witness can have cosigned anything that this history lacks, if all of them
-    /// have cosigned a checkpoint of it.
-    async fn note_witnessed(self: &Arc<Self>) {
-        if self.anchors.all_witnesses_reached() && self.signing().generations.unwitnessed {
-            self.change_generations(|generations| generations.unwitnessed = false).await;
+    /// Returns whether the witness with this key may have cosigned what the log lacks: not if it
+    /// has cosigned a checkpoint of the log since.
+    fn may_lack_events_of(&self, witness: &str) -> bool {
+        self.may_lack_events() && !self.signing().generations.witnessed.contains(witness)
+    }
+
+    /// Records which witness has cosigned a checkpoint, if one has: it has nothing that this
+    /// history lacks. Nor has any, if all of them have.
+    async fn note_witnessed(self: &Arc<Self>, witness: Option<&str>) {
+        if !self.may_lack_events() {
+            return;
         }
+        let (witness, is_last) = (witness.map(str::to_owned), self.anchors.all_witnesses_reached());
+        let change = move |generations: &mut Generations| {
+            generations.witnessed.extend(witness);
+            generations.unwitnessed &= !is_last;
+        };
+        self.change_generations(change).await;
     }
 }

@@ -199,12 +199,27 @@ pub(super) async fn give_up(config: Config, export: &Path) -> Result<(), Error> 
         return Err(ResolveError::Tampered.into());
     }
     let comparison = compare(&config, &storage).await?;
-    if let Some(why) = refusal(&comparison, storage.index.complete().forwarded.position) {
+    let forwarded = storage.index.complete().forwarded.position;
+    if let Some(why) = refusal(&comparison, forwarded) {
         return Err(why.into());
     }
+    // Events are given up that ImmuDB had: it was put back before another writer continued it.
+    let exchanged =
+        if comparison.common < forwarded { ImmudbState::exchanged(&config, &storage).await? } else { None };
     let pending = Pending::of(&storage, Some(&comparison));
     let counts = pending::write(&config, &pending, export)?;
     drop(pending);
+    if let Some(immudb) = exchanged {
+        let file = trusted_file(&config, &storage);
+        let transaction = immudb.chain.state().tx.0;
+        warn!(
+            transaction,
+            "the history in ImmuDB does not continue the verified one; as its events are given \
+              up, the next start trusts what ImmuDB has"
+        );
+        // The new log takes this file over.
+        file.replace(&immudb.into_saved()).map_err(|error| Error::of_file(file.path(), error))?;
+    }
     let Storage { lock, log, index, log_id, .. } = storage;
     drop((log, index));
     // The read models are derived from this log, and the next log will be a different one.

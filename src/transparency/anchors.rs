@@ -208,6 +208,10 @@ impl Anchor {
 /// Publishes each checkpoint at one anchor, or the newest one if there are several. Returns if the
 /// anchor has another history.
 pub(super) async fn follow(inner: Arc<Inner>, number: usize, settings: AnchorSettings) {
+    let witness = match &settings {
+        AnchorSettings::Witness { key, .. } => Some(key.clone()),
+        AnchorSettings::File(_) | AnchorSettings::Command(_) => None,
+    };
     let mut anchor = Anchor::new(settings);
     let mut published = inner.published.subscribe();
     let mut delays = RetryDelays::new(DELAY_MIN, DELAY_MAX);
@@ -231,7 +235,7 @@ pub(super) async fn follow(inner: Arc<Inner>, number: usize, settings: AnchorSet
                 done = Some(place(&kept));
                 inner.anchors.reached(number, size);
                 inner.update(size, move |kept| add(kept, note.as_ref())).await;
-                inner.note_witnessed().await;
+                inner.note_witnessed(witness.as_deref()).await;
             }
             Err(AnchorError::Witness(WitnessAnchorError::OtherHistory { size, expected, found })) => {
                 let place = inner.anchors.with(number, |anchor| anchor.status.target.clone());

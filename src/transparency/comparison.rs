@@ -209,7 +209,7 @@ pub(super) async fn run(inner: Arc<Inner>, mut left: Places) {
             if !left.own && left.files.is_empty() && left.immudb.is_none() {
                 inner.change_generations(|generations| generations.copied = false).await;
                 // There may be none.
-                inner.note_witnessed().await;
+                inner.note_witnessed(None).await;
                 return;
             }
         }

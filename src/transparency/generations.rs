@@ -5,6 +5,7 @@
 //! size at which both agree. The file `log.generations` is one JSON document.
 
 use std::{
+    collections::BTreeSet,
     fs, io,
     path::{Path, PathBuf},
 };
@@ -59,6 +60,10 @@ pub(super) struct Generations {
     /// Since then, not all witnesses have been reached. They may have cosigned what it lacks.
     #[serde(default)]
     pub unwitnessed: bool,
+    /// The keys of the witnesses that have cosigned a checkpoint since then: they have nothing that
+    /// the log lacks.
+    #[serde(default)]
+    pub witnessed: BTreeSet<String>,
     /// The present generation has a checkpoint, also if the file of the checkpoints is lost.
     #[serde(default)]
     pub published: bool,
@@ -206,6 +211,7 @@ impl Generations {
     /// Records that the log is empty, so that a copy of it may lack what was published.
     pub(super) fn note_copy(&mut self) {
         (self.copied, self.unwitnessed) = (true, true);
+        self.witnessed.clear();
     }
 
     /// Returns the number of the present generation, from 1 on.

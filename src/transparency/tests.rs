@@ -311,6 +311,28 @@ async fn a_copy_is_known_as_one_after_a_restart() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn a_witness_that_was_reached_has_nothing_that_a_copy_lacks_whatever_the_others_have() {
+    let dir = tempfile::tempdir().unwrap();
+    Started::at(&dir, &[]).stop().await;
+    let log = dir.path().join("log");
+    generations::begin_copy(&log).unwrap();
+    // A file that cannot be read, so that the comparison does not end.
+    let service = Started::at(&dir, &["missing/anchor"]);
+    let inner = &service.transparency.0;
+    assert!(inner.may_lack_events_of("one") && inner.may_lack_events_of("other"));
+    inner.note_witnessed(Some("one")).await;
+    assert!(!inner.may_lack_events_of("one") && inner.may_lack_events_of("other"));
+    service.stop().await;
+    // Also after a restart, until the log is lost once more.
+    let service = Started::at(&dir, &["missing/anchor"]);
+    let inner = &service.transparency.0;
+    assert!(!inner.may_lack_events_of("one") && inner.may_lack_events_of("other"));
+    inner.change_generations_now(Generations::note_copy);
+    assert!(inner.may_lack_events_of("one"));
+    service.stop().await;
+}
+
+#[tokio::test(start_paused = true)]
 async fn a_generation_that_begins_waits_for_the_checkpoint_that_is_made() {
     let dir = tempfile::tempdir().unwrap();
     let service = Started::at(&dir, &[]);

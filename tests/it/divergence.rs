@@ -302,7 +302,7 @@ async fn events_that_immudb_lost_before_another_wrote_there_are_given_up_into_fi
     immudb.kill();
     fs::remove_dir_all(dir.path().join("data")).unwrap();
     immudb.restart().await;
-    let other = Service::start(setup).await;
+    let mut other = Service::start(setup).await;
     append_to(&mut other.client(), "room-2", 1).await;
     other.wait_until_forwarded().await;
     let list = printed(&service, &["pending", "list"]);
@@ -312,6 +312,13 @@ async fn events_that_immudb_lost_before_another_wrote_there_are_given_up_into_fi
     let (done, said) = service.run(&["resolve", "--give-up-pending", "--export", "rescued"]);
     assert!(done && said.contains("common=0 given_up=5"), "{said}");
     assert_holds(&service.dir().join("rescued"), &ours, &ChainHash::START.0);
+    // The service goes on with the history that the operator has decided for.
+    let theirs = whole_order(&mut other.client()).await;
+    assert!(other.stop().success());
+    service.restart().await;
+    assert_eq!(whole_order(&mut service.client()).await, theirs);
+    append_to(&mut service.client(), "room-3", 1).await;
+    service.wait_until_forwarded().await;
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -1,13 +1,15 @@
 //! ImmuDB's present state, which the log continues from after a decision.
 
-use super::ResolveError;
+use super::{ResolveError, trusted_file};
 use crate::{
     cli::Error,
     config::Config,
+    event::record::ReplicationMark,
     immudb::{self, Session, verify::Chain},
     replication::{
         comparison::{Comparison, ComparisonError},
         head::{self, LogHead},
+        ledger::Contradiction,
         past_state::{self, PastState, PastStateError},
         trusted_state::{FetchError, SavedState, fetch_chain},
     },
@@ -55,6 +57,29 @@ impl ImmudbState {
             Err(FetchError::Contradiction(contradiction)) => {
                 Err(ResolveError::Changed { evidence: Some(contradiction.to_string()) })
             }
+        }
+    }
+
+    /// Returns the present state, if it does not continue the trusted one that a new log would take
+    /// over.
+    ///
+    /// # Errors
+    /// See [`Self::compared`].
+    pub(super) async fn exchanged(config: &Config, storage: &Storage) -> Result<Option<Self>, ResolveError> {
+        // A new log ignores a file that is damaged or of another database, too.
+        let taken_over = trusted_file(config, storage).load_for(&ReplicationMark::default());
+        let Ok(Some((saved, _))) = taken_over else { return Ok(None) };
+        let (present, trusted) = (Self::present(config).await?, saved.chain.state());
+        if present.chain.state().tx < trusted.tx {
+            return Ok(Some(present));
+        }
+        match fetch_chain(&present.session, trusted).await {
+            Ok(_) => Ok(None),
+            Err(FetchError::Contradiction(Contradiction::OtherHash { .. })) => Ok(Some(present)),
+            Err(FetchError::Contradiction(contradiction)) => {
+                Err(ResolveError::Changed { evidence: Some(contradiction.to_string()) })
+            }
+            Err(FetchError::Immudb(error)) => Err(no_answer(error)),
         }
     }
 

@@ -90,14 +90,14 @@ impl WitnessAnchor {
                 }
                 // It has the size that we said, so it has another root.
                 Err(WitnessError::OtherSize { size: theirs }) if theirs == old && old == size => {
-                    return Err(other_root(inner, kept, old).await);
+                    return Err(other_root(inner, &self.key, kept, old).await);
                 }
                 Err(WitnessError::OtherSize { size: theirs }) if theirs > size => {
-                    return Err(longer(inner, kept, theirs).await);
+                    return Err(longer(inner, &self.key, kept, theirs).await);
                 }
                 // Without an earlier checkpoint, there is nothing to be inconsistent with.
                 Err(WitnessError::Refused { status: NOT_CONSISTENT, .. }) if old > 0 => {
-                    return Err(other_root(inner, kept, old).await);
+                    return Err(other_root(inner, &self.key, kept, old).await);
                 }
                 Err(WitnessError::OtherSize { size: theirs }) => {
                     last = Some(WitnessError::OtherSize { size: theirs });
@@ -137,9 +137,14 @@ async fn consistency(inner: &Arc<Inner>, old: u64, new: u64) -> Result<Vec<Hash>
 
 /// Judges a witness that has cosigned another checkpoint of `size` events. If the log is a copy
 /// that lacked them, events that were appended since are in their places.
-async fn other_root(inner: &Arc<Inner>, kept: &KeptCheckpoint, size: u64) -> WitnessAnchorError {
+async fn other_root(
+    inner: &Arc<Inner>,
+    witness: &str,
+    kept: &KeptCheckpoint,
+    size: u64,
+) -> WitnessAnchorError {
     // Read first: another witness may begin the generation meanwhile.
-    let is_copy = inner.may_lack_events();
+    let is_copy = inner.may_lack_events_of(witness);
     let has_copied = inner.replication.restored().is_none_or(|restored| size <= restored.0);
     if is_outdated(inner, kept) {
         return WitnessAnchorError::Ahead { size };
@@ -157,9 +162,9 @@ async fn other_root(inner: &Arc<Inner>, kept: &KeptCheckpoint, size: u64) -> Wit
 /// Judges a witness that has cosigned a larger checkpoint than ours. It is one of ours, if the log
 /// has that many events. If the log is a copy that lacks them, a generation begins, with an origin
 /// that is new to the witness.
-async fn longer(inner: &Arc<Inner>, kept: &KeptCheckpoint, theirs: u64) -> WitnessAnchorError {
+async fn longer(inner: &Arc<Inner>, witness: &str, kept: &KeptCheckpoint, theirs: u64) -> WitnessAnchorError {
     // Read first: another witness may begin the generation meanwhile.
-    let is_copy = inner.may_lack_events();
+    let is_copy = inner.may_lack_events_of(witness);
     let events = inner.tip.borrow().position.0;
     let may_grow = matches!(inner.replication.state(), State::Starting | State::Copying | State::Fallback);
     if theirs <= events || may_grow || is_outdated(inner, kept) {
