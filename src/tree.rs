@@ -48,7 +48,7 @@ pub trait Leaves {
     type Error: std::error::Error + 'static;
 
     /// Returns the leaf hashes in this range of indexes, from 0 on: those of the events with the
-    /// positions `range.start + 1` to `range.end`. At most 256 are requested at once, and only
+    /// positions `range.start + 1` to `range.end`. At most 32 are requested at once, and only
     /// such that the tree has.
     ///
     /// # Errors

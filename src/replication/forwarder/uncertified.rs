@@ -23,9 +23,10 @@ impl Uncertified {
     const RETRY_AFTER: Duration = Duration::from_secs(10);
     const RETRY_AFTER_MAX: Duration = Duration::from_secs(600);
 
-    /// Adds a checkpoint that ImmuDB has.
+    /// Adds a checkpoint that ImmuDB has. Its proof is due at once, whatever became of earlier ones.
     pub(super) fn add(&mut self, offer: Offer, tx: TxId) {
         self.remove(offer.size);
+        (self.retry_at, self.failures) = (None, 0);
         self.left.push_back((offer, tx));
         if self.left.len() > Self::MAX {
             self.left.pop_front();
@@ -78,6 +79,9 @@ mod tests {
         uncertified.failed();
         assert_eq!(due(&uncertified), None, "not at once");
         uncertified.add(offer(9), TxId(15));
+        assert_eq!(due(&uncertified), Some((9, 15)), "a new one does not wait for the failure of another");
+        uncertified.failed();
+        assert_eq!(due(&uncertified), None);
         tokio::time::advance(Uncertified::RETRY_AFTER).await;
         assert_eq!(due(&uncertified), Some((9, 15)));
         uncertified.certified(9);
