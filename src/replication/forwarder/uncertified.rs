@@ -23,7 +23,7 @@ impl Uncertified {
     const RETRY_AFTER: Duration = Duration::from_secs(10);
     const RETRY_AFTER_MAX: Duration = Duration::from_secs(600);
 
-    /// Adds a checkpoint that ImmuDB has. Its proof is due at once, whatever became of earlier ones.
+    /// Adds a checkpoint that ImmuDB has. Its proof is due at once, whatever became of others.
     pub(super) fn add(&mut self, offer: Offer, tx: TxId) {
         self.remove(offer.size);
         (self.retry_at, self.failures) = (None, 0);
