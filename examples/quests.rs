@@ -204,8 +204,8 @@ pub fn all_projections() -> Vec<Box<dyn Projection>> {
 async fn main() -> ExitCode {
     let served = async {
         let loaded = Config::load(None, std::env::vars()).map_err(|error| error.to_string())?;
-        let listener =
-            TcpListener::bind(loaded.config.server.listen).await.map_err(|error| error.to_string())?;
+        let addresses: Vec<_> = loaded.config.server.listen.tcp().collect();
+        let listener = TcpListener::bind(addresses.as_slice()).await.map_err(|error| error.to_string())?;
         let options = ServerOptions {
             config_file: loaded.file.unwrap_or_default(),
             projections: all_projections,

@@ -25,6 +25,7 @@ mod client;
 mod error;
 mod findings;
 mod health;
+mod immudb_setup;
 mod import;
 mod init;
 mod pending;
@@ -33,11 +34,13 @@ mod proof;
 mod repair;
 mod resolve;
 mod serve;
+mod token;
 mod verify;
 mod verify_proof;
 mod witness;
 
 use error::{Error, UsageError};
+use token::TokenCommand;
 
 /// The exit code for invalid usage or an invalid configuration.
 const EXIT_USAGE: u8 = 64;
@@ -80,13 +83,15 @@ enum CliCommand {
     },
     /// Check the configuration and print the effective values, without secrets
     CheckConfig,
+    /// Create the database and a user for it in ImmuDB
+    ImmudbSetup(immudb_setup::ImmudbSetupArgs),
     /// Query the health of a running service; exit code 0 if it is serving
     Health {
         /// Health service to query: empty for the whole service, `reads`, or `immudb`
         #[arg(long, default_value = "")]
         service: String,
         #[command(flatten)]
-        at: client::ServiceArgs,
+        at: client::ConnectionArgs,
     },
     /// Asks a running service about its events and its world, or has it change them.
     #[command(flatten)]
@@ -130,6 +135,11 @@ enum CliCommand {
     VerifyProof(verify_proof::VerifyProofArgs),
     /// Have the running service verify the whole history, or compare the history with checkpoints
     Verify(verify::VerifyArgs),
+    /// Make a token for an identity, or find out whose a token is
+    Token {
+        #[command(subcommand)]
+        what: TokenCommand,
+    },
     /// Run a witness, which cosigns the checkpoints of other services. Needs no configuration
     Witness(witness::WitnessArgs),
     /// End STATE_SUSPECT, STATE_FENCED or STATE_TAMPERED after the cause has been found. The
@@ -211,6 +221,9 @@ pub fn main() -> ExitCode {
         CliCommand::Init { folder } => init::write(&folder),
         CliCommand::VerifyProof(args) => verify_proof::run_command(&args),
         CliCommand::Witness(args) => witness::run(args),
+        CliCommand::Token { what: TokenCommand::New { name, role, expires } } => {
+            token::make(&name, &role, expires)
+        }
         command => configured(arguments.config, command),
     }
 }
@@ -238,15 +251,19 @@ impl CliCommand {
     fn run(self, loaded: LoadedConfig) -> ExitCode {
         match self {
             // These are run without a configuration.
-            Self::Init { .. } | Self::VerifyProof(_) | Self::Witness(_) => ExitCode::SUCCESS,
+            Self::Init { .. }
+            | Self::VerifyProof(_)
+            | Self::Witness(_)
+            | Self::Token { what: TokenCommand::New { .. } } => ExitCode::SUCCESS,
             Self::Serve { take_over, accept_clock, copy_until_damage } => {
                 let options =
                     ServerOptions { take_over, accept_clock, copy_until_damage, ..ServerOptions::default() };
                 serve::serve(loaded, options)
             }
             Self::CheckConfig => check_config(&loaded),
+            Self::ImmudbSetup(args) => run(async move { immudb_setup::run(&loaded.config, args).await }),
             Self::Health { service, at } => {
-                run(health::ask(client::address(&loaded.config, at.address), service))
+                run(async { health::ask(at.endpoint(&loaded.config)?, service).await })
             }
             Self::Client(command) => client::run_command(&loaded.config, command),
             Self::Import { folder, without_immudb, take_over } => {
@@ -278,6 +295,7 @@ impl CliCommand {
             Self::Resolve { .. } => logged(&loaded, resolve::resend(loaded.config.clone())),
             Self::Proof(args) => proof::run_command(&loaded.config, args),
             Self::Verify(args) => verify::run_command(&loaded, args),
+            Self::Token { what: TokenCommand::Check } => token::check(&loaded.config),
         }
     }
 
@@ -293,10 +311,12 @@ impl CliCommand {
             // `verify` uses the storage only if no service is running.
             Self::Init { .. }
             | Self::CheckConfig
+            | Self::ImmudbSetup(_)
             | Self::Health { .. }
             | Self::Client(_)
             | Self::VerifyProof(_)
             | Self::Verify(_)
+            | Self::Token { .. }
             | Self::Witness(_) => false,
         }
     }
@@ -358,12 +378,27 @@ fn say(line: &str) {
     let _ = writeln!(std::io::stderr(), "{}", escaped(line));
 }
 
+/// Prints the effective configuration, and, as comments, who may do what.
 fn check_config(loaded: &LoadedConfig) -> ExitCode {
     use std::io::Write;
     for warning in &loaded.warnings {
         say(&format!("warning: {warning}"));
     }
-    match write!(std::io::stdout(), "{}", loaded.config.to_yaml_redacted()) {
+    for warning in loaded.config.security_warnings() {
+        say(&format!("warning: {warning}"));
+    }
+    let policy = match token::policy(&loaded.config) {
+        Ok(policy) => policy,
+        Err(error) => return report(&Error::Usage(error)),
+    };
+    if let Some(warning) = policy.warning() {
+        say(&format!("warning: {warning}"));
+    }
+    let mut shown = loaded.config.to_yaml_redacted();
+    for line in policy.describe() {
+        shown.push_str(&format!("# {}\n", escaped(&line)));
+    }
+    match write!(std::io::stdout(), "{shown}") {
         Ok(()) => ExitCode::SUCCESS,
         Err(_) => ExitCode::FAILURE,
     }

@@ -18,8 +18,10 @@ use crate::{
 };
 
 mod no_proof;
+mod over_share;
 
 pub use no_proof::NoProof;
+pub use over_share::{OverShare, ShareLimit};
 
 /// What went wrong. For a write, every variant except [`StoreError::OutcomeUnknown`] and
 /// [`StoreError::Internal`] means that nothing was written.
@@ -58,6 +60,9 @@ pub enum StoreError {
         /// How long the client should wait before a retry.
         retry_after: Duration,
     },
+    /// The identity that calls has used up its share of a limit, or a limit of its own.
+    #[error(transparent)]
+    Share(#[from] OverShare),
     /// The service does not accept the call at the moment.
     #[error("{}", .0.message())]
     Unavailable(Unavailable),
@@ -186,6 +191,8 @@ pub enum Limit {
     StreamsOpen,
     /// The number of calls in progress, including streams.
     ConcurrentCalls,
+    /// The number of open connections.
+    Connections,
     /// The bytes in memory for requests, reads in progress and responses.
     CallBytes,
     /// The number of verifications in progress.
@@ -203,8 +210,26 @@ impl Limit {
             Self::DiskFull => "DISK_FULL",
             Self::StreamsOpen => "STREAMS_OPEN",
             Self::ConcurrentCalls => "CONCURRENT_CALLS",
+            Self::Connections => "CONNECTIONS",
             Self::CallBytes => "CALL_BYTES",
             Self::Verifications => "VERIFYING",
+        }
+    }
+
+    /// Returns the key of the limit in the configuration.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::CallsWaiting => "limits.calls_waiting_max",
+            Self::CallsWaitingBytes => "limits.calls_waiting_bytes_max",
+            Self::PendingEvents => "limits.pending_events_max",
+            Self::PendingBytes => "limits.pending_bytes_max",
+            Self::DiskFull => "limits.disk_free_min",
+            Self::StreamsOpen => "limits.streams_open_max",
+            Self::ConcurrentCalls => "limits.concurrent_calls_max",
+            Self::Connections => "limits.connections_max",
+            Self::CallBytes => "limits.call_bytes_max",
+            // A fixed limit, without a key.
+            Self::Verifications => "verifications in progress",
         }
     }
 }
@@ -224,18 +249,7 @@ impl StoreError {
 
 impl std::fmt::Display for Limit {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.write_str(match self {
-            Self::CallsWaiting => "limits.calls_waiting_max",
-            Self::CallsWaitingBytes => "limits.calls_waiting_bytes_max",
-            Self::PendingEvents => "limits.pending_events_max",
-            Self::PendingBytes => "limits.pending_bytes_max",
-            Self::DiskFull => "limits.disk_free_min",
-            Self::StreamsOpen => "limits.streams_open_max",
-            Self::ConcurrentCalls => "limits.concurrent_calls_max",
-            Self::CallBytes => "limits.call_bytes_max",
-            // A fixed limit, without a key.
-            Self::Verifications => "verifications in progress",
-        })
+        f.write_str(self.name())
     }
 }
 
@@ -300,10 +314,10 @@ impl StoreError {
     }
 
     /// Returns whether the service failed, as opposed to the client. `store_failures` and
-    /// `load_failures` count these errors.
+    /// `load_failures` count these errors. A client that has used up its share is no failure.
     pub fn is_failure(&self) -> bool {
         match self {
-            Self::Invalid { .. } | Self::Conflict(_) | Self::NoSnapshot(_) => false,
+            Self::Invalid { .. } | Self::Conflict(_) | Self::NoSnapshot(_) | Self::Share(_) => false,
             Self::NoProof(why) => why.is_failure(),
             Self::Precondition(precondition) => match precondition {
                 FailedPrecondition::SnapshotAhead { .. }
@@ -335,6 +349,7 @@ impl StoreError {
                 }
             },
             Self::Full { limit, .. } => Some((limit.reason(), Severity::Limit)),
+            Self::Share(_) => Some((OverShare::REASON, Severity::Limit)),
             Self::Unavailable(why) => Some((
                 why.reason(),
                 match why {

@@ -60,6 +60,9 @@ pub struct RecordedEvent {
     pub position: Position,
     /// When the event was stored. Never decreases from one position to the next.
     pub recorded_at: Timestamp,
+    /// The name of the identity that appended the event, as set by the service. Empty if access
+    /// control was off. It does not distinguish a retry from another event.
+    pub recorded_by: Arc<str>,
     /// The positions of the append that contains this event.
     pub append: AppendBounds,
     /// The digest of the data that the client sent.

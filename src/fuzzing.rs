@@ -8,6 +8,7 @@
 use bytes::Bytes;
 
 pub use crate::{
+    access::fuzzing::{access_file, authorization, tokens},
     config::fuzzing::configuration,
     grpc::fuzzing::requests,
     immudb::fuzzing::immudb_proofs,
@@ -39,6 +40,7 @@ pub fn records(bytes: &[u8]) {
         assert_eq!(stored.aggregate_type(), event.event.aggregate_type.as_bytes());
         assert_eq!(stored.event_type(), event.event.event_type.as_bytes());
         assert_eq!(stored.correlation_id(), event.event.correlation_id.as_bytes());
+        assert_eq!(record::recorded_by(&encoded), event.recorded_by.as_bytes());
         assert_eq!((stored.sequence, stored.position), (event.sequence, event.position));
         assert_eq!(stored.recorded_at, event.recorded_at);
         assert_eq!(record::decode(encoded, ChainHash::START), Ok(event), "an event");

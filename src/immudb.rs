@@ -6,21 +6,26 @@
 //! longer be true. Every call has a deadline. [`SetError`] tells whether a failed write may still
 //! happen. Nothing here retries. What ImmuDB certifies is checked by [`verify`].
 
+mod administration;
+mod connection;
 mod error;
 #[cfg(feature = "fuzzing")]
 pub(crate) mod fuzzing;
 mod keys;
 mod pages;
 mod session;
+mod tls;
 mod transaction;
 mod verifiable_entry;
 mod verifiable_tx;
 pub mod verify;
 
+pub use administration::{Administrator, DatabaseUser, UserChange};
 pub use error::{Error, ErrorKind, SetError};
 pub use keys::{EntryKey, EntryMetadata, KeyKind, TransactionKeys};
 pub use pages::TransactionPages;
 pub use session::{Session, SessionSettings};
+pub use tls::TlsSettings;
 pub use transaction::{Sha256Hash, Transaction, TxHeader, TxId, TxMetadata};
 pub use verifiable_entry::VerifiableEntry;
 pub use verifiable_tx::VerifiableTx;

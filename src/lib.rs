@@ -29,7 +29,10 @@
 //!
 //! - [`error`] has the errors of the store, and `refusals` counts rejected calls and logs each
 //!   reason at most once a minute.
-//! - `shared_limit` has limits that no single client can use up.
+//! - [`access`] has identities, roles and tokens, and decides what a caller may do. `access_log`
+//!   writes down who was refused what.
+//! - `shared_limit` has limits that no single client can use up, and `rate_limit` has rates.
+//!   `usage` counts what each identity has stored.
 //! - `merkle` has hash trees and their proofs, and [`tree`] keeps the one over the events of the
 //!   log. [`proof`] has the formats in which a signed root and a proof leave the service.
 //! - `stats` has the counters, and `progress` reports long operations.
@@ -59,6 +62,8 @@
 //! | | `anchoring`, `witnessing` |
 //! | 10 everything has a limit | `bad_input`, `operating`, `sharing`, `wire` |
 
+pub mod access;
+mod access_log;
 pub mod cli;
 mod clock;
 pub mod config;
@@ -80,6 +85,7 @@ mod printable;
 mod progress;
 pub mod proof;
 pub mod proof_file;
+mod rate_limit;
 mod refusals;
 mod replication;
 mod retry;
@@ -94,5 +100,6 @@ pub mod telemetry;
 mod threads;
 mod transparency;
 pub mod tree;
+mod usage;
 pub mod witness;
 pub mod world;

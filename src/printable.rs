@@ -1,7 +1,7 @@
 //! Makes text from clients safe to print to a terminal or a log.
 //!
-//! Characters that would move the cursor, forge a line or change the direction of the text are
-//! shown as escapes.
+//! Characters that would move the cursor, forge a line, change the direction of the text or pass
+//! unseen as a byte order mark are shown as escapes.
 
 use std::{borrow::Cow, fmt::Write};
 
@@ -23,15 +23,15 @@ pub(crate) fn escaped(text: &str) -> Cow<'_, str> {
     Cow::Owned(shown)
 }
 
-/// Returns whether a character is a control character (C0, DEL, C1), ends a line or a paragraph, or
+/// Returns whether a character is a control character (C0, DEL, C1), ends a line or a paragraph,
 /// changes the direction of the text (Unicode Standard Annex 9, "Directional Formatting
-/// Characters").
+/// Characters"), or is a byte order mark.
 fn acts_on_terminals(character: char) -> bool {
     let turns = matches!(
         character,
         '\u{61c}' | '\u{200e}' | '\u{200f}' | '\u{202a}'..='\u{202e}' | '\u{2066}'..='\u{2069}'
     );
-    character.is_control() || turns || matches!(character, '\u{2028}' | '\u{2029}')
+    character.is_control() || turns || matches!(character, '\u{2028}' | '\u{2029}' | '\u{feff}')
 }
 
 #[cfg(test)]
@@ -45,6 +45,11 @@ mod tests {
         assert_eq!(shown, "a\\u001b[2Jb\\u000d\\u000ac\\u009b31md\\u202ee\\u007f\\u2028\\u0009f");
         let again: String = serde_json::from_str(&format!("\"{shown}\"")).unwrap();
         assert_eq!(again, hostile);
+        let others =
+            ('\u{2066}'..='\u{2069}').chain(['\u{85}', '\u{2029}', '\u{feff}', '\u{61c}', '\u{200f}']);
+        for other in others {
+            assert_eq!(escaped(&format!("a{other}b")), format!("a\\u{:04x}b", u32::from(other)));
+        }
         for read in ["", "Zoë Mæster 火 👩‍👩‍👧", "می‌خواهم"] {
             assert!(matches!(escaped(read), Cow::Borrowed(same) if same == read));
         }

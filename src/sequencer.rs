@@ -264,9 +264,10 @@ impl Sequencer {
         origin: Origin,
         under_way: UnderWay,
     ) -> Result<StoredAppend, StoreError> {
+        let recorded_by = origin.recorded_by.clone();
         let permit = self.queue_limits.acquire(origin, append.byte_count())?;
         let (reply, answer) = oneshot::channel();
-        self.send(SequencerCall::Append { append, absent_up_to, permit, reply, under_way })?;
+        self.send(SequencerCall::Append { append, absent_up_to, recorded_by, permit, reply, under_way })?;
         answer.await.unwrap_or(Err(StoreError::OutcomeUnknown))
     }
 

@@ -6,11 +6,21 @@
 
 use std::time::Duration;
 
-use tokio::net::TcpListener;
+use tokio::sync::watch;
+use tokio_util::task::AbortOnDropHandle;
 use tracing::{info, warn};
 
-use crate::{config::Config, log::clean_stop, telemetry};
+use crate::{
+    access::{AccessControl, Policy},
+    access_log::{AccessLog, AccessLogGuard},
+    config::Config,
+    event::time,
+    grpc::{CertificateEnd, transport::accept::TlsSettings},
+    log::clean_stop,
+    telemetry,
+};
 
+mod bind;
 mod components;
 mod error;
 mod failure;
@@ -18,31 +28,43 @@ mod health;
 mod listen;
 mod opening;
 mod proofs;
+mod reload;
 pub mod settings;
+mod tls;
 
+pub use bind::{BindError, bind};
 pub use components::Components;
 pub use error::ServerError;
 use listen::Network;
-pub use settings::ServerOptions;
+use reload::{PolicyReload, Reload, TlsReload, Versions};
+pub use settings::{ReloadSignal, ServerOptions};
+pub use tls::TlsError;
+use tls::{Tls, TlsWatch};
+
+pub use crate::grpc::transport::listeners::Listeners;
 
 /// How long calls in progress may continue after a part of the service has failed. They may be
 /// waiting for the part that failed.
 const FAILURE_GRACE: Duration = Duration::from_secs(2);
 
-/// Serves on `listener` until `shutdown` resolves. While the storage is being opened, calls are
+/// Serves on `listeners` until `shutdown` resolves. While the storage is being opened, calls are
 /// answered with the error that the service is starting.
 ///
 /// # Errors
-/// Returns an error if the storage cannot be opened, or if the server or one of its parts fails.
+/// Returns an error if the files of access control or TLS cannot be used, if the storage cannot be
+/// opened, or if the server or one of its parts fails.
 pub async fn run(
     config: Config,
     options: ServerOptions,
-    listener: TcpListener,
+    listeners: impl Into<Listeners>,
     shutdown: impl Future<Output = ()>,
 ) -> Result<(), ServerError> {
     let grace = config.server.shutdown_grace;
-    let network = Network::new(settings::transport(&config), settings::game_world(&config));
-    let served = network.serve(listener)?;
+    let Front { control, tls, certificate_end, reload, access_log, log_guard: _log_guard } = front(&config)?;
+    let (transport, game_world) = (settings::transport(&config), settings::game_world(&config));
+    let network = Network::new(transport, game_world, control, access_log);
+    let served = network.serve(listeners.into(), tls)?;
+    let _reload = AbortOnDropHandle::new(tokio::spawn(reload.run(options.reload.clone())));
     tokio::pin!(served, shutdown);
     let mut read_only_openings = 0u32;
     loop {
@@ -62,7 +84,9 @@ pub async fn run(
         };
         let is_read_only = opened.as_ref().is_ok_and(|storage| storage.read_only.is_some());
         read_only_openings = if is_read_only { read_only_openings.saturating_add(1) } else { 0 };
-        let mut parts = match opened.and_then(|storage| Components::start(&config, &options, storage)) {
+        let mut parts = match opened
+            .and_then(|storage| Components::start_for(&config, &options, network.clients(), storage))
+        {
             Ok(parts) => parts,
             Err(error) => {
                 network.close();
@@ -75,7 +99,7 @@ pub async fn run(
         let world = parts.start_world(&config, &options);
         report(&config, &parts, &network);
         let broken = failure::of_parts(&mut parts, config.event_sourcing.log_failure_grace);
-        network.open(parts.services(&config, world, network.bounds()));
+        network.open(parts.services(&config, world, network.bounds(), certificate_end.clone()));
         let ended = tokio::select! {
             ended = &mut served => Some(ended.map_err(ServerError::from)),
             error = broken => {
@@ -102,6 +126,62 @@ pub async fn run(
         network.close();
         stop(parts, grace).await;
         return ended;
+    }
+}
+
+/// Who may connect and call.
+struct Front {
+    control: AccessControl,
+    /// `None`: connections are not encrypted.
+    tls: Option<TlsSettings>,
+    certificate_end: Option<CertificateEnd>,
+    reload: Reload,
+    access_log: AccessLog,
+    log_guard: Option<AccessLogGuard>,
+}
+
+/// Reads the files of access control and of TLS.
+fn front(config: &Config) -> Result<Front, ServerError> {
+    let (file, files) = (config.access.file.as_deref(), settings::tls(&config.server));
+    // Before the files are read, so that a change meanwhile is noticed later.
+    let versions = Versions::of(file, files.as_ref());
+    let settings = settings::access(&config.access);
+    let policy = Policy::load(file, &settings)?;
+    if settings.allow_cleartext && !policy.is_off() {
+        warn!("access.allow_cleartext: tokens are accepted over unencrypted connections");
+    }
+    if let Some(warning) = policy.warning() {
+        warn!("{warning}");
+    }
+    let (access_log, log_guard) = open_access_log(config, &policy);
+    let (sender, control) = AccessControl::channel(policy);
+    let policy = file.map(|file| PolicyReload { file: file.to_owned(), settings, policy: sender });
+    let (mut tls, mut certificate_end, mut of_tls) = (None, None, None);
+    if let Some(files) = files {
+        let present = Tls::load(&files)?;
+        let valid_until = time::format(present.valid_until);
+        info!(certificate = %files.certificate.display(), valid_until, "TLS on all TCP addresses");
+        let (config, configs) = watch::channel(present.config.clone());
+        let (valid_until, watch) = TlsWatch::channel(present.valid_until);
+        tls = Some(configs);
+        certificate_end = Some(CertificateEnd::new(move || watch.valid_until()));
+        of_tls = Some(TlsReload { files, present, config, valid_until });
+    }
+    let reload = Reload::new(policy, of_tls, versions, access_log.clone());
+    Ok(Front { control, tls, certificate_end, reload, access_log, log_guard })
+}
+
+/// Opens the access log, if callers are asked who they are.
+fn open_access_log(config: &Config, policy: &Policy) -> (AccessLog, Option<AccessLogGuard>) {
+    if policy.is_off() {
+        return (AccessLog::default(), None);
+    }
+    match AccessLog::open(settings::access_log(config)) {
+        Ok((log, guard)) => (log, Some(guard)),
+        Err(error) => {
+            warn!(%error, "cannot start the thread of the access log; there is no access log");
+            (AccessLog::default(), None)
+        }
     }
 }
 

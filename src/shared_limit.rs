@@ -1,19 +1,24 @@
 //! Limits that all clients share, none of which a single client can use up.
 //!
 //! While no more than four fifths of a limit is in use, no client is restricted. Above that, a
-//! client that would hold more than half of the limit is rejected, so that there is always room for
-//! others. A client is one connection.
+//! client that would hold more than its share of the limit is rejected, so that there is always
+//! room for others. A client is an identity, whose share is configured, or one connection while
+//! access control is off. The share of a connection is half of the limit.
 //!
 //! The amount of a [`LimitGuard`] belongs to the work or the memory that it stands for, and is
 //! released when that ends. Code that holds amounts of several limits for one client keeps them
 //! itself, and releases them with [`SharedLimit::force`].
 
-use std::sync::{
-    Arc,
-    atomic::{AtomicU64, Ordering},
+use std::{
+    any::Any,
+    sync::{
+        Arc,
+        atomic::{AtomicU32, AtomicU64, Ordering},
+    },
+    time::Duration,
 };
 
-use crate::error::Limit;
+use crate::error::{Limit, OverShare, ShareLimit, StoreError};
 
 /// The resources that are counted per client.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -22,6 +27,8 @@ pub enum Resource {
     Calls,
     /// Open streams.
     Streams,
+    /// Open connections.
+    Connections,
     /// Bytes of requests, responses and reads in progress.
     Bytes,
     /// The part of `Bytes` used by large requests.
@@ -38,14 +45,55 @@ pub enum Resource {
     DifferenceBytes,
 }
 
-/// A client, with the amounts that it holds of every limit.
+/// A client, with the amounts that it holds of every limit. The default is one connection.
 #[derive(Debug, Clone, Default)]
-pub struct Caller(Arc<Amounts>);
+pub struct Caller(Arc<CallerState>);
+
+#[derive(Debug)]
+struct CallerState {
+    /// Its share of each limit, in millionths.
+    share: AtomicU32,
+    is_identity: bool,
+    amounts: Amounts,
+}
+
+impl Default for CallerState {
+    fn default() -> Self {
+        Self { share: AtomicU32::new(HALF), is_identity: false, amounts: Amounts::default() }
+    }
+}
+
+const WHOLE: u32 = 1_000_000;
+const HALF: u32 = WHOLE / 2;
+
+/// Returns a part of a limit. `millionths` is at most [`WHOLE`].
+fn part_of(max: u64, millionths: u32) -> u64 {
+    let part = u128::from(max) * u128::from(millionths) / u128::from(WHOLE);
+    u64::try_from(part).unwrap_or(max)
+}
+
+/// Returns a share between 0 and 1 in millionths, and at least one of them.
+fn millionths(share: f64) -> u32 {
+    ((share * f64::from(WHOLE)).round() as u32).clamp(1, WHOLE)
+}
+
+/// Returns how much of a limit is in use before shares apply: four fifths.
+fn unshared(max: u64) -> u64 {
+    max.saturating_sub(max.div_ceil(5))
+}
+
+/// Returns an identity's share of something that is used up for good, if it would exceed it by
+/// having `mine` of the `used`.
+pub(crate) fn exceeded_share(share: f64, max: u64, mine: u64, used: u64) -> Option<u64> {
+    let share = part_of(max, millionths(share)).max(1);
+    (used > unshared(max) && mine > share).then_some(share)
+}
 
 #[derive(Debug, Default)]
 struct Amounts {
     calls: AtomicU64,
     streams: AtomicU64,
+    connections: AtomicU64,
     bytes: AtomicU64,
     request_bytes: AtomicU64,
     answer_bytes: AtomicU64,
@@ -56,22 +104,55 @@ struct Amounts {
 }
 
 impl Caller {
+    /// Creates the caller of an identity. `share` is its share of each limit, between 0 and 1.
+    pub(crate) fn of_identity(share: f64) -> Self {
+        let share = AtomicU32::new(millionths(share));
+        Self(Arc::new(CallerState { share, is_identity: true, amounts: Amounts::default() }))
+    }
+
+    /// Changes the share. What the client holds already stays.
+    pub(crate) fn set_share(&self, share: f64) {
+        self.0.share.store(millionths(share), Ordering::Relaxed);
+    }
+
+    /// Returns whether both are the same client.
+    pub(crate) fn is(&self, other: &Self) -> bool {
+        Arc::ptr_eq(&self.0, &other.0)
+    }
+
+    /// Returns whether this is the only handle of the client, so that it holds nothing.
+    pub(crate) fn is_unused(&self) -> bool {
+        Arc::strong_count(&self.0) == 1
+    }
+
     /// Returns whether the client holds any amount of the resource.
     pub fn holds(&self, resource: Resource) -> bool {
-        self.amount(resource).load(Ordering::Relaxed) > 0
+        self.held(resource) > 0
+    }
+
+    /// Returns how much of the resource the client holds.
+    pub(crate) fn held(&self, resource: Resource) -> u64 {
+        self.amount(resource).load(Ordering::Relaxed)
+    }
+
+    /// Returns the client's share of a limit. At least one, so that no share shuts a client out.
+    fn share_of(&self, max: u64) -> u64 {
+        part_of(max, self.0.share.load(Ordering::Relaxed)).max(1)
     }
 
     fn amount(&self, resource: Resource) -> &AtomicU64 {
+        let amounts = &self.0.amounts;
         match resource {
-            Resource::Calls => &self.0.calls,
-            Resource::Streams => &self.0.streams,
-            Resource::Bytes => &self.0.bytes,
-            Resource::RequestBytes => &self.0.request_bytes,
-            Resource::AnswerBytes => &self.0.answer_bytes,
-            Resource::WriteAnswerBytes => &self.0.write_answer_bytes,
-            Resource::WaitingWrites => &self.0.waiting_writes,
-            Resource::WaitingBytes => &self.0.waiting_bytes,
-            Resource::DifferenceBytes => &self.0.difference_bytes,
+            Resource::Calls => &amounts.calls,
+            Resource::Streams => &amounts.streams,
+            Resource::Connections => &amounts.connections,
+            Resource::Bytes => &amounts.bytes,
+            Resource::RequestBytes => &amounts.request_bytes,
+            Resource::AnswerBytes => &amounts.answer_bytes,
+            Resource::WriteAnswerBytes => &amounts.write_answer_bytes,
+            Resource::WaitingWrites => &amounts.waiting_writes,
+            Resource::WaitingBytes => &amounts.waiting_bytes,
+            Resource::DifferenceBytes => &amounts.difference_bytes,
         }
     }
 }
@@ -83,6 +164,43 @@ pub struct LimitReached {
     pub max: u64,
     /// The client's share, if the share was reached.
     pub share: Option<u64>,
+    /// Whether the client is an identity.
+    pub is_identity: bool,
+}
+
+impl LimitReached {
+    /// Returns the error for the client.
+    pub fn into_error(self, retry_after: Duration) -> StoreError {
+        let Self { limit, max, share, is_identity } = self;
+        match share {
+            Some(max) if is_identity => OverShare { limit: ShareLimit::Of(limit), max, retry_after }.into(),
+            share => StoreError::Full { limit, max, share, retry_after },
+        }
+    }
+}
+
+/// The size of a write before it is stored.
+#[derive(Debug, Clone)]
+pub struct WriteSize<'w> {
+    /// The number of its events.
+    pub events: u64,
+    /// Approximately the bytes of its records.
+    pub bytes: u64,
+    /// The types of its events, each once or more often.
+    pub event_types: Vec<&'w str>,
+}
+
+/// What an admitted write keeps until it is decided.
+pub(crate) type Reserved = Option<Box<dyn Any + Send>>;
+
+/// Decides whether the identity behind a call may store something. A write that is stored already
+/// is not checked: its first answer is repeated, whatever the identity has used up since.
+pub trait Admission: Send + Sync {
+    /// Checks a write, and counts it.
+    ///
+    /// # Errors
+    /// Returns the limit of the identity that the write would exceed.
+    fn admit(&self, write: &WriteSize<'_>) -> Result<Reserved, OverShare>;
 }
 
 /// A limit that all clients share.
@@ -179,7 +297,8 @@ impl SharedLimit {
     pub fn short_with(&self, held: u64, amount: u64) -> Option<LimitReached> {
         let used = self.used().saturating_sub(held).saturating_add(amount);
         let Self { limit, max, configured, .. } = *self;
-        (used > max / 2).then_some(LimitReached { limit, max: configured, share: None })
+        let reached = LimitReached { limit, max: configured, share: None, is_identity: false };
+        (used > max / 2).then_some(reached)
     }
 
     fn give_back(&self, caller: &Caller, amount: u64) {
@@ -188,8 +307,7 @@ impl SharedLimit {
     }
 
     fn take(&self, caller: &Caller, more: u64) -> Result<(), LimitReached> {
-        let share = (self.max / 2).max(1);
-        let unheld = self.max.saturating_sub(self.max.div_ceil(5));
+        let (share, unheld) = (caller.share_of(self.max), unshared(self.max));
         // Counted before the check, so that concurrent calls cannot exceed the share together.
         let own = caller.amount(self.resource);
         let mine = own.fetch_add(more, Ordering::Relaxed).saturating_add(more);
@@ -203,7 +321,24 @@ impl SharedLimit {
             return Ok(());
         }
         own.fetch_sub(more, Ordering::Relaxed);
-        Err(LimitReached { limit: self.limit, max: self.configured, share: beyond_share.then_some(share) })
+        Err(self.reached(caller, beyond_share.then_some(share)))
+    }
+
+    /// Passes an amount on to another client.
+    fn pass(&self, from: &Caller, to: &Caller, amount: u64) -> Result<(), LimitReached> {
+        let (share, own) = (to.share_of(self.max), to.amount(self.resource));
+        let theirs = own.fetch_add(amount, Ordering::Relaxed).saturating_add(amount);
+        if self.used() > unshared(self.max) && theirs > share {
+            own.fetch_sub(amount, Ordering::Relaxed);
+            return Err(self.reached(to, Some(share)));
+        }
+        from.amount(self.resource).fetch_sub(amount, Ordering::Relaxed);
+        Ok(())
+    }
+
+    fn reached(&self, caller: &Caller, share: Option<u64>) -> LimitReached {
+        let Self { limit, configured, .. } = *self;
+        LimitReached { limit, max: configured, share, is_identity: caller.0.is_identity }
     }
 }
 
@@ -232,6 +367,19 @@ impl LimitGuard {
     pub fn force(&mut self, amount: u64) {
         self.limit.force(&self.caller, &mut self.amount, amount);
     }
+
+    /// Passes the amount on to another client. If that would exceed the other client's share, it
+    /// stays with this one.
+    ///
+    /// # Errors
+    /// Returns an error if the other client has used up its share.
+    pub fn pass_to(&mut self, caller: &Caller) -> Result<(), LimitReached> {
+        if !self.caller.is(caller) {
+            self.limit.pass(&self.caller, caller, self.amount)?;
+            self.caller = caller.clone();
+        }
+        Ok(())
+    }
 }
 
 impl Drop for LimitGuard {
@@ -241,65 +389,4 @@ impl Drop for LimitGuard {
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-
-    fn limit(max: u64) -> Arc<SharedLimit> {
-        Arc::new(SharedLimit::new(Limit::StreamsOpen, Resource::Streams, max))
-    }
-
-    #[test]
-    fn no_caller_takes_the_whole_and_another_finds_room() {
-        for max in [2u64, 3, 10, 20, 1000] {
-            let (limit, greedy, other) = (limit(max), Caller::default(), Caller::default());
-            let mut held = Vec::new();
-            let refused = loop {
-                match limit.acquire(&greedy, 1) {
-                    Ok(one) => held.push(one),
-                    Err(refused) => break refused,
-                }
-            };
-            let share = (max / 2).max(1);
-            assert_eq!(refused, LimitReached { limit: Limit::StreamsOpen, max, share: Some(share) });
-            assert_eq!(held.len() as u64, share.max(max * 4 / 5), "of {max}");
-            let room = limit.acquire(&other, 1).unwrap();
-            held.push(room);
-            drop(held);
-            assert_eq!((limit.used(), greedy.amount(Resource::Streams).load(Ordering::Relaxed)), (0, 0));
-        }
-    }
-
-    #[test]
-    fn two_callers_can_have_all_of_it_and_no_more() {
-        let (limit, one, other) = (limit(10), Caller::default(), Caller::default());
-        let mut held: Vec<LimitGuard> = (0..5).map(|_| limit.acquire(&one, 1).unwrap()).collect();
-        held.extend((0..5).map(|_| limit.acquire(&other, 1).unwrap()));
-        let third = Caller::default();
-        assert_eq!(limit.acquire(&third, 1).unwrap_err().share, None);
-        held.pop();
-        limit.acquire(&third, 1).unwrap();
-    }
-
-    #[test]
-    fn a_limit_of_one_can_be_taken() {
-        let limit = limit(1);
-        let held = limit.acquire(&Caller::default(), 1).unwrap();
-        limit.acquire(&Caller::default(), 1).unwrap_err();
-        drop(held);
-        limit.acquire(&Caller::default(), 1).unwrap();
-    }
-
-    #[test]
-    fn an_amount_that_cant_grow_stays_what_it_was() {
-        let (limit, caller) = (limit(100), Caller::default());
-        let mut held = limit.acquire(&caller, 50).unwrap();
-        held.resize(101).unwrap_err();
-        assert_eq!((held.amount(), limit.used()), (50, 50));
-        held.resize(20).unwrap();
-        assert_eq!(limit.used(), 20);
-        held.force(200);
-        assert_eq!((held.amount(), limit.used()), (200, 200));
-        drop(held);
-        assert_eq!((limit.used(), caller.amount(Resource::Streams).load(Ordering::Relaxed)), (0, 0));
-    }
-}
+mod tests;

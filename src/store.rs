@@ -173,11 +173,15 @@ impl EventStore {
             EarlierAttempt::Stored(stored) => return Ok(stored),
             EarlierAttempt::NotFound { absent_up_to } => absent_up_to,
         };
-        if let Err(refusal) = self.admit_write() {
-            // Dropped before the wait: two refused attempts must not wait for each other.
-            drop(under_way);
-            return self.first_answer(&append).await?.ok_or(refusal);
-        }
+        // Only now: the repeated answer to a stored append uses nothing up.
+        let _reserved = match self.admit_write().and_then(|()| origin.admit_append(&append)) {
+            Ok(reserved) => reserved,
+            Err(refusal) => {
+                // Dropped before the wait: two refused attempts must not wait for each other.
+                drop(under_way);
+                return self.first_answer(&append).await?.ok_or(refusal);
+            }
+        };
         self.sequencer.append_under_way(append, absent_up_to, origin, under_way).await
     }
 
@@ -238,6 +242,7 @@ impl EventStore {
 
     async fn save(&self, snapshot: Snapshot, origin: Origin) -> Result<StoredIn, StoreError> {
         self.admit_write()?;
+        let _reserved = origin.admit_snapshot(&snapshot)?;
         let stored = self.sequencer.snapshot(snapshot, origin).await?;
         match self.replication.wait_for_commit(stored.end, None, self.tip()).await {
             CommitOutcome::Local => Ok(StoredIn::LocalLog),

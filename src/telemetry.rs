@@ -14,10 +14,11 @@ use std::time::Duration;
 use file_rotate::compression::Compression;
 use file_rotate::suffix::AppendCount;
 use file_rotate::{ContentLimit, FileRotate};
+use tracing::field::{Field, Visit};
 use tracing::{Level, Subscriber, debug, warn};
 use tracing_appender::non_blocking::{ErrorCounter, NonBlocking, NonBlockingBuilder, WorkerGuard};
-use tracing_subscriber::field::RecordFields;
-use tracing_subscriber::fmt::format::{DefaultFields, FormatFields, Writer};
+use tracing_subscriber::field::{RecordFields, VisitOutput};
+use tracing_subscriber::fmt::format::{DefaultFields, DefaultVisitor, FormatFields, Writer};
 use tracing_subscriber::fmt::{self, MakeWriter};
 use tracing_subscriber::layer::SubscriberExt;
 use tracing_subscriber::util::SubscriberInitExt;
@@ -215,8 +216,8 @@ impl<W: Write> Write for EscapingWriter<W> {
     }
 }
 
-/// Escapes a line, but keeps the sequences with which `tracing_subscriber` colours it. Fields may
-/// contain other sequences, because it does not escape all of them.
+/// Escapes a line, but keeps the sequences with which `tracing_subscriber` colours it. Those that a
+/// client sent are escaped already: see [`TerminalFields`].
 fn escaped_but_colours(text: &str) -> String {
     const COLOURS: [&str; 10] = ["[0m", "[1m", "[2m", "[3m", "[31m", "[32m", "[33m", "[34m", "[35m", "[36m"];
     let mut parts = text.split('\x1b');
@@ -290,9 +291,41 @@ where
             .fmt_fields(FileFields(DefaultFields::new()))
             .with_writer(writer)
     });
-    let stderr = fmt::layer().compact().with_ansi(ansi).with_writer(to_stderr);
+    let stderr = fmt::layer().compact().with_ansi(ansi).fmt_fields(TerminalFields).with_writer(to_stderr);
     let (filter, handle) = reload::Layer::new(filter);
     (tracing_subscriber::registry().with(filter).with(stderr).with(file), handle)
+}
+
+/// Formats the fields of events and spans for the terminal. Escapes their values before anything is
+/// coloured: later, a colour that a client sent could not be distinguished from those of the
+/// formatter.
+struct TerminalFields;
+
+impl<'writer> FormatFields<'writer> for TerminalFields {
+    fn format_fields<R: RecordFields>(&self, writer: Writer<'writer>, fields: R) -> std::fmt::Result {
+        let mut values = EscapedValues(DefaultVisitor::new(writer, true));
+        fields.record(&mut values);
+        values.0.finish()
+    }
+}
+
+/// Passes the values of fields on as escaped text.
+struct EscapedValues<'writer>(DefaultVisitor<'writer>);
+
+impl Visit for EscapedValues<'_> {
+    fn record_debug(&mut self, field: &Field, value: &dyn std::fmt::Debug) {
+        let text = format!("{value:?}");
+        self.0.record_debug(field, &format_args!("{}", escaped(&text)));
+    }
+
+    fn record_str(&mut self, field: &Field, value: &str) {
+        // As the default formatter does: only the message has no quotation marks.
+        if field.name() == "message" {
+            self.record_debug(field, &format_args!("{value}"));
+        } else {
+            self.record_debug(field, &value);
+        }
+    }
 }
 
 /// Formats the fields of spans for the file. They are formatted once for each type of formatter, so

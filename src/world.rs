@@ -92,7 +92,7 @@ impl World {
             let start = OrderStart::After(rows.position, Some(rows.hash));
             history.read(start, Filter::default()).is_ok()
         };
-        let read_models = ReadModels::new(path, wal_max, projections);
+        let read_models = ReadModels::new(path, wal_max, projections).of_mode(settings.read_models_mode);
         let read_models = Arc::new(read_models.of_log(settings.log_id.clone()).of_history(fits));
         if let Err(error) = read_models.ensure_exists() {
             read_models.problems.record_stalled(&error.to_string());
@@ -116,18 +116,18 @@ impl World {
         &self.source
     }
 
-    /// Executes the commands in order, all or none. `reserve` is called with the size of the
-    /// response before anything is stored.
+    /// Executes the commands in order, all or none. Their events get the name of the identity in
+    /// `origin`. `reserve` is called with the size of the response before anything is stored.
     ///
     /// # Errors
     /// See [`WorldError`]. Also returns the errors of `reserve`.
     pub async fn execute(
         &self,
         commands: Commands,
-        caller: &Caller,
+        origin: Origin,
         reserve: impl Fn(usize) -> BoxFuture<'static, Result<(), StoreError>>,
     ) -> Result<Executed, WorldError> {
-        self.handler.execute(commands, caller, reserve).await
+        self.handler.execute(commands, origin, reserve).await
     }
 
     /// Appends the events of a client that makes its own decisions, all or none. Each event must be
@@ -178,11 +178,10 @@ impl World {
     /// changed, the reader reports that.
     pub fn difference(
         &self,
-        from: difference::WorldMoment,
-        to: difference::WorldMoment,
+        comparison: difference::Comparison,
         caller: &Caller,
     ) -> Result<difference::DifferenceReader, WorldError> {
-        difference::DifferenceReader::open(&self.source.store, from, to, (&self.differences, caller))
+        difference::DifferenceReader::open(&self.source.store, comparison, (&self.differences, caller))
     }
 
     /// Returns the objects that match, in order of id, and the position that the read models
@@ -235,11 +234,11 @@ impl World {
     /// Returns an error if the read models cannot be read.
     pub fn find_player(
         &self,
-        name: &str,
+        filter: &lists::PlayerFilter,
         count: u32,
         given_up: &CancellationToken,
     ) -> Result<(Vec<FoundPlayer>, Position), WorldError> {
-        self.read(given_up, |rows| lists::players(rows, name, count))
+        self.read(given_up, |rows| lists::players(rows, filter, count))
     }
 
     /// Runs a query on the read models. Ends early when `given_up` is cancelled.
@@ -288,7 +287,8 @@ impl World {
     async fn repair(&self, repairs: &Repairs) -> Result<rebuild::Findings, WorldError> {
         let mut repaired = rebuild::Findings::default();
         for id in &repairs.objects {
-            let invalid_events = self.handler.repair(id, &repairs.actor).await?;
+            let by = repairs.recorded_by.clone();
+            let invalid_events = self.handler.repair(id, &repairs.actor, by).await?;
             if let Some((first, problem)) = invalid_events.first() {
                 let count = invalid_events.len();
                 warn!(aggregate = %id, count, %first, %problem, "events are excluded from replay from now \
@@ -330,13 +330,15 @@ impl World {
     }
 }
 
-/// The objects to repair, and the actor who requested it.
+/// The objects to repair, and who requested it.
 #[derive(Debug, Clone, Default)]
 pub struct Repairs {
     /// The objects to repair. Those that are not damaged are left unchanged.
     pub objects: Vec<AggregateId>,
-    /// Recorded in the repairs. Empty if not specified.
+    /// The actor, recorded in the repairs. Empty if not specified.
     pub actor: String,
+    /// The name of the identity that calls. Empty while access control is off.
+    pub recorded_by: Arc<str>,
 }
 
 /// Marks the rebuild as running until this is dropped, even if the rebuild panics.

@@ -120,6 +120,7 @@ fn append(options: &Options) {
     let _upkeep = Upkeep::start(storage.index.clone()).unwrap();
     let mut numbers = vec![0u32; usize::try_from(options.aggregates).unwrap()];
     let (type_of_aggregate, type_of_event): (Arc<str>, Arc<str>) = ("GameObject".into(), "Changed".into());
+    let nobody: Arc<str> = "".into();
     let began = Instant::now();
     for (round, first) in (1..=options.events).step_by(EVENTS_IN_APPEND as usize).enumerate() {
         let last = (first + EVENTS_IN_APPEND - 1).min(options.events);
@@ -146,6 +147,7 @@ fn append(options: &Options) {
                     sequence: SequenceNumber((*sequence).into()),
                     position: Position(position),
                     recorded_at: Timestamp::new(1_700_000_000, 0).unwrap(),
+                    recorded_by: nobody.clone(),
                     append: bounds,
                     hash: ChainHash::START,
                 }

@@ -1,15 +1,12 @@
 //! The commands that query a running service over gRPC or make it change something.
 //!
-//! This module holds what they share: the address of the service, the connection, and the output.
-//! What a command prints is left to its own module.
+//! This module holds what they share: the connection and the output. What a command prints is left
+//! to its own module.
 
 use std::{
-    fmt,
     io::{ErrorKind, Write},
-    net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr},
     path::PathBuf,
     process::ExitCode,
-    str::FromStr,
     time::Duration,
 };
 
@@ -17,14 +14,20 @@ use clap::Subcommand;
 use serde_json::Value;
 
 use super::{Error, run};
-use crate::{config::Config, grpc::JsonClient, printable::escaped};
+use crate::{
+    config::Config,
+    grpc::{ClientSettings, JsonClient},
+    printable::escaped,
+};
 
+mod connection;
 mod events;
 mod execute;
 mod object;
 mod rebuild;
 mod stats;
 
+pub(super) use connection::{ConnectionArgs, ConnectionError, ServiceArgs};
 pub(super) use execute::ExecuteError;
 
 #[derive(Debug, Subcommand)]
@@ -103,41 +106,6 @@ pub(super) enum ClientCommand {
     },
 }
 
-/// The service to connect to.
-#[derive(Debug, clap::Args)]
-pub(super) struct ServiceArgs {
-    /// Address of the service [default: server.listen of the configuration]
-    #[arg(long, value_name = "HOST:PORT")]
-    pub address: Option<Address>,
-}
-
-/// A host name or an IP address, with a port.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub(super) struct Address(String);
-
-impl FromStr for Address {
-    type Err = &'static str;
-
-    fn from_str(text: &str) -> Result<Self, Self::Err> {
-        const FORM: &str = "expected HOST:PORT, for example 127.0.0.1:50051, [::1]:50051 or \
-         event-store:50051";
-        if text.parse::<SocketAddr>().is_ok() {
-            return Ok(Self(text.to_owned()));
-        }
-        let (host, port) = text.rsplit_once(':').ok_or(FORM)?;
-        let is_name = |byte: u8| byte.is_ascii_alphanumeric() || b"-._".contains(&byte);
-        let fits = (1..=255).contains(&host.len()) && host.bytes().all(is_name);
-        let port = port.parse::<u16>().ok().filter(|port| *port > 0);
-        if fits && port.is_some() { Ok(Self(text.to_owned())) } else { Err(FORM) }
-    }
-}
-
-impl fmt::Display for Address {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(&self.0)
-    }
-}
-
 /// Parses an interval in seconds. The bounds keep it usable for a timer.
 fn interval(text: &str) -> Result<f64, &'static str> {
     let seconds: f64 = text.parse().map_err(|_| "not a number")?;
@@ -146,48 +114,37 @@ fn interval(text: &str) -> Result<f64, &'static str> {
 
 /// Runs the command.
 pub(super) fn run_command(config: &Config, command: ClientCommand) -> ExitCode {
-    let at = |service: ServiceArgs| address(config, service.address);
+    run(execute_command(config, command))
+}
+
+async fn execute_command(config: &Config, command: ClientCommand) -> Result<(), Error> {
+    let at = |service: ServiceArgs| service.settings(config);
     match command {
         ClientCommand::Events { id, json, follow, from, service } => {
             let form = if json { events::Form::Json } else { events::Form::People };
-            run(events::show(at(service), events::EventsArgs { id, from, form, follow }))
+            events::show(at(service)?, events::EventsArgs { id, from, form, follow }).await
         }
-        ClientCommand::Stats { json, service } => run(stats::show(at(service), json)),
+        ClientCommand::Stats { json, service } => stats::show(at(service)?, json).await,
         ClientCommand::Watch { interval, count, service } => {
-            run(stats::watch(at(service), Duration::from_secs_f64(interval), count))
+            stats::watch(at(service)?, Duration::from_secs_f64(interval), count).await
         }
-        ClientCommand::Object { id, at: moment, service } => run(object::show(at(service), id, moment)),
+        ClientCommand::Object { id, at: moment, service } => object::show(at(service)?, id, moment).await,
         ClientCommand::Execute { file, keep_going, callers, service } => {
             let on_error = if keep_going { execute::OnError::GoOn } else { execute::OnError::Stop };
-            run(execute::run(at(service), execute::ExecuteArgs { file, on_error, callers }))
+            execute::run(at(service)?, execute::ExecuteArgs { file, on_error, callers }).await
         }
         ClientCommand::Rebuild { repair, actor, service } => {
-            run(rebuild::run(at(service), repair, actor.unwrap_or_default()))
+            rebuild::run(at(service)?, repair, actor.unwrap_or_default()).await
         }
     }
-}
-
-/// Returns the address of the service: `named` if given, otherwise the configured one.
-pub(super) fn address(config: &Config, named: Option<Address>) -> Address {
-    named.unwrap_or_else(|| Address(reachable(config.server.listen).to_string()))
-}
-
-/// Replaces the unspecified address, which a service may listen on, by the loopback address.
-fn reachable(listen: SocketAddr) -> SocketAddr {
-    let ip = match listen.ip() {
-        IpAddr::V4(ip) if ip.is_unspecified() => Ipv4Addr::LOCALHOST.into(),
-        IpAddr::V6(ip) if ip.is_unspecified() => Ipv6Addr::LOCALHOST.into(),
-        ip => ip,
-    };
-    SocketAddr::new(ip, listen.port())
 }
 
 /// Connects to the service.
 ///
 /// # Errors
-/// Returns an error if no service is listening at the address.
-pub(super) async fn connect(address: Address) -> Result<JsonClient, Error> {
-    Ok(JsonClient::connect(&address.to_string()).await?)
+/// Returns an error if no service is listening at the address, or if it is not trusted.
+pub(super) async fn connect(service: ClientSettings) -> Result<JsonClient, Error> {
+    Ok(JsonClient::connect_with(&service).await?)
 }
 
 /// Prints indented JSON on standard output.

@@ -9,11 +9,20 @@ use std::{
 };
 
 use super::{
-    client::ExecuteError, health::HealthError, import::ImportError, pending::ExportError, proof::ProofError,
-    repair::RepairError, resolve::ResolveError, verify::VerifyError, verify_proof::VerifyProofError,
+    client::{ConnectionError, ExecuteError},
+    health::HealthError,
+    immudb_setup::ImmudbSetupError,
+    import::ImportError,
+    pending::ExportError,
+    proof::ProofError,
+    repair::RepairError,
+    resolve::ResolveError,
+    token::TokenCommandError,
+    verify::VerifyError,
+    verify_proof::VerifyProofError,
 };
 use crate::{
-    config::ConfigError, grpc::ClientError, history::HistoryError, log::WriteError,
+    access::LoadError, config::ConfigError, grpc::ClientError, history::HistoryError, log::WriteError,
     replication::comparison::ComparisonError, sequencer::RestoreError, server::ServerError,
     storage::StorageError, telemetry::TelemetryError,
 };
@@ -34,6 +43,8 @@ pub(super) enum Error {
     #[error("standard output is closed")]
     OutputClosed,
     #[error(transparent)]
+    ImmudbSetup(#[from] ImmudbSetupError),
+    #[error(transparent)]
     Storage(#[from] StorageError),
     #[error(transparent)]
     History(#[from] HistoryError),
@@ -49,6 +60,8 @@ pub(super) enum Error {
     Comparison(#[from] ComparisonError),
     #[error(transparent)]
     Client(#[from] ClientError),
+    #[error(transparent)]
+    Connection(#[from] ConnectionError),
     #[error("{id}: does not exist")]
     NoSuchAggregate { id: String },
     #[error("damaged aggregates: {count}")]
@@ -71,6 +84,8 @@ pub(super) enum Error {
     Verify(#[from] VerifyError),
     #[error(transparent)]
     VerifyProof(#[from] VerifyProofError),
+    #[error(transparent)]
+    Token(#[from] TokenCommandError),
 }
 
 impl Error {
@@ -108,6 +123,9 @@ pub(super) enum UsageError {
     },
     #[error(transparent)]
     Telemetry(#[from] TelemetryError),
+    /// `access.file` or `access.anonymous` is not valid.
+    #[error(transparent)]
+    Access(#[from] LoadError),
 }
 
 fn named(file: Option<&Path>) -> String {

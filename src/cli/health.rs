@@ -4,52 +4,42 @@
 
 use std::time::Duration;
 
-use tonic::{
-    Status,
-    transport::{self, Endpoint},
-};
+use tonic::{Request, Status};
 use tonic_health::{
     ServingStatus,
     pb::{HealthCheckRequest, health_client::HealthClient},
 };
 
-use super::{Error, client::Address};
+use super::Error;
+use crate::grpc::ServiceEndpoint;
 
 const PATIENCE: Duration = Duration::from_secs(3);
 
 /// Why the service does not count as healthy.
 #[derive(Debug, thiserror::Error)]
 pub(super) enum HealthError {
-    /// The address cannot be part of a URI.
-    #[error(transparent)]
-    Address(transport::Error),
-    #[error("{address}: cannot connect; is the event store running there?")]
-    Unreachable { address: Address, source: transport::Error },
     #[error("{address}: {}", source.message())]
-    Refused { address: Address, source: Status },
+    Refused { address: String, source: Status },
     #[error("{address}: not serving (status {status})")]
     NotServing {
-        address: Address,
+        address: String,
         /// As in the health protocol of gRPC.
         status: i32,
     },
 }
 
-/// Queries the health of `service`; an empty name means the whole event store.
+/// Queries the health of `service`; an empty name means the whole event store. Needs no token.
 ///
 /// # Errors
 /// Returns an error if the event store cannot be reached, or if `service` is unknown or not
 /// serving.
-pub(super) async fn ask(address: Address, service: String) -> Result<(), Error> {
-    let endpoint = Endpoint::from_shared(format!("http://{address}")).map_err(HealthError::Address)?;
-    let channel = endpoint
-        .connect_timeout(PATIENCE)
-        .timeout(PATIENCE)
-        .connect()
-        .await
-        .map_err(|source| HealthError::Unreachable { address: address.clone(), source })?;
+pub(super) async fn ask(endpoint: ServiceEndpoint, service: String) -> Result<(), Error> {
+    let address = endpoint.to_string();
+    let channel = endpoint.connect().await?;
+    let mut request = Request::new(HealthCheckRequest { service });
+    request.set_timeout(PATIENCE);
     let answer = HealthClient::new(channel)
-        .check(HealthCheckRequest { service })
+        .check(request)
         .await
         .map_err(|source| HealthError::Refused { address: address.clone(), source })?;
     match answer.into_inner().status {

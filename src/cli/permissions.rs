@@ -48,7 +48,9 @@ pub(super) fn too_wide(config: &Config) -> Vec<ExposedPath> {
     let found = config.paths().into_iter().filter_map(|(key, path)| {
         let is_for_group = config.server.group_readable && key != KEY_FILE;
         let (not_allowed, who) = if is_for_group { (OTHERS, "o-rwx") } else { (GROUP_AND_OTHERS, "go-rwx") };
-        let is_open = |path: &PathBuf| is_open_to(path, not_allowed);
+        let may_be_read =
+            if key == "world.read_models_path" { config.world.read_models_mode.unwrap_or(0) } else { 0 };
+        let is_open = |path: &PathBuf| is_open_to(path, not_allowed & !may_be_read);
         // A database has other files next to it; a directory does not.
         let open: Vec<PathBuf> =
             all_files(path).filter_map(|path| fs::canonicalize(path).ok()).filter(is_open).collect();
@@ -56,7 +58,30 @@ pub(super) fn too_wide(config: &Config) -> Vec<ExposedPath> {
         let path = open.into_iter().next()?;
         Some(ExposedPath { key, path, command: format!("chmod -R {who} {command}") })
     });
-    found.collect()
+    found.chain(secrets(config)).collect()
+}
+
+/// Finds secrets that other users can read, and the file of the identities if they can change it.
+/// The group may be that of a service manager, which places these files.
+fn secrets(config: &Config) -> impl Iterator<Item = ExposedPath> {
+    const WRITE: u32 = 0o002;
+    let immudb = config.immudb.as_ref();
+    let tls =
+        |key: &'static str, file: Option<&PathBuf>| file.map(|path| (key, path.clone(), OTHERS, "o-rwx"));
+    let files = [
+        config.access.file.clone().map(|path| ("access.file", path, WRITE, "o-w")),
+        tls("server.tls.key_file", config.server.tls.as_ref().map(|tls| &tls.key_file)),
+        tls("immudb.password_file", immudb.and_then(|immudb| immudb.password_file.as_ref())),
+        tls(
+            "immudb.tls.key_file",
+            immudb.and_then(|immudb| immudb.tls.as_ref()).and_then(|tls| tls.key_file.as_ref()),
+        ),
+    ];
+    files.into_iter().flatten().filter_map(|(key, path, not_allowed, who)| {
+        let path = fs::canonicalize(path).ok().filter(|path| is_open_to(path, not_allowed))?;
+        let command = format!("chmod {who} {}", quoted(&path));
+        Some(ExposedPath { key, path, command })
+    })
 }
 
 /// Returns whether the users that `not_allowed` stands for have any permission on the path and can

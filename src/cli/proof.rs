@@ -14,11 +14,12 @@ use serde_json::{Value, json};
 
 use super::{
     Error,
-    client::{Address, ServiceArgs, address, connect, number, print, print_exactly, text},
+    client::{ServiceArgs, connect, number, print, print_exactly, text},
     report, run, say,
 };
 use crate::{
     config::Config,
+    grpc::ClientSettings,
     proof::{KeyError, SigningKey, VerifierKey},
     proof_file::{ProofFile, ProofFileError},
     transparency::generations,
@@ -89,7 +90,8 @@ pub(super) fn run_command(config: &Config, args: ProofArgs) -> ExitCode {
                 "event_id": args.event_id.unwrap_or_default(),
                 "without_record": args.without_record,
             });
-            run(write(address(config, args.service.address), request))
+            let service = args.service;
+            run(async move { write(service.settings(config)?, request).await })
         }
     }
 }
@@ -98,8 +100,8 @@ pub(super) fn run_command(config: &Config, args: ProofArgs) -> ExitCode {
 ///
 /// # Errors
 /// Returns an error if the service cannot be reached, or has no proof of the event.
-async fn write(address: Address, request: Value) -> Result<(), Error> {
-    let answer = connect(address).await?.call(GET_PROOF, &request).await?;
+async fn write(service: ClientSettings, request: Value) -> Result<(), Error> {
+    let answer = connect(service).await?.call(GET_PROOF, &request).await?;
     let proof = text(&answer, "tlog_proof");
     // A proof can be printed to a terminal as it is. Another answer may contain anything.
     ProofFile::parse(proof.as_bytes()).map_err(ProofError::Answer)?;

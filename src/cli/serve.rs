@@ -1,34 +1,33 @@
 //! `serve`: runs the service until a signal ends it.
 //!
 //! The first such signal stops the service cleanly, the second at once. SIGHUP reopens the log file
-//! and reloads the part of the configuration that can change while the service runs.
+//! and reloads the part of the configuration that can change while the service runs, as well as its
+//! identities and certificates.
 
 use std::{
     io,
-    net::SocketAddr,
     path::Path,
     process::ExitCode,
     task::{Context, Poll},
     time::Duration,
 };
 
-use rustix::process::Signal as Number;
+use rustix::process::{Resource, Rlimit, Signal as Number, setrlimit};
 use tokio::{
-    net::TcpListener,
     runtime,
     signal::unix::{Signal, SignalKind, signal},
 };
 use tracing::{error, info, warn};
 
 use super::{
-    Error, environment,
+    EXIT_USAGE, Error, environment,
     permissions::{self, ExposedPath, InaccessiblePath},
     report,
 };
 use crate::{
     config::{Config, LoadedConfig},
     log,
-    server::{self, ServerError, ServerOptions, settings},
+    server::{self, BindError, ReloadSignal, ServerError, ServerOptions, settings},
     telemetry,
 };
 
@@ -44,8 +43,8 @@ const BLOCKING_MAX: usize = 80;
 enum ServeError {
     #[error("cannot install signal handlers: {0}")]
     Signals(#[source] io::Error),
-    #[error("server.listen ({listen}): {source}{}", hint(source.kind()))]
-    NotBound { listen: SocketAddr, source: io::Error },
+    #[error(transparent)]
+    NotBound(#[from] BindError),
     #[error(transparent)]
     Server(#[from] ServerError),
     #[error("exiting immediately after a second signal ({signal})")]
@@ -57,6 +56,9 @@ pub(super) fn serve(loaded: LoadedConfig, options: ServerOptions) -> ExitCode {
         Ok(guard) => guard,
         Err(error) => return report(&Error::Usage(error.into())),
     };
+    if !loaded.config.server.core_dumps {
+        disable_core_dumps();
+    }
     let log_path = &loaded.config.event_sourcing.log_path;
     if log::is_new_log(log_path) {
         let path = std::path::absolute(log_path).unwrap_or_else(|_| log_path.clone());
@@ -88,8 +90,13 @@ pub(super) fn serve(loaded: LoadedConfig, options: ServerOptions) -> ExitCode {
         }
     };
     let file = loaded.file.unwrap_or_default();
-    let reload = Reload { file: &file, effective: loaded.config.clone(), guard: &guard };
     let options = ServerOptions { config_file: file.clone(), ..options };
+    let reload = Reload {
+        file: &file,
+        effective: loaded.config.clone(),
+        guard: &guard,
+        of_service: options.reload.clone(),
+    };
     let ended = runtime.block_on(until_signalled(loaded.config, options, &reload));
     // Work that is still running after a second signal is abandoned.
     runtime.shutdown_background();
@@ -97,8 +104,21 @@ pub(super) fn serve(loaded: LoadedConfig, options: ServerOptions) -> ExitCode {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
             error!("{error}");
-            ExitCode::FAILURE
+            match error {
+                ServeError::Server(ServerError::Access(_) | ServerError::Tls(_)) => {
+                    ExitCode::from(EXIT_USAGE)
+                }
+                _ => ExitCode::FAILURE,
+            }
         }
+    }
+}
+
+/// Keeps the passwords, keys and events in memory out of core files.
+fn disable_core_dumps() {
+    let none = Rlimit { current: Some(0), maximum: Some(0) };
+    if let Err(error) = setrlimit(Resource::Core, none) {
+        warn!(%error, "cannot disable core dumps (server.core_dumps)");
     }
 }
 
@@ -108,11 +128,9 @@ async fn until_signalled(
     reload: &Reload<'_>,
 ) -> Result<(), ServeError> {
     let mut signals = ProcessSignals::new().map_err(ServeError::Signals)?;
-    let listen = config.server.listen;
-    let listener =
-        TcpListener::bind(listen).await.map_err(|source| ServeError::NotBound { listen, source })?;
+    let listeners = server::bind(&config.server.listen).await?;
     let (first, second) = tokio::sync::oneshot::channel::<()>();
-    let served = server::run(config, options, listener, async {
+    let served = server::run(config, options, listeners, async {
         // A dropped sender is not a request to shut down.
         if second.await.is_err() {
             std::future::pending().await
@@ -127,16 +145,6 @@ async fn until_signalled(
     tokio::select! {
         ended = &mut served => Ok(ended?),
         signal = signals.end(reload) => Err(ServeError::SecondSignal { signal }),
-    }
-}
-
-/// Returns what to say about an address that cannot be used.
-fn hint(kind: io::ErrorKind) -> &'static str {
-    match kind {
-        io::ErrorKind::AddrInUse => "; another process (another event store?) is using this address",
-        io::ErrorKind::AddrNotAvailable => "; this machine has no such address",
-        io::ErrorKind::PermissionDenied => "; this user is not allowed to bind to this port",
-        _ => "",
     }
 }
 
@@ -206,18 +214,20 @@ impl ProcessSignals {
     }
 }
 
-/// The action on SIGHUP: reopens the log file and reloads `logging.level`. Other changes to the
-/// configuration are only reported.
+/// The action on SIGHUP: reopens the log file, reloads `logging.level`, and has the service reload
+/// its identities and certificates. Other changes to the configuration are only reported.
 struct Reload<'a> {
     file: &'a Path,
     /// The configuration that the service was started with.
     effective: Config,
     guard: &'a telemetry::Guard,
+    of_service: ReloadSignal,
 }
 
 impl Reload<'_> {
     fn now(&self) {
         self.guard.reopen();
+        self.of_service.send();
         match Config::load(Some(self.file), environment()) {
             Ok(loaded) => {
                 let level = &loaded.config.logging.level;

@@ -9,14 +9,14 @@ use serde_json::{Value, json};
 
 use super::{
     Error,
-    client::{Address, ServiceArgs, address, connect, list, number, print, text},
+    client::{ServiceArgs, connect, list, number, print, text},
     logged, may_use_storage,
     proof::{KnownKey, LogIdentity},
     report, run,
 };
 use crate::{
     config::{Config, LoadedConfig},
-    grpc::ClientError,
+    grpc::{ClientError, ClientSettings},
     progress::Progress,
     proof::VerifierKey,
 };
@@ -102,7 +102,8 @@ fn matching(last: Option<u64>) -> String {
 pub(super) fn run_command(loaded: &LoadedConfig, args: VerifyArgs) -> ExitCode {
     let config = &loaded.config;
     if args.against.is_empty() {
-        return run(history(address(config, args.service.address), args.aggregate));
+        let VerifyArgs { service, aggregate, .. } = args;
+        return run(async move { history(service.settings(config)?, aggregate).await });
     }
     match read_checkpoints(config, &args.against, args.key) {
         Ok(read) => compare(loaded, args.service, &read),
@@ -115,8 +116,8 @@ pub(super) fn run_command(loaded: &LoadedConfig, args: VerifyArgs) -> ExitCode {
 /// # Errors
 /// Returns an error if the service cannot be reached, if it rejects the call, or if something does
 /// not match.
-async fn history(address: Address, aggregate: Option<String>) -> Result<(), Error> {
-    let client = connect(address).await?;
+async fn history(service: ClientSettings, aggregate: Option<String>) -> Result<(), Error> {
+    let client = connect(service).await?;
     let mut answers = match &aggregate {
         None => client.stream(VERIFY_ALL, &json!({})).await?,
         Some(id) => client.stream(VERIFY_AGGREGATE, &json!({"aggregate_id": id})).await?,
@@ -240,11 +241,10 @@ fn limited(keys: Vec<VerifierKey>, own: Option<LogIdentity>) -> Vec<KnownKey> {
 /// Compares the history with the checkpoints: that of a running service, otherwise that of the
 /// storage.
 fn compare(loaded: &LoadedConfig, service: ServiceArgs, read: &ReadCheckpoints) -> ExitCode {
-    let is_named = service.address.is_some();
-    let address = address(&loaded.config, service.address);
+    let is_named = service.connection.address.is_some();
     let mut is_running = true;
     let code = run(async {
-        match connect(address).await {
+        match connect(service.settings(&loaded.config)?).await {
             Ok(client) => {
                 comparison::with_service(&client, &read.known).await?;
                 finish(read)

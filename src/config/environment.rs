@@ -1,9 +1,9 @@
 //! Overrides from the environment. They are written into the parsed file before it is checked, so
 //! that there is only one check.
 //!
-//! The keys in `KNOWN_NAMES` have the five variable names that operators know. Variables for the
-//! section `immudb` change an existing section. Only `IMMUDB_ADDRESS` creates it, because that
-//! section decides whether ImmuDB is used at all.
+//! The keys in `KNOWN_NAMES` have the variable names that operators know. Variables for the section
+//! `immudb` change an existing section. Only `IMMUDB_ADDRESS` creates it, because that section
+//! decides whether ImmuDB is used at all.
 
 use std::collections::BTreeMap;
 
@@ -11,13 +11,18 @@ use serde_yaml::{Mapping, Value};
 
 use super::{
     ConfigError, Warning,
-    keys::{KEYS, Key, REMOVED},
+    keys::{KEYS, Key, REMOVED, ValueKind},
 };
 
 mod links;
 
 const IMMUDB: &str = "immudb";
-const KNOWN_NAMES: [&str; 5] = ["address", "port", "username", "password", "database"];
+const KNOWN_NAMES: [&str; 6] = ["address", "port", "username", "password", "password_file", "database"];
+const PASSWORD: &str = "immudb.password";
+const PASSWORD_FILE: &str = "immudb.password_file";
+/// Variables that the commands read which connect to a service.
+const OF_CLIENTS: [&str; 4] =
+    ["AETHYR_TOKEN_FILE", "AETHYR_CA_FILE", "AETHYR_CERTIFICATE_FILE", "AETHYR_KEY_FILE"];
 
 #[derive(Default)]
 pub(super) struct Overrides {
@@ -50,7 +55,19 @@ pub(super) fn apply(
         }
         overrides.variables.insert(key.path, variable);
     }
+    let is_set = |path: &str| overrides.variables.contains_key(path);
+    if is_set(PASSWORD) && !is_set(PASSWORD_FILE) {
+        remove_password_file(file);
+    }
     Ok(overrides)
+}
+
+/// A password in the environment takes precedence over a file that the configuration names.
+fn remove_password_file(file: &mut Mapping) {
+    let immudb = file.get_mut(IMMUDB).and_then(Value::as_mapping_mut);
+    if let (Some(immudb), Some((_, name))) = (immudb, PASSWORD_FILE.split_once('.')) {
+        immudb.remove(name);
+    }
 }
 
 /// Returns whether the variable would be read or rejected if it were not a link.
@@ -64,7 +81,7 @@ fn recognised(
     environment: impl Iterator<Item = (String, String)>,
 ) -> Result<BTreeMap<String, String>, ConfigError> {
     let mut texts = BTreeMap::new();
-    for (name, text) in environment {
+    for (name, text) in environment.filter(|(name, _)| !OF_CLIENTS.contains(&name.as_str())) {
         let removed = REMOVED.iter().find(|(key, _)| variable_at(key) == name);
         if let Some((_, instead)) = removed {
             return Err(ConfigError::RemovedKey { key: name, instead: variable_at(instead) });
@@ -120,6 +137,9 @@ fn patch(file: &mut Mapping, key: &Key, text: String) -> bool {
 }
 
 fn parse(key: &Key, text: String) -> Value {
+    if matches!(key.kind, ValueKind::Listen) && text.contains(',') {
+        return text.split(',').map(|address| Value::from(address.trim())).collect();
+    }
     if key.kind.is_text() {
         return Value::String(text);
     }

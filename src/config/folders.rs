@@ -8,7 +8,7 @@ use std::{
     path::{Component, Path, PathBuf},
 };
 
-use super::{AnchorConfig, Config, ConfigError};
+use super::{AnchorConfig, Config, ConfigError, ListenAddress};
 
 /// The configuration key of the file with the private key that signs checkpoints.
 pub(crate) const KEY_FILE: &str = "proof.key_file";
@@ -36,9 +36,29 @@ impl Config {
         for anchor in &mut self.proof.anchors {
             start_anchor_at(anchor, start);
         }
-        if let Some(path) = self.immudb.as_mut().and_then(|immudb| immudb.public_key_file.as_mut()) {
+        for path in self.other_files() {
             *path = start.join(&path);
         }
+    }
+
+    /// The files that the service only reads, and its socket.
+    fn other_files(&mut self) -> Vec<&mut PathBuf> {
+        let mut files: Vec<Option<&mut PathBuf>> = vec![self.access.file.as_mut()];
+        files.extend(self.server.listen.0.iter_mut().map(|address| match address {
+            ListenAddress::Unix(path) => Some(path),
+            ListenAddress::Tcp(_) => None,
+        }));
+        if let Some(tls) = &mut self.server.tls {
+            files.extend([Some(&mut tls.certificate_file), Some(&mut tls.key_file)]);
+            files.push(tls.client_ca_file.as_mut());
+        }
+        if let Some(immudb) = &mut self.immudb {
+            files.extend([immudb.public_key_file.as_mut(), immudb.password_file.as_mut()]);
+            if let Some(tls) = &mut immudb.tls {
+                files.extend([tls.ca_file.as_mut(), tls.certificate_file.as_mut(), tls.key_file.as_mut()]);
+            }
+        }
+        files.into_iter().flatten().collect()
     }
 
     /// Returns the key of the configured directory that is or contains `path`, or `None` if there

@@ -5,14 +5,16 @@
 //! from the file. Values that pass the check fit the types of the sections.
 
 use std::fmt;
-use std::net::{Ipv6Addr, SocketAddr};
+use std::net::Ipv6Addr;
 
 use serde_yaml::{Mapping, Value};
 
-use super::ConfigError;
+use super::{ConfigError, sections::file_mode};
 use crate::{proof::is_key_name, telemetry::log_filter};
 
 mod anchors;
+mod listen;
+mod tls;
 
 pub(super) struct Key {
     /// Section and name, such as `server.listen`.
@@ -31,7 +33,12 @@ pub(super) enum ValueKind {
     Folder,
     File,
     OptionalFile,
-    SocketAddress,
+    FileMode,
+    Listen,
+    ServerTls,
+    ImmudbTls,
+    ClientCertificates,
+    Role,
     Host,
     Database,
     Contact,
@@ -46,18 +53,26 @@ const THRESHOLD_MAX: u64 = 1_000_000_000;
 const PATH_BYTES_MAX: usize = 4095;
 /// Leaves room for the number of a generation.
 const ORIGIN_BYTES_MAX: usize = 200;
+const ROLE_BYTES_MAX: usize = 64;
 const KIB: u64 = 1 << 10;
 const MIB: u64 = 1 << 20;
 const GIB: u64 = 1 << 30;
 const TIB: u64 = 1 << 40;
 
 pub(super) const KEYS: &[Key] = &[
-    key("server.listen", ValueKind::SocketAddress),
+    key("server.listen", ValueKind::Listen),
+    key("server.tls", ValueKind::ServerTls),
     key("server.shutdown_grace", seconds(0.0, 3600.0)),
     key("server.first_call_max", seconds(0.5, 3600.0)),
     key("server.request_max", seconds(0.5, 3600.0)),
     key("server.unread_max", seconds(0.5, 86_400.0)),
     key("server.group_readable", ValueKind::Flag),
+    key("server.core_dumps", ValueKind::Flag),
+    key("access.file", ValueKind::OptionalFile),
+    key("access.anonymous", ValueKind::Role),
+    key("access.allow_cleartext", ValueKind::Flag),
+    key("access.log_writes", ValueKind::Flag),
+    key("access.log_reads", ValueKind::Flag),
     key("event_sourcing.enabled", ValueKind::Flag),
     key("event_sourcing.snapshot_threshold", count(1, THRESHOLD_MAX)),
     key("event_sourcing.snapshot_thresholds", ValueKind::Thresholds),
@@ -74,11 +89,14 @@ pub(super) const KEYS: &[Key] = &[
     key("world.raw_appends", ValueKind::RawAppends),
     key("world.states_path", ValueKind::Folder),
     key("world.read_models_path", ValueKind::File),
+    key("world.read_models_mode", ValueKind::FileMode),
     key("world.read_models_wal_max", bytes(MIB, GIB)),
     key("immudb.address", ValueKind::Host),
     key("immudb.port", count(1, 65_535)),
+    key("immudb.tls", ValueKind::ImmudbTls),
     key("immudb.username", ValueKind::Text),
     key("immudb.password", ValueKind::Password),
+    key("immudb.password_file", ValueKind::OptionalFile),
     key("immudb.database", ValueKind::Database),
     key("immudb.public_key_file", ValueKind::OptionalFile),
     key("immudb.require_contact", ValueKind::Contact),
@@ -123,6 +141,7 @@ pub(super) const KEYS: &[Key] = &[
     // The largest request must fit. That depends on other keys and is checked separately.
     key("limits.call_bytes_max", bytes(64 * MIB, 16 * GIB)),
     key("limits.connections_max", count(1, 1_000_000)),
+    key("limits.connections_per_address_max", count(1, 1_000_000)),
     key("logging.path", ValueKind::Folder),
     key("logging.level", ValueKind::LogLevel),
     key("logging.file_bytes_max", bytes(4 * KIB, GIB)),
@@ -206,6 +225,12 @@ impl Key {
         if let (ValueKind::Anchors, Value::Sequence(anchors)) = (&self.kind, value) {
             return anchors::check(self.path, anchors);
         }
+        match self.kind {
+            ValueKind::Listen => return listen::check(self.path, value),
+            ValueKind::ServerTls => return tls::check(self.path, &tls::SERVER, value),
+            ValueKind::ImmudbTls => return tls::check(self.path, &tls::IMMUDB, value),
+            _ => {}
+        }
         if self.kind.accepts(value) {
             return Ok(());
         }
@@ -245,13 +270,18 @@ impl ValueKind {
             | ValueKind::Bytes { .. }
             | ValueKind::Seconds { .. }
             | ValueKind::Thresholds
+            | ValueKind::ServerTls
+            | ValueKind::ImmudbTls
             | ValueKind::Anchors => false,
             ValueKind::Text
             | ValueKind::Password
             | ValueKind::Folder
             | ValueKind::File
             | ValueKind::OptionalFile
-            | ValueKind::SocketAddress
+            | ValueKind::FileMode
+            | ValueKind::Listen
+            | ValueKind::ClientCertificates
+            | ValueKind::Role
             | ValueKind::Host
             | ValueKind::Database
             | ValueKind::Contact
@@ -289,7 +319,9 @@ impl ValueKind {
             }
             // An empty text means that there is no file.
             ValueKind::OptionalFile => text.len() <= PATH_BYTES_MAX && !text.contains('\0'),
-            ValueKind::SocketAddress => text.parse::<SocketAddr>().is_ok(),
+            ValueKind::FileMode => text.is_empty() || file_mode::parse(text).is_some(),
+            ValueKind::ClientCertificates => ["optional", "required"].contains(&text),
+            ValueKind::Role => text.is_empty() || is_role(text),
             ValueKind::Host => is_host(text),
             ValueKind::Database => is_database(text),
             ValueKind::Contact => ["never", "empty", "unclean"].contains(&text),
@@ -302,6 +334,9 @@ impl ValueKind {
             | ValueKind::Bytes { .. }
             | ValueKind::Seconds { .. }
             | ValueKind::Thresholds
+            | ValueKind::Listen
+            | ValueKind::ServerTls
+            | ValueKind::ImmudbTls
             | ValueKind::Anchors => false,
         }
     }
@@ -324,7 +359,18 @@ impl fmt::Display for ValueKind {
             ValueKind::OptionalFile => {
                 write!(f, "a file path of at most {PATH_BYTES_MAX} bytes, or an empty string for none")
             }
-            ValueKind::SocketAddress => f.write_str("an IP address and port, for example 127.0.0.1:50051"),
+            ValueKind::FileMode => f.write_str(
+                "an octal mode that lets the owner read and write and others at most read, for example \
+                 \"0644\", or an empty string",
+            ),
+            ValueKind::Listen => f.write_str(listen::EXPECTED),
+            ValueKind::ServerTls | ValueKind::ImmudbTls => f.write_str(tls::EXPECTED),
+            ValueKind::ClientCertificates => f.write_str("optional or required"),
+            ValueKind::Role => write!(
+                f,
+                "the name of a role (at most {ROLE_BYTES_MAX} letters, digits, hyphens and underscores), or \
+                 an empty string"
+            ),
             ValueKind::Host => f.write_str("a host name or IP address without a port"),
             ValueKind::Database => {
                 f.write_str("1 to 128 lowercase letters, digits and underscores; not defaultdb or systemdb")
@@ -347,6 +393,11 @@ impl fmt::Display for ValueKind {
 fn is_host(text: &str) -> bool {
     let is_name = |byte: u8| byte.is_ascii_alphanumeric() || b"-._".contains(&byte);
     text.parse::<Ipv6Addr>().is_ok() || (1..=255).contains(&text.len()) && text.bytes().all(is_name)
+}
+
+fn is_role(text: &str) -> bool {
+    let is_name = |byte: u8| byte.is_ascii_alphanumeric() || b"-_".contains(&byte);
+    text.len() <= ROLE_BYTES_MAX && text.bytes().all(is_name)
 }
 
 fn is_database(text: &str) -> bool {

@@ -4,54 +4,25 @@
 //! `keys`. Checks that involve several keys are here.
 
 use std::collections::BTreeMap;
-use std::net::{Ipv4Addr, SocketAddr};
 use std::path::PathBuf;
 use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
 use super::ConfigError;
-use crate::{event::NAME_BYTES_MAX, secret::Secret};
+use crate::event::NAME_BYTES_MAX;
 
+mod access;
+mod immudb;
+mod listen;
 mod proof;
+mod server;
 
+pub use access::AccessConfig;
+pub use immudb::{ImmudbConfig, ImmudbTlsConfig, RequireContact};
+pub use listen::{ListenAddress, ListenAddresses};
 pub use proof::{AnchorConfig, AuditConfig, ProofConfig, WitnessConfig};
-
-/// The section `server`: the gRPC server, and the mode of files.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
-#[serde(default, deny_unknown_fields)]
-pub struct ServerConfig {
-    /// The address and port that the gRPC server listens on.
-    pub listen: SocketAddr,
-    /// How long a stop waits for running calls, and then as long again for the forwarder.
-    #[serde(with = "seconds")]
-    pub shutdown_grace: Duration,
-    /// How long a connection may exist before its first call. Then it is closed.
-    #[serde(with = "seconds")]
-    pub first_call_max: Duration,
-    /// How long a request may take to arrive. Then it fails with DEADLINE_EXCEEDED.
-    #[serde(with = "seconds")]
-    pub request_max: Duration,
-    /// How long a response message may remain unread. Then its connection is closed.
-    #[serde(with = "seconds")]
-    pub unread_max: Duration,
-    /// Whether the group may read new files and directories: their modes are 0640 and 0750 then,
-    /// and 0600 and 0700 otherwise.
-    pub group_readable: bool,
-}
-
-impl Default for ServerConfig {
-    fn default() -> ServerConfig {
-        ServerConfig {
-            listen: SocketAddr::from((Ipv4Addr::LOCALHOST, 50051)),
-            shutdown_grace: Duration::from_secs(10),
-            first_call_max: Duration::from_secs(30),
-            request_max: Duration::from_secs(60),
-            unread_max: Duration::from_secs(300),
-            group_readable: false,
-        }
-    }
-}
+pub use server::{ClientCertificates, ServerConfig, TlsConfig};
 
 /// The section `event_sourcing`: the event store, its local files and its clock.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -116,6 +87,10 @@ pub struct WorldConfig {
     pub states_path: PathBuf,
     /// The SQLite file of the read models.
     pub read_models_path: PathBuf,
+    /// The mode of that file, of its `-wal` and of its `-shm`. If `None`, it is that of all new
+    /// files.
+    #[serde(with = "file_mode")]
+    pub read_models_mode: Option<u32>,
     /// The size in bytes of an SQLite write-ahead log at which its tables are not updated.
     pub read_models_wal_max: usize,
 }
@@ -127,6 +102,7 @@ impl Default for WorldConfig {
             raw_appends: RawAppends::Checked,
             states_path: "storage/states".into(),
             read_models_path: "storage/read_models.sqlite".into(),
+            read_models_mode: None,
             read_models_wal_max: 256 << 20,
         }
     }
@@ -142,116 +118,6 @@ pub enum RawAppends {
     Refused,
     /// All are stored. An invalid event damages its object.
     Unchecked,
-}
-
-/// The section `immudb`: the connection to ImmuDB, and when and how events are replicated.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
-#[serde(default, deny_unknown_fields)]
-pub struct ImmudbConfig {
-    /// The host name or IP address, without a port.
-    pub address: String,
-    /// The gRPC port.
-    pub port: u16,
-    /// The user, with write permission on the database. Only administrators can create it.
-    pub username: String,
-    /// The password of the user.
-    pub password: Secret,
-    /// The database of this service. It is created if it does not exist.
-    pub database: String,
-    /// The PEM file with the public key that ImmuDB signs its states with. If `None`, signatures
-    /// are not verified.
-    #[serde(with = "optional_path")]
-    pub public_key_file: Option<PathBuf>,
-    /// The starts after which all calls are rejected until ImmuDB has been reached.
-    pub require_contact: RequireContact,
-    /// `true` means [`RequireContact::Empty`], under its former name.
-    pub require_first_contact: bool,
-    /// The number of consecutive failures at which the fallback starts.
-    pub retry_count: u32,
-    /// The delay before the first retry. It doubles with each further one, with 20% jitter.
-    #[serde(with = "seconds")]
-    pub retry_delay: Duration,
-    /// The maximum delay, including the jitter.
-    #[serde(with = "seconds")]
-    pub retry_delay_max: Duration,
-    /// How long an append waits for ImmuDB before the fallback starts.
-    #[serde(with = "seconds")]
-    pub fallback_after: Duration,
-    /// The time limit for connecting, including the name lookup.
-    #[serde(with = "seconds")]
-    pub connect_timeout: Duration,
-    /// The time limit for one request.
-    #[serde(with = "seconds")]
-    pub request_timeout: Duration,
-    /// The interval of keep-alive requests while nothing is replicated.
-    #[serde(with = "seconds")]
-    pub keep_alive: Duration,
-    /// The maximum number of keys in a transaction of several appends. An event takes two.
-    pub batch_keys_max: usize,
-    /// The maximum size of the records in a transaction of several appends, in bytes.
-    pub batch_bytes_max: usize,
-    /// The maximum size of a response in bytes.
-    pub response_bytes_max: usize,
-}
-
-impl Default for ImmudbConfig {
-    fn default() -> ImmudbConfig {
-        ImmudbConfig {
-            address: "127.0.0.1".into(),
-            port: 3322,
-            username: "immudb".into(),
-            password: Secret::new("immudb"),
-            database: "aethyr".into(),
-            public_key_file: None,
-            require_contact: RequireContact::Never,
-            require_first_contact: false,
-            retry_count: 5,
-            retry_delay: Duration::from_millis(500),
-            retry_delay_max: Duration::from_secs(2),
-            fallback_after: Duration::from_secs(1),
-            connect_timeout: Duration::from_secs(2),
-            request_timeout: Duration::from_secs(10),
-            keep_alive: Duration::from_secs(30),
-            batch_keys_max: 512,
-            batch_bytes_max: 4 << 20,
-            response_bytes_max: 64 << 20,
-        }
-    }
-}
-
-/// The kind of start after which the service accepts and serves nothing until it has contacted
-/// ImmuDB.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "lowercase")]
-pub enum RequireContact {
-    /// None: calls are served before ImmuDB has been reached.
-    Never,
-    /// With an empty log.
-    Empty,
-    /// With an empty log, or with one that is not as a clean stop left it.
-    Unclean,
-}
-
-impl ImmudbConfig {
-    /// Returns the effective `require_contact`, which may come from the deprecated key.
-    pub fn contact_required(&self) -> RequireContact {
-        match self.require_contact {
-            RequireContact::Never if self.require_first_contact => RequireContact::Empty,
-            required => required,
-        }
-    }
-
-    pub(super) fn check_retry_delays(&self) -> Result<(), ConfigError> {
-        if self.retry_delay <= self.retry_delay_max {
-            return Ok(());
-        }
-        Err(ConfigError::Invalid {
-            key: "immudb.retry_delay".into(),
-            variable: None,
-            found: self.retry_delay.as_secs_f64().to_string(),
-            expected: format!("at most immudb.retry_delay_max ({})", self.retry_delay_max.as_secs_f64()),
-        })
-    }
 }
 
 /// The section `limits`: the limits on requests, stored and pending events, and concurrent work.
@@ -296,6 +162,8 @@ pub struct LimitsConfig {
     pub call_bytes_max: usize,
     /// The maximum number of open connections. It is lower if the limit on open files is too low.
     pub connections_max: usize,
+    /// The maximum number of open connections from one address that is not a loopback address.
+    pub connections_per_address_max: usize,
 }
 
 impl Default for LimitsConfig {
@@ -320,6 +188,7 @@ impl Default for LimitsConfig {
             concurrent_calls_max: 20_000,
             call_bytes_max: 384 << 20,
             connections_max: 10_000,
+            connections_per_address_max: 1000,
         }
     }
 }
@@ -435,6 +304,51 @@ mod optional_path {
     ) -> Result<Option<PathBuf>, D::Error> {
         let path = PathBuf::deserialize(deserializer)?;
         Ok(Some(path).filter(|path| !path.as_os_str().is_empty()))
+    }
+}
+
+/// Serialization of a text that may be missing. In YAML, an empty string means that it is.
+mod optional_text {
+    use serde::{Deserialize, Deserializer, Serialize, Serializer};
+
+    pub(super) fn serialize<S: Serializer>(text: &Option<String>, serializer: S) -> Result<S::Ok, S::Error> {
+        text.as_deref().unwrap_or_default().serialize(serializer)
+    }
+
+    pub(super) fn deserialize<'de, D: Deserializer<'de>>(
+        deserializer: D,
+    ) -> Result<Option<String>, D::Error> {
+        let text = String::deserialize(deserializer)?;
+        Ok(Some(text).filter(|text| !text.is_empty()))
+    }
+}
+
+/// Modes of files, as octal text. In YAML, an empty string means that there is none.
+pub(super) mod file_mode {
+    use serde::de::Error;
+    use serde::{Deserialize, Deserializer, Serialize, Serializer};
+
+    const OWNER: u32 = 0o600;
+    const READABLE: u32 = 0o644;
+
+    /// Returns the mode, if it lets the owner read and write, and others at most read.
+    pub(in crate::config) fn parse(text: &str) -> Option<u32> {
+        let digits = text.strip_prefix("0o").unwrap_or(text);
+        let is_octal = !digits.is_empty() && digits.bytes().all(|digit| (b'0'..=b'7').contains(&digit));
+        let mode = is_octal.then(|| u32::from_str_radix(digits, 8).ok()).flatten()?;
+        (mode & OWNER == OWNER && mode & !READABLE == 0).then_some(mode)
+    }
+
+    pub(super) fn serialize<S: Serializer>(mode: &Option<u32>, serializer: S) -> Result<S::Ok, S::Error> {
+        mode.map(|mode| format!("{mode:04o}")).unwrap_or_default().serialize(serializer)
+    }
+
+    pub(super) fn deserialize<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<u32>, D::Error> {
+        let text = String::deserialize(deserializer)?;
+        if text.is_empty() {
+            return Ok(None);
+        }
+        parse(&text).map(Some).ok_or_else(|| D::Error::custom("not a mode"))
     }
 }
 

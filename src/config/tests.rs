@@ -2,6 +2,7 @@
 //! error that names the key. Also provides helpers for the tests of the submodules.
 
 use std::fs;
+use std::net::{Ipv6Addr, SocketAddr};
 use std::time::Duration;
 
 use super::*;
@@ -106,7 +107,7 @@ fn values_of_the_file_are_read_in_their_units() {
          logging: { level: 'info,tonic=warn' }\n",
     );
     let immudb = config.immudb.unwrap();
-    assert_eq!(config.server.listen, "[::1]:7".parse().unwrap());
+    assert_eq!(config.server.listen, SocketAddr::from((Ipv6Addr::LOCALHOST, 7)).into());
     assert_eq!(config.server.shutdown_grace, Duration::from_secs(3));
     assert_eq!(config.event_sourcing.snapshot_thresholds, BTreeMap::from([("Room".to_owned(), 500)]));
     assert_eq!(config.event_sourcing.log_path, Path::new("/a"));
@@ -232,7 +233,11 @@ fn relative_paths_start_at_the_folder_of_the_configuration() {
     let path = folder.path().join("conf/server.yml");
     fs::create_dir(folder.path().join("conf")).unwrap();
     let yaml = "logging: { path: /var/log/a }\nworld: { read_models_path: w/r }\n\
-                immudb: { public_key_file: conf/immudb.pem }";
+                access: { file: conf/access.yml }\n\
+                server:\n  listen: ['127.0.0.1:1', 'unix:run/store.sock']\n  \
+                tls: { certificate_file: c, key_file: /k, client_ca_file: a }\n\
+                immudb:\n  public_key_file: conf/immudb.pem\n  password_file: p\n  \
+                tls: { ca_file: a, certificate_file: c, key_file: k }\n";
     fs::write(&path, yaml).unwrap();
     let loaded = Config::load(Some(&path), variables(&[("AETHYR_EVENT_SOURCING__INDEX_PATH", "i")])).unwrap();
     let config = loaded.config;
@@ -241,7 +246,17 @@ fn relative_paths_start_at_the_folder_of_the_configuration() {
     assert_eq!(config.event_sourcing.index_path, folder.path().join("i"));
     assert_eq!(config.world.read_models_path, folder.path().join("w/r"));
     assert_eq!(config.logging.path, Path::new("/var/log/a"));
-    assert_eq!(config.immudb.unwrap().public_key_file, Some(folder.path().join("conf/immudb.pem")));
+    let at = |name: &str| folder.path().join(name);
+    assert_eq!(config.access.file, Some(at("conf/access.yml")));
+    assert_eq!(config.server.listen.unix(), Some(at("run/store.sock").as_path()));
+    let tls = config.server.tls.unwrap();
+    assert_eq!((tls.certificate_file, tls.key_file), (at("c"), "/k".into()));
+    assert_eq!(tls.client_ca_file, Some(at("a")));
+    let immudb = config.immudb.unwrap();
+    assert_eq!(immudb.public_key_file, Some(at("conf/immudb.pem")));
+    assert_eq!(immudb.password_file, Some(at("p")));
+    let tls = immudb.tls.unwrap();
+    assert_eq!([tls.ca_file, tls.certificate_file, tls.key_file], ["a", "c", "k"].map(|name| Some(at(name))));
     assert_eq!(loaded.former_log_path.as_deref(), Some(Path::new("storage/log")));
 }
 
@@ -291,4 +306,36 @@ fn a_budget_of_bytes_that_no_large_request_fits_into_is_refused_and_says_what_is
     let needed = error.split("at least ").nth(1).unwrap().split(',').next().unwrap();
     config_of(&format!("limits:\n  call_bytes_max: {needed}\n"));
     config_of("limits:\n  call_bytes_max: 67108864\n  append_bytes_max: 4194304\n");
+}
+
+#[test]
+fn an_address_that_others_reach_needs_a_statement_of_who_may_call() {
+    for listen in ["0.0.0.0:1", "'[::]:1'", "10.0.0.7:1", "['127.0.0.1:1', '0.0.0.0:1', 'unix:/run/a']"] {
+        let yaml = format!("server: {{ listen: {listen} }}\n");
+        let error = error_of(&yaml, &[]);
+        assert!(error.starts_with("server.listen: found "), "{listen}: {error}");
+        for part in ["access.file", "`access: { anonymous: admin }`", "AETHYR_ACCESS__ANONYMOUS=admin"] {
+            assert!(error.contains(part), "{listen}: {error}");
+        }
+        for access in ["access: { file: conf/access.yml }", "access: { anonymous: admin }"] {
+            config_of(&format!("{yaml}{access}\n"));
+        }
+        load_with(&yaml, &[("AETHYR_ACCESS__ANONYMOUS", "admin")]).unwrap();
+    }
+    for listen in ["127.0.0.2:1", "'[::1]:1'", "'unix:/run/a'", "['127.0.0.1:1', 'unix:/run/a']"] {
+        config_of(&format!("server: {{ listen: {listen} }}"));
+    }
+    let error = error_of("access: { anonymous: '' }", &[("AETHYR_SERVER__LISTEN", "127.0.0.1:1,10.0.0.7:2")]);
+    assert!(error.starts_with("server.listen (from AETHYR_SERVER__LISTEN): found 10.0.0.7:2, "), "{error}");
+}
+
+#[test]
+fn the_lines_that_the_refusal_shows_are_accepted() {
+    let error = error_of("server: { listen: 0.0.0.0:1 }", &[]);
+    let lines: Vec<&str> =
+        error.split('`').skip(1).step_by(2).filter(|line| line.starts_with("access:")).collect();
+    assert_eq!(lines.len(), 2, "{error}");
+    for line in lines {
+        config_of(&format!("server: {{ listen: 0.0.0.0:1 }}\n{line}\n"));
+    }
 }

@@ -18,7 +18,7 @@ use super::{
 
 mod stored;
 
-pub use stored::{RecordHead, StoredEvent};
+pub use stored::{RecordHead, StoredEvent, recorded_by};
 
 mod wire {
     #![allow(clippy::all, clippy::too_many_lines, missing_docs, unreachable_pub, reason = "generated")]
@@ -53,17 +53,24 @@ pub struct EventNumbers {
     pub append: AppendBounds,
 }
 
-/// Encodes the record of a new event. `event` must already have its aggregate's type.
-pub fn encode(event: &NewEvent, numbers: EventNumbers, digest: ContentDigest) -> Bytes {
+/// Encodes the record of a new event. `event` must already have its aggregate's type. `recorded_by`
+/// is the name of the identity that appends it, or empty.
+pub fn encode(event: &NewEvent, numbers: EventNumbers, digest: ContentDigest, recorded_by: &str) -> Bytes {
     const OTHER_BYTES: usize = 384;
     let mut record = Vec::with_capacity(event.content.byte_count().saturating_add(OTHER_BYTES));
-    put(event, numbers, digest, &mut record);
+    put(event, numbers, digest, recorded_by, &mut record);
     record.into()
 }
 
 /// Appends the bytes that [`encode`] returns to `out`. Building the protobuf message first would
 /// copy the event.
-pub fn put(event: &NewEvent, numbers: EventNumbers, digest: ContentDigest, out: &mut Vec<u8>) {
+pub fn put(
+    event: &NewEvent,
+    numbers: EventNumbers,
+    digest: ContentDigest,
+    recorded_by: &str,
+    out: &mut Vec<u8>,
+) {
     let mut id = [0; Hyphenated::LENGTH];
     put_text(1, event.id.0.hyphenated().encode_lower(&mut id), out);
     put_text(2, event.aggregate_id.as_str(), out);
@@ -91,6 +98,7 @@ pub fn put(event: &NewEvent, numbers: EventNumbers, digest: ContentDigest, out: 
     put_number(11, numbers.sequence.0, out);
     put_number(12, numbers.position.0, out);
     encoding::message::encode(13, &to_wire(numbers.recorded_at), out);
+    put_text(15, recorded_by, out);
     put_number(100, numbers.append.first.0, out);
     put_number(101, numbers.append.last.0, out);
     put_bytes(102, &digest.0, out);
@@ -123,7 +131,7 @@ pub fn encode_recorded(recorded: &RecordedEvent) -> Bytes {
         recorded_at: recorded.recorded_at,
         append: recorded.append,
     };
-    encode(&recorded.event, numbers, recorded.digest)
+    encode(&recorded.event, numbers, recorded.digest, &recorded.recorded_by)
 }
 
 /// Decodes the record of an event.
@@ -164,6 +172,7 @@ pub fn decode(bytes: Bytes, hash: ChainHash) -> Result<RecordedEvent, RecordErro
         sequence: SequenceNumber(record.sequence_number),
         position: Position(record.position),
         recorded_at: from_wire(record.recorded_at.ok_or(not("missing or invalid timestamp"))?)?,
+        recorded_by: record.recorded_by.into(),
         append,
         digest: ContentDigest(
             record.content_digest.as_ref().try_into().map_err(|_| not("invalid content digest"))?,
@@ -286,7 +295,12 @@ mod tests {
 
     use super::*;
 
-    fn message(event: NewEvent, numbers: EventNumbers, digest: ContentDigest) -> wire::Record {
+    fn message(
+        event: NewEvent,
+        numbers: EventNumbers,
+        digest: ContentDigest,
+        recorded_by: String,
+    ) -> wire::Record {
         wire::Record {
             event_id: event.id.to_string(),
             aggregate_id: event.aggregate_id.as_str().to_owned(),
@@ -304,6 +318,7 @@ mod tests {
             sequence_number: numbers.sequence.0,
             position: numbers.position.0,
             recorded_at: Some(to_wire(numbers.recorded_at)),
+            recorded_by,
             append_first_position: numbers.append.first.0,
             append_last_position: numbers.append.last.0,
             content_digest: Bytes::copy_from_slice(&digest.0),
@@ -337,13 +352,13 @@ mod tests {
     proptest! {
         #[test]
         fn a_record_has_the_bytes_of_its_message(
-            texts in proptest::array::uniform4(text()), id in "[a-zÄ-]{1,127}", kind in 0..3, content in text(),
+            texts in proptest::array::uniform5(text()), id in "[a-zÄ-]{1,127}", kind in 0..3, content in text(),
             metadata in proptest::collection::btree_map("[a-z]{0,3}", text(), 0..4),
             seconds in proptest::option::of(prop_oneof![Just(0), -62_135_596_800i64..253_402_300_799]),
             nanos in prop_oneof![Just(0), 0..1_000_000_000i32],
             [sequence, position, first, last] in proptest::array::uniform4(prop_oneof![Just(0), 0..300u64, any::<u64>()]),
         ) {
-            let [aggregate_type, event_type, correlation_id, causation_id] = texts;
+            let [aggregate_type, event_type, correlation_id, causation_id, recorded_by] = texts;
             let event = NewEvent {
                 id: EventId::random(),
                 aggregate_id: AggregateId::new(&id).unwrap(),
@@ -366,8 +381,9 @@ mod tests {
                 append: AppendBounds { first: Position(first), last: Position(last) },
             };
             let digest = ContentDigest::of(&event);
-            let record = encode(&event, numbers, digest);
-            prop_assert_eq!(record, message(event, numbers, digest).encode_to_vec());
+            let record = encode(&event, numbers, digest, &recorded_by);
+            prop_assert_eq!(super::recorded_by(&record), recorded_by.as_bytes());
+            prop_assert_eq!(record, message(event, numbers, digest, recorded_by).encode_to_vec());
         }
     }
 }

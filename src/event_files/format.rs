@@ -38,6 +38,8 @@ struct EventFile {
     sequence_number: u64,
     position: u64,
     recorded_at: String,
+    #[serde(default, skip_serializing_if = "String::is_empty")]
+    recorded_by: String,
     append_first_position: u64,
     append_last_position: u64,
     content_digest: String,
@@ -110,6 +112,7 @@ pub fn write_event(recorded: RecordedEvent) -> Vec<u8> {
         sequence_number: recorded.sequence.0,
         position: recorded.position.0,
         recorded_at: time::format(recorded.recorded_at),
+        recorded_by: recorded.recorded_by.to_string(),
         append_first_position: recorded.append.first.0,
         append_last_position: recorded.append.last.0,
         content_digest: hex::encode(recorded.digest.0),
@@ -140,6 +143,7 @@ pub fn read_event(bytes: &[u8]) -> Option<RecordedEvent> {
         sequence: SequenceNumber(file.sequence_number),
         position: Position(file.position),
         recorded_at: time::parse(&file.recorded_at)?,
+        recorded_by: file.recorded_by.into(),
         append: AppendBounds {
             first: Position(file.append_first_position),
             last: Position(file.append_last_position),

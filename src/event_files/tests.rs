@@ -40,6 +40,7 @@ fn recorded(content: Content) -> RecordedEvent {
         sequence: SequenceNumber(3),
         position: Position(7),
         recorded_at: Timestamp::new(1_700_000_000, 123_456_789).unwrap(),
+        recorded_by: "arena-1".into(),
         append: AppendBounds { first: Position(6), last: Position(8) },
         hash: ChainHash::START.chain(b"x"),
     }
@@ -61,6 +62,31 @@ fn a_file_gives_the_same_record_again() {
     }
     assert_kept_exactly(Content::Absent);
     assert_kept_exactly(Content::Binary(vec![0, 255, 7].into()));
+}
+
+/// `import` accepts a file only if the hash of its record is that of the file.
+#[test]
+fn a_forged_name_of_an_identity_does_not_fit_the_hash() {
+    let mut event = recorded(Content::Json("{}".into()));
+    event.hash = ChainHash::START.chain(&record::encode_recorded(&event));
+    let text = String::from_utf8(format::write_event(event.clone())).unwrap();
+    let fits = |text: &str| {
+        let found = format::read_event(text.as_bytes()).unwrap();
+        found.hash == ChainHash::START.chain(&record::encode_recorded(&found))
+    };
+    assert!(fits(&text));
+    const NAMED: &str = "  \"recorded_by\": \"arena-1\",\n";
+    assert!(text.contains(NAMED), "{text}");
+    assert!(!fits(&text.replace("arena-1", "arena-2")));
+    assert!(!fits(&text.replace(NAMED, "")));
+    // A file of an earlier version has no name, and fits.
+    let mut old = RecordedEvent { recorded_by: "".into(), ..event };
+    old.hash = ChainHash::START.chain(&record::encode_recorded(&old));
+    let text = String::from_utf8(format::write_event(old)).unwrap();
+    assert!(!text.contains("recorded_by") && fits(&text), "{text}");
+    let forged = text.replace("  \"position\"", &format!("{NAMED}  \"position\""));
+    assert_ne!(forged, text);
+    assert!(!fits(&forged));
 }
 
 #[test]

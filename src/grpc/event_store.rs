@@ -9,10 +9,13 @@ use tokio_util::sync::CancellationToken;
 use tonic::{Request, Response, Status};
 
 use super::{
+    authorization::{Selection, TypeLookup},
+    redaction::{self, Secrets},
     settings::EventStoreSettings,
     status,
     transport::{
         Bounds,
+        client::ClientRegistry,
         concurrency::Admitted,
         reads::{Reads, size_answer},
         write_answer::reserve_answer,
@@ -20,7 +23,9 @@ use super::{
     wire::{self, server::event_store_service_server::EventStoreService},
 };
 use crate::{
+    access::Right,
     error::{NoProof, StoreError},
+    event::AggregateId,
     event_files::EventFiles,
     refusals,
     replication::{audit::AuditWatch, head::TreeHead},
@@ -28,17 +33,21 @@ use crate::{
     store::EventStore,
     transparency::{Transparency, proofs::tree_of, verification::Verifier},
     tree::TreeView,
-    world::World,
+    world::{World, model::aggregate::Kind},
 };
 
+mod appending;
 pub(super) mod decode;
 pub(super) mod encode;
+mod figures;
 pub(super) mod messages;
 mod proofs;
+mod redacted;
 pub(super) mod streams;
 mod verifying;
 
 use decode::{Decoder, unless_zero};
+pub use figures::CertificateEnd;
 use streams::{Boxed, ReadContext, bounded};
 
 /// The parts of the program that the calls use.
@@ -56,6 +65,10 @@ pub struct EventStoreParts {
     pub(crate) verifier: Option<Verifier>,
     /// `None` if no auditor runs.
     pub(crate) audit: Option<AuditWatch>,
+    /// What each identity uses.
+    pub(crate) clients: ClientRegistry,
+    /// `None` without TLS.
+    pub certificate_end: Option<CertificateEnd>,
 }
 
 /// The service as called by tonic.
@@ -73,6 +86,8 @@ pub struct EventStoreCalls {
     transparency: Option<Transparency>,
     verifier: Option<Verifier>,
     audit: Option<AuditWatch>,
+    clients: ClientRegistry,
+    certificate_end: Option<CertificateEnd>,
     shutdown: CancellationToken,
 }
 
@@ -84,7 +99,16 @@ impl EventStoreCalls {
         Bounds { streams, reads }: Bounds,
         shutdown: CancellationToken,
     ) -> Self {
-        let EventStoreParts { store, event_files, world, transparency, verifier, audit } = parts;
+        let EventStoreParts {
+            store,
+            event_files,
+            world,
+            transparency,
+            verifier,
+            audit,
+            clients,
+            certificate_end,
+        } = parts;
         let EventStoreSettings { limits, immudb } = settings;
         let decoder = Decoder { limits };
         Self {
@@ -98,8 +122,22 @@ impl EventStoreCalls {
             transparency,
             verifier,
             audit,
+            clients,
+            certificate_end,
             shutdown,
         }
+    }
+
+    /// Returns what looks up the types of the aggregates that a request names.
+    fn lookup<'l>(&'l self, call: &'l Admitted) -> TypeLookup<'l> {
+        TypeLookup { store: &self.store, reads: &self.reads, call }
+    }
+
+    /// Returns the type of an aggregate whose snapshot is masked. One that does not exist may be a
+    /// player as soon as it is read.
+    async fn masked_type(&self, call: &Admitted, id: &AggregateId) -> Result<Arc<str>, Status> {
+        let types = self.lookup(call).types([id.clone()].into()).await?;
+        Ok(types.of(id).unwrap_or(Kind::Player.name()).into())
     }
 
     /// Returns what makes the proofs.
@@ -148,6 +186,16 @@ impl EventStoreCalls {
 /// response exists.
 const STATS_BYTES: usize = 64 * 1024;
 
+/// Returns what a filter selects.
+fn selection(filter: Option<&wire::Filter>) -> Selection<'_> {
+    let selection = filter.map(|filter| Selection {
+        prefix: &filter.aggregate_id_prefix,
+        prefixes: &filter.aggregate_id_prefixes,
+        types: filter.aggregate_types.iter().map(String::as_str).collect(),
+    });
+    selection.unwrap_or_default()
+}
+
 /// Returns the reason of a rejection, or `None` if calls are accepted.
 fn reason(admitted: Result<(), StoreError>) -> Option<&'static str> {
     admitted.err().and_then(|error| error.refusal()).map(|(reason, _)| reason)
@@ -162,23 +210,7 @@ impl EventStoreService for EventStoreCalls {
         let call = Admitted::of(&request);
         let origin = call.origin();
         let answering = call.clone();
-        call.within(async {
-            let append = self.decoder.append(request.into_inner()).map_err(status::of_violations)?;
-            let bytes = encode::appended_bytes_max(&append);
-            reserve_answer(&answering, bytes).await.map_err(status::of_limit)?;
-            match &self.world {
-                Some(world) => {
-                    world.append(append, origin).await.map(encode::appended).map_err(status::of_world_error)
-                }
-                None => self
-                    .store
-                    .append_for(append, origin)
-                    .await
-                    .map(encode::appended)
-                    .map_err(status::of_error),
-            }
-        })
-        .await
+        call.within(self.append(&answering, request.into_inner(), origin)).await
     }
 
     type LoadEventsStream = Boxed<messages::LoadEventsResponse>;
@@ -189,11 +221,22 @@ impl EventStoreService for EventStoreCalls {
     ) -> Result<Response<Self::LoadEventsStream>, Status> {
         let reading = self.open(&request)?;
         let load = self.decoder.load(request.get_ref()).map_err(status::of_violations)?;
-        let call = reading.call.clone();
+        let (call, id) = (reading.call.clone(), load.aggregate_id.clone());
+        self.lookup(&call).check(Right::Load, &id).await?;
+        // Before the first events are read, because their bytes are acquired for the answer.
+        let masked = match (Secrets::for_caller(&call.principal), request.get_ref().from_snapshot) {
+            (Secrets::Visible, _) => None,
+            (Secrets::Masked, true) => Some(self.masked_type(&call, &id).await?),
+            (Secrets::Masked, false) => Some(Arc::default()),
+        };
         let confirmed =
             if request.get_ref().verified { Some(call.in_time(self.confirmed_tree()).await?) } else { None };
         let messages = streams::load(reading, load, confirmed).await?;
-        Ok(Response::new(bounded(messages, call, self.shutdown.clone())))
+        let shutdown = self.shutdown.clone();
+        Ok(Response::new(match masked {
+            None => bounded(messages, call, shutdown),
+            Some(aggregate_type) => bounded(redacted::load(messages, aggregate_type), call, shutdown),
+        }))
     }
 
     async fn save_snapshot(
@@ -205,6 +248,7 @@ impl EventStoreService for EventStoreCalls {
         let answering = call.clone();
         call.within(async {
             let snapshot = self.decoder.snapshot(request.into_inner()).map_err(status::of_violations)?;
+            self.lookup(&answering).check(Right::Snapshot, &snapshot.aggregate_id).await?;
             reserve_answer(&answering, 0).await.map_err(status::of_limit)?;
             let stored_in = self.store.save_snapshot(snapshot, origin).await.map_err(status::of_error)?;
             Ok(wire::SaveSnapshotResponse { stored_in: encode::stored_in(stored_in).into() })
@@ -220,8 +264,17 @@ impl EventStoreService for EventStoreCalls {
         call.clone()
             .within(async {
                 let id = self.decoder.id(&request.get_ref().aggregate_id).map_err(status::of_violations)?;
+                self.lookup(&call).check(Right::Load, &id).await?;
+                let masked = match Secrets::for_caller(&call.principal) {
+                    Secrets::Visible => None,
+                    Secrets::Masked => Some(self.masked_type(&call, &id).await?),
+                };
                 let snapshot = self.blocking(&call, move |store| store.load_snapshot(&id)).await?;
-                Ok(wire::LoadSnapshotResponse { snapshot: Some(encode::snapshot(snapshot)) })
+                let mut snapshot = encode::snapshot(snapshot);
+                if let Some(aggregate_type) = masked {
+                    redaction::snapshot(&mut snapshot, &aggregate_type);
+                }
+                Ok(wire::LoadSnapshotResponse { snapshot: Some(snapshot) })
             })
             .await
     }
@@ -236,6 +289,9 @@ impl EventStoreService for EventStoreCalls {
                 let request = request.into_inner();
                 let decode::ListRequest { after, count } =
                     self.decoder.list(&request).map_err(status::of_violations)?;
+                let types = Some(request.aggregate_type.as_str()).filter(|one| !one.is_empty());
+                let (prefix, types) = (request.aggregate_id_prefix.as_str(), types.into_iter().collect());
+                Selection { prefix, prefixes: &[], types }.require(&call, Right::Load)?;
                 let list = move |store: &EventStore| {
                     store.aggregates(
                         &request.aggregate_type,
@@ -261,12 +317,16 @@ impl EventStoreService for EventStoreCalls {
     ) -> Result<Response<Self::ReadAllStream>, Status> {
         let reading = self.open(&request)?;
         let request = request.into_inner();
+        selection(request.filter.as_ref()).require(&reading.call, Right::Subscribe)?;
         let filter = self.decoder.filter(request.filter).map_err(status::of_violations)?;
         let start = crate::store::OrderStart::At(crate::event::Position(request.from_position));
         let reader = self.reader(&reading.call, move |store| store.read(start, filter)).await?;
         let call = reading.call.clone();
         let messages = streams::read_all(reading, reader, unless_zero(request.limit));
-        Ok(Response::new(bounded(messages, call, self.shutdown.clone())))
+        Ok(Response::new(match Secrets::for_caller(&call.principal) {
+            Secrets::Visible => bounded(messages, call, self.shutdown.clone()),
+            Secrets::Masked => bounded(redacted::read_all(messages), call, self.shutdown.clone()),
+        }))
     }
 
     type SubscribeStream = Boxed<messages::SubscribeResponse>;
@@ -277,11 +337,16 @@ impl EventStoreService for EventStoreCalls {
     ) -> Result<Response<Self::SubscribeStream>, Status> {
         let reading = self.open(&request)?;
         let request = request.into_inner();
+        selection(request.filter.as_ref()).require(&reading.call, Right::Subscribe)?;
         let filter = self.decoder.filter(request.filter).map_err(status::of_violations)?;
         let start = self.decoder.checkpoint(request.after).map_err(status::of_violations)?;
         let reader = self.reader(&reading.call, move |store| store.read(start, filter)).await?;
         let call = reading.call.clone();
-        Ok(Response::new(bounded(streams::subscribe(reading, reader), call, self.shutdown.clone())))
+        let messages = streams::subscribe(reading, reader);
+        Ok(Response::new(match Secrets::for_caller(&call.principal) {
+            Secrets::Visible => bounded(messages, call, self.shutdown.clone()),
+            Secrets::Masked => bounded(redacted::subscribe(messages), call, self.shutdown.clone()),
+        }))
     }
 
     async fn stats(
@@ -299,6 +364,8 @@ impl EventStoreService for EventStoreCalls {
                     writes_refused: None,
                     reads_refused: reason(self.store.admit_read()),
                     proofs: proofs::figures(self.transparency.as_ref(), self.audit.as_ref()),
+                    tls_valid_until: self.certificate_end.as_ref().and_then(CertificateEnd::to_wire),
+                    identities: figures::identities(&self.clients, &call.principal),
                 };
                 // This queries the free disk space, which may block, and copies the totals of all
                 // types.
@@ -348,6 +415,7 @@ impl EventStoreService for EventStoreCalls {
         let reading = self.open(&request)?;
         let id = self.decoder.id(&request.get_ref().aggregate_id).map_err(status::of_violations)?;
         let call = reading.call.clone();
+        self.lookup(&call).check(Right::Prove, &id).await?;
         let verification = call.in_time(self.verification(Some(id))).await?;
         let messages = verifying::aggregate(reading, verification);
         Ok(Response::new(bounded(messages, call, self.shutdown.clone())))

@@ -137,6 +137,7 @@ fn stored(limits: &RequestLimits, event: NewEvent, digest: ContentDigest) -> usi
         sequence: SequenceNumber(1),
         position: Position(1),
         recorded_at: Timestamp::default(),
+        recorded_by: "".into(),
         append: AppendBounds { first: Position(1), last: Position(1) },
         digest,
         hash: ChainHash::START,
@@ -214,4 +215,9 @@ fn checkpoint(decoder: &Decoder, checkpoint: Option<wire::Checkpoint>) {
         Some(OrderStart::After(after, _)) => assert_eq!(after, Position(position)),
         Some(OrderStart::At(_)) => unreachable!("a checkpoint is what was seen"),
     }
+}
+
+/// Returns the token in headers, as the service finds it.
+pub(crate) fn offered_token(headers: &http::HeaderMap) -> Result<Option<&str>, crate::access::Denied> {
+    super::transport::authentication::offered_token(headers)
 }

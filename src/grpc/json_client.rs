@@ -3,8 +3,6 @@
 //! Requests and responses are JSON in the protobuf mapping. Responses use the field names of the
 //! protobuf files, and 64-bit integers are numbers.
 
-use std::time::Duration;
-
 use prost::Message;
 use prost_reflect::{DescriptorPool, DynamicMessage, MessageDescriptor, SerializeOptions};
 use serde_json::Value;
@@ -12,13 +10,19 @@ use tonic::{
     Code, Request, Status, Streaming,
     client::Grpc,
     codec::{Codec, DecodeBuf, Decoder, EncodeBuf, Encoder},
-    transport::{Channel, Endpoint},
+    metadata::{Ascii, MetadataValue},
+    transport::Channel,
 };
 use tonic_types::StatusExt;
 
 use super::{status, wire};
+use crate::secret::Secret;
 
-const CONNECT_MAX: Duration = Duration::from_secs(3);
+mod endpoint;
+
+pub use endpoint::{ClientCertificate, ClientSettings, NoCertificate, ServiceEndpoint, Trust};
+
+const AUTHORIZATION: &str = "authorization";
 
 /// Why a call failed.
 #[derive(Debug, thiserror::Error)]
@@ -30,6 +34,14 @@ pub enum ClientError {
         address: String,
         /// The error of the transport.
         source: tonic::transport::Error,
+    },
+    /// There is no connection: TLS failed, for example because the server is not trusted.
+    #[error("cannot connect to {address} with TLS: {}", endpoint::described(source))]
+    Tls {
+        /// The address, with its port.
+        address: String,
+        /// What failed.
+        source: rustls::Error,
     },
     /// The API has no such method.
     #[error("{method}: no such call")]
@@ -58,7 +70,7 @@ impl ClientError {
     pub fn reason(&self) -> &str {
         match self {
             Self::Refused { reason, .. } => reason,
-            Self::Unreachable { .. } | Self::NoSuchCall { .. } | Self::Request(_) => "",
+            Self::Unreachable { .. } | Self::Tls { .. } | Self::NoSuchCall { .. } | Self::Request(_) => "",
         }
     }
 
@@ -85,6 +97,8 @@ fn innermost<'e>(error: &'e (dyn std::error::Error + 'static)) -> &'e (dyn std::
 #[derive(Debug, Clone)]
 pub struct JsonClient {
     channel: Channel,
+    /// Sent with each call.
+    authorization: Option<MetadataValue<Ascii>>,
     pool: DescriptorPool,
     zeros: Zeros,
 }
@@ -97,17 +111,25 @@ enum Zeros {
 }
 
 impl JsonClient {
-    /// Connects to the service.
+    /// Connects to the service without TLS and without credentials.
     ///
     /// # Errors
     /// Returns an error if no service is listening at the address.
     pub async fn connect(address: &str) -> Result<Self, ClientError> {
-        let unreachable = |source| ClientError::Unreachable { address: address.to_owned(), source };
-        let endpoint = Endpoint::from_shared(format!("http://{address}")).map_err(unreachable)?;
-        let channel = endpoint.connect_timeout(CONNECT_MAX).connect().await.map_err(unreachable)?;
+        let endpoint = ServiceEndpoint::Cleartext { address: address.to_owned() };
+        Self::connect_with(&ClientSettings { endpoint, token: None }).await
+    }
+
+    /// Connects to the service.
+    ///
+    /// # Errors
+    /// Returns an error if no service is listening there, or if it is not trusted.
+    pub async fn connect_with(settings: &ClientSettings) -> Result<Self, ClientError> {
+        let authorization = settings.token.as_ref().map(bearer).transpose()?;
+        let channel = settings.endpoint.connect().await?;
         let pool =
             DescriptorPool::decode(wire::DESCRIPTORS).map_err(|error| ClientError::Request(error.into()))?;
-        Ok(Self { channel, pool, zeros: Zeros::LeftOut })
+        Ok(Self { channel, authorization, pool, zeros: Zeros::LeftOut })
     }
 
     /// Includes every field in responses, even one that is 0, false or empty.
@@ -143,9 +165,22 @@ impl JsonClient {
         let ready = grpc.ready().await;
         ready.map_err(|error| ClientError::Request(error.into()))?;
         let codec = JsonCodec { answer: call.output() };
-        let answers = grpc.server_streaming(Request::new(request), path, codec).await?;
+        let mut request = Request::new(request);
+        if let Some(authorization) = &self.authorization {
+            request.metadata_mut().insert(AUTHORIZATION, authorization.clone());
+        }
+        let answers = grpc.server_streaming(request, path, codec).await?;
         Ok(Answers { messages: answers.into_inner(), zeros: self.zeros })
     }
+}
+
+/// Returns the credentials for a token. Debug output does not show them, and they are not put into
+/// the table of the header compression.
+fn bearer(token: &Secret) -> Result<MetadataValue<Ascii>, ClientError> {
+    let credentials = format!("Bearer {}", token.expose()).parse::<MetadataValue<Ascii>>();
+    let mut credentials = credentials.map_err(|error| ClientError::Request(error.into()))?;
+    credentials.set_sensitive(true);
+    Ok(credentials)
 }
 
 /// The responses of one call.
@@ -229,5 +264,19 @@ impl Decoder for Typed {
     fn decode(&mut self, buffer: &mut DecodeBuf<'_>) -> Result<Option<DynamicMessage>, Status> {
         let decoded = DynamicMessage::decode(self.0.clone(), buffer);
         decoded.map(Some).map_err(|_| status::not_coded("cannot decode the response"))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn credentials_are_sensitive_and_no_error_shows_them() {
+        let credentials = bearer(&Secret::new("aes1_secret")).unwrap();
+        assert_eq!(credentials.to_str().unwrap(), "Bearer aes1_secret");
+        assert!(credentials.is_sensitive() && !format!("{credentials:?}").contains("secret"));
+        let error = bearer(&Secret::new("secret\n")).unwrap_err();
+        assert!(!format!("{error} {error:?}").contains("secret"), "{error:?}");
     }
 }

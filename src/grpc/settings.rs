@@ -49,6 +49,8 @@ pub struct EventStoreSettings {
 pub struct TransportSettings {
     /// The maximum number of open connections.
     pub connections_max: usize,
+    /// The maximum number of open connections of one address, except loopback addresses.
+    pub connections_per_address_max: usize,
     /// The maximum number of calls in progress, including streams but not health checks.
     pub concurrent_calls_max: usize,
     /// The maximum number of open streams.

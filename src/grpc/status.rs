@@ -1,18 +1,22 @@
 //! Converts errors to gRPC statuses. This is the only place that does so.
 //!
 //! The message of a status is meant for people, its details for programs. Rejections caused by the
-//! service are also recorded here.
+//! service are also recorded here. The text of those that depend on who calls is the same for
+//! everybody, and tells nothing about what is stored.
 
 use std::{collections::HashMap, time::Duration};
 
 use tokio::task::JoinError;
 use tonic::{Code, Status};
-use tonic_types::{ErrorDetails, FieldViolation, StatusExt};
+use tonic_types::{ErrorDetails, ErrorInfo, FieldViolation, StatusExt};
 
 use super::violations::Violations;
 use crate::{
-    error::{Conflict, FailedPrecondition, Limit, NoProof, StoreError, Unavailable},
+    access::{Right, Scope},
+    error::{Conflict, FailedPrecondition, Limit, NoProof, OverShare, StoreError, Unavailable},
+    event::{AggregateId, EventId, Position},
     progress::{self, Work},
+    refusals::{self, Severity},
     shared_limit::LimitReached,
     world::{
         error::{AggregateDamage, InvalidRawAppend, WorldError},
@@ -22,6 +26,8 @@ use crate::{
 
 const DOMAIN: &str = "aethyr.eventstore";
 const WORLD_DOMAIN: &str = "aethyr.world";
+const ACCESS_DOMAIN: &str = "aethyr.access";
+const NOT_ALLOWED: &str = "NOT_ALLOWED";
 
 /// The retry delay sent to clients while the service, or a part of it, is unavailable.
 const UNAVAILABLE_RETRY: Duration = Duration::from_secs(1);
@@ -46,6 +52,7 @@ pub(super) fn of_error(error: StoreError) -> Status {
         StoreError::Precondition(precondition) => of_precondition(&precondition, message),
         StoreError::NoProof(why) => of_no_proof(&why, message),
         StoreError::Full { limit, max, retry_after, .. } => full(limit, max, retry_after, message),
+        StoreError::Share(over) => share_used_up(over.limit.name(), over.max, over.retry_after),
         StoreError::Unavailable(why) => unavailable(why, message),
         StoreError::OutcomeUnknown => with_reason(Code::Unknown, message, "OUTCOME_UNKNOWN", []),
         StoreError::Damaged(_) => with_reason(Code::DataLoss, message, "DAMAGED", []),
@@ -71,9 +78,9 @@ pub(super) fn of_limit(reached: LimitReached) -> Status {
 }
 
 /// Returns the error of a shared limit for code that rejects a call further inside.
-pub(super) fn limit_reached(LimitReached { limit, max, share }: LimitReached) -> StoreError {
+pub(super) fn limit_reached(reached: LimitReached) -> StoreError {
     const RETRY_AFTER: Duration = Duration::from_secs(1);
-    StoreError::Full { limit, max, share, retry_after: RETRY_AFTER }
+    reached.into_error(RETRY_AFTER)
 }
 
 pub(super) fn deadline_exceeded() -> Status {
@@ -131,6 +138,148 @@ pub(super) fn not_coded(what: &'static str) -> Status {
 /// Returns the status of a call whose task did not end by itself.
 pub(super) fn of_task(error: &JoinError, what: &'static str) -> Status {
     of_error(StoreError::of_task(error, what))
+}
+
+/// Returns the status of a call without credentials that needs some.
+pub(super) fn no_credentials() -> Status {
+    let message = "this call needs credentials: a token in the metadata `authorization: Bearer TOKEN`, or a \
+                   client certificate";
+    of_access(Code::Unauthenticated, message.to_owned(), "NO_CREDENTIALS", [])
+}
+
+/// Returns the status of a call whose credentials are not accepted, whatever the cause.
+pub(super) fn bad_credentials() -> Status {
+    let message = "the credentials are not accepted";
+    of_access(Code::Unauthenticated, message.to_owned(), "BAD_CREDENTIALS", [])
+}
+
+/// Returns the status of a call whose caller does not have a right.
+pub(super) fn not_allowed(right: Right) -> Status {
+    let name = right.name();
+    let message = format!("the caller does not have the right {name}");
+    of_access(Code::PermissionDenied, message, NOT_ALLOWED, [("right", name.to_owned())])
+}
+
+/// Returns the status of a call that names an aggregate outside of the scope of its caller, or that
+/// needs a filter within the scope. It is the same whether the aggregate exists or not.
+pub(super) fn out_of_scope(right: Right, scope: &Scope) -> Status {
+    let name = right.name();
+    let message = format!("the right {name} of the caller is limited to some aggregates, not to these");
+    let mut facts = vec![("right", name.to_owned())];
+    facts.extend(scope.prefixes.as_ref().map(|prefixes| ("prefixes", listed(prefixes))));
+    let types = scope.aggregate_types.as_ref().map(|types| ("aggregate_types", listed(types)));
+    facts.extend(types);
+    of_access(Code::PermissionDenied, message, NOT_ALLOWED, facts)
+}
+
+/// Returns the names as one text. Clients limit the size of the headers that have it.
+fn listed<'n>(names: impl IntoIterator<Item = &'n String>) -> String {
+    const BYTES_MAX: usize = 1024;
+    let mut text = String::new();
+    for name in names {
+        let separator = if text.is_empty() { "" } else { "," };
+        if text.len().saturating_add(name.len()) > BYTES_MAX {
+            text.push_str(separator);
+            text.push('…');
+            break;
+        }
+        text.push_str(separator);
+        text.push_str(name);
+    }
+    text
+}
+
+/// Returns the status of a call whose caller has the right, but may not use the value of a field.
+pub(super) fn value_not_allowed(right: Right, field: String) -> Status {
+    let name = right.name();
+    let message = format!("the right {name} of the caller does not include the value of {field}");
+    of_access(Code::PermissionDenied, message, NOT_ALLOWED, [("right", name.to_owned()), ("field", field)])
+}
+
+/// Returns the status of a call whose caller has used up its share of a limit. The error that it
+/// is made from has been recorded.
+pub(super) fn share_used_up(limit: &'static str, max: u64, retry_after: Duration) -> Status {
+    let message = format!("{limit}: this identity has used up its share of {max}");
+    let facts = [("limit", limit.to_owned()), ("max", max.to_string())];
+    let facts: HashMap<String, String> =
+        facts.into_iter().map(|(name, fact)| (name.to_owned(), fact)).collect();
+    let mut details = ErrorDetails::with_error_info(OverShare::REASON, ACCESS_DOMAIN, facts);
+    details.set_retry_info(Some(retry_after));
+    Status::with_error_details(Code::ResourceExhausted, message, details)
+}
+
+/// Returns the status of a call without credentials, of which the address has its maximum in
+/// progress.
+pub(super) fn too_many_open_calls(max: usize) -> Status {
+    const REASON: &str = "OPEN_CALLS_PER_ADDRESS";
+    const RETRY_AFTER: Duration = Duration::from_secs(1);
+    let message = format!("limit of {max} calls without credentials of one address reached");
+    refusals::refused(REASON, Severity::Limit, &message);
+    let facts = HashMap::from([("max".to_owned(), max.to_string())]);
+    let mut details = ErrorDetails::with_error_info(REASON, ACCESS_DOMAIN, facts);
+    details.set_retry_info(Some(RETRY_AFTER));
+    Status::with_error_details(Code::ResourceExhausted, message, details)
+}
+
+/// Returns the reason of a refusal that depends on who calls, and the right that the caller lacks.
+/// Returns `None` for all other statuses.
+pub(super) fn refused_reason(status: &Status) -> Option<(String, Option<String>)> {
+    let codes = [Code::Unauthenticated, Code::PermissionDenied, Code::ResourceExhausted];
+    if !codes.contains(&status.code()) {
+        return None;
+    }
+    let info = status.get_details_error_info().filter(|info| info.domain == ACCESS_DOMAIN)?;
+    Some(reason_of(info))
+}
+
+/// Returns the reason of an error, and the right that the caller lacks, if the status has them.
+pub(super) fn reason(status: &Status) -> Option<(String, Option<String>)> {
+    status.get_details_error_info().map(reason_of)
+}
+
+fn reason_of(mut info: ErrorInfo) -> (String, Option<String>) {
+    let right = info.metadata.remove("right").filter(|_| info.domain == ACCESS_DOMAIN);
+    (info.reason, right)
+}
+
+/// Returns a code as gRPC spells it.
+pub(super) fn code_name(code: Code) -> &'static str {
+    match code {
+        Code::Ok => "OK",
+        Code::Cancelled => "CANCELLED",
+        Code::Unknown => "UNKNOWN",
+        Code::InvalidArgument => "INVALID_ARGUMENT",
+        Code::DeadlineExceeded => "DEADLINE_EXCEEDED",
+        Code::NotFound => "NOT_FOUND",
+        Code::AlreadyExists => "ALREADY_EXISTS",
+        Code::PermissionDenied => "PERMISSION_DENIED",
+        Code::ResourceExhausted => "RESOURCE_EXHAUSTED",
+        Code::FailedPrecondition => "FAILED_PRECONDITION",
+        Code::Aborted => "ABORTED",
+        Code::OutOfRange => "OUT_OF_RANGE",
+        Code::Unimplemented => "UNIMPLEMENTED",
+        Code::Internal => "INTERNAL",
+        Code::Unavailable => "UNAVAILABLE",
+        Code::DataLoss => "DATA_LOSS",
+        Code::Unauthenticated => "UNAUTHENTICATED",
+    }
+}
+
+/// Records a refusal of a caller and returns its status. A message may have names of fields and
+/// rights, but nothing that a client has chosen.
+fn of_access(
+    code: Code,
+    message: String,
+    reason: &'static str,
+    facts: impl IntoIterator<Item = (&'static str, String)>,
+) -> Status {
+    refusals::refused(reason, Severity::Limit, &message);
+    in_domain(ACCESS_DOMAIN, code, message, reason, facts)
+}
+
+/// Returns the status, for the access log, of a call that ended without an answer.
+pub(super) fn abandoned() -> Status {
+    Status::cancelled("the call ended before it was answered")
 }
 
 pub(super) fn of_world_error(error: WorldError) -> Status {
@@ -226,6 +375,18 @@ fn of_conflict(conflict: Conflict, message: String) -> Status {
             with_reason(Code::AlreadyExists, message, "EVENT_ID_REUSED", [("event_id", id.to_string())])
         }
     }
+}
+
+/// Returns the status of an append with an event id that is already stored, for a client that may
+/// load the stored event.
+pub(super) fn event_id_reused_at(id: EventId, aggregate: &AggregateId, position: Position) -> Status {
+    let message = Conflict::EventIdReused(id).to_string();
+    let facts = [
+        ("event_id", id.to_string()),
+        ("aggregate_id", aggregate.to_string()),
+        ("position", position.0.to_string()),
+    ];
+    with_reason(Code::AlreadyExists, message, "EVENT_ID_REUSED", facts)
 }
 
 fn of_precondition(precondition: &FailedPrecondition, message: String) -> Status {
@@ -327,92 +488,4 @@ fn in_domain(
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-    use crate::{
-        error::Unreadable,
-        event::{AggregateId, EventId, SequenceNumber},
-    };
-
-    #[test]
-    fn every_error_has_the_code_and_the_reason_of_the_contract() {
-        let room = AggregateId::new("room-1").unwrap();
-        let (one, two) = (SequenceNumber(1), SequenceNumber(2));
-        let full =
-            |limit| StoreError::Full { limit, max: 1, share: None, retry_after: Duration::from_secs(1) };
-        let conflict =
-            Conflict::WrongExpectedSequence { aggregate: room.clone(), expected: one, actual: two };
-        let ahead = FailedPrecondition::SnapshotAhead { aggregate: room.clone(), snapshot: two, last: one };
-        let disabled = FailedPrecondition::EventSourcingDisabled { file: "conf/server.yml".into() };
-        let unverified = NoProof::NotVerified { position: 2, verified: 1 };
-        let table: Vec<(StoreError, Code, &str)> = vec![
-            (conflict.into(), Code::Aborted, "WRONG_EXPECTED_SEQUENCE"),
-            (Conflict::EventIdReused(EventId::random()).into(), Code::AlreadyExists, "EVENT_ID_REUSED"),
-            (StoreError::NoSnapshot(room), Code::NotFound, "NO_SNAPSHOT"),
-            (ahead.into(), Code::FailedPrecondition, "SNAPSHOT_AHEAD"),
-            (disabled.into(), Code::FailedPrecondition, "EVENT_SOURCING_DISABLED"),
-            (FailedPrecondition::Fenced.into(), Code::FailedPrecondition, "FENCED"),
-            (FailedPrecondition::LocalLogFailed.into(), Code::FailedPrecondition, "LOCAL_LOG_FAILED"),
-            (FailedPrecondition::HistoryChanged("x").into(), Code::FailedPrecondition, "HISTORY_CHANGED"),
-            (full(Limit::CallsWaiting), Code::ResourceExhausted, "CALLS_WAITING"),
-            (full(Limit::CallsWaitingBytes), Code::ResourceExhausted, "CALLS_WAITING_BYTES"),
-            (full(Limit::PendingEvents), Code::ResourceExhausted, "PENDING_EVENTS"),
-            (full(Limit::PendingBytes), Code::ResourceExhausted, "PENDING_BYTES"),
-            (full(Limit::DiskFull), Code::ResourceExhausted, "DISK_FULL"),
-            (full(Limit::StreamsOpen), Code::ResourceExhausted, "STREAMS_OPEN"),
-            (full(Limit::ConcurrentCalls), Code::ResourceExhausted, "CONCURRENT_CALLS"),
-            (full(Limit::CallBytes), Code::ResourceExhausted, "CALL_BYTES"),
-            (full(Limit::Verifications), Code::ResourceExhausted, "VERIFYING"),
-            (NoProof::TreeBuilding { size: 1, of: 2 }.into(), Code::Unavailable, "TREE"),
-            (NoProof::Failed { reason: "x".into() }.into(), Code::Unavailable, "TREE"),
-            (NoProof::NoEvent.into(), Code::NotFound, "NO_EVENT"),
-            (NoProof::TooFewEvents { size: 2, events: 1 }.into(), Code::NotFound, "NO_EVENT"),
-            (NoProof::NoCheckpoint { size: 0 }.into(), Code::NotFound, "NO_CHECKPOINT"),
-            (NoProof::NoKey { reason: "x".into() }.into(), Code::FailedPrecondition, "NO_KEY"),
-            (NoProof::Disabled.into(), Code::FailedPrecondition, "PROOFS_DISABLED"),
-            (unverified.into(), Code::FailedPrecondition, "NOT_VERIFIED"),
-            (StoreError::Unavailable(Unavailable::Starting), Code::Unavailable, "STARTING"),
-            (StoreError::Unavailable(Unavailable::ShuttingDown), Code::Unavailable, "SHUTTING_DOWN"),
-            (StoreError::Unavailable(Unavailable::FirstContact), Code::Unavailable, "FIRST_CONTACT"),
-            (StoreError::Unavailable(Unavailable::EmptyLog), Code::Unavailable, "EMPTY_LOG"),
-            (StoreError::Unavailable(Unavailable::Clock), Code::Unavailable, "CLOCK"),
-            (StoreError::Unavailable(Unavailable::NotWritten), Code::Unavailable, "NOT_WRITTEN"),
-            (StoreError::OutcomeUnknown, Code::Unknown, "OUTCOME_UNKNOWN"),
-            (Unreadable::EventMissing.into(), Code::DataLoss, "DAMAGED"),
-            (StoreError::Internal("a read"), Code::Internal, "INTERNAL"),
-        ];
-        for (error, code, reason) in table {
-            let status = of_error(error);
-            assert_eq!(status.code(), code, "{reason}");
-            let details = status.get_error_details();
-            let info = details.error_info().unwrap_or_else(|| panic!("{reason}: no ErrorInfo"));
-            assert_eq!((info.reason.as_str(), info.domain.as_str()), (reason, DOMAIN));
-            let waits = matches!(code, Code::ResourceExhausted | Code::Unavailable);
-            assert_eq!(details.retry_info().is_some(), waits, "{reason}");
-        }
-    }
-
-    #[test]
-    fn a_start_says_how_far_it_is() {
-        let work = Work { what: "updating the index", unit: "bytes", done: 512, of: 2048 };
-        let (message, facts) = starting(&work);
-        assert!(message.contains("updating the index, 25% (512 of 2048 bytes)"), "{message}");
-        assert_eq!((facts["percent"].as_str(), facts["done"].as_str()), ("25", "512"));
-    }
-
-    #[test]
-    fn a_conflict_says_what_it_missed() {
-        let aggregate = AggregateId::new("room-1").unwrap();
-        let (expected, actual) = (SequenceNumber(0), SequenceNumber(1));
-        let status = of_error(Conflict::WrongExpectedSequence { aggregate, expected, actual }.into());
-        assert_eq!(status.message(), "room-1: expected sequence number 0, actual 1");
-    }
-
-    #[test]
-    fn violations_name_field_and_problem() {
-        let status = of_violations(Violations(vec![("events".into(), "must not be empty".into())]));
-        assert_eq!((status.code(), status.message()), (Code::InvalidArgument, "events: must not be empty"));
-        let details = status.get_error_details();
-        assert_eq!(details.bad_request().unwrap().field_violations[0].field, "events");
-    }
-}
+mod tests;

@@ -11,19 +11,27 @@ use crate::{
     shared_limit::{Resource, SharedLimit},
 };
 
+pub mod accept;
+mod addresses;
+pub mod authentication;
 pub mod body_limits;
 pub mod byte_budget;
+pub mod client;
 pub mod closing;
 pub mod compression;
 pub mod concurrency;
+pub mod connection_facts;
 pub mod connections;
 pub mod content_type;
 pub mod deferred_service;
+mod failed_attempts;
+pub mod listeners;
 pub mod peer;
 pub(crate) mod read_limits;
 pub mod reads;
 mod request_body;
 mod response_body;
+mod socket;
 pub mod write_answer;
 
 use byte_budget::ByteBudget;

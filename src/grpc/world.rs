@@ -5,23 +5,24 @@
 
 use std::{sync::Arc, time::Duration};
 
-use futures_util::{FutureExt, stream};
+use futures_util::stream;
 use tokio::sync::Semaphore;
 use tokio_util::sync::CancellationToken;
 use tonic::{Request, Response, Status};
 
 use super::{
+    authorization::{self, Forbidden, TypeLookup},
     event_store::{
         decode::{aggregate_id, name, unless_zero},
         streams::{Boxed, bounded},
     },
+    redaction::{self, Secrets},
     settings::RequestLimits,
     status,
     transport::{
         Bounds,
         concurrency::Admitted,
         reads::{Reads, size_answer},
-        write_answer::reserve_answer,
     },
     violations::Violations,
     wire::{
@@ -30,26 +31,27 @@ use super::{
     },
 };
 use crate::{
-    event::{AggregateId, NAME_BYTES_MAX, Position, SequenceNumber},
+    access::Right,
+    event::{AggregateId, NAME_BYTES_MAX, SequenceNumber},
     shared_limit::SharedLimit,
     world::{
-        Rebuild, Repairs, World,
-        error::WorldError,
-        history::{difference::WorldMoment, replay::AggregateState},
-        read_models::lists::{ObjectFilter, STEPS_MAX},
-        rules::refusal::Refusal,
+        Rebuild, Repairs, World, error::WorldError, history::replay::AggregateState,
+        read_models::lists::STEPS_MAX, rules::refusal::Refusal,
     },
 };
 
 pub(super) mod commands;
 mod difference;
 mod encode;
+mod executing;
 mod json;
 mod moments;
 mod pages;
+mod selecting;
 
-use moments::{moment, world_moment};
+use moments::moment;
 use pages::{PageRequest, next_token};
+use selecting::{comparison_wanted, players_wanted};
 
 /// The bytes of history read at a time. With the changes that it caused, it makes a message of
 /// about the same size.
@@ -88,6 +90,11 @@ impl WorldCalls {
     /// Counts the call against the limit on open streams.
     fn open<T>(&self, request: &Request<T>) -> Result<Admitted, Status> {
         Admitted::of(request).streaming(&self.streams)
+    }
+
+    /// Returns what looks up the types of the aggregates that a request names.
+    fn lookup<'l>(&'l self, call: &'l Admitted) -> TypeLookup<'l> {
+        TypeLookup { store: &self.world.source().store, reads: &self.reads, call }
     }
 
     /// Runs work that may block on the disk. Its token is cancelled when the client no longer waits
@@ -137,6 +144,7 @@ impl WorldCalls {
         let id = aggregate_id("id", id, NAME_BYTES_MAX, &mut wrong);
         let moment = moment("as_of", as_of, &mut wrong);
         let (id, moment) = wrong.none_or(id.zip(moment)).map_err(status::of_violations)?;
+        self.lookup(call).check(Right::Ask, &id).await?;
         self.blocking(call, move |world, given_up| answer(&world.get(&id, moment, given_up)?)).await
     }
 }
@@ -149,18 +157,7 @@ impl CommandService for WorldCalls {
     ) -> Result<Response<wire::ExecuteCommandsResponse>, Status> {
         let call = Admitted::of(&request);
         let answering = call.clone();
-        call.within(async {
-            let commands =
-                commands::decode(request.into_inner(), &self.limits).map_err(status::of_violations)?;
-            let reserving = answering.clone();
-            let reserve = move |bytes| {
-                let reserving = reserving.clone();
-                async move { reserve_answer(&reserving, bytes).await.map_err(status::limit_reached) }.boxed()
-            };
-            let executed = self.world.execute(commands, answering.peer.caller(), reserve).await;
-            executed.map(encode::executed).map_err(status::of_world_error)
-        })
-        .await
+        call.within(self.execute(&answering, request.into_inner())).await
     }
 }
 
@@ -192,7 +189,10 @@ impl WorldService for WorldCalls {
                 let answer = |state: &AggregateState| {
                     encode::player(state).ok_or_else(|| Refusal::NotAPlayer(id_of(state)).into())
                 };
-                let player = self.get(&call, &request.id, request.as_of, answer).await?;
+                let mut player = self.get(&call, &request.id, request.as_of, answer).await?;
+                if Secrets::for_caller(&call.principal) == Secrets::Masked {
+                    redaction::player(&mut player);
+                }
                 Ok(wire::GetPlayerResponse { player: Some(player) })
             })
             .await
@@ -222,23 +222,7 @@ impl WorldService for WorldCalls {
         let call = Admitted::of(&request);
         call.clone()
             .within(async {
-                let request = request.into_inner();
-                let mut wrong = Violations::default();
-                let page = PageRequest::new(request.page_size, &request.page_token, 1, &mut wrong);
-                let value = request.attribute_value.map(json::from_wire).transpose();
-                let value = value.map_err(|problem| wrong.add("attribute_value", problem)).ok().flatten();
-                if request.attribute_key.is_empty() && value.is_some() {
-                    wrong.add("attribute_value", "requires attribute_key");
-                }
-                let page = wrong.none_or(page).map_err(status::of_violations)?;
-                let key = Some(request.attribute_key).filter(|key| !key.is_empty());
-                let filter = ObjectFilter {
-                    class: request.r#type,
-                    generic: request.generic,
-                    container_id: request.container_id,
-                    name: request.name,
-                    attribute: key.map(|key| (key, value)),
-                };
+                let (filter, page) = self.objects_wanted(&call, request.into_inner()).await?;
                 let list = move |world: &World, given_up: &CancellationToken| {
                     world.list(&filter, page.after_id(), page.count, given_up)
                 };
@@ -266,6 +250,7 @@ impl WorldService for WorldCalls {
                 let page = PageRequest::new(request.page_size, &request.page_token, steps_max, &mut wrong);
                 let id = aggregate_id("container_id", &request.container_id, NAME_BYTES_MAX, &mut wrong);
                 let (id, page) = wrong.none_or(id.zip(page)).map_err(status::of_violations)?;
+                self.lookup(&call).check(Right::Ask, &id).await?;
                 let recursive = request.recursive;
                 let list = move |world: &World, given_up: &CancellationToken| {
                     if recursive {
@@ -292,10 +277,7 @@ impl WorldService for WorldCalls {
         let call = Admitted::of(&request);
         call.clone()
             .within(async {
-                let wanted = request.into_inner().name;
-                let mut wrong = Violations::default();
-                name("name", &wanted, NAME_BYTES_MAX, &mut wrong);
-                wrong.none_or(Some(())).map_err(status::of_violations)?;
+                let wanted = players_wanted(&call, request.into_inner())?;
                 let find = move |world: &World, given_up: &CancellationToken| {
                     world.find_player(&wanted, PLAYERS_MAX, given_up)
                 };
@@ -319,6 +301,7 @@ impl WorldService for WorldCalls {
         let mut wrong = Violations::default();
         let id = aggregate_id("id", &request.id, NAME_BYTES_MAX, &mut wrong);
         let id = wrong.none_or(id).map_err(status::of_violations)?;
+        self.lookup(&call).check(Right::Ask, &id).await?;
         let from = SequenceNumber(request.from_sequence);
         let to = unless_zero(request.to_sequence).map(SequenceNumber);
         let reader = self.reader(&call, move |world, given_up| world.history(id, from, to, given_up)).await?;
@@ -349,13 +332,9 @@ impl WorldService for WorldCalls {
         request: Request<wire::DiffWorldRequest>,
     ) -> Result<Response<Self::DiffWorldStream>, Status> {
         let call = self.open(&request)?;
-        let request = request.into_inner();
-        let mut wrong = Violations::default();
-        let since = world_moment("since", request.since, WorldMoment::Position(Position(0)), &mut wrong);
-        let until = world_moment("until", request.until, WorldMoment::Now, &mut wrong);
-        let (since, until) = wrong.none_or(since.zip(until)).map_err(status::of_violations)?;
-        let caller = call.peer.caller().clone();
-        let reader = self.reader(&call, move |world, _| world.difference(since, until, &caller)).await?;
+        let comparison = comparison_wanted(&call, request.into_inner())?;
+        let caller = call.client.caller().clone();
+        let reader = self.reader(&call, move |world, _| world.difference(comparison, &caller)).await?;
         let (source, reads) = (self.world.source().clone(), self.reads.clone());
         let (collecting, caller) = (self.collecting.clone(), call.clone());
         let messages = stream::try_unfold(reader, move |mut reader| {
@@ -391,7 +370,14 @@ impl WorldService for WorldCalls {
         request: Request<wire::RebuildWorldStateRequest>,
     ) -> Result<Response<Self::RebuildWorldStateStream>, Status> {
         let call = self.open(&request)?;
-        let repairs = repairs(request.into_inner())?;
+        let repairs = Repairs { recorded_by: call.principal.recorded_by(), ..repairs(request.into_inner())? };
+        // A rebuild without objects to repair is of the whole world.
+        if repairs.objects.is_empty() && !call.principal.identity.scope.is_unrestricted() {
+            return Err(Forbidden::Scope(Right::Operate).refuse(&call));
+        }
+        self.lookup(&call).check_all(Right::Operate, &repairs.objects).await?;
+        authorization::check_actor(&call.principal, Right::Operate, &repairs.actor, "actor")
+            .map_err(|forbidden| forbidden.refuse(&call))?;
         let begin = async { self.world.rebuild(repairs).map_err(status::of_world_error) };
         let rebuild = call.in_time(begin).await?;
         let messages = stream::try_unfold(Some(rebuild), |rebuild: Option<Rebuild>| async move {
@@ -421,7 +407,7 @@ fn repairs(request: wire::RebuildWorldStateRequest) -> Result<Repairs, Status> {
     if !request.actor.is_empty() {
         name("actor", &request.actor, NAME_BYTES_MAX, &mut wrong);
     }
-    let repairs = Repairs { objects, actor: request.actor };
+    let repairs = Repairs { objects, actor: request.actor, ..Repairs::default() };
     wrong.none_or(Some(repairs)).map_err(status::of_violations)
 }
 

@@ -9,7 +9,7 @@ use std::{error::Error as StdError, io, time::Duration};
 use prost::Message;
 use tonic::{Code, Status};
 
-use super::schema::ErrorInfo;
+use super::{schema::ErrorInfo, tls};
 
 /// Longer messages are truncated, because they end up in logs and in the statistics.
 pub(super) const MESSAGE_CHARS_MAX: usize = 500;
@@ -211,7 +211,7 @@ impl FailedCall {
     pub(super) fn from_status(operation: &'static str, status: &Status) -> FailedCall {
         // Only a local failure has a source. A status from the server has none.
         let (verdict, message) = match status.source() {
-            Some(source) => (judge_transport(source), chain(source)),
+            Some(source) => judge_transport(source),
             None if status.message().starts_with("Unexpected EOF decoding stream") => {
                 (Failed(Unreachable, Possible), status.message().to_owned())
             }
@@ -234,7 +234,8 @@ impl FailedCall {
     }
 
     pub(super) fn from_transport(error: &tonic::transport::Error) -> FailedCall {
-        FailedCall { verdict: judge_transport(error), operation: "connect", message: shortened(chain(error)) }
+        let (verdict, message) = judge_transport(error);
+        FailedCall { verdict, operation: "connect", message: shortened(message) }
     }
 
     pub(super) fn timed_out(operation: &'static str, after: Duration) -> FailedCall {
@@ -280,14 +281,32 @@ impl Error {
     pub(super) fn corrupted(operation: &'static str, message: String) -> Error {
         Error { kind: Corrupted, operation, message }
     }
+
+    /// A failure to connect or to log in that only the operator can end.
+    pub(super) fn configuration(operation: &'static str, message: String) -> Error {
+        Error { kind: Configuration, operation, message: shortened(message) }
+    }
 }
 
 /// Only a refused connection proves that the request was never sent.
-fn judge_transport(error: &(dyn StdError + 'static)) -> Verdict {
+fn judge_transport(error: &(dyn StdError + 'static)) -> (Verdict, String) {
+    if let Some(problem) = tls::problem(sources(error)) {
+        return (Failed(problem.kind, Possible), problem.message);
+    }
     let refused = sources(error)
         .filter_map(|source| source.downcast_ref::<io::Error>())
         .any(|error| error.kind() == io::ErrorKind::ConnectionRefused);
-    if refused { Failed(Refused, Excluded) } else { Failed(Unreachable, Possible) }
+    let message = chain(error);
+    let verdict = if refused {
+        Failed(Refused, Excluded)
+    } else if message.contains(tls::ALERT) {
+        // The server examines the certificate of the client after the handshake. Then only the text
+        // of the error is left.
+        Failed(Configuration, Possible)
+    } else {
+        Failed(Unreachable, Possible)
+    };
+    (verdict, message)
 }
 
 fn sources<'a>(error: &'a (dyn StdError + 'static)) -> impl Iterator<Item = &'a (dyn StdError + 'static)> {
@@ -295,7 +314,7 @@ fn sources<'a>(error: &'a (dyn StdError + 'static)) -> impl Iterator<Item = &'a 
 }
 
 /// Returns the texts of an error and of its sources, without repetitions.
-fn chain(error: &(dyn StdError + 'static)) -> String {
+pub(super) fn chain(error: &(dyn StdError + 'static)) -> String {
     let mut texts: Vec<String> = Vec::new();
     for text in sources(error).map(ToString::to_string) {
         if !texts.iter().any(|earlier| earlier.contains(&text)) {

@@ -1,19 +1,21 @@
 //! A session: one login to one database, and the calls that it allows. Each call has a deadline and
 //! is attempted once; retries and new sessions are left to the caller.
 
-use std::{fmt, time::Duration};
+use std::{fmt, path::PathBuf, time::Duration};
 
 use bytes::Bytes;
 use prost::Message;
 use tonic::{
     Request, Response, Status,
     metadata::{Ascii, MetadataValue},
-    transport::{Channel, Endpoint},
+    transport::Channel,
 };
 
 use super::{
     ENTRIES_MAX, Error, ErrorKind, KEY_BYTES_MAX, KeyValue, PAGE_LIMIT_MAX, Precondition, REQUEST_BYTES_MAX,
-    SetError, Transaction, TransactionKeys, TxHeader, TxId, VerifiableEntry, VerifiableTx, VersionedValue,
+    SetError, TlsSettings, Transaction, TransactionKeys, TxHeader, TxId, VerifiableEntry, VerifiableTx,
+    VersionedValue,
+    connection::{connect, explained},
     error::{FailedCall, Verdict},
     pages,
     schema::{self, immu_service_client::ImmuServiceClient, precondition},
@@ -22,15 +24,7 @@ use super::{
 use crate::secret::Secret;
 
 /// The database that exists on every server. A session in it can create others.
-const DEFAULT_DATABASE: &str = "defaultdb";
-
-/// Deadlines detect a silent server; this only clears connections that are not used. HTTP/2 pings
-/// are left out on purpose: ImmuDB answers them by closing the connection.
-const TCP_KEEPALIVE: Duration = Duration::from_secs(30);
-
-/// How much of an answer may be in transit. The default of 64 KiB makes large pages slow.
-const STREAM_WINDOW_BYTES: u32 = 4 * 1024 * 1024;
-const CONNECTION_WINDOW_BYTES: u32 = 8 * 1024 * 1024;
+pub(super) const DEFAULT_DATABASE: &str = "defaultdb";
 
 /// Where to connect, how to log in, and the limits of the calls.
 #[derive(Debug, Clone)]
@@ -39,10 +33,14 @@ pub struct SessionSettings {
     pub address: String,
     /// The TCP port of ImmuDB's gRPC server.
     pub port: u16,
+    /// How the connection is encrypted. If `None`, it is not.
+    pub tls: Option<TlsSettings>,
     /// The name of the ImmuDB user.
     pub username: String,
     /// The password of the user, which is sent only to log in.
     pub password: Secret,
+    /// A file with the password, which is used instead of `password`. It is read at each login.
+    pub password_file: Option<PathBuf>,
     /// Created if it does not exist and the user has the permission.
     pub database: String,
     /// The deadline of a connection attempt, including the DNS lookup.
@@ -60,13 +58,23 @@ pub struct SessionSettings {
 /// still knows it. Otherwise, calls fail with [`ErrorKind::SessionExpired`].
 #[derive(Clone)]
 pub struct Session {
-    client: ImmuServiceClient<Channel>,
+    pub(super) client: ImmuServiceClient<Channel>,
     id: MetadataValue<Ascii>,
     server_uuid: String,
     /// The name as the server has it.
     database: String,
     request_timeout: Duration,
     response_bytes_max: usize,
+}
+
+impl SessionSettings {
+    fn current_password(&self, operation: &'static str) -> Result<Secret, Error> {
+        match &self.password_file {
+            None => Ok(self.password.clone()),
+            Some(path) => Secret::read(path)
+                .map_err(|error| Error::configuration(operation, format!("password: {error}"))),
+        }
+    }
 }
 
 impl Session {
@@ -247,21 +255,28 @@ impl Session {
         self.response_bytes_max
     }
 
-    async fn log_in(
+    pub(super) async fn log_in(
         client: &ImmuServiceClient<Channel>,
         settings: &SessionSettings,
         database: &str,
     ) -> Result<Session, Error> {
         const OPERATION: &str = "OpenSession";
+        let password = settings.current_password(OPERATION)?;
         let mut request = Request::new(schema::OpenSessionRequest {
             username: Bytes::copy_from_slice(settings.username.as_bytes()),
-            password: Bytes::copy_from_slice(settings.password.expose().as_bytes()),
+            password: Bytes::copy_from_slice(password.expose().as_bytes()),
             database_name: database.to_owned(),
         });
         request.set_timeout(settings.request_timeout);
         let mut client = client.clone();
-        let call = client.open_session(request);
-        let opened = within(OPERATION, settings.request_timeout, call).await?;
+        let opened = match tokio::time::timeout(settings.request_timeout, client.open_session(request)).await
+        {
+            Ok(Ok(response)) => response.into_inner(),
+            Ok(Err(status)) => {
+                return Err(explained(FailedCall::from_status(OPERATION, &status), settings).await);
+            }
+            Err(_) => return Err(FailedCall::timed_out(OPERATION, settings.request_timeout).into()),
+        };
         let mut id = MetadataValue::try_from(opened.session_id)
             .map_err(|_| Error::corrupted(OPERATION, "the session id is not a valid header value".into()))?;
         id.set_sensitive(true);
@@ -305,7 +320,7 @@ impl Session {
         }
     }
 
-    async fn create_database(&self, name: &str) -> Result<(), Error> {
+    pub(super) async fn create_database(&self, name: &str) -> Result<(), Error> {
         let request = self.request(schema::CreateDatabaseRequest {
             name: name.to_owned(),
             settings: Some(database_settings()),
@@ -315,14 +330,14 @@ impl Session {
         Ok(())
     }
 
-    fn request<T>(&self, message: T) -> Request<T> {
+    pub(super) fn request<T>(&self, message: T) -> Request<T> {
         let mut request = Request::new(message);
         request.set_timeout(self.request_timeout);
         request.metadata_mut().insert("sessionid", self.id.clone());
         request
     }
 
-    async fn answer<T>(
+    pub(super) async fn answer<T>(
         &self,
         operation: &'static str,
         call: impl Future<Output = Result<Response<T>, Status>>,
@@ -335,33 +350,6 @@ impl fmt::Debug for Session {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Session").field("server_uuid", &self.server_uuid).finish_non_exhaustive()
     }
-}
-
-async fn connect(settings: &SessionSettings) -> Result<ImmuServiceClient<Channel>, Error> {
-    let host = if settings.address.contains(':') {
-        format!("[{}]", settings.address)
-    } else {
-        settings.address.clone()
-    };
-    let endpoint = Endpoint::from_shared(format!("http://{host}:{}", settings.port))
-        .map_err(|error| Error {
-            kind: ErrorKind::Configuration,
-            operation: "connect",
-            message: format!("{host}: {error}"),
-        })?
-        .connect_timeout(settings.connect_timeout)
-        .tcp_keepalive(Some(TCP_KEEPALIVE))
-        .tcp_nodelay(true)
-        .initial_stream_window_size(STREAM_WINDOW_BYTES)
-        .initial_connection_window_size(CONNECTION_WINDOW_BYTES);
-    // The endpoint's own timeout does not include the DNS lookup, so a second one covers both.
-    let channel = tokio::time::timeout(settings.connect_timeout, endpoint.connect())
-        .await
-        .map_err(|_| FailedCall::timed_out("connect", settings.connect_timeout))?
-        .map_err(|error| FailedCall::from_transport(&error))?;
-    Ok(ImmuServiceClient::new(channel)
-        .max_encoding_message_size(REQUEST_BYTES_MAX)
-        .max_decoding_message_size(settings.response_bytes_max))
 }
 
 /// Enforces a deadline that includes the body of the answer, which `grpc-timeout` on the client
@@ -425,5 +413,38 @@ impl From<Precondition> for schema::Precondition {
             }
         };
         schema::Precondition { precondition: Some(wire) }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_password_file_is_read_at_each_login() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("password");
+        let mut settings = SessionSettings {
+            address: "127.0.0.1".to_owned(),
+            port: 1,
+            tls: None,
+            username: "aethyr".to_owned(),
+            password: Secret::new("other"),
+            password_file: None,
+            database: "aethyr".to_owned(),
+            connect_timeout: Duration::from_secs(1),
+            request_timeout: Duration::from_secs(1),
+            response_bytes_max: 1024,
+        };
+        assert_eq!(settings.current_password("OpenSession").unwrap().expose(), "other");
+        settings.password_file = Some(path.clone());
+        let missing = settings.current_password("OpenSession").unwrap_err();
+        assert_eq!(missing.kind, ErrorKind::Configuration);
+        assert!(missing.to_string().starts_with("OpenSession: password: "), "{missing}");
+        for password in ["first", "second"] {
+            std::fs::write(&path, format!("{password}\n")).unwrap();
+            assert_eq!(settings.current_password("OpenSession").unwrap().expose(), password);
+        }
+        assert!(!format!("{settings:?}").contains("other"));
     }
 }

@@ -63,7 +63,7 @@ fn record(position: u64) -> Bytes {
         recorded_at: Timestamp::new(1_700_000_000, 5).unwrap(),
         append: AppendBounds { first: Position(position), last: Position(position) },
     };
-    record::encode(&event, numbers, ContentDigest::of(&event))
+    record::encode(&event, numbers, ContentDigest::of(&event), "arena-1")
 }
 
 impl World {

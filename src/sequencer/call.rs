@@ -1,5 +1,7 @@
 //! The calls that wait for the sequencer, and the channels for their replies.
 
+use std::sync::Arc;
+
 use bytes::Bytes;
 use tokio::sync::oneshot;
 
@@ -18,6 +20,8 @@ pub(super) enum SequencerCall {
         append: Append,
         /// See [`EarlierAttempt::NotFound`](super::existing::EarlierAttempt::NotFound).
         absent_up_to: Option<AbsentUpTo>,
+        /// The name of the identity that appends the events. Empty if there is none.
+        recorded_by: Arc<str>,
         permit: QueuePermit,
         reply: Reply<StoredAppend>,
         under_way: UnderWay,

@@ -43,12 +43,13 @@ fn number_events(
 
 impl OpenGroup {
     /// Adds an append to the group. `heads` has its aggregates, including what this group has added
-    /// so far.
+    /// so far. Each event gets the name of the identity that appends it.
     pub(super) fn number(
         &mut self,
         lookup: &Lookup,
         append: Append,
         heads: &AggregateHeads,
+        recorded_by: &str,
     ) -> Result<StoredAppend, StoreError> {
         let before = self.frames.tip();
         let bounds = AppendBounds {
@@ -57,7 +58,7 @@ impl OpenGroup {
         };
         let (numbered, mut aggregates) = number_events(append, heads, bounds, self.now);
         let places = self.frames.append_with(numbered.iter().map(|(event, numbers, digest)| {
-            move |out: &mut Vec<u8>| record::put(event, *numbers, *digest, out)
+            move |out: &mut Vec<u8>| record::put(event, *numbers, *digest, recorded_by, out)
         }));
         let mut indexed = Vec::with_capacity(numbered.len());
         let mut event_ids = Vec::with_capacity(numbered.len());

@@ -2,12 +2,13 @@
 //!
 //! No client can use up a whole limit. See [`crate::shared_limit`] for the rule.
 
-use std::{any::Any, sync::Arc, time::Duration};
+use std::{any::Any, collections::BTreeMap, sync::Arc, time::Duration};
 
-use super::settings::Settings;
+use super::{append::Append, settings::Settings};
 use crate::{
     error::{Limit, StoreError},
-    shared_limit::{Caller, LimitReached, Resource, SharedLimit},
+    event::{Content, NewEvent, Snapshot},
+    shared_limit::{Admission, Caller, LimitReached, Reserved, Resource, SharedLimit, WriteSize},
 };
 
 /// The client on whose behalf a write waits. The default is the service itself, which shares no
@@ -20,6 +21,68 @@ pub struct Origin {
     pub counted: Option<Box<dyn FnOnce() + Send>>,
     /// Kept alive until the append is decided or discarded, even if the client is gone.
     pub kept: Option<Arc<dyn Any + Send + Sync>>,
+    /// The name of the identity that calls. Empty while access control is off.
+    pub recorded_by: Arc<str>,
+    /// Decides whether the identity may store the write. `None`: it may.
+    pub admission: Option<Arc<dyn Admission>>,
+}
+
+impl Origin {
+    /// Returns the origin of a further attempt of the same call. Its memory is counted elsewhere
+    /// until the call ends.
+    #[must_use]
+    pub fn of_attempt(&self, kept: Option<Arc<dyn Any + Send + Sync>>) -> Self {
+        Self {
+            caller: self.caller.clone(),
+            counted: None,
+            kept,
+            recorded_by: self.recorded_by.clone(),
+            admission: self.admission.clone(),
+        }
+    }
+
+    /// Checks whether the identity may store an append, and counts it. The result must be kept
+    /// until the append is decided. It must be known that the append is not stored already.
+    ///
+    /// # Errors
+    /// Returns an error if the identity has used up its share.
+    pub fn admit_append(&self, append: &Append) -> Result<Reserved, StoreError> {
+        let Some(admission) = &self.admission else { return Ok(None) };
+        let events = append.events.iter().map(|(event, _)| event);
+        let mut event_types: Vec<_> = events.clone().map(|event| &*event.event_type).collect();
+        event_types.dedup();
+        let bytes = events.map(event_bytes).sum();
+        Ok(admission.admit(&WriteSize { events: append.events.len() as u64, bytes, event_types })?)
+    }
+
+    /// Same as [`Origin::admit_append`] for a snapshot.
+    ///
+    /// # Errors
+    /// Returns an error if the identity has used up its share.
+    pub fn admit_snapshot(&self, snapshot: &Snapshot) -> Result<Reserved, StoreError> {
+        let Some(admission) = &self.admission else { return Ok(None) };
+        let bytes = record_bytes(&snapshot.content, &snapshot.metadata);
+        Ok(admission.admit(&WriteSize { events: 0, bytes, event_types: Vec::new() })?)
+    }
+}
+
+/// Returns approximately the size of the record of an event.
+fn event_bytes(event: &NewEvent) -> u64 {
+    let names = [&*event.aggregate_type, &*event.event_type, &*event.correlation_id, &*event.causation_id];
+    let names = names.iter().map(|name| name.len() as u64);
+    let names = names.sum::<u64>().saturating_add(event.aggregate_id.as_str().len() as u64);
+    record_bytes(&event.content, &event.metadata).saturating_add(names)
+}
+
+fn record_bytes(content: &Content, metadata: &BTreeMap<String, String>) -> u64 {
+    /// The id of an event, numbers, times and digests.
+    const OTHER_BYTES: usize = 120;
+    const ENTRY_BYTES: usize = 6;
+    let entry = |(key, value): (&String, &String)| {
+        key.len().saturating_add(value.len()).saturating_add(ENTRY_BYTES) as u64
+    };
+    let entries = metadata.iter().map(entry).sum::<u64>();
+    (content.byte_count().saturating_add(OTHER_BYTES) as u64).saturating_add(entries)
 }
 
 /// The limits on waiting calls. Cheap to clone.
@@ -56,7 +119,7 @@ impl QueueLimits {
     /// # Errors
     /// Returns an error if a limit is reached, or if the client has used up its share.
     pub(super) fn acquire(&self, origin: Origin, bytes: u64) -> Result<QueuePermit, StoreError> {
-        let Origin { caller, counted, kept: _ } = origin;
+        let Origin { caller, counted, .. } = origin;
         let mut permit = QueuePermit { limits: self.0.clone(), caller, calls: 0, bytes: 0 };
         permit.count_bytes(bytes)?;
         permit.count_call()?;
@@ -89,13 +152,20 @@ impl Drop for QueuePermit {
     }
 }
 
-fn full(LimitReached { limit, max, share }: LimitReached) -> StoreError {
-    StoreError::Full { limit, max, share, retry_after: Duration::from_millis(100) }
+fn full(reached: LimitReached) -> StoreError {
+    reached.into_error(Duration::from_millis(100))
 }
 
 #[cfg(test)]
 mod tests {
+    use std::sync::Mutex;
+
     use super::*;
+    use crate::{
+        error::{OverShare, ShareLimit},
+        event::{ContentDigest, Position},
+        sequencer::tests::{in_folder, one_event, start},
+    };
 
     fn limits(calls_waiting_max: usize, calls_waiting_bytes_max: u64) -> QueueLimits {
         QueueLimits::new(&Settings {
@@ -131,6 +201,72 @@ mod tests {
             held.push(limits.acquire(of(&Caller::default()), 100).ok().unwrap());
             drop(held);
             limits.acquire(of(&greedy), 100).ok().unwrap();
+        }
+    }
+
+    #[test]
+    fn an_identity_that_has_its_share_of_what_may_wait_is_refused_by_name() {
+        let (limits, identity) = (limits(10, 1_000_000), Caller::of_identity(0.3));
+        let held: Vec<_> = (0..8).map(|_| limits.acquire(of(&identity), 100).ok().unwrap()).collect();
+        let refused = limits.acquire(of(&identity), 100).err().unwrap();
+        let StoreError::Share(over) = refused else { panic!("{refused:?}") };
+        assert_eq!((over.limit, over.max), (ShareLimit::Of(Limit::CallsWaiting), 3));
+        drop(held);
+    }
+
+    /// Records what it is asked, and refuses all above this number of events.
+    #[derive(Default)]
+    struct Asked {
+        events_max: u64,
+        sizes: Mutex<Vec<(u64, u64, usize)>>,
+    }
+
+    impl Admission for Asked {
+        fn admit(&self, write: &WriteSize<'_>) -> Result<Reserved, OverShare> {
+            let size = (write.events, write.bytes, write.event_types.len());
+            self.sizes.lock().unwrap().push(size);
+            if write.events <= self.events_max {
+                return Ok(None);
+            }
+            let (limit, max) = (ShareLimit::EventsPerSecond, self.events_max);
+            Err(OverShare { limit, max, retry_after: Duration::from_secs(1) })
+        }
+    }
+
+    #[test]
+    fn each_attempt_of_a_call_asks_the_same_admission_and_has_the_same_name() {
+        let asked = Arc::new(Asked { events_max: 1, ..Asked::default() });
+        let admission: Arc<dyn Admission> = asked.clone();
+        let first = Origin { admission: Some(admission), recorded_by: "arena".into(), ..Origin::default() };
+        let again = first.of_attempt(None);
+        assert_eq!(&*again.recorded_by, "arena");
+        let mut append = one_event("room-1");
+        again.admit_append(&append).unwrap();
+        append.events.extend(one_event("room-1").events);
+        let refused = first.admit_append(&append).unwrap_err();
+        assert!(matches!(refused, StoreError::Share(_)), "{refused:?}");
+        let sizes = asked.sizes.lock().unwrap();
+        let [(1, one, 1), (2, two, 1)] = sizes[..] else { panic!("{sizes:?}") };
+        assert_eq!(two, one * 2);
+        Origin::default().admit_append(&append).unwrap();
+        assert_eq!(sizes.len(), 2);
+    }
+
+    #[tokio::test]
+    async fn the_size_of_an_event_is_about_that_of_its_record() {
+        let folder = tempfile::tempdir().unwrap();
+        let running = start(&in_folder(&folder));
+        for (position, bytes) in (1..).zip([0, 100, 10_000]) {
+            let (mut event, _) = one_event("room-1").events.remove(0);
+            event.content = Content::Json("j".repeat(bytes));
+            event.correlation_id = "c".repeat(36);
+            event.metadata = [("key".to_owned(), "value".to_owned())].into();
+            let (expected, digest) = (event_bytes(&event), ContentDigest::of(&event));
+            let append = Append { events: vec![(event, digest)], expected: Vec::new() };
+            running.sequencer.append(append, Origin::default()).await.unwrap();
+            let found = running.history.record_at(Position(position), running.sequencer.tip()).unwrap();
+            let record = found.bytes.len() as u64;
+            assert!(expected.abs_diff(record) <= 40, "{expected} and {record}");
         }
     }
 

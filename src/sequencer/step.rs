@@ -61,9 +61,9 @@ impl Step {
         match call {
             SequencerCall::Append { reply, .. } if reply.is_closed() => {}
             SequencerCall::Snapshot { reply, .. } if reply.is_closed() => {}
-            SequencerCall::Append { append, absent_up_to, permit, reply, under_way } => {
+            SequencerCall::Append { append, absent_up_to, recorded_by, permit, reply, under_way } => {
                 drop(permit);
-                let result = self.append(lookup, append, absent_up_to);
+                let result = self.append(lookup, append, absent_up_to, &recorded_by);
                 self.answers.push(PendingReply::Append(reply, result, under_way));
             }
             SequencerCall::Snapshot { snapshot, permit, reply } => {
@@ -95,12 +95,14 @@ impl Step {
     }
 
     /// Checks event ids first, then the state of the service, then the expectations. A retry of a
-    /// stored append is not a conflict, and it is answered whatever was stored after it.
+    /// stored append is not a conflict. It is answered whatever was stored after it, and whichever
+    /// identity sent it first.
     fn append(
         &mut self,
         lookup: &Lookup,
         append: Append,
         absent_up_to: Option<AbsentUpTo>,
+        recorded_by: &str,
     ) -> Result<StoredAppend, StoreError> {
         let sent = SentEvent::all_of(&append);
         if let Some(existing) = self.group.existing(lookup, &sent, absent_up_to)? {
@@ -111,7 +113,7 @@ impl Step {
         let mut head = |id: &AggregateId| self.group.head(lookup, id);
         check_expectations(&append, &mut head)?;
         let heads = check_types(&append, head)?;
-        self.group.number(lookup, append, &heads)
+        self.group.number(lookup, append, &heads, recorded_by)
     }
 
     fn admit(&self, lookup: &Lookup) -> Result<(), StoreError> {

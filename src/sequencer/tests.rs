@@ -20,6 +20,8 @@ use crate::{
     storage::Storage,
 };
 
+mod recorded_by;
+
 const AGGREGATES: u8 = 4;
 
 /// One call. All calls of a batch are made concurrently.

@@ -330,7 +330,8 @@ mod tests {
         let (reply, answer) = oneshot::channel();
         let permit = limits.acquire(Origin::default(), 0).unwrap();
         let under_way = AppendsUnderWay::default().begin(&append, None);
-        (SequencerCall::Append { append, absent_up_to: None, permit, reply, under_way }, answer)
+        let recorded_by = "".into();
+        (SequencerCall::Append { append, absent_up_to: None, recorded_by, permit, reply, under_way }, answer)
     }
 
     #[test]

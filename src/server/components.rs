@@ -21,7 +21,8 @@ use crate::{
     event::Position,
     event_files::{self, EventFiles, folder::EventFolder},
     grpc::{
-        Bounds, EventStoreCalls, EventStoreParts, WorldCalls,
+        Bounds, CertificateEnd, EventStoreCalls, EventStoreParts, WorldCalls,
+        transport::client::ClientRegistry,
         wire::{
             server::event_store_service_server::EventStoreServiceServer,
             world::{command_service_server::CommandServiceServer, world_service_server::WorldServiceServer},
@@ -40,7 +41,7 @@ use crate::{
     stats::Counters,
     storage::Storage,
     store::EventStore,
-    threads,
+    threads, usage,
     world::{Shutdown, World},
 };
 
@@ -54,6 +55,7 @@ pub struct Components {
     log_id: Option<LogId>,
     event_files: Option<Arc<EventFiles>>,
     proofs: Proofs,
+    clients: ClientRegistry,
     pub(super) sequencer_thread: SequencerThread,
     /// The directory of the log, or `None` if it cannot be written.
     pub(super) log_path: Option<PathBuf>,
@@ -87,6 +89,16 @@ impl Components {
     /// Returns an error if the log cannot be read, if its restore from ImmuDB is unfinished and no
     /// ImmuDB is configured, or if a thread cannot be started.
     pub fn start(config: &Config, options: &ServerOptions, storage: Storage) -> Result<Self, ServerError> {
+        Self::start_for(config, options, &ClientRegistry::new(), storage)
+    }
+
+    /// Same as [`Components::start`], with the clients that call over the network.
+    pub(super) fn start_for(
+        config: &Config,
+        options: &ServerOptions,
+        clients: &ClientRegistry,
+        storage: Storage,
+    ) -> Result<Self, ServerError> {
         let history = storage.history();
         let last_stop = opening::take_note_of_clean_stop(config, &storage);
         let replication = Arc::new(replication(config, &storage, last_stop)?);
@@ -120,6 +132,12 @@ impl Components {
                 None
             }
         };
+        if let Some(settings) = settings::usage(config).filter(|_| is_writable) {
+            let used_up = clients.used_up().clone();
+            let (history, tip) = (history.clone(), sequencer.watch_tip());
+            let ended = usage::follower::follow(settings, used_up, history, tip, stopping.clone());
+            tasks.spawn(ended.map_err(no_thread)?);
+        }
         let event_files = settings::event_files(&config.event_sourcing).filter(|_| is_writable);
         let event_files = event_files.and_then(|settings| {
             let owner = claim_event_files(&settings, log_id)?;
@@ -137,6 +155,7 @@ impl Components {
             log_id,
             event_files,
             proofs,
+            clients: clients.clone(),
             sequencer_thread,
             log_path,
             last_stop,
@@ -158,7 +177,13 @@ impl Components {
     }
 
     /// Creates the gRPC services, which share `bounds`.
-    pub(super) fn services(&self, config: &Config, world: Option<Arc<World>>, bounds: Bounds) -> Services {
+    pub(super) fn services(
+        &self,
+        config: &Config,
+        world: Option<Arc<World>>,
+        bounds: Bounds,
+        certificate_end: Option<CertificateEnd>,
+    ) -> Services {
         let Proofs { transparency, verifier, audit } = self.proofs.clone();
         let parts = EventStoreParts {
             store: self.store.clone(),
@@ -167,6 +192,8 @@ impl Components {
             transparency,
             verifier,
             audit,
+            clients: self.clients.clone(),
+            certificate_end,
         };
         let settings = settings::event_store(config);
         let limits = settings.limits.clone();

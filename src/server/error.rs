@@ -1,6 +1,6 @@
 //! The reasons why the service cannot run.
 
-use crate::{history::HistoryError, sequencer::PoisonedBy, storage::StorageError};
+use crate::{access::LoadError, history::HistoryError, sequencer::PoisonedBy, storage::StorageError};
 
 /// The reason why the service cannot run.
 #[derive(Debug, thiserror::Error)]
@@ -8,6 +8,12 @@ pub enum ServerError {
     /// The storage cannot be opened.
     #[error(transparent)]
     Storage(#[from] StorageError),
+    /// The file of access control cannot be used.
+    #[error(transparent)]
+    Access(#[from] LoadError),
+    /// The files of TLS cannot be used.
+    #[error("server.tls: {0}")]
+    Tls(#[from] super::tls::TlsError),
     /// A thread cannot be started, or the forwarder cannot run.
     #[error("{what}: {source}")]
     Io {

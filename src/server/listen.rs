@@ -7,9 +7,8 @@
 
 use std::time::Duration;
 
-use tokio::net::TcpListener;
 use tokio_util::sync::CancellationToken;
-use tonic::{body::Body, service::InterceptorLayer, transport::Server};
+use tonic::{body::Body, transport::Server};
 use tower::util::MapRequestLayer;
 use tracing::{info, warn};
 
@@ -17,20 +16,27 @@ use super::{
     components::{Services, WorldServices},
     error::ServerError,
 };
-use crate::grpc::{
-    Bounds, EventStoreCalls, GameWorld, HealthReport, HealthReporter, TransportSettings, WorldCalls,
-    transport::{
-        body_limits::BodyLimits,
-        byte_budget::ByteBudget,
-        closing::ClosingLayer,
-        concurrency::{Gate, note_arrival},
-        connections::{self, ConnectionTimeouts},
-        deferred_service::DeferredService,
-    },
-    wire::{
-        self,
-        server::event_store_service_server::EventStoreServiceServer,
-        world::{command_service_server::CommandServiceServer, world_service_server::WorldServiceServer},
+use crate::{
+    access::AccessControl,
+    access_log::AccessLog,
+    grpc::{
+        Bounds, EventStoreCalls, GameWorld, HealthReport, HealthReporter, TransportSettings, WorldCalls,
+        transport::{
+            accept::{Acceptor, ConnectionLimits, TlsSettings},
+            body_limits::BodyLimits,
+            byte_budget::ByteBudget,
+            client::ClientRegistry,
+            closing::ClosingLayer,
+            concurrency::{Gate, note_arrival},
+            connections::{self, ConnectionTimeouts},
+            deferred_service::DeferredService,
+            listeners::Listeners,
+        },
+        wire::{
+            self,
+            server::event_store_service_server::EventStoreServiceServer,
+            world::{command_service_server::CommandServiceServer, world_service_server::WorldServiceServer},
+        },
     },
 };
 
@@ -54,6 +60,9 @@ pub(super) struct Network {
     settings: TransportSettings,
     game_world: GameWorld,
     budget: ByteBudget,
+    access: AccessControl,
+    access_log: AccessLog,
+    clients: ClientRegistry,
     events: DeferredService<EventStoreServiceServer<EventStoreCalls>>,
     commands: DeferredService<CommandServiceServer<WorldCalls>>,
     world: DeferredService<WorldServiceServer<WorldCalls>>,
@@ -62,12 +71,20 @@ pub(super) struct Network {
 }
 
 impl Network {
-    pub(super) fn new(settings: TransportSettings, game_world: GameWorld) -> Self {
+    pub(super) fn new(
+        settings: TransportSettings,
+        game_world: GameWorld,
+        access: AccessControl,
+        access_log: AccessLog,
+    ) -> Self {
         Self {
             health: HealthReporter::new(game_world),
             budget: ByteBudget::new(settings.call_bytes_max),
             settings,
             game_world,
+            access,
+            access_log,
+            clients: ClientRegistry::new(),
             events: DeferredService::default(),
             commands: DeferredService::default(),
             world: DeferredService::default(),
@@ -75,14 +92,16 @@ impl Network {
         }
     }
 
-    /// Serves until the network is closed and the last call has ended.
+    /// Serves until the network is closed and the last call has ended. Without `tls`, TCP
+    /// connections are not encrypted.
     ///
     /// # Errors
     /// Returns an error if the descriptors for reflection cannot be read. The future returns an
     /// error if the transport fails.
     pub(super) fn serve(
         &self,
-        listener: TcpListener,
+        listeners: Listeners,
+        tls: Option<TlsSettings>,
     ) -> Result<impl Future<Output = Result<(), tonic::transport::Error>> + use<>, ServerError> {
         let settings = &self.settings;
         let api = match self.game_world {
@@ -95,16 +114,18 @@ impl Network {
                 .register_encoded_file_descriptor_set(tonic_types::pb::FILE_DESCRIPTOR_SET)
                 .register_encoded_file_descriptor_set(tonic_health::pb::FILE_DESCRIPTOR_SET)
         };
-        info!(address = ?listener.local_addr().ok(), "listening");
+        for address in listeners.addresses() {
+            info!(address = ?Some(address), "listening");
+        }
+        for path in listeners.paths() {
+            info!(socket = %path.display(), "listening");
+        }
         let patience = ConnectionTimeouts::new(settings);
         let connections_max = connections::raise_file_limit(settings.connections_max);
-        let incoming = connections::incoming(
-            listener,
-            connections_max,
-            patience,
-            self.budget.clone(),
-            self.closing.clone(),
-        );
+        let limits =
+            ConnectionLimits { connections_max, per_address_max: settings.connections_per_address_max };
+        let acceptor = Acceptor::new(limits, patience, self.budget.clone(), self.closing.clone(), tls);
+        let incoming = acceptor.accept(listeners);
         let closing = self.closing.clone();
         Ok(Server::builder()
             .max_concurrent_streams(STREAMS_PER_CONNECTION_MAX)
@@ -112,7 +133,11 @@ impl Network {
             .http2_keepalive_interval(Some(KEEP_ALIVE))
             .http2_keepalive_timeout(Some(KEEP_ALIVE_ANSWER_MAX))
             .layer(MapRequestLayer::new(note_arrival::<Body>))
-            .layer(InterceptorLayer::new(Gate::new(settings.concurrent_calls_max, self.budget.clone())))
+            .layer(Gate::new(settings.concurrent_calls_max, self.budget.clone()).with_access(
+                self.access.clone(),
+                self.clients.clone(),
+                self.access_log.clone(),
+            ))
             .layer(BodyLimits::new(self.budget.clone(), settings.request_max, settings.request_bytes_max))
             .layer(ClosingLayer::new(self.closing.clone()))
             .add_service(self.health.server())
@@ -161,6 +186,10 @@ impl Network {
     pub(super) fn close(&self) {
         self.health.close();
         self.closing.cancel();
+    }
+
+    pub(super) fn clients(&self) -> &ClientRegistry {
+        &self.clients
     }
 
     pub(super) fn closing(&self) -> &CancellationToken {

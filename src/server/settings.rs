@@ -6,11 +6,16 @@
 
 use std::{collections::HashSet, path::PathBuf, sync::Arc};
 
+use tokio::sync::Notify;
+
+use super::tls::{ClientCertificates, TlsFiles};
 use crate::{
+    access::AccessSettings,
+    access_log::AccessLogSettings,
     clock::EventClock,
     config::{
-        AnchorConfig, Config, EventSourcingConfig, ImmudbConfig, LimitsConfig, LoggingConfig, RawAppends,
-        WitnessConfig,
+        self, AccessConfig, AnchorConfig, Config, EventSourcingConfig, ImmudbConfig, LimitsConfig,
+        LoggingConfig, RawAppends, ServerConfig, WitnessConfig,
     },
     durable_file,
     event::EventId,
@@ -24,6 +29,7 @@ use crate::{
     store::EventSourcing,
     telemetry,
     transparency::{AnchorSettings, KeySettings, TransparencySettings, follower::FollowerSettings},
+    usage::follower::UsageSettings,
     world::{
         self,
         read_models::projections::{self, Projection},
@@ -44,6 +50,24 @@ pub struct ServerOptions {
     pub copy_until_damage: bool,
     /// Creates the projections that maintain the read models.
     pub projections: fn() -> Vec<Box<dyn Projection>>,
+    /// Requests that the service reads its identities and certificates again.
+    pub reload: ReloadSignal,
+}
+
+/// Requests that the service reads its identities and certificates again, even if the files seem
+/// unchanged. Cheap to clone.
+#[derive(Debug, Clone, Default)]
+pub struct ReloadSignal(Arc<Notify>);
+
+impl ReloadSignal {
+    /// Sends the request. A request that has not been received yet stands for all later ones.
+    pub fn send(&self) {
+        self.0.notify_one();
+    }
+
+    pub(super) async fn received(&self) {
+        self.0.notified().await;
+    }
 }
 
 impl Default for ServerOptions {
@@ -54,8 +78,50 @@ impl Default for ServerOptions {
             accept_clock: false,
             copy_until_damage: false,
             projections: projections::all,
+            reload: ReloadSignal::default(),
         }
     }
+}
+
+/// Returns the settings of access control, apart from the file with the identities.
+pub(crate) fn access(access: &AccessConfig) -> AccessSettings {
+    AccessSettings { anonymous: access.anonymous.clone(), allow_cleartext: access.allow_cleartext }
+}
+
+/// Returns the files of TLS, or `None` if connections are not encrypted.
+pub(super) fn tls(server: &ServerConfig) -> Option<TlsFiles> {
+    let tls = server.tls.as_ref()?;
+    Some(TlsFiles {
+        certificate: tls.certificate_file.clone(),
+        key: tls.key_file.clone(),
+        client_authorities: tls.client_ca_file.clone(),
+        client_certificates: match tls.client_certificates {
+            config::ClientCertificates::Optional => ClientCertificates::Optional,
+            config::ClientCertificates::Required => ClientCertificates::Required,
+        },
+    })
+}
+
+/// Returns the settings of the access log.
+pub(super) fn access_log(config: &Config) -> AccessLogSettings {
+    let Config { logging, access, .. } = config;
+    AccessLogSettings {
+        folder: logging.path.clone(),
+        file_bytes_max: logging.file_bytes_max,
+        files_max: logging.files_max,
+        log_writes: access.log_writes,
+        log_reads: access.log_reads,
+    }
+}
+
+/// Returns the settings of the thread that counts what identities have stored, or `None` if access
+/// control is off.
+pub(super) fn usage(config: &Config) -> Option<UsageSettings> {
+    let AccessConfig { file, anonymous, .. } = &config.access;
+    (file.is_some() || anonymous.is_some()).then(|| UsageSettings {
+        path: durable_file::beside_log(&config.event_sourcing.log_path, "usage"),
+        types_max: config.limits.types_max,
+    })
 }
 
 /// Returns the settings of the log output.
@@ -72,6 +138,7 @@ pub(super) fn transport(config: &Config) -> TransportSettings {
     let Config { server, limits, .. } = config;
     TransportSettings {
         connections_max: limits.connections_max,
+        connections_per_address_max: limits.connections_per_address_max,
         concurrent_calls_max: limits.concurrent_calls_max,
         streams_open_max: limits.streams_open_max,
         call_bytes_max: limits.call_bytes_max,
@@ -114,6 +181,7 @@ pub(super) fn world(config: &Config, log_id: Option<LogId>) -> Option<world::Set
     let Config { world, limits, .. } = config;
     world.enabled.then(|| world::Settings {
         read_models_path: world.read_models_path.clone(),
+        read_models_mode: world.read_models_mode,
         states_path: world.states_path.clone(),
         read_models_wal_max: world.read_models_wal_max as u64,
         log_id: log_id.map(|id| id.to_string()),
@@ -263,6 +331,13 @@ pub fn immudb(immudb: &ImmudbConfig) -> immudb::SessionSettings {
         port: immudb.port,
         username: immudb.username.clone(),
         password: immudb.password.clone(),
+        password_file: immudb.password_file.clone(),
+        tls: immudb.tls.clone().map(|tls| immudb::TlsSettings {
+            ca_file: tls.ca_file,
+            server_name: tls.server_name,
+            certificate_file: tls.certificate_file,
+            key_file: tls.key_file,
+        }),
         database: immudb.database.clone(),
         connect_timeout: immudb.connect_timeout,
         request_timeout: immudb.request_timeout,

@@ -22,6 +22,8 @@ pub struct Filter {
     pub event_types: HashSet<Vec<u8>>,
     /// The aggregate id starts with this prefix.
     pub aggregate_id_prefix: String,
+    /// The aggregate id starts with one of these prefixes.
+    pub aggregate_id_prefixes: Vec<String>,
     /// The correlation id is this one.
     pub correlation_id: String,
     /// The event was recorded at or after this time.
@@ -37,6 +39,7 @@ impl Filter {
             aggregate_types,
             event_types,
             aggregate_id_prefix,
+            aggregate_id_prefixes,
             correlation_id,
             recorded_from,
             recorded_until,
@@ -44,6 +47,7 @@ impl Filter {
         !aggregate_types.is_empty()
             || !event_types.is_empty()
             || !aggregate_id_prefix.is_empty()
+            || !aggregate_id_prefixes.is_empty()
             || !correlation_id.is_empty()
             || recorded_from.is_some()
             || recorded_until.is_some()
@@ -59,6 +63,12 @@ impl Filter {
         (self.aggregate_types.is_empty() || self.aggregate_types.contains(head.aggregate_type))
             && (self.event_types.is_empty() || self.event_types.contains(head.event_type))
             && head.aggregate_id.starts_with(self.aggregate_id_prefix.as_bytes())
+            && self.has_a_prefix_of(head.aggregate_id)
+    }
+
+    fn has_a_prefix_of(&self, id: &[u8]) -> bool {
+        let prefixes = &self.aggregate_id_prefixes;
+        prefixes.is_empty() || prefixes.iter().any(|prefix| id.starts_with(prefix.as_bytes()))
     }
 
     fn lets_through(&self, event: &StoredEvent) -> bool {
@@ -221,4 +231,41 @@ fn check_checkpoint(
         .into());
     }
     Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use tempfile::tempdir;
+
+    use super::*;
+    use crate::{
+        sequencer::tests::{in_folder, one_event, start},
+        store::tests::local_store,
+    };
+
+    #[tokio::test(flavor = "multi_thread")]
+    async fn an_id_needs_one_of_the_prefixes_and_the_single_prefix_as_well() {
+        let folder = tempdir().unwrap();
+        let running = start(&in_folder(&folder));
+        let store = local_store(&running);
+        for aggregate in ["room-1", "arena-1", "player-1", "arena-2"] {
+            store.append(one_event(aggregate)).await.unwrap();
+        }
+        let positions = |prefix: &str, prefixes: &[&str]| -> Vec<u64> {
+            let filter = Filter {
+                aggregate_id_prefix: prefix.to_owned(),
+                aggregate_id_prefixes: prefixes.iter().map(|prefix| (*prefix).to_owned()).collect(),
+                ..Filter::default()
+            };
+            let mut reader = store.read(OrderStart::At(Position(1)), filter).unwrap();
+            let read = reader.next(store.tip(), usize::MAX).unwrap();
+            assert!(read.at_end && read.reached == Position(4), "{read:?}");
+            read.events.iter().map(|event| event.position.0).collect()
+        };
+        assert_eq!(positions("", &[]), [1, 2, 3, 4]);
+        assert_eq!(positions("", &["arena-"]), [2, 4]);
+        assert_eq!(positions("", &["player-", "arena-1"]), [2, 3]);
+        assert_eq!(positions("arena-", &["player-", "arena-1"]), [2]);
+        assert_eq!(positions("room-", &["player-"]), Vec::<u64>::new());
+    }
 }

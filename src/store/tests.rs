@@ -10,10 +10,11 @@ use tempfile::{TempDir, tempdir};
 
 use super::*;
 use crate::{
-    error::{Limit, NoProof, Unreadable},
+    error::{Limit, NoProof, OverShare, ShareLimit, Unreadable},
     event::{ContentDigest, NewEvent},
     replication::{PendingLimits, head::TreeHead, state::State},
     sequencer::tests::{Running, in_folder, one_event, start, start_admitting},
+    shared_limit::{Admission, Reserved, WriteSize},
     transparency::verification::tests::{hashes_of, tree_over},
 };
 
@@ -166,4 +167,34 @@ async fn a_verified_load_ends_where_an_event_is_not_confirmed_or_not_in_the_tree
     reader.compare_with(view.clone(), TreeHead { size: 3, root: view.root() }).unwrap();
     let refused = reader.next(usize::MAX).unwrap_err();
     assert!(matches!(refused, StoreError::Damaged(_)), "{refused:?}");
+}
+
+/// Admits nothing.
+struct NothingLeft;
+
+impl Admission for NothingLeft {
+    fn admit(&self, _: &WriteSize<'_>) -> Result<Reserved, OverShare> {
+        let limit = ShareLimit::StoredBytes;
+        Err(OverShare { limit, max: 1, retry_after: std::time::Duration::from_secs(60) })
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_identity_without_a_share_left_is_refused_and_its_stored_appends_are_answered() {
+    let folder = tempdir().unwrap();
+    let running = start(&in_folder(&folder));
+    let store = local_store(&running);
+    let refused = || Origin { admission: Some(Arc::new(NothingLeft)), ..Origin::default() };
+    let sent = one_event("room-1");
+    let append = || Append { events: sent.events.clone(), expected: Vec::new() };
+    let error = store.append_here(append(), refused()).await.unwrap_err();
+    assert!(matches!(error, StoreError::Share(over) if over.limit == ShareLimit::StoredBytes), "{error:?}");
+    assert_eq!(store.tip().position, Position(0));
+    store.append_here(append(), Origin::default()).await.unwrap();
+    // Whatever the identity has used up since, and also if another one has stored it.
+    let again = store.append_here(append(), refused()).await.unwrap();
+    assert!(again.already);
+    let error = store.append_here(one_event("room-1"), refused()).await.unwrap_err();
+    assert!(matches!(error, StoreError::Share(_)), "{error:?}");
+    assert_eq!(store.counters.store_failures.get(), 0, "the service has not failed");
 }

@@ -56,6 +56,8 @@ pub struct ReadModels {
     key: &'static str,
     /// The maximum size of the write-ahead log while another program keeps an old snapshot open.
     wal_bytes_max: u64,
+    /// The mode of the file and of those that SQLite keeps next to it, if it is not that of others.
+    mode: Option<u32>,
     /// The id of the log that the tables are built from.
     log: Option<String>,
     /// Whether to replace a file of another log that is not in use.
@@ -108,6 +110,7 @@ impl ReadModels {
             path,
             key: files::KEY,
             wal_bytes_max,
+            mode: None,
             projections,
             writer: Mutex::default(),
             is_open: AtomicBool::new(false),
@@ -129,6 +132,12 @@ impl ReadModels {
     /// Sets the configuration key of the path.
     pub fn of_key(mut self, key: &'static str) -> Self {
         self.key = key;
+        self
+    }
+
+    /// Sets the mode of the file and of those that SQLite keeps next to it.
+    pub fn of_mode(mut self, mode: Option<u32>) -> Self {
+        self.mode = mode;
         self
     }
 
@@ -271,6 +280,9 @@ impl ReadModels {
         let tables = Tables::open(&self.path, &self.projections, Durability::Kept);
         let mut tables = tables.map_err(|error| error.of_key(self.key))?;
         tables.tell(self.problems.clone());
+        if let Some(mode) = self.mode {
+            files::set_mode(&self.path, mode)?;
+        }
         match self.name_log(&tables) {
             // This can wait: a file that names no log counts as ours.
             Err(error) if error.is_of_the_rows() => return Err(error),

@@ -33,6 +33,8 @@ pub enum RawAppendPolicy {
 pub struct Settings {
     /// The SQLite file of the read models.
     pub read_models_path: PathBuf,
+    /// The mode of that file, its -wal and its -shm. `None`: that of all new files.
+    pub read_models_mode: Option<u32>,
     /// The directory of the stored states and of the container table.
     pub states_path: PathBuf,
     /// The maximum size of a write-ahead log in bytes. No events are applied while it is exceeded.

@@ -142,6 +142,7 @@ impl Lived {
             sequence: SequenceNumber(stored.len() as u64 + 1),
             position: Position(self.position),
             recorded_at: Timestamp::new(self.position as i64, 0).unwrap(),
+            recorded_by: "".into(),
             append: AppendBounds { first: Position(self.position), last: Position(self.position) },
             hash: ChainHash::START,
         });

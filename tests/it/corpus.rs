@@ -12,7 +12,9 @@ use tempfile::tempdir;
 
 type Target = fn(&[u8]);
 
-const TARGETS: [(&str, Target); 12] = [
+const TARGETS: [(&str, Target); 15] = [
+    ("access_file", fuzzing::access_file),
+    ("authorization", fuzzing::authorization),
     ("configuration", fuzzing::configuration),
     ("damage", |bytes| fuzzing::damage(tempdir().unwrap().path(), bytes)),
     ("event_files", fuzzing::event_files),
@@ -24,6 +26,7 @@ const TARGETS: [(&str, Target); 12] = [
     ("records", fuzzing::records),
     ("requests", fuzzing::requests),
     ("segments", |bytes| fuzzing::segments(tempdir().unwrap().path(), bytes)),
+    ("tokens", fuzzing::tokens),
     ("tree_proofs", fuzzing::tree_proofs),
 ];
 

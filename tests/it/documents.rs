@@ -11,7 +11,7 @@ use markdown::{Block, Page};
 
 use crate::phrases::banned_in;
 
-mod console;
+pub mod console;
 pub mod markdown;
 mod names;
 mod setups;

@@ -11,6 +11,7 @@
 )]
 #![allow(missing_docs, unreachable_pub, reason = "a program has no API")]
 
+mod access;
 mod anchoring;
 mod appending;
 mod auditing;
@@ -29,6 +30,7 @@ mod field_names;
 mod following;
 mod immudb_client;
 mod immudb_proofs;
+mod immudb_tls;
 mod loading;
 mod lost_answer;
 mod mending;

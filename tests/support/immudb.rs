@@ -122,6 +122,8 @@ impl ImmuDb {
             port: self.port(),
             username: "immudb".into(),
             password: Secret::new(self.password.clone()),
+            password_file: None,
+            tls: None,
             database: database.into(),
             connect_timeout: Duration::from_secs(60),
             request_timeout: Duration::from_secs(60),
@@ -253,6 +255,14 @@ impl ImmuDb {
             if process.try_wait().unwrap().is_some() {
                 self.process = None;
                 return false;
+            }
+            if self.flags.iter().any(|flag| flag.starts_with("--certificate")) {
+                // The session of this test speaks clear text.
+                if std::net::TcpStream::connect((Ipv4Addr::LOCALHOST, self.port())).is_ok() {
+                    return true;
+                }
+                tokio::time::sleep(POLL).await;
+                continue;
             }
             match Session::open(&settings).await {
                 Ok(session) => {

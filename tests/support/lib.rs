@@ -10,6 +10,7 @@
 )]
 #![allow(missing_docs, reason = "only the tests use it")]
 
+pub mod access;
 pub mod descriptors;
 pub mod events;
 pub mod go;
@@ -22,3 +23,4 @@ mod preloaded;
 pub mod proxy;
 pub mod service;
 pub mod stored;
+pub mod tls;

@@ -28,8 +28,8 @@ pub const PATIENCE: Duration = Duration::from_secs(300);
 const POLL: Duration = Duration::from_millis(20);
 
 /// The sections of the configuration.
-const SECTIONS: [&str; 8] =
-    ["server", "event_sourcing", "world", "immudb", "proof", "audit", "limits", "logging"];
+const SECTIONS: [&str; 9] =
+    ["server", "access", "event_sourcing", "world", "immudb", "proof", "audit", "limits", "logging"];
 
 pub type Client = EventStoreServiceClient<Channel>;
 

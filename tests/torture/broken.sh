@@ -166,10 +166,8 @@ count_no_slow_commits() {
 shows[accept_nobody_after_an_error]='the service'
 mostly[accept_nobody_after_an_error]='no more files'
 accept_nobody_after_an_error() {
-    replace src/grpc/transport/connections.rs 'tokio::time::sleep(PAUSE).await;
-                        continue;' 'let _ = PAUSE;
-                        std::future::pending::<()>().await;
-                        continue;'
+    replace src/grpc/transport/accept.rs 'tokio::time::sleep(PAUSE).await;' 'let _ = PAUSE;
+                        std::future::pending::<()>().await;'
 }
 
 # A full disk, without a restart of the service.

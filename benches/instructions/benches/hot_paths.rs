@@ -29,7 +29,7 @@ fn group() -> (Store, Group, Vec<RecordedEvent>) {
 #[bench::hundred(group())]
 fn lay_out_append((store, mut group, events): (Store, Group, Vec<RecordedEvent>)) -> (Store, Group) {
     let put = |recorded: &RecordedEvent, out: &mut Vec<u8>| {
-        record::put(&recorded.event, numbers(recorded), recorded.digest, out);
+        record::put(&recorded.event, numbers(recorded), recorded.digest, &recorded.recorded_by, out);
     };
     let records = events.iter().map(|recorded| move |out: &mut Vec<u8>| put(recorded, out));
     black_box(group.append_with(records));

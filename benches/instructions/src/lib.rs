@@ -44,6 +44,7 @@ pub fn recorded(position: u64) -> RecordedEvent {
         sequence: SequenceNumber((position - 1) / 10 + 1),
         position: Position(position),
         recorded_at: Timestamp::new(1_700_000_000, 0).expect("a time"),
+        recorded_by: Arc::from(""),
         append: AppendBounds { first: Position(first), last: Position(first + 99) },
         hash: ChainHash::START,
     }

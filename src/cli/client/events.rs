@@ -7,8 +7,8 @@
 
 use serde_json::{Value, json};
 
-use super::{Address, Error, connect, list, number, print, text};
-use crate::grpc::JsonClient;
+use super::{Error, connect, list, number, print, text};
+use crate::grpc::{ClientSettings, JsonClient};
 
 const LOAD: &str = "aethyr.eventstore.v1.EventStoreService/LoadEvents";
 const SUBSCRIBE: &str = "aethyr.eventstore.v1.EventStoreService/Subscribe";
@@ -37,8 +37,8 @@ pub(super) struct EventsArgs {
 /// # Errors
 /// Returns an error if the service cannot be reached, if it rejects a call, or if the aggregate
 /// does not exist and `follow` is not set.
-pub(super) async fn show(address: Address, args: EventsArgs) -> Result<(), Error> {
-    let client = connect(address).await?;
+pub(super) async fn show(service: ClientSettings, args: EventsArgs) -> Result<(), Error> {
+    let client = connect(service).await?;
     let mut next = args.from.max(1);
     let last = print_from(&client, &args, next).await?;
     if last == 0 && !args.follow {
@@ -84,8 +84,9 @@ async fn print_from(client: &JsonClient, args: &EventsArgs, from: u64) -> Result
             // The world is disabled: print all events as stored.
             Err(Error::Client(error)) if error.is_unimplemented() => {}
             Err(Error::Client(error)) => match error.reason() {
-                // Not part of the world, or damaged: print the remaining events as stored.
-                "NOT_OF_THE_WORLD" | "OBJECT_DAMAGED" => {}
+                // Not part of the world, damaged, or not for this caller: print the remaining
+                // events as stored, if it may load them.
+                "NOT_OF_THE_WORLD" | "OBJECT_DAMAGED" | "NOT_ALLOWED" => {}
                 "NO_SUCH_OBJECT" => return Ok(0),
                 // The aggregate exists, but has fewer events.
                 "NO_SUCH_EVENT" => return Ok(printed),
@@ -102,7 +103,7 @@ async fn print_from(client: &JsonClient, args: &EventsArgs, from: u64) -> Result
         for event in list(&answer, "events") {
             let line = match args.form {
                 Form::Json => event.to_string(),
-                Form::People => format!("{}  {}", heading(event), stored(event)),
+                Form::People => format!("{}{}  {}", heading(event), identity(event), stored(event)),
             };
             print(&line)?;
         }
@@ -117,17 +118,31 @@ async fn print_history(client: &JsonClient, id: &str, from: u64, printed: &mut u
     while let Some(answer) = reading.next().await? {
         for entry in list(&answer, "entries") {
             *printed = number(entry, "sequence_number");
-            let by = match text(entry, "actor") {
-                "" => String::new(),
-                actor => format!("  by {actor}"),
-            };
-            print(&format!("{}{by}  command {}", heading(entry), text(entry, "causation_id")))?;
+            print(&entry_line(entry))?;
             for change in list(entry, "changes") {
                 print(&changed(change))?;
             }
         }
     }
     Ok(())
+}
+
+/// Formats an entry of a history without its changes. The identity precedes the actor, which is any
+/// text that the client chose.
+fn entry_line(entry: &Value) -> String {
+    let by = match text(entry, "actor") {
+        "" => String::new(),
+        actor => format!("  by {actor}"),
+    };
+    format!("{}{}{by}  command {}", heading(entry), identity(entry), text(entry, "causation_id"))
+}
+
+/// Formats the name of the identity that appended an event, if it has one.
+fn identity(event: &Value) -> String {
+    match text(event, "recorded_by") {
+        "" => String::new(),
+        name => format!("  recorded by {name}"),
+    }
 }
 
 /// Formats the sequence number, time and type of an event.
@@ -154,5 +169,47 @@ fn changed(change: &Value) -> String {
         (Some(before), Some(after)) => format!("         {field}: {before} -> {after}"),
         (Some(before), None) => format!("         {field}: {before} -> (removed)"),
         (None, None) => format!("         {field}"),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::printable::escaped;
+
+    #[test]
+    fn the_identity_is_shown_beside_the_actor_and_nothing_if_nobody_was_asked() {
+        let entry = |recorded_by: &str, actor: &str| {
+            json!({
+                "sequence_number": 7, "recorded_at": "2026-11-25T10:00:00Z", "event_type": "Moved",
+                "recorded_by": recorded_by, "actor": actor, "causation_id": "c-1",
+            })
+        };
+        let line = |recorded_by, actor| entry_line(&entry(recorded_by, actor));
+        const HEAD: &str = "    7  2026-11-25T10:00:00Z  Moved";
+        assert_eq!(line("", ""), format!("{HEAD}  command c-1"));
+        assert_eq!(line("", "alice"), format!("{HEAD}  by alice  command c-1"));
+        assert_eq!(line("arena-1", "alice"), format!("{HEAD}  recorded by arena-1  by alice  command c-1"));
+    }
+
+    #[test]
+    fn no_text_of_an_event_colours_the_terminal_or_begins_a_line() {
+        const TEXTS: [&str; 6] =
+            ["\x1b[31mgod\nfake line", "\u{9b}31m", "\u{85}", "\u{202e}", "\u{2028}", "\u{feff}"];
+        for hostile in TEXTS {
+            let entry = json!({
+                "sequence_number": 1, "recorded_at": "t", "event_type": hostile, "recorded_by": hostile,
+                "actor": hostile, "causation_id": hostile, "field": hostile, "before": hostile,
+            });
+            for line in
+                [entry_line(&entry), changed(&entry), format!("{}{}", identity(&entry), stored(&entry))]
+            {
+                let shown = escaped(&line);
+                let hides =
+                    |character: char| character.is_control() || TEXTS[3..].concat().contains(character);
+                assert!(!shown.contains(hides), "{shown:?}");
+                assert!(shown.contains("\\u"), "{shown:?}");
+            }
+        }
     }
 }

@@ -13,7 +13,7 @@ use std::{
 use futures_util::{StreamExt, stream};
 use serde_json::{Value, json};
 
-use super::{Address, Error, connect, list, print};
+use super::{ClientSettings, Error, connect, list, print};
 use crate::{grpc::JsonClient, progress::Progress};
 
 const EXECUTE: &str = "aethyr.world.v1.CommandService/ExecuteCommands";
@@ -54,9 +54,9 @@ pub(crate) enum ExecuteError {
 /// # Errors
 /// Returns an error that names the line that failed and the reason, or what could not be read. With
 /// `OnError::GoOn`, failed lines are reported as they occur, and the error only counts them.
-pub(super) async fn run(address: Address, args: ExecuteArgs) -> Result<(), Error> {
+pub(super) async fn run(service: ClientSettings, args: ExecuteArgs) -> Result<(), Error> {
     let (lines, total) = open(&args.file)?;
-    let client = connect(address).await?;
+    let client = connect(service).await?;
     let mut progress = Progress::new("executing", "lines", 0, total);
     let began = Instant::now();
     let (mut commands, mut events, mut failed, mut seen) = (0, 0, 0u64, 0);

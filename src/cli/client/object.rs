@@ -6,7 +6,7 @@ use std::str::FromStr;
 
 use serde_json::{Value, json};
 
-use super::{Address, Error, connect, print_indented, text};
+use super::{ClientSettings, Error, connect, print_indented, text};
 use crate::event::{Timestamp, time};
 
 /// A moment in the history of an object: after the event with this sequence number, or at a time.
@@ -59,8 +59,8 @@ impl FromStr for AsOf {
 ///
 /// # Errors
 /// Returns an error if the service cannot be reached or rejects a call.
-pub(super) async fn show(address: Address, id: String, at: Option<AsOf>) -> Result<(), Error> {
-    let client = connect(address).await?;
+pub(super) async fn show(service: ClientSettings, id: String, at: Option<AsOf>) -> Result<(), Error> {
+    let client = connect(service).await?;
     let as_of = match at {
         None => json!({}),
         Some(AsOf::Sequence(sequence)) => json!({"sequence_number": sequence}),

@@ -4,7 +4,7 @@
 
 use serde_json::{Value, json};
 
-use super::{Address, Error, connect, list, number, print, text};
+use super::{ClientSettings, Error, connect, list, number, print, text};
 use crate::progress::Progress;
 
 const REBUILD: &str = "aethyr.world.v1.WorldService/RebuildWorldState";
@@ -14,8 +14,8 @@ const REBUILD: &str = "aethyr.world.v1.WorldService/RebuildWorldState";
 /// # Errors
 /// Returns an error if the service cannot be reached, if it rejects the call, or if aggregates are
 /// damaged.
-pub(super) async fn run(address: Address, repair: Vec<String>, actor: String) -> Result<(), Error> {
-    let client = connect(address).await?;
+pub(super) async fn run(service: ClientSettings, repair: Vec<String>, actor: String) -> Result<(), Error> {
+    let client = connect(service).await?;
     let mut answers = client.stream(REBUILD, &json!({"repair": repair, "actor": actor})).await?;
     let mut bar: Option<Progress> = None;
     let mut report = Value::Null;

@@ -8,7 +8,7 @@ use base64::{Engine, engine::general_purpose::STANDARD};
 use serde_json::{Value, json};
 use tokio::time::{Instant, MissedTickBehavior};
 
-use super::{Address, Error, connect, list, number, print, print_indented, text};
+use super::{ClientSettings, Error, connect, list, number, print, print_indented, text};
 
 const STATS: &str = "aethyr.eventstore.v1.EventStoreService/Stats";
 
@@ -19,8 +19,8 @@ const HEADING_EVERY: u64 = 20;
 ///
 /// # Errors
 /// Returns an error if the service cannot be reached or rejects the call.
-pub(super) async fn show(address: Address, as_json: bool) -> Result<(), Error> {
-    let client = connect(address).await?.with_zeros();
+pub(super) async fn show(service: ClientSettings, as_json: bool) -> Result<(), Error> {
+    let client = connect(service).await?.with_zeros();
     let stats = client.call(STATS, &json!({})).await?;
     if as_json {
         return print_indented(&stats);
@@ -69,8 +69,12 @@ fn plain(value: &Value) -> String {
 ///
 /// # Errors
 /// Returns an error if the service cannot be reached or rejects the call.
-pub(super) async fn watch(address: Address, interval: Duration, count: Option<u64>) -> Result<(), Error> {
-    let client = connect(address).await?;
+pub(super) async fn watch(
+    service: ClientSettings,
+    interval: Duration,
+    count: Option<u64>,
+) -> Result<(), Error> {
+    let client = connect(service).await?;
     let mut ticks = tokio::time::interval(interval);
     ticks.set_missed_tick_behavior(MissedTickBehavior::Skip);
     let mut before: Option<(Instant, u64, u64)> = None;

@@ -196,7 +196,8 @@ fn audit_event(
         recorded_at: Timestamp::now().max(storage.index.complete().recorded_at),
         append: AppendBounds { first: position, last: position },
     };
-    Ok(record::encode(&event, numbers, ContentDigest::of(&event)))
+    // The operator runs this command on the stopped service: there is no identity.
+    Ok(record::encode(&event, numbers, ContentDigest::of(&event), ""))
 }
 
 /// Returns the aggregate of the audit events, and the number of the next one. An aggregate of a

@@ -1,6 +1,7 @@
 //! Tests of the overrides from the environment: what they set, when they are ignored, and that
 //! errors name the variable.
 
+use std::net::SocketAddr;
 use std::path::Path;
 use std::time::Duration;
 
@@ -8,14 +9,17 @@ use super::{
     super::tests::{error_of, load_with},
     *,
 };
-use crate::{config::ImmudbConfig, secret::Secret};
+use crate::{
+    config::{Config, ImmudbConfig},
+    secret::Secret,
+};
 
 #[test]
 fn environment_overrides_the_file() {
     let loaded = load_with(
         "server: { listen: 127.0.0.1:1 }\nimmudb: { port: 1, password: file }\n",
         &[
-            ("AETHYR_SERVER__LISTEN", "0.0.0.0:2"),
+            ("AETHYR_SERVER__LISTEN", "127.0.0.2:2"),
             ("AETHYR_SERVER__SHUTDOWN_GRACE", "1.5"),
             ("AETHYR_IMMUDB__RETRY_COUNT", "9"),
             ("AETHYR_EVENT_SOURCING__ENABLED", "true"),
@@ -31,7 +35,7 @@ fn environment_overrides_the_file() {
     )
     .unwrap();
     let config = loaded.config;
-    assert_eq!(config.server.listen, "0.0.0.0:2".parse().unwrap());
+    assert_eq!(config.server.listen, SocketAddr::from(([127, 0, 0, 2], 2)).into());
     assert_eq!(config.server.shutdown_grace, Duration::from_millis(1500));
     assert!(config.event_sourcing.enabled);
     assert_eq!(
@@ -74,6 +78,37 @@ fn empty_variables_of_immudb_count_as_unset() {
     let immudb = loaded.config.immudb.unwrap();
     assert_eq!((immudb.password.expose(), immudb.port), ("file", 5));
     assert_eq!(load_with("", &[("IMMUDB_ADDRESS", "")]).unwrap().config.immudb, None);
+}
+
+#[test]
+fn a_password_in_the_environment_takes_precedence_over_the_file() {
+    type Case<'a> = (&'a [(&'a str, &'a str)], (&'a str, Option<&'a str>));
+    let yaml = "immudb: { password: theirs, password_file: /theirs }";
+    let cases: [Case; 6] = [
+        (&[], ("theirs", Some("/theirs"))),
+        (&[("IMMUDB_PASSWORD", "ours")], ("ours", None)),
+        (&[("IMMUDB_PASSWORD_FILE", "/ours")], ("theirs", Some("/ours"))),
+        (&[("IMMUDB_PASSWORD", ""), ("IMMUDB_PASSWORD_FILE", "")], ("theirs", Some("/theirs"))),
+        (&[("IMMUDB_PASSWORD", "ours"), ("IMMUDB_PASSWORD_FILE", "/ours")], ("ours", Some("/ours"))),
+        (&[("IMMUDB_PASS", "ours")], ("ours", None)),
+    ];
+    for (environment, expected) in cases {
+        let immudb = load_with(yaml, environment).unwrap().config.immudb.unwrap();
+        let file = immudb.password_file.as_deref().map(|file| file.to_str().unwrap());
+        assert_eq!((immudb.password.expose(), file), expected, "{environment:?}");
+    }
+    let ignored = load_with("", &[("IMMUDB_PASSWORD_FILE", "/ours")]).unwrap();
+    assert_eq!(ignored.config.immudb, None);
+    assert_eq!(ignored.warnings[0], Warning::NoImmudb { variable: "IMMUDB_PASSWORD_FILE".into() });
+}
+
+#[test]
+fn variables_of_clients_are_known_and_change_nothing() {
+    for name in OF_CLIENTS {
+        assert_eq!(load_with("", &[(name, "/run/secrets/x")]).unwrap().config, Config::default(), "{name}");
+    }
+    let error = error_of("", &[("AETHYR_TOKEN", "aes1_x")]);
+    assert_eq!(error, "AETHYR_TOKEN: not a configuration variable");
 }
 
 #[test]
@@ -122,6 +157,11 @@ fn faults_of_the_environment_name_the_variable() {
             "AETHYR_IMMUDB__PASSWORD",
             "x",
             "AETHYR_IMMUDB__PASSWORD: not a configuration variable; did you mean IMMUDB_PASSWORD?",
+        ),
+        (
+            "AETHYR_IMMUDB__PASSWORD_FILE",
+            "x",
+            "AETHYR_IMMUDB__PASSWORD_FILE: not a configuration variable; did you mean IMMUDB_PASSWORD_FILE?",
         ),
         (
             "AETHYR_LIMITS__ID_BYTES_MAX",

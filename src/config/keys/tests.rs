@@ -18,11 +18,11 @@ fn unknown_keys_are_named_with_their_path() {
     for (yaml, named) in [
         (
             "servers: {}",
-            "servers: unknown key (did you mean server?); known keys: server, event_sourcing, world, immudb, proof, audit, limits, logging",
+            "servers: unknown key (did you mean server?); known keys: server, access, event_sourcing, world, immudb, proof, audit, limits, logging",
         ),
         (
             "server: { lisen: x }",
-            "server.lisen: unknown key (did you mean listen?); known keys: listen, shutdown_grace, first_call_max, request_max, unread_max, group_readable",
+            "server.lisen: unknown key (did you mean listen?); known keys: listen, tls, shutdown_grace, first_call_max, request_max, unread_max, group_readable, core_dumps",
         ),
         ("server:\n  lisen:\n", "server.lisen: unknown key"),
         ("immudb: { enabled: true }", "immudb.enabled: unknown key; known keys: address, "),
@@ -90,11 +90,11 @@ const INVALID: &[(&str, &str)] = &[
     ),
     (
         "server: { listen: 50051 }",
-        "server.listen: found 50051, expected an IP address and port, for example 127.0.0.1:50051",
+        "server.listen: found 50051, expected an IP address and port, for example 127.0.0.1:50051, a unix socket, for example unix:/run/aethyr/store.sock, or a list of them",
     ),
     (
         "server: { listen: 'localhost:1' }",
-        "server.listen: found \"localhost:1\", expected an IP address and port, for example 127.0.0.1:50051",
+        "server.listen: found \"localhost:1\", expected an IP address and port, for example 127.0.0.1:50051, a unix socket, for example unix:/run/aethyr/store.sock, or a list of them",
     ),
     ("server: yes", "server: found a string, expected a mapping of keys to values"),
     ("event_sourcing: { enabled: yes }", "event_sourcing.enabled: found \"yes\", expected true or false"),
@@ -143,6 +143,19 @@ const INVALID: &[(&str, &str)] = &[
         "immudb.public_key_file: found true, expected a file path of at most 4095 bytes, or an empty string for none",
     ),
     (
+        "access: { anonymous: 'the admin' }",
+        "access.anonymous: found \"the admin\", expected the name of a role (at most 64 letters, digits, hyphens and underscores), or an empty string",
+    ),
+    ("access: { allow_cleartext: 1 }", "access.allow_cleartext: found 1, expected true or false"),
+    (
+        "world: { read_models_mode: 640 }",
+        "world.read_models_mode: found 640, expected an octal mode that lets the owner read and write and others at most read, for example \"0644\", or an empty string",
+    ),
+    (
+        "limits: { connections_per_address_max: 0 }",
+        "limits.connections_per_address_max: found 0, expected a whole number from 1 to 1000000",
+    ),
+    (
         "proof: { origin: 'our world' }",
         "proof.origin: found \"our world\", expected at most 200 bytes without spaces, plus signs and control characters, or an empty string",
     ),
@@ -168,6 +181,26 @@ const INVALID: &[(&str, &str)] = &[
 fn invalid_values_are_named_with_key_value_and_bounds() {
     for (yaml, text) in INVALID {
         assert_eq!(error_of(yaml, &[]), *text, "{yaml}");
+    }
+}
+
+#[test]
+fn a_mode_of_the_read_models_lets_others_at_most_read() {
+    let yaml = |mode: &str| format!("world: {{ read_models_mode: {mode} }}");
+    for (text, mode) in [
+        ("''", None),
+        ("'0600'", Some(0o600)),
+        ("'640'", Some(0o640)),
+        ("0644", Some(0o644)),
+        ("'0o604'", Some(0o604)),
+    ] {
+        let config = config_of(&yaml(text));
+        assert_eq!(config.world.read_models_mode, mode, "{text}");
+        assert_eq!(config_of(&config.to_yaml_redacted()), config, "{text}");
+    }
+    for text in ["'0400'", "'0660'", "'0646'", "'0755'", "'1644'", "'0o'", "'+640'", "'0648'", "rw", "true"] {
+        let error = error_of(&yaml(text), &[]);
+        assert!(error.starts_with("world.read_models_mode: "), "{text}: {error}");
     }
 }
 

@@ -12,9 +12,16 @@ use crate::event::{AggregateId, ChainHash, Position, RecordedEvent, SequenceNumb
 /// Fields of `Record` from this number on are not visible to clients. They come last.
 const INTERNAL_FROM: u64 = 100;
 
-/// The `chain_hash` field of the message `RecordedEvent`: its number, its wire type, and the length
-/// of a hash.
-const HASH_FIELD: [u8; 2] = [14 << 3 | LENGTH_DELIMITED as u8, 32];
+/// The number of the field `recorded_by`.
+const RECORDED_BY: u64 = 15;
+
+/// The numbers of fields of the message `RecordedEvent` that no record has. If a record had them,
+/// its bytes would pass as something that the service says.
+const CHAIN_HASH: u64 = 14;
+const REDACTED: u64 = 16;
+
+/// The start of the field `chain_hash`: its number, its wire type, and the length of a hash.
+const HASH_FIELD: [u8; 2] = [(CHAIN_HASH << 3 | LENGTH_DELIMITED) as u8, 32];
 
 const VARINT: u64 = 0;
 const LENGTH_DELIMITED: u64 = 2;
@@ -25,6 +32,8 @@ pub struct StoredEvent {
     record: Bytes,
     /// The length of the part of the record that clients can see.
     visible: usize,
+    /// The length of the part of the record that precedes `chain_hash` in responses.
+    before_hash: usize,
     /// The chain hash up to and including this event.
     pub hash: ChainHash,
     /// The number within the aggregate, from 1 on.
@@ -47,6 +56,7 @@ impl StoredEvent {
     pub fn new(record: Bytes, hash: ChainHash) -> Result<Self, RecordError> {
         let mut event = Self {
             visible: record.len(),
+            before_hash: record.len(),
             record: Bytes::new(),
             hash,
             sequence: SequenceNumber(0),
@@ -66,6 +76,9 @@ impl StoredEvent {
                 return Err(not("fields are out of order"));
             }
             last = field.number;
+            if field.number > CHAIN_HASH {
+                event.before_hash = event.before_hash.min(start);
+            }
             match (field.number, field.value) {
                 (2, Value::Bytes(range)) => event.aggregate_id = range,
                 (3, Value::Bytes(range)) => event.aggregate_type = range,
@@ -74,6 +87,8 @@ impl StoredEvent {
                 (11, Value::Number(number)) => event.sequence = SequenceNumber(number),
                 (12, Value::Number(number)) => event.position = Position(number),
                 (13, Value::Bytes(range)) => event.recorded_at = timestamp(slice(&record, &range))?,
+                (RECORDED_BY, Value::Number(_)) => return Err(not("unexpected wire type")),
+                (CHAIN_HASH | REDACTED, _) => return Err(not("a field that only responses have")),
                 (INTERNAL_FROM.., _) => event.visible = event.visible.min(start),
                 (..INTERNAL_FROM, _) => {}
             }
@@ -143,12 +158,13 @@ impl StoredEvent {
         self.visible.saturating_add(HASH_FIELD.len()).saturating_add(self.hash.0.len())
     }
 
-    /// Writes the event as a `RecordedEvent` without its length prefix. Fields 1 to 13 are the same
-    /// in both messages.
+    /// Writes the event as a `RecordedEvent` without its length prefix. Fields 1 to 13 and 15 are
+    /// the same in both messages.
     pub fn put_recorded(&self, out: &mut impl BufMut) {
-        out.put_slice(slice(&self.record, &(0..self.visible)));
+        out.put_slice(slice(&self.record, &(0..self.before_hash)));
         out.put_slice(&HASH_FIELD);
         out.put_slice(&self.hash.0);
+        out.put_slice(slice(&self.record, &(self.before_hash..self.visible)));
     }
 }
 
@@ -183,6 +199,20 @@ impl<'r> RecordHead<'r> {
         }
         Some(head)
     }
+}
+
+/// Returns the name of the identity that appended an event as bytes, which are not validated. Empty
+/// if the record has none, or if the bytes are not a record.
+pub fn recorded_by(record: &[u8]) -> &[u8] {
+    let mut fields = WireFields { bytes: record, at: 0 };
+    while let Ok(Some(field)) = fields.next() {
+        match (field.number, field.value) {
+            (RECORDED_BY, Value::Bytes(range)) => return slice(record, &range),
+            (..RECORDED_BY, _) => {}
+            (RECORDED_BY.., _) => break,
+        }
+    }
+    &[]
 }
 
 fn slice<'b>(bytes: &'b [u8], range: &Range<usize>) -> &'b [u8] {

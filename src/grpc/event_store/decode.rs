@@ -22,8 +22,8 @@ mod proofs;
 
 #[cfg(feature = "fuzzing")]
 pub(crate) use fields::RESERVED_PREFIX;
-pub(crate) use fields::{aggregate_id, name, timestamp, unless_zero, writable_id};
-use fields::{content_ok, optional_name, stored_id, stored_name};
+pub(crate) use fields::{aggregate_id, filter_values, name, timestamp, unless_zero, writable_id};
+use fields::{content_ok, optional_name, stored_id};
 pub(crate) use proofs::{ConsistencyRequest, ProofRequest};
 
 /// Checks requests against the configured limits.
@@ -284,18 +284,14 @@ impl Decoder {
     /// # Errors
     /// Returns an error that names every invalid field.
     pub(crate) fn filter(&self, filter: Option<wire::Filter>) -> Result<Filter, Violations> {
-        const TYPES_MAX: usize = 100;
         let mut wrong = Violations::default();
         let filter = filter.unwrap_or_default();
-        for (field, types) in
-            [("filter.aggregate_types", &filter.aggregate_types), ("filter.event_types", &filter.event_types)]
-        {
-            if types.len() > TYPES_MAX {
-                wrong.add(field, format!("has {} entries; at most {TYPES_MAX} are allowed", types.len()));
-            }
-            for one in types {
-                stored_name(field, one, &mut wrong);
-            }
+        for (field, values) in [
+            ("filter.aggregate_types", &filter.aggregate_types),
+            ("filter.event_types", &filter.event_types),
+            ("filter.aggregate_id_prefixes", &filter.aggregate_id_prefixes),
+        ] {
+            filter_values(field, values, &mut wrong);
         }
         optional_name("filter.aggregate_id_prefix", &filter.aggregate_id_prefix, &mut wrong);
         optional_name("filter.correlation_id", &filter.correlation_id, &mut wrong);
@@ -310,6 +306,7 @@ impl Decoder {
             aggregate_types: filter.aggregate_types.into_iter().map(String::into_bytes).collect(),
             event_types: filter.event_types.into_iter().map(String::into_bytes).collect(),
             aggregate_id_prefix: filter.aggregate_id_prefix,
+            aggregate_id_prefixes: filter.aggregate_id_prefixes,
             correlation_id: filter.correlation_id,
             recorded_from,
             recorded_until,
@@ -395,6 +392,21 @@ mod tests {
         let Violations(wrong) = append(&[("a", "A", "x"), ("\0", "A", ""), ("\0", "A", "x")]).unwrap_err();
         let fields: Vec<&str> = wrong.iter().map(|(field, _)| field.as_str()).collect();
         assert_eq!(fields, ["events[1].aggregate_id", "events[1].event_type", "events[2].aggregate_id"]);
+    }
+
+    #[test]
+    fn a_prefix_of_a_filter_is_not_empty_and_there_are_at_most_100() {
+        let decoder = Decoder { limits: settings::request_limits(&LimitsConfig::default()) };
+        let decode = |aggregate_id_prefixes: Vec<String>| {
+            let filter = wire::Filter { aggregate_id_prefixes, ..wire::Filter::default() };
+            decoder.filter(Some(filter)).map(|filter| filter.aggregate_id_prefixes)
+        };
+        let hundred = vec!["arena-".to_owned(); 100];
+        assert_eq!(decode(hundred.clone()), Ok(hundred));
+        for wrong in [vec!["a".to_owned(); 101], vec!["a".to_owned(), String::new()], vec!["\n".to_owned()]] {
+            let Violations(wrong) = decode(wrong).unwrap_err();
+            assert_eq!(wrong[0].0, "filter.aggregate_id_prefixes");
+        }
     }
 
     #[test]

@@ -70,6 +70,7 @@ pub(crate) fn snapshot(snapshot: Snapshot) -> wire::Snapshot {
         schema_version: snapshot.schema_version,
         metadata: snapshot.metadata,
         recorded_at: Some(timestamp(snapshot.recorded_at)),
+        redacted: false,
     }
 }
 
@@ -125,6 +126,10 @@ pub(crate) struct StatsContext {
     pub writes_refused: Option<&'static str>,
     pub reads_refused: Option<&'static str>,
     pub proofs: ProofFigures,
+    /// `None` without TLS.
+    pub tls_valid_until: Option<prost_types::Timestamp>,
+    /// Empty if the caller may not know them.
+    pub identities: Vec<wire::IdentityUse>,
 }
 
 /// The figures about the tree, the checkpoints, the anchors and the auditor.
@@ -212,6 +217,8 @@ pub(crate) fn stats(
         checkpoint_problem,
         anchors,
         audit,
+        tls_valid_until: surroundings.tls_valid_until,
+        identities: surroundings.identities,
     }
 }
 

@@ -87,6 +87,7 @@ mod tests {
             sequence: SequenceNumber(position + 300),
             position: Position(position),
             recorded_at: Timestamp::new(1_700_000_000, 5).unwrap(),
+            recorded_by: "arena-1".into(),
             append: AppendBounds { first: Position(1), last: Position(9) },
             hash: ChainHash([position as u8; 32]),
         }
@@ -113,6 +114,7 @@ mod tests {
             assert_eq!(read.metadata, recorded.event.metadata);
             assert_eq!(read.sequence_number, recorded.sequence.0);
             assert_eq!(read.position, recorded.position.0);
+            assert_eq!(read.recorded_by, "arena-1");
             assert_eq!(read.chain_hash, recorded.hash.0.to_vec());
             assert_eq!(read.recorded_at, Some(prost_types::Timestamp { seconds: 1_700_000_000, nanos: 5 }));
             assert_eq!(read.occurred_at, Some(prost_types::Timestamp { seconds: -1, nanos: 999_999_999 }));

@@ -11,14 +11,19 @@ use super::{
     encode::{ProofFigures, timestamp},
 };
 use crate::{
-    error::NoProof,
+    access::Right,
+    error::{NoProof, StoreError},
+    event::{Position, record::StoredEvent},
     grpc::{
+        authorization::Forbidden,
+        redaction::{self, Secrets},
         status,
         transport::{concurrency::Admitted, reads::size_answer},
         wire,
     },
     merkle::Hash,
     replication::audit::{AuditStatus, AuditWatch},
+    store::{EventRef, EventStore},
     transparency::{
         AnchorKind, AnchorStatus, Transparency, TransparencyStatus,
         proofs::{WantedProof, prove, tree_of},
@@ -33,8 +38,9 @@ impl EventStoreCalls {
         call: &Admitted,
         request: wire::GetProofRequest,
     ) -> Result<wire::GetProofResponse, Status> {
-        let ProofRequest { event, with_record } =
+        let ProofRequest { event, with_record: wanted } =
             self.decoder.proof(&request).map_err(status::of_violations)?;
+        self.may_prove(call, &event).await?;
         let transparency = self.transparency()?;
         let position = self.blocking(call, move |store| store.position_of(&event)).await?;
         // A checkpoint may have to be made first.
@@ -44,15 +50,37 @@ impl EventStoreCalls {
         let (checkpoint_size, anchored) = (kept.checkpoint.size(), kept.anchored);
         let view = tree_of(transparency.tree(), checkpoint_size).await;
         let view = view.map_err(|error| status::of_error(error.into()))?;
-        let wanted = WantedProof { position, with_record };
+        let may_load = call.principal.may(Right::Load);
+        let is_masked = Secrets::for_caller(&call.principal) == Secrets::Masked;
         let made = self.blocking(call, move |store| {
-            let file = prove(store.history(), store.tip(), &view, &kept, wanted)?;
-            Ok(String::from_utf8_lossy(&file.to_bytes()).into_owned())
+            let with_record = wanted && may_load && !(is_masked && has_hash(store, position)?);
+            let wanted_proof = WantedProof { position, with_record };
+            let file = prove(store.history(), store.tip(), &view, &kept, wanted_proof)?;
+            Ok((String::from_utf8_lossy(&file.to_bytes()).into_owned(), wanted && !with_record))
         });
-        let tlog_proof = made.await?;
-        let response = wire::GetProofResponse { tlog_proof, position: position.0, checkpoint_size, anchored };
+        let (tlog_proof, redacted) = made.await?;
+        let position = position.0;
+        let response = wire::GetProofResponse { tlog_proof, position, checkpoint_size, anchored, redacted };
         size_answer(call, &response)?;
         Ok(response)
+    }
+
+    /// Checks that the caller may name the event. If its scope is restricted, an event that does
+    /// not exist is refused like one out of the scope.
+    async fn may_prove(&self, call: &Admitted, event: &EventRef) -> Result<(), Status> {
+        let scope = &call.principal.identity.scope;
+        let id = match event {
+            EventRef::Numbered(aggregate, _) => {
+                return self.lookup(call).check(Right::Prove, aggregate).await;
+            }
+            EventRef::Id(_) if scope.is_unrestricted() => return Ok(()),
+            EventRef::Id(id) => *id,
+        };
+        let found = self.blocking(call, move |store| store.find(id)).await?;
+        let is_in_scope = found.is_some_and(|found| {
+            scope.has_id(found.event.aggregate_id.as_str()) && scope.has_type(&found.event.aggregate_type)
+        });
+        if is_in_scope { Ok(()) } else { Err(Forbidden::Scope(Right::Prove).refuse(call)) }
     }
 
     /// Returns a kept checkpoint.
@@ -114,6 +142,13 @@ impl EventStoreCalls {
     }
 }
 
+/// Returns whether the record of the event at this position has a password hash.
+fn has_hash(store: &EventStore, position: Position) -> Result<bool, StoreError> {
+    let found = store.history().record_at(position, store.tip())?;
+    let event = StoredEvent::new(found.bytes, found.hash);
+    redaction::has_hash(&event.map_err(|error| StoreError::Damaged(error.into()))?)
+}
+
 /// Returns the figures about the tree, the checkpoints, the anchors and the auditor.
 pub(super) fn figures(transparency: Option<&Transparency>, audit: Option<&AuditWatch>) -> ProofFigures {
     let newest = transparency.and_then(Transparency::newest);
@@ -164,5 +199,48 @@ fn audited(status: AuditStatus) -> wire::AuditStats {
         started_at: started_at.map(timestamp),
         finished_at: finished_at.map(timestamp),
         last_error: last_error.unwrap_or_default(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use tempfile::tempdir;
+
+    use super::*;
+    use crate::{
+        config::LimitsConfig,
+        grpc::event_store::decode::Decoder,
+        sequencer::tests::{in_folder, start},
+        server::settings,
+        store::tests::local_store,
+    };
+
+    #[tokio::test(flavor = "multi_thread")]
+    async fn a_record_with_the_hash_of_a_player_is_told_from_all_others() {
+        let folder = tempdir().unwrap();
+        let running = start(&in_folder(&folder));
+        let store = local_store(&running);
+        let hash = r#"{"password_hash":"5f4dcc3b5aa765d61d8327deb882cf99"}"#;
+        let event = |(aggregate_type, event_type, json): (&str, &str, &str)| wire::NewEvent {
+            aggregate_id: format!("a {aggregate_type}"),
+            aggregate_type: aggregate_type.to_owned(),
+            event_type: event_type.to_owned(),
+            data: Some(wire::new_event::Data::Json(json.to_owned())),
+            ..wire::NewEvent::default()
+        };
+        let events = [
+            ("Player", "PlayerCreated", hash),
+            ("Player", "PlayerPasswordUpdated", hash),
+            ("Player", "PlayerCreated", r#"{"password_hash":null}"#),
+            ("Player", "PlayerAdminStatusUpdated", hash),
+            ("Account", "PlayerCreated", hash),
+        ];
+        let events = events.into_iter().map(event).collect();
+        let request = wire::AppendEventsRequest { events, ..wire::AppendEventsRequest::default() };
+        let decoder = Decoder { limits: settings::request_limits(&LimitsConfig::default()) };
+        store.append(decoder.append(request).unwrap()).await.unwrap();
+        let found: Vec<bool> =
+            (1..=5).map(|position| has_hash(&store, Position(position)).unwrap()).collect();
+        assert_eq!(found, [true, true, false, false, false]);
     }
 }

@@ -21,6 +21,7 @@ use crate::{
     grpc::{
         status,
         transport::{
+            authentication::CallPrincipal,
             concurrency::Admitted,
             reads::{Reads, previous_sent, size_answer},
         },
@@ -304,14 +305,14 @@ pub(crate) trait Messages<T>: Stream<Item = Result<T, Status>> + Send + 'static 
 
 impl<T, S: Stream<Item = Result<T, Status>> + Send + 'static> Messages<T> for S {}
 
-/// Ends the stream at the client's deadline and when the service stops. Everything that the stream
-/// holds is released with it.
+/// Ends the stream at the client's deadline, when its caller loses its identity or a right, and
+/// when the service stops. Everything that the stream holds is released with it.
 pub(crate) fn bounded<T: Send + 'static>(
     messages: impl Messages<T>,
     call: Admitted,
     closing: CancellationToken,
 ) -> Boxed<T> {
-    let end = Box::pin(end_reason(call.deadline, closing));
+    let end = Box::pin(end_reason(call.deadline, call.principal.clone(), closing));
     let start = (Box::pin(messages), end, call);
     Box::pin(stream::try_unfold(start, |(mut messages, mut end, call)| async move {
         let message = tokio::select! {
@@ -324,7 +325,7 @@ pub(crate) fn bounded<T: Send + 'static>(
 }
 
 /// Waits until a stream has to end, and returns why.
-async fn end_reason(deadline: Option<Instant>, closing: CancellationToken) -> Status {
+async fn end_reason(deadline: Option<Instant>, caller: CallPrincipal, closing: CancellationToken) -> Status {
     let over = async {
         match deadline {
             Some(deadline) => tokio::time::sleep_until(deadline).await,
@@ -334,6 +335,7 @@ async fn end_reason(deadline: Option<Instant>, closing: CancellationToken) -> St
     tokio::select! {
         () = closing.cancelled() => status::shutting_down(),
         () = over => status::deadline_exceeded(),
+        status = caller.revocation() => status,
     }
 }
 

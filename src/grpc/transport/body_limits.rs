@@ -11,10 +11,11 @@ use std::{
 };
 
 use http::{Request, Response};
-use tonic::body::Body;
+use tonic::{Status, body::Body};
 use tower::{Layer, Service};
 
 use super::{
+    authentication::Revocable,
     byte_budget::{ByteBudget, Purpose},
     compression::{Decompressor, ENCODING, Encoding},
     concurrency::{Admitted, answer_purpose},
@@ -83,19 +84,22 @@ where
         };
         request.headers_mut().remove(ENCODING);
         let peer = request.extensions().get::<Peer>().cloned().unwrap_or_default();
-        let health = methods::is_health(request.uri().path());
+        let path = request.uri().path();
+        let (health, reflection) = (methods::is_health(path), methods::is_reflection(path));
         let purpose = answer_purpose(request.extensions());
         let settled = purpose == Purpose::WriteAnswer || health;
         let open_call = peer.begin_call();
         let admitted = request.extensions().get::<Admitted>().cloned();
         let bytes = match &admitted {
             Some(admitted) => admitted.answer.clone(),
-            None => self.limits.budget.of_call(peer.caller(), purpose),
+            None => self.limits.budget.of_call(peer.client().caller(), purpose),
         };
+        let caller = admitted.as_ref().map(|admitted| &admitted.principal);
+        let revocable = caller.filter(|caller| reflection && caller.is_known()).cloned();
         let deadline = admitted.as_ref().and_then(|admitted| admitted.deadline);
         let kept = match &admitted {
             Some(admitted) => admitted.request.clone(),
-            None => self.limits.budget.of_call(peer.caller(), Purpose::Request),
+            None => self.limits.budget.of_call(peer.client().caller(), Purpose::Request),
         };
         let arrival = ArrivalTimer::new(self.limits.request_max, deadline);
         let unpacking = encoding.map(|encoding| Decompressor::new(encoding, self.limits.message_bytes_max));
@@ -103,8 +107,17 @@ where
         let answered = self.inner.call(request);
         Box::pin(async move {
             let answered = answered.await?;
+            if let Some(admitted) = &admitted {
+                admitted.principal.note_status(answered.extensions().get::<Status>());
+            }
             let answer = open_call.answer(purpose);
-            Ok(answered.map(|body| Body::new(ResponseBody::new(body, answer, bytes, settled, admitted))))
+            Ok(answered.map(|body| {
+                let body = match revocable {
+                    Some(caller) => Body::new(Revocable::new(body, caller)),
+                    None => body,
+                };
+                Body::new(ResponseBody::new(body, answer, bytes, settled, admitted))
+            }))
         })
     }
 }

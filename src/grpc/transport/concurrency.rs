@@ -1,21 +1,33 @@
 //! Admits or rejects calls before their bodies are read.
 //!
-//! Checks the size of the metadata, the deadline, and the limit on concurrent calls. An admitted
-//! call holds its share of the limits until its work has ended. The bodies themselves are left to
-//! the other layers.
+//! Checks who calls, the size of the metadata, the deadline, and the limit on concurrent calls. An
+//! admitted call holds its share of the limits until its work has ended. How a caller is recognized
+//! is left to `authentication`, and the bodies to the other layers.
 
-use std::{future::ready, sync::Arc, time::Duration};
+use std::{
+    future::{Ready, ready},
+    pin::Pin,
+    sync::Arc,
+    task::{Context, Poll},
+    time::Duration,
+};
 
 use futures_util::{FutureExt, future::Either};
-use http::HeaderMap;
+use http::{Extensions, HeaderMap};
 use tokio::time::Instant;
-use tonic::{Request, Response, Status, metadata::MetadataMap, service::Interceptor};
+use tonic::{Request, Response, Status, body::Body};
+use tower::{Layer, Service};
 
 use super::{
+    addresses::AddressPlace,
+    authentication::{Authentication, CallPrincipal, Identified, Refused},
     byte_budget::{ByteBudget, CallBytes, Purpose},
+    client::{Client, ClientRegistry},
     peer::Peer,
 };
 use crate::{
+    access::{AccessControl, Right},
+    access_log::AccessLog,
     error::Limit,
     grpc::{methods, status},
     shared_limit::{LimitGuard, Resource, SharedLimit},
@@ -31,6 +43,8 @@ const METADATA_BYTES_MAX: usize = 16 * 1024;
 pub struct Gate {
     places: Arc<SharedLimit>,
     budget: ByteBudget,
+    /// `None` while access control is off.
+    authentication: Option<Arc<Authentication>>,
 }
 
 /// A call that was admitted. It counts against the limits until the last clone is dropped: work
@@ -45,7 +59,13 @@ pub struct Admitted {
     pub answer: CallBytes,
     /// The peer of the connection that the call arrived on.
     pub peer: Peer,
+    /// Who calls.
+    pub principal: CallPrincipal,
+    /// The client whose share of the limits the call uses.
+    pub client: Client,
     _place: Option<Arc<LimitGuard>>,
+    /// Counts among the calls of its address that need no credentials.
+    _open: Option<Arc<AddressPlace>>,
     /// Counts against the limit on open streams.
     _stream: Option<Arc<LimitGuard>>,
 }
@@ -54,7 +74,117 @@ impl Gate {
     /// Admits up to `calls_max` calls at a time, whose bytes count against `budget`.
     pub fn new(calls_max: usize, budget: ByteBudget) -> Self {
         let places = Arc::new(SharedLimit::new(Limit::ConcurrentCalls, Resource::Calls, calls_max as u64));
-        Self { places, budget }
+        Self { places, budget, authentication: None }
+    }
+
+    /// Asks callers who they are, unless access control is off. It cannot be switched on or off
+    /// while the service runs.
+    #[must_use]
+    pub(crate) fn with_access(self, control: AccessControl, clients: ClientRegistry, log: AccessLog) -> Self {
+        let is_on = !control.policy().is_off();
+        let authentication = is_on.then(|| Arc::new(Authentication::new(control, clients, log)));
+        Self { authentication, ..self }
+    }
+
+    fn admit<B>(&self, request: &http::Request<B>) -> Result<Admitted, Refused> {
+        let peer = request.extensions().get::<Peer>().cloned().unwrap_or_default();
+        let caller = match &self.authentication {
+            None => Identified::by_connection(&peer),
+            Some(authentication) => authentication.authenticate(request, &peer)?,
+        };
+        // A connection without any call of a known caller is closed after a while.
+        if caller.place.is_none() {
+            peer.note_call();
+        }
+        let principal = caller.principal.clone();
+        self.within_limits(request.headers(), request.extensions(), peer, caller).map_err(|status| {
+            principal.note_status(Some(&status));
+            status.into()
+        })
+    }
+
+    /// Admits a call whose caller is known.
+    fn within_limits(
+        &self,
+        headers: &HeaderMap,
+        extensions: &Extensions,
+        peer: Peer,
+        caller: Identified,
+    ) -> Result<Admitted, Status> {
+        if header_bytes(headers) > METADATA_BYTES_MAX {
+            return Err(status::metadata_too_large(METADATA_BYTES_MAX));
+        }
+        let deadline = match timeout(headers) {
+            Ok(None) => None,
+            Ok(Some(Duration::ZERO)) => return Err(status::deadline_exceeded()),
+            Ok(Some(timeout)) => Some(Instant::now() + timeout),
+            Err(Malformed) => return Err(status::malformed_timeout()),
+        };
+        let is_open = caller.place.is_some() || extensions.get::<HealthCheck>().is_some();
+        let place = match is_open {
+            true => None,
+            false => {
+                let place = self.places.acquire(caller.client.caller(), 1).map_err(status::of_limit)?;
+                Some(Arc::new(place))
+            }
+        };
+        let answer = answer_purpose(extensions);
+        let admitted = Admitted::unbounded(peer, caller, &self.budget, answer);
+        Ok(Admitted { deadline, _place: place, ..admitted })
+    }
+}
+
+impl<S> Layer<S> for Gate {
+    type Service = Gated<S>;
+
+    fn layer(&self, inner: S) -> Self::Service {
+        Gated { inner, gate: self.clone() }
+    }
+}
+
+/// A service whose calls pass the gate first.
+#[derive(Debug, Clone)]
+pub struct Gated<S> {
+    inner: S,
+    gate: Gate,
+}
+
+type Answered<E> = Result<http::Response<Body>, E>;
+/// The answer to a call that is refused, which may wait.
+type Refusal<E> = Either<Ready<Answered<E>>, Pin<Box<dyn Future<Output = Answered<E>> + Send>>>;
+
+impl<S> Service<http::Request<Body>> for Gated<S>
+where
+    S: Service<http::Request<Body>, Response = http::Response<Body>>,
+    S::Error: Send + 'static,
+{
+    type Response = http::Response<Body>;
+    type Error = S::Error;
+    type Future = Either<S::Future, Refusal<S::Error>>;
+
+    fn poll_ready(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), Self::Error>> {
+        self.inner.poll_ready(cx)
+    }
+
+    fn call(&mut self, mut request: http::Request<Body>) -> Self::Future {
+        match self.gate.admit(&request) {
+            Ok(admitted) => {
+                request.extensions_mut().insert(admitted);
+                Either::Left(self.inner.call(request))
+            }
+            Err(refused) => Either::Right(refusal(refused)),
+        }
+    }
+}
+
+fn refusal<E: Send + 'static>(refused: Refused) -> Refusal<E> {
+    let Refused { status, delay } = refused;
+    match delay {
+        None => Either::Left(ready(Ok(status.into_http()))),
+        Some(delay) => {
+            let answer: Answered<E> = Ok(status.into_http());
+            Either::Right(Box::pin(delay.wait().map(|()| answer)))
+        }
     }
 }
 
@@ -75,12 +205,8 @@ pub fn answer_purpose(extensions: &http::Extensions) -> Purpose {
     }
 }
 
-/// Runs before the gate, which does not see the path. A call counts here even if it is rejected
-/// later.
+/// Runs before the gate, whose limits depend on the method.
 pub fn note_arrival<B>(mut request: http::Request<B>) -> http::Request<B> {
-    if let Some(peer) = request.extensions().get::<Peer>() {
-        peer.note_call();
-    }
     let path = request.uri().path();
     if methods::is_write(path) {
         request.extensions_mut().insert(AnswersWrite);
@@ -90,25 +216,13 @@ pub fn note_arrival<B>(mut request: http::Request<B>) -> http::Request<B> {
     request
 }
 
-impl Interceptor for Gate {
+/// Admits the request of a test, which has no path.
+#[cfg(test)]
+impl tonic::service::Interceptor for Gate {
     fn call(&mut self, mut request: Request<()>) -> Result<Request<()>, Status> {
-        if header_bytes(request.metadata().as_ref()) > METADATA_BYTES_MAX {
-            return Err(status::metadata_too_large(METADATA_BYTES_MAX));
-        }
-        let deadline = match timeout(request.metadata()) {
-            Ok(None) => None,
-            Ok(Some(Duration::ZERO)) => return Err(status::deadline_exceeded()),
-            Ok(Some(timeout)) => Some(Instant::now() + timeout),
-            Err(Malformed) => return Err(status::malformed_timeout()),
-        };
         let peer = request.extensions().get::<Peer>().cloned().unwrap_or_default();
-        let place = match request.extensions().get::<HealthCheck>() {
-            Some(HealthCheck) => None,
-            None => Some(Arc::new(self.places.acquire(peer.caller(), 1).map_err(status::of_limit)?)),
-        };
-        let answer = answer_purpose(request.extensions());
-        let admitted =
-            Admitted { deadline, _place: place, ..Admitted::unbounded(&peer, &self.budget, answer) };
+        let caller = Identified::by_connection(&peer);
+        let admitted = self.within_limits(request.metadata().as_ref(), request.extensions(), peer, caller)?;
         request.extensions_mut().insert(admitted);
         Ok(request)
     }
@@ -120,13 +234,17 @@ fn header_bytes(headers: &HeaderMap) -> usize {
 }
 
 impl Admitted {
-    fn unbounded(peer: &Peer, budget: &ByteBudget, answer: Purpose) -> Self {
+    fn unbounded(peer: Peer, caller: Identified, budget: &ByteBudget, answer: Purpose) -> Self {
+        let Identified { principal, client, place } = caller;
         Self {
             deadline: None,
-            request: budget.of_call(peer.caller(), Purpose::Request),
-            answer: budget.of_call(peer.caller(), answer),
-            peer: peer.clone(),
+            request: budget.of_call(client.caller(), Purpose::Request),
+            answer: budget.of_call(client.caller(), answer),
+            peer,
+            principal,
+            client,
             _place: None,
+            _open: place.map(Arc::new),
             _stream: None,
         }
     }
@@ -134,8 +252,11 @@ impl Admitted {
     /// Returns the call that a request belongs to. A call that did not pass a gate has no limits.
     pub fn of<T>(request: &Request<T>) -> Self {
         let admitted = request.extensions().get::<Self>().cloned();
-        let unbounded = || Self::unbounded(&Peer::default(), &ByteBudget::new(usize::MAX), Purpose::Answer);
-        admitted.unwrap_or_else(unbounded)
+        admitted.unwrap_or_else(|| {
+            let peer = Peer::default();
+            let caller = Identified::by_connection(&peer);
+            Self::unbounded(peer, caller, &ByteBudget::new(usize::MAX), Purpose::Answer)
+        })
     }
 
     /// Also counts the call against the limit on open streams.
@@ -143,7 +264,7 @@ impl Admitted {
     /// # Errors
     /// Returns an error if the limit is reached, or if the client has used up its share.
     pub fn streaming(self, streams: &Arc<SharedLimit>) -> Result<Self, Status> {
-        let place = streams.acquire(self.peer.caller(), 1).map_err(status::of_limit)?;
+        let place = streams.acquire(self.client.caller(), 1).map_err(status::of_limit)?;
         Ok(Self { _stream: Some(Arc::new(place)), ..self })
     }
 
@@ -151,10 +272,27 @@ impl Admitted {
     pub fn origin(&self) -> Origin {
         let request = self.request.clone();
         Origin {
-            caller: self.peer.caller().clone(),
+            caller: self.client.caller().clone(),
             counted: Some(Box::new(move || request.force(0))),
-            kept: None,
+            recorded_by: self.principal.recorded_by(),
+            admission: self.client.admission(),
+            ..Origin::default()
         }
+    }
+
+    /// Records in the access log that the call is refused because of who calls.
+    pub(in crate::grpc) fn note_refusal(&self, status: &Status) {
+        self.principal.note_status(Some(status));
+    }
+
+    /// Records that the call uses a right, which decides whether the access log has it.
+    pub(in crate::grpc) fn note_right(&self, right: Right) {
+        self.principal.note_right(right);
+    }
+
+    /// Records what the call has stored, for the access log.
+    pub(in crate::grpc) fn note_stored(&self, events: u64, first_position: u64) {
+        self.principal.note_stored(events, first_position);
     }
 
     /// Runs a unary call within the client's deadline.
@@ -207,13 +345,13 @@ struct Malformed;
 
 /// Returns the time left until the client's deadline. tonic enforces the same deadline but answers
 /// CANCELLED, so this deadline must expire first. A millisecond is too short to do anything.
-fn timeout(metadata: &MetadataMap) -> Result<Option<Duration>, Malformed> {
+fn timeout(headers: &HeaderMap) -> Result<Option<Duration>, Malformed> {
     const AHEAD_MIN: Duration = Duration::from_millis(1);
     const AHEAD_MAX: Duration = Duration::from_millis(50);
     /// The protocol does not allow more digits, and the clock could not represent more.
     const DIGITS_MAX: usize = 8;
-    let Some(value) = metadata.get("grpc-timeout") else { return Ok(None) };
-    let (unit, digits) = value.as_encoded_bytes().split_last().ok_or(Malformed)?;
+    let Some(value) = headers.get("grpc-timeout") else { return Ok(None) };
+    let (unit, digits) = value.as_bytes().split_last().ok_or(Malformed)?;
     if digits.is_empty() || digits.len() > DIGITS_MAX || !digits.iter().all(u8::is_ascii_digit) {
         return Err(Malformed);
     }
@@ -232,12 +370,12 @@ fn timeout(metadata: &MetadataMap) -> Result<Option<Duration>, Malformed> {
 
 #[cfg(test)]
 mod tests {
+    use tonic::service::Interceptor;
+
     use super::*;
 
     fn with_timeout(text: &'static str) -> Result<Option<Duration>, Malformed> {
-        let mut metadata = MetadataMap::new();
-        metadata.insert("grpc-timeout", text.parse().unwrap());
-        timeout(&metadata)
+        timeout(&HeaderMap::from_iter([("grpc-timeout".parse().unwrap(), text.parse().unwrap())]))
     }
 
     fn gate(calls_max: usize) -> Gate {
@@ -256,7 +394,7 @@ mod tests {
         for none in ["1n", "1000u", "1m", "0S"] {
             assert_eq!(with_timeout(none), Ok(Some(Duration::ZERO)), "{none}");
         }
-        assert_eq!(timeout(&MetadataMap::new()), Ok(None));
+        assert_eq!(timeout(&HeaderMap::new()), Ok(None));
     }
 
     #[test]

@@ -1,34 +1,25 @@
-//! Accepts connections, up to a limit.
+//! Holds a connection for as long as it is of use.
 //!
-//! A connection beyond the limit is closed at once: the client sees UNAVAILABLE and retries,
-//! instead of waiting in a queue that is not served. A connection is also closed if its client does
-//! not make a call in time, or does not read its responses.
+//! A connection is closed if its client does not make a call in time, or does not read its
+//! responses. How connections are accepted is left to `accept`.
 
 use std::{
     io,
     pin::Pin,
-    sync::Arc,
     task::{Context, Poll},
     time::Duration,
 };
 
-use futures_util::{Stream, stream};
 use tokio::{
     io::{AsyncRead, AsyncWrite, ReadBuf},
-    net::{TcpListener, TcpStream},
-    sync::{OwnedSemaphorePermit, Semaphore},
     time::{Instant, Sleep},
 };
 use tokio_util::sync::{CancellationToken, WaitForCancellationFutureOwned};
 use tonic::transport::server::Connected;
 use tracing::{debug, warn};
 
-use super::{byte_budget::ByteBudget, peer::Peer};
-use crate::{
-    grpc::settings::TransportSettings,
-    refusals::{self, Severity},
-    shared_limit::Resource,
-};
+use super::{accept::Places, byte_budget::ByteBudget, peer::Peer, socket::Socket};
+use crate::grpc::settings::TransportSettings;
 
 /// How long a connection may be kept without being of use.
 #[derive(Debug, Clone, Copy)]
@@ -44,7 +35,7 @@ pub struct ConnectionTimeouts {
 /// A connection that counts against the limit until it is closed.
 #[derive(Debug)]
 pub struct Connection {
-    stream: TcpStream,
+    stream: Socket,
     peer: Peer,
     budget: ByteBudget,
     accepted: Instant,
@@ -57,38 +48,49 @@ pub struct Connection {
     /// The wait for the service to stop. `None` once it is stopping.
     closing: Option<Pin<Box<WaitForCancellationFutureOwned>>>,
     overdue: bool,
-    _permit: OwnedSemaphorePermit,
+    _places: Places,
+}
+
+/// What a connection is created from.
+#[derive(Debug)]
+pub(super) struct NewConnection {
+    pub socket: Socket,
+    pub peer: Peer,
+    pub places: Places,
+    /// When it was accepted, before any handshake.
+    pub accepted: Instant,
 }
 
 impl Connection {
-    fn new(
-        stream: TcpStream,
+    pub(super) fn new(
+        new: NewConnection,
         patience: ConnectionTimeouts,
         budget: ByteBudget,
         closing: CancellationToken,
-        permit: OwnedSemaphorePermit,
     ) -> Self {
+        let NewConnection { socket: stream, peer, places, accepted } = new;
         Self {
             stream,
-            peer: Peer::default(),
+            peer,
             budget,
-            accepted: Instant::now(),
+            accepted,
             blocked: None,
             idle: None,
             patience,
             look: Box::pin(tokio::time::sleep(patience.look_every())),
             closing: Some(Box::pin(closing.cancelled_owned())),
             overdue: false,
-            _permit: permit,
+            _places: places,
         }
     }
 
     /// Checks now and then whether the connection may be kept. An error ends it, and all its calls.
     fn look(&mut self, cx: &mut Context<'_>) -> io::Result<()> {
+        self.overdue |= self.peer.is_closing();
         if self.closing.as_mut().is_some_and(|closing| closing.as_mut().poll(cx).is_ready()) {
             self.closing = None;
             // A stop waits for calls, but not for a connection that never made one.
-            self.overdue |= !self.peer.has_called();
+            self.overdue |= !self.peer.has_called() && !self.peer.is_calling();
             self.patience.hurry();
             self.look.as_mut().reset(Instant::now() + self.patience.look_every());
         }
@@ -118,12 +120,13 @@ impl Connection {
     }
 
     fn has_write_answers(&self) -> bool {
-        self.peer.caller().holds(Resource::WriteAnswerBytes)
+        self.peer.has_write_answers()
     }
 
     fn fault(&self, now: Instant) -> Option<&'static str> {
         let over = |since: Instant, max: Duration| now.duration_since(since) >= max;
-        if !self.peer.has_called() && over(self.accepted, self.patience.first_call_max) {
+        let is_used = self.peer.has_called() || self.peer.is_calling();
+        if !is_used && over(self.accepted, self.patience.first_call_max) {
             return Some("no call within server.first_call_max");
         }
         if self.idle.is_some_and(|since| over(since, IDLE_MAX)) {
@@ -218,46 +221,6 @@ fn connections_within(connections_max: usize, open_files_max: u64) -> usize {
     connections_max.min(room).max(1)
 }
 
-/// Accepts the connections of `listener`, at most `max` at a time.
-pub fn incoming(
-    listener: TcpListener,
-    max: usize,
-    patience: ConnectionTimeouts,
-    budget: ByteBudget,
-    closing: CancellationToken,
-) -> impl Stream<Item = io::Result<Connection>> {
-    const PAUSE: Duration = Duration::from_millis(100);
-    let start = (listener, Arc::new(Semaphore::new(max)));
-    stream::unfold(start, move |(listener, places)| {
-        let (budget, closing) = (budget.clone(), closing.clone());
-        async move {
-            loop {
-                let stream = match listener.accept().await {
-                    Ok((stream, _)) => stream,
-                    Err(error) => {
-                        // Too many open files, or a client that is already gone. Neither improves
-                        // at once.
-                        refusals::failed("cannot accept a connection", &error);
-                        tokio::time::sleep(PAUSE).await;
-                        continue;
-                    }
-                };
-                let Ok(permit) = places.clone().try_acquire_owned() else {
-                    let message = format!("limits.connections_max: limit of {max} reached");
-                    refusals::refused("CONNECTIONS", Severity::Limit, &message);
-                    continue;
-                };
-                if let Err(error) = stream.set_nodelay(true) {
-                    warn!(%error, "connection closed by the client while it was accepted");
-                    continue;
-                }
-                let connection = Connection::new(stream, patience, budget.clone(), closing.clone(), permit);
-                return Some((Ok(connection), (listener, places)));
-            }
-        }
-    })
-}
-
 impl Connection {
     fn note<T>(&mut self, written: Poll<T>) -> Poll<T> {
         match written {
@@ -301,11 +264,22 @@ impl AsyncWrite for Connection {
     }
 
     fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.stream).poll_flush(cx)
+        if !self.stream.is_buffered() {
+            return Pin::new(&mut self.stream).poll_flush(cx);
+        }
+        // HTTP/2 reads nothing while it waits for this, so the connection is checked here as well.
+        self.look(cx)?;
+        let flushed = Pin::new(&mut self.stream).poll_flush(cx);
+        self.note(flushed)
     }
 
     fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.stream).poll_shutdown(cx)
+        if !self.stream.is_buffered() {
+            return Pin::new(&mut self.stream).poll_shutdown(cx);
+        }
+        self.look(cx)?;
+        let shut = Pin::new(&mut self.stream).poll_shutdown(cx);
+        self.note(shut)
     }
 
     fn poll_write_vectored(

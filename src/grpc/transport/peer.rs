@@ -6,37 +6,34 @@
 use std::{
     collections::BTreeMap,
     sync::{
-        Arc, Mutex, PoisonError,
+        Arc, Mutex, MutexGuard, PoisonError,
         atomic::{AtomicBool, AtomicU64, Ordering},
     },
 };
 
-use tokio::{sync::Semaphore, time::Instant};
+use tokio::time::Instant;
 
-use super::{
-    byte_budget::Purpose,
-    read_limits::{DIFFERENCES_PER_CALLER_MAX, READS_PER_CALLER_MAX},
-};
-use crate::shared_limit::Caller;
+use super::{byte_budget::Purpose, client::Client, connection_facts::ConnectionFacts};
+use crate::shared_limit::{Caller, LimitGuard, LimitReached, Resource, SharedLimit};
 
 /// The peer of one connection.
 #[derive(Debug, Clone, Default)]
 pub struct Peer(Arc<PeerState>);
 
-#[derive(Debug)]
+#[derive(Debug, Default)]
 struct PeerState {
-    /// The client whose share of the limits its calls use.
-    caller: Caller,
-    /// Permits for its reads.
-    reads: Arc<Semaphore>,
-    /// Permits for its lists, which also are reads.
-    lists: Arc<Semaphore>,
-    /// Permits for its differences while they determine which objects changed.
-    differences: Arc<Semaphore>,
+    facts: ConnectionFacts,
+    /// The client of calls that no identity makes.
+    client: Client,
+    /// The place of the connection among all, and whose place it is.
+    connection: Mutex<Option<LimitGuard>>,
+    closing: AtomicBool,
     called: AtomicBool,
     /// Calls in progress.
     calls: AtomicU64,
     answers: AtomicU64,
+    /// Responses to writes whose memory has not been freed yet.
+    write_answers: AtomicU64,
     /// Responses of which a piece was handed out and the next has not been requested yet, by
     /// number.
     unread: Mutex<BTreeMap<u64, Unread>>,
@@ -58,48 +55,68 @@ pub struct ResponseTracker {
     number: u64,
 }
 
-impl Default for PeerState {
-    fn default() -> Self {
-        Self {
-            caller: Caller::default(),
-            reads: Arc::new(Semaphore::new(READS_PER_CALLER_MAX)),
-            lists: Arc::new(Semaphore::new(READS_PER_CALLER_MAX)),
-            differences: Arc::new(Semaphore::new(DIFFERENCES_PER_CALLER_MAX)),
-            called: AtomicBool::default(),
-            calls: AtomicU64::default(),
-            answers: AtomicU64::default(),
-            unread: Mutex::default(),
-        }
-    }
-}
-
 impl Peer {
-    /// Returns the client whose share of the limits the calls use.
+    /// Creates the peer of a connection. Calls that no identity makes use the shares of `client`.
+    pub fn new(facts: ConnectionFacts, client: Client) -> Self {
+        Self(Arc::new(PeerState { facts, client, ..PeerState::default() }))
+    }
+
+    /// Returns what is known of the connection.
+    pub fn facts(&self) -> &ConnectionFacts {
+        &self.0.facts
+    }
+
+    /// Returns the client of calls that no identity makes.
+    pub fn client(&self) -> &Client {
+        &self.0.client
+    }
+
+    /// Returns the client whose share of the limits the connection itself uses.
     pub fn caller(&self) -> &Caller {
-        &self.0.caller
+        self.0.client.caller()
     }
 
-    /// Returns the permits for the reads of this peer.
-    pub fn reads(&self) -> &Arc<Semaphore> {
-        &self.0.reads
+    /// Counts the connection among all until the last handle of the peer is dropped. Who connects
+    /// is not known yet, so this is never refused.
+    pub fn count_connection(&self, connections: &Arc<SharedLimit>) {
+        let mut place = connections.nothing(self.caller());
+        place.force(1);
+        *self.connection() = Some(place);
     }
 
-    /// Returns the permits for its lists, which also are reads.
-    pub fn lists(&self) -> &Arc<Semaphore> {
-        &self.0.lists
+    /// Makes the connection one of the identity that calls, if it is counted.
+    ///
+    /// # Errors
+    /// Returns an error if the identity has used up its share of the connections.
+    pub fn belong_to(&self, client: &Client) -> Result<(), LimitReached> {
+        let mut connection = self.connection();
+        connection.as_mut().map_or(Ok(()), |place| place.pass_to(client.caller()))
     }
 
-    /// Returns the permits for its differences while they determine which objects changed.
-    pub fn differences(&self) -> &Arc<Semaphore> {
-        &self.0.differences
+    /// Ends the connection as soon as it is looked at.
+    pub fn close(&self) {
+        self.0.closing.store(true, Ordering::Relaxed);
     }
 
-    /// Records that the peer has made a call, even if it is rejected later.
+    /// Returns whether the connection has to end.
+    pub fn is_closing(&self) -> bool {
+        self.0.closing.load(Ordering::Relaxed)
+    }
+
+    /// Returns whether a response to a write is on its way on this connection.
+    pub fn has_write_answers(&self) -> bool {
+        // An identity may have many connections, so its amounts do not tell. The bytes of a write
+        // without an identity are reserved before there is a response.
+        self.0.write_answers.load(Ordering::Relaxed) > 0 || self.caller().holds(Resource::WriteAnswerBytes)
+    }
+
+    /// Records that the peer has made a call, even if it is rejected later. While access control
+    /// is on, only calls of known callers count.
     pub fn note_call(&self) {
         self.0.called.store(true, Ordering::Relaxed);
     }
 
-    /// Returns whether the peer has made any call.
+    /// Returns whether the peer has made any call that counts.
     pub fn has_called(&self) -> bool {
         self.0.called.load(Ordering::Relaxed)
     }
@@ -136,7 +153,11 @@ impl Peer {
             .min()
     }
 
-    fn unread(&self) -> std::sync::MutexGuard<'_, BTreeMap<u64, Unread>> {
+    fn connection(&self) -> MutexGuard<'_, Option<LimitGuard>> {
+        self.0.connection.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn unread(&self) -> MutexGuard<'_, BTreeMap<u64, Unread>> {
         self.0.unread.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
@@ -170,6 +191,9 @@ impl OpenCall {
     /// Begins the response of the call. Nothing of it has been requested yet.
     pub fn answer(self, purpose: Purpose) -> ResponseTracker {
         let number = self.0.0.answers.fetch_add(1, Ordering::Relaxed);
+        if purpose == Purpose::WriteAnswer {
+            self.0.0.write_answers.fetch_add(1, Ordering::Relaxed);
+        }
         let answer = ResponseTracker { call: self, purpose, number };
         answer.handed_out();
         answer
@@ -185,6 +209,9 @@ impl Drop for OpenCall {
 impl Drop for ResponseTracker {
     fn drop(&mut self) {
         self.asked_for();
+        if self.purpose == Purpose::WriteAnswer {
+            self.call.0.0.write_answers.fetch_sub(1, Ordering::Relaxed);
+        }
     }
 }
 
@@ -193,6 +220,58 @@ mod tests {
     use std::time::Duration;
 
     use super::*;
+    use crate::{
+        error::Limit,
+        grpc::transport::client::{ClientRegistry, tests::identity},
+    };
+
+    #[test]
+    fn an_identity_has_its_share_of_the_connections_once_it_is_known() {
+        let (registry, max) = (ClientRegistry::new(), 100);
+        let connections = Arc::new(SharedLimit::new(Limit::Connections, Resource::Connections, max));
+        let [greedy, other] = ["greedy", "other"].map(|name| registry.of(&identity(name)));
+        let connect = || {
+            let peer = Peer::default();
+            peer.count_connection(&connections);
+            peer
+        };
+        let mut peers: Vec<Peer> = (0..max).map(|_| connect()).collect();
+        let known = peers.iter().filter(|peer| peer.belong_to(&greedy).is_ok()).count();
+        assert_eq!((known, connections.used()), (50, 100));
+        // Each of its further calls is on a connection that is its own already.
+        peers[0].belong_to(&greedy).unwrap();
+        let refused = peers[50].belong_to(&greedy).unwrap_err();
+        assert_eq!((refused.limit, refused.share, refused.is_identity), (Limit::Connections, Some(50), true));
+        peers[50].belong_to(&other).unwrap();
+        peers[0].belong_to(&other).unwrap();
+        let held = |client: &Client| client.caller().held(Resource::Connections);
+        assert_eq!((held(&greedy), held(&other)), (49, 2));
+        peers.truncate(60);
+        let clones = peers.clone();
+        peers.clear();
+        assert_eq!(connections.used(), 60);
+        // Below four fifths, it may have more than its share.
+        let more: Vec<Peer> = (0..20).map(|_| connect()).collect();
+        assert!(more.iter().all(|peer| peer.belong_to(&greedy).is_ok()));
+        drop((clones, more));
+        assert_eq!((connections.used(), held(&greedy), held(&other)), (0, 0, 0));
+        Peer::default().belong_to(&other).unwrap();
+        assert_eq!(held(&other), 0, "it is not counted");
+    }
+
+    #[test]
+    fn a_response_to_a_write_is_on_its_way_until_its_memory_is_freed() {
+        let peers = [Peer::default(), Peer::default()];
+        let read = peers[0].begin_call().answer(Purpose::Answer);
+        assert!(!peers[0].has_write_answers());
+        let writes = [(); 2].map(|()| peers[0].begin_call().answer(Purpose::WriteAnswer));
+        let [first, second] = writes;
+        drop(first);
+        assert_eq!(peers.each_ref().map(|peer| peer.has_write_answers()), [true, false]);
+        drop(second);
+        assert!(!peers[0].has_write_answers());
+        drop(read);
+    }
 
     #[test]
     fn a_peer_is_calling_until_its_last_call_is_over() {

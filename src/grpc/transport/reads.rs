@@ -33,10 +33,22 @@ type Permit = Result<OwnedSemaphorePermit, AcquireError>;
 /// The permits of a read in progress.
 struct ReadPermits {
     /// Permits of its client: for a list, if it is one, and for a read.
-    _own: (Option<Permit>, Permit),
+    _own: (Option<Permit>, Option<Permit>),
     /// Permits shared by all clients, in the same way.
     _of_all: (Option<Permit>, Permit),
 }
+
+/// Acquires some of a client's own permits. An identity may have many connections, so it is held to
+/// its own permits only while few of the shared ones are free.
+async fn own(call: &Admitted, own: &Arc<Semaphore>, weight: u32, shared: &Semaphore) -> Option<Permit> {
+    if call.client.is_identity() && shared.available_permits() > READS_MAX / SPARED {
+        return own.clone().try_acquire_many_owned(weight).ok().map(Ok);
+    }
+    Some(own.clone().acquire_many_owned(weight).await)
+}
+
+/// One in this many of the permits is spared for identities that do not have their own yet.
+const SPARED: usize = 5;
 
 /// Runs reads. Cheap to clone.
 #[derive(Debug, Clone)]
@@ -50,7 +62,7 @@ pub struct Reads {
     budget: ByteBudget,
     /// The maximum memory of one read.
     read_bytes: usize,
-    /// How many of a connection's own permits a read takes.
+    /// How many of a client's own permits a read takes.
     weight: u32,
 }
 
@@ -79,16 +91,16 @@ impl Reads {
         // The client's own permits come first, so that no client fills the shared queue, or holds
         // shared permits while it queues for its own.
         let own_list = self.own_list_permit(call).await;
-        let own = call.peer.reads().clone().acquire_many_owned(self.weight).await;
+        let own = own(call, call.client.reads(), self.weight, &self.places).await;
         let (list, read) = self.shared_permits_and_bytes(bytes, call).await?;
         Ok(ReadPermits { _own: (own_list, own), _of_all: (list, read) })
     }
 
     /// Acquires the client's own permit for a list.
     async fn own_list_permit(&self, call: &Admitted) -> Option<Permit> {
-        self.lists.as_ref()?;
+        let lists = self.lists.as_ref()?;
         let weight = self.weight.saturating_mul(2).min(READS_PER_CALLER_MAX as u32);
-        Some(call.peer.lists().clone().acquire_many_owned(weight).await)
+        own(call, call.client.lists(), weight, lists).await
     }
 
     /// Acquires the shared permits: for a list, if this runs lists, and for a read.
@@ -209,7 +221,7 @@ impl Reads {
 
     /// Returns the bytes, initially none, for what a reader keeps in memory between its reads.
     pub fn kept_bytes(&self, call: &Admitted) -> CallBytes {
-        self.budget.of_call(call.peer.caller(), Purpose::Answer)
+        self.budget.of_call(call.client.caller(), Purpose::Answer)
     }
 }
 
@@ -426,7 +438,7 @@ mod tests {
         let mut queued = Vec::new();
         for caller in &callers {
             let own =
-                caller.peer.reads().clone().try_acquire_many_owned(READS_PER_CALLER_MAX as u32).unwrap();
+                caller.client.reads().clone().try_acquire_many_owned(READS_PER_CALLER_MAX as u32).unwrap();
             for _ in 0..READS_PER_CALLER_MAX {
                 let mut list = Box::pin(lists.run(caller, || ()));
                 assert!(futures_util::poll!(&mut list).is_pending());

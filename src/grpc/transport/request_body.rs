@@ -22,7 +22,7 @@ use super::{
 use crate::grpc::status;
 
 /// A health check of up to this size is never rejected. It contains the name of a service.
-const HEALTH_BYTES_MAX: usize = 4096;
+const HEALTH_BYTES_MAX: usize = 512;
 
 /// A request that is being received.
 pub(super) struct RequestBody {

@@ -41,7 +41,7 @@ pub(super) async fn collected(
     collecting: Arc<Semaphore>,
     mut reader: DifferenceReader,
 ) -> Result<DifferenceReader, Status> {
-    let own = call.peer.differences().clone();
+    let own = call.client.differences().clone();
     let collect = async move {
         // Piece by piece, so that it ends soon after the client is gone.
         while !reader.is_ready() {

@@ -89,6 +89,7 @@ pub(super) fn player(state: &AggregateState) -> Option<wire::Player> {
         object: Some(game_object(state)),
         password_hash: hash.unwrap_or_default(),
         admin: player.admin,
+        redacted: false,
     })
 }
 
@@ -132,6 +133,7 @@ pub(super) fn entry(entry: HistoryEntry) -> wire::HistoryEntry {
         correlation_id: entry.correlation_id,
         changes: entry.changes.into_iter().map(change).collect(),
         passed_over: entry.passed_over,
+        recorded_by: entry.recorded_by.to_string(),
     }
 }
 

@@ -278,3 +278,20 @@ fn a_long_message_is_cut() {
     let error = Error::from(FailedCall::from_status("Get", &status));
     assert_eq!(error.message.chars().count(), MESSAGE_CHARS_MAX + 1);
 }
+
+#[test]
+fn a_failure_of_tls_is_named_and_says_nothing_of_a_write() {
+    let of_tls = |error: rustls::Error| {
+        let error = io::Error::new(io::ErrorKind::InvalidData, error);
+        FailedCall::from_status("Set", &Status::from_error(Box::new(error)))
+    };
+    let unknown = of_tls(rustls::CertificateError::UnknownIssuer.into());
+    assert_eq!(
+        (unknown.verdict, unknown.message.as_str()),
+        (Failed(Configuration, Possible), "certificate: unknown issuer")
+    );
+    // Of an alert that arrives after the handshake, only the text is left.
+    let text = rustls::Error::AlertReceived(rustls::AlertDescription::BadCertificate).to_string();
+    let status = Status::from_error(Box::new(io::Error::other(text)));
+    assert_eq!(FailedCall::from_status("Set", &status).verdict, Failed(Configuration, Possible));
+}

@@ -117,7 +117,7 @@ impl Written {
                     append,
                 };
                 let digest = ContentDigest::of(&event);
-                record::encode(&event, numbers, digest)
+                record::encode(&event, numbers, digest, "")
             })
             .collect();
         self.frames.insert(first, group.tip().end);

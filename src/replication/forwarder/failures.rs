@@ -45,7 +45,9 @@ impl Forwarder {
         }
         self.replication.retried();
         let delay = match error.kind {
-            ErrorKind::Configuration | ErrorKind::TooLarge => Self::CONFIGURATION_DELAY,
+            ErrorKind::Configuration | ErrorKind::TooLarge => {
+                Self::CONFIGURATION_DELAY.max(self.settings.retry_delay_max)
+            }
             // A new login resolves it.
             ErrorKind::SessionExpired if !std::mem::replace(&mut self.session_expired, true) => {
                 Duration::ZERO

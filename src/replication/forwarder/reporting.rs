@@ -108,7 +108,7 @@ impl Forwarder {
                     }
                     Some(Err(error)) => {
                         debug!(%error, "ImmuDB cannot be asked whether the local log is current");
-                        pause = Some(Self::CONFIGURATION_DELAY);
+                        pause = Some(Self::CONFIGURATION_DELAY.max(self.settings.retry_delay_max));
                     }
                     None => return,
                 }

@@ -8,12 +8,14 @@ use std::collections::BTreeMap;
 
 use sha2::{Digest, Sha256};
 
-use crate::{event::RecordedEvent, world::rules::command::Command};
+use crate::{
+    event::RecordedEvent,
+    world::rules::command::{CALL_DIGEST, Command},
+};
 
-/// Metadata keys of an event. The first holds a digest of the command ids alone, which is all that
-/// older services wrote. The second holds a digest of the ids and of what the commands do.
+/// The metadata key of a digest of the command ids alone, which is all that older services wrote.
+/// [`CALL_DIGEST`] is that of the ids and of what the commands do.
 const IDS: &str = "call";
-const COMMANDS: &str = "call_digest";
 
 /// Identifies a call by its commands. Empty if there is only one command, because its own id
 /// identifies it.
@@ -56,7 +58,7 @@ impl CallDigest {
     pub fn mark(&self, metadata: &mut BTreeMap<String, String>) {
         if !self.ids.is_empty() {
             metadata.insert(IDS.to_owned(), self.ids.clone());
-            metadata.insert(COMMANDS.to_owned(), self.commands.clone());
+            metadata.insert(CALL_DIGEST.to_owned(), self.commands.clone());
         }
     }
 
@@ -64,7 +66,7 @@ impl CallDigest {
     pub fn was<'f>(&self, found: impl Iterator<Item = &'f RecordedEvent>) -> CallMatch {
         let of_these_ids =
             found.map(|event| &event.event.metadata).find(|metadata| metadata.get(IDS) == Some(&self.ids));
-        match of_these_ids.map(|metadata| metadata.get(COMMANDS)) {
+        match of_these_ids.map(|metadata| metadata.get(CALL_DIGEST)) {
             None => CallMatch::New,
             // Written by an older service, which stored no digest of the commands.
             Some(None) => CallMatch::Executed,

@@ -39,6 +39,8 @@ pub struct CommandEvent {
     pub id: EventId,
     /// The aggregate that the event belongs to.
     pub aggregate_id: AggregateId,
+    /// The type of the aggregate.
+    pub aggregate_type: Arc<str>,
     /// The type of the event.
     pub event_type: Arc<str>,
     /// The sequence number within the aggregate.

@@ -19,7 +19,6 @@ use super::{
 use crate::{
     error::{Conflict, StoreError},
     event::EventId,
-    shared_limit::Caller,
     store::{Attempt, Origin},
     world::{
         error::WorldError,
@@ -74,15 +73,15 @@ impl Handler {
         }
     }
 
-    /// Executes the commands in order, all or none. `reserve` is called with the size of the
-    /// response before anything is stored.
+    /// Executes the commands in order, all or none. Their events get the name of the identity in
+    /// `origin`. `reserve` is called with the size of the response before anything is stored.
     ///
     /// # Errors
     /// See [`WorldError`]. Also returns the errors of `reserve`.
     pub async fn execute(
         &self,
         commands: Commands,
-        caller: &Caller,
+        origin: Origin,
         reserve: impl Fn(usize) -> BoxFuture<'static, Result<(), StoreError>>,
     ) -> Result<Executed, WorldError> {
         let mut wanted = LockRequest::by(&commands.commands);
@@ -113,10 +112,10 @@ impl Handler {
                 };
                 return Ok(Executed { results: StoredNumbers::none().complete(results)?, stored_in });
             }
-            // `counted` is `None`: the commands stay in memory next to the events until this call
-            // ends. The locks are kept until the append is decided, so that the next call that
-            // acquires them sees this append even if the client is gone.
-            let origin = Origin { caller: caller.clone(), counted: None, kept: Some(turn.clone()) };
+            // The memory of the call counts elsewhere: the commands stay in memory next to the
+            // events until this call ends. The locks are kept until the append is decided, so that
+            // the next call that acquires them sees this append even if the client is gone.
+            let origin = origin.of_attempt(Some(turn.clone()));
             match self.source.store.append_here(append, origin).await {
                 Ok(stored) => {
                     drop(turn);

@@ -39,19 +39,25 @@ pub enum PlannedEvents {
 pub struct EventDraft {
     id: EventId,
     aggregate_id: AggregateId,
+    aggregate_type: Arc<str>,
     event_type: Arc<str>,
 }
 
 impl EventDraft {
     /// Returns the draft of an event that is to be appended.
     pub fn of(event: &NewEvent) -> Self {
-        Self { id: event.id, aggregate_id: event.aggregate_id.clone(), event_type: event.event_type.clone() }
+        Self {
+            id: event.id,
+            aggregate_id: event.aggregate_id.clone(),
+            aggregate_type: event.aggregate_type.clone(),
+            event_type: event.event_type.clone(),
+        }
     }
 
     /// Completes the event with the numbers under which it is stored.
     fn stored(self, sequence: SequenceNumber, position: Position) -> CommandEvent {
-        let Self { id, aggregate_id, event_type } = self;
-        CommandEvent { id, aggregate_id, event_type, sequence, position }
+        let Self { id, aggregate_id, aggregate_type, event_type } = self;
+        CommandEvent { id, aggregate_id, aggregate_type, event_type, sequence, position }
     }
 }
 
@@ -153,7 +159,12 @@ mod tests {
     }
 
     fn draft(aggregate: &str) -> EventDraft {
-        EventDraft { id: EventId::random(), aggregate_id: id(aggregate), event_type: "Moved".into() }
+        EventDraft {
+            id: EventId::random(),
+            aggregate_id: id(aggregate),
+            aggregate_type: "GameObject".into(),
+            event_type: "Moved".into(),
+        }
     }
 
     fn planned(events: PlannedEvents) -> PlannedResult {

@@ -217,6 +217,7 @@ impl<'c> Planning<'c> {
         let events = events.into_iter().map(|event| CommandEvent {
             id: event.event.id,
             aggregate_id: event.event.aggregate_id,
+            aggregate_type: event.event.aggregate_type,
             event_type: event.event.event_type,
             sequence: event.sequence,
             position: event.position,

@@ -41,6 +41,17 @@ pub enum WorldMoment {
     Now,
 }
 
+/// What is compared.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Comparison {
+    /// The first moment.
+    pub from: WorldMoment,
+    /// The second moment.
+    pub to: WorldMoment,
+    /// Only objects whose id starts with one of these prefixes. If empty, all objects.
+    pub id_prefixes: Vec<String>,
+}
+
 /// An object that changed.
 #[derive(Debug, Clone, PartialEq)]
 pub struct ObjectDiff {
@@ -80,10 +91,10 @@ impl DifferenceReader {
     /// Returns an error if `from` is later than `to`, or if the log cannot be read.
     pub fn open(
         store: &EventStore,
-        from: WorldMoment,
-        to: WorldMoment,
+        comparison: Comparison,
         (limit, caller): (&Arc<SharedLimit>, &Caller),
     ) -> Result<Self, WorldError> {
+        let Comparison { from, to, id_prefixes } = comparison;
         // Read the tip once, so that `Now` means the same moment throughout.
         let tip = store.tip();
         let (from, to) = (position(store, from, tip)?, position(store, to, tip)?);
@@ -91,7 +102,8 @@ impl DifferenceReader {
             return Err(StoreError::invalid("since", "must not be later than `until`").into());
         }
         let types = Kind::ALL.iter().map(|kind| kind.name().as_bytes().to_vec()).collect();
-        let filter = Filter { aggregate_types: types, ..Filter::default() };
+        let filter =
+            Filter { aggregate_types: types, aggregate_id_prefixes: id_prefixes, ..Filter::default() };
         let collecting = Some(store.read(OrderStart::At(from.next()), filter)?);
         Ok(Self { to, collecting, tip, touched: Touched::new(limit, caller) })
     }

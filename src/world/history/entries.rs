@@ -1,6 +1,9 @@
-//! The history of one aggregate: each event with what it changed, who caused it, and why.
+//! The history of one aggregate: each event with what it changed, who caused it, which identity
+//! appended it, and why.
 //!
 //! Events that a repair excludes are listed too, but marked, and they change nothing.
+
+use std::sync::Arc;
 
 use tokio_util::sync::CancellationToken;
 
@@ -37,8 +40,10 @@ pub struct HistoryEntry {
     pub position: Position,
     /// The time at which the event was recorded.
     pub recorded_at: Timestamp,
-    /// Who caused the event. Empty if not specified.
+    /// Who caused the event, as the client says. Empty if not specified.
     pub actor: String,
+    /// The name of the identity that appended the event. Empty if access control was off.
+    pub recorded_by: Arc<str>,
     /// The id of the command that led to the event, or what the client of a raw append set.
     pub causation_id: String,
     /// The correlation id. Empty if not specified.
@@ -134,6 +139,7 @@ impl HistoryReader {
                 sequence: recorded.sequence,
                 position: recorded.position,
                 recorded_at: recorded.recorded_at,
+                recorded_by: recorded.recorded_by,
                 actor: event.metadata.get(ACTOR).cloned().unwrap_or_default(),
                 causation_id: event.causation_id,
                 correlation_id: event.correlation_id,

@@ -1,11 +1,11 @@
 //! The file of the read models, and the files that SQLite keeps next to it.
 //!
-//! Claims, identifies, renames and removes them together. Their contents, and whether they may be
-//! removed, are left to others.
+//! Claims, identifies, renames and removes them together, and gives them their mode. Their
+//! contents, and whether they may be removed, are left to others.
 
 use std::{
     fs, io,
-    os::unix::fs::MetadataExt,
+    os::unix::fs::{MetadataExt, PermissionsExt},
     path::{Path, PathBuf},
 };
 
@@ -108,6 +108,15 @@ pub fn set_aside(path: &Path) -> Result<PathBuf, ReadModelError> {
     Ok(aside)
 }
 
+/// Sets the mode of the file and of those that SQLite keeps next to it. SQLite creates later ones
+/// with the mode of the file.
+///
+/// # Errors
+/// Returns an error if one of the modes cannot be set.
+pub fn set_mode(path: &Path, mode: u32) -> Result<(), ReadModelError> {
+    each(path, |file, _| fs::set_permissions(file, fs::Permissions::from_mode(mode)))
+}
+
 fn each(path: &Path, change: impl Fn(&Path, &str) -> io::Result<()>) -> Result<(), ReadModelError> {
     for suffix in ALL {
         let file = with_suffix(path, suffix);
@@ -119,4 +128,32 @@ fn each(path: &Path, change: impl Fn(&Path, &str) -> io::Result<()>) -> Result<(
         }
     }
     Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_mode_is_that_of_all_files_of_sqlite_also_of_later_ones() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("rows.sqlite");
+        let mode = |suffix| fs::metadata(with_suffix(&path, suffix)).unwrap().mode() & 0o777;
+        let write = || {
+            let rows = rusqlite::Connection::open(&path).unwrap();
+            rows.pragma_update(None, "journal_mode", "WAL").unwrap();
+            rows.execute_batch("CREATE TABLE IF NOT EXISTS t (a); INSERT INTO t VALUES (1)").unwrap();
+            rows
+        };
+        let rows = write();
+        set_mode(&path, 0o640).unwrap();
+        assert_eq!(["", "-wal", "-shm"].map(mode), [0o640; 3]);
+        // The last connection removes them.
+        drop(rows);
+        assert!(!with_suffix(&path, "-wal").exists());
+        let rows = write();
+        assert_eq!(["", "-wal", "-shm"].map(mode), [0o640; 3]);
+        drop(rows);
+        assert!(set_mode(&dir.path().join("nothing"), 0o640).is_ok());
+    }
 }

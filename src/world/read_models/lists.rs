@@ -8,10 +8,12 @@ use serde_json::Value;
 
 use crate::world::model::{event::Attributes, size};
 
+mod id_ranges;
 mod recursive;
 #[cfg(test)]
 mod tests;
 
+use id_ranges::{IdRange, ranges};
 pub use recursive::page as below;
 
 /// Selects objects. An empty field matches everything.
@@ -27,6 +29,17 @@ pub struct ObjectFilter {
     pub name: String,
     /// A key that the object must have, and its value if that matters.
     pub attribute: Option<(String, Option<Value>)>,
+    /// The id starts with one of these prefixes.
+    pub id_prefixes: Vec<String>,
+}
+
+/// Selects players.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct PlayerFilter {
+    /// The name, ignoring the case of ASCII letters.
+    pub name: String,
+    /// The id starts with one of these prefixes. If empty, any id.
+    pub id_prefixes: Vec<String>,
 }
 
 /// An object as it appears in a list.
@@ -85,8 +98,32 @@ const COLUMNS: &str = "id, aggregate_type, type, name, generic, container_id, at
 /// # Errors
 /// Returns an error if the query fails.
 pub fn game_objects(rows: &Connection, filter: &ObjectFilter, after: &str, count: usize) -> Result<Page> {
+    let matches = |listed: &Listed| match &filter.attribute {
+        Some((key, Some(value))) => listed.attributes.get(key) == Some(value),
+        Some((_, None)) | None => true,
+    };
+    let mut paging = Paging::new(count);
+    // One range after the other, so that nothing between them is read.
+    for range in ranges(&filter.id_prefixes) {
+        let (conditions, values) = conditions(filter, &range, after);
+        let sql = format!("SELECT {COLUMNS} FROM game_objects WHERE {conditions} ORDER BY id");
+        if let Some(page) = add_all(rows, &sql, values, &mut paging, matches)? {
+            return Ok(page);
+        }
+    }
+    Ok(paging.last_page())
+}
+
+/// Returns the conditions of a query and their values.
+fn conditions(filter: &ObjectFilter, range: &IdRange, after: &str) -> (String, Vec<Sql>) {
     let mut conditions = vec!["id > ?".to_owned()];
     let mut values = vec![Sql::Text(after.to_owned())];
+    for (bound, condition) in [(&range.from, "id >= ?"), (&range.before, "id < ?")] {
+        if let Some(id) = bound {
+            conditions.push(condition.to_owned());
+            values.push(Sql::Text(id.clone()));
+        }
+    }
     // Ordered by how few objects in the world are likely to have the same value. The first column
     // uses its index, and a plus sign keeps SQLite from choosing another one.
     let columns = [
@@ -106,12 +143,7 @@ pub fn game_objects(rows: &Connection, filter: &ObjectFilter, after: &str, count
         conditions.push("EXISTS (SELECT 1 FROM json_each(attributes) WHERE key = ?)".to_owned());
         values.push(Sql::Text(key.clone()));
     }
-    let sql = format!("SELECT {COLUMNS} FROM game_objects WHERE {} ORDER BY id", conditions.join(" AND "));
-    let matches = |listed: &Listed| match &filter.attribute {
-        Some((key, Some(value))) => listed.attributes.get(key) == Some(value),
-        Some((_, None)) | None => true,
-    };
-    page(rows, &sql, values, count, matches)
+    (conditions.join(" AND "), values)
 }
 
 /// Returns a text that occurs in the attributes of every object with this key and this value.
@@ -137,45 +169,55 @@ pub const STEPS_MAX: usize = 1000;
 pub fn contents(rows: &Connection, container: &str, after: &str, count: usize) -> Result<Page> {
     let sql = format!("SELECT {COLUMNS} FROM game_objects WHERE container_id = ? AND id > ? ORDER BY id");
     let values = [container, after].map(|text| Sql::Text(text.to_owned()));
-    let mut page = page(rows, &sql, values.into(), count, |_| true)?;
+    let mut paging = Paging::new(count);
+    let page = add_all(rows, &sql, values.into(), &mut paging, |_| true)?;
+    let mut page = page.unwrap_or_else(|| paging.last_page());
     page.objects.iter_mut().for_each(|object| object.depth = 1);
     Ok(page)
 }
 
-/// Returns at most `count` players with a name, ignoring the case of ASCII letters.
+/// Returns at most `count` matching players.
 ///
 /// # Errors
 /// Returns an error if the query fails.
-pub fn players(rows: &Connection, name: &str, count: u32) -> Result<Vec<FoundPlayer>> {
+pub fn players(rows: &Connection, filter: &PlayerFilter, count: u32) -> Result<Vec<FoundPlayer>> {
+    let PlayerFilter { name, id_prefixes } = filter;
     let mut query = rows.prepare(
         "SELECT id, name, admin, container_id FROM players WHERE name = ?1 COLLATE NOCASE ORDER \
          BY id LIMIT ?2",
     )?;
-    let found = query.query_map(rusqlite::params![name, count], |row| {
+    // Few players have the same name, so the prefixes are compared here. -1 is no limit.
+    let read_max = if id_prefixes.is_empty() { i64::from(count) } else { -1 };
+    let found = query.query_map(rusqlite::params![name, read_max], |row| {
         Ok(FoundPlayer { id: row.get(0)?, name: row.get(1)?, admin: row.get(2)?, container_id: row.get(3)? })
     })?;
-    found.collect()
+    let matches = |found: &FoundPlayer| {
+        id_prefixes.is_empty() || id_prefixes.iter().any(|prefix| found.id.starts_with(prefix))
+    };
+    let found = found.filter(|found| found.as_ref().map_or(true, matches));
+    found.take(usize::try_from(count).unwrap_or(usize::MAX)).collect()
 }
 
-fn page(
+/// Adds the matching objects of a query. Returns the page once it is full, or `None` if there is
+/// still room after the last object.
+fn add_all(
     rows: &Connection,
     sql: &str,
     values: Vec<Sql>,
-    count: usize,
+    paging: &mut Paging,
     matches: impl Fn(&Listed) -> bool,
-) -> Result<Page> {
+) -> Result<Option<Page>> {
     let mut query = rows.prepare(sql)?;
-    let mut paging = Paging::new(count);
     for found in query.query_map(rusqlite::params_from_iter(values), listed)? {
         let found = found?;
         if matches(&found)
             && let Err(objects) = paging.add(found)
         {
             let next = objects.last().map(|last| vec![last.id.clone()]);
-            return Ok(Page { objects, next });
+            return Ok(Some(Page { objects, next }));
         }
     }
-    Ok(Page { objects: paging.objects, next: None })
+    Ok(None)
 }
 
 /// A page that is being filled.
@@ -198,6 +240,11 @@ impl Paging {
         }
         self.objects.push(found);
         Ok(())
+    }
+
+    /// Returns the page after the last object.
+    fn last_page(self) -> Page {
+        Page { objects: self.objects, next: None }
     }
 }
 

@@ -3,7 +3,7 @@
 //! A repair is appended as an event of the object, and nothing is removed from the log. Applying
 //! and looking up repairs is left to `history`.
 
-use std::{any::Any, collections::BTreeMap, sync::Arc, time::Duration};
+use std::{collections::BTreeMap, time::Duration};
 
 use crate::{
     error::{Conflict, StoreError},
@@ -36,9 +36,9 @@ const NAMED_MAX: usize = 10_000;
 /// The pause before a retry.
 const PAUSE: Duration = Duration::from_millis(10);
 
-/// Excludes all invalid events of an object. `turn` keeps the object from being changed meanwhile,
-/// and is held until the repair is decided. Returns the excluded events, or none if the object is
-/// intact.
+/// Excludes all invalid events of an object. What `origin` keeps is held until the repair is
+/// decided, and has to prevent other changes of the object. Returns the excluded events, or none if
+/// the object is intact.
 ///
 /// # Errors
 /// Returns an error if there is no such object, or if the log cannot be read or written.
@@ -46,7 +46,7 @@ pub async fn repair(
     source: &AggregateSource,
     id: &AggregateId,
     actor: &str,
-    turn: Arc<dyn Any + Send + Sync>,
+    origin: Origin,
 ) -> Result<InvalidEvents, WorldError> {
     const TRIES_MAX: usize = 10;
     let mut repaired = InvalidEvents::new();
@@ -63,7 +63,7 @@ pub async fn repair(
         let event = event(id, kind, &invalid_events, actor)?;
         let digest = ContentDigest::of(&event);
         let append = Append { events: vec![(event, digest)], expected: vec![(id.clone(), last)] };
-        let origin = Origin { kept: Some(turn.clone()), ..Origin::default() };
+        let origin = origin.of_attempt(origin.kept.clone());
         match source.store.append_here(append, origin).await {
             // There may be more events than one repair can name.
             Ok(_) => repaired.extend(invalid_events),

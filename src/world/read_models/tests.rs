@@ -111,6 +111,7 @@ fn event(position: u64) -> RecordedEvent {
         sequence: SequenceNumber(position),
         position: Position(position),
         recorded_at: Timestamp::default(),
+        recorded_by: "".into(),
         append: AppendBounds { first: Position(position), last: Position(position) },
         hash: ChainHash([position as u8; 32]),
     }

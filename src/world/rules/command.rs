@@ -22,6 +22,11 @@ pub const ACTOR: &str = "actor";
 /// The metadata key for the name of the operation, or of the call that repaired the object.
 pub const COMMAND: &str = "command";
 
+/// The metadata key of the digest by which a retry of a command is recognized.
+pub const COMMAND_DIGEST: &str = "command_digest";
+/// The metadata key of the digest of all commands of a call.
+pub const CALL_DIGEST: &str = "call_digest";
+
 /// The last sequence number that the client saw of each object.
 pub type ExpectedSequences = BTreeMap<AggregateId, SequenceNumber>;
 

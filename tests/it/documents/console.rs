@@ -150,7 +150,8 @@ fn without_time(line: &str) -> String {
     parts.unwrap_or_else(|| line.to_owned())
 }
 
-fn grpcurl() -> &'static Path {
+/// Returns the program, which is built on first use.
+pub fn grpcurl() -> &'static Path {
     static PROGRAM: OnceLock<PathBuf> = OnceLock::new();
     PROGRAM
         .get_or_init(|| GRPCURL.build("grpcurl", "github.com/fullstorydev/grpcurl/cmd/grpcurl", &["go.mod"]))

@@ -4,7 +4,7 @@ use super::sources;
 
 /// From top to bottom. A module may use those below it. A file belongs to the longest entry that
 /// its path begins with.
-const ORDER: [&str; 83] = [
+const ORDER: [&str; 92] = [
     "main",
     "lib",
     "cli",
@@ -15,8 +15,11 @@ const ORDER: [&str; 83] = [
     "server::components",
     "server::proofs",
     "server::opening",
+    "server::bind",
+    "server::reload",
     "server::settings",
     "server::error",
+    "server::tls",
     // Modules get plain settings, so none below knows the configuration.
     "config",
     "telemetry",
@@ -25,6 +28,8 @@ const ORDER: [&str; 83] = [
     "grpc::event_store",
     "grpc::health",
     "grpc::json_client",
+    "grpc::authorization",
+    "grpc::redaction",
     "grpc::transport",
     "grpc::methods",
     "grpc::status",
@@ -41,6 +46,7 @@ const ORDER: [&str; 83] = [
     "world::settings",
     "event_files",
     "store",
+    "usage",
     "transparency",
     "replication",
     "sequencer",
@@ -66,18 +72,21 @@ const ORDER: [&str; 83] = [
     "sequencer::append",
     "storage",
     "history",
+    "rate_limit",
     "shared_limit",
     "error",
     "history::error",
     "tree",
     "index",
     "witness",
+    "access_log",
     "refusals",
     "log",
     "clock",
     "stats",
     "progress",
     "threads",
+    "access",
     "printable",
     "retry",
     "proof_file",
@@ -109,9 +118,10 @@ fn module(path: &str) -> Vec<String> {
     path.split('/').map(str::to_owned).collect()
 }
 
-/// The text without comments, and without the tests at its end.
+/// The text without comments, without paths of visibility, and without the tests at its end.
 fn code(text: &str) -> String {
     let text = text.split("#[cfg(test)]\nmod tests {").next().unwrap();
+    let text = text.replace("pub(in crate::", "pub(in ");
     text.lines().map(|line| line.split("//").next().unwrap()).collect::<Vec<_>>().join("\n")
 }
 

@@ -59,7 +59,7 @@ pub(super) fn stored_id(field: impl fmt::Display, text: &str, wrong: &mut Violat
     AggregateId::new(text).map_err(|error| wrong.add(field, error.to_string())).ok()
 }
 
-pub(super) fn stored_name(field: impl fmt::Display, text: &str, wrong: &mut Violations) {
+fn stored_name(field: impl fmt::Display, text: &str, wrong: &mut Violations) {
     if let Err(error) = check_name(text) {
         wrong.add(field, error.to_string());
     }
@@ -68,6 +68,17 @@ pub(super) fn stored_name(field: impl fmt::Display, text: &str, wrong: &mut Viol
 pub(super) fn optional_name(field: impl fmt::Display, text: &str, wrong: &mut Violations) {
     if !text.is_empty() {
         stored_name(field, text, wrong);
+    }
+}
+
+/// Checks the values of a filter of which any one may match.
+pub(crate) fn filter_values(field: impl fmt::Display, values: &[String], wrong: &mut Violations) {
+    const VALUES_MAX: usize = 100;
+    if values.len() > VALUES_MAX {
+        wrong.add(&field, format!("has {} entries; at most {VALUES_MAX} are allowed", values.len()));
+    }
+    for one in values {
+        stored_name(&field, one, wrong);
     }
 }
 

@@ -4,7 +4,6 @@
 //! good. Passing this check grants no rights. Containers and holders are not checked.
 
 use std::{
-    any::Any,
     collections::{BTreeMap, BTreeSet, HashSet},
     sync::{Arc, Mutex, PoisonError},
 };
@@ -68,13 +67,19 @@ impl ReportedDamage {
 
 impl Handler {
     /// Excludes the events that damage an object from replay. Appends to it are checked again from
-    /// then on.
+    /// then on. `recorded_by` is the name of the identity that requested it, or empty.
     ///
     /// # Errors
     /// See [`repairing::repair`].
-    pub async fn repair(&self, id: &AggregateId, actor: &str) -> Result<InvalidEvents, WorldError> {
+    pub async fn repair(
+        &self,
+        id: &AggregateId,
+        actor: &str,
+        recorded_by: Arc<str>,
+    ) -> Result<InvalidEvents, WorldError> {
         let turn = Arc::new(self.turns.take(&LockRequest::alone(std::iter::once(id))).await);
-        let repaired = repairing::repair(&self.source, id, actor, turn.clone()).await;
+        let origin = Origin { kept: Some(turn.clone()), recorded_by, ..Origin::default() };
+        let repaired = repairing::repair(&self.source, id, actor, origin).await;
         // Must happen before another call can acquire the lock. An object that is still damaged is
         // detected again.
         self.told.forget(id);
@@ -113,10 +118,9 @@ impl Handler {
                 append.expected.iter().map(|(id, _)| id).collect();
             let others = heads.into_iter().filter(|(id, _)| !expected_by_caller.contains(id));
             let expected = append.expected.iter().cloned().chain(others).collect();
-            // `counted` is `None`: the original events stay in memory next to these until this call
-            // ends.
-            let kept: Option<Arc<dyn Any + Send + Sync>> = Some(turn.clone());
-            let origin = Origin { caller: origin.caller.clone(), counted: None, kept };
+            // The memory of the call counts elsewhere: the original events stay in memory next to
+            // these until this call ends.
+            let origin = origin.of_attempt(Some(turn.clone()));
             let events = append.events.clone();
             match self.source.store.append_here(Append { events, expected }, origin).await {
                 Err(StoreError::Conflict(Conflict::WrongExpectedSequence { aggregate, .. }))

@@ -5,7 +5,6 @@
 
 use std::time::Duration;
 
-use super::new_events::COMMAND_DIGEST;
 use crate::{
     error::StoreError,
     event::{EventId, Position, RecordedEvent},
@@ -14,7 +13,7 @@ use crate::{
     world::{
         commands::call::{CallDigest, CallMatch},
         error::WorldError,
-        rules::command::Command,
+        rules::command::{COMMAND_DIGEST, Command},
     },
 };
 

@@ -10,15 +10,12 @@ use crate::{
         commands::call::CallDigest,
         error::WorldError,
         rules::{
-            command::{ACTOR, COMMAND, Command},
+            command::{ACTOR, COMMAND, COMMAND_DIGEST, Command},
             world_view::Decided,
         },
         settings::EventLimits,
     },
 };
-
-/// The metadata key of the digest by which a retry is recognized.
-pub(super) const COMMAND_DIGEST: &str = "command_digest";
 
 /// The new events of a call, in the order in which they are appended.
 pub(super) struct NewEvents {

@@ -6,7 +6,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use rusqlite::{Connection, params};
 
-use super::{Page, below};
+use super::{ObjectFilter, Page, PlayerFilter, below, game_objects, players};
 use crate::world::read_models::projections;
 
 fn tables() -> Connection {
@@ -147,4 +147,53 @@ fn a_page_costs_the_same_however_much_lies_below() {
     };
     let (few, many) = (steps(1_000), steps(28_000));
     assert!(many <= few + few / 10 + 1, "{few} and {many} hundred steps");
+}
+
+#[test]
+fn a_list_with_prefixes_has_the_objects_with_one_of_them_in_pages_of_any_size() {
+    let rows = tables();
+    for id in ["arena-1", "arena-2", "arenb", "aren", "player-1", "room-1", "room-2"] {
+        put(&rows, id, Some("hall"));
+    }
+    let prefixes = |list: &[&str]| list.iter().map(|one| (*one).to_owned()).collect::<Vec<_>>();
+    let list = |filter: &ObjectFilter, count: usize| {
+        let (mut all, mut after) = (Vec::new(), String::new());
+        loop {
+            let Page { objects, next } = game_objects(&rows, filter, &after, count).unwrap();
+            assert!(objects.len() <= count);
+            all.extend(objects.into_iter().map(|object| object.id));
+            let Some(next) = next else { return all };
+            after = next.last().unwrap().clone();
+        }
+    };
+    for count in [1, 2, 100] {
+        // The prefixes are neither in order nor free of overlaps.
+        let id_prefixes = prefixes(&["room-", "arena-", "arena-1"]);
+        let filter = ObjectFilter { id_prefixes, ..ObjectFilter::default() };
+        assert_eq!(list(&filter, count), ["arena-1", "arena-2", "room-1", "room-2"]);
+        let filter = ObjectFilter { container_id: "hall".to_owned(), ..filter };
+        assert_eq!(list(&filter, count), ["arena-1", "arena-2", "room-1", "room-2"]);
+        assert_eq!(list(&ObjectFilter::default(), count).len(), 7);
+        let none = ObjectFilter { id_prefixes: prefixes(&["quest-"]), ..ObjectFilter::default() };
+        assert_eq!(list(&none, count), Vec::<String>::new());
+    }
+}
+
+#[test]
+fn players_are_found_by_prefix_however_many_others_have_the_name() {
+    let rows = Connection::open_in_memory().unwrap();
+    rows.execute_batch("CREATE TABLE players (id TEXT, name TEXT, admin INTEGER, container_id TEXT)")
+        .unwrap();
+    for id in ["a-1", "a-2", "b-1", "b-2", "c-1"] {
+        rows.execute("INSERT INTO players VALUES (?1, 'Ada', 0, NULL)", [id]).unwrap();
+    }
+    let find = |prefixes: &[&str], count: u32| -> Vec<String> {
+        let id_prefixes = prefixes.iter().map(|prefix| (*prefix).to_owned()).collect();
+        let found = players(&rows, &PlayerFilter { name: "ada".to_owned(), id_prefixes }, count).unwrap();
+        found.into_iter().map(|player| player.id).collect()
+    };
+    assert_eq!(find(&[], 2), ["a-1", "a-2"]);
+    assert_eq!(find(&["b-"], 2), ["b-1", "b-2"]);
+    assert_eq!(find(&["c-", "b-"], 2), ["b-1", "b-2"]);
+    assert_eq!(find(&["d-"], 2), Vec::<String>::new());
 }
