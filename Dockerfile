@@ -1,6 +1,6 @@
 # Both base images can be replaced: --build-arg BUILD_IMAGE=..., --build-arg RUNTIME_IMAGE=...
-ARG BUILD_IMAGE=rust:1-bookworm
-ARG RUNTIME_IMAGE=debian:bookworm-slim
+ARG BUILD_IMAGE=rust:1.90.0-bookworm
+ARG RUNTIME_IMAGE=debian:12.12-slim
 
 # No cache mounts, so that the classic builder can build it too, not only BuildKit.
 FROM ${BUILD_IMAGE} AS build
@@ -16,7 +16,8 @@ RUN groupadd --gid 10001 aethyr \
     && useradd --uid 10001 --gid aethyr --no-create-home --home-dir /var/lib/aethyr \
         --shell /usr/sbin/nologin aethyr \
     && install -d /var/lib/aethyr \
-    && install -d -o aethyr -g aethyr -m 0750 /var/lib/aethyr/storage /var/lib/aethyr/logs
+    && install -d -o aethyr -g aethyr -m 0750 /var/lib/aethyr/storage /var/lib/aethyr/logs \
+    && install -d -o aethyr -g aethyr -m 0700 /var/lib/aethyr/secrets
 
 # The configuration lies where the program looks by itself, beside the volumes and not in one: a
 # new image brings its own, and every subcommand run in the container sees the same.
@@ -24,7 +25,8 @@ WORKDIR /var/lib/aethyr
 COPY conf/server.yml conf/server.yml
 COPY --from=build /src/target/dist/aethyr-event-store /usr/local/bin/aethyr-event-store
 
-# Loopback inside a container is out of reach from outside it.
+# Loopback inside a container is out of reach from outside it. With this address the service does
+# not start before AETHYR_ACCESS__FILE or AETHYR_ACCESS__ANONYMOUS says who may call it.
 ENV AETHYR_SERVER__LISTEN=0.0.0.0:50051
 EXPOSE 50051
 
