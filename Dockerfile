@@ -1,6 +1,6 @@
 # Both base images can be replaced: --build-arg BUILD_IMAGE=..., --build-arg RUNTIME_IMAGE=...
-ARG BUILD_IMAGE=rust:1.90.0-bookworm
-ARG RUNTIME_IMAGE=debian:12.12-slim
+ARG BUILD_IMAGE=rust:1-bookworm
+ARG RUNTIME_IMAGE=debian:bookworm-slim
 
 # No cache mounts, so that the classic builder can build it too, not only BuildKit.
 FROM ${BUILD_IMAGE} AS build

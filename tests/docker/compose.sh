@@ -16,6 +16,7 @@ export EVENT_STORE_PORT=${EVENT_STORE_PORT:-50051}
 IMMUDB_PASSWORD=$(od -An -N12 -tx1 /dev/urandom | tr -d ' \n')
 export IMMUDB_PASSWORD
 project=aethyr-compose-test-$$
+export EVENT_STORE_IMAGE=$project
 aggregate=room-1
 passed=0
 work=$(mktemp -d)
@@ -54,7 +55,8 @@ clean_up() {
         "${compose[@]}" logs --tail 60 >&2 || true
         echo "FAIL: see above" >&2
     fi
-    "${compose[@]}" down --volumes --rmi local --timeout 30 >/dev/null 2>&1 || true
+    "${compose[@]}" down --volumes --timeout 30 >/dev/null 2>&1 || true
+    docker rmi "$EVENT_STORE_IMAGE" >/dev/null 2>&1 || true
     rm -rf "$work"
     echo "$passed passed, $((status != 0)) failed"
     exit "$status"
@@ -174,6 +176,16 @@ wait_for 60 "it is connected" connected
 pass "ImmuDB is not published"
 [[ $("${compose[@]}" exec -T event-store id -u) == 10001 ]] || fail "not the uid of the image"
 pass "the event store is not root"
+
+setup_is_done() {
+    [[ $(docker inspect -f '{{.State.Status}} {{.State.ExitCode}}' "$("${compose[@]}" ps -aq immudb-setup)") == "exited 0" ]]
+}
+wait_for 60 "the user of the event store is set up" setup_is_done
+"${compose[@]}" exec -T event-store sh -c 'env; cat /var/lib/aethyr/secrets/immudb-password' >"$work/known"
+! grep -q "$IMMUDB_PASSWORD" "$work/known" || fail "the event store knows the password of the administrator"
+mode=$("${compose[@]}" exec -T event-store stat -c '%a %u' /var/lib/aethyr/secrets/immudb-password)
+[[ ${mode%$'\r'} == "400 10001" ]] || fail "the password's mode and owner are $mode"
+pass "the event store knows only its own password"
 
 append 1
 stored_in STORED_IN_IMMUDB
