@@ -38,10 +38,10 @@ pub(super) async fn ask(endpoint: ServiceEndpoint, service: String) -> Result<()
     let channel = endpoint.connect().await?;
     let mut request = Request::new(HealthCheckRequest { service });
     request.set_timeout(PATIENCE);
-    let answer = HealthClient::new(channel)
-        .check(request)
-        .await
-        .map_err(|source| HealthError::Refused { address: address.clone(), source })?;
+    let answer = HealthClient::new(channel).check(request).await.map_err(|source| HealthError::Refused {
+        address: address.clone(),
+        source: endpoint.explained(source),
+    })?;
     match answer.into_inner().status {
         status if status == ServingStatus::Serving as i32 => Ok(()),
         status => Err(HealthError::NotServing { address, status }.into()),

@@ -97,6 +97,7 @@ fn innermost<'e>(error: &'e (dyn std::error::Error + 'static)) -> &'e (dyn std::
 #[derive(Debug, Clone)]
 pub struct JsonClient {
     channel: Channel,
+    endpoint: ServiceEndpoint,
     /// Sent with each call.
     authorization: Option<MetadataValue<Ascii>>,
     pool: DescriptorPool,
@@ -129,7 +130,8 @@ impl JsonClient {
         let channel = settings.endpoint.connect().await?;
         let pool =
             DescriptorPool::decode(wire::DESCRIPTORS).map_err(|error| ClientError::Request(error.into()))?;
-        Ok(Self { channel, authorization, pool, zeros: Zeros::LeftOut })
+        let endpoint = settings.endpoint.clone();
+        Ok(Self { channel, endpoint, authorization, pool, zeros: Zeros::LeftOut })
     }
 
     /// Includes every field in responses, even one that is 0, false or empty.
@@ -169,7 +171,8 @@ impl JsonClient {
         if let Some(authorization) = &self.authorization {
             request.metadata_mut().insert(AUTHORIZATION, authorization.clone());
         }
-        let answers = grpc.server_streaming(request, path, codec).await?;
+        let answers = grpc.server_streaming(request, path, codec).await;
+        let answers = answers.map_err(|status| self.endpoint.explained(status))?;
         Ok(Answers { messages: answers.into_inner(), zeros: self.zeros })
     }
 }

@@ -11,7 +11,10 @@ use rustls::{
     pki_types::{CertificateDer, ServerName, UnixTime, pem::PemObject},
 };
 use tokio::net::UnixStream;
-use tonic::transport::{self, Certificate, Channel, ClientTlsConfig, Endpoint, Identity};
+use tonic::{
+    Status,
+    transport::{self, Certificate, Channel, ClientTlsConfig, Endpoint, Identity},
+};
 
 use super::ClientError;
 use crate::secret::Secret;
@@ -113,6 +116,24 @@ impl ServiceEndpoint {
     /// Returns an error if no service is listening there, or if it is not trusted.
     pub async fn connect(&self) -> Result<Channel, ClientError> {
         self.channel().await.map_err(|source| self.not_connected(source))
+    }
+
+    /// Says what may be wrong if the connection ended before the service answered. A service that
+    /// expects TLS ends a connection without it.
+    pub fn explained(&self, status: Status) -> Status {
+        // A status that the service sent has no source.
+        let has_ended = status.source().is_some();
+        match self {
+            Self::Cleartext { .. } if has_ended => {
+                let message = format!(
+                    "the connection ended before the response ({}); if the service expects TLS, set server.tls \
+                     or --ca-file",
+                    status.message()
+                );
+                Status::new(status.code(), message)
+            }
+            Self::Cleartext { .. } | Self::Tls { .. } | Self::Unix { .. } => status,
+        }
     }
 
     async fn channel(&self) -> Result<Channel, transport::Error> {

@@ -1,6 +1,7 @@
 //! Everything that callers prove themselves with is exchanged while the service runs.
 
 use std::{
+    fs,
     process::Command,
     sync::{Arc, Mutex},
 };
@@ -169,6 +170,15 @@ async fn grpcurl_calls_over_tls_with_a_token_or_a_certificate() {
     let health =
         secured.service.command(&["health", "--address", &secured.service.address()]).output().unwrap();
     assert!(health.status.success(), "{}", String::from_utf8_lossy(&health.stderr));
+    // A client without TLS is told what may be missing.
+    let without = secured.service.dir().join("without.yml");
+    fs::write(&without, format!("server: {{ listen: \"{}\" }}\n", secured.service.address())).unwrap();
+    for command in ["health", "stats"] {
+        let output =
+            secured.service.command(&["--config", without.to_str().unwrap(), command]).output().unwrap();
+        let said = String::from_utf8_lossy(&output.stderr);
+        assert!(!output.status.success() && said.contains("--ca-file"), "{command}: {said}");
+    }
     identities.remove("game");
     identities.write(&file_of(&secured.service));
     // Without a signal and without a restart.
