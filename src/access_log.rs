@@ -214,7 +214,8 @@ impl Queue {
         let important = self.waiting.len().saturating_sub(self.optional);
         let has_room = match entry.kind {
             EntryKind::Refusal => self.second.has_room(now) && important < WAITING_MAX,
-            EntryKind::Always => important < WAITING_MAX,
+            // They leave half of the places to refusals.
+            EntryKind::Always => important < WAITING_MAX / 2,
             EntryKind::Write | EntryKind::Read => self.optional < OPTIONAL_WAITING_MAX,
         };
         if has_room && !self.ended {

@@ -23,8 +23,8 @@ use crate::{
 
 const GROUP_AND_OTHERS: u32 = 0o077;
 const OTHERS: u32 = 0o007;
-/// The permission to enter a directory.
-const SEARCH: u32 = 0o011;
+/// The permissions of the group and of others, with that to enter a directory.
+const CLASSES: [(u32, u32); 2] = [(0o070, 0o010), (0o007, 0o001)];
 
 /// Sets the umask, whatever it was, so that files and directories that this process creates from
 /// now on have modes 0600 and 0700, or 0640 and 0750.
@@ -89,7 +89,9 @@ fn secrets(config: &Config) -> impl Iterator<Item = ExposedPath> {
 fn is_open_to(path: &Path, not_allowed: u32) -> bool {
     let mode = |path: &Path| fs::metadata(path).map_or(0, |metadata| metadata.mode());
     let mut around = path.ancestors().skip(1);
-    mode(path) & not_allowed != 0 && around.all(|folder| mode(folder) & not_allowed & SEARCH != 0)
+    let classes = CLASSES.into_iter().filter(|(class, _)| not_allowed & class != 0);
+    let enter = classes.fold(0, |bits, (_, enter)| bits | enter);
+    mode(path) & not_allowed != 0 && around.all(|folder| mode(folder) & enter != 0)
 }
 
 /// A file or directory at a configured path that this process may not use, because it belongs to
@@ -174,6 +176,9 @@ mod tests {
             (0o700, 0o777, GROUP_AND_OTHERS, false),
             (0o750, 0o755, OTHERS, false),
             (0o755, 0o700, GROUP_AND_OTHERS, false),
+            (0o755, 0o666, 0o002, true),
+            (0o755, 0o664, 0o002, false),
+            (0o750, 0o666, 0o002, false),
         ] {
             set(&inner, inner_mode);
             set(dir.path(), outer_mode);
@@ -204,6 +209,24 @@ mod tests {
         let is_reachable = is_open_to(&config.event_sourcing.log_path, GROUP_AND_OTHERS);
         assert_eq!(exposed(0o640), if is_reachable { vec![KEY_FILE] } else { vec![] });
         assert_eq!(exposed(0o600), Vec::<&str>::new());
+    }
+
+    #[test]
+    fn a_file_of_identities_that_others_can_change_is_too_wide_and_one_that_they_can_read_is_not() {
+        let dir = tempfile::tempdir().unwrap();
+        let set = |path: &Path, mode| fs::set_permissions(path, fs::Permissions::from_mode(mode)).unwrap();
+        let file = dir.path().join("access.yml");
+        fs::write(&file, "").unwrap();
+        set(dir.path(), 0o755);
+        let mut config = Config::default();
+        config.access.file = Some(file.clone());
+        let is_exposed = |mode| {
+            set(&file, mode);
+            too_wide(&config).iter().any(|exposed| exposed.key == "access.file")
+        };
+        let is_reachable = is_open_to(dir.path(), OTHERS);
+        assert_eq!(is_exposed(0o646), is_reachable);
+        assert!(!is_exposed(0o644));
     }
 
     #[test]

@@ -73,7 +73,7 @@ pub(super) fn serve(loaded: LoadedConfig, options: ServerOptions) -> ExitCode {
          {command}");
     }
     for ExposedPath { key, path, command } in permissions::too_wide(&loaded.config) {
-        warn!(key, path = %path.display(), "path is readable by other users; to fix this, run: {command}");
+        warn!(key, path = %path.display(), "path is accessible to other users; to fix this, run: {command}");
     }
     // Blocking threads end soon after a burst of reads. With a longer idle time, later reads would
     // keep all of them alive.

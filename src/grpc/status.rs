@@ -213,7 +213,7 @@ pub(super) fn share_used_up(limit: &'static str, max: u64, retry_after: Duration
 pub(super) fn too_many_open_calls(max: usize) -> Status {
     const REASON: &str = "OPEN_CALLS_PER_ADDRESS";
     const RETRY_AFTER: Duration = Duration::from_secs(1);
-    let message = format!("limit of {max} calls without credentials of one address reached");
+    let message = format!("limit of {max} Health/Watch calls of one address reached");
     refusals::refused(REASON, Severity::Limit, &message);
     let facts = HashMap::from([("max".to_owned(), max.to_string())]);
     let mut details = ErrorDetails::with_error_info(REASON, ACCESS_DOMAIN, facts);

@@ -35,6 +35,9 @@ const LOOK_EVERY: Duration = Duration::from_secs(10);
 /// How often to report that the certificate expires soon or has expired.
 const REPORT_EVERY: Duration = Duration::from_secs(24 * 60 * 60);
 
+const POLICY_STAYS: &str = "access.file not reloaded; the previous identities stay in effect";
+const TLS_STAYS: &str = "server.tls not reloaded; the previous certificates stay in effect";
+
 /// The file with the identities, and where its policy goes.
 #[derive(Debug)]
 pub(super) struct PolicyReload {
@@ -117,33 +120,31 @@ impl Reload {
         if !is_all && versions != self.versions {
             versions = self.settled(versions);
         }
-        if let Some(policy) =
-            self.policy.as_mut().filter(|_| is_all || versions.policy != self.versions.policy)
-        {
-            let outcome = policy.read();
-            if self.problems.policy.report(
-                &outcome,
-                is_all,
-                "access.file not reloaded; the previous identities stay in effect",
-            ) {
-                self.access_log.write(Entry::reload("access.file", outcome.is_ok()));
+        if is_all || versions.policy != self.versions.policy {
+            if let Some(policy) = &self.policy {
+                let outcome = policy.read();
+                if self.problems.policy.report(&outcome, is_all, POLICY_STAYS) {
+                    self.access_log.write(Entry::reload("access.file", outcome.is_ok()));
+                }
+                if !is_retried(&outcome) {
+                    self.versions.policy = versions.policy;
+                }
             }
-            if !is_unreadable(&outcome) {
-                self.versions.policy = versions.policy;
-            }
+        } else {
+            self.problems.policy = Problem::default();
         }
-        if let Some(tls) = self.tls.as_mut().filter(|_| is_all || versions.tls != self.versions.tls) {
-            let outcome = tls.read();
-            if self.problems.tls.report(
-                &outcome,
-                is_all,
-                "server.tls not reloaded; the previous certificates stay in effect",
-            ) {
-                self.access_log.write(Entry::reload("server.tls", outcome.is_ok()));
+        if is_all || versions.tls != self.versions.tls {
+            if let Some(tls) = &mut self.tls {
+                let outcome = tls.read();
+                if self.problems.tls.report(&outcome, is_all, TLS_STAYS) {
+                    self.access_log.write(Entry::reload("server.tls", outcome.is_ok()));
+                }
+                if !is_retried(&outcome) {
+                    self.versions.tls = versions.tls;
+                }
             }
-            if !is_unreadable(&outcome) {
-                self.versions.tls = versions.tls;
-            }
+        } else {
+            self.problems.tls = Problem::default();
         }
         self
     }
@@ -181,11 +182,13 @@ enum ReloadError {
     Tls(#[from] TlsError),
 }
 
-/// Returns whether a file could not be read: the contents are not known, so it is tried again.
-fn is_unreadable(outcome: &Result<(), ReloadError>) -> bool {
+/// Returns whether files are read again although they do not change: they could not be read, or
+/// will be valid later.
+fn is_retried(outcome: &Result<(), ReloadError>) -> bool {
     matches!(
         outcome,
-        Err(ReloadError::Policy(LoadError::Unreadable { .. }) | ReloadError::Tls(TlsError::Unreadable { .. }))
+        Err(ReloadError::Policy(LoadError::Unreadable { .. })
+            | ReloadError::Tls(TlsError::Unreadable { .. } | TlsError::NotYetValid { .. }))
     )
 }
 
@@ -201,15 +204,15 @@ struct Problems {
 struct Problem(Option<String>);
 
 impl Problem {
-    /// Logs the problem, unless it is the same as before and nobody asked for the attempt. Returns
-    /// whether there was anything new.
+    /// Logs the problem, unless it is the same as before in another attempt with the same files.
+    /// Returns whether there was anything new.
     fn report(&mut self, outcome: &Result<(), ReloadError>, is_requested: bool, what: &str) -> bool {
         let Err(error) = outcome else {
             self.0 = None;
             return true;
         };
         let text = error.to_string();
-        if !is_requested && self.0.as_ref() == Some(&text) {
+        if !is_requested && is_retried(outcome) && self.0.as_ref() == Some(&text) {
             return false;
         }
         error!(%error, "{what}");
@@ -386,6 +389,39 @@ mod tests {
         authority.issue(&["DNS:localhost"], Days(-9, -1)).write(folder.path(), "server");
         reload.read(Reading::Changed);
         assert!(Arc::ptr_eq(&exchanged, &configs.borrow()), "an expired certificate was used");
+    }
+
+    #[test]
+    fn what_may_become_valid_is_read_again_and_logged_once() {
+        let unreadable = || -> Result<(), ReloadError> {
+            let (path, source) = (PathBuf::from("access.yml"), std::io::ErrorKind::NotFound.into());
+            Err(LoadError::Unreadable { path, source }.into())
+        };
+        let not_yet = || -> Result<(), ReloadError> {
+            let (path, valid_from) = (PathBuf::from("server.pem"), Timestamp::new(9, 0).unwrap());
+            Err(TlsError::NotYetValid { path, valid_from }.into())
+        };
+        let expired = || -> Result<(), ReloadError> {
+            let (path, valid_until) = (PathBuf::from("server.pem"), Timestamp::new(9, 0).unwrap());
+            Err(TlsError::Expired { path, valid_until }.into())
+        };
+        let mut problem = Problem::default();
+        for (outcome, is_requested, retried, is_new) in [
+            (unreadable(), false, true, true),
+            (unreadable(), false, true, false),
+            (unreadable(), true, true, true),
+            (not_yet(), false, true, true),
+            (not_yet(), false, true, false),
+            (Ok(()), false, false, true),
+            (not_yet(), false, true, true),
+            // The files have changed, and are wrong again.
+            (expired(), false, false, true),
+            (expired(), false, false, true),
+        ] {
+            let text = format!("{outcome:?}");
+            assert_eq!(is_retried(&outcome), retried, "{text}");
+            assert_eq!(problem.report(&outcome, is_requested, "not reloaded"), is_new, "{text}");
+        }
     }
 
     #[test]

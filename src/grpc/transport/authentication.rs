@@ -22,7 +22,7 @@ use super::{
     peer::Peer,
 };
 use crate::{
-    access::{AccessControl, Denied, Offer, Policy, Principal, token},
+    access::{AccessControl, Denied, Offer, Policy, Principal, Shares, token},
     access_log::{AccessLog, CallName, Entry, EntryKind},
     grpc::{
         methods::{self, Method, NeededRights},
@@ -64,8 +64,8 @@ pub(super) struct Identified {
     pub place: Option<AddressPlace>,
 }
 
-/// The calls without credentials that an address may have in progress. They are health checks, and
-/// programs behind one address may watch the health of the service on a connection each.
+/// The calls without credentials that an address may have in progress. They watch the health of the
+/// service, perhaps on a connection each.
 const OPEN_CALLS_PER_ADDRESS_MAX: usize = 1000;
 
 /// A call that is refused.
@@ -114,22 +114,24 @@ impl Authentication {
         let method = methods::find(path);
         let needs = methods::needed_rights(method);
         if needs == NeededRights::None {
-            let address = peer.facts().address.map(|address| address.ip());
-            let place = self
-                .open_calls
-                .acquire_any(address)
-                .map_err(|TooMany| status::too_many_open_calls(self.open_calls.max()))?;
+            let place = self.place_of_open_call(path, peer)?;
             let (principal, client) = (CallPrincipal::nobody(), peer.client().clone());
-            return Ok(Identified { principal, client, place: Some(place) });
+            return Ok(Identified { principal, client, place });
         }
         let policy = self.control.policy();
         let principal = match self.identify(&policy, request.headers(), peer) {
             Ok(principal) => principal,
             Err(unknown) => return Err(self.refuse_unknown(&unknown, peer, call_name(method, path))),
         };
-        // If nobody has a name, each connection is a client, as while access control is off.
-        let client =
-            if policy.names_anybody() { self.clients.of(&principal.identity) } else { peer.client().clone() };
+        // If nobody has a name, each connection is a client, as while access control is off. The
+        // limits of a role hold nevertheless.
+        let shares = &principal.identity.shares;
+        let is_limited = *shares != Shares { share: shares.share, ..Shares::default() };
+        let client = if policy.names_anybody() || is_limited {
+            self.clients.of(&principal.identity)
+        } else {
+            peer.client().clone()
+        };
         let missing = match needs {
             NeededRights::Any(rights) if !principal.identity.rights.has_any(rights) => rights.first(),
             NeededRights::Any(_) | NeededRights::Identity | NeededRights::None => None,
@@ -150,6 +152,17 @@ impl Authentication {
             return Err(status.into());
         }
         Ok(Identified { principal, client, place: None })
+    }
+
+    /// Counts a call that needs no credentials. A single check of the health is not counted: a
+    /// program that cannot get one restarts the service.
+    fn place_of_open_call(&self, path: &str, peer: &Peer) -> Result<Option<AddressPlace>, Status> {
+        if methods::is_health_check(path) {
+            return Ok(None);
+        }
+        let address = peer.facts().address.map(|address| address.ip());
+        let place = self.open_calls.acquire_any(address);
+        place.map(Some).map_err(|TooMany| status::too_many_open_calls(self.open_calls.max()))
     }
 
     fn identify<'h>(

@@ -38,15 +38,6 @@ struct ReadPermits {
     _of_all: (Option<Permit>, Permit),
 }
 
-/// Acquires some of a client's own permits. An identity may have many connections, so it is held to
-/// its own permits only while few of the shared ones are free.
-async fn own(call: &Admitted, own: &Arc<Semaphore>, weight: u32, shared: &Semaphore) -> Option<Permit> {
-    if call.client.is_identity() && shared.available_permits() > READS_MAX / SPARED {
-        return own.clone().try_acquire_many_owned(weight).ok().map(Ok);
-    }
-    Some(own.clone().acquire_many_owned(weight).await)
-}
-
 /// One in this many of the permits is spared for identities that do not have their own yet.
 const SPARED: usize = 5;
 
@@ -91,16 +82,33 @@ impl Reads {
         // The client's own permits come first, so that no client fills the shared queue, or holds
         // shared permits while it queues for its own.
         let own_list = self.own_list_permit(call).await;
-        let own = own(call, call.client.reads(), self.weight, &self.places).await;
+        let own = self.own(call, call.client.reads(), self.weight, &self.places).await;
         let (list, read) = self.shared_permits_and_bytes(bytes, call).await?;
         Ok(ReadPermits { _own: (own_list, own), _of_all: (list, read) })
+    }
+
+    /// Acquires some of a client's own permits. An identity may have many connections, so it is held
+    /// to its own permits only while few of the shared ones are free, or while reads wait for
+    /// bytes.
+    async fn own(
+        &self,
+        call: &Admitted,
+        own: &Arc<Semaphore>,
+        weight: u32,
+        shared: &Semaphore,
+    ) -> Option<Permit> {
+        let is_calm = || shared.available_permits() > READS_MAX / SPARED && self.first.try_lock().is_ok();
+        if call.client.is_identity() && is_calm() {
+            return own.clone().try_acquire_many_owned(weight).ok().map(Ok);
+        }
+        Some(own.clone().acquire_many_owned(weight).await)
     }
 
     /// Acquires the client's own permit for a list.
     async fn own_list_permit(&self, call: &Admitted) -> Option<Permit> {
         let lists = self.lists.as_ref()?;
         let weight = self.weight.saturating_mul(2).min(READS_PER_CALLER_MAX as u32);
-        own(call, call.client.lists(), weight, lists).await
+        self.own(call, call.client.lists(), weight, lists).await
     }
 
     /// Acquires the shared permits: for a list, if this runs lists, and for a read.
