@@ -20,6 +20,7 @@ mod shares;
 pub mod token;
 
 pub use control::{AccessControl, Principal};
+pub(crate) use file::ANONYMOUS;
 pub use file::{FILE_BYTES_MAX, PolicyError, parse_time};
 pub use policy::{AccessSettings, Credential, Denied, Identity, LoadError, Offer, Policy};
 pub use rights::{Right, Rights};

@@ -70,6 +70,14 @@ impl Principal {
         self.identity.name.clone()
     }
 
+    /// Says why the caller is not accepted any more.
+    pub fn cause_of_revocation(&self) -> String {
+        match self.control.policy().identity_of(&self.credential, SystemTime::now()) {
+            Err(denied) => denied.to_string(),
+            Ok(_) => "the role or the name of the identity has changed".to_owned(),
+        }
+    }
+
     /// Waits until the credential is revoked or expires, or proves another identity, or one with
     /// other rights, another scope or other actors. Every new policy is examined, and the clock
     /// every 10 s. Never ends while access control is off.

@@ -27,7 +27,7 @@ use section::{Field, Section};
 pub const FILE_BYTES_MAX: usize = 1 << 20;
 
 /// The name of the callers without credentials. No identity of the file can have it.
-pub(super) const ANONYMOUS: &str = "anonymous";
+pub(crate) const ANONYMOUS: &str = "anonymous";
 
 const FILE_KEYS: &[&str] = &["roles", "identities"];
 const ROLE_KEYS: &[&str] = &["may", "prefixes", "aggregate_types", "actors", "event_types", "shares"];
@@ -44,6 +44,7 @@ const SHARES_KEYS: &[&str] = &[
 
 const A_RIGHT: &str = "a right: append, append_world, snapshot, load, subscribe, execute, execute_players, \
                        ask, see_secrets, prove, stats, operate or reflect";
+const SOME_IDENTITIES: &str = "a mapping of names to identities, or {} if there are none";
 const A_TEXT: &str = "a text that is not empty";
 const A_TIME: &str = "an RFC 3339 time with a zone, for example 2027-03-01T00:00:00Z, or a date";
 const A_RATE: &str = "a number greater than 0";
@@ -96,8 +97,9 @@ pub(super) fn read(yaml: &str) -> Result<AccessFile, PolicyError> {
     }
     let mut file = Section::of_text(yaml, FILE_KEYS)?;
     let roles = file.take("roles").map(roles_of).transpose()?.unwrap_or_default();
-    // Without this key, a file that is just being written would remove all identities.
-    let identities = file.require("identities")?.entries()?;
+    // A file that is just being written would remove all identities without this key, or without
+    // anything below it.
+    let identities = file.require("identities")?.required(SOME_IDENTITIES)?.entries()?;
     let mut places = Places::default();
     let identities = identities.into_iter().map(|(name, field)| identity(name, field, &roles, &mut places));
     let identities = identities.collect::<Result<Vec<_>, _>>()?;

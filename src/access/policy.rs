@@ -448,7 +448,7 @@ fn read(path: &Path) -> Result<String, LoadError> {
         let source = PolicyError::TooLarge { bytes_max: FILE_BYTES_MAX };
         return Err(LoadError::Invalid { path: path.to_owned(), source });
     }
-    String::from_utf8(bytes).map_err(|_| unreadable(io::ErrorKind::InvalidData.into()))
+    String::from_utf8(bytes).map_err(|_| unreadable(io::Error::new(io::ErrorKind::InvalidData, "not UTF-8")))
 }
 
 /// Returns a time of the system's clock as a timestamp.

@@ -80,7 +80,8 @@ pub(crate) struct Entry {
     pub code: &'static str,
     /// The reason of an error, as in its `ErrorInfo`.
     pub reason: Option<Box<str>>,
-    /// Why credentials were not accepted. The client is not told.
+    /// Why credentials were not accepted, which the client is not told; the field, the limit, or
+    /// the scope that led to the refusal.
     pub cause: Option<Box<str>>,
     /// The right that the caller does not have.
     pub right: Option<Box<str>>,

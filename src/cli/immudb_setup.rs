@@ -44,7 +44,7 @@ pub(super) struct ImmudbSetupArgs {
         long,
         value_name = "NAME",
         default_value = "aethyr",
-        value_parser = clap::builder::NonEmptyStringValueParser::new()
+        value_parser = parse_user
     )]
     user: String,
     /// Seconds to wait for ImmuDB if it cannot be reached
@@ -55,7 +55,10 @@ pub(super) struct ImmudbSetupArgs {
 /// Why ImmuDB is not set up.
 #[derive(Debug, thiserror::Error)]
 pub(super) enum ImmudbSetupError {
-    #[error("the user {name} is the one that this command logs in as (immudb.username)")]
+    #[error(
+        "the user {name} is the one that this command logs in as (immudb.username); set IMMUDB_USERNAME and \
+         IMMUDB_PASSWORD to those of the administrator"
+    )]
     OwnUser { name: String },
     #[error("--password-file: {0}")]
     PasswordFile(#[from] SecretFileError),
@@ -63,6 +66,15 @@ pub(super) enum ImmudbSetupError {
     NotWritten { path: PathBuf, source: io::Error },
     #[error("ImmuDB: {0}")]
     Immudb(#[from] immudb::Error),
+}
+
+/// Parses a name that ImmuDB accepts, before anything is written.
+fn parse_user(text: &str) -> Result<String, &'static str> {
+    let is_allowed = |character: char| character.is_ascii_alphanumeric() || character == '_';
+    if !text.is_empty() && text.chars().all(is_allowed) {
+        return Ok(text.to_owned());
+    }
+    Err("expected letters, digits and underscores")
 }
 
 /// Sets up ImmuDB, and prints what was done.
@@ -170,6 +182,14 @@ mod tests {
         assert_eq!(fs::read_dir(dir.path().join("secrets")).unwrap().count(), 1);
         let other = password_in(&dir.path().join("other")).unwrap().0;
         assert_ne!(other.expose(), password.expose());
+    }
+
+    #[test]
+    fn names_that_immudb_does_not_accept_are_refused_before_anything_is_written() {
+        assert_eq!(parse_user("aethyr_2"), Ok("aethyr_2".to_owned()));
+        for name in ["", "a b", "a-b", "ä"] {
+            parse_user(name).unwrap_err();
+        }
     }
 
     #[test]

@@ -19,8 +19,8 @@ use super::{
 };
 use crate::{
     access::{
-        AccessSettings, Credential, Denied, NAME_BYTES_MAX, NoRandomNumbers, Offer, Policy, Token, is_name,
-        parse_time,
+        ANONYMOUS, AccessSettings, Credential, Denied, NAME_BYTES_MAX, NoRandomNumbers, Offer, Policy, Token,
+        is_name, parse_time, token,
     },
     config::Config,
     event::{Timestamp, time},
@@ -35,7 +35,7 @@ pub(super) enum TokenCommand {
     /// configuration
     New {
         /// Name of the identity
-        #[arg(value_parser = parse_name)]
+        #[arg(value_parser = parse_identity)]
         name: String,
         /// Role of the identity
         #[arg(long, value_parser = parse_name)]
@@ -63,8 +63,10 @@ pub(super) enum TokenCommandError {
     NoRandomNumbers(#[from] NoRandomNumbers),
     #[error("access control is off: neither access.file nor access.anonymous is set")]
     Off,
-    #[error("{0}")]
-    Denied(Denied),
+    #[error("the token would have expired already")]
+    Expired,
+    #[error("{}{denied}", id.as_deref().map(|id| format!("token {id}: ")).unwrap_or_default())]
+    Denied { id: Option<String>, denied: Denied },
 }
 
 impl FromStr for Expiry {
@@ -101,7 +103,11 @@ impl Expiry {
 /// Makes a token.
 pub(super) fn make(name: &str, role: &str, expires: Option<Expiry>) -> ExitCode {
     let made = Token::generate().map_err(|error| Error::Token(error.into())).and_then(|token| {
-        let expires = expires.map(|expires| expires.at(Timestamp::now()));
+        let now = Timestamp::now();
+        let expires = expires.map(|expires| expires.at(now));
+        if expires.is_some_and(|expires| expires <= now) {
+            return Err(Error::Token(TokenCommandError::Expired));
+        }
         print_exactly(&format!("{}\n{}\n", token.text(), line(name, role, &token, expires)))
     });
     ended(made)
@@ -154,14 +160,26 @@ fn owner(policy: &Policy, text: &str, now: SystemTime) -> Result<String, TokenCo
         return Err(TokenCommandError::Off);
     }
     let offer = Offer { token: Some(text), is_protected: true, ..Offer::default() };
-    let (identity, credential) = policy.identify(offer, now).map_err(TokenCommandError::Denied)?;
+    let denied = |denied| {
+        let id = token::parse(text).ok().map(|parts| parts.id.to_owned());
+        TokenCommandError::Denied { id, denied }
+    };
+    let (identity, credential) = policy.identify(offer, now).map_err(denied)?;
     let id = match &credential {
         Credential::Token { id, .. } => id,
         Credential::Off | Credential::Anonymous | Credential::Certificate(_) | Credential::Uid(_) => {
-            return Err(TokenCommandError::Denied(Denied::Unknown));
+            return Err(denied(Denied::Unknown));
         }
     };
     Ok(format!("token {id} of {}, role {}", identity.name, identity.role))
+}
+
+/// Parses the name of an identity.
+fn parse_identity(text: &str) -> Result<String, String> {
+    if text == ANONYMOUS {
+        return Err("callers without credentials have this name".to_owned());
+    }
+    parse_name(text)
 }
 
 /// Parses the name of an identity or a role.
@@ -203,15 +221,19 @@ mod tests {
     #[test]
     fn a_token_of_nobody_is_an_error_that_does_not_show_it() {
         let token = Token::generate().unwrap();
-        let nobody = parse("identities:\n");
+        let nobody = parse("identities: {}\n");
         let now = SystemTime::now();
         let cut = &token.text()[..50];
         for (text, expected) in
             [(token.text(), Denied::Unknown), (cut, Denied::Malformed), ("", Denied::Malformed)]
         {
             let error = owner(&nobody, text, now).unwrap_err();
-            assert!(matches!(&error, TokenCommandError::Denied(denied) if *denied == expected), "{error}");
+            assert!(
+                matches!(&error, TokenCommandError::Denied { denied, .. } if *denied == expected),
+                "{error}"
+            );
             assert!(text.is_empty() || !error.to_string().contains(text), "{error}");
+            assert_eq!(error.to_string().contains(token.id()), expected == Denied::Unknown, "{error}");
         }
         assert!(matches!(owner(&Policy::off(), token.text(), now), Err(TokenCommandError::Off)));
     }

@@ -242,6 +242,20 @@ fn reason_of(mut info: ErrorInfo) -> (String, Option<String>) {
     (info.reason, right)
 }
 
+/// Returns a status with another message.
+pub(super) fn reworded(status: &Status, message: String) -> Status {
+    Status::with_details(status.code(), message, status.details().to_vec().into())
+}
+
+/// Returns what the status says of the cause, beside reason and right: the limit, the field, or
+/// that it was the scope.
+pub(super) fn cause(status: &Status) -> Option<String> {
+    let mut info = status.get_details_error_info().filter(|info| info.domain == ACCESS_DOMAIN)?;
+    let is_scope = ["prefixes", "aggregate_types"].iter().any(|name| info.metadata.contains_key(*name));
+    let field = info.metadata.remove("limit").or_else(|| info.metadata.remove("field"));
+    field.or_else(|| is_scope.then(|| "scope".to_owned()))
+}
+
 /// Returns a code as gRPC spells it.
 pub(super) fn code_name(code: Code) -> &'static str {
     match code {

@@ -60,7 +60,7 @@ async fn files_are_for_the_services_user_alone_or_for_its_group_too() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_folder_that_others_can_read_is_a_warning_with_the_command_that_mends_it() {
-    const WARNING: &str = "path is readable by other users";
+    const WARNING: &str = "path is accessible to other users";
     let mut service = ran(Setup::local()).await;
     assert!(!service.log().contains(WARNING), "{}", service.log());
     let widen = |path: PathBuf| fs::set_permissions(path, fs::Permissions::from_mode(0o755)).unwrap();

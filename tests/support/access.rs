@@ -71,7 +71,7 @@ impl Identities {
         if !self.roles.is_empty() {
             write!(yaml, "roles:\n{}", self.roles).unwrap();
         }
-        yaml.push_str("identities:\n");
+        yaml.push_str(if self.lines.is_empty() { "identities: {}\n" } else { "identities:\n" });
         for (_, line) in &self.lines {
             writeln!(yaml, "  {line}").unwrap();
         }

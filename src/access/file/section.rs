@@ -88,6 +88,17 @@ impl Field {
         entries.collect()
     }
 
+    /// Returns the field, unless it has no value.
+    ///
+    /// # Errors
+    /// Returns an error that says what is expected if it has none.
+    pub(super) fn required(self, expected: &'static str) -> Result<Self, PolicyError> {
+        match self.value {
+            Value::Null => Err(PolicyError::Invalid { place: self.place, expected }),
+            value => Ok(Self { value, ..self }),
+        }
+    }
+
     /// Returns the value as a list. No value is an empty list.
     ///
     /// # Errors

@@ -52,7 +52,7 @@ fn roles_and_identities_mean_what_they_state() {
 
 #[test]
 fn a_file_without_identities_removes_all_only_if_it_says_so() {
-    for yaml in ["identities:\n", "identities: {}\n", "roles:\nidentities:\n"] {
+    for yaml in ["identities: {}\n", "roles:\nidentities: {}\n"] {
         assert!(read(yaml).unwrap().identities.is_empty(), "{yaml}");
     }
     for yaml in ["", "# all\n", "roles: {}\n", "{}"] {
@@ -65,18 +65,19 @@ fn an_error_names_the_place() {
     let [one, other] = [Token::generate(), Token::generate()].map(|token| with_token(&token.unwrap()));
     let (hash, id) = (Token::generate().unwrap().hash().to_string(), "abcdefgh");
     let identity = |text: &str| format!("identities:\n  a: {{ role: game, {text} }}\n");
-    let role = |text: &str| format!("roles:\n  r: {{ {text} }}\nidentities:\n");
+    let role = |text: &str| format!("roles:\n  r: {{ {text} }}\nidentities: {{}}\n");
     let tokens = |text: &str| identity(&format!("tokens: [{text}]"));
     for (yaml, expected) in [
         ("[]".to_owned(), "not a mapping with the key identities"),
-        ("users:\nidentities:\n".to_owned(), "users: unknown key; known keys: roles, identities"),
+        ("identities:\n".to_owned(), "identities: expected a mapping of names to identities, or {}"),
+        ("users:\nidentities: {}\n".to_owned(), "users: unknown key; known keys: roles, identities"),
         ("identities: []\n".to_owned(), "identities: expected a mapping"),
         ("identities:\n  a b: {}\n".to_owned(), "identities, entry 1: expected a name"),
         ("identities:\n  7: {}\n".to_owned(), "identities, entry 1: expected a name"),
         ("identities:\n  a:\n".to_owned(), "identities.a.role: missing"),
         ("identities:\n  a: { role: hero }\n".to_owned(), "identities.a.role: no such role: hero; "),
         ("identities:\n  anonymous: { role: game }\n".to_owned(), "identities.anonymous: this name is"),
-        ("roles:\n  game: { may: [] }\nidentities:\n".to_owned(), "roles.game: this role is ready-made"),
+        ("roles:\n  game: { may: [] }\nidentities: {}\n".to_owned(), "roles.game: this role is ready-made"),
         (identity("colour: red"), "identities.a.colour: unknown key; known keys: role, tokens, "),
         (identity("uid: -1"), "identities.a.uid: expected the number of a user"),
         (identity("uid: 4294967296"), "identities.a.uid: expected the number of a user"),
@@ -146,7 +147,7 @@ fn no_error_shows_a_token_or_a_hash_wherever_it_stands() {
         let secret_of = |yaml: &str| yaml.replace("SECRET", secret);
         for yaml in [
             "SECRET",
-            "\"SECRET\": 1\nidentities:\n",
+            "\"SECRET\": 1\nidentities: {}\n",
             "identities: SECRET",
             "identities: \"SECRET",
             "identities: [SECRET\n",
@@ -163,9 +164,9 @@ fn no_error_shows_a_token_or_a_hash_wherever_it_stands() {
             "identities:\n  a: { role: game, tokens: [{ id: \"SECRET\" }] }\n",
             "identities:\n  a: { role: game, tokens: [{ id: abcdefgh, hash: \"SECRET0\" }] }\n",
             "identities:\n  a: { role: game, certificate: [\"SECRET\"] }\n",
-            "roles:\n  r: { may: [\"SECRET\"] }\nidentities:\n",
-            "roles:\n  \"SECRET\": { may: [] }\nidentities:\n",
-            "roles:\n  r: { may: [], shares: { \"SECRET\": 1, share: \"SECRET\" } }\nidentities:\n",
+            "roles:\n  r: { may: [\"SECRET\"] }\nidentities: {}\n",
+            "roles:\n  \"SECRET\": { may: [] }\nidentities: {}\n",
+            "roles:\n  r: { may: [], shares: { \"SECRET\": 1, share: \"SECRET\" } }\nidentities: {}\n",
         ] {
             let error = read(&secret_of(yaml)).unwrap_err();
             for shown in [error.to_string(), format!("{error:?}")] {

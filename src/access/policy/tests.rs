@@ -46,7 +46,7 @@ fn while_access_control_is_off_everybody_may_do_everything() {
     assert_eq!(off.identity_of(&Credential::Off, now()).unwrap().rights, Rights::ALL);
     assert_eq!(off.identities().count(), 1);
     assert!(Policy::without_file(&AccessSettings::default()).unwrap().is_off());
-    let on = policy("identities:\n", &AccessSettings::default());
+    let on = policy("identities: {}\n", &AccessSettings::default());
     assert!(!on.is_off());
     assert_eq!(on.identity_of(&Credential::Off, now()), Err(Denied::NoCredentials));
 }
@@ -177,13 +177,13 @@ fn anonymous_callers_have_a_role_of_the_file_or_a_ready_made_one() {
     assert_eq!(credential, Credential::Anonymous);
     assert_eq!(name(&alone, bearer(token().text()), now()), Err(Denied::Unknown));
 
-    let yaml = "roles:\n  guest: { may: [stats], prefixes: [x-] }\nidentities:\n";
+    let yaml = "roles:\n  guest: { may: [stats], prefixes: [x-] }\nidentities: {}\n";
     let guests = policy(yaml, &settings("guest"));
     let (identity, _) = guests.identify(Offer::default(), now()).unwrap();
     assert!(identity.rights.has(Right::Stats) && !identity.scope.has_id("y"));
     for error in [
         Policy::without_file(&settings("guest")).unwrap_err(),
-        Policy::parse("identities:\n", &settings("guest")).unwrap_err(),
+        Policy::parse("identities: {}\n", &settings("guest")).unwrap_err(),
     ] {
         assert!(error.to_string().starts_with("access.anonymous: no such role: guest"), "{error}");
     }

@@ -12,12 +12,12 @@ use rustls::{
 };
 use tokio::net::UnixStream;
 use tonic::{
-    Status,
+    Code, Status,
     transport::{self, Certificate, Channel, ClientTlsConfig, Endpoint, Identity},
 };
 
 use super::ClientError;
-use crate::secret::Secret;
+use crate::{grpc::status::reworded, secret::Secret};
 
 const CONNECT_MAX: Duration = Duration::from_secs(3);
 
@@ -118,22 +118,28 @@ impl ServiceEndpoint {
         self.channel().await.map_err(|source| self.not_connected(source))
     }
 
-    /// Says what may be wrong if the connection ended before the service answered. A service that
-    /// expects TLS ends a connection without it.
+    /// Says what may be wrong if the connection ended before the service answered, or if the caller
+    /// is not known on a unix socket.
     pub fn explained(&self, status: Status) -> Status {
+        let message = status.message();
         // A status that the service sent has no source.
         let has_ended = status.source().is_some();
-        match self {
-            Self::Cleartext { .. } if has_ended => {
-                let message = format!(
-                    "the connection ended before the response ({}); if the service expects TLS, set server.tls \
-                     or --ca-file",
-                    status.message()
-                );
-                Status::new(status.code(), message)
+        let message = match self {
+            // A service that expects TLS ends a connection without it.
+            Self::Cleartext { .. } if has_ended => format!(
+                "the connection ended before the response ({message}); if the service expects TLS, set \
+                 server.tls or --ca-file"
+            ),
+            Self::Tls { .. } if has_ended => format!(
+                "the connection ended before the response ({message}); the service may require a certificate, \
+                 or not accept the one of --certificate-file: its log has TLS_HANDSHAKE then"
+            ),
+            Self::Unix { .. } if status.code() == Code::Unauthenticated => {
+                format!("{message}; without a token, the user of this process must be the uid of an identity")
             }
-            Self::Cleartext { .. } | Self::Tls { .. } | Self::Unix { .. } => status,
-        }
+            Self::Cleartext { .. } | Self::Tls { .. } | Self::Unix { .. } => return status,
+        };
+        reworded(&status, message)
     }
 
     async fn channel(&self) -> Result<Channel, transport::Error> {

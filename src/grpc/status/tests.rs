@@ -166,5 +166,21 @@ fn refusals_are_counted_with_the_others() {
 fn other_statuses_are_no_refusals_of_this_kind() {
     for status in [shutting_down(), deadline_exceeded(), abandoned(), of_violations(Violations(Vec::new()))] {
         assert_eq!(refused_reason(&status), None);
+        assert_eq!(cause(&status), None);
+    }
+}
+
+#[test]
+fn the_cause_of_a_refusal_is_the_scope_the_field_or_the_limit() {
+    let scope = Scope { prefixes: Some(vec!["arena-".to_owned()]), aggregate_types: None };
+    let field = "events[0].event_type".to_owned();
+    for (status, expected) in [
+        (not_allowed(Right::Append), None),
+        (out_of_scope(Right::Append, &scope), Some("scope")),
+        (value_not_allowed(Right::Append, field), Some("events[0].event_type")),
+        (share_used_up("appends_per_second", 9, Duration::from_secs(1)), Some("appends_per_second")),
+        (no_credentials(), None),
+    ] {
+        assert_eq!(cause(&status).as_deref(), expected, "{status:?}");
     }
 }

@@ -4,6 +4,9 @@
 /// it, too.
 pub(super) const READS_MAX: usize = 16;
 
+/// The reads that are spared for identities that do not have their own yet.
+pub(super) const READS_SPARED: usize = READS_MAX / 5;
+
 /// The maximum number of reads in progress of one client: an identity, or one connection while
 /// access control is off.
 pub(crate) const READS_PER_CALLER_MAX: usize = READS_MAX / 2;

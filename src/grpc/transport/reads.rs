@@ -17,7 +17,7 @@ use tonic::Status;
 use super::{
     byte_budget::{ByteBudget, CallBytes, Purpose},
     concurrency::Admitted,
-    read_limits::{READS_MAX, READS_PER_CALLER_MAX},
+    read_limits::{READS_MAX, READS_PER_CALLER_MAX, READS_SPARED},
 };
 use crate::grpc::status;
 
@@ -37,9 +37,6 @@ struct ReadPermits {
     /// Permits shared by all clients, in the same way.
     _of_all: (Option<Permit>, Permit),
 }
-
-/// One in this many of the permits is spared for identities that do not have their own yet.
-const SPARED: usize = 5;
 
 /// Runs reads. Cheap to clone.
 #[derive(Debug, Clone)]
@@ -87,17 +84,16 @@ impl Reads {
         Ok(ReadPermits { _own: (own_list, own), _of_all: (list, read) })
     }
 
-    /// Acquires some of a client's own permits. An identity may have many connections, so it is held
-    /// to its own permits only while few of the shared ones are free, or while reads wait for
-    /// bytes.
+    /// Acquires some of a client's own permits. An identity may have many connections, so it is
+    /// held to them only while few of the shared ones are free, or while reads wait for bytes.
     async fn own(
         &self,
         call: &Admitted,
         own: &Arc<Semaphore>,
         weight: u32,
-        shared: &Semaphore,
+        all: &Semaphore,
     ) -> Option<Permit> {
-        let is_calm = || shared.available_permits() > READS_MAX / SPARED && self.first.try_lock().is_ok();
+        let is_calm = || all.available_permits() > READS_SPARED && self.first.try_lock().is_ok();
         if call.client.is_identity() && is_calm() {
             return own.clone().try_acquire_many_owned(weight).ok().map(Ok);
         }

@@ -137,7 +137,9 @@ impl CallPrincipal {
         self.revoked().await;
         let status = status::bad_credentials();
         if let Some(call) = self.call() {
-            call.log.write(call.entry(EntryKind::Refusal, Some(&status)));
+            let mut entry = call.entry(EntryKind::Refusal, Some(&status));
+            entry.cause = Some(self.cause_of_revocation().into());
+            call.log.write(entry);
         }
         status
     }
@@ -201,6 +203,7 @@ impl KnownCall {
         if let Some(status) = status {
             let (reason, right) = status::reason(status).unzip();
             (entry.reason, entry.right) = (reason.map(Into::into), right.flatten().map(Into::into));
+            entry.cause = status::cause(status).map(Into::into);
         }
         let events = self.events.load(Ordering::Relaxed);
         if events > 0 {
