@@ -8,7 +8,7 @@ use std::{collections::HashMap, time::Duration};
 
 use tokio::task::JoinError;
 use tonic::{Code, Status};
-use tonic_types::{ErrorDetails, ErrorInfo, FieldViolation, StatusExt};
+use tonic_types::{ErrorDetails, FieldViolation, StatusExt};
 
 use super::violations::Violations;
 use crate::{
@@ -23,6 +23,10 @@ use crate::{
         rules::refusal::Refusal,
     },
 };
+
+mod reading;
+
+pub(super) use reading::{cause, reason, refused_reason};
 
 const DOMAIN: &str = "aethyr.eventstore";
 const WORLD_DOMAIN: &str = "aethyr.world";
@@ -221,39 +225,9 @@ pub(super) fn too_many_open_calls(max: usize) -> Status {
     Status::with_error_details(Code::ResourceExhausted, message, details)
 }
 
-/// Returns the reason of a refusal that depends on who calls, and the right that the caller lacks.
-/// Returns `None` for all other statuses.
-pub(super) fn refused_reason(status: &Status) -> Option<(String, Option<String>)> {
-    let codes = [Code::Unauthenticated, Code::PermissionDenied, Code::ResourceExhausted];
-    if !codes.contains(&status.code()) {
-        return None;
-    }
-    let info = status.get_details_error_info().filter(|info| info.domain == ACCESS_DOMAIN)?;
-    Some(reason_of(info))
-}
-
-/// Returns the reason of an error, and the right that the caller lacks, if the status has them.
-pub(super) fn reason(status: &Status) -> Option<(String, Option<String>)> {
-    status.get_details_error_info().map(reason_of)
-}
-
-fn reason_of(mut info: ErrorInfo) -> (String, Option<String>) {
-    let right = info.metadata.remove("right").filter(|_| info.domain == ACCESS_DOMAIN);
-    (info.reason, right)
-}
-
 /// Returns a status with another message.
 pub(super) fn reworded(status: &Status, message: String) -> Status {
     Status::with_details(status.code(), message, status.details().to_vec().into())
-}
-
-/// Returns what the status says of the cause, beside reason and right: the limit, the field, or
-/// that it was the scope.
-pub(super) fn cause(status: &Status) -> Option<String> {
-    let mut info = status.get_details_error_info().filter(|info| info.domain == ACCESS_DOMAIN)?;
-    let is_scope = ["prefixes", "aggregate_types"].iter().any(|name| info.metadata.contains_key(*name));
-    let field = info.metadata.remove("limit").or_else(|| info.metadata.remove("field"));
-    field.or_else(|| is_scope.then(|| "scope".to_owned()))
 }
 
 /// Returns a code as gRPC spells it.
