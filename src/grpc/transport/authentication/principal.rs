@@ -19,14 +19,6 @@ use crate::{
 
 static UNRESTRICTED: LazyLock<Principal> = LazyLock::new(Principal::unrestricted);
 static NOBODY: LazyLock<Principal> = LazyLock::new(|| {
-    let shares = Shares {
-        share: 0.5,
-        appends_per_second: None,
-        events_per_second: None,
-        bytes_per_second: None,
-        stored_bytes_max: None,
-        types_max: None,
-    };
     let identity = Identity {
         name: "".into(),
         role: "".into(),
@@ -34,7 +26,7 @@ static NOBODY: LazyLock<Principal> = LazyLock::new(|| {
         scope: Scope::default(),
         actors: None,
         event_types: None,
-        shares,
+        shares: Shares::default(),
     };
     Principal::new(Arc::new(identity), Credential::Anonymous, AccessControl::fixed(Policy::off()))
 });
