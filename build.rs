@@ -7,7 +7,8 @@ use std::{env, fs, path::PathBuf};
 use prost::Message;
 
 const SERVICE: [&str; 1] = ["aethyr/eventstore/v1/event_store_service.proto"];
-const STREAMED: [&str; 3] = ["LoadEventsResponse", "ReadAllResponse", "SubscribeResponse"];
+const STREAMED: [&str; 4] =
+    ["LoadEventsResponse", "LoadManyEventsResponse", "ReadAllResponse", "SubscribeResponse"];
 const WORLD: [&str; 2] = ["aethyr/world/v1/command_service.proto", "aethyr/world/v1/world_service.proto"];
 const STORAGE: [&str; 1] = ["aethyr/storage/v1/record.proto"];
 const PROOF: [&str; 1] = ["aethyr/storage/v1/proof.proto"];

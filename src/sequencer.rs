@@ -29,8 +29,8 @@ use tracing::error;
 use crate::{
     clock::EventClock,
     error::{FailedPrecondition, Limit, StoreError, Unavailable},
-    event::{Snapshot, record::ReplicationMark},
-    index::{AbsentUpTo, Index, Presence, Upkeep},
+    event::{AggregateId, Snapshot, record::ReplicationMark},
+    index::{AbsentUpTo, Head, Index, Presence, Upkeep},
     log::{Log, Tip},
     stats::Counters,
 };
@@ -172,6 +172,11 @@ impl Sequencer {
     /// Returns the clock that determines when events are recorded.
     pub fn clock(&self) -> &EventClock {
         &self.lookup.settings.clock
+    }
+
+    /// Returns whether an aggregate is due for a snapshot.
+    pub fn snapshot_due(&self, id: &AggregateId, head: &Head) -> bool {
+        self.lookup.settings.thresholds.is_due(id, head)
     }
 
     /// Resolves when the thread has ended. Nothing is stored after that.

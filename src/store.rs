@@ -62,6 +62,17 @@ pub struct AggregatePage {
     pub next: Option<AggregateId>,
 }
 
+/// Which aggregates to list. By default, all.
+#[derive(Debug, Clone, Default)]
+pub struct AggregateFilter {
+    /// The type of the aggregates. If empty, all types.
+    pub aggregate_type: String,
+    /// What the ids start with.
+    pub prefix: String,
+    /// Only aggregates that are due for a snapshot.
+    pub snapshot_due: bool,
+}
+
 /// All figures at one moment.
 #[derive(Debug)]
 pub struct Figures {
@@ -357,21 +368,21 @@ impl EventStore {
         result
     }
 
-    /// Returns at most `count` aggregates of a type (empty: all types) after the id `after`. If few
-    /// of them match, a page may be short although another one follows: a call examines a bounded
-    /// number.
+    /// Returns at most `count` aggregates that match, after the id `after`. If few of them match, a
+    /// page may be short although another one follows: a call examines a bounded number.
     ///
     /// # Errors
     /// See [`StoreError`].
     pub fn aggregates(
         &self,
-        aggregate_type: &str,
-        prefix: &str,
+        filter: &AggregateFilter,
         after: Option<&AggregateId>,
         count: usize,
     ) -> Result<AggregatePage, StoreError> {
         const LOOKED_AT_MAX: usize = 10_000;
-        let looked_at = if aggregate_type.is_empty() { count } else { LOOKED_AT_MAX };
+        let AggregateFilter { aggregate_type, prefix, snapshot_due } = filter;
+        let all_match = aggregate_type.is_empty() && !snapshot_due;
+        let looked_at = if all_match { count } else { LOOKED_AT_MAX };
         // One more tells whether there is a next page.
         let mut found = self.counted_load(|| {
             self.admit_read()?;
@@ -383,7 +394,8 @@ impl EventStore {
         let last_looked_at = found.last().map(|(id, _)| id.clone());
         let mut matching = found
             .into_iter()
-            .filter(|(_, head)| aggregate_type.is_empty() || *head.aggregate_type == *aggregate_type);
+            .filter(|(_, head)| aggregate_type.is_empty() || *head.aggregate_type == **aggregate_type)
+            .filter(|(id, head)| !snapshot_due || self.sequencer.snapshot_due(id, head));
         let aggregates: Vec<_> = matching.by_ref().take(count).collect();
         let next = match matching.next() {
             Some(_) => aggregates.last().map(|(id, _)| id.clone()),

@@ -40,6 +40,7 @@ mod appending;
 pub(super) mod decode;
 pub(super) mod encode;
 mod figures;
+mod load_many;
 pub(super) mod messages;
 mod proofs;
 mod redacted;
@@ -239,6 +240,24 @@ impl EventStoreService for EventStoreCalls {
         }))
     }
 
+    type LoadManyEventsStream = Boxed<messages::LoadManyEventsResponse>;
+
+    async fn load_many_events(
+        &self,
+        request: Request<wire::LoadManyEventsRequest>,
+    ) -> Result<Response<Self::LoadManyEventsStream>, Status> {
+        let reading = self.open(&request)?;
+        let loads = self.decoder.load_many(request.into_inner()).map_err(status::of_violations)?;
+        let call = reading.call.clone();
+        let ids: Vec<_> = loads.iter().map(|load| load.aggregate_id.clone()).collect();
+        call.in_time(self.lookup(&call).check_all(Right::Load, &ids)).await?;
+        let messages = load_many::load_many(reading, loads);
+        Ok(Response::new(match Secrets::for_caller(&call.principal) {
+            Secrets::Visible => bounded(messages, call, self.shutdown.clone()),
+            Secrets::Masked => bounded(redacted::load_many(messages), call, self.shutdown.clone()),
+        }))
+    }
+
     async fn save_snapshot(
         &self,
         request: Request<wire::SaveSnapshotRequest>,
@@ -265,16 +284,19 @@ impl EventStoreService for EventStoreCalls {
             .within(async {
                 let id = self.decoder.id(&request.get_ref().aggregate_id).map_err(status::of_violations)?;
                 self.lookup(&call).check(Right::Load, &id).await?;
-                let masked = match Secrets::for_caller(&call.principal) {
-                    Secrets::Visible => None,
-                    Secrets::Masked => Some(self.masked_type(&call, &id).await?),
+                let load = move |store: &EventStore| {
+                    let snapshot = store.load_snapshot(&id)?;
+                    // Events before the snapshot gave the aggregate its type, which never changes.
+                    let aggregate_type = store.head(&id)?.map(|head| head.aggregate_type);
+                    Ok((snapshot, aggregate_type.unwrap_or_default()))
                 };
-                let snapshot = self.blocking(&call, move |store| store.load_snapshot(&id)).await?;
+                let (snapshot, aggregate_type) = self.blocking(&call, load).await?;
                 let mut snapshot = encode::snapshot(snapshot);
-                if let Some(aggregate_type) = masked {
+                if Secrets::for_caller(&call.principal) == Secrets::Masked {
                     redaction::snapshot(&mut snapshot, &aggregate_type);
                 }
-                Ok(wire::LoadSnapshotResponse { snapshot: Some(snapshot) })
+                let aggregate_type = aggregate_type.as_ref().to_owned();
+                Ok(wire::LoadSnapshotResponse { snapshot: Some(snapshot), aggregate_type })
             })
             .await
     }
@@ -286,20 +308,12 @@ impl EventStoreService for EventStoreCalls {
         let call = Admitted::of(&request);
         call.clone()
             .within(async {
-                let request = request.into_inner();
-                let decode::ListRequest { after, count } =
-                    self.decoder.list(&request).map_err(status::of_violations)?;
-                let types = Some(request.aggregate_type.as_str()).filter(|one| !one.is_empty());
-                let (prefix, types) = (request.aggregate_id_prefix.as_str(), types.into_iter().collect());
+                let request = self.decoder.list(request.into_inner()).map_err(status::of_violations)?;
+                let decode::ListRequest { filter, after, count } = request;
+                let types = Some(filter.aggregate_type.as_str()).filter(|one| !one.is_empty());
+                let (prefix, types) = (filter.prefix.as_str(), types.into_iter().collect());
                 Selection { prefix, prefixes: &[], types }.require(&call, Right::Load)?;
-                let list = move |store: &EventStore| {
-                    store.aggregates(
-                        &request.aggregate_type,
-                        &request.aggregate_id_prefix,
-                        after.as_ref(),
-                        count,
-                    )
-                };
+                let list = move |store: &EventStore| store.aggregates(&filter, after.as_ref(), count);
                 let page = self.blocking(&call, list).await?;
                 Ok(wire::ListAggregatesResponse {
                     next_page_token: page.next.as_ref().map(decode::page_token).unwrap_or_default(),

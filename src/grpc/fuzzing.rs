@@ -50,6 +50,13 @@ pub fn requests(bytes: &[u8]) {
         {
             assert_eq!(load.aggregate_id.as_str(), request.aggregate_id);
         }
+        if let Ok(request) = wire::LoadManyEventsRequest::decode(bytes)
+            && let Some(loads) = accepted(decoder.load_many(request.clone()))
+        {
+            assert!((1..=1000).contains(&loads.len()));
+            let ids: Vec<_> = loads.iter().map(|load| load.aggregate_id.as_str()).collect();
+            assert_eq!(ids, request.aggregate_ids);
+        }
         if let Ok(request) = wire::ListAggregatesRequest::decode(bytes) {
             list(&decoder, &request);
         }
@@ -191,12 +198,12 @@ fn save_snapshot(limits: &RequestLimits, snapshot: Snapshot) {
 }
 
 fn list(decoder: &Decoder, request: &wire::ListAggregatesRequest) {
-    let Some(page) = accepted(decoder.list(request)) else { return };
+    let Some(page) = accepted(decoder.list(request.clone())) else { return };
     assert!((1..=1000).contains(&page.count));
     let Some(after) = page.after else { return };
     assert!(after.as_str().starts_with(&request.aggregate_id_prefix));
     let again = wire::ListAggregatesRequest { page_token: decode::page_token(&after), ..request.clone() };
-    let again = accepted(decoder.list(&again)).expect("a token of ours");
+    let again = accepted(decoder.list(again)).expect("a token of ours");
     assert_eq!(again.after, Some(after));
 }
 

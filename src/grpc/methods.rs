@@ -59,8 +59,9 @@ static WRITES: [Method; 3] = [
 
 /// All other calls. `RebuildWorldState` may repair objects, but the response only reports its
 /// progress: a client that loses it can ask again.
-static READS: [Method; 20] = [
+static READS: [Method; 21] = [
     needing(EVENT_STORE, "LoadEvents", &[Right::Load]),
+    needing(EVENT_STORE, "LoadManyEvents", &[Right::Load]),
     needing(EVENT_STORE, "LoadSnapshot", &[Right::Load]),
     needing(EVENT_STORE, "ListAggregates", &[Right::Load]),
     needing(EVENT_STORE, "ReadAll", &[Right::Subscribe]),
@@ -223,7 +224,7 @@ mod tests {
             ("append", "AppendEvents"),
             ("append_world", "AppendEvents"),
             ("snapshot", "SaveSnapshot"),
-            ("load", "ListAggregates LoadEvents LoadSnapshot"),
+            ("load", "ListAggregates LoadEvents LoadManyEvents LoadSnapshot"),
             ("subscribe", "ReadAll Subscribe"),
             ("execute", "ExecuteCommands"),
             ("execute_players", "ExecuteCommands"),

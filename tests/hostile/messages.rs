@@ -3,8 +3,8 @@
 //! Some are valid by chance, or on purpose.
 
 use aethyr_event_store::grpc::wire::{
-    AppendEventsRequest, ListAggregatesRequest, LoadEventsRequest, LoadSnapshotRequest, NewEvent,
-    SaveSnapshotRequest, new_event::Data,
+    AppendEventsRequest, ListAggregatesRequest, LoadEventsRequest, LoadManyEventsRequest,
+    LoadSnapshotRequest, NewEvent, SaveSnapshotRequest, new_event::Data,
 };
 use fastrand::Rng;
 use prost::Message;
@@ -165,7 +165,15 @@ fn random_append(rng: &mut Rng) -> Call {
 }
 
 fn random_elsewhere(rng: &mut Rng) -> Call {
-    let method = ["LoadEvents", "SaveSnapshot", "LoadSnapshot", "ListAggregates", "Stats", "Subscribe"];
+    let method = [
+        "LoadEvents",
+        "LoadManyEvents",
+        "SaveSnapshot",
+        "LoadSnapshot",
+        "ListAggregates",
+        "Stats",
+        "Subscribe",
+    ];
     Call::of(method[rng.usize(..method.len())], &some_bytes(rng, 100))
 }
 
@@ -192,7 +200,7 @@ fn mutated_append(rng: &mut Rng) -> Call {
 
 fn mutated_elsewhere(rng: &mut Rng) -> Call {
     let aggregate_id = format!("mutant-{}", rng.u32(..500));
-    let (method, bytes) = match rng.u8(..4) {
+    let (method, bytes) = match rng.u8(..5) {
         0 => {
             ("LoadEvents", LoadEventsRequest { aggregate_id, limit: 5, ..Default::default() }.encode_to_vec())
         }
@@ -201,6 +209,11 @@ fn mutated_elsewhere(rng: &mut Rng) -> Call {
             let list =
                 ListAggregatesRequest { page_size: 10, page_token: aggregate_id, ..Default::default() };
             ("ListAggregates", list.encode_to_vec())
+        }
+        3 => {
+            let aggregate_ids = vec![aggregate_id, "mutant".to_owned()];
+            let many = LoadManyEventsRequest { aggregate_ids, ..Default::default() };
+            ("LoadManyEvents", many.encode_to_vec())
         }
         _ => {
             let saved = SaveSnapshotRequest { aggregate_id, sequence_number: 1, ..Default::default() };

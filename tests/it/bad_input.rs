@@ -3,8 +3,9 @@
 //! Odd but valid input works.
 
 use aethyr_event_store::grpc::wire::{
-    AppendEventsRequest, Checkpoint, Filter, ListAggregatesRequest, LoadEventsRequest, LoadSnapshotRequest,
-    NewEvent, ReadAllRequest, SaveSnapshotRequest, SubscribeRequest, new_event::Data, save_snapshot_request,
+    AppendEventsRequest, Checkpoint, Filter, ListAggregatesRequest, LoadEventsRequest, LoadManyEventsRequest,
+    LoadSnapshotRequest, NewEvent, ReadAllRequest, SaveSnapshotRequest, SubscribeRequest, new_event::Data,
+    save_snapshot_request,
 };
 use prost_types::Timestamp;
 use tonic::{Code, Status};
@@ -168,6 +169,20 @@ async fn every_bad_field_of_the_other_calls_is_named() {
     for (filter, field) in bad_filters() {
         let read = ReadAllRequest { filter: Some(filter), ..Default::default() };
         assert_names(&client.read_all(read).await.unwrap_err(), field);
+    }
+    for (ids, field) in [
+        (vec![], "aggregate_ids"),
+        (vec!["x".to_owned(); 1], ""),
+        (vec!["x".to_owned(); 2], "aggregate_ids[1]"),
+        (vec!["x".to_owned(), String::new()], "aggregate_ids[1]"),
+        ((0..=1000).map(|number| number.to_string()).collect(), "aggregate_ids"),
+        ((0..1000).map(|number| number.to_string()).collect(), ""),
+    ] {
+        let request = LoadManyEventsRequest { aggregate_ids: ids, ..Default::default() };
+        match client.load_many_events(request).await {
+            Ok(_) => assert_eq!(field, ""),
+            Err(status) => assert_names(&status, field),
+        }
     }
     let filter = Filter { aggregate_types: vec!["Place".into(); 101], ..Default::default() };
     let subscribe = SubscribeRequest { filter: Some(filter), ..Default::default() };

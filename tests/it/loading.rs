@@ -3,8 +3,9 @@
 //! Limits and pages are respected, and snapshots only shorten a read.
 
 use aethyr_event_store::grpc::wire::{
-    ListAggregatesRequest, LoadEventsRequest, LoadSnapshotRequest, NewEvent, ReadAllRequest, RecordedEvent,
-    SaveSnapshotRequest, StoredIn, new_event, recorded_event, save_snapshot_request, snapshot,
+    ListAggregatesRequest, LoadEventsRequest, LoadManyEventsRequest, LoadManyEventsResponse,
+    LoadSnapshotRequest, NewEvent, ReadAllRequest, RecordedEvent, SaveSnapshotRequest, StoredIn, new_event,
+    recorded_event, save_snapshot_request, snapshot,
 };
 use prost::Message;
 use tonic::{Code, Status};
@@ -141,6 +142,7 @@ async fn an_aggregate_that_does_not_exist_is_one_message_without_events() {
     let pieces = load_pieces(&mut service.client(), part(|r| r.from_snapshot = true)).await.unwrap();
     let [piece] = &pieces[..] else { panic!("{pieces:?}") };
     assert!(piece.snapshot.is_none() && piece.events.is_empty() && piece.last_sequence == 0);
+    assert_eq!(piece.aggregate_type, "");
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -178,6 +180,9 @@ async fn loading_starts_at_a_snapshot_that_the_caller_can_read() {
     };
     let pieces = load_pieces(&mut client, part(to_the_snapshot)).await.unwrap();
     assert!(pieces[0].snapshot.is_some() && pieces.iter().all(|piece| piece.events.is_empty()));
+    assert!(pieces.iter().all(|piece| piece.aggregate_type == "Place"));
+    let loaded = client.load_snapshot(LoadSnapshotRequest { aggregate_id: "room-1".into() }).await.unwrap();
+    assert_eq!(loaded.into_inner().aggregate_type, "Place");
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -228,6 +233,7 @@ async fn the_list_of_aggregates_comes_in_pages() {
                 aggregate_id_prefix: prefix.to_owned(),
                 page_size,
                 page_token,
+                snapshot_due: false,
             };
             let page = client.list_aggregates(request).await.unwrap().into_inner();
             assert!(page.aggregates.len() <= page_size as usize);
@@ -248,6 +254,130 @@ async fn the_list_of_aggregates_comes_in_pages() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_list_can_have_only_what_is_due_for_a_snapshot() {
+    let setup = Setup::local()
+        .set("event_sourcing", "snapshot_threshold: 5")
+        .set("event_sourcing", "snapshot_thresholds: { Hero: 2 }");
+    let service = Service::start(setup).await;
+    let mut client = service.client();
+    append_to(&mut client, "room-1", 4).await;
+    append_to(&mut client, "room-2", 5).await;
+    append_to(&mut client, "room-3", 9).await;
+    let player = || NewEvent { aggregate_type: "Hero".into(), ..event("player-1") };
+    append(&mut client, vec![player(), player()]).await;
+    let due = async |client: &mut Client, aggregate_type: &str| -> Vec<String> {
+        let aggregate_type = aggregate_type.to_owned();
+        let request = ListAggregatesRequest { snapshot_due: true, aggregate_type, ..Default::default() };
+        let page = client.list_aggregates(request).await.unwrap().into_inner();
+        page.aggregates.into_iter().map(|one| one.aggregate_id).collect()
+    };
+    assert_eq!(due(&mut client, "").await, ["player-1", "room-2", "room-3"]);
+    assert_eq!(due(&mut client, "Place").await, ["room-2", "room-3"]);
+    let snapshot = |aggregate_id: &str, sequence_number| SaveSnapshotRequest {
+        aggregate_id: aggregate_id.to_owned(),
+        sequence_number,
+        ..Default::default()
+    };
+    client.save_snapshot(snapshot("room-2", 5)).await.unwrap();
+    // Four events follow the snapshot.
+    client.save_snapshot(snapshot("room-3", 5)).await.unwrap();
+    assert_eq!(due(&mut client, "").await, ["player-1"]);
+    append_to(&mut client, "room-3", 1).await;
+    assert_eq!(due(&mut client, "").await, ["player-1", "room-3"]);
+}
+
+async fn many(client: &mut Client, request: LoadManyEventsRequest) -> Vec<LoadManyEventsResponse> {
+    let mut stream = client.load_many_events(request).await.unwrap().into_inner();
+    let mut pieces = Vec::new();
+    while let Some(piece) = stream.message().await.unwrap() {
+        pieces.push(piece);
+    }
+    pieces
+}
+
+fn many_of(ids: &[&str]) -> LoadManyEventsRequest {
+    let aggregate_ids = ids.iter().map(|&id| id.to_owned()).collect();
+    LoadManyEventsRequest { aggregate_ids, ..Default::default() }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn several_aggregates_come_in_one_stream_in_the_order_of_the_request() {
+    let service = Service::start(Setup::local()).await;
+    let mut client = service.client();
+    append_to(&mut client, "room-1", 3).await;
+    let hero = NewEvent { aggregate_type: "Hero".into(), ..event("player-1") };
+    append(&mut client, vec![hero]).await;
+    // More than fits into one message.
+    for _ in 0..3 {
+        let data = Some(new_event::Data::Binary(vec![7; 100_000].into()));
+        let large = || NewEvent { data: data.clone(), ..event("room-2") };
+        append(&mut client, vec![large(), large()]).await;
+    }
+    let pieces = many(&mut client, many_of(&["room-2", "room-9", "player-1", "room-1"])).await;
+    let mut found: Vec<(String, String, u64, Vec<u64>)> = Vec::new();
+    let mut begins = true;
+    for piece in &pieces {
+        if begins {
+            let (id, kind) = (piece.aggregate_id.clone(), piece.aggregate_type.clone());
+            found.push((id, kind, piece.last_sequence, Vec::new()));
+        }
+        let (id, .., numbers) = found.last_mut().unwrap();
+        assert_eq!(*id, piece.aggregate_id);
+        numbers.extend(piece.events.iter().map(|event| event.sequence_number));
+        assert!(piece.events.iter().all(|event| event.aggregate_id == *id));
+        begins = piece.last;
+    }
+    assert!(begins, "the last message says so");
+    let entry =
+        |id: &str, kind: &str, last: u64| (id.to_owned(), kind.to_owned(), last, (1..=last).collect());
+    let expected = [
+        entry("room-2", "Place", 6),
+        entry("room-9", "", 0),
+        entry("player-1", "Hero", 1),
+        entry("room-1", "Place", 3),
+    ];
+    assert_eq!(found, expected);
+    assert!(
+        pieces.len() > expected.len() && pieces.iter().all(|piece| piece.encoded_len() < MESSAGE_BYTES_MAX)
+    );
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn several_aggregates_start_at_their_snapshots_and_end_at_a_time() {
+    let service = Service::start(Setup::local()).await;
+    let mut client = service.client();
+    append_to(&mut client, "room-1", 4).await;
+    append_to(&mut client, "room-2", 2).await;
+    save(&mut client, 3, 2, "{\"exits\":[]}").await.unwrap();
+    let request = LoadManyEventsRequest {
+        from_snapshot: true,
+        snapshot_schema_version: 2,
+        ..many_of(&["room-1", "room-2"])
+    };
+    let shape = |pieces: &[LoadManyEventsResponse]| -> Vec<(Option<u64>, Vec<u64>, bool)> {
+        let numbers =
+            |piece: &LoadManyEventsResponse| piece.events.iter().map(|event| event.sequence_number).collect();
+        let snapshot =
+            |piece: &LoadManyEventsResponse| piece.snapshot.as_ref().map(|snapshot| snapshot.sequence_number);
+        pieces.iter().map(|piece| (snapshot(piece), numbers(piece), piece.last)).collect()
+    };
+    let pieces = many(&mut client, request.clone()).await;
+    let expected = [(Some(3), vec![], false), (None, vec![4], true), (None, vec![1, 2], true)];
+    assert_eq!(shape(&pieces), expected);
+    // A snapshot of the last event is the last message of its aggregate.
+    save(&mut client, 4, 2, "{}").await.unwrap();
+    let pieces = many(&mut client, request).await;
+    assert_eq!(shape(&pieces), [(Some(4), vec![], true), (None, vec![1, 2], true)]);
+    let events = load(&mut client, "room-2").await;
+    let until = LoadManyEventsRequest { recorded_until: events[0].recorded_at, ..many_of(&["room-2"]) };
+    let loaded = many(&mut client, until).await;
+    let times = |event: &RecordedEvent| event.recorded_at.map(|at| (at.seconds, at.nanos));
+    let expected = events.iter().filter(|event| times(event) <= times(&events[0])).count();
+    assert_eq!(loaded.iter().map(|piece| piece.events.len()).sum::<usize>(), expected);
+    assert_eq!(service.stats().await.snapshots_loaded, 2);
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn events_that_are_read_are_counted() {
     let service = Service::start(Setup::local()).await;
     let mut client = service.client();
@@ -255,6 +385,8 @@ async fn events_that_are_read_are_counted() {
     load(&mut client, "room-1").await;
     read_all(&mut client, ReadAllRequest { limit: 3, ..Default::default() }).await;
     assert_eq!(service.stats().await.events_loaded, 7);
+    many(&mut client, many_of(&["room-1", "room-2"])).await;
+    assert_eq!(service.stats().await.events_loaded, 11);
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -3,7 +3,11 @@
 //! Every field is checked here, once, and all violations of a request are reported together.
 //! Whether a request fits the stored events is left to the store.
 
-use std::{collections::BTreeMap, fmt, sync::Arc};
+use std::{
+    collections::{BTreeMap, HashSet},
+    fmt,
+    sync::Arc,
+};
 
 use bytes::Bytes;
 
@@ -14,7 +18,7 @@ use crate::{
     },
     grpc::{settings::RequestLimits, violations::Violations, wire},
     index::Direction,
-    store::{Append, Filter, LoadRequest, OrderStart},
+    store::{AggregateFilter, Append, Filter, LoadRequest, OrderStart},
 };
 
 mod fields;
@@ -59,7 +63,7 @@ impl Decoder {
             return Err(wrong);
         }
         let mut events = Vec::with_capacity(count);
-        let mut ids = std::collections::HashSet::with_capacity(count);
+        let mut ids = HashSet::with_capacity(count);
         for (index, event) in request.events.into_iter().enumerate() {
             let before = events.last().map(|(event, _)| event);
             let event = self.event(format_args!("events[{index}]"), event, before, &mut wrong);
@@ -240,6 +244,40 @@ impl Decoder {
         wrong.none_or(load)
     }
 
+    /// Decodes a request for the events of several aggregates.
+    ///
+    /// # Errors
+    /// Returns an error that names every invalid field.
+    pub(crate) fn load_many(
+        &self,
+        request: wire::LoadManyEventsRequest,
+    ) -> Result<Vec<LoadRequest>, Violations> {
+        const IDS_MAX: usize = 1000;
+        let mut wrong = Violations::default();
+        let count = request.aggregate_ids.len();
+        if count == 0 {
+            wrong.add("aggregate_ids", "must not be empty");
+        } else if count > IDS_MAX {
+            wrong.add("aggregate_ids", format!("has {count} ids; at most {IDS_MAX} are allowed"));
+        }
+        let recorded_until = timestamp("recorded_until", request.recorded_until, &mut wrong);
+        let mut seen = HashSet::new();
+        let mut loads = Vec::new();
+        for (index, id) in request.aggregate_ids.iter().take(IDS_MAX).enumerate() {
+            let field = format!("aggregate_ids[{index}]");
+            if !seen.insert(id) {
+                wrong.add(&field, "occurs twice");
+            }
+            let Some(aggregate_id) = stored_id(&field, id, &mut wrong) else { continue };
+            loads.push(LoadRequest {
+                recorded_until,
+                snapshot_schema: request.from_snapshot.then_some(request.snapshot_schema_version),
+                ..LoadRequest::all_of(aggregate_id)
+            });
+        }
+        wrong.none_or(Some(loads))
+    }
+
     /// Decodes the id of an aggregate to read.
     ///
     /// # Errors
@@ -254,7 +292,7 @@ impl Decoder {
     ///
     /// # Errors
     /// Returns an error that names every invalid field.
-    pub(crate) fn list(&self, request: &wire::ListAggregatesRequest) -> Result<ListRequest, Violations> {
+    pub(crate) fn list(&self, request: wire::ListAggregatesRequest) -> Result<ListRequest, Violations> {
         const PAGE_MAX: u32 = 1000;
         const PAGE_DEFAULT: u32 = 100;
         let mut wrong = Violations::default();
@@ -276,7 +314,12 @@ impl Decoder {
             }
         };
         let count = if request.page_size == 0 { PAGE_DEFAULT } else { request.page_size };
-        wrong.none_or(Some(ListRequest { after, count: count as usize }))
+        let filter = AggregateFilter {
+            aggregate_type: request.aggregate_type,
+            prefix: request.aggregate_id_prefix,
+            snapshot_due: request.snapshot_due,
+        };
+        wrong.none_or(Some(ListRequest { filter, after, count: count as usize }))
     }
 
     /// Decodes a filter. Without one, all events match.
@@ -329,9 +372,10 @@ impl Decoder {
     }
 }
 
-/// The start and the size of a page of aggregates. The filter is not included.
+/// A page of aggregates.
 #[derive(Debug)]
 pub(crate) struct ListRequest {
+    pub filter: AggregateFilter,
     pub after: Option<AggregateId>,
     pub count: usize,
 }

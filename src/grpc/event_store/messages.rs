@@ -15,6 +15,24 @@ pub struct LoadEventsResponse {
     pub events: Vec<Bytes>,
     #[prost(uint64, tag = "3")]
     pub last_sequence: u64,
+    #[prost(string, tag = "4")]
+    pub aggregate_type: String,
+}
+
+#[derive(Clone, PartialEq, prost::Message)]
+pub struct LoadManyEventsResponse {
+    #[prost(string, tag = "1")]
+    pub aggregate_id: String,
+    #[prost(string, tag = "2")]
+    pub aggregate_type: String,
+    #[prost(message, optional, tag = "3")]
+    pub snapshot: Option<wire::Snapshot>,
+    #[prost(bytes = "bytes", repeated, tag = "4")]
+    pub events: Vec<Bytes>,
+    #[prost(uint64, tag = "5")]
+    pub last_sequence: u64,
+    #[prost(bool, tag = "6")]
+    pub last: bool,
 }
 
 #[derive(Clone, PartialEq, prost::Message)]

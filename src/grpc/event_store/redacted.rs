@@ -10,7 +10,9 @@ use futures_util::StreamExt;
 use tonic::Status;
 
 use super::{
-    messages::{LoadEventsResponse, ReadAllResponse, SubscribeContent, SubscribeResponse},
+    messages::{
+        LoadEventsResponse, LoadManyEventsResponse, ReadAllResponse, SubscribeContent, SubscribeResponse,
+    },
     streams::Messages,
 };
 use crate::grpc::{redaction, status};
@@ -25,6 +27,20 @@ pub(super) fn load(
         message.events = masked(message.events)?;
         if let Some(snapshot) = &mut message.snapshot {
             redaction::snapshot(snapshot, &aggregate_type);
+        }
+        Ok(message)
+    })
+}
+
+/// Masks the events of several aggregates, and their snapshots.
+pub(super) fn load_many(
+    messages: impl Messages<LoadManyEventsResponse>,
+) -> impl Messages<LoadManyEventsResponse> {
+    messages.map(|message| -> Result<_, Status> {
+        let mut message = message?;
+        message.events = masked(message.events)?;
+        if let Some(snapshot) = &mut message.snapshot {
+            redaction::snapshot(snapshot, &message.aggregate_type);
         }
         Ok(message)
     })
@@ -90,10 +106,18 @@ mod tests {
     async fn no_stream_has_a_hash() {
         let json = wire::snapshot::Data::Json(format!(r#"{{"password_hash":"{HASH}"}}"#));
         let snapshot = wire::Snapshot { data: Some(json), ..wire::Snapshot::default() };
-        let loaded =
-            |snapshot, events| Ok::<_, Status>(LoadEventsResponse { snapshot, events, last_sequence: 1 });
-        let loaded = [loaded(Some(snapshot), Vec::new()), loaded(None, vec![event()])];
+        let loaded = |snapshot, events| {
+            Ok::<_, Status>(LoadEventsResponse { snapshot, events, ..LoadEventsResponse::default() })
+        };
+        let loaded = [loaded(Some(snapshot.clone()), Vec::new()), loaded(None, vec![event()])];
         assert_eq!(without_hash(load(stream::iter(loaded), "Player".into())).await, 2);
+        let loaded = |snapshot, events| {
+            let aggregate_type = "Player".to_owned();
+            let other = LoadManyEventsResponse::default();
+            Ok::<_, Status>(LoadManyEventsResponse { snapshot, events, aggregate_type, ..other })
+        };
+        let loaded = [loaded(Some(snapshot), Vec::new()), loaded(None, vec![event()])];
+        assert_eq!(without_hash(load_many(stream::iter(loaded))).await, 2);
         let read = [Ok::<_, Status>(ReadAllResponse { events: vec![event(), event()], last_position: 2 })];
         assert_eq!(without_hash(read_all(stream::iter(read))).await, 1);
         let batch = SubscribeContent::Events(EventBatch { events: vec![event()] });

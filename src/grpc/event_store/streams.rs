@@ -69,9 +69,15 @@ pub(crate) async fn load(
     };
     let (reader, first) = call.in_time(reads.run(&call, open)).await?.map_err(status::of_error)?;
     let last_sequence = reader.last_sequence().0;
-    let message = move |events| messages::LoadEventsResponse { snapshot: None, events, last_sequence };
+    let aggregate_type = reader.aggregate_type().unwrap_or_default().to_owned();
+    let message = move |snapshot, events| messages::LoadEventsResponse {
+        snapshot,
+        events,
+        last_sequence,
+        aggregate_type: aggregate_type.clone(),
+    };
     let store = reading.store.clone();
-    let first = first.map(|read| counted(&store, read)).transpose()?.map(message);
+    let first = first.map(|read| counted(&store, read)).transpose()?.map(|events| message(None, events));
     // A snapshot that has been read may wait for its client for a long time.
     let kept = reading.reads.kept_bytes(&call);
     match &first {
@@ -83,6 +89,7 @@ pub(crate) async fn load(
     }
     Ok(stream::try_unfold((reader, first, Some(kept)), move |(mut reader, first, _kept)| {
         let ReadContext { store, reads, call } = reading.clone();
+        let message = message.clone();
         async move {
             if let Some(message) = first {
                 store.counters.events_loaded.add(message.events.len() as u64);
@@ -93,7 +100,7 @@ pub(crate) async fn load(
             if let Some(snapshot) = reader.take_snapshot() {
                 store.counters.snapshots_loaded.add(1);
                 let snapshot = Some(encode::snapshot(snapshot));
-                let message = messages::LoadEventsResponse { snapshot, events: Vec::new(), last_sequence };
+                let message = message(snapshot, Vec::new());
                 size_answer(&call, &message)?;
                 return Ok(Some((message, (reader, None, None))));
             }
@@ -101,7 +108,7 @@ pub(crate) async fn load(
                 return Ok(None);
             }
             let (reader, read) = reads.next(&call, reader, read_events).await?;
-            let message = message(counted(&store, read)?);
+            let message = message(None, counted(&store, read)?);
             store.counters.events_loaded.add(message.events.len() as u64);
             size_answer(&call, &message)?;
             Ok(Some((message, (reader, None, None))))
@@ -111,7 +118,7 @@ pub(crate) async fn load(
 
 /// Reads the next events. The records themselves are dropped here, because they may hold much more
 /// memory than is sent.
-fn read_events(reader: &mut AggregateReader) -> Result<Vec<bytes::Bytes>, StoreError> {
+pub(super) fn read_events(reader: &mut AggregateReader) -> Result<Vec<bytes::Bytes>, StoreError> {
     Ok(messages::events(&reader.next(MESSAGE_BYTES)?))
 }
 
@@ -291,7 +298,7 @@ fn checkpoint(position: Position, hash: ChainHash) -> wire::Checkpoint {
     wire::Checkpoint { position: position.0, chain_hash: hash_bytes(hash) }
 }
 
-fn counted<T>(store: &EventStore, read: Result<T, StoreError>) -> Result<T, Status> {
+pub(super) fn counted<T>(store: &EventStore, read: Result<T, StoreError>) -> Result<T, Status> {
     read.map_err(|error| {
         if error.is_failure() {
             store.counters.load_failures.add(1);

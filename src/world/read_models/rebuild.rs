@@ -25,7 +25,7 @@ use super::{
 use crate::{
     error::{StoreError, Unavailable},
     event::{AggregateId, Position, SequenceNumber},
-    store::{EventStore, Tip},
+    store::{AggregateFilter, EventStore, Tip},
     world::{
         error::{AggregateDamage, WorldError},
         history::replay::{self, AggregateSource},
@@ -254,7 +254,7 @@ fn replay_all(
     let mut after: Option<AggregateId> = None;
     loop {
         go_on(stopping)?;
-        let page = source.store.aggregates("", "", after.as_ref(), PAGE)?;
+        let page = source.store.aggregates(&AggregateFilter::default(), after.as_ref(), PAGE)?;
         for (id, head) in &page.aggregates {
             if Kind::of(&head.aggregate_type).is_none() {
                 continue;

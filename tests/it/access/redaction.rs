@@ -1,8 +1,8 @@
 //! Without the right `see_secrets`, no call returns the hash of a password.
 
 use aethyr_event_store::grpc::wire::{
-    self, GetProofRequest, LoadEventsRequest, LoadSnapshotRequest, NewEvent, ReadAllRequest,
-    SaveSnapshotRequest, SubscribeRequest,
+    self, GetProofRequest, LoadEventsRequest, LoadManyEventsRequest, LoadSnapshotRequest, NewEvent,
+    ReadAllRequest, SaveSnapshotRequest, SubscribeRequest,
     new_event::Data,
     save_snapshot_request,
     world::{
@@ -106,6 +106,22 @@ async fn no_call_returns_a_hash_to_who_may_not_see_it() {
         (
             format!("/{events}/LoadEvents"),
             LoadEventsRequest { from_snapshot: true, ..load.clone() }.encode_to_vec(),
+            true,
+        ),
+        (
+            format!("/{events}/LoadManyEvents"),
+            LoadManyEventsRequest { aggregate_ids: vec![id()], ..LoadManyEventsRequest::default() }
+                .encode_to_vec(),
+            true,
+        ),
+        (
+            format!("/{events}/LoadManyEvents"),
+            LoadManyEventsRequest {
+                aggregate_ids: vec![id()],
+                from_snapshot: true,
+                ..LoadManyEventsRequest::default()
+            }
+            .encode_to_vec(),
             true,
         ),
         (format!("/{events}/LoadSnapshot"), LoadSnapshotRequest { aggregate_id: id() }.encode_to_vec(), true),

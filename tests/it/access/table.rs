@@ -4,8 +4,9 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use aethyr_event_store::grpc::wire::{
     self, AppendEventsRequest, Filter, GetCheckpointRequest, GetConsistencyRequest, GetProofRequest,
-    ListAggregatesRequest, LoadEventsRequest, LoadSnapshotRequest, NewEvent, ReadAllRequest,
-    SaveSnapshotRequest, StatsRequest, SubscribeRequest, VerifyAggregateRequest, VerifyAllRequest,
+    ListAggregatesRequest, LoadEventsRequest, LoadManyEventsRequest, LoadSnapshotRequest, NewEvent,
+    ReadAllRequest, SaveSnapshotRequest, StatsRequest, SubscribeRequest, VerifyAggregateRequest,
+    VerifyAllRequest,
     world::{
         AddRoomExit, Command, CreateGameObject, CreatePlayer, CreateRoom, DiffWorldRequest,
         ExecuteCommandsRequest, FindPlayerRequest, GetGameObjectRequest, GetHistoryRequest, GetPlayerRequest,
@@ -148,6 +149,10 @@ fn calls() -> Vec<Call> {
         }),
         call(EVENTS, "LoadEvents", "load", Id, |id| {
             encoded(LoadEventsRequest { aggregate_id: id.to_owned(), ..LoadEventsRequest::default() })
+        }),
+        call(EVENTS, "LoadManyEvents", "load", Id, |id| {
+            let aggregate_ids = vec!["in-a".to_owned(), id.to_owned()];
+            encoded(LoadManyEventsRequest { aggregate_ids, ..LoadManyEventsRequest::default() })
         }),
         call(EVENTS, "SaveSnapshot", "snapshot", Id, |id| {
             encoded(SaveSnapshotRequest {
@@ -344,7 +349,7 @@ async fn each_role_may_make_exactly_the_calls_of_the_table() {
         }
     }
     // The number is in docs/reliability.md.
-    assert_eq!(cells, 1148);
+    assert_eq!(cells, 1176);
 }
 
 /// Returns the refusal for lack of a right or of credentials. What the call says otherwise does not

@@ -23,7 +23,7 @@ use aethyr_event_store::{
     sequencer::Append,
     server::{self, Components, ServerOptions, settings},
     storage::{Storage, StorageError},
-    store::{EventStore, Filter, LoadRequest, OrderStart},
+    store::{AggregateFilter, EventStore, Filter, LoadRequest, OrderStart},
 };
 use tokio::runtime::Runtime;
 
@@ -305,7 +305,7 @@ impl Asked<'_> {
     }
 
     fn heads(&self) -> Result<(), String> {
-        let page = self.store.aggregates("", "", None, 1000).map_err(text)?;
+        let page = self.store.aggregates(&AggregateFilter::default(), None, 1000).map_err(text)?;
         let heads: BTreeMap<_, _> =
             page.aggregates.iter().map(|(id, head)| (id.clone(), head.last)).collect();
         same("the last numbers", &heads, &self.world.last_of())?;

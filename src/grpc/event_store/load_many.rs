@@ -1,0 +1,95 @@
+//! Streams the events of several aggregates, one aggregate after the other.
+//!
+//! Each message belongs to one read: the first of an aggregate opens it, so that at most one
+//! aggregate is open at a time.
+
+use futures_util::stream;
+
+use super::{
+    encode,
+    messages::LoadManyEventsResponse,
+    streams::{Messages, ReadContext, counted, read_events},
+};
+use crate::{
+    error::StoreError,
+    event::{AggregateId, Snapshot},
+    grpc::transport::reads::{previous_sent, size_answer},
+    store::{AggregateReader, EventStore, LoadRequest},
+};
+
+/// An aggregate that is being read.
+struct Loading {
+    aggregate_id: AggregateId,
+    reader: AggregateReader,
+}
+
+/// What one message has of an aggregate.
+struct Part {
+    snapshot: Option<Snapshot>,
+    events: Vec<bytes::Bytes>,
+}
+
+impl Loading {
+    fn open(store: &EventStore, request: LoadRequest) -> Result<Self, StoreError> {
+        let aggregate_id = request.aggregate_id.clone();
+        Ok(Self { aggregate_id, reader: store.load(request)? })
+    }
+
+    /// Reads what the next message has. A snapshot has a message of its own: together with events,
+    /// it could exceed the message size that the client accepts.
+    fn next(mut self) -> Result<(Self, Part), StoreError> {
+        let snapshot = self.reader.take_snapshot();
+        let events = if snapshot.is_some() { Vec::new() } else { read_events(&mut self.reader)? };
+        Ok((self, Part { snapshot, events }))
+    }
+
+    fn message(&self, part: Part) -> LoadManyEventsResponse {
+        LoadManyEventsResponse {
+            aggregate_id: self.aggregate_id.as_str().to_owned(),
+            aggregate_type: self.reader.aggregate_type().unwrap_or_default().to_owned(),
+            snapshot: part.snapshot.map(encode::snapshot),
+            events: part.events,
+            last_sequence: self.reader.last_sequence().0,
+            last: self.reader.is_at_end(),
+        }
+    }
+}
+
+/// What the next message is read from.
+enum Turn {
+    Open(LoadRequest),
+    Continue(Loading),
+}
+
+impl Turn {
+    fn read(self, store: &EventStore) -> Result<(Loading, Part), StoreError> {
+        match self {
+            Self::Open(request) => Loading::open(store, request)?.next(),
+            Self::Continue(loading) => loading.next(),
+        }
+    }
+}
+
+/// Streams the events of aggregates in the order of the requests.
+pub(super) fn load_many(
+    reading: ReadContext,
+    requests: Vec<LoadRequest>,
+) -> impl Messages<LoadManyEventsResponse> {
+    stream::try_unfold((requests.into_iter(), None), move |(mut requests, loading)| {
+        let turn = loading.map(Turn::Continue).or_else(|| requests.next().map(Turn::Open));
+        let ReadContext { store, reads, call } = reading.clone();
+        async move {
+            let Some(turn) = turn else { return Ok(None) };
+            previous_sent().await;
+            let from = store.clone();
+            let read = reads.run(&call, move || turn.read(&from)).await?;
+            let (loading, part) = counted(&store, read)?;
+            store.counters.events_loaded.add(part.events.len() as u64);
+            store.counters.snapshots_loaded.add(u64::from(part.snapshot.is_some()));
+            let message = loading.message(part);
+            size_answer(&call, &message)?;
+            let loading = (!message.last).then_some(loading);
+            Ok(Some((message, (requests, loading))))
+        }
+    })
+}
