@@ -391,7 +391,7 @@ fn check_config(loaded: &LoadedConfig) -> ExitCode {
         Ok(policy) => policy,
         Err(error) => return report(&Error::Usage(error)),
     };
-    if let Some(warning) = policy.warning() {
+    for warning in policy.warnings(&settings::access(&loaded.config)) {
         say(&format!("warning: {warning}"));
     }
     let mut shown = loaded.config.to_yaml_redacted();

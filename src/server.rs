@@ -145,12 +145,12 @@ fn front(config: &Config) -> Result<Front, ServerError> {
     let (file, files) = (config.access.file.as_deref(), settings::tls(&config.server));
     // Before the files are read, so that a change meanwhile is noticed later.
     let versions = Versions::of(file, files.as_ref());
-    let settings = settings::access(&config.access);
+    let settings = settings::access(config);
     let policy = Policy::load(file, &settings)?;
     if settings.allow_cleartext && !policy.is_off() {
         warn!("access.allow_cleartext: tokens are accepted over unencrypted connections");
     }
-    if let Some(warning) = policy.warning() {
+    for warning in policy.warnings(&settings) {
         warn!("{warning}");
     }
     let (access_log, log_guard) = open_access_log(config, &policy);

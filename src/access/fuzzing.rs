@@ -65,7 +65,7 @@ pub fn access_file(bytes: &[u8]) {
         Some((yaml, role)) => (yaml, Some(role.to_owned())),
         None => (text, None),
     };
-    let settings = AccessSettings { anonymous, allow_cleartext: false };
+    let settings = AccessSettings { anonymous, ..AccessSettings::default() };
     match Policy::parse(yaml, &settings) {
         Err(error) => {
             let shown = format!("{error} {error:?}");
@@ -122,6 +122,6 @@ fn policy(known: &Token) -> Policy {
     let (id, hash) = (known.id(), known.hash());
     let yaml =
         format!("identities:\n  {KNOWN}: {{ role: reader, tokens: [{{ id: {id}, hash: \"{hash}\" }}] }}\n");
-    let settings = AccessSettings { anonymous: Some("monitor".to_owned()), allow_cleartext: false };
+    let settings = AccessSettings { anonymous: Some("monitor".to_owned()), ..AccessSettings::default() };
     Policy::parse(&yaml, &settings).expect("a file of ours")
 }

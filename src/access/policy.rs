@@ -136,6 +136,10 @@ pub struct AccessSettings {
     pub anonymous: Option<String>,
     /// Whether tokens are accepted over unencrypted connections.
     pub allow_cleartext: bool,
+    /// Whether client certificates are checked.
+    pub client_certificates: bool,
+    /// Whether the service listens on a unix socket, whose callers have a user id.
+    pub unix_socket: bool,
 }
 
 /// Why there is no policy.
@@ -299,9 +303,22 @@ impl Policy {
         self.identities.insert(identity.name.clone(), identity);
     }
 
-    /// Returns a remark on a policy that may not be meant: callers without credentials may write
-    /// although others have names. The file may have been added to a configuration without one.
-    pub fn warning(&self) -> Option<&'static str> {
+    /// Returns remarks on what may not be meant: callers without credentials may write although
+    /// others have names, or nobody can prove an identity in the way that the file states. The file
+    /// may have been added to a configuration without one.
+    pub fn warnings(&self, settings: &AccessSettings) -> Vec<&'static str> {
+        let certificates = !self.certificates.is_empty() && !settings.client_certificates;
+        let uids = !self.uids.is_empty() && !settings.unix_socket;
+        let useless = [
+            certificates.then_some(
+                "access.file: no caller can use `certificate`, because server.tls.client_ca_file is not set",
+            ),
+            uids.then_some("access.file: no caller can use `uid`, because server.listen has no unix socket"),
+        ];
+        self.anonymous_writes().into_iter().chain(useless.into_iter().flatten()).collect()
+    }
+
+    fn anonymous_writes(&self) -> Option<&'static str> {
         let writes = [
             Right::Append,
             Right::AppendWorld,

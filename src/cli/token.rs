@@ -19,11 +19,12 @@ use super::{
 };
 use crate::{
     access::{
-        ANONYMOUS, AccessSettings, Credential, Denied, NAME_BYTES_MAX, NoRandomNumbers, Offer, Policy, Token,
-        is_name, parse_time, token,
+        ANONYMOUS, Credential, Denied, NAME_BYTES_MAX, NoRandomNumbers, Offer, Policy, Token, is_name,
+        parse_time, token,
     },
     config::Config,
     event::{Timestamp, time},
+    server::settings,
 };
 
 /// The line that is read is not longer.
@@ -127,10 +128,7 @@ pub(super) fn check(config: &Config) -> ExitCode {
 /// # Errors
 /// Returns an error if the file cannot be read, or is not valid.
 pub(super) fn policy(config: &Config) -> Result<Policy, UsageError> {
-    let access = &config.access;
-    let settings =
-        AccessSettings { anonymous: access.anonymous.clone(), allow_cleartext: access.allow_cleartext };
-    Ok(Policy::load(access.file.as_deref(), &settings)?)
+    Ok(Policy::load(config.access.file.as_deref(), &settings::access(config))?)
 }
 
 fn ended(result: Result<(), Error>) -> ExitCode {
@@ -191,6 +189,7 @@ fn parse_name(text: &str) -> Result<String, String> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::access::AccessSettings;
 
     fn parse(yaml: &str) -> Policy {
         Policy::parse(yaml, &AccessSettings::default()).unwrap()

@@ -18,7 +18,7 @@ use tokio::{
     sync::watch,
     time::{Instant, MissedTickBehavior},
 };
-use tracing::{error, info};
+use tracing::{error, info, warn};
 
 use super::{
     settings::ReloadSignal,
@@ -226,6 +226,9 @@ impl PolicyReload {
         let policy = Policy::load(Some(&self.file), &self.settings)?;
         let identities = policy.identities().count();
         info!(file = %self.file.display(), identities, "access.file reloaded");
+        for warning in policy.warnings(&self.settings) {
+            warn!("{warning}");
+        }
         // Nobody asks for the policy if the service is stopping.
         _ = self.policy.send(Arc::new(policy));
         Ok(())

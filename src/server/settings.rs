@@ -84,8 +84,13 @@ impl Default for ServerOptions {
 }
 
 /// Returns the settings of access control, apart from the file with the identities.
-pub(crate) fn access(access: &AccessConfig) -> AccessSettings {
-    AccessSettings { anonymous: access.anonymous.clone(), allow_cleartext: access.allow_cleartext }
+pub(crate) fn access(config: &Config) -> AccessSettings {
+    AccessSettings {
+        anonymous: config.access.anonymous.clone(),
+        allow_cleartext: config.access.allow_cleartext,
+        client_certificates: config.server.tls.as_ref().is_some_and(|tls| tls.client_ca_file.is_some()),
+        unix_socket: config.server.listen.unix().is_some(),
+    }
 }
 
 /// Returns the files of TLS, or `None` if connections are not encrypted.

@@ -307,6 +307,24 @@ fn anonymous_callers_that_may_write_beside_named_ones_are_noticed() {
         ("identities: {}", "admin", false),
     ] {
         let settings = AccessSettings { anonymous: Some(role.to_owned()), ..AccessSettings::default() };
-        assert_eq!(policy(yaml, &settings).warning().is_some(), noticed, "{yaml} {role}");
+        assert_eq!(policy(yaml, &settings).warnings(&settings).len(), usize::from(noticed), "{yaml} {role}");
     }
+}
+
+#[test]
+fn identities_that_nobody_can_prove_are_noticed() {
+    let yaml = "identities: { a: { role: game, certificate: a.example }, b: { role: game, uid: 998 } }";
+    for (client_certificates, unix_socket, missing) in [
+        (true, true, vec![]),
+        (false, true, vec!["client_ca_file"]),
+        (true, false, vec!["unix socket"]),
+        (false, false, vec!["client_ca_file", "unix socket"]),
+    ] {
+        let settings = AccessSettings { client_certificates, unix_socket, ..AccessSettings::default() };
+        let warnings = policy(yaml, &settings).warnings(&settings);
+        assert_eq!(warnings.len(), missing.len(), "{warnings:?}");
+        assert!(warnings.iter().zip(missing).all(|(warning, part)| warning.contains(part)), "{warnings:?}");
+    }
+    let settings = AccessSettings::default();
+    assert!(policy("identities: { a: { role: game } }", &settings).warnings(&settings).is_empty());
 }

@@ -66,7 +66,8 @@ impl Tokens {
             of(&self.grafana),
             of(&self.root)
         );
-        let settings = AccessSettings { anonymous: anonymous.map(str::to_owned), allow_cleartext: false };
+        let settings =
+            AccessSettings { anonymous: anonymous.map(str::to_owned), ..AccessSettings::default() };
         Policy::parse(&yaml, &settings).unwrap()
     }
 }
