@@ -82,26 +82,28 @@ async fn a_rate_is_kept_and_says_when_to_try_again() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn new_event_types_of_one_identity_leave_room_for_those_of_others() {
+async fn ten_thousand_new_event_types_of_one_identity_leave_room_for_those_of_others() {
+    const TYPES: u32 = 10_000;
+    const AT_ONCE: u32 = 500;
     let mut identities = Identities::default();
     let (greedy, other) = (identities.add("greedy", "game"), identities.add("other", "game"));
-    let mut service = service_of(Setup::local().set("limits", "types_max: 100"), &identities);
+    let mut service = service_of(Setup::local(), &identities);
     service.restart().await;
     let mut client = Bearer::new(&greedy).events(service.channel());
-    for number in 0..5 {
-        let event = |index: u32| NewEvent {
-            event_type: format!("type-{}", number * 100 + index),
-            ..event("place-1")
-        };
-        // Whether these are refused or stored does not matter here.
-        _ = client.append_events(request((0..100).map(event).collect())).await;
+    let mut stored = 0;
+    for first in (0..TYPES).step_by(AT_ONCE as usize) {
+        let event = |index: u32| NewEvent { event_type: format!("type-{index}"), ..event("place-1") };
+        let events = (first..first + AT_ONCE).map(event).collect();
+        stored += u32::from(client.append_events(request(events)).await.is_ok()) * AT_ONCE;
     }
+    assert!(stored >= TYPES / 2, "half of all types are the share of one: {stored}");
     let other = Bearer::new(&other);
     let mut client = other.events(service.channel());
-    let new = NewEvent { event_type: "of-another".to_owned(), ..event("place-2") };
-    client.append_events(request(vec![new])).await.unwrap();
+    let new = || NewEvent { event_type: "of-another".to_owned(), ..event("place-2") };
+    // More than one of it, because `Stats` names the most frequent types.
+    client.append_events(request(vec![new(), new()])).await.unwrap();
     let stats = client.stats(StatsRequest {}).await.unwrap().into_inner();
-    assert_eq!(stats.event_types.get("of-another"), Some(&1), "{:?}", stats.event_types.len());
+    assert_eq!(stats.event_types.get("of-another"), Some(&2), "{:?}", stats.event_types.len());
 }
 
 #[tokio::test(flavor = "multi_thread")]
