@@ -25,6 +25,10 @@ test *arguments:
 torture *arguments:
     cargo test --locked --test torture -- {{ arguments }}
 
+# The clients and the Ruby adapter: `just clients go python`.
+clients *languages:
+    tests/clients.sh {{ languages }}
+
 # Attacks on the wire: `just hostile --requests 1000000 --connections 10000`.
 hostile *arguments:
     cargo test --locked --test hostile -- {{ arguments }}
