@@ -22,7 +22,7 @@ if ! [ -x "$service" ]; then
 fi
 export AETHYR_EVENT_STORE=$service
 
-# The server that the tests of the service use, built by whoever needs it first.
+# The server that the tests of the service use, built by the first that needs it.
 immudb_version=1.11.1
 immudb=$target/immudb-$immudb_version/immudb
 if ! [ -x "$immudb" ]; then
