@@ -27,6 +27,7 @@ mod findings;
 mod health;
 mod immudb_setup;
 mod import;
+mod import_aethyr;
 mod init;
 mod pending;
 mod permissions;
@@ -109,6 +110,9 @@ enum CliCommand {
         #[arg(long)]
         take_over: bool,
     },
+    /// Import the events that Aethyr's own event store has written, from its files or from its keys
+    /// in ImmuDB. The service must be stopped
+    ImportAethyr(import_aethyr::ImportAethyrArgs),
     /// Check the local log and repair damage from ImmuDB and the event files. The damaged log is
     /// kept next to the repaired one. The service must be stopped
     Repair {
@@ -274,6 +278,7 @@ impl CliCommand {
                 };
                 logged(&loaded, import::run(loaded.config.clone(), folder, restore, take_over))
             }
+            Self::ImportAethyr(args) => logged(&loaded, import_aethyr::run(loaded.config.clone(), args)),
             Self::Repair { discard_after_damage } => {
                 let loss = if discard_after_damage { repair::Loss::Accepted } else { repair::Loss::Refused };
                 logged(&loaded, repair::run(loaded.config.clone(), loss))
@@ -303,6 +308,7 @@ impl CliCommand {
         match self {
             Self::Serve { .. }
             | Self::Import { .. }
+            | Self::ImportAethyr(_)
             | Self::Repair { .. }
             | Self::Pending { .. }
             | Self::Findings { .. }

@@ -16,7 +16,7 @@ use tracing::{error, info, warn};
 use crate::event::Timestamp;
 
 /// The longest plausible time between the newest event and a start: a game may rest this long.
-const REST_MAX: Duration = Duration::from_secs(400 * 24 * 60 * 60);
+pub(crate) const REST_MAX: Duration = Duration::from_secs(400 * 24 * 60 * 60);
 const TOLD_EVERY: Duration = Duration::from_secs(60 * 60);
 
 /// Both clocks at one moment, in nanoseconds.

@@ -3,7 +3,7 @@
 //! They pass arbitrary bytes to the code that reads data from outside. Each function panics if a
 //! promise of that code is broken; rejected bytes are fine. Checks that need the private parts of a
 //! module are in that module. Nothing else in the program calls these functions.
-#![expect(clippy::expect_used, reason = "a broken promise has to end the run")]
+#![expect(clippy::expect_used, clippy::panic, reason = "a broken promise has to end the run")]
 
 use bytes::Bytes;
 
@@ -18,9 +18,11 @@ pub use crate::{
     proof_file::fuzzing::proof_files,
 };
 use crate::{
+    aethyr_import::{ConvertRules, LegacyEvent, aggregate_type, convert},
     event::{
-        ChainHash, Position, RecordedEvent, Snapshot,
-        record::{self, RecordHead, StoredEvent},
+        AppendBounds, ChainHash, Content, ContentDigest, NewEvent, Position, RecordedEvent, SequenceNumber,
+        Snapshot, Timestamp,
+        record::{self, EventNumbers, RecordHead, StoredEvent},
     },
     event_files::format,
     immudb::{self, Transaction},
@@ -79,6 +81,34 @@ fn event_file(event: RecordedEvent) {
 fn snapshot_file(snapshot: Snapshot) {
     let written = format::write_snapshot(snapshot.clone());
     assert_eq!(format::read_snapshot(&written), Some(snapshot));
+}
+
+/// Checks events of Aethyr's own event store: what is read is converted into events that can be
+/// stored, and always into the same ones.
+pub fn aethyr_events(bytes: &[u8]) {
+    let converted = || -> Option<Vec<NewEvent>> {
+        let event = LegacyEvent::read(bytes).ok()?;
+        let kind = aggregate_type([event.event_type.as_str()]);
+        let rules = ConvertRules { aggregate_type: kind.into(), is_password_hash: |text| text.len() == 32 };
+        Some(convert(event, &rules).ok()?.events)
+    };
+    let Some(events) = converted() else { return };
+    assert!(!events.is_empty());
+    for event in &events {
+        let Content::Json(text) = &event.content else { panic!("the data is not JSON") };
+        serde_json::from_str::<serde_json::Value>(text).expect("JSON that can be read");
+        let first = Position(1);
+        let numbers = EventNumbers {
+            sequence: SequenceNumber(1),
+            position: first,
+            recorded_at: Timestamp::default(),
+            append: AppendBounds { first, last: first },
+        };
+        let record = record::encode(event, numbers, ContentDigest::of(event), "");
+        let stored = record::decode(record, ChainHash::START).expect("a record of ours");
+        assert_eq!(stored.event, *event);
+    }
+    assert_eq!(converted(), Some(events), "the same events again");
 }
 
 /// Checks ImmuDB's answers: errors, heads and transactions.

@@ -22,6 +22,7 @@
 //! - `transparency` signs checkpoints of the history and publishes them, over [`witness`] among
 //!   others, and makes the proofs that [`proof_file`] verifies.
 //! - [`event_files`] writes the events that ImmuDB does not have yet as readable files.
+//! - `aethyr_import` reads events that Aethyr's own event store has written.
 //! - [`world`] is the game world on top of the store: commands, aggregates, projections. No module
 //!   of the store depends on it.
 //!
@@ -64,6 +65,7 @@
 
 pub mod access;
 mod access_log;
+mod aethyr_import;
 pub mod cli;
 mod clock;
 pub mod config;

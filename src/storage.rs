@@ -110,8 +110,9 @@ pub enum StorageError {
     },
     /// The log is empty, but there are event files of Aethyr's own event store.
     #[error(
-        "{path} contains event files of Aethyr's own event store (Ruby Marshal format), which cannot be \
-         imported; move them away, or configure another directory (event_sourcing.storage_path)"
+        "{path} contains event files of Aethyr's own event store (Ruby Marshal format); import them with \
+         `aethyr-event-store import-aethyr {path}`, move them away, or configure another directory \
+         (event_sourcing.storage_path)"
     )]
     EventFilesOfAethyr {
         /// The directory of the event files.

@@ -13,6 +13,7 @@ use super::{
     health::HealthError,
     immudb_setup::ImmudbSetupError,
     import::ImportError,
+    import_aethyr::ImportAethyrError,
     pending::ExportError,
     proof::ProofError,
     repair::RepairError,
@@ -72,6 +73,8 @@ pub(super) enum Error {
     Health(#[from] HealthError),
     #[error(transparent)]
     Import(#[from] ImportError),
+    #[error(transparent)]
+    ImportAethyr(#[from] ImportAethyrError),
     #[error(transparent)]
     Export(#[from] ExportError),
     #[error(transparent)]

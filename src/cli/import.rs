@@ -41,8 +41,8 @@ pub(super) enum ImportError {
     #[error("ImmuDB: {reason} (use --without-immudb to import without ImmuDB)")]
     NotRestored { reason: String },
     #[error(
-        "{path}: these are event files of Aethyr's own event store (Ruby Marshal format), which is not \
-         supported"
+        "{path}: these are event files of Aethyr's own event store (Ruby Marshal format); import them with \
+         `aethyr-event-store import-aethyr {path}`"
     )]
     RubyMarshal { path: PathBuf },
     #[error("{path}: file changed during the import")]
@@ -101,7 +101,7 @@ pub(super) async fn run(
 }
 
 /// Waits until everything in ImmuDB has been restored.
-async fn contacted(parts: &Components) -> Result<(), Error> {
+pub(super) async fn contacted(parts: &Components) -> Result<(), Error> {
     const RETRIES_MAX: u64 = 3;
     const LOOK_EVERY: Duration = Duration::from_millis(200);
     let replication = parts.store.replication();

@@ -262,12 +262,23 @@ impl EventFolder {
 /// # Errors
 /// Returns an error if it cannot be read or is not a regular file.
 pub fn read_file(path: &Path) -> io::Result<Vec<u8>> {
-    let mut file = open(path)?;
+    read_file_up_to(path, u64::MAX)
+}
+
+/// Same as [`read_file`], with a maximum size.
+///
+/// # Errors
+/// Returns an error if it has more than `bytes_max` bytes. See also [`read_file`].
+pub fn read_file_up_to(path: &Path, bytes_max: u64) -> io::Result<Vec<u8>> {
+    let file = open(path)?;
     if !file.metadata()?.is_file() {
         return Err(io::Error::other("not a regular file"));
     }
     let mut bytes = Vec::new();
-    file.read_to_end(&mut bytes)?;
+    file.take(bytes_max.saturating_add(1)).read_to_end(&mut bytes)?;
+    if bytes.len() as u64 > bytes_max {
+        return Err(io::Error::other(format!("has more than {bytes_max} bytes")));
+    }
     Ok(bytes)
 }
 

@@ -68,8 +68,9 @@ pub(crate) enum SuspectReason {
     #[error("the database has events of this service, but no log:head")]
     HeadMissing,
     #[error(
-        "the database contains events of Aethyr's own event store (Ruby Marshal format), which cannot be \
-         imported; set immudb.database to another database"
+        "the database contains events of Aethyr's own event store (Ruby Marshal format); to import them, stop \
+         the service and run `aethyr-event-store import-aethyr immudb`; then set immudb.database to another \
+         database"
     )]
     OfAethyr,
     #[error("ImmuDB lacks the event at the position of log:head")]

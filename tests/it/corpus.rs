@@ -12,8 +12,9 @@ use tempfile::tempdir;
 
 type Target = fn(&[u8]);
 
-const TARGETS: [(&str, Target); 15] = [
+const TARGETS: [(&str, Target); 16] = [
     ("access_file", fuzzing::access_file),
+    ("aethyr_events", fuzzing::aethyr_events),
     ("authorization", fuzzing::authorization),
     ("configuration", fuzzing::configuration),
     ("damage", |bytes| fuzzing::damage(tempdir().unwrap().path(), bytes)),

@@ -31,6 +31,7 @@ mod following;
 mod immudb_client;
 mod immudb_proofs;
 mod immudb_tls;
+mod import_aethyr;
 mod loading;
 mod lost_answer;
 mod mending;

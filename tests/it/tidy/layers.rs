@@ -4,7 +4,7 @@ use super::sources;
 
 /// From top to bottom. A module may use those below it. A file belongs to the longest entry that
 /// its path begins with.
-const ORDER: [&str; 92] = [
+const ORDER: [&str; 93] = [
     "main",
     "lib",
     "cli",
@@ -94,6 +94,7 @@ const ORDER: [&str; 92] = [
     "immudb",
     "crash_point",
     "durable_file",
+    "aethyr_import",
     "event",
     "merkle",
     "secret",

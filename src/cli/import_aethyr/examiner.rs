@@ -1,0 +1,296 @@
+//! The first pass: which aggregates can be imported, what the log already has of them, and in which
+//! order the rest is appended.
+
+use std::{collections::BTreeSet, sync::Arc};
+
+use super::{
+    Error,
+    appender::RecordedTimes,
+    failed,
+    report::{Problem, Reason, Report},
+    source::{Contents, Source},
+};
+use crate::{
+    aethyr_import::{ConvertRules, LegacyEvent, aggregate_type, convert},
+    event::{AggregateId, ContentDigest, NewEvent, Position, SequenceNumber, Timestamp},
+    history::{History, HistoryError},
+    index::Direction,
+    progress::Progress,
+    storage::Storage,
+    world::model::{
+        aggregate::{Aggregate, Kind},
+        event::WorldEvent,
+        password::PasswordHash,
+    },
+};
+
+/// The log before the import.
+pub(super) struct LogView {
+    /// `None` if there is no log yet.
+    history: Option<History>,
+    last: Position,
+    /// Keeps other processes out while the log is read.
+    _storage: Option<Storage>,
+}
+
+impl LogView {
+    pub(super) fn new(history: History, last: Position) -> Self {
+        Self { history: Some(history), last, _storage: None }
+    }
+
+    pub(super) fn empty() -> Self {
+        Self { history: None, last: Position(0), _storage: None }
+    }
+
+    pub(super) fn of_storage(history: History, storage: Storage) -> Self {
+        Self { history: Some(history), last: storage.log.tip().position, _storage: Some(storage) }
+    }
+
+    fn last_of(&self, id: &AggregateId) -> Result<SequenceNumber, HistoryError> {
+        let Some(history) = &self.history else { return Ok(SequenceNumber(0)) };
+        Ok(history.index.head(id)?.map_or(SequenceNumber(0), |head| head.last))
+    }
+
+    fn has(&self, event: &NewEvent, sequence: SequenceNumber) -> Result<bool, HistoryError> {
+        let Some(history) = &self.history else { return Ok(false) };
+        let range = sequence.0..=sequence.0;
+        let places = history.index.events(&event.aggregate_id, range, Direction::Forwards, 1)?;
+        let Some(place) = places.first() else { return Ok(false) };
+        let stored = history.event(*place)?;
+        Ok(stored.event.id == event.id && stored.digest == ContentDigest::of(event))
+    }
+}
+
+/// What is to be appended.
+#[derive(Debug, Default)]
+pub(super) struct Plan {
+    pub aggregates: Vec<PlannedAggregate>,
+    /// In the order of the appends.
+    pub units: Vec<PlannedUnit>,
+    /// The number of events that the log already has.
+    pub already: u64,
+    log_last: Position,
+}
+
+#[derive(Debug)]
+pub(super) struct PlannedAggregate {
+    pub name: String,
+    pub kind: &'static str,
+}
+
+/// The events of one append: those that one event of Aethyr has become.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct PlannedUnit {
+    /// The greatest time of the aggregate's events up to this one, so that the order by time is
+    /// also that of the numbers.
+    pub at: Timestamp,
+    /// The index of the aggregate in the plan.
+    pub aggregate: usize,
+    /// The number in Aethyr.
+    pub number: u64,
+    /// The sequence number of the first event.
+    pub first: SequenceNumber,
+    pub count: u64,
+}
+
+impl Plan {
+    pub(super) fn event_count(&self) -> u64 {
+        self.units.iter().map(|unit| unit.count).sum()
+    }
+
+    /// Original times are kept if the log has nothing but earlier parts of the same import.
+    pub(super) fn times(&self) -> RecordedTimes {
+        if self.log_last.0 == self.already { RecordedTimes::Original } else { RecordedTimes::OfImport }
+    }
+}
+
+/// Why an aggregate is not in the plan.
+enum Fault {
+    /// It is left out.
+    Reason(Reason),
+    /// The whole import fails.
+    Fatal(Error),
+}
+
+impl From<Reason> for Fault {
+    fn from(reason: Reason) -> Self {
+        Self::Reason(reason)
+    }
+}
+
+impl From<HistoryError> for Fault {
+    fn from(error: HistoryError) -> Self {
+        Self::Fatal(error.into())
+    }
+}
+
+pub(super) struct Examiner<'a> {
+    source: &'a Source,
+    log: &'a LogView,
+    event_bytes_max: usize,
+    plan: Plan,
+    report: Report,
+}
+
+/// What one aggregate adds to the plan and to the report.
+struct Examined {
+    kind: &'static str,
+    units: Vec<PlannedUnit>,
+    already: u64,
+    problems: Vec<Problem>,
+}
+
+impl<'a> Examiner<'a> {
+    pub(super) fn new(source: &'a Source, log: &'a LogView, event_bytes_max: usize) -> Self {
+        let plan = Plan { log_last: log.last, ..Plan::default() };
+        Self { source, log, event_bytes_max, plan, report: Report::default() }
+    }
+
+    /// Examines all aggregates.
+    ///
+    /// # Errors
+    /// Returns an error if the log or ImmuDB cannot be read.
+    pub(super) async fn examine_all(&mut self, contents: &Contents) -> Result<(), Error> {
+        self.report.snapshots = contents.snapshots;
+        for name in &contents.unreadable {
+            self.report.leave_out(name, Reason::Name);
+        }
+        let count = contents.aggregates.len() as u64;
+        let mut progress = Progress::new("reading Aethyr's events", "aggregates", 0, count);
+        for (done, (name, numbers)) in (1..).zip(&contents.aggregates) {
+            match self.aggregate(name, numbers).await {
+                Ok(examined) => self.add(name, examined),
+                Err(Fault::Reason(reason)) => self.report.leave_out(name, reason),
+                Err(Fault::Fatal(error)) => return Err(error),
+            }
+            progress.reached(done);
+        }
+        Ok(())
+    }
+
+    pub(super) fn finish(mut self) -> (Plan, Report) {
+        self.plan.units.sort_by_key(|unit| (unit.at, unit.aggregate, unit.number));
+        (self.plan, self.report)
+    }
+
+    fn add(&mut self, name: &str, examined: Examined) {
+        for problem in examined.problems {
+            self.report.note(name, problem);
+        }
+        self.plan.already = self.plan.already.saturating_add(examined.already);
+        if examined.units.is_empty() {
+            return;
+        }
+        let aggregate = self.plan.aggregates.len();
+        self.plan.aggregates.push(PlannedAggregate { name: name.to_owned(), kind: examined.kind });
+        self.plan.units.extend(examined.units.into_iter().map(|unit| PlannedUnit { aggregate, ..unit }));
+    }
+
+    async fn aggregate(&self, name: &str, numbers: &BTreeSet<u64>) -> Result<Examined, Fault> {
+        let noted = self.source.last_number(name).await.map_err(|error| Fault::Fatal(failed(error)))?;
+        if let Some(missing) = first_gap(numbers, noted) {
+            return Err(Reason::Gap(missing).into());
+        }
+        let mut events = Vec::with_capacity(numbers.len());
+        for number in numbers {
+            events.push(self.event(name, *number).await?);
+        }
+        let Some(id) = events.first().map(|event| event.aggregate_id.clone()) else {
+            return Err(Reason::Name.into());
+        };
+        let kind = aggregate_type(events.iter().map(|event| event.event_type.as_str()));
+        let mut examined = Examined { kind, units: Vec::new(), already: 0, problems: Vec::new() };
+        let mut replay = Replay { kind, state: None, has_problem: false };
+        let rules = rules(kind);
+        let stored = self.log.last_of(&id)?;
+        let (mut last, mut at) = (SequenceNumber(0), None);
+        for event in events {
+            let number = event.sequence.0;
+            let time = at.map_or(event.created_at, |at| event.created_at.max(at));
+            at = Some(time);
+            let converted = convert(event, &rules).map_err(|source| Reason::Event { number, source })?;
+            let left_out = converted.left_out.into_iter();
+            examined.problems.extend(left_out.map(|source| Problem::LeftOut { number, source }));
+            let first = last.next();
+            for event in &converted.events {
+                last = last.next();
+                self.check_size(number, event)?;
+                examined.problems.extend(replay.apply(number, event));
+                if last <= stored {
+                    if !self.log.has(event, last)? {
+                        return Err(Reason::Differs(last).into());
+                    }
+                    examined.already = examined.already.saturating_add(1);
+                }
+            }
+            if first > stored {
+                let count = converted.events.len() as u64;
+                examined.units.push(PlannedUnit { at: time, aggregate: 0, number, first, count });
+            } else if last > stored {
+                // Units are appended as a whole, so the log has another event there.
+                return Err(Reason::Differs(stored).into());
+            }
+        }
+        Ok(examined)
+    }
+
+    async fn event(&self, name: &str, number: u64) -> Result<LegacyEvent, Fault> {
+        let bytes = match self.source.read(name, number).await {
+            Ok(bytes) => bytes,
+            Err(source) if source.is_of_one_event() => return Err(Reason::Source { number, source }.into()),
+            Err(error) => return Err(Fault::Fatal(failed(error))),
+        };
+        let event = LegacyEvent::read(&bytes).map_err(|source| Reason::Event { number, source })?;
+        if event.aggregate_id.as_str() != name || event.sequence.0 != number {
+            return Err(Reason::Misplaced(number).into());
+        }
+        Ok(event)
+    }
+
+    fn check_size(&self, number: u64, event: &NewEvent) -> Result<(), Reason> {
+        let (bytes, max) = (event.content.byte_count(), self.event_bytes_max);
+        if bytes > max { Err(Reason::TooLarge { number, bytes, max }) } else { Ok(()) }
+    }
+}
+
+/// Returns the first number that is missing. `noted` is the last number as the event store noted
+/// it.
+fn first_gap(numbers: &BTreeSet<u64>, noted: Option<u64>) -> Option<u64> {
+    let gap = (1..).zip(numbers).find(|(expected, found)| expected != *found).map(|(expected, _)| expected);
+    let next = (numbers.len() as u64).saturating_add(1);
+    gap.or_else(|| noted.filter(|noted| *noted >= next).map(|_| next))
+}
+
+pub(super) fn rules(kind: &str) -> ConvertRules {
+    ConvertRules {
+        aggregate_type: Arc::from(kind),
+        is_password_hash: |text| PasswordHash::new(text).is_some(),
+    }
+}
+
+/// Replays the events as the game world will, to find out whether it can read them.
+struct Replay {
+    kind: &'static str,
+    state: Option<Aggregate>,
+    has_problem: bool,
+}
+
+impl Replay {
+    /// Returns the first problem. What follows it is not examined.
+    fn apply(&mut self, number: u64, event: &NewEvent) -> Option<Problem> {
+        if self.has_problem {
+            return None;
+        }
+        let problem = self.try_apply(number, event).err();
+        self.has_problem = problem.is_some();
+        problem
+    }
+
+    fn try_apply(&mut self, number: u64, event: &NewEvent) -> Result<(), Problem> {
+        let kind = Kind::of(self.kind).unwrap_or(Kind::GameObject);
+        let read = WorldEvent::of_new(event).map_err(|source| Problem::Event { number, source })?;
+        let state = Aggregate::apply(self.state.take(), kind, &event.aggregate_id, &read);
+        self.state = Some(state.map_err(|source| Problem::Rule { number, source })?);
+        Ok(())
+    }
+}
