@@ -117,7 +117,7 @@ async fn open(config: &Config, args: &ImportAethyrArgs) -> Result<Source, Error>
         settings.database.clone_from(database);
     }
     let session = immudb::Session::open_existing(&settings).await.map_err(ImportAethyrError::from)?;
-    Ok(Source::Immudb(session))
+    Ok(Source::Immudb(Box::new(session)))
 }
 
 async fn import_from(mut config: Config, args: &ImportAethyrArgs, source: &Source) -> Result<(), Error> {

@@ -26,7 +26,7 @@ const SNAPSHOT_PREFIX: &str = "snapshot:";
 
 pub(super) enum Source {
     Folder(PathBuf),
-    Immudb(Session),
+    Immudb(Box<Session>),
 }
 
 /// What a source has.

@@ -58,7 +58,7 @@ impl Loading {
 /// What the next message is read from.
 enum Turn {
     Open(LoadRequest),
-    Continue(Loading),
+    Continue(Box<Loading>),
 }
 
 impl Turn {
@@ -76,7 +76,9 @@ pub(super) fn load_many(
     requests: Vec<LoadRequest>,
 ) -> impl Messages<LoadManyEventsResponse> {
     stream::try_unfold((requests.into_iter(), None), move |(mut requests, loading)| {
-        let turn = loading.map(Turn::Continue).or_else(|| requests.next().map(Turn::Open));
+        let turn = loading
+            .map(|loading| Turn::Continue(Box::new(loading)))
+            .or_else(|| requests.next().map(Turn::Open));
         let ReadContext { store, reads, call } = reading.clone();
         async move {
             let Some(turn) = turn else { return Ok(None) };

@@ -180,20 +180,8 @@ fn calls() -> Vec<Call> {
             encoded(SubscribeRequest { filter: filter(id), ..SubscribeRequest::default() })
         }),
         call(EVENTS, "Stats", "stats", Nothing, |_| encoded(StatsRequest {})),
-        call(EVENTS, "GetProof", "prove", Id, |id| {
-            encoded(GetProofRequest {
-                aggregate_id: id.to_owned(),
-                sequence_number: 1,
-                ..GetProofRequest::default()
-            })
-        }),
-        call(EVENTS, "GetCheckpoint", "prove", Nothing, |_| encoded(GetCheckpointRequest::default())),
-        call(EVENTS, "GetConsistency", "prove", Nothing, |_| encoded(GetConsistencyRequest::default())),
-        call(EVENTS, "VerifyAggregate", "prove", Id, |id| {
-            encoded(VerifyAggregateRequest { aggregate_id: id.to_owned() })
-        }),
-        call(EVENTS, "VerifyAll", "prove", Nothing, |_| encoded(VerifyAllRequest {})),
     ];
+    calls.extend(proof_calls());
     calls.extend(world_calls());
     calls.push(Call {
         service: HEALTH,
@@ -214,6 +202,25 @@ fn calls() -> Vec<Call> {
         call(service, "ServerReflectionInfo", "reflect", Nothing, |_| vec![7 << 3 | 2, 1, b'*'])
     }));
     calls
+}
+
+fn proof_calls() -> Vec<Call> {
+    use Names::{Id, Nothing};
+    vec![
+        call(EVENTS, "GetProof", "prove", Id, |id| {
+            encoded(GetProofRequest {
+                aggregate_id: id.to_owned(),
+                sequence_number: 1,
+                ..GetProofRequest::default()
+            })
+        }),
+        call(EVENTS, "GetCheckpoint", "prove", Nothing, |_| encoded(GetCheckpointRequest::default())),
+        call(EVENTS, "GetConsistency", "prove", Nothing, |_| encoded(GetConsistencyRequest::default())),
+        call(EVENTS, "VerifyAggregate", "prove", Id, |id| {
+            encoded(VerifyAggregateRequest { aggregate_id: id.to_owned() })
+        }),
+        call(EVENTS, "VerifyAll", "prove", Nothing, |_| encoded(VerifyAllRequest {})),
+    ]
 }
 
 fn world_calls() -> Vec<Call> {
