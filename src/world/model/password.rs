@@ -3,12 +3,14 @@
 //! A password itself is never accepted: any text that could be one is refused. A hash never appears
 //! in a log.
 
+mod forms;
+
 use std::fmt;
 
 use serde::{Deserialize, Serialize};
 
-/// A password hash in one of the formats that the game uses: a PHC string, a bcrypt hash, or a
-/// hexadecimal digest.
+/// A password hash in one of the formats that games use: a PHC string, a bcrypt hash, a hexadecimal
+/// digest, or one of the forms in [`forms`].
 #[derive(Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(transparent)]
 pub struct PasswordHash(String);
@@ -18,7 +20,7 @@ impl PasswordHash {
     /// it is too long.
     pub fn new(text: &str) -> Option<Self> {
         const BYTES_MAX: usize = 1024;
-        let is_hash = is_digest(text) || is_bcrypt(text) || is_phc(text);
+        let is_hash = is_digest(text) || is_bcrypt(text) || is_phc(text) || forms::is_known(text);
         (is_hash && text.len() <= BYTES_MAX).then(|| Self(text.to_owned()))
     }
 
