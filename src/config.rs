@@ -30,8 +30,9 @@ mod warnings;
 pub(crate) use folders::KEY_FILE;
 pub use sections::{
     AccessConfig, AnchorConfig, AuditConfig, ClientCertificates, EventSourcingConfig, ImmudbConfig,
-    ImmudbTlsConfig, LimitsConfig, ListenAddress, ListenAddresses, LoggingConfig, ProofConfig, RawAppends,
-    RequireContact, ServerConfig, TlsConfig, WitnessConfig, WorldConfig,
+    ImmudbTlsConfig, LimitsConfig, ListenAddress, ListenAddresses, LoggingConfig, PlayerNamesConfig,
+    ProofConfig, RawAppends, RequireContact, ServerConfig, TlsConfig, UniqueNames, WitnessConfig,
+    WorldConfig,
 };
 pub use warnings::Warning;
 
@@ -270,6 +271,7 @@ fn typed(values: Mapping) -> Result<Config, ConfigError> {
     let config: Config =
         serde_yaml::from_value(Value::Mapping(values)).map_err(|_| ConfigError::Unfitting)?;
     config.server.check_tls()?;
+    config.world.check_player_names()?;
     config.limits.check_message()?;
     config.limits.check_call_bytes()?;
     if let Some(immudb) = &config.immudb {

@@ -4,7 +4,7 @@
 //! that the service is starting. A stop makes admitted writes durable, releases the head, and
 //! records a clean stop if the log is sound. What each part does is left to its own module.
 
-use std::time::Duration;
+use std::{sync::Arc, time::Duration};
 
 use tokio::sync::watch;
 use tokio_util::task::AbortOnDropHandle;
@@ -18,6 +18,7 @@ use crate::{
     grpc::{CertificateEnd, transport::accept::TlsSettings},
     log::clean_stop,
     telemetry,
+    world::World,
 };
 
 mod bind;
@@ -97,9 +98,14 @@ pub async fn run(
             }
         };
         let world = parts.start_world(&config, &options);
-        report(&config, &parts, &network);
         let broken = failure::of_parts(&mut parts, config.event_sourcing.log_failure_grace);
-        network.open(parts.services(&config, world, network.bounds(), certificate_end.clone()));
+        let services = parts.services(&config, world.clone(), network.bounds(), certificate_end.clone());
+        // Not before the services are open, so that a service that is serving accepts calls.
+        let opened = || {
+            network.open(services);
+            report(&config, &parts, &network);
+        };
+        let broken = first_of(broken, open(opened, world));
         let ended = tokio::select! {
             ended = &mut served => Some(ended.map_err(ServerError::from)),
             error = broken => {
@@ -126,6 +132,43 @@ pub async fn run(
         network.close();
         stop(parts, grace).await;
         return ended;
+    }
+}
+
+/// Returns the first reason to end.
+async fn first_of(
+    broken: impl Future<Output = ServerError>,
+    opening: impl Future<Output = ServerError>,
+) -> ServerError {
+    tokio::select! {
+        error = broken => error,
+        error = opening => error,
+    }
+}
+
+/// Calls `open` to make the services available. If names of players are to be unique, they are
+/// reserved before that, or as soon as that is possible. Resolves only if players share a name.
+async fn open(open: impl FnOnce(), world: Option<Arc<World>>) -> ServerError {
+    const RETRY_AFTER: Duration = Duration::from_secs(1);
+    const RETRY_AFTER_MAX: Duration = Duration::from_secs(60);
+    let (mut open, mut retry_after) = (Some(open), RETRY_AFTER);
+    loop {
+        let are_reserved = match &world {
+            Some(world) => world.reserve_player_names().await,
+            None => Ok(true),
+        };
+        let are_reserved = match are_reserved {
+            Ok(are_reserved) => are_reserved,
+            Err(shared) => return shared.into(),
+        };
+        if let Some(open) = open.take() {
+            open();
+        }
+        if are_reserved {
+            return std::future::pending().await;
+        }
+        tokio::time::sleep(retry_after).await;
+        retry_after = retry_after.saturating_mul(2).min(RETRY_AFTER_MAX);
     }
 }
 

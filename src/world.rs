@@ -15,7 +15,7 @@ use std::sync::{
 use futures_util::future::BoxFuture;
 use tokio::task::JoinError;
 use tokio_util::sync::CancellationToken;
-use tracing::warn;
+use tracing::{debug, warn};
 
 use crate::{
     error::{Limit, StoreError},
@@ -32,7 +32,14 @@ pub mod read_models;
 pub mod rules;
 pub mod settings;
 
-use commands::{executed::Executed, handler::Handler};
+use commands::{
+    executed::Executed,
+    handler::{
+        Handler,
+        raw_names::without_reservations,
+        reserving::{ReservingError, SharedNames},
+    },
+};
 use error::WorldError;
 use history::{
     difference, entries,
@@ -101,7 +108,8 @@ impl World {
             AggregateSource { store: store.clone(), states: StateStore::start(settings.states_path.clone()) };
         shutdown.tasks.spawn(projector::start(store.clone(), read_models.clone(), shutdown.stopping.clone()));
         let contents = ContainerTable::start(store, settings, &shutdown);
-        let handler = Handler::new(source.clone(), contents.clone(), settings.events, settings.raw_appends);
+        let rules = (settings.raw_appends, settings.unique_names);
+        let handler = Handler::new(source.clone(), contents.clone(), settings.events, rules);
         let rebuilding = Arc::default();
         let differences = Arc::new(SharedLimit::new(
             Limit::CallBytes,
@@ -136,10 +144,28 @@ impl World {
     /// # Errors
     /// See [`WorldError`].
     pub async fn append(&self, append: Append, origin: Origin) -> Result<Appended, WorldError> {
+        let sent = append.events.len();
         let stored = self.handler.append_raw(append, origin).await?;
         let stored_in =
             self.source.store.wait_for_commit(stored.end, stored.bounds.last, Attempt::of(&stored)).await?;
-        Ok(Appended { stored, stored_in })
+        Ok(Appended { stored: without_reservations(stored, sent), stored_in })
+    }
+
+    /// Reserves the names of the players that exist, if names are to be unique. Until that has been
+    /// done, commands that change a name are refused as unavailable. Returns whether it has been
+    /// done: it has to be tried again if nothing can be read or written at present.
+    ///
+    /// # Errors
+    /// Returns an error if players share a name.
+    pub async fn reserve_player_names(&self) -> Result<bool, SharedNames> {
+        match self.handler.reserve_player_names().await {
+            Ok(()) => Ok(true),
+            Err(ReservingError::Shared(shared)) => Err(shared),
+            Err(ReservingError::World(error)) => {
+                debug!(%error, "cannot reserve the names of players yet");
+                Ok(false)
+            }
+        }
     }
 
     /// Returns an aggregate as it is, or as it was at an earlier moment. May block on disk I/O.

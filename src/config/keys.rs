@@ -14,6 +14,7 @@ use crate::{proof::is_key_name, telemetry::log_filter};
 
 mod anchors;
 mod listen;
+mod player_names;
 mod tls;
 
 pub(super) struct Key {
@@ -43,6 +44,7 @@ pub(super) enum ValueKind {
     Database,
     Contact,
     RawAppends,
+    PlayerNames,
     LogLevel,
     Origin,
     Anchors,
@@ -87,6 +89,7 @@ pub(super) const KEYS: &[Key] = &[
     key("event_sourcing.clock_jump_max", seconds(1.0, 31_536_000.0)),
     key("world.enabled", ValueKind::Flag),
     key("world.raw_appends", ValueKind::RawAppends),
+    key("world.player_names", ValueKind::PlayerNames),
     key("world.states_path", ValueKind::Folder),
     key("world.read_models_path", ValueKind::File),
     key("world.read_models_mode", ValueKind::FileMode),
@@ -229,6 +232,7 @@ impl Key {
             ValueKind::Listen => return listen::check(self.path, value),
             ValueKind::ServerTls => return tls::check(self.path, &tls::SERVER, value),
             ValueKind::ImmudbTls => return tls::check(self.path, &tls::IMMUDB, value),
+            ValueKind::PlayerNames => return player_names::check(self.path, value),
             _ => {}
         }
         if self.kind.accepts(value) {
@@ -272,6 +276,7 @@ impl ValueKind {
             | ValueKind::Thresholds
             | ValueKind::ServerTls
             | ValueKind::ImmudbTls
+            | ValueKind::PlayerNames
             | ValueKind::Anchors => false,
             ValueKind::Text
             | ValueKind::Password
@@ -337,6 +342,7 @@ impl ValueKind {
             | ValueKind::Listen
             | ValueKind::ServerTls
             | ValueKind::ImmudbTls
+            | ValueKind::PlayerNames
             | ValueKind::Anchors => false,
         }
     }
@@ -377,6 +383,7 @@ impl fmt::Display for ValueKind {
             }
             ValueKind::Contact => f.write_str("never, empty or unclean"),
             ValueKind::RawAppends => f.write_str("checked, refused or unchecked"),
+            ValueKind::PlayerNames => f.write_str(player_names::EXPECTED),
             ValueKind::LogLevel => {
                 f.write_str("off, error, warn, info, debug or trace, or a list such as info,tonic=warn")
             }

@@ -83,6 +83,8 @@ pub struct WorldConfig {
     pub enabled: bool,
     /// The policy for appends to objects of the world that do not come from a command.
     pub raw_appends: RawAppends,
+    /// The rules for the names of players.
+    pub player_names: PlayerNamesConfig,
     /// The directory of the cached object states and of `contents.sqlite`.
     pub states_path: PathBuf,
     /// The SQLite file of the read models.
@@ -100,6 +102,7 @@ impl Default for WorldConfig {
         WorldConfig {
             enabled: true,
             raw_appends: RawAppends::Checked,
+            player_names: PlayerNamesConfig::default(),
             states_path: "storage/states".into(),
             read_models_path: "storage/read_models.sqlite".into(),
             read_models_mode: None,
@@ -118,6 +121,43 @@ pub enum RawAppends {
     Refused,
     /// All are stored. An invalid event damages its object.
     Unchecked,
+}
+
+/// The mapping `world.player_names`: the rules for the names of players.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct PlayerNamesConfig {
+    /// Which names are unique.
+    pub unique: UniqueNames,
+}
+
+/// Which names of players are unique.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum UniqueNames {
+    /// None.
+    #[default]
+    Off,
+    /// All, compared byte by byte.
+    Exact,
+    /// All, compared in Unicode lowercase.
+    Folded,
+}
+
+impl WorldConfig {
+    /// Checks that names are not to be unique while raw appends are not checked: those may use any
+    /// name.
+    pub(super) fn check_player_names(&self) -> Result<(), ConfigError> {
+        if self.player_names.unique == UniqueNames::Off || self.raw_appends != RawAppends::Unchecked {
+            return Ok(());
+        }
+        Err(ConfigError::Invalid {
+            key: "world.raw_appends".into(),
+            variable: None,
+            found: "\"unchecked\"".into(),
+            expected: "checked or refused, because world.player_names.unique is set".into(),
+        })
+    }
 }
 
 /// The section `limits`: the limits on requests, stored and pending events, and concurrent work.

@@ -278,6 +278,9 @@ pub(super) fn of_world_error(error: WorldError) -> Status {
         WorldError::Refused { command, refusal } => {
             let mut facts = vec![("id", refusal.id().to_string())];
             facts.extend(command.map(place));
+            if let Refusal::NameTaken { name, .. } = &refusal {
+                facts.push(("name", name.clone()));
+            }
             of_world(refusal_code(&refusal), message, refusal.reason(), facts)
         }
         WorldError::WrongExpectedSequence { command, aggregate, expected, actual } => {
@@ -327,9 +330,9 @@ pub(super) fn of_world_error(error: WorldError) -> Status {
 fn refusal_code(refusal: &Refusal) -> Code {
     match refusal {
         Refusal::NoSuchObject(_) | Refusal::NoSuchEvent { .. } | Refusal::Deleted(_) => Code::NotFound,
-        Refusal::Exists(_) => Code::AlreadyExists,
+        Refusal::Exists(_) | Refusal::NameTaken { .. } => Code::AlreadyExists,
         Refusal::Full { .. } | Refusal::TooMuchInside { .. } => Code::ResourceExhausted,
-        Refusal::Nameless(_) => Code::InvalidArgument,
+        Refusal::Nameless(_) | Refusal::DescriptionNotText(_) => Code::InvalidArgument,
         Refusal::Foreign(_)
         | Refusal::NotAPlayer(_)
         | Refusal::NotARoom(_)

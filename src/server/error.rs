@@ -1,6 +1,9 @@
 //! The reasons why the service cannot run.
 
-use crate::{access::LoadError, history::HistoryError, sequencer::PoisonedBy, storage::StorageError};
+use crate::{
+    access::LoadError, history::HistoryError, sequencer::PoisonedBy, storage::StorageError,
+    world::commands::handler::reserving::SharedNames,
+};
 
 /// The reason why the service cannot run.
 #[derive(Debug, thiserror::Error)]
@@ -14,6 +17,9 @@ pub enum ServerError {
     /// The files of TLS cannot be used.
     #[error("server.tls: {0}")]
     Tls(#[from] super::tls::TlsError),
+    /// Players share names, although names are to be unique.
+    #[error(transparent)]
+    PlayerNames(#[from] SharedNames),
     /// A thread cannot be started, or the forwarder cannot run.
     #[error("{what}: {source}")]
     Io {

@@ -15,7 +15,7 @@ use crate::{
     clock::EventClock,
     config::{
         self, AccessConfig, AnchorConfig, Config, EventSourcingConfig, ImmudbConfig, LimitsConfig,
-        LoggingConfig, RawAppends, ServerConfig, WitnessConfig,
+        LoggingConfig, RawAppends, ServerConfig, UniqueNames, WitnessConfig,
     },
     durable_file,
     event::EventId,
@@ -199,6 +199,11 @@ pub(super) fn world(config: &Config, log_id: Option<LogId>) -> Option<world::Set
             RawAppends::Checked => RawAppendPolicy::Checked,
             RawAppends::Refused => RawAppendPolicy::Refused,
             RawAppends::Unchecked => RawAppendPolicy::Unchecked,
+        },
+        unique_names: match world.player_names.unique {
+            UniqueNames::Off => world::settings::UniqueNames::Off,
+            UniqueNames::Exact => world::settings::UniqueNames::Exact,
+            UniqueNames::Folded => world::settings::UniqueNames::Folded,
         },
     })
 }

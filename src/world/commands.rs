@@ -7,5 +7,6 @@ mod aggregate_locks;
 pub mod call;
 pub mod executed;
 pub mod handler;
+mod names;
 pub mod planned;
 pub mod planning;

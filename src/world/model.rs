@@ -7,6 +7,7 @@ pub mod event;
 pub mod game_object;
 pub mod password;
 pub mod player;
+pub mod player_name;
 pub mod room;
 pub mod rule;
 pub mod size;

@@ -3,6 +3,7 @@
 //! Pure: no store, no disk, no clock. [`decide`](decide::decide) examines a
 //! [`WorldView`](world_view::WorldView), and returns the events or what else it needs to know.
 
+mod attributes;
 pub mod capacity;
 pub mod command;
 pub mod decide;

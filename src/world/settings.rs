@@ -28,6 +28,28 @@ pub enum RawAppendPolicy {
     Unchecked,
 }
 
+/// Which names of players are unique.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum UniqueNames {
+    /// None. Players may share names.
+    Off,
+    /// All. Names are the same if they have the same bytes.
+    Exact,
+    /// All. Names are the same if they have the same Unicode lowercase.
+    Folded,
+}
+
+impl UniqueNames {
+    /// Returns the value in the configuration.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Off => "off",
+            Self::Exact => "exact",
+            Self::Folded => "folded",
+        }
+    }
+}
+
 /// The configuration of the world.
 #[derive(Debug, Clone)]
 pub struct Settings {
@@ -45,6 +67,8 @@ pub struct Settings {
     pub events: EventLimits,
     /// How appends to objects of the world that bypass the commands are treated.
     pub raw_appends: RawAppendPolicy,
+    /// Which names of players are unique.
+    pub unique_names: UniqueNames,
 }
 
 /// How the world's tasks are stopped.

@@ -17,6 +17,7 @@ use super::{
     model::{
         aggregate::{Aggregate, Kind},
         event::{Attributes, WorldEvent},
+        room::LONG_DESC,
     },
     rules::{
         command::{Command, ContentsPolicy, Operation},
@@ -58,6 +59,13 @@ fn operations() -> impl Strategy<Value = (usize, Operation)> {
         1 => (0..3i64).prop_map(move |value| Operation::UpdateGameObjectAttributes {
             attributes: attributes(value)
         }),
+        1 => Just(Operation::RemoveGameObjectAttribute { key: "weight".into() }),
+        // The description of a room, and an attribute of other objects.
+        2 => (0..3u8).prop_map(|text| Operation::UpdateGameObjectAttribute {
+            key: LONG_DESC.into(),
+            value: text.to_string().into()
+        }),
+        1 => Just(Operation::RemoveGameObjectAttribute { key: LONG_DESC.into() }),
         6 => prop::option::of(any_id())
             .prop_map(|container_id| Operation::UpdateGameObjectContainer { container_id }),
         2 => prop_oneof![

@@ -104,6 +104,8 @@ type EventStoreServiceClient interface {
 	//   - FAILED_PRECONDITION `WORLD_RULE` with the domain `aethyr.world` (`index`, `aggregate_id`,
 	//     `aggregate_type`, `rule`): an event of a `GameObject`, `Player` or `Room` does not fit its
 	//     object, or `world.raw_appends` refuses such appends.
+	//   - ALREADY_EXISTS `NAME_TAKEN` with the domain `aethyr.world` (`id`, `name`): another player has
+	//     the name (`world.player_names.unique`).
 	//   - ABORTED `CONTENTION` with the domain `aethyr.world`: other calls kept changing the same
 	//     objects of the world. Nothing was stored; retry.
 	//   - FAILED_PRECONDITION `EVENT_SOURCING_DISABLED` (`file`, `key`), `FENCED` (`STATE_FENCED`:
@@ -483,6 +485,8 @@ type EventStoreServiceServer interface {
 	//   - FAILED_PRECONDITION `WORLD_RULE` with the domain `aethyr.world` (`index`, `aggregate_id`,
 	//     `aggregate_type`, `rule`): an event of a `GameObject`, `Player` or `Room` does not fit its
 	//     object, or `world.raw_appends` refuses such appends.
+	//   - ALREADY_EXISTS `NAME_TAKEN` with the domain `aethyr.world` (`id`, `name`): another player has
+	//     the name (`world.player_names.unique`).
 	//   - ABORTED `CONTENTION` with the domain `aethyr.world`: other calls kept changing the same
 	//     objects of the world. Nothing was stored; retry.
 	//   - FAILED_PRECONDITION `EVENT_SOURCING_DISABLED` (`file`, `key`), `FENCED` (`STATE_FENCED`:

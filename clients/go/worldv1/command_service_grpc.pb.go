@@ -35,8 +35,8 @@ const (
 // With `world.enabled: false`, every call is UNIMPLEMENTED.
 //
 // With access control, every id in a command has to be in the scope of the caller. `CreatePlayer`,
-// `UpdatePlayerPassword`, `UpdatePlayerAdminStatus`, and every command that changes a player, need
-// the right `execute_players`; other commands need `execute`.
+// `UpdatePlayerPassword`, `UpdatePlayerAdminStatus`, `CreateGameObject` of a player, and every
+// command that changes a player, need the right `execute_players`; other commands need `execute`.
 type CommandServiceClient interface {
 	// Executes commands in order, all or nothing.
 	//
@@ -58,6 +58,8 @@ type CommandServiceClient interface {
 	//     command that was executed; or a call with the same command ids was executed, and one of its
 	//     commands differed. If it cannot be determined which, the first command that had no effect is
 	//     named.
+	//   - ALREADY_EXISTS `NAME_TAKEN` (`id`, `name`): another player has the name. Only if
+	//     `world.player_names.unique` is set. Also an error of `EventStoreService.AppendEvents`.
 	//   - FAILED_PRECONDITION `NOT_OF_THE_WORLD` (`id`): the aggregate has a type that is not the
 	//     world's.
 	//   - FAILED_PRECONDITION `NOT_A_PLAYER`, `NOT_A_ROOM`, `CONTAINER_CYCLE`, `CONTAINERS_TOO_DEEP`,
@@ -68,6 +70,8 @@ type CommandServiceClient interface {
 	//     empty, because players are found by name. Other objects may have no name. A name is a string
 	//     of at most 255 bytes without control characters; anything else is INVALID_ARGUMENT with
 	//     `BadRequest`.
+	//   - INVALID_ARGUMENT `DESCRIPTION_NOT_TEXT` (`id`): the attribute `long_desc` of a room is its
+	//     description, and must be a string or `null`.
 	//   - RESOURCE_EXHAUSTED `OBJECT_FULL` (`id`): the object would have more than 1000 attributes,
 	//     10,000 items, 1000 slots or 1000 exits, or weigh more than 900,000 bytes (JSON, and 16 bytes
 	//     for each value).
@@ -113,8 +117,8 @@ func (c *commandServiceClient) ExecuteCommands(ctx context.Context, in *ExecuteC
 // With `world.enabled: false`, every call is UNIMPLEMENTED.
 //
 // With access control, every id in a command has to be in the scope of the caller. `CreatePlayer`,
-// `UpdatePlayerPassword`, `UpdatePlayerAdminStatus`, and every command that changes a player, need
-// the right `execute_players`; other commands need `execute`.
+// `UpdatePlayerPassword`, `UpdatePlayerAdminStatus`, `CreateGameObject` of a player, and every
+// command that changes a player, need the right `execute_players`; other commands need `execute`.
 type CommandServiceServer interface {
 	// Executes commands in order, all or nothing.
 	//
@@ -136,6 +140,8 @@ type CommandServiceServer interface {
 	//     command that was executed; or a call with the same command ids was executed, and one of its
 	//     commands differed. If it cannot be determined which, the first command that had no effect is
 	//     named.
+	//   - ALREADY_EXISTS `NAME_TAKEN` (`id`, `name`): another player has the name. Only if
+	//     `world.player_names.unique` is set. Also an error of `EventStoreService.AppendEvents`.
 	//   - FAILED_PRECONDITION `NOT_OF_THE_WORLD` (`id`): the aggregate has a type that is not the
 	//     world's.
 	//   - FAILED_PRECONDITION `NOT_A_PLAYER`, `NOT_A_ROOM`, `CONTAINER_CYCLE`, `CONTAINERS_TOO_DEEP`,
@@ -146,6 +152,8 @@ type CommandServiceServer interface {
 	//     empty, because players are found by name. Other objects may have no name. A name is a string
 	//     of at most 255 bytes without control characters; anything else is INVALID_ARGUMENT with
 	//     `BadRequest`.
+	//   - INVALID_ARGUMENT `DESCRIPTION_NOT_TEXT` (`id`): the attribute `long_desc` of a room is its
+	//     description, and must be a string or `null`.
 	//   - RESOURCE_EXHAUSTED `OBJECT_FULL` (`id`): the object would have more than 1000 attributes,
 	//     10,000 items, 1000 slots or 1000 exits, or weigh more than 900,000 bytes (JSON, and 16 bytes
 	//     for each value).

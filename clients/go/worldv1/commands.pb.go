@@ -478,23 +478,29 @@ func (*Command_UnequipItem) isCommand_Command() {}
 
 func (*Command_RemoveGameObjectAttribute) isCommand_Command() {}
 
-// Creates a game object. Event: `GameObjectCreated`.
+// Creates an object. Event: `GameObjectCreated`.
+//
+// If `type` is `Room` or `Player`, or ends in `::Room` or `::Player`, the object is a room or a
+// player: its aggregate has that type, `RoomCreated` or `PlayerCreated` follows, and all rules of
+// rooms and players hold. A player needs a name, has no password, and is no administrator.
 type CreateGameObject struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
 	// Id of the new object and of its aggregate. It must never have been used, not even by an object
 	// that has been deleted.
 	Id string `protobuf:"bytes,1,opt,name=id,proto3" json:"id,omitempty"`
-	// Class of the object in the game. Required.
+	// Class of the object in the game, for example `Weapon`. If empty, `GameObject`.
 	Type string `protobuf:"bytes,2,opt,name=type,proto3" json:"type,omitempty"`
 	// Name of the object, stored as the attribute `name`. May be empty.
 	Name string `protobuf:"bytes,3,opt,name=name,proto3" json:"name,omitempty"`
-	// Name used by those who do not know the object's own name, for example `sword`. May be empty.
+	// Name used by those who do not know the object's own name, for example `sword`. If empty, it is
+	// `room` for a room and `player` for a player.
 	Generic string `protobuf:"bytes,4,opt,name=generic,proto3" json:"generic,omitempty"`
 	// Id of the container, which must exist. If empty, the object lies nowhere.
 	ContainerId string `protobuf:"bytes,5,opt,name=container_id,json=containerId,proto3" json:"container_id,omitempty"`
 	// Attributes, as any JSON values. Whole numbers of magnitude 2^53 or more cannot be represented
 	// exactly and are rejected; send them as strings. Lists and objects may be nested 24 deep. If
-	// `name` is set, an attribute `name` must have the same value.
+	// `name` is set, an attribute `name` must have the same value. The attribute `long_desc` of a
+	// room is its description, and must be a string or `null`.
 	Attributes    map[string]*structpb.Value `protobuf:"bytes,6,rep,name=attributes,proto3" json:"attributes,omitempty" protobuf_key:"bytes,1,opt,name=key" protobuf_val:"bytes,2,opt,name=value"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
@@ -573,14 +579,16 @@ func (x *CreateGameObject) GetAttributes() map[string]*structpb.Value {
 }
 
 // Sets one attribute. Event: `GameObjectAttributeUpdated`, unless the attribute already has this
-// value.
+// value. The attribute `long_desc` of a room is its description: then the event is
+// `RoomDescriptionUpdated`, as for `UpdateRoomDescription`.
 type UpdateGameObjectAttribute struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
 	// Id of the object, of any kind.
 	Id string `protobuf:"bytes,1,opt,name=id,proto3" json:"id,omitempty"`
 	// Key of the attribute.
 	Key string `protobuf:"bytes,2,opt,name=key,proto3" json:"key,omitempty"`
-	// Value, as any JSON value including `null`. Required.
+	// Value, as any JSON value including `null`. Required. For `long_desc` of a room, a string or
+	// `null`.
 	Value         *structpb.Value `protobuf:"bytes,3,opt,name=value,proto3" json:"value,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
@@ -638,7 +646,8 @@ func (x *UpdateGameObjectAttribute) GetValue() *structpb.Value {
 }
 
 // Sets several attributes and leaves the others unchanged. Event: `GameObjectAttributesUpdated`
-// with the attributes that change, if any.
+// with the attributes that change, if any. For `long_desc` of a room, `RoomDescriptionUpdated`
+// follows, as in `UpdateGameObjectAttribute`.
 type UpdateGameObjectAttributes struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
 	// Id of the object, of any kind.
@@ -694,11 +703,12 @@ func (x *UpdateGameObjectAttributes) GetAttributes() map[string]*structpb.Value 
 }
 
 // Removes one attribute. Event: `GameObjectAttributeRemoved`, unless the object does not have it.
+// For `long_desc` of a room, `RoomDescriptionUpdated` with an empty description.
 type RemoveGameObjectAttribute struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
 	// Id of the object, of any kind.
 	Id string `protobuf:"bytes,1,opt,name=id,proto3" json:"id,omitempty"`
-	// Key of the attribute. `name` cannot be removed from a player.
+	// Key of the attribute. `name` cannot be removed from a player (`NAME_MISSING`).
 	Key           string `protobuf:"bytes,2,opt,name=key,proto3" json:"key,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
@@ -871,8 +881,18 @@ type CreatePlayer struct {
 	Id string `protobuf:"bytes,1,opt,name=id,proto3" json:"id,omitempty"`
 	// Name of the player, stored as the attribute `name`. Required.
 	Name string `protobuf:"bytes,2,opt,name=name,proto3" json:"name,omitempty"`
-	// Hash of the password: a PHC string, a bcrypt hash, or a hexadecimal MD5 or SHA digest, of at
-	// most 1024 bytes. Never send the password itself. If empty, no password is set.
+	// Hash of the password, of at most 1024 bytes. Never send the password itself. If empty, no
+	// password is set. These forms are accepted:
+	//   - a PHC string, such as `$argon2id$v=19$m=65536,t=3,p=4$SALT$HASH`;
+	//   - bcrypt: `$2b$12$…`;
+	//   - MD5, SHA-1 and SHA-2 in hexadecimal;
+	//   - crypt(3): yescrypt `$y$…`, MD5 `$1$…`, SHA-256 `$5$…` and SHA-512 `$6$…`;
+	//   - Django and Evennia: `pbkdf2_sha256$…`, `pbkdf2_sha1$…`, `scrypt$…`, `argon2$…`, `bcrypt$…`
+	//     and `bcrypt_sha256$…`;
+	//   - passlib: `$pbkdf2$…`, `$pbkdf2-sha256$…` and `$pbkdf2-sha512$…`;
+	//   - phpass: `$P$…` and `$H$…`;
+	//   - RFC 2307: `{SHA}`, `{SSHA}`, `{SSHA256}`, `{SSHA512}`, and `{CRYPT}` with a form of crypt(3).
+	//     A DES hash needs `{CRYPT}`: its 13 characters alone may be a password.
 	PasswordHash  string `protobuf:"bytes,3,opt,name=password_hash,json=passwordHash,proto3" json:"password_hash,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache

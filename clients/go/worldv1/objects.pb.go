@@ -30,8 +30,8 @@ type GameObject struct {
 	Id string `protobuf:"bytes,1,opt,name=id,proto3" json:"id,omitempty"`
 	// Aggregate type: `GameObject`, `Player` or `Room`.
 	AggregateType string `protobuf:"bytes,2,opt,name=aggregate_type,json=aggregateType,proto3" json:"aggregate_type,omitempty"`
-	// Class of the object in the game. Commands create players with the class `Player` and rooms with
-	// the class `Room`.
+	// Class of the object in the game. `CreatePlayer` creates players with the class `Player`, and
+	// `CreateRoom` rooms with the class `Room`.
 	Type string `protobuf:"bytes,3,opt,name=type,proto3" json:"type,omitempty"`
 	// Value of the attribute `name`, if it is a string.
 	Name string `protobuf:"bytes,4,opt,name=name,proto3" json:"name,omitempty"`
@@ -39,7 +39,8 @@ type GameObject struct {
 	Generic string `protobuf:"bytes,5,opt,name=generic,proto3" json:"generic,omitempty"`
 	// Id of the container. Empty if the object lies nowhere.
 	ContainerId string `protobuf:"bytes,6,opt,name=container_id,json=containerId,proto3" json:"container_id,omitempty"`
-	// Attributes of the object, including `name`.
+	// Attributes of the object, including `name`. The description of a room is its attribute
+	// `long_desc`, unless it is empty.
 	Attributes map[string]*structpb.Value `protobuf:"bytes,7,rep,name=attributes,proto3" json:"attributes,omitempty" protobuf_key:"bytes,1,opt,name=key" protobuf_val:"bytes,2,opt,name=value"`
 	// Items that the object carries, ordered by item id.
 	Inventory []*InventoryItem `protobuf:"bytes,8,rep,name=inventory,proto3" json:"inventory,omitempty"`
@@ -311,7 +312,7 @@ type Room struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
 	// State of the room as a game object.
 	Object *GameObject `protobuf:"bytes,1,opt,name=object,proto3" json:"object,omitempty"`
-	// Description. Empty if none is set.
+	// Description, which is also the attribute `long_desc`. Empty if none is set.
 	Description string `protobuf:"bytes,2,opt,name=description,proto3" json:"description,omitempty"`
 	// Exits: maps a direction to the id of the room that the exit leads to.
 	Exits         map[string]string `protobuf:"bytes,3,rep,name=exits,proto3" json:"exits,omitempty" protobuf_key:"bytes,1,opt,name=key" protobuf_val:"bytes,2,opt,name=value"`
@@ -478,7 +479,7 @@ func (*Moment_Time) isMoment_Moment() {}
 type Change struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
 	// Path of the field, for example `container_id`, `attributes.name`, `exits.north` or
-	// `inventory.sword-1`.
+	// `inventory.sword-1`. The attribute `long_desc` of a room is `description`.
 	Field string `protobuf:"bytes,1,opt,name=field,proto3" json:"field,omitempty"`
 	// Value before the change. Absent if the field had no value. A password hash is shown as `***`.
 	Before *structpb.Value `protobuf:"bytes,2,opt,name=before,proto3" json:"before,omitempty"`

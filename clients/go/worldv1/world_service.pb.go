@@ -391,9 +391,11 @@ func (x *GetRoomResponse) GetRoom() *Room {
 // that are set.
 type ListGameObjectsRequest struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
-	// The class of the object in the game equals this value.
+	// The class of the object in the game equals this value. `Room` and `Player` also match all rooms
+	// and players, whatever their class.
 	Type string `protobuf:"bytes,1,opt,name=type,proto3" json:"type,omitempty"`
-	// The generic name equals this value.
+	// The generic name equals this value. `room` and `player` also match rooms and players that have
+	// none, as those of older services.
 	Generic string `protobuf:"bytes,2,opt,name=generic,proto3" json:"generic,omitempty"`
 	// The object lies directly in this container.
 	ContainerId string `protobuf:"bytes,3,opt,name=container_id,json=containerId,proto3" json:"container_id,omitempty"`

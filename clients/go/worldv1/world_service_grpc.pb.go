@@ -67,7 +67,8 @@ type WorldServiceClient interface {
 	// stay in theirs, is listed exactly once, even if other objects move between two pages. If the
 	// container does not exist, the list is empty.
 	ListContents(ctx context.Context, in *ListContentsRequest, opts ...grpc.CallOption) (*ListContentsResponse, error)
-	// Finds players by name, ignoring the case of ASCII letters. Names need not be unique.
+	// Finds players by name, ignoring the case of ASCII letters. Names need not be unique, unless
+	// `world.player_names.unique` is set.
 	FindPlayer(ctx context.Context, in *FindPlayerRequest, opts ...grpc.CallOption) (*FindPlayerResponse, error)
 	// Returns the events of an object with the changes that each made, by whom and why. Errors: those
 	// of GetGameObject; `NO_SUCH_EVENT` if `from_sequence` is more than one beyond the last event.
@@ -257,7 +258,8 @@ type WorldServiceServer interface {
 	// stay in theirs, is listed exactly once, even if other objects move between two pages. If the
 	// container does not exist, the list is empty.
 	ListContents(context.Context, *ListContentsRequest) (*ListContentsResponse, error)
-	// Finds players by name, ignoring the case of ASCII letters. Names need not be unique.
+	// Finds players by name, ignoring the case of ASCII letters. Names need not be unique, unless
+	// `world.player_names.unique` is set.
 	FindPlayer(context.Context, *FindPlayerRequest) (*FindPlayerResponse, error)
 	// Returns the events of an object with the changes that each made, by whom and why. Errors: those
 	// of GetGameObject; `NO_SUCH_EVENT` if `from_sequence` is more than one beyond the last event.

@@ -42,12 +42,12 @@ impl CommandsCheck<'_> {
 
     /// Checks what an operation is, whatever object it changes.
     fn operation(&self, operation: &Operation) -> Result<(), Forbidden> {
-        if let Some(kind) = created_by(operation)
+        if let Some(kind) = operation.creates()
             && !self.principal.identity.scope.has_type(kind.name())
         {
             return Err(Forbidden::Scope(self.right()));
         }
-        match (is_of_players(operation), created_by(operation)) {
+        match (is_of_players(operation), operation.creates()) {
             (true, _) => self.need(Right::ExecutePlayers),
             (false, Some(_)) => self.need(Right::Execute),
             (false, None) => Ok(()),
@@ -114,7 +114,7 @@ impl RequestCheck for CommandsCheck<'_> {
         let mut created: BTreeMap<&AggregateId, Kind> = BTreeMap::new();
         let out = || Forbidden::Scope(self.right());
         for command in &self.commands.commands {
-            let creates = created_by(&command.operation);
+            let creates = command.operation.creates();
             if let Some(kind) = creates {
                 // If it exists already, the whole call fails.
                 created.insert(&command.target, kind);
@@ -152,38 +152,16 @@ fn type_in<'t>(
 
 /// Returns whether the operation is only for players.
 fn is_of_players(operation: &Operation) -> bool {
-    matches!(
-        operation,
-        Operation::CreatePlayer { .. }
-            | Operation::UpdatePlayerPassword { .. }
-            | Operation::UpdatePlayerAdminStatus { .. }
-    )
+    operation.creates() == Some(Kind::Player)
+        || matches!(
+            operation,
+            Operation::UpdatePlayerPassword { .. } | Operation::UpdatePlayerAdminStatus { .. }
+        )
 }
 
 /// Returns whether the right that the operation needs depends on the object that it changes.
 fn is_by_object(operation: &Operation) -> bool {
-    !is_of_players(operation) && created_by(operation).is_none()
-}
-
-fn created_by(operation: &Operation) -> Option<Kind> {
-    match operation {
-        Operation::CreateGameObject { .. } => Some(Kind::GameObject),
-        Operation::CreatePlayer { .. } => Some(Kind::Player),
-        Operation::CreateRoom { .. } => Some(Kind::Room),
-        Operation::UpdateGameObjectAttribute { .. }
-        | Operation::UpdateGameObjectAttributes { .. }
-        | Operation::UpdateGameObjectContainer { .. }
-        | Operation::DeleteGameObject { .. }
-        | Operation::UpdatePlayerPassword { .. }
-        | Operation::UpdatePlayerAdminStatus { .. }
-        | Operation::UpdateRoomDescription { .. }
-        | Operation::AddRoomExit { .. }
-        | Operation::RemoveRoomExit { .. }
-        | Operation::AddItemToInventory { .. }
-        | Operation::RemoveItemFromInventory { .. }
-        | Operation::EquipItem { .. }
-        | Operation::UnequipItem { .. } => None,
-    }
+    !is_of_players(operation) && operation.creates().is_none()
 }
 
 /// Returns the object that an operation names in addition to its target.
@@ -198,6 +176,7 @@ fn other(operation: &Operation) -> Option<&AggregateId> {
         | Operation::UnequipItem { item_id, .. } => Some(item_id),
         Operation::UpdateGameObjectAttribute { .. }
         | Operation::UpdateGameObjectAttributes { .. }
+        | Operation::RemoveGameObjectAttribute { .. }
         | Operation::DeleteGameObject { .. }
         | Operation::CreatePlayer { .. }
         | Operation::UpdatePlayerPassword { .. }
@@ -271,6 +250,14 @@ mod tests {
         command(target, Operation::CreatePlayer { name: "Ada".to_owned(), password_hash: None })
     }
 
+    fn create_of(target: &str, class: &str) -> Command {
+        let mut command = create(target, None);
+        if let Operation::CreateGameObject { class: its, .. } = &mut command.operation {
+            class.clone_into(its);
+        }
+        command
+    }
+
     fn add_item(target: &str, item: &str) -> Command {
         command(target, Operation::AddItemToInventory { item_id: id(item), position: None })
     }
@@ -306,6 +293,8 @@ mod tests {
             (caller(&[Right::Execute], Scope::default()), caller(&[Right::ExecutePlayers], Scope::default()));
         for one in [
             create_player("p"),
+            create_of("p", "Player"),
+            create_of("p", "Aethyr::Core::Objects::Player"),
             command("p", Operation::UpdatePlayerPassword { password_hash: hash() }),
             command("p", Operation::UpdatePlayerAdminStatus { admin: true }),
         ] {
@@ -415,6 +404,7 @@ mod tests {
             command(target, Operation::CreateRoom { name: String::new(), description: String::new() })
         };
         assert_eq!(check(&rooms, vec![create_room("a"), update("a")], &[]), Ok(1));
+        assert_eq!(check(&rooms, vec![create_of("a", "X::Room"), update("a")], &[]), Ok(1));
         assert_eq!(check(&rooms, vec![create("a", None)], &[]), out);
         assert_eq!(check(&rooms, vec![update("a")], &[("a", "Room")]), Ok(1));
         assert_eq!(check(&rooms, vec![update("a")], &[("a", "GameObject")]), out);

@@ -22,7 +22,11 @@ use crate::{
         wire::world as wire,
     },
     world::{
-        model::{event::Attributes, game_object::NAME, password::PasswordHash},
+        model::{
+            event::Attributes,
+            game_object::{GameObject, NAME},
+            password::PasswordHash,
+        },
         rules::command::{COMMANDS_MAX, Command, Commands, ContentsPolicy, ExpectedSequences, Operation},
     },
 };
@@ -131,6 +135,7 @@ impl Decoding<'_> {
             Wire::CreateGameObject(command) => self.create_game_object(command),
             Wire::UpdateGameObjectAttribute(command) => self.update_attribute(command),
             Wire::UpdateGameObjectAttributes(command) => self.update_attributes(command),
+            Wire::RemoveGameObjectAttribute(command) => self.remove_attribute(command),
             Wire::UpdateGameObjectContainer(command) => self.update_container(&command),
             Wire::DeleteGameObject(command) => self.delete_game_object(&command),
             Wire::CreatePlayer(command) => self.create_player(command),
@@ -149,7 +154,9 @@ impl Decoding<'_> {
 
     fn create_game_object(&mut self, command: wire::CreateGameObject) -> Option<Targeted> {
         let id = self.id("id", &command.id);
-        self.text("type", &command.r#type);
+        // Games whose objects have no class of their own send none.
+        let class = if command.r#type.is_empty() { GameObject::CLASS.to_owned() } else { command.r#type };
+        self.text("type", &class);
         self.name("name", &command.name);
         let container_id = self.optional_id("container_id", &command.container_id);
         let attributes = self.attributes(command.attributes);
@@ -157,7 +164,7 @@ impl Decoding<'_> {
         if !command.name.is_empty() && other_name {
             self.add("attributes", "the attribute `name` differs from the field `name`");
         }
-        let (class, name, generic) = (command.r#type, command.name, command.generic);
+        let (name, generic) = (command.name, command.generic);
         Some((id?, Operation::CreateGameObject { class, name, generic, container_id, attributes }))
     }
 
@@ -178,6 +185,12 @@ impl Decoding<'_> {
         }
         let attributes = self.attributes(command.attributes);
         Some((id?, Operation::UpdateGameObjectAttributes { attributes }))
+    }
+
+    fn remove_attribute(&mut self, command: wire::RemoveGameObjectAttribute) -> Option<Targeted> {
+        let id = self.id("id", &command.id);
+        self.text("key", &command.key);
+        Some((id?, Operation::RemoveGameObjectAttribute { key: command.key }))
     }
 
     fn update_container(&mut self, command: &wire::UpdateGameObjectContainer) -> Option<Targeted> {
@@ -329,8 +342,8 @@ impl Decoding<'_> {
             // The value is not repeated in the message: it may be a password.
             self.add(
                 "password_hash",
-                "must be a PHC string, a bcrypt hash, or a hexadecimal MD5 or SHA digest; never send a \
-                 password",
+                "must be a password hash in one of the forms that the documentation of CreatePlayer lists; \
+                 never send a password",
             );
         }
         hash

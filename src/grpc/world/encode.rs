@@ -11,7 +11,7 @@ use crate::{
     world::{
         commands::executed::{CommandResult, Executed},
         history::{changes::Change, difference::ObjectDiff, entries::HistoryEntry, replay::AggregateState},
-        model::{aggregate::Aggregate, game_object::GameObject},
+        model::{aggregate::Aggregate, game_object::GameObject, room::LONG_DESC},
         read_models::{
             dangling_references::DanglingReferences,
             lists::{FoundPlayer, Listed},
@@ -64,6 +64,13 @@ pub(super) fn game_object(state: &AggregateState) -> wire::GameObject {
         item_id: item.to_string(),
         position: position.as_ref().map(json::to_wire),
     });
+    let mut attributes = json::map_to_wire(attributes);
+    // The description of a room is found under this name, too.
+    if let Aggregate::Room(room) = &state.aggregate
+        && !room.description.is_empty()
+    {
+        attributes.insert(LONG_DESC.to_owned(), json::to_wire(&room.description.as_str().into()));
+    }
     wire::GameObject {
         id: id.to_string(),
         aggregate_type: state.aggregate.kind().name().to_owned(),
@@ -71,7 +78,7 @@ pub(super) fn game_object(state: &AggregateState) -> wire::GameObject {
         name: state.aggregate.object().name().to_owned(),
         generic: generic.clone(),
         container_id: container_id.as_ref().map(ToString::to_string).unwrap_or_default(),
-        attributes: json::map_to_wire(attributes),
+        attributes,
         inventory: carried.collect(),
         equipment: equipment.iter().map(|(slot, item)| (slot.clone(), item.to_string())).collect(),
         deleted: *deleted,

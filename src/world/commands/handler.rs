@@ -13,8 +13,9 @@ use tokio::sync::Semaphore;
 use super::{
     aggregate_locks::{AggregateLocks, LockRequest},
     executed::Executed,
+    names::PlayerNames,
     planned::{PlannedResult, StoredNumbers},
-    planning::{AppendEnd, Plan, Planning},
+    planning::{AppendEnd, ExaminedWorld, Plan, Planning},
 };
 use crate::{
     error::{Conflict, StoreError},
@@ -25,11 +26,13 @@ use crate::{
         history::replay::AggregateSource,
         read_models::contents::ContainerTable,
         rules::command::Commands,
-        settings::{EventLimits, RawAppendPolicy},
+        settings::{EventLimits, RawAppendPolicy, UniqueNames},
     },
 };
 
 mod raw_appends;
+pub mod raw_names;
+pub mod reserving;
 
 use raw_appends::ReportedDamage;
 
@@ -51,6 +54,7 @@ pub struct Handler {
     deciding: Arc<Semaphore>,
     limits: EventLimits,
     raw_appends: RawAppendPolicy,
+    names: Arc<PlayerNames>,
     told: Arc<ReportedDamage>,
 }
 
@@ -60,7 +64,7 @@ impl Handler {
         source: AggregateSource,
         contents: ContainerTable,
         limits: EventLimits,
-        raw_appends: RawAppendPolicy,
+        (raw_appends, unique_names): (RawAppendPolicy, UniqueNames),
     ) -> Self {
         Self {
             source,
@@ -69,6 +73,7 @@ impl Handler {
             deciding: Arc::new(Semaphore::new(DECIDING_MAX)),
             limits,
             raw_appends,
+            names: Arc::new(PlayerNames::new(unique_names)),
             told: Arc::default(),
         }
     }
@@ -142,8 +147,10 @@ impl Handler {
     /// something that it examined changed meanwhile.
     async fn plan(&self, commands: Arc<Commands>) -> Result<Option<Plan>, WorldError> {
         let (source, contents, limits) = (self.source.clone(), self.contents.clone(), self.limits);
+        let names = self.names.clone();
         let decide = move || {
-            let mut planning = Planning::new(&source, &contents, limits, &commands);
+            let world = ExaminedWorld::new(&source, &contents, &names);
+            let mut planning = Planning::new(world, limits, &commands);
             let decided = planning.decide_all();
             if planning.saw_a_change() {
                 return Ok(None);

@@ -11,13 +11,12 @@ use super::{
     planned::{EventDraft, PlannedEvents, PlannedResult},
 };
 use crate::{
-    event::{AggregateId, EventId, RecordedEvent, SequenceNumber},
-    store::Append,
+    event::{AggregateId, EventId, NewEvent, RecordedEvent, SequenceNumber},
+    store::{Append, EventStore},
     world::{
         error::{AggregateDamage, Problem, WorldError},
-        history::replay::AggregateSource,
         model::{aggregate::Kind, event::WorldEvent},
-        read_models::{contents::ContainerTable, dangling_references::DanglingReferences},
+        read_models::dangling_references::DanglingReferences,
         rules::{
             command::{Command, Commands, ContentsPolicy as Deleted, Operation},
             refusal::Refusal,
@@ -33,7 +32,7 @@ mod new_events;
 
 pub use earlier::AppendEnd;
 use earlier::{EarlierAttempts, EarlierExecution};
-use examined::ExaminedWorld;
+pub(super) use examined::ExaminedWorld;
 use new_events::NewEvents;
 
 /// What a call appends and returns.
@@ -50,7 +49,7 @@ pub struct Plan {
 
 /// A plan in progress. May block on disk I/O.
 pub struct Planning<'c> {
-    source: &'c AggregateSource,
+    store: &'c EventStore,
     commands: &'c Commands,
     limits: EventLimits,
     world: ExaminedWorld<'c>,
@@ -60,26 +59,24 @@ pub struct Planning<'c> {
     not_found: Vec<EventId>,
     put_into: BTreeSet<AggregateId>,
     events: NewEvents,
+    /// The events by which the names of players are reserved and released. They come last.
+    names: Vec<NewEvent>,
     results: Vec<PlannedResult>,
 }
 
 impl<'c> Planning<'c> {
     /// Creates an empty plan. Nothing is read yet.
-    pub fn new(
-        source: &'c AggregateSource,
-        contents: &'c ContainerTable,
-        limits: EventLimits,
-        commands: &'c Commands,
-    ) -> Self {
+    pub(super) fn new(world: ExaminedWorld<'c>, limits: EventLimits, commands: &'c Commands) -> Self {
         Self {
-            source,
+            store: world.store(),
             commands,
             limits,
-            world: ExaminedWorld::new(source, contents),
+            world,
             executed: None,
             not_found: Vec::new(),
             put_into: BTreeSet::new(),
             events: NewEvents::new(CallDigest::of(&commands.commands), limits),
+            names: Vec::new(),
             results: Vec::new(),
         }
     }
@@ -92,10 +89,10 @@ impl<'c> Planning<'c> {
     /// read.
     pub fn decide_all(&mut self) -> Result<(), WorldError> {
         let Commands { commands, expected } = self.commands;
-        let earlier = EarlierAttempts::find(&self.source.store, self.events.call(), commands)?;
+        let earlier = EarlierAttempts::find(self.store, self.events.call(), commands)?;
         self.not_found = earlier.not_found();
         earlier.refuse_others()?;
-        self.executed = earlier.newest_append(&self.source.store)?;
+        self.executed = earlier.newest_append(self.store)?;
         if earlier.are_incomplete() {
             self.world.expect(None, expected)?;
         }
@@ -132,7 +129,7 @@ impl<'c> Planning<'c> {
     /// Returns an error if the index cannot be read.
     pub fn is_still_valid(&self) -> Result<bool, WorldError> {
         for id in &self.not_found {
-            if self.source.store.find(*id)?.is_some() {
+            if self.store.find(*id)?.is_some() {
                 return Ok(false);
             }
         }
@@ -158,9 +155,13 @@ impl<'c> Planning<'c> {
             }
             _ => DanglingReferences::default(),
         };
+        let named = self.world.names_of_players(&decided);
         let mut drafts = Vec::with_capacity(decided.len());
         for (nth, decided) in decided.iter().enumerate() {
             drafts.push(self.add((index, command), nth, decided)?);
+        }
+        for (nth, event) in self.world.change_names(index, named)?.into_iter().enumerate() {
+            self.names.push(self.events.encode_name((index, command), nth, event)?);
         }
         if let Some((what, _)) = command.puts() {
             self.put_into.extend(self.world.containers(what).cloned());
@@ -196,7 +197,7 @@ impl<'c> Planning<'c> {
     /// Returns the first answer to a command that was executed before, with `first` as its first
     /// event.
     fn executed(&self, command: &Command, first: RecordedEvent) -> Result<PlannedResult, WorldError> {
-        let events = earlier::events(&self.source.store, command, first)?;
+        let events = earlier::events(self.store, command, first)?;
         let is_player = |event: &&RecordedEvent| {
             Kind::of(&event.event.aggregate_type) == Some(Kind::Player)
                 && matches!(WorldEvent::read(event), Ok(WorldEvent::GameObjectContainerUpdated { .. }))
@@ -231,7 +232,8 @@ impl<'c> Planning<'c> {
     /// # Errors
     /// Returns an error if the events exceed the limits of an append.
     pub fn finish(self) -> Result<Plan, WorldError> {
-        let Self { world, events, results, executed, put_into, .. } = self;
+        let Self { world, mut events, names, results, executed, put_into, .. } = self;
+        names.into_iter().for_each(|event| events.push(event));
         let events = events.into_append()?;
         let expected = if events.is_empty() { Vec::new() } else { world.into_heads().into_iter().collect() };
         Ok(Plan { append: Append { events, expected }, results, executed, put_into })

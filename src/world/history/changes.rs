@@ -9,7 +9,7 @@ use serde_json::Value;
 
 use crate::{
     event::AggregateId,
-    world::model::{aggregate::Aggregate, event::WorldEvent},
+    world::model::{aggregate::Aggregate, event::WorldEvent, room::LONG_DESC},
 };
 
 /// A field that differs. A value is `None` if the field has none on that side.
@@ -74,7 +74,7 @@ impl<'e> ComparedFields<'e> {
         match (aggregate, event) {
             (None, _) | (_, WorldEvent::GameObjectDeleted {}) => Self::All(fields(aggregate)),
             (Some(aggregate), event) => {
-                let fields = Field::named_by(event).into_iter();
+                let fields = Field::named_by(event, aggregate).into_iter();
                 Self::Named(fields.map(|field| (field, field.value(aggregate))).collect())
             }
         }
@@ -140,16 +140,25 @@ impl<'f> Field<'f> {
         fields
     }
 
+    /// Returns the field of an attribute. That of the description of a room is the description.
+    fn of_attribute(key: &'f str, aggregate: &Aggregate) -> Self {
+        match aggregate {
+            Aggregate::Room(_) if key == LONG_DESC => Self::Description,
+            Aggregate::Room(_) | Aggregate::GameObject(_) | Aggregate::Player(_) => Self::Attribute(key),
+        }
+    }
+
     /// Returns all fields that an event may change in an existing aggregate.
-    fn named_by(event: &'f WorldEvent) -> Vec<Self> {
+    fn named_by(event: &'f WorldEvent, aggregate: &Aggregate) -> Vec<Self> {
         match event {
             // An existing object cannot be created again, and a deletion is compared as a whole.
             WorldEvent::GameObjectCreated { .. }
             | WorldEvent::GameObjectDeleted {}
             | WorldEvent::ObjectRepaired { .. } => Vec::new(),
-            WorldEvent::GameObjectAttributeUpdated { key, .. } => vec![Self::Attribute(key)],
+            WorldEvent::GameObjectAttributeUpdated { key, .. }
+            | WorldEvent::GameObjectAttributeRemoved { key } => vec![Self::of_attribute(key, aggregate)],
             WorldEvent::GameObjectAttributesUpdated { attributes } => {
-                attributes.keys().map(|key| Self::Attribute(key)).collect()
+                attributes.keys().map(|key| Self::of_attribute(key, aggregate)).collect()
             }
             WorldEvent::GameObjectContainerUpdated { .. } => vec![Self::Container],
             WorldEvent::PlayerCreated { .. } => vec![Self::PasswordHash, Self::Admin],

@@ -37,7 +37,7 @@ const WAITING_MAX: usize = 16;
 /// are smaller than this as JSON.
 const BYTES_MAX: u64 = 4 << 20;
 /// Contains the version of the format. Increment it with every change to the aggregates.
-const MAGIC: &[u8; 16] = b"aethyr-state\0\0\0\x02";
+const MAGIC: &[u8; 16] = b"aethyr-state\0\0\0\x03";
 const CHECKSUM_BYTES: usize = 32;
 
 /// An aggregate after one of its events.

@@ -35,6 +35,26 @@ impl Kind {
     pub fn of(aggregate_type: &str) -> Option<Self> {
         Self::ALL.into_iter().find(|kind| kind.name() == aggregate_type)
     }
+
+    /// Returns the kind of a new object of a class in the game. Classes of other modules, such as
+    /// `Aethyr::Core::Objects::Room`, count by the last part of their name.
+    pub fn of_class(class: &str) -> Self {
+        match class.rsplit("::").next() {
+            Some(Player::CLASS) => Self::Player,
+            Some(Room::CLASS) => Self::Room,
+            Some(_) | None => Self::GameObject,
+        }
+    }
+
+    /// Returns the generic name of a new object that is created without one. Empty if there is
+    /// none.
+    pub fn generic(self) -> &'static str {
+        match self {
+            Self::GameObject => "",
+            Self::Player => "player",
+            Self::Room => "room",
+        }
+    }
 }
 
 /// The state of an aggregate after some of its events.
@@ -102,6 +122,30 @@ impl Aggregate {
             Self::GameObject(_) => Kind::GameObject,
             Self::Player(_) => Kind::Player,
             Self::Room(_) => Kind::Room,
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_class_is_of_a_kind_by_the_last_part_of_its_name() {
+        for (class, kind) in [
+            ("Room", Kind::Room),
+            ("Player", Kind::Player),
+            ("Aethyr::Core::Objects::Room", Kind::Room),
+            ("::Player", Kind::Player),
+            ("GameObject", Kind::GameObject),
+            ("", Kind::GameObject),
+            ("room", Kind::GameObject),
+            ("BathRoom", Kind::GameObject),
+            ("Game:Room", Kind::GameObject),
+            ("Room::Door", Kind::GameObject),
+            ("Room::", Kind::GameObject),
+        ] {
+            assert_eq!(Kind::of_class(class), kind, "{class}");
         }
     }
 }

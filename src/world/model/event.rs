@@ -48,6 +48,11 @@ pub enum WorldEvent {
         /// The new values.
         attributes: Attributes,
     },
+    /// One attribute was removed.
+    GameObjectAttributeRemoved {
+        /// The name of the attribute.
+        key: String,
+    },
     /// The object was moved.
     GameObjectContainerUpdated {
         /// The new container, or `None` if the object lies nowhere from then on.
@@ -165,10 +170,11 @@ impl WorldEvent {
     pub const REPAIRED: &str = "ObjectRepaired";
 
     /// All types of events of the world, in the order of the variants.
-    pub const TYPES: [&str; 17] = [
+    pub const TYPES: [&str; 18] = [
         "GameObjectCreated",
         "GameObjectAttributeUpdated",
         "GameObjectAttributesUpdated",
+        "GameObjectAttributeRemoved",
         "GameObjectContainerUpdated",
         "GameObjectDeleted",
         "PlayerCreated",
@@ -260,6 +266,10 @@ mod tests {
         let data = r#"{"attributes":{"weight":4},"container_id":"room-1","generic":"weapon","name":"sword","type":"Weapon"}"#;
         assert_eq!(event.encode().unwrap(), ("GameObjectCreated".into(), data.into()));
         assert_eq!(WorldEvent::decode("GameObjectCreated", data).unwrap(), event);
+        let removed = WorldEvent::GameObjectAttributeRemoved { key: "weight".into() };
+        let data = r#"{"key":"weight"}"#;
+        assert_eq!(removed.encode().unwrap(), ("GameObjectAttributeRemoved".into(), data.into()));
+        assert_eq!(WorldEvent::decode("GameObjectAttributeRemoved", data).unwrap(), removed);
         let deleted = WorldEvent::GameObjectDeleted {};
         assert_eq!(deleted.encode().unwrap(), ("GameObjectDeleted".into(), "{}".into()));
         assert_eq!(WorldEvent::decode("GameObjectDeleted", "{}").unwrap(), deleted);

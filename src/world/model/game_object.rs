@@ -40,6 +40,9 @@ pub struct GameObject {
 }
 
 impl GameObject {
+    /// The class of an object that is created without one.
+    pub const CLASS: &str = "GameObject";
+
     /// Returns the state after the first event.
     ///
     /// # Errors
@@ -90,6 +93,9 @@ impl GameObject {
             }
             WorldEvent::GameObjectAttributesUpdated { attributes } => {
                 self.attributes.extend(attributes.iter().map(|(key, value)| (key.clone(), value.clone())));
+            }
+            WorldEvent::GameObjectAttributeRemoved { key } => {
+                self.attributes.remove(key).ok_or(BrokenRule::NotThere("attribute"))?;
             }
             WorldEvent::GameObjectContainerUpdated { container_id } => {
                 if container_id.as_ref() == Some(&self.id) {
@@ -147,5 +153,11 @@ impl GameObject {
         let changed = attributes.iter().filter(|(key, value)| self.attributes.get(*key) != Some(*value));
         let attributes: Attributes = changed.map(|(key, value)| (key.clone(), value.clone())).collect();
         (!attributes.is_empty()).then_some(WorldEvent::GameObjectAttributesUpdated { attributes })
+    }
+
+    /// Returns the event that removes an attribute, or `None` if there is no such attribute.
+    pub fn remove_attribute(&self, key: &str) -> Option<WorldEvent> {
+        let there = self.attributes.contains_key(key);
+        there.then(|| WorldEvent::GameObjectAttributeRemoved { key: key.to_owned() })
     }
 }

@@ -41,7 +41,8 @@ pub fn growth(event: &WorldEvent) -> usize {
         | WorldEvent::GameObjectAttributesUpdated { attributes } => attributes.values().map(values).sum(),
         WorldEvent::GameObjectAttributeUpdated { value, .. } => values(value),
         WorldEvent::ItemAddedToInventory { position, .. } => position.as_ref().map_or(1, values),
-        WorldEvent::GameObjectContainerUpdated { .. }
+        WorldEvent::GameObjectAttributeRemoved { .. }
+        | WorldEvent::GameObjectContainerUpdated { .. }
         | WorldEvent::GameObjectDeleted {}
         | WorldEvent::PlayerCreated { .. }
         | WorldEvent::PlayerPasswordUpdated { .. }

@@ -6,7 +6,7 @@
 use rusqlite::{Connection, Result, Row, types::Value as Sql};
 use serde_json::Value;
 
-use crate::world::model::{event::Attributes, size};
+use crate::world::model::{aggregate::Kind, event::Attributes, size};
 
 mod id_ranges;
 mod recursive;
@@ -19,9 +19,11 @@ pub use recursive::page as below;
 /// Selects objects. An empty field matches everything.
 #[derive(Debug, Clone, Default, PartialEq)]
 pub struct ObjectFilter {
-    /// The class in the game.
+    /// The class in the game. `Room` and `Player` also match all rooms and players, whatever their
+    /// class.
     pub class: String,
-    /// The generic name.
+    /// The generic name. `room` and `player` also match rooms and players that have none, as those
+    /// of older services.
     pub generic: String,
     /// The id of the direct container.
     pub container_id: String,
@@ -114,6 +116,20 @@ pub fn game_objects(rows: &Connection, filter: &ObjectFilter, after: &str, count
     Ok(paging.last_page())
 }
 
+/// What the filter `type` compares if it names a kind: the class of an object, or the kind of a
+/// room or player. Has an index.
+const LISTED_TYPE: &str = "(CASE WHEN aggregate_type = 'GameObject' THEN type ELSE aggregate_type END)";
+
+/// What the filter `generic` compares if it is that of a kind. Rooms and players of older services
+/// have none.
+const LISTED_GENERIC: &str = "(CASE WHEN generic = '' AND aggregate_type = 'Room' THEN 'room' \
+     WHEN generic = '' AND aggregate_type = 'Player' THEN 'player' ELSE generic END)";
+
+/// Returns what a filter compares: `listed` if it has the value of a kind, or else the column.
+fn compared<'c>(column: &'c str, listed: &'c str, has_value: impl Fn(Kind) -> bool) -> &'c str {
+    if [Kind::Room, Kind::Player].into_iter().any(has_value) { listed } else { column }
+}
+
 /// Returns the conditions of a query and their values.
 fn conditions(filter: &ObjectFilter, range: &IdRange, after: &str) -> (String, Vec<Sql>) {
     let mut conditions = vec!["id > ?".to_owned()];
@@ -129,8 +145,8 @@ fn conditions(filter: &ObjectFilter, range: &IdRange, after: &str) -> (String, V
     let columns = [
         ("container_id", &filter.container_id),
         ("name", &filter.name),
-        ("type", &filter.class),
-        ("generic", &filter.generic),
+        (compared("type", LISTED_TYPE, |kind| filter.class == kind.name()), &filter.class),
+        (compared("generic", LISTED_GENERIC, |kind| filter.generic == kind.generic()), &filter.generic),
     ];
     for (nth, (column, text)) in columns.into_iter().filter(|(_, text)| !text.is_empty()).enumerate() {
         conditions.push(if nth == 0 { format!("{column} = ?") } else { format!("+{column} = ?") });

@@ -65,7 +65,8 @@ fn check_counts(aggregate: Option<&Aggregate>, decided: &Decided) -> Result<(), 
             }
             Some(Aggregate::GameObject(_) | Aggregate::Player(_)) | None => return Ok(()),
         },
-        WorldEvent::GameObjectContainerUpdated { .. }
+        WorldEvent::GameObjectAttributeRemoved { .. }
+        | WorldEvent::GameObjectContainerUpdated { .. }
         | WorldEvent::GameObjectDeleted {}
         | WorldEvent::PlayerCreated { .. }
         | WorldEvent::PlayerPasswordUpdated { .. }

@@ -11,7 +11,7 @@ use uuid::Uuid;
 
 use crate::{
     event::{AggregateId, EventId, SequenceNumber},
-    world::model::{event::Attributes, password::PasswordHash},
+    world::model::{aggregate::Kind, event::Attributes, password::PasswordHash},
 };
 
 /// The maximum number of commands in one call.
@@ -59,9 +59,9 @@ pub struct Command {
 /// The change to the target of a command.
 #[derive(Debug, Clone, PartialEq, Serialize)]
 pub enum Operation {
-    /// Creates an object that is neither a player nor a room.
+    /// Creates an object. Its class decides whether it is a player, a room or neither.
     CreateGameObject {
-        /// The object's class in the game.
+        /// The object's class in the game. See [`Kind::of_class`].
         #[serde(rename = "type")]
         class: String,
         /// Becomes the attribute `name`, unless it is empty.
@@ -84,6 +84,11 @@ pub enum Operation {
     UpdateGameObjectAttributes {
         /// The new values. At least one.
         attributes: Attributes,
+    },
+    /// Removes one attribute, if the object has it.
+    RemoveGameObjectAttribute {
+        /// The name of the attribute.
+        key: String,
     },
     /// Moves the object.
     UpdateGameObjectContainer {
@@ -198,6 +203,7 @@ impl Operation {
             Self::CreateGameObject { .. } => "CreateGameObject",
             Self::UpdateGameObjectAttribute { .. } => "UpdateGameObjectAttribute",
             Self::UpdateGameObjectAttributes { .. } => "UpdateGameObjectAttributes",
+            Self::RemoveGameObjectAttribute { .. } => "RemoveGameObjectAttribute",
             Self::UpdateGameObjectContainer { .. } => "UpdateGameObjectContainer",
             Self::DeleteGameObject { .. } => "DeleteGameObject",
             Self::CreatePlayer { .. } => "CreatePlayer",
@@ -211,6 +217,29 @@ impl Operation {
             Self::RemoveItemFromInventory { .. } => "RemoveItemFromInventory",
             Self::EquipItem { .. } => "EquipItem",
             Self::UnequipItem { .. } => "UnequipItem",
+        }
+    }
+
+    /// Returns the kind of the object that the operation creates, or `None` if it creates none.
+    pub fn creates(&self) -> Option<Kind> {
+        match self {
+            Self::CreateGameObject { class, .. } => Some(Kind::of_class(class)),
+            Self::CreatePlayer { .. } => Some(Kind::Player),
+            Self::CreateRoom { .. } => Some(Kind::Room),
+            Self::UpdateGameObjectAttribute { .. }
+            | Self::UpdateGameObjectAttributes { .. }
+            | Self::RemoveGameObjectAttribute { .. }
+            | Self::UpdateGameObjectContainer { .. }
+            | Self::DeleteGameObject { .. }
+            | Self::UpdatePlayerPassword { .. }
+            | Self::UpdatePlayerAdminStatus { .. }
+            | Self::UpdateRoomDescription { .. }
+            | Self::AddRoomExit { .. }
+            | Self::RemoveRoomExit { .. }
+            | Self::AddItemToInventory { .. }
+            | Self::RemoveItemFromInventory { .. }
+            | Self::EquipItem { .. }
+            | Self::UnequipItem { .. } => None,
         }
     }
 }
@@ -227,6 +256,12 @@ impl Command {
         EventId::from(Uuid::new_v5(&EVENT_IDS, name.as_bytes()))
     }
 
+    /// Returns the id of the event number `index` by which the command changes reservations of
+    /// names.
+    pub fn name_event_id(&self, index: usize) -> EventId {
+        name_event_id(&self.id, index)
+    }
+
     /// Returns the object that the command puts somewhere, and its new container. The inner `None`
     /// means that the object will have no container. Returns `None` for all other commands.
     pub fn puts(&self) -> Option<(&AggregateId, Option<&AggregateId>)> {
@@ -238,6 +273,7 @@ impl Command {
             Operation::AddItemToInventory { item_id, .. } => Some((item_id, Some(&self.target))),
             Operation::UpdateGameObjectAttribute { .. }
             | Operation::UpdateGameObjectAttributes { .. }
+            | Operation::RemoveGameObjectAttribute { .. }
             | Operation::DeleteGameObject { .. }
             | Operation::CreatePlayer { .. }
             | Operation::UpdatePlayerPassword { .. }
@@ -258,4 +294,12 @@ impl Command {
         let operation = serde_json::to_vec(&(&self.target, &self.operation)).unwrap_or_default();
         hex::encode(Sha256::digest(operation)).chars().take(32).collect()
     }
+}
+
+/// Returns the id of the event number `index` by which a command, or an append, changes
+/// reservations of names. It is the same in every attempt. `cause` is the id of the command, or
+/// what identifies the append.
+pub fn name_event_id(cause: &str, index: usize) -> EventId {
+    let name = format!("{cause}\nname\n{index}");
+    EventId::from(Uuid::new_v5(&EVENT_IDS, name.as_bytes()))
 }

@@ -3,9 +3,8 @@
 //! Pure: examines what is known, and returns the events, what else it needs to know, or why it
 //! refuses. The caller must make sure that nothing examined changes before the events are stored.
 
-use serde_json::Value;
-
 use super::{
+    attributes::{self, Creation},
     capacity,
     command::{Command, Operation},
     moving::{self, Put, check_container},
@@ -14,13 +13,7 @@ use super::{
 };
 use crate::{
     event::AggregateId,
-    world::model::{
-        aggregate::Kind,
-        event::{Attributes, WorldEvent},
-        game_object::NAME,
-        player::Player,
-        room::Room,
-    },
+    world::model::{aggregate::Kind, event::WorldEvent},
 };
 
 /// Returns the events that the command leads to, in order. Empty if the command changes nothing.
@@ -36,36 +29,30 @@ pub fn decide(known: &WorldView, command: &Command) -> Result<Vec<Decided>, Unde
 fn rules(known: &WorldView, command: &Command) -> Result<Vec<Decided>, Undecided> {
     let id = &command.target;
     match &command.operation {
-        Operation::CreateGameObject { class, name, generic, container_id, attributes } => {
+        Operation::CreateGameObject { class, name, generic, container_id, attributes: initial } => {
             let created = WorldEvent::GameObjectCreated {
                 class: class.clone(),
                 name: name.clone(),
                 generic: generic.clone(),
                 container_id: container_id.clone(),
-                attributes: attributes.clone(),
+                attributes: initial.clone(),
             };
-            create(known, id, Kind::GameObject, vec![created])
+            let Creation { kind, events } = attributes::creation(id, created)?;
+            create(known, id, kind, events)
         }
         Operation::CreatePlayer { name, password_hash } => {
             let player = WorldEvent::PlayerCreated { password_hash: password_hash.clone(), admin: false };
-            create(known, id, Kind::Player, vec![named(Player::CLASS, name), player])
+            create(known, id, Kind::Player, vec![attributes::named(Kind::Player, name), player])
         }
         Operation::CreateRoom { name, description } => {
             let room = WorldEvent::RoomCreated { description: description.clone() };
-            create(known, id, Kind::Room, vec![named(Room::CLASS, name), room])
+            create(known, id, Kind::Room, vec![attributes::named(Kind::Room, name), room])
         }
-        Operation::UpdateGameObjectAttribute { key, value } => {
-            if key == NAME {
-                check_name(known, id, value)?;
-            }
-            one(known, id, known.living(id)?.object().update_attribute(key, value))
+        Operation::UpdateGameObjectAttribute { key, value } => attributes::update(known, id, key, value),
+        Operation::UpdateGameObjectAttributes { attributes: changed } => {
+            attributes::update_all(known, id, changed)
         }
-        Operation::UpdateGameObjectAttributes { attributes } => {
-            if let Some(name) = attributes.get(NAME) {
-                check_name(known, id, name)?;
-            }
-            one(known, id, known.living(id)?.object().update_attributes(attributes))
-        }
+        Operation::RemoveGameObjectAttribute { key } => attributes::remove(known, id, key),
         Operation::UpdateGameObjectContainer { container_id } => {
             moving::move_to(known, id, container_id.as_ref())
         }
@@ -92,27 +79,6 @@ fn rules(known: &WorldView, command: &Command) -> Result<Vec<Decided>, Undecided
         Operation::RemoveItemFromInventory { item_id } => moving::remove_item(known, id, item_id),
         Operation::EquipItem { item_id, slot } => moving::equip(known, id, item_id, slot),
         Operation::UnequipItem { item_id, slot } => moving::unequip(known, id, item_id, slot.as_deref()),
-    }
-}
-
-/// Checks that a player has a name, because players are found by it. All other requirements on
-/// names were checked before, for all objects alike.
-fn check_name(known: &WorldView, id: &AggregateId, name: &Value) -> Result<(), Undecided> {
-    let is_empty = name.as_str().is_none_or(str::is_empty);
-    match known.living(id)?.kind() {
-        Kind::Player if is_empty => Err(Refusal::Nameless(id.clone()).into()),
-        Kind::Player | Kind::GameObject | Kind::Room => Ok(()),
-    }
-}
-
-/// Returns the event that creates the game object of a player or a room.
-fn named(class: &str, name: &str) -> WorldEvent {
-    WorldEvent::GameObjectCreated {
-        class: class.to_owned(),
-        name: name.to_owned(),
-        generic: String::new(),
-        container_id: None,
-        attributes: Attributes::new(),
     }
 }
 

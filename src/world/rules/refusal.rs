@@ -81,6 +81,18 @@ pub enum Refusal {
     /// The attribute `name` of a player would become empty, or something other than a string.
     #[error("{0}: the name of a player must be a non-empty string")]
     Nameless(AggregateId),
+    /// Names of players are unique, and another player has the name.
+    #[error("{id}: another player has the name {name:?}")]
+    NameTaken {
+        /// The player that was to get the name.
+        id: AggregateId,
+        /// The name.
+        name: String,
+    },
+    /// The attribute `long_desc` of a room, which is its description, would be something other than
+    /// a string.
+    #[error("{0}: the attribute long_desc of a room is its description, and must be a string")]
+    DescriptionNotText(AggregateId),
     /// The exit to be removed does not exist.
     #[error("{room}: has no exit {direction:?}")]
     NoSuchExit {
@@ -176,6 +188,8 @@ impl Refusal {
             Self::TooMuchInside { .. } => "TOO_MUCH_INSIDE",
             Self::Itself(_) => "ITSELF",
             Self::Nameless(_) => "NAME_MISSING",
+            Self::NameTaken { .. } => "NAME_TAKEN",
+            Self::DescriptionNotText(_) => "DESCRIPTION_NOT_TEXT",
             Self::NoSuchExit { .. } => "NO_SUCH_EXIT",
             Self::NotInInventory { .. } => "NOT_IN_INVENTORY",
             Self::NotCarried { .. } => "NOT_CARRIED",
@@ -198,7 +212,9 @@ impl Refusal {
             | Self::NotARoom(id)
             | Self::Itself(id)
             | Self::Nameless(id)
+            | Self::DescriptionNotText(id)
             | Self::NoSuchEvent { id, .. }
+            | Self::NameTaken { id, .. }
             | Self::Full { id, .. }
             | Self::NotEmpty { id, .. }
             | Self::TooMuchInside { id, .. }

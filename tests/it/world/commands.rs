@@ -37,6 +37,10 @@ async fn each_command_leads_to_the_events_of_the_contract() {
             json!({"update_game_object_attributes": {"id": "t", "attributes": {"a": true, "b": "x"}}}),
             vec!["GameObjectAttributesUpdated"],
         ),
+        (
+            json!({"remove_game_object_attribute": {"id": "t", "key": "a"}}),
+            vec!["GameObjectAttributeRemoved"],
+        ),
         (moving("t", "s"), vec!["GameObjectContainerUpdated"]),
         (
             json!({"update_player_password": {"id": "p", "password_hash": "a".repeat(64)}}),
@@ -68,7 +72,7 @@ async fn each_command_leads_to_the_events_of_the_contract() {
         assert_eq!(event_types(&answer), expected, "{command}");
     }
     let events = service.stats().await.event_count;
-    assert_eq!(events, 22);
+    assert_eq!(events, 23);
     let seen = game.ask("GetPlayer", json!({"id": "p"})).await;
     assert_eq!(seen["player"]["password_hash"], "a".repeat(64));
     assert_eq!(seen["player"]["admin"], true);
@@ -352,7 +356,10 @@ async fn bad_commands_are_refused_with_the_field_and_change_nothing() {
             json!([room("r"), thing("t", "r"), moving("t", "aethyr:audit")]),
             "commands[2].container_id: must not begin with aethyr:, which the service reserves",
         ),
-        (json!([{"create_game_object": {"id": "t"}}]), "commands[0].type: must not be empty"),
+        (
+            json!([{"create_game_object": {"id": "t", "type": "a\nb"}}]),
+            "commands[0].type: must not contain control characters",
+        ),
         (
             json!([{"update_game_object_attribute": {"id": "t", "key": "k"}}]),
             "commands[0].value: has no value",

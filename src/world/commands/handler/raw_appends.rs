@@ -10,14 +10,20 @@ use std::{
 
 use tracing::warn;
 
-use super::{ATTEMPTS_MAX, Handler, pause};
+use super::{
+    ATTEMPTS_MAX, Handler, pause,
+    raw_names::{self, SentEvent},
+};
 use crate::{
     error::{Conflict, StoreError},
     event::{AggregateId, NewEvent, SequenceNumber},
     refusals::{self, Severity},
     store::{Append, Origin, StoredAppend},
     world::{
-        commands::aggregate_locks::LockRequest,
+        commands::{
+            aggregate_locks::LockRequest,
+            names::{NameChange, PlayerNames, name_of},
+        },
         error::{AggregateDamage, InvalidRawAppend, Problem, RawAppendProblem, WorldError},
         history::{
             rehydration::InvalidEvents,
@@ -38,7 +44,14 @@ use crate::{
 type Objects = BTreeMap<AggregateId, Option<Kind>>;
 
 /// The last sequence number of each object at the moment when its events were found to fit.
-type LastSequences = BTreeMap<AggregateId, SequenceNumber>;
+pub(super) type LastSequences = BTreeMap<AggregateId, SequenceNumber>;
+
+/// What was found out about an append that fits.
+struct CheckedAppend {
+    heads: LastSequences,
+    /// The events by which names of players are reserved and released.
+    names: Vec<SentEvent>,
+}
 
 /// The objects that were found damaged. Each is reported only once, and only a limited number is
 /// recorded.
@@ -105,13 +118,18 @@ impl Handler {
             return Ok(self.source.store.append_here(append, origin).await?);
         }
         let turn = Arc::new(self.turns.take(&LockRequest::alone(objects.keys())).await);
+        // An earlier attempt is over now, so what it stored can be found.
+        let has_player = objects.values().any(|kind| kind.is_none_or(|kind| kind == Kind::Player));
+        if has_player && let Some(stored) = self.as_stored_before(&append).await? {
+            return Ok(self.source.store.append_here(stored, origin).await?);
+        }
         let append = Arc::new(append);
         for attempt in 0..ATTEMPTS_MAX {
             if attempt > 1 {
                 tokio::time::sleep(pause(attempt)).await;
             }
-            let heads = match self.check(append.clone(), objects.clone()).await {
-                Ok(heads) => heads,
+            let CheckedAppend { heads, names } = match self.check(append.clone(), objects.clone()).await {
+                Ok(checked) => checked,
                 Err(error) => return self.unless_stored(&append, error).await,
             };
             let expected_by_caller: BTreeSet<&AggregateId> =
@@ -121,8 +139,7 @@ impl Handler {
             // The memory of the call counts elsewhere: the original events stay in memory next to
             // these until this call ends.
             let origin = origin.of_attempt(Some(turn.clone()));
-            let events = append.events.clone();
-            match self.source.store.append_here(Append { events, expected }, origin).await {
+            match self.source.store.append_here(raw_names::with(&append, names, expected), origin).await {
                 Err(StoreError::Conflict(Conflict::WrongExpectedSequence { aggregate, .. }))
                     if !expected_by_caller.contains(&aggregate) => {}
                 result => return Ok(result?),
@@ -163,7 +180,8 @@ impl Handler {
     /// Returns the first answer if the append was stored before, whatever prevents it now.
     /// Otherwise returns the error.
     async fn unless_stored(&self, append: &Append, error: WorldError) -> Result<StoredAppend, WorldError> {
-        if let Some(stored) = self.source.store.first_answer(append).await? {
+        let before = self.as_stored_before(append).await?;
+        if let Some(stored) = self.source.store.first_answer(before.as_ref().unwrap_or(append)).await? {
             return Ok(stored);
         }
         // If no writes are accepted at all, the client has to know that first.
@@ -175,21 +193,28 @@ impl Handler {
     }
 
     /// Loads the objects and checks the events. May block on disk I/O.
-    async fn check(&self, append: Arc<Append>, objects: Objects) -> Result<LastSequences, WorldError> {
+    async fn check(&self, append: Arc<Append>, objects: Objects) -> Result<CheckedAppend, WorldError> {
         let (source, raw_appends, told) = (self.source.clone(), self.raw_appends, self.told.clone());
+        let (names, events_max) = (self.names.clone(), self.limits.append_events_max);
         let check = move || {
             let checking = Checking { source: &source, append: &append, raw_appends, told: &told };
-            let mut heads = LastSequences::new();
+            let (mut heads, mut renamed) = (LastSequences::new(), Vec::new());
             for (id, kind) in objects {
-                if let Some(head) = checking.object(&id, kind)? {
+                if let Some((head, renaming)) = checking.object(&id, kind)? {
                     heads.insert(id, head);
+                    renamed.extend(renaming);
                 }
             }
-            Ok(heads)
+            let names = checking.names(&names, &renamed, &mut heads, events_max)?;
+            Ok(CheckedAppend { heads, names })
         };
         self.in_a_place(check).await
     }
 }
+
+/// The sequence number that the events of an object follow, and how they change the name of a
+/// player.
+type CheckedObject = (SequenceNumber, Option<NameChange>);
 
 struct Checking<'c> {
     source: &'c AggregateSource,
@@ -199,11 +224,12 @@ struct Checking<'c> {
 }
 
 impl Checking<'_> {
-    /// Checks the events of one object. Returns the sequence number that they follow, or `None` if
-    /// the object is damaged or not part of the world.
-    fn object(&self, id: &AggregateId, kind: Option<Kind>) -> Result<Option<SequenceNumber>, WorldError> {
+    /// Checks the events of one object. Returns the sequence number that they follow, and how they
+    /// change its name if it is a player. Returns `None` if the object is damaged or not part of
+    /// the world.
+    fn object(&self, id: &AggregateId, kind: Option<Kind>) -> Result<Option<CheckedObject>, WorldError> {
         // The store rejects the event unless the aggregate is created meanwhile.
-        let Some(kind) = kind else { return Ok(Some(SequenceNumber(0))) };
+        let Some(kind) = kind else { return Ok(Some((SequenceNumber(0), None))) };
         let invalid =
             |index, problem| self.invalid(InvalidRawAppend { index, id: id.clone(), kind, problem });
         let events = self.append.events.iter().enumerate().map(|(index, (event, _))| (index, event));
@@ -227,20 +253,49 @@ impl Checking<'_> {
         };
         let (head, kind) = (loaded.last, loaded.kind.unwrap_or(kind));
         let mut aggregate = loaded.state.map(|state| state.aggregate);
+        let name = |aggregate: &Option<Aggregate>| aggregate.as_ref().and_then(name_of).map(str::to_owned);
+        let before = name(&aggregate);
         for (index, event) in events {
             let after = after(aggregate.take(), kind, event);
             aggregate = Some(after.map_err(|problem| invalid(index, RawAppendProblem::Event(problem)))?);
         }
+        self.expected(id, head)?;
+        let renaming = NameChange { player: id.clone(), before, after: name(&aggregate) };
+        Ok(Some((head, Some(renaming))))
+    }
+
+    /// Returns the events that reserve and release the names of players.
+    fn names(
+        &self,
+        names: &PlayerNames,
+        changes: &[NameChange],
+        heads: &mut LastSequences,
+        events_max: usize,
+    ) -> Result<Vec<SentEvent>, WorldError> {
+        let reserved =
+            raw_names::reserve((&self.source.store, names), self.append, changes, heads, events_max);
+        let reserved = reserved.map_err(|error| self.unless_conflict(error))?;
+        heads.iter().try_for_each(|(id, head)| self.expected(id, *head))?;
+        Ok(reserved)
+    }
+
+    /// Checks that the client does not expect another sequence number of an aggregate than the one
+    /// with which the events were checked.
+    fn expected(&self, id: &AggregateId, head: SequenceNumber) -> Result<(), WorldError> {
         match self.append.expected.iter().find(|(expecting, _)| expecting == id) {
-            // The events were checked against a different sequence number than the client expects.
             Some((_, expected)) if *expected != head => Err(self.conflict(id, *expected, head)),
-            Some(_) | None => Ok(Some(head)),
+            Some(_) | None => Ok(()),
         }
     }
 
-    /// Returns the error for an event that does not fit. A conflict with a sequence number that the
-    /// client expects takes precedence.
+    /// Returns the error for an event that does not fit.
     fn invalid(&self, append: InvalidRawAppend) -> WorldError {
+        self.unless_conflict(WorldError::InvalidRawAppend(Box::new(append)))
+    }
+
+    /// Returns the error, or the conflict with a sequence number that the client expects, which
+    /// takes precedence.
+    fn unless_conflict(&self, refused: WorldError) -> WorldError {
         for (id, expected) in &self.append.expected {
             match replay::last_sequence(&self.source.store, id) {
                 Ok(actual) if actual != *expected => return self.conflict(id, *expected, actual),
@@ -248,7 +303,7 @@ impl Checking<'_> {
                 Err(error) => return error,
             }
         }
-        WorldError::InvalidRawAppend(Box::new(append))
+        refused
     }
 
     fn conflict(&self, id: &AggregateId, expected: SequenceNumber, actual: SequenceNumber) -> WorldError {

@@ -9,7 +9,9 @@ use std::collections::BTreeMap;
 use crate::{
     error::StoreError,
     event::{AggregateId, SequenceNumber},
+    store::EventStore,
     world::{
+        commands::names::{NameChange, NameReservations, OfReservation, PlayerNames, name_of},
         error::WorldError,
         history::replay::{self, AggregateSource},
         model::{
@@ -34,7 +36,7 @@ const OBJECTS_MAX: usize = 1000;
 const OBJECTS_SIZE_MAX: usize = 8_000_000;
 
 /// What a call has examined so far. May block on disk I/O.
-pub(super) struct ExaminedWorld<'s> {
+pub(in crate::world::commands) struct ExaminedWorld<'s> {
     source: &'s AggregateSource,
     contents: &'s ContainerTable,
     known: WorldView,
@@ -47,10 +49,15 @@ pub(super) struct ExaminedWorld<'s> {
     /// Objects whose events are all excluded by repairs. They can only be created again as the same
     /// kind.
     emptied: BTreeMap<AggregateId, Kind>,
+    names: NameReservations<'s>,
 }
 
 impl<'s> ExaminedWorld<'s> {
-    pub(super) fn new(source: &'s AggregateSource, contents: &'s ContainerTable) -> Self {
+    pub(in crate::world::commands) fn new(
+        source: &'s AggregateSource,
+        contents: &'s ContainerTable,
+        names: &'s PlayerNames,
+    ) -> Self {
         Self {
             source,
             contents,
@@ -59,7 +66,13 @@ impl<'s> ExaminedWorld<'s> {
             heads: BTreeMap::new(),
             saw_a_change: false,
             emptied: BTreeMap::new(),
+            names: NameReservations::new(&source.store, names),
         }
+    }
+
+    /// Returns the store that everything is loaded from.
+    pub(super) fn store(&self) -> &'s EventStore {
+        &self.source.store
     }
 
     /// Checks the sequence numbers that a command expects, or the call as a whole.
@@ -117,6 +130,38 @@ impl<'s> ExaminedWorld<'s> {
     /// Returns an error if the event is invalid. The aggregate is then no longer known.
     pub(super) fn apply(&mut self, decided: &Decided) -> Result<(), BrokenRule> {
         self.known.apply(&decided.id, decided.kind, &decided.event)
+    }
+
+    /// Returns the players that the events belong to, each with its name at present.
+    pub(super) fn names_of_players(&self, decided: &[Decided]) -> BTreeMap<AggregateId, Option<String>> {
+        let players = decided.iter().filter(|one| one.kind == Kind::Player).map(|one| one.id.clone());
+        players.map(|id| (id.clone(), self.name(&id))).collect()
+    }
+
+    fn name(&self, player: &AggregateId) -> Option<String> {
+        self.known.find(player).ok().flatten().and_then(name_of).map(str::to_owned)
+    }
+
+    /// Returns the events of reservations that follow from the events of the command at `index`,
+    /// which have been applied. `before` has the names of the players before that.
+    ///
+    /// # Errors
+    /// Returns an error if another player has a name, or if a reservation cannot be read.
+    pub(super) fn change_names(
+        &mut self,
+        index: usize,
+        before: BTreeMap<AggregateId, Option<String>>,
+    ) -> Result<Vec<OfReservation>, WorldError> {
+        let change = |(player, before)| NameChange { after: self.name(&player), player, before };
+        let changes: Vec<NameChange> = before.into_iter().map(change).collect();
+        let changed = self.names.change(&changes);
+        // Also if it is refused, so that the refusal holds only while nothing changes.
+        let heads: Vec<_> = self.names.heads().map(|(id, last)| (id.clone(), last)).collect();
+        heads.into_iter().for_each(|(id, last)| self.look_at(&id, last));
+        changed.map_err(|error| match error {
+            WorldError::Refused { refusal, .. } => WorldError::Refused { command: Some(index), refusal },
+            other => other,
+        })
     }
 
     /// Returns the containers of an object, from the inside to the outside.

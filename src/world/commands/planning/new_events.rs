@@ -7,7 +7,7 @@ use crate::{
     error::StoreError,
     event::{AggregateId, Content, ContentDigest, NewEvent},
     world::{
-        commands::call::CallDigest,
+        commands::{call::CallDigest, names::OfReservation},
         error::WorldError,
         rules::{
             command::{ACTOR, COMMAND, COMMAND_DIGEST, Command},
@@ -78,6 +78,28 @@ impl NewEvents {
             metadata,
             occurred_at: None,
         })
+    }
+
+    /// Encodes an event of a reservation, the number `nth` of the command at `index`. Its metadata
+    /// has no digests, because they would tell about the password of a player.
+    ///
+    /// # Errors
+    /// Returns an error if JSON cannot represent the event.
+    pub(super) fn encode_name(
+        &self,
+        (index, command): (usize, &Command),
+        nth: usize,
+        (reservation, event): OfReservation,
+    ) -> Result<NewEvent, WorldError> {
+        let event = event.encode(command.name_event_id(nth), reservation);
+        let event =
+            event.map_err(|error| StoreError::invalid(format!("commands[{index}]"), error.to_string()))?;
+        let mut metadata = BTreeMap::from([(COMMAND.to_owned(), command.operation.name().to_owned())]);
+        if !command.actor.is_empty() {
+            metadata.insert(ACTOR.to_owned(), command.actor.clone());
+        }
+        let (correlation_id, causation_id) = (command.correlation_id.clone(), command.id.clone());
+        Ok(NewEvent { correlation_id, causation_id, metadata, ..event })
     }
 
     pub(super) fn push(&mut self, event: NewEvent) {

@@ -180,6 +180,63 @@ fn a_list_with_prefixes_has_the_objects_with_one_of_them_in_pages_of_any_size() 
 }
 
 #[test]
+fn rooms_and_players_are_found_by_type_and_by_generic_name_also_those_of_older_services() {
+    let rows = tables();
+    for (id, kind, class, generic) in [
+        ("a-new", "Room", "Room", "room"),
+        ("b-old", "Room", "Room", ""),
+        ("c-raw", "Room", "", "room"),
+        ("d-class", "Room", "Aethyr::Core::Objects::Room", "cave"),
+        ("e-new", "Player", "Player", "player"),
+        ("f-old", "Player", "Player", ""),
+        ("g-raw", "Player", "", "player"),
+        // Before the class decided about the kind.
+        ("h-object", "GameObject", "Room", ""),
+        ("i-object", "GameObject", "Thing", "room"),
+        ("j-object", "GameObject", "Thing", ""),
+    ] {
+        rows.execute(
+            "INSERT INTO game_objects VALUES (?1, ?2, ?3, '', ?4, NULL, '{}', 1, '', '')",
+            params![id, kind, class, generic],
+        )
+        .unwrap();
+    }
+    let list = |class: &str, generic: &str| -> String {
+        let (class, generic) = (class.to_owned(), generic.to_owned());
+        let filter = ObjectFilter { class, generic, ..ObjectFilter::default() };
+        let found = game_objects(&rows, &filter, "", 100).unwrap().objects;
+        found.into_iter().map(|object| object.id.chars().next().unwrap()).collect()
+    };
+    assert_eq!(list("Room", ""), "abcdh");
+    assert_eq!(list("Player", ""), "efg");
+    assert_eq!(list("", "room"), "abci");
+    assert_eq!(list("", "player"), "efg");
+    assert_eq!(list("Room", "room"), "abc");
+    assert_eq!(list("Room", "player"), "");
+    assert_eq!(list("Room", "cave"), "d");
+    assert_eq!(list("Aethyr::Core::Objects::Room", ""), "d");
+    assert_eq!(list("Thing", ""), "ij");
+    assert_eq!(list("", "cave"), "d");
+}
+
+/// The index has exactly the expression of the query.
+#[test]
+fn a_list_of_a_kind_uses_an_index() {
+    let rows = tables();
+    let filter = ObjectFilter { class: "Room".to_owned(), ..ObjectFilter::default() };
+    let range = &super::ranges(&[])[0];
+    let (conditions, values) = super::conditions(&filter, range, "");
+    let sql = format!(
+        "EXPLAIN QUERY PLAN SELECT {} FROM game_objects WHERE {conditions} ORDER BY id",
+        super::COLUMNS
+    );
+    let mut query = rows.prepare(&sql).unwrap();
+    let steps = query.query_map(rusqlite::params_from_iter(values), |row| row.get(3)).unwrap();
+    let plan: Vec<String> = steps.map(Result::unwrap).collect();
+    assert!(plan.len() == 1 && plan[0].contains("game_objects_by_listed_type"), "{plan:?}");
+}
+
+#[test]
 fn players_are_found_by_prefix_however_many_others_have_the_name() {
     let rows = Connection::open_in_memory().unwrap();
     rows.execute_batch("CREATE TABLE players (id TEXT, name TEXT, admin INTEGER, container_id TEXT)")

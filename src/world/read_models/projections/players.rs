@@ -16,7 +16,7 @@ impl Projection for Players {
     }
 
     fn version(&self) -> u32 {
-        2
+        3
     }
 
     fn aggregate_types(&self) -> &'static [&'static str] {
@@ -65,6 +65,9 @@ impl Projection for Players {
                 if let Some(name) = attributes.get(NAME) {
                     named(name)?;
                 }
+            }
+            Some(WorldEvent::GameObjectAttributeRemoved { key }) if key == NAME => {
+                named(&Value::Null)?;
             }
             Some(WorldEvent::GameObjectContainerUpdated { container_id }) => {
                 rows.prepare_cached("UPDATE players SET container_id = ?2 WHERE id = ?1")?

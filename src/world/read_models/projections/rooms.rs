@@ -6,7 +6,11 @@ use rusqlite::{Connection, Result, params};
 use serde_json::Value;
 
 use super::{ProjectedEvent, Projection};
-use crate::world::model::{event::WorldEvent, game_object::NAME};
+use crate::world::model::{
+    event::WorldEvent,
+    game_object::NAME,
+    room::{self, LONG_DESC},
+};
 
 pub(super) struct Rooms;
 
@@ -16,7 +20,7 @@ impl Projection for Rooms {
     }
 
     fn version(&self) -> u32 {
-        2
+        3
     }
 
     fn aggregate_types(&self) -> &'static [&'static str] {
@@ -48,20 +52,29 @@ impl Projection for Rooms {
             rows.prepare_cached("UPDATE rooms SET name = ?2 WHERE id = ?1")?
                 .execute(params![id, name.as_str().unwrap_or_default()])
         };
+        let described = |description: &str| {
+            rows.prepare_cached("UPDATE rooms SET description = ?2 WHERE id = ?1")?
+                .execute(params![id, description])
+        };
         match event.happened {
             Some(WorldEvent::GameObjectCreated { name, attributes, .. }) => {
                 let name = match name.as_str() {
                     "" => attributes.get(NAME).and_then(Value::as_str).unwrap_or_default(),
                     name => name,
                 };
-                rows.prepare_cached("INSERT OR IGNORE INTO rooms VALUES (?1, ?2, '')")?
-                    .execute(params![id, name])?;
+                let description = room::description_in(attributes).unwrap_or_default();
+                rows.prepare_cached("INSERT OR IGNORE INTO rooms VALUES (?1, ?2, ?3)")?.execute(params![
+                    id,
+                    name,
+                    description
+                ])?;
             }
+            // An event without a description leaves the one in the attributes.
+            Some(WorldEvent::RoomCreated { description }) if description.is_empty() => {}
             Some(
                 WorldEvent::RoomCreated { description } | WorldEvent::RoomDescriptionUpdated { description },
             ) => {
-                rows.prepare_cached("UPDATE rooms SET description = ?2 WHERE id = ?1")?
-                    .execute(params![id, description])?;
+                described(description)?;
             }
             Some(WorldEvent::RoomExitAdded { direction, target_room_id }) => {
                 rows.prepare_cached("INSERT OR REPLACE INTO room_exits VALUES (?1, ?2, ?3)")?
@@ -74,10 +87,22 @@ impl Projection for Rooms {
             Some(WorldEvent::GameObjectAttributeUpdated { key, value }) if key == NAME => {
                 named(value)?;
             }
+            Some(WorldEvent::GameObjectAttributeUpdated { key, value }) if key == LONG_DESC => {
+                described(&room::description(value))?;
+            }
             Some(WorldEvent::GameObjectAttributesUpdated { attributes }) => {
                 if let Some(name) = attributes.get(NAME) {
                     named(name)?;
                 }
+                if let Some(description) = room::description_in(attributes) {
+                    described(&description)?;
+                }
+            }
+            Some(WorldEvent::GameObjectAttributeRemoved { key }) if key == NAME => {
+                named(&Value::Null)?;
+            }
+            Some(WorldEvent::GameObjectAttributeRemoved { key }) if key == LONG_DESC => {
+                described("")?;
             }
             Some(WorldEvent::GameObjectDeleted {}) => {
                 rows.prepare_cached("DELETE FROM rooms WHERE id = ?1")?.execute([id])?;

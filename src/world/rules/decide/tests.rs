@@ -5,8 +5,12 @@
 use serde_json::{Value, json};
 
 use super::*;
-use crate::world::{model::password::PasswordHash, rules::command::ContentsPolicy};
+use crate::world::{
+    model::{event::Attributes, password::PasswordHash},
+    rules::command::ContentsPolicy,
+};
 
+mod attributes;
 mod capacity;
 mod places;
 
@@ -146,7 +150,7 @@ fn creating_gives_a_game_object_and_what_it_is_besides() {
     let created = |class: &str, name: &str| WorldEvent::GameObjectCreated {
         class: class.into(),
         name: name.into(),
-        generic: String::new(),
+        generic: class.to_lowercase(),
         container_id: None,
         attributes: Attributes::new(),
     };
@@ -181,6 +185,7 @@ fn changes() -> Vec<Operation> {
     vec![
         attribute("name", "x".into()),
         Operation::UpdateGameObjectAttributes { attributes: Attributes::from([("k".into(), 1.into())]) },
+        Operation::RemoveGameObjectAttribute { key: "name".into() },
         to(None),
         deletion(),
         Operation::UpdatePlayerPassword { password_hash: hash('b') },

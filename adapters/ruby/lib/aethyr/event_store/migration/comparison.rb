@@ -33,7 +33,10 @@ module Aethyr
           case thing.kind
           when :room
             room = @client.get_room(thing.id)
-            object(room.object).merge("description" => room.description, "exits" => room.exits.to_h)
+            state = object(room.object)
+            # The service shows the description under this name as well.
+            state["attributes"].delete("long_desc")
+            state.merge("description" => room.description, "exits" => room.exits.to_h)
           when :player
             player = @client.get_player(thing.id)
             hash = player.redacted ? nil : player.password_hash

@@ -48,7 +48,8 @@ module Aethyr
           # stay in theirs, is listed exactly once, even if other objects move between two pages. If the
           # container does not exist, the list is empty.
           rpc :ListContents, ::Aethyr::World::V1::ListContentsRequest, ::Aethyr::World::V1::ListContentsResponse
-          # Finds players by name, ignoring the case of ASCII letters. Names need not be unique.
+          # Finds players by name, ignoring the case of ASCII letters. Names need not be unique, unless
+          # `world.player_names.unique` is set.
           rpc :FindPlayer, ::Aethyr::World::V1::FindPlayerRequest, ::Aethyr::World::V1::FindPlayerResponse
           # Returns the events of an object with the changes that each made, by whom and why. Errors: those
           # of GetGameObject; `NO_SUCH_EVENT` if `from_sequence` is more than one beyond the last event.

@@ -396,7 +396,11 @@ export const CommandSchema: GenMessage<Command, {jsonType: CommandJson}> = /*@__
   messageDesc(file_aethyr_world_v1_commands, 0);
 
 /**
- * Creates a game object. Event: `GameObjectCreated`.
+ * Creates an object. Event: `GameObjectCreated`.
+ *
+ * If `type` is `Room` or `Player`, or ends in `::Room` or `::Player`, the object is a room or a
+ * player: its aggregate has that type, `RoomCreated` or `PlayerCreated` follows, and all rules of
+ * rooms and players hold. A player needs a name, has no password, and is no administrator.
  *
  * @generated from message aethyr.world.v1.CreateGameObject
  */
@@ -410,7 +414,7 @@ export type CreateGameObject = Message<"aethyr.world.v1.CreateGameObject"> & {
   id: string;
 
   /**
-   * Class of the object in the game. Required.
+   * Class of the object in the game, for example `Weapon`. If empty, `GameObject`.
    *
    * @generated from field: string type = 2;
    */
@@ -424,7 +428,8 @@ export type CreateGameObject = Message<"aethyr.world.v1.CreateGameObject"> & {
   name: string;
 
   /**
-   * Name used by those who do not know the object's own name, for example `sword`. May be empty.
+   * Name used by those who do not know the object's own name, for example `sword`. If empty, it is
+   * `room` for a room and `player` for a player.
    *
    * @generated from field: string generic = 4;
    */
@@ -440,7 +445,8 @@ export type CreateGameObject = Message<"aethyr.world.v1.CreateGameObject"> & {
   /**
    * Attributes, as any JSON values. Whole numbers of magnitude 2^53 or more cannot be represented
    * exactly and are rejected; send them as strings. Lists and objects may be nested 24 deep. If
-   * `name` is set, an attribute `name` must have the same value.
+   * `name` is set, an attribute `name` must have the same value. The attribute `long_desc` of a
+   * room is its description, and must be a string or `null`.
    *
    * @generated from field: map<string, google.protobuf.Value> attributes = 6;
    */
@@ -448,7 +454,11 @@ export type CreateGameObject = Message<"aethyr.world.v1.CreateGameObject"> & {
 };
 
 /**
- * Creates a game object. Event: `GameObjectCreated`.
+ * Creates an object. Event: `GameObjectCreated`.
+ *
+ * If `type` is `Room` or `Player`, or ends in `::Room` or `::Player`, the object is a room or a
+ * player: its aggregate has that type, `RoomCreated` or `PlayerCreated` follows, and all rules of
+ * rooms and players hold. A player needs a name, has no password, and is no administrator.
  *
  * @generated from message aethyr.world.v1.CreateGameObject
  */
@@ -462,7 +472,7 @@ export type CreateGameObjectJson = {
   id?: string;
 
   /**
-   * Class of the object in the game. Required.
+   * Class of the object in the game, for example `Weapon`. If empty, `GameObject`.
    *
    * @generated from field: string type = 2;
    */
@@ -476,7 +486,8 @@ export type CreateGameObjectJson = {
   name?: string;
 
   /**
-   * Name used by those who do not know the object's own name, for example `sword`. May be empty.
+   * Name used by those who do not know the object's own name, for example `sword`. If empty, it is
+   * `room` for a room and `player` for a player.
    *
    * @generated from field: string generic = 4;
    */
@@ -492,7 +503,8 @@ export type CreateGameObjectJson = {
   /**
    * Attributes, as any JSON values. Whole numbers of magnitude 2^53 or more cannot be represented
    * exactly and are rejected; send them as strings. Lists and objects may be nested 24 deep. If
-   * `name` is set, an attribute `name` must have the same value.
+   * `name` is set, an attribute `name` must have the same value. The attribute `long_desc` of a
+   * room is its description, and must be a string or `null`.
    *
    * @generated from field: map<string, google.protobuf.Value> attributes = 6;
    */
@@ -508,7 +520,8 @@ export const CreateGameObjectSchema: GenMessage<CreateGameObject, {jsonType: Cre
 
 /**
  * Sets one attribute. Event: `GameObjectAttributeUpdated`, unless the attribute already has this
- * value.
+ * value. The attribute `long_desc` of a room is its description: then the event is
+ * `RoomDescriptionUpdated`, as for `UpdateRoomDescription`.
  *
  * @generated from message aethyr.world.v1.UpdateGameObjectAttribute
  */
@@ -528,7 +541,8 @@ export type UpdateGameObjectAttribute = Message<"aethyr.world.v1.UpdateGameObjec
   key: string;
 
   /**
-   * Value, as any JSON value including `null`. Required.
+   * Value, as any JSON value including `null`. Required. For `long_desc` of a room, a string or
+   * `null`.
    *
    * @generated from field: google.protobuf.Value value = 3;
    */
@@ -537,7 +551,8 @@ export type UpdateGameObjectAttribute = Message<"aethyr.world.v1.UpdateGameObjec
 
 /**
  * Sets one attribute. Event: `GameObjectAttributeUpdated`, unless the attribute already has this
- * value.
+ * value. The attribute `long_desc` of a room is its description: then the event is
+ * `RoomDescriptionUpdated`, as for `UpdateRoomDescription`.
  *
  * @generated from message aethyr.world.v1.UpdateGameObjectAttribute
  */
@@ -557,7 +572,8 @@ export type UpdateGameObjectAttributeJson = {
   key?: string;
 
   /**
-   * Value, as any JSON value including `null`. Required.
+   * Value, as any JSON value including `null`. Required. For `long_desc` of a room, a string or
+   * `null`.
    *
    * @generated from field: google.protobuf.Value value = 3;
    */
@@ -573,7 +589,8 @@ export const UpdateGameObjectAttributeSchema: GenMessage<UpdateGameObjectAttribu
 
 /**
  * Sets several attributes and leaves the others unchanged. Event: `GameObjectAttributesUpdated`
- * with the attributes that change, if any.
+ * with the attributes that change, if any. For `long_desc` of a room, `RoomDescriptionUpdated`
+ * follows, as in `UpdateGameObjectAttribute`.
  *
  * @generated from message aethyr.world.v1.UpdateGameObjectAttributes
  */
@@ -595,7 +612,8 @@ export type UpdateGameObjectAttributes = Message<"aethyr.world.v1.UpdateGameObje
 
 /**
  * Sets several attributes and leaves the others unchanged. Event: `GameObjectAttributesUpdated`
- * with the attributes that change, if any.
+ * with the attributes that change, if any. For `long_desc` of a room, `RoomDescriptionUpdated`
+ * follows, as in `UpdateGameObjectAttribute`.
  *
  * @generated from message aethyr.world.v1.UpdateGameObjectAttributes
  */
@@ -624,6 +642,7 @@ export const UpdateGameObjectAttributesSchema: GenMessage<UpdateGameObjectAttrib
 
 /**
  * Removes one attribute. Event: `GameObjectAttributeRemoved`, unless the object does not have it.
+ * For `long_desc` of a room, `RoomDescriptionUpdated` with an empty description.
  *
  * @generated from message aethyr.world.v1.RemoveGameObjectAttribute
  */
@@ -636,7 +655,7 @@ export type RemoveGameObjectAttribute = Message<"aethyr.world.v1.RemoveGameObjec
   id: string;
 
   /**
-   * Key of the attribute. `name` cannot be removed from a player.
+   * Key of the attribute. `name` cannot be removed from a player (`NAME_MISSING`).
    *
    * @generated from field: string key = 2;
    */
@@ -645,6 +664,7 @@ export type RemoveGameObjectAttribute = Message<"aethyr.world.v1.RemoveGameObjec
 
 /**
  * Removes one attribute. Event: `GameObjectAttributeRemoved`, unless the object does not have it.
+ * For `long_desc` of a room, `RoomDescriptionUpdated` with an empty description.
  *
  * @generated from message aethyr.world.v1.RemoveGameObjectAttribute
  */
@@ -657,7 +677,7 @@ export type RemoveGameObjectAttributeJson = {
   id?: string;
 
   /**
-   * Key of the attribute. `name` cannot be removed from a player.
+   * Key of the attribute. `name` cannot be removed from a player (`NAME_MISSING`).
    *
    * @generated from field: string key = 2;
    */
@@ -845,8 +865,18 @@ export type CreatePlayer = Message<"aethyr.world.v1.CreatePlayer"> & {
   name: string;
 
   /**
-   * Hash of the password: a PHC string, a bcrypt hash, or a hexadecimal MD5 or SHA digest, of at
-   * most 1024 bytes. Never send the password itself. If empty, no password is set.
+   * Hash of the password, of at most 1024 bytes. Never send the password itself. If empty, no
+   * password is set. These forms are accepted:
+   * - a PHC string, such as `$argon2id$v=19$m=65536,t=3,p=4$SALT$HASH`;
+   * - bcrypt: `$2b$12$…`;
+   * - MD5, SHA-1 and SHA-2 in hexadecimal;
+   * - crypt(3): yescrypt `$y$…`, MD5 `$1$…`, SHA-256 `$5$…` and SHA-512 `$6$…`;
+   * - Django and Evennia: `pbkdf2_sha256$…`, `pbkdf2_sha1$…`, `scrypt$…`, `argon2$…`, `bcrypt$…`
+   *   and `bcrypt_sha256$…`;
+   * - passlib: `$pbkdf2$…`, `$pbkdf2-sha256$…` and `$pbkdf2-sha512$…`;
+   * - phpass: `$P$…` and `$H$…`;
+   * - RFC 2307: `{SHA}`, `{SSHA}`, `{SSHA256}`, `{SSHA512}`, and `{CRYPT}` with a form of crypt(3).
+   *   A DES hash needs `{CRYPT}`: its 13 characters alone may be a password.
    *
    * @generated from field: string password_hash = 3;
    */
@@ -874,8 +904,18 @@ export type CreatePlayerJson = {
   name?: string;
 
   /**
-   * Hash of the password: a PHC string, a bcrypt hash, or a hexadecimal MD5 or SHA digest, of at
-   * most 1024 bytes. Never send the password itself. If empty, no password is set.
+   * Hash of the password, of at most 1024 bytes. Never send the password itself. If empty, no
+   * password is set. These forms are accepted:
+   * - a PHC string, such as `$argon2id$v=19$m=65536,t=3,p=4$SALT$HASH`;
+   * - bcrypt: `$2b$12$…`;
+   * - MD5, SHA-1 and SHA-2 in hexadecimal;
+   * - crypt(3): yescrypt `$y$…`, MD5 `$1$…`, SHA-256 `$5$…` and SHA-512 `$6$…`;
+   * - Django and Evennia: `pbkdf2_sha256$…`, `pbkdf2_sha1$…`, `scrypt$…`, `argon2$…`, `bcrypt$…`
+   *   and `bcrypt_sha256$…`;
+   * - passlib: `$pbkdf2$…`, `$pbkdf2-sha256$…` and `$pbkdf2-sha512$…`;
+   * - phpass: `$P$…` and `$H$…`;
+   * - RFC 2307: `{SHA}`, `{SSHA}`, `{SSHA256}`, `{SSHA512}`, and `{CRYPT}` with a form of crypt(3).
+   *   A DES hash needs `{CRYPT}`: its 13 characters alone may be a password.
    *
    * @generated from field: string password_hash = 3;
    */

@@ -35,8 +35,8 @@ export type GameObject = Message<"aethyr.world.v1.GameObject"> & {
   aggregateType: string;
 
   /**
-   * Class of the object in the game. Commands create players with the class `Player` and rooms with
-   * the class `Room`.
+   * Class of the object in the game. `CreatePlayer` creates players with the class `Player`, and
+   * `CreateRoom` rooms with the class `Room`.
    *
    * @generated from field: string type = 3;
    */
@@ -64,7 +64,8 @@ export type GameObject = Message<"aethyr.world.v1.GameObject"> & {
   containerId: string;
 
   /**
-   * Attributes of the object, including `name`.
+   * Attributes of the object, including `name`. The description of a room is its attribute
+   * `long_desc`, unless it is empty.
    *
    * @generated from field: map<string, google.protobuf.Value> attributes = 7;
    */
@@ -134,8 +135,8 @@ export type GameObjectJson = {
   aggregateType?: string;
 
   /**
-   * Class of the object in the game. Commands create players with the class `Player` and rooms with
-   * the class `Room`.
+   * Class of the object in the game. `CreatePlayer` creates players with the class `Player`, and
+   * `CreateRoom` rooms with the class `Room`.
    *
    * @generated from field: string type = 3;
    */
@@ -163,7 +164,8 @@ export type GameObjectJson = {
   containerId?: string;
 
   /**
-   * Attributes of the object, including `name`.
+   * Attributes of the object, including `name`. The description of a room is its attribute
+   * `long_desc`, unless it is empty.
    *
    * @generated from field: map<string, google.protobuf.Value> attributes = 7;
    */
@@ -359,7 +361,7 @@ export type Room = Message<"aethyr.world.v1.Room"> & {
   object?: GameObject | undefined;
 
   /**
-   * Description. Empty if none is set.
+   * Description, which is also the attribute `long_desc`. Empty if none is set.
    *
    * @generated from field: string description = 2;
    */
@@ -387,7 +389,7 @@ export type RoomJson = {
   object?: GameObjectJson;
 
   /**
-   * Description. Empty if none is set.
+   * Description, which is also the attribute `long_desc`. Empty if none is set.
    *
    * @generated from field: string description = 2;
    */
@@ -489,7 +491,7 @@ export const MomentSchema: GenMessage<Moment, {jsonType: MomentJson}> = /*@__PUR
 export type Change = Message<"aethyr.world.v1.Change"> & {
   /**
    * Path of the field, for example `container_id`, `attributes.name`, `exits.north` or
-   * `inventory.sword-1`.
+   * `inventory.sword-1`. The attribute `long_desc` of a room is `description`.
    *
    * @generated from field: string field = 1;
    */
@@ -518,7 +520,7 @@ export type Change = Message<"aethyr.world.v1.Change"> & {
 export type ChangeJson = {
   /**
    * Path of the field, for example `container_id`, `attributes.name`, `exits.north` or
-   * `inventory.sword-1`.
+   * `inventory.sword-1`. The attribute `long_desc` of a room is `description`.
    *
    * @generated from field: string field = 1;
    */

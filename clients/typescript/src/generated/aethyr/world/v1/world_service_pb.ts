@@ -276,14 +276,16 @@ export const GetRoomResponseSchema: GenMessage<GetRoomResponse, {jsonType: GetRo
  */
 export type ListGameObjectsRequest = Message<"aethyr.world.v1.ListGameObjectsRequest"> & {
   /**
-   * The class of the object in the game equals this value.
+   * The class of the object in the game equals this value. `Room` and `Player` also match all rooms
+   * and players, whatever their class.
    *
    * @generated from field: string type = 1;
    */
   type: string;
 
   /**
-   * The generic name equals this value.
+   * The generic name equals this value. `room` and `player` also match rooms and players that have
+   * none, as those of older services.
    *
    * @generated from field: string generic = 2;
    */
@@ -349,14 +351,16 @@ export type ListGameObjectsRequest = Message<"aethyr.world.v1.ListGameObjectsReq
  */
 export type ListGameObjectsRequestJson = {
   /**
-   * The class of the object in the game equals this value.
+   * The class of the object in the game equals this value. `Room` and `Player` also match all rooms
+   * and players, whatever their class.
    *
    * @generated from field: string type = 1;
    */
   type?: string;
 
   /**
-   * The generic name equals this value.
+   * The generic name equals this value. `room` and `player` also match rooms and players that have
+   * none, as those of older services.
    *
    * @generated from field: string generic = 2;
    */
@@ -2013,7 +2017,8 @@ export const WorldService: GenService<{
     output: typeof ListContentsResponseSchema;
   },
   /**
-   * Finds players by name, ignoring the case of ASCII letters. Names need not be unique.
+   * Finds players by name, ignoring the case of ASCII letters. Names need not be unique, unless
+   * `world.player_names.unique` is set.
    *
    * @generated from rpc aethyr.world.v1.WorldService.FindPlayer
    */
