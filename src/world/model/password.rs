@@ -10,7 +10,7 @@ use std::fmt;
 use serde::{Deserialize, Serialize};
 
 /// A password hash in one of the formats that games use: a PHC string, a bcrypt hash, a hexadecimal
-/// digest, or one of the forms in [`forms`].
+/// digest, or one of the forms that other games and their libraries use.
 #[derive(Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(transparent)]
 pub struct PasswordHash(String);
