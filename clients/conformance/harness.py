@@ -408,11 +408,14 @@ def main():
         at = arguments.index("--")
         arguments, command = arguments[:at], arguments[at + 1 :]
     options = parser.parse_args(arguments)
-    options.service = (
-        options.service or os.environ.get("AETHYR_EVENT_STORE") or shutil.which("aethyr-event-store")
-    )
-    if not options.service or not os.path.exists(options.service):
-        parser.error("no service: give --service PATH, AETHYR_EVENT_STORE or a program in PATH")
+    service = options.service or os.environ.get("AETHYR_EVENT_STORE") or "aethyr-event-store"
+    options.service = shutil.which(service)
+    if not options.service:
+        parser.error("there is no program %s: give --service PATH, or put it into PATH" % service)
+    immudb = options.immudb
+    options.immudb = immudb and shutil.which(immudb)
+    if immudb and not options.immudb:
+        parser.error("there is no program %s" % immudb)
     signal.signal(signal.SIGTERM, ended)
     folder = tempfile.mkdtemp(prefix="aethyr-conformance-")
     code = 1

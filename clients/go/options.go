@@ -21,7 +21,7 @@ import (
 
 const (
 	scheme     = "aethyr://"
-	parameters = "ca, cert, deadline, key, server_name, tls, token_file"
+	parameters = "attempt_deadline, ca, cert, deadline, key, server_name, tls, token_file"
 )
 
 // Secret is a text that fmt, slog and the encoders show as `***`.
@@ -56,7 +56,8 @@ type Options struct {
 }
 
 // ParseOptions reads a connection string: `aethyr://[TOKEN@]HOST[:PORT],…?PARAMETER=VALUE&…` with the
-// parameters tls (on, off), ca, cert, key, server_name, token_file and deadline (with ms, s or m).
+// parameters tls (on, off), ca, cert, key, server_name, token_file, deadline and attempt_deadline (with ms,
+// s or m).
 func ParseOptions(connection string) (Options, error) {
 	var options Options
 	rest, found := strings.CutPrefix(connection, scheme)
@@ -99,14 +100,15 @@ func (o *Options) set(name, value string) (err error) {
 	texts := map[string]*string{
 		"ca": &o.CA, "cert": &o.Cert, "key": &o.Key, "server_name": &o.ServerName, "token_file": &o.TokenFile,
 	}
+	times := map[string]*time.Duration{"deadline": &o.Deadline, "attempt_deadline": &o.AttemptDeadline}
 	switch text := texts[name]; {
 	case text != nil:
 		*text = value
 	case name == "tls" && (value == "on" || value == "off"):
 		o.TLS = value == "on"
-	case name == "deadline" && regexp.MustCompile(`^0*[1-9][0-9]{0,8}(ms|s|m)$`).MatchString(value):
-		o.Deadline, err = time.ParseDuration(value)
-	case name == "tls" || name == "deadline":
+	case times[name] != nil && regexp.MustCompile(`^0*[1-9][0-9]{0,8}(ms|s|m)$`).MatchString(value):
+		*times[name], err = time.ParseDuration(value)
+	case name == "tls" || times[name] != nil:
 		err = invalid(name, fmt.Sprintf("the parameter %s cannot be %q", name, value))
 	default:
 		if !regexp.MustCompile(`^[A-Za-z_-]{1,40}$`).MatchString(name) {

@@ -10,7 +10,8 @@ from urllib.parse import parse_qsl, unquote
 
 from .errors import invalid
 
-_PARAMETERS = ("tls", "ca", "cert", "key", "server_name", "token_file", "deadline")
+_PARAMETERS = ("tls", "ca", "cert", "key", "server_name", "token_file", "deadline",
+               "attempt_deadline")
 _UNITS = {"ms": 0.001, "s": 1.0, "m": 60.0}
 
 
@@ -67,17 +68,18 @@ class Options:
                 raise invalid(name, f"is not known; known parameters: {', '.join(_PARAMETERS)}")
             if name == "tls" and value not in ("on", "off"):
                 raise invalid("tls", "has to be on or off")
-            given[name] = value == "on" if name == "tls" else _seconds(value) if name == "deadline" else value
+            is_time = name in ("deadline", "attempt_deadline")
+            given[name] = value == "on" if name == "tls" else _seconds(name, value) if is_time else value
         return cls(**{**given, **more})
 
     def __str__(self) -> str:
         return self.text or f"aethyr://{'***@' if self.token else ''}{','.join(self.hosts)}"
 
 
-def _seconds(text: str) -> float:
+def _seconds(name: str, text: str) -> float:
     match = re.fullmatch(r"(\d+(?:\.\d+)?)(ms|s|m)", text)
     if not match:
-        raise invalid("deadline", "has to be a number with the unit ms, s or m")
+        raise invalid(name, "has to be a number with the unit ms, s or m")
     return float(match[1]) * _UNITS[match[2]]
 
 

@@ -3,6 +3,6 @@
 # Owns the version of the gem.
 module Aethyr
   module EventStore
-    VERSION = "0.3.0"
+    VERSION = "0.2.0"
   end
 end
