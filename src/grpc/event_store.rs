@@ -251,7 +251,7 @@ impl EventStoreService for EventStoreCalls {
         let call = reading.call.clone();
         let ids: Vec<_> = loads.iter().map(|load| load.aggregate_id.clone()).collect();
         call.in_time(self.lookup(&call).check_all(Right::Load, &ids)).await?;
-        let messages = load_many::load_many(reading, loads);
+        let messages = load_many::load_many(reading, loads)?;
         Ok(Response::new(match Secrets::for_caller(&call.principal) {
             Secrets::Visible => bounded(messages, call, self.shutdown.clone()),
             Secrets::Masked => bounded(redacted::load_many(messages), call, self.shutdown.clone()),

@@ -4,6 +4,7 @@
 //! aggregate is open at a time.
 
 use futures_util::stream;
+use tonic::Status;
 
 use super::{
     encode,
@@ -55,6 +56,9 @@ impl Loading {
     }
 }
 
+/// The memory of a request that waits for its turn, apart from its id.
+const REQUEST_BYTES: usize = 256;
+
 /// What the next message is read from.
 enum Turn {
     Open(LoadRequest),
@@ -71,11 +75,19 @@ impl Turn {
 }
 
 /// Streams the events of aggregates in the order of the requests.
+///
+/// # Errors
+/// Returns an error if there are no bytes for the requests, which may wait for their turn for a
+/// long time.
 pub(super) fn load_many(
     reading: ReadContext,
     requests: Vec<LoadRequest>,
-) -> impl Messages<LoadManyEventsResponse> {
-    stream::try_unfold((requests.into_iter(), None), move |(mut requests, loading)| {
+) -> Result<impl Messages<LoadManyEventsResponse>, Status> {
+    let bytes = |request: &LoadRequest| request.aggregate_id.as_str().len().saturating_add(REQUEST_BYTES);
+    let kept = reading.reads.kept_bytes(&reading.call);
+    kept.resize(requests.iter().map(bytes).sum())?;
+    let start = (requests.into_iter(), None, kept);
+    Ok(stream::try_unfold(start, move |(mut requests, loading, kept)| {
         let turn = loading
             .map(|loading| Turn::Continue(Box::new(loading)))
             .or_else(|| requests.next().map(Turn::Open));
@@ -91,7 +103,7 @@ pub(super) fn load_many(
             let message = loading.message(part);
             size_answer(&call, &message)?;
             let loading = (!message.last).then_some(loading);
-            Ok(Some((message, (requests, loading))))
+            Ok(Some((message, (requests, loading, kept))))
         }
-    })
+    }))
 }
