@@ -18,7 +18,7 @@ use crate::{
     grpc::{CertificateEnd, transport::accept::TlsSettings},
     log::clean_stop,
     telemetry,
-    world::World,
+    world::{World, commands::handler::reserving::ReservingError},
 };
 
 mod bind;
@@ -147,20 +147,25 @@ async fn first_of(
 }
 
 /// Calls `open` to make the services available. If names of players are to be unique, they are
-/// reserved before that, or as soon as that is possible. Resolves only if players share a name.
+/// reserved before that, or as soon as that is possible. Resolves only if players share a name
+/// before the services are available: what is found later ends no service that is running.
 async fn open(open: impl FnOnce(), world: Option<Arc<World>>) -> ServerError {
     const RETRY_AFTER: Duration = Duration::from_secs(1);
     const RETRY_AFTER_MAX: Duration = Duration::from_secs(60);
     let (mut open, mut retry_after) = (Some(open), RETRY_AFTER);
     loop {
-        let are_reserved = match &world {
+        let reserved = match &world {
             Some(world) => world.reserve_player_names().await,
-            None => Ok(true),
+            None => Ok(()),
         };
-        let are_reserved = match are_reserved {
-            Ok(are_reserved) => are_reserved,
-            Err(shared) => return shared.into(),
-        };
+        let are_reserved = reserved.is_ok();
+        match reserved {
+            Err(ReservingError::Shared(shared)) if open.is_some() => return shared.into(),
+            Err(error) => {
+                warn!(%error, "names of players are not reserved yet; they cannot change until then")
+            }
+            Ok(()) => {}
+        }
         if let Some(open) = open.take() {
             open();
         }

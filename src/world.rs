@@ -15,7 +15,7 @@ use std::sync::{
 use futures_util::future::BoxFuture;
 use tokio::task::JoinError;
 use tokio_util::sync::CancellationToken;
-use tracing::{debug, warn};
+use tracing::warn;
 
 use crate::{
     error::{Limit, StoreError},
@@ -34,11 +34,7 @@ pub mod settings;
 
 use commands::{
     executed::Executed,
-    handler::{
-        Handler,
-        raw_names::without_reservations,
-        reserving::{ReservingError, SharedNames},
-    },
+    handler::{Handler, raw_names::without_reservations, reserving::ReservingError},
 };
 use error::WorldError;
 use history::{
@@ -152,20 +148,13 @@ impl World {
     }
 
     /// Reserves the names of the players that exist, if names are to be unique. Until that has been
-    /// done, commands that change a name are refused as unavailable. Returns whether it has been
-    /// done: it has to be tried again if nothing can be read or written at present.
+    /// done, commands that change a name are refused as unavailable.
     ///
     /// # Errors
-    /// Returns an error if players share a name.
-    pub async fn reserve_player_names(&self) -> Result<bool, SharedNames> {
-        match self.handler.reserve_player_names().await {
-            Ok(()) => Ok(true),
-            Err(ReservingError::Shared(shared)) => Err(shared),
-            Err(ReservingError::World(error)) => {
-                debug!(%error, "cannot reserve the names of players yet");
-                Ok(false)
-            }
-        }
+    /// Returns an error if players share a name, or if something cannot be read or written at
+    /// present.
+    pub async fn reserve_player_names(&self) -> Result<(), ReservingError> {
+        self.handler.reserve_player_names().await
     }
 
     /// Returns an aggregate as it is, or as it was at an earlier moment. May block on disk I/O.
