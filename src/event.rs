@@ -148,6 +148,10 @@ impl AppendBounds {
 pub struct AggregateId(Arc<str>);
 
 impl AggregateId {
+    /// Ids that begin with this are reserved for the service, which records there, for example, what
+    /// the operator decides (`aethyr:audit`).
+    pub const RESERVED_PREFIX: &str = "aethyr:";
+
     /// The number of bytes before the dot in the encoded form of a long id.
     pub(crate) const ENCODED_PREFIX_BYTES: usize = 120;
 

@@ -8,7 +8,7 @@ use std::collections::HashSet;
 use prost::Message;
 
 use super::{
-    event_store::decode::{self, Decoder, RESERVED_PREFIX},
+    event_store::decode::{self, Decoder},
     settings::RequestLimits,
     violations::Violations,
     wire,
@@ -17,8 +17,8 @@ use super::{
 use crate::{
     config::LimitsConfig,
     event::{
-        AppendBounds, ChainHash, Content, ContentDigest, NewEvent, Position, RecordedEvent, SequenceNumber,
-        Snapshot, Timestamp, record,
+        AggregateId, AppendBounds, ChainHash, Content, ContentDigest, NewEvent, Position, RecordedEvent,
+        SequenceNumber, Snapshot, Timestamp, record,
     },
     server::settings,
     store::OrderStart,
@@ -129,7 +129,7 @@ fn append(decoder: &Decoder, request: wire::AppendEventsRequest) {
 fn stored(limits: &RequestLimits, event: NewEvent, digest: ContentDigest) -> usize {
     assert_eq!(ContentDigest::of(&event), digest);
     assert!(event.aggregate_id.as_str().len() <= limits.id_bytes_max);
-    assert!(!event.aggregate_id.as_str().starts_with(RESERVED_PREFIX));
+    assert!(!event.aggregate_id.as_str().starts_with(AggregateId::RESERVED_PREFIX));
     assert!(event.aggregate_type.len() <= limits.type_bytes_max);
     assert!((1..=limits.type_bytes_max).contains(&event.event_type.len()));
     assert!(event.correlation_id.len() <= limits.id_bytes_max);
@@ -170,7 +170,7 @@ fn commands(limits: &RequestLimits, request: wire::world::ExecuteCommandsRequest
     let mut known = WorldView::default();
     for command in commands.commands {
         assert!(command.target.as_str().len() <= limits.id_bytes_max);
-        assert!(!command.target.as_str().starts_with(RESERVED_PREFIX));
+        assert!(!command.target.as_str().starts_with(AggregateId::RESERVED_PREFIX));
         let decided = loop {
             match decide(&known, &command) {
                 Ok(decided) => break decided,
@@ -190,7 +190,7 @@ fn commands(limits: &RequestLimits, request: wire::world::ExecuteCommandsRequest
 
 fn save_snapshot(limits: &RequestLimits, snapshot: Snapshot) {
     assert!(snapshot.aggregate_id.as_str().len() <= limits.id_bytes_max);
-    assert!(!snapshot.aggregate_id.as_str().starts_with(RESERVED_PREFIX));
+    assert!(!snapshot.aggregate_id.as_str().starts_with(AggregateId::RESERVED_PREFIX));
     assert!(snapshot.sequence.0 > 0);
     assert!(snapshot.metadata.len() <= limits.metadata_entries_max);
     content(&snapshot.content, limits.snapshot_bytes_max);

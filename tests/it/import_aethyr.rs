@@ -7,11 +7,12 @@ use std::{
 };
 
 use aethyr_event_store::{
-    grpc::wire::{RecordedEvent, State, recorded_event::Data},
+    grpc::wire::{NewEvent, RecordedEvent, State, recorded_event::Data},
     immudb::{KeyValue, Session},
 };
 use serde_json::{Value, json};
 use tempfile::tempdir;
+use uuid::Uuid;
 
 use crate::{
     copy::copy_folder,
@@ -149,6 +150,34 @@ async fn aggregates_with_a_fault_are_named_and_left_out_until_they_are_whole() {
     assert_eq!([ROOM, PLAYER, SWORD].map(|id| numbers(&order, id).len()), [4, 3, 5]);
     assert!(order.iter().any(|event| time(event.occurred_at.as_ref()) == CREATED_AT));
     assert_world(&service).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn no_event_id_is_stored_twice_and_no_reserved_aggregate_is_written() {
+    let mut service = with_samples(Setup::local());
+    service.restart().await;
+    // As a program would that makes the ids in the same way.
+    let id = Uuid::new_v5(&Uuid::NAMESPACE_OID, format!("aethyr:{ROOM}:3").as_bytes()).to_string();
+    append(&mut service.client(), vec![NewEvent { event_id: id.clone(), ..event("door-1") }]).await;
+    service.stop();
+    let aethyr = service.dir().join("aethyr");
+    let reserved = format!("aethyr:{}", &SWORD[..SWORD.len() - 7]);
+    fs::rename(aethyr.join(SWORD), aethyr.join(&reserved)).unwrap();
+    for file in fs::read_dir(aethyr.join(&reserved)).unwrap() {
+        let path = file.unwrap().path();
+        let mut bytes = fs::read(&path).unwrap();
+        let at = bytes.windows(SWORD.len()).position(|part| part == SWORD.as_bytes()).unwrap();
+        bytes[at..at + SWORD.len()].copy_from_slice(reserved.as_bytes());
+        fs::write(path, bytes).unwrap();
+    }
+    let (done, said) = report(&service, &["import-aethyr", "aethyr"]);
+    assert!(!done && said.contains("events imported: 3"), "{said}");
+    assert!(said.contains(&format!("{ROOM}: event 3: its id is that of another event")), "{said}");
+    assert!(said.contains(&format!("{reserved}: its id begins with aethyr:")), "{said}");
+    service.restart().await;
+    let order = whole_order(&mut service.client()).await;
+    assert_eq!(order.iter().filter(|event| event.event_id == id).count(), 1);
+    assert_eq!(order.len(), 4);
 }
 
 #[tokio::test(flavor = "multi_thread")]

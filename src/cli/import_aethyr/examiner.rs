@@ -1,7 +1,10 @@
 //! The first pass: which aggregates can be imported, what the log already has of them, and in which
 //! order the rest is appended.
 
-use std::{collections::BTreeSet, sync::Arc};
+use std::{
+    collections::{BTreeSet, HashSet},
+    sync::Arc,
+};
 
 use super::{
     Error,
@@ -12,7 +15,7 @@ use super::{
 };
 use crate::{
     aethyr_import::{ConvertRules, LegacyEvent, aggregate_type, convert},
-    event::{AggregateId, ContentDigest, NewEvent, Position, SequenceNumber, Timestamp},
+    event::{AggregateId, ContentDigest, EventId, NewEvent, Position, SequenceNumber, Timestamp},
     history::{History, HistoryError},
     index::Direction,
     progress::Progress,
@@ -58,6 +61,11 @@ impl LogView {
         let Some(place) = places.first() else { return Ok(false) };
         let stored = history.event(*place)?;
         Ok(stored.event.id == event.id && stored.digest == ContentDigest::of(event))
+    }
+
+    fn has_id(&self, id: EventId) -> Result<bool, HistoryError> {
+        let Some(history) = &self.history else { return Ok(false) };
+        Ok(history.index.event(id)?.is_some())
     }
 }
 
@@ -130,11 +138,16 @@ pub(super) struct Examiner<'a> {
     event_bytes_max: usize,
     plan: Plan,
     report: Report,
+    /// The ids of the events in the plan.
+    ids: HashSet<EventId>,
 }
 
 /// What one aggregate adds to the plan and to the report.
 struct Examined {
     kind: &'static str,
+    /// The ids of the events that the log does not have, with the numbers in Aethyr. Those of one
+    /// aggregate all differ, because the number is part of them.
+    ids: Vec<(u64, EventId)>,
     units: Vec<PlannedUnit>,
     already: u64,
     problems: Vec<Problem>,
@@ -143,7 +156,7 @@ struct Examined {
 impl<'a> Examiner<'a> {
     pub(super) fn new(source: &'a Source, log: &'a LogView, event_bytes_max: usize) -> Self {
         let plan = Plan { log_last: log.last, ..Plan::default() };
-        Self { source, log, event_bytes_max, plan, report: Report::default() }
+        Self { source, log, event_bytes_max, plan, report: Report::default(), ids: HashSet::new() }
     }
 
     /// Examines all aggregates.
@@ -159,7 +172,10 @@ impl<'a> Examiner<'a> {
         let mut progress = Progress::new("reading Aethyr's events", "aggregates", 0, count);
         for (done, (name, numbers)) in (1..).zip(&contents.aggregates) {
             match self.aggregate(name, numbers).await {
-                Ok(examined) => self.add(name, examined),
+                Ok(examined) => match examined.ids.iter().find(|(_, id)| self.ids.contains(id)) {
+                    Some((number, _)) => self.report.leave_out(name, Reason::IdUsed(*number)),
+                    None => self.add(name, examined),
+                },
                 Err(Fault::Reason(reason)) => self.report.leave_out(name, reason),
                 Err(Fault::Fatal(error)) => return Err(error),
             }
@@ -178,6 +194,7 @@ impl<'a> Examiner<'a> {
             self.report.note(name, problem);
         }
         self.plan.already = self.plan.already.saturating_add(examined.already);
+        self.ids.extend(examined.ids.iter().map(|(_, id)| *id));
         if examined.units.is_empty() {
             return;
         }
@@ -198,8 +215,12 @@ impl<'a> Examiner<'a> {
         let Some(id) = events.first().map(|event| event.aggregate_id.clone()) else {
             return Err(Reason::Name.into());
         };
+        if id.as_str().starts_with(AggregateId::RESERVED_PREFIX) {
+            return Err(Reason::Reserved.into());
+        }
         let kind = aggregate_type(events.iter().map(|event| event.event_type.as_str()));
-        let mut examined = Examined { kind, units: Vec::new(), already: 0, problems: Vec::new() };
+        let mut examined =
+            Examined { kind, ids: Vec::new(), units: Vec::new(), already: 0, problems: Vec::new() };
         let mut replay = Replay { kind, state: None, has_problem: false };
         let rules = rules(kind);
         let stored = self.log.last_of(&id)?;
@@ -221,6 +242,10 @@ impl<'a> Examiner<'a> {
                         return Err(Reason::Differs(last).into());
                     }
                     examined.already = examined.already.saturating_add(1);
+                } else if self.log.has_id(event.id)? {
+                    return Err(Reason::IdUsed(number).into());
+                } else {
+                    examined.ids.push((number, event.id));
                 }
             }
             if first > stored {

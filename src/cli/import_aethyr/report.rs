@@ -31,6 +31,10 @@ pub(super) enum Reason {
     TooLarge { number: u64, bytes: usize, max: usize },
     #[error("the log has a different event with the sequence number {0}")]
     Differs(SequenceNumber),
+    #[error("event {0}: its id is that of another event")]
+    IdUsed(u64),
+    #[error("its id begins with aethyr:, which the service reserves")]
+    Reserved,
 }
 
 /// What was not carried over of an aggregate that was imported.

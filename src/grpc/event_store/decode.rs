@@ -24,8 +24,6 @@ use crate::{
 mod fields;
 mod proofs;
 
-#[cfg(feature = "fuzzing")]
-pub(crate) use fields::RESERVED_PREFIX;
 pub(crate) use fields::{aggregate_id, filter_values, name, timestamp, unless_zero, writable_id};
 use fields::{content_ok, optional_name, stored_id};
 pub(crate) use proofs::{ConsistencyRequest, ProofRequest};

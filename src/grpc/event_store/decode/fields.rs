@@ -9,10 +9,6 @@ use crate::{
     grpc::violations::Violations,
 };
 
-/// Aggregate ids that begin with this are reserved for the service, which records there what the
-/// operator decides, for example in `aethyr:audit`.
-pub(crate) const RESERVED_PREFIX: &str = "aethyr:";
-
 /// Checks the id of an aggregate that a client writes to: at most `max` bytes, and not reserved.
 pub(crate) fn writable_id(
     field: impl fmt::Display,
@@ -20,8 +16,9 @@ pub(crate) fn writable_id(
     max: usize,
     wrong: &mut Violations,
 ) -> Option<AggregateId> {
-    if text.starts_with(RESERVED_PREFIX) {
-        wrong.add(field, format!("must not begin with {RESERVED_PREFIX}, which the service reserves"));
+    let reserved = AggregateId::RESERVED_PREFIX;
+    if text.starts_with(reserved) {
+        wrong.add(field, format!("must not begin with {reserved}, which the service reserves"));
         return None;
     }
     aggregate_id(field, text, max, wrong)
