@@ -4,10 +4,11 @@
 #
 #     tests/clients.sh [python] [go] [typescript] [ruby]
 #
-# Without arguments, all of them, one beside the other. A language whose tools are missing is
-# skipped, and the output says so. Tools and libraries come from the registries of the languages,
-# and Ruby's from Debian (installed as root if `CI` is set). All of it is done in a copy of the
-# sources below `target/clients`, so that nothing of it lies in the work tree.
+# The program is the one that `cargo test` has built. Without arguments, all languages are tested,
+# one beside the other. A language whose tools are missing is skipped, and the output says so.
+# Tools and libraries come from the registries of the languages, and Ruby's from Debian (installed
+# as root if `CI` is set). All of it is done in a copy of the sources below `target/clients`, so
+# that nothing of it lies in the work tree.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 target=$(realpath -m "${CARGO_TARGET_DIR:-target}")
