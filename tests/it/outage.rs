@@ -14,6 +14,7 @@ use tempfile::tempdir;
 use tokio::time::timeout;
 
 pub use crate::support::stored::assert_in_immudb;
+use crate::support::stored::assert_written_once;
 use crate::{
     copy::copy_folder,
     support::{
@@ -49,6 +50,26 @@ async fn killing_immudb_under_load_costs_no_call_and_no_event() {
     assert_all_there(&calls, &order);
     assert_eq!(order.len(), acknowledged(&calls));
     assert_in_immudb(&immudb, &order);
+}
+
+/// The remedy for an ImmuDB with a damaged index. See `docs/operations/troubleshooting.md`.
+#[tokio::test(flavor = "multi_thread")]
+async fn an_immudb_whose_indexes_were_removed_makes_them_anew() {
+    let dir = tempdir().unwrap();
+    let mut immudb = ImmuDb::start(dir.path()).await;
+    let service = Service::start(Setup::with_immudb(immudb.port())).await;
+    let mut client = service.client();
+    append_to(&mut client, "room-1", 30).await;
+    service.wait_until_forwarded().await;
+    immudb.kill();
+    append_to(&mut client, "room-1", 3).await;
+    immudb.restart_without_indexes().await;
+    append_to(&mut client, "room-1", 3).await;
+    service.wait_until_forwarded().await;
+    let order = whole_order(&mut client).await;
+    assert_eq!(order.len(), 36);
+    assert_in_immudb(&immudb, &order);
+    assert_written_once(&immudb, &order);
 }
 
 #[tokio::test(flavor = "multi_thread")]

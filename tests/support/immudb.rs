@@ -29,6 +29,10 @@ use super::{port::Port, service::PATIENCE};
 
 const POLL: Duration = Duration::from_millis(20);
 
+/// The address space of a server. ImmuDB 1.11.1 needs about 2 GiB of it. With a damaged index it
+/// allocates memory until the machine has none.
+const ADDRESS_SPACE_KIBIBYTES_MAX: u32 = 8 * 1024 * 1024;
+
 pub struct ImmuDb {
     dir: PathBuf,
     /// Stays reserved while the server is down.
@@ -154,11 +158,31 @@ impl ImmuDb {
 
     /// Restarts the server with the same data on the same port. Stops it first if it still runs.
     pub async fn restart(&mut self) {
+        assert!(self.try_restart().await, "ImmuDB ends at once:\n{}", self.log());
+    }
+
+    /// Like [`ImmuDb::restart`]. Returns false if the server ends before it answers.
+    pub async fn try_restart(&mut self) -> bool {
         if self.process.is_some() {
             self.stop().await;
         }
         self.spawn();
-        assert!(self.ready().await, "ImmuDB ends at once:\n{}", self.log());
+        self.ready().await
+    }
+
+    /// Returns whether the server has ended by itself.
+    pub fn has_ended(&mut self) -> bool {
+        self.process.as_mut().is_some_and(|process| process.try_wait().unwrap().is_some())
+    }
+
+    /// Removes the indexes of all databases, and starts the server, which makes them anew from its
+    /// transactions. This is the remedy for a damaged index.
+    pub async fn restart_without_indexes(&mut self) {
+        self.kill();
+        let mut command = self.on_disk(Path::new("sh"));
+        command.args(["-c", "rm -r \"$1\"/*/index_*", "sh"]).arg(self.data());
+        assert!(command.status().expect("sh can be started").success(), "the indexes cannot be removed");
+        self.restart().await;
     }
 
     /// Restarts the server with other flags.
@@ -222,10 +246,11 @@ impl ImmuDb {
     fn spawn(&mut self) {
         fs::create_dir_all(&self.dir).expect("a folder for ImmuDB");
         let log = File::options().create(true).append(true).open(self.log_path()).unwrap();
-        let mut command = match &self.disk {
-            None => Command::new(ImmuDb::binary()),
-            Some(disk) => disk.command(ImmuDb::binary()),
-        };
+        let mut command = self.on_disk(Path::new("sh"));
+        command.args(["-c", "ulimit -v \"$1\" && shift && exec \"$@\"", "sh"]);
+        command.arg(ADDRESS_SPACE_KIBIBYTES_MAX.to_string()).arg(ImmuDb::binary());
+        // Without it, a server without memory writes the stacks of millions of goroutines to its log.
+        command.env("GOTRACEBACK", "none");
         for (name, _) in env::vars_os().filter(|(name, _)| is_immudb_setting(name)) {
             command.env_remove(name);
         }
@@ -240,6 +265,14 @@ impl ImmuDb {
             .stdout(log.try_clone().unwrap())
             .stderr(log);
         self.process = Some(command.spawn().expect("ImmuDB can be started"));
+    }
+
+    /// Returns a command that sees the separate disk, if the server has one.
+    fn on_disk(&self, program: &Path) -> Command {
+        match &self.disk {
+            None => Command::new(program),
+            Some(disk) => disk.command(program),
+        }
     }
 
     /// Waits until the server answers a login. Returns false if the server exits first.

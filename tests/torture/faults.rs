@@ -1,6 +1,7 @@
 //! Which faults happen, and when: one series of faults for each component, drawn from the seed. The
 //! series run side by side.
 
+mod immudb;
 mod service;
 
 use std::{
@@ -22,7 +23,7 @@ use crate::{
         proxy::Mode,
         service::Service,
     },
-    world::{Control, PASSWORD, World, state_within},
+    world::{Control, World, state_within},
 };
 
 /// The faults that happened, and everything that affects how long a call may take.
@@ -238,55 +239,6 @@ impl Series<'_> {
         tokio::time::sleep(Duration::from_millis(down)).await;
         service.restart().await;
         self.world.was_down(from);
-    }
-
-    async fn immudb(&mut self) {
-        while self.pause(300, 3000).await {
-            let from = self.world.now();
-            let mut immudb = self.world.immudb.lock().await;
-            match self.random.u8(..10) {
-                0..4 => {
-                    immudb.kill();
-                    self.count("ImmuDB killed");
-                    self.for_a_while(0, 1500).await;
-                    immudb.restart().await;
-                }
-                4 | 5 => {
-                    immudb.pause();
-                    self.count("ImmuDB stopped for a while");
-                    self.for_a_while(100, 3000).await;
-                    immudb.resume();
-                }
-                6 => {
-                    if let Some(disk) = immudb.disk() {
-                        self.count("ImmuDB's disk full");
-                        disk.fill();
-                        self.for_a_while(100, 3000).await;
-                        disk.free();
-                    }
-                    // An operator who makes room restarts ImmuDB, and may have to kill it for that.
-                    immudb.kill();
-                    immudb.restart().await;
-                }
-                7 => {
-                    self.count("ImmuDB's password changed and back");
-                    immudb.change_password("Plugh-2-xyzzy");
-                    // Without the restart, its sessions continue.
-                    if self.random.bool() {
-                        immudb.restart().await;
-                    }
-                    self.for_a_while(100, 2000).await;
-                    immudb.change_password(PASSWORD);
-                }
-                _ => {
-                    immudb.stop().await;
-                    self.count("ImmuDB restarted, sessions gone");
-                    immudb.restart().await;
-                }
-            }
-            drop(immudb);
-            self.faults.immudb_gone.push((from, self.world.now()));
-        }
     }
 
     async fn network(&mut self) {

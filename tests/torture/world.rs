@@ -273,6 +273,11 @@ impl World {
             if Instant::now() > end {
                 return Err(format!("not everything came into ImmuDB: {stats:?}"));
             }
+            let mut immudb = self.immudb.lock().await;
+            if immudb.has_ended() {
+                immudb.restart_without_indexes().await;
+            }
+            drop(immudb);
             tokio::time::sleep(Duration::from_millis(50)).await;
         }
     }
