@@ -1,16 +1,19 @@
-//! Runs the single thread that gives every event its sequence number and position.
+//! Gives every event its sequence number and position, on one thread at a time.
 //!
-//! The thread takes the waiting calls as one group and checks each append against everything before
-//! it: event ids first, then expectations. It writes the group to the local log with one sync,
-//! makes it findable in the index, and only then answers. No answer, not even a rejection, is sent
-//! before the sync of the group on which it is based. The sequencer owns the write end of the log.
-//! Commits in ImmuDB happen later and are left to the forwarder.
+//! The sequencer thread takes the waiting calls as one group and checks each append against
+//! everything before it: event ids first, then expectations. It writes the group to the local log
+//! with one sync, makes it findable in the index, and only then answers. No answer, not even a
+//! rejection, is sent before the sync of the group on which it is based. An append that arrives
+//! while nothing else is under way is a group of its own, on the thread of its caller. The
+//! sequencer owns the write end of the log. Commits in ImmuDB happen later and are left to the
+//! forwarder.
 //!
-//! A call passes through these files: `queue` limits what waits, `worker` is the loop of the
-//! thread, and a `step` takes the calls of one `group`. For an append, `existing` finds out whether
-//! it is a retry, `expectations` checks it, and `numbering` gives it its numbers. At the end, the
-//! worker writes the group, and `reply` sends the answers. Only the worker writes: a step and the
-//! checks read what is stored through a `lookup`.
+//! A call passes through these files: `worker_lock` decides whether it is handled on its caller's
+//! thread. Otherwise, `queue` limits what waits, and `queue_loop` is the loop of the sequencer
+//! thread. The `worker` makes a `step`, which takes the calls of one `group`. For an append,
+//! `existing` finds out whether it is a retry, `expectations` checks it, and `numbering` gives it
+//! its numbers. At the end, the worker writes the group, and `reply` sends the answers. Only the
+//! worker writes: a step and the checks read what is stored through a `lookup`.
 
 use std::{
     sync::{
@@ -18,7 +21,6 @@ use std::{
         atomic::{AtomicBool, Ordering},
         mpsc::{SyncSender, TrySendError, sync_channel},
     },
-    thread,
     time::Duration,
 };
 
@@ -46,6 +48,7 @@ mod marks;
 mod numbering;
 mod poisoned;
 mod queue;
+mod queue_loop;
 mod reply;
 mod restore;
 mod restored;
@@ -55,6 +58,7 @@ mod step;
 mod thresholds;
 mod under_way;
 mod worker;
+mod worker_lock;
 
 pub use append::{Append, StoredAggregate, StoredAppend, StoredSnapshot};
 use call::SequencerCall;
@@ -66,13 +70,16 @@ use marks::WaitingMarks;
 pub use poisoned::{Poisoned, PoisonedBy};
 pub use queue::Origin;
 use queue::QueueLimits;
+use queue_loop::{GroupPanicked, QueueLoop};
 pub use restored::{Discontinuity, RestoreError, RestoredTransaction};
 pub use settings::Settings;
 pub use step::AdmissionCheck;
 pub use thresholds::SnapshotThresholds;
 use under_way::AppendsUnderWay;
 pub use under_way::UnderWay;
+
 use worker::Worker;
+use worker_lock::WorkerLock;
 
 /// The maximum number of concurrent lookups of stored events.
 const LOOKING_UP_MAX: usize = 8;
@@ -84,7 +91,8 @@ pub struct Sequencer {
     queue_limits: QueueLimits,
     marks: WaitingMarks,
     lingers: Arc<AtomicBool>,
-    thread: thread::Thread,
+    worker_lock: Arc<WorkerLock>,
+    thread: std::thread::Thread,
     lookup: Lookup,
     tip: watch::Receiver<Tip>,
     /// Permits for lookups of stored events.
@@ -96,13 +104,24 @@ pub struct Sequencer {
 /// The running thread. It is joined at shutdown.
 #[derive(Debug)]
 pub struct SequencerThread {
-    thread: thread::JoinHandle<()>,
+    thread: std::thread::JoinHandle<Result<(), GroupPanicked>>,
 }
 
 impl SequencerThread {
-    /// Waits for the thread to end after [`Sequencer::stop`]. Returns false if the thread panicked.
+    /// Waits for the thread to end after [`Sequencer::stop`]. Returns false if it panicked, or if a
+    /// group panicked on the thread of its caller.
     pub fn join(self) -> bool {
-        self.thread.join().inspect_err(|_| error!("the sequencer panicked")).is_ok()
+        match self.thread.join() {
+            Ok(Ok(())) => true,
+            Ok(Err(error)) => {
+                error!(%error, "the sequencer ended");
+                false
+            }
+            Err(_) => {
+                error!("the sequencer panicked");
+                false
+            }
+        }
     }
 }
 
@@ -125,16 +144,19 @@ impl Sequencer {
         let worker = Worker::new(log, lookup.clone(), admission, counters);
         let (marks, lingers) = (worker.marks.clone(), worker.lingers.clone());
         let (tip, poisoned) = (worker.published.subscribe(), worker.poisoned.subscribe());
-        let thread = thread::Builder::new().name("sequencer".into()).spawn(move || {
+        let worker_lock = Arc::new(WorkerLock::new(worker));
+        let queue_loop = QueueLoop::new(worker_lock.clone(), waiting, marks.clone(), lingers.clone());
+        let thread = std::thread::Builder::new().name("sequencer".into()).spawn(move || {
             // Dropped when the worker has ended. That writes the whole index to files.
             let _upkeep = upkeep;
-            worker.run(&waiting);
+            queue_loop.run()
         })?;
         let sequencer = Self {
             calls,
             queue_limits: QueueLimits::new(&lookup.settings),
             marks,
             lingers,
+            worker_lock,
             thread: thread.thread().clone(),
             lookup,
             tip,
@@ -270,9 +292,13 @@ impl Sequencer {
         under_way: UnderWay,
     ) -> Result<StoredAppend, StoreError> {
         let recorded_by = origin.recorded_by.clone();
-        let permit = self.queue_limits.acquire(origin, append.byte_count())?;
+        let bytes = append.byte_count();
+        let permit = self.queue_limits.acquire(origin, bytes)?;
         let (reply, answer) = oneshot::channel();
-        self.send(SequencerCall::Append { append, absent_up_to, recorded_by, permit, reply, under_way })?;
+        let call = SequencerCall::Append { append, absent_up_to, recorded_by, permit, reply, under_way };
+        if let Some(call) = self.worker_lock.try_on_caller(call, bytes) {
+            self.send(call)?;
+        }
         answer.await.unwrap_or(Err(StoreError::OutcomeUnknown))
     }
 
@@ -314,7 +340,7 @@ impl Sequencer {
     pub fn mark(&self, mark: ReplicationMark) {
         self.marks.push(mark);
         // A full queue means that a group is about to be assembled, and it will include the mark.
-        let _ = self.calls.try_send(SequencerCall::MarksWaiting);
+        let _ = self.try_send(SequencerCall::MarksWaiting);
     }
 
     /// Sets whether the thread lingers. While clients have to wait for something else after the
@@ -337,7 +363,7 @@ impl Sequencer {
     }
 
     fn send(&self, call: SequencerCall) -> Result<(), StoreError> {
-        self.calls.try_send(call).map_err(|error| match error {
+        self.try_send(call).map_err(|error| match error {
             TrySendError::Full(_) => self.queue_full(),
             TrySendError::Disconnected(_) => StoreError::Unavailable(Unavailable::ShuttingDown),
         })
@@ -346,13 +372,19 @@ impl Sequencer {
     async fn send_patiently(&self, mut call: SequencerCall) -> Result<(), RestoreError> {
         const PAUSE: Duration = Duration::from_millis(1);
         loop {
-            match self.calls.try_send(call) {
+            match self.try_send(call) {
                 Ok(()) => return Ok(()),
                 Err(TrySendError::Disconnected(_)) => return Err(RestoreError::Stopped),
                 Err(TrySendError::Full(back)) => call = back,
             }
             tokio::time::sleep(PAUSE).await;
         }
+    }
+
+    #[expect(clippy::result_large_err, reason = "the call comes back, as from the channel")]
+    fn try_send(&self, call: SequencerCall) -> Result<(), TrySendError<SequencerCall>> {
+        self.worker_lock.enter();
+        self.calls.try_send(call).inspect_err(|_| self.worker_lock.leave())
     }
 
     fn queue_full(&self) -> StoreError {

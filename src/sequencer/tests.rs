@@ -5,6 +5,7 @@
 use std::{
     collections::{BTreeMap, HashMap, HashSet},
     sync::Mutex,
+    thread,
 };
 
 use futures_util::future::join_all;
@@ -21,6 +22,7 @@ use crate::{
 };
 
 mod recorded_by;
+mod visibility;
 
 const AGGREGATES: u8 = 4;
 
@@ -212,11 +214,20 @@ pub(crate) struct Running {
     _lock: crate::log::Lock,
 }
 
+impl Running {
+    /// Waits for the thread, which has ended or will. Returns false if it failed.
+    pub(crate) fn join_thread(&mut self) -> bool {
+        self.thread.take().unwrap().join()
+    }
+}
+
 impl Drop for Running {
     fn drop(&mut self) {
         // A test that has failed may be holding up the thread.
         if let Some(thread) = self.thread.take().filter(|_| !thread::panicking()) {
-            _ = self.sequencer.calls.send(SequencerCall::Stop);
+            while let Err(TrySendError::Full(_)) = self.sequencer.try_send(SequencerCall::Stop) {
+                thread::yield_now();
+            }
             assert!(thread.join());
         }
     }
@@ -330,8 +341,11 @@ proptest! {
     #![proptest_config(ProptestConfig { cases: 64, failure_persistence: None, ..ProptestConfig::default() })]
     #[test]
     fn every_answer_is_that_of_the_model(batches in batches()) {
-        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
-        runtime.block_on(play(batches));
+        // With several workers, calls are handled on this thread.
+        let mut several = tokio::runtime::Builder::new_multi_thread();
+        for builder in [&mut tokio::runtime::Builder::new_current_thread(), several.worker_threads(2)] {
+            builder.enable_all().build().unwrap().block_on(play(batches.clone()));
+        }
     }
 }
 
@@ -451,46 +465,5 @@ async fn those_who_wait_for_a_group_do_not_wait_for_refusals_that_come_after_the
     for mut refusal in refusals {
         refusal.as_mut().await;
         assert!(matches!(refusal.as_mut().take_output(), Some(Err(StoreError::Conflict(_)))));
-    }
-}
-
-#[tokio::test(flavor = "multi_thread")]
-async fn nobody_sees_half_of_an_append_or_figures_of_two_moments() {
-    const APPENDS: u64 = 1500;
-    let folder = tempdir().unwrap();
-    let running = start(&in_folder(&folder));
-    let ids = ["a", "b"].map(|id| AggregateId::new(id).unwrap());
-    let (sequencer, index) = (running.sequencer.clone(), running.history.index.clone());
-    let readers: Vec<_> = (0..2)
-        .map(|_| {
-            let (sequencer, index, ids) = (sequencer.clone(), index.clone(), ids.clone());
-            std::thread::spawn(move || {
-                let last = |id| index.head(id).unwrap().map_or(0, |head| head.last.0);
-                loop {
-                    let [first, second] = [last(&ids[0]), last(&ids[1])];
-                    assert!(second >= first, "an append is seen in {first} and not in {second}");
-                    let tip = sequencer.tip().position.0;
-                    assert!(tip >= 2 * second.min(first), "{first} events are seen, and the tip is {tip}");
-                    let (complete, totals) = index.figures();
-                    let position = complete.tip.position.0;
-                    assert_eq!(totals.event_types.values().sum::<u64>(), position);
-                    assert!(position <= sequencer.tip().position.0, "figures of what is not published");
-                    let listed = index.aggregates("", None, 10).unwrap();
-                    let numbers: Vec<u64> = listed.iter().map(|(_, head)| head.last.0).collect();
-                    assert!(numbers.windows(2).all(|pair| pair[0] == pair[1]), "{numbers:?}");
-                    if first >= APPENDS {
-                        return;
-                    }
-                }
-            })
-        })
-        .collect();
-    for _ in 0..APPENDS {
-        let [first, second] = [one_event("a"), one_event("b")].map(|append| append.events);
-        let append = Append { events: first.into_iter().chain(second).collect(), expected: Vec::new() };
-        running.sequencer.append(append, Origin::default()).await.unwrap();
-    }
-    for reader in readers {
-        tokio::task::spawn_blocking(move || reader.join().unwrap()).await.unwrap();
     }
 }

@@ -1,17 +1,15 @@
-//! The sequencer thread: turns the waiting calls into one group after another until it is stopped.
+//! Turns calls into groups, on the thread that has the lock.
 //!
-//! It owns the log and is its only writer. It also writes replication marks when no append comes,
-//! and poisons the log when the outcome of a write is unknown.
+//! The worker owns the log and is its only writer. It poisons the log when the outcome of a write
+//! is unknown.
 
 use std::{
     collections::HashSet,
-    iter, mem,
+    mem,
     sync::{
         Arc,
         atomic::{AtomicBool, Ordering},
-        mpsc::{Receiver, RecvTimeoutError},
     },
-    thread,
     time::{Duration, Instant},
 };
 
@@ -39,7 +37,7 @@ use crate::{
     stats::Counters,
 };
 
-/// The state owned by the thread.
+/// The write end of the log, and what a group needs beside it.
 pub(super) struct Worker {
     log: Log,
     index: Arc<Index>,
@@ -48,18 +46,20 @@ pub(super) struct Worker {
     counters: Arc<Counters>,
     pub published: watch::Sender<Tip>,
     pub marks: WaitingMarks,
-    /// The deadline for writing the waiting marks.
-    marks_due: Option<Instant>,
     pub lingers: Arc<AtomicBool>,
     pub poisoned: watch::Sender<Option<Arc<Poisoned>>>,
+    last_group: LastGroup,
+}
+
+#[derive(Debug, Clone, Copy, Default)]
+pub(super) struct LastGroup {
+    /// The calls that were answered.
+    pub calls: usize,
+    /// How long the write took, with its sync.
+    pub write: Duration,
 }
 
 impl Worker {
-    /// How long marks wait for an append to accompany. After that, they are written on their own.
-    const MARK_DELAY: Duration = Duration::from_secs(1);
-    /// The longest time that a group lingers for more calls.
-    const GATHERING_MAX: Duration = Duration::from_millis(1);
-
     pub(super) fn new(
         log: Log,
         lookup: Lookup,
@@ -76,75 +76,33 @@ impl Worker {
             admission,
             counters,
             marks: WaitingMarks::default(),
-            marks_due: None,
             lingers: Arc::new(AtomicBool::new(false)),
             poisoned: watch::Sender::new(read_only),
+            last_group: LastGroup::default(),
         }
     }
 
-    pub(super) fn run(mut self, waiting: &Receiver<SequencerCall>) {
-        let mut next = None;
-        loop {
-            let call = match next.take() {
-                Some(call) => call,
-                None => match self.wait(waiting) {
-                    Some(call) => call,
-                    None => break,
-                },
-            };
-            match call {
-                SequencerCall::MarksWaiting => {}
-                SequencerCall::Stop => break,
-                call => {
-                    self.linger();
-                    next = self.step(iter::once(call).chain(waiting.try_iter()));
-                }
-            }
-        }
+    /// What was measured of the last group.
+    pub(super) fn last_group(&self) -> LastGroup {
+        self.last_group
+    }
+
+    pub(super) fn lingers(&self) -> bool {
+        self.lingers.load(Ordering::Acquire)
+    }
+
+    /// Writes what waits, and closes the log.
+    pub(super) fn close(mut self) {
         self.write_marks();
         if let Err(error) = self.log.close() {
             error!(%error, "cannot close the local log");
         }
     }
 
-    /// Lingers for more calls while no caller waits for this group alone.
-    fn linger(&self) {
-        let until = Instant::now() + Self::GATHERING_MAX;
-        while self.lingers.load(Ordering::Acquire) {
-            let left = until.saturating_duration_since(Instant::now());
-            if left.is_zero() {
-                return;
-            }
-            thread::park_timeout(left);
-        }
-    }
-
-    /// Waits for the next call. Returns `None` when all handles are gone.
-    fn wait(&mut self, waiting: &Receiver<SequencerCall>) -> Option<SequencerCall> {
-        loop {
-            let received = if self.marks.is_empty() {
-                waiting.recv().map_err(RecvTimeoutError::from)
-            } else {
-                let due = *self.marks_due.get_or_insert_with(|| Instant::now() + Self::MARK_DELAY);
-                waiting.recv_timeout(due.saturating_duration_since(Instant::now()))
-            };
-            match received {
-                // Further marks do not postpone the deadline.
-                Ok(SequencerCall::MarksWaiting) => {}
-                Ok(call) => return Some(call),
-                Err(RecvTimeoutError::Disconnected) => return None,
-                Err(RecvTimeoutError::Timeout) => {
-                    self.marks_due = None;
-                    self.write_marks();
-                }
-            }
-        }
-    }
-
     /// Makes one group of the first call and of those that come after it until the group is full:
     /// writes it, publishes it, and sends the answers. Returns a call that must come after the
     /// group.
-    fn step(&mut self, mut calls: impl Iterator<Item = SequencerCall>) -> Option<SequencerCall> {
+    pub(super) fn step(&mut self, mut calls: impl Iterator<Item = SequencerCall>) -> Option<SequencerCall> {
         let group = match self.begin() {
             Ok(group) => group,
             Err(error) => {
@@ -176,7 +134,6 @@ impl Worker {
             }
             other @ (WriteError::NotWritten(_) | WriteError::Failed) => other,
         })?;
-        self.marks_due = None;
         Ok(OpenGroup::new(frames, &self.lookup, self.marks.take()))
     }
 
@@ -186,6 +143,7 @@ impl Worker {
         let OpenGroup { frames, mut entries, events, broken, marks, .. } = group;
         let tip = frames.tip();
         entries.reach(tip);
+        let began = Instant::now();
         let written = if broken {
             Err(GroupError::Broken)
         } else if frames.is_empty() {
@@ -193,6 +151,7 @@ impl Worker {
         } else {
             self.log.write(frames).map_err(GroupError::from)
         };
+        self.last_group = LastGroup { calls: answers.len(), write: began.elapsed() };
         CrashPoint::AfterLocalSync.reached();
         if written.is_ok() {
             self.publish(entries, tip);
@@ -215,7 +174,7 @@ impl Worker {
     }
 
     /// Writes the waiting replication marks. A crash may lose them.
-    fn write_marks(&mut self) {
+    pub(super) fn write_marks(&mut self) {
         if self.marks.is_empty() {
             return;
         }
