@@ -43,7 +43,7 @@ pub mod writer_ids;
 
 pub use cursor::{Cursor, ReadFrame};
 pub use frame::{Frame, StoredRecord};
-pub use group::{Group, StoredAt};
+pub use group::{FrameTooLarge, Group, StoredAt};
 pub use lock::Lock;
 pub use owner::{FolderOwner, LogId, OWNER, OwnerError, OwnerFile};
 pub use record_cursor::{CursorItem, FoundRecord, RecordCursor};

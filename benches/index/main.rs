@@ -157,7 +157,7 @@ fn append(options: &Options) {
         let frame = storage.log.tip().end;
         let mut group = storage.log.begin().unwrap();
         let frame = if group.tip().end == frame { frame } else { group.tip().end };
-        let stored = group.append(&records);
+        let stored = group.append(&records).unwrap();
         let tip = group.tip();
         storage.log.write_unsynced(group).unwrap();
         if (round as u64).is_multiple_of(APPENDS_IN_SYNC) || last == options.events {

@@ -23,9 +23,16 @@ use super::{
     verify_proof::VerifyProofError,
 };
 use crate::{
-    access::LoadError, config::ConfigError, grpc::ClientError, history::HistoryError, log::WriteError,
-    replication::comparison::ComparisonError, sequencer::RestoreError, server::ServerError,
-    storage::StorageError, telemetry::TelemetryError,
+    access::LoadError,
+    config::ConfigError,
+    grpc::ClientError,
+    history::HistoryError,
+    log::{FrameTooLarge, WriteError},
+    replication::comparison::ComparisonError,
+    sequencer::RestoreError,
+    server::ServerError,
+    storage::StorageError,
+    telemetry::TelemetryError,
 };
 
 /// Why a command failed.
@@ -51,6 +58,8 @@ pub(super) enum Error {
     History(#[from] HistoryError),
     #[error(transparent)]
     Write(#[from] WriteError),
+    #[error("an append or a snapshot {0}")]
+    TooLarge(#[from] FrameTooLarge),
     #[error(transparent)]
     Restore(#[from] RestoreError),
     #[error(transparent)]

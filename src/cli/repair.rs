@@ -20,8 +20,8 @@ use crate::{
     event::{ChainHash, Position, record},
     index::{self, IndexScan, KnownLogEnd},
     log::{
-        Access, Damaged, FolderOwner, Frame, Lock, Log, LogId, LogOffset, OpenError, OwnerFile, ReadFrame,
-        Salvage, Tip, check_versions, recover, segment_numbers, writer_ids,
+        Access, Damaged, FolderOwner, Frame, FrameTooLarge, Group, Lock, Log, LogId, LogOffset, OpenError,
+        OwnerFile, ReadFrame, Salvage, Tip, check_versions, recover, segment_numbers, writer_ids,
     },
     storage::{INDEX_PATH, StorageError},
     transparency::generations::{self, Generation},
@@ -213,7 +213,7 @@ impl Repair<'_> {
                 }
                 Frame::Snapshot { record, .. } => {
                     self.snapshots.is_whole(&record.bytes);
-                    self.write(|group| _ = group.snapshot(&record.bytes))?;
+                    self.write(|group| group.snapshot(&record.bytes).map(|_| ()))?;
                 }
                 Frame::Append { first, previous, records } => {
                     let records: Vec<Bytes> = records.iter().map(|stored| stored.bytes.clone()).collect();
@@ -299,7 +299,7 @@ impl Repair<'_> {
 
     fn write_append(&mut self, records: &[Bytes], before: ChainHash) -> Result<(), Error> {
         self.snapshots.pass(records, before);
-        self.write(|group| _ = group.append(records))?;
+        self.write(|group| group.append(records).map(|_| ()))?;
         self.write_marks()
     }
 
@@ -382,7 +382,7 @@ impl Repair<'_> {
 
     fn write_lost_snapshots(&mut self) -> Result<(), Error> {
         for bytes in std::mem::take(&mut self.snapshots).lost() {
-            self.write(|group| _ = group.snapshot(&bytes))?;
+            self.write(|group| group.snapshot(&bytes).map(|_| ()))?;
         }
         Ok(())
     }
@@ -395,14 +395,17 @@ impl Repair<'_> {
         self.marks = waiting;
         let ready: Vec<(Position, Bytes)> = ready;
         for (_, bytes) in ready {
-            self.write(|group| group.mark(&bytes))?;
+            self.write(|group| {
+                group.mark(&bytes);
+                Ok(())
+            })?;
         }
         Ok(())
     }
 
-    fn write(&mut self, add: impl FnOnce(&mut crate::log::Group)) -> Result<(), Error> {
+    fn write(&mut self, add: impl FnOnce(&mut Group) -> Result<(), FrameTooLarge>) -> Result<(), Error> {
         let mut group = self.log.begin()?;
-        add(&mut group);
+        add(&mut group)?;
         Ok(self.log.write_unsynced(group)?)
     }
 }

@@ -143,7 +143,7 @@ mod tests {
     fn append(folder: &Path) {
         let mut log = Log::new(recover(folder, None).unwrap(), Tip::START, 1 << 20);
         let mut group = log.begin().unwrap();
-        group.append(&[bytes::Bytes::from_static(b"one")]);
+        group.append(&[bytes::Bytes::from_static(b"one")]).unwrap();
         log.write(group).unwrap();
     }
 

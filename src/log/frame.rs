@@ -34,8 +34,8 @@ const KIND_MARK: u8 = 3;
 pub(super) const LENGTH_BYTES: usize = 4;
 pub(super) const HASH_BYTES: usize = 32;
 
-/// The maximum payload of a frame. An append has at most 8 MiB and 500 events; the rest is room for
-/// their framing.
+/// The maximum payload of a frame: no longer one is added to a group, and none is read. A request
+/// has at most 8 MiB and 500 events. The rest is room for what the service adds to them.
 pub(super) const PAYLOAD_BYTES_MAX: usize = 16 * 1024 * 1024;
 
 /// The contents of one frame.

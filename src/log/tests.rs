@@ -34,9 +34,9 @@ fn write(log: &mut Log, pieces: &[Piece]) {
         match piece {
             Piece::Append(records) => {
                 let records: Vec<Bytes> = records.iter().cloned().map(Bytes::from).collect();
-                group.append(&records);
+                group.append(&records).unwrap();
             }
-            Piece::Snapshot(record) => _ = group.snapshot(record),
+            Piece::Snapshot(record) => _ = group.snapshot(record).unwrap(),
             Piece::Mark(mark) => group.mark(mark),
         }
     }
@@ -344,7 +344,7 @@ fn unsynced_frames_are_one_group_with_what_follows() {
     write(&mut log, &appends(1));
     let synced = log.tip().end;
     let mut group = log.begin().unwrap();
-    group.append(&[Bytes::from_static(b"not synced")]);
+    group.append(&[Bytes::from_static(b"not synced")]).unwrap();
     log.write_unsynced(group).unwrap();
     write(&mut log, &appends(1));
     drop(log);
@@ -417,7 +417,7 @@ fn what_was_taken_back_is_never_read() {
     let mut cursor = Cursor::new(log.segments().clone(), LogOffset::START);
     // A group under way is after the end that readers know.
     let mut group = log.begin().unwrap();
-    group.append(&[Bytes::from_static(b"refused")]);
+    group.append(&[Bytes::from_static(b"refused")]).unwrap();
     log.write_unsynced(group).unwrap();
     assert!(cursor.next(published.end).unwrap().is_some());
     assert!(cursor.next(published.end).unwrap().is_none());

@@ -344,7 +344,7 @@ mod tests {
                 event_hash: ChainHash::START,
             });
             let mut group = storage.log.begin().unwrap();
-            let place = group.snapshot(&record).place;
+            let place = group.snapshot(&record).unwrap().place;
             storage.log.write(group).unwrap();
             let mut entries = crate::index::IndexBatch::new(&storage.index);
             let (aggregate_id, sequence) = (aggregate.clone(), SequenceNumber(sequence));

@@ -46,7 +46,10 @@ impl OpenGroup {
             let first = events.first().map_or(Position(0), |event| event.position);
             return Err(Discontinuity::Append(first).into());
         }
-        let places = self.frames.append(records);
+        let places = self.frames.append(records).map_err(|too_large| {
+            let first = events.first().map_or(Position(0), |event| event.position);
+            Discontinuity::TooLarge { first, too_large }
+        })?;
         let indexed = events.iter().zip(&places).map(|(event, at)| IndexedEvent::new(event, at.place));
         if let Err(error) = self.entries.add_append(&lookup.index, before.end, indexed.collect()) {
             self.broken = true;
@@ -55,8 +58,8 @@ impl OpenGroup {
         Ok(())
     }
 
-    /// Stores a snapshot. A snapshot that does not belong to this history, or is older than ours,
-    /// is skipped.
+    /// Stores a snapshot. A snapshot that does not belong to this history, is older than ours, or
+    /// is too large for the log, is skipped.
     pub(super) fn restore_snapshot(&mut self, lookup: &Lookup, bytes: &Bytes) -> Result<(), RestoreError> {
         let Ok(snapshot) = record::decode_snapshot(bytes.clone()) else { return Ok(()) };
         let head = self.head(lookup, &snapshot.aggregate_id)?;
@@ -69,7 +72,7 @@ impl OpenGroup {
         if hash != snapshot.event_hash {
             return Ok(());
         }
-        let stored = self.frames.snapshot(bytes);
+        let Ok(stored) = self.frames.snapshot(bytes) else { return Ok(()) };
         let (aggregate_id, sequence) = (snapshot.aggregate_id, snapshot.sequence);
         self.entries
             .add_snapshot(&lookup.index, IndexedSnapshot { aggregate_id, sequence, place: stored.place })?;

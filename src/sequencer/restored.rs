@@ -10,6 +10,7 @@ use crate::{
         record::{RecordError, ReplicationMark},
     },
     index::IndexError,
+    log::FrameTooLarge,
 };
 
 /// Whole appends that ImmuDB committed in one transaction. If `mark` names no transaction, they
@@ -56,4 +57,12 @@ pub enum Discontinuity {
     /// event.
     #[error("the records do not continue the local log: the append at position {0}")]
     Append(Position),
+    /// The records of an append are too large for the log. None of this service's appends is.
+    #[error("the local log cannot hold the append at position {first}, which {too_large}")]
+    TooLarge {
+        /// The position of its first event.
+        first: Position,
+        /// How large it is.
+        too_large: FrameTooLarge,
+    },
 }

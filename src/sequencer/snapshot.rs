@@ -29,6 +29,7 @@ impl OpenGroup {
         let event_hash = lookup.event_hash(&aggregate, sequence)?;
         let record = record::encode_snapshot(Snapshot { event_hash, recorded_at: self.now, ..snapshot });
         let stored = self.frames.snapshot(&record);
+        let stored = stored.map_err(|too_large| StoreError::invalid("snapshot", too_large.to_string()))?;
         CrashPoint::SnapshotLaidOut.reached();
         let indexed = IndexedSnapshot { aggregate_id: aggregate, sequence, place: stored.place };
         self.entries.add_snapshot(&lookup.index, indexed)?;

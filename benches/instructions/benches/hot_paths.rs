@@ -32,7 +32,7 @@ fn lay_out_append((store, mut group, events): (Store, Group, Vec<RecordedEvent>)
         record::put(&recorded.event, numbers(recorded), recorded.digest, &recorded.recorded_by, out);
     };
     let records = events.iter().map(|recorded| move |out: &mut Vec<u8>| put(recorded, out));
-    black_box(group.append_with(records));
+    _ = black_box(group.append_with(records));
     (store, group)
 }
 
@@ -40,7 +40,7 @@ fn indexed() -> (Store, IndexBatch) {
     let store = Store::with(20);
     let events = append(2001);
     let mut group = Store::with(0).storage.log.begin().expect("a group");
-    let places = group.append(&encoded(&events)).iter().map(|at| at.place).collect();
+    let places = group.append(&encoded(&events)).unwrap().iter().map(|at| at.place).collect();
     let entries = store.entries(LogOffset::START, &events, places);
     (store, entries)
 }

@@ -92,7 +92,7 @@ impl Store {
             let records = encoded(&events);
             let before = store.storage.log.tip().end;
             let mut group = store.storage.log.begin().expect("a group");
-            let places = group.append(&records);
+            let places = group.append(&records).unwrap();
             let tip = group.tip();
             store.storage.log.write(group).expect("written");
             let mut entries = store.entries(before, &events, places.iter().map(|at| at.place).collect());

@@ -78,7 +78,7 @@ pub(in crate::cli) async fn accept_findings(
         warn!("the local log lacks events of ImmuDB, so no event records that the findings were accepted");
     } else {
         let event = audit_event(&storage, &findings, &because, state)?;
-        group.append(&[event]);
+        group.append(&[event])?;
     }
     if let Some(state) = state {
         group.mark(&record::encode_mark(accepted_mark(known, head, state)));

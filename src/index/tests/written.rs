@@ -121,7 +121,7 @@ impl Written {
             })
             .collect();
         self.frames.insert(first, group.tip().end);
-        for (stored, (id, aggregate)) in group.append(&records).iter().zip(ids) {
+        for (stored, (id, aggregate)) in group.append(&records).unwrap().iter().zip(ids) {
             self.places.insert(id, stored.place);
             self.aggregates.get_mut(&aggregate).unwrap().places.push(stored.place);
         }
@@ -137,7 +137,7 @@ impl Written {
                 recorded_at: Timestamp::new(1_700_000_000, 0).unwrap(),
                 event_hash: crate::event::ChainHash::START,
             };
-            let place = group.snapshot(&record::encode_snapshot(snapshot)).place;
+            let place = group.snapshot(&record::encode_snapshot(snapshot)).unwrap().place;
             aggregate.snapshot = Some(SnapshotHead { sequence, place });
         }
         if number % 5 == 4 {

@@ -100,11 +100,11 @@ fn write(folder: &Path, script: &mut Script) -> (Vec<WrittenFrame>, Tip, Log) {
     for _ in 0..STEPS_MAX {
         let start = group.tip().end.offset;
         match script.byte() % 8 {
-            0 | 1 => _ = group.append(&script.records()),
-            2 => _ = group.snapshot(script.bytes()),
+            0 | 1 => _ = group.append(&script.records()).expect("a small frame"),
+            2 => _ = group.snapshot(script.bytes()).expect("a small frame"),
             3 => group.mark(script.bytes()),
             // A record that is a copy of frames must never be mistaken for them.
-            4 => _ = group.append(&[copied(folder, &group)]),
+            4 => _ = group.append(&[copied(folder, &group)]).expect("a small frame"),
             5 => {
                 log.write(group).expect("written");
                 group_start = start;

@@ -23,7 +23,7 @@ fn write(log: &mut Log, add: impl FnOnce(&mut Group)) {
 }
 
 fn append(log: &mut Log) {
-    write(log, |group| _ = group.append(&[Bytes::from_static(&[7; 300])]));
+    write(log, |group| _ = group.append(&[Bytes::from_static(&[7; 300])]).unwrap());
 }
 
 /// Writes three appends and drops the log without closing it.
@@ -124,7 +124,7 @@ fn space_grows_with_the_segment() {
     let mut log = new_log(folder.path(), u64::MAX);
     let mut lengths = Vec::new();
     for _ in 0..40 {
-        write(&mut log, |group| _ = group.append(&[Bytes::from(vec![7; 400_000])]));
+        write(&mut log, |group| _ = group.append(&[Bytes::from(vec![7; 400_000])]).unwrap());
         lengths.push(length(&path(&folder)));
         let ahead = lengths.last().unwrap() - log.tip().end.offset;
         assert!(ahead <= AHEAD_BYTES_MAX);

@@ -21,8 +21,8 @@ fn written(segment_bytes_max: u64) -> (TempDir, Log, Vec<Vec<u8>>) {
     ];
     for append in &appends {
         let mut group = log.begin().unwrap();
-        group.append(&append.iter().cloned().map(Bytes::from).collect::<Vec<_>>());
-        _ = group.snapshot(b"a snapshot");
+        group.append(&append.iter().cloned().map(Bytes::from).collect::<Vec<_>>()).unwrap();
+        _ = group.snapshot(b"a snapshot").unwrap();
         group.mark(b"a mark");
         log.write(group).unwrap();
     }
@@ -132,7 +132,7 @@ fn records_that_are_read_again_are_checked_again() {
     let folder = tempdir().unwrap();
     let mut log = Log::new(recover(folder.path(), None).unwrap(), Tip::START, u64::MAX);
     let mut group = log.begin().unwrap();
-    let stored = group.append(&[&b"one"[..], b"two", b"three"].map(Bytes::from_static));
+    let stored = group.append(&[&b"one"[..], b"two", b"three"].map(Bytes::from_static)).unwrap();
     log.write(group).unwrap();
     let (mut cursor, end) = (cursor(&log), log.tip().end);
     let Some(CursorItem::Record(first)) = cursor.find_wanted(end, |_, _| true).unwrap() else {

@@ -33,9 +33,9 @@ pub fn rewrite(folder: &Path) -> usize {
         match read.frame {
             Frame::Append { records, .. } => {
                 let records: Vec<Bytes> = records.into_iter().map(|record| record.bytes).collect();
-                group.append(&records);
+                group.append(&records).unwrap();
             }
-            Frame::Snapshot { record, .. } => _ = group.snapshot(&record.bytes),
+            Frame::Snapshot { record, .. } => _ = group.snapshot(&record.bytes).unwrap(),
             Frame::Mark(mark) => {
                 marks += 1;
                 group.mark(&OldMark::decode(mark).unwrap().encode_to_vec());
