@@ -5,6 +5,7 @@
 //! here reads a file or calls ImmuDB.
 
 mod convert;
+mod extent;
 mod json;
 mod legacy_event;
 mod marshal;

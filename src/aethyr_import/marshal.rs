@@ -8,6 +8,7 @@
 use std::rc::Rc;
 
 use super::{
+    extent::{DEPTH_MAX, Extent, Measured, SIZE_MAX},
     ruby_time::{self, Nanos},
     value::Value,
 };
@@ -16,12 +17,6 @@ use crate::event::record::RUBY_MARSHAL;
 /// The maximum size of an input.
 pub(crate) const INPUT_BYTES_MAX: usize = 4 << 20;
 const VALUES_MAX: u32 = 1 << 18;
-/// The maximum nesting, also through links.
-const DEPTH_MAX: u32 = 64;
-/// The maximum size of a value with all links expanded.
-const SIZE_MAX: usize = 8 << 20;
-/// What a value counts for in addition to the bytes of its text.
-const VALUE_SIZE: usize = 16;
 /// The maximum length of an integer beyond 64 bits, in units of 16 bits.
 const LARGE_WORDS_MAX: usize = 64;
 const FLOAT_BYTES_MAX: usize = 64;
@@ -71,7 +66,7 @@ pub(crate) enum MarshalFault {
     TooDeep,
     #[error("there are more than {VALUES_MAX} values")]
     TooMany,
-    #[error("the value has more than {SIZE_MAX} bytes with its links expanded")]
+    #[error("the value needs more than {SIZE_MAX} bytes as JSON with its links expanded")]
     TooLarge,
     #[error("bytes follow the value")]
     Trailing,
@@ -86,51 +81,7 @@ pub(super) fn read(bytes: &[u8]) -> Result<Value, MarshalError> {
     reader.root().map_err(|fault| MarshalError { offset: reader.at.min(bytes.len()), fault })
 }
 
-type Outcome<T> = Result<T, MarshalFault>;
-
-/// A value, and its extent with all links expanded.
-#[derive(Debug, Clone)]
-struct Measured {
-    value: Value,
-    depth: u32,
-    size: usize,
-}
-
-impl Measured {
-    fn leaf(value: Value) -> Self {
-        let text = match &value {
-            Value::Text(text) | Value::Symbol(text) | Value::Large(text) => text.len(),
-            Value::Bytes(bytes) => bytes.len(),
-            _ => 0,
-        };
-        Self { value, depth: 0, size: text.saturating_add(VALUE_SIZE) }
-    }
-}
-
-/// The extent of a collection while its members are read.
-struct Extent {
-    depth: u32,
-    size: usize,
-}
-
-impl Extent {
-    const fn new() -> Self {
-        Self { depth: 1, size: VALUE_SIZE }
-    }
-
-    fn add(&mut self, member: &Measured) -> Outcome<()> {
-        self.depth = self.depth.max(member.depth.saturating_add(1));
-        self.size = self.size.saturating_add(member.size);
-        if self.depth > DEPTH_MAX {
-            return Err(MarshalFault::TooDeep);
-        }
-        if self.size > SIZE_MAX { Err(MarshalFault::TooLarge) } else { Ok(()) }
-    }
-
-    fn of(self, value: Value) -> Measured {
-        Measured { value, depth: self.depth, size: self.size }
-    }
-}
+pub(super) type Outcome<T> = Result<T, MarshalFault>;
 
 /// The variables of a string or a time.
 #[derive(Default)]
@@ -358,8 +309,7 @@ impl<'b> Reader<'b> {
         let (mut pairs, mut extent) = (Vec::new(), Extent::new());
         for _ in 0..count {
             let (key, value) = (self.value()?, self.value()?);
-            extent.add(&key)?;
-            extent.add(&value)?;
+            extent.add_pair(&key, &value)?;
             pairs.push((key.value, value.value));
         }
         if default == HashDefault::Follows {

@@ -245,6 +245,25 @@ fn links_never_make_a_small_input_large() {
     assert_eq!(fault(&bytes).1, MarshalFault::TooLarge);
 }
 
+/// Each value that JSON lacks becomes a mapping, which needs far more memory than its text.
+#[test]
+fn a_symbol_counts_as_the_mapping_that_it_becomes() {
+    let symbols = |count: i32| {
+        let links = b";\x00".repeat(count as usize - 1);
+        [b"[".as_slice(), &long(count), b":\x06a", &links].concat()
+    };
+    assert!(read(&marshal(&symbols(5_000))).is_ok());
+    assert_eq!(fault(&symbols(20_000)).1, MarshalFault::TooLarge);
+    // A list of links to a list of links: 1400 values are read, and 490,000 are expanded.
+    let links = b"@\x06".repeat(699);
+    let bytes = [b"[".as_slice(), &long(700), &symbols(700), &links].concat();
+    assert_eq!(fault(&bytes).1, MarshalFault::TooLarge);
+    // As keys, symbols are only text.
+    let pair = |number| [b":\x0a".as_slice(), format!("{number:05}").as_bytes(), b"0"].concat();
+    let pairs: Vec<u8> = (0..10_000).flat_map(pair).collect();
+    assert!(read(&marshal(&[b"{".as_slice(), &long(10_000), &pairs].concat())).is_ok());
+}
+
 #[test]
 fn depth_number_and_length_are_bounded() {
     let nested = |depth: usize| [b"[\x06".repeat(depth).as_slice(), b"0"].concat();

@@ -33,7 +33,7 @@ mod source;
 use appender::Appender;
 use examiner::{Examiner, LogView, Plan};
 use report::{Next, Report, Stored};
-use source::{Contents, Source, SourceError};
+use source::{Contents, Database, Source, SourceError};
 
 /// The name that stands for the database in place of a directory.
 const IMMUDB: &str = "immudb";
@@ -116,8 +116,8 @@ async fn open(config: &Config, args: &ImportAethyrArgs) -> Result<Source, Error>
     if let Some(database) = &args.database {
         settings.database.clone_from(database);
     }
-    let session = immudb::Session::open_existing(&settings).await.map_err(ImportAethyrError::from)?;
-    Ok(Source::Immudb(Box::new(session)))
+    let database = Database::open(settings).await.map_err(ImportAethyrError::from)?;
+    Ok(Source::Immudb(Box::new(database)))
 }
 
 async fn import_from(mut config: Config, args: &ImportAethyrArgs, source: &Source) -> Result<(), Error> {

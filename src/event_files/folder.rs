@@ -176,15 +176,18 @@ impl EventFolder {
         Ok(paths.iter().any(|path| kind(path).is_some_and(|kind| kind.is_file())))
     }
 
-    /// Returns whether the event files were written by Aethyr's own event store, which uses the
-    /// same layout.
+    /// Returns whether most event files were written by Aethyr's own event store, which uses the
+    /// same layout. Only the beginnings of a few files are read.
     ///
     /// # Errors
     /// Returns an error if the directory cannot be read.
     pub fn is_of_aethyr(&self) -> io::Result<bool> {
+        const FILES_MAX: usize = 16;
         let paths = self.event_paths()?;
-        let first = paths.iter().find_map(|path| read_file(path).ok());
-        Ok(first.is_some_and(|bytes| bytes.starts_with(&RUBY_MARSHAL)))
+        let step = paths.len().div_ceil(FILES_MAX).max(1);
+        let starts = paths.iter().step_by(step).filter_map(|path| start_of_file(path).ok());
+        let (aethyrs, others): (Vec<_>, Vec<_>) = starts.partition(|start| start == RUBY_MARSHAL.as_slice());
+        Ok(aethyrs.len() > others.len())
     }
 
     /// Returns the paths of all event files, and of objects in place of one or of its directory, in
@@ -270,16 +273,25 @@ pub fn read_file(path: &Path) -> io::Result<Vec<u8>> {
 /// # Errors
 /// Returns an error if it has more than `bytes_max` bytes. See also [`read_file`].
 pub fn read_file_up_to(path: &Path, bytes_max: u64) -> io::Result<Vec<u8>> {
-    let file = open(path)?;
-    if !file.metadata()?.is_file() {
-        return Err(io::Error::other("not a regular file"));
-    }
+    let file = regular_file(path)?;
     let mut bytes = Vec::new();
     file.take(bytes_max.saturating_add(1)).read_to_end(&mut bytes)?;
     if bytes.len() as u64 > bytes_max {
         return Err(io::Error::other(format!("has more than {bytes_max} bytes")));
     }
     Ok(bytes)
+}
+
+/// Returns as many bytes from the start of a file as tell who wrote it. See also [`read_file`].
+fn start_of_file(path: &Path) -> io::Result<Vec<u8>> {
+    let mut bytes = Vec::new();
+    regular_file(path)?.take(RUBY_MARSHAL.len() as u64).read_to_end(&mut bytes)?;
+    Ok(bytes)
+}
+
+fn regular_file(path: &Path) -> io::Result<fs::File> {
+    let file = open(path)?;
+    if file.metadata()?.is_file() { Ok(file) } else { Err(io::Error::other("not a regular file")) }
 }
 
 fn open(path: &Path) -> io::Result<fs::File> {

@@ -259,3 +259,18 @@ fn what_is_no_event_file_keeps_no_log_from_being_begun() {
     put("a file", &dir.path().join("events/room-1/2.event"), dir.path());
     assert!(folder.has_events().unwrap());
 }
+
+#[test]
+fn a_directory_is_that_of_aethyr_if_most_of_its_files_are() {
+    for (of_ruby, others, expected) in [(0, 0, false), (1, 0, true), (1, 2, false), (9, 2, true)] {
+        let dir = tempfile::tempdir().unwrap();
+        let room = dir.path().join("room");
+        std::fs::create_dir(&room).unwrap();
+        for number in 0..of_ruby + others {
+            let start: &[u8] = if number < of_ruby { b"\x04\x08{" } else { b"{" };
+            std::fs::write(room.join(format!("{number}.event")), start).unwrap();
+        }
+        let folder = folder::EventFolder::new(dir.path());
+        assert_eq!(folder.is_of_aethyr().unwrap(), expected, "{of_ruby} of {}", of_ruby + others);
+    }
+}

@@ -216,6 +216,47 @@ async fn an_aggregate_that_the_log_continues_differently_is_left_out() {
     assert_eq!(numbers(&whole_order(&mut service.client()).await, SWORD), [1]);
 }
 
+/// Returns a mapping of texts in Ruby's Marshal format, with the number of the event.
+fn marshalled(number: u8, texts: &[(&str, &str)]) -> Vec<u8> {
+    let text = |text: &str| {
+        let length = u8::try_from(text.len() + 5).unwrap();
+        [b"I\"", [length].as_slice(), text.as_bytes(), b"\x06:\x06ET"].concat()
+    };
+    let mut bytes = vec![4, 8, b'{', u8::try_from(texts.len() + 1 + 5).unwrap()];
+    bytes.extend([text("sequence_number"), vec![b'i', number + 5]].concat());
+    texts.iter().for_each(|(key, value)| bytes.extend([text(key), text(value)].concat()));
+    bytes
+}
+
+/// An object that Aethyr made a room after the first import.
+#[tokio::test(flavor = "multi_thread")]
+async fn new_events_of_an_imported_aggregate_do_not_change_its_type() {
+    let mut service = with_samples(Setup::local());
+    assert!(report(&service, &["import-aethyr", "aethyr"]).0);
+    let described = [
+        ("aggregate_id", SWORD),
+        ("created_at", "2025-12-01T12:00:00Z"),
+        ("class", "Aethyr::Core::EventSourcing::RoomDescriptionUpdated"),
+        ("description", "A sword with a room in it."),
+    ];
+    let path = service.dir().join("aethyr").join(SWORD).join("6.event");
+    fs::write(path, marshalled(6, &described)).unwrap();
+    // The world cannot read the event, which is reported, and all others are known.
+    let (_, said) = report(&service, &["import-aethyr", "aethyr"]);
+    assert!(said.contains("events imported: 1") && said.contains("already had: 12"), "{said}");
+    assert!(said.contains(&format!("{SWORD}: event 6: ")) && !said.contains("different event"), "{said}");
+    service.restart().await;
+    let order = whole_order(&mut service.client()).await;
+    assert_eq!(numbers(&order, SWORD), [1, 2, 3, 4, 5, 6]);
+    assert_eq!(
+        (order[12].event_type.as_str(), order[12].aggregate_type.as_str()),
+        ("RoomDescriptionUpdated", "GameObject")
+    );
+    service.stop();
+    let (_, said) = report(&service, &["import-aethyr", "aethyr"]);
+    assert!(said.contains("events imported: 0") && said.contains("already had: 13"), "{said}");
+}
+
 /// The event files of the service and those of Aethyr have the same layout and the same default
 /// directory.
 #[tokio::test(flavor = "multi_thread")]

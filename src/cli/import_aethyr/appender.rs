@@ -4,7 +4,7 @@ use bytes::Bytes;
 
 use super::{
     Error, ImportAethyrError,
-    examiner::{Plan, PlannedUnit, rules},
+    examiner::{Plan, PlannedUnit, rules, unit_digest},
     failed,
     source::Source,
 };
@@ -90,11 +90,9 @@ impl<'a> Appender<'a> {
             ImportAethyrError::Changed { aggregate, number }
         };
         let event = LegacyEvent::read(&bytes).map_err(|_| changed())?;
-        if event.aggregate_id.as_str() != aggregate.name {
-            return Err(changed().into());
-        }
         let converted = convert(event, &rules(aggregate.kind)).map_err(|_| changed())?;
-        if converted.events.len() as u64 != unit.count {
+        // This covers the aggregate and the size, which were checked when it was examined.
+        if unit_digest(&converted.events) != unit.digest {
             return Err(changed().into());
         }
         self.encode(&converted.events, unit);

@@ -6,6 +6,9 @@ use std::{
     sync::Arc,
 };
 
+use bytes::Bytes;
+use sha2::{Digest, Sha256};
+
 use super::{
     Error,
     appender::RecordedTimes,
@@ -17,7 +20,7 @@ use crate::{
     aethyr_import::{ConvertRules, LegacyEvent, aggregate_type, convert},
     event::{AggregateId, ContentDigest, EventId, NewEvent, Position, SequenceNumber, Timestamp},
     history::{History, HistoryError},
-    index::Direction,
+    index::{Direction, Head},
     progress::Progress,
     storage::Storage,
     world::model::{
@@ -49,9 +52,9 @@ impl LogView {
         Self { history: Some(history), last: storage.log.tip().position, _storage: Some(storage) }
     }
 
-    fn last_of(&self, id: &AggregateId) -> Result<SequenceNumber, HistoryError> {
-        let Some(history) = &self.history else { return Ok(SequenceNumber(0)) };
-        Ok(history.index.head(id)?.map_or(SequenceNumber(0), |head| head.last))
+    fn head(&self, id: &AggregateId) -> Result<Option<Head>, HistoryError> {
+        let Some(history) = &self.history else { return Ok(None) };
+        Ok(history.index.head(id)?)
     }
 
     fn has(&self, event: &NewEvent, sequence: SequenceNumber) -> Result<bool, HistoryError> {
@@ -68,6 +71,10 @@ impl LogView {
         Ok(history.index.event(id)?.is_some())
     }
 }
+
+/// The size of the inputs of one aggregate that are kept from its first examination to the second.
+/// The events themselves may need far more memory than their inputs.
+const KEPT_BYTES_MAX: usize = 64 << 20;
 
 /// What is to be appended.
 #[derive(Debug, Default)]
@@ -99,6 +106,20 @@ pub(super) struct PlannedUnit {
     /// The sequence number of the first event.
     pub first: SequenceNumber,
     pub count: u64,
+    /// That of the events as they were examined. See [`unit_digest`].
+    pub digest: UnitDigest,
+}
+
+pub(super) type UnitDigest = [u8; 32];
+
+/// Returns a digest that covers all events of a unit, with their ids.
+pub(super) fn unit_digest(events: &[NewEvent]) -> UnitDigest {
+    let mut digest = Sha256::new();
+    for event in events {
+        digest.update(event.id.as_bytes());
+        digest.update(ContentDigest::of(event).0);
+    }
+    digest.finalize().into()
 }
 
 impl Plan {
@@ -208,25 +229,26 @@ impl<'a> Examiner<'a> {
         if let Some(missing) = first_gap(numbers, noted) {
             return Err(Reason::Gap(missing).into());
         }
-        let mut events = Vec::with_capacity(numbers.len());
-        for number in numbers {
-            events.push(self.event(name, *number).await?);
-        }
-        let Some(id) = events.first().map(|event| event.aggregate_id.clone()) else {
-            return Err(Reason::Name.into());
-        };
+        let Ok(id) = AggregateId::new(name) else { return Err(Reason::Name.into()) };
+        let (event_types, mut kept) = self.event_types(name, numbers).await?;
         if id.as_str().starts_with(AggregateId::RESERVED_PREFIX) {
             return Err(Reason::Reserved.into());
         }
-        let kind = aggregate_type(events.iter().map(|event| event.event_type.as_str()));
+        let head = self.log.head(&id)?;
+        // Later events may tell more than those of an earlier import, but the type never changes.
+        let stored_kind = head.as_ref().and_then(|head| Kind::of(&head.aggregate_type)).map(Kind::name);
+        let kind = stored_kind.unwrap_or_else(|| aggregate_type(event_types.iter().map(String::as_str)));
         let mut examined =
             Examined { kind, ids: Vec::new(), units: Vec::new(), already: 0, problems: Vec::new() };
         let mut replay = Replay { kind, state: None, has_problem: false };
         let rules = rules(kind);
-        let stored = self.log.last_of(&id)?;
+        let stored = head.map_or(SequenceNumber(0), |head| head.last);
         let (mut last, mut at) = (SequenceNumber(0), None);
-        for event in events {
-            let number = event.sequence.0;
+        for number in numbers.iter().copied() {
+            let event = match kept.next() {
+                Some(bytes) => event_in(&bytes, name, number)?,
+                None => event_in(&self.read(name, number).await?, name, number)?,
+            };
             let time = at.map_or(event.created_at, |at| event.created_at.max(at));
             at = Some(time);
             let converted = convert(event, &rules).map_err(|source| Reason::Event { number, source })?;
@@ -249,8 +271,8 @@ impl<'a> Examiner<'a> {
                 }
             }
             if first > stored {
-                let count = converted.events.len() as u64;
-                examined.units.push(PlannedUnit { at: time, aggregate: 0, number, first, count });
+                let (count, digest) = (converted.events.len() as u64, unit_digest(&converted.events));
+                examined.units.push(PlannedUnit { at: time, aggregate: 0, number, first, count, digest });
             } else if last > stored {
                 // Units are appended as a whole, so the log has another event there.
                 return Err(Reason::Differs(stored).into());
@@ -259,23 +281,47 @@ impl<'a> Examiner<'a> {
         Ok(examined)
     }
 
-    async fn event(&self, name: &str, number: u64) -> Result<LegacyEvent, Fault> {
-        let bytes = match self.source.read(name, number).await {
-            Ok(bytes) => bytes,
-            Err(source) if source.is_of_one_event() => return Err(Reason::Source { number, source }.into()),
-            Err(error) => return Err(Fault::Fatal(failed(error))),
-        };
-        let event = LegacyEvent::read(&bytes).map_err(|source| Reason::Event { number, source })?;
-        if event.aggregate_id.as_str() != name || event.sequence.0 != number {
-            return Err(Reason::Misplaced(number).into());
+    /// Returns the types of events that tell the type of the aggregate, and the inputs of the first
+    /// events.
+    async fn event_types(
+        &self,
+        name: &str,
+        numbers: &BTreeSet<u64>,
+    ) -> Result<(BTreeSet<String>, std::vec::IntoIter<Bytes>), Fault> {
+        let (mut event_types, mut kept, mut kept_bytes) = (BTreeSet::new(), Vec::new(), 0usize);
+        for number in numbers {
+            let bytes = self.read(name, *number).await?;
+            let event_type = event_in(&bytes, name, *number)?.event_type;
+            if aggregate_type([event_type.as_str()]) != Kind::GameObject.name() {
+                event_types.insert(event_type);
+            }
+            kept_bytes = kept_bytes.saturating_add(bytes.len());
+            if kept_bytes <= KEPT_BYTES_MAX {
+                kept.push(bytes);
+            }
         }
-        Ok(event)
+        Ok((event_types, kept.into_iter()))
+    }
+
+    async fn read(&self, name: &str, number: u64) -> Result<Bytes, Fault> {
+        match self.source.read(name, number).await {
+            Ok(bytes) => Ok(bytes),
+            Err(source) if source.is_of_one_event() => Err(Reason::Source { number, source }.into()),
+            Err(error) => Err(Fault::Fatal(failed(error))),
+        }
     }
 
     fn check_size(&self, number: u64, event: &NewEvent) -> Result<(), Reason> {
         let (bytes, max) = (event.content.byte_count(), self.event_bytes_max);
         if bytes > max { Err(Reason::TooLarge { number, bytes, max }) } else { Ok(()) }
     }
+}
+
+/// Reads the event with this number.
+fn event_in(bytes: &[u8], name: &str, number: u64) -> Result<LegacyEvent, Reason> {
+    let event = LegacyEvent::read(bytes).map_err(|source| Reason::Event { number, source })?;
+    let is_it = event.aggregate_id.as_str() == name && event.sequence.0 == number;
+    if is_it { Ok(event) } else { Err(Reason::Misplaced(number)) }
 }
 
 /// Returns the first number that is missing. `noted` is the last number as the event store noted
@@ -317,5 +363,38 @@ impl Replay {
         let state = Aggregate::apply(self.state.take(), kind, &event.aggregate_id, &read);
         self.state = Some(state.map_err(|source| Problem::Rule { number, source })?);
         Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeMap;
+
+    use super::*;
+    use crate::event::Content;
+
+    #[test]
+    fn the_digest_of_a_unit_tells_when_any_of_its_events_has_changed() {
+        let event = |number: u128, data: &str| NewEvent {
+            id: EventId::from(uuid::Uuid::from_u128(number)),
+            aggregate_id: AggregateId::new("room-1").unwrap(),
+            aggregate_type: "Room".into(),
+            event_type: "RoomCreated".into(),
+            content: Content::Json(data.to_owned()),
+            correlation_id: String::new(),
+            causation_id: String::new(),
+            metadata: BTreeMap::new(),
+            occurred_at: None,
+        };
+        let digest = unit_digest(&[event(1, "{}"), event(2, "{}")]);
+        assert_eq!(unit_digest(&[event(1, "{}"), event(2, "{}")]), digest);
+        for other in [
+            vec![event(1, "{}")],
+            vec![event(2, "{}"), event(1, "{}")],
+            vec![event(1, "{}"), event(2, "[]")],
+            vec![event(1, "{}"), event(3, "{}")],
+        ] {
+            assert_ne!(unit_digest(&other), digest, "{other:?}");
+        }
     }
 }

@@ -11,11 +11,13 @@ use std::{
 };
 
 use bytes::Bytes;
+use tokio::sync::Mutex;
+use tracing::debug;
 
 use crate::{
     aethyr_import::INPUT_BYTES_MAX,
     event_files::folder::{EventFolder, read_file_up_to},
-    immudb::{self, EntryKey, ErrorKind, KeyKind, Session, TxId},
+    immudb::{self, EntryKey, ErrorKind, KeyKind, Session, SessionSettings, TxId},
     printable::escaped,
     progress::Progress,
 };
@@ -26,7 +28,38 @@ const SNAPSHOT_PREFIX: &str = "snapshot:";
 
 pub(super) enum Source {
     Folder(PathBuf),
-    Immudb(Box<Session>),
+    Immudb(Box<Database>),
+}
+
+/// A database of ImmuDB. The server ends a session that is idle while the log is opened and while
+/// the destination is contacted, so another one is opened then.
+pub(super) struct Database {
+    settings: SessionSettings,
+    session: Mutex<Session>,
+}
+
+impl Database {
+    /// Connects and logs in. The database must exist.
+    ///
+    /// # Errors
+    /// Returns an error if ImmuDB fails.
+    pub(super) async fn open(settings: SessionSettings) -> Result<Self, immudb::Error> {
+        let session = Mutex::new(Session::open_existing(&settings).await?);
+        Ok(Self { settings, session })
+    }
+
+    async fn value(&self, key: &[u8]) -> Result<Option<Bytes>, immudb::Error> {
+        let mut session = self.session.lock().await;
+        let found = match session.get(key).await {
+            Err(error) if error.kind == ErrorKind::SessionExpired => {
+                debug!(%error, "logging in again to read Aethyr's events");
+                *session = Session::open_existing(&self.settings).await?;
+                session.get(key).await?
+            }
+            found => found?,
+        };
+        Ok(found.map(|found| found.value))
+    }
 }
 
 /// What a source has.
@@ -64,7 +97,7 @@ impl fmt::Display for Source {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Folder(path) => path.display().fmt(f),
-            Self::Immudb(session) => write!(f, "the database {}", session.database()),
+            Self::Immudb(database) => write!(f, "the database {}", database.settings.database),
         }
     }
 }
@@ -77,7 +110,10 @@ impl Source {
     pub(super) async fn list(&self) -> Result<Contents, SourceError> {
         match self {
             Self::Folder(path) => Ok(files(path)?),
-            Self::Immudb(session) => Ok(keys(session).await?),
+            Self::Immudb(database) => {
+                let session = database.session.lock().await;
+                Ok(keys(&session).await?)
+            }
         }
     }
 
@@ -91,9 +127,9 @@ impl Source {
                 let path = path.join(aggregate).join(format!("{number}.event"));
                 Ok(read_file_up_to(&path, INPUT_BYTES_MAX as u64)?.into())
             }
-            Self::Immudb(session) => {
-                let found = session.get(format!("{EVENT_PREFIX}{aggregate}:{number}").as_bytes()).await?;
-                found.map(|found| found.value).ok_or(SourceError::Missing)
+            Self::Immudb(database) => {
+                let found = database.value(format!("{EVENT_PREFIX}{aggregate}:{number}").as_bytes()).await?;
+                found.ok_or(SourceError::Missing)
             }
         }
     }
@@ -109,10 +145,9 @@ impl Source {
             Self::Folder(path) => {
                 read_file_up_to(&path.join(format!("{aggregate}.sequence")), BYTES_MAX).ok().map(Bytes::from)
             }
-            Self::Immudb(session) => session
-                .get(format!("{SEQUENCE_PREFIX}{aggregate}").as_bytes())
-                .await?
-                .map(|found| found.value),
+            Self::Immudb(database) => {
+                database.value(format!("{SEQUENCE_PREFIX}{aggregate}").as_bytes()).await?
+            }
         };
         Ok(text.and_then(|text| std::str::from_utf8(&text).ok()?.trim().parse().ok()))
     }
@@ -121,7 +156,7 @@ impl Source {
     pub(super) async fn close(self) {
         match self {
             Self::Folder(_) => {}
-            Self::Immudb(session) => session.close().await,
+            Self::Immudb(database) => database.session.into_inner().close().await,
         }
     }
 }
