@@ -148,7 +148,7 @@ impl AppendBounds {
 pub struct AggregateId(Arc<str>);
 
 impl AggregateId {
-    /// Ids that begin with this are reserved for the service, which records there, for example, what
+    /// Ids that begin with this are reserved for the service. It records there, for example, what
     /// the operator decides (`aethyr:audit`).
     pub const RESERVED_PREFIX: &str = "aethyr:";
 

@@ -54,7 +54,7 @@ async fn killing_immudb_under_load_costs_no_call_and_no_event() {
 
 /// The remedy for an ImmuDB with a damaged index. See `docs/operations/troubleshooting.md`.
 #[tokio::test(flavor = "multi_thread")]
-async fn an_immudb_whose_indexes_were_removed_makes_them_anew() {
+async fn an_immudb_whose_indexes_were_removed_rebuilds_them() {
     let dir = tempdir().unwrap();
     let mut immudb = ImmuDb::start(dir.path()).await;
     let service = Service::start(Setup::with_immudb(immudb.port())).await;

@@ -175,7 +175,7 @@ impl ImmuDb {
         self.process.as_mut().is_some_and(|process| process.try_wait().unwrap().is_some())
     }
 
-    /// Removes the indexes of all databases, and starts the server, which makes them anew from its
+    /// Removes the indexes of all databases, and starts the server, which rebuilds them from its
     /// transactions. This is the remedy for a damaged index.
     pub async fn restart_without_indexes(&mut self) {
         self.kill();
@@ -249,7 +249,7 @@ impl ImmuDb {
         let mut command = self.on_disk(Path::new("sh"));
         command.args(["-c", "ulimit -v \"$1\" && shift && exec \"$@\"", "sh"]);
         command.arg(ADDRESS_SPACE_KIBIBYTES_MAX.to_string()).arg(ImmuDb::binary());
-        // Without it, a server without memory writes the stacks of millions of goroutines to its log.
+        // Otherwise, a server without memory writes the stacks of millions of goroutines.
         command.env("GOTRACEBACK", "none");
         for (name, _) in env::vars_os().filter(|(name, _)| is_immudb_setting(name)) {
             command.env_remove(name);

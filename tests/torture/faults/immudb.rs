@@ -64,7 +64,7 @@ impl Series<'_> {
 
     /// Does what the documentation tells an operator to do.
     async fn repair(&mut self, immudb: &mut ImmuDb) {
-        self.count("ImmuDB's index made anew");
+        self.count("ImmuDB's index rebuilt");
         immudb.restart_without_indexes().await;
     }
 }
