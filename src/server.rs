@@ -17,6 +17,8 @@ use crate::{
     event::time,
     grpc::{CertificateEnd, transport::accept::TlsSettings},
     log::clean_stop,
+    replication::state::State,
+    retry::RetryDelays,
     telemetry,
     world::{World, commands::handler::reserving::ReservingError},
 };
@@ -47,6 +49,14 @@ pub use crate::grpc::transport::listeners::Listeners;
 /// How long calls in progress may continue after a part of the service has failed. They may be
 /// waiting for the part that failed.
 const FAILURE_GRACE: Duration = Duration::from_secs(2);
+
+/// How long the services stay unavailable while nothing is known of ImmuDB, if names of players are
+/// to be reserved.
+const STATE_UNKNOWN_MAX: Duration = Duration::from_secs(30);
+
+/// The first and the longest delay before names of players are reserved again.
+const NAMES_RETRIED_AFTER: Duration = Duration::from_secs(1);
+const NAMES_RETRIED_AFTER_MAX: Duration = Duration::from_secs(60);
 
 /// Serves on `listeners` until `shutdown` resolves. While the storage is being opened, calls are
 /// answered with the error that the service is starting.
@@ -147,34 +157,52 @@ async fn first_of(
 }
 
 /// Calls `open` to make the services available. If names of players are to be unique, they are
-/// reserved before that, or as soon as that is possible. Resolves only if players share a name
-/// before the services are available: what is found later ends no service that is running.
+/// reserved before that, or as soon as that is possible. Resolves only if the first attempt finds
+/// players that share a name: what is found later ends no service that is running.
 async fn open(open: impl FnOnce(), world: Option<Arc<World>>) -> ServerError {
-    const RETRY_AFTER: Duration = Duration::from_secs(1);
-    const RETRY_AFTER_MAX: Duration = Duration::from_secs(60);
-    let (mut open, mut retry_after) = (Some(open), RETRY_AFTER);
-    loop {
-        let reserved = match &world {
-            Some(world) => world.reserve_player_names().await,
-            None => Ok(()),
-        };
-        let are_reserved = reserved.is_ok();
-        match reserved {
-            Err(ReservingError::Shared(shared)) if open.is_some() => return shared.into(),
-            Err(error) => {
-                warn!(%error, "names of players are not reserved yet; they cannot change until then")
-            }
-            Ok(()) => {}
-        }
+    let Some(world) = world.filter(|world| !world.player_names_are_reserved()) else {
+        open();
+        return std::future::pending().await;
+    };
+    let mut state = world.source().store.replication().watch_state();
+    // Until then, no data is accepted or served, and it is not known which players there are. The
+    // state is gone only if the store is.
+    let is_known = |state: &State| !matches!(state, State::Starting | State::Copying);
+    let mut open = Some(open);
+    if tokio::time::timeout(STATE_UNKNOWN_MAX, state.wait_for(is_known)).await.is_err() {
+        // The statistics say what the service is waiting for.
         if let Some(open) = open.take() {
             open();
         }
-        if are_reserved {
-            return std::future::pending().await;
-        }
-        tokio::time::sleep(retry_after).await;
-        retry_after = retry_after.saturating_mul(2).min(RETRY_AFTER_MAX);
+        _ = state.wait_for(is_known).await;
     }
+    let mut reserved = world.reserve_player_names().await;
+    if let Err(ReservingError::Shared(shared)) = reserved {
+        return shared.into();
+    }
+    if let Some(open) = open {
+        open();
+    }
+    let mut delays = RetryDelays::new(NAMES_RETRIED_AFTER, NAMES_RETRIED_AFTER_MAX);
+    let mut told = String::new();
+    while let Err(error) = reserved {
+        if error.is_final() {
+            info!(%error, "names of players are not reserved, and cannot change");
+            break;
+        }
+        let why = error.to_string();
+        if why != told {
+            warn!(%error, "names of players are not reserved yet; they cannot change until then");
+            told = why;
+        }
+        tokio::select! {
+            () = tokio::time::sleep(delays.next_delay()) => {}
+            // Another state may be the one that takes writes.
+            Ok(()) = state.changed() => {}
+        }
+        reserved = world.reserve_player_names().await;
+    }
+    std::future::pending().await
 }
 
 /// Who may connect and call.

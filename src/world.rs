@@ -147,14 +147,20 @@ impl World {
         Ok(Appended { stored: without_reservations(stored, sent), stored_in })
     }
 
+    /// Returns whether the names of all players are reserved, or need not be.
+    pub fn player_names_are_reserved(&self) -> bool {
+        self.handler.player_names_are_reserved()
+    }
+
     /// Reserves the names of the players that exist, if names are to be unique. Until that has been
-    /// done, commands that change a name are refused as unavailable.
+    /// done, commands that change a name are refused as unavailable. Ends early when the service
+    /// closes.
     ///
     /// # Errors
     /// Returns an error if players share a name, or if something cannot be read or written at
     /// present.
     pub async fn reserve_player_names(&self) -> Result<(), ReservingError> {
-        self.handler.reserve_player_names().await
+        self.handler.reserve_player_names(&self.shutdown.closing).await
     }
 
     /// Returns an aggregate as it is, or as it was at an earlier moment. May block on disk I/O.

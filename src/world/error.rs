@@ -9,7 +9,7 @@ use super::{
 };
 use crate::{
     error::StoreError,
-    event::{AggregateId, SequenceNumber},
+    event::{AggregateId, NAME_BYTES_MAX, SequenceNumber},
 };
 
 /// An error of the world. Unless it is [`StoreError::OutcomeUnknown`] or [`StoreError::Internal`],
@@ -138,6 +138,13 @@ pub enum RawAppendProblem {
     /// The event cannot be read, or it is invalid for the object.
     #[error("{0}")]
     Event(Problem),
+    /// Names of players are unique, and the event gives the player one that is too long to be
+    /// reserved.
+    #[error("the name of the player has {bytes} bytes; at most {NAME_BYTES_MAX} can be reserved")]
+    NameTooLong {
+        /// The length of the name.
+        bytes: usize,
+    },
     /// All such appends are refused, whether they fit or not.
     #[error("the configuration refuses such appends (world.raw_appends)")]
     Refused,

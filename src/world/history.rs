@@ -2,7 +2,7 @@
 //! world between two moments.
 //!
 //! Everything here is derived from the log, which stays the only source of truth. Appending events
-//! is left to the commands and to `read_models::repairing`.
+//! is left to the commands.
 
 pub mod changes;
 pub mod difference;

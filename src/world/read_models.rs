@@ -32,7 +32,6 @@ mod problems;
 pub mod projections;
 pub mod projector;
 pub mod rebuild;
-pub mod repairing;
 mod tables;
 #[cfg(test)]
 mod tests;

@@ -28,6 +28,7 @@ mod raw_appends;
 mod read_models;
 mod rebuilding;
 mod repairs;
+mod reserving_names;
 mod states;
 mod walk_through;
 mod without_immudb;

@@ -15,8 +15,8 @@ use crate::{
         transport::{concurrency::Admitted, write_answer::reserve_answer},
         wire,
     },
-    store::Origin,
-    world::error::WorldError,
+    store::{Append, Appended, Origin},
+    world::{commands::handler::raw_names, error::WorldError},
 };
 
 impl EventStoreCalls {
@@ -34,7 +34,7 @@ impl EventStoreCalls {
         reserve_answer(call, bytes).await.map_err(status::of_limit)?;
         let stored = match &self.world {
             Some(world) => world.append(append, origin).await,
-            None => self.store.append_for(append, origin).await.map_err(WorldError::from),
+            None => self.append_without_world(call, append, origin).await?,
         };
         match stored {
             Ok(appended) => {
@@ -47,6 +47,28 @@ impl EventStoreCalls {
             }
             Err(error) => Err(status::of_world_error(error)),
         }
+    }
+
+    /// Stores events without any rules of the world. A service with a world may have stored them
+    /// before, with events that reserve names of players.
+    async fn append_without_world(
+        &self,
+        call: &Admitted,
+        append: Append,
+        origin: Origin,
+    ) -> Result<Result<Appended, WorldError>, Status> {
+        let sent = append.events.len();
+        let append = if raw_names::may_have_reserved(&self.store, &append) {
+            self.blocking(call, move |store| raw_names::as_stored_before(store, append)).await?
+        } else {
+            append
+        };
+        let appended = self.store.append_for(append, origin).await;
+        let of_caller = |Appended { stored, stored_in }| {
+            let stored = raw_names::without_reservations(stored, sent);
+            Appended { stored, stored_in }
+        };
+        Ok(appended.map(of_caller).map_err(WorldError::from))
     }
 
     /// Returns the status of an append with an event id that belongs to another append. Only a

@@ -32,6 +32,7 @@ use crate::{
 
 mod raw_appends;
 pub mod raw_names;
+mod repairing;
 pub mod reserving;
 
 use raw_appends::ReportedDamage;

@@ -10,7 +10,7 @@ use std::{
 
 use crate::{
     error::{StoreError, Unavailable},
-    event::{AggregateId, SequenceNumber},
+    event::{AggregateId, NAME_BYTES_MAX, SequenceNumber},
     store::{EventStore, LoadRequest},
     world::{
         error::WorldError,
@@ -114,6 +114,8 @@ impl<'s> NameReservations<'s> {
             .filter(|(_, before, after)| before != after)
             .collect();
         if !changed.is_empty() && !self.names.are_reserved() {
+            // If no writes are accepted at all, the client has to know that first.
+            self.store.writes_taken()?;
             // Players of before may still have no reservation.
             return Err(StoreError::Unavailable(Unavailable::Starting).into());
         }
@@ -161,7 +163,7 @@ impl<'s> NameReservations<'s> {
         match &its.holder {
             Some(holder) if holder == player => return Ok(None),
             Some(_) => {
-                return Err(Refusal::NameTaken { id: player.clone(), name: name.to_owned() }.into());
+                return Err(Refusal::NameTaken { id: player.clone(), name: beginning(name) }.into());
             }
             None => its.holder = Some(player.clone()),
         }
@@ -178,10 +180,32 @@ impl<'s> NameReservations<'s> {
     }
 }
 
+/// Returns as much of a name as a command may set. Other names may be longer than an error should
+/// be.
+fn beginning(name: &str) -> String {
+    let end = (0..=name.len().min(NAME_BYTES_MAX)).rev().find(|end| name.is_char_boundary(*end));
+    let end = end.unwrap_or_default();
+    name.get(..end).unwrap_or_default().to_owned()
+}
+
 /// Returns the name of a player that exists.
 pub(super) fn name_of(aggregate: &Aggregate) -> Option<&str> {
     match aggregate {
         Aggregate::Player(player) if !player.object.deleted => Some(player.object.name()),
         Aggregate::Player(_) | Aggregate::GameObject(_) | Aggregate::Room(_) => None,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_error_has_only_the_beginning_of_a_long_name() {
+        assert_eq!(beginning("Alice"), "Alice");
+        assert_eq!(beginning(""), "");
+        assert_eq!(beginning(&"x".repeat(900_000)), "x".repeat(NAME_BYTES_MAX));
+        // Not in the middle of a character of two bytes.
+        assert_eq!(beginning(&"ä".repeat(200)), "ä".repeat(127));
     }
 }

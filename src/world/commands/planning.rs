@@ -34,6 +34,7 @@ pub use earlier::AppendEnd;
 use earlier::{EarlierAttempts, EarlierExecution};
 pub(super) use examined::ExaminedWorld;
 use new_events::NewEvents;
+pub(super) use new_events::byte_count;
 
 /// What a call appends and returns.
 pub struct Plan {

@@ -2,7 +2,7 @@
 //! object intact again.
 //!
 //! A repair is itself an event of the object, and names the events that it excludes. Nothing is
-//! removed from the log. Writing repairs is left to `read_models::repairing`.
+//! removed from the log. Writing repairs is left to the commands.
 
 use std::collections::{BTreeMap, BTreeSet};
 

@@ -2,7 +2,7 @@
 //! next to the live ones, compares the two, and replaces the live ones if they differ.
 //!
 //! The live tables stay in use meanwhile. Damaged aggregates are reported here; repairing them is
-//! left to `repairing`.
+//! left to the commands.
 
 use std::{
     collections::BTreeMap,

@@ -16,7 +16,7 @@ use super::{
 };
 use crate::{
     error::{Conflict, StoreError},
-    event::{AggregateId, NewEvent, SequenceNumber},
+    event::{AggregateId, NAME_BYTES_MAX, NewEvent, SequenceNumber},
     refusals::{self, Severity},
     store::{Append, Origin, StoredAppend},
     world::{
@@ -25,17 +25,13 @@ use crate::{
             names::{NameChange, PlayerNames, name_of},
         },
         error::{AggregateDamage, InvalidRawAppend, Problem, RawAppendProblem, WorldError},
-        history::{
-            rehydration::InvalidEvents,
-            replay::{self, AggregateSource},
-        },
+        history::replay::{self, AggregateSource},
         model::{
             aggregate::{Aggregate, Kind},
             event::WorldEvent,
         },
-        read_models::repairing,
         rules::refusal::Refusal,
-        settings::RawAppendPolicy,
+        settings::{EventLimits, RawAppendPolicy, UniqueNames},
     },
 };
 
@@ -79,27 +75,6 @@ impl ReportedDamage {
 }
 
 impl Handler {
-    /// Excludes the events that damage an object from replay. Appends to it are checked again from
-    /// then on. `recorded_by` is the name of the identity that requested it, or empty.
-    ///
-    /// # Errors
-    /// See [`repairing::repair`].
-    pub async fn repair(
-        &self,
-        id: &AggregateId,
-        actor: &str,
-        recorded_by: Arc<str>,
-    ) -> Result<InvalidEvents, WorldError> {
-        let turn = Arc::new(self.turns.take(&LockRequest::alone(std::iter::once(id))).await);
-        let origin = Origin { kept: Some(turn.clone()), recorded_by, ..Origin::default() };
-        let repaired = repairing::repair(&self.source, id, actor, origin).await;
-        // Must happen before another call can acquire the lock. An object that is still damaged is
-        // detected again.
-        self.told.forget(id);
-        drop(turn);
-        repaired
-    }
-
     /// Appends the events, all or none, if they fit the objects of the world that they belong to.
     /// Event ids are checked first, then the sequence numbers that the client expects, then the
     /// rules.
@@ -108,7 +83,11 @@ impl Handler {
     /// Returns an error if an event does not fit. See also [`StoreError`].
     pub async fn append_raw(&self, append: Append, origin: Origin) -> Result<StoredAppend, WorldError> {
         if self.raw_appends == RawAppendPolicy::Unchecked {
-            return Ok(self.source.store.append_here(append, origin).await?);
+            // Names are not reserved now, but they may have been when the events were stored.
+            let store = &self.source.store;
+            let may_have_reserved = raw_names::may_have_reserved(store, &append);
+            let before = if may_have_reserved { self.as_stored_before(&append).await? } else { None };
+            return Ok(store.append_here(before.unwrap_or(append), origin).await?);
         }
         let objects = match self.objects(&append).await {
             Ok(objects) => objects,
@@ -139,7 +118,12 @@ impl Handler {
             // The memory of the call counts elsewhere: the original events stay in memory next to
             // these until this call ends.
             let origin = origin.of_attempt(Some(turn.clone()));
+            let changes_names = !names.is_empty();
             match self.source.store.append_here(raw_names::with(&append, names, expected), origin).await {
+                // An earlier attempt may have changed no name, and needed no reservation.
+                Err(reused @ StoreError::Conflict(Conflict::EventIdReused(_))) if changes_names => {
+                    return Ok(self.source.store.first_answer(&append).await?.ok_or(reused)?);
+                }
                 Err(StoreError::Conflict(Conflict::WrongExpectedSequence { aggregate, .. }))
                     if !expected_by_caller.contains(&aggregate) => {}
                 result => return Ok(result?),
@@ -195,9 +179,10 @@ impl Handler {
     /// Loads the objects and checks the events. May block on disk I/O.
     async fn check(&self, append: Arc<Append>, objects: Objects) -> Result<CheckedAppend, WorldError> {
         let (source, raw_appends, told) = (self.source.clone(), self.raw_appends, self.told.clone());
-        let (names, events_max) = (self.names.clone(), self.limits.append_events_max);
+        let (names, limits) = (self.names.clone(), self.limits);
         let check = move || {
-            let checking = Checking { source: &source, append: &append, raw_appends, told: &told };
+            let unique = names.unique;
+            let checking = Checking { source: &source, append: &append, raw_appends, told: &told, unique };
             let (mut heads, mut renamed) = (LastSequences::new(), Vec::new());
             for (id, kind) in objects {
                 if let Some((head, renaming)) = checking.object(&id, kind)? {
@@ -205,7 +190,7 @@ impl Handler {
                     renamed.extend(renaming);
                 }
             }
-            let names = checking.names(&names, &renamed, &mut heads, events_max)?;
+            let names = checking.names(&names, &renamed, &mut heads, limits)?;
             Ok(CheckedAppend { heads, names })
         };
         self.in_a_place(check).await
@@ -221,6 +206,7 @@ struct Checking<'c> {
     append: &'c Append,
     raw_appends: RawAppendPolicy,
     told: &'c ReportedDamage,
+    unique: UniqueNames,
 }
 
 impl Checking<'_> {
@@ -257,11 +243,22 @@ impl Checking<'_> {
         let before = name(&aggregate);
         for (index, event) in events {
             let after = after(aggregate.take(), kind, event);
-            aggregate = Some(after.map_err(|problem| invalid(index, RawAppendProblem::Event(problem)))?);
+            let after = after.map_err(|problem| invalid(index, RawAppendProblem::Event(problem)))?;
+            if let Some(bytes) = self.too_long(before.as_deref(), &after) {
+                return Err(invalid(index, RawAppendProblem::NameTooLong { bytes }));
+            }
+            aggregate = Some(after);
         }
         self.expected(id, head)?;
         let renaming = NameChange { player: id.clone(), before, after: name(&aggregate) };
         Ok(Some((head, Some(renaming))))
+    }
+
+    /// Returns the length of the name that a player got if it is too long to be reserved. `before`
+    /// is the former name.
+    fn too_long(&self, before: Option<&str>, player: &Aggregate) -> Option<usize> {
+        let name = name_of(player).filter(|_| self.unique != UniqueNames::Off)?;
+        (name.len() > NAME_BYTES_MAX && before != Some(name)).then_some(name.len())
     }
 
     /// Returns the events that reserve and release the names of players.
@@ -270,10 +267,9 @@ impl Checking<'_> {
         names: &PlayerNames,
         changes: &[NameChange],
         heads: &mut LastSequences,
-        events_max: usize,
+        limits: EventLimits,
     ) -> Result<Vec<SentEvent>, WorldError> {
-        let reserved =
-            raw_names::reserve((&self.source.store, names), self.append, changes, heads, events_max);
+        let reserved = raw_names::reserve((&self.source.store, names), self.append, changes, heads, limits);
         let reserved = reserved.map_err(|error| self.unless_conflict(error))?;
         heads.iter().try_for_each(|(id, head)| self.expected(id, *head))?;
         Ok(reserved)

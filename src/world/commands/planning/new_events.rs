@@ -130,7 +130,7 @@ impl NewEvents {
 }
 
 /// Returns an upper bound for the size of an event in an append.
-fn byte_count(event: &NewEvent) -> usize {
+pub(in crate::world::commands) fn byte_count(event: &NewEvent) -> usize {
     const FIELDS_BYTES: usize = 128;
     let metadata = event.metadata.iter().map(|(key, value)| key.len() + value.len() + 8);
     let texts = [&event.correlation_id, &event.causation_id].map(String::len);
