@@ -1,12 +1,14 @@
 # frozen_string_literal: true
 
-# Owns the migration of a world from Aethyr's storage into the event store: read, plan, send, compare.
+# Owns the migration of a world from Aethyr's storage into the event store: read both, plan what differs,
+# send it, compare.
 require "aethyr/event_store"
 require "aethyr/event_store/markers"
 require "aethyr/event_store/migration/source"
+require "aethyr/event_store/migration/world"
+require "aethyr/event_store/migration/layout"
 require "aethyr/event_store/migration/plan"
 require "aethyr/event_store/migration/sender"
-require "aethyr/event_store/migration/comparison"
 
 module Aethyr
   module EventStore
@@ -15,6 +17,16 @@ module Aethyr
       Loss = Struct.new(:id, :type, :what) do
         def to_s = "#{id} (#{type}): #{what}"
       end
+
+      # Where an object is: `how` is :lies, :carried or :worn; `detail` the position or the slot.
+      Place = Struct.new(:holder, :how, :detail) do
+        def to_s = [how, ("as #{detail.inspect}" unless detail.nil?), "in #{holder}"].compact.join(" ")
+        alias_method :inspect, :to_s
+      end
+
+      # An object as it is in the service, or as it is to be there. `kind` is :room, :player or :thing.
+      State = Struct.new(:kind, :name, :attributes, :place, :description, :exits, :password, :admin,
+                         keyword_init: true)
 
       Result = Struct.new(:objects, :commands, :stored, :losses, :differences, keyword_init: true) do
         def complete? = losses.empty? && differences.to_a.empty?
@@ -26,17 +38,25 @@ module Aethyr
         progress ||= ->(_text) {}
         source = Source.new(storage, admin: admin)
         things = source.things(&progress)
-        plan = Plan.new(things)
+        world = World.new(client, things, &progress)
+        layout = Layout.new(things, world)
+        plan = Plan.new(layout, world)
         commands = plan.commands
-        progress.call("#{things.size} objects, #{commands.size} commands")
-        losses = source.losses + plan.losses
-        return Result.new(objects: things.size, commands: commands.size, stored: 0, losses: losses) if dry_run
+        progress.call("#{things.size} objects, #{commands.size} commands: #{summary(commands)}")
+        result = Result.new(objects: things.size, commands: commands.size, stored: 0,
+                            losses: source.losses + world.losses + layout.losses + plan.losses)
+        return result if dry_run
 
         sender = Sender.new(client, batch: batch)
         sender.send(plan.phases, &progress)
-        differences = compare ? Comparison.new(client).differences(things, plan, &progress) : nil
-        Result.new(objects: things.size, commands: commands.size, stored: sender.stored,
-                   losses: losses + sender.losses, differences: differences)
+        result.stored = sender.stored
+        result.losses += sender.losses
+        result.differences = layout.differences(World.new(client, things, &progress)) if compare
+        result
+      end
+
+      def self.summary(commands)
+        commands.map(&:name).tally.map { |name, number| "#{name} #{number}" }.join(", ")
       end
     end
   end

@@ -1,48 +1,35 @@
 # frozen_string_literal: true
 
-# Owns the commands of a migration, in phases: objects with their attributes, places, equipment, exits. Their
-# ids follow from the object, the step and what the step says (UUID, version 5), so a second run stores
-# nothing.
+# Owns the commands that make the world of the service what the storage says, in phases: objects with their
+# attributes, what is taken from its place, places, equipment, exits. A second run finds no difference, and
+# has no commands.
 require "digest"
 
 module Aethyr
   module EventStore
     module Migration
       # `id` is the object that the report names.
-      Step = Struct.new(:id, :type, :name, :fields, keyword_init: true)
+      Step = Struct.new(:id, :type, :name, :fields, :command_id, keyword_init: true)
 
       class Plan
         NAMESPACE = "0f1d8a5c-7d6e-5b0a-9c53-2b7a1a4be35d"
 
-        attr_reader :losses
+        attr_reader :losses, :phases
 
-        def initialize(things)
-          @things = things
-          @ids = things.to_h { |thing| [thing.id, thing] }
+        def initialize(layout, world)
+          @layout = layout
+          @world = world
           @losses = []
-          @holders = {}
+          things = layout.ordered.select { |thing| changeable?(thing) }
+          @phases = { "objects" => things.map { |thing| object(thing) }, "taken" => left_over + taken(things),
+                      "places" => things.map { |thing| place(thing) },
+                      "equipment" => things.map { |thing| equip(thing) },
+                      "exits" => things.flat_map { |thing| exits(thing) } }
+          @phases.each_value { |groups| groups.reject!(&:empty?) }
         end
 
         # Lists of lists of steps: those of one list belong together, and the phases follow each other.
-        def phases
-          @phases ||= { "objects" => @things.map { |thing| create(thing) }, "places" => places,
-                        "equipment" => @things.flat_map { |thing| worn(thing) }, "exits" => exits }
-        end
-
         def commands = phases.values.flatten
-        def known?(id) = @ids.key?(id)
-
-        # Where an object lies after the migration: [holder, position], or nil.
-        def place(thing)
-          phases
-          @holders[thing.id]
-        end
-
-
-        def exits_of(room)
-          phases
-          @exits.fetch(room.id, {})
-        end
 
         def self.uuid(text)
           bytes = Digest::SHA1.digest([NAMESPACE.delete("-")].pack("H*") + text.b)[0, 16].bytes
@@ -51,125 +38,131 @@ module Aethyr
           bytes.pack("C*").unpack("H8H4H4H4H12").join("-")
         end
 
-        # The command of a step, with its id.
-        def self.command(step)
-          { step.name => step.fields,
-            :command_id => uuid("#{step.id}\0#{step.name}\0#{JSON.generate(sorted(step.fields))}") }
-        end
-
-        def self.sorted(value)
-          case value
-          when Hash then value.map { |key, each| [key.to_s, sorted(each)] }.sort_by(&:first)
-          when Array then value.map { |each| sorted(each) }
-          else value
-          end
-        end
-
         private
 
-        def create(thing)
-          case thing.kind
-          when :room
-            [step(thing, :create_room, id: thing.id, name: thing.name, description: thing.description),
-             step(thing, :update_game_object_attributes, id: thing.id, attributes: thing.attributes)]
-          when :player then player(thing)
+        def changeable?(thing)
+          lose(thing, "was deleted in the service; its id is not free again") if @world[thing.id] == :deleted
+          !@world[thing.id].is_a?(Symbol)
+        end
+
+        def object(thing)
+          found, wanted = @world[thing.id], @layout[thing.id]
+          found ? attributes(thing, found, wanted) + own(thing, found, wanted) : create(thing, wanted)
+        end
+
+        def create(thing, wanted)
+          common = { id: thing.id, name: wanted.name }
+          attributes = step(thing, :update_game_object_attributes, id: thing.id,
+                                                                   attributes: wanted.attributes)
+          case wanted.kind
+          when :room then [step(thing, :create_room, **common, description: wanted.description), attributes]
+          when :player
+            [step(thing, :create_player, **common, password_hash: wanted.password), attributes,
+             (step(thing, :update_player_admin_status, id: thing.id, admin: true) if wanted.admin)].compact
           else
-            [step(thing, :create_game_object, id: thing.id, type: thing.type, name: thing.name,
-                  generic: thing.generic,
-                                              attributes: thing.attributes)]
+            [step(thing, :create_game_object, **common, type: thing.type, generic: thing.generic,
+                                                        attributes: wanted.attributes)]
           end
         end
 
-        def player(thing)
-          lose(thing, "has no password; nobody can log in as this player") if thing.password.nil?
-          steps = [step(thing, :create_player, id: thing.id, name: thing.name,
-                        password_hash: thing.password.to_s),
-                   step(thing, :update_game_object_attributes, id: thing.id, attributes: thing.attributes)]
-          steps << step(thing, :update_player_admin_status, id: thing.id, admin: true) if thing.admin
+        # What is removed comes first: an object has at most 1,000 attributes.
+        def attributes(thing, found, wanted)
+          steps = (found.attributes.keys - wanted.attributes.keys).map do |key|
+            step(thing, :remove_game_object_attribute, id: thing.id, key: key)
+          end
+          changed = wanted.attributes.reject do |key, value|
+            found.attributes.key?(key) && found.attributes[key] == value
+          end
+          changed["name"] = wanted.name if found.name != wanted.name
+          return steps if changed.empty?
+
+          steps << step(thing, :update_game_object_attributes, id: thing.id, attributes: changed)
+        end
+
+        # What only rooms and players have.
+        def own(thing, found, wanted)
+          steps = []
+          if found.description != wanted.description
+            steps << step(thing, :update_room_description, id: thing.id, description: wanted.description)
+          end
+          if found.password != wanted.password && !wanted.password.empty?
+            steps << step(thing, :update_player_password, id: thing.id, password_hash: wanted.password)
+          end
+          if found.admin != wanted.admin
+            steps << step(thing, :update_player_admin_status, id: thing.id, admin: wanted.admin)
+          end
           steps
         end
 
-        # An inventory says more than the variable of the item: Aethyr, too, sets the container from it.
-        def places
-          @things.each { |thing| inventory(thing) }
-          @things.each do |thing|
-            next if @holders.key?(thing.id) || thing.container.to_s.empty?
+        # Objects that only the service has. They no longer take a slot or a position of somebody.
+        def left_over
+          @world.left_over.filter_map do |id|
+            thing = Source::Thing.new(id: id, type: @world[id].attributes["class"].to_s)
+            lose(thing, "is in the service, and no longer in the storage")
+            place = @world[id].place
+            next if place.nil? || place.how == :lies
 
-            if !thing.container.is_a?(String)
-              lose(thing, "its container is no id but a #{thing.container.class}; it lies nowhere")
-            elsif @ids.key?(thing.container) then @holders[thing.id] = [thing.container, nil]
-            else lose(thing, "its container #{thing.container} does not exist; it lies nowhere")
+            [step(thing, :update_game_object_container, id: id, container_id: "")]
+          end
+        end
+
+        # Slots and positions are free before others take them.
+        def taken(things)
+          things.map do |thing|
+            found, wanted = @world[thing.id]&.place, @layout[thing.id].place
+            next [] if found == wanted || found.nil?
+
+            steps = []
+            if found.how == :worn
+              steps << step(thing, :unequip_item, id: found.holder, item_id: thing.id, slot: found.detail)
             end
-          end
-          ordered(@holders.keys).map { |id| [put(@ids[id], *@holders[id])] }
-        end
-
-        def inventory(thing)
-          thing.inventory.each do |item, position|
-            next lose(thing, "its inventory has #{item}, which does not exist") unless @ids.key?(item)
-
-            before = @holders[item]
-            next lose(@ids[item], "lies in #{before[0]} and in #{thing.id}; the first counts") if before
-
-            @holders[item] = [thing.id, position]
-          end
-          thing.equipment.each_value { |item| @holders[item] ||= [thing.id, nil] if @ids.key?(item) }
-        end
-
-        # Holders before what they hold.
-        def ordered(ids)
-          ids.sort_by { |id| [depth_of(id), id] }
-        end
-
-        # An object that lies in itself has an end too: the world refuses it, and the report says so.
-        def depth_of(id)
-          seen = 0
-          while (holder = @holders[id]&.first) && seen <= @holders.size
-            id = holder
-            seen += 1
-          end
-          seen
-        end
-
-        # Rooms and areas hold by the container alone; what somebody carries, or what has a place, is in an
-        # inventory.
-        def put(thing, holder, position)
-          carried = !position.nil? || (@ids[holder].kind != :room && thing.kind != :player)
-          return step(thing, :update_game_object_container, id: thing.id, container_id: holder) unless carried
-
-          fields = { id: holder, item_id: thing.id }
-          fields[:position] = Markers.dump_for_world(position) unless position.nil?
-          step(thing, :add_item_to_inventory, **fields)
-        end
-
-        def worn(thing)
-          thing.equipment.filter_map do |slot, item|
-            next lose(thing, "it wears #{item}, which does not exist") unless @ids.key?(item)
-            next if slot.start_with?("unplaced/")
-
-            [step(thing, :equip_item, id: thing.id, item_id: item, slot: slot)]
+            if from_inventory?(found, wanted)
+              steps << step(thing, :remove_item_from_inventory, id: found.holder, item_id: thing.id)
+            end
+            steps
           end
         end
 
-        def exits
-          @exits = {}
-          @things.select(&:exit).filter_map do |thing|
-            direction, target = thing.exit
-            room = @ids[@holders[thing.id]&.first]
-            next lose(thing, "is an exit that is in no room") if room.nil? || room.kind != :room
-            next lose(thing, "is an exit that leads nowhere") if target.to_s.empty?
+        def from_inventory?(found, wanted)
+          return found.how != :lies if wanted&.holder == found.holder && wanted.how == :lies
 
-            of_room = (@exits[room.id] ||= {})
-            next lose(thing, "is a second exit #{direction} of #{room.id}") if of_room.key?(direction)
+          put_on = wanted&.how == :worn && wanted.holder == found.holder
+          found.how == :carried && !found.detail.nil? && !put_on
+        end
 
-            of_room[direction] = target
-            [step(thing, :add_room_exit, id: room.id, direction: direction, target_room_id: target)]
+        def place(thing)
+          found, wanted = @world[thing.id]&.place, @layout[thing.id].place
+          return [] if found == wanted || (wanted&.how == :worn && wanted.holder == found&.holder)
+
+          lies = { id: thing.id, container_id: wanted&.holder.to_s }
+          return [step(thing, :update_game_object_container, **lies)] if wanted.nil? || wanted.how == :lies
+
+          position = { position: wanted.detail } unless wanted.how == :worn || wanted.detail.nil?
+          [step(thing, :add_item_to_inventory, id: wanted.holder, item_id: thing.id, **position.to_h)]
+        end
+
+        def equip(thing)
+          wanted = @layout[thing.id].place
+          return [] if wanted&.how != :worn || wanted == @world[thing.id]&.place
+
+          [step(thing, :equip_item, id: wanted.holder, item_id: thing.id, slot: wanted.detail)]
+        end
+
+        def exits(thing)
+          wanted, found = @layout[thing.id].exits.to_h, @world[thing.id]&.exits.to_h
+          (found.keys - wanted.keys).map do |direction|
+            [step(thing, :remove_room_exit, id: thing.id, direction: direction)]
+          end + wanted.reject { |direction, target| found[direction] == target }.map do |direction, target|
+            [step(thing, :add_room_exit, id: thing.id, direction: direction, target_room_id: target)]
           end
         end
 
+        # The id of a command follows from the command, and from the last events of the objects that it
+        # names: after a change there and back, the same command has another id.
         def step(thing, name, **fields)
-          Step.new(id: thing.id, type: thing.type, name: name,
-                   fields: fields.reject { |_, value| value == "" })
+          numbers = fields.values_at(:id, :item_id).compact.map { |id| @world.sequence(id) }
+          text = [thing.id, name, *numbers, JSON.generate(fields.sort, max_nesting: 0)].join("\0")
+          Step.new(id: thing.id, type: thing.type, name: name, fields: fields, command_id: Plan.uuid(text))
         end
 
         def lose(thing, what)

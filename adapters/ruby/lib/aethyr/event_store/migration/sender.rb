@@ -10,9 +10,9 @@ module Aethyr
         BATCH = 100
         ACTOR = "migration"
         DEADLINE = 60
-        # Refusals that are about one object. Everything else ends the migration; it is continued by running
-        # it again.
-        ABOUT_AN_OBJECT = [InvalidArgument, WorldRule, NotFound, ResourceExhausted, Damaged].freeze
+        # Refusals that are about one object, or about the size of a call. Everything else ends the
+        # migration; it is continued by running it again.
+        ABOUT_AN_OBJECT = [InvalidArgument, WorldRule, NotFound, Damaged, NameTaken].freeze
 
         attr_reader :losses, :stored
 
@@ -36,10 +36,11 @@ module Aethyr
 
         private
 
-        # Groups are not divided: an object is created with its attributes, or not at all.
+        # Groups are not divided: an object is created with its attributes, or not at all. Only the changes
+        # of an object that are more than a call may have are several groups.
         def slices(groups)
           slices = [[]]
-          groups.each do |group|
+          groups.flat_map { |group| group.each_slice(BATCH).to_a }.each do |group|
             slices << [] if slices.last.sum(&:size) + group.size > @batch
             slices.last << group
           end
@@ -47,7 +48,9 @@ module Aethyr
         end
 
         def execute(groups)
-          commands = groups.flatten.map { |step| Plan.command(step) }
+          commands = groups.flatten.map do |step|
+            { step.name => step.fields, :command_id => step.command_id }
+          end
           answer = @client.execute(commands, actor: ACTOR, correlation_id: "aethyr-migration",
                                              deadline: DEADLINE)
           @stored += answer.results.reject(&:already_executed).sum { |result| result.events.size }
@@ -59,54 +62,30 @@ module Aethyr
         end
 
         def about_an_object?(error)
-          return false if error.is_a?(ResourceExhausted) && error.reason != "OBJECT_FULL"
-
-          ABOUT_AN_OBJECT.any? { |type| error.is_a?(type) } || error.code == "ALREADY_EXISTS"
+          ABOUT_AN_OBJECT.any? { |type| error.is_a?(type) } || error.reason == "OBJECT_FULL" ||
+            %w[ALREADY_EXISTS OUT_OF_RANGE].include?(error.code)
         end
 
-        # An object that exists is brought to what the storage says.
         def refused(group, error)
-          return without_password(group) if password?(group.first, error)
+          return without_password(group) if password?(group, error)
 
-          steps = error.reason == "OBJECT_EXISTS" ? updates(group) : nil
-          return @losses << Loss.new(group.first.id, group.first.type,
-                                     "#{group.first.name}: #{error.message}") unless steps
-
-          execute([steps]) unless steps.empty?
+          step = group.first
+          @losses << Loss.new(step.id, step.type, "#{step.name}: #{error.message}")
         end
 
         # The service says which hashes it takes.
-        def password?(step, error)
-          return false unless step.fields.key?(:password_hash) && error.is_a?(InvalidArgument)
-
-          error.violations.any? { |violation| violation.field.include?("password_hash") }
+        def password?(group, error)
+          group.any? { |step| step.fields.key?(:password_hash) } && error.is_a?(InvalidArgument) &&
+            error.violations.any? { |violation| violation.field.include?("password_hash") }
         end
 
         def without_password(group)
-          first = group.first
-          @losses << Loss.new(first.id, first.type,
+          @losses << Loss.new(group.first.id, group.first.type,
                               "its password: what is stored is no hash that the service takes")
-          created = Step.new(**first.to_h, fields: first.fields.except(:password_hash))
-          execute([[created, *group.drop(1)]])
-        end
-
-        def updates(group)
-          first = group.first
-          fields = first.fields
-          steps = case first.name
-                  when :create_room then [[:update_room_description,
-                                           { description: fields[:description].to_s }]]
-                  when :create_player
-                    hash = fields[:password_hash]
-                    hash ? [[:update_player_password, { password_hash: hash }]] : []
-                  when :create_game_object then [[:update_game_object_attributes,
-                                                  { attributes: fields[:attributes] }]]
-                  else return
-                  end
-          steps << [:update_game_object_attribute, { key: "name", value: fields[:name] }] if fields[:name]
-          steps.map do |name, more|
-            Step.new(id: first.id, type: first.type, name: name, fields: { id: first.id }.merge(more))
-          end + group.drop(1)
+          rest = group.reject { |step| step.name == :update_player_password }.map do |step|
+            Step.new(**step.to_h, fields: step.fields.except(:password_hash))
+          end
+          execute([rest]) unless rest.empty?
         end
       end
     end

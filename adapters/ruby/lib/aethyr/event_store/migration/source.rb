@@ -7,13 +7,13 @@ require "set"
 module Aethyr
   module EventStore
     module Migration
-      # An object of the game. `kind` is :room, :player or :thing; `inventory` a list of [id, position];
-      # `equipment` maps a slot to an id; `exit` is nil, or [direction, id of the target].
-      Thing = Struct.new(:id, :type, :kind, :name, :generic, :description, :attributes, :container,
-                         :inventory,
-                         :equipment, :exit, :password, :admin, keyword_init: true)
-
       class Source
+        # An object of the game. `kind` is :room, :player or :thing; `inventory` a list of [id, position];
+        # `equipment` maps a slot to an id; `exit` is nil, or [direction, id of the target]. All texts are
+        # UTF-8.
+        Thing = Struct.new(:id, :type, :kind, :name, :generic, :attributes, :container, :inventory,
+                           :equipment, :exit, :password, :admin, keyword_init: true)
+
         # Variables that are no state of the object, or that have a place of their own.
         LEFT_OUT = %i[@game_object_id @name @container @inventory @equipment @local_registrations
                       @observer_peers @mutex @player @help_library].freeze
@@ -50,7 +50,9 @@ module Aethyr
 
         def pairs(file)
           found = []
-          @storage.open_store(file) { |store| store.each_pair { |key, value| found << [key.dup, value.dup] } }
+          @storage.open_store(file) do |store|
+            store.each_pair { |key, value| found << [Markers.clean(key), Markers.clean(value)] }
+          end
           found.sort
         rescue SystemCallError => e
           lose(file, "file", "cannot be read: #{e.message}")
@@ -78,18 +80,32 @@ module Aethyr
         def build(id, type, object)
           kind = kind(object)
           fields = variables(object)
-          admin = fields.delete(:@admin)
+          admin = fields.delete(:@admin) == true
+          fields = texts(id, type, fields)
           thing = Thing.new(id: id, type: type, kind: kind, name: name(id, type, kind, object),
-                            admin: admin == true,
-                            container: get(object, :@container),
+                            generic: fields[:@generic].to_s, container: id_of(get(object, :@container)),
                             inventory: inventory(get(object, :@inventory)),
-                            equipment: equipment(get(object, :@equipment)), exit: exit_of(object))
-          thing.generic = fields.delete(:@generic).to_s if kind == :thing
-          thing.description = fields.delete(:@long_desc).to_s if kind == :room
-          thing.admin ||= kind == :player && !@admin.empty? && thing.name.downcase == @admin
-          thing.password = @passwords[id] if kind == :player
+                            equipment: equipment(get(object, :@equipment)), exit: exit_of(id, type, object))
+          if kind == :player
+            thing.admin = admin || (!@admin.empty? && thing.name.downcase == @admin)
+            thing.password = @passwords[id]
+          end
           thing.attributes = attributes(id, type, fields, object)
           thing
+        end
+
+        # Texts that are shown to players. Other values keep bytes that are no text, with a marker.
+        def texts(id, type, fields)
+          %i[@generic @long_desc @short_desc].each do |name|
+            next unless fields[name].is_a?(String)
+
+            fields[name] = clean(id, type, name.to_s.delete_prefix("@"), fields[name])
+          end
+          fields
+        end
+
+        def clean(id, type, field, value)
+          Markers.clean(value) { lose(id, type, "#{field}: is not UTF-8, and was read as ISO 8859-1") }
         end
 
         # Not by methods: GameObject#method_missing answers to every name.
@@ -112,33 +128,41 @@ module Aethyr
           capacity = get(object, :@inventory)&.instance_variable_get(:@capacity)
           fields = fields.merge(:@inventory_capacity => capacity) if capacity
           found = fields.to_h do |name, value|
-            key = name.to_s.delete_prefix("@")
+            key = Markers.clean(name.to_s).delete_prefix("@")
             [key, Markers.dump_for_world(value) { |what| lose(id, type, "#{key}: #{what}") }]
           end
-          found["class"] = object.class.name
+          found["class"] = Markers.clean(object.class.name)
           return found if found.size <= 1000
 
           lose(id, type, "has #{found.size} attributes; only the first 1000 are carried over")
           found.first(1000).to_h
         end
 
-        # The world wants names of at most 255 bytes without control characters, and a name for each player.
+        # The world wants a name for each player.
         def name(id, type, kind, object)
           found = get(object, :@name).to_s
           found = @names[id].to_s if found.empty? && kind == :player
-          clean = found.scrub("?").gsub(/[[:cntrl:]]/, " ").byteslice(0, 255).scrub("")
-          lose(id, type, "name: #{found.inspect[0, 60]} became #{clean.inspect[0, 60]}") if clean != found
-          return clean unless clean.empty? && kind == :player
+          name = label(id, type, "name", found)
+          return name unless name.empty? && kind == :player
 
           lose(id, type, "the player has no name; it is named by its id")
           id
+        end
+
+        # The world wants names of at most 255 bytes without control characters.
+        def label(id, type, field, value)
+          found = clean(id, type, field, value)
+          label = found.gsub(/[[:cntrl:]]/, " ").byteslice(0, 255).scrub("")
+          lose(id, type, "#{field}: #{found.inspect[0, 60]} became #{label.inspect[0, 60]}") if label != found
+          label
         end
 
         # Saved inventories are lists of [id, position]; those of a running game have the objects.
         def inventory(inventory)
           found = []
           inventory&.each do |each|
-            found << (each.is_a?(Array) ? [id(each[0]), each[1]] : [id(each), inventory.position(each)])
+            item, position = each.is_a?(Array) ? each : [each, inventory.position(each)]
+            found << [id_of(item), position.nil? ? nil : Markers.dump_for_world(position)]
           end
           found
         end
@@ -150,7 +174,8 @@ module Aethyr
           slots = {}
           (get(equipment, :@equipment) || {}).each do |position, layers|
             Array(layers).each.with_index do |item, layer|
-              slots[layer.zero? ? position.to_s : "#{position}/#{layer}"] = id(item) if item
+              slot = Markers.clean(position.to_s)
+              slots[layer.zero? ? slot : "#{slot}/#{layer}"] = id_of(item) if item
             end
           end
           worn = slots.values.to_set
@@ -159,19 +184,26 @@ module Aethyr
           slots
         end
 
-        def exit_of(object)
+        def exit_of(id, type, object)
           return unless object.class.ancestors.map(&:name).include?("#{HOME}Exit")
 
-          names = [get(object, :@name), *Array(get(object, :@alt_names))].map(&:to_s).reject(&:empty?)
-          direction = names.map(&:downcase).find { |name| DIRECTIONS.include?(name) } ||
-                      Array(get(object, :@alt_names)).first || names.first || "exit"
-          [direction.to_s.gsub(/[[:cntrl:]]/, " ").byteslice(0, 255).scrub(""), get(object, :@exit_room)]
+          names = [get(object, :@name), *Array(get(object, :@alt_names))]
+          names = names.map { |name| Markers.clean(name.to_s) }.reject(&:empty?)
+          named = names.map(&:downcase).find { |name| DIRECTIONS.include?(name) }
+          direction = named || names[1] || names.first || "exit"
+          [label(id, type, "direction", direction), id_of(get(object, :@exit_room)).to_s]
         end
 
-        def id(object) = object.is_a?(String) ? object : (get(object, :@game_object_id) || object).to_s
+        # Ids are texts; a running game has the objects. What is neither stays what it is.
+        def id_of(object)
+          return Markers.clean(object) if object.is_a?(String)
+
+          id = get(object, :@game_object_id) if object
+          id ? Markers.clean(id.to_s) : object
+        end
 
         def lose(id, type, what)
-          @losses << Loss.new(id, type, what)
+          @losses << Loss.new(id, type, Markers.clean(what))
           nil
         end
       end
