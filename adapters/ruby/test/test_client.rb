@@ -176,6 +176,31 @@ class TestClient < Minitest::Test
     assert_operator report.aggregates, :>=, 2
   end
 
+  def test_a_name_that_is_taken
+    unique = ES::TestService.new(environment: { "AETHYR_WORLD__PLAYER_NAMES" => "{ unique: folded }" }).start
+    ES::Client.open(unique.url) do |game|
+      game.execute({ create_player: { id: "alice", name: "Alice" } })
+      error = assert_raises(ES::NameTaken) { game.execute({ create_player: { id: "bob", name: "aLICE" } }) }
+      assert_equal ["bob", "aLICE", "NAME_TAKEN", "ALREADY_EXISTS"],
+                   [error.id, error.name, error.reason, error.code]
+    end
+  ensure
+    unique&.close
+  end
+
+  def test_keys_of_a_command_may_be_texts
+    room = id("room")
+    command = { "create_room" => { "id" => room, "name" => "Hall" }, "command_id" => "c-#{room}",
+                "actor" => "bob", "expected_sequence" => 0 }
+    assert_equal "c-#{room}", client.execute(command).results.first.command_id
+    assert_equal "bob", client.get_history(room).first.actor
+    assert client.execute(command).results.first.already_executed
+    assert_raises(ES::WrongExpectedSequence) do
+      client.execute({ "expected_sequence" => 7,
+                       "update_room_description" => { "id" => room, "description" => "x" } })
+    end
+  end
+
   def test_the_helper_for_tests_says_what_is_missing
     before = ENV["AETHYR_EVENT_STORE"]
     ENV["AETHYR_EVENT_STORE"] = "/nowhere"

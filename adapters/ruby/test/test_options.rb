@@ -42,6 +42,10 @@ class TestOptions < Minitest::Test
     refute_includes refused("aethyr://secret@127.0.0.1?x=1").message, "secret"
     refute_includes refused("aethyr://secret@127.0.0.1:99999").message, "secret"
     assert Options.new("aethyr://secret@192.0.2.1?tls=on")
+    ["aethyr://se%cret@127.0.0.1", "aethyr://127.0.0.1?token_file=se%cret"].each do |text|
+      refute_includes refused(text).message, "cret"
+    end
+    assert_equal "a+b@ü", Options.new("aethyr://a+b%40%C3%BC@127.0.0.1").token
   end
 
   def test_a_token_file_is_read_again

@@ -40,6 +40,8 @@ module Aethyr
           variables.each { |name, value| instance_variable_set("@#{name}", value) }
         end
 
+        attr_reader :name, :generic, :container
+
         def goid = @game_object_id
 
         # As in Aethyr: every name is answered.
@@ -69,6 +71,15 @@ class MemoryStorage
     @files["goids"][object.goid] = object.class.name
     @files[object.class.name][object.goid] = Marshal.dump(object)
   end
+
+  # Another storage with the same objects.
+  def copy
+    MemoryStorage.new.tap do |other|
+      files.each { |name, pairs| other.files[name] = pairs.dup }
+    end
+  end
+
+  def remove(id) = files.each_value { |pairs| pairs.delete(id) }
 
   def player(object, name, hash)
     @files["players"][name] = object.goid

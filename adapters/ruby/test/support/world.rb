@@ -19,6 +19,16 @@ module Bank
     attrs owner: String
   end
 
+  # A class of the game, with its own form in JSON.
+  Names = Struct.new(:list) do
+    def as_json(*) = list
+    def self.deserialize_from_json(value) = new(value)
+  end
+
+  class Named < Sequent::Event
+    attrs names: Names
+  end
+
   class Account < Sequent::AggregateRoot
     attr_reader :owner, :balance, :notes
 
@@ -31,6 +41,7 @@ module Bank
     end
 
     def pay(amount, note = nil) = apply(Paid, amount: amount, note: note)
+    def apply_names(names) = apply(Named, names: Names.new(names))
     def rename(owner) = apply(Renamed, owner: owner)
 
     on(Opened) { |event| @owner, @balance, @notes = event.owner, 0, [] }

@@ -5,6 +5,7 @@
 $stdout.sync = true
 require "aethyr/core/util/config"
 require "aethyr/core/components/manager"
+require_relative "no_connection"
 
 CHECKS = []
 def check(what, right, found = nil)
@@ -16,7 +17,11 @@ def run(command) = Sequent.command_service.execute_commands(command)
 
 STORE_CLASS = "Aethyr::EventStore::AethyrEventStore"
 $manager = nil
+configuration = File.read("conf/config.yaml")
+ServerConfig[:log_level] = 0 # As bin/aethyr does at each start: it saves the configuration.
 $manager = Manager.new
+check "the configuration has nothing of this gem but the line",
+  YAML.load(File.read("conf/config.yaml")) == YAML.load(configuration), File.read("conf/config.yaml")
 store = Sequent.configuration.event_store
 client = store.client
 check "event_store_address is all that the configuration needs", store.class.name == STORE_CLASS, store.class
@@ -62,7 +67,7 @@ check "load_events_for_aggregates answers like a Hash",
 stats = $manager.event_store_stats
 check "$manager.event_store_stats", stats[:event_count] == 12 &&
   stats[:event_types]["Aethyr::Core::EventSourcing::RoomCreated"] == 1, stats
-report = $manager.rebuild_world_state
+report = $manager.rebuild_world_state.value
 check "rebuild_world_state: nothing is damaged", report && report.damaged_total.zero?, report&.damaged.to_a
 
 # ---- the world of the service, read by Aethyr's aggregates
@@ -97,22 +102,62 @@ $manager.save_all
 check "save_all records every object", $manager.game_objects_count.positive? &&
   $manager.find_all("class", Aethyr::Core::Objects::Room).to_a.all? { |o| client.load(o.goid).exist? }
 
+# ---- rooms and players are recorded as such, whoever records them first
+hall = $manager.create_object(Aethyr::Core::Objects::Room, nil, nil, nil, { :@name => "New hall" })
+check "create_object(Room) makes a room", client.get_room(hall.goid).object.name == "New hall"
+old = Aethyr::Core::Objects::Room.new(nil, nil, "Old hall", [], "", "Long.")
+$manager.storage.store_object(old)
+check "the first save of a room makes a room", client.get_room(old.goid).description == "Long."
+lost = Aethyr::Core::Objects::Player.new(NoConnection.new, nil, hall.goid, "Lost")
+$manager.storage.open_store("passwords", false) { |file| file[lost.goid] = Digest::MD5.hexdigest("x") }
+$manager.storage.store_object(lost)
+check "the first save of a player makes a player",
+  client.get_player(lost.goid).password_hash == Digest::MD5.hexdigest("x")
+nameless = Aethyr::Core::Objects::GameObject.new
+$manager.storage.store_object(nameless)
+check "a thing without a name is recorded", client.load(nameless.goid).exist?
+
+# ---- a thing with many events gets a snapshot
+300.times { |n| thing.long_desc = "Text #{n}." }
+snapshot = nil
+100.times do
+  break if (snapshot = client.load_snapshot(thing.goid))
+
+  sleep 0.05
+end
+check "an object with many events gets a snapshot", !snapshot.nil?
+again = Sequent.aggregate_repository.load_aggregate(thing.goid)
+Sequent.aggregate_repository.clear
+check "and is read from it",
+  again.attributes["long_desc"] == "Text 299." && store.metrics[:snapshots_loaded].positive?, again.attributes
+
 # ---- the commands for administrators, on Aethyr's registry, handlers and actions
-admin = Struct.new(:name, :container, :lines, :help_library) do
-  def output(text) = lines << text
-  def goid = "player-123"
-end.new("Gandalf", "room-123", [], Aethyr::Core::Help::HelpLibrary.new)
+Playing = Class.new(Aethyr::Core::Objects::Player) do
+  attr_reader :lines, :handlers, :help_library, :goid, :container, :admin, :name
+
+  def initialize(name, admin)
+    @name, @admin, @goid, @container = name, admin, "player-123", "room-123"
+    @lines, @handlers, @help_library = [], [], Aethyr::Core::Help::HelpLibrary.new
+  end
+
+  def subscribe(handler) = handlers << handler
+  def output(text, *) = lines << text
+end
 registered = Aethyr::Extend::HandlerRegistry.get_handlers.find do |each|
   each.name.to_s.start_with?("Aethyr::EventStore")
 end
-handler = registered.new(admin)
-["ahistory here", "astore", "adeeds"].each do |line|
-  handler.player_input(input: line)
+admin, nobody = Playing.new("Gandalf", true), Playing.new("Bob", false)
+[admin, nobody].each { |each| registered.object_added(game_object: each) }
+check "only administrators have the commands", [admin, nobody].map { |each| each.handlers.size } == [1, 0]
+["ahistory here", "astore", "adeeds", "ahistory player-123"].each do |line|
+  admin.handlers.each { |handler| handler.player_input(input: line) }
   $manager.pop_action.action
 end
 check "AHISTORY", admin.lines[0].to_s.include?("RoomDescriptionUpdated"), admin.lines[0]
 check "ASTORE", admin.lines[1].to_s.include?("STATE_LOCAL_ONLY"), admin.lines[1]
-check "ADEEDS", admin.lines.size == 3, admin.lines[2]
+check "ADEEDS", admin.lines.size == 4, admin.lines[2]
+check "AHISTORY shows no password", admin.lines[3].include?("(changed)") && !admin.lines[3].match?(/\h{32}/),
+  admin.lines[3]
 thing.long_desc = "By Gandalf."
 check "who did it is recorded", last_event(client, thing.goid).metadata["actor"] == "Gandalf"
 

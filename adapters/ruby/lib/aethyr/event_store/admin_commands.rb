@@ -15,10 +15,13 @@ module Aethyr
 
       # The last events of a thing, with the changes that each made.
       def history(id, count = EVENTS)
-        entries = ask { |client, left| client.get_history(id, deadline: left) }
-        return ["Nothing is recorded about #{id}."] if entries.empty?
+        last = ask { |client, left| client.load(id, backwards: true, limit: 1, deadline: left) }.last_sequence
+        return ["Nothing is recorded about #{id}."] if last.zero?
 
-        ["History of #{id}: #{entries.size} events"] + entries.last(count).map { |entry| line(entry) }
+        entries = ask do |client, left|
+          client.get_history(id, from_sequence: [last - count, 0].max + 1, deadline: left)
+        end
+        ["History of #{id}: #{last} events"] + entries.map { |entry| line(entry) }
       rescue NotFound
         ["Nothing is recorded about #{id}."]
       rescue AethyrError => e
@@ -34,7 +37,8 @@ module Aethyr
          "Events: #{found[:event_count]}, aggregates: #{found[:aggregate_count]}, " \
          "snapshots: #{found[:snapshot_count]}, not in ImmuDB yet: #{found[:pending_events]}",
          "This game: #{found[:events_stored]} stored, #{found[:events_loaded]} loaded, " \
-         "#{found[:store_failures]} + #{found[:load_failures]} failures"] +
+         "#{found[:store_failures]} + #{found[:load_failures]} failures, #{found[:kept_appends]} kept, " \
+         "#{found[:events_lost]} lost"] +
           types.map { |name, number| format("%8d %s", number, name.split("::").last) }
       end
 
@@ -69,6 +73,8 @@ module Aethyr
 
       def line(entry)
         changes = entry.changes.map do |change|
+          next "password_hash: (changed)" if change.field == "password_hash"
+
           "#{change.field}: #{short(change.before)} -> #{short(change.after)}"
         end
         actor = entry.actor.empty? ? "" : " by #{entry.actor}"
@@ -113,6 +119,7 @@ module Aethyr
         return player.goid if name.casecmp?("me")
         return player.container if name.casecmp?("here")
 
+        name = Markers.clean(name)
         found = $manager.find(name, player) || $manager.find(name, player.container) || $manager.find(name)
         found ? found.goid : name
       rescue StandardError

@@ -28,18 +28,21 @@ module Aethyr
         def install
           overlay
           config = ::ServerConfig.singleton_class
-          config.prepend(Loaded) unless config <= Loaded
+          config.prepend(Setting) unless config <= Setting
         end
 
         # The address from the configuration, or nil.
         def address = defined?(::ServerConfig) ? ::ServerConfig[:event_store_address] : nil
+
+        # Aethyr switches event sourcing off if Sequent cannot be loaded; the migration does, too.
+        def switch_off = @off = true
+        def enabled? = !@off && !address.nil?
 
         def attach
           overlay
           return unless defined?(::ServerConfig)
 
           install
-          ::ServerConfig.reload if ::ServerConfig.instance_variable_get(:@config)
           return unless address && defined?(::Sequent::Core::EventStore) &&
             defined?(::Aethyr::Core::EventSourcing)
 
@@ -48,19 +51,24 @@ module Aethyr
         end
       end
 
-      # `event_store_address` means that event sourcing is switched on.
-      module Loaded
-        def load(force = false)
-          fresh = force || @config.nil?
-          config = super
-          if fresh && config.respond_to?(:key?)
-            if config.key?("event_store_address")
-              config[:event_store_address] ||= config["event_store_address"]
-            end
-            config[:event_sourcing_enabled] = true if config[:event_store_address]
-          end
-          config
+      # `event_store_address` means that event sourcing is switched on. Aethyr saves its configuration at each
+      # start, so nothing is written into it.
+      module Setting
+        def [](item)
+          return GameConfig.enabled? if item == :event_sourcing_enabled && GameConfig.address
+          return load.fetch(item) { load[item.to_s] } if item.to_s.start_with?("event_store_")
+
+          super
         end
+
+        def []=(item, value)
+          return super unless item == :event_sourcing_enabled && GameConfig.address
+
+          GameConfig.switch_off unless value
+        end
+
+        def event_sourcing_enabled = self[:event_sourcing_enabled] || false
+        def has_setting?(item) = super || (item.to_s.start_with?("event_store_") && super(item.to_s))
       end
     end
   end

@@ -2,6 +2,7 @@
 
 # Owns the methods of Aethyr's ImmudbEventStore, on the event store for Sequent. It takes the place of that
 # class.
+require "set"
 require "aethyr/event_store/sequent_event_store"
 
 module Aethyr
@@ -23,7 +24,8 @@ module Aethyr
                        again: config[:event_store_again] || setting(:event_store_again) || 5,
                        on_unavailable: (config[:on_unavailable] || setting(:event_store_on_unavailable) ||
                                         :log).to_sym,
-                       logger: config[:logger] || method(:game_log))
+                       logger: config[:logger] || method(:game_log),
+                       snapshot_key: config[:event_store_snapshot_key] || setting(:event_store_snapshot_key))
         own_state(config)
       end
 
@@ -44,15 +46,20 @@ module Aethyr
         nil
       end
 
+      # Aethyr takes no snapshots. An object with many events gets one in the background, so that loading it
+      # stays quick.
+      def load_events_for_aggregates(ids)
+        super
+      rescue DeadlineExceeded => e
+        snapshot_later(ids) if e.answered
+        raise
+      end
+
       # The events alone, without the snapshot: what Aethyr and its documentation expect.
       def load_events(id)
         events = all_events(id)
         count(:events_loaded, events.size)
         events
-      end
-
-      def all_events(id)
-        read { |left| client.load(id, deadline: left) }.events.map { |record| event(record) }
       end
 
       # Saves an event as the snapshot of an aggregate.
@@ -78,12 +85,14 @@ module Aethyr
       def statistics
         stats = read { |left| client.stats(deadline: left) }
         types = stats.event_types.to_h.transform_keys { |name| EventCodec::EVENTS.long(name) }
-        metrics.merge(event_count: stats.event_count, aggregate_count: stats.aggregate_count,
+        metrics.merge(kept_appends: @kept.size, event_count: stats.event_count,
+                      aggregate_count: stats.aggregate_count,
                       snapshot_count: stats.snapshot_count, event_types: types, state: stats.state,
                       pending_events: stats.pending_events, last_position: stats.last_position,
                       version: stats.version)
-      rescue *Breaker::GONE => e
-        metrics.merge(state: :UNREACHABLE, error: e.message)
+      rescue AethyrError => e
+        state = Breaker.gone?(e) ? :UNREACHABLE : :UNKNOWN
+        metrics.merge(kept_appends: @kept.size, state: state, error: e.message)
       end
 
       # The text of an event as it is stored, and the event from such a text.
@@ -115,6 +124,8 @@ module Aethyr
         @storage_path = config[:storage_path] || "storage/events"
         @retry_count = config[:retry_count] || DEFAULT_RETRY_COUNT
         @retry_delay = config[:retry_delay] || DEFAULT_RETRY_DELAY
+        @due = []
+        @without_snapshot = Set.new
         @event_counters = defined?(::Concurrent::Map) ? ::Concurrent::Map.new : {}
       end
 
@@ -129,6 +140,38 @@ module Aethyr
           sleep(@retry_delay * tries)
           retry
         end
+      end
+
+      def stored(answer)
+        due = answer.aggregates.select(&:snapshot_due).map(&:aggregate_id)
+        due.reject! { |id| UniqueKeys.id?(id) || @without_snapshot.include?(id) }
+        snapshot_later(due) if due.any?
+      end
+
+      def snapshot_later(ids)
+        @lock.synchronize do
+          @due |= ids
+          @taker = Thread.new { take_snapshots } if @due.any? && !@taker&.alive?
+        end
+      end
+
+      def take_snapshots
+        Thread.current[PATIENT] = Thread.current[Markers::IDS] = true
+        while (id = @lock.synchronize { @due.shift })
+          take_snapshot(id)
+        end
+      end
+
+      def take_snapshot(id)
+        repository = ::Sequent.aggregate_repository
+        store_snapshots([repository.load_aggregate(id).take_snapshot])
+      rescue AethyrError => e
+        @logger.call("[event store] no snapshot of #{id} now: #{e.message}")
+      rescue StandardError => e
+        @lock.synchronize { @without_snapshot << id }
+        @logger.call("[event store] #{id} gets no snapshots: #{e.message}")
+      ensure
+        repository&.clear
       end
 
       def follow(events)

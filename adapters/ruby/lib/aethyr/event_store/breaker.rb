@@ -11,6 +11,15 @@ module Aethyr
       # Errors that say that the service is gone, in contrast to those that it answers with.
       GONE = [Unavailable, DeadlineExceeded, OutcomeUnknown].freeze
 
+      # A deadline that is over while the service answers, or because it has set a limit, does not mean that
+      # it is gone.
+      def self.gone?(error)
+        return false unless GONE.any? { |type| error.is_a?(type) }
+        return true unless error.is_a?(DeadlineExceeded)
+
+        !error.answered && (!error.cause.is_a?(AethyrError) || gone?(error.cause))
+      end
+
       attr_reader :limit, :again
 
       def initialize(limit: 0.5, again: 5)
@@ -30,16 +39,18 @@ module Aethyr
         end
 
         answer = yield limit
-        @lock.synchronize { @open_until = nil }
+        closed
         answer
       rescue ServiceGone
         raise
-      rescue *GONE
-        @lock.synchronize { @open_until = now + again }
+      rescue AethyrError => e
+        Breaker.gone?(e) ? @lock.synchronize { @open_until = now + again } : closed
         raise
       end
 
       private
+
+      def closed = @lock.synchronize { @open_until = nil }
 
       # Seconds until the next attempt, or nil if this call may go through. Only one of the waiting threads
       # may.

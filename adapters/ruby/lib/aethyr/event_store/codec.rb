@@ -33,7 +33,7 @@ module Aethyr
       # sends the same id.
       def identify(hash, key)
         InvalidArgument.refuse(key, "a Hash is needed, not #{hash.class}") unless hash.is_a?(Hash)
-        return hash if hash[key]
+        return hash if hash[key] || hash[key.to_s]
 
         hash.frozen? ? hash.merge(key => SecureRandom.uuid) : hash.update(key => SecureRandom.uuid)
       end

@@ -111,10 +111,39 @@ module Aethyr
           install: -> { aethyr("UpdateGameObjectContainer").prepend(Nowhere) }
         ),
         Part.new(
+          name: "things without a name",
+            versions: "all: a name of \"\" is not valid, so things without a name were not recorded",
+          needed: lambda {
+            command = aethyr("CreateGameObject")
+            command && !command.new(id: "probe", aggregate_id: "probe", name: "").valid?
+          },
+          install: -> { aethyr("CreateGameObject").prepend(Nameless) }
+        ),
+        Part.new(
+          name: "rooms and players",
+          versions: "all: Aethyr records rooms, and what it saves first, as GameObject",
+          needed: -> { aethyr("GameObjectCommandHandler") && aethyr("CreateGameObject") },
+          install: -> { aethyr("GameObjectCommandHandler").prepend(Kinds) }
+        ),
+        Part.new(
           name: "storage without the service",
             versions: "all: StorageMachine does not rescue errors of the event store",
-          needed: -> { defined?(::StorageMachine) && !(::StorageMachine <= StorageOutage) },
-          install: -> { ::StorageMachine.prepend(StorageOutage) }
+          needed: -> { defined?(::StorageMachine) && !(::StorageMachine <= Storage) },
+          install: lambda {
+            ::StorageMachine.prepend(Storage)
+            ::Sequent::Core::CommandService.prepend(Storage::Commands)
+            ::Sequent::Core::AggregateRepository.prepend(Storage::Loads)
+          }
+        ),
+        Part.new(
+          name: "snapshots", versions: "Sequent 9: take_snapshot needs enable_snapshots",
+          needed: lambda {
+            object = aethyr("Domain::GameObject")
+            object.respond_to?(:snapshots_enabled?) && !object.snapshots_enabled?
+          },
+          install: lambda {
+            %w[GameObject Room Player].each { |name| aethyr("Domain::#{name}").enable_snapshots }
+          }
         )
       ].freeze
 

@@ -80,14 +80,106 @@ module Aethyr
         end
       end
 
-      # The object is in GDBM before its event is recorded. A service that is gone must not stop the game.
-      module StorageOutage
+      # Objects may have no name, as exits.
+      module Nameless
+        def valid?(*)
+          return true if super
+
+          errors.delete(:name) if name.to_s.empty?
+          errors.empty?
+        end
+      end
+
+      # What is being recorded in this thread: an object, or the class of one that is being made.
+      Recorded = Struct.new(:object, :storage) do
+        def self.current = Thread.current[:aethyr_event_store_recorded]
+
+        def self.as(recorded)
+          before = current
+          Thread.current[:aethyr_event_store_recorded] = recorded
+          yield
+        ensure
+          Thread.current[:aethyr_event_store_recorded] = before
+        end
+
+        def kind
+          type = object.is_a?(Class) ? object : object.class
+          names = type.ancestors.map(&:name)
+          %w[Room Player].find { |name| names.include?("Aethyr::Core::Objects::#{name}") }
+        end
+
+        def description = object.is_a?(Class) ? "" : object.instance_variable_get(:@long_desc).to_s
+
+        # As Aethyr stores it; empty if it has none.
+        def password
+          goid = object.goid unless object.is_a?(Class)
+          (goid && storage&.open_store("passwords") { |file| file[goid] }).to_s
+        end
+      end
+
+      # A room and a player are created as such.
+      module Kinds
+        def handle_message(command)
+          return super unless command.is_a?(Compat.aethyr("CreateGameObject"))
+
+          command.name ||= ""
+          create = created(Recorded.current, command)
+          return super if create.nil?
+
+          super(create)
+          return if command.container_id.nil?
+
+          move = Compat.aethyr("UpdateGameObjectContainer")
+          super(move.new(id: command.id, container_id: command.container_id))
+        end
+
+        private
+
+        def created(recorded, command)
+          common = { id: command.id, name: command.name }
+          case recorded&.kind
+          when "Room" then Compat.aethyr("CreateRoom").new(**common, description: recorded.description)
+          when "Player" then Compat.aethyr("CreatePlayer").new(**common, password_hash: recorded.password)
+          end
+        end
+      end
+
+      # The object is in GDBM before its event is recorded. What hinders the recording, such as a service that
+      # is gone, must not stop the game, nor the saving of the other objects.
+      module Storage
+        KEY = :aethyr_event_store_storing
+        NotRecorded = Class.new(StandardError)
+
+        # One step of the recording.
+        def self.step(expected = nil)
+          yield
+        rescue StandardError => e
+          raise if Thread.current[KEY].nil? || (expected && e.is_a?(expected))
+          raise if e.is_a?(NotRecorded)
+
+          raise NotRecorded, "#{e.class}: #{e.message}"
+        end
+
+        module Commands
+          def execute_commands(...) = Storage.step { super }
+        end
+
+        module Loads
+          def load_aggregate(...) = Storage.step(self.class::AggregateNotFound) { super }
+        end
+
         %i[store_object save_player set_password delete_object].each do |name|
-          define_method(name) do |*arguments|
-            super(*arguments)
-          rescue AethyrError => e
+          define_method(name) do |object, *arguments|
+            outer = Thread.current[KEY]
+            Thread.current[KEY] = name
+            Recorded.as(Recorded.new(object, self)) { super(object, *arguments) }
+          rescue NotRecorded => e
             log("#{name}: stored, but its event was not recorded: #{e.message}", 1)
             nil
+          ensure
+            Thread.current[KEY] = outer
+            # What was only loaded would be old for the next command.
+            ::Sequent.aggregate_repository.clear if outer.nil? && OneAppend.pending.nil?
           end
         end
       end

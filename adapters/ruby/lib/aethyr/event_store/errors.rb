@@ -75,6 +75,13 @@ module Aethyr
       def aggregate_id = metadata["aggregate_id"] || metadata["id"]
     end
 
+    # Another player has the name (`world.player_names.unique`): choose another name.
+    class NameTaken < AethyrError
+      # The player that was to get the name.
+      def id = metadata["id"]
+      def name = metadata["name"]
+    end
+
     # Stored data is damaged.
     class Damaged < AethyrError; end
 
@@ -91,10 +98,13 @@ module Aethyr
     class DeadlineExceeded < AethyrError
       # True if the call was a write that may have been stored.
       attr_reader :outcome_unknown
+      # True if a part of a long answer had come.
+      attr_reader :answered
 
-      def initialize(message, outcome_unknown: false, **details)
+      def initialize(message, outcome_unknown: false, answered: false, **details)
         super(message, **details)
         @outcome_unknown = outcome_unknown
+        @answered = answered
       end
     end
 
@@ -108,7 +118,7 @@ module Aethyr
       end.freeze
       BY_REASON = { "WRONG_EXPECTED_SEQUENCE" => WrongExpectedSequence, "EVENT_ID_REUSED" => EventIdReused,
                     "HISTORY_CHANGED" => HistoryChanged, "OUTCOME_UNKNOWN" => OutcomeUnknown,
-                    "WORLD_RULE" => WorldRule }.freeze
+                    "WORLD_RULE" => WorldRule, "NAME_TAKEN" => NameTaken }.freeze
       BY_CODE = { "NOT_FOUND" => NotFound, "INVALID_ARGUMENT" => InvalidArgument,
                   "UNAUTHENTICATED" => Unauthenticated,
                   "PERMISSION_DENIED" => NotAllowed, "DATA_LOSS" => Damaged,

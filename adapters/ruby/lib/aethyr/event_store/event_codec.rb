@@ -35,19 +35,34 @@ module Aethyr
 
         actor = command.user_id if command.respond_to?(:user_id)
         actor ||= Actor.current
-        { "command" => command.class.name.to_s, "actor" => actor.to_s }.reject { |_, value| value.empty? }
+        { "command" => command.class.name.to_s, "actor" => Markers.clean(actor.to_s) }
+          .reject { |_, value| value.empty? }
       end
 
       def content(event)
         types = types(event.class)
         world = event.class.name.to_s.start_with?(Names::EVENTS)
-        fields(event).to_h do |name, value|
-          # Attributes and exits of the world have texts as keys.
-          value = value.transform_keys(&:to_s) if world && value.is_a?(Hash) && types[name.to_sym] == Hash
-          typed = types.key?(name.to_sym) && !LOOSE.include?(types[name.to_sym])
-          [name, typed && value.respond_to?(:as_json) && !value.is_a?(String) ? value.as_json :
-           Markers.dump(value)]
-        end
+        fields(event).filter_map do |name, value|
+          type = types[name.to_sym]
+          # The world knows no text that is null: it is left out.
+          next if world && type == String && value.nil?
+
+          plain = world && (LOOSE.include?(type) || value.is_a?(String))
+          [name, plain ? of_world(type, value) : stored(type, value)]
+        end.to_h
+      end
+
+      # Attributes and exits of the world have texts as keys, and are not nested deeply. Its texts are UTF-8.
+      def of_world(type, value)
+        return Markers.clean(value) if type == String && value.is_a?(String)
+        return Markers.dump_for_world(value) unless type == Hash && value.is_a?(Hash)
+
+        value.to_h { |key, each| [Markers.clean(key.to_s), Markers.dump_for_world(each)] }
+      end
+
+      def stored(type, value)
+        typed = !type.nil? && !LOOSE.include?(type) && value.respond_to?(:as_json) && !value.is_a?(String)
+        typed ? Markers.clean_all(value.as_json) : Markers.dump(value)
       end
 
       def fields(event)

@@ -40,8 +40,8 @@ module Aethyr
       # The StorageMachine, for Aethyr's script of the migration.
       def storage = @storage
 
-      # The service replays and checks all objects and rebuilds its read models: the report, or nil if it is
-      # gone.
+      # The service replays and checks all objects and rebuilds its read models, in the background: a Thread
+      # whose value is the report; nil if the service is gone.
       def rebuild_world_state = ManagerMethods.rebuild
 
       # The next action runs in this thread; the events of its commands carry the name of the player.
@@ -52,7 +52,20 @@ module Aethyr
         end
       end
 
+      # What happens while an object of a class is recorded is recorded as of this class.
+      def create_object(klass, ...)
+        Compat::Recorded.as(Compat::Recorded.new(klass)) { super }
+      end
+
       def self.rebuild
+        state = ::Sequent.configuration.event_store.statistics[:state]
+        return Thread.new { report } unless state == :UNREACHABLE
+
+        log("World state was not rebuilt: the event store does not answer", 0)
+        nil
+      end
+
+      def self.report
         report = ::Sequent.configuration.event_store.client.rebuild_world_state
         log("World state rebuilt: #{report.aggregates} objects, #{report.events} events, " \
             "#{report.damaged_total} damaged, #{report.warnings_total} warnings", 1)
@@ -63,14 +76,9 @@ module Aethyr
         nil
       end
 
-      # `SequentSetup.rebuild_world_state`: at the start of the game in the background, so that nobody waits.
+      # `SequentSetup.rebuild_world_state`: nobody waits for it.
       module Rebuild
-        def rebuild_world_state
-          return !ManagerMethods.rebuild.nil? if $manager
-
-          Thread.new { ManagerMethods.rebuild }
-          true
-        end
+        def rebuild_world_state = !ManagerMethods.rebuild.nil?
       end
     end
   end

@@ -17,12 +17,26 @@ module Aethyr
         rest.include?("::") ? name : rest
       end
 
-      # The name of a class: Aethyr's if it has one of this name, otherwise the game's own.
-      def long(name)
-        name.include?("::") || !Object.const_defined?(@prefix + name) ? name : @prefix + name
+      # What may be the name of a class. Other programs name their types as they like.
+      CLASS = /\A[A-Z]\w*(::[A-Z]\w*)*\z/
+
+      # The class of a name, or nil.
+      def self.class_of(name)
+        found = Object.const_get(name) if name.match?(CLASS) && Object.const_defined?(name)
+        found if found.is_a?(Class)
+      rescue TypeError
+        nil # A part of the name is no module.
       end
 
-      def find(name) = Object.const_get(long(name))
+      # The name of a class: Aethyr's if it has one of this name, otherwise the game's own.
+      def long(name)
+        name.include?("::") || Names.class_of(@prefix + name).nil? ? name : @prefix + name
+      end
+
+      # Raises NameError if there is no such class.
+      def find(name)
+        Names.class_of(long(name)) || raise(NameError, "there is no class #{name}")
+      end
     end
   end
 end

@@ -3,7 +3,6 @@
 # Owns the options of a client and the connection string `aethyr://host1:50051,host2:50051?tls=…`. A token is
 # never part of a text that this file makes.
 require "ipaddr"
-require "uri"
 
 module Aethyr
   module EventStore
@@ -64,19 +63,26 @@ module Aethyr
         given = { hosts: match[:hosts].split(",").reject(&:empty?) }
         refuse(:address, "the connection string names no host") if given[:hosts].empty?
 
-        given[:token] = URI.decode_www_form_component(match[:token]) if match[:token].to_s != ""
+        given[:token] = decoded(:token, match[:token]) if match[:token].to_s != ""
         given.merge(parameters(match[:query].to_s))
       end
 
       def parameters(query)
         pairs = query.split("&").reject(&:empty?).to_h do |part|
           name, value = part.split("=", 2)
-          [name.to_sym, URI.decode_www_form_component(value.to_s)]
+          [name.to_sym, decoded(name, value.to_s)]
         end
         unknown = pairs.keys - PARAMETERS
         return pairs if unknown.empty?
 
         refuse(unknown.first, "unknown parameters: #{unknown.join(", ")}; known: #{PARAMETERS.join(", ")}")
+      end
+
+      # Not the value is shown, which may be a token.
+      def decoded(field, text)
+        refuse(field, "#{field}: a % is written as %25") if text.match?(/%(?!\h\h)/)
+
+        text.gsub(/(?:%\h\h)+/) { |bytes| [bytes.delete("%")].pack("H*").force_encoding(text.encoding) }
       end
 
       def with_port(host)

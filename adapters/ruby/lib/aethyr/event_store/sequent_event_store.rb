@@ -28,8 +28,10 @@ module Aethyr
 
       # `limit`: seconds that a call may take; nil waits as long as the deadline of the client says, without a
       # breaker. `on_unavailable`: `:raise`, or `:log` for a game that goes on: appends that got no answer are
-      # kept, and sent again with the same ids when the service is back.
-      def initialize(address = nil, client: nil, limit: 0.5, again: 5, on_unavailable: :raise, logger: nil)
+      # kept, and sent again with the same ids when the service is back. `snapshot_key`: a secret; snapshots
+      # that are not signed with it are not read.
+      def initialize(address = nil, client: nil, limit: 0.5, again: 5, on_unavailable: :raise, logger: nil,
+                     snapshot_key: nil)
         unless %i[raise log].include?(on_unavailable)
           raise ArgumentError, "on_unavailable is :raise or :log, not #{on_unavailable.inspect}"
         end
@@ -42,8 +44,9 @@ module Aethyr
         @keys = UniqueKeys.new { |ids| call { |left| @service.load_many(ids, deadline: left) } }
         @kept = []
         @lock = Mutex.new
+        @sending = Mutex.new
+        @snapshot_key = snapshot_key
         reset_metrics
-        Stream.store = self
       end
 
       # The client that this store calls the service with.
@@ -76,6 +79,11 @@ module Aethyr
       # The stream and its events, from the snapshot on if there is one.
       def load_events(id) = load_events_for_aggregates([id])[0]
 
+      # The events alone, without the snapshot.
+      def all_events(id)
+        read { |left| client.load(id, deadline: left) }.events.map { |record| event(record) }
+      end
+
       # Pairs of stream and events; aggregates that do not exist are left out.
       def load_events_for_aggregates(ids)
         ids = ids.map(&:to_s).uniq
@@ -93,7 +101,7 @@ module Aethyr
 
       def find_event_stream(id)
         loaded = read { |left| client.load(id, limit: 1, deadline: left) }
-        stream(loaded) if loaded.exist?
+        stream(loaded, Stream).tap { |found| Stream::STORES[found] = self } if loaded.exist?
       end
 
       def load_event(id, sequence_number)
@@ -172,11 +180,15 @@ module Aethyr
 
       private
 
-      # One call to the service, within the breaker.
+      # One call to the service, within the breaker. What is kept is sent first, so that the order stays.
       def call
-        return yield(nil) if breaker.nil?
+        return yield(nil) if breaker.nil? || Thread.current[SequentSnapshots::PATIENT]
 
-        resend if @kept.any?
+        if @kept.any?
+          resend
+          left = @kept.size
+          raise ServiceGone.new("#{left} kept appends are sent first", code: "UNAVAILABLE") if left.positive?
+        end
         breaker.call { |left| yield left }
       end
 
@@ -214,7 +226,6 @@ module Aethyr
                                "aethyr-event-store-migrate)"
         end
         send_append(V1::AppendEventsRequest.new(events: records, expected_sequences: expected))
-        count(:events_stored, records.size)
       rescue WrongExpectedSequence, EventIdReused => e
         count(:store_failures)
         raise (keys && e.is_a?(WrongExpectedSequence) && @keys.taken(e, streams)) ||
@@ -222,44 +233,63 @@ module Aethyr
       end
 
       def send_append(request)
-        call { |left| client.append_request(request, deadline: left) }
-      rescue *Breaker::GONE => e
-        count(:store_failures)
-        raise if @on_unavailable == :raise
-
-        keep(request, e)
+        answer = call { |left| client.append_request(request, deadline: left) }
+        count(:events_stored, request.events.size)
+        stored(answer)
       rescue WrongExpectedSequence, EventIdReused
         raise
-      rescue AethyrError
+      rescue AethyrError => e
+        unanswered = Breaker::GONE.any? { |type| e.is_a?(type) }
+        return if unanswered && @on_unavailable == :log && keep(request, e)
+
         count(:store_failures)
         raise
       end
+
+      # What is done after an append: nothing.
+      def stored(_answer) = nil
 
       KEPT_MAX = 1000
 
+      # False if too much is kept.
       def keep(request, error)
-        raise error if @kept.size >= KEPT_MAX
+        return false if @lock.synchronize { @kept.size >= KEPT_MAX || !(@kept << request) }
 
-        @lock.synchronize { @kept << request }
         @logger.call("[event store] #{error.message}; #{request.events.size} events are kept, and sent later")
+        true
       end
 
-      # Sends what was kept, in its order and with the same ids: what had been stored is stored once.
+      # Sends what was kept, in its order and with the same ids: what had been stored is stored once. No
+      # caller waits longer than for one call; the next one goes on.
       def resend
-        @lock.synchronize do
-          until @kept.empty?
-            begin
-              breaker.call { |left| client.append_request(@kept.first, deadline: left) }
-            rescue *Breaker::GONE
-              return
-            rescue AethyrError => e
-              lost = @kept.first.events.size
-              @logger.call("[event store] #{lost} kept events were not stored: #{e.message}")
-            end
-            @kept.shift
+        return unless @sending.try_lock
+
+        begin
+          over = now + breaker.limit
+          while now < over && (request = @lock.synchronize { @kept.first })
+            break unless sent?(request, over)
+
+            @lock.synchronize { @kept.shift }
           end
+        ensure
+          @sending.unlock
         end
       end
+
+      # False if it has to be sent again.
+      def sent?(request, over)
+        breaker.call { client.append_request(request, deadline: [over - now, 0.001].max) }
+        count(:events_stored, request.events.size)
+        true
+      rescue AethyrError => e
+        return false if Breaker.gone?(e) || e.is_a?(DeadlineExceeded)
+
+        count(:events_lost, request.events.size)
+        @logger.call("[event store] #{request.events.size} kept events were not stored: #{e.message}")
+        true
+      end
+
+      def now = Process.clock_gettime(Process::CLOCK_MONOTONIC)
 
       def publish_later(events)
         return publish(events) if OneAppend.pending.nil?
@@ -273,10 +303,10 @@ module Aethyr
         read { |left| client.load(id, backwards: true, limit: 1, deadline: left) }.last_sequence
       end
 
-      def stream(loaded)
+      def stream(loaded, kind = ::Sequent::Core::EventStream)
         type = loaded.aggregate_type
         type = loaded.events.first.aggregate_type if type.empty? && loaded.events.any?
-        Stream.new(aggregate_type: EventCodec::AGGREGATES.long(type), aggregate_id: loaded.aggregate_id)
+        kind.new(aggregate_type: EventCodec::AGGREGATES.long(type), aggregate_id: loaded.aggregate_id)
       end
 
       def pair(loaded)
@@ -288,7 +318,7 @@ module Aethyr
 
       def event(record)
         EventCodec.event(record)
-      rescue NameError
+      rescue NameError, TypeError # No class has this name, or one that nobody can make an object of.
         raise DeserializeEventError, { "event_type" => record.event_type,
                                        "aggregate_id" => record.aggregate_id }
       end
@@ -301,8 +331,7 @@ module Aethyr
 
       def reset_metrics
         @metrics = { events_stored: 0, store_failures: 0, events_loaded: 0, load_failures: 0,
-                     snapshots_stored: 0,
-                     snapshots_loaded: 0 }
+                     snapshots_stored: 0, snapshots_loaded: 0, events_lost: 0 }
       end
     end
 
@@ -318,20 +347,22 @@ module Aethyr
     # The stream of Sequent, which also answers like the Hash of Aethyr.
     class Stream < ::Sequent::Core::EventStream
       KEYS = %i[aggregate_id events snapshot_event].freeze
-
-      class << self
-        attr_accessor :store
-      end
+      # The store of each stream, which is frozen.
+      STORES = ObjectSpace::WeakMap.new
 
       def key?(name) = KEYS.include?(name)
 
       def [](name)
         case name
         when :aggregate_id then aggregate_id
-        when :events then self.class.store.all_events(aggregate_id)
-        when :snapshot_event then self.class.store.load_latest_snapshot(aggregate_id)
+        when :events then store.all_events(aggregate_id)
+        when :snapshot_event then store.load_latest_snapshot(aggregate_id)
         end
       end
+
+      private
+
+      def store = STORES[self] || ::Sequent.configuration.event_store
     end
   end
 end

@@ -2,12 +2,16 @@
 
 # Owns the snapshot methods of Sequent 8.2 and 9. Sequent gives a snapshot the number of the event that comes
 # next; the service wants that of the last event that is in it.
+require "openssl"
+
 module Aethyr
   module EventStore
     module SequentSnapshots
       # Schema versions in the store: snapshots of Sequent, and events that Aethyr saves as snapshots.
       SNAPSHOTS = 1
       EVENT_SNAPSHOTS = 2
+      # Set in a thread whose calls may take long.
+      PATIENT = :aethyr_event_store_patient
 
       def store_snapshots(snapshots)
         snapshots.each do |each|
@@ -19,7 +23,7 @@ module Aethyr
 
       def load_latest_snapshot(id)
         found = read { |left| client.load_snapshot(id, deadline: left) }
-        return if found.nil?
+        return if found.nil? || !signed?(found)
 
         count(:snapshots_loaded)
         snapshot_event(found)
@@ -60,6 +64,7 @@ module Aethyr
       private
 
       def save(id, sequence_number, data, schema_version)
+        data = data.merge("signature" => signature(id, sequence_number, data)) if @snapshot_key
         call do |left|
           client.save_snapshot(id, sequence_number, data, schema_version: schema_version, deadline: left)
         end
@@ -69,13 +74,27 @@ module Aethyr
         raise
       end
 
+      # Sequent reads a snapshot with Marshal, which can run code: with a key, only one that was signed.
+      def signed?(state)
+        return true if @snapshot_key.nil?
+
+        data = state.data.is_a?(Hash) ? state.data : {}
+        OpenSSL.secure_compare(data["signature"].to_s,
+                               signature(state.aggregate_id, state.sequence_number, data))
+      end
+
+      def signature(id, sequence_number, data)
+        text = JSON.generate([id, sequence_number, data.except("signature").sort])
+        OpenSSL::HMAC.hexdigest("SHA256", @snapshot_key, text)
+      end
+
       # The same aggregate without its snapshot, if that is of a version that the class does not read.
       def usable(loaded)
         return loaded if loaded.snapshot.nil?
 
         wanted = version_of(stream(loaded).aggregate_type)
         found = loaded.snapshot.data["snapshot_version"]
-        if wanted.nil? || found.nil? || wanted == found
+        if signed?(loaded.snapshot) && (wanted.nil? || found.nil? || wanted == found)
           count(:snapshots_loaded)
           return loaded
         end
@@ -83,7 +102,7 @@ module Aethyr
       end
 
       def version_of(type)
-        found = Object.const_get(type) if Object.const_defined?(type)
+        found = Names.class_of(type)
         found.snapshot_version if found.respond_to?(:snapshot_version)
       end
 

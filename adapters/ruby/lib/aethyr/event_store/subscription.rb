@@ -66,10 +66,10 @@ module Aethyr
         until @closed
           begin
             messages { |message| tries = 0 if handle(message) { |event| yield event } }
-          rescue GRPC::BadStatus, GRPC::Core::CallError => e
+          rescue GRPC::BadStatus, GRPC::Core::CallError, RuntimeError => e
+            error = @transport.failure(e)
             break if @closed
 
-            error = Errors.from(e)
             raise error, cause: nil unless @transport.retry?(error)
 
             tries += 1

@@ -26,7 +26,7 @@ module Aethyr
           Thread.current[KEY] = nil
         end
         store.append_pending(pending)
-        queue.shift.call until queue.empty?
+        after(queue)
         result
       end
       alias transactional transaction
@@ -41,6 +41,19 @@ module Aethyr
       def after_rollback(**) = nil
 
       private
+
+      # The events are stored: one failure hinders none of the others. The first is raised at the end.
+      def after(queue)
+        first = nil
+        until queue.empty?
+          begin
+            queue.shift.call
+          rescue StandardError => e
+            first ||= e
+          end
+        end
+        raise first if first
+      end
 
       def store = @store || ::Sequent.configuration.event_store
     end

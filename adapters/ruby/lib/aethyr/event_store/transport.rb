@@ -6,6 +6,8 @@ module Aethyr
     class Transport
       FIRST_WAIT = 0.05
       LONGEST_WAIT = 2.0
+      # A further attempt needs this much time. A shorter one would only hide the error of the last.
+      SHORTEST_ATTEMPT = 0.02
       ARGUMENTS = { "grpc.initial_reconnect_backoff_ms" => 100, "grpc.min_reconnect_backoff_ms" => 1000,
                     "grpc.max_reconnect_backoff_ms" => 1000, "grpc.keepalive_time_ms" => 30_000,
                     "grpc.keepalive_timeout_ms" => 10_000, "grpc.enable_retries" => 0,
@@ -50,16 +52,16 @@ module Aethyr
       # continues it, or nil if nothing is left. `progress: true` gives each piece of progress a full deadline
       # again.
       def stream(service, name, request, resume:, deadline: nil, progress: false, attempt: nil)
-        moved = false
+        moved = answered = false
         retrying(deadline, progress: -> { progress && moved.tap { moved = false } },
-                 longest: attempt) do |limit|
+                 answered: -> { answered }, longest: attempt) do |limit|
           break if request.nil?
 
           call = stub(service).public_send(name, request, deadline: Time.now + limit, metadata: metadata,
                                            return_op: true)
           begin
             call.execute.each do |message|
-              moved = true
+              moved = answered = true
               yield message
             end
           ensure
@@ -93,9 +95,18 @@ module Aethyr
         error.retry_after || (rand * [LONGEST_WAIT, FIRST_WAIT * (2**[tries - 1, 10].min)].min)
       end
 
+      # The typed error for one of gRPC; others are raised as they are.
+      def failure(error)
+        return Errors.from(error) if error.is_a?(GRPC::BadStatus) || error.is_a?(GRPC::Core::CallError)
+        raise error unless error.message.match?(/grpc cannot be used before and after forking/i)
+
+        raise AethyrError.new("gRPC was used before this process was forked, and cannot be used in it: " \
+                              "make the first call after the fork", code: "FAILED_PRECONDITION"), cause: nil
+      end
+
       private
 
-      def retrying(deadline, write: false, progress: nil, longest: nil)
+      def retrying(deadline, write: false, progress: nil, answered: nil, longest: nil)
         length = deadline || options.deadline
         over = now + length
         tries = 0
@@ -103,10 +114,10 @@ module Aethyr
         last = nil
         loop do
           left = over - now
-          late(last, length, unknown && write) if left <= 0
+          late(last, length, unknown && write, answered) if left <= 0
           return yield([left, longest || options.attempt_deadline].min)
-        rescue GRPC::BadStatus, GRPC::Core::CallError => e
-          last = Errors.from(e)
+        rescue GRPC::BadStatus, GRPC::Core::CallError, RuntimeError => e
+          last = failure(e)
           raise last, cause: nil unless retry?(last)
 
           if progress&.call
@@ -116,7 +127,7 @@ module Aethyr
           tries += 1
           unknown ||= received?(last)
           pause = wait_after(last, tries)
-          late(last, length, unknown && write) if now + pause >= over
+          late(last, length, unknown && write, answered) if now + pause + SHORTEST_ATTEMPT >= over
           sleep(pause)
         end
       end
@@ -128,11 +139,12 @@ module Aethyr
         !error.message.match?(NOT_SENT)
       end
 
-      def late(last, length, unknown)
+      def late(last, length, unknown, answered)
         text = format("no answer within %.3g s", length)
         text += "; it is not known whether the write was stored" if unknown
         text += ": #{last.message}" if last
-        raise DeadlineExceeded.new(text, code: "DEADLINE_EXCEEDED", outcome_unknown: unknown), cause: last
+        raise DeadlineExceeded.new(text, code: "DEADLINE_EXCEEDED", outcome_unknown: unknown,
+                                         answered: answered&.call || false), cause: last
       end
 
       def attempt(service, name, request, limit)

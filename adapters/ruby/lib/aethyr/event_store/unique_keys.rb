@@ -10,6 +10,9 @@ module Aethyr
       KEY_TYPE = "UniqueKey"
       LIST_TYPE = "UniqueKeys"
 
+      # True for the ids of these aggregates.
+      def self.id?(id) = id.start_with?("unique-key:", "unique-keys-of:")
+
       # `load` loads several aggregates by id: Client#load_many.
       def initialize(&load)
         @load = load
@@ -44,7 +47,8 @@ module Aethyr
         duplicate(taker&.aggregate_type, taker ? taker.aggregate_id : error.aggregate_id)
       end
 
-      def text(key) = JSON.generate(sorted(Markers.dump(key)))
+      # Symbols and texts are the same key, in any order, as in the JSON of Sequent.
+      def text(key) = JSON.generate(sorted(Markers.dump(plain(key))))
 
       private
 
@@ -52,8 +56,7 @@ module Aethyr
         return false unless stream.respond_to?(:unique_keys)
         return true unless stream.unique_keys.nil? || stream.unique_keys.empty?
 
-        type = stream.aggregate_type.to_s
-        type = Object.const_defined?(type) ? Object.const_get(type) : nil
+        type = Names.class_of(stream.aggregate_type.to_s)
         type.respond_to?(:unique_key_definitions) && !type.unique_key_definitions.nil?
       end
 
@@ -129,6 +132,15 @@ module Aethyr
 
       def key_id(scope, key) = "unique-key:#{scope}:#{Digest::SHA256.hexdigest(key)[0, 40]}"
       def list_id(id) = "unique-keys-of:#{id}"
+
+      def plain(value)
+        case value
+        when Hash then value.to_h { |key, each| [key.to_s, plain(each)] }
+        when Array then value.map { |each| plain(each) }
+        when Symbol then value.to_s
+        else value
+        end
+      end
 
       def sorted(value)
         case value

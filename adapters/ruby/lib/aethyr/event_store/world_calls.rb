@@ -100,7 +100,7 @@ module Aethyr
         end
 
         name = names.first
-        fields = command.slice(*ENVELOPE)
+        fields = ENVELOPE.to_h { |key| [key, command[key] || command[key.to_s]] }.compact
         fields[:actor] ||= actor.to_s
         fields[:correlation_id] ||= correlation_id.to_s
         type = World::V1::Command.descriptor.lookup(name).subtype

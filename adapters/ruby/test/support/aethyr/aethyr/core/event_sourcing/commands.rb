@@ -11,6 +11,9 @@ module Aethyr
         end)
       end
 
+      command :CreateGameObject, :name, name: String, generic: String, container_id: String
+      command :CreatePlayer, :name, :password_hash, name: String, password_hash: String
+      command :UpdatePlayerPassword, :password_hash, password_hash: String
       command :CreateRoom, :name, name: String, description: String
       command :UpdateRoomDescription, description: String
       command :UpdateGameObjectAttribute, :key, key: String, value: Object

@@ -43,8 +43,10 @@ module Aethyr
         class Player < GameObject
           def initialize(id, name, hash)
             super(id, name, "player")
-            apply PlayerCreated, password_hash: hash, admin: nil
+            apply PlayerCreated, password_hash: hash, admin: false
           end
+
+          def change_password(hash) = apply(PlayerPasswordUpdated, password_hash: hash)
         end
       end
     end

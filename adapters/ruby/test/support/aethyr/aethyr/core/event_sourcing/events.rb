@@ -13,7 +13,8 @@ module Aethyr
       event :GameObjectContainerUpdated, container_id: String
       event :RoomCreated, description: String, exits: Hash
       event :RoomDescriptionUpdated, description: String
-      event :PlayerCreated, password_hash: String, admin: String
+      event :PlayerCreated, password_hash: String, admin: Object
+      event :PlayerPasswordUpdated, password_hash: String
     end
   end
 end

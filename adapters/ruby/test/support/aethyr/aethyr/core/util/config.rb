@@ -12,7 +12,15 @@ module ServerConfig
 
     def reload = load(true)
     def [](item) = load[item]
+    def has_setting?(item) = load.key?(item)
+    def event_sourcing_enabled = load[:event_sourcing_enabled] || false
     def admin = load[:admin]
+
+    # Each setting is saved.
+    def []=(item, value)
+      load[item] = value
+      File.write("conf/config.yaml", YAML.dump(@config))
+    end
   end
 end
 
