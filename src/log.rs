@@ -251,7 +251,7 @@ impl WriteError {
     }
 }
 
-/// The write end of the log. There is only one, and one thread owns it.
+/// The write end of the log. There is only one, and one thread at a time has it.
 #[derive(Debug)]
 pub struct Log {
     folder: PathBuf,

@@ -70,7 +70,7 @@ use marks::WaitingMarks;
 pub use poisoned::{Poisoned, PoisonedBy};
 pub use queue::Origin;
 use queue::QueueLimits;
-use queue_loop::{GroupPanicked, QueueLoop};
+use queue_loop::QueueLoop;
 pub use restored::{Discontinuity, RestoreError, RestoredTransaction};
 pub use settings::Settings;
 pub use step::AdmissionCheck;
@@ -79,7 +79,7 @@ use under_way::AppendsUnderWay;
 pub use under_way::UnderWay;
 
 use worker::Worker;
-use worker_lock::WorkerLock;
+use worker_lock::{GroupPanicked, WorkerLock};
 
 /// The maximum number of concurrent lookups of stored events.
 const LOOKING_UP_MAX: usize = 8;
@@ -295,6 +295,11 @@ impl Sequencer {
         let bytes = append.byte_count();
         let permit = self.queue_limits.acquire(origin, bytes)?;
         let (reply, answer) = oneshot::channel();
+        if self.worker_lock.may_be_free(bytes) {
+            // Tasks that this one has woken, such as that of its connection, run before it. They
+            // could not run on another worker while this one writes.
+            tokio::task::yield_now().await;
+        }
         let call = SequencerCall::Append { append, absent_up_to, recorded_by, permit, reply, under_way };
         if let Some(call) = self.worker_lock.try_on_caller(call, bytes) {
             self.send(call)?;

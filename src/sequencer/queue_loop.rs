@@ -18,7 +18,7 @@ use std::{
 use super::{
     call::SequencerCall,
     marks::WaitingMarks,
-    worker_lock::{Watch, WorkerLock},
+    worker_lock::{GroupPanicked, Watch, WorkerLock},
 };
 
 /// The state owned by the thread.
@@ -31,11 +31,6 @@ pub(super) struct QueueLoop {
     lingers: Arc<AtomicBool>,
     watch: Watch,
 }
-
-/// A caller's thread panicked while it wrote a group.
-#[derive(Debug, thiserror::Error)]
-#[error("a group panicked on the thread of its caller")]
-pub(super) struct GroupPanicked;
 
 impl QueueLoop {
     /// How long marks wait for an append to accompany. After that, they are written on their own.
@@ -57,18 +52,12 @@ impl QueueLoop {
     /// # Errors
     /// Returns an error if a caller's thread panicked in a group. Nothing is written after that.
     pub(super) fn run(mut self) -> Result<(), GroupPanicked> {
-        let ended = self.take_calls();
-        let worker = match self.worker_lock.wait() {
-            Ok(mut locked) => locked.worker.take(),
-            Err(mut poisoned) => {
-                poisoned.get_mut().worker = None;
-                None
-            }
-        };
-        if let Some(worker) = worker.filter(|_| ended.is_ok()) {
+        self.take_calls()?;
+        let worker = self.watch.wait_for(&self.worker_lock)?.worker.take();
+        if let Some(worker) = worker {
             worker.close();
         }
-        ended
+        Ok(())
     }
 
     fn take_calls(&mut self) -> Result<(), GroupPanicked> {
@@ -107,7 +96,7 @@ impl QueueLoop {
     /// Makes one group of the first call and of those that wait. Returns a call that must come
     /// after the group. It still counts as queued.
     fn step(&mut self, first: SequencerCall) -> Result<Option<SequencerCall>, GroupPanicked> {
-        let mut locked = self.worker_lock.wait().map_err(|_| GroupPanicked)?;
+        let mut locked = self.watch.wait_for(&self.worker_lock)?;
         self.watch.begin(&mut locked);
         let Some(worker) = locked.worker.as_mut() else { return Ok(None) };
         self.marks_due = None;
@@ -135,9 +124,11 @@ impl QueueLoop {
             if self.watch.watches() {
                 self.watch.look(&self.worker_lock);
             }
-            if self.marks_due.is_some_and(|due| due <= Instant::now()) {
+            // The group of a caller's thread takes the marks along.
+            if self.marks_due.is_some_and(|due| due <= Instant::now())
+                && let Some(mut locked) = self.worker_lock.try_lock()
+            {
                 self.marks_due = None;
-                let mut locked = self.worker_lock.wait().map_err(|_| GroupPanicked)?;
                 if let Some(worker) = locked.worker.as_mut() {
                     worker.write_marks();
                 }
@@ -160,5 +151,13 @@ impl QueueLoop {
             Some(left) => self.waiting.recv_timeout(left),
             None => self.waiting.recv().map_err(RecvTimeoutError::from),
         }
+    }
+}
+
+impl Drop for QueueLoop {
+    /// Drops the worker, also after a panic: those who observe the sequencer learn from that that
+    /// it has ended.
+    fn drop(&mut self) {
+        self.worker_lock.end();
     }
 }

@@ -54,9 +54,21 @@ pub(super) struct Worker {
 #[derive(Debug, Clone, Copy, Default)]
 pub(super) struct LastGroup {
     /// The calls that were answered.
-    pub calls: usize,
-    /// How long the write took, with its sync.
-    pub write: Duration,
+    calls: usize,
+    /// How long the last write took, with its sync. Not every group writes.
+    write: Duration,
+}
+
+impl LastGroup {
+    /// Returns whether the next call may come alone, too, and the disk lets its caller write.
+    ///
+    /// If a write takes longer, two handovers to another thread do not matter beside it, and no
+    /// worker of the async runtime should be blocked for so long.
+    pub(super) fn was_alone_and_fast(self) -> bool {
+        // The disks of machines that run tests may be slow at times.
+        const WRITE_MAX: Duration = Duration::from_millis(if cfg!(test) { 1000 } else { 1 });
+        self.calls <= 1 && self.write <= WRITE_MAX
+    }
 }
 
 impl Worker {
@@ -143,15 +155,17 @@ impl Worker {
         let OpenGroup { frames, mut entries, events, broken, marks, .. } = group;
         let tip = frames.tip();
         entries.reach(tip);
-        let began = Instant::now();
+        self.last_group.calls = answers.len();
         let written = if broken {
             Err(GroupError::Broken)
         } else if frames.is_empty() {
             Ok(())
         } else {
-            self.log.write(frames).map_err(GroupError::from)
+            let began = Instant::now();
+            let written = self.log.write(frames).map_err(GroupError::from);
+            self.last_group.write = began.elapsed();
+            written
         };
-        self.last_group = LastGroup { calls: answers.len(), write: began.elapsed() };
         CrashPoint::AfterLocalSync.reached();
         if written.is_ok() {
             self.publish(entries, tip);
@@ -260,6 +274,8 @@ impl Worker {
 
 #[cfg(test)]
 mod tests {
+    use std::iter;
+
     use tempfile::{TempDir, tempdir};
     use tokio::sync::oneshot;
 
@@ -291,6 +307,24 @@ mod tests {
         let under_way = AppendsUnderWay::default().begin(&append, None);
         let recorded_by = "".into();
         (SequencerCall::Append { append, absent_up_to: None, recorded_by, permit, reply, under_way }, answer)
+    }
+
+    #[test]
+    fn only_after_a_group_of_one_call_and_a_fast_write_may_a_caller_write() {
+        let fast = LastGroup { calls: 1, write: Duration::from_millis(1) };
+        assert!(fast.was_alone_and_fast());
+        assert!(!LastGroup { calls: 2, ..fast }.was_alone_and_fast());
+        assert!(!LastGroup { write: Duration::from_secs(2), ..fast }.was_alone_and_fast());
+        // A group that writes nothing says nothing about the disk.
+        let folder = tempdir().unwrap();
+        let (mut worker, _lock) = worker(&folder);
+        worker.last_group.write = Duration::from_secs(2);
+        let limits = QueueLimits::new(&worker.lookup.settings);
+        let expected = vec![(AggregateId::new("room-1").unwrap(), SequenceNumber(7))];
+        let (refused, mut answer) = call(Append { expected, ..one_event("room-1") }, &limits);
+        worker.step(iter::once(refused));
+        answer.try_recv().unwrap().unwrap_err();
+        assert!(!worker.last_group().was_alone_and_fast());
     }
 
     #[test]

@@ -10,7 +10,7 @@
 
 use std::{
     sync::{
-        Mutex, MutexGuard, PoisonError, TryLockError,
+        Mutex, MutexGuard, PoisonError,
         atomic::{AtomicU64, AtomicUsize, Ordering},
     },
     time::Duration,
@@ -19,6 +19,11 @@ use std::{
 use tokio::runtime::Handle;
 
 use super::{call::SequencerCall, worker::Worker};
+
+/// A caller's thread panicked while it wrote a group.
+#[derive(Debug, thiserror::Error)]
+#[error("a group panicked on the thread of its caller")]
+pub(super) struct GroupPanicked;
 
 /// The worker, behind a lock.
 pub(super) struct WorkerLock {
@@ -45,9 +50,6 @@ impl std::fmt::Debug for WorkerLock {
 impl WorkerLock {
     /// The work for a larger append takes so long that the handovers do not matter.
     const BYTES_MAX: u64 = 64 * 1024;
-    /// If the last write took longer than this, with its sync, the handovers do not matter, and no
-    /// worker of the runtime should be blocked for so long.
-    const WRITE_MAX: Duration = Duration::from_millis(1);
 
     pub(super) fn new(worker: Worker) -> Self {
         Self {
@@ -67,45 +69,46 @@ impl WorkerLock {
         self.queued.fetch_sub(1, Ordering::AcqRel);
     }
 
+    /// Returns whether a call of this size may be handled on its caller's thread.
+    pub(super) fn may_be_free(&self, bytes: u64) -> bool {
+        self.lock_for_caller(bytes).is_some()
+    }
+
     /// Handles a call of this size on this thread, if nothing else is under way. Returns the call
     /// if it must be queued.
     pub(super) fn try_on_caller(&self, call: SequencerCall, bytes: u64) -> Option<SequencerCall> {
-        let is_first = || self.queued.load(Ordering::Acquire) == 0;
-        if bytes > Self::BYTES_MAX || !is_first() {
-            return Some(call);
-        }
-        // Poisoned: the sequencer thread ends as soon as it notices.
-        let Ok(mut locked) = self.locked.try_lock() else { return Some(call) };
-        let watched = locked.watched;
-        // The sequencer thread may have taken a call in the meantime, and waits for this lock.
-        let Some(worker) = locked.worker.as_mut().filter(|_| watched && is_first()) else {
-            return Some(call);
-        };
-        let last = worker.last_group();
-        if last.calls > 1 || last.write > Self::WRITE_MAX || worker.lingers() {
-            return Some(call);
-        }
+        let Some(mut locked) = self.lock_for_caller(bytes) else { return Some(call) };
+        let Some(worker) = locked.worker.as_mut() else { return Some(call) };
         self.on_callers.fetch_add(1, Ordering::AcqRel);
         let left = worker.step(std::iter::once(call));
         self.on_callers.fetch_add(1, Ordering::AcqRel);
         left
     }
 
-    /// Waits until no other thread has the worker.
-    ///
-    /// # Errors
-    /// Returns an error if a caller's thread panicked in a group.
-    pub(super) fn wait(&self) -> Result<MutexGuard<'_, Locked>, PoisonError<MutexGuard<'_, Locked>>> {
-        self.locked.lock()
+    fn lock_for_caller(&self, bytes: u64) -> Option<MutexGuard<'_, Locked>> {
+        let is_first = || self.queued.load(Ordering::Acquire) == 0;
+        if bytes > Self::BYTES_MAX || !is_first() {
+            return None;
+        }
+        // If it is poisoned, the sequencer thread ends as soon as it notices.
+        let locked = self.try_lock()?;
+        let is_fit = |worker: &Worker| worker.last_group().was_alone_and_fast() && !worker.lingers();
+        // The sequencer thread may have taken a call in the meantime, and waits for this lock.
+        let is_free = locked.watched && locked.worker.as_ref().is_some_and(is_fit) && is_first();
+        is_free.then_some(locked)
     }
 
     /// Takes the worker, unless another thread has it.
-    fn try_wait(&self) -> Option<MutexGuard<'_, Locked>> {
-        match self.locked.try_lock() {
-            Ok(locked) => Some(locked),
-            Err(TryLockError::Poisoned(poisoned)) => Some(poisoned.into_inner()),
-            Err(TryLockError::WouldBlock) => None,
-        }
+    pub(super) fn try_lock(&self) -> Option<MutexGuard<'_, Locked>> {
+        self.locked.try_lock().ok()
+    }
+
+    /// Drops the worker. Nothing is written after that.
+    pub(super) fn end(&self) {
+        let mut locked = self.locked.lock().unwrap_or_else(PoisonError::into_inner);
+        let worker = locked.worker.take();
+        drop(locked);
+        drop(worker);
     }
 
     /// Returns whether a caller's thread panicked in a group.
@@ -140,6 +143,29 @@ impl Watch {
         Self { runtime, seen: 0, quiet_looks: 0, watches: false }
     }
 
+    /// Waits until no other thread has the worker. Nobody can look meanwhile, so another worker of
+    /// the runtime is woken up before.
+    ///
+    /// # Errors
+    /// Returns an error if a caller's thread panicked in a group.
+    pub(super) fn wait_for<'l>(
+        &self,
+        worker_lock: &'l WorkerLock,
+    ) -> Result<MutexGuard<'l, Locked>, GroupPanicked> {
+        if let Some(locked) = worker_lock.try_lock() {
+            return Ok(locked);
+        }
+        self.wake_another();
+        worker_lock.locked.lock().map_err(|_| GroupPanicked)
+    }
+
+    /// Any task wakes up a worker. It then also waits for events.
+    fn wake_another(&self) {
+        if let Some(runtime) = &self.runtime {
+            runtime.spawn(async {});
+        }
+    }
+
     /// Begins to watch. From now on, callers may write.
     pub(super) fn begin(&mut self, locked: &mut Locked) {
         self.watches = self.runtime.is_some();
@@ -159,14 +185,11 @@ impl Watch {
         if !is_the_same {
             self.quiet_looks = 0;
         } else if now % 2 == 1 {
-            // Any task wakes up a worker. It then also waits for events.
-            if let Some(runtime) = &self.runtime {
-                runtime.spawn(async {});
-            }
+            self.wake_another();
         } else {
             self.quiet_looks = self.quiet_looks.saturating_add(1);
             if self.quiet_looks >= Self::QUIET_LOOKS_MAX
-                && let Some(mut locked) = worker_lock.try_wait()
+                && let Some(mut locked) = worker_lock.try_lock()
             {
                 locked.watched = false;
                 self.watches = false;

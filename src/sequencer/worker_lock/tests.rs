@@ -9,7 +9,8 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt};
 
 use super::*;
 use crate::{
-    event::Position,
+    error::StoreError,
+    event::{Content, ContentDigest, Position},
     sequencer::{
         Append, Origin, Sequencer,
         tests::{Running, in_folder, one_event, start_admitting},
@@ -24,6 +25,16 @@ fn start_telling(folder: &tempfile::TempDir) -> (Running, mpsc::Receiver<ThreadI
         Ok(())
     };
     (start_admitting(&in_folder(folder), std::sync::Arc::new(telling)), threads)
+}
+
+/// An append that is too large for its caller's thread.
+fn large() -> Append {
+    let mut append = one_event("a");
+    for (event, digest) in &mut append.events {
+        event.content = Content::Binary(vec![7; 70_000].into());
+        *digest = ContentDigest::of(event);
+    }
+    append
 }
 
 /// Appends one event until one of them was handled on this thread. A slow disk prevents that for a
@@ -46,10 +57,7 @@ async fn a_caller_that_is_alone_is_not_handed_over() {
     assert_ne!(threads.recv().unwrap(), here, "nobody watches yet");
     let before = append_until_here(&running.sequencer, &threads).await;
     // Something that is large is handed over, and so is everything while the thread lingers.
-    let mut large = one_event("a");
-    large.events[0].0.content = crate::event::Content::Binary(vec![7; 70_000].into());
-    large.events[0].1 = crate::event::ContentDigest::of(&large.events[0].0);
-    let stored = running.sequencer.append(large, Origin::default()).await.unwrap();
+    let stored = running.sequencer.append(large(), Origin::default()).await.unwrap();
     assert_eq!(stored.bounds.last, Position(before.0 + 1));
     assert_ne!(threads.recv().unwrap(), here);
     append_until_here(&running.sequencer, &threads).await;
@@ -85,8 +93,44 @@ async fn callers_side_by_side_are_handled_in_one_group_by_the_thread() {
     }
     assert_eq!(running.sequencer.worker_lock.queued.load(Ordering::Acquire), 0);
     assert!((0..64).all(|_| threads.recv().unwrap() != std::thread::current().id()));
+}
+
+/// Panics in a group on the thread of its caller, or on the sequencer thread.
+async fn panicking(here: bool) {
+    let folder = tempfile::tempdir().unwrap();
+    let caller = std::thread::current().id();
+    let panics = std::sync::Arc::new(AtomicU64::new(0));
+    let seen = panics.clone();
+    let admission = move |_| {
+        let is_here = std::thread::current().id() == caller;
+        assert!(is_here != here || seen.load(Ordering::Acquire) == 0, "as asked");
+        Ok(())
+    };
+    let mut running = start_admitting(&in_folder(&folder), std::sync::Arc::new(admission));
+    // The first one is handled by the sequencer thread, which watches from then on.
     running.sequencer.append(one_event("a"), Origin::default()).await.unwrap();
-    assert_ne!(threads.recv().unwrap(), std::thread::current().id(), "the last group had many");
+    panics.store(1, Ordering::Release);
+    let sequencer = running.sequencer.clone();
+    let appends = async {
+        for _ in 0..1000 {
+            let append = if here { one_event("a") } else { large() };
+            sequencer.append(append, Origin::default()).await?;
+        }
+        Ok::<_, StoreError>(())
+    };
+    let ended = futures_util::FutureExt::catch_unwind(std::panic::AssertUnwindSafe(appends)).await;
+    assert_eq!(ended.is_err(), here);
+    assert!(here || ended.is_ok_and(|ended| matches!(ended, Err(StoreError::OutcomeUnknown))));
+    running.sequencer.ended().await;
+    let refused = running.sequencer.append(one_event("a"), Origin::default()).await.unwrap_err();
+    assert!(matches!(refused, StoreError::Unavailable(_)), "{refused:?}");
+    assert!(!running.join_thread());
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_group_that_panics_ends_the_sequencer_on_either_thread() {
+    panicking(true).await;
+    panicking(false).await;
 }
 
 #[tokio::test]
@@ -165,30 +209,4 @@ fn the_network_is_served_while_a_disk_hangs() {
     drop(release);
     appending.read_exact(&mut [0]).unwrap();
     drop(running);
-}
-
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_group_that_panics_on_the_thread_of_its_caller_ends_the_sequencer() {
-    let folder = tempfile::tempdir().unwrap();
-    let (panics, panics_there) = (std::sync::Arc::new(AtomicU64::new(0)), std::thread::current().id());
-    let seen = panics.clone();
-    let panicking = move |_| {
-        assert!(std::thread::current().id() != panics_there || seen.load(Ordering::Acquire) == 0, "as asked");
-        Ok(())
-    };
-    let mut running = start_admitting(&in_folder(&folder), std::sync::Arc::new(panicking));
-    panics.store(1, Ordering::Release);
-    let sequencer = running.sequencer.clone();
-    let appends = async {
-        while let Ok(stored) = sequencer.append(one_event("a"), Origin::default()).await {
-            assert!(!stored.already);
-        }
-    };
-    // On this thread, so that the append panics here.
-    let panicked = futures_util::FutureExt::catch_unwind(std::panic::AssertUnwindSafe(appends)).await;
-    assert!(panicked.is_err());
-    running.sequencer.ended().await;
-    let refused = running.sequencer.append(one_event("a"), Origin::default()).await.unwrap_err();
-    assert!(matches!(refused, crate::error::StoreError::Unavailable(_)), "{refused:?}");
-    assert!(!running.join_thread());
 }
