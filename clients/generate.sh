@@ -78,7 +78,9 @@ status=0
 for language; do
     case $language in
         go) parts="clients/go/eventstorev1 clients/go/worldv1 clients/go/storagev1" ;;
-        python) parts=clients/python/aethyr_event_store/_generated ;;
+        python)
+            parts="clients/python/aethyr_event_store/_generated clients/python/aethyr_event_store/protos.py"
+            ;;
         typescript) parts=clients/typescript/src/generated ;;
         ruby) parts="adapters/ruby/lib/aethyr/eventstore adapters/ruby/lib/aethyr/world" ;;
         *)

@@ -106,7 +106,7 @@ class Service:
         self.process = None
         lines = ["server:", "  listen: 127.0.0.1:%d" % self.port, "  shutdown_grace: 2.0"]
         lines += ["event_sourcing:", "  enabled: true", "  snapshot_threshold: %d" % SNAPSHOT_THRESHOLD]
-        lines += ["limits:", "  disk_free_min: 0"]
+        lines += ["limits:", "  disk_free_min: 0", "world:", "  player_names: { unique: exact }"]
         if immudb:
             lines += ["immudb:", "  address: 127.0.0.1", "  port: %d" % immudb.port]
             lines += ["  retry_delay: 0.2", "  retry_delay_max: 0.5"]
@@ -321,12 +321,15 @@ class Harness:
         if self.immudb:
             self.service.wait_connected()
         self.proxy = Proxy(self.service.port)
+        # Connections are accepted by the kernel, and nobody ever answers.
+        self.silent = socket.create_server(("127.0.0.1", 0), backlog=128)
         self.lock = threading.Lock()
 
     def control(self, request):
         command, *arguments = str(request.get("control", "")).split()[:2] or [""]
         if command == "info":
-            return {"address": self.proxy.address, "immudb": self.immudb is not None}
+            silent = "127.0.0.1:%d" % self.silent.getsockname()[1]
+            return {"address": self.proxy.address, "silent": silent, "immudb": self.immudb is not None}
         commands = {
             "wait_connected": self.service.wait_connected,
             "kill_service": lambda: self.service.stop(signal.SIGKILL),

@@ -5,6 +5,7 @@
 package aethyr
 
 import (
+	"cmp"
 	"context"
 	"crypto/rand"
 	"errors"
@@ -12,6 +13,7 @@ import (
 	"io"
 	"iter"
 	"log/slog"
+	"math"
 	mathrand "math/rand/v2"
 	"sync/atomic"
 	"time"
@@ -19,9 +21,6 @@ import (
 	"google.golang.org/grpc"
 	"google.golang.org/grpc/backoff"
 	"google.golang.org/grpc/codes"
-	"google.golang.org/grpc/connectivity"
-	"google.golang.org/grpc/credentials"
-	"google.golang.org/grpc/credentials/insecure"
 	"google.golang.org/grpc/keepalive"
 	"google.golang.org/grpc/peer"
 	"google.golang.org/grpc/status"
@@ -35,6 +34,7 @@ import (
 const (
 	backoffMin = 50 * time.Millisecond
 	backoffMax = 2 * time.Second
+	waitMax    = time.Minute
 )
 
 // ErrClosed is the cause of the errors of a closed client.
@@ -50,15 +50,14 @@ type Client struct {
 	worldv1.WorldServiceClient
 
 	options Options
-	dial    []grpc.DialOption
-	hosts   *hosts
+	// Connections to the hosts. All calls use the current one until it fails.
+	conns   []*grpc.ClientConn
+	current atomic.Int32
 	closing context.Context
 	close   context.CancelFunc
 }
 
 type eventStore = eventstorev1.EventStoreServiceClient
-
-var newStore = eventstorev1.NewEventStoreServiceClient
 
 // Open makes a client from a connection string. It reads the PEM files, and connects at the first call.
 func Open(connection string) (*Client, error) {
@@ -74,45 +73,29 @@ func NewClient(options Options) (*Client, error) {
 	if err := options.check(); err != nil {
 		return nil, err
 	}
-	if options.Deadline == 0 {
-		options.Deadline = 15 * time.Second
-	}
-	if options.AttemptDeadline == 0 {
-		options.AttemptDeadline = 5 * time.Second
-	}
-	if options.Logger == nil {
-		options.Logger = slog.Default()
-	}
-	transport := insecure.NewCredentials()
-	if options.usesTLS() {
-		config, err := options.tlsConfig()
-		if err != nil {
-			return nil, err
-		}
-		transport = credentials.NewTLS(config)
+	transport, err := options.credentials()
+	if err != nil {
+		return nil, err
 	}
 	reconnect := backoff.Config{BaseDelay: backoffMin, Multiplier: 2, Jitter: 0.2, MaxDelay: backoffMax}
-	c := &Client{options: options, dial: []grpc.DialOption{
-		grpc.WithTransportCredentials(transport),
-		grpc.WithConnectParams(grpc.ConnectParams{
-			Backoff: reconnect, MinConnectTimeout: options.AttemptDeadline,
-		}),
-		grpc.WithKeepaliveParams(keepalive.ClientParameters{Time: 20 * time.Second, Timeout: 10 * time.Second}),
-		grpc.WithDefaultCallOptions(grpc.MaxCallRecvMsgSize(16 << 20)),
-		grpc.WithDisableRetry(),
-		grpc.WithDisableServiceConfig(),
-	}}
-	if options.Token != "" || options.TokenFile != "" {
-		token := &token{text: string(options.Token), file: options.TokenFile, tls: options.usesTLS()}
-		c.dial = append(c.dial, grpc.WithPerRPCCredentials(token))
-	}
-	c.closing, c.close = context.WithCancel(context.Background())
-	c.eventStore = newStore(c)
+	c := &Client{options: options}
+	c.eventStore = eventstorev1.NewEventStoreServiceClient(c)
 	c.CommandServiceClient = worldv1.NewCommandServiceClient(c)
 	c.WorldServiceClient = worldv1.NewWorldServiceClient(c)
-	var err error
-	c.hosts, err = c.connect()
-	return c, err
+	c.closing, c.close = context.WithCancel(context.Background())
+	for _, host := range options.Hosts {
+		conn, err := grpc.NewClient("dns:///"+host, grpc.WithTransportCredentials(transport),
+			grpc.WithConnectParams(grpc.ConnectParams{Backoff: reconnect, MinConnectTimeout: options.AttemptDeadline}),
+			grpc.WithKeepaliveParams(keepalive.ClientParameters{Time: 20 * time.Second, Timeout: 10 * time.Second}),
+			grpc.WithDefaultCallOptions(grpc.MaxCallRecvMsgSize(16<<20)),
+			grpc.WithDisableRetry(), grpc.WithDisableServiceConfig())
+		if err != nil {
+			c.Close()
+			return nil, invalid("address", err.Error())
+		}
+		c.conns = append(c.conns, conn)
+	}
+	return c, nil
 }
 
 // Options returns the options, with the defaults filled in.
@@ -121,7 +104,9 @@ func (c *Client) Options() Options { return c.options }
 // Close ends all calls and subscriptions. It always returns nil.
 func (c *Client) Close() error {
 	c.close()
-	c.hosts.close()
+	for _, conn := range c.conns {
+		conn.Close()
+	}
 	return nil
 }
 
@@ -133,285 +118,223 @@ func NewID() string {
 	return fmt.Sprintf("%x-%x-%x-%x-%x", id[:4], id[4:6], id[6:8], id[8:10], id[10:])
 }
 
-// Connections to the hosts. All calls use the current one until it fails.
-type hosts struct {
-	conns   []*grpc.ClientConn
-	current atomic.Int32
-}
-
-func (c *Client) connect() (*hosts, error) {
-	made := &hosts{}
-	for _, host := range c.options.Hosts {
-		name, _, _ := address(host) // The options have been checked.
-		conn, err := grpc.NewClient("dns:///"+name, c.dial...)
-		if err != nil {
-			made.close()
-			return nil, invalid("address", err.Error())
-		}
-		made.conns = append(made.conns, conn)
-	}
-	return made, nil
-}
-
-func (h *hosts) close() {
-	for _, conn := range h.conns {
-		conn.Close()
-	}
-}
-
-// The attempts of one call.
+// The attempts of one call, or of an iterator.
 type attempts struct {
-	client *Client
-	hosts  *hosts
-	write  bool
-	// The caller's context, and that of the attempts.
-	caller, ctx context.Context
-	cancel      context.CancelFunc
-	// How long an attempt waits for a message, and attempts go on without one (streams only); 0: forever.
-	wait, idle time.Duration
-	progressed time.Time
-	follows    bool // A subscription, which ends with an error only.
+	client         *Client
+	caller         context.Context
+	write, follows bool      // A subscription follows: it ends with an error only.
+	until          time.Time // The end of all attempts; zero: never.
+	// The time that an iterator has again after each message, and an attempt for a message (0: any time).
+	span, wait time.Duration
 
-	tries, moved int
-	last         error
-	unknown      bool
+	failures int
+	last     error
+	unknown  bool
 }
 
-func (c *Client) attempts(ctx context.Context) *attempts {
-	a := &attempts{client: c, hosts: c.hosts, caller: ctx, wait: c.options.AttemptDeadline}
-	a.ctx, a.cancel = c.withDeadline(ctx)
-	return a
-}
-
-func (c *Client) withDeadline(ctx context.Context) (context.Context, context.CancelFunc) {
-	if _, set := ctx.Deadline(); set {
-		return context.WithCancel(ctx)
+// A context with a deadline replaces the one of the options.
+func (c *Client) attempts(ctx context.Context, iterates bool) *attempts {
+	a := &attempts{client: c, caller: ctx, wait: c.options.AttemptDeadline}
+	until, set := ctx.Deadline()
+	if a.until = until; !set {
+		a.until = time.Now().Add(c.options.Deadline)
 	}
-	return context.WithTimeout(ctx, c.options.Deadline)
-}
-
-// The attempts of an iterator, whose deadline begins again with each message.
-func (c *Client) iteration(ctx context.Context) *attempts {
-	a := &attempts{client: c, hosts: c.hosts, caller: ctx, wait: c.options.AttemptDeadline}
-	a.ctx, a.cancel = context.WithCancel(ctx)
-	a.idle, a.progressed = c.options.Deadline, time.Now()
+	if iterates && !set {
+		a.span = c.options.Deadline
+	}
 	return a
 }
 
-// An error that ends the attempts as it is.
-type final struct{ error }
+func (a *attempts) left() time.Duration {
+	if a.until.IsZero() {
+		return math.MaxInt64
+	}
+	return time.Until(a.until)
+}
+
+// Says why the client or the caller has ended the attempts, if so.
+func (a *attempts) ended() error {
+	switch {
+	case a.client.closing.Err() != nil:
+		return &Error{Code: codes.Canceled, Reason: "CLOSED", Message: ErrClosed.Error(), cause: ErrClosed}
+	case errors.Is(a.caller.Err(), context.Canceled):
+		return &Error{Code: codes.Canceled, Message: "the context was canceled", cause: context.Canceled}
+	case a.caller.Err() != nil:
+		return deadlineExceeded(a.last, a.unknown)
+	}
+	return nil
+}
+
+var errStopped = errors.New("the loop over the iterator has ended")
 
 // Makes attempts until one succeeds, its error is not temporary, or the deadline is reached.
 func (a *attempts) run(attempt func(context.Context, *grpc.ClientConn, grpc.CallOption) error) error {
-	defer a.cancel()
-	for a.client.closing.Err() == nil {
-		host := a.hosts.current.Load()
-		conn := a.hosts.conns[host]
-		var to peer.Peer
-		err := attempt(a.ctx, conn, grpc.Peer(&to))
-		if err == nil {
-			return nil
+	for a.left() > 0 {
+		if err := a.ended(); err != nil {
+			return err
 		}
-		if end, ok := err.(final); ok {
-			return end.error
+		ctx, err := a.client.options.authorized(a.caller)
+		if err != nil {
+			return err
+		}
+		host, to := a.client.current.Load(), peer.Peer{}
+		if err = attempt(ctx, a.client.conns[host], grpc.Peer(&to)); err == nil || err == errStopped {
+			return err
 		}
 		failure := typed(err)
-		if err := a.failed(failure, to.Addr != nil); err != nil {
-			return err
-		}
-		if baseOf(failure).unreachable(conn.GetState() == connectivity.Ready) {
-			// Unless another call has gone on to the next host already.
-			a.hosts.current.CompareAndSwap(host, (host+1)%int32(len(a.hosts.conns)))
-			a.moved++
-		}
-		if err := a.pause(baseOf(failure).RetryAfter); err != nil {
+		if e := baseOf(failure); !e.temporary() {
+			return failure
+		} else if err := a.failed(failure, e, host, to.Addr != nil); err != nil {
 			return err
 		}
 	}
-	return &Error{Code: codes.Canceled, Message: ErrClosed.Error(), cause: ErrClosed}
+	return deadlineExceeded(a.last, a.unknown)
 }
 
-// Takes note of a failed attempt. Returns an error if it was the last one.
-func (a *attempts) failed(failure error, sent bool) error {
-	e := baseOf(failure)
-	a.unknown = a.unknown || a.write && sent && e.temporary() && !e.nothingStored()
-	switch {
-	case errors.Is(a.caller.Err(), context.Canceled):
-		return &Error{Code: codes.Canceled, Message: "the context was canceled", cause: context.Canceled}
-	case a.ctx.Err() != nil && a.client.closing.Err() == nil:
-		if a.last == nil {
-			a.last = failure
-		}
-		return deadlineExceeded(a.last, a.unknown)
-	case !e.temporary():
-		return failure
-	}
+// Waits until the next attempt. Returns an error if the deadline comes first.
+func (a *attempts) failed(failure error, e *Error, host int32, sent bool) error {
+	a.unknown = a.unknown || a.write && (sent || e.late()) && !e.nothingStored()
 	// That an attempt took too long says less than why those before it failed.
 	if a.last == nil || e.Code != codes.DeadlineExceeded {
 		a.last = failure
 	}
-	return nil
+	delay := cmp.Or(e.RetryAfter, mathrand.N(min(backoffMax, backoffMin<<min(a.failures, 10))+1))
+	a.failures++
+	if e.Reason == "" && (e.Code == codes.Unavailable || e.Code == codes.DeadlineExceeded) {
+		// Unless another call has gone on to the next host already.
+		next := (host + 1) % int32(len(a.client.conns))
+		if a.client.current.CompareAndSwap(host, next); a.failures < len(a.client.conns) {
+			delay = 0 // Every host is tried once before the first delay.
+		}
+	}
+	if err := a.ended(); err != nil {
+		return err
+	}
+	if delay >= a.left() {
+		return deadlineExceeded(a.last, a.unknown)
+	}
+	slog.Debug("aethyr: another attempt follows", "after", delay, "error", a.last)
+	return a.pause(min(delay, waitMax))
 }
 
-// Waits before the next attempt. Returns an error if the deadline comes first.
+// Waits, unless the client or the caller ends the attempts.
 func (a *attempts) pause(delay time.Duration) error {
-	deadline, set := a.ctx.Deadline()
-	if a.idle > 0 {
-		deadline, set = a.progressed.Add(a.idle), true
-	}
-	if set && delay > time.Until(deadline) {
-		return deadlineExceeded(a.last, a.unknown)
-	}
-	if a.moved > 0 && a.moved < len(a.hosts.conns) {
-		delay = 0 // Every host is tried once before the first delay.
-	} else if delay == 0 {
-		delay = mathrand.N(min(backoffMax, backoffMin<<min(a.tries, 10)) + 1)
-		a.tries++
-	}
-	a.client.options.Logger.Debug("aethyr: another attempt follows", "after", delay, "error", a.last)
 	select {
 	case <-time.After(delay):
-	case <-a.ctx.Done():
+	case <-a.caller.Done():
 	case <-a.client.closing.Done():
 	}
-	if a.idle > 0 && time.Now().After(deadline) {
-		return deadlineExceeded(a.last, a.unknown)
-	}
-	return nil
+	return a.ended()
 }
 
 // Invoke implements grpc.ClientConnInterface: one call with all of its attempts.
-func (c *Client) Invoke(
-	ctx context.Context, method string, args, reply any, options ...grpc.CallOption,
-) error {
-	a := c.attempts(ctx)
+func (c *Client) Invoke(ctx context.Context, method string, args, reply any, options ...grpc.CallOption) error {
+	a := c.attempts(ctx, false)
 	switch request := args.(type) {
 	case *eventstorev1.AppendEventsRequest:
 		a.write = true
 		for _, event := range request.Events {
-			if event.EventId == "" {
-				event.EventId = NewID()
-			}
+			event.EventId = cmp.Or(event.EventId, NewID())
 		}
 	case *worldv1.ExecuteCommandsRequest:
 		a.write = true
 		for _, command := range request.Commands {
-			if command.CommandId == "" {
-				command.CommandId = NewID()
-			}
+			command.CommandId = cmp.Or(command.CommandId, NewID())
 		}
 	case *eventstorev1.SaveSnapshotRequest:
 		a.write = true
 	}
 	return a.run(func(ctx context.Context, conn *grpc.ClientConn, to grpc.CallOption) error {
-		ctx, cancel := context.WithTimeout(ctx, c.options.AttemptDeadline)
+		ctx, cancel := context.WithTimeout(ctx, min(a.wait, a.left()))
 		defer cancel()
 		return conn.Invoke(ctx, method, args, reply, append(options[:len(options):len(options)], to)...)
 	})
 }
 
-// NewStream implements grpc.ClientConnInterface: one attempt.
+// NewStream implements grpc.ClientConnInterface: one attempt, with the errors of gRPC.
 func (c *Client) NewStream(
 	ctx context.Context, desc *grpc.StreamDesc, method string, options ...grpc.CallOption,
 ) (grpc.ClientStream, error) {
-	stream, err := c.hosts.conns[c.hosts.current.Load()].NewStream(ctx, desc, method, options...)
+	ctx, err := c.options.authorized(ctx)
 	if err != nil {
-		return nil, typed(err)
+		return nil, err
 	}
-	return typedStream{stream}, nil
+	return c.conns[c.current.Load()].NewStream(ctx, desc, method, options...)
 }
 
-type typedStream struct{ grpc.ClientStream }
-
-func (s typedStream) RecvMsg(message any) error {
-	err := s.ClientStream.RecvMsg(message)
-	if err == nil || err == io.EOF {
-		return err
-	}
-	return typed(err)
-}
-
-// Receives a stream, with all of its attempts. rest returns the request for what has not arrived yet, or
-// nil if everything has.
-func stream[Service, Request, Response any](
-	a *attempts,
-	method func(
-		Service, context.Context, *Request, ...grpc.CallOption,
-	) (grpc.ServerStreamingClient[Response], error),
-	service func(grpc.ClientConnInterface) Service, rest func() *Request, handle func(*Response) error,
-) error {
-	return a.run(func(ctx context.Context, conn *grpc.ClientConn, to grpc.CallOption) error {
-		request := rest()
-		if request == nil {
-			return nil
-		}
-		ctx, cancel := context.WithCancel(ctx)
-		defer cancel()
-		silence := time.AfterFunc(a.client.options.AttemptDeadline, cancel)
-		defer silence.Stop()
-		stream, err := method(service(conn), ctx, request, to)
-		for err == nil {
-			var response *Response
-			if response, err = stream.Recv(); err != nil {
-				break
+// The messages of a stream, with all of its attempts. rest returns the request for what has not arrived
+// yet, or nil if everything has.
+func stream[Request, Response any](a *attempts, rest func() *Request, method func(
+	context.Context, *Request, ...grpc.CallOption) (grpc.ServerStreamingClient[Response], error),
+) iter.Seq2[*Response, error] {
+	return func(yield func(*Response, error) bool) {
+		err := a.run(func(context.Context, *grpc.ClientConn, grpc.CallOption) error {
+			request := rest()
+			if request == nil {
+				return nil
 			}
-			silence.Stop()
-			if err := handle(response); err != nil {
-				return final{err}
+			ctx, cancel := context.WithCancel(a.caller)
+			defer cancel()
+			silence := time.AfterFunc(min(a.wait, a.left()), cancel)
+			defer silence.Stop()
+			stream, err := method(ctx, request)
+			for live := false; err == nil; live = true {
+				var response *Response
+				if response, err = stream.Recv(); err == nil {
+					silence.Stop()
+					if !yield(response, nil) {
+						return errStopped
+					}
+					if a.failures = 0; a.span > 0 {
+						a.until = time.Now().Add(a.span)
+					}
+					if a.wait > 0 {
+						silence.Reset(min(a.wait, a.left()))
+					}
+				} else if live && a.follows && status.Code(err) == codes.Unauthenticated {
+					// A stream ends when its token is replaced. With the new one, it goes on.
+					return status.Error(codes.Canceled, "the credentials have changed")
+				}
 			}
-			a.tries, a.moved, a.progressed = 0, 0, time.Now()
-			if a.wait > 0 {
-				silence.Reset(a.wait)
-			}
-		}
-		if errors.Is(err, io.EOF) {
-			if a.follows {
+			switch {
+			case err == io.EOF && a.follows:
 				return status.Error(codes.Unavailable, "the service ended the stream")
+			case err == io.EOF:
+				return nil
+			case a.caller.Err() == nil && ctx.Err() != nil:
+				return status.Error(codes.DeadlineExceeded, "no message arrived in time")
 			}
-			return nil
-		}
-		if a.ctx.Err() == nil && ctx.Err() != nil {
-			return status.Error(codes.DeadlineExceeded, "no message arrived in time")
-		}
-		return err
-	})
-}
-
-var errStopped = errors.New("the loop over the iterator has ended")
-
-// Makes an iterator of a function that passes its values on.
-func iterate[T any](run func(pass func(T) error) error) iter.Seq2[T, error] {
-	return func(yield func(T, error) bool) {
-		err := run(func(value T) error {
-			if !yield(value, nil) {
-				return errStopped
-			}
-			return nil
+			return err
 		})
 		if err != nil && err != errStopped {
-			var none T
-			yield(none, err)
+			yield(nil, err)
 		}
 	}
+}
+
+// Passes a value on to a loop, unless the client or the caller has ended it.
+func pass[T any](a *attempts, yield func(T, error) bool, value T) bool {
+	if err := a.ended(); err != nil {
+		var none T
+		yield(none, err)
+		return false
+	}
+	return yield(value, nil)
 }
 
 // Pages calls a method that lists, such as ListAggregates of a client, for each page.
 func Pages[Request proto.Message, Page interface{ GetNextPageToken() string }](
-	ctx context.Context, list func(context.Context, Request, ...grpc.CallOption) (Page, error),
-	request Request,
+	ctx context.Context, list func(context.Context, Request, ...grpc.CallOption) (Page, error), request Request,
 ) iter.Seq2[Page, error] {
-	return iterate(func(pass func(Page) error) error {
+	return func(yield func(Page, error) bool) {
 		request := proto.CloneOf(request)
 		token := request.ProtoReflect().Descriptor().Fields().ByName("page_token")
 		for {
 			page, err := list(ctx, request)
-			if err == nil {
-				err = pass(page)
-			}
-			if err != nil || page.GetNextPageToken() == "" {
-				return err
+			if !yield(page, err) || err != nil || page.GetNextPageToken() == "" {
+				return
 			}
 			request.ProtoReflect().Set(token, protoreflect.ValueOfString(page.GetNextPageToken()))
 		}
-	})
+	}
 }

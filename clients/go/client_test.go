@@ -206,6 +206,11 @@ func TestErrorsHaveTypesAndAreNotRepeated(t *testing.T) {
 				var e *EventIDReusedError
 				return errors.As(err, &e) && e.EventID == "x"
 			}},
+		{failure(codes.AlreadyExists, "", info("NAME_TAKEN", map[string]string{"id": "x", "name": "Bob"})),
+			func(err error) bool {
+				var e *NameTakenError
+				return errors.As(err, &e) && e.ID == "x" && e.Name == "Bob"
+			}},
 		{failure(codes.NotFound, "NO_SUCH_OBJECT"), as[*NotFoundError]},
 		{failure(codes.InvalidArgument, "", &violations), func(err error) bool {
 			var e *InvalidArgumentError
@@ -305,7 +310,7 @@ func TestADeadHostIsLeft(t *testing.T) {
 			t.Fatal(err)
 		}
 	}
-	if at := client.hosts.current.Load(); at != 2 {
+	if at := client.current.Load(); at != 2 {
 		t.Errorf("the client is at host %d", at)
 	}
 }
@@ -331,10 +336,10 @@ func TestALoadGoesOnAfterTheLastEvent(t *testing.T) {
 		rest    []string
 		numbers []uint64
 	}{
-		{&LoadRequest{}, []*eventstorev1.LoadEventsResponse{
-			{LastSequence: 5, Events: events(1, 2)}, {LastSequence: 9, Events: events(3, 5)},
+		{&LoadRequest{ToSequence: 5}, []*eventstorev1.LoadEventsResponse{
+			{LastSequence: 5, Events: events(1, 2)}, {LastSequence: 5, Events: events(3, 5)},
 		}, []string{"from_sequence:3 to_sequence:5"}, []uint64{1, 2, 3, 4, 5}},
-		{&LoadRequest{FromSnapshot: true}, []*eventstorev1.LoadEventsResponse{
+		{&LoadRequest{ToSequence: 5, FromSnapshot: true}, []*eventstorev1.LoadEventsResponse{
 			{LastSequence: 5, Snapshot: &Snapshot{SequenceNumber: 3}}, {LastSequence: 5, Events: events(4, 5)},
 		}, []string{"from_sequence:4 to_sequence:5"}, []uint64{4, 5}},
 		{&LoadRequest{FromSequence: 2, Backwards: true, Limit: 3}, []*eventstorev1.LoadEventsResponse{
@@ -423,7 +428,7 @@ func TestASubscriptionGoesOnAndSavesWhatWasHandled(t *testing.T) {
 		return nil
 	}
 	client := open(t, Options{Hosts: []string{service.start(t)}})
-	store := FileStore(t.TempDir())
+	store := &MemoryStore{}
 	var positions []uint64
 	for event, err := range client.Subscribe(t.Context(), "herald/1", store, nil) {
 		if err != nil {

@@ -3,10 +3,12 @@
 package aethyr
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
 	"strconv"
+	"strings"
 	"time"
 
 	"google.golang.org/genproto/googleapis/rpc/code"
@@ -25,6 +27,7 @@ type Error struct {
 	// RetryAfter is the delay that the service asks for, or 0.
 	RetryAfter time.Duration
 
+	retry bool // The service asks for a retry, after whatever delay.
 	cause error
 }
 
@@ -44,6 +47,11 @@ type (
 	EventIDReusedError struct {
 		*base
 		EventID string
+	}
+	// NameTakenError: the player ID cannot have the name, because another one has it.
+	NameTakenError struct {
+		*base
+		ID, Name string
 	}
 	// NotFoundError: the object, event or snapshot does not exist.
 	NotFoundError struct{ *base }
@@ -127,7 +135,9 @@ func deadlineExceeded(last error, unknown bool) error {
 	if unknown {
 		text += ", and it is not known whether the call had an effect"
 	}
-	text = fmt.Sprintf("%s; the last error: %v", text, last)
+	if last != nil {
+		text = fmt.Sprintf("%s; the last error: %v", text, last)
+	}
 	return &DeadlineExceededError{&Error{Code: codes.DeadlineExceeded, Message: text, cause: last}, unknown}
 }
 
@@ -144,47 +154,50 @@ func typed(err error) error {
 		case *errdetails.ErrorInfo:
 			e.Reason, e.Domain, e.Metadata = detail.Reason, detail.Domain, detail.Metadata
 		case *errdetails.RetryInfo:
-			e.RetryAfter = max(detail.RetryDelay.AsDuration(), 1)
+			e.retry, e.RetryAfter = true, max(detail.RetryDelay.AsDuration(), 0)
 		case *errdetails.BadRequest:
 			for _, violation := range detail.FieldViolations {
 				violations = append(violations, Violation{violation.Field, violation.Description})
 			}
 		}
 	}
-	text := e.Metadata
-	number := func(key string) uint64 {
-		n, _ := strconv.ParseUint(text[key], 10, 64)
-		return n
+	kind := kinds[e.Code]
+	if of := kinds[e.Reason]; of != nil {
+		kind = of
 	}
 	switch {
-	case e.Reason == "WRONG_EXPECTED_SEQUENCE":
-		return &WrongExpectedSequenceError{e, text["aggregate_id"], number("expected"), number("actual")}
-	case e.Reason == "EVENT_ID_REUSED":
-		return &EventIDReusedError{e, text["event_id"]}
-	case e.Reason == "HISTORY_CHANGED":
-		return &HistoryChangedError{e}
-	case e.Reason == "OUTCOME_UNKNOWN":
-		return &OutcomeUnknownError{e}
-	case e.Code == codes.NotFound:
-		return &NotFoundError{e}
 	case e.Code == codes.InvalidArgument:
 		return &InvalidArgumentError{e, violations}
-	case e.Code == codes.Unauthenticated:
-		return &UnauthenticatedError{e}
-	case e.Code == codes.PermissionDenied:
-		return &NotAllowedError{e, text["right"]}
-	case e.Code == codes.DataLoss:
-		return &DamagedError{e}
-	case e.Code == codes.ResourceExhausted:
-		return &ResourceExhaustedError{e, text["limit"], number("max")}
-	case e.Code == codes.Unavailable:
-		return &UnavailableError{e}
-	case e.Code == codes.FailedPrecondition && text["rule"] != "":
-		return &WorldRuleError{e, text["rule"]}
-	case e.Code == codes.FailedPrecondition && e.Domain == "aethyr.world":
-		return &WorldRuleError{e, e.Reason}
+	case e.Code == codes.FailedPrecondition && (e.Domain == "aethyr.world" || e.Metadata["rule"] != ""):
+		return &WorldRuleError{e, cmp.Or(e.Metadata["rule"], e.Reason)}
+	case kind != nil:
+		return kind(e)
 	}
 	return e
+}
+
+// The types of errors by reason, and else by code.
+var kinds = map[any]func(*Error) error{
+	"WRONG_EXPECTED_SEQUENCE": func(e *Error) error {
+		return &WrongExpectedSequenceError{e, e.Metadata["aggregate_id"], e.number("expected"), e.number("actual")}
+	},
+	"EVENT_ID_REUSED":      func(e *Error) error { return &EventIDReusedError{e, e.Metadata["event_id"]} },
+	"NAME_TAKEN":           func(e *Error) error { return &NameTakenError{e, e.Metadata["id"], e.Metadata["name"]} },
+	"HISTORY_CHANGED":      func(e *Error) error { return &HistoryChangedError{e} },
+	"OUTCOME_UNKNOWN":      func(e *Error) error { return &OutcomeUnknownError{e} },
+	codes.NotFound:         func(e *Error) error { return &NotFoundError{e} },
+	codes.Unauthenticated:  func(e *Error) error { return &UnauthenticatedError{e} },
+	codes.PermissionDenied: func(e *Error) error { return &NotAllowedError{e, e.Metadata["right"]} },
+	codes.DataLoss:         func(e *Error) error { return &DamagedError{e} },
+	codes.Unavailable:      func(e *Error) error { return &UnavailableError{e} },
+	codes.ResourceExhausted: func(e *Error) error {
+		return &ResourceExhaustedError{e, e.Metadata["limit"], e.number("max")}
+	},
+}
+
+func (e *Error) number(key string) uint64 {
+	n, _ := strconv.ParseUint(e.Metadata[key], 10, 64)
+	return n
 }
 
 // Says whether the next attempt may succeed.
@@ -193,13 +206,14 @@ func (e *Error) temporary() bool {
 	case codes.Unavailable, codes.Unknown, codes.Canceled, codes.DeadlineExceeded:
 		return true
 	}
-	return e.Code == codes.ResourceExhausted && e.RetryAfter > 0 || e.Reason == "CONTENTION"
+	return e.Code == codes.ResourceExhausted && e.retry || e.Code == codes.Aborted && e.Reason == "CONTENTION"
 }
 
 // Says whether a temporary error tells that nothing was stored.
 func (e *Error) nothingStored() bool { return e.Reason != "" && e.Code != codes.Unknown }
 
-// Says whether the transport failed, or there was no connection.
-func (e *Error) unreachable(connected bool) bool {
-	return e.Code == codes.Unavailable && e.Reason == "" || e.Code == codes.DeadlineExceeded && !connected
+// Says whether time was the reason, also that of an attempt to connect.
+func (e *Error) late() bool {
+	return e.Code == codes.DeadlineExceeded || strings.Contains(e.Message, "deadline exceeded") ||
+		strings.Contains(e.Message, "timeout")
 }

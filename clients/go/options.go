@@ -3,20 +3,22 @@
 package aethyr
 
 import (
+	"cmp"
 	"context"
 	"crypto/tls"
 	"crypto/x509"
+	"errors"
 	"fmt"
-	"io"
-	"log/slog"
-	"net"
 	"net/url"
 	"os"
 	"regexp"
-	"strconv"
+	"slices"
 	"strings"
-	"sync"
 	"time"
+
+	"google.golang.org/grpc/credentials"
+	"google.golang.org/grpc/credentials/insecure"
+	"google.golang.org/grpc/metadata"
 )
 
 const (
@@ -24,14 +26,12 @@ const (
 	parameters = "attempt_deadline, ca, cert, deadline, key, server_name, tls, token_file"
 )
 
-// Secret is a text that fmt, slog and the encoders show as `***`.
-type Secret string
-
-// Format implements fmt.Formatter.
-func (s Secret) Format(state fmt.State, _ rune) { io.WriteString(state, "***") }
-
-// MarshalText implements encoding.TextMarshaler.
-func (s Secret) MarshalText() ([]byte, error) { return []byte("***"), nil }
+var (
+	hostForm     = regexp.MustCompile(`^([A-Za-z0-9._-]+|\[[0-9A-Fa-f:.]+\])(?::([1-9][0-9]{0,4}))?$`)
+	loopbackForm = regexp.MustCompile(`^(localhost|127(\.[0-9]{1,3}){3}|\[::1\]):[0-9]+$`)
+	timeForm     = regexp.MustCompile(`^[0-9]{1,6}(\.[0-9]{1,3})?(ms|s|m)$`)
+	tokenForm    = regexp.MustCompile(`^[!-~]+$`)
+)
 
 // Options of a client. The zero value of a field is its default.
 type Options struct {
@@ -43,14 +43,13 @@ type Options struct {
 	// the host). Cert and Key are PEM files with the certificate of the client and its key.
 	TLS                       bool
 	CA, Cert, Key, ServerName string
-	// Token is sent with each call. TokenFile has it in its first line, and is read again when it changes.
-	Token     Secret
+	// Token returns what is sent with each attempt. As a function, it is never shown. TokenFile has the
+	// token in its first line, and is read for each attempt.
+	Token     func() (string, error)
 	TokenFile string
 	// Deadline of a call with all of its attempts, if its context has none (default 15 s), and of one
 	// attempt, or of one message of a stream (default 5 s).
 	Deadline, AttemptDeadline time.Duration
-	// Logger gets retries (Debug), and problems that fail no call (Warn). Default: slog.Default().
-	Logger *slog.Logger
 
 	source string
 }
@@ -59,64 +58,68 @@ type Options struct {
 // parameters tls (on, off), ca, cert, key, server_name, token_file, deadline and attempt_deadline (with ms,
 // s or m).
 func ParseOptions(connection string) (Options, error) {
-	var options Options
 	rest, found := strings.CutPrefix(connection, scheme)
 	if !found {
-		return options, invalid("address", "a connection string begins with "+scheme)
+		return Options{}, invalid("address", "a connection string begins with "+scheme)
 	}
-	rest, query, _ := strings.Cut(rest, "?")
-	options.source = connection
-	if at := strings.LastIndex(rest, "@"); at >= 0 {
-		token, err := url.PathUnescape(rest[:at])
+	where, query, _ := strings.Cut(rest, "?")
+	options := Options{source: connection}
+	if at := strings.LastIndex(where, "@"); at >= 0 {
+		token, err := url.PathUnescape(where[:at])
+		if err != nil || !tokenForm.MatchString(token) {
+			return Options{}, invalid("address", "the token is empty, or not percent-encoded correctly")
+		}
+		options.Token = func() (string, error) { return token, nil }
+		options.source = scheme + "***" + rest[at:]
+		where = where[at+1:]
+	}
+	options.Hosts = strings.Split(strings.TrimSuffix(where, "/"), ",")
+	if strings.Contains(query, "@") { // It may be a part of the token.
+		return Options{}, invalid("address", "@ and ? in a token or a value have to be percent-encoded")
+	}
+	given := map[string]string{}
+	for pair := range strings.SplitSeq(query, "&") {
+		name, encoded, _ := strings.Cut(pair, "=")
+		value, err := url.PathUnescape(encoded)
 		if err != nil {
-			return options, invalid("address", "the token is not percent-encoded correctly")
-		}
-		options.Token, options.source = Secret(token), scheme+"***"+connection[len(scheme)+at:]
-		rest = rest[at+1:]
-	}
-	for _, host := range strings.Split(strings.TrimSuffix(rest, "/"), ",") {
-		address, _, err := address(host)
-		if err != nil {
-			return options, err
-		}
-		options.Hosts = append(options.Hosts, address)
-	}
-	values, err := url.ParseQuery(query)
-	if err != nil {
-		return options, invalid("address", "the parameters are not percent-encoded correctly")
-	}
-	for name, given := range values {
-		if err := options.set(name, given[len(given)-1]); err != nil {
-			return options, err
+			return Options{}, invalid("address", "a value is not percent-encoded correctly")
+		} else if _, twice := given[name]; twice {
+			return Options{}, invalid(name, name+" is there twice")
+		} else if err := options.set(name, value); pair != "" && err != nil {
+			return Options{}, err
+		} else if pair != "" {
+			given[name] = value
 		}
 	}
-	if values.Get("tls") == "off" && options.usesTLS() {
-		return options, invalid("tls", "tls=off contradicts ca, cert and key")
+	if given["tls"] == "off" && options.usesTLS() {
+		return Options{}, invalid("tls", "tls=off contradicts ca, cert and key")
 	}
-	return options, options.check()
+	if err := options.check(); err != nil {
+		return Options{}, err
+	}
+	return options, nil
 }
 
-func (o *Options) set(name, value string) (err error) {
-	texts := map[string]*string{
-		"ca": &o.CA, "cert": &o.Cert, "key": &o.Key, "server_name": &o.ServerName, "token_file": &o.TokenFile,
-	}
-	times := map[string]*time.Duration{"deadline": &o.Deadline, "attempt_deadline": &o.AttemptDeadline}
-	switch text := texts[name]; {
-	case text != nil:
-		*text = value
-	case name == "tls" && (value == "on" || value == "off"):
-		o.TLS = value == "on"
-	case times[name] != nil && regexp.MustCompile(`^0*[1-9][0-9]{0,8}(ms|s|m)$`).MatchString(value):
-		*times[name], err = time.ParseDuration(value)
-	case name == "tls" || times[name] != nil:
-		err = invalid(name, fmt.Sprintf("the parameter %s cannot be %q", name, value))
+func (o *Options) set(name, value string) error {
+	right := value != ""
+	switch field := map[string]any{
+		"tls": &o.TLS, "ca": &o.CA, "cert": &o.Cert, "key": &o.Key, "server_name": &o.ServerName,
+		"token_file": &o.TokenFile, "deadline": &o.Deadline, "attempt_deadline": &o.AttemptDeadline,
+	}[name].(type) {
+	case *bool:
+		*field, right = value == "on", value == "on" || value == "off"
+	case *string:
+		*field = value
+	case *time.Duration:
+		*field, _ = time.ParseDuration(value)
+		right = timeForm.MatchString(value) && *field > 0
 	default:
-		if !regexp.MustCompile(`^[A-Za-z_-]{1,40}$`).MatchString(name) {
-			name = "***" // It may be a part of a token that is not percent-encoded.
-		}
-		err = invalid(name, fmt.Sprintf("unknown parameter %s; known are %s", name, parameters))
+		return invalid(name, fmt.Sprintf("unknown parameter %s; known are %s", name, parameters))
 	}
-	return err
+	if !right {
+		return invalid(name, name+" has no value, or a wrong one")
+	}
+	return nil
 }
 
 // String returns the connection string that the options are from, or else the hosts. A token is `***`.
@@ -127,50 +130,46 @@ func (o Options) String() string {
 	return o.source
 }
 
-// Returns `host:port`, and whether the host is this machine.
-func address(host string) (joined string, loopback bool, err error) {
-	name, port := host, "50051"
-	if inside, found := strings.CutPrefix(host, "["); found && strings.HasSuffix(inside, "]") {
-		name = strings.TrimSuffix(inside, "]")
-	} else if strings.Contains(host, ":") {
-		name, port, err = net.SplitHostPort(host)
-	}
-	number, wrong := strconv.ParseUint(port, 10, 16)
-	ip := net.ParseIP(name)
-	bad := name == "" || strings.ContainsAny(name, "/@[]%\t ") || strings.Contains(name, ":") && ip == nil
-	if err != nil || wrong != nil || number == 0 || bad {
-		return "", false, invalid("address", fmt.Sprintf("%q is not host:port; an IPv6 host has brackets", host))
-	}
-	return net.JoinHostPort(name, port), name == "localhost" || ip != nil && ip.IsLoopback(), nil
-}
-
 func (o Options) usesTLS() bool { return o.TLS || o.CA != "" || o.Cert != "" || o.Key != "" }
 
-func (o Options) check() error {
-	switch {
-	case len(o.Hosts) == 0:
-		return invalid("address", "no host is given")
-	case (o.Cert == "") != (o.Key == ""):
-		return invalid("cert", "cert and key belong together")
-	case o.Token != "" && o.TokenFile != "":
-		return invalid("token_file", "there are both a token and a token_file")
-	case o.Deadline < 0 || o.AttemptDeadline < 0:
-		return invalid("deadline", "a deadline is negative")
-	}
-	for _, host := range o.Hosts {
-		_, loopback, err := address(host)
-		if err != nil {
-			return err
+// Checks the options, and fills in defaults.
+func (o *Options) check() error {
+	o.Deadline = cmp.Or(o.Deadline, 15*time.Second)
+	o.AttemptDeadline = cmp.Or(o.AttemptDeadline, 5*time.Second)
+	o.Hosts = slices.Clone(o.Hosts)
+	far := ""
+	for i, host := range o.Hosts {
+		parts := hostForm.FindStringSubmatch(host)
+		if parts == nil || len(parts[2]) == 5 && parts[2] > "65535" {
+			return invalid("address", "a host has to be NAME, NAME:PORT or [IPV6]:PORT")
 		}
-		if !o.usesTLS() && !loopback && (o.Token != "" || o.TokenFile != "") {
-			return invalid("tls", "a token is not sent to "+host+" without TLS, because it would be readable "+
-				"on the network: set tls=on or ca")
+		if o.Hosts[i] = parts[1] + ":" + cmp.Or(parts[2], "50051"); !loopbackForm.MatchString(o.Hosts[i]) {
+			far = o.Hosts[i]
+		}
+	}
+	secret := o.Token != nil || o.TokenFile != ""
+	for _, rule := range []struct {
+		broken     bool
+		field, why string
+	}{
+		{len(o.Hosts) == 0, "address", "no host is given"},
+		{(o.Cert == "") != (o.Key == ""), "cert", "cert and key belong together"},
+		{o.ServerName != "" && !o.usesTLS(), "tls", "server_name needs TLS"},
+		{o.Token != nil && o.TokenFile != "", "token_file", "there are both a token and a token_file"},
+		{secret && far != "" && !o.usesTLS(), "tls", "a token to " + far + " could be read: set tls=on or ca"},
+		{o.Deadline < 0 || o.AttemptDeadline < 0, "deadline", "a deadline is negative"},
+	} {
+		if rule.broken {
+			return invalid(rule.field, rule.why)
 		}
 	}
 	return nil
 }
 
-func (o Options) tlsConfig() (*tls.Config, error) {
+func (o Options) credentials() (credentials.TransportCredentials, error) {
+	if !o.usesTLS() {
+		return insecure.NewCredentials(), nil
+	}
 	config := &tls.Config{ServerName: o.ServerName, MinVersion: tls.VersionTLS12}
 	if o.CA != "" {
 		pem, err := os.ReadFile(o.CA)
@@ -188,36 +187,28 @@ func (o Options) tlsConfig() (*tls.Config, error) {
 		}
 		config.Certificates = []tls.Certificate{certificate}
 	}
-	return config, nil
+	return credentials.NewTLS(config), nil
 }
 
-// The token as credentials of a call.
-type token struct {
-	file     string
-	tls      bool
-	lock     sync.Mutex
-	text     string
-	modified time.Time
-}
-
-func (t *token) GetRequestMetadata(context.Context, ...string) (map[string]string, error) {
-	t.lock.Lock()
-	defer t.lock.Unlock()
-	if t.file != "" {
-		info, err := os.Stat(t.file)
-		if err != nil {
-			return nil, err
-		}
-		if !info.ModTime().Equal(t.modified) {
-			content, err := os.ReadFile(t.file)
-			if err != nil {
-				return nil, err
-			}
-			line, _, _ := strings.Cut(string(content), "\n")
-			t.text, t.modified = strings.TrimSpace(line), info.ModTime()
-		}
+// Adds the token to the context of an attempt.
+func (o *Options) authorized(ctx context.Context) (context.Context, error) {
+	var token string
+	var err error
+	if o.Token != nil {
+		token, err = o.Token()
+	} else if o.TokenFile != "" {
+		var content []byte
+		content, err = os.ReadFile(o.TokenFile)
+		line, _, _ := strings.Cut(string(content), "\n")
+		token = strings.TrimSpace(line)
+	} else {
+		return ctx, nil
 	}
-	return map[string]string{"authorization": "Bearer " + t.text}, nil
+	if err == nil && !tokenForm.MatchString(token) {
+		err = errors.New("there is no token, or one with invalid characters")
+	}
+	if err != nil {
+		return nil, invalid("token_file", err.Error())
+	}
+	return metadata.AppendToOutgoingContext(ctx, "authorization", "Bearer "+token), nil
 }
-
-func (t *token) RequireTransportSecurity() bool { return t.tls }

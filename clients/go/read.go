@@ -3,18 +3,14 @@
 package aethyr
 
 import (
+	"cmp"
 	"context"
-	"errors"
 	"fmt"
-	"io/fs"
 	"iter"
 	"math"
-	"net/url"
-	"os"
-	"path/filepath"
+	"slices"
 	"sync"
 
-	"google.golang.org/protobuf/encoding/protojson"
 	"google.golang.org/protobuf/proto"
 
 	"github.com/aethyr/event-store/clients/go/eventstorev1"
@@ -25,25 +21,25 @@ import (
 func (c *Client) GetHistory(
 	ctx context.Context, request *worldv1.GetHistoryRequest,
 ) iter.Seq2[*worldv1.HistoryEntry, error] {
-	return iterate(func(pass func(*worldv1.HistoryEntry) error) error {
-		request := proto.CloneOf(request)
+	return func(yield func(*worldv1.HistoryEntry, error) bool) {
+		request, a := proto.CloneOf(request), c.attempts(ctx, true)
 		rest := func() *worldv1.GetHistoryRequest {
 			if request.ToSequence > 0 && request.FromSequence > request.ToSequence {
 				return nil
 			}
 			return request
 		}
-		return stream(c.iteration(ctx), worldv1.WorldServiceClient.GetHistory, worldv1.NewWorldServiceClient, rest,
-			func(part *worldv1.GetHistoryResponse) error {
-				for _, entry := range part.Entries {
-					request.FromSequence = entry.SequenceNumber + 1
-					if err := pass(entry); err != nil {
-						return err
-					}
+		for part, err := range stream(a, rest, c.WorldServiceClient.GetHistory) {
+			if err != nil {
+				yield(nil, err)
+			}
+			for _, entry := range part.GetEntries() {
+				if request.FromSequence = entry.SequenceNumber + 1; !pass(a, yield, entry) {
+					return
 				}
-				return nil
-			})
-	})
+			}
+		}
+	}
 }
 
 // Execute executes commands of the world in order, all or none: messages such as *worldv1.CreateRoom, or
@@ -68,43 +64,61 @@ func (c *Client) Execute(
 				return nil, invalid(fmt.Sprintf("commands[%d]", i), string(name)+" is not a command")
 			}
 		}
-		if command.Actor == "" {
-			command.Actor = actor
-		}
+		command.Actor = cmp.Or(command.Actor, actor)
 		request.Commands = append(request.Commands, command)
 	}
 	return c.ExecuteCommands(ctx, request)
 }
 
+// ExecuteMany executes more commands than one call can have, as AppendMany appends events (0: 100 in a
+// call).
+func (c *Client) ExecuteMany(
+	ctx context.Context, actor, correlationID string, commands []*worldv1.Command, most int,
+) (answers []*worldv1.ExecuteCommandsResponse, err error) {
+	for _, command := range commands {
+		command.CommandId = cmp.Or(command.CommandId, NewID())
+		command.CorrelationId = cmp.Or(command.CorrelationId, correlationID)
+		command.Actor = cmp.Or(command.Actor, actor)
+	}
+	for call := range slices.Chunk(commands, cmp.Or(most, executeMax)) {
+		answer, err := c.ExecuteCommands(ctx, &worldv1.ExecuteCommandsRequest{Commands: call})
+		if err != nil {
+			return answers, err
+		}
+		answers = append(answers, answer)
+	}
+	return answers, nil
+}
+
 // ReadAll returns the events that match the request, up to the one that is the newest when the loop begins.
 // A stream that breaks is continued after the last event. The deadline is for each message.
 func (c *Client) ReadAll(ctx context.Context, all *ReadRequest) iter.Seq2[*Event, error] {
-	return iterate(func(pass func(*Event) error) error {
-		request, newest := proto.CloneOf(all), uint64(math.MaxUint64)
+	if all == nil {
+		all = &ReadRequest{}
+	}
+	return func(yield func(*Event, error) bool) {
+		request, newest, a := proto.CloneOf(all), uint64(math.MaxUint64), c.attempts(ctx, true)
 		rest := func() *ReadRequest {
 			if all.Limit > 0 && request.Limit == 0 || request.FromPosition > newest {
 				return nil
 			}
 			return request
 		}
-		return stream(c.iteration(ctx), eventStore.ReadAll, newStore, rest,
-			func(part *eventstorev1.ReadAllResponse) error {
-				newest = min(newest, part.LastPosition)
-				for _, event := range part.Events {
-					if event.Position > newest {
-						return errStopped
-					}
-					request.FromPosition = event.Position + 1
-					if all.Limit > 0 {
-						request.Limit--
-					}
-					if err := pass(event); err != nil {
-						return err
-					}
+		for part, err := range stream(a, rest, c.eventStore.ReadAll) {
+			if err != nil {
+				yield(nil, err)
+			}
+			newest = min(newest, part.GetLastPosition())
+			for _, event := range part.GetEvents() {
+				if request.FromPosition = event.Position + 1; all.Limit > 0 {
+					request.Limit--
 				}
-				return nil
-			})
-	})
+				if event.Position > newest || !pass(a, yield, event) {
+					return
+				}
+			}
+		}
+	}
 }
 
 // Checkpoint is a place in the total order: the position of the last event, and its chain hash.
@@ -125,52 +139,56 @@ type CheckpointStore interface {
 func (c *Client) Subscribe(
 	ctx context.Context, name string, checkpoints CheckpointStore, filter *Filter,
 ) iter.Seq2[*Event, error] {
-	return iterate(func(pass func(*Event) error) error {
+	return func(yield func(*Event, error) bool) {
 		place, err := checkpoints.Load(ctx, name)
+		var own *Client // A loop that reads slowly must not hold up the connection of the calls.
+		if err == nil {
+			own, err = NewClient(c.options)
+		}
 		if err != nil {
-			return fmt.Errorf("aethyr: the checkpoint of %s: %w", name, err)
+			yield(nil, fmt.Errorf("aethyr: the subscription %s: %w", name, err))
+			return
 		}
-		a := c.iteration(ctx)
-		defer context.AfterFunc(c.closing, a.cancel)()
-		// A loop that reads slowly must not hold up the connection of the calls.
-		if a.hosts, err = c.connect(); err != nil {
-			return err
-		}
-		defer a.hosts.close()
-		a.idle, a.follows = 0, true
-		reach := func(to *Checkpoint) error {
+		defer own.Close()
+		defer context.AfterFunc(c.closing, func() { own.Close() })()
+		a := own.attempts(ctx, true)
+		a.until, _ = ctx.Deadline()
+		a.span, a.follows = 0, true
+		reach := func(to *Checkpoint) bool {
 			if to == nil || to.Position < place.GetPosition() {
-				return nil
+				return true
 			}
 			place = to
-			if err := checkpoints.Save(ctx, name, place); err != nil {
-				return fmt.Errorf("aethyr: the checkpoint of %s: %w", name, err)
+			err := checkpoints.Save(ctx, name, place)
+			if err != nil {
+				yield(nil, fmt.Errorf("aethyr: the checkpoint of %s: %w", name, err))
 			}
-			return nil
+			return err == nil
 		}
 		rest := func() *eventstorev1.SubscribeRequest {
 			a.wait = c.options.AttemptDeadline
 			return &eventstorev1.SubscribeRequest{After: place, Filter: filter}
 		}
-		return stream(a, eventStore.Subscribe, newStore, rest, func(part *eventstorev1.SubscribeResponse) error {
+		for part, err := range stream(a, rest, own.eventStore.Subscribe) {
+			if err != nil {
+				yield(nil, err)
+				return
+			}
 			for _, event := range part.GetEvents().GetEvents() {
-				if event.Position <= place.GetPosition() {
-					continue
-				}
-				if err := pass(event); err != nil {
-					return err
-				}
-				if err := reach(&Checkpoint{Position: event.Position, ChainHash: event.ChainHash}); err != nil {
-					return err
+				handled := &Checkpoint{Position: event.Position, ChainHash: event.ChainHash}
+				if event.Position > place.GetPosition() && (!pass(a, yield, event) || !reach(handled)) {
+					return
 				}
 			}
 			reached := part.GetCheckpoint()
 			if part.GetCaughtUp() != nil {
 				reached, a.wait = part.GetCaughtUp().GetCheckpoint(), 0 // Silence is normal now.
 			}
-			return reach(reached)
-		})
-	})
+			if !reach(reached) {
+				return
+			}
+		}
+	}
 }
 
 // MemoryStore keeps checkpoints in memory.
@@ -187,48 +205,4 @@ func (s *MemoryStore) Load(_ context.Context, name string) (*Checkpoint, error) 
 func (s *MemoryStore) Save(_ context.Context, name string, checkpoint *Checkpoint) error {
 	s.places.Store(name, checkpoint)
 	return nil
-}
-
-// FileStore keeps each checkpoint in a file of this folder. A crash leaves the old or the new one.
-type FileStore string
-
-func (s FileStore) path(name string) string {
-	return filepath.Join(string(s), url.PathEscape(name)+".checkpoint")
-}
-
-// Load implements CheckpointStore.
-func (s FileStore) Load(_ context.Context, name string) (*Checkpoint, error) {
-	content, err := os.ReadFile(s.path(name))
-	if errors.Is(err, fs.ErrNotExist) {
-		return nil, nil
-	}
-	checkpoint := &Checkpoint{}
-	if err == nil {
-		err = protojson.Unmarshal(content, checkpoint)
-	}
-	return checkpoint, err
-}
-
-// Save implements CheckpointStore.
-func (s FileStore) Save(_ context.Context, name string, checkpoint *Checkpoint) error {
-	if err := os.MkdirAll(string(s), 0o777); err != nil {
-		return err
-	}
-	file, err := os.CreateTemp(string(s), ".new-*")
-	if err != nil {
-		return err
-	}
-	defer os.Remove(file.Name()) // Fails if it was renamed.
-	_, err = file.WriteString(protojson.Format(checkpoint))
-	if err = errors.Join(err, file.Sync(), file.Close()); err != nil {
-		return err
-	}
-	if err := os.Rename(file.Name(), s.path(name)); err != nil {
-		return err
-	}
-	folder, err := os.Open(string(s))
-	if err != nil {
-		return err
-	}
-	return errors.Join(folder.Sync(), folder.Close())
 }

@@ -28,7 +28,10 @@ const repository = "github.com/aethyr/event-store/clients/go"
 
 var packages = map[string]string{
 	"aethyr": "aethyr " + `"` + repository + `"`, "aethyrtest": `"` + repository + `/aethyrtest"`,
-	"worldv1": `"` + repository + `/worldv1"`, "eventstorev1": `"` + repository + `/eventstorev1"`,
+	"aethyrfold": `"` + repository + `/aethyrfold"`, "aethyrfile": `"` + repository + `/aethyrfile"`,
+	"aethyrproof": `"` + repository + `/aethyrproof"`,
+	"worldv1":     `"` + repository + `/worldv1"`, "eventstorev1": `"` + repository + `/eventstorev1"`,
+	"slices":  `"slices"`,
 	"context": `"context"`, "errors": `"errors"`, "fmt": `"fmt"`, "log": `"log"`, "testing": `"testing"`,
 	"time": `"time"`,
 }

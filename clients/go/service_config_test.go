@@ -89,3 +89,10 @@ func TestTheServiceConfigRepeatsReadsBeforeTheirFirstMessage(t *testing.T) {
 		t.Errorf("an append was called %d times: %v", service.calls, err)
 	}
 }
+
+func must(t *testing.T, err error) {
+	t.Helper()
+	if err != nil {
+		t.Fatal(err)
+	}
+}

@@ -159,7 +159,7 @@ def compare(expected: Any, actual: Any, where: str = "answer") -> None:
 
 def plain_error(error: aethyr.AethyrError) -> Dict[str, Any]:
     fields = {"code": error.code.name, "type": type(error).__name__, "message": str(error)}
-    for name in "reason domain expected actual aggregate_id event_id right rule limit".split():
+    for name in "reason domain expected actual aggregate_id event_id right rule limit id name".split():
         fields[name] = getattr(error, name, "")
     fields["outcome_unknown"] = getattr(error, "outcome_unknown", False)
     fields["fields"] = [violation.field for violation in getattr(error, "violations", ())]
@@ -242,10 +242,10 @@ class Subscribed:
 class Case:
     """One run of one case."""
 
-    def __init__(self, loop: Loop, address: str) -> None:
+    def __init__(self, loop: Loop, address: str, silent: str) -> None:
         self.loop, self.address = loop, address
         self.names: Dict[str, Any] = {"run": uuid.uuid4().hex[:12], "i": 1}
-        self.names.update(address=address, dead="127.0.0.1:1")
+        self.names.update(address=address, dead="127.0.0.1:1", silent=silent)
         self.clients: Dict[str, AnyClient] = {}
         self.background: Dict[str, Background] = {}
         self.subscriptions: Dict[str, Subscribed] = {}
@@ -386,6 +386,22 @@ class Case:
     async def do_append(self, client: AnyClient, events: Any, expect: Any = "any", times: int = 1) -> Any:
         return plain(await waited(client.append(new_events(events * times), expect)))
 
+    async def do_append_many(
+        self, client: AnyClient, events: Any, times: int = 1, **arguments: Any
+    ) -> Any:
+        work = client.append_many(new_events(events * times), **arguments)
+        return {"calls": [plain(each) for each in await waited(work)]}
+
+    async def do_execute_many(
+        self, client: AnyClient, commands: Any, times: int = 1, **arguments: Any
+    ) -> Any:
+        many = [copy.deepcopy(command) for command in commands * times]
+        return {"calls": [plain(each) for each in await waited(client.execute_many(many, **arguments))]}
+
+    async def do_close(self, client: AnyClient) -> Any:
+        await waited(client.close())
+        return {}
+
     async def do_load(
         self, client: AnyClient, id: str, from_snapshot: bool = False, schema_version: int = 0, **more: Any
     ) -> Any:
@@ -517,7 +533,7 @@ def main(arguments: List[str]) -> int:
             print(f"skipped {title}: no ImmuDB", flush=True)
             skipped += 1
             continue
-        run, number = Case(loop, info["address"]), 0
+        run, number = Case(loop, info["address"], info["silent"]), 0
         try:
             for number, step in enumerate(case["steps"], 1):
                 run.play(step)

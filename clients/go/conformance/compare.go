@@ -137,6 +137,8 @@ func errorFields(err error) object {
 		fields["expected"], fields["actual"] = float64(err.Expected), float64(err.Actual)
 	case *aethyr.EventIDReusedError:
 		fields["event_id"] = err.EventID
+	case *aethyr.NameTakenError:
+		fields["id"], fields["name"] = err.ID, err.Name
 	case *aethyr.NotAllowedError:
 		fields["right"] = err.Right
 	case *aethyr.WorldRuleError:

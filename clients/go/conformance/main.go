@@ -70,7 +70,7 @@ func run(folder string, files []string) (failed bool, err error) {
 		if slices.Contains(played.Needs, "immudb") && info["immudb"] != true {
 			fmt.Printf("skipped %s: no ImmuDB\n", played.Title)
 			skipped++
-		} else if err := play(played, info["address"].(string)); err != nil {
+		} else if err := play(played, info["address"].(string), info["silent"].(string)); err != nil {
 			fmt.Printf("FAILED %s: %v\n", played.Title, err)
 			recover := []string{"release", "start_immudb", "start_service"}
 			if info["immudb"] != true {
@@ -122,9 +122,9 @@ func control(command string) (answer object, err error) {
 
 // A case that is being played.
 type player struct {
-	run, address  string
-	store         *aethyr.MemoryStore
-	subscriptions map[string]*subscription
+	run, address, silent string
+	store                *aethyr.MemoryStore
+	subscriptions        map[string]*subscription
 
 	lock       sync.Mutex
 	clients    map[string]*aethyr.Client
@@ -138,11 +138,11 @@ type outcome struct {
 	err    error
 }
 
-func play(played testCase, address string) (err error) {
+func play(played testCase, address, silent string) (err error) {
 	var id [6]byte
 	rand.Read(id[:])
 	p := &player{
-		run: hex.EncodeToString(id[:]), address: address, store: &aethyr.MemoryStore{},
+		run: hex.EncodeToString(id[:]), address: address, silent: silent, store: &aethyr.MemoryStore{},
 		subscriptions: map[string]*subscription{}, clients: map[string]*aethyr.Client{},
 		answers: map[string]any{}, background: map[string]chan outcome{},
 	}
@@ -382,6 +382,8 @@ func (p *player) placeholder(name string, i int) (any, error) {
 		return float64(i), nil
 	case "address":
 		return p.address, nil
+	case "silent":
+		return p.silent, nil
 	case "dead":
 		return "127.0.0.1:1", nil
 	}

@@ -17,6 +17,7 @@ import (
 	"google.golang.org/protobuf/proto"
 
 	aethyr "github.com/aethyr/event-store/clients/go"
+	"github.com/aethyr/event-store/clients/go/aethyrfold"
 	"github.com/aethyr/event-store/clients/go/eventstorev1"
 	"github.com/aethyr/event-store/clients/go/worldv1"
 )
@@ -137,6 +138,11 @@ func answer[M proto.Message](message M, err error) (any, error) {
 	return plain(message), nil
 }
 
+// The answers of several calls.
+func answers[M proto.Message](messages []M, err error) (any, error) {
+	return object{"calls": plainAll(messages)}, err
+}
+
 // Collects what an iterator returns.
 func collect[M proto.Message](key string, all iter.Seq2[M, error]) (any, error) {
 	items := []any{}
@@ -184,8 +190,8 @@ type counter struct {
 	Count int `json:"count"`
 }
 
-func counting(c call, version string) aethyr.Model[counter] {
-	model := aethyr.Model[counter]{
+func counting(c call, version string) aethyrfold.Model[counter] {
+	model := aethyrfold.Model[counter]{
 		Type:  c.string("aggregate_type"),
 		Apply: func(state *counter, _ *aethyr.Event) error { state.Count++; return nil },
 	}
@@ -203,6 +209,10 @@ var operations = map[string]func(call) (any, error){
 			events = slices.Repeat(events, int(times))
 		}
 		return answer(c.client.Append(c, events, expectations(c.arguments["expect"], events)))
+	},
+	"append_many": func(c call) (any, error) {
+		events := slices.Repeat(newEvents(c.arguments["events"]), int(max(c.number("times"), 1)))
+		return answers(c.client.AppendMany(c, events, c.string("correlation_id"), int(c.number("most"))))
 	},
 	"load": func(c call) (any, error) {
 		names := map[string]string{"id": "aggregate_id", "schema_version": "snapshot_schema_version"}
@@ -228,7 +238,7 @@ var operations = map[string]func(call) (any, error){
 		return object{"aggregates": items}, err
 	},
 	"fold_count": func(c call) (any, error) {
-		state, last, err := aethyr.Fold(c, c.client, c.string("id"), counting(c, "schema_version"))
+		state, last, err := aethyrfold.Fold(c, c.client, c.string("id"), counting(c, "schema_version"))
 		return object{"state": object{"count": float64(state.Count)}, "sequence": float64(last)}, err
 	},
 	"update": update,
@@ -262,6 +272,16 @@ var operations = map[string]func(call) (any, error){
 		}
 		return answer(c.client.Execute(c, actor, all.ExpectedSequences, commands...))
 	},
+	"execute_many": func(c call) (any, error) {
+		var commands []*worldv1.Command
+		for range max(c.number("times"), 1) {
+			list := call{arguments: object{"commands": c.arguments["commands"]}}
+			commands = append(commands, request(list, &worldv1.ExecuteCommandsRequest{}, nil).Commands...)
+		}
+		return answers(c.client.ExecuteMany(
+			c, c.string("actor"), c.string("correlation_id"), commands, int(c.number("most"))))
+	},
+	"close": func(c call) (any, error) { return object{}, c.client.Close() },
 	"get_game_object": func(c call) (any, error) {
 		return answer(c.client.GetGameObject(c, &worldv1.GetGameObjectRequest{Id: c.string("id")}))
 	},
@@ -323,7 +343,7 @@ func update(c call) (any, error) {
 		decisions++
 		return newEvents(c.arguments["events"]), racing
 	}
-	appended, err := aethyr.Update(c, c.client, c.string("id"), counting(c, "snapshot_version"), decide)
+	appended, err := aethyrfold.Update(c, c.client, c.string("id"), counting(c, "snapshot_version"), decide)
 	if err != nil {
 		return nil, err
 	}

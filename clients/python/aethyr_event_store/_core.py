@@ -8,19 +8,16 @@ import random
 import time
 from typing import Any, AsyncIterator, Deque, Optional, Type, TypeVar
 
-import grpc
-
-from ._transport import Stream, Transport, closed, result
+from ._transport import Failed, Stream, Transport, result
 from .checkpoints import Checkpoint
-from .errors import AethyrError, Code, DeadlineExceeded, from_rpc, retryable
+from .errors import AethyrError, Code, DeadlineExceeded, Unauthenticated, closed, retryable
 from .events import Event
 from .protos import events as messages
 from .protos import store
 
 T = TypeVar("T")
 
-_FIRST_DELAY, _DELAY_MAX = 0.05, 2.0
-_SUBSCRIBE = "/aethyr.eventstore.v1.EventStoreService/Subscribe"
+_FIRST_DELAY, _DELAY_MAX, _WAIT_MAX = 0.05, 2.0, 60.0
 
 
 class Attempts:
@@ -46,58 +43,59 @@ class Attempts:
         return self._until - time.monotonic()
 
     def timeout(self, write: bool = False) -> float:
-        """Seconds for the next attempt."""
+        """Seconds for the next attempt, or for the next message of a stream."""
         if self._left() <= 0:
             raise self._over(write)
         return min(self._left(), self._transport.options.attempt_deadline)
 
     def _over(self, write: bool) -> DeadlineExceeded:
-        text = f"the deadline of {self._deadline:g} s is over; last error: {self._last or 'none'}"
-        if write and self._open:
-            text += "; the outcome of the write is unknown: the same ids tell"
+        unknown = write and self._open
+        text = "; the outcome of the write is unknown: the same ids tell" if unknown else ""
+        text = f"the deadline of {self._deadline:g} s is over; last error: {self._last or 'none'}{text}"
         error = DeadlineExceeded(text, Code.DEADLINE_EXCEEDED)
-        error.outcome_unknown = write and self._open
+        error.outcome_unknown = unknown
         error.__cause__ = self._last
         return error
 
-    async def failed(self, error: grpc.RpcError, host: int, write: bool = False) -> None:
-        """Waits until the next attempt, or raises the typed error."""
-        typed = from_rpc(error)
+    async def failed(self, typed: AethyrError, host: int, write: bool = False) -> None:
+        """Waits until the next attempt, or raises the error."""
         if self._transport.closed:
             raise closed() from None
         if not retryable(typed):
             raise typed from None
-        self._last = typed
-        if not typed.reason or typed.code is Code.UNKNOWN:
-            self._open = True
+        if not self._last or typed.code is not Code.DEADLINE_EXCEEDED:
+            self._last = typed  # That an attempt took too long says less than the error before it.
+        self._open = self._open or typed._sent and (not typed.reason or typed.code is Code.UNKNOWN)
         delay = random.uniform(0, min(_FIRST_DELAY * 2 ** min(self._failures, 16), _DELAY_MAX))
-        if typed.retry_after is not None:
+        if typed.retry_after:
             delay = typed.retry_after
-        if typed.code is Code.UNAVAILABLE and not typed.reason:
+        if typed.code in (Code.UNAVAILABLE, Code.DEADLINE_EXCEEDED) and not typed.reason:
             self._transport.leave(host)
             if self._failures + 1 < len(self._transport.options.hosts):
                 delay = 0.0
         self._failures += 1
         if delay >= self._left():
             raise self._over(write)
-        await self._transport.sleep(delay)
+        await self._transport.sleep(min(delay, _WAIT_MAX))
+        if self._transport.closed:
+            raise closed()
 
-    async def unary(self, path: str, request: Any, reply: Type[T], write: bool = False) -> T:
+    async def unary(self, request: Any, reply: Type[T], write: bool = False) -> T:
         """Sends a request until it is answered."""
         while True:
             host = self._transport.host
             try:
-                answer: T = await self._transport.unary(path, request, reply, self.timeout(write))
+                answer: T = await self._transport.unary(request, reply, self.timeout(write))
                 return answer
-            except grpc.RpcError as error:
-                await self.failed(error, host, write)
+            except Failed as error:
+                await self.failed(error.error, host, write)
 
 
 class AsyncSubscription(AsyncIterator[Event], contextlib.AbstractAsyncContextManager["AsyncSubscription"]):
     """An asynchronous iterator of events after a checkpoint, over all breaks of the connection.
 
     A context manager that ends it. Owns its connection. The checkpoint of an event is saved when the next
-    event is asked for.
+    event is requested.
     """
 
     def __init__(self, transport: Transport, name: str, checkpoints: Any, matching: Any) -> None:
@@ -107,7 +105,8 @@ class AsyncSubscription(AsyncIterator[Event], contextlib.AbstractAsyncContextMan
         self._after: Optional[Checkpoint] = None
         self._arrived: Deque[Event] = collections.deque()
         self._given: Optional[Event] = None
-        self._loaded, self.closed = False, False
+        self._loaded, self._live, self.closed = False, False, False
+        self._patience: Optional[float] = None
 
     async def __aexit__(self, *_: object) -> None:
         await self.close()
@@ -123,35 +122,49 @@ class AsyncSubscription(AsyncIterator[Event], contextlib.AbstractAsyncContextMan
             if self._arrived:
                 self._given = self._arrived.popleft()
                 return self._given
+            host = self._transport.host
             try:
-                host = self._transport.host
                 try:
                     await self._receive()
-                except grpc.RpcError as error:
-                    self._stream = None
-                    await self._attempts.failed(error, host)
-            except AethyrError:
-                if not self.closed:
+                except Failed as failed:
+                    # A stream ends when its token is replaced, and goes on with the new one.
+                    again, self._live = self._live and isinstance(failed.error, Unauthenticated), False
+                    pause = self._transport.sleep(_FIRST_DELAY) if again else None
+                    await (pause or self._attempts.failed(failed.error, host))
+                    self._break()
+            except BaseException as error:
+                self._break()  # It may be cancelled: the next call begins another one.
+                if not (self.closed and isinstance(error, AethyrError)):
                     raise
         raise StopAsyncIteration
+
+    def _break(self) -> None:
+        if self._stream:
+            self._stream.cancel()
+        self._stream = None
 
     async def _receive(self) -> None:
         if self._stream is None:
             request = store.SubscribeRequest(filter=self._filter)
             if self._after:
                 request.after.CopyFrom(messages.Checkpoint(**self._after._asdict()))
-            self._stream = self._transport.stream(_SUBSCRIBE, request, store.SubscribeResponse, None)
-        if (message := await self._stream.next()) is None:  # The service never ends a stream in this way.
-            self._stream = None
-            return await self._transport.sleep(_FIRST_DELAY)
+            self._stream = self._transport.stream(request, store.SubscribeResponse, lambda: self._patience)
+            self._patience = self._transport.options.attempt_deadline
+        try:
+            message = await self._stream.__anext__()
+        except StopAsyncIteration:
+            raise Failed(AethyrError("the service ended the stream", Code.UNAVAILABLE)) from None
         self._attempts.renew()
+        self._live = True
         kind = message.WhichOneof("content")
         if kind == "events":
             self._arrived.extend(map(Event.of, message.events.events))
-        else:
-            place = message.caught_up.checkpoint if kind == "caught_up" else message.checkpoint
-            if self._after is None or place.position > self._after.position:
-                await self._reached(place.position, place.chain_hash)
+            return
+        if kind == "caught_up":
+            self._patience = None  # Silence is normal now. HTTP/2 pings find a dead connection.
+        place = message.caught_up.checkpoint if kind == "caught_up" else message.checkpoint
+        if self._after is None or place.position > self._after.position:
+            await self._reached(place.position, place.chain_hash)
 
     async def _reached(self, position: int, chain_hash: bytes) -> None:
         self._after = Checkpoint(position, chain_hash)
@@ -159,6 +172,4 @@ class AsyncSubscription(AsyncIterator[Event], contextlib.AbstractAsyncContextMan
 
     async def close(self) -> None:
         self.closed = True
-        if self._stream:
-            self._stream.cancel()
         await self._transport.close()

@@ -9,23 +9,31 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import inspect
-import pathlib
 import threading
-from typing import Any, Coroutine, Dict, List, Optional, Tuple, TypeVar
+from typing import Any, AsyncIterator, Callable, Coroutine, Dict, List, Optional, Tuple, TypeVar
 
 import grpc
 import grpc.aio
 
-from .errors import AethyrError, Code, invalid
-from .options import Options, token_of
+from .errors import AethyrError, closed, from_rpc, late
+from .options import Options, is_loopback, read, token_of
 
 T = TypeVar("T")
 
 _CHANNEL_OPTIONS: List[Tuple[str, Any]] = [
     ("grpc.use_local_subchannel_pool", 1), ("grpc.initial_reconnect_backoff_ms", 100),
-    ("grpc.min_reconnect_backoff_ms", 1000), ("grpc.max_reconnect_backoff_ms", 1000),
+    ("grpc.max_reconnect_backoff_ms", 1000), ("grpc.enable_retries", 0),
     ("grpc.keepalive_time_ms", 30000), ("grpc.keepalive_timeout_ms", 10000),
-    ("grpc.max_receive_message_length", 32 << 20), ("grpc.enable_retries", 0)]
+    # An idle subscription sends nothing, and has to notice that its connection is dead.
+    ("grpc.http2.max_pings_without_data", 0), ("grpc.max_receive_message_length", 32 << 20)]
+
+
+class Failed(Exception):
+    """An attempt failed. Another one may succeed."""
+
+    def __init__(self, error: AethyrError) -> None:
+        super().__init__(str(error))
+        self.error = error
 
 
 async def result(value: Any) -> Any:
@@ -41,7 +49,7 @@ class Transport:
         self.host, self.closed = 0, False
         self._channels: Dict[int, Any] = {}
         self._lock = threading.Lock()
-        self._wake: Any = None if with_asyncio else threading.Event()
+        self._end: Any = None if with_asyncio else threading.Event()
 
     def leave(self, host: int) -> None:
         """The host does not work: go on with the next one, unless that happened already."""
@@ -49,43 +57,62 @@ class Transport:
             if self.host == host:
                 self.host = (host + 1) % len(self.options.hosts)
 
-    async def unary(self, path: str, request: Any, reply: Any, timeout: float) -> Any:
+    async def unary(self, request: Any, reply: Any, timeout: float) -> Any:
         try:
-            return await result(self._call("unary_unary", path, request, reply, timeout))
-        except asyncio.CancelledError:
-            if self.closed:
-                raise closed() from None
-            raise
+            answer = self._call("unary_unary", request, reply, timeout)
+            return await self.wait(answer) if self.with_asyncio else answer
+        except grpc.RpcError as error:
+            raise Failed(from_rpc(error)) from None
 
-    def stream(self, path: str, request: Any, reply: Any, timeout: Optional[float]) -> Stream:
-        return Stream(self._call("unary_stream", path, request, reply, timeout))
+    def stream(self, request: Any, reply: Any, patience: Callable[[], Optional[float]]) -> Stream:
+        return Stream(self, self._call("unary_stream", request, reply, None), patience)
 
     async def sleep(self, seconds: float) -> None:
         """Waits, but no longer than until `close`."""
         if not self.with_asyncio:
-            self._wake.wait(seconds)
-            return
-        self._wake = self._wake or asyncio.Event()
-        with contextlib.suppress(asyncio.TimeoutError):
-            await asyncio.wait_for(self._wake.wait(), seconds)
+            self._end.wait(seconds)
+        else:
+            with contextlib.suppress(AethyrError):
+                await self.wait(asyncio.sleep(seconds))
+
+    async def wait(self, work: Any, seconds: Optional[float] = None) -> Any:
+        """The result of work of asyncio, which is cancelled after this time and by `close`.
+
+        A cancellation of the caller's task is never taken for that of `close`, nor the other way round.
+        """
+        work = asyncio.ensure_future(work)
+        self._end = self._end or asyncio.get_running_loop().create_future()
+        try:
+            await asyncio.wait({work, self._end}, timeout=seconds, return_when=asyncio.FIRST_COMPLETED)
+            if self.closed:
+                raise closed()
+            if not work.done():
+                raise Failed(late())
+            return work.result()
+        finally:
+            work.cancel()
 
     async def close(self) -> None:
         with self._lock:
             self.closed, channels, self._channels = True, self._channels, {}
-        if self._wake:
-            self._wake.set()
+        if self._end and not self.with_asyncio:
+            self._end.set()
+        elif self._end and not self._end.done():
+            self._end.set_result(None)
         for channel in channels.values():
             await result(channel.close())
 
-    def _call(self, kind: str, path: str, request: Any, reply: Any, timeout: Optional[float]) -> Any:
-        call = getattr(self._channel(), kind)(path, type(request).SerializeToString, reply.FromString)
+    def _call(self, kind: str, request: Any, reply: Any, timeout: Optional[float]) -> Any:
         metadata = [("authorization", f"Bearer {token}")] if (token := token_of(self.options)) else None
+        package, _, name = reply.DESCRIPTOR.full_name.rpartition(".")
+        service = {"aethyr.world.v1": "WorldService"}.get(package, "EventStoreService")
+        service = {"ExecuteCommandsResponse": "CommandService"}.get(name, service)
+        path = f"/{package}.{service}/{name[: -len('Response')]}"
+        call = getattr(self._channel(), kind)(path, type(request).SerializeToString, reply.FromString)
         try:
             return call(request, timeout=timeout, metadata=metadata)
-        except (ValueError, grpc.aio.UsageError):
-            if self.closed:
-                raise closed() from None
-            raise
+        except (ValueError, grpc.aio.UsageError):  # `close` came in between.
+            raise closed() from None
 
     def _channel(self) -> Any:
         with self._lock:
@@ -98,47 +125,52 @@ class Transport:
 
     def _connect(self, host: str) -> Any:
         given, library = self.options, grpc.aio if self.with_asyncio else grpc
+        # gRPC's name for the time that a connection may take.
+        patience = min(int(given.attempt_deadline * 1000) + 1, 2**31 - 1)
+        options = [*_CHANNEL_OPTIONS, ("grpc.min_reconnect_backoff_ms", patience)]
+        if is_loopback(host):
+            options.append(("grpc.enable_http_proxy", 0))
         if not given.tls:
-            return library.insecure_channel(host, _CHANNEL_OPTIONS)
-
-        def pem(name: str) -> Optional[bytes]:
-            path = getattr(given, name)
-            try:
-                return pathlib.Path(path).read_bytes() if path else None
-            except OSError as error:
-                raise invalid(name, f"{path} cannot be read: {error.strerror}") from error
-
-        credentials = grpc.ssl_channel_credentials(pem("ca"), pem("key"), pem("cert"))
-        name = [("grpc.ssl_target_name_override", given.server_name)] if given.server_name else []
-        return library.secure_channel(host, credentials, _CHANNEL_OPTIONS + name)
+            return library.insecure_channel(host, options)
+        files = ("ca", given.ca), ("key", given.key), ("cert", given.cert)
+        credentials = grpc.ssl_channel_credentials(*(read(*file) if file[1] else None for file in files))
+        if given.server_name:
+            options.append(("grpc.ssl_target_name_override", given.server_name))
+        return library.secure_channel(host, credentials, options)
 
 
-class Stream:
-    """One attempt of a call with many answers."""
+class Stream(AsyncIterator[Any]):
+    """One attempt of a call with many answers. `patience` says how long the next one may take."""
 
-    def __init__(self, call: Any) -> None:
-        self._call, self._cancelled = call, False
+    def __init__(self, transport: Transport, call: Any, patience: Callable[[], Optional[float]]) -> None:
+        self._transport, self._call, self._patience, self._late = transport, call, patience, False
 
-    async def next(self) -> Any:
-        """The next message; None at the end."""
-        if not isinstance(self._call, grpc.aio.Call):
-            return next(self._call, None)
-        call: Any = self._call
+    async def __anext__(self) -> Any:
+        seconds, message = self._patience(), None
         try:
-            message = await call.read()
-        except asyncio.CancelledError:
-            if not self._cancelled:
-                raise
-            return None
-        return None if message is getattr(grpc.aio, "EOF") else message
+            if self._transport.with_asyncio:
+                message = await self._transport.wait(self._call.read(), seconds)
+            else:
+                timer = threading.Timer(seconds or 0, self._expire)
+                timer.daemon = True
+                if seconds is not None:
+                    timer.start()
+                try:
+                    message = next(self._call, None)
+                finally:
+                    timer.cancel()
+        except grpc.RpcError as error:
+            raise Failed(late() if self._late else from_rpc(error)) from None
+        if message is None or message is getattr(grpc.aio, "EOF"):
+            raise StopAsyncIteration
+        return message
 
-    def cancel(self) -> None:
-        self._cancelled = True
+    def _expire(self) -> None:
+        self._late = True
         self._call.cancel()
 
-
-def closed() -> AethyrError:
-    return AethyrError("the client is closed", Code.CANCELLED)
+    def cancel(self) -> None:
+        self._call.cancel()
 
 
 def run(work: Coroutine[Any, Any, T]) -> T:

@@ -58,6 +58,3 @@ class FileCheckpoints(MemoryCheckpoints):
                 file.flush()
                 os.fsync(file.fileno())
             os.replace(self._path + ".new", self._path)
-            folder = os.open(os.path.dirname(self._path), os.O_RDONLY)
-            os.fsync(folder)
-            os.close(folder)

@@ -7,10 +7,9 @@ import copy
 import functools
 from typing import TYPE_CHECKING, Any, AsyncIterator, Callable, Coroutine, Iterator, Optional, TypeVar, Union
 
-from . import aio
 from ._core import AsyncSubscription
 from ._transport import run
-from .aio import Filter
+from .aio import AsyncClient, Filter
 from .checkpoints import CheckpointStore
 from .events import Event
 from .options import Options
@@ -22,12 +21,12 @@ if TYPE_CHECKING:
 T = TypeVar("T")
 
 
-class _Calls(aio.AsyncClient):
+class _Calls(AsyncClient):
     _with_asyncio = False
 
 
 def _blocking(
-    call: Callable[Concatenate[aio.AsyncClient, P], Coroutine[Any, Any, T]],
+    call: Callable[Concatenate[AsyncClient, P], Coroutine[Any, Any, T]],
 ) -> Callable[Concatenate[Client, P], T]:
     """The same call, played to its end."""
 
@@ -39,7 +38,7 @@ def _blocking(
 
 
 def _iterated(
-    call: Callable[Concatenate[aio.AsyncClient, P], AsyncIterator[T]],
+    call: Callable[Concatenate[AsyncClient, P], AsyncIterator[T]],
 ) -> Callable[Concatenate[Client, P], Iterator[T]]:
     """The same call, as an ordinary iterator."""
 
@@ -47,12 +46,9 @@ def _iterated(
     def iterated(self: Client, /, *args: P.args, **kwargs: P.kwargs) -> Iterator[T]:
         items: Any = call(self._calls, *args, **kwargs)
         try:
-            while True:
-                try:
-                    item: T = run(items.__anext__())
-                except StopAsyncIteration:
-                    return
-                yield item
+            with contextlib.suppress(StopAsyncIteration):
+                while True:
+                    yield run(items.__anext__())
         finally:
             run(items.aclose())
 
@@ -79,14 +75,11 @@ class Subscription(Iterator[Event], contextlib.AbstractContextManager["Subscript
 
 
 class Client(contextlib.AbstractContextManager["Client"]):
-    """A client of the event store. `aio.AsyncClient` describes the calls."""
+    """A client of the event store. `AsyncClient` describes the calls."""
 
     def __init__(self, address: Union[str, Options] = "aethyr://127.0.0.1", **options: Any) -> None:
-        self._calls: aio.AsyncClient = _Calls(address, **options)
+        self._calls: AsyncClient = _Calls(address, **options)
         self.options = self._calls.options
-
-    def __repr__(self) -> str:
-        return f"Client({str(self.options)!r})"
 
     def with_deadline(self, seconds: float) -> Client:
         """This client, on the same connection, with another deadline for its calls."""
@@ -95,33 +88,34 @@ class Client(contextlib.AbstractContextManager["Client"]):
         return other
 
     def close(self) -> None:
-        run(self._calls._transport.close())
+        run(self._calls.close())
 
     def __exit__(self, *_: object) -> None:
         self.close()
 
-    append = _blocking(aio.AsyncClient.append)
-    load = _blocking(aio.AsyncClient.load)
-    load_many = _blocking(aio.AsyncClient.load_many)
-    fold = _blocking(aio.AsyncClient.fold)
-    update = _blocking(aio.AsyncClient.update)
-    save_snapshot = _blocking(aio.AsyncClient.save_snapshot)
-    load_snapshot = _blocking(aio.AsyncClient.load_snapshot)
-    list_aggregates = _iterated(aio.AsyncClient.list_aggregates)
-    read_all = _iterated(aio.AsyncClient.read_all)
-    execute = _blocking(aio.AsyncClient.execute)
-    get_game_object = _blocking(aio.AsyncClient.get_game_object)
-    get_player = _blocking(aio.AsyncClient.get_player)
-    get_room = _blocking(aio.AsyncClient.get_room)
-    find_player = _blocking(aio.AsyncClient.find_player)
-    list_game_objects = _iterated(aio.AsyncClient.list_game_objects)
-    list_contents = _iterated(aio.AsyncClient.list_contents)
-    get_history = _iterated(aio.AsyncClient.get_history)
-    stats = _blocking(aio.AsyncClient.stats)
-    get_proof = _blocking(aio.AsyncClient.get_proof)
+    append = _blocking(AsyncClient.append)
+    append_many = _blocking(AsyncClient.append_many)
+    load = _blocking(AsyncClient.load)
+    load_many = _blocking(AsyncClient.load_many)
+    fold = _blocking(AsyncClient.fold)
+    update = _blocking(AsyncClient.update)
+    save_snapshot = _blocking(AsyncClient.save_snapshot)
+    load_snapshot = _blocking(AsyncClient.load_snapshot)
+    list_aggregates = _iterated(AsyncClient.list_aggregates)
+    read_all = _iterated(AsyncClient.read_all)
+    execute = _blocking(AsyncClient.execute)
+    execute_many = _blocking(AsyncClient.execute_many)
+    get_game_object = _blocking(AsyncClient.get_game_object)
+    get_player = _blocking(AsyncClient.get_player)
+    get_room = _blocking(AsyncClient.get_room)
+    find_player = _blocking(AsyncClient.find_player)
+    list_game_objects = _iterated(AsyncClient.list_game_objects)
+    list_contents = _iterated(AsyncClient.list_contents)
+    get_history = _iterated(AsyncClient.get_history)
+    stats = _blocking(AsyncClient.stats)
+    get_proof = _blocking(AsyncClient.get_proof)
 
     def subscribe(
-        self, name: str, checkpoints: CheckpointStore, filter: Optional[Filter] = None
-    ) -> Subscription:
+        self, name: str, checkpoints: CheckpointStore, filter: Optional[Filter] = None) -> Subscription:
         """Events after the checkpoint `name`, then each new one, without end, on a connection of its own."""
         return Subscription(self._calls.subscribe(name, checkpoints, filter))

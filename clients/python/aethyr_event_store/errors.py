@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from typing import Any, Mapping, NamedTuple, Optional, Sequence
 
 import grpc
@@ -20,6 +21,7 @@ class AethyrError(Exception):
 
     #: Seconds that the service asks to wait, if it does.
     retry_after: Optional[float] = None
+    _sent = True  # False if there was no connection to send the request on.
 
     def __init__(self, message: str, code: Any = Code.UNKNOWN, reason: str = "", domain: str = "",
                  metadata: Optional[Mapping[str, str]] = None) -> None:
@@ -46,6 +48,13 @@ class EventIdReused(AethyrError):
     """An event id is stored with other content, or as part of another append."""
 
     event_id = ""
+
+
+class NameTaken(AethyrError):
+    """Another player has the name (`world.player_names`)."""
+
+    id = ""
+    name = ""
 
 
 class NotFound(AethyrError):
@@ -113,29 +122,42 @@ def invalid(field: str, problem: str) -> InvalidArgument:
 
 _BY_REASON = {
     "WRONG_EXPECTED_SEQUENCE": WrongExpectedSequence, "EVENT_ID_REUSED": EventIdReused,
-    "HISTORY_CHANGED": HistoryChanged, "OUTCOME_UNKNOWN": OutcomeUnknown}
+    "NAME_TAKEN": NameTaken, "HISTORY_CHANGED": HistoryChanged, "OUTCOME_UNKNOWN": OutcomeUnknown}
 _BY_CODE = {
     Code.NOT_FOUND: NotFound, Code.INVALID_ARGUMENT: InvalidArgument, Code.UNAUTHENTICATED: Unauthenticated,
     Code.PERMISSION_DENIED: NotAllowed, Code.DATA_LOSS: Damaged, Code.UNAVAILABLE: Unavailable,
     Code.RESOURCE_EXHAUSTED: ResourceExhausted, Code.DEADLINE_EXCEEDED: DeadlineExceeded}
 
 
+# What gRPC says if it has no connection to send a request on, and not for the reason of time.
+_NO_CONNECTION = re.compile(r"\A(?!.*[Tt]ime).*(to all addresses|resolution|lookup|Domain name)", re.DOTALL)
+
+
+def late() -> DeadlineExceeded:
+    """The error of an attempt that the client has ended."""
+    return DeadlineExceeded("no answer came in time", Code.DEADLINE_EXCEEDED)
+
+
+def closed() -> AethyrError:
+    return AethyrError("the client is closed", Code.CANCELLED, "CLOSED")
+
+
 def from_rpc(error: Any) -> AethyrError:
     """The typed error for an error of gRPC."""
     found = {kind: kind() for kind in (details.ErrorInfo, details.BadRequest, details.RetryInfo)}
-    for key, value in error.trailing_metadata() or ():
-        if key == "grpc-status-details-bin":
-            for detail in status_pb2.Status.FromString(value).details:
-                for message in found.values():
-                    detail.Unpack(message)
+    sent: Any = dict(tuple(error.trailing_metadata() or ())).get("grpc-status-details-bin", b"")
+    for detail in status_pb2.Status.FromString(sent).details:
+        for message in found.values():
+            detail.Unpack(message)
     code, info = error.code(), found[details.ErrorInfo]
     kind, metadata = _BY_REASON.get(info.reason) or _BY_CODE.get(code, AethyrError), dict(info.metadata)
     if code is Code.FAILED_PRECONDITION and info.domain == "aethyr.world":
         kind = WorldRule
         metadata.setdefault("rule", info.reason)
     typed = kind(error.details() or code.name, code, info.reason, info.domain, metadata)
-    delay = found[details.RetryInfo].retry_delay
-    typed.retry_after = delay.seconds + delay.nanos / 1e9 or None
+    if found[details.RetryInfo].HasField("retry_delay"):
+        typed.retry_after = max(0.0, found[details.RetryInfo].retry_delay.ToMicroseconds() / 1e6)
+    typed._sent = not (code is Code.UNAVAILABLE and _NO_CONNECTION.search(typed.message))
     if isinstance(typed, InvalidArgument):
         violations = found[details.BadRequest].field_violations
         typed.violations = [Violation(each.field, each.description) for each in violations]
@@ -146,6 +168,5 @@ def retryable(error: AethyrError) -> bool:
     """Whether the same request may be sent again. Its ids make that safe."""
     if error.code is Code.RESOURCE_EXHAUSTED:
         return error.retry_after is not None
-    if error.code is Code.ABORTED:
-        return error.reason == "CONTENTION"
-    return error.code in (Code.UNAVAILABLE, Code.UNKNOWN, Code.CANCELLED, Code.DEADLINE_EXCEEDED)
+    temporary = Code.UNAVAILABLE, Code.UNKNOWN, Code.CANCELLED, Code.DEADLINE_EXCEEDED
+    return error.code in temporary or (error.code is Code.ABORTED and error.reason == "CONTENTION")

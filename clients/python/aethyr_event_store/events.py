@@ -22,8 +22,6 @@ class NO_DATA:
     """The data of a new event that has none. None is the JSON value null."""
 
 
-
-
 @dataclasses.dataclass
 class NewEvent:
     """An event to append. `event_id` is set at the first append if it is empty."""
@@ -38,10 +36,11 @@ class NewEvent:
     metadata: Mapping[str, str] = dataclasses.field(default_factory=dict)
     occurred_at: Time = None
 
-    def to_message(self) -> event_pb2.NewEvent:
+    def to_message(self, field: str = "data") -> event_pb2.NewEvent:
         self.event_id = self.event_id or str(uuid.uuid4())
         plain = {name: value for name, value in vars(self).items() if name not in ("data", "occurred_at")}
-        return event_pb2.NewEvent(**plain, **encode(self.data), occurred_at=timestamp(self.occurred_at))
+        return event_pb2.NewEvent(
+            **plain, **encode(self.data, field), occurred_at=timestamp(self.occurred_at))
 
 
 @dataclasses.dataclass(frozen=True)
@@ -119,13 +118,16 @@ class Aggregate:
         return newest.sequence_number if newest else 0
 
 
-def encode(data: Data) -> Dict[str, Any]:
-    """The field of a message for this data."""
+def encode(data: Data, field: str = "data") -> Dict[str, Any]:
+    """The field of a message for this data. `field` is named in the error if it is no JSON value."""
     if data is NO_DATA:
         return {}
     if isinstance(data, (bytes, bytearray, memoryview)):
         return {"binary": bytes(data)}
-    return {"json": json.dumps(data, ensure_ascii=False, separators=(",", ":"), allow_nan=False)}
+    try:
+        return {"json": json.dumps(data, ensure_ascii=False, separators=(",", ":"), allow_nan=False)}
+    except (TypeError, ValueError, RecursionError) as error:
+        raise invalid(field, str(error)) from error
 
 
 def decode(message: Union[event_pb2.RecordedEvent, event_pb2.Snapshot]) -> Data:
@@ -135,9 +137,12 @@ def decode(message: Union[event_pb2.RecordedEvent, event_pb2.Snapshot]) -> Data:
 
 
 def timestamp(time: Time) -> Optional[Timestamp]:
+    """A time of a message. One without a zone is local time."""
     if not isinstance(time, datetime.datetime):
         return time
-    return Timestamp(seconds=int(time.timestamp() // 1), nanos=time.microsecond * 1000)
+    stamp = Timestamp()
+    stamp.FromDatetime(time if time.tzinfo else time.astimezone())
+    return stamp
 
 
 def moment(message: Any, field: str) -> Optional[datetime.datetime]:
@@ -153,6 +158,6 @@ def expectations(events: Iterable[NewEvent], expect: Any) -> Dict[str, int]:
             raise invalid("expect", "has to be a map, because the events belong to several aggregates")
         expect = dict.fromkeys(ids, expect)
     for value in expect.values():
-        if value not in ("new", "any") and (not isinstance(value, int) or value < 0):
+        if value not in ("new", "any") and (not isinstance(value, int) or not 0 <= value < 1 << 64):
             raise invalid("expect", f"has to be 'new', 'any' or a number from 0, not {value!r}")
     return {key: 0 if value == "new" else value for key, value in expect.items() if value != "any"}

@@ -3,16 +3,17 @@
 from __future__ import annotations
 
 import dataclasses
-import ipaddress
+import pathlib
 import re
 from typing import Any, Dict, Optional, Tuple
-from urllib.parse import parse_qsl, unquote
+from urllib.parse import unquote
 
 from .errors import invalid
 
-_PARAMETERS = ("tls", "ca", "cert", "key", "server_name", "token_file", "deadline",
-               "attempt_deadline")
+_PARAMETERS = ("tls", "ca", "cert", "key", "server_name", "token_file", "deadline", "attempt_deadline")
 _UNITS = {"ms": 0.001, "s": 1.0, "m": 60.0}
+_HOST = re.compile(r"([A-Za-z0-9._-]+|\[[0-9A-Fa-f:.]+\])(?::([1-9]\d{0,4}))?")
+_TOKEN = re.compile(r"[\x21-\x7e]+")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -29,9 +30,9 @@ class Options:
     #: Name that the certificate of the service must have, if it is not that of the host.
     server_name: str = ""
     token: str = dataclasses.field(default="", repr=False)
-    #: Its first line is the token. Read for each call.
+    #: Its first line is the token. Read for each attempt.
     token_file: str = ""
-    #: Seconds for a call with all its attempts, and for one attempt.
+    #: Seconds for a call with all its attempts; for one attempt, and for one message of a stream.
     deadline: float = 15.0
     attempt_deadline: float = 5.0
     text: str = dataclasses.field(default="", repr=False, compare=False)
@@ -40,14 +41,16 @@ class Options:
         hosts = tuple(_host(host) for host in self.hosts)
         tls = bool(self.ca or self.cert) if self.tls is None else self.tls
         self.__dict__.update(hosts=hosts, tls=tls)  # What is frozen is for others.
-        far = [host for host in hosts if not _loopback(host)]
+        far = not all(map(is_loopback, hosts))
         for wrong, field, problem in (
             (not hosts, "address", "names no host"),
-            (bool(self.cert) != bool(self.key), "key" if self.cert else "cert", "is missing"),
+            (bool(self.cert) != bool(self.key), "cert", "belongs together with key"),
             (not tls and (self.ca or self.cert or self.server_name), "tls", "is off, but others need it"),
+            (self.token and not _TOKEN.fullmatch(self.token), "address", "the token has invalid characters"),
             (self.token and self.token_file, "token_file", "there is a token in the address, too"),
             ((self.token or self.token_file) and far and not tls, "tls", "is off: all could read the token"),
-            (min(self.deadline, self.attempt_deadline) <= 0, "deadline", "has to be more than 0"),
+            (self.deadline <= 0, "deadline", "has to be more than 0"),
+            (self.attempt_deadline <= 0, "attempt_deadline", "has to be more than 0"),
         ):
             if wrong:
                 raise invalid(field, problem)
@@ -60,24 +63,34 @@ class Options:
             raise invalid("address", "has to begin with aethyr://")
         where, _, query = rest.partition("?")
         token, at, names = where.rpartition("@")
+        if "@" in query or (at and not token) or re.search("%(?![0-9A-Fa-f]{2})", rest):
+            # What is wrong may be a part of the token: it is not shown.
+            raise invalid("address", "has an empty token, or one that is not percent-encoded, or a wrong %")
         given: Dict[str, Any] = {
-            "hosts": tuple(name for name in names.rstrip("/").split(",") if name), "token": unquote(token),
-            "text": f"aethyr://{'***@' if at else ''}{names}{'?' + query if query else ''}"}
-        for name, value in parse_qsl(query, keep_blank_values=True):
+            "hosts": tuple(names[:-1].split(",") if names.endswith("/") else names.split(",")),
+            "token": unquote(token),
+            "text": f"aethyr://{'***' if at else ''}{rest[len(token) :]}"}
+        for pair in filter(None, query.split("&")):
+            name, _, text = pair.partition("=")
             if name not in _PARAMETERS:
                 raise invalid(name, f"is not known; known parameters: {', '.join(_PARAMETERS)}")
-            if name == "tls" and value not in ("on", "off"):
-                raise invalid("tls", "has to be on or off")
-            is_time = name in ("deadline", "attempt_deadline")
-            given[name] = value == "on" if name == "tls" else _seconds(name, value) if is_time else value
+            if name in given or not text:
+                raise invalid(name, "is there twice" if text else "has no value")
+            given[name] = _value(name, unquote(text))
         return cls(**{**given, **more})
 
     def __str__(self) -> str:
         return self.text or f"aethyr://{'***@' if self.token else ''}{','.join(self.hosts)}"
 
 
-def _seconds(name: str, text: str) -> float:
-    match = re.fullmatch(r"(\d+(?:\.\d+)?)(ms|s|m)", text)
+def _value(name: str, text: str) -> Any:
+    if name == "tls":
+        if text not in ("on", "off"):
+            raise invalid(name, "has to be on or off")
+        return text == "on"
+    if not name.endswith("deadline"):
+        return text
+    match = re.fullmatch(r"(\d{1,6}(?:\.\d{1,3})?)(ms|s|m)", text, re.ASCII)
     if not match:
         raise invalid(name, "has to be a number with the unit ms, s or m")
     return float(match[1]) * _UNITS[match[2]]
@@ -85,26 +98,29 @@ def _seconds(name: str, text: str) -> float:
 
 def _host(text: str) -> str:
     """The host with its port."""
-    match = re.fullmatch(r"(\[[0-9a-fA-F:.]+\]|[^\[\]:@/\s]+)(?::(\d{1,5}))?", text)
-    if not match or int(match[2] or 1) not in range(1, 65536):
+    match = _HOST.fullmatch(text)
+    if not match or int(match[2] or 1) > 65535:
         raise invalid("address", "a host has to be NAME, NAME:PORT or [IPV6]:PORT")
     return f"{match[1]}:{match[2] or 50051}"
 
 
-def _loopback(host: str) -> bool:
-    name = host.rpartition(":")[0].strip("[]")
+def is_loopback(host: str) -> bool:
+    return bool(re.fullmatch(r"(localhost|127(\.\d{1,3}){3}|\[::1\]):\d+", host))
+
+
+def read(field: str, path: str) -> bytes:
+    """The content of the file that this option names."""
     try:
-        return name == "localhost" or ipaddress.ip_address(name).is_loopback
-    except ValueError:
-        return False
+        return pathlib.Path(path).read_bytes()
+    except OSError as error:
+        raise invalid(field, f"{path} cannot be read: {error.strerror}") from error
 
 
 def token_of(options: Options) -> str:
-    """The token for a call. A file is read for each call, so a new token is used at once."""
+    """The token for an attempt. A file is read each time, so a new token is used at once."""
     if not options.token_file:
         return options.token
-    try:
-        with open(options.token_file, encoding="utf-8") as file:
-            return file.readline().strip()
-    except (OSError, UnicodeDecodeError) as error:
-        raise invalid("token_file", f"cannot be read: {type(error).__name__}") from error
+    token = read("token_file", options.token_file).partition(b"\n")[0].decode("ascii", "replace").strip()
+    if not _TOKEN.fullmatch(token):
+        raise invalid("token_file", "its first line is no token")
+    return token

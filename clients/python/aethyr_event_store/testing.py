@@ -11,11 +11,9 @@ import tempfile
 import time
 from typing import Any, Optional
 
-import grpc
-
 from .client import Client
+from .errors import AethyrError
 
-_SERVING = b"\x08\x01"  # HealthCheckResponse { status: SERVING }
 _CONFIGURATION = "{server: {listen: 'ADDRESS', shutdown_grace: 1.0}, event_sourcing: {enabled: true}}"
 _MISSING = "no aethyr-event-store in AETHYR_EVENT_STORE or PATH: `cargo build --release` makes it"
 
@@ -49,7 +47,7 @@ class LocalService:
                 [self._program, "--config", str(configuration), "serve"], env=kept, cwd=self._folder,
                 stdin=subprocess.DEVNULL, stdout=log, stderr=log)
         until = time.monotonic() + self._patience
-        while not self._healthy():
+        while not self._answers():
             if self._process.poll() is not None or time.monotonic() > until:
                 text = output.read_text(errors="replace")[-2000:]
                 self.stop()
@@ -57,13 +55,12 @@ class LocalService:
             time.sleep(0.05)
         return self
 
-    def _healthy(self) -> bool:
-        with grpc.insecure_channel(self.address) as channel:
-            try:
-                check = channel.unary_unary("/grpc.health.v1.Health/Check", None, None)
-                return bool(check(b"", timeout=1.0) == _SERVING)
-            except grpc.RpcError:
-                return False
+    def _answers(self) -> bool:
+        try:
+            with self.client(deadline=1.0) as client:
+                return bool(client.stats().version)
+        except AethyrError:
+            return False
 
     def stop(self) -> None:
         self._process.kill()  # Nobody needs its storage any more.

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import datetime
 import os
 import pathlib
 import re
@@ -51,16 +52,42 @@ class OptionsTest(unittest.TestCase):
             path.write_text("first\n# comment\n")
             options = aethyr.Options(token_file=str(path))
             self.assertEqual(token_of(options), "first")
-            path.write_text("second token\n")
-            self.assertEqual(token_of(options), "second token")
+            path.write_text("second\r\n")
+            self.assertEqual(token_of(options), "second")
+            for wrong in ("", "two words\n", "schlüssel\n"):
+                path.write_text(wrong, encoding="utf-8")
+                with self.assertRaisesRegex(aethyr.InvalidArgument, "token_file: its first line is no token"):
+                    token_of(options)
             path.unlink()
             with self.assertRaises(aethyr.InvalidArgument):
                 token_of(options)
+
+    def test_a_token_that_no_header_can_have(self) -> None:
+        for token in ("ge heim", "geheim\n", "gehéim"):
+            with self.assertRaises(aethyr.InvalidArgument) as raised:
+                aethyr.Options(token=token)
+            self.assertNotIn(token, str(raised.exception))
 
     def test_certificates_that_cannot_be_read(self) -> None:
         with aethyr.Client("aethyr://localhost?ca=/nowhere/ca.pem") as client:
             with self.assertRaisesRegex(aethyr.InvalidArgument, "ca: /nowhere/ca.pem"):
                 client.stats()
+
+    def test_times(self) -> None:
+        zone = datetime.timezone(datetime.timedelta(hours=2))
+        far = datetime.datetime(3025, 1, 2, 3, 4, 5, 999999, zone)
+        message = aethyr.NewEvent("E", occurred_at=far).to_message()
+        self.assertEqual(message.occurred_at.ToJsonString(), "3025-01-02T01:04:05.999999Z")
+        local = datetime.datetime(2026, 1, 2, 3, 4, 5)
+        message = aethyr.NewEvent("E", occurred_at=local).to_message()
+        self.assertEqual(message.occurred_at.seconds, int(local.timestamp()))
+
+    def test_data_that_is_no_json(self) -> None:
+        with aethyr.Client() as client:
+            for data in ({1, 2}, float("nan"), object()):
+                with self.assertRaises(aethyr.InvalidArgument) as raised:
+                    client.append([aethyr.NewEvent("E", 1, "a"), aethyr.NewEvent("E", data, "a")])
+                self.assertEqual(raised.exception.violations[0].field, "events[1].data")
 
     def test_expectations(self) -> None:
         two = [aethyr.NewEvent("E", None, "a"), aethyr.NewEvent("E", None, "b")]

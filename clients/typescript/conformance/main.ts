@@ -79,6 +79,7 @@ function asError(error: unknown): Json {
   if (!(error instanceof aethyr.AethyrError)) throw error;
   const { cause: _, stack: __, violations, ...fields } = error as Json;
   const all = shown(fields) as Json;
+  if ("player_name" in all) all["name"] = all["player_name"];
   return { ...all, type: error.name.replace(/(?<!Aethyr)Error$/, ""), message: error.message, violations };
 }
 
@@ -149,7 +150,7 @@ class Case {
   readonly #events = new Map<string, aethyr.RecordedEvent[]>();
   readonly #ended = new Map<string, unknown>();
 
-  constructor(readonly address: string) {}
+  constructor(readonly address: string, readonly silent: string) {}
 
   client(name = "a"): aethyr.EventStore {
     const client = this.#clients.get(name) ?? new aethyr.EventStore(`aethyr://${this.address}`);
@@ -208,6 +209,7 @@ class Case {
     if (name === "i") return i;
     if (name === "address") return this.address;
     if (name === "dead") return "127.0.0.1:1";
+    if (name === "silent") return this.silent;
     if (name.startsWith("x:")) return "x".repeat(Number(name.slice(2)));
     const [first = "", ...path] = name.split(".");
     return path.reduce((value, part) => value?.[part], this.#names.get(first));
@@ -226,6 +228,20 @@ class Case {
     append: (a, store, call) => {
       const events = Array.from({ length: a.times ?? 1 }, () => a.events.map(options)).flat();
       return store().append(events, { ...call, ...("expect" in a && { expect: expected(a.expect) }) });
+    },
+    append_many: async (a, store, call) => {
+      const events = Array.from({ length: a.times ?? 1 }, () => a.events.map(options)).flat();
+      const most = a.most ? { most: a.most } : {};
+      return { calls: await store().appendMany(events, a.correlation_id, { ...call, ...most }) };
+    },
+    execute_many: async (a, store, call) => {
+      const commands = Array.from({ length: a.times ?? 1 }, () => structuredClone(a.commands)).flat();
+      const more = { ...(a.most && { most: a.most }), ...(a.actor && { actor: a.actor }) };
+      return { calls: await store().world.executeMany(commands, a.correlation_id, { ...call, ...more }) };
+    },
+    close: async (_, store) => {
+      await store().close();
+      return {};
     },
     load: (a, store, call) => {
       const { id, fromSnapshot, schemaVersion, ...rest } = options(a);
@@ -345,7 +361,7 @@ class Case {
 
 async function main(): Promise<number> {
   if (control === "") throw new Error("AETHYR_CONFORMANCE is not set: run this with the harness");
-  const { address, immudb } = await command("info");
+  const { address, silent, immudb } = await command("info");
   const named = process.argv.slice(2);
   const files = named.length > 0 ? named
     : readdirSync(folder).filter((name) => name.endsWith(".json")).sort().map((name) => join(folder, name));
@@ -357,7 +373,7 @@ async function main(): Promise<number> {
       skipped++;
       continue;
     }
-    const run = new Case(address);
+    const run = new Case(address, silent);
     let number = 0;
     try {
       for (const step of steps as Json[]) {

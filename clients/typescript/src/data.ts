@@ -22,13 +22,6 @@ export type NewEvent = Partial<Omit<Plain<pb.NewEvent>, "data">> & {
   json?: string;
 };
 
-interface Content {
-  /** The JSON value, a `Uint8Array`, or `undefined`. */
-  data: Data;
-  /** The JSON text as it is stored. Read numbers of more than 53 bits from it. */
-  json: string | undefined;
-}
-
 /** A stored event. Times are in milliseconds; the service records nanoseconds. */
 export type RecordedEvent = Decoded<pb.RecordedEvent>;
 /** The state of an aggregate after one of its events. */
@@ -68,18 +61,23 @@ export function encodeData(data: unknown, json: string | undefined, field: strin
   return { case: "json", value: text };
 }
 
-/** Gives an event its id, so it is made once for all attempts. */
+/** Gives an event its id, so it is made once for all attempts, and the caller can append it again. */
 export function encodeEvent(event: NewEvent, index: number): MessageInitShape<typeof pb.NewEventSchema> {
-  const { data, json, occurredAt, eventId, ...rest } = event;
+  event.eventId ||= randomUUID();
+  const { data, json, occurredAt, ...rest } = event;
   return {
     ...rest,
-    eventId: eventId || randomUUID(),
     data: encodeData(data, json, `events[${index}].data`),
     ...(occurredAt && { occurredAt: timestampFromDate(occurredAt) }),
   };
 }
 
-type Decoded<T> = Omit<Plain<T>, "data"> & Content;
+type Decoded<T> = Omit<Plain<T>, "data"> & {
+  /** The JSON value, a `Uint8Array`, or `undefined`. */
+  data: Data;
+  /** The JSON text as it is stored. Read numbers of more than 53 bits from it. */
+  json: string | undefined;
+};
 
 export function decode<T extends pb.RecordedEvent | pb.Snapshot>(message: T): Decoded<T> {
   const { data } = message;

@@ -53,6 +53,11 @@ export class WrongExpectedSequenceError extends AethyrError {
 export class EventIdReusedError extends AethyrError {
   readonly eventId = this.metadata["event_id"] ?? "";
 }
+/** Another player has the name. `playerName`, because `name` is that of the class. */
+export class NameTakenError extends AethyrError {
+  readonly id = this.metadata["id"] ?? "";
+  readonly playerName = this.metadata["name"] ?? "";
+}
 export class NotFoundError extends AethyrError {}
 export class InvalidArgumentError extends AethyrError {
   readonly violations: readonly Violation[];
@@ -66,7 +71,7 @@ export class InvalidArgumentError extends AethyrError {
     return new InvalidArgumentError(`${field}: ${description}`, { violations, cause });
   }
 }
-/** The result of a function, or an error that names the field whose value made it fail. */
+/** @internal The result of a function, or an error that names the field whose value made it fail. */
 export function checked<T>(field: string, value: () => T): T {
   try {
     return value();
@@ -100,15 +105,15 @@ export class DeadlineExceededError extends AethyrError {
 /** The service does not know whether it stored the write. A retry with the same ids tells. */
 export class OutcomeUnknownError extends AethyrError {}
 
-/** An attempt that failed. */
-export interface Failure {
-  error: AethyrError;
-  /** Another attempt may succeed, and cannot store anything twice. */
-  retry: boolean;
-  /** It did not come from the service. */
-  transport: boolean;
-  /** The service may have carried out the call. */
-  received: boolean;
+/** @internal What an attempt ends with inside of the client. Nothing else that is thrown is of an attempt. */
+export class AttemptFailed {
+  /**
+   * `retry`: another attempt may succeed, and cannot store anything twice. `transport`: the host did not
+   * answer. `received`: the service may have carried out the call.
+   */
+  constructor(
+    readonly error: AethyrError, readonly retry: boolean, readonly transport: boolean,
+    readonly received: boolean) {}
 }
 
 /** Name of a code in gRPC, for example `FAILED_PRECONDITION`. */
@@ -117,7 +122,7 @@ const codeName = (code: Code): string =>
 
 const BY_REASON: Record<string, typeof AethyrError> = {
   WRONG_EXPECTED_SEQUENCE: WrongExpectedSequenceError, EVENT_ID_REUSED: EventIdReusedError,
-  HISTORY_CHANGED: HistoryChangedError, WORLD_RULE: WorldRuleError, OUTCOME_UNKNOWN: OutcomeUnknownError,
+  NAME_TAKEN: NameTakenError, HISTORY_CHANGED: HistoryChangedError, OUTCOME_UNKNOWN: OutcomeUnknownError,
 };
 
 const BY_CODE: Record<string, typeof AethyrError> = {
@@ -126,15 +131,15 @@ const BY_CODE: Record<string, typeof AethyrError> = {
   UNAVAILABLE: UnavailableError, DEADLINE_EXCEEDED: DeadlineExceededError,
 };
 
-/** Translates whatever a call threw. */
-export function failureOf(thrown: unknown): Failure {
-  if (thrown instanceof AethyrError) return { error: thrown, retry: false, transport: false, received: true };
+/** @internal Translates whatever a call threw. */
+export function failureOf(thrown: unknown): AttemptFailed {
+  if (thrown instanceof AethyrError) return new AttemptFailed(thrown, false, false, true);
   const error = ConnectError.from(thrown);
   const server = error.metadata.has("grpc-status") || error.metadata.has("grpc-status-details-bin");
   return server ? serverFailure(error) : transportFailure(error);
 }
 
-function serverFailure(error: ConnectError): Failure {
+function serverFailure(error: ConnectError): AttemptFailed {
   const info = error.findDetails(rpc.ErrorInfoSchema)[0];
   const delay = error.findDetails(rpc.RetryInfoSchema)[0]?.retryDelay;
   const violations = error.findDetails(rpc.BadRequestSchema).flatMap((detail) => detail.fieldViolations);
@@ -142,7 +147,7 @@ function serverFailure(error: ConnectError): Failure {
   const reason = info?.reason ?? "";
   const details = {
     code, reason, domain: info?.domain ?? "", metadata: { ...info?.metadata },
-    retryAfter: delay && durationMs(delay),
+    retryAfter: delay && Math.max(0, durationMs(delay)),
     violations: violations.map(({ field, description }) => ({ field, description })),
   };
   const ofWorld = code === "FAILED_PRECONDITION" && details.domain === "aethyr.world";
@@ -150,10 +155,11 @@ function serverFailure(error: ConnectError): Failure {
   const retry = ["UNAVAILABLE", "UNKNOWN", "CANCELLED", "DEADLINE_EXCEEDED"].includes(code) ||
     (code === "RESOURCE_EXHAUSTED" && delay !== undefined) || (code === "ABORTED" && reason === "CONTENTION");
   const received = !["ABORTED", "RESOURCE_EXHAUSTED"].includes(code) && !(code === "UNAVAILABLE" && reason);
-  return { error: new kind(error.rawMessage || code, details), retry, transport: false, received };
+  const lost = reason === "" && ["UNAVAILABLE", "DEADLINE_EXCEEDED"].includes(code);
+  return new AttemptFailed(new kind(error.rawMessage || code, details), retry, lost, received);
 }
 
-function transportFailure(error: ConnectError): Failure {
+function transportFailure(error: ConnectError): AttemptFailed {
   const codes: string[] = [];
   for (let e: unknown = error; e instanceof Error && codes.length < 9; e = e.cause) {
     codes.push("code" in e && typeof e.code === "string" ? e.code : "");
@@ -162,19 +168,14 @@ function transportFailure(error: ConnectError): Failure {
   const cause = error.cause instanceof Error ? error.cause : undefined;
   if (error.code === Code.DeadlineExceeded) {
     const late = new DeadlineExceededError("the attempt took too long", { code: "DEADLINE_EXCEEDED" });
-    return { error: late, retry: true, transport: true, received: true };
+    return new AttemptFailed(late, true, true, true);
   }
-  // Neither a certificate nor a message that cannot be encoded becomes better by another attempt.
-  const tls = codes.some((code) => /CERT|ERR_TLS|ERR_SSL|EPROTO|UNABLE_TO/.test(code));
-  const network = codes.some((code) => /^(E(?!RR_)[A-Z_]+|ERR_(HTTP2|STREAM|SOCKET)\w*)$/.test(code));
-  const broken = network || /http\/2|session|sentinel|protocol/.test(message);
-  if (tls || (error.code === Code.Internal && !broken)) {
-    const code = tls ? "UNAVAILABLE" : "INTERNAL";
-    const details = { code, reason: tls ? "TLS" : "", cause };
-    const kind = tls ? UnavailableError : AethyrError;
-    return { error: new kind(message, details), retry: false, transport: true, received: false };
+  if (/cannot encode/.test(message)) { // It does not become better by another attempt.
+    const wrong = new InvalidArgumentError(message, { cause });
+    return new AttemptFailed(wrong, false, true, false);
   }
-  const refused = codes.some((code) => /^(ECONNREFUSED|ENOTFOUND|EAI_AGAIN|E(HOST|NET)UNREACH)$/.test(code));
+  // A certificate that is not accepted is like a host that cannot be reached.
+  const refused = /ECONNREFUSED|ENOTFOUND|EAI_AGAIN|E(HOST|NET)UNREACH|CERT|TLS|SSL|EPROTO|UNABLE_TO/;
   const lost = new UnavailableError(`connection: ${message}`, { code: "UNAVAILABLE", cause });
-  return { error: lost, retry: true, transport: true, received: !refused };
+  return new AttemptFailed(lost, true, true, !codes.some((code) => refused.test(code)));
 }

@@ -2,6 +2,9 @@
 import { inspect } from "node:util";
 import { checked, InvalidArgumentError } from "./errors.js";
 
+/** What a token may have. */
+export const TOKEN = /^[\x21-\x7e]+$/;
+
 /** What can be set. All of it can also stand in the connection string. */
 export interface ClientOptions {
   /** Addresses as `host`, `host:port` or `[ipv6]:port`, tried in turn. */
@@ -16,7 +19,7 @@ export interface ClientOptions {
   /** Name in the certificate of the service, if it is not the host. */
   serverName?: string;
   token?: string;
-  /** Path of a file whose first line is the token. Read again when the file changes. */
+  /** Path of a file whose first line is the token. Read for each attempt. */
   tokenFile?: string;
   /** For a call with all its attempts: milliseconds, or text such as `15s`. Default 15 s. */
   deadline?: number | string;
@@ -52,15 +55,15 @@ export class Settings {
     this.hosts = (given.hosts ?? ["127.0.0.1"]).map(withPort);
     if (this.hosts.length === 0) fail("address", "there is no host");
     this.#text ||= `aethyr://${given.token === undefined ? "" : "***@"}${this.hosts.join(",")}`;
-    if (given.tls === false && (given.ca !== undefined || given.cert !== undefined)) {
-      fail("tls", "ca and cert need TLS");
-    }
-    this.tls = given.tls ?? (given.ca !== undefined || given.cert !== undefined);
     if ((given.cert === undefined) !== (given.key === undefined)) fail("cert", "belongs together with key");
+    this.tls = given.tls ?? (given.ca ?? given.cert) !== undefined;
+    if (!this.tls && (given.ca ?? given.cert ?? given.serverName) !== undefined) {
+      fail("tls", "is off, but others need it");
+    }
     const { token, ...options } = given;
     this.options = options;
     this.#token = token;
-    if (token !== undefined && !/^[\x21-\x7e]+$/.test(token)) fail("token", "has invalid characters");
+    if (token !== undefined && !TOKEN.test(token)) fail("address", "the token has invalid characters");
     if (token !== undefined && given.tokenFile !== undefined) fail("token_file", "there is a token already");
     const open = this.tls ? undefined : this.hosts.find((host) => !isLoopback(host));
     if (open !== undefined && (token ?? given.tokenFile) !== undefined) {
@@ -71,14 +74,9 @@ export class Settings {
     this.log = given.log ?? (() => undefined);
   }
 
-  get token(): string | undefined {
-    return this.#token;
-  }
+  get token(): string | undefined { return this.#token; }
 
-  toString(): string {
-    return this.#text;
-  }
-
+  toString = (): string => this.#text;
   toJSON = (): string => this.#text;
   [inspect.custom] = (): string => `Settings(${this.#text})`;
 }
@@ -90,20 +88,19 @@ function fail(field: string, description: string): never {
 function parse(text: string): ClientOptions {
   const scheme = "aethyr://";
   if (!text.startsWith(scheme)) fail("address", "must begin with aethyr://");
-  const mark = text.indexOf("?");
-  const authority = text.slice(scheme.length, mark < 0 ? undefined : mark).replace(/\/$/, "");
-  const at = authority.lastIndexOf("@");
-  const options: ClientOptions = { hosts: authority.slice(at + 1).split(",") };
-  if (at >= 0) options.token = decode("token", authority.slice(0, at));
-  for (const pair of mark < 0 ? [] : text.slice(mark + 1).split("&")) {
+  const [, where = "", query = ""] = /^([^?]*)\??(.*)$/s.exec(text.slice(scheme.length)) ?? [];
+  // What is wrong may be a part of the token, so it is not shown.
+  if (query.includes("@")) fail("address", "@ and ? in a token or a value must be percent-encoded");
+  const at = where.lastIndexOf("@");
+  const options: ClientOptions = { hosts: where.slice(at + 1).replace(/\/$/, "").split(",") };
+  if (at >= 0) options.token = decode(where.slice(0, at));
+  for (const pair of query.split("&")) {
     if (pair === "") continue;
     const [name = "", ...rest] = pair.split("=");
-    const value = decode(name, rest.join("="));
+    const value = decode(rest.join("="));
     const option = Object.hasOwn(PARAMETERS, name) ? PARAMETERS[name] : undefined;
     if (option === undefined) {
-      // A token that is not percent-encoded may have ended up here.
-      const shown = name.includes("@") ? "***" : name;
-      return fail(shown, `unknown parameter ${shown}; known are ${Object.keys(PARAMETERS).join(", ")}`);
+      return fail(name, `unknown parameter ${name}; known are ${Object.keys(PARAMETERS).join(", ")}`);
     }
     if (options[option] !== undefined) fail(name, "is there twice");
     if (value === "") fail(name, "has no value");
@@ -114,25 +111,20 @@ function parse(text: string): ClientOptions {
   return options;
 }
 
-const decode = (field: string, text: string): string => checked(field, () => decodeURIComponent(text));
+const decode = (text: string): string => checked("address", () => decodeURIComponent(text));
 
 function withPort(host: string): string {
-  const match = /^(\[[0-9a-fA-F:.]+\]|[^[\]:/@\s]+)(?::(\d{1,5}))?$/.exec(host);
+  const match = /^([A-Za-z0-9._-]+|\[[0-9A-Fa-f:.]+\])(?::([1-9]\d{0,4}))?$/.exec(host);
   const port = Number(match?.[2] ?? 50051);
-  const valid = match && port >= 1 && port <= 65535;
-  return valid ? `${match[1]}:${port}` : fail("address", `${JSON.stringify(host)} is not host or host:port`);
+  if (!match || port > 65535) fail("address", "a host must be NAME, NAME:PORT or [IPV6]:PORT");
+  return `${match[1]}:${port}`;
 }
 
-function isLoopback(host: string): boolean {
-  return /^(localhost|127(\.\d{1,3}){3}|\[::1\]):\d+$/i.test(host);
-}
+const isLoopback = (host: string): boolean => /^(localhost|127(\.\d{1,3}){3}|\[::1\]):\d+$/.test(host);
 
-function milliseconds(field: string, value: number | string): number {
+export function milliseconds(field: string, value: number | string): number {
   if (typeof value === "number") return value > 0 ? value : fail(field, "must be greater than 0");
-  const match = /^(\d+(?:\.\d+)?)(ms|s|m)$/.exec(value);
+  const match = /^(\d{1,6}(?:\.\d{1,3})?)(ms|s|m)$/.exec(value);
   const number = Number(match?.[1]) * ({ ms: 1, s: 1_000, m: 60_000 }[match?.[2] ?? ""] ?? NaN);
-  return number > 0 ? number : fail(field, `${value} is not a duration such as 500ms, 15s or 1m`);
+  return number > 0 ? number : fail(field, "is not a duration such as 500ms, 15s or 1m");
 }
-
-/** Duration of one call. */
-export const callMilliseconds = (value: number | string): number => milliseconds("deadline", value);

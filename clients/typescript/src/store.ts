@@ -1,11 +1,11 @@
 // The client of the event store: appends, loads, snapshots, reads in the total order and subscriptions.
+import { randomUUID } from "node:crypto";
 import { timestampFromDate } from "@bufbuild/protobuf/wkt";
-import { Attempts, type CallOptions, Channel, sleep } from "./channel.js";
+import { Attempts, type CallOptions, Channel, inCalls, sleep } from "./channel.js";
 import * as data from "./data.js";
 import type { Data, Filter, NewEvent, Plain, RecordedEvent, Snapshot } from "./data.js";
-import { InvalidArgumentError, WrongExpectedSequenceError } from "./errors.js";
+import { checked, InvalidArgumentError, WrongExpectedSequenceError } from "./errors.js";
 import * as pb from "./generated/aethyr/eventstore/v1/event_store_service_pb.js";
-import type { Snapshot as SnapshotMessage, StoredIn } from "./generated/aethyr/eventstore/v1/event_pb.js";
 import type { StatsResponse } from "./generated/aethyr/eventstore/v1/stats_pb.js";
 import { type ClientOptions, Settings } from "./options.js";
 import { type CheckpointStore, type SubscribeOptions, Subscription } from "./subscription.js";
@@ -68,8 +68,6 @@ export type DecidedEvent = Omit<NewEvent, "aggregateId"> & { aggregateId?: strin
 export interface ReadOptions extends CallOptions {
   /** First position, inclusive. */
   fromPosition?: bigint;
-  /** Position of the last event that is not wanted any more. */
-  after?: bigint;
   limit?: bigint;
   filter?: Filter;
 }
@@ -97,68 +95,62 @@ export class EventStore implements AsyncDisposable {
     return data.plain(await this.#channel.unary(method.appendEvents, request, options, true));
   }
 
+  /**
+   * Appends more events than one call can have, in several calls of at most `most` events. All get their
+   * ids, and the correlation id, before the first call. If a call fails, those before it are stored: the
+   * same objects again go on there.
+   */
+  async appendMany(
+    events: readonly NewEvent[], correlationId: string, options: CallOptions & { most?: number } = {},
+  ): Promise<AppendResult[]> {
+    for (const event of events) {
+      event.eventId ||= randomUUID();
+      event.correlationId ||= correlationId;
+    }
+    return inCalls(events, options.most ?? 500, (part) => this.append(part, options));
+  }
+
   /** Loads the events of an aggregate. An aggregate that does not exist has none. */
   async load(aggregateId: string, options: LoadOptions = {}): Promise<Loaded> {
     const { signal: _, deadline: __, deadlineAt: ___, ...range } = options;
+    const { backwards = false, fromSequence = 1n, toSequence = 0n, limit = 0n } = options;
     const request = { aggregateId, ...range, ...common(options) };
     const loaded = nothing(aggregateId);
-    const attempts = new Attempts(this.#channel, options);
-    let begun = false;
-    for (;;) {
-      try {
-        for await (const part of this.#channel.stream(method.loadEvents, request, attempts)) {
-          if (!begun) take(loaded, part);
-          begun = true;
-          loaded.events.push(...part.events.map(data.decode));
-        }
-        return loaded;
-      } catch (error) {
-        await attempts.failed(error);
-      }
-      if (!begun) continue;
-      // Goes on after the last event that arrived, up to the one that was the last when the load began.
-      const last = loaded.events.at(-1)?.sequenceNumber ?? loaded.snapshot?.sequenceNumber;
+    const rest = (): boolean => { // Goes on after the last event that arrived.
+      const reached = loaded.events.at(-1)?.sequenceNumber ?? (!backwards && loaded.snapshot?.sequenceNumber);
+      if (!reached) return true;
       request.fromSnapshot = false;
-      if (request.limit) {
-        request.limit = (options.limit ?? 0n) - BigInt(loaded.events.length);
-        if (request.limit <= 0n) return loaded;
-      }
-      if (options.backwards) {
-        if (last !== undefined) request.toSequence = last - 1n;
-        if (last === 1n || (last ?? 0n) === request.fromSequence) return loaded;
-      } else {
-        if (last !== undefined) request.fromSequence = last + 1n;
-        const end = loaded.lastSequence;
-        if (!request.toSequence || request.toSequence > end) request.toSequence = end;
-        if ((request.fromSequence ?? 1n) > request.toSequence) return loaded;
-      }
-    }
+      request.limit = limit && limit - BigInt(loaded.events.length);
+      if (backwards) request.toSequence = reached - 1n;
+      else request.fromSequence = reached + 1n;
+      const done = backwards ? reached <= (fromSequence || 1n) : toSequence > 0n && reached >= toSequence;
+      return !done && (limit === 0n || request.limit > 0n);
+    };
+    const attempts = new Attempts(this.#channel, options);
+    const parts = this.#channel.resumed(method.loadEvents, request, attempts, rest);
+    for await (const part of parts) take(loaded, part);
+    return loaded;
   }
 
-  /** Loads several aggregates in one stream, in the order of their ids in the call. */
+  /** Loads several aggregates, in the order of their ids in the call. */
   async loadMany(aggregateIds: readonly string[], options: LoadManyOptions = {}): Promise<Loaded[]> {
     const done: Loaded[] = [];
     const attempts = new Attempts(this.#channel, options);
-    const request = { aggregateIds: [...aggregateIds], ...common(options) };
-    for (;;) {
-      let current: Loaded | undefined;
-      try {
-        for await (const part of this.#channel.stream(method.loadManyEvents, request, attempts)) {
-          if (!current) take(current = nothing(part.aggregateId), part);
-          current.events.push(...part.events.map(data.decode));
-          if (part.last) {
-            done.push(current);
-            current = undefined;
-          }
-        }
-        return done;
-      } catch (error) {
-        // The aggregates that are complete stay; the one that is not begins again.
-        await attempts.failed(error);
+    const request = { aggregateIds: [] as string[], ...common(options) };
+    let current: Loaded | undefined;
+    const rest = (): boolean => { // An aggregate that is not complete begins again.
+      current = undefined;
+      request.aggregateIds = aggregateIds.slice(done.length, done.length + 1000);
+      return request.aggregateIds.length > 0;
+    };
+    while (rest()) {
+      for await (const part of this.#channel.resumed(method.loadManyEvents, request, attempts, rest)) {
+        take(current ??= nothing(part.aggregateId), part);
+        if (part.last) done.push(current);
+        if (part.last) current = undefined;
       }
-      request.aggregateIds = aggregateIds.slice(done.length);
-      if (request.aggregateIds.length === 0) return done;
     }
+    return done;
   }
 
   /** The state of an aggregate, and the sequence number of its last event. */
@@ -177,6 +169,9 @@ export class EventStore implements AsyncDisposable {
   /**
    * Decides on the state of an aggregate, and appends what was decided if nothing was appended in between.
    * Otherwise it loads and decides again, at most 10 times. Returns undefined if there is nothing to append.
+   *
+   * After an error with `outcomeUnknown`, the events may be stored. The next update makes new ids, so
+   * `decide` has to see in the state what is done already, or set `eventId` itself.
    */
   async update<S>(
     id: string, fold: Fold<S>,
@@ -195,11 +190,20 @@ export class EventStore implements AsyncDisposable {
       try {
         const answer = await this.append(events, { ...call, expect: { [id]: sequence } });
         const due = answer.aggregates.some((part) => part.aggregateId === id && part.snapshotDue);
-        if (due && fold.snapshot) await this.#saveDue(id, fold, call);
+        if (due && fold.snapshot) {
+          try {
+            const { state: newest, sequence: last } = await this.fold(id, fold, call);
+            const version = { schemaVersion: fold.schemaVersion ?? 0 };
+            await this.saveSnapshot(id, last, fold.snapshot(newest), { ...call, ...version });
+          } catch (failure) { // The append is stored, and the next update tries again.
+            this.settings.log(`no snapshot of ${id} was saved`, failure as Error);
+          }
+        }
         return answer;
       } catch (error) {
-        if (!(error instanceof WrongExpectedSequenceError) || conflicts >= 10) throw error;
-        await sleep(Math.random() * 10 * conflicts, options.signal);
+        const again = error instanceof WrongExpectedSequenceError && error.aggregateId === id;
+        if (!again || conflicts >= 10) throw error;
+        await sleep(Math.random() * 10 * conflicts, options.signal, this.#channel.ended);
       }
     }
   }
@@ -208,7 +212,7 @@ export class EventStore implements AsyncDisposable {
   async saveSnapshot(
     id: string, sequence: bigint, state: unknown,
     options: CallOptions & { schemaVersion?: number; metadata?: Record<string, string> } = {},
-  ): Promise<{ storedIn: StoredIn }> {
+  ): Promise<Plain<pb.SaveSnapshotResponse>> {
     const request = {
       aggregateId: id, sequenceNumber: sequence, data: data.encodeData(state, undefined, "data"),
       schemaVersion: options.schemaVersion ?? 0, metadata: options.metadata ?? {},
@@ -221,46 +225,36 @@ export class EventStore implements AsyncDisposable {
     aggregateId: string, options: CallOptions = {},
   ): Promise<Snapshot & { aggregateType: string }> {
     const answer = await this.#channel.unary(method.loadSnapshot, { aggregateId }, options);
-    return { ...data.decode(answer.snapshot as SnapshotMessage), aggregateType: answer.aggregateType };
+    return { ...data.decode(answer.snapshot!), aggregateType: answer.aggregateType };
   }
 
   /** Lists aggregates in the order of their ids, page by page. */
   async *listAggregates(
     options: CallOptions & { type?: string; prefix?: string; snapshotDue?: boolean; pageSize?: number } = {},
   ): AsyncGenerator<Plain<pb.Aggregate>, void, undefined> {
-    const request = {
-      aggregateType: options.type ?? "", aggregateIdPrefix: options.prefix ?? "",
-      snapshotDue: options.snapshotDue ?? false, pageSize: options.pageSize ?? 0,
-    };
+    const { type: aggregateType = "", prefix: aggregateIdPrefix = "" } = options;
+    const { snapshotDue = false, pageSize = 0 } = options;
+    const request = { aggregateType, aggregateIdPrefix, snapshotDue, pageSize };
     yield* this.#channel.pages(method.listAggregates, request, options, (page) => page.aggregates);
   }
 
   /** Reads events in the total order, up to the one that is the newest when the iteration starts. */
   async *readAll(options: ReadOptions = {}): AsyncGenerator<RecordedEvent, void, undefined> {
     const attempts = new Attempts(this.#channel, options, false, true);
-    let next = options.fromPosition ?? (options.after ?? 0n) + 1n;
+    const { fromPosition = 1n, limit = 0n } = options;
+    const request = { fromPosition, limit, filter: data.encodeFilter(options.filter) };
     let newest: bigint | undefined;
-    let count = 0n;
-    while (newest === undefined || next <= newest) {
-      const request = {
-        fromPosition: next, filter: data.encodeFilter(options.filter),
-        limit: options.limit ? options.limit - count : 0n,
-      };
-      try {
-        for await (const part of this.#channel.stream(method.readAll, request, attempts)) {
-          newest ??= part.lastPosition;
-          for (const event of part.events) {
-            if (event.position > newest) return;
-            next = event.position + 1n;
-            count++;
-            yield data.decode(event);
-          }
-        }
-        return;
-      } catch (error) {
-        await attempts.failed(error);
+    const rest = (): boolean =>
+      (newest === undefined || request.fromPosition <= newest) && (limit === 0n || request.limit > 0n);
+    for await (const part of this.#channel.resumed(method.readAll, request, attempts, rest)) {
+      newest ??= part.lastPosition;
+      for (const event of part.events) {
+        if (event.position > newest) return;
+        attempts.check();
+        request.fromPosition = event.position + 1n;
+        request.limit -= limit && 1n;
+        yield data.decode(event);
       }
-      if (options.limit && count >= options.limit) return;
     }
   }
 
@@ -287,8 +281,8 @@ export class EventStore implements AsyncDisposable {
     event: { eventId: string } | { aggregateId: string; sequenceNumber: bigint },
     options: CallOptions & { withoutRecord?: boolean } = {},
   ): Promise<Plain<pb.GetProofResponse>> {
-    const request = { ...event, withoutRecord: options.withoutRecord ?? false };
-    return data.plain(await this.#channel.unary(method.getProof, request, options));
+    const { withoutRecord = false } = options;
+    return data.plain(await this.#channel.unary(method.getProof, { ...event, withoutRecord }, options));
   }
 
   /** Ends subscriptions and connections. Calls in progress fail. */
@@ -299,44 +293,33 @@ export class EventStore implements AsyncDisposable {
 
   [Symbol.asyncDispose] = (): Promise<void> => this.close();
 
-  /** A snapshot that fails is not missed: the append is stored, and the next update tries again. */
-  async #saveDue<S>(id: string, fold: Fold<S>, call: CallOptions): Promise<void> {
-    try {
-      const { state, sequence } = await this.fold(id, fold, call);
-      const schemaVersion = fold.schemaVersion ?? 0;
-      await this.saveSnapshot(id, sequence, fold.snapshot?.(state), { ...call, schemaVersion });
-    } catch (error) {
-      this.settings.log(`no snapshot of ${id} was saved`, error as Error);
-    }
-  }
 }
 
 /** What the requests of both loads have in common. */
-function common({ recordedUntil, snapshotSchemaVersion: version }: LoadOptions) {
-  return {
-    recordedUntil: recordedUntil && timestampFromDate(recordedUntil),
-    fromSnapshot: version !== undefined, snapshotSchemaVersion: version ?? 0,
-  };
-}
+const common = ({ recordedUntil, snapshotSchemaVersion: version }: LoadOptions) => ({
+  recordedUntil: recordedUntil && timestampFromDate(recordedUntil),
+  fromSnapshot: version !== undefined, snapshotSchemaVersion: version ?? 0,
+});
 
-function nothing(aggregateId: string): Loaded {
-  return { aggregateId, aggregateType: "", lastSequence: 0n, snapshot: undefined, events: [] };
-}
+const nothing = (aggregateId: string): Loaded =>
+  ({ aggregateId, aggregateType: "", lastSequence: 0n, snapshot: undefined, events: [] });
 
 function take(loaded: Loaded, part: pb.LoadEventsResponse | pb.LoadManyEventsResponse): void {
   loaded.aggregateType = part.aggregateType;
   loaded.lastSequence = part.lastSequence;
-  loaded.snapshot = part.snapshot && data.decode(part.snapshot);
+  if (part.snapshot) loaded.snapshot = data.decode(part.snapshot);
+  for (const event of part.events) loaded.events.push(data.decode(event));
 }
 
 function expectations(events: readonly NewEvent[], expect: AppendOptions["expect"]): Record<string, bigint> {
-  if (typeof expect !== "object") {
-    const ids = new Set(events.map((event) => event.aggregateId));
-    if (ids.size > 1 && expect !== "any") {
-      throw InvalidArgumentError.of("expect", "several aggregates need an expectation for each of them");
-    }
-    expect = Object.fromEntries([...ids].map((id) => [id, expect as Expected]));
+  const ids = [...new Set(events.map((event) => event.aggregateId))];
+  if (typeof expect !== "object" && expect !== "any" && ids.length > 1) {
+    throw InvalidArgumentError.of("expect", "several aggregates need an expectation for each of them");
   }
-  const stated = Object.entries(expect).filter(([, value]) => value !== "any");
-  return Object.fromEntries(stated.map(([id, value]) => [id, value === "new" ? 0n : BigInt(value)]));
+  const each = typeof expect === "object" ? Object.entries(expect) : ids.map((id) => [id, expect] as const);
+  return Object.fromEntries(each.filter(([, value]) => value !== "any").map(([id, value]) => {
+    const number = checked("expect", () => value === "new" ? 0n : BigInt(value as bigint));
+    if (BigInt.asUintN(64, number) !== number) throw InvalidArgumentError.of("expect", "is out of range");
+    return [id, number];
+  }));
 }

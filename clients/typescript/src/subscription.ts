@@ -1,9 +1,9 @@
 // Subscriptions that reconnect by themselves, and the places where they keep how far they came.
 import { mkdir, open, readFile, rename } from "node:fs/promises";
 import { join } from "node:path";
-import { AttemptFailed, Attempts, Channel } from "./channel.js";
+import { Attempts, Channel, sleep } from "./channel.js";
 import { type Checkpoint, decode, encodeFilter, type Filter, type RecordedEvent } from "./data.js";
-import { UnauthenticatedError, UnavailableError } from "./errors.js";
+import { AttemptFailed, UnauthenticatedError, UnavailableError } from "./errors.js";
 import { EventStoreService } from "./generated/aethyr/eventstore/v1/event_store_service_pb.js";
 import type { Settings } from "./options.js";
 
@@ -39,17 +39,11 @@ export class FileCheckpoints implements CheckpointStore {
   async save(name: string, { position, chainHash }: Checkpoint): Promise<void> {
     await mkdir(this.directory, { recursive: true });
     const path = this.#path(name);
-    const file = await open(`${path}.tmp`, "w", 0o600);
-    try {
-      const hash = Buffer.from(chainHash).toString("hex");
-      await file.writeFile(`${JSON.stringify({ position: String(position), chain_hash: hash })}\n`);
-      await file.sync();
-    } finally {
-      await file.close();
-    }
+    await using file = await open(`${path}.tmp`, "w", 0o600);
+    const hash = Buffer.from(chainHash).toString("hex");
+    await file.writeFile(`${JSON.stringify({ position: String(position), chain_hash: hash })}\n`);
+    await file.sync();
     await rename(`${path}.tmp`, path);
-    const directory = await open(this.directory, "r");
-    await directory.sync().finally(() => directory.close());
   }
 
   #path(name: string): string {
@@ -70,15 +64,13 @@ export class Subscription implements AsyncIterable<RecordedEvent>, AsyncDisposab
   readonly #channel: Channel;
   readonly #end = new AbortController();
   readonly #events: AsyncGenerator<RecordedEvent, void, undefined>;
-  readonly #ended: () => void;
 
   constructor(
     settings: Settings, readonly name: string, readonly checkpoints: CheckpointStore,
-    options: SubscribeOptions, ended: () => void,
+    options: SubscribeOptions, private readonly ended: () => void,
   ) {
     // The service closes a connection whose answers are not read, so a slow reader must not share one.
     this.#channel = new Channel(settings);
-    this.#ended = ended;
     this.#events = this.#run(options);
   }
 
@@ -89,7 +81,7 @@ export class Subscription implements AsyncIterable<RecordedEvent>, AsyncDisposab
     this.#end.abort();
     this.#channel.close();
     await this.#events.return();
-    this.#ended();
+    this.ended();
   }
 
   [Symbol.asyncDispose] = (): Promise<void> => this.close();
@@ -98,58 +90,56 @@ export class Subscription implements AsyncIterable<RecordedEvent>, AsyncDisposab
     const { signal: outer } = options;
     const abort = (): void => this.#end.abort(outer?.reason);
     outer?.addEventListener("abort", abort);
+    const attempts = new Attempts(this.#channel, { signal: this.#end.signal, deadlineAt: Infinity });
+    let place: Checkpoint | undefined;
+    const reach = async (to: Checkpoint | undefined): Promise<void> => {
+      if (!to || to.position <= (place?.position ?? 0n)) return;
+      place = to;
+      await this.checkpoints.save(this.name, to);
+    };
+    // Until all stored events were examined, messages come all the time. Then silence is normal, and
+    // HTTP/2 pings find a dead connection.
+    let live = false;
+    const idle = (): number => live ? Infinity : attempts.timeout();
     try {
       outer?.throwIfAborted();
-      yield* this.#follow(options);
+      place = await this.checkpoints.load(this.name);
+      for (let begun = false; ; begun = false) {
+        live = false;
+        try {
+          const request = { ...(place && { after: place }), filter: encodeFilter(options.filter) };
+          const stream = this.#channel.stream(EventStoreService.method.subscribe, request, attempts, idle);
+          for await (const { content } of stream) {
+            begun = true;
+            live ||= content.case === "caughtUp";
+            if (content.case === "events") {
+              for (const event of content.value.events) {
+                if (place && event.position <= place.position) continue;
+                attempts.check();
+                yield decode(event);
+                await reach({ position: event.position, chainHash: event.chainHash });
+              }
+            } else {
+              await reach(content.case === "checkpoint" ? content.value : content.value?.checkpoint);
+              if (content.case === "caughtUp") options.onCaughtUp?.();
+            }
+          }
+          const ended = new UnavailableError("the stream ended", { code: "UNAVAILABLE" });
+          throw new AttemptFailed(ended, true, true, false);
+        } catch (error) {
+          // A token that was replaced ends the stream. With the new one, it goes on.
+          const known = error instanceof AttemptFailed ? error.error : undefined;
+          if (begun && known instanceof UnauthenticatedError) await sleep(50, this.#end.signal);
+          else await attempts.failed(error);
+        }
+      }
     } catch (error) {
       outer?.throwIfAborted();
       if (!this.#end.signal.aborted) throw error;
     } finally {
       outer?.removeEventListener("abort", abort);
       this.#channel.close();
-      this.#ended();
-    }
-  }
-
-  async *#follow(options: SubscribeOptions): AsyncGenerator<RecordedEvent, void, undefined> {
-    const call = { signal: this.#end.signal, deadlineAt: Infinity };
-    let place = await this.checkpoints.load(this.name);
-    let saved = place?.position;
-    const save = async (): Promise<void> => {
-      if (place && place.position !== saved) await this.checkpoints.save(this.name, place);
-      saved = place?.position;
-    };
-    const attempts = new Attempts(this.#channel, call);
-    // The first message comes at once. After it, only events do, and HTTP/2 pings find a dead connection.
-    const idle = (messages: number): number => messages === 0 ? this.#channel.settings.deadline : Infinity;
-    for (;;) {
-      const request = { ...(place && { after: place }), filter: encodeFilter(options.filter) };
-      let live = false;
-      try {
-        const stream = this.#channel.stream(EventStoreService.method.subscribe, request, attempts, idle);
-        for await (const { content } of stream) {
-          live = true;
-          if (content.case === "events") {
-            for (const event of content.value.events) {
-              if (place && event.position <= place.position) continue;
-              yield decode(event);
-              place = { position: event.position, chainHash: event.chainHash };
-              await save();
-            }
-          } else if (content.case !== undefined) {
-            const reached = content.case === "checkpoint" ? content.value : content.value.checkpoint;
-            if (reached && reached.position > (place?.position ?? 0n)) place = reached;
-            await save();
-            if (content.case === "caughtUp") options.onCaughtUp?.();
-          }
-        }
-        const error = new UnavailableError("the stream ended", { code: "UNAVAILABLE" });
-        throw new AttemptFailed({ error, retry: true, transport: true, received: false });
-      } catch (error) {
-        // A token that was replaced ends the stream. With the new one, it goes on.
-        const known = error instanceof AttemptFailed ? error.failure.error : undefined;
-        if (!(live && known instanceof UnauthenticatedError)) await attempts.failed(error);
-      }
+      this.ended();
     }
   }
 }

@@ -4,9 +4,8 @@ import { mkdtemp, rm, writeFile } from "node:fs/promises";
 import { createServer } from "node:net";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
-import { Channel, sleep } from "./channel.js";
-import { Health, HealthCheckResponse_ServingStatus as Status } from "./generated/grpc/health/v1/health_pb.js";
-import { Settings } from "./options.js";
+import { sleep } from "./channel.js";
+import { EventStore } from "./store.js";
 
 export interface LocalServiceOptions {
   /** The program. Default: `AETHYR_EVENT_STORE`, else `aethyr-event-store` in `PATH`. */
@@ -54,13 +53,12 @@ export class LocalService implements AsyncDisposable {
     child.on("exit", (code) => {
       failed ??= new Error(`${program} ended with ${code}: ${output}`);
     });
-    const channel = new Channel(new Settings(service.connectionString));
+    const store = new EventStore(service.connectionString);
     try {
       const end = performance.now() + (options.timeout ?? 20_000);
       while (performance.now() < end) {
         if (failed) throw failed;
-        const answer = await channel.unary(Health.method.check, {}, { deadline: 500 }).catch(() => undefined);
-        if (answer?.status === Status.SERVING) return service;
+        if (await store.stats({ deadline: 500 }).catch(() => undefined)) return service;
         await sleep(20);
       }
       throw new Error(`${program} was not healthy in time: ${output}`);
@@ -68,7 +66,7 @@ export class LocalService implements AsyncDisposable {
       await service.stop();
       throw error;
     } finally {
-      channel.close();
+      await store.close();
     }
   }
 

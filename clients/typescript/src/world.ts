@@ -2,7 +2,7 @@
 import { randomUUID } from "node:crypto";
 import { fromJson, fromJsonString, type MessageInitShape } from "@bufbuild/protobuf";
 import { timestampFromDate, ValueSchema } from "@bufbuild/protobuf/wkt";
-import { Attempts, type CallOptions, type Channel } from "./channel.js";
+import { Attempts, type CallOptions, type Channel, inCalls } from "./channel.js";
 import { type Plain, plain } from "./data.js";
 import { checked } from "./errors.js";
 import * as commands from "./generated/aethyr/world/v1/commands_pb.js";
@@ -33,6 +33,7 @@ export interface ExecuteOptions extends CallOptions {
   expectedSequences?: Record<string, bigint>;
 }
 
+type Listed = AsyncGenerator<Plain<world.ListedObject>, void, undefined>;
 type AskOptions = CallOptions & { asOf?: Moment };
 
 /** What `listGameObjects` selects. An object has to match all fields that are set. */
@@ -58,6 +59,15 @@ export class World {
     return plain(await this.#channel.unary(EXECUTE, request, options, true));
   }
 
+  /** Executes more commands than one call can have, as `appendMany` appends events. */
+  async executeMany(
+    commands: readonly Command[], correlationId: string, options: ExecuteOptions & { most?: number } = {},
+  ): Promise<ExecuteResult[]> {
+    const ready = commands.map((command, index) => encode(command, index, { ...options, correlationId }));
+    return inCalls(ready, options.most ?? 100, async (part) => (
+      plain(await this.#channel.unary(EXECUTE, { commands: [...part] }, options, true))));
+  }
+
   async getGameObject(id: string, options: AskOptions = {}): Promise<GameObject> {
     const answer = await this.#channel.unary(ask.getGameObject, at(id, options), options);
     return plain(answer.gameObject) as GameObject;
@@ -81,8 +91,7 @@ export class World {
 
   /** Objects in the order of their ids, page by page. Lists follow the events within a second. */
   async *listGameObjects(
-    filter: ObjectFilter = {}, options: CallOptions = {},
-  ): AsyncGenerator<Plain<world.ListedObject>, void, undefined> {
+    filter: ObjectFilter = {}, options: CallOptions = {}): Listed {
     const { attributeValue: value, ...rest } = filter;
     const request = { ...rest, ...(value !== undefined && { attributeValue: fromJson(ValueSchema, value) }) };
     yield* this.#channel.pages(ask.listGameObjects, request, options, (page) => page.gameObjects);
@@ -90,9 +99,9 @@ export class World {
 
   /** What lies in an object; with `recursive`, each object is followed by its contents. */
   async *listContents(
-    containerId: string, options: CallOptions & { recursive?: boolean; pageSize?: number } = {},
-  ): AsyncGenerator<Plain<world.ListedObject>, void, undefined> {
-    const request = { containerId, recursive: options.recursive ?? false, pageSize: options.pageSize ?? 0 };
+    containerId: string, options: CallOptions & { recursive?: boolean; pageSize?: number } = {}): Listed {
+    const { recursive = false, pageSize = 0 } = options;
+    const request = { containerId, recursive, pageSize };
     yield* this.#channel.pages(ask.listContents, request, options, (page) => page.gameObjects);
   }
 
@@ -101,20 +110,15 @@ export class World {
     id: string, options: CallOptions & { fromSequence?: bigint; toSequence?: bigint } = {},
   ): AsyncGenerator<Plain<world.HistoryEntry>, void, undefined> {
     const attempts = new Attempts(this.#channel, options, false, true);
-    const request = { id, fromSequence: options.fromSequence ?? 0n, toSequence: options.toSequence ?? 0n };
-    for (;;) {
-      try {
-        for await (const part of this.#channel.stream(ask.getHistory, request, attempts)) {
-          for (const entry of part.entries) {
-            request.fromSequence = entry.sequenceNumber + 1n;
-            yield plain(entry);
-          }
-        }
-        return;
-      } catch (error) {
-        await attempts.failed(error);
+    const { fromSequence = 0n, toSequence = 0n } = options;
+    const request = { id, fromSequence, toSequence };
+    const rest = (): boolean => toSequence === 0n || request.fromSequence <= toSequence;
+    for await (const part of this.#channel.resumed(ask.getHistory, request, attempts, rest)) {
+      for (const entry of part.entries) {
+        attempts.check();
+        request.fromSequence = entry.sequenceNumber + 1n;
+        yield plain(entry);
       }
-      if (request.toSequence !== 0n && request.fromSequence > request.toSequence) return;
     }
   }
 }
@@ -122,7 +126,7 @@ export class World {
 function encode(command: Command, index: number, options: ExecuteOptions): commands.Command {
   const json = JSON.stringify(command, (_, value) => typeof value === "bigint" ? String(value) : value);
   const message = checked(`commands[${index}]`, () => fromJsonString(commands.CommandSchema, json));
-  message.commandId ||= randomUUID();
+  if (message.commandId === "") command.commandId = message.commandId = randomUUID();
   message.actor ||= options.actor ?? "";
   message.correlationId ||= options.correlationId ?? "";
   return message;

@@ -11,6 +11,7 @@ import (
 	"time"
 
 	aethyr "github.com/aethyr/event-store/clients/go"
+	"github.com/aethyr/event-store/clients/go/aethyrfold"
 	"github.com/aethyr/event-store/clients/go/worldv1"
 )
 
@@ -37,7 +38,7 @@ const (
 
 var errOver = errors.New("the quest is over")
 
-var quests = aethyr.Model[Quest]{
+var quests = aethyrfold.Model[Quest]{
 	Type: "Quest",
 	Apply: func(quest *Quest, event *aethyr.Event) error {
 		switch event.EventType {
@@ -114,7 +115,7 @@ func play(ctx context.Context, client *aethyr.Client, out io.Writer) error {
 // Does steps until the quest is over.
 func walk(ctx context.Context, client *aethyr.Client, id, player string) error {
 	for {
-		_, err := aethyr.Update(ctx, client, id, quests, func(quest Quest, _ uint64) ([]aethyr.NewEvent, error) {
+		_, err := aethyrfold.Update(ctx, client, id, quests, func(quest Quest, _ uint64) ([]aethyr.NewEvent, error) {
 			if quest.Winner != "" {
 				return nil, errOver
 			}

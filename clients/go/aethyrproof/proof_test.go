@@ -1,6 +1,6 @@
 // Tests of the verification of proofs, with proofs that the tests make.
 
-package aethyr
+package aethyrproof
 
 import (
 	"bytes"
@@ -15,6 +15,7 @@ import (
 	"golang.org/x/mod/sumdb/tlog"
 	"google.golang.org/protobuf/proto"
 
+	"github.com/aethyr/event-store/clients/go/eventstorev1"
 	"github.com/aethyr/event-store/clients/go/storagev1"
 )
 
@@ -38,7 +39,7 @@ func makeLog(t *testing.T, size int64) *madeLog {
 	t.Helper()
 	l := &madeLog{chain: [][]byte{make([]byte, sha256.Size)}}
 	for n := range size {
-		record, err := proto.Marshal(&Event{EventType: "Counted", Position: uint64(n) + 1})
+		record, err := proto.Marshal(&eventstorev1.RecordedEvent{EventType: "Counted", Position: uint64(n) + 1})
 		must(t, err)
 		hash := sha256.Sum256(append(bytes.Clone(l.chain[n]), record...))
 		l.records, l.chain = append(l.records, record), append(l.chain, hash[:])
@@ -86,14 +87,14 @@ func TestProofsAreVerified(t *testing.T) {
 	l := makeLog(t, 7)
 	for index := range int64(7) {
 		for _, withRecord := range []bool{true, false} {
-			verified, err := VerifyProof(l.proof(t, index, withRecord), l.key, l.chain[index+1])
+			verified, err := Verify(l.proof(t, index, withRecord), l.key, l.chain[index+1])
 			must(t, err)
 			if verified.Position != uint64(index)+1 || verified.Size != 7 || (verified.Event != nil) != withRecord {
 				t.Errorf("%+v", verified)
 			}
 		}
 	}
-	verified, err := VerifyProof(l.proof(t, 3, true), l.key, nil)
+	verified, err := Verify(l.proof(t, 3, true), l.key, nil)
 	must(t, err)
 	if verified.Event.EventType != "Counted" || !bytes.Equal(verified.ChainHash, l.chain[4]) {
 		t.Errorf("%+v", verified)
@@ -103,19 +104,19 @@ func TestProofsAreVerified(t *testing.T) {
 func TestWrongProofsAreRefused(t *testing.T) {
 	l, other := makeLog(t, 7), makeLog(t, 7)
 	proof := l.proof(t, 3, true)
-	if _, err := VerifyProof(proof, other.key, nil); err == nil {
+	if _, err := Verify(proof, other.key, nil); err == nil {
 		t.Error("another key is accepted")
 	}
-	if _, err := VerifyProof(proof, l.key, l.chain[1]); err == nil {
+	if _, err := Verify(proof, l.key, l.chain[1]); err == nil {
 		t.Error("another chain hash is accepted")
 	}
-	if _, err := VerifyProof(l.proof(t, 3, false), l.key, l.chain[1]); err == nil {
+	if _, err := Verify(l.proof(t, 3, false), l.key, l.chain[1]); err == nil {
 		t.Error("another chain hash is accepted without the record")
 	}
-	if _, err := VerifyProof(l.proof(t, 3, false), l.key, nil); err == nil {
+	if _, err := Verify(l.proof(t, 3, false), l.key, nil); err == nil {
 		t.Error("no chain hash is accepted without the record")
 	}
-	if _, err := VerifyProof(strings.Replace(proof, "index 3", "index 2", 1), l.key, nil); err == nil {
+	if _, err := Verify(strings.Replace(proof, "index 3", "index 2", 1), l.key, nil); err == nil {
 		t.Error("another index is accepted")
 	}
 	// Bytes after the signed text that the format ignores are the only ones that may change.
@@ -123,7 +124,7 @@ func TestWrongProofsAreRefused(t *testing.T) {
 	for at := range body {
 		changed := []byte(proof)
 		changed[at] ^= 1
-		if _, err := VerifyProof(string(changed), l.key, nil); err == nil {
+		if _, err := Verify(string(changed), l.key, nil); err == nil {
 			t.Errorf("a change at %d is accepted: %q", at, changed[max(0, at-10):at+10])
 		}
 	}

@@ -1,6 +1,5 @@
-// Verifies proof files, c2sp.org/tlog-proof@v1, without the service.
-
-package aethyr
+// Package aethyrproof verifies proof files, c2sp.org/tlog-proof@v1, without the service.
+package aethyrproof
 
 import (
 	"bytes"
@@ -16,6 +15,7 @@ import (
 	"golang.org/x/mod/sumdb/tlog"
 	"google.golang.org/protobuf/proto"
 
+	"github.com/aethyr/event-store/clients/go/eventstorev1"
 	"github.com/aethyr/event-store/clients/go/storagev1"
 )
 
@@ -26,19 +26,19 @@ type Proof struct {
 	// ChainHash of the event.
 	ChainHash []byte
 	// Event is nil if the proof has no record.
-	Event *Event
+	Event *eventstorev1.RecordedEvent
 	// Origin, Size and Root are those of the checkpoint, which the key has signed.
 	Origin string
 	Size   uint64
 	Root   []byte
 }
 
-// VerifyProof verifies that an event is in the tree of a checkpoint that the verifier key
+// Verify verifies that an event is in the tree of a checkpoint that the verifier key
 // (`NAME+ID+KEY`, from a place that you trust) has signed. chainHash is that of the event, from an answer
 // that you kept; it may be nil if the proof has the record. Cosignatures and ImmuDB's part are not
 // examined: `aethyr-event-store verify-proof` does that.
-func VerifyProof(file, verifierKey string, chainHash []byte) (*Proof, error) {
-	proof, err := verifyProof(file, verifierKey, chainHash)
+func Verify(file, verifierKey string, chainHash []byte) (*Proof, error) {
+	proof, err := verify(file, verifierKey, chainHash)
 	if err != nil {
 		return nil, fmt.Errorf("aethyr: the proof is not valid: %w", err)
 	}
@@ -51,7 +51,7 @@ var (
 	checkpointForm = regexp.MustCompile(`\A(\S+)\n([1-9]\d*)\n(\S{44})\n`)
 )
 
-func verifyProof(file, verifierKey string, chainHash []byte) (*Proof, error) {
+func verify(file, verifierKey string, chainHash []byte) (*Proof, error) {
 	parts := proofForm.FindStringSubmatch(file)
 	if parts == nil {
 		return nil, errors.New("the file is not a c2sp.org/tlog-proof@v1")
@@ -112,7 +112,7 @@ func (p *Proof) readExtra(encoded []byte) error {
 		return errors.New("the record does not have the expected chain hash")
 	}
 	// A record has the fields of an event, and others.
-	event := &Event{}
+	event := &eventstorev1.RecordedEvent{}
 	if err := (proto.UnmarshalOptions{DiscardUnknown: true}).Unmarshal(record, event); err != nil {
 		return err
 	}
