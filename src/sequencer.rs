@@ -295,11 +295,6 @@ impl Sequencer {
         let bytes = append.byte_count();
         let permit = self.queue_limits.acquire(origin, bytes)?;
         let (reply, answer) = oneshot::channel();
-        if self.worker_lock.may_be_free(bytes) {
-            // Tasks that this one has woken, such as that of its connection, run before it. They
-            // could not run on another worker while this one writes.
-            tokio::task::yield_now().await;
-        }
         let call = SequencerCall::Append { append, absent_up_to, recorded_by, permit, reply, under_way };
         if let Some(call) = self.worker_lock.try_on_caller(call, bytes) {
             self.send(call)?;

@@ -53,7 +53,7 @@ impl QueueLoop {
     /// Returns an error if a caller's thread panicked in a group. Nothing is written after that.
     pub(super) fn run(mut self) -> Result<(), GroupPanicked> {
         self.take_calls()?;
-        let worker = self.watch.wait_for(&self.worker_lock)?.worker.take();
+        let worker = self.watch.wait_for(&self.worker_lock)?.take();
         if let Some(worker) = worker {
             worker.close();
         }
@@ -96,15 +96,15 @@ impl QueueLoop {
     /// Makes one group of the first call and of those that wait. Returns a call that must come
     /// after the group. It still counts as queued.
     fn step(&mut self, first: SequencerCall) -> Result<Option<SequencerCall>, GroupPanicked> {
-        let mut locked = self.watch.wait_for(&self.worker_lock)?;
-        self.watch.begin(&mut locked);
-        let Some(worker) = locked.worker.as_mut() else { return Ok(None) };
+        let mut worker = self.watch.wait_for(&self.worker_lock)?;
+        let Some(worker) = worker.as_mut() else { return Ok(None) };
         self.marks_due = None;
         let calls = iter::once(first).chain(self.waiting.try_iter()).inspect(|_| self.worker_lock.leave());
         let left = worker.step(calls);
         if left.is_some() {
             self.worker_lock.enter();
         }
+        self.watch.decide(&self.worker_lock, worker);
         Ok(left)
     }
 
@@ -126,10 +126,10 @@ impl QueueLoop {
             }
             // The group of a caller's thread takes the marks along.
             if self.marks_due.is_some_and(|due| due <= Instant::now())
-                && let Some(mut locked) = self.worker_lock.try_lock()
+                && let Some(mut worker) = self.worker_lock.try_lock()
             {
                 self.marks_due = None;
-                if let Some(worker) = locked.worker.as_mut() {
+                if let Some(worker) = worker.as_mut() {
                     worker.write_marks();
                 }
             }

@@ -48,26 +48,32 @@ pub(super) struct Worker {
     pub marks: WaitingMarks,
     pub lingers: Arc<AtomicBool>,
     pub poisoned: watch::Sender<Option<Arc<Poisoned>>>,
-    last_group: LastGroup,
+    last_groups: LastGroups,
 }
 
-#[derive(Debug, Clone, Copy, Default)]
-pub(super) struct LastGroup {
-    /// The calls that were answered.
-    calls: usize,
+/// What the last groups tell about the next one.
+#[derive(Debug, Default)]
+struct LastGroups {
+    /// The number of groups in a row that had at most one call.
+    single: u32,
     /// How long the last write took, with its sync. Not every group writes.
     write: Duration,
 }
 
-impl LastGroup {
-    /// Returns whether the next call may come alone, too, and the disk lets its caller write.
-    ///
+impl LastGroups {
+    /// With several callers, there are groups of one call, too, but not so many in a row.
+    const SINGLE_MIN: u32 = 16;
     /// If a write takes longer, two handovers to another thread do not matter beside it, and no
-    /// worker of the async runtime should be blocked for so long.
-    pub(super) fn was_alone_and_fast(self) -> bool {
-        // The disks of machines that run tests may be slow at times.
-        const WRITE_MAX: Duration = Duration::from_millis(if cfg!(test) { 1000 } else { 1 });
-        self.calls <= 1 && self.write <= WRITE_MAX
+    /// worker of the async runtime should be blocked for so long. The disks of machines that run
+    /// tests may be slow at times.
+    const WRITE_MAX: Duration = Duration::from_millis(if cfg!(test) { 1000 } else { 1 });
+
+    fn add(&mut self, calls: usize) {
+        self.single = if calls <= 1 { self.single.saturating_add(1) } else { 0 };
+    }
+
+    fn lets_callers_write(&self) -> bool {
+        self.single >= Self::SINGLE_MIN && self.write <= Self::WRITE_MAX
     }
 }
 
@@ -90,13 +96,14 @@ impl Worker {
             marks: WaitingMarks::default(),
             lingers: Arc::new(AtomicBool::new(false)),
             poisoned: watch::Sender::new(read_only),
-            last_group: LastGroup::default(),
+            last_groups: LastGroups::default(),
         }
     }
 
-    /// What was measured of the last group.
-    pub(super) fn last_group(&self) -> LastGroup {
-        self.last_group
+    /// Returns whether the next call probably comes alone, too, and the disk is fast enough for its
+    /// caller to write.
+    pub(super) fn lets_callers_write(&self) -> bool {
+        self.last_groups.lets_callers_write()
     }
 
     pub(super) fn lingers(&self) -> bool {
@@ -155,7 +162,7 @@ impl Worker {
         let OpenGroup { frames, mut entries, events, broken, marks, .. } = group;
         let tip = frames.tip();
         entries.reach(tip);
-        self.last_group.calls = answers.len();
+        self.last_groups.add(answers.len());
         let written = if broken {
             Err(GroupError::Broken)
         } else if frames.is_empty() {
@@ -163,7 +170,7 @@ impl Worker {
         } else {
             let began = Instant::now();
             let written = self.log.write(frames).map_err(GroupError::from);
-            self.last_group.write = began.elapsed();
+            self.last_groups.write = began.elapsed();
             written
         };
         CrashPoint::AfterLocalSync.reached();
@@ -310,21 +317,26 @@ mod tests {
     }
 
     #[test]
-    fn only_after_a_group_of_one_call_and_a_fast_write_may_a_caller_write() {
-        let fast = LastGroup { calls: 1, write: Duration::from_millis(1) };
-        assert!(fast.was_alone_and_fast());
-        assert!(!LastGroup { calls: 2, ..fast }.was_alone_and_fast());
-        assert!(!LastGroup { write: Duration::from_secs(2), ..fast }.was_alone_and_fast());
+    fn only_after_groups_of_one_call_and_a_fast_write_may_callers_write() {
+        let mut last = LastGroups { single: 15, write: Duration::from_millis(1) };
+        assert!(!last.lets_callers_write());
+        last.add(1);
+        assert!(last.lets_callers_write());
+        last.write = Duration::from_secs(2);
+        assert!(!last.lets_callers_write());
+        last.write = Duration::ZERO;
+        last.add(2);
+        assert!(!last.lets_callers_write());
         // A group that writes nothing says nothing about the disk.
         let folder = tempdir().unwrap();
         let (mut worker, _lock) = worker(&folder);
-        worker.last_group.write = Duration::from_secs(2);
+        worker.last_groups = LastGroups { single: 100, write: Duration::from_secs(2) };
         let limits = QueueLimits::new(&worker.lookup.settings);
         let expected = vec![(AggregateId::new("room-1").unwrap(), SequenceNumber(7))];
         let (refused, mut answer) = call(Append { expected, ..one_event("room-1") }, &limits);
         worker.step(iter::once(refused));
         answer.try_recv().unwrap().unwrap_err();
-        assert!(!worker.last_group().was_alone_and_fast());
+        assert!(!worker.lets_callers_write());
     }
 
     #[test]

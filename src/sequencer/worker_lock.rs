@@ -11,7 +11,7 @@
 use std::{
     sync::{
         Mutex, MutexGuard, PoisonError,
-        atomic::{AtomicU64, AtomicUsize, Ordering},
+        atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering},
     },
     time::Duration,
 };
@@ -27,18 +27,14 @@ pub(super) struct GroupPanicked;
 
 /// The worker, behind a lock.
 pub(super) struct WorkerLock {
-    locked: Mutex<Locked>,
+    /// `None` after the end.
+    worker: Mutex<Option<Worker>>,
     /// The calls in the queue, and those that the sequencer thread has taken and waits to handle.
     queued: AtomicUsize,
+    /// Whether callers may write. Changes only under the lock.
+    admits_callers: AtomicBool,
     /// Advanced when a caller's thread begins a group, and when it ends one.
     on_callers: AtomicU64,
-}
-
-pub(super) struct Locked {
-    /// `None` after the end.
-    pub worker: Option<Worker>,
-    /// Whether the sequencer thread watches how long a caller's thread takes.
-    pub watched: bool,
 }
 
 impl std::fmt::Debug for WorkerLock {
@@ -53,8 +49,9 @@ impl WorkerLock {
 
     pub(super) fn new(worker: Worker) -> Self {
         Self {
-            locked: Mutex::new(Locked { worker: Some(worker), watched: false }),
+            worker: Mutex::new(Some(worker)),
             queued: AtomicUsize::new(0),
+            admits_callers: AtomicBool::new(false),
             on_callers: AtomicU64::new(0),
         }
     }
@@ -69,51 +66,45 @@ impl WorkerLock {
         self.queued.fetch_sub(1, Ordering::AcqRel);
     }
 
-    /// Returns whether a call of this size may be handled on its caller's thread.
-    pub(super) fn may_be_free(&self, bytes: u64) -> bool {
-        self.lock_for_caller(bytes).is_some()
-    }
-
     /// Handles a call of this size on this thread, if nothing else is under way. Returns the call
     /// if it must be queued.
     pub(super) fn try_on_caller(&self, call: SequencerCall, bytes: u64) -> Option<SequencerCall> {
-        let Some(mut locked) = self.lock_for_caller(bytes) else { return Some(call) };
-        let Some(worker) = locked.worker.as_mut() else { return Some(call) };
+        let may_write =
+            || self.admits_callers.load(Ordering::Acquire) && self.queued.load(Ordering::Acquire) == 0;
+        // Without the lock, which the sequencer thread would have to wait for.
+        if bytes > Self::BYTES_MAX || !may_write() {
+            return Some(call);
+        }
+        // If it is poisoned, the sequencer thread ends as soon as it notices.
+        let Some(mut worker) = self.try_lock() else { return Some(call) };
+        // The sequencer thread may have taken a call in the meantime, and waits for this lock.
+        let may_write = may_write();
+        let Some(worker) = worker.as_mut().filter(|worker| may_write && !worker.lingers()) else {
+            return Some(call);
+        };
         self.on_callers.fetch_add(1, Ordering::AcqRel);
         let left = worker.step(std::iter::once(call));
         self.on_callers.fetch_add(1, Ordering::AcqRel);
+        if !worker.lets_callers_write() {
+            self.admits_callers.store(false, Ordering::Release);
+        }
         left
     }
 
-    fn lock_for_caller(&self, bytes: u64) -> Option<MutexGuard<'_, Locked>> {
-        let is_first = || self.queued.load(Ordering::Acquire) == 0;
-        if bytes > Self::BYTES_MAX || !is_first() {
-            return None;
-        }
-        // If it is poisoned, the sequencer thread ends as soon as it notices.
-        let locked = self.try_lock()?;
-        let is_fit = |worker: &Worker| worker.last_group().was_alone_and_fast() && !worker.lingers();
-        // The sequencer thread may have taken a call in the meantime, and waits for this lock.
-        let is_free = locked.watched && locked.worker.as_ref().is_some_and(is_fit) && is_first();
-        is_free.then_some(locked)
-    }
-
     /// Takes the worker, unless another thread has it.
-    pub(super) fn try_lock(&self) -> Option<MutexGuard<'_, Locked>> {
-        self.locked.try_lock().ok()
+    pub(super) fn try_lock(&self) -> Option<MutexGuard<'_, Option<Worker>>> {
+        self.worker.try_lock().ok()
     }
 
     /// Drops the worker. Nothing is written after that.
     pub(super) fn end(&self) {
-        let mut locked = self.locked.lock().unwrap_or_else(PoisonError::into_inner);
-        let worker = locked.worker.take();
-        drop(locked);
+        let worker = self.worker.lock().unwrap_or_else(PoisonError::into_inner).take();
         drop(worker);
     }
 
     /// Returns whether a caller's thread panicked in a group.
     pub(super) fn is_poisoned(&self) -> bool {
-        self.locked.is_poisoned()
+        self.worker.is_poisoned()
     }
 }
 
@@ -151,12 +142,12 @@ impl Watch {
     pub(super) fn wait_for<'l>(
         &self,
         worker_lock: &'l WorkerLock,
-    ) -> Result<MutexGuard<'l, Locked>, GroupPanicked> {
-        if let Some(locked) = worker_lock.try_lock() {
-            return Ok(locked);
+    ) -> Result<MutexGuard<'l, Option<Worker>>, GroupPanicked> {
+        if let Some(worker) = worker_lock.try_lock() {
+            return Ok(worker);
         }
         self.wake_another();
-        worker_lock.locked.lock().map_err(|_| GroupPanicked)
+        worker_lock.worker.lock().map_err(|_| GroupPanicked)
     }
 
     /// Any task wakes up a worker. It then also waits for events.
@@ -166,11 +157,12 @@ impl Watch {
         }
     }
 
-    /// Begins to watch. From now on, callers may write.
-    pub(super) fn begin(&mut self, locked: &mut Locked) {
-        self.watches = self.runtime.is_some();
+    /// Decides, after a group of the sequencer thread, whether callers may write, and watches if
+    /// they may. The worker has to be that of the lock.
+    pub(super) fn decide(&mut self, worker_lock: &WorkerLock, worker: &Worker) {
+        self.watches = self.runtime.is_some() && worker.lets_callers_write();
         self.quiet_looks = 0;
-        locked.watched = self.watches;
+        worker_lock.admits_callers.store(self.watches, Ordering::Release);
     }
 
     /// Returns whether [`Watch::look`] must be called after the interval.
@@ -189,9 +181,9 @@ impl Watch {
         } else {
             self.quiet_looks = self.quiet_looks.saturating_add(1);
             if self.quiet_looks >= Self::QUIET_LOOKS_MAX
-                && let Some(mut locked) = worker_lock.try_lock()
+                && let Some(_worker) = worker_lock.try_lock()
             {
-                locked.watched = false;
+                worker_lock.admits_callers.store(false, Ordering::Release);
                 self.watches = false;
             }
         }

@@ -76,7 +76,7 @@ async fn callers_side_by_side_are_handled_in_one_group_by_the_thread() {
     let worker_lock = running.sequencer.worker_lock.clone();
     let ((taken, is_taken), (release, released)) = (mpsc::channel(), mpsc::channel::<()>());
     let other = std::thread::spawn(move || {
-        let _locked = worker_lock.locked.lock().unwrap();
+        let _worker = worker_lock.worker.lock().unwrap();
         taken.send(()).unwrap();
         _ = released.recv();
     });
