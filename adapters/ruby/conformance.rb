@@ -22,7 +22,7 @@ module Conformance
       @control = control
       @title = title
       @answers = { "run" => SecureRandom.hex(6), "address" => control.info["address"],
-                   "dead" => "127.0.0.1:1" }
+                   "dead" => "127.0.0.1:1", "silent" => control.info["silent"] }
       @clients = {}
       @lock = Mutex.new
       @checkpoints = Aethyr::EventStore::MemoryCheckpoints.new
@@ -76,8 +76,7 @@ module Conformance
     end
 
     def failed(step, error)
-      raise error unless step["error"] || step["background"]
-      raise StepFailed, "#{error.class}: #{error.message}" unless step["error"]
+      raise error unless step["error"]
 
       fields = error_fields(error)
       compare_error(step["error"], fields)

@@ -117,7 +117,7 @@ module Conformance
       fields = { "code" => error.code, "type" => error.class.name.split("::").last, "reason" => error.reason,
                  "domain" => error.domain, "metadata" => error.metadata, "message" => error.message,
                  "retry_after" => error.retry_after }
-      %w[expected actual aggregate_id event_id right rule limit max outcome_unknown].each do |name|
+      %w[expected actual aggregate_id event_id right rule limit max id name outcome_unknown].each do |name|
         fields[name] = error.public_send(name) if error.respond_to?(name)
       end
       fields["fields"] = error.violations.map(&:field) if error.respond_to?(:violations)

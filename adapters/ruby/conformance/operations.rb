@@ -3,16 +3,22 @@
 # Owns the operations of the cases: what each of them calls of the client, and the form of its answer.
 module Conformance
   module Operations
-    NAMES = %w[append load load_many fold_count update save_snapshot load_snapshot list_aggregates read_all
-               subscribe received unsubscribe execute get_game_object get_room get_player find_player
-               list_game_objects
-               list_contents get_history stats control join connect].freeze
+    NAMES = %w[append append_many load load_many fold_count update save_snapshot load_snapshot
+               list_aggregates read_all subscribe received unsubscribe execute execute_many get_game_object
+               get_room get_player find_player list_game_objects list_contents get_history stats control join
+               close connect].freeze
     COUNT = ->(state, _event) { { "count" => state["count"] + 1 } }
 
     def do_append(arguments, client, deadline)
       events = arguments["events"] * arguments.fetch("times", 1)
       plain(client.append(events.map { |each| event(each) }, expect: arguments.fetch("expect", "any"),
                           deadline: deadline))
+    end
+
+    def do_append_many(arguments, client, deadline)
+      events = (arguments["events"] * arguments.fetch("times", 1)).map { |each| event(each) }
+      options = symbols(arguments, "events", "times")
+      { "calls" => plain(client.append_many(events, **options, deadline: deadline)) }
     end
 
     def do_load(arguments, client, deadline)
@@ -99,6 +105,13 @@ module Conformance
                                      expected_sequences: arguments["expected_sequences"]))
     end
 
+    def do_execute_many(arguments, client, deadline)
+      commands = arguments["commands"] * arguments.fetch("times", 1)
+      commands = commands.map { |each| each.transform_keys(&:to_sym) }
+      options = symbols(arguments, "commands", "times")
+      { "calls" => plain(client.execute_many(commands, **options, deadline: deadline)) }
+    end
+
     def do_get_game_object(arguments, client, deadline)
       { "game_object" => plain(client.get_game_object(arguments["id"], deadline: deadline)) }
     end
@@ -137,6 +150,11 @@ module Conformance
     end
 
     def do_join(name, _client, _deadline) = @background.fetch(name).value
+
+    def do_close(_arguments, client, _deadline)
+      client.close
+      {}
+    end
 
     def do_connect(text, _client, _deadline)
       made = Aethyr::EventStore::Client.new(text)

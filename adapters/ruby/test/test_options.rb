@@ -23,6 +23,21 @@ class TestOptions < Minitest::Test
     refused("aethyr://one?deadline=15")
   end
 
+  def test_a_unix_socket_is_a_named_option
+    options = Options.new(hosts: "unix:/run/aethyr/store.sock", token: "secret")
+    assert_equal ["unix:/run/aethyr/store.sock"], options.hosts
+    assert_equal ["unix:7"], Options.new("aethyr://unix:7").hosts
+    refused("aethyr://unix:/")
+    refused("aethyr://secret@unix:7")
+    assert_equal "address", refused(hosts: []).violations.first.field
+  end
+
+  def test_texts_that_are_not_utf_8
+    assert_equal "address", refused("aethyr://one\xff").violations.first.field
+    assert_equal "deadline", refused("aethyr://one?deadline=1s%ff").violations.first.field
+    assert_equal "tls", refused("aethyr://one?tls=%ff").violations.first.field
+  end
+
   def test_tls
     assert_predicate Options.new("aethyr://one?tls=on"), :tls?
     assert_predicate Options.new("aethyr://one?ca=/ca.pem"), :tls?
@@ -45,7 +60,9 @@ class TestOptions < Minitest::Test
     ["aethyr://se%cret@127.0.0.1", "aethyr://127.0.0.1?token_file=se%cret"].each do |text|
       refute_includes refused(text).message, "cret"
     end
-    assert_equal "a+b@ü", Options.new("aethyr://a+b%40%C3%BC@127.0.0.1").token
+    assert_equal "a+b@?", Options.new("aethyr://a+b%40%3F@127.0.0.1").token
+    refute_includes refused("aethyr://cret%C3%BC@127.0.0.1").message, "cret"
+    refute_includes refused(hosts: "localhost", token: "se cret").message, "cret"
   end
 
   def test_a_token_file_is_read_again
@@ -54,9 +71,13 @@ class TestOptions < Minitest::Test
       File.write(path, "first\nmore\n")
       options = Options.new("aethyr://[::1]?token_file=#{path}")
       assert_equal "first", options.token
+      # The same time of the file does not hide a new token.
+      changed = File.mtime(path)
       File.write(path, "second\n")
-      File.utime(Time.now, Time.now + 2, path)
+      File.utime(changed, changed, path)
       assert_equal "second", options.token
+      File.write(path, "\nthird\n")
+      assert_raises(Aethyr::EventStore::InvalidArgument) { options.token }
       File.delete(path)
       assert_raises(Aethyr::EventStore::InvalidArgument) { options.token }
     end

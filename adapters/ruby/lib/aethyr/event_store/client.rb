@@ -30,9 +30,16 @@ module Aethyr
       def initialize(text = nil, **options)
         @options = text.is_a?(Options) ? text : Options.new(text, **options)
         @transport = Transport.new(@options)
+        @subscriptions = ObjectSpace::WeakMap.new
       end
 
-      def close = transport.close
+      # Ends subscriptions. Calls that wait, that are in flight and that come later fail with an AethyrError
+      # whose reason is CLOSED.
+      def close
+        transport.close
+        @subscriptions.keys.each(&:close)
+      end
+
       def inspect = "#<#{self.class} #{options}>"
       alias to_s inspect
 
@@ -45,6 +52,20 @@ module Aethyr
         request = V1::AppendEventsRequest.new(events: events.map { |event| Codec.new_event(event) },
                                               expected_sequences: Codec.expected(events, expect))
         append_request(request, deadline: deadline)
+      end
+
+      # Appends more events than one call can have, in calls of at most `most` events: their answers. All
+      # events get ids before the first call, and this correlation id if they have none. If a call fails,
+      # those before it are stored: the same events again go on there. `deadline` is that of each call.
+      def append_many(events, correlation_id:, most: 500, deadline: nil)
+        Codec.check_most(most)
+        messages = [events].flatten.map do |event|
+          event = Codec.set(Codec.identify(event, :event_id), :correlation_id, correlation_id)
+          Codec.new_event(event)
+        end
+        messages.each_slice(most).map do |slice|
+          append_request(V1::AppendEventsRequest.new(events: slice), deadline: deadline)
+        end
       end
 
       # Sends a ready request, whose events have ids.
@@ -74,7 +95,10 @@ module Aethyr
         from_snapshot = !schema_version.nil? if from_snapshot.nil?
         settings = { recorded_until: Codec.timestamp(recorded_until), from_snapshot: from_snapshot,
                      snapshot_schema_version: schema_version || 0 }
-        ids.map(&:to_s).each_slice(1000).flat_map { |slice| load_slice(slice, settings, deadline) }
+        over = transport.now + (deadline || options.deadline)
+        ids.map(&:to_s).each_slice(1000).flat_map do |slice|
+          load_slice(slice, settings, over - transport.now)
+        end
       end
 
       # Folds the events of an aggregate: [state, sequence]. The block gets state and event, and returns the
@@ -88,24 +112,29 @@ module Aethyr
       # Loads, decides, appends; after a conflict again, up to 10 times. The block gets state and sequence,
       # and returns the new events; their aggregate_id may be left out. No events: nothing is appended, and
       # the result is nil. `snapshot`: makes the data of a snapshot of the state when the service says that
-      # one is due.
+      # one is due. What the block returns is not changed: each update makes ids of its own. After a
+      # DeadlineExceeded with `outcome_unknown`, call it again only if the block sees in the state what is
+      # done already, or sets `event_id` itself.
       def update(id, initial: nil, apply: nil, type: nil, schema_version: nil, snapshot: nil, deadline: nil)
-        apply ||= ->(events, event) { [*events, event] }
         over = transport.now + (deadline || options.deadline)
+        # A snapshot is of a state that `apply` made.
+        version = apply && (schema_version || (snapshot && 0))
+        apply ||= ->(events, event) { [*events, event] }
+        load_state = lambda do
+          fold(id, initial, schema_version: version, deadline: over - transport.now, &apply)
+        end
         (1..CONFLICTS).each do |round|
-          left = over - transport.now
-          state, sequence = fold(id, initial, schema_version: schema_version, deadline: left, &apply)
-          events = [yield(state, sequence)].flatten.compact
+          state, sequence = load_state.call
+          events = decided([yield(state, sequence)].flatten.compact, id, type)
           return nil if events.empty?
 
-          events.map! { |event| { aggregate_id: id, type: type }.compact.merge(event) }
-
-          left = [over - transport.now, 0.001].max
-          answer = append(events, expect: expected_by(events, id, sequence), deadline: left)
-          snapshot_after(id, answer, initial, apply, schema_version, snapshot)
+          answer = append(events, expect: { id => sequence }, deadline: over - transport.now)
+          snapshot_after(id, answer, load_state, version, snapshot, over)
           return answer
-        rescue WrongExpectedSequence
-          raise if round == CONFLICTS || transport.now >= over
+        rescue WrongExpectedSequence => e
+          raise if round == CONFLICTS || e.aggregate_id != id.to_s
+
+          transport.pause(rand * 0.01 * round)
         end
       end
 
@@ -137,7 +166,8 @@ module Aethyr
         pages(:store, :list_aggregates, V1::ListAggregatesRequest, request, :aggregates, deadline, &block)
       end
 
-      # Events of the total order up to its present end. Without a block, an Enumerator.
+      # Events of the total order, up to the one that is the newest at the beginning. The deadline counts from
+      # the last message, and a slow block does not count. Without a block, an Enumerator.
       def read_all(after: nil, from_position: nil, filter: nil, limit: 0, deadline: nil, &block)
         unless block
           return enum_for(:read_all, after: after, from_position: from_position, filter: filter, limit: limit,
@@ -146,14 +176,18 @@ module Aethyr
 
         from = after ? (after.respond_to?(:position) ? after.position : after) + 1 : (from_position || 0)
         left = limit
+        newest = 0
         request = lambda do
-          next if limit.positive? && left.zero?
+          next if (limit.positive? && left.zero?) || (newest.positive? && from > newest)
 
           V1::ReadAllRequest.new(from_position: from, limit: left, filter: Codec.filter(filter))
         end
         transport.stream(:store, :read_all, request.call, resume: request, deadline: deadline,
                          progress: true) do |part|
+          newest = part.last_position if newest.zero?
           part.events.each do |record|
+            return nil if record.position > newest
+
             from = record.position + 1
             left -= 1 if limit.positive?
             block.call(Codec.event(record))
@@ -163,7 +197,10 @@ module Aethyr
 
       # Events from the checkpoint of `name` in `store` on, then new ones as they come: see Subscription.
       def subscribe(name, store = MemoryCheckpoints.new, filter: nil)
+        raise Errors.closed if transport.closed?
+
         subscription = Subscription.new(transport, name, store, Codec.filter(filter))
+        @subscriptions[subscription] = true
         return subscription unless block_given?
 
         subscription.each { |event| yield event }
@@ -198,19 +235,25 @@ module Aethyr
         readers.values.map(&:loaded)
       end
 
-      def expected_by(events, id, sequence)
-        events.to_h { |event| [event[:aggregate_id], :any] }.merge(id => sequence)
+      # New events with the id and the type of the aggregate, unless they have others.
+      def decided(events, id, type)
+        events.map do |event|
+          InvalidArgument.refuse("events", "a Hash is needed, not #{event.class}") unless event.is_a?(Hash)
+          event = { aggregate_id: id }.merge(event)
+          event[:aggregate_id].to_s == id.to_s ? { type: type }.compact.merge(event) : event
+        end
       end
 
-      def snapshot_after(id, answer, initial, apply, schema_version, snapshot)
-        return unless snapshot && answer.aggregates.any? do |part|
-          part.aggregate_id == id && part.snapshot_due
-        end
+      def snapshot_after(id, answer, load_state, version, snapshot, over)
+        due = answer.aggregates.any? { |part| part.aggregate_id == id.to_s && part.snapshot_due }
+        return unless snapshot && due
 
-        state, sequence = fold(id, initial, schema_version: schema_version, &apply)
-        save_snapshot(id, sequence, snapshot.call(state), schema_version: schema_version || 0)
-      rescue AethyrError
-        nil # The events are stored. A snapshot can wait for the next append.
+        state, sequence = load_state.call
+        save_snapshot(id, sequence, snapshot.call(state), schema_version: version || 0,
+                                                          deadline: over - transport.now)
+      rescue StandardError => e
+        # The events are stored, and a snapshot can wait for the next append.
+        warn("aethyr-event-store: no snapshot of #{id}: #{e.class}")
       end
 
       def pages(service, name, type, request, field, deadline)
@@ -266,7 +309,9 @@ module Aethyr
       private
 
       def done?
-        return @events.last&.sequence_number == 1 if @request[:backwards]
+        if @request[:backwards]
+          return !@events.empty? && @events.last.sequence_number <= [@request[:from_sequence].to_i, 1].max
+        end
 
         upper = @request[:to_sequence].to_i.zero? ? @last : [@request[:to_sequence], @last].min
         reached >= upper

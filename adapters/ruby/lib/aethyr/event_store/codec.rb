@@ -33,9 +33,20 @@ module Aethyr
       # sends the same id.
       def identify(hash, key)
         InvalidArgument.refuse(key, "a Hash is needed, not #{hash.class}") unless hash.is_a?(Hash)
-        return hash if hash[key] || hash[key.to_s]
+        set(hash, key, SecureRandom.uuid)
+      end
 
-        hash.frozen? ? hash.merge(key => SecureRandom.uuid) : hash.update(key => SecureRandom.uuid)
+      # Sets a field that is not there, in the same way.
+      def set(hash, key, value)
+        return hash if hash[key] || hash[key.to_s] || value.nil?
+
+        hash.frozen? ? hash.merge(key => value) : hash.update(key => value)
+      end
+
+      def check_most(most)
+        return if most.is_a?(Integer) && most.positive?
+
+        InvalidArgument.refuse("most", "most is a number of 1 or more")
       end
 
       def new_event(event)

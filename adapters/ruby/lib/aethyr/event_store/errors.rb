@@ -128,6 +128,9 @@ module Aethyr
 
       module_function
 
+      # What calls fail with after `close`.
+      def closed = AethyrError.new("the client is closed", code: "CANCELLED", reason: "CLOSED")
+
       def from(error)
         return error if error.is_a?(AethyrError)
         unless error.is_a?(GRPC::BadStatus)
@@ -154,7 +157,7 @@ module Aethyr
             found.update(reason: detail.reason, domain: detail.domain, metadata: detail.metadata.to_h)
           when Google::Rpc::RetryInfo
             delay = detail.retry_delay
-            found[:retry_after] = delay.seconds + (delay.nanos / 1e9) if delay
+            found[:retry_after] = [delay.seconds + (delay.nanos / 1e9), 0.0].max if delay
           when Google::Rpc::BadRequest
             found[:violations] = detail.field_violations.map do |violation|
               InvalidArgument::Violation.new(violation.field, violation.description)

@@ -2,14 +2,16 @@
 
 # Owns the options of a client and the connection string `aethyr://host1:50051,host2:50051?tls=…`. A token is
 # never part of a text that this file makes.
-require "ipaddr"
-
 module Aethyr
   module EventStore
     class Options
       PORT = 50_051
       PARAMETERS = %i[tls ca cert key server_name token_file deadline attempt_deadline].freeze
       KNOWN = (%i[hosts token] + PARAMETERS).freeze
+      SCHEME = "aethyr://"
+      HOST = /\A([A-Za-z0-9._-]+|\[[0-9A-Fa-f:.]+\])(?::([1-9]\d{0,4}))?\z/
+      TOKEN = /\A[\x21-\x7e]+\z/
+      TIME = /\A(\d{1,6}(?:\.\d{1,3})?)(ms|s|m)\z/
       UNITS = { "ms" => 0.001, "s" => 1, "m" => 60 }.freeze
 
       attr_reader :hosts, :ca, :cert, :key, :server_name, :token_file, :deadline, :attempt_deadline
@@ -20,10 +22,11 @@ module Aethyr
         if unknown.any?
           refuse(unknown.first, "unknown options: #{unknown.join(", ")}; known: #{KNOWN.join(", ")}")
         end
-        @text = masked(text) if text && named.empty?
 
         given = (text ? parse(text) : {}).merge(named)
-        @hosts = Array(given[:hosts] || "127.0.0.1").map { |host| with_port(host) }
+        @text = nil if named.any?
+        # The path of a Unix socket can be given as a named option only.
+        @hosts = Array(given[:hosts] || "127.0.0.1").map { |host| host[%r{\Aunix:/.*}] || with_port(host) }
         @ca, @cert, @key, @server_name = given.values_at(:ca, :cert, :key, :server_name)
         @token, @token_file = given.values_at(:token, :token_file)
         @tls = switch(given[:tls])
@@ -34,18 +37,26 @@ module Aethyr
 
       def tls? = @tls
 
-      # The token for the next call, or nil. A file is read again when it has changed.
+      # The token for the next attempt, or nil. A file is read each time, so a new token is used at once.
       def token
         return @token unless token_file
 
-        changed = File.mtime(token_file)
-        if changed != @token_read
-          @token = File.open(token_file, &:readline).strip
-          @token_read = changed
-        end
-        @token
-      rescue SystemCallError, EOFError => e
-        refuse(:token_file, "token_file #{token_file}: #{e.message}")
+        line = content(:token_file).lines.first.to_s.strip
+        refuse(:token_file, "the first line of token_file is no token") unless TOKEN.match?(line)
+
+        line
+      end
+
+      # The bytes of the file that this option names, or nil.
+      def content(name)
+        path = public_send(name)
+        path && File.binread(path)
+      rescue SystemCallError, ArgumentError => e
+        refuse(name, "#{name} #{path}: #{e.message}")
+      end
+
+      def loopback?(host)
+        host.match?(/\A(localhost|127(\.\d{1,3}){3}|\[::1\]):\d+\z/) || host.start_with?("unix:/")
       end
 
       # The connection string as it was given, or its hosts, with `***` in the place of a token.
@@ -55,45 +66,47 @@ module Aethyr
       private
 
       def parse(text)
-        match = %r{\Aaethyr://(?:(?<token>[^@/?]*)@)?(?<hosts>[^/?@]*)/?(?:\?(?<query>.*))?\z}m.match(text)
-        unless match
-          refuse(:address, "a connection string has the form aethyr://host:port,host:port?name=value")
-        end
+        refuse(:address, "the connection string is not UTF-8") unless text.valid_encoding?
+        refuse(:address, "a connection string begins with aethyr://") unless text.start_with?(SCHEME)
 
-        given = { hosts: match[:hosts].split(",").reject(&:empty?) }
-        refuse(:address, "the connection string names no host") if given[:hosts].empty?
+        where, _, query = text.delete_prefix(SCHEME).partition("?")
+        token, at, names = where.rpartition("@")
+        # What is wrong may be a part of the token: it is not shown.
+        refuse(:address, "the token is empty") if token.empty? && !at.empty?
+        refuse(:address, "in a token, @ is written as %40 and ? as %3F") if query.include?("@")
+        refuse(:address, "a % is written as %25") if text.match?(/%(?!\h\h)/)
 
-        given[:token] = decoded(:token, match[:token]) if match[:token].to_s != ""
-        given.merge(parameters(match[:query].to_s))
+        @text = "#{SCHEME}#{"***" unless at.empty?}#{text[(SCHEME.size + token.size)..]}"
+        given = { hosts: names.delete_suffix("/").split(",", -1).map { |host| with_port(host) } }
+        given[:token] = decoded(token) unless token.empty?
+        given.merge(parameters(query))
       end
 
       def parameters(query)
-        pairs = query.split("&").reject(&:empty?).to_h do |part|
-          name, value = part.split("=", 2)
-          [name.to_sym, decoded(name, value.to_s)]
-        end
-        unknown = pairs.keys - PARAMETERS
-        return pairs if unknown.empty?
+        query.split("&").reject(&:empty?).each_with_object({}) do |pair, found|
+          name, _, value = pair.partition("=")
+          name = name.to_sym
+          unless PARAMETERS.include?(name)
+            refuse(name, "unknown parameter: #{name}; known: #{PARAMETERS.join(", ")}")
+          end
+          refuse(name, "#{name} is there twice") if found.key?(name)
+          refuse(name, "#{name} has no value") if value.empty?
 
-        refuse(unknown.first, "unknown parameters: #{unknown.join(", ")}; known: #{PARAMETERS.join(", ")}")
+          found[name] = decoded(value)
+        end
       end
 
-      # Not the value is shown, which may be a token.
-      def decoded(field, text)
-        refuse(field, "#{field}: a % is written as %25") if text.match?(/%(?!\h\h)/)
-
+      def decoded(text)
         text.gsub(/(?:%\h\h)+/) { |bytes| [bytes.delete("%")].pack("H*").force_encoding(text.encoding) }
       end
 
       def with_port(host)
-        return host if host.start_with?("unix:")
-        return "#{host}:#{PORT}" if host.match?(/\A\[[^\]]*\]\z/) || !host.include?(":")
+        name, port = HOST.match(host)&.captures
+        if name.nil? || !(1..65_535).cover?((port || PORT).to_i)
+          refuse(:address, "a host is NAME, NAME:PORT or [IPV6]:PORT")
+        end
 
-        name, port = host.match(/\A(\[[^\]]*\]|[^:\[\]]+):(\d{1,5})\z/)&.captures
-        refuse(:address, "not a host and port: #{host} (IPv6 in brackets)") if name.nil?
-        refuse(:address, "not a port: #{host}") unless (1..65_535).cover?(port.to_i)
-
-        host
+        "#{name}:#{port || PORT}"
       end
 
       def switch(value)
@@ -101,45 +114,36 @@ module Aethyr
         when nil then !(ca || cert).nil?
         when true, "on" then true
         when false, "off" then false
-        else refuse(:tls, "tls is on or off, not #{value}")
+        else refuse(:tls, "tls is on or off")
         end
       end
 
       def seconds(name, value)
         return Float(value) if value.is_a?(Numeric) && value.positive?
 
-        number, unit = /\A(\d+(?:\.\d+)?)(ms|s|m)\z/.match(value.to_s)&.captures
-        unless number&.to_f&.positive?
-          refuse(name, "#{name} is a time such as 500ms, 15s or 1m, not #{value}")
-        end
+        number, unit = TIME.match(value.to_s.b)&.captures
+        refuse(name, "#{name} is a time such as 500ms, 15s or 1m") unless number&.to_f&.positive?
 
         number.to_f * UNITS.fetch(unit)
       end
 
       def check
+        refuse(:address, "there is no host") if hosts.empty?
+        refuse(:cert, "a certificate needs a key, and a key a certificate") if cert.nil? != key.nil?
+        refuse(:tls, "ca, cert and server_name need tls=on") if !tls? && (ca || cert || server_name)
+        check_token
+      end
+
+      def check_token
+        refuse(:address, "the token has invalid characters") if @token && !TOKEN.match?(@token.b)
         refuse(:token_file, "give a token or a token_file, not both") if @token && token_file
-        if cert.nil? != key.nil?
-          refuse(cert ? :key : :cert, "a certificate needs a key, and a key a certificate")
-        end
-        refuse(:tls, "ca, cert and key need tls=on") if !tls? && (ca || cert)
-        return if tls? || !(@token || token_file) || hosts.all? { |host| local?(host) }
+        return if tls? || !(@token || token_file) || hosts.all? { |host| loopback?(host) }
 
         refuse(:tls, "a token without TLS to a host that is not loopback is readable on the network: " \
                      "use tls=on")
       end
 
-      def masked(text) = text.sub(%r{\A(aethyr://)[^@/?]+@}, '\1***@')
-
       def refuse(field, message) = InvalidArgument.refuse(field, message)
-
-      def local?(host)
-        return true if host.start_with?("unix:")
-
-        name = host.sub(/:\d+\z/, "").delete("[]")
-        name == "localhost" || IPAddr.new(name).loopback?
-      rescue IPAddr::Error
-        false
-      end
     end
   end
 end

@@ -51,50 +51,66 @@ module Aethyr
       include Enumerable
 
       def initialize(transport, name, store, filter)
-        @transport = transport.another
+        @parent = transport
         @name = name
         @store = store
         @filter = filter
         @closed = false
       end
 
-      def each
-        return enum_for(:each) unless block_given?
+      def each(&block)
+        return enum_for(:each) unless block
 
+        @transport = @parent.another
         @place = @store.load(@name)
-        tries = 0
-        until @closed
-          begin
-            messages { |message| tries = 0 if handle(message) { |event| yield event } }
-          rescue GRPC::BadStatus, GRPC::Core::CallError, RuntimeError => e
-            error = @transport.failure(e)
-            break if @closed
+        follow(&block) unless @closed
+        self
+      rescue AethyrError => e
+        raise unless @closed && e.reason == "CLOSED"
 
-            raise error, cause: nil unless @transport.retry?(error)
-
-            tries += 1
-            sleep(@transport.wait_after(error, tries))
-          end
-        end
         self
       ensure
-        @operation&.cancel
-        @transport.close
+        @transport&.close
       end
 
       # Ends the loop, also from another thread.
       def close
         @closed = true
-        @operation&.cancel
+        @transport&.close
       end
 
       private
 
-      def messages(&block)
+      def follow(&block)
+        attempts = Attempts.new(@transport, Float::INFINITY)
+        until @closed
+          host = @transport.host
+          live = false
+          error = broken do |message|
+            live = true
+            attempts.renew
+            handle(message, &block)
+          end
+          break if @closed
+
+          # A stream ends when its token is replaced, and goes on with the new one.
+          again = live && error.is_a?(Unauthenticated)
+          again ? @transport.pause(Attempts::FIRST_WAIT) : attempts.failed(error, host)
+        end
+      end
+
+      # The error that one stream has ended with.
+      def broken(&block)
+        # Once it has caught up, silence is normal. HTTP/2 pings find a dead connection.
+        patience = @transport.options.attempt_deadline
         request = V1::SubscribeRequest.new(after: @place, filter: @filter)
-        @operation = @transport.operation(:store, :subscribe, request)
-        @operation.cancel if @closed
-        @operation.execute.each(&block)
+        @transport.messages(:store, :subscribe, request, -> { patience }) do |message|
+          patience = nil if message.content == :caught_up
+          block.call(message)
+        end
+        Unavailable.new("the service ended the stream", code: "UNAVAILABLE")
+      rescue *Transport::FAILURES => e
+        @transport.failure(e)
       end
 
       def handle(message)
@@ -110,7 +126,6 @@ module Aethyr
         when :checkpoint then save(message.checkpoint)
         when :caught_up then save(message.caught_up.checkpoint)
         end
-        true
       end
 
       def save(checkpoint)

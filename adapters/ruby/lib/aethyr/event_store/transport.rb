@@ -1,103 +1,108 @@
 # frozen_string_literal: true
 
-# Owns the channels, the choice of the host, attempts, their deadlines and the waits between them.
+# Owns the channels, the choice of the host and single attempts. When a call is sent again is in attempts.rb.
 module Aethyr
   module EventStore
     class Transport
-      FIRST_WAIT = 0.05
-      LONGEST_WAIT = 2.0
-      # A further attempt needs this much time. A shorter one would only hide the error of the last.
-      SHORTEST_ATTEMPT = 0.02
-      ARGUMENTS = { "grpc.initial_reconnect_backoff_ms" => 100, "grpc.min_reconnect_backoff_ms" => 1000,
-                    "grpc.max_reconnect_backoff_ms" => 1000, "grpc.keepalive_time_ms" => 30_000,
-                    "grpc.keepalive_timeout_ms" => 10_000, "grpc.enable_retries" => 0,
+      ARGUMENTS = { "grpc.initial_reconnect_backoff_ms" => 100, "grpc.max_reconnect_backoff_ms" => 1000,
+                    "grpc.keepalive_time_ms" => 30_000, "grpc.keepalive_timeout_ms" => 10_000,
+                    # An idle subscription sends nothing, and has to notice that its connection is dead.
+                    "grpc.http2.max_pings_without_data" => 0, "grpc.enable_retries" => 0,
                     "grpc.max_receive_message_length" => 64 * 1024 * 1024,
                     "grpc.use_local_subchannel_pool" => 1 }.freeze
       SERVICES = { store: V1::EventStoreService, commands: World::V1::CommandService,
                    world: World::V1::WorldService }.freeze
-      # An answer of the service, by its code, after which the same request may be sent again.
-      AGAIN = %w[UNAVAILABLE UNKNOWN CANCELLED DEADLINE_EXCEEDED].freeze
-      # Texts of gRPC for an attempt that cannot have reached the service.
-      NOT_SENT = /failed to connect|to all backends failing|Connection refused|name resolution/i.freeze
+      # What an attempt fails with. gRPC has RuntimeErrors for a fork and for a channel that was closed.
+      FAILURES = [GRPC::BadStatus, GRPC::Core::CallError, RuntimeError].freeze
 
       attr_reader :options
+      # Index of the host that calls go to, while it works.
+      attr_reader :host
 
       def initialize(options)
         @options = options
         @lock = Mutex.new
-        @current = 0
+        @host = 0
         @stubs = {}
+        @calls = Calls.new
       end
 
       # Another transport with the same options and connections of its own, for a subscription.
       def another = Transport.new(options)
 
+      # Ends what waits and what is in flight. Later calls fail.
       def close
-        @lock.synchronize do
-          @stubs.each_value { |stubs| stubs[:channel].close }
-          @stubs.clear
-        end
+        @calls.close
+        stubs = @lock.synchronize { @stubs.values.tap { @stubs = {} } }
+        stubs.each { |each| each[:channel].close }
+      rescue ThreadError
+        # A signal handler can take no lock.
+        Thread.new { close }
       end
 
-      def now = Process.clock_gettime(Process::CLOCK_MONOTONIC)
+      def closed? = @calls.closed?
+      def now = @calls.now
+      def pause(seconds) = @calls.pause(seconds)
+
+      # The host does not work: goes on with the next one, unless that happened already.
+      def leave(host)
+        @lock.synchronize { @host = (host + 1) % options.hosts.size if @host == host }
+      end
 
       # One call with an answer, and its attempts.
       def unary(service, name, request, deadline: nil, write: false)
-        retrying(deadline, write: write) do |limit|
-          attempt(service, name, request, limit)
+        attempts = Attempts.new(self, deadline || options.deadline, write: write)
+        begin
+          host = self.host
+          call = operation(service, name, request, deadline: Time.now + attempts.limit)
+          @calls.during(call) { call.execute }
+        rescue *FAILURES => e
+          attempts.failed(failure(e), host)
+          retry
         end
       end
 
       # Calls the block with the messages of a stream. After a break, `resume` makes the request that
-      # continues it, or nil if nothing is left. `progress: true` gives each piece of progress a full deadline
-      # again.
+      # continues it, or nil if nothing is left. `progress: true` gives each message a full deadline again;
+      # the time that the block takes counts for none. `attempt`: seconds for a message at most.
       def stream(service, name, request, resume:, deadline: nil, progress: false, attempt: nil)
-        moved = answered = false
-        retrying(deadline, progress: -> { progress && moved.tap { moved = false } },
-                 answered: -> { answered }, longest: attempt) do |limit|
-          break if request.nil?
-
-          call = stub(service).public_send(name, request, deadline: Time.now + limit, metadata: metadata,
-                                           return_op: true)
+        attempts = Attempts.new(self, deadline || options.deadline)
+        until request.nil?
+          host = self.host
           begin
-            call.execute.each do |message|
-              moved = answered = true
+            messages(service, name, request, -> { attempts.limit(attempt) }) do |message|
+              attempts.answered
               yield message
+              attempts.renew if progress
             end
-          ensure
-            call.cancel
+            return nil
+          rescue *FAILURES => e
+            error = failure(e)
+            request = resume.call
+            attempts.failed(error, host) unless request.nil? && Attempts.again?(error)
           end
-        rescue GRPC::BadStatus, GRPC::Core::CallError => e
-          request = resume.call
-          raise e
         end
-        nil
       end
 
-      # A stream without a deadline: the operation, which can be cancelled, and its messages.
-      def operation(service, name, request)
-        stub(service).public_send(name, request, metadata: metadata, return_op: true)
-      end
-
-      def retry?(error)
-        return true if AGAIN.include?(error.code)
-
-        (error.code == "RESOURCE_EXHAUSTED" && error.retry_after) || error.reason == "CONTENTION"
-      end
-
-      # The wait before the attempt after `tries` failed ones. Goes to the next host if this one cannot be
-      # reached.
-      def wait_after(error, tries)
-        moved = error.reason.empty? && %w[UNAVAILABLE DEADLINE_EXCEEDED].include?(error.code) &&
-          next_host(error)
-        return 0 if moved && tries < options.hosts.size
-
-        error.retry_after || (rand * [LONGEST_WAIT, FIRST_WAIT * (2**[tries - 1, 10].min)].min)
+      # One attempt of a stream. `patience` says how many seconds the next message may take, or nil.
+      def messages(service, name, request, patience)
+        call = operation(service, name, request)
+        @calls.during(call) do |flight|
+          @calls.limit(flight, patience.call)
+          call.execute.each do |message|
+            @calls.limit(flight, nil)
+            yield message
+            @calls.limit(flight, patience.call)
+          end
+        end
       end
 
       # The typed error for one of gRPC; others are raised as they are.
       def failure(error)
-        return Errors.from(error) if error.is_a?(GRPC::BadStatus) || error.is_a?(GRPC::Core::CallError)
+        if error.is_a?(GRPC::BadStatus) || error.is_a?(GRPC::Core::CallError)
+          return closed? ? Errors.closed : Errors.from(error)
+        end
+        return Errors.closed if closed? && error.message.match?(/closed/i)
         raise error unless error.message.match?(/grpc cannot be used before and after forking/i)
 
         raise AethyrError.new("gRPC was used before this process was forked, and cannot be used in it: " \
@@ -106,79 +111,27 @@ module Aethyr
 
       private
 
-      def retrying(deadline, write: false, progress: nil, answered: nil, longest: nil)
-        length = deadline || options.deadline
-        over = now + length
-        tries = 0
-        unknown = false
-        last = nil
-        loop do
-          left = over - now
-          late(last, length, unknown && write, answered) if left <= 0
-          return yield([left, longest || options.attempt_deadline].min)
-        rescue GRPC::BadStatus, GRPC::Core::CallError, RuntimeError => e
-          last = failure(e)
-          raise last, cause: nil unless retry?(last)
-
-          if progress&.call
-            over = now + length
-            tries = 0
-          end
-          tries += 1
-          unknown ||= received?(last)
-          pause = wait_after(last, tries)
-          late(last, length, unknown && write, answered) if now + pause + SHORTEST_ATTEMPT >= over
-          sleep(pause)
-        end
-      end
-
-      # True if the service may have received and stored what the attempt sent.
-      def received?(error)
-        return %w[OUTCOME_UNKNOWN INTERNAL].include?(error.reason) unless error.reason.empty?
-
-        !error.message.match?(NOT_SENT)
-      end
-
-      def late(last, length, unknown, answered)
-        text = format("no answer within %.3g s", length)
-        text += "; it is not known whether the write was stored" if unknown
-        text += ": #{last.message}" if last
-        raise DeadlineExceeded.new(text, code: "DEADLINE_EXCEEDED", outcome_unknown: unknown,
-                                         answered: answered&.call || false), cause: last
-      end
-
-      def attempt(service, name, request, limit)
-        stub(service).public_send(name, request, deadline: Time.now + limit, metadata: metadata)
-      end
-
-      def metadata
+      # The token is read for each attempt.
+      def operation(service, name, request, deadline: nil)
         token = options.token
-        token ? { "authorization" => "Bearer #{token}" } : {}
-      end
-
-      # Makes the next host the current one, unless another thread did. True if there is another host.
-      def next_host(error)
-        return false if options.hosts.size < 2
-        return false if error.code == "DEADLINE_EXCEEDED" && connected?
-
-        @lock.synchronize { @current = (@current + 1) % options.hosts.size }
-        true
-      end
-
-      def connected?
-        stubs = @lock.synchronize { @stubs[options.hosts[@current]] }
-        stubs && stubs[:channel].connectivity_state == GRPC::Core::ConnectivityStates::READY
+        metadata = token ? { "authorization" => "Bearer #{token}" } : {}
+        stub(service).public_send(name, request, deadline: deadline, metadata: metadata, return_op: true)
       end
 
       def stub(service)
         @lock.synchronize do
-          host = options.hosts[@current]
+          raise Errors.closed if closed?
+
+          host = options.hosts[@host]
           (@stubs[host] ||= connect(host)).fetch(service)
         end
       end
 
       def connect(host)
-        arguments = ARGUMENTS.dup
+        # gRPC's name for the time that a connection may take.
+        patience = [(options.attempt_deadline * 1000).to_i + 1, (2**31) - 1].min
+        arguments = ARGUMENTS.merge("grpc.min_reconnect_backoff_ms" => patience)
+        arguments["grpc.enable_http_proxy"] = 0 if options.loopback?(host)
         if options.server_name
           arguments["grpc.ssl_target_name_override"] = options.server_name
           arguments["grpc.default_authority"] = options.server_name
@@ -191,10 +144,7 @@ module Aethyr
       def credentials
         return :this_channel_is_insecure unless options.tls?
 
-        ca, key, cert = [options.ca, options.key, options.cert].map { |path| path && File.binread(path) }
-        GRPC::Core::ChannelCredentials.new(ca, key, cert)
-      rescue SystemCallError => e
-        InvalidArgument.refuse("ca", "TLS: #{e.message}")
+        GRPC::Core::ChannelCredentials.new(*%i[ca key cert].map { |name| options.content(name) })
       end
     end
   end

@@ -12,11 +12,15 @@ module Aethyr
       # "builder")`. A command without a `command_id` gets one, in the Hash itself, so that the same commands
       # can be sent again.
       def execute(commands, actor: nil, expected_sequences: {}, correlation_id: nil, deadline: nil)
-        commands = [commands].flatten.map { |command| Codec.identify(command, :command_id) }
-        messages = commands.map { |command| command_message(command, actor, correlation_id) }
-        request = World::V1::ExecuteCommandsRequest.new(commands: messages,
-                                                        expected_sequences: expected_sequences || {})
-        transport.unary(:commands, :execute_commands, request, deadline: deadline, write: true)
+        send_commands(command_messages(commands, actor, correlation_id), expected_sequences, deadline)
+      end
+
+      # Executes more commands than one call can have, in calls of at most `most` commands, as `append_many`
+      # appends events. The events of all of them have this correlation id.
+      def execute_many(commands, correlation_id:, actor: nil, most: 100, deadline: nil)
+        Codec.check_most(most)
+        messages = command_messages(commands, actor, correlation_id)
+        messages.each_slice(most).map { |slice| send_commands(slice, nil, deadline) }
       end
 
       def get_game_object(id, as_of: nil, deadline: nil)
@@ -78,6 +82,17 @@ module Aethyr
       end
 
       private
+
+      def command_messages(commands, actor, correlation_id)
+        commands = [commands].flatten.map { |command| Codec.identify(command, :command_id) }
+        commands.map { |command| command_message(command, actor, correlation_id) }
+      end
+
+      def send_commands(messages, expected_sequences, deadline)
+        request = World::V1::ExecuteCommandsRequest.new(commands: messages,
+                                                        expected_sequences: expected_sequences || {})
+        transport.unary(:commands, :execute_commands, request, deadline: deadline, write: true)
+      end
 
       def ask(name, type, deadline, **fields)
         transport.unary(:world, name, type.new(**fields), deadline: deadline)
