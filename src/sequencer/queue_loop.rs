@@ -124,15 +124,21 @@ impl QueueLoop {
             if self.watch.watches() {
                 self.watch.look(&self.worker_lock);
             }
-            // The group of a caller's thread takes the marks along.
-            if self.marks_due.is_some_and(|due| due <= Instant::now())
-                && let Some(mut worker) = self.worker_lock.try_lock()
-            {
-                self.marks_due = None;
-                if let Some(worker) = worker.as_mut() {
-                    worker.write_marks();
-                }
+            if self.marks_due.is_some_and(|due| due <= Instant::now()) {
+                self.write_marks();
             }
+        }
+    }
+
+    /// Writes the waiting marks, unless a caller's thread is writing. They are tried again then.
+    fn write_marks(&mut self) {
+        let Some(mut worker) = self.worker_lock.try_lock() else {
+            self.marks_due = Some(Instant::now() + Watch::INTERVAL);
+            return;
+        };
+        self.marks_due = None;
+        if let Some(worker) = worker.as_mut() {
+            worker.write_marks();
         }
     }
 
