@@ -4,6 +4,7 @@
 //! rejected.
 
 use bytes::Bytes;
+use tracing::warn;
 
 use super::{
     group::OpenGroup,
@@ -72,8 +73,14 @@ impl OpenGroup {
         if hash != snapshot.event_hash {
             return Ok(());
         }
-        let Ok(stored) = self.frames.snapshot(bytes) else { return Ok(()) };
         let (aggregate_id, sequence) = (snapshot.aggregate_id, snapshot.sequence);
+        let stored = match self.frames.snapshot(bytes) {
+            Ok(stored) => stored,
+            Err(too_large) => {
+                warn!(%aggregate_id, %too_large, "a snapshot is not restored");
+                return Ok(());
+            }
+        };
         self.entries
             .add_snapshot(&lookup.index, IndexedSnapshot { aggregate_id, sequence, place: stored.place })?;
         Ok(())
